@@ -1,0 +1,266 @@
+"""Configuration of one recursive student.
+
+This file and `modeling_minialbert.py` import nothing else of the package, because both are copied
+beside every saved checkpoint so that it also loads where `minialbert` is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_minialbert.MiniAlbertConfig",
+    "AutoModel": "modeling_minialbert.MiniAlbertModel",
+    "AutoModelForMaskedLM": "modeling_minialbert.MiniAlbertForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_minialbert.MiniAlbertForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_minialbert.MiniAlbertForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_minialbert.MiniAlbertForQuestionAnswering",
+}
+
+# What the paper's release writes into an ALBERT config; an ordinary ALBERT has neither key.
+_RELEASE_KEYS = ("use_adapter", "reduction_factor")
+
+_SIZES = (
+    "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "intermediate_size", "max_position_embeddings", "type_vocab_size",
+)  # fmt: skip
+_FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@strict
+class MiniAlbertConfig(PreTrainedConfig):
+    """The shape of a MiniALBERT student: rank-r embeddings, one shared block, adapters per iteration.
+
+    The defaults are the paper's MiniALBERT-128. Every value is checked on construction.
+
+    Args:
+        vocab_size: entries of the word table (V).
+        embedding_size: rank of the embedding tables, the paper's r (Eq. 5); equal to `hidden_size` for
+            full rank, which has no projection.
+        hidden_size: width of the shared block, the paper's d.
+        num_hidden_layers: iterations of the shared block the model is trained for, the paper's L.
+        num_attention_heads: attention heads; must divide `hidden_size`.
+        intermediate_size: inner width of the feed-forward network.
+        hidden_act: activation of the feed-forward network. Adapters and the masked-LM head always use
+            the exact GELU, as in the release.
+        adapter_reduction_factor: `hidden_size` divided by the width of the adapters' bottleneck; None for
+            a student without adapters.
+        adapter_layer_norm: whether each adapter ends in a LayerNorm (the release has one; Eq. 3 has none).
+        adapter_init: "identity" starts each adapter as the identity (zero up-projection; needs
+            `adapter_layer_norm=False`), "as-published" with torch's default for Linear.
+        hidden_dropout_prob: dropout after the embeddings and after attention.
+        attention_probs_dropout_prob: dropout of attention probabilities.
+        classifier_dropout: dropout before a task head.
+        max_position_embeddings: longest input in tokens.
+        type_vocab_size: number of token types.
+        initializer_range: standard deviation of randomly initialised weights.
+        layer_norm_eps: epsilon of the embeddings' and the block's LayerNorms.
+        tie_word_embeddings: True for the factorised masked-LM decoder that shares the word table, False
+            for the release's own decoder of `hidden_size` x `vocab_size`.
+        pad_token_id: id of the padding token.
+
+    Raises:
+        ValueError: if values contradict each other or are out of range.
+    """
+
+    model_type = "minialbert"
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    hidden_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    adapter_reduction_factor: int | None = 16
+    adapter_layer_norm: bool = True
+    adapter_init: str = "as-published"
+    hidden_dropout_prob: int | float = 0.1
+    attention_probs_dropout_prob: int | float = 0.1
+    classifier_dropout: int | float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the base class accepts
+        """Fill in the base class's fields, then refuse a shape that cannot be built."""
+        super().__post_init__(**kwargs)
+        self._check_values()
+        self._check_switches()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is not one of Transformers' activations")
+        if self.embedding_size > self.hidden_size:
+            raise ValueError(
+                f"embedding_size ({self.embedding_size}) is the rank of the embedding tables and cannot "
+                f"exceed hidden_size ({self.hidden_size}); give {self.hidden_size} for full rank"
+            )
+        self._check_adapters()
+
+    def _check_values(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in _FRACTIONS:
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name} must be a fraction from 0 to below 1, got {value!r}")
+        for name in ("initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if not _is_number(value) or value <= 0:
+                raise ValueError(f"{name} must be a number above 0, got {value!r}")
+
+    def _check_switches(self) -> None:
+        for name in ("adapter_layer_norm", "tie_word_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.pad_token_id is not None and self.pad_token_id not in range(self.vocab_size):
+            raise ValueError(
+                f"pad_token_id must lie in the vocabulary (0 to {self.vocab_size - 1}), "
+                f"got {self.pad_token_id!r}"
+            )
+
+    def _check_adapters(self) -> None:
+        factor = self.adapter_reduction_factor
+        if factor is not None and (not isinstance(factor, int) or isinstance(factor, bool)):
+            raise ValueError(f"adapter_reduction_factor must be an integer or None, got {factor!r}")
+        if factor is not None and not 1 <= factor <= self.hidden_size:
+            raise ValueError(
+                f"adapter_reduction_factor must lie between 1 and hidden_size ({self.hidden_size}), got "
+                f"{factor}; None builds a student without adapters"
+            )
+        if self.adapter_init not in ("identity", "as-published"):
+            raise ValueError(f"adapter_init must be 'identity' or 'as-published', got {self.adapter_init!r}")
+        if factor is not None and self.adapter_init == "identity" and self.adapter_layer_norm:
+            raise ValueError(
+                "adapter_init='identity' needs adapter_layer_norm=False: an adapter that ends in a LayerNorm "
+                "is not the identity; use adapter_init='as-published' to keep the LayerNorm"
+            )
+
+    @property
+    def adapter_size(self) -> int | None:
+        """Width of the adapters' bottleneck (768 // 16 = 48 in the paper); None without adapters."""
+        if self.adapter_reduction_factor is None:
+            return None
+        return self.hidden_size // self.adapter_reduction_factor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the serialisable configuration with an `auto_map` that names every class.
+
+        Saving one head through Transformers records that head only, and a reader that asks for the
+        bare encoder then fails; so all are listed, always.
+        """
+        return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+
+    @classmethod
+    def get_config_dict(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json` of a directory or hub id, translated where the paper's release wrote it.
+
+        Args:
+            pretrained_model_name_or_path: directory or hub id.
+            **kwargs: passed on to Transformers.
+
+        Returns:
+            The configuration as a dictionary, and the unused keyword arguments.
+        """
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "albert":
+            config_dict = config_from_release(config_dict)
+        return config_dict, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> MiniAlbertConfig:  # noqa: ANN401
+        """Build a configuration from a dictionary of ours or of the paper's release.
+
+        Args:
+            config_dict: contents of a `config.json`.
+            **kwargs: overrides, as in Transformers.
+
+        Returns:
+            The configuration (and the unused keyword arguments where `return_unused_kwargs` is given).
+
+        Raises:
+            ValueError: if the dictionary describes an ordinary ALBERT or another architecture.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type == "albert":
+            config_dict = config_from_release(config_dict)
+        elif model_type != cls.model_type:
+            raise ValueError(
+                f"expected a MiniALBERT configuration, got model_type {model_type!r}: load it with "
+                "Transformers' Auto classes instead"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+def config_from_release(release: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration that says in our terms what a release `config.json` says.
+
+    Args:
+        release: contents of a config written by the paper's code: model_type "albert" with the extra
+            keys `use_adapter` and `reduction_factor`.
+
+    Returns:
+        A dictionary for `MiniAlbertConfig.from_dict`.
+
+    Raises:
+        ValueError: if it is an ordinary ALBERT, or one with several groups of layers.
+    """
+    if not any(key in release for key in _RELEASE_KEYS):
+        raise ValueError(
+            "this config.json describes an ordinary ALBERT, not a student of the MiniALBERT release "
+            f"(no {' or '.join(_RELEASE_KEYS)}): load it with transformers.AutoModel"
+        )
+    for key in ("num_hidden_groups", "inner_group_num"):
+        if release.get(key, 1) != 1:
+            raise ValueError(f"a MiniALBERT student has one shared block, but {key} is {release[key]}")
+    kept: dict[str, Any] = {
+        key: release[key]
+        for key in (
+            "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+            "intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob",
+            "max_position_embeddings", "type_vocab_size", "initializer_range", "layer_norm_eps",
+            "pad_token_id", "id2label", "label2id", "architectures", "problem_type",
+        )
+        if key in release
+    }  # fmt: skip
+    # Keys that a release config leaves out have the ALBERT defaults of its time, not ours.
+    kept.setdefault("hidden_act", "gelu_new")
+    dropout = release.get("classifier_dropout")
+    kept["classifier_dropout"] = (
+        dropout if dropout is not None else release.get("classifier_dropout_prob", 0.1)
+    )
+    has_adapters = bool(release.get("use_adapter", False))
+    kept["adapter_reduction_factor"] = int(release.get("reduction_factor", 16)) if has_adapters else None
+    kept["adapter_layer_norm"] = True
+    kept["adapter_init"] = "as-published"
+    kept["tie_word_embeddings"] = False
+    kept["model_type"] = MiniAlbertConfig.model_type
+    return json.loads(json.dumps(kept))
+
+
+__all__ = ["AUTO_MAP", "MiniAlbertConfig", "config_from_release"]

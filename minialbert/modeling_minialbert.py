@@ -1,0 +1,696 @@
+"""The recursive student: rank-r embeddings, one shared block, adapters that differ per iteration.
+
+The paper's Eq. 4 is the loop in `MiniAlbertModel.forward`. Shapes in comments: B batch, T tokens,
+H heads, D hidden size, R rank of the embeddings, V vocabulary.
+
+This file imports nothing of the package but its configuration: both travel with every checkpoint.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_minialbert import MiniAlbertConfig
+
+# The release's adapters and masked-LM head build their LayerNorms with this epsilon whatever the config says.
+RELEASE_LAYER_NORM_EPS = 1e-12
+
+# Key of the paper's release -> key of ours, as regular expressions applied in order. A release file holds
+# `albert.albert.*` (its own wrapper round an AlbertModel), or `albert.*` when the bare encoder was saved.
+_RELEASE_BLOCK = r"encoder\.albert_layer_groups\.0\.albert_layers\.0\."
+RELEASE_KEY_MAPPING = {
+    r"^(?:albert\.)?albert\.embeddings\.": "minialbert.embeddings.",
+    rf"^(?:albert\.)?albert\.{_RELEASE_BLOCK}full_layer_layer_norm\.": "minialbert.block.LayerNorm.",
+    rf"^(?:albert\.)?albert\.{_RELEASE_BLOCK}": "minialbert.block.",
+    r"^(?:albert\.)?projector\.": "minialbert.embeddings.projection.",
+    r"^(?:albert\.)?att_adapters\.(\d+)\.block\.0\.": r"minialbert.attention_adapters.\1.down.",
+    r"^(?:albert\.)?att_adapters\.(\d+)\.block\.2\.": r"minialbert.attention_adapters.\1.up.",
+    r"^(?:albert\.)?att_adapters\.(\d+)\.norm\.": r"minialbert.attention_adapters.\1.LayerNorm.",
+    r"^(?:albert\.)?mlp_adapters\.(\d+)\.block\.0\.": r"minialbert.ffn_adapters.\1.down.",
+    r"^(?:albert\.)?mlp_adapters\.(\d+)\.block\.2\.": r"minialbert.ffn_adapters.\1.up.",
+    r"^(?:albert\.)?mlp_adapters\.(\d+)\.norm\.": r"minialbert.ffn_adapters.\1.LayerNorm.",
+    r"^vocab_transform\.": "mlm_head.dense.",
+    r"^vocab_layer_norm\.": "mlm_head.LayerNorm.",
+    r"^vocab_projector\.": "mlm_head.decoder.",
+}
+# What a release file carries and no student uses: the pooler of its inner AlbertModel, and a buffer.
+RELEASE_UNUSED_KEYS = (r"albert\.pooler\.(?:weight|bias)$", r"embeddings\.position_ids$")
+
+
+class MiniAlbertEmbeddings(nn.Module):
+    """Word + position + token-type tables and LayerNorm in rank R, then one projection to width D (Eq. 5)."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__()
+        rank = config.embedding_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, rank, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, rank)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, rank)
+        self.LayerNorm = nn.LayerNorm(rank, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.projection = nn.Linear(rank, config.hidden_size) if rank != config.hidden_size else nn.Identity()
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)  # (B, T, R)
+        length = inputs_embeds.shape[1]
+        longest = self.position_embeddings.num_embeddings
+        if position_ids is None:
+            if length > longest:
+                raise ValueError(
+                    f"the input has {length} tokens but this model has positions for {longest}: truncate it "
+                    f"(tokenizer(..., truncation=True, max_length={longest})) or split it"
+                )
+            position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(position_ids)
+        embeddings = (
+            inputs_embeds + self.token_type_embeddings(token_type_ids) + self.position_embeddings(position_ids)
+        )
+        return self.projection(self.dropout(self.LayerNorm(embeddings)))
+
+
+class AdapterLinear(nn.Linear):
+    """Linear that starts with torch's own default (as the release did) or at zero, not as the model's others.
+
+    A class of its own, because Transformers initialises each module that owns parameters by itself and
+    passes over those that own none, such as the adapter as a whole.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.zero = zero
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Set the starting values of all parameters that were not loaded."""
+        if self.zero:
+            init.zeros_(self.weight)
+            init.zeros_(self.bias)
+        else:
+            init.kaiming_uniform_(self.weight, a=5**0.5)
+            bound = self.in_features**-0.5
+            init.uniform_(self.bias, -bound, bound)
+
+
+class BottleneckAdapter(nn.Module):
+    """phi(X) = W_up gelu(W_down X) + X (Eq. 3), then a LayerNorm where the config asks for the release's.
+
+    With `adapter_init="identity"` the up-projection starts at zero, and so the adapter as the identity.
+    """
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__()
+        assert config.adapter_size is not None
+        self.down = AdapterLinear(config.hidden_size, config.adapter_size)
+        self.up = AdapterLinear(
+            config.adapter_size, config.hidden_size, zero=config.adapter_init == "identity"
+        )
+        self.LayerNorm = (
+            nn.LayerNorm(config.hidden_size, eps=RELEASE_LAYER_NORM_EPS)
+            if config.adapter_layer_norm
+            else nn.Identity()
+        )
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.LayerNorm(self.up(nn.functional.gelu(self.down(hidden_states))) + hidden_states)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,  # noqa: ANN401 - the registry's signature
+) -> tuple[Tensor, Tensor]:
+    """Return attended values (B, T, H, D/H) and attention rows before dropout (B, H, T, T), softmax in fp32."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    rows = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    weights = nn.functional.dropout(rows, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), rows
+
+
+class MiniAlbertSelfAttention(nn.Module):
+    """Multi-head self-attention with a post-LN residual: `att` of Eq. 4."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.is_causal = False
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        batch, length, _ = hidden_states.shape
+        query, key, value = (
+            projection(hidden_states).view(batch, length, -1, self.head_size).transpose(1, 2)  # (B, H, T, D/H)
+            for projection in (self.query, self.key, self.value)
+        )
+        attention: Callable = eager_attention
+        if not output_attentions:  # the fused kernels return no rows
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attended, rows = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.head_size**-0.5,
+        )
+        attended = self.dropout(self.dense(attended.reshape(batch, length, -1)))
+        return self.LayerNorm(hidden_states + attended), rows
+
+
+class MiniAlbertBlock(GradientCheckpointingLayer):
+    """The one block that every iteration applies: attention, then a feed-forward network, both post-LN."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__()
+        self.attention = MiniAlbertSelfAttention(config)
+        self.ffn = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.ffn_output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_adapter: nn.Module,
+        ffn_adapter: nn.Module,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        # O_i = mlp(phi_mlp^i(att(phi_att^i(O_{i-1}))))  (Eq. 4)
+        attended, rows = self.attention(attention_adapter(hidden_states), attention_mask, output_attentions)
+        attended = ffn_adapter(attended)
+        transformed = self.ffn_output(self.activation(self.ffn(attended)))
+        return self.LayerNorm(transformed + attended), rows
+
+
+class MiniAlbertPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, loading (ours and the release's) and saving, common to all heads."""
+
+    config_class = MiniAlbertConfig
+    config: MiniAlbertConfig
+    base_model_prefix = "minialbert"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ["MiniAlbertBlock"]
+    _keys_to_ignore_on_load_unexpected = RELEASE_UNUSED_KEYS
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, AdapterLinear):
+            module.initialize()
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 - a model, or (model, loading info) as in Transformers
+        """Load a student from a directory or hub id: one of ours, or one of the paper's release.
+
+        Keys of the release are renamed on the way in. A release checkpoint whose encoder is incomplete,
+        or that holds something else besides, is refused by key name.
+
+        Args:
+            pretrained_model_name_or_path: directory or hub id.
+            *model_args: passed on to Transformers.
+            **kwargs: passed on to Transformers.
+
+        Returns:
+            The model in eval mode (with `output_loading_info=True`, a pair as in Transformers).
+
+        Raises:
+            ValueError: if a release checkpoint lacks a key of the encoder, has one that is not known, or one
+                of another shape (for the task head, `ignore_mismatched_sizes=True` allows that).
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        release = _is_release_checkpoint(pretrained_model_name_or_path, kwargs)
+        keep_mismatched = kwargs.get("ignore_mismatched_sizes", False)
+        if release:
+            kwargs["key_mapping"] = RELEASE_KEY_MAPPING
+            kwargs["ignore_mismatched_sizes"] = True  # told below, by key name
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if release:
+            _check_release_keys(model, info, str(pretrained_model_name_or_path), keep_mismatched)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # noqa: ANN401
+        """Write weights (safetensors), config and the two files that define the model to a directory.
+
+        Args:
+            save_directory: directory to write to, created when missing.
+            **kwargs: passed on to Transformers.
+        """
+        kwargs.setdefault("save_original_format", False)  # never write the release's key names back
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for source in (inspect.getfile(MiniAlbertConfig), __file__):
+                target = Path(save_directory) / Path(source).name
+                if not target.exists() or not target.samefile(source):
+                    shutil.copyfile(source, target)
+
+
+def _is_release_checkpoint(name: str | os.PathLike | None, kwargs: dict[str, Any]) -> bool:
+    if name is None:
+        return False
+    hub_arguments = {
+        key: kwargs[key]
+        for key in ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        if key in kwargs
+    }
+    config_dict, _ = PreTrainedConfig.get_config_dict(name, **hub_arguments)  # as written, not translated
+    return config_dict.get("model_type") == "albert"
+
+
+def _check_release_keys(
+    model: PreTrainedModel, info: dict[str, Any], name: str, keep_mismatched: bool
+) -> None:
+    # A head may be missing (an encoder loaded for a new task), a part of the encoder may not.
+    def of_encoder(key: str) -> bool:
+        return isinstance(model, MiniAlbertModel) or key.startswith("minialbert.")
+
+    missing = sorted(key for key in info["missing_keys"] if of_encoder(key))
+    heads = ("classifier.", "mlm_head.", "vocab_")
+    unknown = sorted(key for key in info["unexpected_keys"] if not key.startswith(heads))
+    mismatched = [
+        f"{key} (file {tuple(found)}, model {tuple(expected)})"
+        for key, found, expected in sorted(info["mismatched_keys"])
+        if of_encoder(key) or not keep_mismatched
+    ]
+    problems = [
+        f"{what}: {', '.join(keys)}"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", mismatched))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"{name} is not a complete checkpoint of the MiniALBERT release; {'; '.join(problems)}")
+
+
+class MiniAlbertModel(MiniAlbertPreTrainedModel):
+    """The encoder: embeddings, then the shared block applied `num_hidden_layers` times with its adapters."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = MiniAlbertEmbeddings(config)
+        self.block = MiniAlbertBlock(config)
+        adapters = config.num_hidden_layers if config.adapter_reduction_factor is not None else 0
+        self.attention_adapters = nn.ModuleList(BottleneckAdapter(config) for _ in range(adapters))
+        self.ffn_adapters = nn.ModuleList(BottleneckAdapter(config) for _ in range(adapters))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word table, of shape (V, R)."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the word table."""
+        self.embeddings.word_embeddings = value
+
+    def _adapters(self, iteration: int) -> tuple[nn.Module, nn.Module]:
+        """Return the adapter pair of an iteration; past the last trained one, the last pair repeats."""
+        if not len(self.attention_adapters):
+            return nn.Identity(), nn.Identity()
+        index = min(iteration, len(self.attention_adapters) - 1)
+        return self.attention_adapters[index], self.ffn_adapters[index]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        num_iterations: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple:
+        """Return the hidden states of the last iteration, of shape (B, T, D).
+
+        Args:
+            input_ids: token ids, int64 (B, T).
+            attention_mask: 1 for tokens, 0 for padding, (B, T).
+            token_type_ids: segment ids, int64 (B, T); zeros when absent.
+            position_ids: positions, int64 (B, T); 0, 1, 2, … when absent.
+            inputs_embeds: word embeddings of shape (B, T, R) instead of `input_ids`.
+            num_iterations: how often to apply the block; `config.num_hidden_layers` when absent. Beyond
+                that the last adapter pair repeats.
+            output_attentions: also return the attention rows of every iteration, (B, H, T, T), before
+                dropout, whatever the attention implementation.
+            output_hidden_states: also return the embedding output and the output of every iteration.
+            return_dict: False for a plain tuple.
+
+        Returns:
+            `BaseModelOutput`; `hidden_states` has one entry more than there are iterations.
+
+        Raises:
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if the input is
+                longer than the position table, or if `num_iterations` is less than 1.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        iterations = self.config.num_hidden_layers if num_iterations is None else num_iterations
+        if iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1, got {iterations}")
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+
+        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        all_hidden_states, all_attentions = [hidden_states], []
+        for iteration in range(iterations):
+            attention_adapter, ffn_adapter = self._adapters(iteration)
+            hidden_states, rows = self.block(hidden_states, attention_adapter, ffn_adapter, mask, output_attentions)
+            all_hidden_states.append(hidden_states)
+            all_attentions.append(rows)
+
+        output = BaseModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class MiniAlbertMaskedLMHead(nn.Module):
+    """Linear, exact GELU, LayerNorm (all of width D), then the vocabulary.
+
+    Tied (our default): one projection D -> R, and the decoder is the word table, V x R; so the decoder is
+    factorised like the embeddings, and a teacher's own head can be carried over. Untied (the release): a
+    decoder of its own, V x D, 24 M parameters at BERT-base size that exist only while distilling.
+    """
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__()
+        width, rank = config.hidden_size, config.embedding_size
+        factorised = config.tie_word_embeddings and rank != width
+        self.dense = nn.Linear(width, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=RELEASE_LAYER_NORM_EPS)
+        self.projection = nn.Linear(width, rank, bias=False) if factorised else nn.Identity()
+        self.decoder = nn.Linear(rank if factorised else width, config.vocab_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.decoder(self.projection(self.LayerNorm(nn.functional.gelu(self.dense(hidden_states)))))
+
+
+class _MiniAlbertWithHead(MiniAlbertPreTrainedModel):
+    """What every head shares: the call of the encoder with the caller's switches."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.minialbert = MiniAlbertModel(config)
+
+    def _encode(self, return_dict: bool | None, **inputs: Any) -> tuple[BaseModelOutput, bool]:  # noqa: ANN401
+        outputs = self.minialbert(**inputs, return_dict=True)
+        return outputs, self.config.return_dict if return_dict is None else return_dict
+
+
+class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
+    """A student with a masked-language-model head, as it leaves distillation."""
+
+    _tied_weights_keys = {"mlm_head.decoder.weight": "minialbert.embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.mlm_head = MiniAlbertMaskedLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """Return the decoder onto the vocabulary."""
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder onto the vocabulary."""
+        self.mlm_head.decoder = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_iterations: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple:
+        """Return logits over the vocabulary, (B, T, V), and with `labels` (-100 ignored) the mean of Eq. 6 in nats.
+
+        The other arguments are those of `MiniAlbertModel.forward`.
+        """
+        outputs, return_dict = self._encode(
+            return_dict,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            num_iterations=num_iterations,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = self.mlm_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        output = MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
+    """A student that classifies (or scores) a text: `[CLS]` -> dropout -> Linear, no pooler, as in the release."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_iterations: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Return logits (B, num_labels), and with `labels` the loss of `config.problem_type`.
+
+        Labels are int64 (B,) for one class of several, float (B,) for regression, float (B, num_labels) for
+        several classes at once; without a `problem_type` it is told from `num_labels` and the labels' type.
+        The other arguments are those of `MiniAlbertModel.forward`.
+        """
+        outputs, return_dict = self._encode(
+            return_dict,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            num_iterations=num_iterations,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state[:, 0]))
+        loss = None if labels is None else self._loss(logits, labels)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = self.config.problem_type
+        if problem is None:
+            if self.num_labels == 1:
+                problem = "regression"
+            else:
+                problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        if problem == "regression":
+            return nn.functional.mse_loss(logits.float().squeeze(-1), labels.float().view(logits.squeeze(-1).shape))
+        if problem == "multi_label_classification":
+            return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        return nn.functional.cross_entropy(logits.float(), labels.view(-1))
+
+
+class MiniAlbertForTokenClassification(_MiniAlbertWithHead):
+    """A student that labels every token: each position -> dropout -> Linear, as in the release."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_iterations: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple:
+        """Return logits (B, T, num_labels), and with `labels` (B, T; -100 ignored) the mean cross-entropy in nats.
+
+        The other arguments are those of `MiniAlbertModel.forward`.
+        """
+        outputs, return_dict = self._encode(
+            return_dict,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            num_iterations=num_iterations,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        output = TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
+    """A student that marks the span of an answer: each position -> Linear -> start and end score."""
+
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        num_iterations: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple:
+        """Return start and end logits, each (B, T), and with positions the mean of the two cross-entropies in nats.
+
+        Positions outside the input are ignored. The other arguments are those of `MiniAlbertModel.forward`.
+        """
+        outputs, return_dict = self._encode(
+            return_dict,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            num_iterations=num_iterations,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            length = start_logits.shape[1]
+            loss = sum(
+                nn.functional.cross_entropy(
+                    logits.float(), positions.view(-1).clamp(0, length), ignore_index=length
+                )
+                for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
+            ) / 2
+        output = QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+__all__ = [
+    "BottleneckAdapter",
+    "MiniAlbertForMaskedLM",
+    "MiniAlbertForQuestionAnswering",
+    "MiniAlbertForSequenceClassification",
+    "MiniAlbertForTokenClassification",
+    "MiniAlbertModel",
+    "MiniAlbertPreTrainedModel",
+]
