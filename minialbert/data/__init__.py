@@ -1,0 +1,1 @@
+"""Documents, token windows and masked batches."""

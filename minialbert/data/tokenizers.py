@@ -1,0 +1,255 @@
+"""Loading a tokenizer, telling two apart, and turning batches of documents into ids in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from minialbert.data import encoding
+from minialbert.data.encoding import Ids, encode_documents
+from minialbert.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+# Upper case, accents, digits, punctuation, a long word: whatever a normaliser may treat in its own way.
+_PROBE = "The QUICK brown fox, déjà vu: Ångström's 3.14159 (x ≤ 42) naïve-looking re-tokenisation!?\tEnd  ."
+
+Tag = TypeVar("Tag")
+
+
+def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Returns the fast tokenizer of that name or directory, or the one that was given.
+
+    Args:
+        tokenizer: a directory, a hub id, or a tokenizer.
+
+    Returns:
+        A tokenizer with a `tokenizers` backend.
+
+    Raises:
+        UserError: there is none of that name, or it has no fast backend.
+    """
+    if isinstance(tokenizer, (str, Path)):
+        from transformers import AutoTokenizer
+
+        try:
+            loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+        except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"no tokenizer could be loaded from {tokenizer}: give a directory with tokenizer.json or a "
+                f"hub id ({type(error).__name__}: {reason})"
+            ) from error
+    else:
+        loaded = tokenizer
+    if not getattr(loaded, "is_fast", False):
+        raise UserError(
+            f"the tokenizer {tokenizer_name(loaded)} ({type(loaded).__name__}) has no fast backend: use one "
+            "that has a tokenizer.json"
+        )
+    return loaded
+
+
+def tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns the last part of the tokenizer's name or path, for messages and records.
+
+    Args:
+        tokenizer: any tokenizer.
+
+    Returns:
+        A name without directories.
+    """
+    return Path(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__).name
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns a sha256 that two tokenizers share when they give the same ids.
+
+    It covers the sorted vocabulary, the special token ids, and the ids of a fixed probe sentence with upper
+    case, accents, digits and punctuation; not the name, not the padding or truncation settings.
+
+    Args:
+        tokenizer: any tokenizer.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    named = tokenizer.special_tokens_map.items()
+    special = {
+        name: tokenizer.convert_tokens_to_ids(token) for name, token in named if isinstance(token, str)
+    }
+    probe = tokenizer(_PROBE, truncation=False, padding=False, add_special_tokens=True)["input_ids"]
+    facts = [sorted(tokenizer.get_vocab().items()), sorted(special.items()), list(probe)]
+    return hashlib.sha256(json.dumps(facts, ensure_ascii=True).encode()).hexdigest()
+
+
+def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Returns the ids that the tokenizer puts before and after a single sequence.
+
+    Args:
+        tokenizer: a fast tokenizer.
+
+    Returns:
+        Two lists, as `([101], [102])` for BERT.
+
+    Raises:
+        UserError: its template is not "prefix, content, suffix".
+    """
+    backend = Tokenizer.from_str(serialized_backend(tokenizer))
+    content = backend.encode("the end", add_special_tokens=False).ids
+    whole = backend.encode("the end", add_special_tokens=True).ids
+    for start in range(len(whole) - len(content) + 1):
+        if content and whole[start : start + len(content)] == content:
+            return whole[:start], whole[start + len(content) :]
+    name = tokenizer_name(tokenizer)
+    raise UserError(f"the tokenizer {name} does not put its special tokens around a sequence")
+
+
+def serialized_backend(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Returns the backend as JSON, without truncation and padding.
+
+    Args:
+        tokenizer: a fast tokenizer.
+
+    Returns:
+        What `tokenizers.Tokenizer.from_str` takes.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    # Some published tokenizer.json files cut at 128 tokens; a document must come through whole.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.to_str()
+
+
+def encode_batches(
+    batches: Iterable[tuple[list[str], Tag]], backend: str, num_workers: int
+) -> Generator[tuple[list[Ids], Tag], None, None]:
+    """Yields the ids of each batch of documents, in order, whatever the number of processes.
+
+    No more than two batches per worker are in flight, so memory does not grow with the corpus.
+
+    Args:
+        batches: documents, each batch with a tag that comes back beside its ids.
+        backend: as from `serialized_backend`.
+        num_workers: processes; with 1 the work is done in this one.
+
+    Yields:
+        For each batch one array per document, and the tag.
+
+    Raises:
+        UserError: a worker process died.
+    """
+    if num_workers == 1:
+        tokenizer = Tokenizer.from_str(backend)
+        for texts, tag in batches:
+            with _one_thread():
+                encoded = encode_documents(tokenizer, texts)
+            yield encoded, tag
+        return
+    workers: list[_Worker] = []
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    # A thread waits for each process, so that no pipe ever has both of its ends waiting.
+    threads = ThreadPoolExecutor(num_workers)
+
+    def encode(texts: list[str]) -> list[Ids]:
+        worker = idle.get()
+        try:
+            return worker.encode(texts)
+        finally:
+            idle.put(worker)
+
+    in_flight: deque[tuple[Future[list[Ids]], Tag]] = deque()
+    try:
+        for _ in range(num_workers):
+            workers.append(_Worker(backend))
+            idle.put(workers[-1])
+        for texts, tag in batches:
+            in_flight.append((threads.submit(encode, texts), tag))
+            if len(in_flight) >= 2 * num_workers:
+                future, first_tag = in_flight.popleft()
+                yield future.result(), first_tag
+        while in_flight:
+            future, first_tag = in_flight.popleft()
+            yield future.result(), first_tag
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+        threads.shutdown(wait=True)
+        for worker in workers:
+            worker.close()
+
+
+class _Worker:
+    """A process that runs `encoding.py`; it ends when its input does, so also when this process is killed."""
+
+    def __init__(self, backend: str) -> None:
+        # By path, not as a module of the package, which would import torch; and not as a script, which would
+        # put this folder, and with it a `tokenizers.py`, before the library of that name.
+        run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", run, encoding.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        self._first_message: str | None = backend
+
+    def encode(self, texts: list[str]) -> list[Ids]:
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None and answers is not None
+        try:
+            if self._first_message is not None:
+                pickle.dump(self._first_message, requests)
+                self._first_message = None
+            pickle.dump(texts, requests, pickle.HIGHEST_PROTOCOL)
+            requests.flush()
+            flat, lengths = pickle.load(answers)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                "a worker process of prepare died (was it out of memory?): run the same command again with "
+                "fewer, --num-workers 1, it goes on where it stopped"
+            ) from error
+        ends = np.cumsum(lengths).tolist()
+        return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            # A request that the process did not live to read is lost, as it should be.
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps the tokenizer to this thread: its own threads would make a later fork (DataLoader) unsafe."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before

@@ -1,0 +1,267 @@
+import gzip
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from minialbert.data.corpora import Document, ReadStats, Source, find_sources, read_documents
+from minialbert.errors import MissingExtraError, UserError
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(path, **options):
+    return list(read_documents(find_sources([path])[0], **options))
+
+
+def read_error(path, **options):
+    with pytest.raises(UserError) as caught:
+        read(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Finding files
+
+
+def test_directory_is_searched_in_sorted_order(tmp_path):
+    for name in ("b.txt", "a/z.jsonl", "a/c.txt.gz", "d.parquet", "notes.md", ".hidden.txt", ".cache/x.txt"):
+        write(tmp_path / name, "x")
+    sources = find_sources([tmp_path])
+    found = [s.path.relative_to(tmp_path).as_posix() for s in sources]
+    assert found == ["a/c.txt.gz", "a/z.jsonl", "b.txt", "d.parquet"]
+    assert [s.kind for s in sources] == ["text", "jsonl", "text", "parquet"]
+    assert sources[0].compression == ".gz" and sources[2].compression is None
+
+
+def test_globs_and_named_files(tmp_path):
+    for name in ("b.txt", "a.txt", "c.md"):
+        write(tmp_path / name, "xyz")
+    sources = find_sources([str(tmp_path / "*.txt"), tmp_path / "c.md", tmp_path / "a.txt"])
+    assert [s.path.name for s in sources] == ["a.txt", "b.txt", "c.md"]
+    assert sources[2] == Source(tmp_path / "c.md", "text", 3)
+
+
+def test_missing_path_glob_and_empty_corpora(tmp_path):
+    with pytest.raises(UserError, match=r"no such file or directory: .*nowhere\.txt"):
+        find_sources([tmp_path / "nowhere.txt"])
+    with pytest.raises(UserError, match="no file matches"):
+        find_sources([str(tmp_path / "*.txt")])
+    with pytest.raises(UserError, match=r"has no file: expected .*\.jsonl"):
+        find_sources([tmp_path])
+    write(tmp_path / "a.txt", "")
+    with pytest.raises(UserError, match="is empty: all of its 1 file"):
+        find_sources([tmp_path])
+
+
+# Text
+
+
+def test_separators_and_rows(tmp_path):
+    path = write(tmp_path / "a.txt", "\n\none\ntwo\n \t\n\nthree\n\nfour")
+    expected = [Document("one\ntwo", 3), Document("three", 7), Document("four", 9)]
+    assert read(path) == expected
+    stats = ReadStats()
+    lines = list(read_documents(find_sources([path])[0], separator="line", stats=stats))
+    assert [d.text for d in lines] == ["one", "two", "three", "four"]
+    assert stats.skipped == 5 and stats.bytes_read == path.stat().st_size
+    assert read(path, separator="file")[0].text.startswith("\n\none\ntwo")
+
+
+def test_crlf_and_byte_order_mark(tmp_path):
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n")
+    assert read(path) == [Document("one\ntwo", 1), Document("three", 4)]
+    assert [d.text for d in read(path, separator="line")] == ["one", "two", "three"]
+
+
+def test_document_of_odd_spaces_is_skipped_and_counted(tmp_path):
+    path = write(tmp_path / "a.txt", "one\n\n\u00a0\u3000\n\ntwo\n")
+    stats = ReadStats()
+    assert len(list(read_documents(find_sources([path])[0], stats=stats))) == 2
+    assert stats.skipped == 1
+
+
+@pytest.mark.parametrize("separator", ["blank-line", "line", "file"])
+def test_not_utf8_names_line_and_offset(tmp_path, separator):
+    path = write(tmp_path / "a.txt", b"fine\n\nfirst\ncaf\xe9\n")
+    message = read_error(path, separator=separator)
+    assert "a.txt:4: not UTF-8 (byte 0xe9 at offset 15" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"some text\0more", "NUL byte at offset 9"),
+        (b"%PDF-1.7 ...", "found PDF"),
+        (gzip.compress(b"text"), "suffix .gz"),
+        ("wide".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_binary_files_are_refused(tmp_path, content, expected):
+    assert expected in read_error(write(tmp_path / "a.txt", content))
+
+
+def test_a_huge_line_is_refused_without_reading_it_all(tmp_path):
+    path = write(tmp_path / "a.txt", b"short\n\n" + b"word " * 10_000_000)
+    stats = ReadStats()
+    documents = read_documents(find_sources([path])[0], max_document_bytes=1_000_000, stats=stats)
+    assert next(documents).text == "short"
+    with pytest.raises(
+        UserError, match=r"a\.txt:3: .*longer than 1 MB; --documents line .*--max-document-mb"
+    ):
+        next(documents)
+    assert stats.bytes_read < 2_000_000
+    with pytest.raises(UserError, match=r"a\.txt:1: .*--documents blank-line"):
+        next(read_documents(find_sources([path])[0], separator="file", max_document_bytes=1_000_000))
+    assert len(read(path, max_document_bytes=60_000_000)[1].text) == 50_000_000
+
+
+def test_the_limit_is_exact(tmp_path):
+    path = write(tmp_path / "a.txt", b"abcd\r\nefgh\r\n")
+    assert len(read(path, max_document_bytes=10)) == 1
+    assert "a.txt:1" in read_error(path, max_document_bytes=9)
+    assert len(read(path, separator="line", max_document_bytes=4)) == 2
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    source = find_sources([write(tmp_path / "a.txt", "text")])[0]
+    source.path.unlink()
+    with pytest.raises(UserError, match=r"a\.txt: not readable as file"):
+        list(read_documents(source))
+
+
+# Compression
+
+
+def compressed(suffix, content):
+    return gzip.compress(content) if suffix == ".gz" else zstandard.ZstdCompressor().compress(content)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_compressed_text_and_jsonl(tmp_path, suffix):
+    text = "".join(f"document {i}\n\n" for i in range(20_000)).encode()
+    twice = compressed(suffix, text[:150_006]) + compressed(suffix, text[150_006:])  # two frames
+    path = write(tmp_path / f"a.txt{suffix}", twice)
+    stats = ReadStats()
+    documents = list(read_documents(find_sources([path])[0], stats=stats))
+    assert [d.text for d in documents] == [f"document {i}" for i in range(20_000)]
+    assert stats.bytes_read == path.stat().st_size
+    path = write(tmp_path / f"b.jsonl{suffix}", compressed(suffix, b'{"text": "x"}\n'))
+    assert read(path) == [Document("x", 1)]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_corrupt_compression(tmp_path, suffix):
+    whole = compressed(suffix, bytes(range(32, 127)) * 5000)
+    assert "not readable as" in read_error(write(tmp_path / f"cut.txt{suffix}", whole[:-20]))
+    assert "not readable as" in read_error(write(tmp_path / f"other.txt{suffix}", b"plain text"))
+    wrong = whole[:30] + bytes(255 - b for b in whole[30:60]) + whole[60:]
+    assert f"wrong.txt{suffix}" in read_error(write(tmp_path / f"wrong.txt{suffix}", wrong))
+
+
+def test_zstandard_missing(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.txt.zst", compressed(".zst", b"text"))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        read(path)
+
+
+# JSON lines and Parquet
+
+
+def test_jsonl(tmp_path):
+    rows = ['{"text": "one\\r\\ntwo", "id": 1}', "", '{"text": "  "}', '{"text": "half \\ud83d"}']
+    path = write(tmp_path / "a.jsonl", "\r\n".join(rows))
+    stats = ReadStats()
+    documents = list(read_documents(find_sources([path])[0], stats=stats))
+    assert documents == [Document("one\r\ntwo", 1), Document("half ?", 4)]
+    assert stats.skipped == 2
+    assert read(write(tmp_path / "b.jsonl", '{"body": "x"}'), text_field="body") == [Document("x", 1)]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("{broken", "not a row of JSON"),
+        ("[" * 100_000, "not a row of JSON"),
+        ('["a list"]', "expected a JSON object, found list"),
+        ('{"title": "x", "body": "y"}', "no field 'text'; the fields are: title, body"),
+        ('{"text": 3}', "the field 'text' is int, not a string"),
+        ('{"text": null}', "the field 'text' is NoneType, not a string"),
+    ],
+)
+def test_bad_rows_of_jsonl(tmp_path, row, expected):
+    message = read_error(write(tmp_path / "a.jsonl", '{"text": "fine"}\n' + row + "\n"))
+    assert "a.jsonl:2: " in message and expected in message
+
+
+def test_long_row_of_jsonl(tmp_path):
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": "x" * 1000}))
+    message = read_error(path, max_document_bytes=500)
+    assert "a.jsonl:1: " in message and "--max-document-mb" in message and "--documents" not in message
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one", None, " ", "två"], "id": [1, 2, 3, 4]}), path)
+    stats = ReadStats()
+    assert list(read_documents(find_sources([path])[0], stats=stats)) == [
+        Document("one", 1),
+        Document("två", 4),
+    ]
+    assert stats.skipped == 2 and stats.bytes_read == path.stat().st_size
+    assert "the columns are: text, id" in read_error(path, text_field="body")
+    assert "is int64, not string" in read_error(path, text_field="id")
+    assert "a.parquet:1: " in read_error(path, max_document_bytes=2)
+    write(path, path.read_bytes()[:-50])
+    assert "not readable as Parquet" in read_error(path)
+
+
+# The hub
+
+
+def test_hub_entries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for entry in ("hub:owner/name", "owner/name"):
+        assert [s.kind for s in find_sources([entry])] == ["hub"]
+    with pytest.raises(UserError, match="expected hub:owner/name"):
+        find_sources(["hub:a/b:c:d:e"])
+    with pytest.raises(UserError, match="no such file"):
+        find_sources(["owner/name.txt"])
+    write(tmp_path / "owner/name/a.txt", "local wins")
+    assert [s.kind for s in find_sources(["owner/name"])] == ["text"]
+
+
+def test_hub_rows(monkeypatch):
+    calls = []
+
+    def load_dataset(*args, **kwargs):
+        calls.append((args, kwargs))
+        return [{"text": "one"}, {"text": ""}, {"text": "two"}]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    source = find_sources(["hub:owner/name:20231101.en:validation"])[0]
+    assert list(read_documents(source)) == [Document("one", 1), Document("two", 3)]
+    assert calls == [(("owner/name", "20231101.en"), {"split": "validation", "streaming": True})]
+    list(read_documents(find_sources(["hub:owner/name"])[0]))
+    assert calls[1] == (("owner/name", None), {"split": "train", "streaming": True})
+    with pytest.raises(UserError, match="no field 'body'; the fields are: text"):
+        list(read_documents(source, text_field="body"))
+
+
+def test_hub_out_of_reach(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("offline mode is enabled\nsecond line")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(UserError) as caught:
+        list(read_documents(find_sources(["hub:owner/name"])[0]))
+    assert str(caught.value).startswith("could not reach the hub for owner/name: give a local path, or")
+    assert "\n" not in str(caught.value)
