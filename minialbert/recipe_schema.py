@@ -1,0 +1,256 @@
+"""The schema of a recipe: every key with its type, range, default and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class _Section(BaseModel):
+    """A part of a recipe: unknown keys, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TeacherRecipe(_Section):
+    """The encoder to learn from."""
+
+    model: str | None = Field(
+        None, min_length=1, description="Hub id or directory (null: named when running)"
+    )
+    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
+
+
+class StudentRecipe(_Section):
+    """The encoder to train, and where its first weights come from."""
+
+    arch: Literal["minialbert", "bert"] = Field("minialbert", description="Recursive encoder, or plain BERT")
+    num_hidden_layers: int = Field(
+        6, ge=1, le=96, description="Iterations of the shared block (bert: layers)"
+    )
+    embedding_size: Count | None = Field(128, description="The paper's rank r (null: full rank)")
+    hidden_size: Count | None = Field(None, description="Width d (null: the teacher's)")
+    num_attention_heads: Count | None = Field(None, description="Heads per iteration (null: the teacher's)")
+    intermediate_size: Count | None = Field(
+        None, description="Width of the feed-forward block (null: the teacher's)"
+    )
+    hidden_act: str | None = Field(
+        None, min_length=1, description="Feed-forward activation (null: the teacher's)"
+    )
+    max_position_embeddings: Count | None = Field(
+        None, description="Longest input in tokens (null: the teacher's)"
+    )
+    hidden_dropout_prob: Fraction = Field(0.1, description="Dropout on hidden states while distilling")
+    attention_probs_dropout_prob: Fraction = Field(
+        0.1, description="Dropout on attention rows while distilling"
+    )
+    adapter_reduction_factor: Count | None = Field(
+        16, description="Width over adapter width (null: no adapters)"
+    )
+    adapter_layer_norm: bool = Field(True, description="LayerNorm after each adapter, which Eq. 3 lacks")
+    adapter_init: Literal["as-published", "identity"] = Field(
+        "as-published", description="Random as in the release, or a zero up-projection"
+    )
+    mlm_head: Literal["tied", "untied"] = Field(
+        "tied", description="Share the decoder with the word embeddings?"
+    )
+    init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = Field(
+        "teacher", description="Where the first weights come from"
+    )
+    init_from: str | None = Field(
+        None, min_length=1, description="Hub id or directory of the donor or checkpoint"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.init in ("donor", "checkpoint")) != (self.init_from is not None):
+            raise ValueError(
+                f"init {self.init!r} {'needs' if self.init_from is None else 'takes no'} init_from"
+            )
+        if self.init == "alternate-layers" and self.arch != "bert":
+            raise ValueError("init 'alternate-layers' needs arch 'bert': a recursive student has one layer")
+        if self.adapter_reduction_factor and self.adapter_init == "identity" and self.adapter_layer_norm:
+            raise ValueError(
+                "an adapter cannot start as the identity with a LayerNorm after it: "
+                "set adapter_layer_norm to false, or adapter_init to as-published"
+            )
+        if self.embedding_size and self.hidden_size and self.embedding_size > self.hidden_size:
+            raise ValueError(
+                f"embedding_size {self.embedding_size} exceeds hidden_size {self.hidden_size}; "
+                "null gives full rank"
+            )
+        if self.hidden_size and self.num_attention_heads and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        return self
+
+
+class DataRecipe(_Section):
+    """Text, how it is cut into windows, and how it is masked."""
+
+    corpus: Annotated[list[str], BeforeValidator(_as_list)] | None = Field(
+        None, min_length=1, description="Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]"
+    )
+    tokenizer: str | None = Field(None, min_length=1, description="Hub id or directory (null: the teacher's)")
+    documents: Literal["blank-line", "line", "file"] = Field(
+        "blank-line", description="What parts documents in .txt"
+    )
+    text_field: str = Field(
+        "text", min_length=1, description="Column with the text in jsonl, parquet and hub data"
+    )
+    window_length: int = Field(256, ge=8, le=65536, description="Tokens per window, special tokens included")
+    overlap: int = Field(128, ge=0, description="Tokens that a window shares with the one before")
+    max_windows_per_document: Count | None = Field(10, description="Windows drawn per document (null: all)")
+    truncate: bool = Field(False, description="Keep only each document's first window")
+    held_out_fraction: Fraction = Field(0.01, description="Share of the documents kept for evaluation")
+    mask_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens to predict")
+    whole_word_masking: bool = Field(False, description="Mask all pieces of a word together")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overlap > self.window_length - 3:
+            raise ValueError(
+                f"overlap {self.overlap} leaves nothing new in a window of {self.window_length} tokens, "
+                f"two of them special: give at most {self.window_length - 3}"
+            )
+        return self
+
+
+class DistillRecipe(_Section):
+    """The objective: a preset, and what differs from it (null: the preset's value)."""
+
+    preset: Literal["default", "paper", "as-published"] = Field(
+        "default", description="Which reading of Eqs. 6-12"
+    )
+    mlm_weight: Weight | None = Field(None, description="lambda 1, of Eq. 6")
+    attention_weight: Weight | None = Field(None, description="lambda 2 on Eq. 7")
+    hidden_weight: Weight | None = Field(None, description="lambda 2 on Eq. 8")
+    output_weight: Weight | None = Field(None, description="lambda 3, of Eq. 10")
+    embedding_weight: Weight | None = Field(None, description="Weight of Eq. 12")
+    layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
+    )
+    kl_direction: Literal["teacher-student", "student-teacher"] | None = Field(
+        None, description="KL(teacher || student) or KL(student || teacher)"
+    )
+    attention_reduction: Literal["rows", "elements"] | None = Field(
+        None, description="Mean over attention rows (Eq. 7) or over all their elements"
+    )
+    token_reduction: Literal["mean", "sum"] | None = Field(
+        None, description="Mean or sum over tokens (Eqs. 6 and 10)"
+    )
+    temperature: float | None = Field(None, gt=0, description="Softening of both distributions in Eq. 10")
+    output_positions: Literal["masked", "all"] | None = Field(None, description="Tokens that Eq. 10 compares")
+    attention_heads: Literal["match", "average"] | None = Field(
+        None, description="Compare head by head, or the mean over heads"
+    )
+    teacher_dropout: bool | None = Field(
+        None, description="Run the teacher with dropout, as the release does"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
+        if all(weight == 0 for weight in weights) and not self.embedding_weight:
+            raise ValueError("every weight is 0, so there is nothing to learn")
+        return self
+
+
+class TrainingRecipe(_Section):
+    """Length, batch, optimiser and schedule of one run."""
+
+    max_steps: Count | None = Field(None, description="Length in optimiser steps")
+    epochs: float | None = Field(None, gt=0, description="Length in passes over the windows")
+    batch_size: Count = Field(192, description="Windows per optimiser step, over all devices")
+    micro_batch_size: Count | None = Field(
+        None, description="Windows per forward pass and device (null: chosen)"
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Highest learning rate of AdamW")
+    weight_decay: Weight = Field(1e-4, description="Decoupled weight decay")
+    warmup_steps: int = Field(5000, ge=0, description="Steps of linear warm-up")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Schedule after the warm-up"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Gradient norm beyond which gradients are scaled down"
+    )
+    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
+    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the forward passes"
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of weights, order, dropout and masks")
+    logging_steps: Count = Field(50, description="Steps between two log lines")
+    eval_steps: Count = Field(1000, description="Steps between two evaluations")
+    save_steps: Count = Field(5000, description="Steps between two checkpoints")
+    keep_checkpoints: Count = Field(2, description="Newest checkpoints to keep")
+    eval_windows: Count | None = Field(512, description="Held-out windows per evaluation (null: all)")
+    num_workers: int = Field(0, ge=0, description="Processes that load data")
+    cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.max_steps is None) == (self.epochs is None):
+            came = (
+                "neither" if self.epochs is None else f"max_steps {self.max_steps} and epochs {self.epochs}"
+            )
+            raise ValueError(f"give exactly one of max_steps and epochs (the other null); got {came}")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}: "
+                "set micro_batch_size too, or set it to null"
+            )
+        return self
+
+
+class Recipe(_Section):
+    """Everything that one distillation is made of."""
+
+    name: str = Field(min_length=1, description="What tables call it (default: the file's name)")
+    description: str = Field("", description="One sentence")
+    paper: str | None = Field(None, description="Table and row of the paper")
+    command: str | None = Field(None, description="The command that runs it")
+    teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
+    student: StudentRecipe = Field(default_factory=StudentRecipe)
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    distill: DistillRecipe = Field(default_factory=DistillRecipe)
+    training: TrainingRecipe = Field()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_absent(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        layer_map, iterations = self.distill.layer_map, self.student.num_hidden_layers
+        if isinstance(layer_map, list) and len(layer_map) != iterations:
+            raise ValueError(
+                f"distill.layer_map has {len(layer_map)} entries but the student has {iterations} "
+                "iterations; give one teacher layer per iteration (0: not aligned)"
+            )
+        return self
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "teacher": TeacherRecipe,
+    "student": StudentRecipe,
+    "data": DataRecipe,
+    "distill": DistillRecipe,
+    "training": TrainingRecipe,
+}
