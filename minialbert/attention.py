@@ -1,0 +1,112 @@
+"""Attention rows where they are wanted, a fused kernel everywhere else.
+
+Transformers routes attention through a registry of functions. The function registered here under
+`RECORDING` behaves like SDPA, except inside `record_attention`, where it computes the rows of the layers
+asked for in the open and keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+RECORDING = "minialbert_recording"
+
+
+class AttentionRecorder:
+    """Counts attention calls and keeps the rows of some.
+
+    Args:
+        layers: layers (or iterations) whose rows to keep, counted from 1 in the order of the calls. Some
+            models do not number their attention modules, and a recursive one has a single module, so
+            calls are what is counted.
+        after_dropout: keep probabilities after dropout, as the release does in training, instead of
+            log-probabilities before it.
+    """
+
+    def __init__(self, layers: Collection[int], *, after_dropout: bool = False) -> None:
+        self.layers = frozenset(layers)
+        self.after_dropout = after_dropout
+        self.rows: dict[int, Tensor] = {}
+        self.calls = 0
+
+
+_ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention_recorder", default=None)
+
+
+@contextmanager
+def record_attention(layers: Collection[int], *, after_dropout: bool = False) -> Iterator[AttentionRecorder]:
+    """Record attention rows of the models called inside the block.
+
+    Args:
+        layers: see `AttentionRecorder`.
+        after_dropout: see `AttentionRecorder`.
+
+    Yields:
+        The recorder; its `rows` map a layer to (B, H, T, T), fp32.
+    """
+    recorder = AttentionRecorder(layers, after_dropout=after_dropout)
+    token = _ACTIVE.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _ACTIVE.reset(token)
+
+
+def recording_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,  # noqa: ANN401 - the registry's signature
+) -> tuple[Tensor, None]:
+    """Return attended values; under `record_attention`, keep the rows of the layers asked for.
+
+    Args:
+        module: the attention module that calls.
+        query: (B, H, T, D/H).
+        key: (B, H, T, D/H).
+        value: (B, H, T, D/H).
+        attention_mask: what `sdpa_mask` made: bool, additive, or None when nothing is padded.
+        dropout: probability; 0 outside training.
+        scaling: factor of the scores; 1 / sqrt(D/H) when absent.
+        **kwargs: whatever else a model hands to its attention function.
+
+    Returns:
+        (B, T, H, D/H), and None in the place of the rows, as with SDPA.
+    """
+    recorder = _ACTIVE.get()
+    if recorder is not None:
+        recorder.calls += 1
+    if recorder is None or recorder.calls not in recorder.layers:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    scores = torch.matmul(query, key.transpose(2, 3)).float() * (scaling or query.shape[-1] ** -0.5)
+    if kwargs.get("position_bias") is not None:
+        scores = scores + kwargs["position_bias"]
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    log_rows = nn.functional.log_softmax(scores, dim=-1)
+    weights = nn.functional.dropout(log_rows.exp(), p=dropout, training=module.training)
+    recorder.rows[recorder.calls] = weights if recorder.after_dropout else log_rows
+    attended = torch.matmul(weights.to(value.dtype), value)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(RECORDING, recording_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(RECORDING, sdpa_mask)

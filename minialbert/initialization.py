@@ -1,0 +1,339 @@
+"""A student that starts from its teacher, or from a donor's embeddings, instead of from noise.
+
+All functions work on a constructed model and write into its parameters, so that nothing initialises them
+again afterwards. (The released code hands donor embeddings to a constructor that then re-initialises them.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForMaskedLM, PreTrainedModel
+
+from .errors import UserError
+from .modeling_minialbert import MiniAlbertForMaskedLM
+from .teachers import Teacher, position_offset
+
+# Names of one layer's parts, by family, in the order of ours (the first line).
+_BLOCK_PARTS = (
+    ("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm",
+     "ffn", "ffn_output", "LayerNorm"),
+    # BERT, RoBERTa, ELECTRA
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+     "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+    ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm",
+     "intermediate.dense", "output.dense", "output.LayerNorm"),  # MPNet
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm",
+     "ffn.lin1", "ffn.lin2", "output_layer_norm"),  # DistilBERT
+    ("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm",
+     "ffn", "ffn_output", "full_layer_layer_norm"),  # ALBERT
+)  # fmt: skip
+_LAYER_LISTS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups.0.albert_layers")
+# Dense, LayerNorm and vocabulary bias of a masked-LM head, by family: BERT; RoBERTa and MPNet; DistilBERT.
+_HEAD_PARTS = (
+    ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"),
+    ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
+    ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+)
+
+
+@torch.no_grad()
+def initialize_from_teacher(
+    student: MiniAlbertForMaskedLM, teacher: Teacher, batches: Iterable[dict[str, Tensor]]
+) -> list[str]:
+    """Write a starting point taken from the teacher into a student.
+
+    Embedding tables: at full rank the teacher's own; below it their projection onto the R leading right
+    singular vectors of the word table, its rows weighted by the square root of their frequency in `batches`.
+    Embedding projection (Eq. 5): least squares from the student's rank-R vectors to the teacher's embedding
+    output. Shared block: the mean of the teacher's layers. Masked-LM head: the teacher's. Adapters stay as
+    they are.
+
+    Args:
+        student: a constructed student.
+        teacher: a teacher with the same vocabulary.
+        batches: a few batches of `input_ids` and `attention_mask` of real text.
+
+    Returns:
+        One line per part: what it starts from, or why it stays random.
+
+    Raises:
+        UserError: if the vocabularies differ in size.
+    """
+    encoder, config = student.minialbert, student.config
+    report = []
+    tables = embedding_tables(teacher.model)
+    word = tables["word_embeddings"]
+    if word.shape[0] != config.vocab_size:
+        raise UserError(
+            f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
+            "that starts from its teacher needs the same vocabulary"
+        )
+    samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
+    basis = _embedding_basis(word, samples, config.embedding_size)  # (teacher's width, R)
+    full_rank = basis is None
+    for name, table in tables.items():
+        target = getattr(encoder.embeddings, name).weight
+        rows = min(len(target), len(table))
+        target[:rows] = table[:rows] if basis is None else table[:rows] @ basis
+        target[rows:] = 0
+    if "token_type_embeddings" not in tables:
+        encoder.embeddings.token_type_embeddings.weight.zero_()
+    if config.pad_token_id is not None:
+        encoder.embeddings.word_embeddings.weight[config.pad_token_id] = 0
+    report.append(
+        f"embedding tables ({', '.join(tables)}): "
+        + ("the teacher's" if full_rank else f"the teacher's, rank {config.embedding_size} by SVD")
+    )
+    same_width = teacher.hidden_size == config.hidden_size
+    report.append(_start_projection(student, teacher, samples, full_rank=full_rank, same_width=same_width))
+    report.append(_start_block(student, teacher))
+    report.append(_start_head(student, teacher, basis))
+    return report
+
+
+def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return an encoder's embedding tables under our names, without rows reserved for padding positions.
+
+    Args:
+        model: any Transformers encoder.
+
+    Returns:
+        "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
+    """
+    tables = {"word_embeddings": model.get_input_embeddings().weight.detach()}
+    embeddings = getattr(model.base_model, "embeddings", None)
+    for name in ("position_embeddings", "token_type_embeddings"):
+        table = getattr(embeddings, name, None)
+        if isinstance(table, nn.Embedding):
+            tables[name] = table.weight.detach()
+    if "position_embeddings" in tables:
+        tables["position_embeddings"] = tables["position_embeddings"][position_offset(model) :]
+    return tables
+
+
+@torch.no_grad()
+def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel) -> list[str]:
+    """Copy a donor's embeddings (word, position, token type, LayerNorm) into a student of the same rank.
+
+    The paper starts its rank-312 students from TinyBERT_General_4L_312D and TinyBioBERT.
+
+    Args:
+        student: a constructed student.
+        donor: any encoder whose embeddings have the student's rank and vocabulary.
+
+    Returns:
+        One line per part.
+
+    Raises:
+        UserError: if rank or vocabulary differ.
+    """
+    embeddings = student.minialbert.embeddings
+    tables = embedding_tables(donor)
+    expected = tuple(embeddings.word_embeddings.weight.shape)
+    if tuple(tables["word_embeddings"].shape) != expected:
+        raise UserError(
+            f"the donor's word table has shape {tuple(tables['word_embeddings'].shape)}, the student's "
+            f"{expected}: take a donor of the same vocabulary, and embedding_size equal to its width"
+        )
+    for name, table in tables.items():
+        target = getattr(embeddings, name).weight
+        rows = min(len(target), len(table))
+        target[:rows] = table[:rows]
+    source = getattr(donor.base_model, "embeddings", None)
+    norm = getattr(source, "LayerNorm", None)
+    if isinstance(norm, nn.LayerNorm):
+        _copy(norm, embeddings.LayerNorm)
+    return [f"embeddings ({', '.join(tables)}{', LayerNorm' if norm is not None else ''}): the donor's"]
+
+
+@torch.no_grad()
+def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher) -> list[str]:
+    """Copy embeddings, masked-LM head and evenly spread layers of a BERT teacher into a shallower BERT.
+
+    For 12 -> 6 these are layers 0, 2, 4, 7, 9 and 11 (from zero), those of DistilBERT's own script.
+
+    Args:
+        student: a fully parameterised student.
+        teacher: a BERT teacher of the same width.
+
+    Returns:
+        One line per part.
+
+    Raises:
+        UserError: if the teacher is no BERT, or of another shape.
+    """
+    if teacher.model.config.model_type != "bert":
+        raise UserError(
+            "init alternate-layers copies layers of a BERT, but the teacher is a "
+            f"{teacher.model.config.model_type} model; give init random"
+        )
+    depth, teacher_depth = student.config.num_hidden_layers, teacher.num_layers
+    step = (teacher_depth - 1) / max(depth - 1, 1)
+    kept = [round(index * step) for index in range(depth)]
+    weights = teacher.model.state_dict()
+    renamed = {}
+    for key, value in weights.items():
+        prefix, found, rest = key.partition("encoder.layer.")
+        if not found:
+            renamed[key] = value
+            continue
+        number, _, part = rest.partition(".")
+        for target, source in enumerate(kept):
+            if source == int(number):
+                renamed[f"{prefix}encoder.layer.{target}.{part}"] = value
+    own = student.state_dict()
+    different = [key for key in own if key not in renamed or renamed[key].shape != own[key].shape]
+    different = [key for key in different if teacher.has_mlm_head or not key.startswith("cls.")]
+    if different:
+        raise UserError(
+            "init alternate-layers needs a student of the teacher's width and vocabulary; "
+            f"{different[0]} differs"
+        )
+    student.load_state_dict({key: renamed[key] for key in own if key in renamed}, strict=False)
+    student.tie_weights()
+    return [
+        f"layers: the teacher's {', '.join(str(layer + 1) for layer in kept)} (from 1)",
+        "embeddings: the teacher's",
+    ]
+
+
+def _embedding_basis(word: Tensor, samples: Sequence[dict[str, Tensor]], rank: int) -> Tensor | None:
+    """Return the R directions that keep most of the word table as text uses it, or None at full rank."""
+    if rank == word.shape[1]:
+        return None
+    frequency = torch.ones(word.shape[0], dtype=torch.float64)
+    for sample in samples:
+        ids = sample["input_ids"][sample["attention_mask"].bool()].flatten().cpu()
+        frequency += torch.bincount(ids, minlength=word.shape[0])
+    table = word.double().cpu()
+    gram = table.T @ (frequency[:, None] * table)
+    values, vectors = torch.linalg.eigh(gram)  # ascending
+    if rank > word.shape[1]:
+        # More rank than the teacher's tables have: keep all directions, and leave the rest at zero.
+        vectors = nn.functional.pad(vectors, (rank - word.shape[1], 0))
+    return vectors[:, -rank:].flip(1).to(word.dtype).to(word.device)
+
+
+def _start_projection(
+    student: MiniAlbertForMaskedLM,
+    teacher: Teacher,
+    samples: Sequence[dict[str, Tensor]],
+    *,
+    full_rank: bool,
+    same_width: bool,
+) -> str:
+    embeddings = student.minialbert.embeddings
+    source = getattr(teacher.model.base_model, "embeddings", None)
+    if isinstance(embeddings.projection, nn.Identity):
+        norm = getattr(source, "LayerNorm", None)
+        if full_rank and isinstance(norm, nn.LayerNorm):
+            _copy(norm, embeddings.LayerNorm)
+            return "embedding LayerNorm: the teacher's (full rank, no projection)"
+        return "embedding LayerNorm: one and zero"
+    if not same_width or not samples:
+        reason = "the teacher has another width" if samples else "no text to fit it on"
+        return f"embedding projection: random ({reason})"
+    was_training = student.training
+    student.eval()
+    inputs, targets = [], []
+    for sample in samples:
+        valid = sample["attention_mask"].bool()
+        # The LayerNorm's output is what the projection sees; dropout is off.
+        captured: list[Tensor] = []
+        handle = embeddings.projection.register_forward_pre_hook(
+            lambda _, args, seen=captured: seen.append(args[0])
+        )
+        embeddings(sample["input_ids"], sample.get("token_type_ids"), None, None)
+        handle.remove()
+        inputs.append(captured[0][valid].double())
+        targets.append(teacher.view(sample).hidden_states[0][valid].double())
+    student.train(was_training)
+    x, y = torch.cat(inputs), torch.cat(targets)
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    gram = x.T @ x
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    solution = torch.linalg.solve(gram, x.T @ y)
+    embeddings.projection.weight.copy_(solution[:-1].T)
+    embeddings.projection.bias.copy_(solution[-1])
+    cosine = nn.functional.cosine_similarity(x @ solution, y, dim=-1).mean().item()
+    return (
+        f"embedding projection: least squares on {len(x):,} tokens "
+        f"(cosine to the teacher's output {cosine:.3f})"
+    )
+
+
+def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
+    layers = _teacher_layers(teacher.model)
+    if layers is None:
+        return (
+            f"shared block: random (the layers of {teacher.model.config.model_type} have another structure)"
+        )
+    parts, modules = layers
+    block = student.minialbert.block
+    targets: list[Any] = [block.get_submodule(name) for name in _BLOCK_PARTS[0]]
+    sources: list[list[Any]] = [[module.get_submodule(name) for module in modules] for name in parts]
+    for target, source in zip(targets, sources, strict=True):
+        if source[0].weight.shape != target.weight.shape:
+            return "shared block: random (width or inner width differ from the teacher's)"
+    if student.config.num_attention_heads != teacher.num_heads:
+        return "shared block: random (head counts differ)"
+    for target, source in zip(targets, sources, strict=True):
+        target.weight.copy_(torch.stack([module.weight for module in source]).mean(0))
+        target.bias.copy_(torch.stack([module.bias for module in source]).mean(0))
+    return f"shared block: mean of the teacher's {len(modules)} layers"
+
+
+def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Module]] | None:
+    for path in _LAYER_LISTS:
+        try:
+            modules = list(model.base_model.get_submodule(path))
+        except AttributeError:
+            continue
+        for parts in _BLOCK_PARTS[1:]:
+            if all(_has(modules[0], name) for name in parts):
+                return parts, modules
+    return None
+
+
+def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, basis: Tensor | None) -> str:
+    head = student.mlm_head
+    if (
+        isinstance(head.projection, nn.Linear)
+        and basis is not None
+        and basis.shape[0] == student.config.hidden_size
+    ):
+        head.projection.weight.copy_(basis.T)
+    if not teacher.has_mlm_head:
+        return "masked-LM head: random (the teacher has none)"
+    for dense, norm, decoder in _HEAD_PARTS:
+        if not (_has(teacher.model, dense) and _has(teacher.model, decoder)):
+            continue
+        source = teacher.model.get_submodule(dense)
+        if source.weight.shape != head.dense.weight.shape:
+            return "masked-LM head: random (width differs from the teacher's)"
+        _copy(source, head.dense)
+        _copy(teacher.model.get_submodule(norm), head.LayerNorm)
+        teacher_decoder = teacher.model.get_submodule(decoder)
+        if not student.config.tie_word_embeddings:
+            head.decoder.weight.copy_(teacher_decoder.weight)
+        if teacher_decoder.bias is not None:
+            head.decoder.bias.copy_(teacher_decoder.bias)
+        return "masked-LM head: the teacher's"
+    return f"masked-LM head: random (the head of {teacher.model.config.model_type} has another structure)"
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _copy(source: Any, target: Any) -> None:  # noqa: ANN401 - Linear or LayerNorm
+    target.weight.copy_(source.weight)
+    target.bias.copy_(source.bias)

@@ -1,0 +1,378 @@
+"""The distillation objective as data: weights, layer map, directions, reductions, and the weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from .losses import (
+    AttentionReduction,
+    KLDirection,
+    LayerMapStrategy,
+    TokenReduction,
+    attention_loss,
+    embedding_loss,
+    hidden_loss,
+    layer_map,
+    masked_lm_loss,
+    output_loss,
+)
+
+Preset = Literal["default", "paper", "as-published"]
+
+
+@dataclass
+class EncoderView:
+    """What one encoder says about a batch, as far as the objective asks.
+
+    Args:
+        hidden_states: hidden states by layer, (B, T, D); 0 is the embedding output, layers count from 1.
+        attention_rows: attention rows by layer, (B, H, T, T); only the layers asked for.
+        log_rows: whether `attention_rows` holds log-probabilities.
+        logits: scores over the vocabulary at the predicted positions, (M, V), or None.
+    """
+
+    hidden_states: dict[int, Tensor]
+    attention_rows: dict[int, Tensor] = field(default_factory=dict)
+    log_rows: bool = False
+    logits: Tensor | None = None
+
+    @classmethod
+    def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
+        """Return the view of plain Transformers outputs.
+
+        Args:
+            outputs: outputs of an encoder called with `output_hidden_states=True` and, for the attention
+                term, `output_attentions=True`.
+            positions: bool (B, T), the positions whose logits count.
+
+        Returns:
+            The view; logits are None for an encoder without a masked-LM head.
+        """
+        hidden_states = dict(enumerate(outputs.get("hidden_states") or ()))
+        rows = {
+            layer: rows for layer, rows in enumerate(outputs.get("attentions") or (), 1) if rows is not None
+        }
+        logits = outputs.get("logits")
+        return cls(hidden_states, rows, logits=None if logits is None else logits[positions])
+
+
+@dataclass
+class DistillationTerms:
+    """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total."""
+
+    mlm: Tensor
+    attention: Tensor
+    hidden: Tensor
+    output: Tensor
+    embedding: Tensor
+    total: Tensor
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Return (name, scalar) pairs in the order of Eq. 11, the total last."""
+        return [
+            (name, getattr(self, name))
+            for name in ("mlm", "attention", "hidden", "output", "embedding", "total")
+        ]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How many items the losses of one optimiser step cover, over all its micro-batches and processes.
+
+    Args:
+        masked: masked tokens.
+        valid: tokens that are not padding.
+        windows: windows (sequences).
+    """
+
+    masked: Tensor | float
+    valid: Tensor | float
+    windows: Tensor | float
+
+    @classmethod
+    def of(cls, labels: Tensor, attention_mask: Tensor) -> TokenCounts:
+        """Count one batch."""
+        return cls((labels != -100).sum(), attention_mask.sum(), labels.shape[0])
+
+
+@dataclass(frozen=True)
+class DistillationObjective:
+    """What a student is trained for: weights of the terms, and how each is computed (Eq. 11).
+
+    L = mlm_weight L_MLM + sum_l (attention_weight L_att(l) + hidden_weight L_hidden(l))
+        + output_weight L_out + embedding_weight L_embed
+
+    The paper has one weight for alignment, lambda_2; here its two parts have one each. A term with weight 0
+    gives no gradient; it is still reported where what it compares is at hand, and is 0 where it is not.
+
+    Args:
+        mlm_weight: lambda_1.
+        attention_weight: weight of the attention rows (Eq. 7) in lambda_2's bracket.
+        hidden_weight: weight of the hidden states (Eq. 8) in lambda_2's bracket.
+        output_weight: lambda_3.
+        embedding_weight: weight of the embedding loss (Eq. 12); the paper's ablation has 3.
+        layer_map: which teacher layer each iteration is aligned with, see `losses.layer_map`.
+        kl_direction: direction of both KL divergences.
+        attention_reduction: see `losses.attention_loss`.
+        attention_epsilon: see `losses.attention_loss`.
+        attention_heads: "match" wants equal head counts; "average" aligns rows averaged over heads.
+        token_reduction: Eqs. 6 and 10 per masked token ("mean"), or summed over each window ("sum", as
+            printed).
+        output_positions: Eq. 10 at masked tokens ("masked"), or at every valid token ("all", as DistilBERT).
+        temperature: of the output loss.
+        teacher_dropout: run the teacher with its dropout on and take attention rows after dropout, as the
+            release does in training.
+    """
+
+    mlm_weight: float = 1.0
+    attention_weight: float = 3.0
+    hidden_weight: float = 3.0
+    output_weight: float = 5.0
+    embedding_weight: float = 0.0
+    layer_map: LayerMapStrategy | tuple[int, ...] = "uniform"
+    kl_direction: KLDirection = "teacher-student"
+    attention_reduction: AttentionReduction = "rows"
+    attention_epsilon: float = 0.0
+    attention_heads: Literal["match", "average"] = "match"
+    token_reduction: TokenReduction = "mean"
+    output_positions: Literal["masked", "all"] = "masked"
+    temperature: float = 1.0
+    teacher_dropout: bool = False
+
+    @classmethod
+    def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
+        """Return one of three objectives, with overrides.
+
+        Args:
+            name: "default" (KL(teacher || student), attention averaged per row, means over tokens, teacher
+                in eval mode), "paper" (as printed: KL(student || teacher), Eqs. 6 and 10 summed over each
+                window) or "as-published" (the release's arithmetic).
+            **overrides: fields to set; None keeps the preset's value.
+
+        Returns:
+            The objective.
+
+        Raises:
+            ValueError: if the name is not known.
+        """
+        presets: dict[str, dict[str, Any]] = {
+            "default": {},
+            "paper": {"kl_direction": "student-teacher", "token_reduction": "sum"},
+            "as-published": {
+                "layer_map": "alternate",
+                "attention_reduction": "elements",
+                "attention_epsilon": 1e-12,
+                "teacher_dropout": True,
+            },
+        }
+        if name not in presets:
+            raise ValueError(f"preset {name!r} is not known: give one of {', '.join(presets)}")
+        chosen = {key: value for key, value in overrides.items() if value is not None}
+        if isinstance(chosen.get("layer_map"), list):
+            chosen["layer_map"] = tuple(chosen["layer_map"])
+        return cls(**{**presets[name], **chosen})
+
+    def without(self, *terms: str) -> DistillationObjective:
+        """Return the same objective with the weight of the named terms ("output", …) set to 0."""
+        weights: dict[str, Any] = {f"{term}_weight": 0.0 for term in terms}
+        return replace(self, **weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain data."""
+        return asdict(self)
+
+    def resolve_layers(self, num_iterations: int, num_teacher_layers: int) -> tuple[int, ...]:
+        """Return the layer map as one teacher layer per iteration (0: none); see `losses.layer_map`."""
+        return layer_map(num_iterations, num_teacher_layers, self.layer_map)
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether attention rows are compared."""
+        return self.attention_weight > 0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares the student with a teacher."""
+        return any((self.attention_weight, self.hidden_weight, self.output_weight, self.embedding_weight))
+
+    def positions(self, labels: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return where logits are needed, bool (B, T)."""
+        if self.output_positions == "all" and self.output_weight > 0:
+            return attention_mask.bool()
+        return labels != -100
+
+    def __call__(
+        self,
+        student_outputs: ModelOutput | EncoderView,
+        teacher_outputs: ModelOutput | EncoderView | None,
+        *,
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
+        counts: TokenCounts | None = None,
+        num_teacher_layers: int | None = None,
+    ) -> DistillationTerms:
+        """Return every term and the weighted total for one batch.
+
+        Args:
+            student_outputs: Transformers outputs with `hidden_states` and `attentions`, or a view.
+            teacher_outputs: the same of the teacher on the same batch; None for masked-LM alone.
+            labels: int64 (B, T), -100 where a token was not masked.
+            attention_mask: (B, T), 1 for tokens and 0 for padding; all ones when absent.
+            counts: items of the whole optimiser step; those of this batch when absent.
+            num_teacher_layers: needed with a view that does not hold every layer.
+
+        Returns:
+            The terms, with gradients towards the student only.
+
+        Raises:
+            ValueError: if an output that a term needs is not there, or shapes differ.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(labels)
+        positions = self.positions(labels, attention_mask)
+        student = _view(student_outputs, positions)
+        teacher = None if teacher_outputs is None else _view(teacher_outputs, positions)
+        counts = counts or TokenCounts.of(labels, attention_mask)
+        zero = torch.zeros((), device=labels.device)
+        terms = {name: zero for name in ("mlm", "attention", "hidden", "output", "embedding")}
+
+        # The printed sums run over the sequence, and a batch holds several.
+        masked_count = counts.masked if self.token_reduction == "mean" else counts.windows
+        valid_count = counts.valid if self.token_reduction == "mean" else counts.windows
+        if student.logits is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.mlm_weight > 0):
+                terms["mlm"] = masked_lm_loss(student.logits, labels[positions], count=masked_count)
+        elif self.mlm_weight:
+            raise ValueError("the MLM term needs the student's logits: give a student with a masked-LM head")
+        if teacher is not None:
+            terms |= self._alignment(student, teacher, attention_mask, counts, num_teacher_layers)
+            output_count = masked_count if self.output_positions == "masked" else valid_count
+            terms["output"] = self._output(student, teacher, output_count, zero)
+        total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
+        return DistillationTerms(**terms, total=total)
+
+    def _output(
+        self, student: EncoderView, teacher: EncoderView, count: Tensor | float, zero: Tensor
+    ) -> Tensor:
+        if student.logits is None or teacher.logits is None:
+            if self.output_weight:
+                raise ValueError(
+                    "the output term needs logits of student and teacher: a teacher without a masked-LM head "
+                    "needs output_weight 0"
+                )
+            return zero
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.output_weight > 0):
+            return output_loss(
+                student.logits,
+                teacher.logits.detach(),
+                direction=self.kl_direction,
+                temperature=self.temperature,
+                count=count,
+            )
+
+    def _alignment(
+        self,
+        student: EncoderView,
+        teacher: EncoderView,
+        attention_mask: Tensor,
+        counts: TokenCounts,
+        num_teacher_layers: int | None,
+    ) -> dict[str, Tensor]:
+        zero = torch.zeros((), device=attention_mask.device)
+        if not student.hidden_states or not teacher.hidden_states:
+            if self.hidden_weight or self.attention_weight or self.embedding_weight:
+                raise ValueError(
+                    "the alignment terms need hidden states of student and teacher: call both with "
+                    "output_hidden_states=True"
+                )
+            return {"attention": zero, "hidden": zero, "embedding": zero}
+        layers = self.resolve_layers(
+            max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
+        )
+        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+
+        def hidden(iteration: int, layer: int) -> Tensor:
+            student_hidden = _get(student.hidden_states, iteration, "student hidden states", "hidden_weight")
+            teacher_hidden = _get(teacher.hidden_states, layer, "hidden states", "hidden_weight")
+            return hidden_loss(student_hidden, teacher_hidden.detach(), attention_mask, count=counts.valid)
+
+        def attention(iteration: int, layer: int) -> Tensor:
+            student_rows = _get(
+                student.attention_rows, iteration, "student attention rows", "attention_weight"
+            )
+            teacher_rows = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
+            if self.attention_heads == "average":
+                student_rows = average_heads(student_rows, student.log_rows)
+                teacher_rows = average_heads(teacher_rows, teacher.log_rows)
+            if student.log_rows != teacher.log_rows:
+                student_rows = student_rows.exp() if student.log_rows else student_rows
+                teacher_rows = teacher_rows.exp() if teacher.log_rows else teacher_rows
+            return attention_loss(
+                student_rows,
+                teacher_rows,
+                attention_mask,
+                direction=self.kl_direction,
+                reduction=self.attention_reduction,
+                epsilon=self.attention_epsilon,
+                log_rows=student.log_rows and teacher.log_rows,
+                count=counts.valid,
+            )
+
+        def embedding(iteration: int, layer: int) -> Tensor:
+            teacher_embeddings = _get(teacher.hidden_states, 0, "embeddings", "embedding_weight").detach()
+            return embedding_loss(
+                student.hidden_states[0], teacher_embeddings, attention_mask, count=counts.valid
+            )
+
+        terms = {}
+        for name, term, matched in (
+            ("attention", attention, pairs),
+            ("hidden", hidden, pairs),
+            ("embedding", embedding, [(0, 0)]),
+        ):
+            weight = getattr(self, f"{name}_weight")
+            with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
+                try:
+                    terms[name] = sum((term(*pair) for pair in matched), zero)
+                except ValueError:
+                    if weight:
+                        raise
+                    terms[name] = zero  # nothing to compare, and nothing was asked for
+        return terms
+
+
+def average_heads(rows: Tensor, log_rows: bool) -> Tensor:
+    """Return attention rows averaged over heads, (B, 1, T, T): probabilities, or log-probabilities, as given."""
+    if log_rows:
+        return rows.logsumexp(dim=1, keepdim=True) - torch.tensor(rows.shape[1], dtype=rows.dtype).log()
+    return rows.mean(dim=1, keepdim=True)
+
+
+def _view(outputs: ModelOutput | EncoderView, positions: Tensor) -> EncoderView:
+    return outputs if isinstance(outputs, EncoderView) else EncoderView.from_outputs(outputs, positions)
+
+
+def _get(values: Mapping[int, Tensor], layer: int, what: str, weight: str) -> Tensor:
+    if layer not in values:
+        raise ValueError(
+            f"the {what} of layer {layer} are not among the outputs (there are: "
+            f"{', '.join(map(str, sorted(values))) or 'none'}): call the model with them, or set {weight} "
+            "to 0"
+        )
+    return values[layer]
+
+
+__all__: Sequence[str] = [
+    "DistillationObjective",
+    "DistillationTerms",
+    "EncoderView",
+    "Preset",
+    "TokenCounts",
+    "average_heads",
+]

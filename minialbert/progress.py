@@ -1,0 +1,110 @@
+"""What a running distillation shows: one line per log, a bar with the time left, and `log.jsonl`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .runs import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+_TERMS = ("mlm", "attention", "hidden", "output", "embedding")
+
+
+class RunProgress(TrainerCallback):
+    """Writes every log record to the run directory and shows it.
+
+    Args:
+        run: the run directory.
+        bar: show a bar where standard error is a terminal.
+    """
+
+    def __init__(self, run: RunDirectory, *, bar: bool = True) -> None:
+        self.run = run
+        self._bar = Progress(
+            TextColumn("distilling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=Console(stderr=True),
+            disable=not (bar and sys.stderr.isatty()),
+        )
+        self._task: TaskID | None = None
+        self._started = 0.0
+        self._first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any  # noqa: ANN401
+    ) -> None:
+        """Start the clock and the bar."""
+        self._started, self._first_step = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            self._bar.start()
+            self._task = self._bar.add_task("distilling", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any  # noqa: ANN401
+    ) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Write and show one record."""
+        if not logs or not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        kind = "evaluation" if any(name.startswith("eval_") for name in logs) else "training"
+        self.run.append_log({"kind": kind, "step": state.global_step, **logs})
+        if kind == "evaluation":
+            logger.info("step %d/%d  held-out: %s", state.global_step, state.max_steps, _evaluation_line(logs))
+        elif "loss" in logs:
+            logger.info("%s", self._training_line(state, logs))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any  # noqa: ANN401
+    ) -> None:
+        """Put the bar away."""
+        self._bar.stop()
+
+    def _training_line(self, state: TrainerState, logs: dict[str, Any]) -> str:
+        terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in _TERMS if logs.get(f"loss_{name}"))
+        done = state.global_step - self._first_step
+        seconds = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
+        return (
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f} ({terms})  "
+            f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  left {duration(seconds)}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as h:mm:ss or m:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _evaluation_line(logs: dict[str, Any]) -> str:
+    values = []
+    if "eval_mlm_accuracy" in logs:
+        values.append(f"masked-token accuracy {100 * logs['eval_mlm_accuracy']:.1f} %, loss {logs['eval_mlm_loss']:.3f}")
+    for name in ("cosine", "attention_kl"):
+        parts = [f"{value:.3f}" for key, value in logs.items() if key.startswith(f"eval_{name}_")]
+        if parts:
+            values.append(f"{name.replace('_', ' ')} {' / '.join(parts)}")
+    return "; ".join(values)

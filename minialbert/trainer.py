@@ -1,0 +1,351 @@
+"""The training loop: Transformers' Trainer, with the teacher beside the trained module and a sum of named terms."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from .data.windows import WindowDataset
+from .errors import UserError
+from .held_out import HeldOutMetrics, measure_held_out
+from .memory import keep_freed_memory
+from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
+from .teachers import Teacher, enable_recording, view_encoder
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+class DistillationStudent(nn.Module):
+    """What is trained: the student and, where widths differ, one projection onto the teacher's.
+
+    The projection exists only in training; `student` alone is what is saved as the result.
+
+    Args:
+        student: a masked-LM model.
+        teacher_hidden_size: width of the teacher's hidden states; None without a teacher.
+    """
+
+    def __init__(self, student: PreTrainedModel, teacher_hidden_size: int | None = None) -> None:
+        super().__init__()
+        self.student = student
+        enable_recording(student)
+        width = student.config.hidden_size
+        self.projection: nn.Module = nn.Identity()
+        if teacher_hidden_size is not None and teacher_hidden_size != width:
+            self.projection = nn.Linear(width, teacher_hidden_size, bias=False)
+            nn.init.orthogonal_(self.projection.weight)
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        attention_layers: Sequence[int] = (),
+        positions: Tensor | None = None,
+        after_dropout: bool = False,
+    ) -> EncoderView:
+        """Return the student's view of a batch, its hidden states in the teacher's width."""
+        view = view_encoder(
+            self.student,
+            batch,
+            attention_layers=attention_layers,
+            positions=positions,
+            after_dropout=after_dropout,
+        )
+        if not isinstance(self.projection, nn.Identity):
+            view.hidden_states = {layer: self.projection(states) for layer, states in view.hidden_states.items()}
+        return view
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student on windows of text, by a distillation objective or, without a teacher, by masked-LM alone.
+
+    The teacher stays outside the trained module: always in eval mode (unless the objective asks for the
+    release's dropout), never given to the optimiser, never saved. Losses are normalised by the masked and
+    valid tokens of the whole optimiser step, over its micro-batches and processes.
+
+    Args:
+        student: a masked-LM model.
+        teacher: the teacher, or None.
+        objective: weights, layer map, directions and reductions.
+        args: Transformers' arguments; `output_dir` receives the checkpoints.
+        train_dataset: masked by `data_collator`, in an order of its own (`ShuffledWindows`).
+        data_collator: makes masked batches; its masks depend on seed, epoch and window alone.
+        held_out: windows for evaluation.
+        held_out_windows: how many of them to use, evenly spread; None for all.
+        teacher_view: where the teacher's view of a batch comes from; by default the teacher itself (a cache
+            may stand in).
+        callbacks: further callbacks.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: Teacher | None,
+        objective: DistillationObjective,
+        *,
+        args: TrainingArguments,
+        train_dataset: Dataset | None = None,
+        data_collator: Any = None,  # noqa: ANN401 - any callable
+        held_out: WindowDataset | None = None,
+        held_out_windows: int | None = None,
+        teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if args.n_gpu > 1:
+            raise UserError(
+                f"this process sees {args.n_gpu} GPUs, and DataParallel is not supported: start one process per GPU "
+                f"(torchrun --nproc-per-node {args.n_gpu} -m minialbert distill …) or choose one with "
+                "CUDA_VISIBLE_DEVICES=0"
+            )
+        if args.device.type == "cpu":
+            keep_freed_memory()
+        self.teacher = teacher
+        self.objective = objective
+        self.student = student
+        self.layers: tuple[int, ...] = ()
+        if teacher is not None:
+            teacher.model.to(args.device)
+            self.layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers)
+        self._teacher_view = teacher_view or (teacher.view if teacher is not None else None)
+        self._held_out = _evenly_spread(held_out, held_out_windows)
+        self._term_sums: dict[str, Tensor] = {}
+        self._steps_summed = 0
+        self._tokens = 0.0
+        self._clock = time.perf_counter()
+        super().__init__(
+            model=DistillationStudent(student, teacher.hidden_size if teacher else None),
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=self._held_out,
+            callbacks=callbacks,
+        )
+        self.loss_is_scaled_for_ga = True  # the counts cover the whole optimiser step
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    # One optimiser step
+
+    def get_batch_samples(
+        self,
+        epoch_iterator: Any,  # noqa: ANN401 - Trainer's signature
+        num_batches: int,
+        device: torch.device,
+    ) -> tuple[list, Any]:
+        """Return the micro-batches of one optimiser step, and what they hold over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.tensor(
+            [
+                [float((batch["labels"] != -100).sum()), float(batch["attention_mask"].sum()), len(batch["labels"])]
+                for batch in batches
+            ],
+            dtype=torch.float64,
+            device="cpu" if device.type == "mps" else device,
+        ).sum(0)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        masked, valid, windows = counts.tolist()
+        self._tokens += valid
+        self._steps_summed += 1
+        return batches, TokenCounts(masked, valid, windows)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ANN401 - Trainer's name; here TokenCounts
+    ) -> Any:  # noqa: ANN401
+        """Return this micro-batch's share of the step's loss."""
+        labels, mask = inputs["labels"], inputs["attention_mask"]
+        objective = self.objective
+        positions = objective.positions(labels, mask)
+        matched = [(iteration, layer) for iteration, layer in enumerate(self.layers, 1) if layer]
+        if not objective.needs_attention:
+            matched = []
+        teacher_view = None
+        if self._teacher_view is not None and objective.needs_teacher:
+            with self._autocast():
+                teacher_view = self._teacher_view(
+                    inputs,
+                    attention_layers=[layer for _, layer in matched],
+                    positions=positions if objective.output_weight else None,
+                    dropout=objective.teacher_dropout,
+                )
+        student_view = model(
+            inputs,
+            attention_layers=[iteration for iteration, _ in matched] if teacher_view is not None else (),
+            positions=positions,
+            after_dropout=objective.teacher_dropout,
+        )
+        terms = objective(
+            student_view,
+            teacher_view,
+            labels=labels,
+            attention_mask=mask,
+            counts=num_items_in_batch,
+            num_teacher_layers=self.teacher.num_layers if self.teacher is not None else None,
+        )
+        self._refuse_non_finite(terms)
+        for name, value in terms.items():
+            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach()
+        # Gradients are averaged over processes, but the counts are already those of all of them.
+        loss = terms.total * self.args.world_size
+        return (loss, student_view) if return_outputs else loss
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        return torch.autocast(self.args.device.type, dtype=dtype, enabled=self.args.bf16 or self.args.fp16)
+
+    def _refuse_non_finite(self, terms: DistillationTerms) -> None:
+        if torch.isfinite(terms.total):
+            return
+        bad = [name for name, value in terms.items() if name != "total" and not torch.isfinite(value)]
+        raise UserError(
+            f"step {self.state.global_step + 1}: the {', '.join(bad) or 'total'} term is not finite; lower "
+            "training.learning_rate, or train in bf16 or fp32 rather than fp16"
+        )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
+        # ShuffledWindows has its own order, a function of seed and position, so resuming needs no state.
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    # What is reported
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every term since the last log, and tokens per second, to what the Trainer logs."""
+        if "loss" in logs and self._steps_summed:
+            sums = torch.stack([value.double().cpu() for value in self._term_sums.values()])
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
+            means = (sums / self._steps_summed).tolist()
+            logs |= {f"loss_{name}": value for name, value in zip(self._term_sums, means, strict=True)}
+            logs["loss"] = logs.pop("loss_total")
+            logs["tokens_per_second"] = self._tokens / max(time.perf_counter() - self._clock, 1e-9)
+            self._reset_meter()
+        super().log(logs, start_time)
+
+    def _reset_meter(self) -> None:
+        self._term_sums, self._steps_summed, self._tokens = {}, 0, 0.0
+        self._clock = time.perf_counter()
+
+    def measure(self) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
+        """Return held-out metrics of the student over all windows, and over each half of them."""
+        return self._measure(self.model, with_teacher=True)
+
+    def measure_teacher(self) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
+        """Return the teacher's own masked-LM metrics on the same windows and masks."""
+        assert self.teacher is not None and self.teacher.has_mlm_head
+        return self._measure(self.teacher.view, with_teacher=False)
+
+    def _measure(
+        self,
+        view: Any,  # noqa: ANN401 - a module or a bound method
+        *,
+        with_teacher: bool,
+    ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
+        assert self._held_out is not None
+        loader = DataLoader(
+            self._held_out, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator, shuffle=False
+        )
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._autocast():
+                return measure_held_out(
+                    view,
+                    self.teacher.view if with_teacher and self.teacher is not None else None,
+                    (self._prepare_inputs(batch) for batch in loader),
+                    layers=self.layers,
+                    with_attention=self._comparable_rows(),
+                    attention_heads=self.objective.attention_heads,
+                    num_windows=len(self._held_out),  # type: ignore[arg-type]
+                )
+        finally:
+            self.model.train(was_training)
+
+    def _comparable_rows(self) -> bool:
+        if self.teacher is None:
+            return False
+        same = self.teacher.num_heads == self.student.config.num_attention_heads
+        return same or self.objective.attention_heads == "average"
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401, ARG002
+        """Log and return held-out metrics of the student."""
+        if self._held_out is None:
+            return {}
+        started = time.perf_counter()
+        metrics = self.measure()[0].flat("eval_")
+        self._clock += time.perf_counter() - started  # throughput is that of training alone
+        self.log(dict(metrics))
+        return metrics
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
+        """Write a checkpoint beside its place, sync it, then rename it into place and drop the oldest."""
+        root, limit = self.args.output_dir, self.args.save_total_limit
+        name = f"checkpoint-{self.state.global_step}"
+        partial = Path(root) / "partial"
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir, self.args.save_total_limit = str(partial), None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir, self.args.save_total_limit = root, limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            for file in (partial / name).rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            final = Path(root) / name
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial / name, final)
+            _sync(Path(root))
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = sorted(Path(root).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+            for old in kept[: -limit if limit else 0]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # The Trainer would pickle its arguments beside the weights, and cannot store tied weights of a module.
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = self.accelerator.unwrap_model(model if model is not None else self.model)
+        safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / WEIGHTS_FILE))
+
+
+def _evenly_spread(windows: WindowDataset | None, limit: int | None) -> Dataset | None:
+    if windows is None or len(windows) == 0:
+        return None
+    if limit is None or limit >= len(windows):
+        return windows
+    return Subset(windows, [index * len(windows) // limit for index in range(limit)])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
