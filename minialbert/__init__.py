@@ -26,7 +26,9 @@ __version__ = "0.1.0"
 AutoConfig.register("minialbert", MiniAlbertConfig, exist_ok=True)
 AutoModel.register(MiniAlbertConfig, MiniAlbertModel, exist_ok=True)
 AutoModelForMaskedLM.register(MiniAlbertConfig, MiniAlbertForMaskedLM, exist_ok=True)
-AutoModelForSequenceClassification.register(MiniAlbertConfig, MiniAlbertForSequenceClassification, exist_ok=True)
+AutoModelForSequenceClassification.register(
+    MiniAlbertConfig, MiniAlbertForSequenceClassification, exist_ok=True
+)
 AutoModelForTokenClassification.register(MiniAlbertConfig, MiniAlbertForTokenClassification, exist_ok=True)
 AutoModelForQuestionAnswering.register(MiniAlbertConfig, MiniAlbertForQuestionAnswering, exist_ok=True)
 

@@ -8,12 +8,13 @@ asked for in the open and keeps them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -53,7 +54,37 @@ def record_attention(layers: Collection[int], *, after_dropout: bool = False) ->
     Yields:
         The recorder; its `rows` map a layer to (B, H, T, T), fp32.
     """
-    recorder = AttentionRecorder(layers, after_dropout=after_dropout)
+    with _active(AttentionRecorder(layers, after_dropout=after_dropout)) as recorder:
+        yield recorder
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute a model's layers in the backward pass, to save memory; recorded rows keep their gradients.
+
+    The backward pass runs outside `record_attention`, so each layer takes along what it has to record again.
+
+    Args:
+        model: any Transformers model that supports activation checkpointing.
+    """
+    options = {"use_reentrant": False, "context_fn": _checkpoint_contexts}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:  # its name in the first releases of Transformers 5
+        model.gradient_checkpointing_enable(options)
+
+
+def _checkpoint_contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Return contexts of a layer's forward pass and of its recomputation."""
+    recorder = _ACTIVE.get()
+    if recorder is None:
+        return nullcontext(), nullcontext()
+    replay = AttentionRecorder(recorder.layers, after_dropout=recorder.after_dropout)
+    replay.calls = recorder.calls
+    return nullcontext(), _active(replay)
+
+
+@contextmanager
+def _active(recorder: AttentionRecorder) -> Iterator[AttentionRecorder]:
     token = _ACTIVE.set(recorder)
     try:
         yield recorder

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-recipes_app = typer.Typer(help="List, show and copy the recipes that come with the package.", no_args_is_help=True)
+recipes_app = typer.Typer(
+    help="List, show and copy the recipes that come with the package.", no_args_is_help=True
+)
 app.add_typer(recipes_app, name="recipes")
 
 out = Console()
@@ -44,15 +48,25 @@ class Documents(StrEnum):
 def prepare(
     tokenizer: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the windows.")] = Path("windows"),
-    corpus: Annotated[list[str] | None, typer.Option(help="File, directory, glob or hub id; may be repeated.")] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="File, directory, glob or hub id; may be repeated.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose data settings to start from.")] = "default",
     window_length: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring windows share.")] = None,
-    max_windows_per_document: Annotated[int | None, typer.Option(help="Cap per document; 0 for none.")] = None,
-    truncate: Annotated[bool | None, typer.Option("--truncate", help="First window of each document only.")] = None,
-    documents: Annotated[Documents | None, typer.Option(help="What separates documents in text files.")] = None,
+    max_windows_per_document: Annotated[
+        int | None, typer.Option(help="Cap per document; 0 for none.")
+    ] = None,
+    truncate: Annotated[
+        bool | None, typer.Option("--truncate", help="First window of each document only.")
+    ] = None,
+    documents: Annotated[
+        Documents | None, typer.Option(help="What separates documents in text files.")
+    ] = None,
     text_field: Annotated[str | None, typer.Option(help="Column of the text in jsonl and parquet.")] = None,
-    held_out_fraction: Annotated[float | None, typer.Option(help="Share of documents kept for evaluation.")] = None,
+    held_out_fraction: Annotated[
+        float | None, typer.Option(help="Share of documents kept for evaluation.")
+    ] = None,
     max_document_mb: Annotated[float, typer.Option(help="Longest document accepted, in megabytes.")] = 16.0,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores when absent.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of window and split choices.")] = None,
@@ -71,24 +85,29 @@ def prepare(
     source = tokenizer or data.tokenizer or resolved.teacher.model
     if source is None:
         raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
-    cap = data.max_windows_per_document if max_windows_per_document is None else max_windows_per_document or None
-    manifest = run_prepare(
-        chosen,
-        source,
-        output,
-        window_length=_given(window_length, data.window_length),
-        overlap=_given(overlap, data.overlap),
-        max_windows_per_document=cap,
-        truncate=_given(truncate, data.truncate),
-        held_out_fraction=_given(held_out_fraction, data.held_out_fraction),
-        seed=_given(seed, resolved.training.seed),
-        separator=documents.value if documents is not None else data.documents,
-        text_field=_given(text_field, data.text_field),
-        max_document_bytes=int(max_document_mb * 1_000_000),
-        num_workers=workers,
-        overwrite=overwrite,
-        progress=not as_json,
+    cap = (
+        data.max_windows_per_document
+        if max_windows_per_document is None
+        else max_windows_per_document or None
     )
+    with _interruptible("the same command goes on where it stopped"):
+        manifest = run_prepare(
+            chosen,
+            source,
+            output,
+            window_length=_given(window_length, data.window_length),
+            overlap=_given(overlap, data.overlap),
+            max_windows_per_document=cap,
+            truncate=_given(truncate, data.truncate),
+            held_out_fraction=_given(held_out_fraction, data.held_out_fraction),
+            seed=_given(seed, resolved.training.seed),
+            separator=documents.value if documents is not None else data.documents,
+            text_field=_given(text_field, data.text_field),
+            max_document_bytes=int(max_document_mb * 1_000_000),
+            num_workers=workers,
+            overwrite=overwrite,
+            progress=not as_json,
+        )
     if as_json:
         _print_json(manifest.to_dict())
         return
@@ -103,13 +122,19 @@ def prepare(
 def distill(
     data: Annotated[Path, typer.Option(help="Folder made by `minialbert prepare`.")],
     output: Annotated[Path, typer.Option(help="Run directory.")],
-    teacher: Annotated[str | None, typer.Option(help="Directory or hub id; without one: masked-LM alone.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Directory or hub id; without one: masked-LM alone.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "default",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override, as in distill.output_weight=4.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, as in distill.output_weight=4.")
+    ] = None,
     student_arch: Annotated[str | None, typer.Option(help="minialbert (recursive) or bert (full).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     overwrite: OverwriteFlag = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show recipe, sizes, time and memory; do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show recipe, sizes, time and memory; do nothing.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
@@ -146,9 +171,10 @@ def distill(
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
         out.print(table)
         return
-    record = run_distill(
-        resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
-    )
+    with _interruptible("the same command with --resume goes on from the last checkpoint"):
+        record = run_distill(
+            resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
+        )
     if not record:  # another process of the same job writes the record
         return
     if as_json:
@@ -161,7 +187,9 @@ def distill(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Directory or hub id of a checkpoint of the paper's release.")],
+    source: Annotated[
+        str, typer.Argument(help="Directory or hub id of a checkpoint of the paper's release.")
+    ],
     output: Annotated[Path, typer.Option(help="Directory for the converted model.")],
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
@@ -253,6 +281,16 @@ def _print_held_out(metrics: dict[str, Any]) -> None:
     out.print(table)
 
 
+@contextmanager
+def _interruptible(advice: str) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says how to go on, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
 class _StandardError(logging.Handler):
     """Writes to whatever standard error is at the time, so that lines pass above a progress bar."""
 
@@ -270,9 +308,6 @@ def main() -> None:
     except UserError as error:
         err.print(f"minialbert: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("minialbert: interrupted; a run can be continued with --resume", markup=False)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

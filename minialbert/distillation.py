@@ -12,17 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from .attention import checkpoint_activations
 from .data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from .data.tokenizers import load_tokenizer
 from .data.windows import WindowDataset, check_tokenizer
 from .errors import UserError
+from .interrupts import GracefulStop
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
 from .progress import RunProgress
 from .recipe import Recipe, dump_recipe
 from .runs import RunDirectory, display_name, write_result
 from .students import build_student
+from .teacher_cache import CachedTeacherView, FixedMasks
 from .teachers import Teacher, load_teacher
 from .trainer import DistillationStudent, DistillationTrainer
 
@@ -97,19 +101,25 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
         teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision)
         assert teacher.tokenizer is not None
         check_tokenizer(windows.manifest, teacher.tokenizer)
+        _check_length(windows.manifest.options.window_length, "teacher", teacher.max_length)
     samples = _sample_batches(windows, collator)
     student, report = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
     if training.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(student)
     notes += report
     objective = resolve_objective(recipe, teacher, student, notes)
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
-    _check_lengths(windows.manifest.options.window_length, teacher, student)
+    longest = int(student.config.max_position_embeddings)
+    _check_length(windows.manifest.options.window_length, "student", longest)
     world_size = _world_size()
     per_process, rest = divmod(training.batch_size, world_size)
     if rest or per_process == 0:
-        raise UserError(f"training.batch_size {training.batch_size} cannot be split over {world_size} processes")
-    micro = training.micro_batch_size or _micro_batch_size(per_process, windows.manifest.options.window_length)
+        raise UserError(
+            f"training.batch_size {training.batch_size} cannot be split over {world_size} processes"
+        )
+    micro = training.micro_batch_size or _micro_batch_size(
+        per_process, windows.manifest.options.window_length
+    )
     if per_process % micro:
         raise UserError(
             f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
@@ -207,6 +217,7 @@ def distill(
 
     Raises:
         UserError: if models, data, recipe and directory do not fit together.
+        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
     """
     run = RunDirectory(output)
     finished = resume and run.result.is_file() and run.model.is_dir()
@@ -214,17 +225,27 @@ def distill(
     if _rank() == 0:
         run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
     if finished:
-        raise UserError(f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew")
+        raise UserError(
+            f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+        )
     for note in plan.notes:
         logger.info("%s", note)
     set_seed(recipe.training.seed)
     trainer = make_trainer(plan, run, progress=progress)
+    stop = GracefulStop()
+    trainer.add_callback(stop)
     checkpoint = run.last_checkpoint() if resume else None
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint.name)
     start = _first_measurement(trainer, run, plan, checkpoint)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    if trainer.state.global_step < plan.max_steps:
+        logger.info(
+            "stopped after step %d of %d; a checkpoint is saved", trainer.state.global_step, plan.max_steps
+        )
+        raise KeyboardInterrupt
     wall_seconds = time.perf_counter() - started
     end = _measurement(trainer)
     if not trainer.args.should_save:
@@ -276,17 +297,30 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         report_to="none",
         disable_tqdm=True,
     )
+    samples = ShuffledWindows(plan.windows, plan.max_steps * training.batch_size, training.seed)
+    train_dataset: Dataset = samples
     teacher_view = None
     if training.cache_teacher and plan.teacher is not None:
-        from .teacher_cache import CachedTeacherView
-
-        teacher_view = CachedTeacherView(plan.teacher, run.path / "teacher-cache", objective=plan.objective)
+        train_dataset = FixedMasks(samples)
+        teacher_view = CachedTeacherView(
+            plan.teacher,
+            run.teacher_cache,
+            objective=plan.objective,
+            layers=plan.layers,
+            masking={
+                "seed": plan.collator.seed,
+                "mask_probability": plan.collator.mask_probability,
+                "whole_word": plan.collator.whole_word,
+                "tokenizer": plan.windows.manifest.tokenizer.fingerprint,
+            },
+            num_windows=min(len(plan.windows), len(samples)),
+        )
     return DistillationTrainer(
         plan.student,
         plan.teacher,
         plan.objective,
         args=args,
-        train_dataset=ShuffledWindows(plan.windows, plan.max_steps * training.batch_size, training.seed),
+        train_dataset=train_dataset,
         data_collator=plan.collator,
         held_out=plan.held_out,
         held_out_windows=training.eval_windows,
@@ -388,7 +422,9 @@ def model_summary(plan: DistillationPlan) -> dict[str, Any]:
         "arch": student.config.model_type,
         "parameters": student.num_parameters(),
         "encoder_parameters": student.base_model.num_parameters(),
-        "adapter_parameters": sum(p.numel() for name, p in student.named_parameters() if "_adapters." in name),
+        "adapter_parameters": sum(
+            p.numel() for name, p in student.named_parameters() if "_adapters." in name
+        ),
         "iterations": student.config.num_hidden_layers,
     }
     if plan.teacher is not None:
@@ -412,16 +448,12 @@ def _sample_batches(
         yield batch
 
 
-def _check_lengths(window_length: int, teacher: Teacher | None, student: PreTrainedModel) -> None:
-    longest = {"student": int(student.config.max_position_embeddings)}
-    if teacher is not None:
-        longest["teacher"] = teacher.max_length
-    for whose, limit in longest.items():
-        if window_length > limit:
-            raise UserError(
-                f"the windows are {window_length} tokens long, but the {whose} takes at most {limit}: prepare them "
-                f"with --window-length {limit}"
-            )
+def _check_length(window_length: int, whose: str, longest: int) -> None:
+    if window_length > longest:
+        raise UserError(
+            f"the windows are {window_length} tokens long, but the {whose} takes at most {longest}: prepare them "
+            f"with --window-length {longest}"
+        )
 
 
 def _micro_batch_size(per_process: int, window_length: int) -> int:

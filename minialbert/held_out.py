@@ -43,7 +43,9 @@ class HeldOutMetrics:
             if value is not None:
                 values[prefix + name] = value
         for name in ("cosine", "attention_kl"):
-            values |= {f"{prefix}{name}_{iteration}": value for iteration, value in getattr(self, name).items()}
+            values |= {
+                f"{prefix}{name}_{iteration}": value for iteration, value in getattr(self, name).items()
+            }
         return values
 
 
@@ -100,7 +102,9 @@ def measure_held_out(
         view = student(batch, attention_layers=[i for i, _ in pairs] if rows else (), positions=positions)
         target = None
         if teacher is not None:
-            target = teacher(batch, attention_layers=[layer for _, layer in pairs] if rows else (), positions=positions)
+            target = teacher(
+                batch, attention_layers=[layer for _, layer in pairs] if rows else (), positions=positions
+            )
         _add_batch(half, view, target, batch, positions, pairs, rows, attention_heads)
     whole = _Sums()
     for part in parts:

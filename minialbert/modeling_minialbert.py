@@ -92,7 +92,9 @@ class MiniAlbertEmbeddings(nn.Module):
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(position_ids)
         embeddings = (
-            inputs_embeds + self.token_type_embeddings(token_type_ids) + self.position_embeddings(position_ids)
+            inputs_embeds
+            + self.token_type_embeddings(token_type_ids)
+            + self.position_embeddings(position_ids)
         )
         return self.projection(self.dropout(self.LayerNorm(embeddings)))
 
@@ -140,6 +142,7 @@ class BottleneckAdapter(nn.Module):
         )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return phi(X), of the input's shape (B, T, D)."""
         return self.LayerNorm(self.up(nn.functional.gelu(self.down(hidden_states))) + hidden_states)
 
 
@@ -185,12 +188,16 @@ class MiniAlbertSelfAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         batch, length, _ = hidden_states.shape
         query, key, value = (
-            projection(hidden_states).view(batch, length, -1, self.head_size).transpose(1, 2)  # (B, H, T, D/H)
+            projection(hidden_states)
+            .view(batch, length, -1, self.head_size)
+            .transpose(1, 2)  # (B, H, T, D/H)
             for projection in (self.query, self.key, self.value)
         )
         attention: Callable = eager_attention
         if not output_attentions:  # the fused kernels return no rows
-            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention
+            )
         attended, rows = attention(
             self,
             query,
@@ -335,7 +342,9 @@ def _check_release_keys(
         if keys
     ]
     if problems:
-        raise ValueError(f"{name} is not a complete checkpoint of the MiniALBERT release; {'; '.join(problems)}")
+        raise ValueError(
+            f"{name} is not a complete checkpoint of the MiniALBERT release; {'; '.join(problems)}"
+        )
 
 
 class MiniAlbertModel(MiniAlbertPreTrainedModel):
@@ -418,7 +427,9 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         all_hidden_states, all_attentions = [hidden_states], []
         for iteration in range(iterations):
             attention_adapter, ffn_adapter = self._adapters(iteration)
-            hidden_states, rows = self.block(hidden_states, attention_adapter, ffn_adapter, mask, output_attentions)
+            hidden_states, rows = self.block(
+                hidden_states, attention_adapter, ffn_adapter, mask, output_attentions
+            )
             all_hidden_states.append(hidden_states)
             all_attentions.append(rows)
 
@@ -572,9 +583,15 @@ class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
             if self.num_labels == 1:
                 problem = "regression"
             else:
-                problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+                problem = (
+                    "multi_label_classification"
+                    if labels.is_floating_point()
+                    else "single_label_classification"
+                )
         if problem == "regression":
-            return nn.functional.mse_loss(logits.float().squeeze(-1), labels.float().view(logits.squeeze(-1).shape))
+            return nn.functional.mse_loss(
+                logits.float().squeeze(-1), labels.float().view(logits.squeeze(-1).shape)
+            )
         if problem == "multi_label_classification":
             return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
         return nn.functional.cross_entropy(logits.float(), labels.view(-1))
@@ -669,12 +686,15 @@ class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
         loss = None
         if start_positions is not None and end_positions is not None:
             length = start_logits.shape[1]
-            loss = sum(
-                nn.functional.cross_entropy(
-                    logits.float(), positions.view(-1).clamp(0, length), ignore_index=length
+            loss = (
+                sum(
+                    nn.functional.cross_entropy(
+                        logits.float(), positions.view(-1).clamp(0, length), ignore_index=length
+                    )
+                    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
                 )
-                for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
-            ) / 2
+                / 2
+            )
         output = QuestionAnsweringModelOutput(
             loss=loss,
             start_logits=start_logits,

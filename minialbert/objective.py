@@ -348,7 +348,7 @@ class DistillationObjective:
 
 
 def average_heads(rows: Tensor, log_rows: bool) -> Tensor:
-    """Return attention rows averaged over heads, (B, 1, T, T): probabilities, or log-probabilities, as given."""
+    """Return attention rows averaged over heads, (B, 1, T, T); log-probabilities stay such."""
     if log_rows:
         return rows.logsumexp(dim=1, keepdim=True) - torch.tensor(rows.shape[1], dtype=rows.dtype).log()
     return rows.mean(dim=1, keepdim=True)

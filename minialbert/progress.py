@@ -8,7 +8,15 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .runs import RunDirectory
@@ -43,7 +51,11 @@ class RunProgress(TrainerCallback):
         self._first_step = 0
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any  # noqa: ANN401
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Start the clock and the bar."""
         self._started, self._first_step = time.monotonic(), state.global_step
@@ -52,7 +64,11 @@ class RunProgress(TrainerCallback):
             self._task = self._bar.add_task("distilling", total=state.max_steps, completed=state.global_step)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any  # noqa: ANN401
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Move the bar."""
         if self._task is not None:
@@ -72,12 +88,18 @@ class RunProgress(TrainerCallback):
         kind = "evaluation" if any(name.startswith("eval_") for name in logs) else "training"
         self.run.append_log({"kind": kind, "step": state.global_step, **logs})
         if kind == "evaluation":
-            logger.info("step %d/%d  held-out: %s", state.global_step, state.max_steps, _evaluation_line(logs))
+            logger.info(
+                "step %d/%d  held-out: %s", state.global_step, state.max_steps, _evaluation_line(logs)
+            )
         elif "loss" in logs:
             logger.info("%s", self._training_line(state, logs))
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any  # noqa: ANN401
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Put the bar away."""
         self._bar.stop()
@@ -88,7 +110,8 @@ class RunProgress(TrainerCallback):
         seconds = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
         return (
             f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f} ({terms})  "
-            f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  left {duration(seconds)}"
+            f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  "
+            f"left {duration(seconds)}"
         )
 
 
@@ -102,7 +125,9 @@ def duration(seconds: float) -> str:
 def _evaluation_line(logs: dict[str, Any]) -> str:
     values = []
     if "eval_mlm_accuracy" in logs:
-        values.append(f"masked-token accuracy {100 * logs['eval_mlm_accuracy']:.1f} %, loss {logs['eval_mlm_loss']:.3f}")
+        values.append(
+            f"masked-token accuracy {100 * logs['eval_mlm_accuracy']:.1f} %, loss {logs['eval_mlm_loss']:.3f}"
+        )
     for name in ("cosine", "attention_kl"):
         parts = [f"{value:.3f}" for key, value in logs.items() if key.startswith(f"eval_{name}_")]
         if parts:

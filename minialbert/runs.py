@@ -30,12 +30,13 @@ class RunDirectory:
         self.recipe = self.path / "recipe.yaml"
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.teacher_cache = self.path / "teacher-cache"
         self.model = self.path / "model"
         self.result = self.path / "result.json"
 
     @property
     def _own(self) -> tuple[Path, ...]:
-        return (self.recipe, self.log, self.checkpoints, self.model, self.result)
+        return (self.recipe, self.log, self.checkpoints, self.teacher_cache, self.model, self.result)
 
     def open(self, recipe_text: str, *, resume: bool = False, overwrite: bool = False) -> None:
         """Create the directory, or take an existing one over.
@@ -50,7 +51,9 @@ class RunDirectory:
                 recipe, or if it cannot be written.
         """
         if resume and overwrite:
-            raise UserError("--resume and --overwrite exclude each other: resume keeps what overwrite removes")
+            raise UserError(
+                "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
+            )
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: expected a directory for the run")
         if self.path.is_dir() and any(self.path.iterdir()):
@@ -183,7 +186,11 @@ def _commit() -> str | None:
         return None
     try:
         answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

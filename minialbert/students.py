@@ -133,8 +133,9 @@ def _from_checkpoint(
         )
     if student.config.num_hidden_layers != recipe.num_hidden_layers:
         raise UserError(
-            f"student {recipe.init_from} has {student.config.num_hidden_layers} iterations, the recipe asks "
-            f"for {recipe.num_hidden_layers}: set student.num_hidden_layers={student.config.num_hidden_layers}"
+            f"student {recipe.init_from} has {student.config.num_hidden_layers} iterations, the recipe "
+            f"asks for {recipe.num_hidden_layers}: set "
+            f"student.num_hidden_layers={student.config.num_hidden_layers}"
         )
     return student.train(), [f"all weights: checkpoint {recipe.init_from}"]
 

@@ -220,7 +220,12 @@ def load_teacher(name: str | Path, *, revision: str | None = None, with_tokenize
     config = load_encoder_config(name, revision=revision)
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            name, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
+            name,
+            config=config,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by key name
         )
     except LOADING_ERRORS as error:
         raise UserError(f"teacher {name}: its weights could not be loaded ({one_line(error)})") from error
@@ -228,7 +233,7 @@ def load_teacher(name: str | Path, *, revision: str | None = None, with_tokenize
     missing = sorted(info["missing_keys"])
     missing_in_encoder = [key for key in missing if key.startswith(encoder_prefix)]
     if missing_in_encoder or info["mismatched_keys"]:
-        keys = missing_in_encoder or [str(key) for key in info["mismatched_keys"]]
+        keys = missing_in_encoder or sorted(key for key, *_ in info["mismatched_keys"])
         raise UserError(
             f"teacher {name}: its weights do not fit its config.json; missing or of another shape: "
             f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
@@ -262,9 +267,9 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
     decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
     if decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(
-            f"{name} is a {config.model_type} {'decoder' if decoder else 'model'}, not an encoder: expected one "
-            "that Transformers can load for masked language modelling (BERT, RoBERTa, ELECTRA, DistilBERT, "
-            "MPNet, ModernBERT, …)"
+            f"{name} is a {config.model_type} {'decoder' if decoder else 'model'}, not an encoder: expected "
+            "one that Transformers can load for masked language modelling (BERT, RoBERTa, ELECTRA, "
+            "DistilBERT, MPNet, ModernBERT, …)"
         )
     return config
 

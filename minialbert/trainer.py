@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from .data.windows import WindowDataset
 from .errors import UserError
 from .held_out import HeldOutMetrics, measure_held_out
-from .memory import keep_freed_memory
+from .memory import keep_freed_memory, release_freed_memory
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
 from .teachers import Teacher, enable_recording, view_encoder
 
@@ -66,7 +66,9 @@ class DistillationStudent(nn.Module):
             after_dropout=after_dropout,
         )
         if not isinstance(self.projection, nn.Identity):
-            view.hidden_states = {layer: self.projection(states) for layer, states in view.hidden_states.items()}
+            view.hidden_states = {
+                layer: self.projection(states) for layer, states in view.hidden_states.items()
+            }
         return view
 
 
@@ -126,6 +128,8 @@ class DistillationTrainer(Trainer):
         self._steps_summed = 0
         self._tokens = 0.0
         self._clock = time.perf_counter()
+        self._measured: tuple[int, tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]] | None = None
+        self._logged_evaluation = -1
         super().__init__(
             model=DistillationStudent(student, teacher.hidden_size if teacher else None),
             args=args,
@@ -150,7 +154,11 @@ class DistillationTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.tensor(
             [
-                [float((batch["labels"] != -100).sum()), float(batch["attention_mask"].sum()), len(batch["labels"])]
+                [
+                    float((batch["labels"] != -100).sum()),
+                    float(batch["attention_mask"].sum()),
+                    len(batch["labels"]),
+                ]
                 for batch in batches
             ],
             dtype=torch.float64,
@@ -222,7 +230,8 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         # ShuffledWindows has its own order, a function of seed and position, so resuming needs no state.
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(dataset)
 
     # What is reported
 
@@ -236,6 +245,8 @@ class DistillationTrainer(Trainer):
             logs |= {f"loss_{name}": value for name, value in zip(self._term_sums, means, strict=True)}
             logs["loss"] = logs.pop("loss_total")
             logs["tokens_per_second"] = self._tokens / max(time.perf_counter() - self._clock, 1e-9)
+            if self.args.device.type == "cpu":
+                release_freed_memory()
             self._reset_meter()
         super().log(logs, start_time)
 
@@ -244,8 +255,14 @@ class DistillationTrainer(Trainer):
         self._clock = time.perf_counter()
 
     def measure(self) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
-        """Return held-out metrics of the student over all windows, and over each half of them."""
-        return self._measure(self.model, with_teacher=True)
+        """Return held-out metrics of the student over all windows, and over each half of them.
+
+        The Trainer may ask more than once after the same step; it is measured once.
+        """
+        step = self.state.global_step
+        if self._measured is None or self._measured[0] != step:
+            self._measured = (step, self._measure(self.model, with_teacher=True))
+        return self._measured[1]
 
     def measure_teacher(self) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
         """Return the teacher's own masked-LM metrics on the same windows and masks."""
@@ -291,7 +308,9 @@ class DistillationTrainer(Trainer):
         started = time.perf_counter()
         metrics = self.measure()[0].flat("eval_")
         self._clock += time.perf_counter() - started  # throughput is that of training alone
-        self.log(dict(metrics))
+        if self._logged_evaluation != self.state.global_step:
+            self.log(dict(metrics))
+            self._logged_evaluation = self.state.global_step
         return metrics
 
     # Checkpoints

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Hugging Face reads this once, at import: set before anything imports it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two threads on tensors this small only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 DATA = Path(__file__).parent / "data"
 
@@ -110,3 +112,43 @@ def tiny_student_config(tiny_tokenizer: PreTrainedTokenizerBase) -> MiniAlbertCo
         adapter_reduction_factor=8,
         pad_token_id=tiny_tokenizer.pad_token_id,
     )
+
+
+# Sentences that the tiny tokenizer can spell, in documents of different lengths.
+_TEXT = "the cat sat on mat and a dog ran in sun it was big red small old new house tree to of is at"
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty documents of 20 to 200 words, separated by blank lines."""
+    import random
+
+    words, generator = _TEXT.split(" "), random.Random(0)
+    documents = [" ".join(generator.choices(words, k=generator.randint(20, 200))) for _ in range(60)]
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("\n\n".join(documents) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_windows(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny corpus as windows of 32 tokens; a tenth of the documents is held out."""
+    from minialbert.data.windows import prepare
+
+    folder = tmp_path_factory.mktemp("windows") / "w"
+    prepare(
+        [tiny_corpus], DATA / "tiny-tokenizer", folder, window_length=32, overlap=8, held_out_fraction=0.15,
+        num_workers=1, progress=False,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def tiny_teacher_dir(
+    tiny_teacher: BertForMaskedLM, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> Path:
+    """`tiny_teacher` with its tokenizer, saved."""
+    folder = tmp_path / "teacher"
+    tiny_teacher.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

@@ -439,7 +439,7 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
             raise UserError(f"the corpus has no document: {plan.sources[0].name} ... hold only whitespace")
         raise UserError(
             f"the corpus has {found} document(s), too few for a training and a held-out split: hold out "
-            "nothing (--held-out 0), or cut it into more documents (--documents line)"
+            "nothing (--held-out-fraction 0), or cut it into more documents (--documents line)"
         )
     token_dtype, table_dtype = token_type(plan.tokenizer.vocab_size), table_type(plan.options.window_length)
     tokens = sum(count.tokens for count in counts.values())

@@ -1,0 +1,126 @@
+"""What a distillation will cost, before it starts: arithmetic, time and memory."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedConfig
+
+from .progress import duration
+
+if TYPE_CHECKING:
+    from .distillation import DistillationPlan
+
+# Share of the measured matrix-multiplication rate that a whole step reaches; the rest is element-wise work.
+_EFFICIENCY = 0.6
+
+
+def forward_flops_per_token(
+    config: PreTrainedConfig, length: int, *, adapter_size: int | None = None
+) -> float:
+    """Return the floating-point operations of one encoder forward pass, per token, without any head.
+
+    Args:
+        config: shape of the encoder.
+        length: tokens per window (attention grows with it).
+        adapter_size: width of the bottleneck of two adapters per layer, or None.
+
+    Returns:
+        Operations; one multiply-add counts as two.
+    """
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
+    layer = 2 * (4 * width * width + 2 * width * inner) + 4 * length * width
+    if adapter_size is not None:
+        layer += 2 * 2 * 2 * width * adapter_size
+    return float(config.num_hidden_layers * layer)
+
+
+def estimate(plan: DistillationPlan) -> dict[str, int | str]:
+    """Return an estimate of a plan's size, time and memory on this machine.
+
+    Time is the arithmetic of all steps at 60 % of the rate that a matrix multiplication reaches here, measured
+    now; memory is weights, gradients, optimiser states and the activations of one micro-batch.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        Named figures: counts as integers, the rest as text with its unit.
+    """
+    student, teacher = plan.student.config, plan.teacher
+    length = plan.windows.manifest.options.window_length
+    masked = plan.recipe.data.mask_probability
+    adapter_size = getattr(student, "adapter_size", None)
+    head = 2 * student.hidden_size * (student.hidden_size + student.vocab_size)
+    if getattr(student, "tie_word_embeddings", True) and hasattr(student, "embedding_size"):
+        head = 2 * student.hidden_size**2 + 2 * student.embedding_size * (
+            student.hidden_size + student.vocab_size
+        )
+    flops = 3 * (forward_flops_per_token(student, length, adapter_size=adapter_size) + masked * head)
+    if teacher is not None and plan.objective.needs_teacher:
+        flops += forward_flops_per_token(teacher.model.config, length)
+        if plan.objective.output_weight:
+            width, vocabulary = teacher.hidden_size, teacher.model.config.vocab_size
+            share = masked if plan.objective.output_positions == "masked" else 1.0
+            flops += share * 2 * width * (width + vocabulary)
+    tokens = plan.max_steps * plan.recipe.training.batch_size * length
+    rate = measured_matmul_rate(plan.recipe.training.precision)
+    seconds = tokens * flops / (rate * _EFFICIENCY)
+    return {
+        "student_parameters": plan.student.num_parameters(),
+        "student_encoder_parameters": plan.student.base_model.num_parameters(),
+        "teacher_parameters": teacher.model.num_parameters() if teacher is not None else 0,
+        "steps": plan.max_steps,
+        "windows_per_step": plan.recipe.training.batch_size,
+        "micro_batch": plan.micro_batch_size,
+        "tokens_in_all": tokens,
+        "mflops_per_token": round(flops / 1e6),
+        "matmul_rate": f"{rate / 1e9:,.0f} GFLOP/s measured here",
+        "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
+        "memory": f"{_memory_bytes(plan, length) / 1e9:.1f} GB",
+    }
+
+
+def measured_matmul_rate(precision: str) -> float:
+    """Return the rate of a square matrix multiplication on this machine in FLOP/s, the median of five.
+
+    Args:
+        precision: "fp32", "bf16", "fp16" or "auto", as in a recipe.
+
+    Returns:
+        Operations per second.
+    """
+    on_gpu = torch.cuda.is_available()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    if precision == "auto" and on_gpu:
+        dtype = torch.bfloat16
+    size = 8192 if on_gpu else 1024
+    left = torch.randn(size, size, device="cuda" if on_gpu else "cpu").to(dtype)
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        left @ left
+        if on_gpu:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / sorted(times[1:])[2]
+
+
+def _memory_bytes(plan: DistillationPlan, length: int) -> float:
+    student, teacher = plan.student.config, plan.teacher
+    trained = plan.student.num_parameters()
+    weights = 16.0 * trained  # weights, gradients and two moments, fp32
+    if teacher is not None:
+        weights += 4.0 * teacher.model.num_parameters()
+    tokens = plan.micro_batch_size * length
+    # Kept for backward, per token and iteration: about 16 vectors of the width and 3 of the inner width.
+    activations = (
+        4.0 * tokens * student.num_hidden_layers * (16 * student.hidden_size + 3 * student.intermediate_size)
+    )
+    matched = sum(1 for layer in plan.layers if layer) if plan.objective.needs_attention else 0
+    rows = 4.0 * tokens * length * student.num_attention_heads * matched * 4
+    logits = 4.0 * plan.recipe.data.mask_probability * tokens * student.vocab_size * 6
+    return weights + activations + rows + logits
