@@ -138,6 +138,7 @@ def distill(
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
+    _quiet_transformers()
     from .distillation import distill as run_distill
     from .distillation import plan_distillation
     from .estimates import estimate
@@ -195,6 +196,7 @@ def convert(
     as_json: JsonFlag = False,
 ) -> None:
     """Convert a checkpoint of the paper's release."""
+    _quiet_transformers()
     from .conversion import convert as run_convert
 
     report = run_convert(source, output, overwrite=overwrite)
@@ -219,9 +221,11 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a real sentence encoder on text that every Python carries, in a few minutes on two cores."""
+    _quiet_transformers()
     from .demo import run_demo
 
-    record = run_demo(output, say=None if as_json else out.print)
+    with _interruptible("the same command starts it again"):
+        record = run_demo(output, say=None if as_json else out.print)
     if as_json:
         _print_json(record)
 
@@ -289,6 +293,14 @@ def _interruptible(advice: str) -> Iterator[None]:
     except KeyboardInterrupt:
         err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
+
+
+def _quiet_transformers() -> None:
+    """Leave out Transformers' bars and loading reports; what matters of them is in our own lines."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 class _StandardError(logging.Handler):

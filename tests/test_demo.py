@@ -1,0 +1,89 @@
+"""The demo: its text, its teacher's check, its comparison; and the whole of it in the slow tier."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from minialbert import demo
+from minialbert.errors import UserError
+
+
+def test_no_text_is_on_both_sides():
+    training, held_out = demo.python_texts()
+    assert sum(len(document.text.split()) for document in training) > 100_000
+    assert len(held_out) == demo._COMPARED_DOCUMENTS
+    lines = "\n".join(document.text for document in training)
+    assert not any(document.text in lines for document in held_out)
+    assert not any("\n\n" in document.text for document in training)
+    again = demo.python_texts()
+    assert again == (training, held_out)
+
+
+def test_docstrings_are_read_without_importing(tmp_path):
+    source = tmp_path / "module.py"
+    source.write_text(
+        '"""Top."""\nraise SystemExit\nclass A:\n    """Of A."""\n    def f(self):\n        """Of f."""\n'
+    )
+    found = demo._docstrings(source, "module")
+    assert [(document.name, document.text) for document in found] == [
+        ("module", "Top."), ("module.A", "Of A."), ("module.A.f", "Of f."),
+    ]  # fmt: skip
+    (tmp_path / "broken.py").write_text("def (")
+    assert demo._docstrings(tmp_path / "broken.py", "broken") == []
+
+
+def test_rank_correlation_of_a_known_case():
+    # Similarities 0.8, 0.6, 0.0 in one set; the same order gives 1, the reverse -1.
+    angles = torch.tensor([0.0, math.acos(0.8), math.acos(0.8) + math.acos(0.6)])
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert demo.rank_correlation(vectors, vectors) == pytest.approx(1.0)
+    reversed_order = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.9, 0.1, 0.3]])
+    reversed_order = torch.nn.functional.normalize(reversed_order, dim=1)
+    # Pairs (0,1), (0,2), (1,2): first set 0.8 > 0.6 > 0.0 in the order (01), (12), (02).
+    assert demo.rank_correlation(vectors, reversed_order) == pytest.approx(-1.0)
+
+
+def test_embeddings_ignore_padding(tiny_teacher, tiny_tokenizer):
+    alone = demo.embed(tiny_teacher.bert, tiny_tokenizer, ["the cat sat"])
+    together = demo.embed(
+        tiny_teacher.bert, tiny_tokenizer, ["the cat sat", "the dog ran in the big red house"]
+    )
+    assert torch.allclose(alone[0], together[0], atol=1e-5)
+    assert torch.allclose(together.norm(dim=1), torch.ones(2))
+
+
+def test_a_teacher_with_other_weights_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "some_teacher"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('never imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(demo, "TEACHER_PACKAGE", "some_teacher")
+    with pytest.raises(UserError, match="no model.safetensors"):
+        demo.find_teacher()
+    (package / "model" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(UserError, match="has sha256 d9298a10d1b0…, expected 53aa51172d14…"):
+        demo.find_teacher()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    importlib.util.find_spec(demo.TEACHER_PACKAGE) is None, reason="the teacher's wheel is not there"
+)
+def test_the_demo_brings_the_student_nearer_to_its_teacher(tmp_path: Path):
+    shown: list[object] = []
+    record = demo.run_demo(tmp_path / "demo", say=shown.append)
+    assert record == json.loads((tmp_path / "demo" / "result.json").read_text())
+    start, end = record["metrics"]["student_start"], record["metrics"]["student_end"]
+    for iteration in (1, 2, 3):
+        assert end[f"cosine_{iteration}"] > start[f"cosine_{iteration}"] + 0.1
+    ranks = record["metrics"]["similarity_rank_correlation"]
+    assert ranks["student_end"] > ranks["student_start"]
+    assert record["model"]["encoder_parameters"] < record["model"]["teacher_encoder_parameters"] / 3
+    assert len(shown) >= 6
