@@ -37,6 +37,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+# A key that a release config leaves out has ALBERT's default, not ours.
+_ALBERT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_layers": 12,
+    "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 512, "type_vocab_size": 2,
+    "initializer_range": 0.02, "layer_norm_eps": 1e-12, "pad_token_id": 0,
+}  # fmt: skip
+
+
 @strict
 class MiniAlbertConfig(PreTrainedConfig):
     """The shape of a MiniALBERT student: rank-r embeddings, one shared block, adapters per iteration.
@@ -238,18 +247,17 @@ def config_from_release(release: dict[str, Any]) -> dict[str, Any]:
     for key in ("num_hidden_groups", "inner_group_num"):
         if release.get(key, 1) != 1:
             raise ValueError(f"a MiniALBERT student has one shared block, but {key} is {release[key]}")
+    given = {**_ALBERT_DEFAULTS, **release}
     kept: dict[str, Any] = {
-        key: release[key]
+        key: given[key]
         for key in (
             "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
             "intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob",
             "max_position_embeddings", "type_vocab_size", "initializer_range", "layer_norm_eps",
             "pad_token_id", "id2label", "label2id", "architectures", "problem_type",
         )
-        if key in release
+        if key in given
     }  # fmt: skip
-    # Keys that a release config leaves out have the ALBERT defaults of its time, not ours.
-    kept.setdefault("hidden_act", "gelu_new")
     dropout = release.get("classifier_dropout")
     kept["classifier_dropout"] = (
         dropout if dropout is not None else release.get("classifier_dropout_prob", 0.1)

@@ -134,3 +134,13 @@ def test_ordinary_albert_and_other_models_are_refused():
         MiniAlbertConfig.from_dict({"model_type": "albert", "hidden_size": 48})
     with pytest.raises(ValueError, match="got model_type 'bert'"):
         MiniAlbertConfig.from_dict({"model_type": "bert"})
+
+
+def test_a_key_that_a_release_config_leaves_out_has_the_default_of_albert() -> None:
+    from transformers import AlbertConfig
+
+    from minialbert.configuration_minialbert import _ALBERT_DEFAULTS, config_from_release
+
+    albert = AlbertConfig()
+    assert {key: getattr(albert, key) for key in _ALBERT_DEFAULTS} == _ALBERT_DEFAULTS
+    assert config_from_release({"model_type": "albert", "use_adapter": False})["hidden_size"] == 4096
