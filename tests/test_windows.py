@@ -178,7 +178,7 @@ def test_two_documents_are_enough_for_two_splits(tmp_path, tokenizer):
 def test_one_document_cannot_be_split(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("one house")
     message = refused([tmp_path / "a.txt"], tokenizer, tmp_path / "out")
-    assert "1 document(s)" in message and "--held-out 0" in message and "--documents line" in message
+    assert "1 document(s)" in message and "--held-out-fraction 0" in message and "--documents line" in message
     # The mended call goes through without --overwrite.
     prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **{**SMALL, "held_out_fraction": 0})
     assert len(WindowDataset(tmp_path / "out")) == 1 and len(WindowDataset(tmp_path / "out", "held_out")) == 0
