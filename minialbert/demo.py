@@ -301,7 +301,9 @@ def _agreement(record: dict[str, Any]) -> Table:
 
 
 def _neighbours(documents: list[NamedText], teacher: Tensor, student: Tensor) -> Table:
-    table = Table("held-out docstring", "nearest by teacher", "nearest by student", title="Neighbours")
+    table = Table(title="Neighbours")
+    for column in ("held-out docstring", "nearest by teacher", "nearest by student"):
+        table.add_column(column, overflow="fold")
     nearest = []
     for vectors in (teacher, student):
         similarities = vectors @ vectors.T

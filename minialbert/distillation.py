@@ -325,7 +325,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         held_out=plan.held_out,
         held_out_windows=training.eval_windows,
         teacher_view=teacher_view,
-        callbacks=[RunProgress(run, bar=progress)],
+        callbacks=[RunProgress(run, terms=plan.objective.weighted_terms, bar=progress)],
     )
 
 

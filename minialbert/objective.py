@@ -192,6 +192,12 @@ class DistillationObjective:
         return layer_map(num_iterations, num_teacher_layers, self.layer_map)
 
     @property
+    def weighted_terms(self) -> tuple[str, ...]:
+        """Names of the terms that have a weight, in the order of Eq. 11."""
+        names = ("mlm", "attention", "hidden", "output", "embedding")
+        return tuple(name for name in names if getattr(self, f"{name}_weight"))
+
+    @property
     def needs_attention(self) -> bool:
         """Whether attention rows are compared."""
         return self.attention_weight > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -23,19 +24,19 @@ from .runs import RunDirectory
 
 logger = logging.getLogger(__name__)
 
-_TERMS = ("mlm", "attention", "hidden", "output", "embedding")
-
 
 class RunProgress(TrainerCallback):
     """Writes every log record to the run directory and shows it.
 
     Args:
         run: the run directory.
+        terms: loss terms to show on a line; all are in the log.
         bar: show a bar where standard error is a terminal.
     """
 
-    def __init__(self, run: RunDirectory, *, bar: bool = True) -> None:
+    def __init__(self, run: RunDirectory, *, terms: Sequence[str], bar: bool = True) -> None:
         self.run = run
+        self._terms = tuple(terms)
         self._bar = Progress(
             TextColumn("distilling"),
             BarColumn(),
@@ -105,7 +106,7 @@ class RunProgress(TrainerCallback):
         self._bar.stop()
 
     def _training_line(self, state: TrainerState, logs: dict[str, Any]) -> str:
-        terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in _TERMS if logs.get(f"loss_{name}"))
+        terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in self._terms)
         done = state.global_step - self._first_step
         seconds = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
         return (
