@@ -67,6 +67,12 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         f"({first['model']['encoder_parameters']:,} without head; {first['model']['adapter_parameters']:,} in "
         f"adapters). {training['steps']} steps of {first['recipe']['training']['batch_size']} windows of "
         f"{first['recipe']['data']['window_length']} tokens, seed {first['seed']}.",
+        *(
+            f"{name} was made with `--set training.precision={record['training']['precision']}`: on this processor "
+            "fp32 matrix products are faster than bf16 ones (`minialbert distill --dry-run` measures the rate)."
+            for name, record in records.items()
+            if record["training"]["precision"] != training["precision"]
+        ),
         f"Machine: {machine['processor']}, {machine['cores']} cores, shared with other work, so tokens per second "
         "(median over log intervals) are a lower bound.",
         "",

@@ -129,7 +129,10 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
         },
         "demo_wall_seconds": round(time.perf_counter() - started, 1),
     }
-    record = write_result(output / "result.json", {**distilled, "kind": "demo", "metrics": metrics})
+    model = {**distilled["model"], "teacher": TEACHER_NAME}
+    record = write_result(
+        output / "result.json", {**distilled, "kind": "demo", "metrics": metrics, "model": model}
+    )
     tell(_sizes(record))
     tell(_agreement(record))
     tell(_neighbours(held_out, teacher_vectors, student_vectors))
