@@ -128,6 +128,11 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
     if max_steps is None:
         assert training.epochs is not None
         max_steps = max(1, round(training.epochs * len(windows) / training.batch_size))
+    if training.warmup_steps >= max_steps:
+        notes.append(
+            f"warm-up: {training.warmup_steps} steps are not fewer than the {max_steps} of the run, so the learning "
+            "rate never reaches its highest value; set training.warmup_steps"
+        )
     return DistillationPlan(
         recipe=recipe,
         teacher=teacher,

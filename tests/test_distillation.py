@@ -252,6 +252,13 @@ def test_the_estimate_counts_the_arithmetic_of_the_paper(tiny_teacher_dir, tiny_
     assert figures["tokens_in_all"] == 4 * 8 * 32
 
 
+def test_a_warm_up_longer_than_the_run_is_pointed_out(tiny_teacher_dir, tiny_windows):
+    plan = plan_distillation(recipe(tiny_teacher_dir, "training.warmup_steps=4"), tiny_windows)
+    assert any(note.startswith("warm-up: 4 steps") for note in plan.notes)
+    plan = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
+    assert not any(note.startswith("warm-up") for note in plan.notes)
+
+
 def test_the_plan_starts_from_the_teacher_with_real_text(tiny_teacher_dir, tiny_windows):
     plan = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
     assert any("least squares" in note for note in plan.notes)
