@@ -180,7 +180,19 @@ def comparisons(records: dict[str, dict[str, Any]]) -> list[str]:
     distilled = records.get("distilled", {}).get("metrics", {}).get("student_end")
     for other, keys in (
         ("masked-lm", ("mlm_accuracy",)),
-        ("random-start", ("mlm_accuracy", "mlm_loss", "cosine_1", "cosine_2", "cosine_3", "attention_kl_3")),
+        (
+            "random-start",
+            (
+                "mlm_accuracy",
+                "mlm_loss",
+                "cosine_1",
+                "cosine_2",
+                "cosine_3",
+                "attention_kl_1",
+                "attention_kl_2",
+                "attention_kl_3",
+            ),
+        ),
     ):
         if distilled is None or other not in records:
             lines.append(f"- against {RUNS[other]}: not finished")
