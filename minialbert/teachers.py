@@ -184,11 +184,6 @@ class Teacher:
             after_dropout=dropout,
         )
 
-    def __call__(self, **inputs: Any) -> Any:  # noqa: ANN401 - Transformers outputs
-        """Return plain Transformers outputs, for use outside the trainer."""
-        with torch.no_grad():
-            return self.model.eval()(**inputs)
-
 
 def max_input_length(model: PreTrainedModel) -> int:
     """Return the longest input of an encoder in tokens, without the rows reserved for padding."""

@@ -63,6 +63,11 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTraine
             f"the tokenizer {tokenizer_name(loaded)} ({type(loaded).__name__}) has no fast backend: use one "
             "that has a tokenizer.json"
         )
+    # A folder with a config.json and no tokenizer files gives a tokenizer that knows no word.
+    if len(loaded) <= len(loaded.all_special_ids):
+        raise UserError(
+            f"the tokenizer {tokenizer_name(loaded)} has no vocabulary: the folder needs tokenizer.json"
+        )
     return loaded
 
 
