@@ -220,6 +220,7 @@ def plot(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     from matplotlib import pyplot
 
     panels = [f"loss_{term}" for term in TERMS[:4]] + ["eval_mlm_accuracy", "eval_mlm_loss", "eval_cosine_3"]
+    colours = {name: f"C{index}" for index, name in enumerate(RUNS)}  # a run keeps its own in every panel
     figure, axes = pyplot.subplots(2, 4, figsize=(15, 6.5))
     for axis, panel in zip(axes.flat, panels, strict=False):
         for name, log in logs.items():
@@ -228,11 +229,9 @@ def plot(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
             if panel.startswith("eval_") and panel[5:] in start:
                 points.insert(0, (0, start[panel[5:]]))
             if points:
+                marker = "o" if "eval" in panel else None
                 axis.plot(
-                    *zip(*points, strict=True),
-                    label=RUNS[name],
-                    marker="o" if "eval" in panel else None,
-                    ms=3,
+                    *zip(*points, strict=True), color=colours[name], label=RUNS[name], marker=marker, ms=3
                 )
         axis.set_title(panel.replace("eval_", "held-out ").replace("_", " "), fontsize=10)
         axis.set_xlabel("step", fontsize=8)
