@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .tuning_schema import FinetuneRecipe
 
 app = typer.Typer(
     help="Distil full-size encoders into small recursive ones.",
@@ -187,6 +190,51 @@ def distill(
 
 
 @app.command()
+def finetune(
+    output: Annotated[Path, typer.Option(help="Run directory.")],
+    model: Annotated[str | None, typer.Option(help="Directory or hub id of the encoder to tune.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="A GLUE task, ner, classification, multi-label, regression, or a name of your own."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
+    ] = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Train adapters and head alone; all else is frozen.")
+    ] = False,
+    teacher: Annotated[
+        str | None, typer.Option(help="A model tuned for the task, to learn from while tuning.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Name of a fine-tuning recipe, or a YAML file.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tune an encoder, or its adapters alone, on a labelled task."""
+    _quiet_transformers()
+    from .finetuning import finetune as run_finetune
+
+    resolved = _finetune_recipe(recipe, adapters, set_, model=model, task=task, data=data, teacher=teacher)
+    with _interruptible("the same command with --resume goes on from the last checkpoint"):
+        record = run_finetune(
+            resolved, output=output, resume=resume, overwrite=overwrite, progress=not as_json
+        )
+    if not record:  # another process of the same job writes the record
+        return
+    if as_json:
+        _print_json(record)
+        return
+    _print_scores(record)
+    out.print(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+
+
+@app.command()
 def convert(
     source: Annotated[
         str, typer.Argument(help="Directory or hub id of a checkpoint of the paper's release.")
@@ -257,6 +305,24 @@ def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -
     out.print(f"copied to {copy_recipe(name, destination, overwrite=overwrite)}")
 
 
+def _finetune_recipe(
+    recipe: str | None,
+    adapters: bool,
+    overrides: list[str] | None,
+    **named: str | None,
+) -> FinetuneRecipe:
+    """Return a fine-tuning recipe with what the options say in its place."""
+    from .recipe import apply_overrides, load_recipe
+    from .tuning_schema import FinetuneRecipe
+
+    places = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
+    given = [f"{places[name]}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    if adapters:
+        given.append("tuning.mode=adapters")
+    loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
+    return apply_overrides(loaded, [*given, *(overrides or [])])
+
+
 def _given(value: Any, default: Any) -> Any:  # noqa: ANN401
     return default if value is None else value
 
@@ -271,6 +337,27 @@ def _print_layer_map(layers: tuple[int, ...] | list[int]) -> None:
     table = Table("student iteration", *(str(iteration) for iteration in range(1, len(layers) + 1)))
     table.add_row("teacher layer", *(str(layer) if layer else "-" for layer in layers))
     out.print(table)
+
+
+def _print_scores(record: dict[str, Any]) -> None:
+    """Print the figures of each labelled split, then entities by type where there are such."""
+    for split, metrics in record["metrics"].items():
+        table = Table(f"{record['task']}, {split}", "")
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                mark = " (the release's measure)" if name == "entity_f1_subword" else ""
+                chosen = "  <" if name == record["metric"] else ""
+                table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}{chosen}")
+        out.print(table)
+        if metrics.get("per_type"):
+            types = Table("type", "precision", "recall", "F1", "entities")
+            for name, values in metrics["per_type"].items():
+                types.add_row(
+                    name,
+                    *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")),
+                    str(values["support"]),
+                )
+            out.print(types)
 
 
 def _print_held_out(metrics: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from .data.windows import WindowDataset, check_tokenizer
 from .errors import UserError
 from .interrupts import GracefulStop
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
+from .precision import resolve_precision
 from .progress import RunProgress
 from .recipe import Recipe, dump_recipe
 from .runs import RunDirectory, display_name, write_result
@@ -271,7 +272,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         The trainer, ready for `train()`.
     """
     training = plan.recipe.training
-    precision = _resolve_precision(training.precision)
+    precision = resolve_precision(training.precision)
     args = TrainingArguments(
         output_dir=str(run.checkpoints),
         max_steps=plan.max_steps,
@@ -403,7 +404,7 @@ def _record(
             "last_logged_losses": {key: value for key, value in steps[-1].items() if key.startswith("loss")}
             if steps
             else {},
-            "precision": _resolve_precision(plan.recipe.training.precision),
+            "precision": resolve_precision(plan.recipe.training.precision),
         },
         "seed": plan.recipe.training.seed,
         "model": model_summary(plan),
@@ -466,12 +467,6 @@ def _micro_batch_size(per_process: int, window_length: int) -> int:
     budget = 32768 if torch.cuda.is_available() else 4096  # tokens
     most = max(1, budget // window_length)
     return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
-
-
-def _resolve_precision(precision: str) -> str:
-    if precision != "auto":
-        return precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _world_size() -> int:

@@ -1,9 +1,8 @@
-"""What a running distillation shows: one line per log, a bar with the time left, and `log.jsonl`."""
+"""What a running training shows: one line per log, a bar with the time left, and `log.jsonl`."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -32,20 +31,33 @@ class RunProgress(TrainerCallback):
         run: the run directory.
         terms: loss terms to show on a line; all are in the log.
         bar: show a bar where standard error is a terminal.
+        title: what the bar is called.
+        lines: also write a line per log.
     """
 
-    def __init__(self, run: RunDirectory, *, terms: Sequence[str], bar: bool = True) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        terms: Sequence[str],
+        bar: bool = True,
+        title: str = "distilling",
+        lines: bool = True,
+    ) -> None:
         self.run = run
         self._terms = tuple(terms)
+        self._title = title
+        self._lines = lines
+        console = stderr_console()
         self._bar = Progress(
-            TextColumn("distilling"),
+            TextColumn(title),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            console=Console(stderr=True),
-            disable=not (bar and sys.stderr.isatty()),
+            console=console,
+            disable=not (bar and console.is_terminal),
         )
         self._task: TaskID | None = None
         self._started = 0.0
@@ -62,7 +74,7 @@ class RunProgress(TrainerCallback):
         self._started, self._first_step = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             self._bar.start()
-            self._task = self._bar.add_task("distilling", total=state.max_steps, completed=state.global_step)
+            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step)
 
     def on_step_end(
         self,
@@ -88,9 +100,15 @@ class RunProgress(TrainerCallback):
             return
         kind = "evaluation" if any(name.startswith("eval_") for name in logs) else "training"
         self.run.append_log({"kind": kind, "step": state.global_step, **logs})
+        if not self._lines:
+            return
         if kind == "evaluation":
             logger.info(
-                "step %d/%d  held-out: %s", state.global_step, state.max_steps, _evaluation_line(logs)
+                "step %d/%d  %s: %s",
+                state.global_step,
+                state.max_steps,
+                "validation" if "eval_score" in logs else "held-out",
+                _evaluation_line(logs),
             )
         elif "loss" in logs:
             logger.info("%s", self._training_line(state, logs))
@@ -107,13 +125,19 @@ class RunProgress(TrainerCallback):
 
     def _training_line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in self._terms)
+        terms = f" ({terms})" if terms else ""
         done = state.global_step - self._first_step
         seconds = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
         return (
-            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f} ({terms})  "
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}{terms}  "
             f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  "
             f"left {duration(seconds)}"
         )
+
+
+def stderr_console() -> Console:
+    """Return a console on standard error."""
+    return Console(stderr=True)
 
 
 def duration(seconds: float) -> str:
@@ -124,6 +148,8 @@ def duration(seconds: float) -> str:
 
 
 def _evaluation_line(logs: dict[str, Any]) -> str:
+    if "eval_score" in logs:  # of a task: its own metric
+        return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"
     values = []
     if "eval_mlm_accuracy" in logs:
         values.append(

@@ -1,7 +1,7 @@
 """Recipes: one YAML per experiment, read into typed and frozen values.
 
-A recipe names every hyper-parameter of one distillation and nothing else. Classes elsewhere in the package
-take plain arguments; only the command line reads recipes.
+A recipe names every hyper-parameter of one distillation (`Recipe`) or one fine-tuning (`FinetuneRecipe`) and
+nothing else. Shipped recipes of the second kind lie in a folder, and are listed as `finetune/NAME`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import yaml
 from pydantic import ValidationError
 
 from minialbert.errors import UserError
 from minialbert.recipe_schema import (
-    SECTIONS,
     DataRecipe,
     DistillRecipe,
     Recipe,
+    RecipeBase,
     StudentRecipe,
     TeacherRecipe,
     TrainingRecipe,
 )
 from minialbert.recipe_yaml import line_of, read_yaml, read_yaml_value
+from minialbert.tuning_schema import FinetuneRecipe
 
 __all__ = [
     "DataRecipe",
     "DistillRecipe",
+    "FinetuneRecipe",
     "Recipe",
     "RecipeSummary",
     "StudentRecipe",
@@ -44,6 +46,11 @@ __all__ = [
 ]
 
 SHIPPED = Path(__file__).with_name("recipes")
+# Where the shipped recipes of each kind lie under that folder.
+_FOLDERS: dict[type[RecipeBase], str] = {Recipe: "", FinetuneRecipe: "finetune"}
+
+AnyRecipe = TypeVar("AnyRecipe", bound=RecipeBase)
+
 REFERENCE_BEGIN, REFERENCE_END = "<!-- reference:begin -->\n", "<!-- reference:end -->\n"
 
 
@@ -56,20 +63,27 @@ class RecipeSummary:
         description: one sentence.
         paper: table and row of the paper, or None.
         path: the YAML file.
+        kind: the schema that it follows.
     """
 
     name: str
     description: str
     paper: str | None
     path: Path
+    kind: type[RecipeBase]
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+@overload
+def load_recipe(name_or_path: str) -> Recipe: ...
+@overload
+def load_recipe(name_or_path: str, kind: type[AnyRecipe]) -> AnyRecipe: ...
+def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBase:
     """Returns a shipped recipe, or one read from a YAML file.
 
     Args:
-        name_or_path: a name from `list_recipes`, or the path of a YAML file. A shipped name comes first;
-            write `./default` for a file of that name.
+        name_or_path: a name from `list_recipes` (of a fine-tuning recipe, with or without its folder), or the
+            path of a YAML file. A shipped name comes first; write `./default` for a file of that name.
+        kind: `Recipe` or `FinetuneRecipe`.
 
     Returns:
         The recipe, with every default filled in.
@@ -79,19 +93,19 @@ def load_recipe(name_or_path: str) -> Recipe:
             faults of the file are told in one line.
     """
     text = str(name_or_path)
-    shipped = SHIPPED / f"{text}.yaml"
-    if text in _shipped_names():
-        return _read_recipe(shipped)
+    folder = _FOLDERS[kind]
+    shipped, names = text.removeprefix(f"{folder}/"), _shipped_names(kind)
+    if shipped in names:
+        return _read_recipe(SHIPPED / folder / f"{shipped}.yaml", kind)
     path = Path(text).expanduser()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.exists():
-        return _read_recipe(path)
-    names = _shipped_names()
+        return _read_recipe(path, kind)
     raise UserError(
         f"no recipe is called {text!r}{_did_you_mean(text, names)}; there are: {', '.join(names)}"
     )
 
 
-def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
     """Returns the recipe with some values replaced, checked again as a whole.
 
     Args:
@@ -106,6 +120,7 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         UserError: if an entry is no `key=value`, names an unknown key or holds a value that does not fit.
     """
     values: dict[str, Any] = recipe.model_dump()
+    sections = recipe.sections()
     changed: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -118,24 +133,50 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             values["training"][other] = None
     for key, value in changed.items():
         section, dot, field = key.partition(".")
-        if section in SECTIONS and not dot:
-            raise UserError(
-                f"--set {key}: is a section; name one of its keys, as in {key}.{_an_example(section)}"
-            )
-        if dot and section not in SECTIONS:
-            raise UserError(f"--set {key}: unknown section{_did_you_mean(section, list(SECTIONS))}")
+        if section in sections and not dot:
+            example = next(iter(sections[section].model_fields))
+            raise UserError(f"--set {key}: is a section; name one of its keys, as in {key}.{example}")
+        if dot and section not in sections:
+            raise UserError(f"--set {key}: unknown section{_did_you_mean(section, list(sections))}")
         (values[section] if dot else values)[field or section] = value
-    return _validate(values, "--set")
+    return _validate(values, "--set", type(recipe))
 
 
 def list_recipes() -> list[RecipeSummary]:
-    """Returns the shipped recipes in the order of their names.
+    """Returns the shipped recipes, those of distillation first, in the order of their names.
 
     Returns:
         One summary per recipe.
     """
-    recipes = [(load_recipe(name), SHIPPED / f"{name}.yaml") for name in _shipped_names()]
-    return [RecipeSummary(recipe.name, recipe.description, recipe.paper, path) for recipe, path in recipes]
+    summaries = []
+    for kind, folder in _FOLDERS.items():
+        for stem in _shipped_names(kind):
+            recipe = load_recipe(stem, kind)
+            name = f"{folder}/{stem}" if folder else stem
+            path = SHIPPED / f"{name}.yaml"
+            summaries.append(RecipeSummary(name, recipe.description, recipe.paper, path, kind))
+    return summaries
+
+
+def find_recipe(name: str) -> RecipeSummary:
+    """Returns the summary of a shipped recipe.
+
+    Args:
+        name: as in `list_recipes`.
+
+    Returns:
+        Its summary.
+
+    Raises:
+        UserError: if there is no such recipe.
+    """
+    summaries = {summary.name: summary for summary in list_recipes()}
+    if name not in summaries:
+        names = list(summaries)
+        raise UserError(
+            f"no recipe is called {name!r}{_did_you_mean(name, names)}; there are: {', '.join(names)}"
+        )
+    return summaries[name]
 
 
 def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> Path:
@@ -152,18 +193,14 @@ def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> 
     Raises:
         UserError: if there is no such recipe, or if the file exists or cannot be written.
     """
-    names = _shipped_names()
-    if name not in names:
-        raise UserError(
-            f"no recipe is called {name!r}{_did_you_mean(name, names)}; there are: {', '.join(names)}"
-        )
+    summary = find_recipe(name)
     target = Path(destination).expanduser()
-    target = target / f"{name}.yaml" if target.is_dir() else target
+    target = target / summary.path.name if target.is_dir() else target
     if not target.parent.is_dir():
         raise UserError(f"{target}: there is no directory {target.parent}; create it first")
     try:
         with target.open("wb" if overwrite else "xb") as file:
-            file.write((SHIPPED / f"{name}.yaml").read_bytes())
+            file.write(summary.path.read_bytes())
     except FileExistsError:
         raise UserError(f"{target} exists; choose another destination or allow overwriting") from None
     except OSError as error:
@@ -171,7 +208,7 @@ def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> 
     return target
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: RecipeBase) -> str:
     """Returns the recipe as YAML with every value explicit, in the schema's order.
 
     Args:
@@ -194,43 +231,47 @@ def with_reference(markdown: str) -> str:
     """
     lines = ["", "## The shipped recipes", "", "| name | what | paper |", "|---|---|---|"]
     lines += [f"| `{row.name}` | {row.description} | {row.paper or '-'} |" for row in list_recipes()]
-    lines += ["", "## Every key"]
-    for name, section in SECTIONS.items():
-        lines += [
-            "",
-            f"### `{name}`",
-            "",
-            section.__doc__ or "",
-            "",
-            "| key | default | what |",
-            "|---|---|---|",
-        ]
-        for key, field in section.model_fields.items():
-            default = yaml.safe_dump(field.default).splitlines()[0]
-            lines.append(f"| `{key}` | `{default}` | {(field.description or '').replace('|', '&#124;')} |")
+    for title, kind in (("distillation", Recipe), ("fine-tuning", FinetuneRecipe)):
+        lines += ["", f"## Every key of a {title} recipe"]
+        for name, section in kind.sections().items():
+            lines += ["", f"### `{name}`", "", section.__doc__ or "", ""]
+            lines += ["| key | default | what |", "|---|---|---|"]
+            for key, field in section.model_fields.items():
+                default = yaml.safe_dump(field.default).splitlines()[0]
+                what = (field.description or "").replace("|", "&#124;")
+                lines.append(f"| `{key}` | `{default}` | {what} |")
     before, _, rest = markdown.partition(REFERENCE_BEGIN)
     _, _, after = rest.partition(REFERENCE_END)
     return before + REFERENCE_BEGIN + "\n".join(lines) + "\n\n" + REFERENCE_END + after
 
 
-def _shipped_names() -> list[str]:
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+def _shipped_names(kind: type[RecipeBase]) -> list[str]:
+    return sorted(path.stem for path in (SHIPPED / _FOLDERS[kind]).glob("*.yaml"))
 
 
-def _read_recipe(path: Path) -> Recipe:
+def _read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
     values, node = read_yaml(path)
-    return _validate({"name": path.stem, **values}, str(path), node)
+    other = Recipe if kind is not Recipe else FinetuneRecipe
+    alien = [str(key) for key in values if key in other.sections() and key not in kind.sections()]
+    if alien:
+        verb, right = ("distill", "finetune") if kind is Recipe else ("finetune", "distill")
+        raise UserError(
+            f"{path}: has the section {alien[0]!r}, so it is a recipe for `minialbert {right}`, not for {verb}"
+        )
+    return _validate({"name": path.stem, **values}, str(path), kind, node)
 
 
-def _validate(values: Mapping[Any, Any], source: str, node: yaml.Node | None = None) -> Recipe:
+def _validate(
+    values: Mapping[Any, Any], source: str, kind: type[AnyRecipe], node: yaml.Node | None = None
+) -> AnyRecipe:
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_faults(error, node))
+        faults = "; ".join(_faults(error, kind, node))
         raise UserError(f"{source}: {faults}") from None
 
 
-def _faults(error: ValidationError, node: yaml.Node | None) -> Iterator[str]:
+def _faults(error: ValidationError, kind: type[RecipeBase], node: yaml.Node | None) -> Iterator[str]:
     """Yields one message per faulty key: its path, its line where known, what was expected, what came."""
     grouped: dict[tuple[int | str, ...], list[Any]] = {}
     for detail in error.errors(include_url=False):
@@ -238,7 +279,7 @@ def _faults(error: ValidationError, node: yaml.Node | None) -> Iterator[str]:
     for path, details in grouped.items():
         first = details[0]
         if first["type"] == "extra_forbidden":
-            expected = "unknown key" + _suggest_key(path)
+            expected = "unknown key" + _suggest_key(path, kind)
         elif first["type"] == "missing":
             expected = "required, but missing"
         elif first["type"] == "value_error":
@@ -259,23 +300,20 @@ def _key_path(location: Iterable[int | str], kind: str) -> tuple[int | str, ...]
     return path[:2] + tuple(part for part in path[2:] if isinstance(part, int))
 
 
-def _suggest_key(path: tuple[int | str, ...]) -> str:
+def _suggest_key(path: tuple[int | str, ...], kind: type[RecipeBase]) -> str:
     key = str(path[-1])
-    section = SECTIONS.get(str(path[0])) if len(path) > 1 else None
-    near = _did_you_mean(key, list((section or Recipe).model_fields))
+    sections = kind.sections()
+    section = sections.get(str(path[0])) if len(path) > 1 else None
+    near = _did_you_mean(key, list((section or kind).model_fields))
     if near:
         return near
-    elsewhere = [f"{name}.{field}" for name, model in SECTIONS.items() for field in model.model_fields]
+    elsewhere = [f"{name}.{field}" for name, model in sections.items() for field in model.model_fields]
     return "".join(f"; did you mean {full}?" for full in elsewhere if full.endswith(f".{key}"))
 
 
 def _did_you_mean(word: str, choices: list[str]) -> str:
     near = difflib.get_close_matches(word, choices, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _an_example(section: str) -> str:
-    return next(iter(SECTIONS[section].model_fields))
 
 
 def _shorten(value: object, limit: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""The schema of a recipe: every key with its type, range, default and meaning."""
+"""The schema of a distillation recipe: every key with its type, range, default and meaning."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
+    """Return a single text as a list of one; anything else as it is."""
     return [value] if isinstance(value, str) else value
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     """A part of a recipe: unknown keys, wrong types, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class TeacherRecipe(_Section):
+class TeacherRecipe(Section):
     """The encoder to learn from."""
 
     model: str | None = Field(
@@ -30,7 +31,7 @@ class TeacherRecipe(_Section):
     revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
 
 
-class StudentRecipe(_Section):
+class StudentRecipe(Section):
     """The encoder to train, and where its first weights come from."""
 
     arch: Literal["minialbert", "bert"] = Field("minialbert", description="Recursive encoder, or plain BERT")
@@ -96,10 +97,10 @@ class StudentRecipe(_Section):
         return self
 
 
-class DataRecipe(_Section):
+class DataRecipe(Section):
     """Text, how it is cut into windows, and how it is masked."""
 
-    corpus: Annotated[list[str], BeforeValidator(_as_list)] | None = Field(
+    corpus: Annotated[list[str], BeforeValidator(as_list)] | None = Field(
         None, min_length=1, description="Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]"
     )
     tokenizer: str | None = Field(None, min_length=1, description="Hub id or directory (null: the teacher's)")
@@ -127,7 +128,7 @@ class DataRecipe(_Section):
         return self
 
 
-class DistillRecipe(_Section):
+class DistillRecipe(Section):
     """The objective: a preset, and what differs from it (null: the preset's value)."""
 
     preset: Literal["default", "paper", "as-published"] = Field(
@@ -167,7 +168,7 @@ class DistillRecipe(_Section):
         return self
 
 
-class TrainingRecipe(_Section):
+class TrainingRecipe(Section):
     """Length, batch, optimiser and schedule of one run."""
 
     max_steps: Count | None = Field(None, description="Length in optimiser steps")
@@ -216,25 +217,36 @@ class TrainingRecipe(_Section):
         return self
 
 
-class Recipe(_Section):
-    """Everything that one distillation is made of."""
+class RecipeBase(Section):
+    """What every recipe begins with."""
 
     name: str = Field(min_length=1, description="What tables call it (default: the file's name)")
     description: str = Field("", description="One sentence")
     paper: str | None = Field(None, description="Table and row of the paper")
     command: str | None = Field(None, description="The command that runs it")
-    teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
-    student: StudentRecipe = Field(default_factory=StudentRecipe)
-    data: DataRecipe = Field(default_factory=DataRecipe)
-    distill: DistillRecipe = Field(default_factory=DistillRecipe)
-    training: TrainingRecipe = Field()
+
+    @classmethod
+    def sections(cls) -> dict[str, type[Section]]:
+        """Return the sections by name, in the schema's order."""
+        fields = ((name, field.annotation) for name, field in cls.model_fields.items())
+        return {name: kind for name, kind in fields if isinstance(kind, type) and issubclass(kind, Section)}
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections_are_absent(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
+        return {key: value for key, value in values.items() if value is not None or key not in cls.sections()}
+
+
+class Recipe(RecipeBase):
+    """Everything that one distillation is made of."""
+
+    teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
+    student: StudentRecipe = Field(default_factory=StudentRecipe)
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    distill: DistillRecipe = Field(default_factory=DistillRecipe)
+    training: TrainingRecipe = Field()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -245,12 +257,3 @@ class Recipe(_Section):
                 "iterations; give one teacher layer per iteration (0: not aligned)"
             )
         return self
-
-
-SECTIONS: dict[str, type[_Section]] = {
-    "teacher": TeacherRecipe,
-    "student": StudentRecipe,
-    "data": DataRecipe,
-    "distill": DistillRecipe,
-    "training": TrainingRecipe,
-}

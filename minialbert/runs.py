@@ -174,10 +174,16 @@ def environment() -> dict[str, Any]:
 
 
 def display_name(model: str | Path | None) -> str | None:
-    """Return how a record names a model: its hub id, or the last part of a local path."""
+    """Return how a record names a model or data: its hub id, or the last part of a local path.
+
+    The `model` folder of a run has the run's name.
+    """
     if model is None:
         return None
-    return Path(model).resolve().name if Path(model).exists() else str(model)
+    if not Path(model).exists():
+        return str(model)
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def _commit() -> str | None:

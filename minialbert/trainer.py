@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from .checkpoints import CheckpointingTrainer
 from .data.windows import WindowDataset
 from .errors import UserError
 from .held_out import HeldOutMetrics, measure_held_out
@@ -25,8 +22,6 @@ from .objective import DistillationObjective, DistillationTerms, EncoderView, To
 from .teachers import Teacher, enable_recording, view_encoder
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 class DistillationStudent(nn.Module):
@@ -72,7 +67,7 @@ class DistillationStudent(nn.Module):
         return view
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(CheckpointingTrainer):
     """Trains a student on windows of text, by a distillation objective or, without a teacher, by masked-LM alone.
 
     The teacher stays outside the trained module: always in eval mode (unless the objective asks for the
@@ -313,46 +308,6 @@ class DistillationTrainer(Trainer):
             self._logged_evaluation = self.state.global_step
         return metrics
 
-    # Checkpoints
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
-        """Write a checkpoint beside its place, sync it, then rename it into place and drop the oldest."""
-        root, limit = self.args.output_dir, self.args.save_total_limit
-        name = f"checkpoint-{self.state.global_step}"
-        partial = Path(root) / "partial"
-        if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.args.output_dir, self.args.save_total_limit = str(partial), None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.output_dir, self.args.save_total_limit = root, limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            for file in (partial / name).rglob("*"):
-                if file.is_file():
-                    _sync(file)
-            final = Path(root) / name
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial / name, final)
-            _sync(Path(root))
-            shutil.rmtree(partial, ignore_errors=True)
-            kept = sorted(Path(root).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-            for old in kept[: -limit if limit else 0]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # The Trainer would pickle its arguments beside the weights, and cannot store tied weights of a module.
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.accelerator.unwrap_model(model if model is not None else self.model)
-        safetensors.torch.load_model(target, str(Path(resume_from_checkpoint) / WEIGHTS_FILE))
-
 
 def _evenly_spread(windows: WindowDataset | None, limit: int | None) -> Dataset | None:
     if windows is None or len(windows) == 0:
@@ -360,11 +315,3 @@ def _evenly_spread(windows: WindowDataset | None, limit: int | None) -> Dataset 
     if limit is None or limit >= len(windows):
         return windows
     return Subset(windows, [index * len(windows) // limit for index in range(limit)])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -116,9 +116,10 @@ def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list
     Raises:
         UserError: its template is not "prefix, content, suffix".
     """
-    backend = Tokenizer.from_str(serialized_backend(tokenizer))
-    content = backend.encode("the end", add_special_tokens=False).ids
-    whole = backend.encode("the end", add_special_tokens=True).ids
+    content, whole = (
+        tokenizer("the end", add_special_tokens=special, truncation=False, padding=False)["input_ids"]
+        for special in (False, True)
+    )
     for start in range(len(whole) - len(content) + 1):
         if content and whole[start : start + len(content)] == content:
             return whole[:start], whole[start + len(content) :]

@@ -1,0 +1,82 @@
+"""A labelled task as every reader returns it: examples by split, labels by name, and the metric that counts.
+
+Labels are kept as names. Ids are given in one place, by the order of `Task.labels`, and saved with the model
+(`id2label`); so files, teachers and students with other ids still agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Problem = Literal["single-label", "multi-label", "regression", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextExample:
+    """A text or a pair of texts to classify or score.
+
+    Attributes:
+        text: the text.
+        pair: the second text of a pair.
+        label: the name of its class, its score, the names of all classes that apply, or None when unlabelled.
+        id: what the file calls the row, for submissions.
+    """
+
+    text: str
+    pair: str | None = None
+    label: str | float | tuple[str, ...] | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExample:
+    """A sentence as words, each with an IOB2 tag.
+
+    Attributes:
+        words: the words, none of them empty.
+        tags: as many tags ("O", "B-Disease", "I-Disease"), or None when unlabelled.
+        text: the running text that the words were cut from, where the file has it.
+        offsets: first and last character (exclusive) of each word in `text`.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...] | None = None
+    text: str | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
+
+
+Example = TextExample | TokenExample
+
+
+@dataclass(frozen=True)
+class Task:
+    """One labelled task.
+
+    Attributes:
+        name: what records and tables call it ("cola", "ncbi-disease").
+        problem: which kind of head and loss it needs.
+        labels: label names in the order of their ids; empty for regression.
+        metric: the figure that selects checkpoints and is reported (a key of `metrics.compute`).
+        splits: examples under "train", "validation", "test" (MNLI: also "validation_mismatched").
+        notes: what a reader repaired or left out, a line each; shown and recorded.
+    """
+
+    name: str
+    problem: Problem
+    labels: tuple[str, ...]
+    metric: str
+    splits: Mapping[str, Sequence[Example]]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def reported_split(self) -> str:
+        """The split that a result is quoted on: test where it has labels, else validation."""
+        test = self.splits.get("test", ())
+        labelled = any(_is_labelled(example) for example in test[:1])
+        return "test" if labelled else "validation"
+
+
+def _is_labelled(example: Example) -> bool:
+    return (example.tags if isinstance(example, TokenExample) else example.label) is not None

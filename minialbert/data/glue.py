@@ -1,0 +1,477 @@
+"""The nine GLUE tasks, read from the official TSV files or from the hub into one form."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_DOWN, Decimal
+from pathlib import Path
+from typing import Any
+
+from minialbert.errors import UserError
+
+from .examples import Task, TextExample
+
+HUB_DATASET = "nyu-mll/glue"
+
+_USUAL_FILES = {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)}
+# dev.tsv is not in the official download; samples and cut-down copies of MNLI have it.
+_MNLI_FILES: dict[str, tuple[str, ...]] = {
+    "train": ("train.tsv",),
+    "validation": ("dev_matched.tsv", "dev.tsv"),
+    "validation_mismatched": ("dev_mismatched.tsv",),
+    "test": ("test_matched.tsv",),
+    "test_mismatched": ("test_mismatched.tsv",),
+}
+_HUB_SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "validation_matched": "validation",
+    "validation_mismatched": "validation_mismatched",
+    "test": "test",
+    "test_matched": "test",
+    "test_mismatched": "test_mismatched",
+}
+_INDEX_COLUMNS = ("index", "id")
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """What is particular to one task.
+
+    Attributes:
+        name: its key in `GLUE_TASKS` and its config on the hub.
+        folder: its folder in the official download.
+        columns: the one or two text columns in the files.
+        spellings: how the files spell each label, in the order of the hub's ids; None stands for "no label was
+            agreed on", and such rows are left out. Empty for a score from 0 to 5.
+        label_column: the column with the label in the files; on the hub it is always "label".
+        hub_columns: the text columns on the hub, where they are called otherwise.
+        metric: the figure that is reported.
+        in_average: whether it counts in `glue_average`.
+        header: the columns of a train or dev file that has no header line.
+        files: the names that each split may have, the first that is there being read.
+        known_defects: whether the official files hold broken rows and empty texts, to be left out and counted.
+    """
+
+    name: str
+    folder: str
+    columns: tuple[str, ...]
+    spellings: Mapping[str, str | None]
+    label_column: str = "label"
+    hub_columns: tuple[str, ...] = ()
+    metric: str = "accuracy"
+    in_average: bool = True
+    header: tuple[str, ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _USUAL_FILES)
+    known_defects: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels in the order of their ids; empty for a score."""
+        return tuple(name for name in self.spellings.values() if name is not None)
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
+_MNLI_LABELS = {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction", "-": None}
+_TASKS = (
+    GlueTask(
+        "mnli", "MNLI", _PAIR, _MNLI_LABELS, label_column="gold_label", files=_MNLI_FILES,
+        hub_columns=("premise", "hypothesis"),
+    ),
+    GlueTask(
+        "qqp", "QQP", ("question1", "question2"), {"0": "not_duplicate", "1": "duplicate"},
+        label_column="is_duplicate", metric="f1", known_defects=True,
+    ),
+    GlueTask("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT),
+    GlueTask("sst2", "SST-2", ("sentence",), {"0": "negative", "1": "positive"}),
+    GlueTask(
+        "cola", "CoLA", ("sentence",), {"0": "unacceptable", "1": "acceptable"}, metric="matthews_correlation",
+        header=("source", "label", "mark", "sentence"),
+    ),
+    GlueTask("stsb", "STS-B", _PAIR, {}, label_column="score", metric="pearson_spearman"),
+    GlueTask(
+        "mrpc", "MRPC", ("#1 String", "#2 String"), {"0": "not_equivalent", "1": "equivalent"},
+        label_column="Quality", metric="f1", hub_columns=_PAIR,
+    ),
+    GlueTask("rte", "RTE", _PAIR, _ENTAILMENT),
+    GlueTask("wnli", "WNLI", _PAIR, {"0": "not_entailment", "1": "entailment"}, in_average=False),
+)  # fmt: skip
+GLUE_TASKS: dict[str, GlueTask] = {task.name: task for task in _TASKS}
+
+AVERAGE_COLUMNS: tuple[str, ...] = (
+    "mnli",
+    "mnli_mismatched",
+    *(task.name for task in _TASKS if task.in_average and task.name != "mnli"),
+)
+
+
+def glue_task_name(name: str) -> str | None:
+    """Return the key in `GLUE_TASKS` that a spelling ("CoLA", "sts-b", "SST2") means, or None."""
+    key = name.strip().lower().replace("-", "").replace("_", "")
+    return key if key in GLUE_TASKS else None
+
+
+def glue_task(name: str) -> GlueTask:
+    """Return a task by any spelling of its name.
+
+    Args:
+        name: "CoLA", "sts-b", "sst2".
+
+    Returns:
+        The entry of `GLUE_TASKS`.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    key = glue_task_name(name)
+    if key is None:
+        raise UserError(f"{name!r} is no GLUE task: expected one of {', '.join(sorted(GLUE_TASKS))}")
+    return GLUE_TASKS[key]
+
+
+def load_glue(name: str, data: str | Path | None = None, *, max_train_rows: int | None = None) -> Task:
+    """Read a GLUE task.
+
+    The splits are "train", "validation" and, where its file is there, "test", whose examples have no label but
+    the benchmark's index as `id`. MNLI also has "validation_mismatched", "test_mismatched" and, with a
+    `diagnostic.tsv` in its folder or in a folder `diagnostic` beside it, "diagnostic".
+
+    Args:
+        name: any spelling that `glue_task_name` knows.
+        data: the task's own directory, the directory that holds it under its official name, or None or "hub"
+            for the hub.
+        max_train_rows: keep only so many of the first training examples.
+
+    Returns:
+        The task; what was left out stands in its notes.
+
+    Raises:
+        UserError: if there is no such task, a file is missing or malformed, or the hub does not answer.
+    """
+    task = glue_task(name)
+    if data is None or str(data) == "hub":
+        return glue_from_hub_rows(task.name, _hub_rows(task), max_train_rows=max_train_rows)
+    folder = _find_folder(task, Path(data).expanduser())
+    parts: dict[str, _Split] = {}
+    notes = []
+    for split, path in _find_files(task, folder).items():
+        parts[split] = _read_file(task, path, labelled=_has_labels(split))
+        expected = task.files[split][0] if split in task.files else path.name
+        if path.name != expected:
+            notes.append(f"{split}: {path.name}, as there is no {expected}")
+    return _task(task, parts, notes, max_train_rows)
+
+
+def glue_from_hub_rows(
+    name: str, splits: Mapping[str, Iterable[Mapping[str, Any]]], *, max_train_rows: int | None = None
+) -> Task:
+    """Bring the rows of the hub's GLUE data set into the same form as the files.
+
+    Args:
+        name: any spelling that `glue_task_name` knows.
+        splits: rows by split, such as a `datasets.DatasetDict`. Ids of labels are those of the column's own
+            `ClassLabel` where it has one, else the order of the task's labels.
+        max_train_rows: keep only so many of the first training examples.
+
+    Returns:
+        The task, as `load_glue` returns it.
+
+    Raises:
+        UserError: if train or validation is missing, or a row is malformed.
+    """
+    task = glue_task(name)
+    parts = {
+        _HUB_SPLITS[split]: _convert_hub_split(task, split, rows)
+        for split, rows in splits.items()
+        if split in _HUB_SPLITS
+    }
+    for split in ("train", "validation"):
+        if split not in parts:
+            found = ", ".join(splits) or "none"
+            raise UserError(f"{HUB_DATASET} ({task.name}) has no split {split}; the splits are: {found}")
+    return _task(task, parts, [], max_train_rows)
+
+
+def glue_average(scores: Mapping[str, float | None]) -> float:
+    """Return the GLUE average of the paper's tables: over nine columns, cut (not rounded) to two decimals.
+
+    Args:
+        scores: percentages under the names in `AVERAGE_COLUMNS`; None is "N/A" and counts as 0. Other names
+            ("wnli") are not used.
+
+    Returns:
+        The average.
+
+    Raises:
+        UserError: if a column is missing or is not a finite number.
+    """
+    missing = [column for column in AVERAGE_COLUMNS if column not in scores]
+    if missing:
+        raise UserError(
+            f"the GLUE average needs {len(AVERAGE_COLUMNS)} columns and lacks {', '.join(missing)}: give None for N/A"
+        )
+    total = Decimal(0)
+    for column in AVERAGE_COLUMNS:
+        score = scores[column]
+        if score is not None and not math.isfinite(score):
+            raise UserError(f"the GLUE average of {column}={score}: expected a percentage, or None for N/A")
+        # In decimals: a sum of floats can fall just below a hundredth, and would be cut to the one before.
+        total += Decimal(0) if score is None else Decimal(str(float(score)))
+    return float((total / len(AVERAGE_COLUMNS)).quantize(Decimal("0.01"), rounding=ROUND_DOWN))
+
+
+class _Split:
+    """Examples of one split, gathered row by row, and a count of what was left out.
+
+    Args:
+        task: the task.
+        source: what notes call the split: the file's name, or the hub's name of the split.
+        columns: names of the texts, for messages.
+        spellings: as in `GlueTask`; for the hub, ids instead of spellings.
+        labelled: whether rows have labels.
+    """
+
+    def __init__(
+        self,
+        task: GlueTask,
+        source: str,
+        columns: Sequence[str],
+        spellings: Mapping[str, str | None],
+        *,
+        labelled: bool,
+    ) -> None:
+        self.task, self.source, self.columns = task, source, columns
+        self.spellings, self.labelled = spellings, labelled
+        self.examples: list[TextExample] = []
+        self.left_out: Counter[str] = Counter()
+
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether a defect costs the row only. Never in a test split: the benchmark wants every index."""
+        return self.task.known_defects and self.labelled
+
+    def add(self, where: str, texts: Sequence[str], label: str | None, row_id: str | None) -> None:
+        texts = [text.strip() for text in texts]
+        if not all(texts) and not self._accepts_empty(where, texts):
+            return
+        value: str | float | None = None
+        if self.labelled:
+            value = self._label(where, (label or "").strip())
+            if value is None:
+                self.left_out["without an agreed label"] += 1
+                return
+        pair = texts[1] if len(texts) == 2 else None
+        self.examples.append(TextExample(texts[0], pair, value, row_id))
+
+    def _accepts_empty(self, where: str, texts: Sequence[str]) -> bool:
+        if not self.task.known_defects:
+            column = next(column for column, text in zip(self.columns, texts, strict=True) if not text)
+            raise UserError(f"{where}: {column!r} is empty; expected a text in every row")
+        if self.may_leave_out:
+            self.left_out["with an empty question"] += 1
+        return not self.may_leave_out
+
+    def _label(self, where: str, spelled: str) -> str | float | None:
+        if not self.spellings:
+            return _score(where, spelled)
+        if spelled not in self.spellings:
+            allowed = ", ".join(spelling for spelling, name in self.spellings.items() if name is not None)
+            raise UserError(f"{where}: unknown label {spelled!r}; expected one of {allowed}")
+        return self.spellings[spelled]
+
+    def notes(self) -> list[str]:
+        return [
+            f"{self.source}: left out {count:,} row{'s' if count > 1 else ''} {reason}"
+            for reason, count in sorted(self.left_out.items())
+        ]
+
+
+def _score(where: str, spelled: str) -> float:
+    try:
+        score = float(spelled)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 5:
+        raise UserError(f"{where}: score {spelled!r}; expected a number from 0 to 5")
+    return score
+
+
+def _has_labels(split: str) -> bool:
+    return not split.startswith(("test", "diagnostic"))
+
+
+def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str], max_train_rows: int | None) -> Task:
+    for part in parts.values():
+        if not part.examples:
+            kind = "labelled row" if part.labelled else "row"
+            raise UserError(f"{task.name}: {part.source} has no {kind}: expected at least one")
+        notes += part.notes()
+    splits: dict[str, list[TextExample]] = {split: part.examples for split, part in parts.items()}
+    if max_train_rows is not None:
+        if max_train_rows < 1:
+            raise UserError(f"max_train_rows is {max_train_rows}: expected at least 1, or None for all")
+        total = len(splits["train"])
+        if max_train_rows < total:
+            splits["train"] = splits["train"][:max_train_rows]
+            notes.append(f"train: the first {max_train_rows:,} of {total:,} rows")
+    if task.name == "mnli" and "validation_mismatched" not in splits:
+        notes.append("no mismatched validation split (dev_mismatched.tsv): MNLI-mm is not reported")
+    return Task(
+        name=task.name,
+        problem="single-label" if task.labels else "regression",
+        labels=task.labels,
+        metric=task.metric,
+        splits=splits,
+        notes=tuple(notes),
+    )
+
+
+# Files
+
+
+def _find_folder(task: GlueTask, data: Path) -> Path:
+    if not data.is_dir():
+        state = "is a file" if data.is_file() else "does not exist"
+        raise UserError(
+            f"{data} {state}: expected the directory {task.folder}, or the one that holds it, for {task.name}"
+        )
+    known = {name for names in task.files.values() for name in names}
+    if any((data / name).is_file() for name in known):
+        return data
+    folders = sorted(entry for entry in data.iterdir() if entry.is_dir())
+    for entry in folders:
+        if glue_task_name(entry.name) == task.name:
+            return entry
+    if glue_task_name(data.name) == task.name:
+        return data
+    raise UserError(
+        f"{data} has neither a directory {task.folder} nor the files of {task.name} "
+        f"({_alternatives(task, 'train')}, {_alternatives(task, 'validation')}); there is: {_listing(data)}"
+    )
+
+
+def _find_files(task: GlueTask, folder: Path) -> dict[str, Path]:
+    found = {}
+    for split, names in task.files.items():
+        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        if path is not None:
+            found[split] = path
+        elif split in ("train", "validation"):
+            raise UserError(
+                f"{folder} has no {_alternatives(task, split)}, which {task.name} needs; there is: {_listing(folder)}"
+            )
+    if task.name == "mnli":
+        for parent in (folder, folder.absolute().parent / "diagnostic"):
+            if (parent / "diagnostic.tsv").is_file():
+                found["diagnostic"] = parent / "diagnostic.tsv"
+                break
+    return found
+
+
+def _alternatives(task: GlueTask, split: str) -> str:
+    return " or ".join(task.files[split])
+
+
+def _listing(folder: Path, at_most: int = 12) -> str:
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return (", ".join(names[:at_most]) or "nothing") + more
+
+
+def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
+    part = _Split(task, path.name, task.columns, task.spellings, labelled=labelled)
+    rows = _read_rows(path)
+    header: Sequence[str] = task.header
+    if not (labelled and header):
+        _, header = next(rows, (0, []))
+        if not header:
+            raise UserError(f"{path} is empty: expected a header line and rows")
+    positions = {column.strip(): position for position, column in enumerate(header)}
+    wanted = [*task.columns, task.label_column] if labelled else list(task.columns)
+    missing = [column for column in wanted if column not in positions]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}; the columns are: {', '.join(positions)}")
+    texts = [positions[column] for column in task.columns]
+    label = positions[task.label_column] if labelled else None
+    index = next((positions[column] for column in _INDEX_COLUMNS if column in positions), None)
+    for line, fields in rows:
+        # A stray TAB in a text moves the fields after it; the label column could then hold another valid label.
+        if len(fields) < len(header) or any(extra.strip() for extra in fields[len(header) :]):
+            if not part.may_leave_out:
+                raise UserError(
+                    f"{path}, row {line}: expected {len(header)} columns split at TAB, found {len(fields)}"
+                )
+            part.left_out["with too few or too many columns"] += 1
+            continue
+        row_id = None if index is None else fields[index].strip() or None
+        spelled = None if label is None else fields[label]
+        part.add(f"{path}, row {line}", [fields[position] for position in texts], spelled, row_id)
+    return part
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields line number and fields of each line that is not empty.
+
+    Split by hand at LF and TAB: the fields hold bare quotation marks, and characters such as U+2028 that
+    `str.splitlines` takes for line ends.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{path}, row {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+                    ) from error
+                line = line.removesuffix("\n").removesuffix("\r")
+                if line:
+                    yield number, line.split("\t")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+# Hub
+
+
+def _hub_rows(task: GlueTask) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+    import datasets
+
+    try:
+        return datasets.load_dataset(HUB_DATASET, task.name)
+    except Exception as error:  # the hub client raises whatever its transport raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"could not get {HUB_DATASET} ({task.name}) from the hub: check the network, or give the directory with "
+            f"{task.folder}/train.tsv as the task's data ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _convert_hub_split(task: GlueTask, split: str, rows: Iterable[Mapping[str, Any]]) -> _Split:
+    labelled = _has_labels(split)
+    names = getattr((getattr(rows, "features", None) or {}).get("label"), "names", None) or task.labels
+    if task.labels and sorted(names) != sorted(task.labels):
+        raise UserError(
+            f"{HUB_DATASET} ({task.name}): labels {', '.join(names)}; expected {', '.join(task.labels)}"
+        )
+    ids: dict[str, str | None] = {str(number): name for number, name in enumerate(names)}
+    if None in task.spellings.values():
+        ids["-1"] = None
+    columns = task.hub_columns or task.columns
+    part = _Split(task, split, columns, ids if task.labels else {}, labelled=labelled)
+    needed = [*columns, "label"] if labelled else columns
+    for number, row in enumerate(rows):
+        where = f"{HUB_DATASET} ({task.name}), {split}, row {number}"
+        missing = [column for column in needed if column not in row]
+        if missing:
+            raise UserError(f"{where}: no column {', '.join(missing)}; the columns are: {', '.join(row)}")
+        label, row_id = row["label"] if labelled else None, row.get("idx")
+        if isinstance(label, float):  # stored in single precision: 3.8 comes back as 3.799999952
+            label = round(label, 6)
+        texts = [row[column] or "" for column in columns]
+        part.add(where, texts, str(label), None if row_id is None else str(row_id))
+    return part

@@ -1,0 +1,420 @@
+"""Named-entity files with a tag on every word (IOB2), and data sets of the same kind on the hub, as a `Task`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from minialbert.data.examples import Task, TokenExample
+from minialbert.errors import UserError
+from minialbert.runs import write_atomically
+
+Repair = Literal["repair", "refuse"]
+
+_TAG = re.compile(r"O|([BI])-(\S(?:.*\S)?)")
+_OTHER_SCHEME = re.compile(r"[SELUM](-.+)?")
+_DOCUMENT_START = "-DOCSTART-"
+_BOM = "\ufeff"
+_SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("devel", "dev", "valid", "validation", "testa"),
+    "test": ("test", "testb"),
+}
+_SUFFIXES = (".tsv", ".txt", ".conll", ".bio", ".iob", ".iob2")
+_HUB_NAME = re.compile(r"hub:([\w.-]+/([\w.-]+))(?::([^:]+))?")
+_WORD_COLUMNS = ("tokens", "words")
+_TAG_COLUMNS = ("ner_tags", "tags")
+_UNLABELLED = -1  # what the `datasets` library stores for a class that is not given
+
+
+@dataclass(frozen=True)
+class BioFile:
+    """The sentences of one file or hub split, with IOB2 tags.
+
+    Attributes:
+        sentences: at least one, each with at least one word.
+        repaired: how many I- tags followed nothing or another type and were read as B-.
+        notes: what was repaired or left out, a line each.
+        first_seen: entity types in the order of the file, each with the row of its first tag and that tag.
+    """
+
+    sentences: list[TokenExample]
+    repaired: int
+    notes: tuple[str, ...] = ()
+    first_seen: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def read_bio(
+    path: Path, *, repair: Repair = "repair", token_column: int = 0, tag_column: int = -1
+) -> BioFile:
+    """Return the sentences of a file with a word and its tag on each line.
+
+    Columns are separated by TAB, or by spaces where the first row has no TAB. A blank line ends a sentence.
+    `-DOCSTART-` lines are left out, and so are lines of one column that start with "# ". Quotes are ordinary
+    characters. Files in IOB1 become IOB2 by the repair.
+
+    Args:
+        path: the file, UTF-8 with or without a byte-order mark.
+        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the file.
+        token_column: the column of the word, from 0; negative from the right.
+        tag_column: the column of the tag, likewise.
+
+    Returns:
+        The sentences, and what was repaired.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, has no sentence, or a row has too few columns, no word
+            or a tag that is not O, B-TYPE or I-TYPE.
+    """
+    if token_column == tag_column:
+        raise UserError(f"words and tags cannot both be in column {token_column}: give two different columns")
+    path = Path(path)
+    tags = _TagReader(str(path), repair)
+    sentences = []
+    for block in _blocks(path, token_column, tag_column):
+        rows, words, file_tags = zip(*block, strict=True)
+        sentences.append(TokenExample(words, tags.read(file_tags, rows)))
+    if not sentences:
+        raise UserError(
+            f"{path} has 0 sentences: expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"
+        )
+    short_name = f"{path.resolve().parent.name}/{path.name}"
+    return BioFile(sentences, tags.repaired, tags.notes(short_name), tags.first_seen)
+
+
+def write_bio(path: Path, sentences: Iterable[TokenExample]) -> None:
+    """Write sentences as word, TAB, tag, with a blank line after each; `read_bio` gives them back.
+
+    Running text and offsets have no place in such a file. Tags are written as they are: an I- tag that follows
+    nothing is read back as B-.
+
+    Args:
+        path: the file, replaced as a whole or not at all.
+        sentences: at least one, each with tags.
+
+    Raises:
+        UserError: there is no sentence, one has no words or not a tag for each, a word or tag cannot stand in such
+            a file, or the file cannot be written.
+    """
+    blocks = [_block(sentence, number) for number, sentence in enumerate(sentences, 1)]
+    if not blocks:
+        raise UserError(f"no sentences to write to {path}: expected at least one")
+    text = "".join(blocks)
+    if text.startswith(_BOM):  # of the first word: a reader takes only the first mark away
+        text = _BOM + text
+    try:
+        text.encode("utf-8")
+        write_atomically(Path(path), text)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.object[error.start]!r} has no UTF-8 form"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "repair") -> Task:
+    """Return a named-entity task from a directory or from the hub.
+
+    The labels are "O", then B-TYPE and I-TYPE for the entity types of train in alphabetical order.
+
+    Args:
+        data: a directory with train.tsv and, if there are any, devel.tsv and test.tsv (also dev, valid, validation,
+            testa; testb; and .txt .conll .bio .iob .iob2), or `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`.
+        name: what records call the task; by default the directory or data set, in lower case.
+        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
+
+    Returns:
+        The task, with the splits that there are; a note says so where there is no validation split.
+
+    Raises:
+        UserError: there is no train split, a split has two candidates, train has no entity, another split has an
+            entity type that train has not, a file is not as `read_bio` expects, or the hub does not answer.
+    """
+    if str(data).startswith("hub:"):
+        default_name, files = _read_hub(str(data), repair)
+        titles = {split: f"{data} ({split})" for split in files}
+    else:
+        folder = Path(data).expanduser()
+        paths = _find_splits(folder)
+        files = {split: read_bio(path, repair=repair) for split, path in paths.items()}
+        titles = {split: str(path) for split, path in paths.items()}
+        default_name = folder.resolve().name
+    types = sorted(files["train"].first_seen)
+    if not types:
+        raise UserError(f"{titles['train']} has no entity: expected B-TYPE and I-TYPE tags, all are O")
+    for split, file in files.items():
+        _check_types(file, titles[split], types)
+    notes = [note for file in files.values() for note in file.notes]
+    if "validation" not in files:
+        notes.append(f"{default_name}: there is no validation split")
+    return Task(
+        name=name or default_name.lower(),
+        problem="token",
+        labels=("O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")),
+        metric="entity_f1",
+        splits={split: file.sentences for split, file in files.items()},
+        notes=tuple(notes),
+    )
+
+
+class _TagReader:
+    """Checks and repairs the tags of one file or split, and keeps what was found.
+
+    Args:
+        title: what messages call the file.
+        repair: what to do with an I- tag that follows nothing or another type.
+    """
+
+    def __init__(self, title: str, repair: Repair) -> None:
+        self.title = title
+        self.repair = repair
+        self.repaired = 0
+        self.first_seen: dict[str, tuple[int, str]] = {}
+
+    def read(self, tags: Sequence[str], rows: Sequence[int]) -> tuple[str, ...]:
+        """Return the tags of one sentence as IOB2, given the row of each."""
+        read, previous = [], None
+        for tag, row in zip(tags, rows, strict=True):
+            match = _TAG.fullmatch(tag)
+            if match is None:
+                raise UserError(f"{self.title}, row {row}: {_bad_tag(tag)}")
+            prefix, type_ = match.groups()
+            if prefix == "I" and type_ != previous:
+                if self.repair == "refuse":
+                    before = f"an entity {previous}" if previous else "no entity"
+                    raise UserError(
+                        f"{self.title}, row {row}: {tag!r} follows {before}: "
+                        f"expected 'B-{type_}' at the start of an entity; mend the file, or let it be repaired"
+                    )
+                self.repaired += 1
+                tag = f"B-{type_}"
+            if type_ is not None:
+                self.first_seen.setdefault(type_, (row, match.group()))
+            read.append(tag)
+            previous = type_
+        return tuple(read)
+
+    def notes(self, short_name: str) -> tuple[str, ...]:
+        """Return what was repaired, in at most one line."""
+        if not self.repaired:
+            return ()
+        tags = (
+            "I- tag that followed nothing was" if self.repaired == 1 else "I- tags that followed nothing were"
+        )
+        return (f"{short_name}: {self.repaired} {tags} read as B-",)
+
+
+def _bad_tag(tag: str) -> str:
+    if _OTHER_SCHEME.fullmatch(tag):
+        return f"the tag {tag!r} is of another scheme (BIOES, BILOU): convert the file to IOB2 (O, B-TYPE, I-TYPE)"
+    return f"expected a tag O, B-TYPE or I-TYPE, found {tag!r}"
+
+
+def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tuple[int, str, str]]]:
+    """Yield the sentences of a file, as a row number, word and tag for each word."""
+    lines = list(_lines(path))
+    separator = _separator(lines)
+    block: list[tuple[int, str, str]] = []
+    for row, line in lines:
+        if not line.strip() or _starts_document(line):
+            if block:
+                yield block
+            block = []
+            continue
+        if separator == "TAB" and _is_comment(line):
+            continue
+        columns = line.split("\t") if separator == "TAB" else re.split(r"[ \t]+", line.strip(" \t"))
+        _check_columns(columns, separator, token_column, tag_column, f"{path}, row {row}")
+        word = columns[token_column]
+        if not word.strip():
+            raise UserError(
+                f"{path}, row {row}: the word in column {token_column} is empty: mend or remove the row"
+            )
+        block.append((row, word, columns[tag_column].strip()))
+    if block:
+        yield block
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    content = content.removeprefix(_BOM.encode())
+    for row, line in enumerate(content.split(b"\n"), 1):
+        try:
+            yield row, line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, row {row}: not UTF-8 (byte 0x{line[error.start]:02x}): convert the file to UTF-8"
+            ) from error
+
+
+def _starts_document(line: str) -> bool:
+    return line.split(maxsplit=1)[:1] == [_DOCUMENT_START]
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("# ") and "\t" not in line
+
+
+def _separator(lines: Iterable[tuple[int, str]]) -> Literal["TAB", "spaces"]:
+    for _, line in lines:
+        if line.strip() and not _starts_document(line) and not _is_comment(line):
+            return "TAB" if "\t" in line else "spaces"
+    return "spaces"
+
+
+def _check_columns(
+    columns: Sequence[str], separator: str, token_column: int, tag_column: int, where: str
+) -> None:
+    if not _suffices(len(columns), token_column, tag_column):
+        expected = next(count for count in itertools.count(2) if _suffices(count, token_column, tag_column))
+        raise UserError(
+            f"{where}: expected at least {expected} columns separated by {separator}, found {len(columns)}: "
+            f"{' '.join(columns)[:60]!r}"
+        )
+
+
+@lru_cache
+def _suffices(count: int, token_column: int, tag_column: int) -> bool:
+    """Return whether a row of so many columns has both, and not in one place."""
+    indices = [column if column >= 0 else count + column for column in (token_column, tag_column)]
+    return all(0 <= index < count for index in indices) and indices[0] != indices[1]
+
+
+def _block(sentence: TokenExample, number: int) -> str:
+    words, tags = sentence.words, sentence.tags
+    if not words or tags is None or len(tags) != len(words):
+        found = "no tags" if tags is None else f"{len(tags)} tags"
+        raise UserError(f"sentence {number} cannot be written: it has {len(words)} words and {found}")
+    for word, tag in zip(words, tags, strict=True):
+        if not word.strip() or "\t" in word or "\n" in word or _starts_document(word):
+            raise UserError(f"sentence {number} cannot be written: the word {word!r} would not be read back")
+        if not _TAG.fullmatch(tag) or "\t" in tag:
+            raise UserError(f"sentence {number} cannot be written: {_bad_tag(tag)}")
+    return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
+
+
+def _find_splits(folder: Path) -> dict[str, Path]:
+    expected = f"a directory with train.tsv, devel.tsv and test.tsv (also {' '.join(_SUFFIXES[1:])})"
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {state}: expected {expected}, or hub:OWNER/NAME")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    candidates = [path for path in files if path.suffix.lower() in _SUFFIXES]
+    found = _assign_splits({path.name: path.stem.lower() for path in candidates}, str(folder))
+    if "train" not in found:
+        there = ", ".join(path.name for path in files[:10]) or "no file"
+        raise UserError(f"{folder} has no train file: expected {expected}, found {there}")
+    return {split: folder / file for split, file in found.items()}
+
+
+def _assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
+    """Return which of the files or hub splits is train, validation and test; others are left out."""
+    found = {}
+    for split, names in _SPLIT_NAMES.items():
+        candidates = [key for key, stem in stems.items() if stem in names]
+        if len(candidates) > 1:
+            raise UserError(
+                f"{title}: both {' and '.join(candidates)} could be the {split} split: keep one of them"
+            )
+        if candidates:
+            found[split] = candidates[0]
+    return found
+
+
+def _check_types(file: BioFile, title: str, types: Sequence[str]) -> None:
+    for type_, (row, tag) in file.first_seen.items():
+        if type_ not in types:
+            raise UserError(
+                f"{title}, row {row}: the entity type of the tag {tag!r} does not occur in train, which has "
+                f"{', '.join(types)}; no model learns it: rename the type, or tag such words O"
+            )
+
+
+def _read_hub(data: str, repair: Repair) -> tuple[str, dict[str, BioFile]]:
+    match = _HUB_NAME.fullmatch(data)
+    if match is None:
+        raise UserError(f"{data!r} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG")
+    repository, name, config = match.groups()
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(repository, config)
+    except Exception as error:  # the hub client raises whatever its transport raises
+        reason = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise UserError(
+            f"could not load {data}: give a local directory, or check the name, the configuration and the network "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    found = _assign_splits({key: key.lower() for key in splits}, data)
+    if "train" not in found:
+        raise UserError(f"{data} has no train split: expected train, found {', '.join(splits) or 'none'}")
+    return name, {
+        split: _read_hub_split(splits[key], f"{data} ({split})", repair, may_be_unlabelled=split == "test")
+        for split, key in found.items()
+    }
+
+
+def _read_hub_split(dataset: Any, title: str, repair: Repair, *, may_be_unlabelled: bool) -> BioFile:
+    word_column = _hub_column(dataset, _WORD_COLUMNS, title)
+    tag_column = _hub_column(dataset, _TAG_COLUMNS, title)
+    names = _class_names(dataset.features[tag_column], f"{title}: the column {tag_column!r}")
+    reader = _TagReader(title, repair)
+    sentences, empty = [], 0
+    for row, record in enumerate(dataset.select_columns([word_column, tag_column]), 1):
+        words, values = record[word_column], record[tag_column]
+        if not words:
+            empty += 1
+            continue
+        if not all(word and word.strip() for word in words):
+            raise UserError(f"{title}, row {row}: a word is empty: mend or remove the row")
+        if may_be_unlabelled and (not values or (names and set(values) == {_UNLABELLED})):
+            sentences.append(TokenExample(tuple(words)))
+            continue
+        tags = _tags_of_values(values or (), names, len(words), f"{title}, row {row}")
+        sentences.append(TokenExample(tuple(words), reader.read(tags, [row] * len(tags))))
+    if not sentences:
+        raise UserError(f"{title} has 0 sentences: expected rows with words in {word_column!r}")
+    notes = reader.notes(title)
+    if empty:
+        notes += (f"{title}: {empty} row{'s' if empty > 1 else ''} without words left out",)
+    return BioFile(sentences, reader.repaired, notes, reader.first_seen)
+
+
+def _tags_of_values(values: Sequence[Any], names: Sequence[str], num_words: int, where: str) -> list[str]:
+    if len(values) != num_words:
+        raise UserError(f"{where}: {num_words} words and {len(values)} tags: expected a tag for each word")
+    if not names:
+        return [str(value) for value in values]
+    for value in values:
+        if value is None or not 0 <= value < len(names):
+            raise UserError(f"{where}: expected tags as numbers from 0 to {len(names) - 1}, found {value}")
+    return [names[value] for value in values]
+
+
+def _hub_column(dataset: Any, names: Sequence[str], title: str) -> str:
+    for name in names:
+        if name in dataset.column_names:
+            return name
+    raise UserError(
+        f"{title}: expected a column {' or '.join(repr(name) for name in names)}, "
+        f"found {', '.join(dataset.column_names)}"
+    )
+
+
+def _class_names(feature: Any, title: str) -> tuple[str, ...]:
+    """Return the names behind the numbers of a column, or () where the column holds the tags themselves."""
+    element = getattr(feature, "feature", None)
+    if names := getattr(element, "names", None):
+        return tuple(names)
+    if getattr(element, "dtype", None) in ("string", "large_string"):
+        return ()
+    raise UserError(f"{title} holds {feature}: expected a list of strings, or of classes with names")

@@ -1,0 +1,275 @@
+"""Files of a user's table (csv, tsv, JSON lines, Parquet), read into rows that know their row number."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minialbert.errors import UserError
+
+EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_NAMES = tuple(extension[1:] for extension in EXTENSIONS)
+_SPLIT_OF_STEM = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "devel": "validation",
+    "test": "test",
+}
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_LARGEST_FIELD = 2**31 - 1  # a C long on every platform
+_PARQUET_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file, read.
+
+    Attributes:
+        path: the file.
+        columns: names of its columns, in the order of the file; of JSON lines all keys that occur.
+        rows: row number and cells by column. The number is the line on which the row begins, counted from 1;
+            of Parquet the row, counted from 1. JSON lines leave out the keys that a line does not have.
+        typed: whether cells can be lists and numbers (JSON lines, Parquet) or are always strings (csv, tsv).
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[tuple[int, dict[str, Any]]]
+    typed: bool
+
+    def error(self, row: int, message: str) -> UserError:
+        """Returns the error that names this file and the row."""
+        return _error(self.path, row, message)
+
+
+def find_tables(data: Path) -> dict[str, Path]:
+    """Returns the file of each split.
+
+    Args:
+        data: a file, which is the train split, or a directory with train.EXT and, where there are such,
+            validation.EXT (or valid, dev, devel) and test.EXT. Other files are left alone.
+
+    Returns:
+        Paths under "train", "validation", "test", in this order.
+
+    Raises:
+        UserError: no such path, no train split, two files for a split, or one with an unknown extension.
+    """
+    if data.is_file():
+        return {"train": data}
+    if not data.is_dir():
+        raise UserError(f"no such file or directory: {data}")
+    found: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
+    for path in sorted(data.iterdir()):
+        split = _SPLIT_OF_STEM.get(path.name.partition(".")[0].lower())
+        if split is not None and path.is_file():
+            found[split].append(path)
+    if not found["train"]:
+        raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
+    return {split: _only(split, paths) for split, paths in found.items() if paths}
+
+
+def _only(split: str, paths: list[Path]) -> Path:
+    # A table beside train.txt is meant; train.txt alone would be a split that silently goes missing.
+    known = [path for path in paths if path.name.partition(".")[2].lower() in _NAMES]
+    if not known:
+        raise _unknown_extension(paths[0])
+    if len(known) > 1:
+        names = " and ".join(path.name for path in known)
+        raise UserError(f"{known[0].parent}: {names} are both the {split} split; keep one")
+    return known[0]
+
+
+def _unknown_extension(path: Path) -> UserError:
+    hint = "; a file with one JSON object a line is named .jsonl" if path.suffix.lower() == ".json" else ""
+    return UserError(f"{path}: unknown extension; expected one of {' '.join(EXTENSIONS)}{hint}")
+
+
+def read_table(path: Path) -> Table:
+    """Returns all rows of a file; its extension says how it is read.
+
+    - csv: RFC 4180 quoting, a field may hold line ends; the delimiter is the comma, or the semicolon where
+      the header has no comma. A header is required.
+    - tsv: one TAB between columns. Quoting is off: a quote is a character as any other, and a field can hold
+      neither TAB nor line end. A header is required.
+    - jsonl, ndjson: one JSON object a line.
+    - parquet: read by pyarrow.
+
+    Text is UTF-8, with or without byte order mark. Blank lines are left out, and keep their number.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The table; it has at least one row.
+
+    Raises:
+        UserError: the file cannot be read, is damaged or has no rows; names the file and the row.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in EXTENSIONS:
+        raise _unknown_extension(path)
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the file is empty")
+        if suffix == ".parquet":
+            table = _read_parquet(path)
+        elif suffix in (".csv", ".tsv"):
+            table = _read_separated(path, tabs=suffix == ".tsv")
+        else:
+            table = _read_json_lines(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+    if not table.rows:
+        raise UserError(f"{path}: 0 rows; expected at least one")
+    return table
+
+
+def _read_separated(path: Path, *, tabs: bool) -> Table:
+    text = _read_text(path)
+    records = _records(path, text, tabs=tabs)
+    header_line, header = next(records, (1, None))
+    if header is None:
+        raise UserError(f"{path}: the file holds blank lines only; expected a header")
+    names = tuple(name.strip() for name in header)
+    _check_unique(path, header_line, names)
+    rows = []
+    for line, fields in records:
+        if len(fields) != len(names):
+            advice = "" if tabs else "; a field with a delimiter or line end in it must be in quotes"
+            counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
+            raise _error(path, line, counts + advice)
+        rows.append((line, dict(zip(names, fields, strict=True))))
+    return Table(path, names, rows, typed=False)
+
+
+def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[str]]]:
+    lines = io.StringIO(text, newline="")
+    if tabs:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=_delimiter(text), strict=True)
+    begin = 1
+    while True:
+        try:
+            with _long_fields():
+                fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problem = str(error)
+            if problem == "unexpected end of data":
+                problem = "a quote that opens in this row is never closed"
+            raise _error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
+        if fields:
+            yield begin, fields
+        begin = reader.line_num + 1
+
+
+def _delimiter(text: str) -> str:
+    first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    header = _QUOTED.sub("", first_line)
+    return ";" if ";" in header and "," not in header else ","
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lifts the limit of 131072 characters a field; it belongs to the whole process, so it is put back."""
+    before = csv.field_size_limit(_LARGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read_json_lines(path: Path) -> Table:
+    rows, columns = [], dict[str, None]()
+    for line, content in enumerate(_read_text(path).split("\n"), start=1):
+        if content.strip():
+            record = _json_object(path, line, content)
+            rows.append((line, record))
+            columns.update(dict.fromkeys(record))
+    return Table(path, tuple(columns), rows, typed=True)
+
+
+def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content, object_pairs_hook=_without_duplicates)
+        if "\\u" in content:  # JSON can spell half of a surrogate pair, which no tokenizer takes
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _error(path, line, "holds half of a surrogate pair, which is no character") from error
+    except (ValueError, RecursionError) as error:
+        raise _error(path, line, f"not JSON ({_first_line(error)}); expected one object a line") from error
+    if not isinstance(record, dict):
+        found = "an array" if isinstance(record, list) else "a plain value"
+        raise _error(path, line, f"expected a JSON object, found {found}")
+    return record
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return record
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[tuple[int, dict[str, Any]]] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            names = tuple(file.schema_arrow.names)
+            _check_unique(path, None, names)
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
+                rows.extend(enumerate(batch.to_pylist(), start=len(rows) + 1))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        message = f"not readable as Parquet after row {len(rows)} ({_first_line(error)})"
+        raise UserError(f"{path}: {message}") from error
+    return Table(path, names, rows, typed=True)
+
+
+def _read_text(path: Path) -> str:
+    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if b"\0" in raw:
+        message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
+        raise _error(path, _line_of(raw, raw.index(0)), message)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file to UTF-8"
+        raise _error(path, _line_of(raw, error.start), message) from error
+
+
+def _line_of(raw: bytes, offset: int) -> int:
+    return len(_LINE_END.findall(raw, 0, offset)) + 1
+
+
+def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        message = f"the header names {twice[0]!r} more than once"
+        raise _error(path, line, message) if line else UserError(f"{path}: {message}")
+
+
+def _error(path: Path, row: int, message: str) -> UserError:
+    return UserError(f"{path}:{row}: {message}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,463 @@
+"""A user's own labelled table (csv, tsv, JSON lines, Parquet) as a task.
+
+`table_files` reads the rows; here their columns are found, and each row becomes an example.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from minialbert.data.examples import Example, Problem, Task, TextExample, TokenExample
+from minialbert.data.spans import Span, spans_to_tags
+from minialbert.data.table_files import Table, find_tables, read_table
+from minialbert.errors import UserError
+
+DEFAULT_METRICS: Mapping[Problem, str] = {
+    "single-label": "accuracy",
+    "multi-label": "f1_micro",
+    "regression": "pearson_spearman",
+    "token": "entity_f1",
+}
+
+_COMMON_NAMES = {
+    "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
+    "label": ("label", "labels", "class"),
+    "score": ("label", "labels", "class", "score"),
+    "tokens": ("tokens", "words"),
+    "tags": ("tags", "ner_tags", "labels"),
+    "spans": ("spans", "entities"),
+    "id": ("id", "idx"),
+}
+_PAIR_OF_TEXT = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "question2"}
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_TAG = re.compile(r"O|[BI]-\S.*", re.DOTALL)
+
+_Cells = Mapping[str, Any]
+_Rows = list[tuple[int, Example]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what; None means that it is found by its common name, in any case.
+
+    Attributes:
+        text: the text, or the first text of a pair: text, sentence, sentence1, premise, question, question1.
+        pair: the second text of a pair. Found beside sentence1, premise or question1 as sentence2, hypothesis,
+            question2; with other names it has to be given.
+        label: the class, the classes or the score: label, labels, class; of regression also score.
+        tokens: the words of a sentence: tokens, words.
+        tags: their tags: tags, ner_tags, labels.
+        spans: the entities of a text: spans, entities.
+        id: what the row is called: id, idx.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    tokens: str | None = None
+    tags: str | None = None
+    spans: str | None = None
+    id: str | None = None
+
+
+def load_table(
+    data: str | Path,
+    problem: Problem,
+    *,
+    name: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    labels: Sequence[str] | None = None,
+    label_separator: str = "|",
+    metric: str | None = None,
+    max_train_rows: int | None = None,
+) -> Task:
+    """Returns a labelled table as a task.
+
+    A label of a single-label task is a text or an integer. Those of a multi-label task are a list, or one string
+    whose parts `label_separator` divides (an empty string: no class). A token task has either a column of words
+    and a column of tags (lists, or strings divided by spaces), or a text and the entities in it: a list, in csv and
+    tsv as JSON, of `{"start": 0, "end": 4, "label": "Disease"}` (also "begin", and "type" or "entity") or
+    `[0, 4, "Disease"]`, the end exclusive. Tags are IOB2; an I- that continues nothing becomes B- and is counted in
+    the notes. For how the files are read see `table_files.read_table`; tsv knows no quoting.
+
+    Rows of train and validation must be labelled; those of test all or none.
+
+    Args:
+        data: a file (the task then has a train split only), or a directory with train.EXT and perhaps
+            validation.EXT (or dev, devel, valid) and test.EXT; EXT is csv, tsv, jsonl, ndjson or parquet.
+        problem: which kind of label the table has.
+        name: what records call the task; by default the name of the directory or file.
+        columns: the columns, where they do not have their common names.
+        labels: label names in the order of their ids; of a token task the tags, "O" among them. By default those of
+            the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
+        label_separator: divides the classes of a multi-label cell.
+        metric: the figure that counts, where it is not the usual one of the problem.
+        max_train_rows: keep only the first rows of train; label names still come from all of them.
+
+    Returns:
+        The task.
+
+    Raises:
+        UserError: the table is not as described; the message names the file and the row.
+    """
+    _check_options(problem, labels, label_separator, max_train_rows)
+    path = Path(data).expanduser()
+    notes: list[str] = []
+    rows: dict[str, _Rows] = {}
+    tables = {split: read_table(file) for split, file in find_tables(path).items()}
+    in_words = problem == "token" and _train_is_in_words(tables["train"], columns)
+    for split, table in tables.items():
+        if problem == "token":
+            rows[split] = _token_rows(table, split, columns, in_words, notes)
+        else:
+            rows[split] = _text_rows(table, split, columns, problem, label_separator, notes)
+        _check_labelled(table, rows[split], split)
+    if problem != "token":
+        _check_pairs(tables, rows)
+    names = tuple(labels) if labels is not None else _label_names(problem, rows["train"])
+    if problem != "regression":
+        _check_number_of_labels(tables["train"], problem, names)
+        for split, table in tables.items():
+            _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
+    splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
+    if max_train_rows is not None and max_train_rows < len(splits["train"]):
+        notes.append(f"train: the first {max_train_rows} of {len(splits['train'])} rows")
+        splits["train"] = splits["train"][:max_train_rows]
+    task_name = name or (path.resolve().name if path.is_dir() else path.stem)
+    return Task(task_name, problem, names, metric or DEFAULT_METRICS[problem], splits, tuple(notes))
+
+
+def _check_options(
+    problem: Problem, labels: Sequence[str] | None, label_separator: str, max_train_rows: int | None
+) -> None:
+    if problem not in DEFAULT_METRICS:
+        raise UserError(f"unknown problem {problem!r}; expected one of {', '.join(DEFAULT_METRICS)}")
+    if labels is not None and problem == "regression":
+        raise UserError("regression has scores and no classes; leave `labels` out")
+    if labels is not None and (not labels or len(set(labels)) < len(labels)):
+        raise UserError(f"expected `labels` to name each class once, found {list(labels)}")
+    if labels is not None and problem == "token" and "O" not in labels:
+        raise UserError(f"`labels` of a token task are tags, 'O' among them; found {', '.join(labels)}")
+    if not label_separator.strip():
+        raise UserError(f"expected a label separator that is no blank, found {label_separator!r}")
+    if max_train_rows is not None and max_train_rows < 1:
+        raise UserError(f"expected at least 1 train row to keep, found {max_train_rows}")
+
+
+# Columns
+
+
+def _find(table: Table, role: str, named: str | None, common: str, *, required: bool) -> str | None:
+    """Returns the column of a role; None where there is none and none is required."""
+    names = _COMMON_NAMES[common]
+    found = [column for column in table.columns if column.lower() in names]
+    if named is not None:
+        found = [named] if named in table.columns else []
+    if len(found) > 1:
+        both = " and ".join(repr(column) for column in found)
+        raise UserError(f"{table.path}: {both} could each be the {role} column; name the one that is")
+    if not found and required:
+        wanted = repr(named) if named is not None else f"one of {', '.join(names)}"
+        have = ", ".join(repr(column) for column in table.columns)
+        raise UserError(f"{table.path}: no {role} column; expected {wanted}, found the columns {have}")
+    return found[0] if found else None
+
+
+def _find_required(table: Table, role: str, named: str | None) -> str:
+    column = _find(table, role, named, role, required=True)
+    assert column is not None
+    return column
+
+
+def _find_pair(table: Table, text: str, named: str | None) -> str | None:
+    if named is not None:
+        if named not in table.columns:
+            have = ", ".join(repr(column) for column in table.columns)
+            raise UserError(f"{table.path}: no pair column; expected {named!r}, found the columns {have}")
+        return named
+    partner = _PAIR_OF_TEXT.get(text.lower())
+    return next((column for column in table.columns if column.lower() == partner), None)
+
+
+def _train_is_in_words(table: Table, columns: Columns) -> bool:
+    """Whether the table has words and tags, rather than a text and spans."""
+    in_words = columns.tokens is not None or columns.tags is not None
+    in_text = columns.text is not None or columns.spans is not None
+    if in_words and in_text:
+        raise UserError(
+            "a token task has tokens and tags, or text and spans; name the columns of one of them"
+        )
+    if in_words or in_text:
+        return in_words
+    tokens = _find(table, "tokens", None, "tokens", required=False)
+    spans = _find(table, "spans", None, "spans", required=False)
+    if tokens is None and spans is None:
+        have = ", ".join(repr(column) for column in table.columns)
+        raise UserError(
+            f"{table.path}: expected columns tokens and tags, or text and spans; found the columns {have}"
+        )
+    return spans is None or (
+        tokens is not None and _find(table, "tags", None, "tags", required=False) is not None
+    )
+
+
+# Cells
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _missing(cell: object) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _text(table: Table, row: int, cells: _Cells, column: str) -> str:
+    cell = cells.get(column)
+    if _missing(cell):
+        raise table.error(row, f"the text in column {column!r} is empty; fill it or remove the row")
+    if not isinstance(cell, str):
+        raise table.error(row, f"expected a text in column {column!r}, found {_shown(cell)}")
+    return cell
+
+
+def _class_name(table: Table, row: int, cell: object) -> str:
+    if isinstance(cell, (str, int)) and not _missing(cell):
+        return str(cell).strip()
+    raise table.error(row, f"expected a class as text or integer, found {_shown(cell)}")
+
+
+def _class_names(table: Table, row: int, cell: object, separator: str) -> tuple[str, ...]:
+    if isinstance(cell, str):
+        parts: list[Any] = cell.split(separator) if cell.strip() else []
+    elif isinstance(cell, list):
+        parts = cell
+    else:
+        raise table.error(row, f"expected a list of classes, found {_shown(cell)}")
+    names = tuple(_class_name(table, row, part) for part in parts)
+    if len(set(names)) < len(names):
+        raise table.error(
+            row, f"a class occurs twice in {_shown(cell)}; expected the name of each class that applies, once"
+        )
+    return names
+
+
+def _score(table: Table, row: int, cell: object) -> float:
+    try:
+        if isinstance(cell, bool) or not isinstance(cell, (int, float, Decimal, str)) or "_" in str(cell):
+            raise ValueError
+        score = float(cell)
+    except (ValueError, OverflowError):
+        score = math.nan
+    if math.isfinite(score):
+        return score
+    raise table.error(row, f"expected a finite number as score, found {_shown(cell)}")
+
+
+def _list_of_words(table: Table, row: int, cell: object, column: str) -> tuple[str, ...]:
+    if isinstance(cell, str):
+        return tuple(word for word in cell.split(" ") if word)
+    if isinstance(cell, list) and all(isinstance(word, str) for word in cell):
+        return tuple(cell)
+    raise table.error(row, f"expected a list of strings in column {column!r}, found {_shown(cell)}")
+
+
+def _spans(table: Table, row: int, cell: object) -> list[Span]:
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError) as error:
+            message = f"expected spans as a JSON list, found {_shown(cell)}"
+            raise table.error(row, message) from error
+    if not isinstance(cell, list):
+        raise table.error(row, f"expected a list of spans, found {_shown(cell)}")
+    return [_span(table, row, item) for item in cell]
+
+
+def _span(table: Table, row: int, item: object) -> Span:
+    parts: tuple[object, ...] = ()
+    if isinstance(item, Mapping):
+        keys = (("start", "begin"), ("end",), ("label", "type", "entity"))
+        parts = tuple(next((item[k] for k in names if item.get(k) is not None), None) for names in keys)
+    elif isinstance(item, (list, tuple)):
+        parts = tuple(item)
+    match parts:
+        case (int(start), int(end), str(label)) if not isinstance(start, bool) and not isinstance(end, bool):
+            return Span(start, end, label.strip())
+    raise table.error(row, f"expected a span as start, end (integers) and label, found {_shown(item)}")
+
+
+# Rows
+
+
+def _text_rows(
+    table: Table,
+    split: str,
+    columns: Columns,
+    problem: Problem,
+    separator: str,
+    notes: list[str],
+) -> _Rows:
+    text = _find_required(table, "text", columns.text)
+    pair = _find_pair(table, text, columns.pair)
+    common = "score" if problem == "regression" else "label"
+    label = _find(table, "label", columns.label, common, required=split != "test")
+    id_column = _find(table, "id", columns.id, "id", required=columns.id is not None)
+    # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
+    empty = label is None or all(_missing(cells.get(label)) for _, cells in table.rows)
+    empty_is_no_class = problem == "multi-label" and not (empty and split == "test")
+    if problem == "multi-label" and label is not None and empty and split == "test":
+        notes.append(f"test: every cell of {label!r} is empty, so the split counts as unlabelled")
+
+    def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
+        cell = None if label is None else cells.get(label)
+        if cell is None or (_missing(cell) and not empty_is_no_class):
+            return None
+        if problem == "regression":
+            return _score(table, row, cell)
+        if problem == "multi-label":
+            return _class_names(table, row, cell, separator)
+        return _class_name(table, row, cell)
+
+    def example(row: int, cells: _Cells) -> TextExample:
+        second = None if pair is None else _text(table, row, cells, pair)
+        row_id = None if id_column is None else cells.get(id_column)
+        return TextExample(
+            _text(table, row, cells, text),
+            second,
+            value(row, cells),
+            None if row_id is None or row_id == "" else str(row_id),
+        )
+
+    return [(row, example(row, cells)) for row, cells in table.rows]
+
+
+def _token_rows(table: Table, split: str, columns: Columns, in_words: bool, notes: list[str]) -> _Rows:
+    if not in_words:
+        text = _find_required(table, "text", columns.text)
+        spans = _find(table, "spans", columns.spans, "spans", required=split != "test")
+        return [(row, _example_of_spans(table, row, cells, text, spans)) for row, cells in table.rows]
+    tokens = _find_required(table, "tokens", columns.tokens)
+    tags = _find(table, "tags", columns.tags, "tags", required=split != "test")
+    rows: _Rows = []
+    repaired = 0
+    for row, cells in table.rows:
+        example, repairs = _example_of_words(table, row, cells, tokens, tags)
+        rows.append((row, example))
+        repaired += repairs
+    if repaired:
+        notes.append(f"{split}: {repaired} I- tag(s) that continued no entity of their type were read as B-")
+    return rows
+
+
+def _example_of_words(
+    table: Table, row: int, cells: _Cells, tokens: str, tags: str | None
+) -> tuple[TokenExample, int]:
+    """Returns the example, and how many tags were repaired."""
+    if _missing(cells.get(tokens)) or cells[tokens] == []:
+        raise table.error(row, f"there are no words in column {tokens!r}; fill it or remove the row")
+    words = _list_of_words(table, row, cells[tokens], tokens)
+    if not all(word.strip() for word in words):
+        raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
+    if tags is None or _missing(cells.get(tags)):
+        return TokenExample(words), 0
+    found = _list_of_words(table, row, cells[tags], tags)
+    if len(found) != len(words):
+        raise table.error(row, f"{len(words)} words and {len(found)} tags; expected one tag for each word")
+    iob2: list[str] = []
+    for tag in found:
+        if not _TAG.fullmatch(tag):
+            raise table.error(row, f"expected an IOB2 tag (O, B-Disease, I-Disease), found {_shown(tag)}")
+        continues = bool(iob2) and iob2[-1] in (f"B-{tag[2:]}", tag)
+        iob2.append(tag if tag[0] != "I" or continues else f"B-{tag[2:]}")
+    repairs = sum(before != after for before, after in zip(found, iob2, strict=True))
+    return TokenExample(words, tuple(iob2)), repairs
+
+
+def _example_of_spans(table: Table, row: int, cells: _Cells, column: str, spans: str | None) -> TokenExample:
+    text = _text(table, row, cells, column)
+    cell = cells.get(spans) if spans is not None else None
+    labelled = not _missing(cell)
+    try:
+        words, offsets, tags = spans_to_tags(text, _spans(table, row, cell) if labelled else [])
+    except UserError:
+        raise
+    except ValueError as error:
+        raise table.error(row, " ".join(str(error).split())) from error
+    return TokenExample(words, tags if labelled else None, text, offsets)
+
+
+# What must hold of all rows
+
+
+def _label_of(example: Example) -> str | float | tuple[str, ...] | None:
+    return example.tags if isinstance(example, TokenExample) else example.label
+
+
+def _check_labelled(table: Table, rows: _Rows, split: str) -> None:
+    without = [row for row, example in rows if _label_of(example) is None]
+    if without and split != "test":
+        raise table.error(without[0], f"no label; every row of {split} needs one")
+    if without and len(without) < len(rows):
+        raise table.error(
+            without[0],
+            f"no label, but {len(rows) - len(without)} rows of test have one; label all rows or none",
+        )
+
+
+def _check_pairs(tables: Mapping[str, Table], rows: Mapping[str, _Rows]) -> None:
+    paired = {
+        split: isinstance(first, TextExample) and first.pair is not None
+        for split, ((_, first), *_) in rows.items()
+    }
+    for split, table in tables.items():
+        if paired[split] != paired["train"]:
+            here, there = ("pairs", "single texts") if paired[split] else ("single texts", "pairs")
+            raise UserError(f"{table.path}: {here}, but {tables['train'].path} has {there}; name the columns")
+
+
+def _label_names(problem: Problem, rows: _Rows) -> tuple[str, ...]:
+    if problem == "regression":
+        return ()
+    names = {name for _, example in rows for name in _names_in(example)}
+    if problem == "token":
+        types = sorted({name[2:] for name in names if name != "O"})
+        return ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+    if all(_INTEGER.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _names_in(example: Example) -> tuple[str, ...]:
+    label = _label_of(example)
+    if isinstance(label, str):
+        return (label,)
+    return label if isinstance(label, tuple) else ()
+
+
+def _check_number_of_labels(train: Table, problem: Problem, names: Sequence[str]) -> None:
+    # One class is no classification, and Transformers takes a head with one output for a regression.
+    if problem == "multi-label":
+        if not names:
+            raise UserError(f"{train.path}: no row has a class; there is nothing to learn")
+    elif len(names) < 2:
+        raise UserError(f"{train.path}: expected at least two labels, found only {names[0]!r}")
+
+
+def _check_known(table: Table, rows: _Rows, names: Sequence[str], source: str) -> None:
+    known = set(names)
+    for row, example in rows:
+        for name in _names_in(example):
+            if name not in known:
+                listed = ", ".join(repr(known_name) for known_name in names[:20]) + (
+                    ", ..." if len(names) > 20 else ""
+                )
+                raise table.error(row, f"the label {name!r} is not among those of {source}: {listed}")

@@ -1,0 +1,117 @@
+"""One door to labelled data: a GLUE task, tagged sentences, or a user's own table, by name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minialbert.errors import UserError
+from minialbert.metrics import check_metric
+from minialbert.tuning_schema import TaskRecipe
+
+from .examples import Example, Problem, Task
+from .glue import GLUE_TASKS, glue_task_name, load_glue
+from .ner import load_ner
+from .table_files import EXTENSIONS
+from .tables import Columns, load_table
+
+# What --task may be besides a GLUE task; "ner" is for tagged files, the others for tables of one's own.
+GENERIC: dict[str, Problem] = {
+    "ner": "token",
+    "classification": "single-label",
+    "multi-label": "multi-label",
+    "regression": "regression",
+}
+
+
+def load_task(recipe: TaskRecipe) -> Task:
+    """Return the task that a recipe names, with a validation split carved from train where there is none.
+
+    Args:
+        recipe: name, data, columns and options.
+
+    Returns:
+        The task.
+
+    Raises:
+        UserError: if the name is unknown, or the files do not hold what it needs.
+    """
+    name, data = recipe.name, recipe.data
+    if name is None:
+        raise UserError(f"no task: give --task, one of {', '.join([*GLUE_TASKS, *GENERIC])}, or task.problem")
+    glue = glue_task_name(name) if recipe.problem is None else None
+    if glue is not None:
+        task = load_glue(glue, data, max_train_rows=recipe.max_train_rows)
+    else:
+        problem = recipe.problem or GENERIC.get(name)
+        if problem is None:
+            raise UserError(
+                f"no task is called {name!r}: expected one of {', '.join([*GLUE_TASKS, *GENERIC])}, or a name of "
+                "your own with task.problem (single-label, multi-label, regression, token)"
+            )
+        if data is None:
+            raise UserError(f"task {name} has no data: give --data, a directory or file")
+        own_name = None if name in GENERIC else name
+        if name == "ner" and not _is_table(data):
+            task = _first_rows(load_ner(data, name=own_name, repair=recipe.iob), recipe.max_train_rows)
+        else:
+            task = load_table(
+                data,
+                problem,
+                name=own_name,
+                columns=Columns(**recipe.model_dump(include=set(Columns.__dataclass_fields__))),
+                labels=recipe.labels,
+                label_separator=recipe.label_separator,
+                max_train_rows=recipe.max_train_rows,
+            )
+    if recipe.metric is not None:
+        check_metric(task.problem, recipe.metric)
+        task = replace(task, metric=recipe.metric)
+    return task if "validation" in task.splits else _carve_validation(task, recipe.validation_fraction)
+
+
+def _is_table(data: str) -> bool:
+    """Tell whether a path holds csv, jsonl or parquet rather than two-column tagged lines."""
+    path = Path(data)
+    tables = {extension for extension in EXTENSIONS if extension != ".tsv"}
+    files = path.iterdir() if path.is_dir() else [path]
+    return any(file.suffix.lower() in tables for file in files)
+
+
+def _first_rows(task: Task, limit: int | None) -> Task:
+    train = task.splits["train"]
+    if limit is None or limit >= len(train):
+        return task
+    note = f"train: the first {limit:,} of {len(train):,} rows"
+    return replace(task, splits={**task.splits, "train": train[:limit]}, notes=(*task.notes, note))
+
+
+def _carve_validation(task: Task, fraction: float) -> Task:
+    """Part the training rows; which are chosen depends on their number alone, so all seeds share them."""
+    train = task.splits["train"]
+    count = max(1, round(fraction * len(train)))
+    if count >= len(train):
+        raise UserError(
+            f"{task.name}: {len(train)} training rows are too few to set some apart for validation; give a "
+            "validation file"
+        )
+    chosen = set(random.Random(0).sample(range(len(train)), count))
+    parts: dict[str, Sequence[Example]] = {
+        **task.splits,
+        "train": [row for index, row in enumerate(train) if index not in chosen],
+        "validation": [row for index, row in enumerate(train) if index in chosen],
+    }
+    note = f"validation: {count:,} of the {len(train):,} training rows, set apart at random"
+    return replace(task, splits=parts, notes=(*task.notes, note))
+
+
+def task_summary(task: Task) -> dict[str, Any]:
+    """Return what a record says about a task: rows per split and notes."""
+    return {
+        "rows": {name: len(rows) for name, rows in task.splits.items()},
+        "labels": list(task.labels),
+        "notes": list(task.notes),
+    }

@@ -1,0 +1,462 @@
+"""From a labelled task to a tuned model: plan a run, tune all of a model or its adapters, and leave a record."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import shlex
+import statistics
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+
+from .adapters import TrainableCount, add_adapters, count_parameters, freeze_all_but_adapters, save_adapters
+from .data.examples import Task
+from .data.task_encoding import IGNORED, Encoded
+from .data.tasks import load_task, task_summary
+from .data.tokenizers import tokenizer_fingerprint
+from .errors import UserError
+from .evaluation import Predictions, encode, evaluate_split, make_collator
+from .interrupts import GracefulStop
+from .precision import resolve_precision
+from .progress import RunProgress
+from .recipe import dump_recipe
+from .runs import RunDirectory, display_name, write_result
+from .task_losses import TaskTeacher, label_order
+from .task_models import (
+    TaskInputs,
+    is_minialbert,
+    load_for_tuning,
+    load_tuned,
+    model_labels,
+    save_tuned,
+)
+from .teachers import max_input_length
+from .tuning_schema import FinetuneRecipe
+from .tuning_trainer import TuningTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinetuningPlan:
+    """Everything a tuning needs, checked, before anything is written.
+
+    Attributes:
+        recipe: the resolved recipe.
+        task: the labelled data.
+        model: the model with its head.
+        tokenizer: its tokenizer.
+        encoded: the inputs of every split.
+        teacher: a fine-tuned teacher, or None.
+        class_weights: (L,) or None.
+        parameters: how many are trained.
+        adapters: "pre-trained", "identity" or "as-published" when adapters are tuned, else None.
+        max_length: tokens per input.
+        steps_per_epoch: optimiser steps.
+        max_steps: optimiser steps.
+        notes: what was decided, one line each.
+    """
+
+    recipe: FinetuneRecipe
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    encoded: dict[str, Encoded]
+    teacher: TaskTeacher | None
+    class_weights: Tensor | None
+    parameters: TrainableCount
+    adapters: str | None
+    max_length: int
+    steps_per_epoch: int
+    max_steps: int
+    notes: tuple[str, ...]
+
+
+def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
+    """Return a checked plan: data read, model loaded and frozen as asked, inputs encoded.
+
+    Args:
+        recipe: the resolved recipe.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: if model, data and recipe do not fit together.
+    """
+    if recipe.model.name is None:
+        raise UserError("no model: give --model, a directory or hub id")
+    task = load_task(recipe.task)
+    notes = list(task.notes)
+    tuning = recipe.tuning
+    set_seed(tuning.seed)
+    model, tokenizer, model_notes = load_for_tuning(
+        recipe.model.name, task, revision=recipe.model.revision, dropout=tuning.dropout
+    )
+    notes += model_notes
+    adapters = _prepare_adapters(recipe, model, notes)
+    parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
+    max_length = min(recipe.task.max_length, max_input_length(model))
+    encoded = {
+        split: encode(
+            rows,
+            tokenizer,
+            task,
+            max_length=max_length,
+            overlap=min(recipe.task.overlap, max_length - 8),
+            all_pieces=recipe.task.label_pieces == "all",
+        )
+        for split, rows in task.splits.items()
+    }
+    for split, inputs in encoded.items():
+        if inputs.cut:
+            notes.append(f"{split}: {inputs.cut:,} of {len(inputs):,} texts were cut at {max_length} tokens")
+        if len(inputs) > len(task.splits[split]):
+            more = len(inputs) - len(task.splits[split])
+            notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
+    steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
+    return FinetuningPlan(
+        recipe=recipe,
+        task=task,
+        model=model,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        teacher=_load_task_teacher(recipe, task, model, tokenizer),
+        class_weights=_class_weights(recipe, task, encoded["train"]),
+        parameters=parameters,
+        adapters=adapters,
+        max_length=max_length,
+        steps_per_epoch=steps,
+        max_steps=max(1, round(tuning.epochs * steps)),
+        notes=tuple(notes),
+    )
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    keep_model: bool = True,
+) -> dict[str, Any]:
+    """Tune a model as a recipe says, and return the record that is left in `result.json`.
+
+    The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on
+    validation, tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`.
+
+    Args:
+        recipe: the resolved recipe.
+        output: the run directory.
+        resume: go on from the last checkpoint of the same recipe.
+        overwrite: replace an earlier run.
+        progress: show a progress bar on a terminal, and a line per log.
+        keep_model: write `model/` and `adapters/`.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: if model, data, recipe and directory do not fit together.
+        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+    """
+    run = RunDirectory(output)
+    finished = resume and run.result.is_file()
+    plan = plan_finetuning(recipe)
+    run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
+    if finished:
+        raise UserError(
+            f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+        )
+    if progress:
+        for note in plan.notes:
+            logger.info("%s", note)
+        logger.info("%s", plan.parameters)
+    trainer = make_tuning_trainer(plan, run, progress=progress)
+    stop = GracefulStop()
+    trainer.add_callback(stop)
+    checkpoint = run.last_checkpoint() if resume else None
+    if checkpoint is not None:
+        run.rewind_log(int(checkpoint.name.rpartition("-")[2]))
+    elif run.log.is_file():
+        run.log.unlink()
+    started = time.perf_counter()
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    if stop.requested and trainer.state.global_step < plan.max_steps:
+        logger.info(
+            "stopped after step %d of %d; a checkpoint is saved", trainer.state.global_step, plan.max_steps
+        )
+        raise KeyboardInterrupt
+    wall_seconds = time.perf_counter() - started
+    trainer.restore_best()
+    predictions = {
+        split: _measure(plan, split)
+        for split in plan.task.splits
+        if split != "train" and _is_labelled(plan.encoded[split])
+    }
+    if not trainer.args.should_save:
+        return {}
+    if keep_model:
+        inputs = TaskInputs(
+            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, recipe.task.overlap
+        )
+        save_tuned(plan.model, plan.tokenizer, inputs, run.model)
+        if plan.adapters:
+            save_adapters(
+                plan.model,
+                run.path / "adapters",
+                tokenizer=plan.tokenizer,
+                metadata=asdict(inputs),
+                overwrite=True,
+            )
+    return write_result(run.result, _record(plan, trainer, predictions, wall_seconds))
+
+
+def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bool = True) -> TuningTrainer:
+    """Return the trainer of a plan.
+
+    Args:
+        plan: the plan.
+        run: where log and checkpoints go.
+        progress: show a bar and lines.
+
+    Returns:
+        The trainer, ready for `train()`.
+    """
+    tuning = plan.recipe.tuning
+    precision = resolve_precision(tuning.precision)
+    micro = tuning.micro_batch_size or tuning.batch_size
+    args = TrainingArguments(
+        output_dir=str(run.checkpoints),
+        max_steps=plan.max_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=tuning.batch_size // micro,
+        learning_rate=tuning.learning_rate,
+        weight_decay=tuning.weight_decay,
+        warmup_steps=round(tuning.warmup_ratio * plan.max_steps),
+        lr_scheduler_type=tuning.lr_scheduler,
+        max_grad_norm=tuning.max_grad_norm,
+        adam_beta1=tuning.adam_beta1,
+        adam_beta2=tuning.adam_beta2,
+        adam_epsilon=tuning.adam_epsilon,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=tuning.seed,
+        logging_steps=tuning.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=max(1, math.ceil(plan.steps_per_epoch / tuning.evaluations_per_epoch)),
+        save_strategy="no",
+        save_total_limit=1,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = TuningTrainer(
+        plan.model,
+        plan.task.problem,
+        plan.task.metric,
+        args=args,
+        train=plan.encoded["train"],
+        collator=make_collator(plan.task, plan.tokenizer),
+        measure=lambda: _measure(plan, "validation").metrics,
+        batch_size=tuning.batch_size,
+        class_weights=plan.class_weights,
+        teacher=plan.teacher,
+        task_weight=plan.recipe.teacher.task_weight if plan.teacher is not None else 1.0,
+        patience=tuning.early_stopping_patience,
+    )
+    title = f"tuning {plan.task.name}"
+    trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))
+    return trainer
+
+
+def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: list[str]) -> str | None:
+    """Give a model without adapters fresh ones where adapters are to be tuned; return where they come from."""
+    if recipe.tuning.mode != "adapters":
+        return None
+    if not is_minialbert(model):
+        raise UserError(
+            f"adapter-tuning needs a MiniALBERT; {display_name(recipe.model.name)} is a {model.config.model_type}: "
+            "leave out --adapters, or distil a student from it first"
+        )
+    if model.config.adapter_reduction_factor is not None:
+        return "pre-trained"
+    start = recipe.model.adapter_init
+    add_adapters(
+        model,
+        reduction_factor=recipe.model.adapter_reduction_factor,
+        initialization=start,
+        seed=recipe.tuning.seed,
+    )
+    notes.append(f"adapters: fresh ({'random, as published' if start == 'as-published' else 'identity'})")
+    return start
+
+
+def _load_task_teacher(
+    recipe: FinetuneRecipe, task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> TaskTeacher | None:
+    settings = recipe.teacher
+    if settings.model is None:
+        return None
+    teacher, teacher_tokenizer, _ = load_tuned(settings.model)
+    if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(tokenizer):
+        raise UserError(
+            f"teacher {display_name(settings.model)} has another tokenizer than the model to tune: both see the same "
+            "tokens, so they need one vocabulary"
+        )
+    names = tuple(settings.labels) if settings.labels else model_labels(teacher)
+    if len(names) != teacher.config.num_labels:
+        raise UserError(
+            f"teacher.labels has {len(names)} names, the teacher {teacher.config.num_labels} labels"
+        )
+    width = teacher.config.hidden_size
+    if settings.hidden_weight and width != model.config.hidden_size:
+        raise UserError(
+            f"teacher.hidden_weight needs equal widths: the teacher has {width}, the model "
+            f"{model.config.hidden_size}; set it to 0"
+        )
+    order = label_order(names, task.labels, str(display_name(settings.model)))
+    return TaskTeacher(teacher, order, settings.logit_weight, settings.hidden_weight, settings.temperature)
+
+
+def _class_weights(recipe: FinetuneRecipe, task: Task, train: Encoded) -> Tensor | None:
+    wanted = recipe.tuning.class_weights
+    if wanted is None:
+        return None
+    if task.problem not in ("single-label", "token"):
+        raise UserError(
+            f"tuning.class_weights: a {task.problem} task has no classes to weigh against each other"
+        )
+    if isinstance(wanted, list):
+        if len(wanted) != len(task.labels):
+            raise UserError(
+                f"tuning.class_weights has {len(wanted)} values, {task.name} has {len(task.labels)} labels: "
+                f"{', '.join(task.labels)}"
+            )
+        return torch.tensor(wanted)
+    labels = (row["labels"] for row in train.rows)
+    flat = (value for label in labels for value in (label if isinstance(label, list) else [label]))
+    counts = Counter(value for value in flat if value != IGNORED)
+    total, present = sum(counts.values()), len(counts)
+    return torch.tensor(
+        [total / (present * counts[i]) if counts[i] else 1.0 for i in range(len(task.labels))]
+    )
+
+
+def _is_labelled(encoded: Encoded) -> bool:
+    return bool(encoded.rows) and all("labels" in row for row in encoded.rows)
+
+
+def _measure(plan: FinetuningPlan, split: str) -> Predictions:
+    return evaluate_split(
+        plan.model,
+        plan.task.splits[split],
+        plan.encoded[split],
+        plan.task,
+        make_collator(plan.task, plan.tokenizer),
+        batch_size=plan.recipe.tuning.eval_batch_size,
+        precision=resolve_precision(plan.recipe.tuning.precision),
+    )
+
+
+def _record(
+    plan: FinetuningPlan, trainer: TuningTrainer, predictions: dict[str, Predictions], wall_seconds: float
+) -> dict[str, Any]:
+    recipe = plan.recipe.model_dump()
+    recipe["model"]["name"] = display_name(plan.recipe.model.name)
+    recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
+    recipe["task"]["data"] = display_name(plan.recipe.task.data)
+    split = plan.task.reported_split
+    seconds = trainer.step_seconds
+    per_step = statistics.median(seconds) * trainer.args.gradient_accumulation_steps if seconds else None
+    return {
+        "kind": "finetune",
+        "name": plan.recipe.name,
+        "task": plan.task.name,
+        "problem": plan.task.problem,
+        "metric": plan.task.metric,
+        "split": split,
+        "score": predictions[split].metrics[plan.task.metric],
+        "metrics": {name: result.metrics for name, result in predictions.items()},
+        "seed": plan.recipe.tuning.seed,
+        "mode": plan.recipe.tuning.mode,
+        "adapter_init": plan.adapters,
+        "teacher": display_name(plan.recipe.teacher.model),
+        "model": {
+            "name": display_name(plan.recipe.model.name),
+            "model_type": plan.model.config.model_type,
+            "parameters": plan.parameters.total,
+            "encoder_parameters": plan.model.base_model.num_parameters(),
+            "trainable_parameters": plan.parameters.trainable,
+        },
+        "training": {
+            "steps": trainer.state.global_step,
+            "best_step": trainer.best_step,
+            "wall_seconds": round(wall_seconds, 1),
+            "seconds_per_step": per_step,
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "precision": resolve_precision(plan.recipe.tuning.precision),
+            "max_length": plan.max_length,
+        },
+        "data": task_summary(plan.task),
+        "notes": list(plan.notes),
+        "recipe": recipe,
+        "command": finetune_command(plan.recipe),
+    }
+
+
+def finetune_command(recipe: FinetuneRecipe) -> str:
+    """Return the command line that runs a recipe again, with placeholders for directories.
+
+    Args:
+        recipe: the resolved recipe.
+
+    Returns:
+        One line.
+    """
+    words = [
+        "minialbert",
+        "finetune",
+        "--model",
+        str(display_name(recipe.model.name)),
+        "--task",
+        str(recipe.task.name),
+    ]
+    if recipe.task.data is not None:
+        words += ["--data", str(display_name(recipe.task.data))]
+    if recipe.tuning.mode == "adapters":
+        words.append("--adapters")
+    if recipe.teacher.model is not None:
+        words += ["--teacher", str(display_name(recipe.teacher.model))]
+    defaults = type(recipe)(name="defaults").model_dump()
+    for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
+        for key, value in values.items():
+            named = (section, key) in _OPTIONS
+            if not named and value != defaults[section][key]:
+                words += ["--set", f"{section}.{key}={value if not isinstance(value, list) else list(value)}"]
+    return shlex.join(words)
+
+
+# What the command line has options for.
+_OPTIONS = {("model", "name"), ("task", "name"), ("task", "data"), ("tuning", "mode"), ("teacher", "model")}
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory that this process has held so far (on a GPU: that torch has allocated), in MB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,424 @@
+"""Tables of measured results beside the paper's rows, as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from . import paper as published
+from .paper import Column, PaperRow
+from .records import Cell, Record, Row, cell, group
+
+Value = str | int | Decimal | Cell | None
+Groups = Mapping[tuple[Row, str], Sequence[Record]]
+
+_MARKUP = re.compile(r"([\\`*_\[\]|#~$])")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings, with notes.
+
+    Attributes:
+        title: what it shows.
+        columns: the headings.
+        rows: as many values as columns: text, a parameter count, a printed or computed figure in percent, a measured
+            figure, or None where nothing was measured.
+        notes: a line each, below the table.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def to_markdown(self) -> str:
+        """Return the table and its notes; markup in names and notes is shown as text."""
+        text = {
+            index: any(isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))
+        }
+        lines = [
+            _markdown_row([escape(column) for column in self.columns]),
+            _markdown_row(["---" if text[index] else "---:" for index in text]),
+        ]
+        lines += [_markdown_row([escape(show(value)) for value in row]) for row in self.rows]
+        if self.notes:
+            lines += ["", *(f"- {escape(note)}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+    def to_csv(self) -> str:
+        """Return the table with figures as numbers; a measured column becomes three: mean, sd and n.
+
+        Text that a spreadsheet would take for a formula gets a single quote in front.
+        """
+        measured = [
+            any(isinstance(row[index], Cell) for row in self.rows) for index in range(len(self.columns))
+        ]
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        heading: list[str] = []
+        for column, wide in zip(self.columns, measured, strict=True):
+            name = _no_formula(column)
+            heading += [name, f"{name} sd", f"{name} n"] if wide else [name]
+        writer.writerow(heading)
+        for row in self.rows:
+            cells: list[str] = []
+            for value, wide in zip(row, measured, strict=True):
+                cells += _csv_cells(value) if wide else _csv_cells(value)[:1]
+            writer.writerow(cells)
+        return file.getvalue()
+
+
+def escape(text: str) -> str:
+    """Escape text for Markdown.
+
+    Args:
+        text: any text.
+
+    Returns:
+        One line that shows it as it is.
+    """
+    visible = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = " ".join(visible.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _MARKUP.sub(r"\\\1", line)
+    return line.replace("://", ":\\//").replace("www.", "www\\.")  # no link that nobody asked for
+
+
+def show(value: Value) -> str:
+    """Write a value for a reader.
+
+    Args:
+        value: a cell of a table.
+
+    Returns:
+        "41.2 ± 1.3 (3)" for a measured figure, "-" for a missing one, "4.6M" for a count.
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, Cell):
+        scale, digits = (100, 1) if value.percent else (1, 3)
+        spread = "" if value.sd is None else f" ± {scale * value.sd:.{digits}f}"
+        return f"{scale * value.mean:.{digits}f}{spread} ({value.n})"
+    if isinstance(value, int):
+        return f"{value / 1e6:.1f}M" if value >= 100_000 else f"{value / 1e3:.1f}K"
+    return str(value)
+
+
+def glue_table(records: Iterable[Record], *, paper: bool = True) -> Table:
+    """Tabulate GLUE in the form of the paper's Table 1.
+
+    Args:
+        records: fine-tuning records; those of other tasks, or with a task teacher, are passed over.
+        paper: add the paper's rows.
+
+    Returns:
+        The table; without rows where nothing was measured.
+
+    Raises:
+        UserError: if records of one row and task have no common mean.
+    """
+    tasks = {column.task for column in published.GLUE_COLUMNS}
+    kept = [record for record in records if record.task in tasks and record.problem != "token"]
+    table = _paper_table("GLUE", kept, published.GLUE_COLUMNS, published.glue_rows() if paper else ())
+    if not (paper and table.rows):
+        return table
+    notes = (
+        "Paper rows: GLUE development sets. The paper names no metrics; accuracy, Matthews correlation for CoLA, F1 "
+        "for QQP and MRPC and a mean of both correlations for STS-B fit its values.",
+        "DistilBERT_base, ALBERT_6 and ALBERT_12 are the paper's own, trained on MiniALBERT's data and steps.",
+    )
+    return Table(table.title, table.columns, table.rows, table.notes + notes)
+
+
+def ner_table(records: Iterable[Record], *, paper: bool = True) -> Table:
+    """Tabulate biomedical NER in the form of the paper's Table 2: entity F1 by word, in percent.
+
+    Args:
+        records: fine-tuning records; those of other tasks, or with a task teacher, are passed over.
+        paper: add the paper's rows.
+
+    Returns:
+        The table; without rows where nothing was measured.
+
+    Raises:
+        UserError: if records of one row and task have no common mean.
+    """
+    tasks = {column.task for column in published.NER_COLUMNS}
+    kept = [record for record in records if record.task in tasks and record.problem == "token"]
+    table = _paper_table("Biomedical NER", kept, published.NER_COLUMNS, published.ner_rows() if paper else ())
+    if not (paper and table.rows):
+        return table
+    notes = (
+        "Paper rows: test sets. The paper's release scores word pieces, the measured rows words; the sub-word F1 is "
+        "in the table of entities.",
+    )
+    return Table(table.title, table.columns, table.rows, table.notes + notes)
+
+
+def other_table(records: Iterable[Record]) -> Table:
+    """Tabulate a user's own tasks, a column each.
+
+    Args:
+        records: fine-tuning records; those of the paper's tasks, or with a task teacher, are passed over.
+
+    Returns:
+        The table; without rows where nothing was measured.
+
+    Raises:
+        UserError: if records of one row and task have no common mean.
+    """
+    kept = [record for record in records if record.row.teacher is None and not _has_paper_column(record)]
+    return _task_table("Other tasks", kept)
+
+
+def distillation_table(records: Iterable[Record]) -> Table:
+    """Tabulate what was tuned with a task teacher: another protocol than the paper's, so a table of its own.
+
+    Args:
+        records: fine-tuning records; those without a teacher are passed over.
+
+    Returns:
+        The table; without rows where nothing was measured.
+
+    Raises:
+        UserError: if records of one row and task have no common mean.
+    """
+    return _task_table(
+        "Task-specific distillation", [record for record in records if record.row.teacher is not None]
+    )
+
+
+def entity_table(records: Iterable[Record]) -> Table:
+    """Tabulate precision, recall and F1 of every token task, over all entities and by type.
+
+    Args:
+        records: fine-tuning records; those of other problems are passed over.
+
+    Returns:
+        The table; without rows where nothing was measured.
+
+    Raises:
+        UserError: if records of one row and task have no common mean.
+    """
+    groups = group(record for record in records if record.problem == "token")
+    rows: list[tuple[Value, ...]] = []
+    for (row, task), members in groups.items():
+        figures = [_first(members, f"entity_{name}", name) for name in ("precision", "recall", "f1")]
+        rows.append(
+            (row.label, _heading(task), "all", *figures, _first(members, "entity_f1_subword", "f1_subword"))
+        )
+        for holder, kind in sorted(_entity_types(members)):
+            figures = [cell(members, (holder, kind, name)) for name in ("precision", "recall", "f1")]
+            rows.append((row.label, _heading(task), kind, *figures, None))
+    columns = ("model", "task", "entities", "precision", "recall", "F1", "sub-word F1")
+    notes = (
+        "precision, recall, F1: an entity counts by its words, with both ends and its type right (strict IOB2).",
+        "sub-word F1: the release's measure, which tags and scores every word piece.",
+    )
+    return Table("Entities", columns, tuple(rows), notes if rows else ())
+
+
+def _paper_table(
+    title: str, records: Sequence[Record], columns: Sequence[Column], paper_rows: Sequence[PaperRow]
+) -> Table:
+    groups = group(record for record in records if record.row.teacher is None)
+    measured = {row: _cells(groups, row, columns) for row in _rows(groups)}
+    shown = [
+        index
+        for index in range(len(columns))
+        if measured and all(cells[index] is not None for cells in measured.values())
+    ]
+    partial = 0 < len(shown) < len(columns)
+    rows: list[tuple[Value, ...]] = []
+    for row, cells in measured.items():
+        figures = [None if one is None else Decimal(repr(round(100 * one.mean, 9))) for one in cells]
+        complete = all(figure is not None for figure in figures)
+        means = [published.average(figures) if complete else None, _mean_of(figures, shown)]
+        rows.append((row.label, "measured", *_parameters(groups, row), *cells, *means[: 1 + partial]))
+    if rows:
+        rows += [_published(row, shown if partial else None) for row in paper_rows]
+    headings = ("model", "source", "#params", "trainable", *(column.label for column in columns), "Avg")
+    notes = _notes(groups, columns)
+    if measured and partial:
+        notes.append(
+            f"mean of shown: over {', '.join(columns[index].label for index in shown)}, which every measured row has; "
+            "truncated like Avg."
+        )
+    if measured:
+        notes.append(
+            f"Avg: as in the paper, over all {len(columns)} columns, truncated to two decimals, and N/A counts as 0; "
+            "a measured row has one only where it has every column."
+        )
+    if rows and paper_rows:
+        notes.append(
+            f"Paper rows: {paper_rows[0].source} of {published.SOURCE}, as printed. Its #params of adapter-tuned rows "
+            "are the trained ones, so they stand under trainable."
+        )
+    return Table(title, (*headings, *(["mean of shown"] if partial else [])), tuple(rows), tuple(notes))
+
+
+def _published(row: PaperRow, shown: Sequence[int] | None) -> tuple[Value, ...]:
+    adapted = "†" in row.marks
+    params = (None, row.params) if adapted else (row.params, None)
+    mean = [] if shown is None else [_mean_of(row.scores, shown)]
+    return (row.label, f"paper, {row.source}", *params, *row.scores, row.average, *mean)
+
+
+def _mean_of(figures: Sequence[Decimal | None], shown: Sequence[int]) -> Decimal | None:
+    kept = [figures[index] for index in shown]
+    return published.average(kept) if kept and None not in kept else None
+
+
+def _task_table(title: str, records: Sequence[Record]) -> Table:
+    groups = group(records)
+    tasks = sorted({task for _, task in groups})
+    known = [column for column in published.GLUE_COLUMNS + published.NER_COLUMNS if column.task in tasks]
+    columns = known + [Column(task, task) for task in tasks if published.known_task(task) not in _PAPER_TASKS]
+    rows = tuple(
+        (row.label, *_parameters(groups, row), *_cells(groups, row, columns)) for row in _rows(groups)
+    )
+    headings = ("model", "#params", "trainable", *(column.label for column in columns))
+    return Table(title, headings, rows, tuple(_notes(groups, columns)))
+
+
+_PAPER_TASKS = {column.task for column in published.GLUE_COLUMNS + published.NER_COLUMNS}
+
+
+def _has_paper_column(record: Record) -> bool:
+    named = published.NER_COLUMNS if record.problem == "token" else published.GLUE_COLUMNS
+    return record.task in {column.task for column in named}
+
+
+def _rows(groups: Groups) -> list[Row]:
+    return list(dict.fromkeys(row for row, _ in groups))
+
+
+def _cells(groups: Groups, row: Row, columns: Sequence[Column]) -> list[Cell | None]:
+    return [
+        cell(groups[row, column.task], mismatched=column.mismatched) if (row, column.task) in groups else None
+        for column in columns
+    ]
+
+
+def _parameters(groups: Groups, row: Row) -> tuple[Value, Value]:
+    records = [record for (other, _), members in groups.items() if other == row for record in members]
+    trained = [record.trainable_parameters for record in records]
+    least, most = min(trained), max(trained)  # heads differ between tasks
+    same = show(least) == show(most)
+    return records[0].parameters, most if same else f"{show(least)} to {show(most)}"
+
+
+def _heading(task: str) -> str:
+    for column in published.GLUE_COLUMNS + published.NER_COLUMNS:
+        if column.task == task:
+            return "MNLI" if task == "mnli" else column.label
+    return task
+
+
+def _first(records: Sequence[Record], *names: str) -> Cell | None:
+    return next((found for name in names if (found := cell(records, (name,)))), None)
+
+
+def _entity_types(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """Return where figures by entity type stand: the key of the group of types, and the type."""
+    return {
+        (holder, kind)
+        for record in records
+        for holder, types in (record.metrics.get(record.split) or {}).items()
+        if isinstance(types, dict)
+        for kind, figures in types.items()
+        if isinstance(figures, dict) and "f1" in figures
+    }
+
+
+def _notes(groups: Groups, columns: Sequence[Column]) -> list[str]:
+    if not groups:
+        return []
+    records = [record for members in groups.values() for record in members]
+    seeds = sorted({record.seed for record in records if record.seed is not None})
+    notes = [
+        "Measured: mean ± sample standard deviation (number of seeds), in percent unless said otherwise."
+    ]
+    if seeds:
+        notes.append(f"Seeds: {', '.join(map(str, seeds))}.")
+    for what, attribute in (("Split", "split"), ("Metric", "metric")):
+        notes += [f"{what}: {line}." for line in _by_value(groups, attribute)]
+    raw = sorted({column.label for column in columns if not _in_percent(groups, column.task)})
+    if raw:
+        notes.append(f"Not in percent: {', '.join(raw)}.")
+    labels = " ".join(row.label for row in _rows(groups))
+    if "†" in labels:
+        notes.append("† adapter-tuned: only the adapters and the task head were trained.")
+    if "∗" in labels:
+        notes.append("∗ adapters that pre-training had not: they start fresh, in the paper at random.")
+    notes += [f"Hyper-parameters: {line}." for line in _lines(groups, lambda record: [_hyper(record)])]
+    grid = _lines(groups, lambda record: ["chosen by a grid"] if record.grid else [])
+    notes += [f"Hyper-parameters {line}." for line in grid]
+    notes += [f"Note: {line}." for line in _lines(groups, lambda record: record.notes)]
+    return notes
+
+
+def _in_percent(groups: Groups, task: str) -> bool:
+    cells = [cell(members) for (_, other), members in groups.items() if other == task]
+    return all(one.percent for one in cells if one is not None)
+
+
+def _by_value(groups: Groups, attribute: str) -> list[str]:
+    """Return one line per split or metric, with its tasks; rows are named where they differ in a task."""
+    values: dict[str, dict[str, set[Row]]] = {}
+    rows_of: dict[str, set[Row]] = {}
+    for (row, task), members in groups.items():
+        values.setdefault(getattr(members[0], attribute), {}).setdefault(task, set()).add(row)
+        rows_of.setdefault(task, set()).add(row)
+    lines = []
+    for value, tasks in values.items():
+        parts = []
+        for task, rows in sorted(tasks.items()):
+            some = sorted(rows, key=lambda row: row.order) if rows != rows_of[task] else []
+            parts.append(_heading(task) + (f" of {', '.join(row.label for row in some)}" if some else ""))
+        lines.append(f"{value} ({'; '.join(parts)})")
+    return lines
+
+
+def _hyper(record: Record) -> str:
+    names = {"epochs": "epochs", "learning_rate": "learning rate", "batch_size": "batch"}
+    found = {
+        label: record.settings.get(f"tuning.{name}", record.settings.get(name))
+        for name, label in names.items()
+    }
+    return ", ".join(f"{label} {value}" for label, value in found.items() if value is not None)
+
+
+def _lines(groups: Groups, texts: Callable[[Record], Iterable[str]]) -> list[str]:
+    """Return every distinct text once, with the rows and tasks it holds for."""
+    places: dict[str, dict[str, dict[str, None]]] = {}
+    for (row, task), members in groups.items():
+        for record in members:
+            for text in texts(record):
+                if text:
+                    places.setdefault(text.rstrip("."), {}).setdefault(row.label, {})[_heading(task)] = None
+    return [
+        f"{text} — " + "; ".join(f"{label} ({', '.join(tasks)})" for label, tasks in rows.items())
+        for text, rows in places.items()
+    ]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _csv_cells(value: Value) -> list[str]:
+    """Return mean, sd and n as text; what is no measured figure has neither sd nor n."""
+    if isinstance(value, Cell):
+        scale = 100 if value.percent else 1
+        spread = "" if value.sd is None else f"{scale * value.sd:.4f}"
+        return [f"{scale * value.mean:.4f}", spread, str(value.n)]
+    return ["" if value is None else _no_formula(value) if isinstance(value, str) else str(value), "", ""]
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text

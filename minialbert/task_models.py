@@ -1,0 +1,291 @@
+"""Any encoder with a head for one task: loaded for tuning, or as tuned before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from .data.examples import Problem, Task
+from .data.tokenizers import load_tokenizer
+from .errors import UserError
+from .modeling_minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
+from .runs import write_atomically
+from .teachers import LOADING_ERRORS, load_encoder_config, max_input_length, one_line
+
+TASK_FILE = "task.json"
+_PROBLEM_TYPES: dict[Problem, str | None] = {
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+    "token": None,
+}
+# Names under which architectures keep their dropout.
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """How a tuned model wants its inputs; kept beside it in `task.json`.
+
+    Attributes:
+        task: the task's name.
+        problem: its kind.
+        metric: what it is reported by.
+        max_length: tokens per input.
+        overlap: tokens that windows of a long text share.
+    """
+
+    task: str
+    problem: Problem
+    metric: str
+    max_length: int
+    overlap: int
+
+
+def load_for_tuning(
+    name: str, task: Task, *, revision: str | None = None, dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, list[str]]:
+    """Return an encoder with a head for a task, and its tokenizer.
+
+    A head that comes with the checkpoint is kept only when its labels are the task's, in the same order;
+    otherwise a new one is drawn from torch's global generator.
+
+    Args:
+        name: directory or hub id: one of ours, of the paper's release, or any Transformers encoder.
+        task: names the labels.
+        revision: git revision on the hub.
+        dropout: dropout while tuning; None for the model's own.
+
+    Returns:
+        The model in fp32, the tokenizer, and notes about the head.
+
+    Raises:
+        UserError: if it cannot be loaded or is no encoder.
+    """
+    config = load_encoder_config(name, revision=revision)
+    saved = list(config.id2label.values())
+    model_class, config = _class_and_config(name, config, task.problem, revision)
+    config.num_labels = len(task.labels) or 1
+    if task.labels:
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {label: index for index, label in config.id2label.items()}
+    config.problem_type = _PROBLEM_TYPES[task.problem]
+    if dropout is not None:
+        for field in _DROPOUTS:
+            if hasattr(config, field):
+                setattr(config, field, dropout)
+    model, info = _load(name, model_class, config, revision)
+    prefix = f"{model.base_model_prefix}."
+    missing = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
+    misshapen = [key for key, *_ in info["mismatched_keys"] if key.startswith(prefix)]
+    if missing or misshapen:
+        keys = sorted(missing + misshapen)
+        raise UserError(
+            f"{name}: its weights do not fit its config.json; missing or of another shape: "
+            f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
+        )
+    notes = []
+    has_head = not any(not key.startswith(prefix) for key in info["missing_keys"])
+    if has_head and saved != (list(task.labels) or saved):
+        _reset_head(model)
+        notes.append(f"head: new (the checkpoint's is for {_some(saved)})")
+    elif has_head and not info["mismatched_keys"]:
+        notes.append("head: the checkpoint's")
+    return model, load_task_tokenizer(name, task.problem, revision=revision), notes
+
+
+def load_tuned(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
+    """Return a model that was tuned before (by `finetune`, or by anyone), ready to predict.
+
+    Args:
+        name: directory or hub id.
+
+    Returns:
+        Model in eval mode, tokenizer, and how it wants its inputs.
+
+    Raises:
+        UserError: if it cannot be loaded or has no task head.
+    """
+    config = load_encoder_config(name)
+    problem = _saved_problem(name, config)
+    model_class, config = _class_and_config(name, config, problem, None)
+    model, info = _load(name, model_class, config, None)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        keys = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+        raise UserError(
+            f"{name} has no trained head for {'token' if problem == 'token' else 'sequence'} classification (missing: "
+            f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
+        )
+    inputs = _read_inputs(name) or TaskInputs(
+        "", problem, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
+    )
+    return model.eval(), load_task_tokenizer(name, problem), inputs
+
+
+def save_tuned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, inputs: TaskInputs, directory: Path
+) -> None:
+    """Write model, tokenizer and `task.json` to a directory.
+
+    Args:
+        model: the tuned model.
+        tokenizer: its tokenizer.
+        inputs: how it wants its inputs.
+        directory: where to.
+    """
+    model.eval()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    write_atomically(directory / TASK_FILE, json.dumps(asdict(inputs), indent=2) + "\n")
+
+
+def load_task_tokenizer(
+    name: str, problem: Problem, *, revision: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Return a model's tokenizer, able to take words where the problem gives words.
+
+    Args:
+        name: directory or hub id.
+        problem: the kind of task.
+        revision: git revision on the hub.
+
+    Returns:
+        A fast tokenizer.
+
+    Raises:
+        UserError: if there is none.
+    """
+    tokenizer = load_tokenizer(name)
+    if revision is not None:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    if problem == "token" and getattr(tokenizer, "add_prefix_space", None) is False:
+        # Byte-level BPE tells a word by the space before it; words alone have none.
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, add_prefix_space=True)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
+    return tokenizer
+
+
+def model_labels(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return a model's label names in the order of their ids."""
+    id2label = model.config.id2label
+    return tuple(id2label[index] for index in sorted(id2label))
+
+
+def check_labels(model: PreTrainedModel, task: Task, name: str) -> None:
+    """Refuse a model whose labels are not the task's, in whatever order.
+
+    Args:
+        model: a tuned model.
+        task: the task.
+        name: what to call the model.
+
+    Raises:
+        UserError: naming the labels that differ.
+    """
+    labels = model_labels(model)
+    if task.problem == "regression":
+        if model.config.num_labels != 1:
+            raise UserError(f"{name} has {model.config.num_labels} classes, but {task.name} is a regression")
+        return
+    if set(labels) != set(task.labels):
+        raise UserError(
+            f"{name} was tuned for other labels: it has {_some(labels)}, {task.name} has {_some(task.labels)}"
+        )
+
+
+def is_minialbert(model: PreTrainedModel) -> bool:
+    """Tell whether a model is one of ours."""
+    return model.config.model_type == "minialbert"
+
+
+def _class_and_config(
+    name: str, config: PreTrainedConfig, problem: Problem, revision: str | None
+) -> tuple[Any, PreTrainedConfig]:
+    token = problem == "token"
+    if config.model_type == "minialbert" or hasattr(config, "use_adapter"):  # ours, or the paper's release
+        model_class = MiniAlbertForTokenClassification if token else MiniAlbertForSequenceClassification
+        return model_class, model_class.config_class.from_pretrained(name, revision=revision)
+    loaded = AutoConfig.from_pretrained(name, revision=revision)
+    return AutoModelForTokenClassification if token else AutoModelForSequenceClassification, loaded
+
+
+def _load(
+    name: str,
+    model_class: Any,
+    config: PreTrainedConfig,
+    revision: str | None,  # noqa: ANN401
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        return model_class.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
+
+
+def _reset_head(model: PreTrainedModel) -> None:
+    spread = getattr(model.config, "initializer_range", 0.02)
+    for child, module in model.named_children():
+        if child == model.base_model_prefix:
+            continue
+        for part in module.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=spread)
+                nn.init.zeros_(part.bias)
+
+
+def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
+    inputs = _read_inputs(name)
+    if inputs is not None:
+        return inputs.problem
+    architectures = " ".join(config.architectures or ())
+    if "TokenClassification" in architectures:
+        return "token"
+    if "SequenceClassification" not in architectures:
+        raise UserError(
+            f"{name} has no task head ({architectures or 'no architecture in its config.json'}): give a model that "
+            "`minialbert finetune` wrote"
+        )
+    for problem, problem_type in _PROBLEM_TYPES.items():
+        if problem_type is not None and problem_type == config.problem_type:
+            return problem
+    return "regression" if config.num_labels == 1 else "single-label"
+
+
+def _read_inputs(name: str) -> TaskInputs | None:
+    path = Path(name) / TASK_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        inputs = TaskInputs(**values)
+        if inputs.problem not in _PROBLEM_TYPES or not 8 <= int(inputs.max_length) <= 65536:
+            raise ValueError("values out of range")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
+    return inputs
+
+
+def _some(labels: Any) -> str:  # noqa: ANN401
+    names = [str(label) for label in labels]
+    return ", ".join(names[:6]) + (f" … ({len(names)})" if len(names) > 6 else "") if names else "no labels"

@@ -1,0 +1,380 @@
+"""Named-entity files and hub data sets."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minialbert.data.examples import TokenExample
+from minialbert.data.ner import load_ner, read_bio, write_bio
+from minialbert.errors import UserError
+
+TRAIN = "Familial\tB-Disease\ncancer\tI-Disease\nand\tO\nzinc\tB-Chemical\n\nno\tO\ncure\tO\n"
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(tmp_path, content, **options):
+    return read_bio(write(tmp_path / "ncbi" / "train.tsv", content), **options)
+
+
+def pairs(file):
+    return [list(zip(sentence.words, sentence.tags, strict=True)) for sentence in file.sentences]
+
+
+def error_of(function, *args, **options):
+    with pytest.raises(UserError) as caught:
+        function(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# One file
+
+
+def test_words_tags_and_first_rows(tmp_path):
+    file = read(tmp_path, TRAIN)
+    assert pairs(file) == [
+        [("Familial", "B-Disease"), ("cancer", "I-Disease"), ("and", "O"), ("zinc", "B-Chemical")],
+        [("no", "O"), ("cure", "O")],
+    ]
+    assert (file.repaired, file.notes) == (0, ())
+    assert file.first_seen == {"Disease": (1, "B-Disease"), "Chemical": (4, "B-Chemical")}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a\tO\nb\tB-X\n\nc\tO",  # no line end after the last row
+        "a\tO\r\nb\tB-X\r\n\r\nc\tO\r\n",
+        b"\xef\xbb\xbfa\tO\nb\tB-X\n\nc\tO\n",
+        "\n\na\tO\nb\tB-X\n \t \n\n\nc\tO\n\n\n",
+        "-DOCSTART-\tO\n\na\tO\nb\tB-X\n-DOCSTART- (2)\nc\tO\n",
+        "# text = a b\na\tO\n# within\nb\tB-X \n\n# id = 2\nc\tO\n",
+        "a NN O\nb  NN I-NP B-X\n\nc . O\n",
+    ],
+)
+def test_layouts_of_the_same_sentences(tmp_path, content):
+    assert pairs(read(tmp_path, content)) == [[("a", "O"), ("b", "B-X")], [("c", "O")]]
+
+
+def test_conll_2003_becomes_iob2(tmp_path):
+    content = (
+        "-DOCSTART- -X- -X- O\n\nEU NNP I-NP I-ORG\nrejects VBZ I-VP O\nGerman JJ I-NP I-MISC\nParis NNP I-NP I-LOC\n"
+        "Rome NNP I-NP B-LOC\nItaly NNP I-NP I-LOC\n. . O O\n\nPeter NNP I-NP I-PER\nBlackburn NNP I-NP I-PER\n"
+    )
+    file = read(tmp_path, content)
+    assert [sentence.tags for sentence in file.sentences] == [
+        ("B-ORG", "O", "B-MISC", "B-LOC", "B-LOC", "I-LOC", "O"),
+        ("B-PER", "I-PER"),
+    ]
+    assert file.repaired == 4
+    assert file.notes == ("ncbi/train.tsv: 4 I- tags that followed nothing were read as B-",)
+    assert file.first_seen["MISC"] == (5, "I-MISC")
+    message = error_of(read, tmp_path, content, repair="refuse")
+    assert "train.tsv, row 3: 'I-ORG' follows no entity: expected 'B-ORG'" in message
+
+
+def test_an_entity_does_not_go_on_past_a_sentence_or_into_another_type(tmp_path):
+    file = read(tmp_path, "a\tB-X\n\nb\tI-X\nc\tI-Y\nd\tI-Y\n")
+    assert [sentence.tags for sentence in file.sentences] == [("B-X",), ("B-X", "B-Y", "I-Y")]
+    assert file.repaired == 2
+    message = error_of(read, tmp_path, "b\tB-X\nc\tI-Y\n", repair="refuse")
+    assert "row 2: 'I-Y' follows an entity X" in message
+    assert read(tmp_path, "a\tI-X\n").notes == (
+        "ncbi/train.tsv: 1 I- tag that followed nothing was read as B-",
+    )
+
+
+def test_quotes_marks_and_odd_spaces_are_ordinary(tmp_path):
+    file = read(tmp_path, "\"\tO\n#\tO\n# 1\tO\n''\tO\na\u00a0b\tO\n\u2028x\tO\nNA\tO\n")
+    assert file.sentences[0].words == ('"', "#", "# 1", "''", "a\u00a0b", "\u2028x", "NA")
+    assert read(tmp_path, "# O\nx B-Y\n").sentences[0].words == ("#", "x")
+
+
+def test_other_columns(tmp_path):
+    file = read(tmp_path, "1\tfoo\tB-X\tNN\n2\tbar\tO\tNN\n", token_column=1, tag_column=2)
+    assert pairs(file) == [[("foo", "B-X"), ("bar", "O")]]
+    message = error_of(read, tmp_path, "1\tfoo\n", token_column=1, tag_column=-1)
+    assert "row 1: expected at least 3 columns separated by TAB, found 2" in message
+    assert "both be in column 0" in error_of(read, tmp_path, TRAIN, token_column=0, tag_column=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "has 0 sentences"),
+        ("\n \n-DOCSTART- -X- O O\n", "has 0 sentences"),
+        ("a\tO\nb\n", "row 2: expected at least 2 columns separated by TAB, found 1: 'b'"),
+        ("a O\nb\n", "row 2: expected at least 2 columns separated by spaces, found 1: 'b'"),
+        ("a\tO\nb O\n", "row 2: expected at least 2 columns separated by TAB, found 1: 'b O'"),
+        ("a\tO\n\n\tO\n", "row 3: the word in column 0 is empty"),
+        ("a\tO\n \tO\n", "row 2: the word in column 0 is empty"),
+        ("a\tO\nb\tX\n", "row 2: expected a tag O, B-TYPE or I-TYPE, found 'X'"),
+        ("a\tB\n", "row 1: expected a tag O, B-TYPE or I-TYPE, found 'B'"),
+        ("a\tB-\n", "row 1: expected a tag O, B-TYPE or I-TYPE, found 'B-'"),
+        ("a\t\n", "row 1: expected a tag O, B-TYPE or I-TYPE, found ''"),
+        ("a\tS-Disease\n", "row 1: the tag 'S-Disease' is of another scheme .* convert the file to IOB2"),
+        ("a\tB-X\nb\tE-X\n", "row 2: the tag 'E-X' is of another scheme"),
+        ("a\tB-X\nb\tL-X\n", "row 2: the tag 'L-X' is of another scheme"),
+        ("a\tU-X\n", "row 1: the tag 'U-X' is of another scheme"),
+        (b"a\tO\n\xe9t\xe9\tO\n", "row 2: not UTF-8 .byte 0xe9."),
+    ],
+)
+def test_errors_name_file_and_row(tmp_path, content, message):
+    found = error_of(read, tmp_path, content)
+    assert str(tmp_path / "ncbi" / "train.tsv") in found
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, content)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert "cannot be read (No such file" in error_of(read_bio, tmp_path / "nowhere.tsv")
+
+
+# Writing
+
+
+@st.composite
+def _sentences(draw):
+    characters = st.characters(codec="utf-8", exclude_characters="\t\n")
+    words = st.text(characters, min_size=1).filter(lambda word: word.strip() and "-DOCSTART-" not in word)
+    words |= st.sampled_from(["#", "# x", '"', "-DOCSTART-s", "\ufeffa", "\r.", "O", "-"])
+    types = st.sampled_from(["Disease", "cell-line", "x\u00e9", "I-", "two words"])
+    drawn = []
+    for length in draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)):
+        tags, previous = [], None
+        for _ in range(length):
+            tags.append(draw(st.just("O") | types.map("B-{}".format) | st.just(previous or "O")))
+            previous = None if tags[-1] == "O" else f"I-{tags[-1][2:]}"
+        drawn.append(TokenExample(tuple(draw(words) for _ in tags), tuple(tags)))
+    return drawn
+
+
+@settings(deadline=None)
+@given(_sentences())
+def test_what_is_written_is_read_back(tmp_path_factory, sentences):
+    path = tmp_path_factory.getbasetemp() / "written.tsv"
+    write_bio(path, sentences)
+    file = read_bio(path, repair="refuse")
+    assert file.sentences == sentences
+
+
+def test_a_written_file_is_plain(tmp_path):
+    path = tmp_path / "x.tsv"
+    write_bio(path, [TokenExample(("a", "b"), ("B-X", "I-X")), TokenExample(("c",), ("O",))])
+    assert path.read_bytes() == b"a\tB-X\nb\tI-X\n\nc\tO\n\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "tags", "message"),
+    [
+        ((), (), "0 words and 0 tags"),
+        (("a",), None, "1 words and no tags"),
+        (("a", "b"), ("O",), "2 words and 1 tags"),
+        (("a\tb",), ("O",), "the word 'a.tb' would not be read back"),
+        ((" ",), ("O",), "the word ' ' would not be read back"),
+        (("-DOCSTART-",), ("O",), "the word '-DOCSTART-' would not be read back"),
+        (("a",), ("S-X",), "the tag 'S-X' is of another scheme"),
+        (("\ud800",), ("O",), "has no UTF-8 form"),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path, words, tags, message):
+    path = write(tmp_path / "x.tsv", "old")
+    with pytest.raises(UserError, match=message):
+        write_bio(path, [TokenExample(words, tags)])
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(UserError, match="no sentences"):
+        write_bio(path, [])
+    with pytest.raises(UserError, match="cannot be written"):
+        write_bio(tmp_path / "no" / "x.tsv", [TokenExample(("a",), ("O",))])
+
+
+# A directory
+
+
+def test_a_task_from_a_directory(tmp_path):
+    folder = tmp_path / "NCBI-Disease"
+    write(folder / "train.tsv", TRAIN)
+    write(folder / "train_dev.tsv", "not read")
+    write(folder / "devel.tsv", "zinc\tI-Chemical\n")
+    write(folder / "test.tsv", "cancer\tB-Disease\n\nx\tO\n")
+    task = load_ner(folder)
+    assert (task.name, task.problem, task.metric) == ("ncbi-disease", "token", "entity_f1")
+    assert task.labels == ("O", "B-Chemical", "I-Chemical", "B-Disease", "I-Disease")
+    assert {split: len(sentences) for split, sentences in task.splits.items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 2,
+    }
+    assert task.splits["validation"] == [TokenExample(("zinc",), ("B-Chemical",))]
+    assert task.notes == ("NCBI-Disease/devel.tsv: 1 I- tag that followed nothing was read as B-",)
+    assert load_ner(str(folder), name="n").name == "n"
+    assert "devel.tsv, row 1" in error_of(load_ner, folder, repair="refuse")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train.txt", "valid.txt", "test.txt"),
+        ("train.conll", "testa.conll", "testb.conll"),
+        ("train.iob", "dev.iob2", "test.bio"),
+        ("Train.TSV", "validation.tsv", "test.tsv"),
+    ],
+)
+def test_names_of_the_files(tmp_path, train, validation, test):
+    write(tmp_path / train, TRAIN)
+    write(tmp_path / validation, "v\tO\n")
+    write(tmp_path / test, "t\tO\n")
+    task = load_ner(tmp_path)
+    assert [task.splits[split][0].words[0] for split in ("train", "validation", "test")] == [
+        "Familial",
+        "v",
+        "t",
+    ]
+
+
+def test_only_train(tmp_path):
+    write(tmp_path / "Set" / "train.tsv", TRAIN)
+    task = load_ner(tmp_path / "Set")
+    assert set(task.splits) == {"train"}
+    assert task.notes == ("Set: there is no validation split",)
+
+
+def test_directories_that_do_not_fit(tmp_path):
+    folder = tmp_path / "set"
+    assert "does not exist: expected a directory with train.tsv" in error_of(load_ner, folder)
+    write(folder / "train_dev.tsv", TRAIN)
+    write(folder / "train.json", "{}")
+    message = error_of(load_ner, folder)
+    assert "has no train file" in message and "found train.json, train_dev.tsv" in message
+    file = write(folder / "train.tsv", "a\tO\n")
+    assert "is a file: expected a directory" in error_of(load_ner, file)
+    assert "train.tsv has no entity" in error_of(load_ner, folder)
+    write(file, TRAIN)
+    write(folder / "dev.tsv", TRAIN)
+    write(folder / "devel.txt", TRAIN)
+    assert "both dev.tsv and devel.txt could be the validation split" in error_of(load_ner, folder)
+
+
+def test_a_type_that_train_does_not_have(tmp_path):
+    write(tmp_path / "train.tsv", TRAIN)
+    write(tmp_path / "test.tsv", "a\tO\n\n# note\nb\tB-Disease\nc\tB-Gene\nd\tB-Gene\n")
+    message = error_of(load_ner, tmp_path)
+    assert message.startswith(f"{tmp_path / 'test.tsv'}, row 5: the entity type of the tag 'B-Gene'")
+    assert "train, which has Chemical, Disease;" in message
+
+
+# The hub
+
+NAMES = ["O", "B-Disease", "I-Disease"]
+
+
+def hub_split(words, tags, names=NAMES, columns=("tokens", "ner_tags")):
+    value = datasets.ClassLabel(names=names) if names else datasets.Value("string")
+    features = {columns[0]: datasets.List(datasets.Value("string")), columns[1]: datasets.List(value)}
+    return datasets.Dataset.from_dict(
+        {columns[0]: words, columns[1]: tags}, features=datasets.Features(features)
+    )
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Gives load_dataset something to return, and the list of its calls."""
+
+    def serve(**splits):
+        calls = []
+
+        def load_dataset(*args):
+            calls.append(args)
+            return datasets.DatasetDict(splits)
+
+        monkeypatch.setattr("datasets.load_dataset", load_dataset)
+        return calls
+
+    return serve
+
+
+def test_a_hub_data_set_with_classes(hub):
+    calls = hub(
+        train=hub_split([["a", "b", "c"], [], ["d"]], [[1, 2, 0], [], [2]]),
+        validation=hub_split([["e"]], [[1]]),
+        test=hub_split([["f", "g"]], [[-1, -1]]),
+    )
+    task = load_ner("hub:ncbi/NCBI_disease:small")
+    assert calls == [("ncbi/NCBI_disease", "small")]
+    assert (task.name, task.labels) == ("ncbi_disease", ("O", "B-Disease", "I-Disease"))
+    assert task.splits["train"] == [
+        TokenExample(("a", "b", "c"), ("B-Disease", "I-Disease", "O")),
+        TokenExample(("d",), ("B-Disease",)),
+    ]
+    assert task.splits["test"] == [TokenExample(("f", "g"), None)]
+    assert task.reported_split == "validation"
+    assert task.notes == (
+        "hub:ncbi/NCBI_disease:small (train): 1 I- tag that followed nothing was read as B-",
+        "hub:ncbi/NCBI_disease:small (train): 1 row without words left out",
+    )
+    message = error_of(load_ner, "hub:ncbi/NCBI_disease:small", repair="refuse")
+    assert "(train), row 3: 'I-Disease' follows no entity" in message
+
+
+def test_a_hub_data_set_with_strings(hub):
+    calls = hub(
+        train=hub_split([["a", "b"]], [["B-X", "O"]], None, ("words", "tags")),
+        dev=hub_split([["c"]], [["O"]], None, ("words", "tags")),
+    )
+    task = load_ner("hub:owner/name", name="mine")
+    assert calls == [("owner/name", None)]
+    assert (task.name, task.labels, set(task.splits)) == (
+        "mine",
+        ("O", "B-X", "I-X"),
+        {"train", "validation"},
+    )
+    assert task.splits["train"] == [TokenExample(("a", "b"), ("B-X", "O"))]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (hub_split([["a"]], [[1]], columns=("text", "ner_tags")), "expected a column 'tokens' or 'words', found text"),
+        (hub_split([["a"]], [[1]], columns=("tokens", "pos")), "expected a column 'ner_tags' or 'tags'"),
+        (hub_split([["a"]], [[1, 0]]), "row 1: 1 words and 2 tags"),
+        (hub_split([["a"], ["b"]], [[1], [-1]]), "row 2: expected tags as numbers from 0 to 2, found -1"),
+        (hub_split([["a"], ["b", ""]], [[1], [0, 0]]), "row 2: a word is empty"),
+        (hub_split([["a"]], [[1]], ["O", "S-X"]), "row 1: the tag 'S-X' is of another scheme"),
+        (hub_split([[]], [[]]), "has 0 sentences"),
+        (hub_split([["a"]], [[0]]), "has no entity"),
+        (datasets.Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[1]]}), "expected a list of strings, or"),
+    ],
+)  # fmt: skip
+def test_hub_data_sets_that_do_not_fit(hub, train, message):
+    hub(train=train)
+    found = error_of(load_ner, "hub:owner/name")
+    assert found.startswith("hub:owner/name (train)") and message in found
+
+
+def test_hub_splits_that_do_not_fit(hub):
+    split = hub_split([["a"]], [[1]])
+    hub(dev=split, test=split)
+    assert "has no train split: expected train, found dev, test" in error_of(load_ner, "hub:owner/name")
+    hub(train=split, test=hub_split([["b"]], [[1]], ["O", "B-Gene"]))
+    assert "(test), row 1: the entity type of the tag 'B-Gene'" in error_of(load_ner, "hub:owner/name")
+    for name in ("hub:name", "hub:a/b:c:d", "hub:a/b/c", "hub:"):
+        assert "expected hub:OWNER/NAME" in error_of(load_ner, name)
+
+
+def test_the_hub_does_not_answer(monkeypatch):
+    def load_dataset(*args):
+        raise ConnectionError("offline mode is enabled\nsecond line")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    message = error_of(load_ner, "hub:owner/name")
+    assert message.startswith("could not load hub:owner/name: give a local directory, or check the name")
+    assert message.endswith("(ConnectionError: offline mode is enabled)")

@@ -1,0 +1,587 @@
+"""A user's table: every format, every problem, and what is wrong with a file is told with file and row."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minialbert.data.examples import TextExample, TokenExample
+from minialbert.data.table_files import find_tables, read_table
+from minialbert.data.tables import Columns, load_table
+from minialbert.errors import UserError
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_jsonl(path, rows):
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def error(path, problem="single-label", **options):
+    with pytest.raises(UserError) as caught:
+        load_table(path, problem, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# csv and tsv
+
+
+def test_csv_with_quotes_line_ends_and_byte_order_mark(tmp_path):
+    content = '\ufefftext,label\r\n"a, ""b""\r\nc",x\r\n\r\nplain,y\r\n"last",x'
+    path = write(tmp_path / "t.csv", content)
+    assert read_table(path).columns == ("text", "label")
+    assert read_table(path).rows == [
+        (2, {"text": 'a, "b"\r\nc', "label": "x"}),
+        (5, {"text": "plain", "label": "y"}),
+        (6, {"text": "last", "label": "x"}),
+    ]
+    task = load_table(path, "single-label")
+    assert (task.name, task.labels, task.metric, task.notes) == ("t", ("x", "y"), "accuracy", ())
+    assert list(task.splits) == ["train"]
+    assert task.splits["train"][1] == TextExample("plain", None, "y")
+
+
+def test_csv_agrees_with_pyarrow(tmp_path):
+    content = (
+        'text,label,id\n"a ""quoted"" text, with comma",x,7\n"over\n\nlines",y,8\nü – 漢字, z,9\n"",y,10\n'
+    )
+    path = write(tmp_path / "t.csv", content)
+    options = pa_csv.ConvertOptions(
+        column_types={"text": pa.string(), "label": pa.string(), "id": pa.string()}, strings_can_be_null=False
+    )
+    expected = pa_csv.read_csv(
+        path, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=options
+    ).to_pylist()
+    assert len(expected) == 4
+    assert [cells for _, cells in read_table(path).rows] == expected
+
+
+_CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    rows=st.lists(st.tuples(_CELL, _CELL, _CELL), min_size=1, max_size=6),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+    delimiter=st.sampled_from([",", ";"]),
+)
+def test_csv_round_trip(rows, line_end, delimiter):
+    buffer = io.StringIO()
+    # With "\n" as line end the writer of Python 3.11 leaves a carriage return unquoted.
+    quoting = csv.QUOTE_MINIMAL if line_end == "\r\n" else csv.QUOTE_ALL
+    writer = csv.writer(buffer, lineterminator=line_end, delimiter=delimiter, quoting=quoting)
+    writer.writerow(["one", "two", "three"])
+    begins = []
+    for row in rows:
+        begins.append(len(buffer.getvalue().replace("\r\n", "\n").replace("\r", "\n").split("\n")))
+        writer.writerow(row)
+    with tempfile.TemporaryDirectory() as folder:
+        read = read_table(write(Path(folder) / "t.csv", buffer.getvalue())).rows
+    assert [tuple(cells.values()) for _, cells in read] == rows
+    assert [number for number, _ in read] == begins
+
+
+def test_semicolons_where_the_header_has_no_comma(tmp_path):
+    path = write(tmp_path / "a.csv", 'text;label\n"x; y, z";1,5\nb;2\n')
+    assert [tuple(cells.values()) for _, cells in read_table(path).rows] == [("x; y, z", "1,5"), ("b", "2")]
+    quoted = write(tmp_path / "b.csv", '"text, long";label\nx;y\n')
+    assert read_table(quoted).columns == ("text, long", "label")
+    commas = write(tmp_path / "c.csv", '"a;b",label\nx;y,z\n')
+    assert read_table(commas).rows == [(2, {"a;b": "x;y", "label": "z"})]
+
+
+def test_tsv_knows_no_quoting(tmp_path):
+    path = write(tmp_path / "t.tsv", 'text\tlabel\r\n"open, quote\ta\r\nx "y" z"\tb\n')
+    assert read_table(path).rows == [
+        (2, {"text": '"open, quote', "label": "a"}),
+        (3, {"text": 'x "y" z"', "label": "b"}),
+    ]
+
+
+def test_long_fields_are_read_and_the_limit_of_the_process_is_kept(tmp_path):
+    limit = csv.field_size_limit()
+    text = "word " * 100_000
+    task = load_table(write(tmp_path / "t.csv", f"text,label\n{text},a\nb,b\n"), "single-label")
+    assert task.splits["train"][0].text == text
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row", "message"),
+    [
+        ("t.csv", "text,label\na,x\nb\n", 3, "expected 2 columns as in the header, found 1; a field with"),
+        ("t.csv", 'text,label\n"a\n\nb",x\nc,d,y\n', 5, "expected 2 columns as in the header, found 3"),
+        ("t.tsv", "text\tlabel\na\tb\tx\n", 2, "expected 2 columns as in the header, found 3"),
+        ("t.csv", 'text,label\na,x\n"b\nc,y\n', 3, "a quote that opens in this row is never closed"),
+        ("t.csv", 'text,label\n"a\n1" b,x\n', 2, "not readable as csv"),
+        ("t.csv", b"text,label\r\na,x\r\nb\0,y\r\n", 3, "a NUL byte; expected UTF-8 text"),
+        ("t.csv", "text,label\na,x\n".encode("utf-16"), 1, "a NUL byte"),
+        ("t.csv", b"\xef\xbb\xbftext,label\na,x\nb,\xe9\n", 3, "not UTF-8 (byte 0xe9)"),
+        ("t.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', 2, "not UTF-8 (byte 0xff)"),
+        ("t.csv", "\ntext,label,text\na,x,b\n", 2, "the header names 'text' more than once"),
+        ("t.csv", "text,label\na,x\n \t ,y\n", 3, "the text in column 'text' is empty"),
+        ("t.csv", "text,label\na,x\nb, \n", 3, "no label; every row of train needs one"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b"\n', 3, "not JSON (Expecting"),
+        ("t.jsonl", '{"text": "a"}\n["b"]\n', 2, "expected a JSON object, found an array"),
+        ("t.jsonl", "3\n", 1, "expected a JSON object, found a plain value"),
+        ("t.jsonl", "[" * 100_000 + "\n", 1, "not JSON"),
+        ("t.jsonl", '{"text": "a", "text": "b"}\n', 1, "the key 'text' occurs twice"),
+        ("t.jsonl", '{"text": "\\ud83d", "label": 1}\n', 1, "half of a surrogate pair"),
+        ("t.jsonl", '{"text": 5, "label": 1}\n', 1, "expected a text in column 'text', found 5"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n{"label": 1}\n', 2, "the text in column 'text' is empty"),
+        ("t.jsonl", '{"text": "a", "label": 0.5}\n', 1, "expected a class as text or integer, found 0.5"),
+    ],
+)
+def test_errors_name_file_and_row(tmp_path, name, content, row, message):
+    path = write(tmp_path / name, content)
+    found = error(path)
+    assert found.startswith(f"{path}:{row}: ")
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "", "the file is empty"),
+        ("t.parquet", "", "the file is empty"),
+        ("t.csv", "\n\r\n\n", "the file holds blank lines only; expected a header"),
+        ("t.csv", "text,label\n\n", "0 rows; expected at least one"),
+        ("t.jsonl", "\n\n", "0 rows; expected at least one"),
+        ("t.txt", "a", "unknown extension; expected one of .csv .tsv .jsonl .ndjson .parquet"),
+        ("t.json", "[]", "a file with one JSON object a line is named .jsonl"),
+        ("t.parquet", b"PAR1 and then nothing PAR1", "not readable as Parquet after row 0"),
+        ("t.csv", "Body,Label\na,x\n", "no text column; expected one of text, sentence,"),
+        ("t.csv", "Body,Label\na,x\n", "found the columns 'Body', 'Label'"),
+        (
+            "t.csv",
+            "text,target\na,x\n",
+            "no label column; expected one of label, labels, class, found the col",
+        ),
+        ("t.csv", "text,sentence,label\na,b,x\n", "'text' and 'sentence' could each be the text column"),
+        ("t.csv", "text,label\na,x\nb,x\n", "expected at least two labels, found only 'x'"),
+    ],
+)
+def test_errors_that_have_no_row(tmp_path, name, content, message):
+    path = write(tmp_path / name, content)
+    found = error(path)
+    assert found.startswith(f"{path}: ")
+    assert message in found
+
+
+# Parquet
+
+
+def test_parquet_gives_what_json_lines_give(tmp_path):
+    rows = [
+        {"text": "a", "labels": ["x", "y"], "id": 1},
+        {"text": "b", "labels": [], "id": 2},
+        {"text": "c", "labels": ["y"], "id": None},
+    ]
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    tables = [
+        load_table(write_jsonl(tmp_path / "t.ndjson", rows), "multi-label"),
+        load_table(write_parquet(tmp_path / "t.parquet", **columns), "multi-label"),
+    ]
+    assert tables[0] == tables[1]
+    assert tables[0].splits["train"] == [
+        TextExample("a", None, ("x", "y"), "1"),
+        TextExample("b", None, (), "2"),
+        TextExample("c", None, ("y",), None),
+    ]
+
+
+def test_damaged_parquet_and_rows_of_parquet(tmp_path):
+    path = write_parquet(tmp_path / "t.parquet", text=["a", "b", None], label=[1, 2, 1])
+    assert error(path).startswith(f"{path}:3: the text in column 'text' is empty")
+    strings = pa.array(["fine", "broken"]).cast(pa.binary())
+    broken = pa.array([strings[0].as_py(), b"\xff\xfe"], pa.binary()).view(pa.string())
+    path = write_parquet(tmp_path / "u.parquet", text=broken, label=["x", "y"])
+    assert error(path).startswith(f"{path}: not readable as Parquet after row 0 (")
+    whole = write_parquet(tmp_path / "v.parquet", text=["some text"] * 3000, label=["x"] * 3000).read_bytes()
+    path = write(tmp_path / "w.parquet", whole[: len(whole) // 2])
+    assert error(path).startswith(f"{path}: not readable as Parquet after row 0 (")
+
+
+def test_parquet_columns_of_other_types_do_no_harm_and_names_are_unique(tmp_path):
+    when = [datetime.datetime(2020, 1, 1), None]
+    path = write_parquet(tmp_path / "t.parquet", text=["a", "b"], label=[True, False], when=when)
+    assert load_table(path, "single-label").labels == ("False", "True")
+    twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "u.parquet")
+    assert error(tmp_path / "u.parquet").endswith("u.parquet: the header names 'text' more than once")
+
+
+# Splits
+
+
+def test_splits_of_a_directory(tmp_path):
+    write(tmp_path / "Train.CSV", "text,label\na,1\nb,0\n")
+    write(tmp_path / "devel.tsv", "text\tlabel\nc\t1\n")
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "d"}, {"text": "e"}])
+    write(tmp_path / "train.csv.bak", "")
+    write(tmp_path / "README.md", "about")
+    task = load_table(str(tmp_path), "single-label", name="mine", metric="f1_macro")
+    assert (task.name, task.metric, task.labels) == ("mine", "f1_macro", ("0", "1"))
+    assert {split: len(rows) for split, rows in task.splits.items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 2,
+    }
+    assert task.splits["test"] == [TextExample("d"), TextExample("e")]
+    assert task.reported_split == "validation"
+    assert load_table(tmp_path, "single-label").name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train.csv", "train.tsv"], "train.csv and train.tsv are both the train split; keep one"),
+        (
+            ["train.csv", "dev.csv", "validation.csv"],
+            "dev.csv and validation.csv are both the validation split",
+        ),
+        (["test.csv"], "no train split; expected train with one of .csv"),
+        (["train.csv.gz"], "train.csv.gz: unknown extension"),
+        (["train.csv", "test.xlsx"], "test.xlsx: unknown extension"),
+    ],
+)
+def test_ambiguous_and_missing_splits(tmp_path, names, message):
+    for name in names:
+        write(tmp_path / name, "text,label\na,x\nb,y\n")
+    with pytest.raises(UserError) as caught:
+        find_tables(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_missing_path(tmp_path):
+    assert error(tmp_path / "nowhere") == f"no such file or directory: {tmp_path / 'nowhere'}"
+
+
+def test_unlabelled_rows_only_in_test_and_only_all_of_them(tmp_path):
+    write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+    test = write(tmp_path / "test.csv", "text,label\nc,\nd,\n")
+    assert [example.label for example in load_table(tmp_path, "single-label").splits["test"]] == [None, None]
+    write(test, "text,label\nc,x\nd,\ne,y\n")
+    assert error(tmp_path) == f"{test}:3: no label, but 2 rows of test have one; label all rows or none"
+    test.unlink()
+    validation = write(tmp_path / "valid.csv", "text,label\nc,x\nd,\n")
+    assert error(tmp_path) == f"{validation}:3: no label; every row of validation needs one"
+    write(validation, "text\nc\n")
+    assert error(tmp_path).startswith(f"{validation}: no label column")
+
+
+# Texts and pairs
+
+
+@pytest.mark.parametrize(
+    "names", [("sentence1", "sentence2"), ("premise", "hypothesis"), ("Question1", "Question2")]
+)
+def test_pairs_with_common_names(tmp_path, names):
+    path = write(tmp_path / "t.csv", f"id,{','.join(names)},label\n9,a,b,x\n,c,d,y\n")
+    assert load_table(path, "single-label").splits["train"] == [
+        TextExample("a", "b", "x", "9"),
+        TextExample("c", "d", "y", None),
+    ]
+
+
+def test_columns_with_names_of_their_own(tmp_path):
+    path = write(tmp_path / "t.csv", "q,answer,y,key\na,b,x,k1\nc,d,z,k2\n")
+    columns = Columns(text="q", pair="answer", label="y", id="key")
+    assert load_table(path, "single-label", columns=columns).splits["train"][1] == TextExample(
+        "c", "d", "z", "k2"
+    )
+    assert "no pair column; expected 'b', found the columns 'q', 'answer', 'y', 'key'" in error(
+        path, columns=Columns(text="q", pair="b", label="y")
+    )
+    assert "no label column; expected 'Y', found" in error(path, columns=Columns(text="q", label="Y"))
+
+
+def test_a_pair_needs_its_second_text_in_every_row_and_split(tmp_path):
+    train = write(tmp_path / "train.csv", "sentence1,sentence2,label\na,b,x\nc,d,y\n")
+    test = write(tmp_path / "test.csv", "sentence1,sentence2\na,b\nc,\n")
+    assert error(tmp_path) == f"{test}:3: the text in column 'sentence2' is empty; fill it or remove the row"
+    write(test, "sentence1\na\n")
+    assert error(tmp_path) == f"{test}: single texts, but {train} has pairs; name the columns"
+
+
+# Labels
+
+
+def test_order_of_labels(tmp_path):
+    path = write(tmp_path / "t.csv", "text,label\na,10\nb,9\nc,-1\nd, 9\n")
+    assert load_table(path, "single-label").labels == ("-1", "9", "10")
+    assert load_table(path, "single-label", labels=["10", "9", "-1", "8"]).labels == ("10", "9", "-1", "8")
+    write(path, "text,label\na,10\nb,9\nc,x\n")
+    assert load_table(path, "single-label").labels == ("10", "9", "x")
+    integers = write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": n} for n in (11, 2, 1)])
+    assert load_table(integers, "single-label").labels == ("1", "2", "11")
+
+
+def test_labels_that_train_does_not_have(tmp_path):
+    write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+    dev = write(tmp_path / "dev.csv", 'text,label\n"c\nc",x\nd,z\n')
+    assert error(tmp_path) == f"{dev}:4: the label 'z' is not among those of the train split: 'x', 'y'"
+    train = tmp_path / "train.csv"
+    assert (
+        error(tmp_path, labels=["x", "z"])
+        == f"{train}:3: the label 'y' is not among those of `labels`: 'x', 'z'"
+    )
+    assert load_table(tmp_path, "single-label", labels=["x", "y", "z"]).labels == ("x", "y", "z")
+    write(train, 'text,label\na,x\nb,"y\ny"\n')
+    assert error(tmp_path).endswith("the label 'z' is not among those of the train split: 'x', 'y\\ny'")
+
+
+def test_multi_label_cells_of_csv(tmp_path):
+    write(tmp_path / "train.csv", "text,label\na,x|y\nb,\nc, z | x \n")
+    test = write(tmp_path / "test.csv", "text,label\nd,y\ne,\n")
+    task = load_table(tmp_path, "multi-label")
+    assert [example.label for example in task.splits["train"]] == [("x", "y"), (), ("z", "x")]
+    assert [example.label for example in task.splits["test"]] == [("y",), ()]
+    assert (task.labels, task.metric, task.notes) == (("x", "y", "z"), "f1_micro", ())
+    write(test, "text,label\nd,\ne,\n")
+    task = load_table(tmp_path, "multi-label")
+    assert [example.label for example in task.splits["test"]] == [None, None]
+    assert task.notes == ("test: every cell of 'label' is empty, so the split counts as unlabelled",)
+    write(test, "text,label\nd,x|q\n")
+    assert error(tmp_path, "multi-label").startswith(f"{test}:2: the label 'q' is not among")
+
+
+def test_multi_label_separator_and_bad_cells(tmp_path):
+    path = write(tmp_path / "t.csv", "text,label\na,x; y\nb,z\n")
+    assert load_table(path, "multi-label", label_separator=";").labels == ("x", "y", "z")
+    assert "expected a label separator that is no blank, found ''" in error(
+        path, "multi-label", label_separator=""
+    )
+    write(path, "text,label\na,x||y\n")
+    assert error(path, "multi-label").startswith(f"{path}:2: expected a class as text or integer, found ''")
+    path = write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": [0]}, {"text": "b", "label": [1, 0, 1]}])
+    assert error(path, "multi-label").startswith(f"{path}:2: a class occurs twice in [1, 0, 1]")
+    write_jsonl(path, [{"text": "a", "label": 3}])
+    assert error(path, "multi-label") == f"{path}:1: expected a list of classes, found 3"
+    write_jsonl(path, [{"text": "a", "label": []}])
+    assert "no row has a class" in error(path, "multi-label")
+
+
+def test_scores(tmp_path):
+    path = write(tmp_path / "t.csv", "sentence1,sentence2,score\na,b,-4.5\nc,d, 1e3 \n")
+    task = load_table(path, "regression")
+    assert [example.label for example in task.splits["train"]] == [-4.5, 1000.0]
+    assert (task.labels, task.metric) == ((), "pearson_spearman")
+    path = write_parquet(tmp_path / "t.parquet", text=["a", "b"], label=[Decimal("1.25"), Decimal("2.5")])
+    assert [example.label for example in load_table(path, "regression").splits["train"]] == [1.25, 2.5]
+
+
+@pytest.mark.parametrize("cell", ["nan", "-inf", "1_0", "high", "3,5"])
+def test_scores_that_are_no_number(tmp_path, cell):
+    path = write(tmp_path / "t.tsv", f"text\tscore\na\t1\nb\t{cell}\n")
+    assert error(path, "regression") == f"{path}:3: expected a finite number as score, found {cell!r}"
+
+
+@pytest.mark.parametrize("cell", ["true", "NaN", "1" + "0" * 400, "[1]"])
+def test_json_scores_that_are_no_number(tmp_path, cell):
+    path = write(tmp_path / "t.jsonl", f'{{"text": "a", "label": {cell}}}\n')
+    assert error(path, "regression").startswith(f"{path}:1: expected a finite number as score, found ")
+
+
+def test_max_train_rows(tmp_path):
+    write(tmp_path / "train.csv", "text,label\na,x\nb,x\nc,y\n")
+    write(tmp_path / "dev.csv", "text,label\nd,y\ne,y\nf,y\n")
+    task = load_table(tmp_path, "single-label", max_train_rows=2)
+    assert [example.text for example in task.splits["train"]] == ["a", "b"]
+    assert len(task.splits["validation"]) == 3
+    assert task.labels == ("x", "y")
+    assert task.notes == ("train: the first 2 of 3 rows",)
+    assert load_table(tmp_path, "single-label", max_train_rows=3).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "message"),
+    [
+        (
+            "ranking",
+            {},
+            "unknown problem 'ranking'; expected one of single-label, multi-label, regression, token",
+        ),
+        ("regression", {"labels": ["a"]}, "regression has scores and no classes"),
+        ("single-label", {"labels": ["a", "b", "a"]}, "expected `labels` to name each class once"),
+        ("single-label", {"labels": []}, "expected `labels` to name each class once, found []"),
+        ("token", {"labels": ["Disease"]}, "'O' among them; found Disease"),
+        ("single-label", {"max_train_rows": 0}, "expected at least 1 train row to keep, found 0"),
+        ("token", {"columns": Columns(tokens="a", spans="b")}, "name the columns of one of them"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, problem, options, message):
+    assert message in error(write(tmp_path / "t.csv", "text,label\na,x\nb,y\n"), problem, **options)
+
+
+# Tokens
+
+
+def test_words_and_tags_in_every_format(tmp_path):
+    words = [["Ebola", "and", "flu"], ["no", "disease"]]
+    tags = [["B-Virus", "O", "B-Disease"], ["O", "O"]]
+    rows = [{"tokens": w, "ner_tags": t} for w, t in zip(words, tags, strict=True)]
+    lines = [" ".join(w) + "\t" + " ".join(t) for w, t in zip(words, tags, strict=True)]
+    paths = [
+        write_jsonl(tmp_path / "a.jsonl", rows),
+        write_parquet(tmp_path / "b.parquet", words=words, tags=tags),
+        write(tmp_path / "c.tsv", "Tokens\tLabels\n" + "\n".join(lines)),
+    ]
+    for path in paths:
+        task = load_table(path, "token")
+        assert task.splits["train"] == [
+            TokenExample(tuple(w), tuple(t)) for w, t in zip(words, tags, strict=True)
+        ]
+        assert task.labels == ("O", "B-Disease", "I-Disease", "B-Virus", "I-Virus")
+        assert (task.metric, task.notes) == ("entity_f1", ())
+
+
+def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
+    path = write(tmp_path / "train.csv", "tokens,tags\na b c d e f g,I-X I-X O I-Y I-X B-X I-X\n")
+    write(tmp_path / "test.csv", "tokens\nunlabelled words\n")
+    task = load_table(tmp_path, "token")
+    assert task.splits["train"][0].tags == ("B-X", "I-X", "O", "B-Y", "B-X", "B-X", "I-X")
+    assert task.notes == ("train: 3 I- tag(s) that continued no entity of their type were read as B-",)
+    assert task.splits["test"] == [TokenExample(("unlabelled", "words"))]
+    write(path, "tokens,tags\na b,B-X E-X\n")
+    assert error(tmp_path, "token").startswith(f"{path}:2: expected an IOB2 tag (O, B-Disease, I-Disease), ")
+    write(path, "tokens,tags\na b,O O\n")
+    assert "expected at least two labels, found only 'O'" in error(tmp_path, "token")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"tokens": ["a", "b", "c"], "tags": ["O", "O"]},
+            "3 words and 2 tags; expected one tag for each word",
+        ),
+        ({"tokens": ["a"], "tags": []}, "1 words and 0 tags"),
+        ({"tokens": ["a", " "], "tags": ["O", "O"]}, "word 2 is empty"),
+        ({"tokens": [], "tags": []}, "there are no words in column 'tokens'"),
+        ({"tokens": ["a", 1], "tags": ["O", "O"]}, "expected a list of strings in column 'tokens'"),
+        ({"tokens": ["a"], "tags": [0]}, "expected a list of strings in column 'tags', found [0]"),
+        ({"tokens": ["a"], "tags": ["B-"]}, "expected an IOB2 tag (O, B-Disease, I-Disease), found 'B-'"),
+        ({"tokens": ["a"], "tags": None}, "no label; every row of train needs one"),
+    ],
+)
+def test_bad_words_and_tags(tmp_path, row, message):
+    path = write_jsonl(tmp_path / "t.jsonl", [{"tokens": ["a"], "tags": ["B-X"]}, row])
+    found = error(path, "token")
+    assert found.startswith(f"{path}:2: ")
+    assert message in found
+
+
+def test_tags_unknown_to_train(tmp_path):
+    write(tmp_path / "train.tsv", "tokens\ttags\na b\tB-X O\n")
+    dev = write(tmp_path / "dev.tsv", "tokens\ttags\na b\tB-X I-X\nc\tB-Y\n")
+    assert error(tmp_path, "token").startswith(
+        f"{dev}:3: the label 'B-Y' is not among those of the train split"
+    )
+    labels = ["O", "B-Y", "I-Y", "B-X", "I-X"]
+    assert load_table(tmp_path, "token", labels=labels).labels == tuple(labels)
+
+
+SPAN_FORMS = [
+    [{"start": 0, "end": 5, "label": "Virus"}, {"start": 19, "end": 26, "label": "Disease"}],
+    [{"begin": 0, "end": 5, "type": "Virus"}, {"begin": 19, "end": 26, "entity": "Disease"}],
+    [[0, 5, "Virus"], [19, 26, "Disease"]],
+]
+
+
+@pytest.mark.parametrize("spans", SPAN_FORMS)
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "tsv"])
+def test_text_and_spans(tmp_path, spans, extension):
+    text = "Ebola causes a bad red eye."
+    path = tmp_path / f"train.{extension}"
+    if extension == "jsonl":
+        write_jsonl(path, [{"text": text, "entities": spans}, {"text": "none", "entities": []}])
+    elif extension == "csv":
+        buffer = io.StringIO()
+        csv.writer(buffer).writerows([["text", "spans"], [text, json.dumps(spans)], ["none", "[]"]])
+        write(path, buffer.getvalue())
+    else:
+        write(path, f"text\tspans\n{text}\t{json.dumps(spans)}\nnone\t[]\n")
+    write(tmp_path / "test.csv", "text\nflu!\n")
+    task = load_table(tmp_path, "token")
+    words = ("Ebola", "causes", "a", "bad", "red", "eye", ".")
+    offsets = ((0, 5), (6, 12), (13, 14), (15, 18), (19, 22), (23, 26), (26, 27))
+    tags = ("B-Virus", "O", "O", "O", "B-Disease", "I-Disease", "O")
+    assert task.splits["train"] == [
+        TokenExample(words, tags, text, offsets),
+        TokenExample(("none",), ("O",), "none", ((0, 4),)),
+    ]
+    assert task.labels == ("O", "B-Disease", "I-Disease", "B-Virus", "I-Virus")
+    assert task.splits["test"] == [TokenExample(("flu", "!"), None, "flu!", ((0, 3), (3, 4)))]
+
+
+def test_spans_of_parquet_are_structs(tmp_path):
+    spans = [[{"start": 2, "end": 4, "label": "X"}], []]
+    path = write_parquet(tmp_path / "t.parquet", text=["a bc d", "e"], spans=spans)
+    assert [example.tags for example in load_table(path, "token").splits["train"]] == [
+        ("O", "B-X", "O"),
+        ("O",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([[0, 99, "X"]], "99"),
+        ([[3, 3, "X"]], "3"),
+        ([[0, 2, "X"], [1, 3, "Y"]], "overlap"),
+        ([[0, 2, " "]], "label"),
+        ([[0, 99, "X\nY"]], "99"),
+        ([[0, 2]], "expected a span as start, end (integers) and label, found [0, 2]"),
+        ([[0, True, "X"]], "expected a span as start, end (integers) and label"),
+        ([{"start": 0.0, "end": 1, "label": "X"}], "expected a span as start"),
+        ([{"start": 0, "end": 1}], "expected a span as start"),
+        (["X"], "expected a span as start"),
+        ({"start": [0], "end": [1], "label": ["X"]}, "expected a list of spans, found"),
+        ("0-3 X", "expected spans as a JSON list, found '0-3 X'"),
+        (None, "no label; every row of train needs one"),
+    ],
+)
+def test_bad_spans(tmp_path, spans, message):
+    rows = [{"text": "abc", "spans": [[0, 3, "X"]]}, {"text": "abc def", "spans": spans}]
+    path = write_jsonl(tmp_path / "t.jsonl", rows)
+    found = error(path, "token")
+    assert found.startswith(f"{path}:2: ")
+    assert message in found
+
+
+def test_which_form_a_token_table_has(tmp_path):
+    both = {"text": "a b", "tokens": ["a", "b"], "tags": ["B-X", "O"], "spans": [[2, 3, "Y"]]}
+    path = write_jsonl(tmp_path / "t.jsonl", [both])
+    assert load_table(path, "token").labels == ("O", "B-X", "I-X")
+    assert load_table(path, "token", columns=Columns(spans="spans")).labels == ("O", "B-Y", "I-Y")
+    del both["tags"]
+    write_jsonl(path, [both])
+    assert load_table(path, "token").labels == ("O", "B-Y", "I-Y")
+    write_jsonl(path, [{"text": "a", "label": "x"}])
+    assert "expected columns tokens and tags, or text and spans; found the columns 'text', 'label'" in error(
+        path, "token"
+    )
