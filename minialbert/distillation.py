@@ -282,7 +282,8 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_steps,
-        lr_scheduler_type=training.lr_scheduler,
+        # Transformers' "constant" has no warm-up.
+        lr_scheduler_type=training.lr_scheduler.replace("constant", "constant_with_warmup"),
         max_grad_norm=training.max_grad_norm,
         adam_beta1=training.adam_beta1,
         adam_beta2=training.adam_beta2,

@@ -135,31 +135,38 @@ def evaluate_split(
     encoded: Encoded,
     task: Task,
     collator: PaddingCollator,
+    *,
+    order: Sequence[int] | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Predictions:
-    """Return predictions and, where there are gold labels, the task's figures.
+    """Return predictions and, where there are examples and all have gold labels, the task's figures.
 
     Args:
-        model: a model whose label ids are the positions in `task.labels`.
+        model: a model with a task head.
         examples: one split.
         encoded: the same examples as inputs.
         task: names problem and labels.
         collator: pads batches.
+        order: for each of the task's labels the model's id of the same name; None when they agree.
         **options: of `run_model`.
 
     Returns:
         The predictions.
     """
     logits = run_model(model, encoded, collator, **options)
+    if order is not None:
+        logits = [values[..., list(order)] for values in logits]
     if task.problem == "token":
         sentences = cast("Sequence[TokenExample]", examples)
         tags = word_tags(sentences, encoded, logits, task.labels)
         metrics: dict[str, Any] = {}
-        if all(sentence.tags is not None for sentence in sentences):
+        if sentences and all(sentence.tags is not None for sentence in sentences):
             gold = [list(sentence.tags or ()) for sentence in sentences]
             metrics = entity_metrics(gold, tags)
-            metrics["entity_f1_subword"] = subword_f1(*_piece_tags(sentences, encoded, logits, task.labels))
+            metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
         return Predictions(tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut)
+    if not logits:
+        return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
     stacked = np.stack(logits)
     texts = cast("Sequence[TextExample]", examples)
     gold_labels = [row.get("labels") for row in encoded.rows]
@@ -206,19 +213,17 @@ def word_tags(
 
 
 def _piece_tags(
-    sentences: Sequence[TokenExample], encoded: Encoded, logits: Sequence[Logits], labels: Sequence[str]
+    encoded: Encoded, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    gold: list[list[str]] = [[] for _ in sentences]
-    predicted: list[list[str]] = [[] for _ in sentences]
-    for owner, window, values in zip(encoded.owners, encoded.windows, logits, strict=True):
-        best = values.argmax(axis=1)
-        tags = sentences[owner].tags
-        assert tags is not None
-        for position, word in enumerate(window.words):
+    """Return gold and predicted tags with a copy of each word's tag for every one of its pieces."""
+    gold_pieces: list[list[str]] = [[] for _ in gold]
+    predicted_pieces: list[list[str]] = [[] for _ in gold]
+    for owner, window in zip(encoded.owners, encoded.windows, strict=True):
+        for word in window.words:
             if word >= 0:
-                gold[owner].append(tags[word])
-                predicted[owner].append(labels[best[position]])
-    return gold, predicted
+                gold_pieces[owner].append(gold[owner][word])
+                predicted_pieces[owner].append(predicted[owner][word])
+    return gold_pieces, predicted_pieces
 
 
 def _tracked(batches: list[list[int]], title: str | None) -> Iterator[list[int]]:

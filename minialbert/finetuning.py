@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import resource
@@ -26,9 +27,10 @@ from .data.tokenizers import tokenizer_fingerprint
 from .errors import UserError
 from .evaluation import Predictions, encode, evaluate_split, make_collator
 from .interrupts import GracefulStop
+from .metrics import check_packages
 from .precision import resolve_precision
 from .progress import RunProgress
-from .recipe import dump_recipe
+from .recipe import dump_recipe, load_recipe
 from .runs import RunDirectory, display_name, write_result
 from .task_losses import TaskTeacher, label_order
 from .task_models import (
@@ -61,6 +63,7 @@ class FinetuningPlan:
         parameters: how many are trained.
         adapters: "pre-trained", "identity" or "as-published" when adapters are tuned, else None.
         max_length: tokens per input.
+        overlap: tokens that windows of a long sentence share.
         steps_per_epoch: optimiser steps.
         max_steps: optimiser steps.
         notes: what was decided, one line each.
@@ -76,6 +79,7 @@ class FinetuningPlan:
     parameters: TrainableCount
     adapters: str | None
     max_length: int
+    overlap: int
     steps_per_epoch: int
     max_steps: int
     notes: tuple[str, ...]
@@ -96,6 +100,7 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
     task = load_task(recipe.task)
+    check_packages(task.problem)
     notes = list(task.notes)
     tuning = recipe.tuning
     set_seed(tuning.seed)
@@ -106,13 +111,14 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
     adapters = _prepare_adapters(recipe, model, notes)
     parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
     max_length = min(recipe.task.max_length, max_input_length(model))
+    overlap = min(recipe.task.overlap, max_length - 8)
     encoded = {
         split: encode(
             rows,
             tokenizer,
             task,
             max_length=max_length,
-            overlap=min(recipe.task.overlap, max_length - 8),
+            overlap=overlap,
             all_pieces=recipe.task.label_pieces == "all",
         )
         for split, rows in task.splits.items()
@@ -130,11 +136,12 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
         model=model,
         tokenizer=tokenizer,
         encoded=encoded,
-        teacher=_load_task_teacher(recipe, task, model, tokenizer),
+        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length),
         class_weights=_class_weights(recipe, task, encoded["train"]),
         parameters=parameters,
         adapters=adapters,
         max_length=max_length,
+        overlap=overlap,
         steps_per_epoch=steps,
         max_steps=max(1, round(tuning.epochs * steps)),
         notes=tuple(notes),
@@ -209,13 +216,13 @@ def finetune(
         return {}
     if keep_model:
         inputs = TaskInputs(
-            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, recipe.task.overlap
+            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, plan.overlap
         )
         save_tuned(plan.model, plan.tokenizer, inputs, run.model)
         if plan.adapters:
             save_adapters(
                 plan.model,
-                run.path / "adapters",
+                run.adapters,
                 tokenizer=plan.tokenizer,
                 metadata=asdict(inputs),
                 overwrite=True,
@@ -245,7 +252,8 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         learning_rate=tuning.learning_rate,
         weight_decay=tuning.weight_decay,
         warmup_steps=round(tuning.warmup_ratio * plan.max_steps),
-        lr_scheduler_type=tuning.lr_scheduler,
+        # Transformers' "constant" has no warm-up.
+        lr_scheduler_type=tuning.lr_scheduler.replace("constant", "constant_with_warmup"),
         max_grad_norm=tuning.max_grad_norm,
         adam_beta1=tuning.adam_beta1,
         adam_beta2=tuning.adam_beta2,
@@ -306,16 +314,30 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
 
 
 def _load_task_teacher(
-    recipe: FinetuneRecipe, task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    recipe: FinetuneRecipe,
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
 ) -> TaskTeacher | None:
     settings = recipe.teacher
     if settings.model is None:
         return None
-    teacher, teacher_tokenizer, _ = load_tuned(settings.model)
+    teacher, teacher_tokenizer, inputs = load_tuned(settings.model, revision=settings.revision)
+    name = display_name(settings.model)
+    if (inputs.problem == "token") != (task.problem == "token"):
+        raise UserError(
+            f"teacher {name} was tuned for a {inputs.problem} task, {task.name} is a {task.problem} task"
+        )
     if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(tokenizer):
         raise UserError(
-            f"teacher {display_name(settings.model)} has another tokenizer than the model to tune: both see the same "
+            f"teacher {name} has another tokenizer than the model to tune: both see the same "
             "tokens, so they need one vocabulary"
+        )
+    if max_input_length(teacher) < max_length:
+        raise UserError(
+            f"teacher {name} takes {max_input_length(teacher)} tokens at most, and inputs have up to {max_length}: "
+            f"set task.max_length to {max_input_length(teacher)}"
         )
     names = tuple(settings.labels) if settings.labels else model_labels(teacher)
     if len(names) != teacher.config.num_labels:
@@ -328,7 +350,7 @@ def _load_task_teacher(
             f"teacher.hidden_weight needs equal widths: the teacher has {width}, the model "
             f"{model.config.hidden_size}; set it to 0"
         )
-    order = label_order(names, task.labels, str(display_name(settings.model)))
+    order = label_order(names, task.labels, str(name))
     return TaskTeacher(teacher, order, settings.logit_weight, settings.hidden_weight, settings.temperature)
 
 
@@ -441,12 +463,13 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
         words.append("--adapters")
     if recipe.teacher.model is not None:
         words += ["--teacher", str(display_name(recipe.teacher.model))]
-    defaults = type(recipe)(name="defaults").model_dump()
+    shipped = "adapters" if recipe.tuning.mode == "adapters" else "default"
+    defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
     for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
         for key, value in values.items():
             named = (section, key) in _OPTIONS
             if not named and value != defaults[section][key]:
-                words += ["--set", f"{section}.{key}={value if not isinstance(value, list) else list(value)}"]
+                words += ["--set", f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
 
 

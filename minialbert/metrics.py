@@ -41,6 +41,19 @@ def check_metric(problem: Problem, name: str) -> None:
         raise UserError(f"task.metric {name!r}: a {problem} task has {', '.join(METRICS[problem])}")
 
 
+def check_packages(problem: Problem) -> None:
+    """Refuse a problem whose figures cannot be computed here, before anything is trained.
+
+    Args:
+        problem: the kind of task.
+
+    Raises:
+        MissingExtraError: if a package is not installed.
+    """
+    needed = {"regression": ("scipy.stats", "scipy"), "token": ("seqeval.metrics", "seqeval")}
+    _load(*needed.get(problem, ("sklearn.metrics", "scikit-learn")))
+
+
 def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labels: int) -> dict[str, float]:
     """Return accuracy, F1 and Matthews' correlation of one class out of several.
 
@@ -56,11 +69,13 @@ def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labe
     ids = list(range(num_labels))
     macro = float(scores.f1_score(gold, predicted, labels=ids, average="macro", zero_division=0))
     binary = num_labels == 2
+    seen = len({*gold, *predicted})
     return {
         "accuracy": float(scores.accuracy_score(gold, predicted)),
         "f1": float(scores.f1_score(gold, predicted, zero_division=0)) if binary else macro,
         "f1_macro": macro,
-        "matthews_correlation": float(scores.matthews_corrcoef(gold, predicted)),
+        # Undefined where only one class occurs; scikit-learn returns 0 too, but warns.
+        "matthews_correlation": float(scores.matthews_corrcoef(gold, predicted)) if seen > 1 else 0.0,
     }
 
 
@@ -75,9 +90,12 @@ def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -
         `f1_micro`, `f1_macro`, `accuracy`.
     """
     scores = _load("sklearn.metrics", "scikit-learn")
+    # scikit-learn reads one column as two classes, whose micro mean would be the accuracy.
+    single = gold.shape[1] == 1
+    micro, macro = ("binary", "binary") if single else ("micro", "macro")
     return {
-        "f1_micro": float(scores.f1_score(gold, predicted, average="micro", zero_division=0)),
-        "f1_macro": float(scores.f1_score(gold, predicted, average="macro", zero_division=0)),
+        "f1_micro": float(scores.f1_score(gold, predicted, average=micro, zero_division=0)),
+        "f1_macro": float(scores.f1_score(gold, predicted, average=macro, zero_division=0)),
         "accuracy": float((gold == predicted).all(axis=1).mean()),
     }
 
@@ -120,11 +138,17 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     """
     seqeval = _load("seqeval.metrics", "seqeval")
     scheme = _load("seqeval.scheme", "seqeval").IOB2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about types that are never predicted: they score 0
-        report = seqeval.classification_report(
-            gold, predicted, mode="strict", scheme=scheme, output_dict=True, zero_division=0
-        )
+    rows, other_rows = (
+        [list(tags) for tags in gold],
+        [list(tags) for tags in predicted],
+    )  # it takes only lists
+    report: dict[str, Any] = {}
+    if rows or other_rows:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about types that are never predicted: they score 0
+            report = seqeval.classification_report(
+                rows, other_rows, mode="strict", scheme=scheme, output_dict=True, zero_division=0
+            )
     micro = report.pop("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
     words = sum(map(len, gold))
     right = sum(
@@ -152,7 +176,8 @@ def subword_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     """Return the release's figure: micro F1 of entities over word pieces, each with a copy of its word's tag.
 
     A word of several pieces tagged B-X counts as so many entities, so the figure is not comparable with F1 by
-    word. seqeval in its default (lenient) mode, as the release called it.
+    word. seqeval in its default (lenient) mode, as the release called it. The release also trained and predicted
+    every piece by itself; here a word is predicted once, and its tag copied to its pieces like the gold one.
 
     Args:
         gold: tags per sentence, a copy for every piece.
@@ -162,9 +187,12 @@ def subword_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
         Micro F1.
     """
     seqeval = _load("seqeval.metrics", "seqeval")
+    rows, other_rows = [list(tags) for tags in gold], [list(tags) for tags in predicted]
+    if not rows and not other_rows:
+        return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(seqeval.f1_score(gold, predicted, zero_division=0))
+        return float(seqeval.f1_score(rows, other_rows, zero_division=0))
 
 
 def _load(module: str, package: str) -> Any:  # noqa: ANN401 - a module

@@ -149,7 +149,8 @@ class Predictor:
             end = begin + len(part.rows)
             mean = np.average(np.stack(logits[begin:end]).astype(np.float64), axis=0, weights=part.weights)
             begin = end
-            result = {"text": text[0], "pair": text[1]} if isinstance(text, tuple) else {"text": text}
+            pair = isinstance(text, tuple)
+            result: dict[str, Any] = {"text": text[0], "pair": text[1]} if pair else {"text": text}
             result |= self._answer(mean)
             if len(part.rows) > 1:
                 result["windows"] = len(part.rows)

@@ -32,11 +32,14 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.teacher_cache = self.path / "teacher-cache"
         self.model = self.path / "model"
+        self.adapters = self.path / "adapters"
         self.result = self.path / "result.json"
 
     @property
     def _own(self) -> tuple[Path, ...]:
-        return (self.recipe, self.log, self.checkpoints, self.teacher_cache, self.model, self.result)
+        return (
+            self.recipe, self.log, self.checkpoints, self.teacher_cache, self.model, self.adapters, self.result
+        )  # fmt: skip
 
     def open(self, recipe_text: str, *, resume: bool = False, overwrite: bool = False) -> None:
         """Create the directory, or take an existing one over.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -34,7 +35,10 @@ _PROBLEM_TYPES: dict[Problem, str | None] = {
     "token": None,
 }
 # Names under which architectures keep their dropout.
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+_DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
+    "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "pooler_dropout",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,14 @@ def load_for_tuning(
     return model, load_task_tokenizer(name, task.problem, revision=revision), notes
 
 
-def load_tuned(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
+def load_tuned(
+    name: str, *, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
     """Return a model that was tuned before (by `finetune`, or by anyone), ready to predict.
 
     Args:
         name: directory or hub id.
+        revision: git revision on the hub.
 
     Returns:
         Model in eval mode, tokenizer, and how it wants its inputs.
@@ -120,10 +127,10 @@ def load_tuned(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Tas
     Raises:
         UserError: if it cannot be loaded or has no task head.
     """
-    config = load_encoder_config(name)
+    config = load_encoder_config(name, revision=revision)
     problem = _saved_problem(name, config)
-    model_class, config = _class_and_config(name, config, problem, None)
-    model, info = _load(name, model_class, config, None)
+    model_class, config = _class_and_config(name, config, problem, revision)
+    model, info = _load(name, model_class, config, revision)
     if info["missing_keys"] or info["mismatched_keys"]:
         keys = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
         raise UserError(
@@ -133,7 +140,7 @@ def load_tuned(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Tas
     inputs = _read_inputs(name) or TaskInputs(
         "", problem, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
     )
-    return model.eval(), load_task_tokenizer(name, problem), inputs
+    return model.eval(), load_task_tokenizer(name, problem, revision=revision), inputs
 
 
 def save_tuned(
@@ -172,9 +179,14 @@ def load_task_tokenizer(
     tokenizer = load_tokenizer(name)
     if revision is not None:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    if problem == "token" and getattr(tokenizer, "add_prefix_space", None) is False:
+    if problem == "token":
         # Byte-level BPE tells a word by the space before it; words alone have none.
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, add_prefix_space=True)
+        if getattr(tokenizer, "add_prefix_space", None) is False:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, add_prefix_space=True)
+        # A class that reads tokenizer.json as it is (ModernBERT's) leaves its rule alone.
+        rule = tokenizer.backend_tokenizer.pre_tokenizer
+        if isinstance(rule, pre_tokenizers.ByteLevel):
+            rule.add_prefix_space = True
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
     return tokenizer
@@ -251,7 +263,8 @@ def _reset_head(model: PreTrainedModel) -> None:
         for part in module.modules():
             if isinstance(part, nn.Linear):
                 nn.init.normal_(part.weight, std=spread)
-                nn.init.zeros_(part.bias)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
 
 
 def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:

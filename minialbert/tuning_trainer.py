@@ -116,14 +116,26 @@ class TuningTrainer(CheckpointingTrainer):
         num_batches: int,
         device: torch.device,
     ) -> tuple[list, Any]:
-        """Return the micro-batches of one optimiser step, and the weight of their labels over all processes."""
+        """Return the micro-batches of one optimiser step, and what its losses are divided by.
+
+        That is the weight of the labels, their number, and the tokens, over all processes.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         weights = self.class_weights.cpu() if self.class_weights is not None else None
-        labels = sum(float(label_weight(batch["labels"].cpu(), self.problem, weights)) for batch in batches)
-        counts = torch.tensor([labels, len(batches)], dtype=torch.float64, device=device)
+        labels = [batch["labels"].cpu() for batch in batches]
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+        counts = torch.tensor(
+            [
+                sum(float(label_weight(part, self.problem, weights)) for part in labels),
+                sum(float(label_weight(part, self.problem)) for part in labels),
+                tokens,
+            ],
+            dtype=torch.float64,
+            device=device,
+        )
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        self._tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
+        self._tokens += tokens
         self._steps_summed += 1
         return batches, counts.tolist()
 
@@ -132,11 +144,11 @@ class TuningTrainer(CheckpointingTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ANN401 - Trainer's name; here the step's label weight
+        num_items_in_batch: Any = None,  # noqa: ANN401 - Trainer's name; here the counts of get_batch_samples
     ) -> Any:  # noqa: ANN401
         """Return this micro-batch's share of the step's loss."""
         labels = inputs["labels"]
-        weight, micro_batches = num_items_in_batch
+        weight, count, tokens = num_items_in_batch
         teacher = self.teacher
         arguments = forward_inputs(self.accelerator.unwrap_model(model), inputs)
         outputs = model(**arguments, output_hidden_states=bool(teacher is not None and teacher.hidden_weight))
@@ -148,13 +160,12 @@ class TuningTrainer(CheckpointingTrainer):
                 teacher_logits, teacher_states = teacher.view(inputs)
             if teacher.logit_weight:
                 summed = logit_loss(outputs.logits, teacher_logits, labels, self.problem, teacher.temperature)
-                terms["logit"] = summed / max(weight, 1e-9)
+                terms["logit"] = summed / max(count, 1e-9)
                 total = total + teacher.logit_weight * terms["logit"]
             if teacher.hidden_weight:
                 mask = inputs["attention_mask"]
-                terms["hidden"] = (
-                    hidden_state_loss(outputs.hidden_states, teacher_states, mask) / micro_batches
-                )
+                mean = hidden_state_loss(outputs.hidden_states, teacher_states, mask)
+                terms["hidden"] = mean * (mask.sum() / tokens)
                 total = total + teacher.hidden_weight * terms["hidden"]
         if not torch.isfinite(total):
             raise UserError(

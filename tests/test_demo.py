@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from minialbert import demo
+from minialbert import demo, demo_text
 from minialbert.errors import UserError
 
 
 def test_no_text_is_on_both_sides():
-    training, held_out = demo.python_texts()
+    training, held_out = demo_text.python_texts()
     assert sum(len(document.text.split()) for document in training) > 100_000
-    assert len(held_out) == demo._COMPARED_DOCUMENTS
+    assert len(held_out) == demo_text._COMPARED_DOCUMENTS
     lines = "\n".join(document.text for document in training)
     assert not any(document.text in lines for document in held_out)
     assert not any("\n\n" in document.text for document in training)
-    again = demo.python_texts()
+    again = demo_text.python_texts()
     assert again == (training, held_out)
 
 
@@ -30,12 +30,40 @@ def test_docstrings_are_read_without_importing(tmp_path):
     source.write_text(
         '"""Top."""\nraise SystemExit\nclass A:\n    """Of A."""\n    def f(self):\n        """Of f."""\n'
     )
-    found = demo._docstrings(source, "module")
+    found = demo_text._docstrings(source, "module")
     assert [(document.name, document.text) for document in found] == [
         ("module", "Top."), ("module.A", "Of A."), ("module.A.f", "Of f."),
     ]  # fmt: skip
     (tmp_path / "broken.py").write_text("def (")
-    assert demo._docstrings(tmp_path / "broken.py", "broken") == []
+    assert demo_text._docstrings(tmp_path / "broken.py", "broken") == []
+
+
+def test_no_module_is_on_both_sides_of_the_packages_task():
+    training, test = demo_text.package_texts()
+    assert len(training) > 500 and len(test) > 100
+    classes = {package for _, package in training}
+    assert len(classes) == 8
+    assert {package for _, package in test} == classes
+    assert not {text for text, _ in training} & {text for text, _ in test}
+    modules = {
+        document.text: document.name
+        for module, path in demo_text._modules()
+        for document in demo_text._docstrings(path, module)
+    }
+    files = {module for module, _ in demo_text._modules()}
+
+    def module_of(text: str) -> str:
+        name = modules[text]
+        while name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    repeated = {text for text, _ in training + test if sum(text == other for other in modules) > 1}
+    assert not repeated
+    of_training = {module_of(text) for text, _ in training}
+    of_test = {module_of(text) for text, _ in test}
+    assert len(of_training & of_test) <= 2  # texts that stand in several modules have the name of the last
+    assert demo_text.package_texts() == (training, test)
 
 
 def test_rank_correlation_of_a_known_case():
@@ -86,4 +114,6 @@ def test_the_demo_brings_the_student_nearer_to_its_teacher(tmp_path: Path):
     ranks = record["metrics"]["similarity_rank_correlation"]
     assert ranks["student_end"] > ranks["student_start"]
     assert record["model"]["encoder_parameters"] < record["model"]["teacher_encoder_parameters"] / 3
-    assert len(shown) >= 6
+    accuracy = record["metrics"]["packages"]["accuracy"]
+    assert accuracy["student"] > accuracy["majority"] + 0.1
+    assert len(shown) >= 9

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from minialbert.errors import UserError
+
 from .examples import TextExample, TokenExample
 from .tokenizers import special_affixes
 
@@ -90,6 +92,8 @@ def encode_texts(
     Returns:
         One input per example; `labels` is an int, a float, or one float per class.
     """
+    if not examples:
+        return Encoded([], [])
     paired = any(example.pair is not None for example in examples)
     texts = [example.text for example in examples]
     pairs = [example.pair or "" for example in examples] if paired else None
@@ -142,8 +146,8 @@ def encode_sentences(
         task: names the tags.
         max_length: in tokens, special tokens included.
         overlap: pieces that neighbouring windows share at most.
-        all_pieces: tag the other pieces too, with I- (what `aggregation_strategy="simple"` relies on);
-            otherwise they are ignored by the loss.
+        all_pieces: tag the other pieces too, with I- where the task has that tag (what
+            `aggregation_strategy="simple"` relies on); otherwise they are ignored by the loss.
 
     Returns:
         One input per window.
@@ -157,7 +161,7 @@ def encode_sentences(
                 row["labels"] = [
                     IGNORED
                     if word < 0 or not (first or all_pieces)
-                    else ids[example.tags[word] if first else _inside(example.tags[word])]
+                    else (ids[example.tags[word]] if first else ids.get(_inside(example.tags[word]), IGNORED))
                     for word, first in zip(window.words, window.firsts, strict=True)
                 ]
             rows.append(row)
@@ -182,9 +186,17 @@ def word_windows(
 
     Returns:
         At least one window; none for a sentence without words.
+
+    Raises:
+        UserError: if the special tokens leave no room for words.
     """
     prefix, suffix = special_affixes(tokenizer)
     room = max_length - len(prefix) - len(suffix)
+    if room < 1:
+        raise UserError(
+            f"max_length {max_length} leaves no room for words beside {len(prefix) + len(suffix)} special tokens: "
+            "give a larger one"
+        )
     pieces = [word_pieces[:room] for word_pieces in _pieces(words, tokenizer)]
     spans = _spans([len(word_pieces) for word_pieces in pieces], room, overlap)
     windows = []
@@ -214,7 +226,8 @@ def _pieces(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[li
     pieces: list[list[int]] = [[] for _ in words]
     for piece, word in zip(encoded["input_ids"], encoded.word_ids(), strict=True):
         pieces[word].append(piece)
-    return [ids or [tokenizer.unk_token_id] for ids in pieces]
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.pad_token_id
+    return [ids or [unknown] for ids in pieces]
 
 
 def _spans(lengths: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:

@@ -27,11 +27,12 @@ GENERIC: dict[str, Problem] = {
 }
 
 
-def load_task(recipe: TaskRecipe) -> Task:
-    """Return the task that a recipe names, with a validation split carved from train where there is none.
+def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
+    """Return the task that a recipe names.
 
     Args:
         recipe: name, data, columns and options.
+        carve: set rows of train apart for validation where there is no such split.
 
     Returns:
         The task.
@@ -70,7 +71,11 @@ def load_task(recipe: TaskRecipe) -> Task:
     if recipe.metric is not None:
         check_metric(task.problem, recipe.metric)
         task = replace(task, metric=recipe.metric)
-    return task if "validation" in task.splits else _carve_validation(task, recipe.validation_fraction)
+    return (
+        task
+        if "validation" in task.splits or not carve
+        else _carve_validation(task, recipe.validation_fraction)
+    )
 
 
 def _is_table(data: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from minialbert.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,38 +45,44 @@ def text_windows(
 
     Returns:
         The windows of each text.
+
+    Raises:
+        UserError: if the special tokens leave no room for text.
     """
     windows: list[TextWindows | None] = [None] * len(texts)
     for paired in (False, True):
         indices = [index for index, text in enumerate(texts) if isinstance(text, tuple) is paired]
-        if not indices:
-            continue
-        columns = list(zip(*(texts[index] for index in indices), strict=True)) if paired else None
-        firsts = columns[0] if columns else [texts[index] for index in indices]
-        options: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
-        encoded = tokenizer(list(firsts), list(columns[1]) if columns else None, **options)
-        names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
-        layout = _Layout(tokenizer, names, paired)
-        for position, index in enumerate(indices):
-            row = {name: encoded[name][position] for name in names}
-            if not row["input_ids"]:  # an empty text, and a tokenizer without special tokens
-                row = {name: [tokenizer.pad_token_id if name == "input_ids" else 0] for name in names}
-            if len(row["input_ids"]) <= max_length:
-                windows[index] = TextWindows([row], [1])
-                continue
-            text = texts[index]
-            parts = [
-                tokenizer(part, add_special_tokens=False, **options)["input_ids"]
-                for part in (text if isinstance(text, tuple) else (text,))
-            ]
-            windows[index] = _cut(parts, layout, max_length, overlap)
-    return [window for window in windows if window is not None]
+        if indices:
+            cut = _windows_of_kind([texts[index] for index in indices], tokenizer, max_length, overlap)
+            for index, result in zip(indices, cut, strict=True):
+                windows[index] = result
+    return [result for result in windows if result is not None]
+
+
+def _windows_of_kind(
+    texts: list[Text], tokenizer: PreTrainedTokenizerFast, max_length: int, overlap: int
+) -> Iterator[TextWindows]:
+    """Yield the windows of texts that are all single, or all pairs."""
+    parts = [text if isinstance(text, tuple) else (text,) for text in texts]
+    options: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
+    encoded = tokenizer(*map(list, zip(*parts, strict=True)), **options)
+    names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
+    layout = _Layout(tokenizer, names, paired=len(parts[0]) == 2)
+    for index, its_parts in enumerate(parts):
+        row = {name: encoded[name][index] for name in names}
+        if not row["input_ids"]:  # an empty text, and a tokenizer without special tokens
+            row = {name: [tokenizer.pad_token_id if name == "input_ids" else 0] for name in names}
+        if len(row["input_ids"]) <= max_length:
+            yield TextWindows([row], [1])
+        else:
+            ids = [tokenizer(part, add_special_tokens=False, **options)["input_ids"] for part in its_parts]
+            yield _cut(ids, layout, max_length, overlap)
 
 
 class _Layout:
     """Where a tokenizer puts special tokens and token types, read off a text that it encoded."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, names: list[str], paired: bool) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, names: list[str], *, paired: bool) -> None:
         probe = tokenizer("the end", "the end" if paired else None, truncation=False, padding=False)[0]
         self._positions = list(zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True))
         self._names = names
@@ -93,21 +101,26 @@ class _Layout:
 
 
 def _cut(parts: list[list[int]], layout: _Layout, max_length: int, overlap: int) -> TextWindows:
-    room = max_length - layout.special_tokens
-    longer, lost = 0, 0
+    room, longer, lost = max_length - layout.special_tokens, 0, 0
+    if room < 1:
+        raise UserError(
+            f"max_length {max_length} leaves no room for text beside {layout.special_tokens} special tokens: "
+            "give a larger one"
+        )
+    parts = list(parts)
     if len(parts) == 2:
         longer = 0 if len(parts[0]) > len(parts[1]) else 1
-        kept = parts[1 - longer][: room // 2]
-        lost = len(parts[1 - longer]) - len(kept)
-        parts[1 - longer] = kept
-        room -= len(kept)
+        shorter = parts[1 - longer]
+        parts[1 - longer] = shorter[: room // 2]
+        lost = len(shorter) - len(parts[1 - longer])
+        room -= len(parts[1 - longer])
     content = parts[longer]
     shared = min(overlap, room // 2)
     rows, weights, seen, begin = [], [], 0, 0
     while seen < len(content):
         end = min(begin + room, len(content))
-        window = content[begin:end]
-        rows.append(layout.row([window if part == longer else kept for part, kept in enumerate(parts)]))
+        parts[longer] = content[begin:end]
+        rows.append(layout.row(parts))
         weights.append(end - seen)
         seen, begin = end, end - shared
     return TextWindows(rows, weights, lost)

@@ -1,0 +1,271 @@
+"""The verbs about labelled tasks: finetune, evaluate, predict, report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .cli_shared import JsonFlag, OverwriteFlag, interruptible, out, print_json, quiet_transformers
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .tuning_schema import FinetuneRecipe
+
+_TASKS = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
+_SET = typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
+
+
+class KeepModels(StrEnum):
+    """Which models of a grid stay on disk."""
+
+    selected = "selected"
+    all = "all"
+    none = "none"
+
+
+def finetune(
+    output: Annotated[Path, typer.Option(help="Run directory.")],
+    model: Annotated[str | None, typer.Option(help="Directory or hub id of the encoder to tune.")] = None,
+    task: Annotated[str | None, typer.Option(help=_TASKS)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
+    ] = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Train adapters and head alone; all else is frozen.")
+    ] = False,
+    teacher: Annotated[
+        str | None, typer.Option(help="A model tuned for the task, to learn from while tuning.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Name of a fine-tuning recipe, or a YAML file.")] = None,
+    set_: Annotated[list[str] | None, _SET] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Run every combination in the recipe's grid, and select the best.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at a time on this machine.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="With --grid: address of a Ray cluster.")] = None,
+    keep_models: Annotated[
+        KeepModels, typer.Option(help="With --grid: which models stay on disk.")
+    ] = KeepModels.selected,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tune an encoder, or its adapters alone, on a labelled task."""
+    quiet_transformers()
+    resolved = _finetune_recipe(recipe, adapters, set_, model=model, task=task, data=data, teacher=teacher)
+    if grid:
+        _run_grid(resolved, output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json)
+        return
+    if jobs != 1 or ray is not None:
+        raise UserError("--jobs and --ray are for grids: give --grid too")
+    from .finetuning import finetune as run_finetune
+
+    with interruptible("the same command with --resume goes on from the last checkpoint"):
+        record = run_finetune(
+            resolved, output=output, resume=resume, overwrite=overwrite, progress=not as_json
+        )
+    if not record:  # another process of the same job writes the record
+        return
+    if as_json:
+        print_json(record)
+        return
+    _print_scores(record)
+    out.print(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model.")],
+    data: Annotated[
+        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help=f"{_TASKS} Default: what it was tuned for.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Default: test where it has labels, else validation.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory for record and predictions.")] = None,
+    submission: Annotated[
+        Path | None, typer.Option(help="Directory for the files that the GLUE benchmark takes.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, as in task.text=sentence.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 64,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score a tuned model on a split of a task."""
+    quiet_transformers()
+    from .scoring import evaluate as run_evaluate
+
+    recipe = _finetune_recipe(None, False, set_, task=task, data=data)
+    with interruptible("the same command starts it again"):
+        record = run_evaluate(
+            model,
+            recipe.task,
+            split=split,
+            output=output,
+            submission=submission,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            precision=recipe.tuning.precision,
+            progress=not as_json,
+        )
+    if as_json:
+        print_json(record)
+        return
+    for note in record["notes"]:
+        out.print(note, markup=False, highlight=False)
+    _print_scores(record)
+    for name in record["submission"]:
+        out.print(f"{submission}/{name}", markup=False, highlight=False)
+    if output is not None:
+        out.print(f"record and predictions in {output}")
+
+
+def predict(
+    model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; or give --input.")] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="A file (txt: one text a line; csv, tsv, jsonl, parquet), or - for standard input.",
+        ),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the text in tables.")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the results; standard output without.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Probability over which a label of several applies.")
+    ] = 0.5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 32,
+    overwrite: OverwriteFlag = False,
+) -> None:
+    """Label texts: one JSON object a line, entities with character offsets."""
+    quiet_transformers()
+    from .prediction import Predictor, read_inputs, to_json_line
+
+    if bool(texts) == bool(input_):
+        raise UserError("give either texts or --input (a file, or - for standard input)")
+    if output is not None and output.exists() and not overwrite:
+        raise UserError(f"{output} exists: give --overwrite to replace it, or another --output")
+    predictor = Predictor.load(model, precision="auto", batch_size=batch_size, threshold=threshold)
+    inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
+    with interruptible("the same command starts it again"):
+        lines = (to_json_line(result) for result in predictor.predict(inputs))
+        if output is None:
+            for line in lines:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+            return
+        partial = output.with_name(f".{output.name}.partial")
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+            os.replace(partial, output)
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror or error})") from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="Records, run directories, or trees of them.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Directory for report.md and the tables as CSV.")
+    ] = None,
+) -> None:
+    """Put the records of fine-tuning into tables beside the paper's rows."""
+    from .report import write_report
+
+    page = write_report(paths, output)
+    if output is None:
+        sys.stdout.write(page)
+    else:
+        out.print(f"report in {output / 'report.md'}")
+
+
+def _run_grid(
+    recipe: FinetuneRecipe,
+    output: Path,
+    jobs: int,
+    ray: str | None,
+    keep_models: KeepModels,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from .grids import grid_rows, run_grid
+
+    with interruptible("the same command goes on; finished cells are not run again"):
+        record = run_grid(
+            recipe,
+            output=output,
+            jobs=jobs,
+            ray_address=ray,
+            keep_models=keep_models.value,
+            overwrite=overwrite,
+            progress=not as_json,
+        )
+    if as_json:
+        print_json(record)
+        return
+    header, *rows = grid_rows(record)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    chosen = record["selected"]
+    spread = f" ± {chosen['sd']:.4f}" if chosen["sd"] is not None else ""
+    out.print(
+        f"selected on validation: learning rate {chosen['learning_rate']:g}, batch {chosen['batch_size']}, "
+        f"{chosen['epochs']:g} epochs; {record['metric'].replace('_', ' ')} on {record['split']} "
+        f"{chosen['score']:.4f}{spread} over {chosen['n']} seeds"
+    )
+
+
+def _finetune_recipe(
+    recipe: str | None,
+    adapters: bool,
+    overrides: list[str] | None,
+    **named: str | None,
+) -> FinetuneRecipe:
+    """Return a fine-tuning recipe with what the options say in its place."""
+    from .recipe import apply_overrides, load_recipe
+    from .tuning_schema import FinetuneRecipe
+
+    places = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
+    given = [f"{places[name]}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    if adapters:
+        given.append("tuning.mode=adapters")
+    loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
+    return apply_overrides(loaded, [*given, *(overrides or [])])
+
+
+def _print_scores(record: dict[str, Any]) -> None:
+    """Print the figures of each labelled split, then entities by type where there are such."""
+    for split, metrics in record["metrics"].items():
+        table = Table(f"{record['task']}, {split}", "")
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                mark = " (over word pieces, as the release)" if name == "entity_f1_subword" else ""
+                style = "bold" if name == record["metric"] else None
+                table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
+        out.print(table)
+        if metrics.get("per_type"):
+            types = Table("type", "precision", "recall", "F1", "entities")
+            for name, values in metrics["per_type"].items():
+                figures = (f"{values[key]:.4f}" for key in ("precision", "recall", "f1"))
+                types.add_row(name, *figures, str(values["support"]))
+            out.print(types)
