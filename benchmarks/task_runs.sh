@@ -30,26 +30,35 @@ one_run() {
 }
 export -f one_run
 
-task() { # NAME SEED: the five rows of one task and seed
-  local name=$1 seed=$2 kind=$1 folder=$data/glue extra=""
+rows() { # NAME SEED ROW…: lines of arguments for one_run
+  local name=$1 seed=$2 kind=$1 folder=$data/glue extra="" row
+  shift 2
   case $name in
     ncbi-disease) kind=ner folder=$data/ner/NCBI-disease ;;
     bc5cdr-chem) kind=ner folder=$data/ner/BC5CDR-chem ;;
     sst2) extra=" task.max_train_rows=20000" ;;
   esac
-  echo "$output/distilled-adapters/$name-$seed $distilled $kind $folder adapters $seed $adapters$extra"
-  echo "$output/distilled-full/$name-$seed $distilled $kind $folder full $seed $full$extra"
-  echo "$output/teacher-full/$name-$seed $teacher $kind $folder full $seed $full$extra"
-  case $name-$seed in
-    stsb-1 | ncbi-disease-1)
-      for init in identity as-published; do
-        echo "$output/no-adapters-$init/$name-$seed $no_adapters $kind $folder adapters $seed $adapters model.adapter_init=$init"
-      done
-      ;;
-  esac
+  for row in "$@"; do
+    case $row in
+      student)
+        echo "$output/distilled-adapters/$name-$seed $distilled $kind $folder adapters $seed $adapters$extra"
+        echo "$output/distilled-full/$name-$seed $distilled $kind $folder full $seed $full$extra"
+        ;;
+      teacher) echo "$output/teacher-full/$name-$seed $teacher $kind $folder full $seed $full$extra" ;;
+      fresh)
+        for init in identity as-published; do
+          echo "$output/no-adapters-$init/$name-$seed $no_adapters $kind $folder adapters $seed $adapters model.adapter_init=$init"
+        done
+        ;;
+    esac
+  done
 }
 
-{
-  for name in ncbi-disease stsb mrpc rte cola bc5cdr-chem sst2; do task $name 1; done
-  for seed in 2 3; do for name in stsb mrpc rte cola; do task $name $seed; done; done
+{ # the most informative first
+  for name in mrpc rte cola stsb; do rows $name 1 student teacher; done
+  for name in ncbi-disease bc5cdr-chem; do rows $name 1 student teacher; done
+  for name in ncbi-disease stsb; do rows $name 1 fresh; done
+  for seed in 2 3; do for name in mrpc rte cola stsb; do rows $name $seed student; done; done
+  rows sst2 1 student teacher
+  for seed in 2 3; do for name in mrpc rte cola stsb; do rows $name $seed teacher; done; done
 } | xargs -P "${JOBS:-2}" -L 1 bash -c 'one_run "$@"' one_run
