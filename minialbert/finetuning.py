@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 import shlex
 import statistics
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ from .data.tokenizers import tokenizer_fingerprint
 from .errors import UserError
 from .evaluation import Predictions, encode, evaluate_split, make_collator
 from .interrupts import GracefulStop
+from .memory import peak_memory_mb
 from .metrics import check_packages
 from .precision import resolve_precision
 from .progress import RunProgress
@@ -475,11 +474,3 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
 
 # What the command line has options for.
 _OPTIONS = {("model", "name"), ("task", "name"), ("task", "data"), ("tuning", "mode"), ("teacher", "model")}
-
-
-def peak_memory_mb() -> float:
-    """Return the most memory that this process has held so far (on a GPU: that torch has allocated), in MB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

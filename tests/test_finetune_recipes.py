@@ -42,7 +42,7 @@ def load(name: str) -> FinetuneRecipe:
 
 
 def test_a_recipe_per_grid_and_baseline_of_the_paper():
-    own = {"default", "adapters", "adapters-as-published"}
+    own = {"default", "adapters", "adapters-as-published", "demo"}
     assert set(NAMES) == {*GRIDS, *GENERAL, *BIOMEDICAL, *own}
 
 
@@ -64,7 +64,7 @@ def test_a_shipped_recipe_says_how_it_is_run(name):
     assert header[0].removeprefix("#   ").split()[:3] == options[:3]
     assert ("--grid" in options) == (name in GRIDS)
     assert list(yaml.safe_load(text)) == [key for key in FinetuneRecipe.model_fields if f"\n{key}:" in text]
-    if name not in ("default", "adapters"):
+    if name not in ("default", "adapters", "demo"):
         assert recipe.paper is not None
         assert options[options.index("--recipe") + 1] == name
 
