@@ -146,8 +146,8 @@ def main() -> None:
         "# A step of adapter-tuning beside a step of full fine-tuning\n\n"
         f"`python benchmarks/tuning_step.py --batch {options.batch} --length {options.length} --repeats "
         f"{options.repeats}`: batch {options.batch} × {options.length} tokens, fp32, {torch.get_num_threads()} "
-        "threads; the two modes take turns in one process, the ratio is the median of the pairs. Peak memory: what a process "
-        "needs above what it held before the model was built.\n\n" + "\n".join(lines) + "\n"
+        "threads; the two modes take turns in one process, the ratio is the median of the pairs. Peak memory: what a "
+        "process needs above what it held before the model was built.\n\n" + "\n".join(lines) + "\n"
     )
     write_atomically(options.output / "README.md", page)
     sys.stdout.write(

@@ -250,9 +250,16 @@ def recipes_ls() -> None:
 @recipes_app.command("show")
 def recipes_show(name: str) -> None:
     """Print a recipe with every value."""
-    from .recipe import dump_recipe, load_recipe
+    from .recipe import FinetuneRecipe, Recipe, dump_recipe, find_recipe, load_recipe
+    from .recipe_yaml import read_yaml
 
-    sys.stdout.write(dump_recipe(load_recipe(name)))
+    if name.endswith((".yaml", ".yml")):
+        sections = set(FinetuneRecipe.sections()) - set(Recipe.sections())
+        is_tuning = not sections.isdisjoint(read_yaml(Path(name).expanduser())[0])
+        recipe = load_recipe(name, FinetuneRecipe if is_tuning else Recipe)
+    else:
+        recipe = load_recipe(name, find_recipe(name).kind)
+    sys.stdout.write(dump_recipe(recipe))
 
 
 @recipes_app.command("cp")

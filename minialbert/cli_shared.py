@@ -28,6 +28,11 @@ def print_json(record: Any) -> None:  # noqa: ANN401
     sys.stdout.write(json.dumps(record, indent=2) + "\n")
 
 
+def say(text: str) -> None:
+    """Print a line as it is: brackets in a path are no markup, and a long path is not broken."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def interruptible(advice: str) -> Iterator[None]:
     """Turn Ctrl-C into one line that says how to go on, and exit status 130."""

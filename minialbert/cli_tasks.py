@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from .cli_shared import JsonFlag, OverwriteFlag, interruptible, out, print_json, quiet_transformers
+from .cli_shared import JsonFlag, OverwriteFlag, interruptible, out, print_json, quiet_transformers, say
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .tuning_schema import FinetuneRecipe
+    from .tuning_schema import FinetuneRecipe, TaskRecipe
 
 _TASKS = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
 _SET = typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
@@ -64,8 +64,8 @@ def finetune(
     if grid:
         _run_grid(resolved, output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json)
         return
-    if jobs != 1 or ray is not None:
-        raise UserError("--jobs and --ray are for grids: give --grid too")
+    if jobs != 1 or ray is not None or keep_models is not KeepModels.selected:
+        raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
     from .finetuning import finetune as run_finetune
 
     with interruptible("the same command with --resume goes on from the last checkpoint"):
@@ -78,7 +78,7 @@ def finetune(
         print_json(record)
         return
     _print_scores(record)
-    out.print(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+    say(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
 
 
 def evaluate(
@@ -109,7 +109,7 @@ def evaluate(
     with interruptible("the same command starts it again"):
         record = run_evaluate(
             model,
-            recipe.task,
+            _as_given(recipe.task, set_, "name", "data"),
             split=split,
             output=output,
             submission=submission,
@@ -122,12 +122,12 @@ def evaluate(
         print_json(record)
         return
     for note in record["notes"]:
-        out.print(note, markup=False, highlight=False)
+        say(note)
     _print_scores(record)
     for name in record["submission"]:
-        out.print(f"{submission}/{name}", markup=False, highlight=False)
+        say(f"{submission}/{name}")
     if output is not None:
-        out.print(f"record and predictions in {output}")
+        say(f"record and predictions in {output}")
 
 
 def predict(
@@ -157,10 +157,12 @@ def predict(
 
     if bool(texts) == bool(input_):
         raise UserError("give either texts or --input (a file, or - for standard input)")
+    if texts and (column is not None or pair_column is not None):
+        raise UserError("--column and --pair-column are for tables: give --input too")
     if output is not None and output.exists() and not overwrite:
         raise UserError(f"{output} exists: give --overwrite to replace it, or another --output")
-    predictor = Predictor.load(model, precision="auto", batch_size=batch_size, threshold=threshold)
     inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
+    predictor = Predictor.load(model, precision="auto", batch_size=batch_size, threshold=threshold)
     with interruptible("the same command starts it again"):
         lines = (to_json_line(result) for result in predictor.predict(inputs))
         if output is None:
@@ -193,7 +195,7 @@ def report(
     if output is None:
         sys.stdout.write(page)
     else:
-        out.print(f"report in {output / 'report.md'}")
+        say(f"report in {output / 'report.md'}")
 
 
 def _run_grid(
@@ -246,11 +248,22 @@ def _finetune_recipe(
     from .tuning_schema import FinetuneRecipe
 
     places = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
-    given = [f"{places[name]}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    given = [
+        f"{places[name]}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in named.items()
+        if value is not None
+    ]
     if adapters:
         given.append("tuning.mode=adapters")
     loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
     return apply_overrides(loaded, [*given, *(overrides or [])])
+
+
+def _as_given(task: TaskRecipe, overrides: list[str] | None, *fields: str) -> TaskRecipe:
+    """Return a task recipe in which only what was given counts as set; all else is as in tuning."""
+    keys = [override.partition("=")[0].strip() for override in overrides or []]
+    given = {*fields, *(key.removeprefix("task.") for key in keys if key.startswith("task."))}
+    return type(task)(**task.model_dump(include=given))
 
 
 def _print_scores(record: dict[str, Any]) -> None:

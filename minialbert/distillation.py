@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from .errors import UserError
 from .interrupts import GracefulStop
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
 from .precision import resolve_precision
+from .processes import rank, share_of
 from .progress import RunProgress
 from .recipe import Recipe, dump_recipe
 from .runs import RunDirectory, display_name, write_result
@@ -112,12 +112,7 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
     longest = int(student.config.max_position_embeddings)
     _check_length(windows.manifest.options.window_length, "student", longest)
-    world_size = _world_size()
-    per_process, rest = divmod(training.batch_size, world_size)
-    if rest or per_process == 0:
-        raise UserError(
-            f"training.batch_size {training.batch_size} cannot be split over {world_size} processes"
-        )
+    per_process = share_of(training.batch_size, "training.batch_size")
     micro = training.micro_batch_size or _micro_batch_size(
         per_process, windows.manifest.options.window_length
     )
@@ -228,7 +223,7 @@ def distill(
     run = RunDirectory(output)
     finished = resume and run.result.is_file() and run.model.is_dir()
     plan = plan_distillation(recipe, data)
-    if _rank() == 0:
+    if rank() == 0:
         run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
@@ -468,14 +463,6 @@ def _micro_batch_size(per_process: int, window_length: int) -> int:
     budget = 32768 if torch.cuda.is_available() else 4096  # tokens
     most = max(1, budget // window_length)
     return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 __all__ = [

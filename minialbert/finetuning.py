@@ -28,6 +28,7 @@ from .interrupts import GracefulStop
 from .memory import peak_memory_mb
 from .metrics import check_packages
 from .precision import resolve_precision
+from .processes import rank, share_of
 from .progress import RunProgress
 from .recipe import dump_recipe, load_recipe
 from .runs import RunDirectory, display_name, write_result
@@ -179,7 +180,8 @@ def finetune(
     run = RunDirectory(output)
     finished = resume and run.result.is_file()
     plan = plan_finetuning(recipe)
-    run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
+    if rank() == 0:
+        run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
             f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
@@ -192,10 +194,8 @@ def finetune(
     stop = GracefulStop()
     trainer.add_callback(stop)
     checkpoint = run.last_checkpoint() if resume else None
-    if checkpoint is not None:
-        run.rewind_log(int(checkpoint.name.rpartition("-")[2]))
-    elif run.log.is_file():
-        run.log.unlink()
+    if rank() == 0:
+        run.rewind_log(int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else -1)
     started = time.perf_counter()
     with stop.listening():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
@@ -242,12 +242,17 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
     """
     tuning = plan.recipe.tuning
     precision = resolve_precision(tuning.precision)
-    micro = tuning.micro_batch_size or tuning.batch_size
+    per_process = share_of(tuning.batch_size, "tuning.batch_size")
+    micro = min(tuning.micro_batch_size or per_process, per_process)
+    if per_process % micro:
+        raise UserError(
+            f"tuning.micro_batch_size {micro} does not divide the {per_process} rows of each process and step"
+        )
     args = TrainingArguments(
         output_dir=str(run.checkpoints),
         max_steps=plan.max_steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=tuning.batch_size // micro,
+        gradient_accumulation_steps=per_process // micro,
         learning_rate=tuning.learning_rate,
         weight_decay=tuning.weight_decay,
         warmup_steps=round(tuning.warmup_ratio * plan.max_steps),
@@ -402,7 +407,7 @@ def _record(
     recipe["task"]["data"] = display_name(plan.recipe.task.data)
     split = plan.task.reported_split
     seconds = trainer.step_seconds
-    per_step = statistics.median(seconds) * trainer.args.gradient_accumulation_steps if seconds else None
+    per_step = statistics.median(seconds) if seconds else None
     return {
         "kind": "finetune",
         "name": plan.recipe.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def release_freed_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory that this process has held so far (on a GPU: that torch has allocated), in MB."""
+    """Return the most memory that this process has held so far, in MB (with a GPU: on it; on Windows: 0)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
@@ -49,6 +48,10 @@ def peak_memory_mb() -> float:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return 0.0  # the standard library has no such figure there
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

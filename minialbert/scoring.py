@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
+import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from .adapters import count_parameters
-from .data.examples import Task, TextExample, TokenExample
-from .data.glue import glue_task_name
-from .data.submissions import write_submission
-from .data.tasks import load_task
+from .data.examples import Problem, Task, TextExample, TokenExample
+from .data.glue import GLUE_TASKS, glue_task_name
+from .data.submissions import submission_file, write_submission
+from .data.tasks import GENERIC, load_task
 from .errors import UserError
 from .evaluation import Predictions, encode, evaluate_split, make_collator
+from .metrics import check_metric, check_packages
 from .precision import resolve_precision
 from .runs import RunDirectory, display_name, write_atomically, write_result
 from .task_losses import label_order
@@ -48,11 +56,13 @@ def evaluate(
 
     Args:
         model_name: directory or hub id of a model with a task head.
-        recipe: the task; without a name, the one that the model was tuned for.
-        split: "train", "validation", "test", …; None for test where it has labels, else validation.
+        recipe: the task; without a name, the one that the model was tuned for. Inputs are as long as in tuning
+            unless `max_length` or `overlap` is set.
+        split: "train", "validation", "test", …; None for test where it has labels, else validation, which is set
+            apart from train as in tuning where a directory has none; of a single file all rows, as "train".
         output: directory for `result.json` and `predictions.jsonl`; None to write neither.
         submission: directory for the benchmark's files of every unlabelled split of a GLUE task.
-        overwrite: replace what an earlier evaluation left in `output`.
+        overwrite: replace what an earlier evaluation left in `output` and `submission`.
         batch_size: inputs per forward pass.
         precision: "auto", "fp32", "bf16" or "fp16".
         progress: show a progress bar on a terminal.
@@ -61,22 +71,31 @@ def evaluate(
         A record of kind "evaluation".
 
     Raises:
-        UserError: if model, task and split do not fit together, or a directory is not empty.
+        UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
     """
+    if output is not None:
+        _check_output(Path(output), overwrite=overwrite)
     model, tokenizer, inputs = load_tuned(model_name)
-    recipe, task = _task_of(recipe, inputs, model, model_name, split)
-    order = _order(model, task, model_name)
-    longest = max_input_length(model)
-    max_length = min(recipe.max_length if not inputs.max_length else inputs.max_length, longest)
-    results: dict[str, Predictions] = {}
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    shown_name = str(display_name(model_name))
+    task = _task_of(recipe, inputs, model, shown_name, split)
+    check_packages(task.problem)
+    chosen = _chosen_split(task, split, has_submission=submission is not None)
+    submitted: dict[str, Path] = {}
+    if submission is not None:
+        submitted = _submission_files(task, Path(submission), overwrite=overwrite)
+    order = _order(model, task, shown_name)
+    given = recipe.model_fields_set
+    max_length = recipe.max_length if "max_length" in given else inputs.max_length
+    max_length = min(max_length, max_input_length(model))
+    overlap = min(recipe.overlap if "overlap" in given else inputs.overlap, max_length - 8)
     started = time.perf_counter()
 
+    @functools.cache
     def run(name: str) -> Predictions:
         rows = task.splits[name]
-        encoded = encode(
-            rows, tokenizer, task, max_length=max_length, overlap=min(inputs.overlap, max_length - 8)
-        )
-        return evaluate_split(
+        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap)
+        result = evaluate_split(
             model,
             rows,
             encoded,
@@ -87,16 +106,20 @@ def evaluate(
             precision=resolve_precision(precision),
             progress=name if progress else None,
         )
+        if not np.isfinite(result.logits).all():
+            raise UserError(
+                f"{name}: the outputs of {shown_name} are not finite: its weights are damaged, or it needs "
+                "--set tuning.precision=fp32"
+            )
+        return result
 
-    written = []
+    results = {chosen: run(chosen)} if chosen is not None else {}
+    for_benchmark = {name: run(name) for name in submitted}
     if submission is not None:
-        written = _write_submissions(task, run, Path(submission))
-    chosen = _chosen_split(task, split, has_submission=submission is not None)
-    if chosen is not None:
-        results[chosen] = run(chosen)
+        _write_submission(task, for_benchmark, Path(submission))
     record: dict[str, Any] = {
         "kind": "evaluation",
-        "name": display_name(model_name),
+        "name": shown_name,
         "task": task.name,
         "problem": task.problem,
         "metric": task.metric,
@@ -105,52 +128,116 @@ def evaluate(
         "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
         "seed": None,
         "model": {
-            "name": display_name(model_name),
+            "name": shown_name,
             "model_type": model.config.model_type,
             "parameters": count_parameters(model).total,
         },
         "rows": {name: len(result.values) for name, result in results.items()},
-        "notes": [*task.notes, *_notes(task, results, max_length)],
+        "notes": [*task.notes, *_notes({**results, **for_benchmark}, chosen, max_length)],
         "wall_seconds": round(time.perf_counter() - started, 2),
-        "submission": [path.name for path in written],
+        "submission": [path.name for path in submitted.values()],
     }
     if output is None:
         return record
-    return _write(Path(output), record, task, results, overwrite=overwrite)
+    return _write(Path(output), record, task, results)
+
+
+def _check_output(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a directory with an earlier evaluation, and one with another run's record even to `overwrite`."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: expected a directory for record and predictions")
+    result_file = RunDirectory(folder).result
+    for file in (result_file, folder / PREDICTIONS_FILE):
+        if file.exists() and not overwrite:
+            raise UserError(
+                f"{folder} holds a {file.name}: give --overwrite to replace it, or another --output"
+            )
+    if not result_file.exists():
+        return
+    try:
+        kind = json.loads(result_file.read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, TypeError, LookupError):
+        kind = "of no known kind"
+    if kind != "evaluation":
+        raise UserError(f"{result_file} is the record of another run ({kind}): give another --output")
 
 
 def _task_of(
-    recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel, model_name: str, split: str | None
-) -> tuple[TaskRecipe, Task]:
-    """Read the task; a table of one's own takes the model's labels, so that rows of all of them need not occur."""
-    if recipe.name is None:
-        if not inputs.task:
-            raise UserError("no task: give --task; the model does not say which it was tuned for")
-        glue = glue_task_name(inputs.task)
-        recipe = recipe.model_copy(
-            update={"name": glue or inputs.task, "problem": None if glue else inputs.problem}
-        )
-        if inputs.problem == "token" and glue is None:
-            recipe = recipe.model_copy(update={"name": "ner", "problem": None})
-    is_glue = glue_task_name(str(recipe.name)) is not None and recipe.problem is None
-    labels = list(model_labels(model))
-    if not is_glue and recipe.labels is None and inputs.problem in ("single-label", "multi-label"):
-        recipe = recipe.model_copy(update={"labels": labels})
-    task = load_task(recipe, carve=False)
-    if task.problem != inputs.problem:
-        raise UserError(
-            f"{model_name} was tuned for a {inputs.problem} task, {task.name} is a {task.problem} one"
-        )
+    recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel, name: str, split: str | None
+) -> Task:
+    labels = model_labels(model)
+    recipe = _named(recipe, inputs, labels)
+    problem = _problem_of(recipe)
+    if problem is not None and problem != inputs.problem:
+        raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {problem} one")
+    task = _read_task(recipe, model, name, split)
+    if task.problem == "token" and set(task.labels) < set(labels):
+        task = replace(task, labels=labels)  # of a data set that has not all of the model's entity types
+    if recipe.metric is None and inputs.metric and task.name == inputs.task:
+        check_metric(task.problem, inputs.metric)
+        task = replace(task, metric=inputs.metric)
     if split is not None and split not in task.splits:
         raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
-    check_labels(model, task, str(display_name(model_name)))
-    return recipe, task
+    check_labels(model, task, name)
+    return task
 
 
-def _order(model: PreTrainedModel, task: Task, model_name: str) -> list[int] | None:
+def _named(recipe: TaskRecipe, inputs: TaskInputs, labels: tuple[str, ...]) -> TaskRecipe:
+    """Name the task that the model was tuned for where the recipe names none."""
+    if recipe.name is not None:
+        return recipe
+    if not inputs.task:
+        raise UserError("no task: give --task; the model does not say which it was tuned for")
+    glue = glue_task_name(inputs.task)
+    # Tables of one's own may lie in a folder of such a name.
+    if glue is not None and (not GLUE_TASKS[glue].labels or set(GLUE_TASKS[glue].labels) == set(labels)):
+        return recipe.model_copy(update={"name": glue, "problem": None})
+    if inputs.problem == "token":
+        return recipe.model_copy(update={"name": "ner", "problem": None})
+    return recipe.model_copy(update={"name": inputs.task, "problem": inputs.problem})
+
+
+def _is_glue(recipe: TaskRecipe) -> bool:
+    return recipe.problem is None and glue_task_name(str(recipe.name)) is not None
+
+
+def _problem_of(recipe: TaskRecipe) -> Problem | None:
+    if _is_glue(recipe):
+        has_classes = bool(GLUE_TASKS[str(glue_task_name(str(recipe.name)))].labels)
+        return "single-label" if has_classes else "regression"
+    return recipe.problem or GENERIC.get(str(recipe.name))
+
+
+def _read_task(recipe: TaskRecipe, model: PreTrainedModel, name: str, split: str | None) -> Task:
+    """Read the data; a table takes the model's labels, so that rows of all of them need not occur."""
+    labels = list(model_labels(model))
+    if _is_glue(recipe) or recipe.labels is not None or _problem_of(recipe) == "regression":
+        return _with_validation(recipe, split)
+    try:
+        return _with_validation(recipe.model_copy(update={"labels": labels}), split)
+    except UserError:
+        try:
+            task = load_task(recipe, carve=False)
+        except UserError:
+            task = None
+        if task is not None:  # that the labels are others says more than the first row with one
+            check_labels(model, task, name)
+        raise
+
+
+def _with_validation(recipe: TaskRecipe, split: str | None) -> Task:
+    task = load_task(recipe, carve=False)
+    is_file = recipe.data is not None and Path(recipe.data).expanduser().is_file()
+    by_default = split is None and task.reported_split == "validation" and not is_file
+    if "validation" not in task.splits and (split == "validation" or by_default):
+        return load_task(recipe)
+    return task
+
+
+def _order(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
     if task.problem == "regression" or model_labels(model) == task.labels:
         return None
-    order: list[int] = label_order(model_labels(model), task.labels, str(display_name(model_name))).tolist()
+    order: list[int] = label_order(model_labels(model), task.labels, name).tolist()
     return order
 
 
@@ -162,53 +249,66 @@ def _chosen_split(task: Task, split: str | None, *, has_submission: bool) -> str
     return None if has_submission else "train"
 
 
-def _write_submissions(task: Task, run: Any, folder: Path) -> list[Path]:  # noqa: ANN401
-    glue = glue_task_name(task.name)
+def _submission_files(task: Task, folder: Path, *, overwrite: bool) -> dict[str, Path]:
+    """Return the benchmark's file of each unlabelled split."""
     splits = [
         name
         for name, rows in task.splits.items()
         if all(isinstance(row, TextExample) and row.label is None for row in rows)
     ]
-    if glue is None or not splits:
+    if glue_task_name(task.name) is None or not splits:
         raise UserError(
             f"--submission: {task.name} has no unlabelled split of the GLUE benchmark (test.tsv); there are "
             f"{', '.join(task.splits)}"
         )
-    written = []
-    for name in splits:
-        ids = [row.id for row in task.splits[name] if isinstance(row, TextExample)]
-        written.append(write_submission(glue, name, ids, run(name).values, folder))
-        logger.info("%s: %s", name, written[-1])
-    return written
+    files = {split: submission_file(task.name, split, folder) for split in splits}
+    for file in files.values():
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists: give --overwrite to replace it, or another --submission")
+    return files
 
 
-def _notes(task: Task, results: dict[str, Predictions], max_length: int) -> list[str]:
+def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Path) -> None:
+    """Write all files or none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+            written = []
+            for split, result in results.items():
+                ids = [row.id for row in task.splits[split] if isinstance(row, TextExample)]
+                written.append(write_submission(task.name, split, ids, result.values, Path(partial)))
+            for file in written:
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from error
+
+
+def _notes(results: Mapping[str, Predictions], chosen: str | None, max_length: int) -> list[str]:
     notes = []
     for name, result in results.items():
         if result.cut:
             notes.append(
                 f"{name}: {result.cut:,} of {len(result.values):,} texts were cut at {max_length} tokens"
             )
-        if not result.metrics:
+        if name == chosen and not result.metrics:
             notes.append(f"{name}: no labels, so there are predictions alone")
+    if chosen == "train":
+        notes.append("train: the figures say nothing about other texts if the model was tuned on these rows")
     return notes
 
 
 def _write(
-    folder: Path, record: dict[str, Any], task: Task, results: dict[str, Predictions], *, overwrite: bool
+    folder: Path, record: dict[str, Any], task: Task, results: Mapping[str, Predictions]
 ) -> dict[str, Any]:
-    result_file = RunDirectory(folder).result
-    if result_file.exists() and not overwrite:
-        raise UserError(f"{folder} holds a result.json: give --overwrite to replace it, or another --output")
+    lines = [
+        json.dumps(_line(name, example, value), ensure_ascii=False)
+        for name, result in results.items()
+        for example, value in zip(task.splits[name], result.values, strict=True)
+    ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [
-            json.dumps(_line(name, example, value), ensure_ascii=False)
-            for name, result in results.items()
-            for example, value in zip(task.splits[name], result.values, strict=True)
-        ]
         write_atomically(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
-        return write_result(result_file, record)
+        return write_result(RunDirectory(folder).result, record)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error})") from error
 

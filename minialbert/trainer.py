@@ -19,6 +19,7 @@ from .errors import UserError
 from .held_out import HeldOutMetrics, measure_held_out
 from .memory import keep_freed_memory, release_freed_memory
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
+from .processes import refuse_data_parallel
 from .teachers import Teacher, enable_recording, view_encoder
 
 logger = logging.getLogger(__name__)
@@ -102,12 +103,7 @@ class DistillationTrainer(CheckpointingTrainer):
         teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        if args.n_gpu > 1:
-            raise UserError(
-                f"this process sees {args.n_gpu} GPUs, and DataParallel is not supported: start one process per GPU "
-                f"(torchrun --nproc-per-node {args.n_gpu} -m minialbert distill …) or choose one with "
-                "CUDA_VISIBLE_DEVICES=0"
-            )
+        refuse_data_parallel(args, "distill")
         if args.device.type == "cpu":
             keep_freed_memory()
         self.teacher = teacher

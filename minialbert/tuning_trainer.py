@@ -22,6 +22,7 @@ from .data.task_encoding import Encoded, LengthGroupedSampler, PaddingCollator
 from .errors import UserError
 from .memory import keep_freed_memory, release_freed_memory
 from .metrics import LOWER_IS_BETTER
+from .processes import refuse_data_parallel
 from .task_losses import TaskTeacher, hidden_state_loss, label_weight, logit_loss, task_loss
 from .teachers import forward_inputs
 
@@ -68,6 +69,7 @@ class TuningTrainer(CheckpointingTrainer):
         patience: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        refuse_data_parallel(args, "finetune")
         if args.device.type == "cpu":
             keep_freed_memory()
         self.problem, self.metric = problem, metric
@@ -94,7 +96,7 @@ class TuningTrainer(CheckpointingTrainer):
             data_collator=collator,
             train_dataset=train,  # type: ignore[arg-type]
             eval_dataset=train,  # type: ignore[arg-type]  # Trainer wants one; `measure` knows the right one
-            callbacks=[*(callbacks or []), _Periodic()],
+            callbacks=[*(callbacks or []), _Periodic(), _StepTimes(self.step_seconds)],
         )
         self.loss_is_scaled_for_ga = True  # the weights cover the whole optimiser step
         self.remove_callback(PrinterCallback)
@@ -176,13 +178,6 @@ class TuningTrainer(CheckpointingTrainer):
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         loss = total * self.args.world_size  # gradients are averaged over processes
         return (loss, outputs) if return_outputs else loss
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
-        """Take one micro-batch, and its time."""
-        started = time.perf_counter()
-        loss = super().training_step(*args, **kwargs)
-        self.step_seconds.append(time.perf_counter() - started)
-        return loss
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         assert isinstance(self.train_dataset, Encoded)
@@ -269,3 +264,17 @@ class _Periodic(TrainerCallback):
         ):
             control.should_save = True
             self._last = time.monotonic()
+
+
+class _StepTimes(TrainerCallback):
+    """Notes how long each optimiser step took, data loading and evaluation apart."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self._seconds = seconds
+        self._started = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        self._seconds.append(time.perf_counter() - self._started)

@@ -1,11 +1,14 @@
-"""Fixtures that every test file may use: recorded releases, a tiny tokenizer, a tiny teacher."""
+"""Fixtures that every test file may use: recorded releases, a tiny tokenizer, tiny models, the command line."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +102,14 @@ def tiny_teacher(tiny_tokenizer: PreTrainedTokenizerBase) -> BertForMaskedLM:
 @pytest.fixture
 def tiny_student_config(tiny_tokenizer: PreTrainedTokenizerBase) -> MiniAlbertConfig:
     """Two iterations that match layers 2 and 4 of `tiny_teacher`, rank 16, adapters as published."""
+    return _student_config(tiny_tokenizer)
+
+
+def _student_config(tokenizer: PreTrainedTokenizerBase) -> MiniAlbertConfig:
     from minialbert import MiniAlbertConfig
 
     return MiniAlbertConfig(
-        vocab_size=len(tiny_tokenizer),
+        vocab_size=len(tokenizer),
         embedding_size=16,
         hidden_size=32,
         num_hidden_layers=2,
@@ -110,7 +117,7 @@ def tiny_student_config(tiny_tokenizer: PreTrainedTokenizerBase) -> MiniAlbertCo
         intermediate_size=64,
         max_position_embeddings=64,
         adapter_reduction_factor=8,
-        pad_token_id=tiny_tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -121,8 +128,6 @@ _TEXT = "the cat sat on mat and a dog ran in sun it was big red small old new ho
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty documents of 20 to 200 words, separated by blank lines."""
-    import random
-
     words, generator = _TEXT.split(" "), random.Random(0)
     documents = [" ".join(generator.choices(words, k=generator.randint(20, 200))) for _ in range(60)]
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
@@ -152,3 +157,139 @@ def tiny_teacher_dir(
     tiny_teacher.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tiny model that was tuned on a tiny task.
+
+    Attributes:
+        run: the run directory.
+        data: the directory of the task.
+        record: what the tuning recorded.
+    """
+
+    run: Path
+    data: Path
+    record: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        return self.run / "model"
+
+
+_FILLER = "the of and to in is it was for on as with at by one"
+
+
+def _tiny_rows(count: int, seed: int) -> list[list[str]]:
+    """Sentences of 3 to 12 words; about half have a king, about half a river, anywhere."""
+    generator = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        words = generator.choices(_FILLER.split(" "), k=10)
+        words = words[: generator.randint(3, 10)]
+        for name in ("king", "river"):
+            if generator.random() < 0.5:
+                words.insert(generator.randint(0, len(words)), name)
+        rows.append(words)
+    return rows
+
+
+def write_tiny_task(folder: Path, kind: str) -> Path:
+    """Write a task that one word decides, 160 rows to train on; returns its directory."""
+    folder.mkdir()
+    for seed, (split, count) in enumerate({"train": 160, "dev": 24, "test": 32}.items()):
+        rows = _tiny_rows(count, seed)
+        if kind == "ner":
+            tags = {"king": "B-Person", "river": "B-Place"}
+            blocks = ("".join(f"{word}\t{tags.get(word, 'O')}\n" for word in row) for row in rows)
+            (folder / f"{split}.tsv").write_text("\n".join(blocks))
+            continue
+        labels: dict[str, Callable[[list[str]], object]] = {
+            "classification": lambda row: "with" if "king" in row else "without",
+            "multi-label": lambda row: [name for name in ("king", "river") if name in row],
+            "regression": lambda row: 2.0 * ("king" in row) - ("river" in row),
+        }
+        lines = [json.dumps({"text": " ".join(row), "label": labels[kind](row)}) for row in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_student_dir(
+    tiny_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A student of `tiny_student_config` with random weights, and its tokenizer, saved; not to be changed."""
+    import torch
+
+    from minialbert import MiniAlbertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("student") / "student"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = MiniAlbertForMaskedLM(_student_config(tiny_tokenizer))
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    """Tune a tiny student on "classification", "multi-label", "regression" or "ner", each once; not to be changed."""
+    made: dict[str, Tuned] = {}
+
+    def tune(kind: str) -> Tuned:
+        from minialbert.finetuning import finetune
+        from minialbert.recipe import apply_overrides, load_recipe
+        from minialbert.tuning_schema import FinetuneRecipe
+
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            data = write_tiny_task(folder / f"my-{kind}", kind)
+            recipe = apply_overrides(
+                load_recipe("default", FinetuneRecipe),
+                [
+                    f"model.name={tiny_student_dir}", f"task.name={kind}", f"task.data={data}",
+                    "tuning.batch_size=8", "tuning.epochs=2", "tuning.learning_rate=3e-3", "tuning.dropout=0",
+                ],
+            )  # fmt: skip
+            made[kind] = Tuned(
+                folder / "tuned", data, finetune(recipe, output=folder / "tuned", progress=False)
+            )
+        return made[kind]
+
+    return tune
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; returns exit status, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from minialbert import cli
+
+        monkeypatch.setattr(sys, "argv", ["minialbert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def refuse(call: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Run a command that must be refused: status 2, one line, no traceback; returns the line."""
+
+    def run(*arguments: object) -> str:
+        status, _, err = call(*arguments)
+        assert status == 2, err
+        assert "Traceback" not in err
+        lines = [line for line in err.strip().splitlines() if line.startswith("minialbert:")]
+        assert len(lines) == 1, err
+        assert err.strip().splitlines()[-1] == lines[0]
+        return lines[0]
+
+    return run

@@ -3,44 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from minialbert import cli
-
 TOKENIZER = Path(__file__).parent / "data" / "tiny-tokenizer"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command in this process; returns exit status, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["minialbert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
-
-
-@pytest.fixture
-def refuse(call):
-    """Run a command that must be refused: status 2, one line, no traceback; returns the line."""
-
-    def run(*arguments: object) -> str:
-        status, _, err = call(*arguments)
-        assert status == 2, err
-        assert "Traceback" not in err
-        lines = [line for line in err.strip().splitlines() if line.startswith("minialbert:")]
-        assert len(lines) == 1, err
-        assert err.strip().splitlines()[-1] == lines[0]
-        return lines[0]
-
-    return run
 
 
 @pytest.fixture
@@ -219,10 +186,44 @@ def test_recipes(call, refuse, tmp_path):
     assert "mine.yaml" in refuse("recipes", "cp", "tiny", tmp_path / "mine.yaml")
 
 
+def test_recipes_for_fine_tuning(call, refuse, tmp_path, monkeypatch):
+    from minialbert.recipe import FinetuneRecipe, dump_recipe, load_recipe
+
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "finetune/grid-ner-full" in call("recipes", "ls")[1]
+    for name in ("finetune/default", "finetune/adapters"):
+        status, out, _ = call("recipes", "show", name)
+        assert status == 0
+        assert out == dump_recipe(load_recipe(name, FinetuneRecipe))
+    assert "epochs: 5.0" in out
+    assert call("recipes", "cp", "finetune/adapters", tmp_path / "mine.yaml")[0] == 0
+    assert load_recipe(str(tmp_path / "mine.yaml"), FinetuneRecipe).tuning.mode == "adapters"
+    assert "did you mean finetune/default?" in refuse("recipes", "show", "finetune/defualt")
+
+
+def test_a_recipe_of_ones_own_is_shown_whatever_it_is_for(call, tmp_path):
+    for name, key in (("tiny", "output_weight"), ("finetune/default", "learning_rate")):
+        mine = tmp_path / f"{key}.yaml"
+        call("recipes", "cp", name, mine)
+        status, out, _ = call("recipes", "show", mine)
+        assert status == 0
+        assert key in out
+
+
 def test_help_names_every_verb(call):
     status, out, _ = call("--help")
     assert status == 0
-    for verb in ("prepare", "distill", "convert", "demo", "recipes"):
+    for verb in (
+        "prepare",
+        "distill",
+        "finetune",
+        "evaluate",
+        "predict",
+        "report",
+        "convert",
+        "demo",
+        "recipes",
+    ):
         assert verb in out
 
 

@@ -30,6 +30,27 @@ _FILES: dict[tuple[str, str], tuple[str, int]] = {
 }
 
 
+def submission_file(task: str, split: str, folder: Path) -> Path:
+    """Return the path of the benchmark's file for an unlabelled split.
+
+    Args:
+        task: any spelling of a GLUE task.
+        split: "test"; for MNLI also "test_mismatched" or "diagnostic".
+        folder: where the file goes.
+
+    Returns:
+        The file: `CoLA.tsv`, `MNLI-mm.tsv`, `AX.tsv`.
+
+    Raises:
+        UserError: if the benchmark takes no such split.
+    """
+    name = glue_task(task).name
+    if (name, split) not in _FILES:
+        splits = ", ".join(known for glue, known in _FILES if glue == name)
+        raise UserError(f"no submission for split {split!r} of {name}: expected one of {splits}")
+    return folder / f"{_FILES[name, split][0]}.tsv"
+
+
 def write_submission(
     task: str, split: str, ids: Sequence[str | None], predictions: Sequence[str | float], folder: Path
 ) -> Path:
@@ -51,10 +72,7 @@ def write_submission(
         UserError: if the benchmark takes no such split, numbers of ids and predictions differ, ids repeat or are
             missing in part, a label is unknown or a score is not finite, or the file cannot be written.
     """
-    glue = glue_task(task)
-    if (glue.name, split) not in _FILES:
-        splits = ", ".join(known for name, known in _FILES if name == glue.name)
-        raise UserError(f"no submission for split {split!r} of {glue.name}: expected one of {splits}")
+    glue, path = glue_task(task), submission_file(task, split, Path(folder))
     name, official_rows = _FILES[glue.name, split]
     if len(ids) != len(predictions) or not predictions:
         raise UserError(
@@ -71,7 +89,6 @@ def write_submission(
             len(lines),
             official_rows,
         )
-    path = Path(folder) / f"{name}.tsv"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "index\tprediction\n" + "".join(lines))
