@@ -34,6 +34,7 @@ class Predictions:
         metrics: figures by name, empty without gold labels.
         inputs: model inputs that were run (windows, for long sentences).
         cut: texts that lost their end.
+        finite: whether no output was NaN or infinite.
     """
 
     values: list[Any]
@@ -41,6 +42,7 @@ class Predictions:
     metrics: dict[str, Any]
     inputs: int
     cut: int
+    finite: bool = True
 
 
 def encode(
@@ -156,6 +158,7 @@ def evaluate_split(
     logits = run_model(model, encoded, collator, **options)
     if order is not None:
         logits = [values[..., list(order)] for values in logits]
+    finite = all(bool(np.isfinite(values).all()) for values in logits)
     if task.problem == "token":
         sentences = cast("Sequence[TokenExample]", examples)
         tags = word_tags(sentences, encoded, logits, task.labels)
@@ -164,7 +167,7 @@ def evaluate_split(
             gold = [list(sentence.tags or ()) for sentence in sentences]
             metrics = entity_metrics(gold, tags)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
-        return Predictions(tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut)
+        return Predictions(tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut, finite)
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
     stacked = np.stack(logits)
@@ -173,7 +176,7 @@ def evaluate_split(
     labelled = all(label is not None for label in gold_labels)
     values, metrics = _text_result(task, stacked, gold_labels if labelled else None)
     assert len(values) == len(texts)
-    return Predictions(values, stacked, metrics, len(encoded), encoded.cut)
+    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite)
 
 
 def _text_result(task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:

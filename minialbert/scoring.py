@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -106,7 +105,7 @@ def evaluate(
             precision=resolve_precision(precision),
             progress=name if progress else None,
         )
-        if not np.isfinite(result.logits).all():
+        if not result.finite:
             raise UserError(
                 f"{name}: the outputs of {shown_name} are not finite: its weights are damaged, or it needs "
                 "--set tuning.precision=fp32"

@@ -250,7 +250,7 @@ def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
                 load_recipe("default", FinetuneRecipe),
                 [
                     f"model.name={tiny_student_dir}", f"task.name={kind}", f"task.data={data}",
-                    "tuning.batch_size=8", "tuning.epochs=2", "tuning.learning_rate=3e-3", "tuning.dropout=0",
+                    "tuning.batch_size=8", "tuning.epochs=6", "tuning.learning_rate=3e-3", "tuning.dropout=0",
                 ],
             )  # fmt: skip
             made[kind] = Tuned(
