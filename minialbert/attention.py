@@ -1,13 +1,13 @@
 """Attention rows where they are wanted, a fused kernel everywhere else.
 
 Transformers routes attention through a registry of functions. The function registered here under
-`RECORDING` behaves like SDPA, except inside `record_attention`, where it computes the rows of the layers
-asked for in the open and keeps them.
+`RECORDING` behaves like SDPA, except inside `record_attention`. There it keeps what is asked for of each
+layer: the rows, computed in the open; or what rows are made of; or how far they are from a reference's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -19,42 +19,77 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention_comparison import AttentionInputs, attend_and_compare
+from .losses import KLDirection
+
 RECORDING = "minialbert_recording"
 
 
 class AttentionRecorder:
-    """Counts attention calls and keeps the rows of some.
+    """Counts attention calls and keeps something of some.
+
+    Layers (or iterations) are counted from 1 in the order of the calls: some models do not number their
+    attention modules, and a recursive one has a single module.
 
     Args:
-        layers: layers (or iterations) whose rows to keep, counted from 1 in the order of the calls. Some
-            models do not number their attention modules, and a recursive one has a single module, so
-            calls are what is counted.
+        layers: layers whose rows to keep, in `rows`.
         after_dropout: keep probabilities after dropout, as the release does in training, instead of
             log-probabilities before it.
+        inputs: layers whose queries, keys and values to keep, in `inputs`.
+        references: by layer, what its rows are compared with; the divergence of each is kept in `divergences`.
+        direction: of that divergence, see `attention_comparison.attend_and_compare`.
     """
 
-    def __init__(self, layers: Collection[int], *, after_dropout: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Collection[int] = (),
+        *,
+        after_dropout: bool = False,
+        inputs: Collection[int] = (),
+        references: Mapping[int, AttentionInputs] | None = None,
+        direction: KLDirection = "teacher-student",
+    ) -> None:
         self.layers = frozenset(layers)
         self.after_dropout = after_dropout
+        self.input_layers = frozenset(inputs)
+        self.references = dict(references or {})
+        self.direction = direction
         self.rows: dict[int, Tensor] = {}
+        self.inputs: dict[int, AttentionInputs] = {}
+        self.divergences: dict[int, Tensor] = {}
         self.calls = 0
+
+    def replay(self) -> AttentionRecorder:
+        """Return a recorder that goes on where this one stands, and does the same."""
+        copy = AttentionRecorder(
+            self.layers,
+            after_dropout=self.after_dropout,
+            inputs=self.input_layers,
+            references=self.references,
+            direction=self.direction,
+        )
+        copy.calls = self.calls
+        return copy
 
 
 _ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention_recorder", default=None)
 
 
 @contextmanager
-def record_attention(layers: Collection[int], *, after_dropout: bool = False) -> Iterator[AttentionRecorder]:
-    """Record attention rows of the models called inside the block.
+def record_attention(
+    layers: Collection[int] = (),
+    **options: Any,  # noqa: ANN401
+) -> Iterator[AttentionRecorder]:
+    """Record attention of the models called inside the block.
 
     Args:
         layers: see `AttentionRecorder`.
-        after_dropout: see `AttentionRecorder`.
+        **options: see `AttentionRecorder`.
 
     Yields:
-        The recorder; its `rows` map a layer to (B, H, T, T), fp32.
+        The recorder; its `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
     """
-    with _active(AttentionRecorder(layers, after_dropout=after_dropout)) as recorder:
+    with _active(AttentionRecorder(layers, **options)) as recorder:
         yield recorder
 
 
@@ -78,9 +113,7 @@ def _checkpoint_contexts() -> tuple[AbstractContextManager, AbstractContextManag
     recorder = _ACTIVE.get()
     if recorder is None:
         return nullcontext(), nullcontext()
-    replay = AttentionRecorder(recorder.layers, after_dropout=recorder.after_dropout)
-    replay.calls = recorder.calls
-    return nullcontext(), _active(replay)
+    return nullcontext(), _active(recorder.replay())
 
 
 @contextmanager
@@ -92,6 +125,7 @@ def _active(recorder: AttentionRecorder) -> Iterator[AttentionRecorder]:
         _ACTIVE.reset(token)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it depends on a context and counts calls
 def recording_attention(
     module: nn.Module,
     query: Tensor,
@@ -102,7 +136,7 @@ def recording_attention(
     scaling: float | None = None,
     **kwargs: Any,  # noqa: ANN401 - the registry's signature
 ) -> tuple[Tensor, None]:
-    """Return attended values; under `record_attention`, keep the rows of the layers asked for.
+    """Return attended values; under `record_attention`, keep what is asked for of this layer.
 
     Args:
         module: the attention module that calls.
@@ -118,9 +152,23 @@ def recording_attention(
         (B, T, H, D/H), and None in the place of the rows, as with SDPA.
     """
     recorder = _ACTIVE.get()
+    layer = 0
     if recorder is not None:
         recorder.calls += 1
-    if recorder is None or recorder.calls not in recorder.layers:
+        layer = recorder.calls
+        bias = kwargs.get("position_bias")
+        inputs = AttentionInputs(query, key, value, attention_mask, scaling, bias)
+        if layer in recorder.input_layers:
+            recorder.inputs[layer] = inputs
+        if layer in recorder.references:
+            attended, recorder.divergences[layer] = attend_and_compare(
+                inputs,
+                recorder.references[layer],
+                direction=recorder.direction,
+                dropout=dropout if module.training else 0.0,
+            )
+            return attended.transpose(1, 2).contiguous(), None
+    if recorder is None or layer not in recorder.layers:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -134,7 +182,7 @@ def recording_attention(
             scores = scores + attention_mask
     log_rows = nn.functional.log_softmax(scores, dim=-1)
     weights = nn.functional.dropout(log_rows.exp(), p=dropout, training=module.training)
-    recorder.rows[recorder.calls] = weights if recorder.after_dropout else log_rows
+    recorder.rows[layer] = weights if recorder.after_dropout else log_rows
     attended = torch.matmul(weights.to(value.dtype), value)
     return attended.transpose(1, 2).contiguous(), None
 

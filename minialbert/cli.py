@@ -142,7 +142,7 @@ def distill(
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
     quiet_transformers()
     from .distillation import distill as run_distill
-    from .distillation import plan_distillation
+    from .distillation_plan import plan_distillation
     from .estimates import estimate
     from .recipe import apply_overrides, dump_recipe, load_recipe
 

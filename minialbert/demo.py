@@ -22,7 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .data.windows import prepare
 from .demo_task import tune_on_packages
 from .demo_text import NamedText, python_texts
-from .distillation import distill, plan_distillation
+from .distillation import distill
+from .distillation_plan import plan_distillation
 from .errors import UserError
 from .modeling_minialbert import MiniAlbertForMaskedLM
 from .recipe import apply_overrides, load_recipe

@@ -4,191 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from .attention import checkpoint_activations
-from .data.masking import MaskedLanguageModelCollator, ShuffledWindows
-from .data.tokenizers import load_tokenizer
-from .data.windows import WindowDataset, check_tokenizer
+from .compilation import compile_layers
+from .data.masking import ShuffledWindows
+from .data.packing import PackedCollator
+from .distillation_plan import DistillationPlan, plan_distillation
 from .errors import UserError
 from .interrupts import GracefulStop
-from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
 from .precision import resolve_precision
-from .processes import rank, share_of
+from .processes import rank
 from .progress import RunProgress
 from .recipe import Recipe, dump_recipe
 from .runs import RunDirectory, display_name, write_result
-from .students import build_student
 from .teacher_cache import CachedTeacherView, FixedMasks
-from .teachers import Teacher, load_teacher
-from .trainer import DistillationStudent, DistillationTrainer
+from .trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
-
-# Real text for `init: teacher`; more changes the fit of the projection little.
-_SAMPLE_WINDOWS = 64
-_SAMPLE_BATCH = 16
-
-
-@dataclass(frozen=True)
-class DistillationPlan:
-    """Everything a run needs, checked, before anything is written.
-
-    Args:
-        recipe: the resolved recipe.
-        teacher: the teacher, or None for masked-LM alone.
-        student: the student with its first weights.
-        tokenizer: the tokenizer of both.
-        objective: the objective, without what this teacher cannot give.
-        layers: the teacher layer of each iteration (0: none); empty without a teacher.
-        windows: training windows.
-        held_out: evaluation windows.
-        collator: masks batches.
-        max_steps: optimiser steps.
-        micro_batch_size: windows per forward pass and process.
-        accumulation: micro-batches per optimiser step and process.
-        notes: what was decided, one line each.
-    """
-
-    recipe: Recipe
-    teacher: Teacher | None
-    student: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    objective: DistillationObjective
-    layers: tuple[int, ...]
-    windows: WindowDataset
-    held_out: WindowDataset
-    collator: MaskedLanguageModelCollator
-    max_steps: int
-    micro_batch_size: int
-    accumulation: int
-    notes: tuple[str, ...]
-
-
-def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
-    """Return a checked plan: models loaded, student initialised, objective resolved.
-
-    Args:
-        recipe: the resolved recipe; its `teacher.model` may be None for masked-LM alone.
-        data: a folder made by `prepare`.
-
-    Returns:
-        The plan.
-
-    Raises:
-        UserError: if models, data and recipe do not fit together.
-    """
-    windows, held_out = WindowDataset(data, "train"), WindowDataset(data, "held_out")
-    tokenizer = load_tokenizer(Path(data) / "tokenizer")
-    check_tokenizer(windows.manifest, tokenizer)
-    training = recipe.training
-    notes: list[str] = []
-    collator = MaskedLanguageModelCollator(
-        tokenizer,
-        mask_probability=recipe.data.mask_probability,
-        whole_word=recipe.data.whole_word_masking,
-        seed=training.seed,
-    )
-    teacher = None
-    if recipe.teacher.model is not None:
-        teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision)
-        assert teacher.tokenizer is not None
-        check_tokenizer(windows.manifest, teacher.tokenizer)
-        _check_length(windows.manifest.options.window_length, "teacher", teacher.max_length)
-    samples = _sample_batches(windows, collator)
-    student, report = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
-    if training.gradient_checkpointing:
-        checkpoint_activations(student)
-    notes += report
-    objective = resolve_objective(recipe, teacher, student, notes)
-    layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
-    longest = int(student.config.max_position_embeddings)
-    _check_length(windows.manifest.options.window_length, "student", longest)
-    per_process = share_of(training.batch_size, "training.batch_size")
-    micro = training.micro_batch_size or _micro_batch_size(
-        per_process, windows.manifest.options.window_length
-    )
-    if per_process % micro:
-        raise UserError(
-            f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
-        )
-    max_steps = training.max_steps
-    if max_steps is None:
-        assert training.epochs is not None
-        max_steps = max(1, round(training.epochs * len(windows) / training.batch_size))
-    if training.warmup_steps >= max_steps:
-        notes.append(
-            f"warm-up: {training.warmup_steps} steps are not fewer than the {max_steps} of the run, so the learning "
-            "rate never reaches its highest value; set training.warmup_steps"
-        )
-    return DistillationPlan(
-        recipe=recipe,
-        teacher=teacher,
-        student=student,
-        tokenizer=tokenizer,
-        objective=objective,
-        layers=layers,
-        windows=windows,
-        held_out=held_out,
-        collator=collator,
-        max_steps=max_steps,
-        micro_batch_size=micro,
-        accumulation=per_process // micro,
-        notes=tuple(notes),
-    )
-
-
-def resolve_objective(
-    recipe: Recipe, teacher: Teacher | None, student: PreTrainedModel, notes: list[str]
-) -> DistillationObjective:
-    """Return the recipe's objective for this pair of models; what is switched off is added to `notes`.
-
-    Args:
-        recipe: preset and overrides.
-        teacher: the teacher, or None.
-        student: the student.
-        notes: receives a line for every term that this teacher cannot give.
-
-    Returns:
-        The objective.
-
-    Raises:
-        UserError: if it asks for a comparison that cannot be made.
-    """
-    settings = recipe.distill.model_dump()
-    objective = DistillationObjective.preset(settings.pop("preset"), **settings)
-    if teacher is None:
-        notes.append("no teacher: masked-LM alone")
-        if not objective.mlm_weight:
-            raise UserError("without a teacher only the MLM term is left, and distill.mlm_weight is 0")
-        return objective.without("attention", "hidden", "output", "embedding")
-    if not teacher.has_mlm_head and objective.output_weight:
-        notes.append("output term: off (the teacher has no masked-LM head)")
-        objective = objective.without("output")
-    try:
-        objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers)
-    except ValueError as error:
-        raise UserError(f"distill.{error}") from error
-    heads, teacher_heads = student.config.num_attention_heads, teacher.num_heads
-    if objective.attention_weight and objective.attention_heads == "match" and heads != teacher_heads:
-        raise UserError(
-            f"the student has {heads} attention heads and the teacher {teacher_heads}, so their maps cannot be "
-            f"compared head by head: set student.num_attention_heads={teacher_heads}, distill.attention_heads=average "
-            "to compare the mean over heads, or distill.attention_weight=0 for hidden states only"
-        )
-    if student.config.hidden_size != teacher.hidden_size:
-        notes.append(
-            f"hidden states: a projection {student.config.hidden_size} -> {teacher.hidden_size}, in training only"
-        )
-    return objective
 
 
 def distill(
@@ -268,6 +105,10 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
     """
     training = plan.recipe.training
     precision = resolve_precision(training.precision)
+    if training.compile:
+        for model in (plan.student, plan.teacher.model if plan.teacher is not None else None):
+            if model is not None:
+                compile_layers(model)
     args = TrainingArguments(
         output_dir=str(run.checkpoints),
         max_steps=plan.max_steps,
@@ -323,7 +164,8 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         plan.objective,
         args=args,
         train_dataset=train_dataset,
-        data_collator=plan.collator,
+        data_collator=PackedCollator(plan.collator) if plan.packs else plan.collator,
+        held_out_collator=plan.collator,
         held_out=plan.held_out,
         held_out_windows=training.eval_windows,
         teacher_view=teacher_view,
@@ -436,47 +278,4 @@ def model_summary(plan: DistillationPlan) -> dict[str, Any]:
     return summary
 
 
-def _sample_batches(
-    windows: WindowDataset, collator: MaskedLanguageModelCollator
-) -> Iterator[dict[str, Tensor]]:
-    """Yield a few unmasked batches, evenly spread over the training windows."""
-    count = min(_SAMPLE_WINDOWS, len(windows))
-    chosen = [windows[index * len(windows) // count] for index in range(count)]
-    for begin in range(0, count, _SAMPLE_BATCH):
-        batch = collator(chosen[begin : begin + _SAMPLE_BATCH])
-        for row, example in enumerate(chosen[begin : begin + _SAMPLE_BATCH]):
-            ids = torch.as_tensor(example["input_ids"])
-            batch["input_ids"][row, : len(ids)] = ids  # undo the masking
-        yield batch
-
-
-def _check_length(window_length: int, whose: str, longest: int) -> None:
-    if window_length > longest:
-        raise UserError(
-            f"the windows are {window_length} tokens long, but the {whose} takes at most {longest}: prepare them "
-            f"with --window-length {longest}"
-        )
-
-
-def _micro_batch_size(per_process: int, window_length: int) -> int:
-    """Return the largest divisor of a process's windows that fits a usual memory."""
-    budget = 32768 if torch.cuda.is_available() else 4096  # tokens
-    most = max(1, budget // window_length)
-    return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
-
-
-__all__ = [
-    "DistillationObjective",
-    "DistillationPlan",
-    "DistillationStudent",
-    "DistillationTerms",
-    "DistillationTrainer",
-    "EncoderView",
-    "TokenCounts",
-    "distill",
-    "make_trainer",
-    "model_summary",
-    "plan_distillation",
-    "resolve_objective",
-    "save_student",
-]
+__all__ = ["distill", "make_trainer", "model_summary", "save_student"]

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from .progress import duration
 
 if TYPE_CHECKING:
-    from .distillation import DistillationPlan
+    from .distillation_plan import DistillationPlan
 
 # Share of the measured matrix-multiplication rate that a whole step reaches; the rest is element-wise work.
 _EFFICIENCY = 0.6

@@ -102,7 +102,7 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, *, count: Tensor | float | No
     total = nn.functional.cross_entropy(
         _full_precision(logits).flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum"
     )
-    return total / _at_least_one((labels != -100).sum() if count is None else count)
+    return total / at_least_one((labels != -100).sum() if count is None else count)
 
 
 def output_loss(
@@ -146,7 +146,7 @@ def output_loss(
     student = nn.functional.log_softmax(_full_precision(student_logits) / temperature, dim=-1)
     teacher = nn.functional.log_softmax(_full_precision(teacher_logits) / temperature, dim=-1)
     divergence = _kl_rows(student, teacher, direction)
-    return temperature**2 * divergence.sum() / _at_least_one(divergence.numel() if count is None else count)
+    return temperature**2 * divergence.sum() / at_least_one(divergence.numel() if count is None else count)
 
 
 def attention_loss(
@@ -190,7 +190,35 @@ def attention_loss(
         student = _log(student.exp() if log_rows else student, epsilon)
         teacher = _log(teacher.exp() if log_rows else teacher, epsilon)
     divergence = _kl_rows(student, teacher, direction)  # (B, H, T)
-    return _mean_of_rows(divergence, attention_mask, reduction, count)
+    return mean_divergence(divergence, attention_mask, reduction=reduction, count=count)
+
+
+def mean_divergence(
+    divergence: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    reduction: AttentionReduction = "rows",
+    count: Tensor | float | None = None,
+) -> Tensor:
+    """Return divergences of attention rows averaged over heads and valid queries, as Eq. 7 does.
+
+    Args:
+        divergence: of each row, (B, H, T).
+        attention_mask: see `attention_loss`.
+        reduction: see `attention_loss`.
+        count: see `attention_loss`.
+
+    Returns:
+        A scalar in nats.
+    """
+    batch, heads, length = divergence.shape
+    if attention_mask is not None:
+        divergence = divergence * attention_mask[:, None, :].to(divergence.dtype)
+        default_count: Tensor | float = attention_mask.sum()
+    else:
+        default_count = batch * length
+    keys = length if reduction == "elements" else 1
+    return divergence.sum() / (heads * keys * at_least_one(default_count if count is None else count))
 
 
 def hidden_loss(
@@ -224,7 +252,7 @@ def hidden_loss(
         default_count: Tensor | float = attention_mask.sum()
     else:
         default_count = distance.numel()
-    return distance.sum() / _at_least_one(default_count if count is None else count)
+    return distance.sum() / at_least_one(default_count if count is None else count)
 
 
 def embedding_loss(
@@ -259,22 +287,6 @@ def _kl_rows(student_log: Tensor, teacher_log: Tensor, direction: KLDirection) -
     return (target.exp() * (target - other)).sum(-1)
 
 
-def _mean_of_rows(
-    divergence: Tensor,
-    attention_mask: Tensor | None,
-    reduction: AttentionReduction,
-    count: Tensor | float | None,
-) -> Tensor:
-    batch, heads, length = divergence.shape
-    if attention_mask is not None:
-        divergence = divergence * attention_mask[:, None, :].to(divergence.dtype)
-        default_count: Tensor | float = attention_mask.sum()
-    else:
-        default_count = batch * length
-    keys = length if reduction == "elements" else 1
-    return divergence.sum() / (heads * keys * _at_least_one(default_count if count is None else count))
-
-
 def _log(probabilities: Tensor, epsilon: float) -> Tensor:
     # Without an epsilon, a zero (a masked key) becomes the smallest normal number: finite, and multiplied by
     # a zero probability, so it adds neither value nor gradient.
@@ -287,7 +299,8 @@ def _full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _at_least_one(count: Tensor | float) -> Tensor | float:
+def at_least_one(count: Tensor | float) -> Tensor | float:
+    """Return what a sum over `count` items is divided by, which may be none."""
     return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from .attention_comparison import AttentionInputs
 from .losses import (
     AttentionReduction,
     KLDirection,
     LayerMapStrategy,
     TokenReduction,
+    at_least_one,
     attention_loss,
     embedding_loss,
     hidden_loss,
     layer_map,
-    masked_lm_loss,
-    output_loss,
+    mean_divergence,
 )
+from .relation_losses import Relation, relation_loss
+from .vocabulary_losses import vocabulary_losses
+
+Value = TypeVar("Value")
 
 Preset = Literal["default", "paper", "as-published"]
+TERMS = ("mlm", "attention", "hidden", "output", "embedding", "relation")
 
 
 @dataclass
@@ -35,12 +41,17 @@ class EncoderView:
         attention_rows: attention rows by layer, (B, H, T, T); only the layers asked for.
         log_rows: whether `attention_rows` holds log-probabilities.
         logits: scores over the vocabulary at the predicted positions, (M, V), or None.
+        attention_inputs: what rows are made of, by layer; only the layers asked for.
+        attention_divergences: divergence of each row from the teacher's, by layer, (B, H, T), where the rows
+            were compared as they were made.
     """
 
     hidden_states: dict[int, Tensor]
     attention_rows: dict[int, Tensor] = field(default_factory=dict)
     log_rows: bool = False
     logits: Tensor | None = None
+    attention_inputs: dict[int, AttentionInputs] = field(default_factory=dict)
+    attention_divergences: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
@@ -64,7 +75,10 @@ class EncoderView:
 
 @dataclass
 class DistillationTerms:
-    """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total."""
+    """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total.
+
+    `relation`, which is no term of the paper, is None where it has no weight.
+    """
 
     mlm: Tensor
     attention: Tensor
@@ -72,13 +86,12 @@ class DistillationTerms:
     output: Tensor
     embedding: Tensor
     total: Tensor
+    relation: Tensor | None = None
 
     def items(self) -> list[tuple[str, Tensor]]:
         """Return (name, scalar) pairs in the order of Eq. 11, the total last."""
-        return [
-            (name, getattr(self, name))
-            for name in ("mlm", "attention", "hidden", "output", "embedding", "total")
-        ]
+        values = [(name, getattr(self, name)) for name in (*TERMS, "total")]
+        return [(name, value) for name, value in values if value is not None]
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,7 @@ class DistillationObjective:
     """What a student is trained for: weights of the terms, and how each is computed (Eq. 11).
 
     L = mlm_weight L_MLM + sum_l (attention_weight L_att(l) + hidden_weight L_hidden(l))
-        + output_weight L_out + embedding_weight L_embed
+        + output_weight L_out + embedding_weight L_embed + relation_weight L_rel
 
     The paper has one weight for alignment, lambda_2; here its two parts have one each. A term with weight 0
     gives no gradient; it is still reported where what it compares is at hand, and is 0 where it is not.
@@ -117,6 +130,10 @@ class DistillationObjective:
         hidden_weight: weight of the hidden states (Eq. 8) in lambda_2's bracket.
         output_weight: lambda_3.
         embedding_weight: weight of the embedding loss (Eq. 12); the paper's ablation has 3.
+        relation_weight: weight of MiniLMv2's relations, see `relation_losses.relation_loss`; not in the paper.
+        relations: which relations.
+        relation_heads: into how many heads they are split; the teacher's number when absent.
+        relation_layers: "last" compares the last matched iteration alone, as MiniLMv2 does; "all" every one.
         layer_map: which teacher layer each iteration is aligned with, see `losses.layer_map`.
         kl_direction: direction of both KL divergences.
         attention_reduction: see `losses.attention_loss`.
@@ -135,6 +152,10 @@ class DistillationObjective:
     hidden_weight: float = 3.0
     output_weight: float = 5.0
     embedding_weight: float = 0.0
+    relation_weight: float = 0.0
+    relations: tuple[Relation, ...] = ("query-key", "value-value")
+    relation_heads: int | None = None
+    relation_layers: Literal["last", "all"] = "last"
     layer_map: LayerMapStrategy | tuple[int, ...] = "uniform"
     kl_direction: KLDirection = "teacher-student"
     attention_reduction: AttentionReduction = "rows"
@@ -174,8 +195,9 @@ class DistillationObjective:
         if name not in presets:
             raise ValueError(f"preset {name!r} is not known: give one of {', '.join(presets)}")
         chosen = {key: value for key, value in overrides.items() if value is not None}
-        if isinstance(chosen.get("layer_map"), list):
-            chosen["layer_map"] = tuple(chosen["layer_map"])
+        for name_of_list in ("layer_map", "relations"):
+            if isinstance(chosen.get(name_of_list), list):
+                chosen[name_of_list] = tuple(chosen[name_of_list])
         return cls(**{**presets[name], **chosen})
 
     def without(self, *terms: str) -> DistillationObjective:
@@ -184,8 +206,8 @@ class DistillationObjective:
         return replace(self, **weights)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain data."""
-        return asdict(self)
+        """Return all fields as plain data, as JSON would give them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def resolve_layers(self, num_iterations: int, num_teacher_layers: int) -> tuple[int, ...]:
         """Return the layer map as one teacher layer per iteration (0: none); see `losses.layer_map`."""
@@ -194,8 +216,7 @@ class DistillationObjective:
     @property
     def weighted_terms(self) -> tuple[str, ...]:
         """Names of the terms that have a weight, in the order of Eq. 11."""
-        names = ("mlm", "attention", "hidden", "output", "embedding")
-        return tuple(name for name in names if getattr(self, f"{name}_weight"))
+        return tuple(name for name in TERMS if getattr(self, f"{name}_weight"))
 
     @property
     def needs_attention(self) -> bool:
@@ -203,9 +224,33 @@ class DistillationObjective:
         return self.attention_weight > 0
 
     @property
+    def compares_plain_rows(self) -> bool:
+        """Whether rows are compared as they are: head by head, before dropout, without an epsilon."""
+        return (
+            self.needs_attention
+            and self.attention_heads == "match"
+            and self.attention_epsilon == 0
+            and not self.teacher_dropout
+        )
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term compares the student with a teacher."""
-        return any((self.attention_weight, self.hidden_weight, self.output_weight, self.embedding_weight))
+        return any(name != "mlm" for name in self.weighted_terms)
+
+    def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the iterations, and the layers they are matched with, whose relations are compared.
+
+        Args:
+            layers: the resolved layer map.
+
+        Returns:
+            Pairs, counted from 1.
+        """
+        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+        if not self.relation_weight:
+            return []
+        return pairs if self.relation_layers == "all" else pairs[-1:]
 
     def positions(self, labels: Tensor, attention_mask: Tensor) -> Tensor:
         """Return where logits are needed, bool (B, T)."""
@@ -246,41 +291,49 @@ class DistillationObjective:
         teacher = None if teacher_outputs is None else _view(teacher_outputs, positions)
         counts = counts or TokenCounts.of(labels, attention_mask)
         zero = torch.zeros((), device=labels.device)
-        terms = {name: zero for name in ("mlm", "attention", "hidden", "output", "embedding")}
+        terms = {name: zero for name in TERMS if name != "relation"}
 
         # The printed sums run over the sequence, and a batch holds several.
         masked_count = counts.masked if self.token_reduction == "mean" else counts.windows
         valid_count = counts.valid if self.token_reduction == "mean" else counts.windows
-        if student.logits is not None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.mlm_weight > 0):
-                terms["mlm"] = masked_lm_loss(student.logits, labels[positions], count=masked_count)
-        elif self.mlm_weight:
-            raise ValueError("the MLM term needs the student's logits: give a student with a masked-LM head")
         if teacher is not None:
             terms |= self._alignment(student, teacher, attention_mask, counts, num_teacher_layers)
-            output_count = masked_count if self.output_positions == "masked" else valid_count
-            terms["output"] = self._output(student, teacher, output_count, zero)
+        output_count = masked_count if self.output_positions == "masked" else valid_count
+        terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
         total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
         return DistillationTerms(**terms, total=total)
 
-    def _output(
-        self, student: EncoderView, teacher: EncoderView, count: Tensor | float, zero: Tensor
-    ) -> Tensor:
-        if student.logits is None or teacher.logits is None:
-            if self.output_weight:
-                raise ValueError(
-                    "the output term needs logits of student and teacher: a teacher without a masked-LM head "
-                    "needs output_weight 0"
-                )
-            return zero
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.output_weight > 0):
-            return output_loss(
-                student.logits,
-                teacher.logits.detach(),
-                direction=self.kl_direction,
-                temperature=self.temperature,
-                count=count,
+    def _vocabulary(
+        self,
+        student: EncoderView,
+        teacher: EncoderView | None,
+        labels: Tensor,
+        masked_count: Tensor | float,
+        output_count: Tensor | float,
+    ) -> dict[str, Tensor]:
+        if student.logits is None and self.mlm_weight:
+            raise ValueError("the MLM term needs the student's logits: give a student with a masked-LM head")
+        teacher_logits = None if teacher is None else teacher.logits
+        if teacher is not None and self.output_weight and (student.logits is None or teacher_logits is None):
+            raise ValueError(
+                "the output term needs logits of student and teacher: a teacher without a masked-LM head "
+                "needs output_weight 0"
             )
+        if student.logits is None:
+            return {}
+        cross_entropy, divergence = vocabulary_losses(
+            student.logits,
+            labels,
+            teacher_logits,
+            direction=self.kl_direction,
+            temperature=self.temperature,
+        )
+        mlm = cross_entropy.sum() / at_least_one(masked_count)
+        output = self.temperature**2 * divergence.sum() / at_least_one(output_count)
+        return {
+            "mlm": mlm if self.mlm_weight else mlm.detach(),
+            "output": output if self.output_weight else output.detach(),
+        }
 
     def _alignment(
         self,
@@ -292,12 +345,12 @@ class DistillationObjective:
     ) -> dict[str, Tensor]:
         zero = torch.zeros((), device=attention_mask.device)
         if not student.hidden_states or not teacher.hidden_states:
-            if self.hidden_weight or self.attention_weight or self.embedding_weight:
+            if any(name not in ("mlm", "output") for name in self.weighted_terms):
                 raise ValueError(
                     "the alignment terms need hidden states of student and teacher: call both with "
                     "output_hidden_states=True"
                 )
-            return {"attention": zero, "hidden": zero, "embedding": zero}
+            return {}
         layers = self.resolve_layers(
             max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
         )
@@ -309,26 +362,7 @@ class DistillationObjective:
             return hidden_loss(student_hidden, teacher_hidden.detach(), attention_mask, count=counts.valid)
 
         def attention(iteration: int, layer: int) -> Tensor:
-            student_rows = _get(
-                student.attention_rows, iteration, "student attention rows", "attention_weight"
-            )
-            teacher_rows = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
-            if self.attention_heads == "average":
-                student_rows = average_heads(student_rows, student.log_rows)
-                teacher_rows = average_heads(teacher_rows, teacher.log_rows)
-            if student.log_rows != teacher.log_rows:
-                student_rows = student_rows.exp() if student.log_rows else student_rows
-                teacher_rows = teacher_rows.exp() if teacher.log_rows else teacher_rows
-            return attention_loss(
-                student_rows,
-                teacher_rows,
-                attention_mask,
-                direction=self.kl_direction,
-                reduction=self.attention_reduction,
-                epsilon=self.attention_epsilon,
-                log_rows=student.log_rows and teacher.log_rows,
-                count=counts.valid,
-            )
+            return self._attention(student, teacher, iteration, layer, attention_mask, counts)
 
         def embedding(iteration: int, layer: int) -> Tensor:
             teacher_embeddings = _get(teacher.hidden_states, 0, "embeddings", "embedding_weight").detach()
@@ -336,12 +370,26 @@ class DistillationObjective:
                 student.hidden_states[0], teacher_embeddings, attention_mask, count=counts.valid
             )
 
+        def relation(iteration: int, layer: int) -> Tensor:
+            return relation_loss(
+                _get(student.attention_inputs, iteration, "student queries and keys", "relation_weight"),
+                _get(teacher.attention_inputs, layer, "queries and keys", "relation_weight"),
+                attention_mask,
+                relations=self.relations,
+                heads=self.relation_heads,
+                direction=self.kl_direction,
+                count=counts.valid,
+            )
+
         terms = {}
         for name, term, matched in (
             ("attention", attention, pairs),
             ("hidden", hidden, pairs),
             ("embedding", embedding, [(0, 0)]),
+            ("relation", relation, self.related_layers(layers)),
         ):
+            if not matched:
+                continue
             weight = getattr(self, f"{name}_weight")
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 try:
@@ -351,6 +399,41 @@ class DistillationObjective:
                         raise
                     terms[name] = zero  # nothing to compare, and nothing was asked for
         return terms
+
+    def _attention(
+        self,
+        student: EncoderView,
+        teacher: EncoderView,
+        iteration: int,
+        layer: int,
+        attention_mask: Tensor,
+        counts: TokenCounts,
+    ) -> Tensor:
+        if iteration in student.attention_divergences:
+            return mean_divergence(
+                student.attention_divergences[iteration],
+                attention_mask,
+                reduction=self.attention_reduction,
+                count=counts.valid,
+            )
+        student_rows = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
+        teacher_rows = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
+        if self.attention_heads == "average":
+            student_rows = average_heads(student_rows, student.log_rows)
+            teacher_rows = average_heads(teacher_rows, teacher.log_rows)
+        if student.log_rows != teacher.log_rows:
+            student_rows = student_rows.exp() if student.log_rows else student_rows
+            teacher_rows = teacher_rows.exp() if teacher.log_rows else teacher_rows
+        return attention_loss(
+            student_rows,
+            teacher_rows,
+            attention_mask,
+            direction=self.kl_direction,
+            reduction=self.attention_reduction,
+            epsilon=self.attention_epsilon,
+            log_rows=student.log_rows and teacher.log_rows,
+            count=counts.valid,
+        )
 
 
 def average_heads(rows: Tensor, log_rows: bool) -> Tensor:
@@ -364,7 +447,7 @@ def _view(outputs: ModelOutput | EncoderView, positions: Tensor) -> EncoderView:
     return outputs if isinstance(outputs, EncoderView) else EncoderView.from_outputs(outputs, positions)
 
 
-def _get(values: Mapping[int, Tensor], layer: int, what: str, weight: str) -> Tensor:
+def _get(values: Mapping[int, Value], layer: int, what: str, weight: str) -> Value:
     if layer not in values:
         raise ValueError(
             f"the {what} of layer {layer} are not among the outputs (there are: "

@@ -139,6 +139,18 @@ class DistillRecipe(Section):
     hidden_weight: Weight | None = Field(None, description="lambda 2 on Eq. 8")
     output_weight: Weight | None = Field(None, description="lambda 3, of Eq. 10")
     embedding_weight: Weight | None = Field(None, description="Weight of Eq. 12")
+    relation_weight: Weight | None = Field(
+        None, description="Weight of MiniLMv2's relations, no term of the paper"
+    )
+    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = Field(
+        None, min_length=1, description="Relations to compare (null: query-key and value-value)"
+    )
+    relation_heads: Count | None = Field(
+        None, description="Heads to split them into (null: the teacher's number)"
+    )
+    relation_layers: Literal["last", "all"] | None = Field(
+        None, description="Compare relations of the last matched iteration (null), or of all"
+    )
     layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = Field(
         None, description="g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
     )
@@ -163,7 +175,7 @@ class DistillRecipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
-        if all(weight == 0 for weight in weights) and not self.embedding_weight:
+        if all(weight == 0 for weight in weights) and not (self.embedding_weight or self.relation_weight):
             raise ValueError("every weight is 0, so there is nothing to learn")
         return self
 
@@ -191,6 +203,10 @@ class TrainingRecipe(Section):
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the forward passes"
+    )
+    pack_windows: bool = Field(True, description="Lay short windows in one row; the losses stay the same")
+    compile: bool = Field(
+        False, description="Compile the layers (torch.compile); needs a C++ compiler, or a GPU"
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory")
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of weights, order, dropout and masks")

@@ -22,8 +22,11 @@ from transformers import (
 )
 
 from .attention import RECORDING, record_attention
+from .attention_comparison import AttentionInputs
+from .data.packing import packed_inputs
 from .data.tokenizers import load_tokenizer
 from .errors import UserError
+from .losses import KLDirection
 from .objective import EncoderView
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, EOFError)
@@ -36,6 +39,9 @@ def view_encoder(
     attention_layers: Collection[int] = (),
     positions: Tensor | None = None,
     after_dropout: bool = False,
+    attention_inputs: Collection[int] = (),
+    references: Mapping[int, AttentionInputs] | None = None,
+    direction: KLDirection = "teacher-student",
 ) -> EncoderView:
     """Return what an encoder says about a batch, computing no more than is asked for.
 
@@ -49,15 +55,25 @@ def view_encoder(
         positions: bool (B, T), where logits are wanted; None for no logits.
         after_dropout: return attention probabilities after dropout (the release in training) instead of
             log-probabilities before it.
+        attention_inputs: layers whose queries, keys and values to return; only where `records_attention`.
+        references: by layer, attention to compare that layer's rows with; only where `records_attention`.
+        direction: of that comparison.
 
     Returns:
         The view, with all hidden states.
     """
     encoder = model.base_model
     inputs = forward_inputs(model if positions is not None else encoder, batch)
-    records = model.config._attn_implementation == RECORDING
+    records = records_attention(model)
+    assert records or not (attention_inputs or references)
     inputs["output_attentions"] = bool(attention_layers) and not records
-    with record_attention(attention_layers, after_dropout=after_dropout) as recorder:
+    with record_attention(
+        attention_layers,
+        after_dropout=after_dropout,
+        inputs=attention_inputs,
+        references=references,
+        direction=direction,
+    ) as recorder:
         if positions is None:
             outputs, logits = encoder(**inputs, output_hidden_states=True), None
         else:
@@ -73,7 +89,12 @@ def view_encoder(
         attentions = outputs.attentions or ()
         rows = {layer: attentions[layer - 1] for layer in attention_layers if layer <= len(attentions)}
     return EncoderView(
-        dict(enumerate(outputs.hidden_states)), rows, log_rows=records and not after_dropout, logits=logits
+        dict(enumerate(outputs.hidden_states)),
+        rows,
+        log_rows=records and not after_dropout,
+        logits=logits,
+        attention_inputs=recorder.inputs,
+        attention_divergences=recorder.divergences,
     )
 
 
@@ -90,6 +111,8 @@ class _SelectRows:
 
 def forward_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the entries of a batch that a model's forward takes (DistilBERT has no token types, …)."""
+    if "sequence_ids" in batch:
+        return packed_inputs(model, batch)
     accepted = inspect.signature(model.forward).parameters
     names = ("input_ids", "attention_mask", "token_type_ids")
     return {name: batch[name] for name in names if name in batch and name in accepted}
@@ -112,6 +135,11 @@ def enable_recording(model: PreTrainedModel) -> bool:
             return True
     model.set_attn_implementation("eager")
     return False
+
+
+def records_attention(model: PreTrainedModel) -> bool:
+    """Return whether `enable_recording` could route this model's attention through ours."""
+    return bool(model.config._attn_implementation == RECORDING)
 
 
 @dataclass
@@ -163,6 +191,7 @@ class Teacher:
         attention_layers: Collection[int] = (),
         positions: Tensor | None = None,
         dropout: bool = False,
+        attention_inputs: Collection[int] = (),
     ) -> EncoderView:
         """Return the teacher's view of a batch, without gradients.
 
@@ -171,18 +200,23 @@ class Teacher:
             attention_layers: layers whose attention rows to return, counted from 1.
             positions: bool (B, T), where logits are wanted; ignored without a masked-LM head.
             dropout: run with dropout on, as the release does in training.
+            attention_inputs: layers whose queries, keys and values to return; only where `records_attention`.
 
         Returns:
             The view.
         """
         self.model.train(dropout)
-        return view_encoder(
-            self.model,
-            batch,
-            attention_layers=attention_layers,
-            positions=positions if self.has_mlm_head else None,
-            after_dropout=dropout,
-        )
+        half = self.model.dtype in (torch.float16, torch.bfloat16)
+        # Weights that were cast once need no casting by autocast in every step.
+        with torch.autocast(self.model.device.type, enabled=False) if half else contextlib.nullcontext():
+            return view_encoder(
+                self.model,
+                batch,
+                attention_layers=attention_layers,
+                positions=positions if self.has_mlm_head else None,
+                after_dropout=dropout,
+                attention_inputs=attention_inputs,
+            )
 
 
 def max_input_length(model: PreTrainedModel) -> int:

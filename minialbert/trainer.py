@@ -13,14 +13,16 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from .attention_comparison import AttentionInputs
 from .checkpoints import CheckpointingTrainer
 from .data.windows import WindowDataset
 from .errors import UserError
 from .held_out import HeldOutMetrics, measure_held_out
+from .losses import KLDirection
 from .memory import keep_freed_memory, release_freed_memory
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
 from .processes import refuse_data_parallel
-from .teachers import Teacher, enable_recording, view_encoder
+from .teachers import Teacher, enable_recording, records_attention, view_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,9 @@ class DistillationStudent(nn.Module):
         attention_layers: Sequence[int] = (),
         positions: Tensor | None = None,
         after_dropout: bool = False,
+        attention_inputs: Sequence[int] = (),
+        references: Mapping[int, AttentionInputs] | None = None,
+        direction: KLDirection = "teacher-student",
     ) -> EncoderView:
         """Return the student's view of a batch, its hidden states in the teacher's width."""
         view = view_encoder(
@@ -60,6 +65,9 @@ class DistillationStudent(nn.Module):
             attention_layers=attention_layers,
             positions=positions,
             after_dropout=after_dropout,
+            attention_inputs=attention_inputs,
+            references=references,
+            direction=direction,
         )
         if not isinstance(self.projection, nn.Identity):
             view.hidden_states = {
@@ -81,7 +89,8 @@ class DistillationTrainer(CheckpointingTrainer):
         objective: weights, layer map, directions and reductions.
         args: Transformers' arguments; `output_dir` receives the checkpoints.
         train_dataset: masked by `data_collator`, in an order of its own (`ShuffledWindows`).
-        data_collator: makes masked batches; its masks depend on seed, epoch and window alone.
+        data_collator: makes masked batches, perhaps packed; masks depend on seed, epoch and window alone.
+        held_out_collator: makes those of evaluation; `data_collator` when absent.
         held_out: windows for evaluation.
         held_out_windows: how many of them to use, evenly spread; None for all.
         teacher_view: where the teacher's view of a batch comes from; by default the teacher itself (a cache
@@ -98,6 +107,7 @@ class DistillationTrainer(CheckpointingTrainer):
         args: TrainingArguments,
         train_dataset: Dataset | None = None,
         data_collator: Any = None,  # noqa: ANN401 - any callable
+        held_out_collator: Any = None,  # noqa: ANN401
         held_out: WindowDataset | None = None,
         held_out_windows: int | None = None,
         teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
@@ -111,9 +121,20 @@ class DistillationTrainer(CheckpointingTrainer):
         self.student = student
         self.layers: tuple[int, ...] = ()
         if teacher is not None:
-            teacher.model.to(args.device)
+            # In half precision its weights are cast once, not by autocast in every step.
+            teacher.model.to(args.device, torch.bfloat16 if args.bf16 else None)
             self.layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers)
         self._teacher_view = teacher_view or (teacher.view if teacher is not None else None)
+        enable_recording(student)
+        self._compares_as_it_attends = (
+            teacher is not None
+            and teacher_view is None  # a cache keeps rows
+            and objective.compares_plain_rows
+            and teacher.num_heads == student.config.num_attention_heads
+            and records_attention(teacher.model)
+            and records_attention(student)
+        )
+        self._held_out_collator = held_out_collator or data_collator
         self._held_out = _evenly_spread(held_out, held_out_windows)
         self._term_sums: dict[str, Tensor] = {}
         self._steps_summed = 0
@@ -148,7 +169,7 @@ class DistillationTrainer(CheckpointingTrainer):
                 [
                     float((batch["labels"] != -100).sum()),
                     float(batch["attention_mask"].sum()),
-                    len(batch["labels"]),
+                    len(batch["window_ids"]),  # a row may hold several
                 ]
                 for batch in batches
             ],
@@ -177,19 +198,33 @@ class DistillationTrainer(CheckpointingTrainer):
         if not objective.needs_attention:
             matched = []
         teacher_view = None
+        related = objective.related_layers(self.layers)
+        compares = self._compares_as_it_attends
+        asked_of_teacher: dict[str, Any] = {}
+        if compares or related:
+            asked_of_teacher["attention_inputs"] = {
+                layer for _, layer in (*related, *(matched if compares else ()))
+            }
+        if not compares:
+            asked_of_teacher["attention_layers"] = [layer for _, layer in matched]
         if self._teacher_view is not None and objective.needs_teacher:
             with self._autocast():
                 teacher_view = self._teacher_view(
                     inputs,
-                    attention_layers=[layer for _, layer in matched],
                     positions=positions if objective.output_weight else None,
                     dropout=objective.teacher_dropout,
+                    **asked_of_teacher,
                 )
+        asked_of_student: dict[str, Any] = {"attention_inputs": [iteration for iteration, _ in related]}
+        if teacher_view is not None and compares:
+            asked_of_student["references"] = {
+                iteration: teacher_view.attention_inputs[layer] for iteration, layer in matched
+            }
+            asked_of_student["direction"] = objective.kl_direction
+        elif teacher_view is not None:
+            asked_of_student["attention_layers"] = [iteration for iteration, _ in matched]
         student_view = model(
-            inputs,
-            attention_layers=[iteration for iteration, _ in matched] if teacher_view is not None else (),
-            positions=positions,
-            after_dropout=objective.teacher_dropout,
+            inputs, positions=positions, after_dropout=objective.teacher_dropout, **asked_of_student
         )
         terms = objective(
             student_view,
@@ -268,7 +303,10 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
         assert self._held_out is not None
         loader = DataLoader(
-            self._held_out, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator, shuffle=False
+            self._held_out,
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self._held_out_collator,
+            shuffle=False,
         )
         was_training = self.model.training
         self.model.eval()

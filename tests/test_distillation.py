@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, pipeline
 
 from minialbert import MiniAlbertForMaskedLM
-from minialbert.distillation import distill, plan_distillation
+from minialbert.distillation import distill
+from minialbert.distillation_plan import plan_distillation
 from minialbert.errors import UserError
 from minialbert.estimates import estimate, forward_flops_per_token
 from minialbert.recipe import apply_overrides, load_recipe

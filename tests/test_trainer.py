@@ -10,7 +10,9 @@ import torch
 from transformers import TrainingArguments
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
+from minialbert.attention import checkpoint_activations
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
+from minialbert.data.packing import PackedCollator
 from minialbert.data.windows import WindowDataset
 from minialbert.objective import DistillationObjective, TokenCounts
 from minialbert.teachers import Teacher
@@ -145,23 +147,123 @@ def test_logits_are_computed_at_masked_positions_only(make_trainer):
     assert rows == [int((batch["labels"] != -100).sum())]
 
 
-def test_attention_rows_are_computed_at_matched_layers_only(make_trainer, tiny_teacher):
+@pytest.mark.parametrize("as_it_attends", [True, False])
+def test_attention_rows_are_computed_at_matched_layers_only(make_trainer, as_it_attends):
     from minialbert import attention
 
-    trainer = make_trainer(max_steps=1)
+    # Rows averaged over heads are compared in the open.
+    objective = DistillationObjective(attention_heads="match" if as_it_attends else "average")
+    trainer = make_trainer(max_steps=1, objective=objective)
     batch = next(iter(trainer.get_train_dataloader()))
     recorded = []
     original = attention.AttentionRecorder.__init__
 
-    def spy(self, layers, **kwargs):
-        original(self, layers, **kwargs)
+    def spy(self, *args, **kwargs):
+        original(self, *args, **kwargs)
         recorded.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention.AttentionRecorder, "__init__", spy)
         trainer.compute_loss(trainer.model, batch)
-    assert sorted(sorted(recorder.rows) for recorder in recorded) == [[1, 2], [2, 4]]
+    teacher, student = sorted(recorded, key=lambda recorder: -recorder.calls)
+    if as_it_attends:
+        assert sorted(teacher.inputs) == [2, 4] and sorted(student.divergences) == [1, 2]
+        assert not teacher.rows and not student.rows and not student.inputs
+    else:
+        assert sorted(teacher.rows) == [2, 4] and sorted(student.rows) == [1, 2]
+        assert not teacher.inputs and not student.divergences
     assert sorted(recorder.calls for recorder in recorded) == [2, 4]
+
+
+def loss_and_gradients(trainer, batch):
+    trainer.model.train()
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    named = trainer.model.named_parameters()
+    return loss.detach(), {name: value.grad.clone() for name, value in named if value.grad is not None}
+
+
+def batches_of_mixed_lengths(trainer, count=8):
+    """Windows of several lengths, as short documents leave them."""
+    examples = [trainer.train_dataset[index] for index in range(count)]
+    return [
+        {**example, "input_ids": [*example["input_ids"][: 4 + 3 * index], example["input_ids"][-1]]}
+        for index, example in enumerate(examples)
+    ]
+
+
+@pytest.mark.parametrize("direction", ["teacher-student", "student-teacher"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_rows_compared_as_they_are_made_give_the_same_gradients(
+    make_trainer, tiny_student_config, direction, checkpointed
+):
+    objective = DistillationObjective(kl_direction=direction)
+    trainer = make_trainer(objective=objective, config=no_dropout(tiny_student_config))
+    if checkpointed:
+        checkpoint_activations(trainer.student)
+    batch = trainer.data_collator(batches_of_mixed_lengths(trainer))
+    loss, gradients = loss_and_gradients(trainer, batch)
+    assert trainer._compares_as_it_attends
+    trainer._compares_as_it_attends = False
+    expected, expected_gradients = loss_and_gradients(trainer, batch)
+    torch.testing.assert_close(loss, expected)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_packed_windows_train_as_padded_ones(make_trainer, tiny_student_config):
+    config = no_dropout(tiny_student_config)
+    padded = make_trainer(config=config)
+    packed = make_trainer(config=config)
+    packed.data_collator = PackedCollator(packed.data_collator)
+    examples = batches_of_mixed_lengths(padded)
+    results, cells, counts = [], [], []
+    for trainer in (padded, packed):
+        batches, count = trainer.get_batch_samples(
+            iter([trainer.data_collator(examples)]), 1, torch.device("cpu")
+        )
+        cells.append(batches[0]["input_ids"].numel())
+        counts.append(count)
+        results.append(loss_and_gradients(trainer, batches[0]))
+    assert cells[1] < 0.75 * cells[0] and counts[0] == counts[1]
+    assert counts[0].windows == 8
+    torch.testing.assert_close(results[1][0], results[0][0])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_relations_are_a_term_of_their_own(make_trainer):
+    objective = DistillationObjective(
+        attention_weight=0.0, hidden_weight=0.0, relation_weight=2.0, relation_heads=2
+    )
+    trainer = make_trainer(objective=objective, max_steps=1)
+    trainer.train()
+    record = next(record for record in trainer.state.log_history if "loss" in record)
+    expected = record["loss_mlm"] + 5 * record["loss_output"] + 2 * record["loss_relation"]
+    assert record["loss"] == pytest.approx(expected) and record["loss_relation"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_teacher_holds_its_weights_in_the_precision_of_the_run(make_trainer, dtype):
+    trainer = make_trainer(max_steps=1, bf16=dtype == "bf16")
+    assert trainer.teacher.model.dtype == (torch.bfloat16 if dtype == "bf16" else torch.float32)
+    assert trainer.student.dtype == torch.float32
+    trainer.train()
+    trainer.teacher.model.float()  # the fixture is shared
+    assert trainer.state.log_history[0]["loss"] > 0
+
+
+def test_half_precision_gives_nearly_the_same_terms(make_trainer, tiny_student_config):
+    terms = []
+    for half in (False, True):
+        trainer = make_trainer(max_steps=1, bf16=half, config=no_dropout(tiny_student_config))
+        trainer.train()
+        terms.append(trainer.state.log_history[0])
+        trainer.teacher.model.float()
+    for name in ("loss_mlm", "loss_attention", "loss_hidden", "loss_output", "grad_norm"):
+        assert terms[1][name] == pytest.approx(terms[0][name], rel=2e-2), name
 
 
 def test_without_a_teacher_masked_lm_alone_is_trained(make_trainer):

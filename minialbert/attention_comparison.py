@@ -1,0 +1,253 @@
+"""Attention and the divergence of its rows from a reference, without keeping rows for the backward pass.
+
+A row of attention is needed twice, to attend and to be compared (Eq. 7), and a third time in the backward
+pass. Kept in the open that is several (B, H, T, T) tensors per layer; here they are made block by block, and
+made again from queries and keys when gradients are wanted.
+
+Symbols: B batch, H heads, T tokens; s scores of the student, t of the reference, p their softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .losses import KLDirection
+
+# Bytes of one block of scores: small enough for a core's cache, and many rows at a time on a GPU.
+_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What a layer's attention rows are made of.
+
+    Args:
+        query: (B, H, T, d).
+        key: (B, H, T, d).
+        value: (B, H, T, d), where it is wanted.
+        mask: bool (true: may be seen) or additive, broadcastable to (B, H, T, T); None when nothing is hidden.
+        scaling: factor of the scores; 1 / sqrt(d) when absent.
+        bias: added to the scores, broadcastable to (B, H, T, T).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor | None = None
+    mask: Tensor | None = None
+    scaling: float | None = None
+    bias: Tensor | None = None
+
+    def detach(self) -> AttentionInputs:
+        """Return the same without gradients."""
+        return replace(self, query=self.query.detach(), key=self.key.detach())
+
+    def scores(self, row: int, queries: slice) -> Tensor:
+        """Return a block of masked scores, (H, queries, T) in fp32 (fp64 stays fp64).
+
+        Args:
+            row: which of the B sequences.
+            queries: which of its T queries.
+
+        Returns:
+            A new tensor, which may be overwritten.
+        """
+        scaling = self.scaling or self.query.shape[-1] ** -0.5
+        scores = torch.bmm(self.query[row, :, queries], self.key[row].transpose(1, 2))
+        scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+        scores *= scaling
+        lowest = torch.finfo(scores.dtype).min
+        if self.bias is not None:
+            scores += _part(self.bias, row, queries)
+        if self.mask is not None:
+            hidden = _part(self.mask, row, queries)
+            if hidden.dtype == torch.bool:
+                scores.masked_fill_(~hidden, lowest)
+            else:
+                scores.add_(hidden).clamp_(min=lowest)
+        return scores
+
+
+def attend_and_compare(
+    inputs: AttentionInputs,
+    reference: AttentionInputs,
+    *,
+    direction: KLDirection = "teacher-student",
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return attended values, and the KL divergence of each attention row from the reference's (Eq. 7).
+
+    attended_n = p_s,n V, and D_n = KL(p_t,n || p_s,n) or the other way round. Their gradient with respect to
+    the scores s is p_s (dp - <dp, p_s>) + g (p_s - p_t), or with g p_s (log p_s - log p_t - D) in place of
+    the second term; rows are computed again for it.
+
+    Args:
+        inputs: of the layer that is trained, with values.
+        reference: of the layer it is compared with; of the same B, H and T.
+        direction: "teacher-student" is KL(reference || inputs); "student-teacher" the other way round.
+        dropout: probability of dropping an attention weight; the rows that are compared are those before it.
+
+    Returns:
+        (B, H, T, d) in the values' dtype, and (B, H, T) in nats, fp32 (fp64 stays fp64). Gradients flow to
+        query, key and value of `inputs` alone, once (they have no gradients of their own).
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if inputs.value is None:
+        raise ValueError("attend_and_compare needs values; compare_rows does without")
+    _check_shapes(inputs, reference)
+    # One draw from torch's own generator, from which every block's dropout is derived, twice alike.
+    seed = int(torch.randint(2**62, ())) if dropout else 0
+    attended, divergence = _Compare.apply(
+        inputs.query, inputs.key, inputs.value, inputs, reference.detach(), direction, dropout, seed
+    )
+    return attended, divergence
+
+
+def compare_rows(
+    inputs: AttentionInputs, reference: AttentionInputs, *, direction: KLDirection = "teacher-student"
+) -> Tensor:
+    """Return the divergences of `attend_and_compare` alone, (B, H, T)."""
+    _check_shapes(inputs, reference)
+    _, divergence = _Compare.apply(
+        inputs.query, inputs.key, None, inputs, reference.detach(), direction, 0.0, 0
+    )
+    return divergence
+
+
+class _Compare(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None,
+        inputs: AttentionInputs,
+        reference: AttentionInputs,
+        direction: KLDirection,
+        dropout: float,
+        seed: int,
+    ) -> tuple[Tensor | None, Tensor]:
+        ours = replace(inputs, query=query, key=key, value=value)
+        rows = torch.float64 if query.dtype == torch.float64 else torch.float32
+        attended = None if value is None else _like_projection(value)
+        divergence = query.new_empty(query.shape[:-1], dtype=rows)
+        # What the softmax of each row divides by, as logarithm: with it a block is made again in one pass.
+        normaliser, other = torch.empty_like(divergence), torch.empty_like(divergence)
+        with torch.autocast(query.device.type, enabled=False):
+            for number, row, queries in _blocks(query):
+                at = (row, slice(None), queries)
+                scores, others = ours.scores(row, queries), reference.scores(row, queries)
+                student = _softmax(scores, normaliser[at])
+                target = _softmax(others, other[at])
+                if attended is not None and value is not None:
+                    keep = _keep(student, dropout, seed + number)
+                    weights = student if keep is None else keep.mul_(student)
+                    attended[at] = torch.bmm(weights.to(value.dtype), value[row])
+                if direction == "teacher-student":
+                    divergence[at] = target.mul_(others.sub_(scores)).sum(-1)
+                    divergence[at] += normaliser[at] - other[at]
+                else:
+                    divergence[at] = student.mul_(scores.sub_(others)).sum(-1)
+                    divergence[at] += other[at] - normaliser[at]
+        ctx.save_for_backward(
+            query, key, value, attended, divergence, normaliser, other, reference.query, reference.key
+        )
+        ctx.inputs = replace(inputs, query=query.detach()[:0], key=key.detach()[:0], value=None)
+        ctx.reference = replace(reference, query=reference.query[:0], key=reference.key[:0], value=None)
+        ctx.direction, ctx.dropout, ctx.seed = direction, dropout, seed
+        return attended, divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_attended: Tensor | None, d_divergence: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        query, key, value, attended, divergence, normaliser, other, reference_query, reference_key = (
+            ctx.saved_tensors
+        )
+        ours = replace(ctx.inputs, query=query, key=key)
+        reference = replace(ctx.reference, query=reference_query, key=reference_key)
+        scaling = ours.scaling or query.shape[-1] ** -0.5
+        d_query, d_key = _like_projection(query), _like_projection(key).zero_()
+        d_value = None if value is None else _like_projection(value).zero_()
+        for number, row, queries in _blocks(query):
+            at = (row, slice(None), queries)
+            log_student = ours.scores(row, queries).sub_(normaliser[at].unsqueeze(-1))
+            log_reference = reference.scores(row, queries).sub_(other[at].unsqueeze(-1))
+            student = log_student.exp()
+            weight = d_divergence[at].unsqueeze(-1)
+            if ctx.direction == "teacher-student":
+                d_scores = torch.sub(student, log_reference.exp_(), out=log_reference)
+            else:
+                d_scores = log_student.sub_(log_reference).sub_(divergence[at].unsqueeze(-1)).mul_(student)
+            d_scores *= weight
+            if value is not None and d_value is not None and attended is not None:
+                assert d_attended is not None
+                keep = _keep(student, ctx.dropout, ctx.seed + number)
+                d_weights = torch.bmm(d_attended[at], value[row].transpose(1, 2)).to(student.dtype)
+                weights = student if keep is None else student * keep
+                d_value[row] += torch.bmm(weights.transpose(1, 2).to(value.dtype), d_attended[at])
+                if keep is not None:
+                    d_weights *= keep
+                d_weights -= (d_attended[at] * attended[at]).sum(-1, keepdim=True, dtype=student.dtype)
+                d_scores.addcmul_(student, d_weights)
+            d_scores = (d_scores * scaling).to(query.dtype)
+            d_query[at] = torch.bmm(d_scores, key[row])
+            d_key[row] += torch.bmm(d_scores.transpose(1, 2), query[at])
+        return d_query, d_key, d_value, None, None, None, None, None
+
+
+def _blocks(query: Tensor) -> Iterator[tuple[int, int, slice]]:
+    """Yield number, sequence and queries of each block of rows."""
+    batch, heads, length, _ = query.shape
+    limit = _BLOCK_BYTES.get(query.device.type, _BLOCK_BYTES["cpu"])
+    step = max(1, min(length, limit // (4 * heads * length)))
+    count = -(-length // step)
+    for row in range(batch):
+        for part in range(count):
+            yield row * count + part, row, slice(part * step, min((part + 1) * step, length))
+
+
+def _softmax(scores: Tensor, normaliser: Tensor) -> Tensor:
+    """Return probabilities, and leave in `normaliser` the logarithm of what each row was divided by."""
+    probabilities = nn.functional.softmax(scores, dim=-1)
+    normaliser.copy_(scores.amax(-1) - probabilities.amax(-1).log())
+    return probabilities
+
+
+def _keep(rows: Tensor, dropout: float, seed: int) -> Tensor | None:
+    """Return what dropout multiplies rows with: 0, or 1 / (1 - dropout); None for no dropout."""
+    if not dropout:
+        return None
+    generator = torch.Generator(rows.device).manual_seed(seed % 2**63)
+    kept = torch.empty_like(rows).bernoulli_(1 - dropout, generator=generator)
+    return kept.div_(1 - dropout) if dropout < 1 else kept
+
+
+def _part(values: Tensor, row: int, queries: slice) -> Tensor:
+    """Return a block of what broadcasts to (B, H, T, T): (H or 1, queries or 1, T or 1)."""
+    values = values[(None,) * (4 - values.dim())] if values.dim() < 4 else values
+    values = values[row if values.shape[0] > 1 else 0]
+    return values[:, queries] if values.shape[1] > 1 else values
+
+
+def _like_projection(values: Tensor) -> Tensor:
+    """Return an uninitialised (B, H, T, d) that lies in memory as (B, T, H, d), as projections and heads do."""
+    batch, heads, length, size = values.shape
+    return values.new_empty(batch, length, heads, size).transpose(1, 2)
+
+
+def _check_shapes(inputs: AttentionInputs, reference: AttentionInputs) -> None:
+    if inputs.query.shape[:-1] != reference.query.shape[:-1]:
+        raise ValueError(
+            f"attention of the student has (batch, heads, tokens) {tuple(inputs.query.shape[:-1])}, that of the "
+            f"teacher {tuple(reference.query.shape[:-1])}"
+        )
+
+
+__all__ = ["AttentionInputs", "attend_and_compare", "compare_rows"]

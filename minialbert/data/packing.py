@@ -1,0 +1,213 @@
+"""Several short windows in one row: less padding, and the same losses as one window per row.
+
+A window attends to itself alone (`block_mask`) and its positions start at 0, so a model gives its tokens the
+hidden states that they have in a row of their own. Sums over tokens, masked tokens and valid queries, and
+with them all losses that divide by such counts, stay what they were. What depends on the number or the
+length of the rows does not: the attention term with `reduction="elements"` also divides by T and cannot be
+equal, and windows must be counted by `window_ids`, not by rows.
+
+`B` windows, `R` rows, `T` tokens of the longest row, padded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minialbert.attention import RECORDING
+from minialbert.data.masking import IGNORED_LABEL, MaskedLanguageModelCollator
+from minialbert.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
+# mask. ModernBERT is none of them: its local layers would lose their own mask to the one given here.
+PACKING_FAMILIES = frozenset(
+    {
+        "albert", "bert", "camembert", "distilbert", "electra", "minialbert", "mpnet", "roberta", "xlm-roberta",
+    }
+)  # fmt: skip
+_BOOL_MASKS = frozenset({RECORDING, "sdpa"})
+
+
+def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Returns which windows share a row: first-fit decreasing, a function of the arguments alone.
+
+    The longest window goes first, each into the first row with room for it. No two rows could be made one,
+    and there are at most 11/9 as many as needed, plus one.
+
+    Args:
+        lengths: tokens of each window.
+        row_length: tokens that a row holds.
+
+    Returns:
+        The rows, each with the indices of its windows in ascending order; rows are in the order of their
+        first window, so they are [[0], [1], …] where nothing can be shared.
+
+    Raises:
+        UserError: a window is longer than a row.
+    """
+    for index, length in enumerate(lengths):
+        if length > row_length:
+            raise UserError(
+                f"window {index} of {len(lengths)} has {length} tokens but a packed row holds {row_length}: "
+                "set the row length to that of the longest window, or more"
+            )
+    free = np.full(len(lengths), row_length, dtype=np.int64)
+    rows: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = int(np.argmax(free >= lengths[index]))
+        free[row] -= lengths[index]
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(index)
+    return sorted(sorted(row) for row in rows)
+
+
+class PackedCollator:
+    """Masks windows as another collator does, and lays several in one row.
+
+    What a window's tokens and labels are does not depend on packing: the masks are the other collator's, a
+    function of seed, epoch and window. A row holds at most `row_length` tokens; it is then padded to the
+    other collator's multiple.
+
+    Args:
+        collator: masks the windows.
+        row_length: tokens that a row holds, such as the window length of the manifest. None: the length to
+            which the other collator would pad the batch, so rows get fewer but no longer.
+
+    Raises:
+        UserError: the row length is not positive.
+    """
+
+    def __init__(self, collator: MaskedLanguageModelCollator, row_length: int | None = None) -> None:
+        if row_length is not None and row_length < 1:
+            raise UserError(f"row_length must be at least 1 or None, found {row_length}")
+        self.collator = collator
+        self.row_length = row_length
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Returns one masked batch of packed rows.
+
+        Args:
+            examples: as the other collator takes them.
+
+        Returns:
+            int64 tensors. Of shape (R, T): "input_ids", "labels" (-100 elsewhere), "attention_mask" (1 for
+            tokens, 0 for padding), "position_ids" (from 0 in each window; 0 for padding), "sequence_ids"
+            (0, 1, … within the row; -1 for padding), and "token_type_ids" where the other collator gives
+            them. "window_ids" of shape (B,), in the order of the examples. Where no two windows fit in one
+            row, what the other collator gives.
+
+        Raises:
+            UserError: a window is longer than a row.
+        """
+        padded = self.collator(examples)
+        lengths: list[int] = padded["attention_mask"].sum(1).tolist()
+        row_length = padded["input_ids"].shape[1] if self.row_length is None else self.row_length
+        rows = pack_rows(lengths, row_length)
+        if len(rows) == len(lengths):
+            return padded
+        multiple = self.collator.pad_to_multiple_of or 1
+        longest = max(sum(lengths[window] for window in row) for row in rows)
+        shape = (len(rows), -(-longest // multiple) * multiple)
+
+        fill = {
+            "input_ids": self.collator.pad_token_id,
+            "attention_mask": 0,
+            "labels": IGNORED_LABEL,
+            "token_type_ids": 0,
+        }
+        packed = {name: torch.full(shape, value) for name, value in fill.items() if name in padded}
+        positions = torch.zeros(shape, dtype=torch.int64)
+        sequences = torch.full(shape, -1)
+        for row, windows in enumerate(rows):
+            begin = 0
+            for sequence, window in enumerate(windows):
+                length = lengths[window]
+                place = slice(begin, begin + length)
+                for name, tensor in packed.items():
+                    tensor[row, place] = padded[name][window, :length]
+                positions[row, place] = torch.arange(length)
+                sequences[row, place] = sequence
+                begin += length
+        return {
+            **packed,
+            "position_ids": positions,
+            "sequence_ids": sequences,
+            "window_ids": padded["window_ids"],
+        }
+
+
+def block_mask(sequence_ids: Tensor) -> Tensor:
+    """Returns who sees whom, bool (R, 1, T, T): a query sees the keys of its own window.
+
+    Padding sees the padding of its row, so that no row of the softmax is empty; no token sees padding.
+
+    Args:
+        sequence_ids: window within the row, -1 for padding, (R, T).
+
+    Returns:
+        True where a query (third dimension) sees a key (fourth).
+    """
+    return sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
+
+
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Returns whether a model gives packed windows the hidden states of separate ones.
+
+    Args:
+        model: an encoder, with or without a head, with the attention implementation that it will run with.
+
+    Returns:
+        True for encoders of `PACKING_FAMILIES` that take position ids and a ready-made mask, with our own
+        attention, SDPA or eager attention.
+    """
+    encoder = model.base_model
+    return (
+        model.config.model_type in PACKING_FAMILIES
+        and not getattr(model.config, "is_decoder", False)
+        and model.config._attn_implementation in _BOOL_MASKS | {"eager"}
+        and all("position_ids" in inspect.signature(part.forward).parameters for part in (model, encoder))
+        # The function that hands on a 4-D mask as it is. In the first releases of Transformers 5 some
+        # encoders prepare their masks by other means, which refuse one.
+        and hasattr(sys.modules[type(encoder).__module__], "create_bidirectional_mask")
+    )
+
+
+def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the arguments with which a model's forward takes a packed batch.
+
+    Args:
+        model: one that `supports_packing`.
+        batch: what `PackedCollator` gives.
+
+    Returns:
+        "input_ids", "token_type_ids" where the model takes them, "attention_mask" of shape (R, 1, T, T):
+        bool, or additive in the model's precision for eager attention, which would add True as 1; and
+        "position_ids", counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
+    """
+    from minialbert.teachers import position_offset  # here, because that module calls this one
+
+    accepted = inspect.signature(model.forward).parameters
+    inputs: dict[str, Tensor] = {
+        name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch and name in accepted
+    }
+    mask = block_mask(batch["sequence_ids"])
+    if model.config._attn_implementation not in _BOOL_MASKS:
+        lowest = torch.finfo(model.dtype).min
+        mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, lowest)
+    inputs["attention_mask"] = mask
+    offset = position_offset(model)
+    # Padding keeps the row that such models reserve for it.
+    inputs["position_ids"] = (batch["position_ids"] + offset).masked_fill(
+        batch["sequence_ids"] < 0, max(offset - 1, 0)
+    )
+    return inputs
