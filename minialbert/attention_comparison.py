@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class AttentionInputs:
         key: (B, H, T, d).
         value: (B, H, T, d), where it is wanted.
         mask: bool (true: may be seen) or additive, broadcastable to (B, H, T, T); None when nothing is hidden.
+            Every query must see a key: gradients of one that sees none would be wrong.
         scaling: factor of the scores; 1 / sqrt(d) when absent.
         bias: added to the scores, broadcastable to (B, H, T, T).
     """
@@ -135,27 +137,9 @@ class _Compare(torch.autograd.Function):
         seed: int,
     ) -> tuple[Tensor | None, Tensor]:
         ours = replace(inputs, query=query, key=key, value=value)
-        rows = torch.float64 if query.dtype == torch.float64 else torch.float32
-        attended = None if value is None else _like_projection(value)
-        divergence = query.new_empty(query.shape[:-1], dtype=rows)
-        # What the softmax of each row divides by, as logarithm: with it a block is made again in one pass.
-        normaliser, other = torch.empty_like(divergence), torch.empty_like(divergence)
-        with torch.autocast(query.device.type, enabled=False):
-            for number, row, queries in _blocks(query):
-                at = (row, slice(None), queries)
-                scores, others = ours.scores(row, queries), reference.scores(row, queries)
-                student = _softmax(scores, normaliser[at])
-                target = _softmax(others, other[at])
-                if attended is not None and value is not None:
-                    keep = _keep(student, dropout, seed + number)
-                    weights = student if keep is None else keep.mul_(student)
-                    attended[at] = torch.bmm(weights.to(value.dtype), value[row])
-                if direction == "teacher-student":
-                    divergence[at] = target.mul_(others.sub_(scores)).sum(-1)
-                    divergence[at] += normaliser[at] - other[at]
-                else:
-                    divergence[at] = student.mul_(scores.sub_(others)).sum(-1)
-                    divergence[at] += other[at] - normaliser[at]
+        ctx.kernels = _kernels(ours, reference, dropout)
+        forward = ctx.kernels.forward if ctx.kernels is not None else _forward
+        attended, divergence, normaliser, other = forward(ours, reference, direction, dropout, seed)
         ctx.save_for_backward(
             query, key, value, attended, divergence, normaliser, other, reference.query, reference.key
         )
@@ -170,36 +154,97 @@ class _Compare(torch.autograd.Function):
         query, key, value, attended, divergence, normaliser, other, reference_query, reference_key = (
             ctx.saved_tensors
         )
-        ours = replace(ctx.inputs, query=query, key=key)
+        ours = replace(ctx.inputs, query=query, key=key, value=value)
         reference = replace(ctx.reference, query=reference_query, key=reference_key)
-        scaling = ours.scaling or query.shape[-1] ** -0.5
-        d_query, d_key = _like_projection(query), _like_projection(key).zero_()
-        d_value = None if value is None else _like_projection(value).zero_()
+        backward = ctx.kernels.backward if ctx.kernels is not None else _backward
+        gradients = backward(
+            ours, reference, attended, divergence, normaliser, other, d_attended, d_divergence,
+            ctx.direction, ctx.dropout, ctx.seed,
+        )  # fmt: skip
+        return (*gradients, None, None, None, None, None)
+
+
+def _kernels(inputs: AttentionInputs, reference: AttentionInputs, dropout: float) -> ModuleType | None:
+    """Return the GPU's kernels where they can do it."""
+    if inputs.query.device.type != "cuda":
+        return None
+    from . import attention_kernels
+
+    return attention_kernels if attention_kernels.supports(inputs, reference, dropout) else None
+
+
+def _forward(
+    ours: AttentionInputs, reference: AttentionInputs, direction: KLDirection, dropout: float, seed: int
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """Return attended values, divergences, and the normalisers of both softmaxes."""
+    query, value = ours.query, ours.value
+    rows = torch.float64 if query.dtype == torch.float64 else torch.float32
+    attended = None if value is None else _like_projection(value)
+    divergence = query.new_empty(query.shape[:-1], dtype=rows)
+    # What the softmax of each row divides by, as logarithm: with it a block is made again in one pass.
+    normaliser, other = torch.empty_like(divergence), torch.empty_like(divergence)
+    with torch.autocast(query.device.type, enabled=False):
         for number, row, queries in _blocks(query):
             at = (row, slice(None), queries)
-            log_student = ours.scores(row, queries).sub_(normaliser[at].unsqueeze(-1))
-            log_reference = reference.scores(row, queries).sub_(other[at].unsqueeze(-1))
-            student = log_student.exp()
-            weight = d_divergence[at].unsqueeze(-1)
-            if ctx.direction == "teacher-student":
-                d_scores = torch.sub(student, log_reference.exp_(), out=log_reference)
+            scores, others = ours.scores(row, queries), reference.scores(row, queries)
+            student = _softmax(scores, normaliser[at])
+            target = _softmax(others, other[at])
+            if attended is not None and value is not None:
+                keep = _keep(student, dropout, seed + number)
+                weights = student if keep is None else keep.mul_(student)
+                attended[at] = torch.bmm(weights.to(value.dtype), value[row])
+            if direction == "teacher-student":
+                divergence[at] = target.mul_(others.sub_(scores)).sum(-1)
+                divergence[at] += normaliser[at] - other[at]
             else:
-                d_scores = log_student.sub_(log_reference).sub_(divergence[at].unsqueeze(-1)).mul_(student)
-            d_scores *= weight
-            if value is not None and d_value is not None and attended is not None:
-                assert d_attended is not None
-                keep = _keep(student, ctx.dropout, ctx.seed + number)
-                d_weights = torch.bmm(d_attended[at], value[row].transpose(1, 2)).to(student.dtype)
-                weights = student if keep is None else student * keep
-                d_value[row] += torch.bmm(weights.transpose(1, 2).to(value.dtype), d_attended[at])
-                if keep is not None:
-                    d_weights *= keep
-                d_weights -= (d_attended[at] * attended[at]).sum(-1, keepdim=True, dtype=student.dtype)
-                d_scores.addcmul_(student, d_weights)
-            d_scores = (d_scores * scaling).to(query.dtype)
-            d_query[at] = torch.bmm(d_scores, key[row])
-            d_key[row] += torch.bmm(d_scores.transpose(1, 2), query[at])
-        return d_query, d_key, d_value, None, None, None, None, None
+                divergence[at] = student.mul_(scores.sub_(others)).sum(-1)
+                divergence[at] += other[at] - normaliser[at]
+    return attended, divergence, normaliser, other
+
+
+def _backward(
+    ours: AttentionInputs,
+    reference: AttentionInputs,
+    attended: Tensor | None,
+    divergence: Tensor,
+    normaliser: Tensor,
+    other: Tensor,
+    d_attended: Tensor | None,
+    d_divergence: Tensor,
+    direction: KLDirection,
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of queries, keys and values."""
+    query, key, value = ours.query, ours.key, ours.value
+    scaling = ours.scaling or query.shape[-1] ** -0.5
+    d_query, d_key = _like_projection(query), _like_projection(key).zero_()
+    d_value = None if value is None else _like_projection(value).zero_()
+    for number, row, queries in _blocks(query):
+        at = (row, slice(None), queries)
+        log_student = ours.scores(row, queries).sub_(normaliser[at].unsqueeze(-1))
+        log_reference = reference.scores(row, queries).sub_(other[at].unsqueeze(-1))
+        student = log_student.exp()
+        weight = d_divergence[at].unsqueeze(-1)
+        if direction == "teacher-student":
+            d_scores = torch.sub(student, log_reference.exp_(), out=log_reference)
+        else:
+            d_scores = log_student.sub_(log_reference).sub_(divergence[at].unsqueeze(-1)).mul_(student)
+        d_scores *= weight
+        if value is not None and d_value is not None and attended is not None:
+            assert d_attended is not None
+            keep = _keep(student, dropout, seed + number)
+            d_weights = torch.bmm(d_attended[at], value[row].transpose(1, 2)).to(student.dtype)
+            weights = student if keep is None else student * keep
+            d_value[row] += torch.bmm(weights.transpose(1, 2).to(value.dtype), d_attended[at])
+            if keep is not None:
+                d_weights *= keep
+            d_weights -= (d_attended[at] * attended[at]).sum(-1, keepdim=True, dtype=student.dtype)
+            d_scores.addcmul_(student, d_weights)
+        d_scores = (d_scores * scaling).to(query.dtype)
+        d_query[at] = torch.bmm(d_scores, key[row])
+        d_key[row] += torch.bmm(d_scores.transpose(1, 2), query[at])
+    return d_query, d_key, d_value
 
 
 def _blocks(query: Tensor) -> Iterator[tuple[int, int, slice]]:

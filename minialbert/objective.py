@@ -207,7 +207,9 @@ class DistillationObjective:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, as JSON would give them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
 
     def resolve_layers(self, num_iterations: int, num_teacher_layers: int) -> tuple[int, ...]:
         """Return the layer map as one teacher layer per iteration (0: none); see `losses.layer_map`."""
