@@ -49,25 +49,25 @@ class AttentionInputs:
         """Return the same without gradients."""
         return replace(self, query=self.query.detach(), key=self.key.detach())
 
-    def scores(self, row: int, queries: slice) -> Tensor:
-        """Return a block of masked scores, (H, queries, T) in fp32 (fp64 stays fp64).
+    def scores(self, rows: slice, queries: slice) -> Tensor:
+        """Return a block of masked scores, (rows, H, queries, T) in fp32 (fp64 stays fp64).
 
         Args:
-            row: which of the B sequences.
-            queries: which of its T queries.
+            rows: which of the B sequences.
+            queries: which of their T queries.
 
         Returns:
             A new tensor, which may be overwritten.
         """
         scaling = self.scaling or self.query.shape[-1] ** -0.5
-        scores = torch.bmm(self.query[row, :, queries], self.key[row].transpose(1, 2))
+        scores = torch.matmul(self.query[rows, :, queries], self.key[rows].transpose(2, 3))
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
         scores *= scaling
         lowest = torch.finfo(scores.dtype).min
         if self.bias is not None:
-            scores += _part(self.bias, row, queries)
+            scores += _part(self.bias, rows, queries)
         if self.mask is not None:
-            hidden = _part(self.mask, row, queries)
+            hidden = _part(self.mask, rows, queries)
             if hidden.dtype == torch.bool:
                 scores.masked_fill_(~hidden, lowest)
             else:
@@ -178,21 +178,21 @@ def _forward(
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
     """Return attended values, divergences, and the normalisers of both softmaxes."""
     query, value = ours.query, ours.value
-    rows = torch.float64 if query.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     attended = None if value is None else _like_projection(value)
-    divergence = query.new_empty(query.shape[:-1], dtype=rows)
+    divergence = query.new_empty(query.shape[:-1], dtype=dtype)
     # What the softmax of each row divides by, as logarithm: with it a block is made again in one pass.
     normaliser, other = torch.empty_like(divergence), torch.empty_like(divergence)
     with torch.autocast(query.device.type, enabled=False):
-        for number, row, queries in _blocks(query):
-            at = (row, slice(None), queries)
-            scores, others = ours.scores(row, queries), reference.scores(row, queries)
+        for number, rows, queries in _blocks(query):
+            at = (rows, slice(None), queries)
+            scores, others = ours.scores(rows, queries), reference.scores(rows, queries)
             student = _softmax(scores, normaliser[at])
             target = _softmax(others, other[at])
             if attended is not None and value is not None:
                 keep = _keep(student, dropout, seed + number)
                 weights = student if keep is None else keep.mul_(student)
-                attended[at] = torch.bmm(weights.to(value.dtype), value[row])
+                attended[at] = torch.matmul(weights.to(value.dtype), value[rows])
             if direction == "teacher-student":
                 divergence[at] = target.mul_(others.sub_(scores)).sum(-1)
                 divergence[at] += normaliser[at] - other[at]
@@ -220,10 +220,10 @@ def _backward(
     scaling = ours.scaling or query.shape[-1] ** -0.5
     d_query, d_key = _like_projection(query), _like_projection(key).zero_()
     d_value = None if value is None else _like_projection(value).zero_()
-    for number, row, queries in _blocks(query):
-        at = (row, slice(None), queries)
-        log_student = ours.scores(row, queries).sub_(normaliser[at].unsqueeze(-1))
-        log_reference = reference.scores(row, queries).sub_(other[at].unsqueeze(-1))
+    for number, rows, queries in _blocks(query):
+        at = (rows, slice(None), queries)
+        log_student = ours.scores(rows, queries).sub_(normaliser[at].unsqueeze(-1))
+        log_reference = reference.scores(rows, queries).sub_(other[at].unsqueeze(-1))
         student = log_student.exp()
         weight = d_divergence[at].unsqueeze(-1)
         if direction == "teacher-student":
@@ -234,28 +234,32 @@ def _backward(
         if value is not None and d_value is not None and attended is not None:
             assert d_attended is not None
             keep = _keep(student, dropout, seed + number)
-            d_weights = torch.bmm(d_attended[at], value[row].transpose(1, 2)).to(student.dtype)
+            d_weights = torch.matmul(d_attended[at], value[rows].transpose(2, 3)).to(student.dtype)
             weights = student if keep is None else student * keep
-            d_value[row] += torch.bmm(weights.transpose(1, 2).to(value.dtype), d_attended[at])
+            d_value[rows] += torch.matmul(weights.transpose(2, 3).to(value.dtype), d_attended[at])
             if keep is not None:
                 d_weights *= keep
             d_weights -= (d_attended[at] * attended[at]).sum(-1, keepdim=True, dtype=student.dtype)
             d_scores.addcmul_(student, d_weights)
         d_scores = (d_scores * scaling).to(query.dtype)
-        d_query[at] = torch.bmm(d_scores, key[row])
-        d_key[row] += torch.bmm(d_scores.transpose(1, 2), query[at])
+        d_query[at] = torch.matmul(d_scores, key[rows])
+        d_key[rows] += torch.matmul(d_scores.transpose(2, 3), query[at])
     return d_query, d_key, d_value
 
 
-def _blocks(query: Tensor) -> Iterator[tuple[int, int, slice]]:
-    """Yield number, sequence and queries of each block of rows."""
+def _blocks(query: Tensor) -> Iterator[tuple[int, slice, slice]]:
+    """Yield number, sequences and queries of each block of rows: several short sequences, or part of a long one."""
     batch, heads, length, _ = query.shape
     limit = _BLOCK_BYTES.get(query.device.type, _BLOCK_BYTES["cpu"])
-    step = max(1, min(length, limit // (4 * heads * length)))
-    count = -(-length // step)
-    for row in range(batch):
-        for part in range(count):
-            yield row * count + part, row, slice(part * step, min((part + 1) * step, length))
+    sequence = 4 * heads * length**2
+    together = max(1, min(batch, limit // sequence))
+    parts = min(length, -(-sequence // limit))
+    step = -(-length // parts)
+    number = 0
+    for row in range(0, batch, together):
+        for start in range(0, length, step):
+            yield number, slice(row, row + together), slice(start, start + step)
+            number += 1
 
 
 def _softmax(scores: Tensor, normaliser: Tensor) -> Tensor:
@@ -274,11 +278,11 @@ def _keep(rows: Tensor, dropout: float, seed: int) -> Tensor | None:
     return kept.div_(1 - dropout) if dropout < 1 else kept
 
 
-def _part(values: Tensor, row: int, queries: slice) -> Tensor:
-    """Return a block of what broadcasts to (B, H, T, T): (H or 1, queries or 1, T or 1)."""
+def _part(values: Tensor, rows: slice, queries: slice) -> Tensor:
+    """Return a block of what broadcasts to (B, H, T, T)."""
     values = values[(None,) * (4 - values.dim())] if values.dim() < 4 else values
-    values = values[row if values.shape[0] > 1 else 0]
-    return values[:, queries] if values.shape[1] > 1 else values
+    values = values[rows] if values.shape[0] > 1 else values
+    return values[:, :, queries] if values.shape[2] > 1 else values
 
 
 def _like_projection(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=training.keep_checkpoints,
-        dataloader_num_workers=training.num_workers,
+        dataloader_num_workers=_loading_processes(training.num_workers),
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
@@ -171,6 +172,16 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         teacher_view=teacher_view,
         callbacks=[RunProgress(run, terms=plan.objective.weighted_terms, bar=progress)],
     )
+
+
+def _loading_processes(asked: int | None) -> int:
+    """Return how many processes mask and pack windows while the step runs.
+
+    On a CPU they would take cores from a step of seconds for batches of milliseconds.
+    """
+    if asked is not None:
+        return asked
+    return min(4, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 
 def save_student(plan: DistillationPlan, directory: Path) -> None:

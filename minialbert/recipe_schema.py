@@ -215,7 +215,9 @@ class TrainingRecipe(Section):
     save_steps: Count = Field(5000, description="Steps between two checkpoints")
     keep_checkpoints: Count = Field(2, description="Newest checkpoints to keep")
     eval_windows: Count | None = Field(512, description="Held-out windows per evaluation (null: all)")
-    num_workers: int = Field(0, ge=0, description="Processes that load data")
+    num_workers: int | None = Field(
+        None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"
+    )
     cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
 
     @model_validator(mode="after")

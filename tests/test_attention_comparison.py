@@ -183,9 +183,26 @@ def test_values_are_needed_to_attend():
         attend_and_compare(AttentionInputs(query, key), AttentionInputs(query, key))
 
 
-def test_blocks_cover_every_query_once():
-    query = torch.zeros(BATCH, HEADS, LENGTH, SIZE)
-    blocks = list(module._blocks(query))
-    assert [number for number, _, _ in blocks] == list(range(len(blocks)))
-    covered = [(row, place) for _, row, queries in blocks for place in range(LENGTH)[queries]]
+@pytest.mark.parametrize(("limit", "blocks"), [(1, BATCH * LENGTH), (3 * HEADS * LENGTH, 6), (10**6, 1)])
+def test_blocks_cover_every_query_once(monkeypatch, limit, blocks):
+    monkeypatch.setitem(module._BLOCK_BYTES, "cpu", 4 * limit)
+    found = list(module._blocks(torch.zeros(BATCH, HEADS, LENGTH, SIZE)))
+    assert [number for number, _, _ in found] == list(range(blocks))
+    covered = [
+        (row, place)
+        for _, rows, queries in found
+        for row in range(BATCH)[rows]
+        for place in range(LENGTH)[queries]
+    ]
     assert covered == list(itertools.product(range(BATCH), range(LENGTH)))
+
+
+def test_sequences_that_fit_are_taken_together(monkeypatch):
+    monkeypatch.setitem(module._BLOCK_BYTES, "cpu", 2 * 4 * HEADS * LENGTH**2)
+    query, key, value, *others = tensors(5)
+    inputs = [torch.cat([part, part.flip(0)[:1]]) for part in (query, key, value)]  # three sequences
+    references = [torch.cat([part, part.flip(0)[:1]]) for part in others]
+    assert len(list(module._blocks(inputs[0]))) == 2
+    found = attend_and_compare(AttentionInputs(*inputs), AttentionInputs(*references))
+    expected = plain(AttentionInputs(*inputs), AttentionInputs(*references), "teacher-student")
+    torch.testing.assert_close(found, expected, **EXACT)
