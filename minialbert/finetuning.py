@@ -47,6 +47,8 @@ from .tuning_trainer import TuningTrainer
 
 logger = logging.getLogger(__name__)
 
+_FEW_STEPS = 50
+
 
 @dataclass(frozen=True)
 class FinetuningPlan:
@@ -130,6 +132,12 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
             more = len(inputs) - len(task.splits[split])
             notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
+    max_steps = max(1, round(tuning.epochs * steps))
+    if max_steps < _FEW_STEPS:
+        notes.append(
+            f"training: {max_steps} steps in all are few for a new head; raise tuning.epochs or lower "
+            "tuning.batch_size if the figures stay at chance"
+        )
     return FinetuningPlan(
         recipe=recipe,
         task=task,
@@ -143,7 +151,7 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
         max_length=max_length,
         overlap=overlap,
         steps_per_epoch=steps,
-        max_steps=max(1, round(tuning.epochs * steps)),
+        max_steps=max_steps,
         notes=tuple(notes),
     )
 
