@@ -45,6 +45,11 @@ class AttentionInputs:
     scaling: float | None = None
     bias: Tensor | None = None
 
+    @property
+    def factor(self) -> float:
+        """Factor of the scores."""
+        return float(self.scaling or self.query.shape[-1] ** -0.5)
+
     def detach(self) -> AttentionInputs:
         """Return the same without gradients."""
         return replace(self, query=self.query.detach(), key=self.key.detach())
@@ -59,10 +64,9 @@ class AttentionInputs:
         Returns:
             A new tensor, which may be overwritten.
         """
-        scaling = self.scaling or self.query.shape[-1] ** -0.5
-        scores = torch.matmul(self.query[rows, :, queries], self.key[rows].transpose(2, 3))
+        # Queries are scaled, not scores, of which there are T / d times as many.
+        scores = torch.matmul(self.query[rows, :, queries] * self.factor, self.key[rows].transpose(2, 3))
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        scores *= scaling
         lowest = torch.finfo(scores.dtype).min
         if self.bias is not None:
             scores += _part(self.bias, rows, queries)
@@ -217,18 +221,18 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of queries, keys and values."""
     query, key, value = ours.query, ours.key, ours.value
-    scaling = ours.scaling or query.shape[-1] ** -0.5
     d_query, d_key = _like_projection(query), _like_projection(key).zero_()
     d_value = None if value is None else _like_projection(value).zero_()
     for number, rows, queries in _blocks(query):
         at = (rows, slice(None), queries)
         log_student = ours.scores(rows, queries).sub_(normaliser[at].unsqueeze(-1))
         log_reference = reference.scores(rows, queries).sub_(other[at].unsqueeze(-1))
-        student = log_student.exp()
         weight = d_divergence[at].unsqueeze(-1)
         if direction == "teacher-student":
+            student = log_student.exp_()
             d_scores = torch.sub(student, log_reference.exp_(), out=log_reference)
         else:
+            student = log_student.exp()
             d_scores = log_student.sub_(log_reference).sub_(divergence[at].unsqueeze(-1)).mul_(student)
         d_scores *= weight
         if value is not None and d_value is not None and attended is not None:
@@ -241,9 +245,9 @@ def _backward(
                 d_weights *= keep
             d_weights -= (d_attended[at] * attended[at]).sum(-1, keepdim=True, dtype=student.dtype)
             d_scores.addcmul_(student, d_weights)
-        d_scores = (d_scores * scaling).to(query.dtype)
-        d_query[at] = torch.matmul(d_scores, key[rows])
-        d_key[rows] += torch.matmul(d_scores.transpose(2, 3), query[at])
+        d_scores = d_scores.to(query.dtype)
+        d_query[at] = torch.matmul(d_scores, key[rows]) * ours.factor
+        d_key[rows] += torch.matmul(d_scores.transpose(2, 3), query[at] * ours.factor)
     return d_query, d_key, d_value
 
 

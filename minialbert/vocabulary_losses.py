@@ -121,14 +121,14 @@ class _VocabularyLosses(torch.autograd.Function):
         d_logits = torch.empty_like(student_logits)
         for rows in _blocks(student_logits):
             scores = student_logits[rows].to(label_lse.dtype)
-            d_scores = torch.zeros_like(scores) if d_cross_entropy is None else None
             probabilities = None
-            if d_cross_entropy is not None:
+            if d_cross_entropy is None:
+                d_scores = torch.zeros_like(scores)
+            else:
                 probabilities = (scores - label_lse[rows].unsqueeze(-1)).exp_()
                 weight = torch.where(labels[rows] == IGNORED_LABEL, 0, d_cross_entropy[rows]).unsqueeze(-1)
                 d_scores = probabilities * weight
                 d_scores.scatter_add_(-1, labels[rows].clamp(min=0).unsqueeze(-1), -weight)
-            assert d_scores is not None
             if d_divergence is not None and teacher_logits is not None:
                 weight = (d_divergence[rows] / ctx.temperature).unsqueeze(-1)
                 log_student = (scores / ctx.temperature).sub_(student_lse[rows].unsqueeze(-1))
