@@ -92,6 +92,11 @@ def main() -> None:
     arguments = parser.parse_args()
     files = sorted(f for c in arguments.corpus for f in (c.glob("*.txt") if c.is_dir() else [c]))
     if arguments.one:
+        import datasets  # noqa: F401 - imports are not what is timed
+        import transformers  # noqa: F401
+
+        import minialbert.data.windows  # noqa: F401
+
         variant, workers, output = arguments.one
         started = time.perf_counter()
         VARIANTS[variant](files, arguments.tokenizer, Path(output), int(workers))
