@@ -100,7 +100,8 @@ def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
     table = Table(title="What it says")
     for column in ("docstring of a module it has not seen", "package", "predicted", "score"):
         table.add_column(column, overflow="fold")
-    results = Predictor.load(str(model)).predict(text for text, _ in test[:_SHOWN])
-    for (text, package), result in zip(test, results, strict=False):
+    shown = [example for example in test if len(example[0].split()) > 3][:_SHOWN]  # some are a mere sign
+    results = Predictor.load(str(model)).predict(text for text, _ in shown)
+    for (text, package), result in zip(shown, results, strict=True):
         table.add_row(text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
     return table
