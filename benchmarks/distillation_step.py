@@ -50,6 +50,24 @@ GEOMETRIES = {
     "paper": {"layers": 12, "iterations": 6, "width": 768, "heads": 12, "rank": 128},
     "small": {"layers": 6, "iterations": 3, "width": 384, "heads": 12, "rank": 128},
 }
+PARTS = {
+    "products with weights": ("aten::addmm", "aten::mm"),
+    "products of attention where rows are compared": ("aten::bmm",),
+    "attention elsewhere, fused": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
+    "softmax": ("aten::_softmax", "aten::amax", "aten::exp_", "aten::exp", "aten::log"),
+    "GELU and LayerNorm, both ways": (
+        "aten::gelu",
+        "aten::gelu_backward",
+        "aten::native_layer_norm",
+        "aten::native_layer_norm_backward",
+    ),
+    "element by element: sums, products, differences": (
+        "aten::add", "aten::add_", "aten::sub", "aten::sub_", "aten::mul", "aten::mul_", "aten::div",
+        "aten::addcmul_", "aten::sum",
+    ),
+    "copies": ("aten::copy_",),
+    "AdamW": ("aten::_fused_adamw_",),
+}  # fmt: skip
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Terms = dict[str, Tensor]
 
@@ -321,8 +339,15 @@ def profile(mode: str, options: argparse.Namespace) -> str:
         run(step)
         with torch.profiler.profile() as profiler:
             run(step)
-    order = "self_cuda_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
-    return str(profiler.key_averages().table(sort_by=order, row_limit=20, max_name_column_width=50))
+    times: dict[str, float] = {}
+    for event in profiler.key_averages():
+        part = next((part for part, names in PARTS.items() if event.key in names), "the rest")
+        spent = event.self_device_time_total if DEVICE == "cuda" else event.self_cpu_time_total
+        times[part] = times.get(part, 0.0) + spent
+    total = sum(times.values())
+    lines = ["| part | share |", "|---|---|"]
+    lines += [f"| {part} | {times.get(part, 0.0) / total:.0%} |" for part in (*PARTS, "the rest")]
+    return "\n".join(lines)
 
 
 def machine() -> dict[str, Any]:
@@ -388,7 +413,12 @@ def main() -> None:
         sys.stdout.write(str(peak_bytes(options.peak_of, options.geometry, options.batch, options.length)))
         return
     if options.profile:
-        sys.stdout.write(profile(options.profile, options))
+        shares = profile(options.profile, options)
+        if options.output is not None:
+            folder = options.output / (options.name or f"profile-{options.profile}")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "table.md", shares + "\n")
+        sys.stdout.write(shares + "\n")
         return
     modes = list(dict.fromkeys(["plain", *options.modes]))
     peaks = {mode: peak_in_process(mode, options) for mode in modes}

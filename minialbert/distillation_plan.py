@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention import checkpoint_activations
 from .data.masking import MaskedLanguageModelCollator
-from .data.packing import supports_packing
 from .data.tokenizers import load_tokenizer
 from .data.windows import WindowDataset, check_tokenizer
 from .errors import UserError
@@ -21,7 +20,7 @@ from .processes import share_of
 from .recipe import Recipe
 from .recipe_schema import TrainingRecipe
 from .students import build_student
-from .teachers import Teacher, load_teacher, records_attention
+from .teachers import Teacher, load_teacher, records_attention, supports_packing
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
 _SAMPLE_WINDOWS = 64
@@ -42,6 +41,7 @@ class DistillationPlan:
         windows: training windows.
         held_out: evaluation windows.
         collator: masks batches.
+        packs: whether short windows share rows in training.
         max_steps: optimiser steps.
         micro_batch_size: windows per forward pass and process.
         accumulation: micro-batches per optimiser step and process.

@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc's allocator not to hand large blocks back to the system when they are freed.
 
     A step allocates the same large tensors as the one before. By default each of them is mapped anew, and
-    every page faults once, which costs element-wise operations on logits more than their arithmetic.
+    every page faults once, which can cost an element-wise operation more than its arithmetic.
 
     Returns:
         Whether the allocator took the setting; False anywhere but on Linux with glibc.

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .data.masking import IGNORED_LABEL
 from .losses import KLDirection
 
-IGNORED_LABEL = -100
 # Bytes of one block of logits: small enough for a core's cache, and many rows at a time on a GPU.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 128 << 20}
 

@@ -26,18 +26,17 @@ from transformers import (
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.attention import RECORDING, record_attention
 from minialbert.data.masking import MaskedLanguageModelCollator
-from minialbert.data.packing import (
-    PACKING_FAMILIES,
-    PackedCollator,
-    block_mask,
-    pack_rows,
-    packed_inputs,
-    supports_packing,
-)
+from minialbert.data.packing import PackedCollator, block_mask, pack_rows
 from minialbert.errors import UserError
 from minialbert.losses import attention_loss, mean_divergence
 from minialbert.objective import DistillationObjective, EncoderView, TokenCounts
-from minialbert.teachers import enable_recording, forward_inputs
+from minialbert.teachers import (
+    PACKING_FAMILIES,
+    enable_recording,
+    forward_inputs,
+    packed_inputs,
+    supports_packing,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 LENGTHS = [12, 5, 4, 9, 7, 3, 12]  # 52 tokens

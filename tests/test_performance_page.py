@@ -25,7 +25,7 @@ def script(monkeypatch, tmp_path):
 
 def test_the_tables_are_those_of_the_records(script):
     before = script.PAGE.read_text()
-    assert len(re.findall(r":begin -->\n\|", before)) == 4
+    assert len(re.findall(r":begin -->\n\|", before)) == 7
     script.main()
     assert script.PAGE.read_text() == before
 

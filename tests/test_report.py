@@ -482,7 +482,7 @@ def test_csv_parses_back_and_holds_no_formula():
     ("command", "shown", "seeds"),
     [
         (
-            "/home/me/bin/minialbert finetune runs/a/model --task cola --seed 3 --output runs/x",
+            "/opt/tools/bin/minialbert finetune runs/a/model --task cola --seed 3 --output runs/x",
             "minialbert finetune PATH --task cola --seed SEED --output OUTPUT",
             ["3"],
         ),

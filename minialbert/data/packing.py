@@ -11,30 +11,15 @@ equal, and windows must be counted by `window_ids`, not by rows.
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minialbert.attention import RECORDING
 from minialbert.data.masking import IGNORED_LABEL, MaskedLanguageModelCollator
 from minialbert.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-# Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
-# mask. ModernBERT is none of them: its local layers would lose their own mask to the one given here.
-PACKING_FAMILIES = frozenset(
-    {
-        "albert", "bert", "camembert", "distilbert", "electra", "minialbert", "mpnet", "roberta", "xlm-roberta",
-    }
-)  # fmt: skip
-_BOOL_MASKS = frozenset({RECORDING, "sdpa"})
 
 
 def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -158,56 +143,3 @@ def block_mask(sequence_ids: Tensor) -> Tensor:
         True where a query (third dimension) sees a key (fourth).
     """
     return sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]
-
-
-def supports_packing(model: PreTrainedModel) -> bool:
-    """Returns whether a model gives packed windows the hidden states of separate ones.
-
-    Args:
-        model: an encoder, with or without a head, with the attention implementation that it will run with.
-
-    Returns:
-        True for encoders of `PACKING_FAMILIES` that take position ids and a ready-made mask, with our own
-        attention, SDPA or eager attention.
-    """
-    encoder = model.base_model
-    return (
-        model.config.model_type in PACKING_FAMILIES
-        and not getattr(model.config, "is_decoder", False)
-        and model.config._attn_implementation in _BOOL_MASKS | {"eager"}
-        and all("position_ids" in inspect.signature(part.forward).parameters for part in (model, encoder))
-        # The function that hands on a 4-D mask as it is. In the first releases of Transformers 5 some
-        # encoders prepare their masks by other means, which refuse one.
-        and hasattr(sys.modules[type(encoder).__module__], "create_bidirectional_mask")
-    )
-
-
-def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the arguments with which a model's forward takes a packed batch.
-
-    Args:
-        model: one that `supports_packing`.
-        batch: what `PackedCollator` gives.
-
-    Returns:
-        "input_ids", "token_type_ids" where the model takes them, "attention_mask" of shape (R, 1, T, T):
-        bool, or additive in the model's precision for eager attention, which would add True as 1; and
-        "position_ids", counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
-    """
-    from minialbert.teachers import position_offset  # here, because that module calls this one
-
-    accepted = inspect.signature(model.forward).parameters
-    inputs: dict[str, Tensor] = {
-        name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch and name in accepted
-    }
-    mask = block_mask(batch["sequence_ids"])
-    if model.config._attn_implementation not in _BOOL_MASKS:
-        lowest = torch.finfo(model.dtype).min
-        mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, lowest)
-    inputs["attention_mask"] = mask
-    offset = position_offset(model)
-    # Padding keeps the row that such models reserve for it.
-    inputs["position_ids"] = (batch["position_ids"] + offset).masked_fill(
-        batch["sequence_ids"] < 0, max(offset - 1, 0)
-    )
-    return inputs
