@@ -492,6 +492,10 @@ class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
         """Replace the decoder onto the vocabulary."""
         self.mlm_head.decoder = new_embeddings
 
+    def read_out(self, hidden_states: Tensor) -> Tensor:
+        """Return logits over the vocabulary, (B, T, V), from the output of any iteration, (B, T, D)."""
+        return self.mlm_head(hidden_states)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -520,7 +524,7 @@ class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        logits = self.mlm_head(outputs.last_hidden_state)
+        logits = self.read_out(outputs.last_hidden_state)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
@@ -539,6 +543,10 @@ class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
+
+    def read_out(self, hidden_states: Tensor) -> Tensor:
+        """Return logits, (B, num_labels), from the output of any iteration, (B, T, D)."""
+        return self.classifier(self.dropout(hidden_states[:, 0]))
 
     def forward(
         self,
@@ -570,7 +578,7 @@ class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state[:, 0]))
+        logits = self.read_out(outputs.last_hidden_state)
         loss = None if labels is None else self._loss(logits, labels)
         output = SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -607,6 +615,10 @@ class MiniAlbertForTokenClassification(_MiniAlbertWithHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    def read_out(self, hidden_states: Tensor) -> Tensor:
+        """Return logits, (B, T, num_labels), from the output of any iteration, (B, T, D)."""
+        return self.classifier(self.dropout(hidden_states))
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -635,7 +647,7 @@ class MiniAlbertForTokenClassification(_MiniAlbertWithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = self.read_out(outputs.last_hidden_state)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
@@ -652,6 +664,10 @@ class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
         super().__init__(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
+
+    def read_out(self, hidden_states: Tensor) -> Tensor:
+        """Return start and end logits, (B, T, 2), from the output of any iteration, (B, T, D)."""
+        return self.qa_outputs(hidden_states)
 
     def forward(
         self,
@@ -682,7 +698,7 @@ class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
+        start_logits, end_logits = self.read_out(outputs.last_hidden_state).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             length = start_logits.shape[1]
