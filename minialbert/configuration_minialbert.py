@@ -77,12 +77,17 @@ class MiniAlbertConfig(PreTrainedConfig):
         tie_word_embeddings: True for the factorised masked-LM decoder that shares the word table, False
             for the release's own decoder of `hidden_size` x `vocab_size`.
         pad_token_id: id of the padding token.
+        elastic_depths: numbers of iterations before the last whose output the heads were trained to read too,
+            ascending; None where nothing is known of that. Early exit leaves at these, or without them anywhere.
+        exit_threshold: confidence, above 0 and up to 1, at which an input leaves a classifier before the last
+            iteration; None to run all iterations.
 
     Raises:
         ValueError: if values contradict each other or are out of range.
     """
 
     model_type = "minialbert"
+    keys_to_ignore_at_inference = ["exit_iterations"]  # no predictions, for Transformers' Trainer
 
     vocab_size: int = 30522
     embedding_size: int = 128
@@ -103,6 +108,8 @@ class MiniAlbertConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
+    elastic_depths: list[int] | tuple[int, ...] | None = None
+    exit_threshold: int | float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the base class accepts
         """Fill in the base class's fields, then refuse a shape that cannot be built."""
@@ -122,6 +129,7 @@ class MiniAlbertConfig(PreTrainedConfig):
                 f"exceed hidden_size ({self.hidden_size}); give {self.hidden_size} for full rank"
             )
         self._check_adapters()
+        self._check_depths()
 
     def _check_values(self) -> None:
         for name in _SIZES:
@@ -165,6 +173,18 @@ class MiniAlbertConfig(PreTrainedConfig):
                 "adapter_init='identity' needs adapter_layer_norm=False: an adapter that ends in a LayerNorm "
                 "is not the identity; use adapter_init='as-published' to keep the LayerNorm"
             )
+
+    def _check_depths(self) -> None:
+        depths, threshold = self.elastic_depths, self.exit_threshold
+        if depths is not None:
+            whole = all(isinstance(depth, int) and not isinstance(depth, bool) for depth in depths)
+            if not depths or not whole or min(depths) < 1 or sorted(set(depths)) != list(depths):
+                raise ValueError(
+                    "elastic_depths must be numbers of iterations from 1, ascending and each once, or None, "
+                    f"got {depths!r}"
+                )
+        if threshold is not None and (not _is_number(threshold) or not 0 < threshold <= 1):
+            raise ValueError(f"exit_threshold must lie above 0 and up to 1, or be None, got {threshold!r}")
 
     @property
     def adapter_size(self) -> int | None:

@@ -225,7 +225,13 @@ def _measurement(trainer: DistillationTrainer) -> dict[str, Any]:
 def _parts(measured: tuple[Any, Any, Any]) -> dict[str, Any]:
     whole, first, second = measured
     halves = {"halves": [first.flat(), second.flat()]}
-    return {**whole.flat(), "masked_tokens": whole.masked_tokens, **halves}
+    depths = {"depths": {str(depth): values for depth, values in whole.depths.items()}}
+    return {
+        **whole.flat(),
+        "masked_tokens": whole.masked_tokens,
+        **halves,
+        **(depths if whole.depths else {}),
+    }
 
 
 def _record(

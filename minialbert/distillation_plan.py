@@ -14,17 +14,20 @@ from .attention import checkpoint_activations
 from .data.masking import MaskedLanguageModelCollator
 from .data.tokenizers import load_tokenizer
 from .data.windows import WindowDataset, check_tokenizer
+from .elastic import ElasticObjective, mark_depths, resolve_depths
 from .errors import UserError
 from .objective import DistillationObjective
 from .processes import share_of
 from .recipe import Recipe
-from .recipe_schema import TrainingRecipe
+from .recipe_schema import DistillRecipe, TrainingRecipe
 from .students import build_student
 from .teachers import Teacher, load_teacher, records_attention, supports_packing
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
 _SAMPLE_WINDOWS = 64
 _SAMPLE_BATCH = 16
+
+_ELASTIC_KEYS = ("elastic", "elastic_depths", "elastic_mlm_weight", "elastic_output_weight")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
         checkpoint_activations(student)
     notes += report
     objective = resolve_objective(recipe, teacher, student, notes)
+    mark_depths(student.config, objective.elastic.depths if objective.elastic is not None else None)
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
     longest = int(student.config.max_position_embeddings)
     _check_length(windows.manifest.options.window_length, "student", longest)
@@ -155,7 +159,8 @@ def resolve_objective(
     Raises:
         UserError: if it asks for a comparison that cannot be made.
     """
-    settings = recipe.distill.model_dump()
+    settings = recipe.distill.model_dump(exclude=set(_ELASTIC_KEYS))
+    settings["elastic"] = _elastic_objective(recipe.distill, student, notes)
     objective = DistillationObjective.preset(settings.pop("preset"), **settings)
     if teacher is None:
         notes.append("no teacher: masked-LM alone")
@@ -183,6 +188,19 @@ def resolve_objective(
             f"hidden states: a projection {student.config.hidden_size} -> {teacher.hidden_size}, in training only"
         )
     return objective
+
+
+def _elastic_objective(
+    recipe: DistillRecipe, student: PreTrainedModel, notes: list[str]
+) -> ElasticObjective | None:
+    if not recipe.elastic:
+        return None
+    iterations = student.config.num_hidden_layers
+    depths = resolve_depths(recipe.elastic_depths, iterations)
+    notes.append(
+        f"elastic: besides depth {iterations}, every step trains one of {', '.join(map(str, depths))}"
+    )
+    return ElasticObjective(depths, recipe.elastic_mlm_weight, recipe.elastic_output_weight)
 
 
 def _sample_batches(

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .data.examples import Example, Task, TextExample, TokenExample
 from .data.task_encoding import Encoded, PaddingCollator, encode_sentences, encode_texts
+from .errors import UserError
 from .metrics import entity_metrics, multi_label_metrics, regression_metrics, single_label_metrics, subword_f1
 from .precision import autocast
 from .progress import stderr_console
+from .task_models import is_minialbert
 from .teachers import forward_inputs
 
 Logits = NDArray[np.float32]
@@ -35,6 +38,7 @@ class Predictions:
         inputs: model inputs that were run (windows, for long sentences).
         cut: texts that lost their end.
         finite: whether no output was NaN or infinite.
+        exit_iterations: how often the block was applied to each input, where inputs could leave early.
     """
 
     values: list[Any]
@@ -43,6 +47,12 @@ class Predictions:
     inputs: int
     cut: int
     finite: bool = True
+    exit_iterations: list[int] | None = None
+
+    @property
+    def mean_iterations(self) -> float | None:
+        """Iterations per input, where inputs could leave early."""
+        return float(np.mean(self.exit_iterations)) if self.exit_iterations else None
 
 
 def encode(
@@ -88,8 +98,28 @@ def make_collator(task: Task, tokenizer: PreTrainedTokenizerFast) -> PaddingColl
     return PaddingCollator(int(tokenizer.pad_token_id or 0), _LABEL_KINDS[task.problem])
 
 
-@torch.inference_mode()
 def run_model(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    collator: PaddingCollator,
+    **options: Any,  # noqa: ANN401
+) -> list[Logits]:
+    """Return the logits of every input, computed longest first so that batches need little padding.
+
+    Args:
+        model: a model with a task head; it is put in eval mode and back.
+        encoded: the inputs.
+        collator: pads them.
+        **options: of `run_with_exits`.
+
+    Returns:
+        One array per input, in order: (labels,), or (tokens, labels) for token labels.
+    """
+    return run_with_exits(model, encoded, collator, **options)[0]
+
+
+@torch.inference_mode()
+def run_with_exits(
     model: PreTrainedModel,
     encoded: Encoded,
     collator: PaddingCollator,
@@ -97,8 +127,10 @@ def run_model(
     batch_size: int = 64,
     precision: str = "fp32",
     progress: str | None = None,
-) -> list[Logits]:
-    """Return the logits of every input, computed longest first so that batches need little padding.
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
+) -> tuple[list[Logits], list[int] | None]:
+    """Return the logits of every input, and how many iterations each took where it could leave early.
 
     Args:
         model: a model with a task head; it is put in eval mode and back.
@@ -107,28 +139,119 @@ def run_model(
         batch_size: inputs per forward pass.
         precision: "fp32", or "bf16" / "fp16" for autocast.
         progress: title of a progress bar; None for none.
+        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
+        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
 
     Returns:
-        One array per input, in order: (labels,), or (tokens, labels) for token labels.
+        The logits as in `run_model`; and iterations per input, None where all inputs ran the full depth.
+
+    Raises:
+        UserError: if depth or threshold are out of range, or not for this model.
     """
-    device = model.device
+    depth = depth_arguments(model, num_iterations, exit_threshold)
     lengths = encoded.lengths
-    order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
-    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     results: list[Logits | None] = [None] * len(encoded)
+    exits: dict[int, int] = {}
     was_training = model.training
     model.eval()
     try:
-        for rows in _tracked(batches, progress):
-            batch = collator([encoded[row] for row in rows])
-            inputs = {name: value.to(device) for name, value in forward_inputs(model, batch).items()}
-            with autocast(device.type, precision):
-                logits = model(**inputs).logits.float().cpu().numpy()
+        for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
+            with autocast(model.device.type, precision):
+                output = model(**inputs, **depth)
+            logits = output.logits.float().cpu().numpy()
             for row, values in zip(rows, logits, strict=True):
                 results[row] = values[: lengths[row]] if values.ndim == 2 else values
+            taken = getattr(output, "exit_iterations", None)
+            if taken is not None:
+                exits.update(zip(rows, taken.tolist(), strict=True))
     finally:
         model.train(was_training)
-    return cast("list[Logits]", results)
+    iterations = [exits[row] for row in range(len(encoded))] if exits else None
+    return cast("list[Logits]", results), iterations
+
+
+def input_batches(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    collator: PaddingCollator,
+    *,
+    batch_size: int,
+    progress: str | None = None,
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield batches on the model's device, longest inputs first so that they need little padding.
+
+    Args:
+        model: says which inputs it takes.
+        encoded: the inputs.
+        collator: pads them.
+        batch_size: inputs per batch.
+        progress: title of a progress bar; None for none.
+
+    Yields:
+        Which inputs, and what to call the model with.
+    """
+    lengths = encoded.lengths
+    order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
+    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    for rows in _tracked(batches, progress):
+        batch = collator([encoded[row] for row in rows])
+        yield rows, {name: value.to(model.device) for name, value in forward_inputs(model, batch).items()}
+
+
+def depth_arguments(
+    model: PreTrainedModel, num_iterations: int | None, exit_threshold: float | None
+) -> dict[str, Any]:
+    """Return what to call a model with for another depth than its own.
+
+    Args:
+        model: a model with a task head.
+        num_iterations: how often to apply the block; None for its own depth.
+        exit_threshold: confidence at which an input leaves early; None for what its config says.
+
+    Returns:
+        The arguments that were given, by name.
+
+    Raises:
+        UserError: if one is out of range, or not for this model.
+    """
+    asked = {"num_iterations": num_iterations, "exit_threshold": exit_threshold}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and not is_minialbert(model):
+        kind = model.config.model_type
+        raise UserError(
+            f"{' and '.join(given)}: only a MiniALBERT can run at another depth, not a {kind} model"
+        )
+    if num_iterations is not None and num_iterations < 1:
+        raise UserError(f"num_iterations: expected at least 1, found {num_iterations}")
+    if exit_threshold is not None:
+        if not 0 < exit_threshold <= 1:
+            raise UserError(f"exit_threshold: expected a number above 0 and up to 1, found {exit_threshold}")
+        if not getattr(model, "has_confidence", False):
+            raise UserError(
+                "exit_threshold: a score has no confidence; give num_iterations for fewer iterations"
+            )
+    return given
+
+
+def depth_notes(model: PreTrainedModel, num_iterations: int | None) -> list[str]:
+    """Return what to know of a number of iterations: that the model was not trained to be read there.
+
+    Args:
+        model: a MiniALBERT, where there is a number.
+        num_iterations: how often the block is applied; None for its own depth.
+
+    Returns:
+        Lines, mostly none.
+    """
+    if num_iterations is None:
+        return []
+    own = model.config.num_hidden_layers
+    depths = sorted({*(getattr(model.config, "elastic_depths", None) or ()), own})
+    if num_iterations == own or num_iterations in depths:
+        return []
+    trained = f"its head was trained to read the output of {', '.join(map(str, depths))} iterations"
+    beyond = "; past the last one the last adapters repeat" if num_iterations > own else ""
+    return [f"{num_iterations} iterations are not what the model was trained for: {trained}{beyond}"]
 
 
 def evaluate_split(
@@ -150,12 +273,38 @@ def evaluate_split(
         task: names problem and labels.
         collator: pads batches.
         order: for each of the task's labels the model's id of the same name; None when they agree.
-        **options: of `run_model`.
+        **options: of `run_with_exits`.
 
     Returns:
         The predictions.
     """
-    logits = run_model(model, encoded, collator, **options)
+    logits, exits = run_with_exits(model, encoded, collator, **options)
+    return read_predictions(examples, encoded, task, logits, order=order, exit_iterations=exits)
+
+
+def read_predictions(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    task: Task,
+    logits: list[Logits],
+    *,
+    order: Sequence[int] | None = None,
+    exit_iterations: list[int] | None = None,
+) -> Predictions:
+    """Return what logits say about examples and, where there are examples and all have gold labels, figures.
+
+    Args:
+        examples: one split.
+        encoded: the same examples as inputs.
+        task: names problem and labels.
+        logits: of each input, as `run_model` returns them.
+        order: for each of the task's labels the model's id of the same name; None when they agree.
+        exit_iterations: iterations that each input took, where it could leave early.
+
+    Returns:
+        The predictions.
+    """
+    exits = exit_iterations
     if order is not None:
         logits = [values[..., list(order)] for values in logits]
     finite = all(bool(np.isfinite(values).all()) for values in logits)
@@ -167,7 +316,9 @@ def evaluate_split(
             gold = [list(sentence.tags or ()) for sentence in sentences]
             metrics = entity_metrics(gold, tags)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
-        return Predictions(tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut, finite)
+        return Predictions(
+            tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut, finite, exits
+        )
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
     stacked = np.stack(logits)
@@ -176,7 +327,7 @@ def evaluate_split(
     labelled = all(label is not None for label in gold_labels)
     values, metrics = _text_result(task, stacked, gold_labels if labelled else None)
     assert len(values) == len(texts)
-    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite)
+    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exits)
 
 
 def _text_result(task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:

@@ -22,6 +22,7 @@ from .data.examples import Task
 from .data.task_encoding import IGNORED, Encoded
 from .data.tasks import load_task, task_summary
 from .data.tokenizers import tokenizer_fingerprint
+from .elastic_tuning import ElasticTuning, measure_depths, plan_elastic
 from .errors import UserError
 from .evaluation import Predictions, encode, evaluate_split, make_collator
 from .interrupts import GracefulStop
@@ -62,6 +63,7 @@ class FinetuningPlan:
         encoded: the inputs of every split.
         teacher: a fine-tuned teacher, or None.
         class_weights: (L,) or None.
+        elastic: how depths before the last are tuned too, or None.
         parameters: how many are trained.
         adapters: "pre-trained", "identity" or "as-published" when adapters are tuned, else None.
         max_length: tokens per input.
@@ -78,6 +80,7 @@ class FinetuningPlan:
     encoded: dict[str, Encoded]
     teacher: TaskTeacher | None
     class_weights: Tensor | None
+    elastic: ElasticTuning | None
     parameters: TrainableCount
     adapters: str | None
     max_length: int
@@ -111,6 +114,7 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
     )
     notes += model_notes
     adapters = _prepare_adapters(recipe, model, notes)
+    elastic = plan_elastic(recipe, model, notes)
     parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
     max_length = min(recipe.task.max_length, max_input_length(model))
     overlap = min(recipe.task.overlap, max_length - 8)
@@ -146,6 +150,7 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
         encoded=encoded,
         teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length),
         class_weights=_class_weights(recipe, task, encoded["train"]),
+        elastic=elastic,
         parameters=parameters,
         adapters=adapters,
         max_length=max_length,
@@ -219,6 +224,9 @@ def finetune(
         for split in plan.task.splits
         if split != "train" and _is_labelled(plan.encoded[split])
     }
+    by_depth = measure_depths(
+        plan.elastic, predictions, lambda split, depth: _measure(plan, split, num_iterations=depth).metrics
+    )
     if not trainer.args.should_save:
         return {}
     if keep_model:
@@ -234,7 +242,8 @@ def finetune(
                 metadata=asdict(inputs),
                 overwrite=True,
             )
-    return write_result(run.result, _record(plan, trainer, predictions, wall_seconds))
+    record = _record(plan, trainer, predictions, wall_seconds)
+    return write_result(run.result, record | ({"metrics_by_depth": by_depth} if by_depth else {}))
 
 
 def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bool = True) -> TuningTrainer:
@@ -296,6 +305,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         class_weights=plan.class_weights,
         teacher=plan.teacher,
         task_weight=plan.recipe.teacher.task_weight if plan.teacher is not None else 1.0,
+        elastic=plan.elastic,
         patience=tuning.early_stopping_patience,
     )
     title = f"tuning {plan.task.name}"
@@ -394,7 +404,7 @@ def _is_labelled(encoded: Encoded) -> bool:
     return bool(encoded.rows) and all("labels" in row for row in encoded.rows)
 
 
-def _measure(plan: FinetuningPlan, split: str) -> Predictions:
+def _measure(plan: FinetuningPlan, split: str, num_iterations: int | None = None) -> Predictions:
     return evaluate_split(
         plan.model,
         plan.task.splits[split],
@@ -403,6 +413,7 @@ def _measure(plan: FinetuningPlan, split: str) -> Predictions:
         make_collator(plan.task, plan.tokenizer),
         batch_size=plan.recipe.tuning.eval_batch_size,
         precision=resolve_precision(plan.recipe.tuning.precision),
+        num_iterations=num_iterations,
     )
 
 
@@ -461,14 +472,8 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
     Returns:
         One line.
     """
-    words = [
-        "minialbert",
-        "finetune",
-        "--model",
-        str(display_name(recipe.model.name)),
-        "--task",
-        str(recipe.task.name),
-    ]
+    model, task = str(display_name(recipe.model.name)), str(recipe.task.name)
+    words = ["minialbert", "finetune", "--model", model, "--task", task]
     if recipe.task.data is not None:
         words += ["--data", str(display_name(recipe.task.data))]
     if recipe.tuning.mode == "adapters":

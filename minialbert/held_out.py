@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class HeldOutMetrics:
         cosine: per student iteration with a matched layer, the mean cosine to it.
         attention_kl: per such iteration, KL(teacher || student) between attention rows, nats.
         masked_tokens: how many masked tokens were scored.
+        depths: `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
     """
 
     mlm_loss: float | None = None
@@ -34,9 +35,10 @@ class HeldOutMetrics:
     cosine: dict[int, float] = field(default_factory=dict)
     attention_kl: dict[int, float] = field(default_factory=dict)
     masked_tokens: int = 0
+    depths: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def flat(self, prefix: str = "") -> dict[str, float]:
-        """Return one level of named numbers, for a log."""
+        """Return one level of named numbers, those of the last depth, for a log."""
         values: dict[str, float] = {}
         for name in ("mlm_loss", "mlm_accuracy", "output_kl"):
             value = getattr(self, name)
@@ -73,6 +75,7 @@ def measure_held_out(
     layers: tuple[int, ...] = (),
     with_attention: bool = True,
     attention_heads: str = "match",
+    depths: Sequence[int] = (),
     num_windows: int,
 ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
     """Return metrics over all windows, over the first half of them, and over the second.
@@ -86,6 +89,7 @@ def measure_held_out(
         layers: the teacher layer of each iteration (0: none).
         with_attention: whether attention rows can be compared.
         attention_heads: "match", or "average" over heads.
+        depths: depths before the last to score too; the student is called with `depths` then.
         num_windows: windows in all batches together.
 
     Returns:
@@ -99,7 +103,10 @@ def measure_held_out(
         seen += batch["input_ids"].shape[0]
         positions = batch["labels"] != -100
         rows = with_attention and teacher is not None
-        view = student(batch, attention_layers=[i for i, _ in pairs] if rows else (), positions=positions)
+        asked = {"depths": depths} if depths else {}
+        view = student(
+            batch, attention_layers=[i for i, _ in pairs] if rows else (), positions=positions, **asked
+        )
         target = None
         if teacher is not None:
             target = teacher(
@@ -111,8 +118,8 @@ def measure_held_out(
         for name, total in part.totals.items():
             whole.totals[name] = whole.totals.get(name, 0.0) + total
             whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
-    first, second = (_metrics(part, pairs) for part in parts)
-    return _metrics(whole, pairs), first, second
+    first, second = (_metrics(part, pairs, depths) for part in parts)
+    return _metrics(whole, pairs, depths), first, second
 
 
 def _add_batch(
@@ -132,6 +139,10 @@ def _add_batch(
         logits = view.logits.float()
         sums.add("mlm_loss", torch.nn.functional.cross_entropy(logits, labels), masked)
         sums.add("mlm_accuracy", (logits.argmax(-1) == labels).float().mean(), masked)
+        for depth, scores in view.depth_logits.items():
+            loss = torch.nn.functional.cross_entropy(scores.float(), labels)
+            sums.add(("mlm_loss", depth), loss, masked)
+            sums.add(("mlm_accuracy", depth), (scores.argmax(-1) == labels).float().mean(), masked)
         if target is not None and target.logits is not None:
             sums.add("output_kl", output_loss(logits, target.logits), masked)
     if target is None:
@@ -152,10 +163,14 @@ def _add_batch(
             sums.add(("attention_kl", iteration), divergence, valid)
 
 
-def _metrics(sums: _Sums, pairs: list[tuple[int, int]]) -> HeldOutMetrics:
+def _metrics(sums: _Sums, pairs: list[tuple[int, int]], depths: Sequence[int]) -> HeldOutMetrics:
     def by_iteration(name: str) -> dict[int, float]:
         values = {iteration: sums.mean((name, iteration)) for iteration, _ in pairs}
         return {iteration: value for iteration, value in values.items() if value is not None}
+
+    def at(depth: int) -> dict[str, float]:
+        values = {name: sums.mean((name, depth)) for name in ("mlm_loss", "mlm_accuracy")}
+        return {name: value for name, value in values.items() if value is not None}
 
     return HeldOutMetrics(
         mlm_loss=sums.mean("mlm_loss"),
@@ -164,4 +179,5 @@ def _metrics(sums: _Sums, pairs: list[tuple[int, int]]) -> HeldOutMetrics:
         cosine=by_iteration("cosine"),
         attention_kl=by_iteration("attention_kl"),
         masked_tokens=int(sums.counts.get("mlm_loss", 0)),
+        depths={depth: at(depth) for depth in depths},
     )

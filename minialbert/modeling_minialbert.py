@@ -12,6 +12,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,28 @@ RELEASE_KEY_MAPPING = {
 }
 # What a release file carries and no student uses: the pooler of its inner AlbertModel, and a buffer.
 RELEASE_UNUSED_KEYS = (r"albert\.pooler\.(?:weight|bias)$", r"embeddings\.position_ids$")
+
+
+@dataclass
+class MiniAlbertSequenceClassifierOutput(SequenceClassifierOutput):
+    """`SequenceClassifierOutput`, and where samples could leave early their iterations.
+
+    Args:
+        exit_iterations: how often the block was applied to each sample, int64 (B,); None where all ran in full.
+    """
+
+    exit_iterations: Tensor | None = None
+
+
+@dataclass
+class MiniAlbertTokenClassifierOutput(TokenClassifierOutput):
+    """`TokenClassifierOutput`, and where samples could leave early their iterations.
+
+    Args:
+        exit_iterations: how often the block was applied to each sample, int64 (B,); None where all ran in full.
+    """
+
+    exit_iterations: Tensor | None = None
 
 
 class MiniAlbertEmbeddings(nn.Module):
@@ -184,15 +207,24 @@ class MiniAlbertSelfAttention(nn.Module):
         self.is_causal = False
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, output_attentions: bool
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        output_attentions: bool,
+        num_queries: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        batch, length, _ = hidden_states.shape
+        batch = hidden_states.shape[0]
+        asking = hidden_states
+        if num_queries is not None:  # the first tokens look at all, and nobody asks what the others would see
+            asking = hidden_states[:, :num_queries]
+            attention_mask = None if attention_mask is None else attention_mask[:, :, :num_queries]
         query, key, value = (
-            projection(hidden_states)
-            .view(batch, length, -1, self.head_size)
+            projection(states).view(batch, -1, self.config.num_attention_heads, self.head_size)
             .transpose(1, 2)  # (B, H, T, D/H)
-            for projection in (self.query, self.key, self.value)
-        )
+            for projection, states in (
+                (self.query, asking), (self.key, hidden_states), (self.value, hidden_states)
+            )
+        )  # fmt: skip
         attention: Callable = eager_attention
         if not output_attentions:  # the fused kernels return no rows
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -207,8 +239,8 @@ class MiniAlbertSelfAttention(nn.Module):
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
             scaling=self.head_size**-0.5,
         )
-        attended = self.dropout(self.dense(attended.reshape(batch, length, -1)))
-        return self.LayerNorm(hidden_states + attended), rows
+        attended = self.dropout(self.dense(attended.flatten(2)))
+        return self.LayerNorm(asking + attended), rows
 
 
 class MiniAlbertBlock(GradientCheckpointingLayer):
@@ -229,9 +261,12 @@ class MiniAlbertBlock(GradientCheckpointingLayer):
         ffn_adapter: nn.Module,
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
+        num_queries: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         # O_i = mlp(phi_mlp^i(att(phi_att^i(O_{i-1}))))  (Eq. 4)
-        attended, rows = self.attention(attention_adapter(hidden_states), attention_mask, output_attentions)
+        attended, rows = self.attention(
+            attention_adapter(hidden_states), attention_mask, output_attentions, num_queries
+        )
         attended = ffn_adapter(attended)
         transformed = self.ffn_output(self.activation(self.ffn(attended)))
         return self.LayerNorm(transformed + attended), rows
@@ -375,6 +410,48 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         index = min(iteration, len(self.attention_adapters) - 1)
         return self.attention_adapters[index], self.ffn_adapters[index]
 
+    def depth(self, num_iterations: int | None) -> int:
+        """Return how often to apply the block: what was asked for, else what the model is trained for."""
+        iterations = self.config.num_hidden_layers if num_iterations is None else num_iterations
+        if iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1, got {iterations}")
+        return iterations
+
+    def begin(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the embedding output, (B, T, D), and the mask that the attention implementation wants."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        return hidden_states, mask
+
+    def iterate(
+        self,
+        iteration: int,
+        hidden_states: Tensor,
+        mask: Tensor | None,
+        output_attentions: bool = False,
+        first_token_only: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the output of one iteration, counted from 0, and its attention rows where asked for."""
+        attention_adapter, ffn_adapter = self._adapters(iteration)
+        # A mask of another kind (of flash or flex attention) has no row per query that could be picked.
+        has_rows = mask is None or (isinstance(mask, Tensor) and mask.ndim == 4)
+        num_queries = 1 if first_token_only and has_rows else None
+        hidden_states, rows = self.block(
+            hidden_states, attention_adapter, ffn_adapter, mask, output_attentions, num_queries
+        )
+        return hidden_states, rows
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -386,6 +463,7 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        first_token_only: bool = False,
     ) -> BaseModelOutput | tuple:
         """Return the hidden states of the last iteration, of shape (B, T, D).
 
@@ -401,6 +479,9 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
                 dropout, whatever the attention implementation.
             output_hidden_states: also return the embedding output and the output of every iteration.
             return_dict: False for a plain tuple.
+            first_token_only: leave out of the last iteration what the first token does not depend on: a classifier
+                reads no other. Its output is then (B, 1, D), equal to the first row of the full one. Without effect
+                where hidden states or attention rows are asked for.
 
         Returns:
             `BaseModelOutput`; `hidden_states` has one entry more than there are iterations.
@@ -409,26 +490,22 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if the input is
                 longer than the position table, or if `num_iterations` is less than 1.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        iterations = self.config.num_hidden_layers if num_iterations is None else num_iterations
-        if iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1, got {iterations}")
+        iterations = self.depth(num_iterations)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return_dict = self.config.return_dict if return_dict is None else return_dict
 
-        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        hidden_states, mask = self.begin(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         )
         all_hidden_states, all_attentions = [hidden_states], []
+        first_token_only = first_token_only and not (output_hidden_states or output_attentions)
         for iteration in range(iterations):
-            attention_adapter, ffn_adapter = self._adapters(iteration)
-            hidden_states, rows = self.block(
-                hidden_states, attention_adapter, ffn_adapter, mask, output_attentions
+            is_last = iteration == iterations - 1
+            hidden_states, rows = self.iterate(
+                iteration, hidden_states, mask, output_attentions, first_token_only and is_last
             )
             all_hidden_states.append(hidden_states)
             all_attentions.append(rows)
@@ -462,8 +539,14 @@ class MiniAlbertMaskedLMHead(nn.Module):
         return self.decoder(self.projection(self.LayerNorm(nn.functional.gelu(self.dense(hidden_states)))))
 
 
+def _wants_dict(config: MiniAlbertConfig, return_dict: bool | None) -> bool:
+    return config.return_dict if return_dict is None else return_dict
+
+
 class _MiniAlbertWithHead(MiniAlbertPreTrainedModel):
     """What every head shares: the call of the encoder with the caller's switches."""
+
+    reads_first_token_only = False
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
@@ -471,7 +554,7 @@ class _MiniAlbertWithHead(MiniAlbertPreTrainedModel):
 
     def _encode(self, return_dict: bool | None, **inputs: Any) -> tuple[BaseModelOutput, bool]:  # noqa: ANN401
         outputs = self.minialbert(**inputs, return_dict=True)
-        return outputs, self.config.return_dict if return_dict is None else return_dict
+        return outputs, _wants_dict(self.config, return_dict)
 
 
 class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
@@ -534,8 +617,135 @@ class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
         return output if return_dict else output.to_tuple()
 
 
-class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
+class _MiniAlbertClassifier(_MiniAlbertWithHead):
+    """What the classifying heads share: in eval mode, samples that are sure enough leave the batch early."""
+
+    def confidence(self, logits: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return how sure the logits of each sample are, fp32 (B,).
+
+        Of one class of several, the highest probability; of several classes at once, that of the least sure
+        decision, max(p, 1 - p). Of token labels, the highest probability at the least sure token: padding does
+        not count, special tokens do, because the model is not told which they are.
+        """
+        if self.config.problem_type == "multi_label_classification":
+            return logits.float().abs().sigmoid().amin(dim=-1)
+        highest = logits.float().softmax(dim=-1).amax(dim=-1)  # (B,), or (B, T) of token labels
+        if highest.ndim == 1:
+            return highest
+        if attention_mask is not None:
+            highest = highest.masked_fill(attention_mask == 0, 1.0)
+        return highest.amin(dim=-1)
+
+    def _exit_threshold(
+        self,
+        given: float | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+    ) -> float | None:
+        """Return the threshold of this call; one that only the config asks for gives way to whatever excludes it."""
+        threshold = self.config.exit_threshold if given is None else given
+        if threshold is None:
+            return None
+        config = self.config
+        rows = config.output_attentions if output_attentions is None else output_attentions
+        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        is_odd_mask = attention_mask is not None and attention_mask.ndim != 2
+        is_traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        obstacles = {
+            "needs eval mode: call model.eval()": self.training,
+            "excludes labels: a sample that left has no output of the last iteration": labels is not None,
+            "excludes output_attentions": rows,
+            "excludes output_hidden_states": states,
+            "needs an attention_mask of shape (B, T)": is_odd_mask,
+            "excludes export, which fixes the iterations: give num_iterations": is_traced,
+            "needs a classifier, because a score has no confidence: give num_iterations": (
+                not self.has_confidence
+            ),
+        }
+        found = [obstacle for obstacle, holds in obstacles.items() if holds]
+        if given is not None:
+            if not 0 < given <= 1:
+                raise ValueError(f"exit_threshold must lie above 0 and up to 1, got {given}")
+            if found:
+                raise ValueError(f"exit_threshold {'; it '.join(found)}")
+        return None if found else threshold
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether the head classifies: a score has no confidence."""
+        problem = self.config.problem_type
+        is_one_score = self.config.num_labels == 1 and problem != "multi_label_classification"
+        return problem != "regression" and not is_one_score
+
+    def _run_until_sure(
+        self, threshold: float, num_iterations: int | None, attention_mask: Tensor | None, **inputs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of each sample at the iteration where it left, and that iteration, int64 (B,).
+
+        The head reads after each of `config.elastic_depths`, or after every iteration without them. Samples
+        that stay go on as a smaller batch, without the columns that are padding to all of them.
+        """
+        encoder = self.minialbert
+        depth = encoder.depth(num_iterations)
+        exits = range(1, depth) if self.config.elastic_depths is None else self.config.elastic_depths
+        hidden_states, mask = encoder.begin(attention_mask=attention_mask, **inputs)
+        batch, length = hidden_states.shape[:2]
+        samples = torch.arange(batch, device=hidden_states.device)  # where those that stay were in the batch
+        attended = attention_mask
+        ends = _attended_lengths(hidden_states, attention_mask)
+        taken = torch.full_like(samples, depth)
+        logits: Tensor | None = None
+        for iteration in range(1, depth + 1):
+            first_token_only = self.reads_first_token_only and iteration == depth
+            hidden_states, _ = encoder.iterate(
+                iteration - 1, hidden_states, mask, first_token_only=first_token_only
+            )
+            if iteration < depth and iteration not in exits:
+                continue
+            current = self.read_out(hidden_states)
+            if logits is None:
+                logits = current.clone()
+            else:  # of token labels, padding that was cut away keeps what was read before
+                logits[samples, : current.shape[1]] = current
+            if iteration == depth:
+                break
+            leaves = self.confidence(current, attended) >= threshold
+            taken[samples] = torch.where(leaves, iteration, depth)
+            # The one wait for the device in an iteration.
+            leaving, lengths = torch.stack((leaves.to(ends.dtype), ends)).tolist()
+            needed = [columns for left, columns in zip(leaving, lengths, strict=True) if not left]
+            if not needed:
+                break
+            if len(needed) == len(leaving):
+                continue
+            length = max(needed)
+            rows = leaves.to(ends.dtype).argsort(stable=True)[
+                : len(needed)
+            ]  # those that stay, in their order
+            samples, ends = samples[rows], ends[rows]
+            hidden_states = hidden_states[rows, :length]
+            attended = None if attended is None else attended[rows, :length]
+            mask = None if mask is None else mask[rows][..., :length, :length]
+        assert logits is not None
+        return logits, taken
+
+
+def _attended_lengths(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return how many columns each sample needs, int64 (B,): up to its last token, or all if it has none."""
+    batch, length = hidden_states.shape[:2]
+    if attention_mask is None:
+        return torch.full((batch,), length, device=hidden_states.device)
+    columns = torch.arange(1, length + 1, device=hidden_states.device)
+    last = (columns * (attention_mask != 0)).amax(dim=1)
+    return torch.where(last > 0, last, length)
+
+
+class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
     """A student that classifies (or scores) a text: `[CLS]` -> dropout -> Linear, no pooler, as in the release."""
+
+    reads_first_token_only = True
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
@@ -557,30 +767,48 @@ class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_iterations: int | None = None,
+        exit_threshold: float | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple:
+    ) -> MiniAlbertSequenceClassifierOutput | tuple:
         """Return logits (B, num_labels), and with `labels` the loss of `config.problem_type`.
 
         Labels are int64 (B,) for one class of several, float (B,) for regression, float (B, num_labels) for
         several classes at once; without a `problem_type` it is told from `num_labels` and the labels' type.
+
+        With `exit_threshold` (above 0, up to 1; `config.exit_threshold` when absent) a sample leaves the batch
+        after the iteration at which its `confidence` reaches it, and `exit_iterations` says which that was.
+        That is for eval mode, and excludes labels, attention rows and hidden states: asked
+        for beside these it is a ValueError, and one that only the config asks for is passed over.
+
         The other arguments are those of `MiniAlbertModel.forward`.
         """
+        threshold = self._exit_threshold(
+            exit_threshold, attention_mask, labels, output_attentions, output_hidden_states
+        )
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "num_iterations": num_iterations,
+        }
+        if threshold is not None:
+            logits, taken = self._run_until_sure(threshold, **inputs)
+            early = MiniAlbertSequenceClassifierOutput(logits=logits, exit_iterations=taken)
+            return early if _wants_dict(self.config, return_dict) else early.to_tuple()
         outputs, return_dict = self._encode(
             return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            num_iterations=num_iterations,
+            **inputs,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            first_token_only=self.reads_first_token_only,
         )
         logits = self.read_out(outputs.last_hidden_state)
         loss = None if labels is None else self._loss(logits, labels)
-        output = SequenceClassifierOutput(
+        output = MiniAlbertSequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
         return output if return_dict else output.to_tuple()
@@ -605,7 +833,7 @@ class MiniAlbertForSequenceClassification(_MiniAlbertWithHead):
         return nn.functional.cross_entropy(logits.float(), labels.view(-1))
 
 
-class MiniAlbertForTokenClassification(_MiniAlbertWithHead):
+class MiniAlbertForTokenClassification(_MiniAlbertClassifier):
     """A student that labels every token: each position -> dropout -> Linear, as in the release."""
 
     def __init__(self, config: MiniAlbertConfig) -> None:
@@ -628,22 +856,39 @@ class MiniAlbertForTokenClassification(_MiniAlbertWithHead):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_iterations: int | None = None,
+        exit_threshold: float | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> TokenClassifierOutput | tuple:
+    ) -> MiniAlbertTokenClassifierOutput | tuple:
         """Return logits (B, T, num_labels), and with `labels` (B, T; -100 ignored) the mean cross-entropy in nats.
+
+        With `exit_threshold` (above 0, up to 1; `config.exit_threshold` when absent) a sample leaves the batch
+        after the iteration at which its `confidence` reaches it, and `exit_iterations` says which that was.
+        Logits of padding mean nothing then. That is for eval mode, and excludes labels, attention rows and
+        hidden states: asked for beside these it is a ValueError, and one that only the config asks for is
+        passed over.
 
         The other arguments are those of `MiniAlbertModel.forward`.
         """
+        threshold = self._exit_threshold(
+            exit_threshold, attention_mask, labels, output_attentions, output_hidden_states
+        )
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "num_iterations": num_iterations,
+        }
+        if threshold is not None:
+            logits, taken = self._run_until_sure(threshold, **inputs)
+            early = MiniAlbertTokenClassifierOutput(logits=logits, exit_iterations=taken)
+            return early if _wants_dict(self.config, return_dict) else early.to_tuple()
         outputs, return_dict = self._encode(
             return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            num_iterations=num_iterations,
+            **inputs,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
@@ -651,7 +896,7 @@ class MiniAlbertForTokenClassification(_MiniAlbertWithHead):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-        output = TokenClassifierOutput(
+        output = MiniAlbertTokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
         return output if return_dict else output.to_tuple()
@@ -729,4 +974,6 @@ __all__ = [
     "MiniAlbertForTokenClassification",
     "MiniAlbertModel",
     "MiniAlbertPreTrainedModel",
+    "MiniAlbertSequenceClassifierOutput",
+    "MiniAlbertTokenClassifierOutput",
 ]

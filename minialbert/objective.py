@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .attention_comparison import AttentionInputs
+from .elastic import ElasticObjective
 from .losses import (
     AttentionReduction,
     KLDirection,
@@ -44,6 +45,7 @@ class EncoderView:
         attention_inputs: what rows are made of, by layer; only the layers asked for.
         attention_divergences: divergence of each row from the teacher's, by layer, (B, H, T), where the rows
             were compared as they were made.
+        depth_logits: scores at the masked tokens, (M, V), read from iterations before the last.
     """
 
     hidden_states: dict[int, Tensor]
@@ -52,6 +54,7 @@ class EncoderView:
     logits: Tensor | None = None
     attention_inputs: dict[int, AttentionInputs] = field(default_factory=dict)
     attention_divergences: dict[int, Tensor] = field(default_factory=dict)
+    depth_logits: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
@@ -77,7 +80,8 @@ class EncoderView:
 class DistillationTerms:
     """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total.
 
-    `relation`, which is no term of the paper, is None where it has no weight.
+    `relation` and `elastic`, which are no terms of the paper, are None where nothing asks for them. `elastic`
+    holds its own two weights already.
     """
 
     mlm: Tensor
@@ -87,10 +91,11 @@ class DistillationTerms:
     embedding: Tensor
     total: Tensor
     relation: Tensor | None = None
+    elastic: Tensor | None = None
 
     def items(self) -> list[tuple[str, Tensor]]:
         """Return (name, scalar) pairs in the order of Eq. 11, the total last."""
-        values = [(name, getattr(self, name)) for name in (*TERMS, "total")]
+        values = [(name, getattr(self, name)) for name in (*TERMS, "elastic", "total")]
         return [(name, value) for name, value in values if value is not None]
 
 
@@ -119,7 +124,7 @@ class DistillationObjective:
     """What a student is trained for: weights of the terms, and how each is computed (Eq. 11).
 
     L = mlm_weight L_MLM + sum_l (attention_weight L_att(l) + hidden_weight L_hidden(l))
-        + output_weight L_out + embedding_weight L_embed + relation_weight L_rel
+        + output_weight L_out + embedding_weight L_embed + relation_weight L_rel + L_elastic
 
     The paper has one weight for alignment, lambda_2; here its two parts have one each. A term with weight 0
     gives no gradient; it is still reported where what it compares is at hand, and is 0 where it is not.
@@ -145,6 +150,7 @@ class DistillationObjective:
         temperature: of the output loss.
         teacher_dropout: run the teacher with its dropout on and take attention rows after dropout, as the
             release does in training.
+        elastic: how depths before the last are trained too; None for the last alone.
     """
 
     mlm_weight: float = 1.0
@@ -165,6 +171,7 @@ class DistillationObjective:
     output_positions: Literal["masked", "all"] = "masked"
     temperature: float = 1.0
     teacher_dropout: bool = False
+    elastic: ElasticObjective | None = None
 
     @classmethod
     def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
@@ -207,9 +214,11 @@ class DistillationObjective:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, as JSON would give them back."""
-        return {
+        values = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
+        del values["elastic"]
+        return values if self.elastic is None else {**values, "elastic": self.elastic.to_dict()}
 
     def resolve_layers(self, num_iterations: int, num_teacher_layers: int) -> tuple[int, ...]:
         """Return the layer map as one teacher layer per iteration (0: none); see `losses.layer_map`."""
@@ -218,7 +227,8 @@ class DistillationObjective:
     @property
     def weighted_terms(self) -> tuple[str, ...]:
         """Names of the terms that have a weight, in the order of Eq. 11."""
-        return tuple(name for name in TERMS if getattr(self, f"{name}_weight"))
+        names = tuple(name for name in TERMS if getattr(self, f"{name}_weight"))
+        return names if self.elastic is None else (*names, "elastic")
 
     @property
     def needs_attention(self) -> bool:
@@ -238,7 +248,7 @@ class DistillationObjective:
     @property
     def needs_teacher(self) -> bool:
         """Whether any term compares the student with a teacher."""
-        return any(name != "mlm" for name in self.weighted_terms)
+        return any(name not in ("mlm", "elastic") for name in self.weighted_terms)
 
     def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
         """Return the iterations, and the layers they are matched with, whose relations are compared.
@@ -303,7 +313,16 @@ class DistillationObjective:
         output_count = masked_count if self.output_positions == "masked" else valid_count
         terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
         total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
-        return DistillationTerms(**terms, total=total)
+        if self.elastic is None:
+            return DistillationTerms(**terms, total=total)
+        elastic = self.elastic(
+            student.depth_logits,
+            student.logits,
+            labels[positions],
+            count=masked_count,
+            temperature=self.temperature,
+        )
+        return DistillationTerms(**terms, total=total + elastic, elastic=elastic)
 
     def _vocabulary(
         self,
@@ -347,7 +366,7 @@ class DistillationObjective:
     ) -> dict[str, Tensor]:
         zero = torch.zeros((), device=attention_mask.device)
         if not student.hidden_states or not teacher.hidden_states:
-            if any(name not in ("mlm", "output") for name in self.weighted_terms):
+            if any(name not in ("mlm", "output", "elastic") for name in self.weighted_terms):
                 raise ValueError(
                     "the alignment terms need hidden states of student and teacher: call both with "
                     "output_hidden_states=True"

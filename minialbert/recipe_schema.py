@@ -171,12 +171,25 @@ class DistillRecipe(Section):
     teacher_dropout: bool | None = Field(
         None, description="Run the teacher with dropout, as the release does"
     )
+    elastic: bool = Field(False, description="Train depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = Field(
+        None, min_length=1, description="Which depths, in iterations (null: all but the last)"
+    )
+    elastic_mlm_weight: Weight = Field(1.0, description="Weight of Eq. 6 at that depth")
+    elastic_output_weight: Weight = Field(
+        5.0, description="Weight of its divergence from the last depth's prediction"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
         if all(weight == 0 for weight in weights) and not (self.embedding_weight or self.relation_weight):
             raise ValueError("every weight is 0, so there is nothing to learn")
+        if self.elastic and not (self.elastic_mlm_weight or self.elastic_output_weight):
+            raise ValueError(
+                "elastic is true but elastic_mlm_weight and elastic_output_weight are both 0, so the depths would "
+                "learn nothing: give one a weight, or set elastic to false"
+            )
         return self
 
 
@@ -274,4 +287,16 @@ class Recipe(RecipeBase):
                 f"distill.layer_map has {len(layer_map)} entries but the student has {iterations} "
                 "iterations; give one teacher layer per iteration (0: not aligned)"
             )
+        if self.distill.elastic:
+            from .elastic import resolve_depths  # imports torch, which reading a recipe does not need
+
+            if self.student.arch != "minialbert":
+                raise ValueError(
+                    f"distill.elastic needs student.arch minialbert, got {self.student.arch}: only a shared block "
+                    "is trained for several depths"
+                )
+            try:
+                resolve_depths(self.distill.elastic_depths, iterations)
+            except ValueError as error:
+                raise ValueError(f"distill: {error}") from error
         return self

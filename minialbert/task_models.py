@@ -88,6 +88,8 @@ def load_for_tuning(
         config.id2label = dict(enumerate(task.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
     config.problem_type = _PROBLEM_TYPES[task.problem]
+    if getattr(config, "exit_threshold", None) is not None:
+        config.exit_threshold = None  # it was calibrated for what the model was before
     if dropout is not None:
         for field in _DROPOUTS:
             if hasattr(config, field):
@@ -137,7 +139,7 @@ def load_tuned(
             f"{name} has no trained head for {'token' if problem == 'token' else 'sequence'} classification (missing: "
             f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
         )
-    inputs = _read_inputs(name) or TaskInputs(
+    inputs = read_task_file(name) or TaskInputs(
         "", problem, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
     )
     return model.eval(), load_task_tokenizer(name, problem, revision=revision), inputs
@@ -268,7 +270,7 @@ def _reset_head(model: PreTrainedModel) -> None:
 
 
 def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
-    inputs = _read_inputs(name)
+    inputs = read_task_file(name)
     if inputs is not None:
         return inputs.problem
     architectures = " ".join(config.architectures or ())
@@ -285,7 +287,18 @@ def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
     return "regression" if config.num_labels == 1 else "single-label"
 
 
-def _read_inputs(name: str) -> TaskInputs | None:
+def read_task_file(name: str | Path) -> TaskInputs | None:
+    """Return what `task.json` in a model's directory says, or None where there is none.
+
+    Args:
+        name: directory or hub id.
+
+    Returns:
+        How the model wants its inputs.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     path = Path(name) / TASK_FILE
     if not path.is_file():
         return None

@@ -57,6 +57,7 @@ class DistillationStudent(nn.Module):
         attention_inputs: Sequence[int] = (),
         references: Mapping[int, AttentionInputs] | None = None,
         direction: KLDirection = "teacher-student",
+        depths: Sequence[int] = (),
     ) -> EncoderView:
         """Return the student's view of a batch, its hidden states in the teacher's width."""
         view = view_encoder(
@@ -69,6 +70,11 @@ class DistillationStudent(nn.Module):
             references=references,
             direction=direction,
         )
+        if depths:
+            masked = batch["labels"] != -100
+            view.depth_logits = {
+                depth: self.student.read_out(view.hidden_states[depth][masked]) for depth in depths
+            }
         if not isinstance(self.projection, nn.Identity):
             view.hidden_states = {
                 layer: self.projection(states) for layer, states in view.hidden_states.items()
@@ -223,6 +229,10 @@ class DistillationTrainer(CheckpointingTrainer):
             asked_of_student["direction"] = objective.kl_direction
         elif teacher_view is not None:
             asked_of_student["attention_layers"] = [iteration for iteration, _ in matched]
+        if objective.elastic is not None:
+            asked_of_student["depths"] = [
+                objective.elastic.draw(seed=self.args.seed, step=self.state.global_step)
+            ]
         student_view = model(
             inputs, positions=positions, after_dropout=objective.teacher_dropout, **asked_of_student
         )
@@ -287,7 +297,8 @@ class DistillationTrainer(CheckpointingTrainer):
         """
         step = self.state.global_step
         if self._measured is None or self._measured[0] != step:
-            self._measured = (step, self._measure(self.model, with_teacher=True))
+            depths = self.objective.elastic.depths if self.objective.elastic is not None else ()
+            self._measured = (step, self._measure(self.model, with_teacher=True, depths=depths))
         return self._measured[1]
 
     def measure_teacher(self) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
@@ -300,6 +311,7 @@ class DistillationTrainer(CheckpointingTrainer):
         view: Any,  # noqa: ANN401 - a module or a bound method
         *,
         with_teacher: bool,
+        depths: Sequence[int] = (),
     ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
         assert self._held_out is not None
         loader = DataLoader(
@@ -318,6 +330,7 @@ class DistillationTrainer(CheckpointingTrainer):
                     (self._prepare_inputs(batch) for batch in loader),
                     layers=self.layers,
                     with_attention=self._comparable_rows(),
+                    depths=depths,
                     attention_heads=self.objective.attention_heads,
                     num_windows=len(self._held_out),  # type: ignore[arg-type]
                 )

@@ -78,6 +78,14 @@ class TuningRecipe(Section):
     class_weights: Literal["balanced"] | list[Rate] | None = Field(
         None, description="Weight of each class in the loss, or inverse frequency"
     )
+    elastic: bool = Field(False, description="Tune depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = Field(
+        None, min_length=1, description="Which depths, in iterations (null: the model's own, or all)"
+    )
+    elastic_task_weight: Weight = Field(1.0, description="Weight of the task's loss at that depth")
+    elastic_logit_weight: Weight = Field(
+        1.0, description="Weight of its divergence from the last depth's logits"
+    )
     evaluations_per_epoch: Count = Field(1, description="How often validation is measured")
     early_stopping_patience: Count | None = Field(
         None, description="Stop after so many evaluations without a better one"
@@ -88,6 +96,15 @@ class TuningRecipe(Section):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of the head, the order and dropout")
     logging_steps: Count = Field(50, description="Steps between two log lines")
+
+    @model_validator(mode="after")
+    def _depths_learn(self) -> Self:
+        if self.elastic and not (self.elastic_task_weight or self.elastic_logit_weight):
+            raise ValueError(
+                "elastic is true but elastic_task_weight and elastic_logit_weight are both 0, so the depths would "
+                "learn nothing: give one a weight, or set elastic to false"
+            )
+        return self
 
 
 class TaskTeacherRecipe(Section):

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from .checkpoints import CheckpointingTrainer
 from .data.examples import Problem
 from .data.task_encoding import Encoded, LengthGroupedSampler, PaddingCollator
+from .elastic_tuning import ElasticTuning
 from .errors import UserError
 from .memory import keep_freed_memory, release_freed_memory
 from .metrics import LOWER_IS_BETTER
@@ -48,6 +49,7 @@ class TuningTrainer(CheckpointingTrainer):
         class_weights: (L,) or None.
         teacher: a fine-tuned teacher, or None.
         task_weight: weight of the loss on gold labels (1 without a teacher).
+        elastic: how depths before the last are tuned too; None for the last alone.
         patience: evaluations without a better one after which to stop; None for never.
         callbacks: further callbacks.
     """
@@ -66,6 +68,7 @@ class TuningTrainer(CheckpointingTrainer):
         class_weights: Tensor | None = None,
         teacher: TaskTeacher | None = None,
         task_weight: float = 1.0,
+        elastic: ElasticTuning | None = None,
         patience: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -73,7 +76,7 @@ class TuningTrainer(CheckpointingTrainer):
         if args.device.type == "cpu":
             keep_freed_memory()
         self.problem, self.metric = problem, metric
-        self.teacher, self.task_weight = teacher, task_weight
+        self.teacher, self.task_weight, self.elastic = teacher, task_weight, elastic
         self.class_weights = class_weights.to(args.device) if class_weights is not None else None
         self.patience = patience
         self.best_score: float | None = None
@@ -105,10 +108,14 @@ class TuningTrainer(CheckpointingTrainer):
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the loss terms beside the total; empty when there is one."""
-        if self.teacher is None:
-            return ()
-        weights = {"logit": self.teacher.logit_weight, "hidden": self.teacher.hidden_weight}
-        return ("task", *(name for name, weight in weights.items() if weight))
+        teacher = self.teacher
+        weights = {
+            "logit": teacher.logit_weight if teacher is not None else 0.0,
+            "hidden": teacher.hidden_weight if teacher is not None else 0.0,
+            "elastic": float(self.elastic is not None),
+        }
+        names = tuple(name for name, weight in weights.items() if weight)
+        return ("task", *names) if names or teacher is not None else ()
 
     # One optimiser step
 
@@ -152,8 +159,9 @@ class TuningTrainer(CheckpointingTrainer):
         labels = inputs["labels"]
         weight, count, tokens = num_items_in_batch
         teacher = self.teacher
-        arguments = forward_inputs(self.accelerator.unwrap_model(model), inputs)
-        outputs = model(**arguments, output_hidden_states=bool(teacher is not None and teacher.hidden_weight))
+        tuned = self.accelerator.unwrap_model(model)
+        needs_states = self.elastic is not None or bool(teacher is not None and teacher.hidden_weight)
+        outputs = model(**forward_inputs(tuned, inputs), output_hidden_states=needs_states)
         loss, _ = task_loss(outputs.logits, labels, self.problem, self.class_weights)
         terms = {"task": loss / max(weight, 1e-9)}
         total = self.task_weight * terms["task"]
@@ -169,6 +177,20 @@ class TuningTrainer(CheckpointingTrainer):
                 mean = hidden_state_loss(outputs.hidden_states, teacher_states, mask)
                 terms["hidden"] = mean * (mask.sum() / tokens)
                 total = total + teacher.hidden_weight * terms["hidden"]
+        if self.elastic is not None:
+            depth = self.elastic.draw(seed=self.args.seed, step=self.state.global_step)
+            with self.compute_loss_context_manager():
+                depth_logits = tuned.read_out(outputs.hidden_states[depth])
+            terms["elastic"] = self.elastic(
+                depth_logits,
+                outputs.logits,
+                labels,
+                self.problem,
+                weight=weight,
+                count=count,
+                class_weights=self.class_weights,
+            )
+            total = total + terms["elastic"]
         if not torch.isfinite(total):
             raise UserError(
                 f"step {self.state.global_step + 1}: the loss is not finite; lower tuning.learning_rate, or tune in "

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 import torch
 from seqeval.metrics import f1_score as lenient_f1
+from transformers import BertConfig, BertForSequenceClassification
 
 from minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
 from minialbert.data.examples import Task, TextExample, TokenExample
-from minialbert.evaluation import encode, evaluate_split, make_collator, run_model, word_tags
+from minialbert.errors import UserError
+from minialbert.evaluation import (
+    depth_notes,
+    encode,
+    evaluate_split,
+    make_collator,
+    run_model,
+    run_with_exits,
+    word_tags,
+)
 
 NAMES = ("neg", "neutral", "pos")
 TAGS = ("O", "B-A", "I-A", "B-B", "I-B")
@@ -157,6 +167,85 @@ def test_a_progress_bar_changes_nothing(make_model, tiny_tokenizer, capsys):
     )
     np.testing.assert_array_equal(shown, silent)
     assert capsys.readouterr().out == ""
+
+
+# Depth
+
+
+@pytest.mark.parametrize("problem", ["single-label", "token"])
+def test_fewer_iterations_are_those_of_the_model(make_model, tiny_tokenizer, problem):
+    task = make_task(problem)
+    model = make_model(problem, len(task.labels))
+    encoded, collator = prepare(unlabelled(problem), tiny_tokenizer, task)
+    found = run_model(model, encoded, collator, batch_size=2, num_iterations=1)
+    full = run_model(model, encoded, collator, batch_size=2)
+    model.config.num_hidden_layers = 1
+    for values, own, other in zip(found, one_by_one(model, encoded), full, strict=True):
+        np.testing.assert_allclose(values, own, atol=1e-5)
+        assert np.abs(values - other).max() > 1e-2
+
+
+def test_iterations_come_back_in_the_order_of_the_inputs(make_model, tiny_tokenizer):
+    model = make_model("single-label", 3)
+    encoded, collator = prepare(unlabelled("single-label"), tiny_tokenizer, make_task("single-label"))
+    shallow = np.stack(run_model(model, encoded, collator, num_iterations=1))
+    full, none = run_with_exits(model, encoded, collator)
+    assert none is None
+    sure = torch.tensor(shallow).softmax(-1).amax(-1).numpy()
+    middle = float(np.sort(sure)[3:5].mean())
+    logits, exits = run_with_exits(model, encoded, collator, batch_size=4, exit_threshold=middle)
+    assert exits == [1 if value >= middle else 2 for value in sure]
+    assert exits.count(2) == 4
+    for values, taken, early, late in zip(logits, exits, shallow, full, strict=True):
+        np.testing.assert_allclose(values, early if taken == 1 else late, atol=1e-5)
+    task = make_task("single-label")
+    result = evaluate_split(
+        model, unlabelled("single-label"), encoded, task, collator, exit_threshold=middle, batch_size=4
+    )
+    assert result.exit_iterations == exits
+    assert result.mean_iterations == pytest.approx(1 + 4 / 9)
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "message"),
+    [
+        ("single-label", {"num_iterations": 0}, "num_iterations: expected at least 1, found 0"),
+        ("single-label", {"exit_threshold": 0.0}, "expected a number above 0 and up to 1, found 0.0"),
+        ("single-label", {"exit_threshold": 1.1}, "expected a number above 0 and up to 1, found 1.1"),
+        ("regression", {"exit_threshold": 0.9}, "a score has no confidence; give num_iterations"),
+    ],
+)
+def test_depths_out_of_range(make_model, tiny_tokenizer, problem, options, message):
+    model = make_model(problem, 1 if problem == "regression" else 3)
+    encoded, collator = prepare(unlabelled(problem), tiny_tokenizer, make_task(problem))
+    with pytest.raises(UserError, match=message):
+        run_model(model, encoded, collator, **options)
+
+
+def test_only_a_student_has_another_depth(tiny_tokenizer):
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, num_labels=3,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    encoded, collator = prepare(unlabelled("single-label"), tiny_tokenizer, make_task("single-label"))
+    assert run_with_exits(model, encoded, collator)[1] is None
+    for options in ({"num_iterations": 1}, {"exit_threshold": 0.9}):
+        with pytest.raises(UserError, match="only a MiniALBERT can run at another depth, not a bert model"):
+            run_model(model, encoded, collator, **options)
+
+
+def test_notes_on_depths_that_were_not_trained(make_model):
+    model = make_model("single-label", 3)
+    assert depth_notes(model, None) == depth_notes(model, 2) == []
+    (note,) = depth_notes(model, 1)
+    assert "trained to read the output of 2 iterations" in note
+    (note,) = depth_notes(model, 3)
+    assert "the last adapters repeat" in note
+    model.config.elastic_depths = [1]
+    assert depth_notes(model, 1) == []
+    (note,) = depth_notes(model, 3)
+    assert "1, 2 iterations" in note
 
 
 # Figures of texts

@@ -584,6 +584,7 @@ BLOCKED = """
         model.save_pretrained(root / f"again-{name}")
         again = auto.from_pretrained(root / f"again-{name}", trust_remote_code=True)
         assert torch.equal(again(ids)[0], expected[name]), name
+    assert again(ids, exit_threshold=1e-3).exit_iterations.tolist() == [1]
 """
 
 
@@ -729,3 +730,32 @@ def test_pickled_code_is_not_run(tmp_path, release_copy):
     with pytest.raises(pickle.UnpicklingError):
         MiniAlbertForMaskedLM.from_pretrained(directory)
     assert not flag.exists()
+
+
+def test_a_classifier_leaves_out_what_its_first_token_does_not_depend_on():
+    """The last iteration computes one row; logits and gradients are those of the full computation."""
+    config = MiniAlbertConfig(
+        vocab_size=50, hidden_size=24, embedding_size=8, num_hidden_layers=3, num_attention_heads=3,
+        intermediate_size=40, adapter_reduction_factor=4, max_position_embeddings=20,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MiniAlbertForSequenceClassification(config).double().eval()
+    ids = torch.randint(1, 50, (4, 11))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    lengths = []
+    hook = model.minialbert.block.register_forward_hook(lambda *call: lengths.append(call[-1][0].shape[1]))
+    short = model(ids, attention_mask=mask, labels=torch.tensor([0, 1, 1, 0]))
+    hook.remove()
+    assert lengths == [11, 11, 1]
+    full = model(ids, attention_mask=mask, labels=torch.tensor([0, 1, 1, 0]), output_hidden_states=True)
+    assert full.hidden_states[-1].shape == (4, 11, 24)
+    torch.testing.assert_close(short.logits, full.logits, rtol=1e-12, atol=1e-12)
+    few = torch.autograd.grad(short.loss, list(model.parameters()), allow_unused=True)
+    all_of_them = torch.autograd.grad(full.loss, list(model.parameters()), allow_unused=True)
+    for one, other in zip(few, all_of_them, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        again = model(ids, attention_mask=mask).logits  # eager attention has its softmax in fp32
+        torch.testing.assert_close(again, full.logits, rtol=1e-6, atol=1e-6)
