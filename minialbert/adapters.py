@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from transformers.utils import cached_file
 
 from .configuration_minialbert import MiniAlbertConfig
 from .errors import UserError
+from .folders import whole_folder
 from .modeling_minialbert import (
     BottleneckAdapter,
     MiniAlbertForQuestionAnswering,
@@ -51,6 +50,7 @@ _FUNCTIONAL_FIELDS = ("num_hidden_layers", "num_attention_heads", "hidden_act", 
 # Fields of a model's configuration that belong to its task and travel with the adapters.
 _TASK_FIELDS = (
     "adapter_reduction_factor", "adapter_layer_norm", "adapter_init", "problem_type", "classifier_dropout",
+    "elastic_depths",
 )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ class _Record(BaseModel):
     label2id: dict[str, int]
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification", None]
     classifier_dropout: int | float
+    elastic_depths: list[int] | None = None
     task: dict[str, Any]
 
 
@@ -260,37 +261,15 @@ def save_adapters(
         raise UserError(f"{directory} is a file: expected a directory for the adapters")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise UserError(f"{directory} is not empty: give overwrite=True to replace it, or another directory")
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        staging.mkdir(parents=True)
-        save_file(tensors, staging / WEIGHTS_NAME, metadata={"format": "pt"})
-        (staging / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
-        _replace_directory(target, staging)
+        with whole_folder(target) as staging:
+            save_file(tensors, staging / WEIGHTS_NAME, metadata={"format": "pt"})
+            (staging / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{directory} cannot be written ({one_line(error)})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Path(directory)
-
-
-def _replace_directory(target: Path, staging: Path) -> None:
-    """Put `staging` in the place of `target`, keeping what `target` alone has."""
-    if not target.exists():
-        staging.rename(target)
-        return
-    former = staging.with_suffix(".former")
-    target.rename(former)
-    try:
-        staging.rename(target)
-    except OSError:
-        former.rename(target)
-        raise
-    for entry in former.iterdir():
-        if not (target / entry.name).exists():
-            entry.rename(target / entry.name)
-    shutil.rmtree(former)
 
 
 def load_adapters(
@@ -329,6 +308,7 @@ def load_adapters(
     values["id2label"] = {int(index): label for index, label in record.id2label.items()}
     values["label2id"] = dict(record.label2id)
     values["architectures"] = [record.architecture]
+    values["exit_threshold"] = None  # of the backbone's own task
     config = _changed_config(encoder.config, values, f"{source}: {CONFIG_NAME}")
     with torch.device("meta"):  # shapes alone: every tensor comes from the backbone or the file
         model = _ARCHITECTURES[record.architecture](config)
