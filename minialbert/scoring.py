@@ -11,18 +11,26 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .adapters import count_parameters
 from .data.examples import Problem, Task, TextExample, TokenExample
 from .data.glue import GLUE_TASKS, glue_task_name
 from .data.submissions import submission_file, write_submission
 from .data.tasks import GENERIC, load_task
-from .errors import UserError
-from .evaluation import Predictions, encode, evaluate_split, make_collator
+from .errors import MissingExtraError, UserError
+from .evaluation import (
+    Predictions,
+    depth_arguments,
+    depth_notes,
+    encode,
+    evaluate_split,
+    make_collator,
+)
+from .exported import is_exported
 from .metrics import check_metric, check_packages
 from .precision import resolve_precision
 from .runs import RunDirectory, display_name, write_atomically, write_result
@@ -46,6 +54,8 @@ def evaluate(
     overwrite: bool = False,
     batch_size: int = 64,
     precision: str = "auto",
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score a tuned model on a split, and return the record.
@@ -64,30 +74,31 @@ def evaluate(
         overwrite: replace what an earlier evaluation left in `output` and `submission`.
         batch_size: inputs per forward pass.
         precision: "auto", "fp32", "bf16" or "fp16".
+        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
+        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
         progress: show a progress bar on a terminal.
 
     Returns:
-        A record of kind "evaluation".
+        A record of kind "evaluation"; at another depth than the model's own also with what was asked for, and with
+        the mean iterations of each split where inputs could leave early.
 
     Raises:
         UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
     """
     if output is not None:
-        _check_output(Path(output), overwrite=overwrite)
-    model, tokenizer, inputs = load_tuned(model_name)
+        check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
+    model, tokenizer, inputs = _load(model_name)
+    depth_arguments(model, num_iterations, exit_threshold)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     shown_name = str(display_name(model_name))
-    task = _task_of(recipe, inputs, model, shown_name, split)
+    task = task_of_model(recipe, inputs, model, shown_name, split)
     check_packages(task.problem)
     chosen = _chosen_split(task, split, has_submission=submission is not None)
     submitted: dict[str, Path] = {}
     if submission is not None:
         submitted = _submission_files(task, Path(submission), overwrite=overwrite)
-    order = _order(model, task, shown_name)
-    given = recipe.model_fields_set
-    max_length = recipe.max_length if "max_length" in given else inputs.max_length
-    max_length = min(max_length, max_input_length(model))
-    overlap = min(recipe.overlap if "overlap" in given else inputs.overlap, max_length - 8)
+    order = label_ids(model, task, shown_name)
+    max_length, overlap = input_lengths(recipe, inputs, model)
     started = time.perf_counter()
 
     @functools.cache
@@ -103,6 +114,8 @@ def evaluate(
             order=order,
             batch_size=batch_size,
             precision=resolve_precision(precision),
+            num_iterations=num_iterations,
+            exit_threshold=exit_threshold,
             progress=name if progress else None,
         )
         if not result.finite:
@@ -132,7 +145,12 @@ def evaluate(
             "parameters": count_parameters(model).total,
         },
         "rows": {name: len(result.values) for name, result in results.items()},
-        "notes": [*task.notes, *_notes({**results, **for_benchmark}, chosen, max_length)],
+        **_depth_record(model, num_iterations, exit_threshold, results),
+        "notes": [
+            *task.notes,
+            *depth_notes(model, num_iterations),
+            *_notes({**results, **for_benchmark}, chosen, max_length),
+        ],
         "wall_seconds": round(time.perf_counter() - started, 2),
         "submission": [path.name for path in submitted.values()],
     }
@@ -141,12 +159,34 @@ def evaluate(
     return _write(Path(output), record, task, results)
 
 
-def _check_output(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a directory with an earlier evaluation, and one with another run's record even to `overwrite`."""
+def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
+    """Return a tuned model, or the graph that was exported of one."""
+    if not is_exported(name):
+        return load_tuned(name)
+    try:
+        from .onnx_model import load_exported
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "export", "scoring an exported folder") from error
+    model, tokenizer, inputs = load_exported(name)
+    return cast("PreTrainedModel", model), tokenizer, inputs
+
+
+def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None:
+    """Refuse a directory with an earlier record, and one with another run's record even to `overwrite`.
+
+    Args:
+        folder: where the record is to be.
+        *others: further files that would be replaced.
+        kind: of the record.
+        overwrite: allow for a record of the same kind.
+
+    Raises:
+        UserError: naming the file that is there.
+    """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: expected a directory for record and predictions")
+        raise UserError(f"{folder} is a file: expected a directory for the record")
     result_file = RunDirectory(folder).result
-    for file in (result_file, folder / PREDICTIONS_FILE):
+    for file in (result_file, *(folder / name for name in others)):
         if file.exists() and not overwrite:
             raise UserError(
                 f"{folder} holds a {file.name}: give --overwrite to replace it, or another --output"
@@ -154,16 +194,31 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
     if not result_file.exists():
         return
     try:
-        kind = json.loads(result_file.read_text(encoding="utf-8"))["kind"]
+        found = json.loads(result_file.read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, TypeError, LookupError):
-        kind = "of no known kind"
-    if kind != "evaluation":
-        raise UserError(f"{result_file} is the record of another run ({kind}): give another --output")
+        found = "of no known kind"
+    if found != kind:
+        raise UserError(f"{result_file} is the record of another run ({found}): give another --output")
 
 
-def _task_of(
+def task_of_model(
     recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel, name: str, split: str | None
 ) -> Task:
+    """Return the task that a tuned model is to be scored on, with its data.
+
+    Args:
+        recipe: the task; without a name, the one that the model was tuned for.
+        inputs: what the model was tuned for.
+        model: a tuned model.
+        name: what to call the model.
+        split: the split that is asked for; None for any.
+
+    Returns:
+        The task, with the model's labels in whatever order.
+
+    Raises:
+        UserError: if model, task and split do not fit together.
+    """
     labels = model_labels(model)
     recipe = _named(recipe, inputs, labels)
     problem = _problem_of(recipe)
@@ -233,11 +288,54 @@ def _with_validation(recipe: TaskRecipe, split: str | None) -> Task:
     return task
 
 
-def _order(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
+def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
+    """Return for each of the task's labels the model's id of the same name; None where they agree.
+
+    Args:
+        model: a tuned model.
+        task: the task.
+        name: what to call the model.
+
+    Returns:
+        The ids.
+    """
     if task.problem == "regression" or model_labels(model) == task.labels:
         return None
     order: list[int] = label_order(model_labels(model), task.labels, name).tolist()
     return order
+
+
+def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel) -> tuple[int, int]:
+    """Return tokens per input and those that windows share: as in tuning, unless the recipe sets them.
+
+    Args:
+        recipe: the task.
+        inputs: how the model wants its inputs.
+        model: limits the length.
+
+    Returns:
+        Length and overlap.
+    """
+    given = recipe.model_fields_set
+    max_length = recipe.max_length if "max_length" in given else inputs.max_length
+    max_length = min(max_length, max_input_length(model))
+    return max_length, min(recipe.overlap if "overlap" in given else inputs.overlap, max_length - 8)
+
+
+def _depth_record(
+    model: PreTrainedModel,
+    num_iterations: int | None,
+    exit_threshold: float | None,
+    results: Mapping[str, Predictions],
+) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    if num_iterations is not None:
+        record["num_iterations"] = num_iterations
+    means = {name: result.mean_iterations for name, result in results.items()}
+    if any(mean is not None for mean in means.values()):
+        record["exit_threshold"] = model.config.exit_threshold if exit_threshold is None else exit_threshold
+        record["mean_iterations"] = means
+    return record
 
 
 def _chosen_split(task: Task, split: str | None, *, has_submission: bool) -> str | None:

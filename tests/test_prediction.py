@@ -304,6 +304,21 @@ def test_batches_change_nothing(tagger, classifier, tiny_tokenizer, problem):
     assert close(one, eight)
 
 
+def test_another_depth(classifier, tiny_tokenizer, caplog):
+    texts, found = ["the king", "by the river of it"], {}
+    for options in ({}, {"num_iterations": 1}, {"exit_threshold": 0.1}):
+        predictor = Predictor(classifier, tiny_tokenizer, of_task("single-label"), **options)
+        found[*options] = [result["scores"] for result in predictor.predict(texts)]
+    with torch.no_grad():
+        batch = tiny_tokenizer(texts[0], return_tensors="pt")
+        expected = classifier(**batch, num_iterations=1).logits.softmax(-1)[0].tolist()
+    assert list(found["num_iterations",][0].values()) == pytest.approx(expected, abs=1e-5)
+    for early, shallow in zip(found["exit_threshold",], found["num_iterations",], strict=True):
+        assert early == pytest.approx(shallow, abs=1e-5)
+    assert not close(found[()][0], found["num_iterations",][0], 1e-3)
+    assert "1 iterations are not what the model was trained for" in caplog.text
+
+
 def test_endless_input_is_read_a_chunk_at_a_time(classifier, tiny_tokenizer):
     read = []
 
@@ -366,6 +381,8 @@ def test_one_string_is_no_list_of_texts(classifier, tiny_tokenizer):
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"batch_size": 0}, "batch size of at least 1, found 0"),
         ({"threshold": 50}, "threshold from 0 to 1, found 50"),
+        ({"num_iterations": 0}, "num_iterations: expected at least 1, found 0"),
+        ({"exit_threshold": 2.0}, "exit_threshold: expected a number above 0 and up to 1, found 2.0"),
     ],
 )
 def test_options_out_of_range(classifier, tiny_tokenizer, options, message):

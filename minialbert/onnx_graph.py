@@ -1,0 +1,188 @@
+"""Passes over an ONNX graph: each weight stored once, as its MatMul reads it, and costly fusions undone.
+
+A graph that was traced from a recursive model names its shared matrices once per iteration, and transposes them
+on the way into each MatMul. Here they become one tensor each, which is also what `onnx_int8` quantises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+Array = NDArray[np.generic]
+
+
+def initializers(graph: GraphProto) -> dict[str, TensorProto]:
+    """Return the graph's stored tensors by name."""
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def store_weights_once(model: ModelProto) -> None:
+    """Leave one copy of every stored matrix, laid out as the MatMul that reads it wants it, in place.
+
+    A matrix that an embedding looks up and a MatMul reads transposed (a tied decoder) stays as the embedding
+    has it; the Transpose before that MatMul stays too, and a runtime folds it away when it loads the file.
+
+    Args:
+        model: changed in place.
+    """
+    graph = model.graph
+    _merge_equal(graph)
+    tensors = initializers(graph)
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    renamed: dict[str, str] = {}
+    folded: list[NodeProto] = []
+    for node in graph.node:
+        if not _is_matrix_transpose(node, tensors) or node.input[0] in looked_up:
+            continue
+        source = node.input[0]
+        target = f"{source}.transposed"
+        if target not in tensors:
+            values = np.ascontiguousarray(numpy_helper.to_array(tensors[source]).T)
+            tensors[target] = numpy_helper.from_array(values, target)
+            graph.initializer.append(tensors[target])
+        renamed[node.output[0]] = target
+        folded.append(node)
+    for node in folded:
+        graph.node.remove(node)
+    rename_inputs(graph, renamed)
+    _untie_transposed(graph)
+    drop_unused(graph)
+
+
+def keep_layer_norms_apart(model: ModelProto) -> None:
+    """Write the sum before each LayerNormalization as `Sum`, in place; the same values.
+
+    ONNX Runtime fuses Add and LayerNormalization into SkipLayerNormalization, whose CPU kernel takes about four
+    times as long as the two apart (results/onnx-kernels). It leaves `Sum` alone.
+
+    Args:
+        model: changed in place.
+    """
+    normalised = {node.input[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
+    tensors = initializers(model.graph)
+    for node in model.graph.node:
+        if node.op_type == "Add" and node.output[0] in normalised and not tensors.keys() & set(node.input):
+            node.op_type = "Sum"
+
+
+def keep_biases_apart(model: ModelProto) -> None:
+    """Write the bias before each Gelu as `Sum`, in place; the same values.
+
+    ONNX Runtime's fused BiasGelu takes about twice as long on a CPU as Sum and Gelu (results/onnx-kernels).
+    An int8 graph has no such Add left when it is fused: MatMul takes the bias.
+
+    Args:
+        model: changed in place.
+    """
+    activated = {node.input[0] for node in model.graph.node if node.op_type == "Gelu"}
+    for node in model.graph.node:
+        if node.op_type == "Add" and node.output[0] in activated:
+            node.op_type = "Sum"
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Return how many bytes the stored tensors take."""
+    return sum(_stored_bytes(tensor) for tensor in model.graph.initializer)
+
+
+def drop_unused(graph: GraphProto) -> None:
+    """Remove nodes and stored tensors that lead to no output, in place."""
+    wanted = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    replace_nodes(graph, reversed(kept))
+    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+
+
+def rename_inputs(graph: GraphProto, renamed: dict[str, str]) -> None:
+    """Give every node and output the new name of what it reads, in place."""
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in renamed:
+                node.input[index] = renamed[name]
+
+
+def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Set the graph's nodes, in place."""
+    kept = list(nodes)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _is_matrix_transpose(node: NodeProto, tensors: dict[str, TensorProto]) -> bool:
+    if node.op_type != "Transpose" or node.input[0] not in tensors:
+        return False
+    order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [1, 0])
+    return len(tensors[node.input[0]].dims) == 2 and order == [1, 0]
+
+
+def _merge_equal(graph: GraphProto) -> None:
+    """Name equal tensors by one name; of two that are each other's transpose keep one, behind a Transpose.
+
+    The tracer folds Transposes of weights that it sees once, so a tied decoder may come as a copy.
+    """
+    first: dict[tuple[str, tuple[int, ...], str], str] = {}
+    renamed: dict[str, str] = {}
+    for tensor in graph.initializer:
+        if _stored_bytes(tensor) < 64:
+            continue
+        key = _identity(numpy_helper.to_array(tensor))
+        renamed[tensor.name] = first.setdefault(key, tensor.name)
+    rename_inputs(graph, {name: kept for name, kept in renamed.items() if name != kept})
+    drop_unused(graph)
+
+
+def _untie_transposed(graph: GraphProto) -> None:
+    """Read a matrix that is the transpose of a looked-up table from that table."""
+    tensors = initializers(graph)
+    tables = {node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tensors}
+    by_identity = {
+        _identity(numpy_helper.to_array(tensors[name]).T): name
+        for name in tables
+        if len(tensors[name].dims) == 2
+    }
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in tensors:
+            table = by_identity.get(_identity(numpy_helper.to_array(tensors[node.input[1]])))
+            if table is not None:
+                transpose = NodeProto(
+                    op_type="Transpose",
+                    input=[table],
+                    output=[f"{node.output[0]}.table"],
+                    name=f"{node.name}.table",
+                )
+                attribute = transpose.attribute.add()
+                attribute.name, attribute.type = "perm", 7  # AttributeProto.INTS
+                attribute.ints.extend([1, 0])
+                nodes.append(transpose)
+                node.input[1] = transpose.output[0]
+        nodes.append(node)
+    replace_nodes(graph, nodes)
+
+
+def _identity(values: Array) -> tuple[str, tuple[int, ...], str]:
+    digest = hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
+    return str(values.dtype), values.shape, digest
+
+
+def _stored_bytes(tensor: TensorProto) -> int:
+    if tensor.raw_data:
+        return len(tensor.raw_data)
+    return int(numpy_helper.to_array(tensor).nbytes)
+
+
+def count_operators(model: ModelProto) -> Counter[str]:
+    """Return how many nodes of each kind the graph has."""
+    return Counter(node.op_type for node in model.graph.node)

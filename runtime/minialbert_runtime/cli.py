@@ -1,0 +1,150 @@
+"""The command `minialbert-runtime`: texts in, one JSON object a line out."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import RuntimeUserError
+
+if TYPE_CHECKING:
+    from .windows import Text
+
+_STDIN = "-"
+# Ends of a line for some readers, which JSON allows inside a string as they are.
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RuntimeUserError(f"{message}; see --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process: 0, 2 after a mistake of the user, 130 after Ctrl-C.
+
+    Args:
+        arguments: what follows the command's name; the process's own by default.
+
+    Raises:
+        SystemExit: always.
+    """
+    try:
+        _end_at_interrupt()
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except RuntimeUserError as error:
+        sys.stderr.write(f"minialbert-runtime: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone. Python would write what is left, and complain, when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _end_at_interrupt() -> None:
+    """Let a thread wait for Ctrl-C, and end the process at once.
+
+    Python itself would raise KeyboardInterrupt, but only when a run of the model or a read of standard input is over.
+    Threads that are started later keep the mask, so that the signal reaches none of ONNX Runtime's.
+    """
+    if sys.platform == "win32":
+        return
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGINT})
+        os._exit(130)
+
+    # Where Ctrl-C was switched off, as for a shell's background jobs, it stays so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        threading.Thread(target=wait, daemon=True).start()
+
+
+def _run(arguments: Sequence[str]) -> None:
+    options = _parser().parse_intermixed_args(arguments)
+    if bool(options.texts) == (options.file is not None):
+        raise RuntimeUserError(
+            "give either texts or --file (a file of one text a line, or - for standard input)"
+        )
+    if options.file not in (None, _STDIN) and not os.path.isfile(options.file):
+        raise RuntimeUserError(f"no such file: {options.file}")
+    from .model import Model  # the libraries behind it take a fifth of a second
+
+    model = Model(
+        options.model, batch_size=options.batch_size, threshold=options.threshold, threads=options.threads
+    )
+    texts: Iterable[str] = options.texts if options.file is None else _file_lines(options.file)
+    for result in model.predict(_with_pair(texts, options.pair)):
+        sys.stdout.buffer.write(f"{to_json_line(result)}\n".encode())
+        sys.stdout.buffer.flush()
+
+
+def to_json_line(result: dict[str, Any]) -> str:
+    """Return a result as JSON on one line, without its line end; characters stay as they are.
+
+    Args:
+        result: what `Model.predict` yields.
+
+    Returns:
+        JSON that any parser takes.
+    """
+    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="minialbert-runtime",
+        description="Label texts with an exported model: one JSON object a line, entities with character offsets.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that `minialbert export` wrote")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; or give --file")
+    parser.add_argument("--file", metavar="FILE", help="a file of one text a line, or - for standard input")
+    parser.add_argument("--pair", metavar="TEXT", help="second text of each pair, for a task of pairs")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability over which a label of several applies (0.5)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="inputs per run of the model (32)")
+    parser.add_argument("--threads", type=int, help="threads of one run (one per physical core)")
+    return parser
+
+
+def _with_pair(texts: Iterable[str], pair: str | None) -> Iterator[Text]:
+    for text in texts:
+        yield text if pair is None else (text, pair)
+
+
+def _file_lines(path: str) -> Iterator[str]:
+    if path == _STDIN:
+        yield from _lines(sys.stdin.buffer, "stdin")
+        return
+    try:
+        with open(path, "rb") as file:
+            yield from _lines(file, path)
+    except OSError as error:
+        raise RuntimeUserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(stream, start=1):
+        content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if b"\0" in content:
+            raise RuntimeUserError(
+                f"{name}:{number}: a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
+            )
+        try:
+            yield content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte = content[error.start]
+            message = f"not UTF-8 (byte 0x{byte:02x}); convert the input to UTF-8"
+            raise RuntimeUserError(f"{name}:{number}: {message}") from error

@@ -1,0 +1,206 @@
+"""An exported folder as facts: which task, which labels, how inputs are cut and padded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from .errors import RuntimeUserError, one_line
+
+FORMAT_VERSION = 1
+MODEL_FILE, TOKENIZER_FILE = "model.onnx", "tokenizer.json"
+_PROBLEMS = {
+    "sequence-classification": ("single-label", "multi-label", "regression"),
+    "token-classification": ("token",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What an exported folder says about its model.
+
+    Attributes:
+        path: the folder.
+        task: the task's name.
+        problem: "single-label", "multi-label", "regression" or "token".
+        labels: their names, by id.
+        max_length: tokens of an input at most, special tokens included.
+        overlap: tokens that windows of a long text share.
+        pad_token: the padding token; None where only its id is known.
+        unknown_token: the unknown token; None where there is none.
+        pad_token_id: the padding token's id in config.json.
+        has_token_types: whether the tokenizer tells the texts of a pair apart by token types.
+        split_special_tokens: whether special tokens that are spelled out in a text are plain text.
+        precision: of the weights, as in "int8".
+    """
+
+    path: Path
+    task: str
+    problem: str
+    labels: tuple[str, ...]
+    max_length: int
+    overlap: int
+    pad_token: str | None
+    unknown_token: str | None
+    pad_token_id: int
+    has_token_types: bool
+    split_special_tokens: bool
+    precision: str
+
+
+def read_folder(path: str | Path) -> Folder:
+    """Return what an exported folder says about its model; the model itself is not opened.
+
+    Args:
+        path: a folder that `minialbert export` wrote.
+
+    Returns:
+        The facts.
+
+    Raises:
+        RuntimeUserError: a file is missing or damaged, or the model is none that labels text.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RuntimeUserError(
+            f"no such folder: {path}; expected one that `minialbert export` wrote"
+            if not path.exists()
+            else f"{path} is no folder: expected one that `minialbert export` wrote"
+        )
+    head, precision = _read_export(path)
+    for name in (MODEL_FILE, TOKENIZER_FILE):
+        if not (path / name).is_file():
+            raise _missing(path / name)
+    task = _read_task(path, head)
+    config = _read_object(path / "config.json")
+    pad = config.get("pad_token_id")
+    labels = _labels(path / "config.json", config)
+    special = _read_object(path / "special_tokens_map.json", optional=True)
+    special |= _read_object(path / "tokenizer_config.json", optional=True)
+    if task["problem"] == "token":
+        _check_tags(path / "config.json", labels)
+    return Folder(
+        path=path,
+        task=task["task"],
+        problem=task["problem"],
+        labels=labels,
+        max_length=task["max_length"],
+        overlap=task["overlap"],
+        pad_token=_token(special.get("pad_token")),
+        unknown_token=_token(special.get("unk_token")),
+        pad_token_id=pad if _is_count(pad) else 0,
+        has_token_types=_has_token_types(special),
+        split_special_tokens=special.get("split_special_tokens") is True,
+        precision=precision,
+    )
+
+
+def _read_export(path: Path) -> tuple[str, str]:
+    file = path / "export.json"
+    if not file.is_file():
+        raise RuntimeUserError(
+            f"{path} has no export.json: expected a folder that `minialbert export` wrote, not a plain model"
+        )
+    export = _read_object(file)
+    version, head = export.get("format_version"), export.get("head")
+    if not _is_count(version) or not isinstance(head, str):
+        raise _damaged(file, "format_version or head is missing")
+    if version != FORMAT_VERSION:
+        raise RuntimeUserError(
+            f"{file}: format version {version}, but this minialbert-runtime reads version {FORMAT_VERSION}: "
+            f"{'upgrade it' if version > FORMAT_VERSION else 'export the model again'}"
+        )
+    if head not in _PROBLEMS:
+        raise RuntimeUserError(
+            f"{path} was exported with the head {head!r}, which does not label text: expected "
+            f"{' or '.join(_PROBLEMS)}"
+        )
+    return head, str(export.get("precision", ""))
+
+
+def _read_task(path: Path, head: str) -> dict[str, Any]:
+    file = path / "task.json"
+    task = _read_object(file)
+    problem, max_length, overlap = task.get("problem"), task.get("max_length"), task.get("overlap")
+    if problem not in _PROBLEMS[head]:
+        expected = ", ".join(_PROBLEMS[head])
+        raise _damaged(file, f"problem is {problem!r}, and the head {head} wants one of {expected}")
+    if not _is_count(max_length) or not 8 <= max_length <= 65536:
+        raise _damaged(file, f"max_length is {max_length!r}, expected 8 to 65536")
+    if not _is_count(overlap):
+        raise _damaged(file, f"overlap is {overlap!r}, expected a number of tokens")
+    return {
+        "task": str(task.get("task", "")),
+        "problem": problem,
+        "max_length": max_length,
+        "overlap": overlap,
+    }
+
+
+def _labels(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    # Transformers leaves out the names that it would give by itself.
+    named = config.get("id2label")
+    if named is None:
+        count = config.get("num_labels", 2)
+        named = {str(index): f"LABEL_{index}" for index in range(count if _is_count(count) else 0)}
+    try:
+        by_id = {int(index): name for index, name in named.items()}
+    except (AttributeError, ValueError) as error:
+        raise _damaged(file, "id2label is no mapping of ids to names") from error
+    labels = tuple(by_id[index] for index in sorted(by_id))
+    if sorted(by_id) != list(range(len(by_id))) or not labels:
+        raise _damaged(file, "id2label does not name the ids 0, 1, …")
+    if not all(isinstance(label, str) for label in labels):
+        raise _damaged(file, "a label in id2label is no text")
+    return labels
+
+
+def _check_tags(file: Path, labels: Sequence[str]) -> None:
+    for label in labels:
+        if label != "O" and not (label.startswith(("B-", "I-")) and len(label) > 2):
+            names = ", ".join(labels[:6])
+            raise RuntimeUserError(
+                f"{file}: entities need a model whose labels are O, B-TYPE and I-TYPE; this one has {names}"
+            )
+
+
+def _has_token_types(config: Mapping[str, Any]) -> bool:
+    names, kind = config.get("model_input_names"), config.get("tokenizer_class")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    # Classes of Transformers that have them without saying so in the file.
+    return not isinstance(kind, str) or kind.startswith(("Bert", "Deberta", "FNet"))
+
+
+def _token(value: object) -> str | None:
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _read_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not file.exists():
+        return {}
+    if not file.is_file():
+        raise _missing(file)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, one_line(error)) from error
+    if not isinstance(values, dict):
+        raise _damaged(file, f"expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def _missing(file: Path) -> RuntimeUserError:
+    return RuntimeUserError(f"{file} is missing: export the model again")
+
+
+def _damaged(file: Path, reason: str) -> RuntimeUserError:
+    return RuntimeUserError(f"{file} is damaged ({reason}): export the model again")

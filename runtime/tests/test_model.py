@@ -1,0 +1,275 @@
+"""Results worked out by hand, and mistakes in folder, options and texts."""
+
+import json
+import math
+from itertools import count, islice
+
+import numpy as np
+import pytest
+from conftest import IDS, TAGS, VOCABULARY, counting_table
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from minialbert_runtime import Model, RuntimeUserError
+
+
+def softmax(*logits):
+    powers = [math.exp(logit) for logit in logits]
+    return [power / sum(powers) for power in powers]
+
+
+# Classes and scores
+
+
+def test_class_is_the_most_probable_label(classifier):
+    result = Model(classifier)("king river king")
+    a, b, c = softmax(2, 2, 0)
+    assert result == {
+        "text": "king river king",
+        "label": "a",
+        "score": pytest.approx(a, abs=1e-6),
+        "scores": {"a": pytest.approx(a, abs=1e-6), "b": pytest.approx(b, abs=1e-6), "c": pytest.approx(c)},
+    }
+
+
+def test_batch_is_padded_and_masked(classifier):
+    texts = ["king", "", "river river new city", "king king king"]
+    results = list(Model(classifier, batch_size=4).predict(texts))
+    assert [result["text"] for result in results] == texts
+    expected = [softmax(1, 0, 0), softmax(0, 0, 0), softmax(0, 4, 0), softmax(3, 0, 0)]
+    for result, scores in zip(results, expected, strict=True):
+        assert list(result["scores"].values()) == pytest.approx(scores, abs=1e-6)
+
+
+def test_long_text_is_read_in_weighted_windows(exported):
+    folder = exported("single-label", ("a", "b", "c"), counting_table(), max_length=8, overlap=2)
+    text = "king " * 6 + "river " * 4
+    # Windows of 6 tokens, 2 of them shared: tokens 0-5, 4-9. The second adds 4 of the 10 tokens.
+    mean = [0.6 * 6 + 0.4 * 2, 0.6 * 0 + 0.4 * 8, 0]
+    result = Model(folder)(text)
+    assert result["windows"] == 2
+    assert list(result["scores"].values()) == pytest.approx(softmax(*mean), abs=1e-6)
+    assert "cut" not in result
+
+
+def test_pair_has_its_token_types(exported):
+    table = np.zeros((len(VOCABULARY), 1))
+    table[IDS["king"], 0] = 1
+    folder = exported(
+        "regression", ("score",), table, inputs=("input_ids", "attention_mask", "token_type_ids")
+    )
+    model = Model(folder)
+    assert model("king king") == {"text": "king king", "score": 2}
+    # "new", "king" and the last [SEP] are of type 1.
+    assert model("king king", "new king") == {"text": "king king", "pair": "new king", "score": 303}
+
+
+def test_tokenizer_without_token_types_feeds_zeros(exported):
+    table = np.zeros((len(VOCABULARY), 1))
+    folder = exported(
+        "regression", ("score",), table, inputs=("token_type_ids", "input_ids", "attention_mask")
+    )
+    change(folder, "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    assert Model(folder)("king", "new king")["score"] == 0
+
+
+def test_long_pair_repeats_the_shorter_text(exported):
+    folder = exported("single-label", ("a", "b", "c"), counting_table(), max_length=11, overlap=0)
+    # Room for 8 tokens: the first text keeps 4 of 6, which leaves 4 for each window of the second.
+    result = Model(folder)("king " * 6, "river " * 8)
+    assert (result["windows"], result["cut"]) == (2, 2)
+    assert list(result["scores"].values()) == pytest.approx(softmax(4, 8, 0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labels"), [(0, ["a", "b", "c"]), (0.5, ["a", "b"]), (0.8, ["b"]), (1, [])]
+)
+def test_multi_label(exported, threshold, labels):
+    folder = exported("multi-label", ("a", "b", "c"), counting_table())
+    result = Model(folder, threshold=threshold)("king river")
+    assert result["labels"] == labels
+    expected = [1 / (1 + math.exp(-logit)) for logit in (1, 2, 0)]
+    assert list(result["scores"].values()) == pytest.approx(expected, abs=1e-6)
+
+
+# Entities
+
+
+def test_entities_have_offsets_into_the_text_as_given(tagger):
+    text = "\U0001f600 New CITY  river, e\u0301 kings\u4e2dking\n"
+    city, kings, king = Model(tagger)(text)["entities"]
+    chance = 9 / 12
+    assert city == {
+        "start": 6,
+        "end": 17,
+        "text": "CITY  river",
+        "label": "City",
+        "score": pytest.approx(chance, abs=1e-6),
+    }
+    assert (kings["text"], kings["label"]) == ("kings", "King")
+    assert (king["text"], king["start"], king["end"]) == ("king", len(text) - 5, len(text) - 1)
+
+
+def test_every_word_of_a_long_text_is_tagged_once(exported):
+    table = np.zeros((len(VOCABULARY), len(TAGS)))
+    table[IDS["king"], 3] = 5
+    table[IDS["was"], 0] = 5
+    folder = exported("token", TAGS, table, max_length=8, overlap=3)
+    text = "king was " * 40
+    entities = Model(folder)(text)["entities"]
+    assert [entity["start"] for entity in entities] == list(range(0, len(text), 9))
+
+
+def test_text_without_words_has_no_entities(tagger):
+    assert list(Model(tagger).predict(["", " \t\n"])) == [
+        {"text": "", "entities": []},
+        {"text": " \t\n", "entities": []},
+    ]
+
+
+def test_word_without_pieces_is_the_unknown_token(tagger, exported):
+    settings = json.loads((tagger / "tokenizer.json").read_text())
+    settings["normalizer"] = {"type": "Replace", "pattern": {"String": "\u200b"}, "content": ""}
+    (tagger / "tokenizer.json").write_text(json.dumps(settings))
+    (entity,) = Model(tagger)("\u200b city")["entities"]
+    assert (entity["start"], entity["end"]) == (2, 6)
+
+
+def test_byte_level_words_carry_their_space(exported):
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<pad>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" city river"] * 9, trainer)
+    table = np.zeros((tokenizer.get_vocab_size(), len(TAGS)))
+    table[:, 0] = 1
+    table[tokenizer.token_to_id("Ġcity"), 1] = 5
+    folder = exported("token", TAGS, table, tokenizer=tokenizer)
+    assert [entity["start"] for entity in Model(folder)("city xcity city")["entities"]] == [0, 11]
+
+
+# Streams
+
+
+def test_endless_input_is_read_a_chunk_at_a_time(classifier):
+    read = []
+    texts = (read.append(number) or f"king {number}" for number in count())
+    results = Model(classifier, batch_size=2).predict(texts)
+    assert read == []
+    assert [result["text"] for result in islice(results, 40)] == [f"king {number}" for number in range(40)]
+    assert len(read) == 64
+
+
+# Mistakes
+
+
+def change(folder, name, **values):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json", "task.json", "export.json"])
+def test_missing_and_damaged_files_are_named(classifier, name):
+    (classifier / name).write_bytes(b"{ damaged")
+    with pytest.raises(RuntimeUserError, match=name.replace(".", r"\.")) as damaged:
+        Model(classifier)
+    (classifier / name).unlink()
+    with pytest.raises(RuntimeUserError, match=name.replace(".", r"\.")) as missing:
+        Model(classifier)
+    assert "\n" not in str(damaged.value) + str(missing.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("export.json", {"format_version": 2}, "format version 2.* reads version 1: upgrade it"),
+        ("export.json", {"format_version": "1"}, r"export\.json is damaged"),
+        ("export.json", {"head": "masked-lm"}, "the head 'masked-lm', which does not label text"),
+        ("export.json", {"head": "token-classification"}, "problem is 'single-label', and the head token-c"),
+        ("task.json", {"max_length": 4}, "max_length is 4, expected 8 to 65536"),
+        ("task.json", {"overlap": True}, "overlap is True"),
+        ("config.json", {"id2label": {"0": "a", "2": "b"}}, "does not name the ids 0, 1"),
+        ("config.json", {"id2label": ["a", "b"]}, "id2label is no mapping"),
+        ("config.json", {"id2label": {"0": "a", "1": 2}}, "is no text"),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused(classifier, name, values, message):
+    change(classifier, name, **values)
+    with pytest.raises(RuntimeUserError, match=message):
+        Model(classifier)
+
+
+def test_labels_of_a_tagger_must_be_iob2(tagger):
+    change(tagger, "config.json", id2label={"0": "NOUN", "1": "VERB", "2": "I-", "3": "O"})
+    with pytest.raises(RuntimeUserError, match="this one has NOUN, VERB"):
+        Model(tagger)
+
+
+def test_names_that_transformers_leaves_out_are_its_own(exported):
+    folder = exported("single-label", ("x", "y"), counting_table()[:, :2])
+    (folder / "config.json").write_text("{}")
+    assert Model(folder).labels == ("LABEL_0", "LABEL_1")
+    change(folder, "config.json", num_labels=3)
+    with pytest.raises(RuntimeUserError, match=r"logits of shape \(1, 2\), expected \(1, 3\)"):
+        Model(folder)("king")
+
+
+def test_graph_with_another_input_is_refused(exported):
+    folder = exported("single-label", ("a", "b", "c"), counting_table())
+    import onnx
+
+    model = onnx.load(str(folder / "model.onnx"))
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("position_ids", onnx.TensorProto.INT64, ["n"])
+    )
+    onnx.save(model, str(folder / "model.onnx"))
+    with pytest.raises(RuntimeUserError, match="wants the inputs position_ids"):
+        Model(folder)
+
+
+def test_run_that_fails_is_one_line(exported):
+    folder = exported("single-label", ("a", "b", "c"), counting_table()[:5])  # a table for 5 of the tokens
+    with pytest.raises(
+        RuntimeUserError, match=r"model\.onnx could not be run on 1 inputs of 3 tokens"
+    ) as stop:
+        Model(folder)("river")
+    assert "\n" not in str(stop.value)
+
+
+def test_outputs_that_are_not_finite_are_an_error(exported):
+    folder = exported("single-label", ("a", "b", "c"), counting_table() * np.nan)
+    with pytest.raises(RuntimeUserError, match="not finite"):
+        Model(folder)("king")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch size of at least 1, found 0"),
+        ({"threshold": 50}, "threshold from 0 to 1, found 50"),
+        ({"threads": 0}, "at least 1 thread, found 0"),
+    ],
+)
+def test_options_out_of_range(classifier, options, message):
+    with pytest.raises(RuntimeUserError, match=message):
+        Model(classifier, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "text 2: expected a text or a pair of texts, found NoneType"),
+        (("a", 3), "text 2: expected a text or a pair of texts, found int"),
+        ("a\ud800", "text 2: holds half of a surrogate pair"),
+        (("a", "b"), "text 2: found a pair, but entities"),
+    ],
+)
+def test_what_is_no_text_is_refused(tagger, text, message):
+    with pytest.raises(RuntimeUserError, match=message):
+        list(Model(tagger).predict(["fine", text]))
+    with pytest.raises(RuntimeUserError, match=r"give \[text\]"):
+        Model(tagger).predict("fine")
