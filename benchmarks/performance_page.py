@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md anew from the records under results/.
+"""Write the tables of docs/performance.md and docs/deployment.md anew from the records under results/.
 
     python benchmarks/performance_page.py
 
@@ -12,7 +12,7 @@ import json
 import re
 from pathlib import Path
 
-RESULTS, PAGE = Path("results"), Path("docs/performance.md")
+RESULTS, PAGES = Path("results"), (Path("docs/performance.md"), Path("docs/deployment.md"))
 
 
 def table_of(name: str) -> str:
@@ -25,11 +25,12 @@ def table_of(name: str) -> str:
 
 
 def main() -> None:
-    """Replace every marked block of the page."""
-    page = PAGE.read_text(encoding="utf-8")
+    """Replace every marked block of the pages."""
     pattern = re.compile(r"(<!-- (\S+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
-    page = pattern.sub(lambda match: f"{match[1]}{table_of(match[2])}\n{match[3]}", page)
-    PAGE.write_text(page, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        text = pattern.sub(lambda match: f"{match[1]}{table_of(match[2])}\n{match[3]}", text)
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.windows import prepare
+from .demo_export import export_and_time
 from .demo_task import tune_on_packages
 from .demo_text import NamedText, python_texts
 from .distillation import distill
@@ -114,9 +115,12 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     metrics["packages"] = tune_on_packages(
         output / "model", output / "packages", lambda texts: embed(encoder, plan.tokenizer, texts), tell
     )
+    tuned, exported = output / "packages" / "tuned", output / "packages" / "int8"
+    metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
-    tell(f"Distilled student: {output / 'model'}   tuned: {output / 'packages' / 'tuned'}   "
+    tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
          f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
+    tell(f"Try it without torch: minialbert-runtime {exported} 'Return the sine of x.'")
     return write_result(output / "result.json", record)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from minialbert import demo, demo_text
+from minialbert import demo, demo_export, demo_text
 from minialbert.errors import UserError
 
 
@@ -99,6 +100,23 @@ def test_a_teacher_with_other_weights_is_refused(tmp_path, monkeypatch):
         demo.find_teacher()
 
 
+def test_latencies_are_medians_of_turns_and_the_slower_model_is_slower():
+    class Sleeper(torch.nn.Module):
+        def __init__(self, seconds):
+            super().__init__()
+            self.seconds, self.lengths = seconds, []
+
+        def forward(self, input_ids, attention_mask):
+            assert input_ids.shape == attention_mask.shape
+            self.lengths.append(input_ids.shape[1])
+            time.sleep(self.seconds if len(self.lengths) != 2 else 0.2)  # one outlier, which a median ignores
+
+    quick, slow = Sleeper(0.001), Sleeper(0.02)
+    found = demo_export.median_latencies({"quick": quick, "slow": slow}, (4, 9), turns=5)
+    assert quick.lengths == [4] * 6 + [9] * 6
+    assert 1 <= found["quick"][4] < found["slow"][4] < 200 and found["slow"][9] >= 20
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(
@@ -116,4 +134,8 @@ def test_the_demo_brings_the_student_nearer_to_its_teacher(tmp_path: Path):
     assert record["model"]["encoder_parameters"] < record["model"]["teacher_encoder_parameters"] / 3
     accuracy = record["metrics"]["packages"]["accuracy"]
     assert accuracy["student"] > accuracy["majority"] + 0.1
-    assert len(shown) >= 9
+    export = record["metrics"]["export"]
+    assert export["parity"]["max_difference"] <= export["parity"]["allowed"]
+    size = export["bytes"]
+    assert size["student, ONNX Runtime int8"] < 0.3 * size["student, PyTorch fp32"]
+    assert len(shown) >= 13

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md are those of the records."""
+"""The tables of docs/performance.md and docs/deployment.md are those of the records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TABLES = {"performance.md": 7, "deployment.md": 3}
 
 
 @pytest.fixture
@@ -17,21 +18,24 @@ def script(monkeypatch, tmp_path):
     spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "performance_page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shutil.copyfile(ROOT / "docs" / "performance.md", tmp_path / "performance.md")
+    for name in TABLES:
+        shutil.copyfile(ROOT / "docs" / name, tmp_path / name)
     monkeypatch.setattr(module, "RESULTS", ROOT / "results")
-    monkeypatch.setattr(module, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(module, "PAGES", tuple(tmp_path / name for name in TABLES))
     return module
 
 
 def test_the_tables_are_those_of_the_records(script):
-    before = script.PAGE.read_text()
-    assert len(re.findall(r":begin -->\n\|", before)) == 7
+    before = [page.read_text() for page in script.PAGES]
+    counts = [len(re.findall(r":begin -->\n+(?:[^<|]*\n)*\|", text)) for text in before]
+    assert counts == list(TABLES.values())
     script.main()
-    assert script.PAGE.read_text() == before
+    assert [page.read_text() for page in script.PAGES] == before
 
 
 def test_a_changed_table_is_put_right(script):
-    before = script.PAGE.read_text()
-    script.PAGE.write_text(before.replace("| plain |", "| slow |"))
+    page = script.PAGES[0]
+    before = page.read_text()
+    page.write_text(before.replace("| plain |", "| slow |"))
     script.main()
-    assert script.PAGE.read_text() == before
+    assert page.read_text() == before
