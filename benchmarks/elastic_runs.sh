@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# What elastic depth costs and gives: one student trained for all depths beside the same student trained for its last.
+# What elastic depth costs and gives: one student tuned for a second depth too beside the same student tuned as ever.
 #
-#   benchmarks/elastic_runs.sh FIXED ELASTIC DATA OUTPUT
+#   benchmarks/elastic_runs.sh STUDENT ELASTIC DATA OUTPUT
 #
-# FIXED    a student (benchmarks/main_job.sh): tuned as ever
-# ELASTIC  the same recipe with distill.elastic=true: tuned with tuning.elastic=true, measured at every depth
+# STUDENT  a student of three iterations (benchmarks/main_job.sh), the start of all pairs: tuned for its last iteration alone,
+#          and for the second too (tuning.elastic)
+# ELASTIC  the same recipe with distill.elastic=true, for early exit on SST-2: tuned at every depth
 # DATA     a folder with glue/CoLA … and ner/NCBI-disease …
 #
 # Pairs of runs have one seed. JOBS runs at a time (2), one thread each. Finished runs are left as they are; of the
 # elastic SST-2 runs the models are kept, for early exit.
 set -euo pipefail
-fixed=$1 elastic=$2 data=$3 output=$4
+student=$1 elastic=$2 data=$3 output=$4
 export MINIALBERT=${MINIALBERT:-minialbert} OMP_NUM_THREADS=1
 
 one_run() {
@@ -28,19 +29,22 @@ one_run() {
 }
 export -f one_run
 
+second="tuning.elastic=true tuning.elastic_depths=[2] tuning.elastic_task_weight=0.25 tuning.elastic_logit_weight=0.25"
+
 pair() { # TASK SEED: lines of arguments for one_run
-  local name=$1 kind=$1 folder=$data/glue extra=""
-  case $name in
-    ncbi-disease) kind=ner folder=$data/ner/NCBI-disease ;;
-    sst2) extra=" task.max_train_rows=20000" ;;
-  esac
-  echo "$output/elastic/$name-$2 $elastic $kind $folder $2 tuning.elastic=true$extra"
-  echo "$output/fixed/$name-$2 $fixed $kind $folder $2$extra"
+  local name=$1 kind=$1 folder=$data/glue
+  [ "$name" = ncbi-disease ] && kind=ner folder=$data/ner/NCBI-disease
+  echo "$output/elastic/$name-$2 $student $kind $folder $2 $second"
+  echo "$output/fixed/$name-$2 $student $kind $folder $2"
 }
 
-{ # a first pair of each, then SST-2's first model, then the other seeds
+exits() { # SEED
+  echo "$output/exits/sst2-$1 $elastic sst2 $data/glue $1 tuning.elastic=true task.max_train_rows=20000"
+}
+
+{ # a first pair of each, a first model for early exit, then the other seeds
   for name in ncbi-disease cola stsb; do pair $name 1; done
-  pair sst2 1
+  exits 1
   for seed in 2 3 4 5; do for name in ncbi-disease cola stsb; do pair $name $seed; done; done
-  for seed in 2 3 4 5; do pair sst2 $seed; done
+  for seed in 2 3 4 5; do exits $seed; done
 } | xargs -P "${JOBS:-2}" -L 1 bash -c 'one_run "$@"' one_run

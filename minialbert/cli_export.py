@@ -166,8 +166,8 @@ def _print_export(record: dict[str, Any], output: Path) -> None:
         f"the model's {record['model']['bytes']:,}"
     )
     say(f"parity: {parity_line(record['parity'])}")
-    score = record.get("evaluation")
-    if score is not None:
+    score = record["metrics"]
+    if score:
         say(
             f"{score['task']} {score['split']}, {score['metric']}: {score['before']:.4f} before, {score['after']:.4f} "
             f"after ({-score['drop_points']:+.2f} points)"

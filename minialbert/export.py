@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ from .onnx_int8 import activation_ranges, quantize_int8
 from .onnx_model import MODEL_FILE, OnnxEncoder
 from .onnx_parity import TOLERANCES, Parity, measure_parity, parity_batches
 from .onnx_tracing import DEFAULT_OPSET, OPSETS, OUTPUTS, finish_fp32, trace_onnx
-from .runs import display_name, write_atomically
+from .runs import RunDirectory, display_name, write_atomically, write_result
 from .scoring import evaluate
 from .task_models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
 from .teachers import LOADING_ERRORS, forward_inputs, load_encoder_config, max_input_length, one_line
@@ -53,6 +51,8 @@ SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-static": 0.30}
 # A graph takes about 0.2 MB whatever the model's width; of a model of less than 10 MB that is not held against it.
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
+_FORMAT_VERSION = 1
+_CONTRACT = ("head", "precision", "opset", "iterations")
 _HEADS: dict[str, tuple[Any, Any, str]] = {
     "features": (MiniAlbertModel, AutoModel, "Model"),
     "masked-lm": (MiniAlbertForMaskedLM, AutoModelForMaskedLM, "ForMaskedLM"),
@@ -113,7 +113,7 @@ def export_onnx(
         overwrite: replace an earlier export.
 
     Returns:
-        The record that is left in `export.json`.
+        The record that is left in `result.json`; `export.json` holds what a runtime needs of it.
 
     Raises:
         UserError: if the model, an option or the target is at fault, or if the graph does not pass. Nothing is
@@ -162,8 +162,9 @@ def export_onnx(
             )
             _check_parity(parity, precision)
             record = {
-                "format_version": 1,
                 "kind": "export",
+                "task": None if inputs is None else inputs.task,
+                "seed": None,
                 "model": {
                     "name": display_name(model_name),
                     "model_type": model.config.model_type,
@@ -177,16 +178,15 @@ def export_onnx(
                 "bytes": size,
                 "bytes_of_model": round(size / state_bytes, 4),
                 "parity": parity.to_dict(),
-                "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
-                "machine": platform.machine(),
+                "metrics": {},
             }
             _write_rest(staging, model, tokenizer, model_name, inputs, record)
             if task is not None:
                 # At full depth, which is what the graph runs.
                 exits = {"exit_threshold": 1.0} if getattr(model.config, "exit_threshold", None) else {}
                 options = {"num_iterations": num_iterations, **exits}
-                record["evaluation"] = _evaluated(model_name, staging, task, split, max_drop, options)
-            write_atomically(staging / EXPORT_FILE, json.dumps(record, indent=2) + "\n")
+                record["metrics"] = _evaluated(model_name, staging, task, split, max_drop, options)
+            record = write_result(RunDirectory(staging).result, record)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or one_line(error)})") from error
     return record
@@ -337,7 +337,8 @@ def _write_rest(
     tokenizer.save_pretrained(folder)
     if inputs is not None:
         write_atomically(folder / TASK_FILE, json.dumps(asdict(inputs), indent=2) + "\n")
-    write_atomically(folder / EXPORT_FILE, json.dumps(record, indent=2) + "\n")
+    contract = {"format_version": _FORMAT_VERSION} | {name: record[name] for name in _CONTRACT}
+    write_atomically(folder / EXPORT_FILE, json.dumps(contract, indent=2) + "\n")
 
 
 def _evaluated(

@@ -216,7 +216,7 @@ class MiniAlbertSelfAttention(nn.Module):
         batch = hidden_states.shape[0]
         asking = hidden_states
         if num_queries is not None:  # the first tokens look at all, and nobody asks what the others would see
-            asking = hidden_states[:, :num_queries]
+            asking = hidden_states[:, :num_queries].contiguous()
             attention_mask = None if attention_mask is None else attention_mask[:, :, :num_queries]
         query, key, value = (
             projection(states).view(batch, -1, self.config.num_attention_heads, self.head_size)

@@ -156,7 +156,7 @@ def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Return what a number was measured with: versions, commit, machine."""
-    packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy")
+    packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy", "onnxruntime")
     versions = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -415,6 +415,7 @@ def test_the_record_describes_the_task_and_its_backbone(student, saved):
         "label2id": {"red": 0, "green": 1, "blue": 2},
         "problem_type": None,
         "classifier_dropout": 0.1,
+        "elastic_depths": None,
         "task": {"name": "colours"},
     }
 

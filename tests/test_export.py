@@ -159,7 +159,10 @@ def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path
     assert 0 < parity["max_difference"] <= parity["allowed"]
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert {"model.onnx", "config.json", "tokenizer.json", "task.json", "export.json"} <= set(files)
-    assert json.loads((tmp_path / "out" / "export.json").read_text()) == json.loads(json.dumps(record))
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == json.loads(json.dumps(record))
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == {
+        "format_version": 1, "head": "sequence-classification", "precision": precision, "opset": 23, "iterations": 2,
+    }  # fmt: skip
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
@@ -204,7 +207,7 @@ def test_a_graph_that_is_too_large_leaves_nothing_behind(classifier, traced, tmp
 def test_a_score_that_falls_too_far_leaves_nothing_behind(classifier, traced, tmp_path, monkeypatch):
     task = TaskRecipe(name="classification", data=str(_data(tmp_path)))
     record = export_onnx(str(classifier), tmp_path / "out", task=task, precision="int8")
-    score = record["evaluation"]
+    score = record["metrics"]
     assert (score["task"], score["split"], score["metric"]) == ("data", "test", "accuracy")
     assert score["before"] == evaluate(str(classifier), task, progress=False)["score"]
     assert score["after"] == evaluate(str(tmp_path / "out"), task, progress=False)["score"]
