@@ -58,8 +58,8 @@ def store_weights_once(model: ModelProto) -> None:
 def keep_layer_norms_apart(model: ModelProto) -> None:
     """Write the sum before each LayerNormalization as `Sum`, in place; the same values.
 
-    ONNX Runtime fuses Add and LayerNormalization into SkipLayerNormalization, whose CPU kernel takes about four
-    times as long as the two apart (results/onnx-kernels). It leaves `Sum` alone.
+    ONNX Runtime fuses Add and LayerNormalization into SkipLayerNormalization, whose CPU kernel takes more
+    than twice as long as the two apart (results/onnx-kernels). It leaves `Sum` alone.
 
     Args:
         model: changed in place.
@@ -74,7 +74,7 @@ def keep_layer_norms_apart(model: ModelProto) -> None:
 def keep_biases_apart(model: ModelProto) -> None:
     """Write the bias before each Gelu as `Sum`, in place; the same values.
 
-    ONNX Runtime's fused BiasGelu takes about twice as long on a CPU as Sum and Gelu (results/onnx-kernels).
+    ONNX Runtime's fused BiasGelu takes longer on a CPU than Sum and Gelu (results/onnx-kernels).
     An int8 graph has no such Add left when it is fused: MatMul takes the bias.
 
     Args:
