@@ -12,9 +12,10 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Array = NDArray[np.generic]
+_LARGE = 65536  # values of a matrix whose Gemm is worth splitting
 
 
 def initializers(graph: GraphProto) -> dict[str, TensorProto]:
@@ -33,6 +34,7 @@ def store_weights_once(model: ModelProto) -> None:
     """
     graph = model.graph
     _merge_equal(graph)
+    _split_large_gemms(graph)
     tensors = initializers(graph)
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     renamed: dict[str, str] = {}
@@ -127,6 +129,33 @@ def _is_matrix_transpose(node: NodeProto, tensors: dict[str, TensorProto]) -> bo
     return len(tensors[node.input[0]].dims) == 2 and order == [1, 0]
 
 
+def _split_large_gemms(graph: GraphProto) -> None:
+    """Write Gemm with a large stored matrix (a pooler) as Transpose, MatMul and Add, which are quantised."""
+    tensors = initializers(graph)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        settings = {attribute.name: attribute for attribute in node.attribute}
+        plain = all(settings[name].f == 1 for name in ("alpha", "beta") if name in settings)
+        if (
+            node.op_type != "Gemm"
+            or not plain
+            or ("transA" in settings and settings["transA"].i)
+            or node.input[1] not in tensors
+            or np.prod(tensors[node.input[1]].dims) < _LARGE
+        ):
+            nodes.append(node)
+            continue
+        values, matrix, result = node.input[0], node.input[1], node.output[0]
+        if "transB" in settings and settings["transB"].i:
+            matrix = f"{result}.matrix"
+            nodes.append(helper.make_node("Transpose", [node.input[1]], [matrix], perm=[1, 0]))
+        product = f"{result}.product" if len(node.input) > 2 else result
+        nodes.append(helper.make_node("MatMul", [values, matrix], [product], name=f"{node.name}.product"))
+        if len(node.input) > 2:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [result], name=node.name))
+    replace_nodes(graph, nodes)
+
+
 def _merge_equal(graph: GraphProto) -> None:
     """Name equal tensors by one name; of two that are each other's transpose keep one, behind a Transpose.
 
@@ -157,17 +186,9 @@ def _untie_transposed(graph: GraphProto) -> None:
         if node.op_type == "MatMul" and node.input[1] in tensors:
             table = by_identity.get(_identity(numpy_helper.to_array(tensors[node.input[1]])))
             if table is not None:
-                transpose = NodeProto(
-                    op_type="Transpose",
-                    input=[table],
-                    output=[f"{node.output[0]}.table"],
-                    name=f"{node.name}.table",
-                )
-                attribute = transpose.attribute.add()
-                attribute.name, attribute.type = "perm", 7  # AttributeProto.INTS
-                attribute.ints.extend([1, 0])
-                nodes.append(transpose)
-                node.input[1] = transpose.output[0]
+                name = f"{node.output[0]}.table"
+                nodes.append(helper.make_node("Transpose", [table], [name], perm=[1, 0]))
+                node.input[1] = name
         nodes.append(node)
     replace_nodes(graph, nodes)
 

@@ -95,7 +95,7 @@ def test_every_head_gives_what_the_model_gives(head, cls, opset, tiny_tokenizer,
     stored = onnx.load(tmp_path / "out" / "model.onnx")
     assert next(entry.version for entry in stored.opset_import if entry.domain == "") == opset
     assert record["parity"]["max_difference"] < 1e-4
-    assert len(record["parity"]["shapes"]) == 5
+    assert len(record["parity"]["shapes"]) == 6
     # Another batch and length than any that was traced or compared, with padding on the left too.
     model = cls.from_pretrained(tmp_path / "model").eval()
     ids = torch.randint(5, len(tiny_tokenizer), (5, 31))

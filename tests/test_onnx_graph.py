@@ -102,3 +102,20 @@ def test_sums_before_layer_norm_and_gelu_are_left_alone_by_the_runtime(random, t
     np.testing.assert_allclose(session.run(None, {"x": x})[0], before, rtol=1e-6, atol=1e-6)
     kinds = onnx_graph.count_operators(onnx.load(tmp_path / "optimised.onnx"))
     assert "SkipLayerNormalization" not in kinds and "BiasGelu" not in kinds and kinds["Sum"] == 2
+
+
+def test_a_pooler_is_written_so_that_it_can_be_quantised(random):
+    large, small, bias = _floats(random, 256, 300), _floats(random, 4, 256), _floats(random, 256)
+    nodes = [
+        helper.make_node("Gemm", ["x", "large", "bias"], ["h"], transB=1),
+        helper.make_node("Gemm", ["h", "small"], ["y"], transB=1),
+        helper.make_node("Gemm", ["x", "large"], ["scaled"], transB=1, alpha=2.0),
+    ]
+    tensors = {"large": large, "small": small, "bias": bias}
+    model = _model(nodes, [("x", TensorProto.FLOAT, [None, 300])], ["y", "scaled"], tensors)
+    x = _floats(random, 3, 300)
+    onnx_graph.store_weights_once(model)
+    assert onnx_graph.count_operators(model) == {"MatMul": 1, "Add": 1, "Gemm": 2}
+    y, scaled = _run(model, x=x)
+    np.testing.assert_allclose(y, (x @ large.T + bias) @ small.T, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(scaled, 2 * x @ large.T, rtol=1e-4, atol=1e-3)
