@@ -35,6 +35,8 @@ def start(*arguments, program=("-m", "minialbert_runtime"), **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": SOURCE, "PYTHONIOENCODING": "ascii"},
+        # A process that was started in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
 
