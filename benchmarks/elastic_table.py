@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,19 @@ def summarise(pairs: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def mean_of_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the same of the mean over the tasks that are not at chance and have all seeds."""
-    most = max(len(task["seeds"]) for task in tasks.values())
-    counted = {
-        name: task
-        for name, task in tasks.items()
-        if not task["at_chance"] and len(task["seeds"]) == most and most > 1
-    }
+    """Return the same of the mean over the tasks that are not at chance, for the seeds that all of them have."""
+    counted = {name: task for name, task in tasks.items() if not task["at_chance"]}
     if not counted:
         return None
+    seeds = sorted(set.intersection(*(set(task["seeds"]) for task in counted.values())))
 
-    def mean(scores: list[list[float]]) -> list[float]:
-        return [statistics.mean(row) for row in zip(*scores, strict=True)]
+    def mean(pick: Callable[[dict[str, Any]], list[float]]) -> list[float]:
+        rows = [[pick(task)[task["seeds"].index(seed)] for seed in seeds] for task in counted.values()]
+        return [statistics.mean(row) for row in zip(*rows, strict=True)]
 
     depths = next(iter(counted.values()))["scores"]["elastic"]
-    fixed = mean([task["scores"]["fixed"] for task in counted.values()])
-    elastic = {d: mean([task["scores"]["elastic"][d] for task in counted.values()]) for d in depths}
-    seeds = next(iter(counted.values()))["seeds"]
+    elastic = {depth: mean(lambda task, d=depth: task["scores"]["elastic"][d]) for depth in depths}
+    fixed = mean(lambda task: task["scores"]["fixed"])
     return {"tasks": list(counted), "seeds": seeds, **compare(fixed, elastic)}
 
 

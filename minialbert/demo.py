@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,7 +121,9 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
     tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
          f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
-    tell(f"Try it without torch: minialbert-runtime {exported} 'Return the sine of x.'")
+    command = Path(sys.executable).with_name("minialbert-runtime")
+    tell("Try it without torch:")
+    tell(f"  {command if command.exists() else command.name} {exported} 'Return the sine of x.'")
     return write_result(output / "result.json", record)
 
 
