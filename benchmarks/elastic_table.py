@@ -41,15 +41,15 @@ def read(runs: Path) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
     }
 
 
-def figures(values: list[float]) -> dict[str, float]:
-    """Return mean and half the width of its 95 % interval, which is NaN of a single value."""
+def figures(values: list[float]) -> dict[str, float | None]:
+    """Return mean and half the width of its 95 % interval, which a single value has not."""
     if len(values) < 2:
-        return {"mean": values[0], "interval": float("nan")}
+        return {"mean": values[0], "interval": None}
     spread = statistics.stdev(values) / len(values) ** 0.5
     return {"mean": statistics.mean(values), "interval": float(stats.t.ppf(0.975, len(values) - 1)) * spread}
 
 
-def differences(ones: list[float], others: list[float]) -> dict[str, float]:
+def differences(ones: list[float], others: list[float]) -> dict[str, float | None]:
     """Return the figures of paired differences."""
     return figures([one - other for one, other in zip(ones, others, strict=True)])
 
@@ -90,7 +90,7 @@ def summarise(pairs: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Any]:
         **found,
         "scores": {"fixed": fixed, "elastic": elastic},
         "chance": chance,
-        "at_chance": abs(found["fixed"]["mean"] - chance) <= found["fixed"]["interval"],
+        "at_chance": abs(found["fixed"]["mean"] - chance) <= (found["fixed"]["interval"] or 0),
     }
 
 
@@ -114,7 +114,7 @@ def mean_of_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
 def cell(value: dict[str, float], sign: bool = False) -> str:
     """Return mean and interval as text."""
     number = f"{value['mean']:+.2f}" if sign else f"{value['mean']:.2f}"
-    return number if value["interval"] != value["interval"] else f"{number} ± {value['interval']:.2f}"
+    return number if value["interval"] is None else f"{number} ± {value['interval']:.2f}"
 
 
 def table(record: dict[str, Any]) -> str:
