@@ -1,8 +1,9 @@
 """From nothing to the first answer: a new process of the runtime without torch, beside one of PyTorch.
 
-    python benchmarks/cold_start.py --model tuned/model --exported exported/ --output results/cold-start
+    python benchmarks/cold_start.py --tokenizer TEACHER --output results/cold-start
 
-Wall seconds of whole commands, in turns, files in the page cache: medians, least and most.
+A classifier of the paper's size with random weights, in PyTorch and exported to int8. Wall seconds of whole commands,
+in turns, files in the page cache: medians, least and most.
 """
 
 from __future__ import annotations
@@ -12,48 +13,32 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from distillation_step import machine
 
-from minialbert.runs import display_name, write_atomically, write_result
+from minialbert.benchmark_models import build_model, parse_models
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.export import export_onnx
+from minialbert.runs import write_atomically, write_result
+from minialbert.task_models import TaskInputs, save_tuned
 
+SHAPE = "minialbert-128"  # as in minialbert bench
 TEXT = "A mutation that causes cystic fibrosis was found."
 
 
-def main() -> None:
-    """Measure, write the record and its table, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="a tuned model")
-    parser.add_argument("--exported", required=True, help="its export")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the record")
-    arguments = parser.parse_args()
+def measure(tuned: str, exported: str, repeats: int) -> dict[str, list[float]]:
+    """Return seconds of each command, run after run."""
     python = sys.executable
     commands = {
-        "minialbert-runtime, exported": [python, "-m", "minialbert_runtime", arguments.exported, TEXT],
-        "minialbert predict, exported": [
-            python,
-            "-m",
-            "minialbert",
-            "predict",
-            "--model",
-            arguments.exported,
-            TEXT,
-        ],
-        "minialbert predict, PyTorch": [
-            python,
-            "-m",
-            "minialbert",
-            "predict",
-            "--model",
-            arguments.model,
-            TEXT,
-        ],
+        "minialbert-runtime, exported": [python, "-m", "minialbert_runtime", exported, TEXT],
+        "minialbert predict, exported": [python, "-m", "minialbert", "predict", "--model", exported, TEXT],
+        "minialbert predict, PyTorch": [python, "-m", "minialbert", "predict", "--model", tuned, TEXT],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for turn in range(arguments.repeats + 1):
+    for turn in range(repeats + 1):
         for name, command in commands.items():
             started = time.perf_counter()
             answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -61,14 +46,30 @@ def main() -> None:
             json.loads(answer)
             if turn:
                 seconds[name].append(elapsed)
+    return seconds
+
+
+def main() -> None:
+    """Measure, write the record and its table, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer", required=True, help="directory or hub id, of at most 30,522 entries")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the record")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tuned, exported = Path(folder) / "tuned", Path(folder) / "exported"
+        model = build_model(parse_models([SHAPE])[0]).model
+        inputs = TaskInputs("cold-start", "single-label", "accuracy", 128, 32)
+        save_tuned(model, load_tokenizer(arguments.tokenizer), inputs, tuned)
+        size = export_onnx(str(tuned), exported, precision="int8")["bytes"]
+        seconds = measure(str(tuned), str(exported), arguments.repeats)
     metrics = {
         name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
         for name, values in seconds.items()
     }
-    size = (Path(arguments.exported) / "model.onnx").stat().st_size
     record = {
         "kind": "cold-start",
-        "model": display_name(arguments.model),
+        "model": SHAPE,
         "bytes": size,
         "seconds": metrics,
         "repeats": arguments.repeats,

@@ -39,7 +39,7 @@ from .sentence_embeddings import (
     max_tokens,
     write_sentence_embeddings,
 )
-from .task_models import TASK_FILE, TaskInputs
+from .task_models import TASK_FILE, read_task_file
 from .teachers import LOADING_ERRORS, one_line
 
 _CLASSES: dict[str, type[MiniAlbertPreTrainedModel]] = {
@@ -284,19 +284,9 @@ def _facts(
         max_tokens=max_tokens(config, tokenizer),
         mask_token=tokenizer.mask_token,
         labels=tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if classifies else (),
-        task=_task_inputs(folder),
+        task=read_task_file(folder),
         sentence_embeddings=encodes if sentence_embeddings is None else sentence_embeddings,
     )
-
-
-def _task_inputs(folder: Path) -> TaskInputs | None:
-    path = folder / TASK_FILE
-    if not path.is_file():
-        return None
-    try:
-        return TaskInputs(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
 
 
 def _license_text() -> str:

@@ -31,6 +31,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
 
 from .configuration_minialbert import MiniAlbertConfig
 
@@ -620,6 +621,61 @@ class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
 class _MiniAlbertClassifier(_MiniAlbertWithHead):
     """What the classifying heads share: in eval mode, samples that are sure enough leave the batch early."""
 
+    output_class: type[ModelOutput]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_iterations: int | None = None,
+        exit_threshold: float | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ModelOutput | tuple:
+        """Return logits, (B, num_labels) or of every token (B, T, num_labels), and with `labels` the loss.
+
+        With `exit_threshold` (above 0, up to 1; `config.exit_threshold` when absent) a sample leaves the batch
+        after the iteration at which its `confidence` reaches it, and `exit_iterations` says which that was.
+        Logits of padding mean nothing then. That is for eval mode, and excludes labels, attention rows and
+        hidden states: asked for beside these it is a ValueError, and one that only the config asks for is
+        passed over.
+
+        The other arguments are those of `MiniAlbertModel.forward`; labels are described at `_loss`.
+        """
+        threshold = self._exit_threshold(
+            exit_threshold, attention_mask, labels, output_attentions, output_hidden_states
+        )
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "num_iterations": num_iterations,
+        }
+        if threshold is not None:
+            logits, taken = self._run_until_sure(threshold, **inputs)
+            early = self.output_class(logits=logits, exit_iterations=taken)
+            return early if _wants_dict(self.config, return_dict) else early.to_tuple()
+        outputs, return_dict = self._encode(
+            return_dict,
+            **inputs,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            first_token_only=self.reads_first_token_only,
+        )
+        logits = self.read_out(outputs.last_hidden_state)
+        loss = None if labels is None else self._loss(logits, labels)
+        output = self.output_class(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return output if return_dict else output.to_tuple()
+
     def confidence(self, logits: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return how sure the logits of each sample are, fp32 (B,).
 
@@ -746,6 +802,7 @@ class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
     """A student that classifies (or scores) a text: `[CLS]` -> dropout -> Linear, no pooler, as in the release."""
 
     reads_first_token_only = True
+    output_class = MiniAlbertSequenceClassifierOutput
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
@@ -758,62 +815,12 @@ class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
         """Return logits, (B, num_labels), from the output of any iteration, (B, T, D)."""
         return self.classifier(self.dropout(hidden_states[:, 0]))
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_iterations: int | None = None,
-        exit_threshold: float | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> MiniAlbertSequenceClassifierOutput | tuple:
-        """Return logits (B, num_labels), and with `labels` the loss of `config.problem_type`.
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of `config.problem_type`, or of what `num_labels` and the labels' type tell without one.
 
         Labels are int64 (B,) for one class of several, float (B,) for regression, float (B, num_labels) for
-        several classes at once; without a `problem_type` it is told from `num_labels` and the labels' type.
-
-        With `exit_threshold` (above 0, up to 1; `config.exit_threshold` when absent) a sample leaves the batch
-        after the iteration at which its `confidence` reaches it, and `exit_iterations` says which that was.
-        That is for eval mode, and excludes labels, attention rows and hidden states: asked
-        for beside these it is a ValueError, and one that only the config asks for is passed over.
-
-        The other arguments are those of `MiniAlbertModel.forward`.
+        several classes at once.
         """
-        threshold = self._exit_threshold(
-            exit_threshold, attention_mask, labels, output_attentions, output_hidden_states
-        )
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "num_iterations": num_iterations,
-        }
-        if threshold is not None:
-            logits, taken = self._run_until_sure(threshold, **inputs)
-            early = MiniAlbertSequenceClassifierOutput(logits=logits, exit_iterations=taken)
-            return early if _wants_dict(self.config, return_dict) else early.to_tuple()
-        outputs, return_dict = self._encode(
-            return_dict,
-            **inputs,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            first_token_only=self.reads_first_token_only,
-        )
-        logits = self.read_out(outputs.last_hidden_state)
-        loss = None if labels is None else self._loss(logits, labels)
-        output = MiniAlbertSequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return output if return_dict else output.to_tuple()
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         problem = self.config.problem_type
         if problem is None:
             if self.num_labels == 1:
@@ -836,6 +843,8 @@ class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
 class MiniAlbertForTokenClassification(_MiniAlbertClassifier):
     """A student that labels every token: each position -> dropout -> Linear, as in the release."""
 
+    output_class = MiniAlbertTokenClassifierOutput
+
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -847,59 +856,9 @@ class MiniAlbertForTokenClassification(_MiniAlbertClassifier):
         """Return logits, (B, T, num_labels), from the output of any iteration, (B, T, D)."""
         return self.classifier(self.dropout(hidden_states))
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_iterations: int | None = None,
-        exit_threshold: float | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> MiniAlbertTokenClassifierOutput | tuple:
-        """Return logits (B, T, num_labels), and with `labels` (B, T; -100 ignored) the mean cross-entropy in nats.
-
-        With `exit_threshold` (above 0, up to 1; `config.exit_threshold` when absent) a sample leaves the batch
-        after the iteration at which its `confidence` reaches it, and `exit_iterations` says which that was.
-        Logits of padding mean nothing then. That is for eval mode, and excludes labels, attention rows and
-        hidden states: asked for beside these it is a ValueError, and one that only the config asks for is
-        passed over.
-
-        The other arguments are those of `MiniAlbertModel.forward`.
-        """
-        threshold = self._exit_threshold(
-            exit_threshold, attention_mask, labels, output_attentions, output_hidden_states
-        )
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "num_iterations": num_iterations,
-        }
-        if threshold is not None:
-            logits, taken = self._run_until_sure(threshold, **inputs)
-            early = MiniAlbertTokenClassifierOutput(logits=logits, exit_iterations=taken)
-            return early if _wants_dict(self.config, return_dict) else early.to_tuple()
-        outputs, return_dict = self._encode(
-            return_dict,
-            **inputs,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        logits = self.read_out(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-        output = MiniAlbertTokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return output if return_dict else output.to_tuple()
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats; labels int64 (B, T), -100 ignored."""
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
 
 
 class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):

@@ -346,13 +346,13 @@ def test_what_comes_from_data_stays_text(write):
 
 def test_no_path_of_this_machine_is_shown(write):
     paths = distilled(
-        teacher="/home/someone/models/private-teacher",
+        teacher="/srv/someone/models/private-teacher",
         data={"sources": ["/data/secret/texts.txt", "C:\\Users\\someone\\more.txt", "~/x/notes.txt"]},
     )
     text = card(facts(), gather_evidence(facts(), write("run", paths)))
     assert "distilled from private-teacher:" in text
     assert "- Texts: texts.txt, more.txt, notes.txt" in text
-    for part in ("/home", "secret", "someone", "base\\_model", "base_model"):
+    for part in ("/srv", "secret", "someone", "base\\_model", "base_model"):
         assert part not in text
 
 
