@@ -51,7 +51,7 @@ def main() -> None:
         "task": None,
         "seed": 0,
         "model": None,
-        "window_length": windows.manifest.options.window_length,
+        "window_length": windows.window_length,
         "metrics": metrics,
     }
     write_result(options.output / "result.json", record)

@@ -26,7 +26,15 @@ from .cli_shared import (
     quiet_transformers,
 )
 from .cli_tasks import evaluate, finetune, predict, report
-from .errors import UserError
+from .errors import UserError, printable
+from .processes import (
+    end_process_group,
+    leave_talking_to_the_first,
+    let_the_first_fail_first,
+    lost_the_others,
+    rank,
+    refuse_several_processes,
+)
 
 app = typer.Typer(
     help="Distil full-size encoders into small recursive ones.",
@@ -125,7 +133,7 @@ def prepare(
 
 @app.command()
 def distill(
-    data: Annotated[Path, typer.Option(help="Folder made by `minialbert prepare`.")],
+    data: Annotated[list[Path], typer.Option(help="Folder made by `minialbert prepare`; may be repeated.")],
     output: Annotated[Path, typer.Option(help="Run directory.")],
     teacher: Annotated[
         str | None, typer.Option(help="Directory or hub id; without one: masked-LM alone.")
@@ -297,7 +305,8 @@ class _StandardError(logging.Handler):
     """Writes to whatever standard error is at the time, so that lines pass above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        lines = (printable(line) for line in self.format(record).split("\n"))
+        sys.stderr.write("\n".join(lines) + "\n")
 
 
 def main() -> None:
@@ -306,10 +315,21 @@ def main() -> None:
     for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        refuse_several_processes(sys.argv[1:])
+        leave_talking_to_the_first()
         app()
+    except SystemExit:
+        end_process_group()
+        raise
     except UserError as error:
+        let_the_first_fail_first()
         err.print(f"minialbert: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except RuntimeError as error:
+        if not lost_the_others(error):
+            raise
+        err.print(f"minialbert: process {rank()} stops: another one has gone ({printable(str(error))[:200]})")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-out = Console()
-err = Console(stderr=True)
+from .errors import printable
+from .processes import rank
+
+
+class PlainConsole(Console):
+    """A console that takes text as text, whatever data it comes from.
+
+    Brackets are no markup, `:name:` no picture, and control characters reach no terminal: they are spelled out.
+
+    Args:
+        stderr: write to standard error.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the parts to be printed; a table's cells come through here too."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                lines = (printable(line) for line in segment.text.split("\n"))
+                yield Segment("\n".join(lines), segment.style)
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
@@ -35,12 +65,30 @@ def say(text: str) -> None:
 
 @contextmanager
 def interruptible(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says how to go on, and exit status 130."""
+    """Turn Ctrl-C and SIGTERM into one line that says how to go on, and exit status 130."""
+    try:
+        with _sigterm_as_ctrl_c():
+            yield
+    except KeyboardInterrupt:
+        if rank() == 0:
+            err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_transformers() -> None:

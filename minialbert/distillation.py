@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from transformers import TrainingArguments, set_seed
 from .compilation import compile_layers
 from .data.masking import ShuffledWindows
 from .data.packing import PackedCollator
+from .data.windows import data_identity
 from .distillation_plan import DistillationPlan, plan_distillation
 from .errors import UserError
-from .interrupts import GracefulStop
+from .folders import whole_folder
 from .precision import resolve_precision
 from .processes import rank
 from .progress import RunProgress
-from .recipe import Recipe, dump_recipe
-from .runs import RunDirectory, display_name, write_result
+from .recipe import Recipe
+from .runs import RunDirectory, display_name, write_result, writing
 from .teacher_cache import CachedTeacherView, FixedMasks
 from .trainer import DistillationTrainer
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 def distill(
     recipe: Recipe,
     *,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     output: str | Path,
     resume: bool = False,
     overwrite: bool = False,
@@ -45,7 +46,8 @@ def distill(
 
     Args:
         recipe: the resolved recipe.
-        data: a folder made by `prepare`.
+        data: a folder made by `prepare`, or several of one tokenizer, whose windows are mixed; a resumed run takes
+            the same ones in the same order.
         output: the run directory.
         resume: go on from the last checkpoint of the same recipe.
         overwrite: replace an earlier run.
@@ -62,7 +64,7 @@ def distill(
     finished = resume and run.result.is_file() and run.model.is_dir()
     plan = plan_distillation(recipe, data)
     if rank() == 0:
-        run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
+        run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
             f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
@@ -71,26 +73,17 @@ def distill(
         logger.info("%s", note)
     set_seed(recipe.training.seed)
     trainer = make_trainer(plan, run, progress=progress)
-    stop = GracefulStop()
-    trainer.add_callback(stop)
-    checkpoint = run.last_checkpoint() if resume else None
-    if checkpoint is not None:
-        logger.info("resuming from %s", checkpoint.name)
-    start = _first_measurement(trainer, run, plan, checkpoint)
-    started = time.perf_counter()
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    if trainer.state.global_step < plan.max_steps:
-        logger.info(
-            "stopped after step %d of %d; a checkpoint is saved", trainer.state.global_step, plan.max_steps
-        )
-        raise KeyboardInterrupt
-    wall_seconds = time.perf_counter() - started
-    end = _measurement(trainer)
+    with trainer.stop.listening():
+        checkpoint = trainer.resume_point(run, resume=resume)
+        start = _first_measurement(trainer, run, plan, resumed=checkpoint is not None)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        end = _measurement(trainer)
     if not trainer.args.should_save:
         return {}
-    save_student(plan, run.model)
-    return write_result(run.result, _record(plan, trainer, run, start, end, wall_seconds))
+    with writing(run.model):
+        save_student(plan, run.model)
+    with writing(run.result):
+        return write_result(run.result, _record(plan, trainer, run, start, end))
 
 
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:
@@ -155,7 +148,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
                 "seed": plan.collator.seed,
                 "mask_probability": plan.collator.mask_probability,
                 "whole_word": plan.collator.whole_word,
-                "tokenizer": plan.windows.manifest.tokenizer.fingerprint,
+                "tokenizer": plan.windows.tokenizer.fingerprint,
             },
             num_windows=min(len(plan.windows), len(samples)),
         )
@@ -170,6 +163,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         held_out=plan.held_out,
         held_out_windows=training.eval_windows,
         teacher_view=teacher_view,
+        max_skipped_steps=training.max_skipped_steps,
         callbacks=[RunProgress(run, terms=plan.objective.weighted_terms, bar=progress)],
     )
 
@@ -185,7 +179,7 @@ def _loading_processes(asked: int | None) -> int:
 
 
 def save_student(plan: DistillationPlan, directory: Path) -> None:
-    """Write the student and its tokenizer, and nothing else, to a directory.
+    """Write the student and its tokenizer, and nothing else, to a directory, which appears complete or not at all.
 
     Args:
         plan: the plan whose student was trained.
@@ -193,21 +187,19 @@ def save_student(plan: DistillationPlan, directory: Path) -> None:
     """
     plan.student.eval()
     plan.student.set_attn_implementation("sdpa")
-    plan.student.save_pretrained(directory)
-    plan.tokenizer.save_pretrained(directory)
+    with whole_folder(directory) as folder:
+        plan.student.save_pretrained(folder)
+        plan.tokenizer.save_pretrained(folder)
 
 
 def _first_measurement(
-    trainer: DistillationTrainer, run: RunDirectory, plan: DistillationPlan, checkpoint: Path | None
+    trainer: DistillationTrainer, run: RunDirectory, plan: DistillationPlan, *, resumed: bool
 ) -> dict[str, Any]:
     """Measure teacher and student before the first step; a resumed run reads them from its log."""
-    if checkpoint is not None:
-        run.rewind_log(int(checkpoint.name.rpartition("-")[2]))
+    if resumed:
         records = [record for record in run.read_log() if record.get("kind") == "start"]
         if records:
             return records[0]["metrics"]
-    elif run.log.is_file():
-        run.log.unlink()
     metrics: dict[str, Any] = {}
     if len(plan.held_out):
         if plan.teacher is not None and plan.teacher.has_mlm_head:
@@ -240,7 +232,6 @@ def _record(
     run: RunDirectory,
     start: dict[str, Any],
     end: dict[str, Any],
-    wall_seconds: float,
 ) -> dict[str, Any]:
     recipe = plan.recipe.model_dump()
     recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
@@ -254,7 +245,8 @@ def _record(
         "training": {
             "steps": plan.max_steps,
             "windows": plan.max_steps * plan.recipe.training.batch_size,
-            "wall_seconds": round(wall_seconds, 1),
+            "wall_seconds": round(trainer.training_seconds, 1),
+            "skipped_steps": trainer.skipped_steps,
             "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
             "last_logged_losses": {key: value for key, value in steps[-1].items() if key.startswith("loss")}
             if steps
@@ -269,7 +261,8 @@ def _record(
         "data": {
             "windows": len(plan.windows),
             "held_out_windows": len(plan.held_out),
-            "sources": [source.name for source in plan.windows.manifest.sources],
+            "sources": [source.name for source in plan.windows.sources],
+            **data_identity(plan.windows),
         },
         "recipe": recipe,
     }

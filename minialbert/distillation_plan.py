@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +67,12 @@ class DistillationPlan:
     notes: tuple[str, ...]
 
 
-def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
+def plan_distillation(recipe: Recipe, data: str | Path | Sequence[str | Path]) -> DistillationPlan:
     """Return a checked plan: models loaded, student initialised, objective resolved.
 
     Args:
         recipe: the resolved recipe; its `teacher.model` may be None for masked-LM alone.
-        data: a folder made by `prepare`.
+        data: a folder made by `prepare`, or several of one tokenizer, whose windows are mixed.
 
     Returns:
         The plan.
@@ -81,8 +81,8 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
         UserError: if models, data and recipe do not fit together.
     """
     windows, held_out = WindowDataset(data, "train"), WindowDataset(data, "held_out")
-    tokenizer = load_tokenizer(Path(data) / "tokenizer")
-    check_tokenizer(windows.manifest, tokenizer)
+    tokenizer = load_tokenizer(windows.directories[0] / "tokenizer")
+    check_tokenizer(windows.tokenizer, tokenizer)
     training = recipe.training
     notes: list[str] = []
     collator = MaskedLanguageModelCollator(
@@ -95,8 +95,8 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
     if recipe.teacher.model is not None:
         teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision)
         assert teacher.tokenizer is not None
-        check_tokenizer(windows.manifest, teacher.tokenizer)
-        _check_length(windows.manifest.options.window_length, "teacher", teacher.max_length)
+        check_tokenizer(windows.tokenizer, teacher.tokenizer)
+        _check_length(windows.window_length, "teacher", teacher.max_length)
     samples = _sample_batches(windows, collator)
     student, report = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
     if training.gradient_checkpointing:
@@ -106,11 +106,9 @@ def plan_distillation(recipe: Recipe, data: str | Path) -> DistillationPlan:
     mark_depths(student.config, objective.elastic.depths if objective.elastic is not None else None)
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
     longest = int(student.config.max_position_embeddings)
-    _check_length(windows.manifest.options.window_length, "student", longest)
+    _check_length(windows.window_length, "student", longest)
     per_process = share_of(training.batch_size, "training.batch_size")
-    micro = training.micro_batch_size or _micro_batch_size(
-        per_process, windows.manifest.options.window_length
-    )
+    micro = training.micro_batch_size or _micro_batch_size(per_process, windows.window_length)
     if per_process % micro:
         raise UserError(
             f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"

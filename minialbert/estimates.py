@@ -38,6 +38,39 @@ def forward_flops_per_token(
     return float(config.num_hidden_layers * layer)
 
 
+def step_flops_per_token(
+    student: PreTrainedConfig,
+    teacher: PreTrainedConfig | None,
+    length: int,
+    *,
+    masked: float,
+    teacher_predicts: float,
+) -> float:
+    """Return the operations of one optimiser step per token: teacher forward, student forward and backward.
+
+    Args:
+        student: configuration of the student, a masked-LM model.
+        teacher: that of the teacher, or None without one.
+        length: tokens per window.
+        masked: share of the tokens that the student predicts.
+        teacher_predicts: share that the teacher's masked-LM head is asked for.
+
+    Returns:
+        Operations; a backward pass counts as two forward passes.
+    """
+    width, vocabulary = student.hidden_size, student.vocab_size
+    head = 2 * width * (width + vocabulary)
+    if getattr(student, "tie_word_embeddings", True) and hasattr(student, "embedding_size"):
+        head = 2 * width**2 + 2 * student.embedding_size * (width + vocabulary)
+    adapter_size = getattr(student, "adapter_size", None)
+    flops = 3 * (forward_flops_per_token(student, length, adapter_size=adapter_size) + masked * head)
+    if teacher is not None:
+        width, vocabulary = teacher.hidden_size, teacher.vocab_size
+        flops += forward_flops_per_token(teacher, length)
+        flops += teacher_predicts * 2 * width * (width + vocabulary)
+    return flops
+
+
 def estimate(plan: DistillationPlan) -> dict[str, int | str]:
     """Return an estimate of a plan's size, time and memory on this machine.
 
@@ -51,21 +84,19 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         Named figures: counts as integers, the rest as text with its unit.
     """
     student, teacher = plan.student.config, plan.teacher
-    length = plan.windows.manifest.options.window_length
+    length = plan.windows.window_length
     masked = plan.recipe.data.mask_probability
-    adapter_size = getattr(student, "adapter_size", None)
-    head = 2 * student.hidden_size * (student.hidden_size + student.vocab_size)
-    if getattr(student, "tie_word_embeddings", True) and hasattr(student, "embedding_size"):
-        head = 2 * student.hidden_size**2 + 2 * student.embedding_size * (
-            student.hidden_size + student.vocab_size
-        )
-    flops = 3 * (forward_flops_per_token(student, length, adapter_size=adapter_size) + masked * head)
-    if teacher is not None and plan.objective.needs_teacher:
-        flops += forward_flops_per_token(teacher.model.config, length)
-        if plan.objective.output_weight:
-            width, vocabulary = teacher.hidden_size, teacher.model.config.vocab_size
-            share = masked if plan.objective.output_positions == "masked" else 1.0
-            flops += share * 2 * width * (width + vocabulary)
+    asked = teacher if plan.objective.needs_teacher else None
+    predicts = (masked if plan.objective.output_positions == "masked" else 1.0) * bool(
+        plan.objective.output_weight
+    )
+    flops = step_flops_per_token(
+        student,
+        asked.model.config if asked is not None else None,
+        length,
+        masked=masked,
+        teacher_predicts=predicts,
+    )
     tokens = plan.max_steps * plan.recipe.training.batch_size * length
     rate = measured_matmul_rate(plan.recipe.training.precision)
     seconds = tokens * flops / (rate * _EFFICIENCY)

@@ -7,7 +7,6 @@ import logging
 import math
 import shlex
 import statistics
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +24,14 @@ from .data.tokenizers import tokenizer_fingerprint
 from .elastic_tuning import ElasticTuning, measure_depths, plan_elastic
 from .errors import UserError
 from .evaluation import Predictions, encode, evaluate_split, make_collator
-from .interrupts import GracefulStop
+from .interrupts import StopRequested
 from .memory import peak_memory_mb
 from .metrics import check_packages
 from .precision import resolve_precision
 from .processes import rank, share_of
 from .progress import RunProgress
-from .recipe import dump_recipe, load_recipe
-from .runs import RunDirectory, display_name, write_result
+from .recipe import load_recipe
+from .runs import RunDirectory, display_name, write_result, writing
 from .task_losses import TaskTeacher, label_order
 from .task_models import (
     TaskInputs,
@@ -194,7 +193,7 @@ def finetune(
     finished = resume and run.result.is_file()
     plan = plan_finetuning(recipe)
     if rank() == 0:
-        run.open(dump_recipe(recipe), resume=resume, overwrite=overwrite)
+        run.open(recipe, resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
             f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
@@ -204,46 +203,29 @@ def finetune(
             logger.info("%s", note)
         logger.info("%s", plan.parameters)
     trainer = make_tuning_trainer(plan, run, progress=progress)
-    stop = GracefulStop()
-    trainer.add_callback(stop)
-    checkpoint = run.last_checkpoint() if resume else None
-    if rank() == 0:
-        run.rewind_log(int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else -1)
-    started = time.perf_counter()
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    if stop.requested and trainer.state.global_step < plan.max_steps:
-        logger.info(
-            "stopped after step %d of %d; a checkpoint is saved", trainer.state.global_step, plan.max_steps
-        )
-        raise KeyboardInterrupt
-    wall_seconds = time.perf_counter() - started
-    trainer.restore_best()
-    predictions = {
-        split: _measure(plan, split)
-        for split in plan.task.splits
-        if split != "train" and _is_labelled(plan.encoded[split])
-    }
-    by_depth = measure_depths(
-        plan.elastic, predictions, lambda split, depth: _measure(plan, split, num_iterations=depth).metrics
-    )
+    with trainer.stop.listening():
+        trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=resume))
+        try:
+            predictions, by_depth = _measure_best(plan, trainer)
+        except StopRequested:  # the training is over, and not to be lost
+            trainer.save_for_resume()
+            raise
     if not trainer.args.should_save:
         return {}
     if keep_model:
         inputs = TaskInputs(
             plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, plan.overlap
         )
-        save_tuned(plan.model, plan.tokenizer, inputs, run.model)
+        with writing(run.model):
+            save_tuned(plan.model, plan.tokenizer, inputs, run.model)
         if plan.adapters:
+            details = asdict(inputs)
             save_adapters(
-                plan.model,
-                run.adapters,
-                tokenizer=plan.tokenizer,
-                metadata=asdict(inputs),
-                overwrite=True,
+                plan.model, run.adapters, tokenizer=plan.tokenizer, metadata=details, overwrite=True
             )
-    record = _record(plan, trainer, predictions, wall_seconds)
-    return write_result(run.result, record | ({"metrics_by_depth": by_depth} if by_depth else {}))
+    record = _record(plan, trainer, predictions)
+    with writing(run.result):
+        return write_result(run.result, record | ({"metrics_by_depth": by_depth} if by_depth else {}))
 
 
 def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bool = True) -> TuningTrainer:
@@ -307,6 +289,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         task_weight=plan.recipe.teacher.task_weight if plan.teacher is not None else 1.0,
         elastic=plan.elastic,
         patience=tuning.early_stopping_patience,
+        max_skipped_steps=tuning.max_skipped_steps,
     )
     title = f"tuning {plan.task.name}"
     trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))
@@ -417,8 +400,24 @@ def _measure(plan: FinetuningPlan, split: str, num_iterations: int | None = None
     )
 
 
+def _measure_best(
+    plan: FinetuningPlan, trainer: TuningTrainer
+) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    """Return predictions for every labelled split but train, and figures by depth, of the best state."""
+    trainer.restore_best()
+    predictions = {
+        split: _measure(plan, split)
+        for split in plan.task.splits
+        if split != "train" and _is_labelled(plan.encoded[split])
+    }
+    by_depth = measure_depths(
+        plan.elastic, predictions, lambda split, depth: _measure(plan, split, num_iterations=depth).metrics
+    )
+    return predictions, by_depth
+
+
 def _record(
-    plan: FinetuningPlan, trainer: TuningTrainer, predictions: dict[str, Predictions], wall_seconds: float
+    plan: FinetuningPlan, trainer: TuningTrainer, predictions: dict[str, Predictions]
 ) -> dict[str, Any]:
     recipe = plan.recipe.model_dump()
     recipe["model"]["name"] = display_name(plan.recipe.model.name)
@@ -450,7 +449,8 @@ def _record(
         "training": {
             "steps": trainer.state.global_step,
             "best_step": trainer.best_step,
-            "wall_seconds": round(wall_seconds, 1),
+            "wall_seconds": round(trainer.training_seconds, 1),
+            "skipped_steps": trainer.skipped_steps,
             "seconds_per_step": per_step,
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "precision": resolve_precision(plan.recipe.tuning.precision),

@@ -32,7 +32,7 @@ from .grid_workers import Job, LocalWorkers, RayWorkers, Workers, import_ray
 from .interrupts import GracefulStop
 from .progress import duration, stderr_console
 from .recipe import dump_recipe, load_recipe
-from .runs import RunDirectory, write_atomically, write_result
+from .runs import RunDirectory, write_atomically, write_result, writing
 from .tuning_schema import FinetuneRecipe
 
 __all__ = [
@@ -51,6 +51,7 @@ KeepModels = Literal["selected", "all", "none"]
 _KEPT = ("model", "adapters")
 _LOCK = ".lock"
 _ATTEMPTS = 2
+_ADVICE = "make room, then start the same command again"
 
 
 def run_grid(
@@ -108,8 +109,9 @@ def run_grid(
     with _sole_user(output):
         if overwrite:
             _remove_earlier(output)
-        (output / "cells").mkdir(exist_ok=True)
-        write_atomically(output / "recipe.yaml", dump_recipe(recipe))
+        with writing(output, advice=_ADVICE):
+            (output / "cells").mkdir(exist_ok=True)
+            write_atomically(output / "recipe.yaml", dump_recipe(recipe))
         work = _Work(output, jobs, ray_address, keep_models != "none")
         shown = _GridProgress(cells, pending, progress)
         work.run(pending, shown)
@@ -120,13 +122,15 @@ def run_grid(
             logger.info("%s: chosen, but its model was not kept: it runs again", best.name)
             work.run([best], _GridProgress([best], [best], progress))
             records[best.name] = _read_record(output, best)
-        if keep_models != "none":
-            _copy_models(output / "cells" / best.name, output)
-        record = write_result(output / "result.json", grid_record(recipe, cells, records, chosen))
-        if keep_models == "selected":
-            for cell in cells:
-                for name in _KEPT if cell is not best else ():
-                    shutil.rmtree(output / "cells" / cell.name / name, ignore_errors=True)
+        with writing(output, advice=_ADVICE):
+            if keep_models != "none":
+                _copy_models(output / "cells" / best.name, output)
+            record = write_result(output / "result.json", grid_record(recipe, cells, records, chosen))
+        for cell in cells:
+            # A worker that was killed at the very end has left its checkpoints.
+            dropped = _KEPT if keep_models == "selected" and cell is not best else ()
+            for name in ("checkpoints", *dropped):
+                shutil.rmtree(output / "cells" / cell.name / name, ignore_errors=True)
     return record
 
 

@@ -99,7 +99,16 @@ class RunProgress(TrainerCallback):
         if not logs or not state.is_world_process_zero or "train_runtime" in logs:
             return
         kind = "evaluation" if any(name.startswith("eval_") for name in logs) else "training"
+        kind = "skipped" if "non_finite" in logs else kind
         self.run.append_log({"kind": kind, "step": state.global_step, **logs})
+        if kind == "skipped":
+            logger.warning(
+                "step %d/%d  skipped: not finite (%s); %d so far",
+                state.global_step,
+                state.max_steps,
+                ", ".join(logs["non_finite"]),
+                logs["skipped_steps"],
+            )
         if not self._lines:
             return
         if kind == "evaluation":

@@ -227,6 +227,9 @@ class TrainingRecipe(Section):
     eval_steps: Count = Field(1000, description="Steps between two evaluations")
     save_steps: Count = Field(5000, description="Steps between two checkpoints")
     keep_checkpoints: Count = Field(2, description="Newest checkpoints to keep")
+    max_skipped_steps: int = Field(
+        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
+    )
     eval_windows: Count | None = Field(512, description="Held-out windows per evaluation (null: all)")
     num_workers: int | None = Field(
         None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .checkpoints import last_whole_checkpoint
+from .data.window_reading import data_differences
 from .errors import UserError
+from .recipe import dump_recipe, load_recipe
+from .recipe_schema import RecipeBase
 
 FORMAT_VERSION = 1
 
@@ -28,6 +35,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.recipe = self.path / "recipe.yaml"
+        self.data = self.path / "data.json"
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.teacher_cache = self.path / "teacher-cache"
@@ -37,21 +45,42 @@ class RunDirectory:
 
     @property
     def _own(self) -> tuple[Path, ...]:
+        # In the order in which they are removed: as long as there is something to resume, what it belongs to is there.
         return (
-            self.recipe, self.log, self.checkpoints, self.teacher_cache, self.model, self.adapters, self.result
+            self.checkpoints, self.result, *self._left_over(), self.model, self.adapters, self.teacher_cache,
+            self.log, self.data, self.recipe,
         )  # fmt: skip
 
-    def open(self, recipe_text: str, *, resume: bool = False, overwrite: bool = False) -> None:
+    def _left_over(self) -> list[Path]:
+        """Return what was left half-written by a run that was killed."""
+        folders = [path for name in ("model", "adapters") for path in self.path.glob(f".{name}.*")]
+        return [
+            *folders,
+            *(
+                self.path / f".{file.name}.partial"
+                for file in (self.log, self.data, self.recipe, self.result)
+            ),
+        ]
+
+    def open(
+        self,
+        recipe: RecipeBase,
+        *,
+        data: dict[str, Any] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
         """Create the directory, or take an existing one over.
 
         Args:
-            recipe_text: the resolved recipe as YAML, written to `recipe.yaml`.
-            resume: go on with a run of the same recipe; a directory without one starts anew.
+            recipe: the resolved recipe, written to `recipe.yaml`.
+            data: what identifies the data, as plain values, written to `data.json`.
+            resume: go on with a run of the same recipe and data; a directory without one starts anew.
             overwrite: remove what an earlier run left here. Files that no run writes are never touched.
 
         Raises:
             UserError: if the directory is not empty and neither is asked for, if it holds a run of another
-                recipe, or if it cannot be written.
+                recipe or of other data, or if it cannot be written.
         """
         if resume and overwrite:
             raise UserError(
@@ -61,26 +90,30 @@ class RunDirectory:
             raise UserError(f"{self.path} is a file: expected a directory for the run")
         if self.path.is_dir() and any(self.path.iterdir()):
             if overwrite:
-                for entry in self._own:
-                    if entry.is_dir():
-                        shutil.rmtree(entry)
-                    else:
-                        entry.unlink(missing_ok=True)
+                _remove(self._own)
             elif not resume:
                 raise UserError(
                     f"{self.path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, "
                     "or another --output"
                 )
-            elif self.recipe.is_file():
-                self._check_same_recipe(recipe_text)
+            else:
+                self._check_same_recipe(recipe)
+                self._check_same_data(data)
+                _remove(self._left_over())
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.recipe, recipe_text)
+            write_atomically(self.recipe, dump_recipe(recipe))
+            if data is not None:
+                write_atomically(self.data, json.dumps(data, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"{self.path} cannot be written ({error.strerror or error})") from error
 
-    def _check_same_recipe(self, recipe_text: str) -> None:
-        before, now = self.recipe.read_text(encoding="utf-8").splitlines(), recipe_text.splitlines()
+    def _check_same_recipe(self, recipe: RecipeBase) -> None:
+        if not self.recipe.is_file():
+            return
+        # Read with its schema: keys that are newer than the run have their defaults.
+        before = dump_recipe(load_recipe(str(self.recipe), type(recipe))).splitlines()
+        now = dump_recipe(recipe).splitlines()
         if before != now:
             different = [line.strip() for line in now if line not in before] or ["(fewer settings)"]
             raise UserError(
@@ -88,19 +121,37 @@ class RunDirectory:
                 "the same settings, or give another --output"
             )
 
-    def last_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint, or None."""
-        found = [
-            (int(path.name.rpartition("-")[2]), path)
-            for path in self.checkpoints.glob("checkpoint-*")
-            if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
-        ]
-        return max(found)[1] if found else None
+    def _check_same_data(self, data: dict[str, Any] | None) -> None:
+        if data is None or not self.data.is_file():
+            return
+        try:
+            before = json.loads(self.data.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.data} is damaged: start the run anew with --overwrite") from error
+        if differences := data_differences(before, data):
+            raise UserError(
+                f"{self.path} holds a run on other data ({differences}): give the same --data, or another --output"
+            )
+
+    def last_checkpoint(self, *, tell: bool = False) -> Path | None:
+        """Return the newest undamaged checkpoint, or None.
+
+        Args:
+            tell: say which newer ones are damaged.
+
+        Returns:
+            Its folder.
+        """
+        return last_whole_checkpoint(self.checkpoints, tell=tell)
 
     def append_log(self, record: dict[str, Any]) -> None:
-        """Add one line to `log.jsonl`."""
-        with self.log.open("a", encoding="utf-8") as file:
+        """Add one line to `log.jsonl`, and wait until it is on the disk."""
+        if self.log.is_symlink():  # of a run from elsewhere: it may lead anywhere
+            raise UserError(f"{self.log} is a link, which no run writes: remove it")
+        with writing(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def rewind_log(self, step: int) -> None:
         """Drop log records past a step: a resumed run writes them again."""
@@ -114,7 +165,8 @@ class RunDirectory:
                 continue
             if record.get("step", 0) <= step:
                 kept.append(line)
-        write_atomically(self.log, "".join(f"{line}\n" for line in kept))
+        with writing(self.log):
+            write_atomically(self.log, "".join(f"{line}\n" for line in kept))
 
     def read_log(self) -> list[dict[str, Any]]:
         """Return all log records."""
@@ -131,11 +183,42 @@ def write_atomically(path: Path, text: str) -> None:
         text: its contents.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path, *, advice: str = "make room, then go on with --resume") -> Iterator[None]:
+    """Turn what a full or read-only disk raises, in whatever library, into one line.
+
+    Args:
+        path: what is written.
+        advice: what to do then.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _disk_error(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path} cannot be written ({reason}): {advice}") from error
 
 
 def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +270,22 @@ def display_name(model: str | Path | None) -> str | None:
         return str(model)
     path = Path(model).resolve()
     return path.parent.name if path.name == "model" else path.name
+
+
+def _disk_error(error: Exception) -> str | None:
+    """Return what the system said, if it is the cause: safetensors and tokenizers have it in their text alone."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(code[1])) if code is not None else None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _commit() -> str | None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
-from transformers import PreTrainedModel, ProgressCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from .attention_comparison import AttentionInputs
-from .checkpoints import CheckpointingTrainer
 from .data.windows import WindowDataset
-from .errors import UserError
 from .held_out import HeldOutMetrics, measure_held_out
 from .losses import KLDirection
-from .memory import keep_freed_memory, release_freed_memory
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
-from .processes import refuse_data_parallel
+from .resumable_trainer import ResumableTrainer
 from .teachers import Teacher, enable_recording, records_attention, view_encoder
 
 logger = logging.getLogger(__name__)
@@ -58,8 +54,12 @@ class DistillationStudent(nn.Module):
         references: Mapping[int, AttentionInputs] | None = None,
         direction: KLDirection = "teacher-student",
         depths: Sequence[int] = (),
-    ) -> EncoderView:
-        """Return the student's view of a batch, its hidden states in the teacher's width."""
+        compare: Callable[[EncoderView], DistillationTerms] | None = None,
+    ) -> EncoderView | DistillationTerms:
+        """Return the student's view of a batch, hidden states in the teacher's width, or what `compare` makes of it.
+
+        Between processes, torch sees by what a module returns which weights get a gradient: a loss says it exactly.
+        """
         view = view_encoder(
             self.student,
             batch,
@@ -79,10 +79,13 @@ class DistillationStudent(nn.Module):
             view.hidden_states = {
                 layer: self.projection(states) for layer, states in view.hidden_states.items()
             }
-        return view
+        if compare is None:
+            return view
+        with torch.autocast(batch["input_ids"].device.type, enabled=False):
+            return compare(view)
 
 
-class DistillationTrainer(CheckpointingTrainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains a student on windows of text, by a distillation objective or, without a teacher, by masked-LM alone.
 
     The teacher stays outside the trained module: always in eval mode (unless the objective asks for the
@@ -101,6 +104,7 @@ class DistillationTrainer(CheckpointingTrainer):
         held_out_windows: how many of them to use, evenly spread; None for all.
         teacher_view: where the teacher's view of a batch comes from; by default the teacher itself (a cache
             may stand in).
+        max_skipped_steps: how many steps in a row may be skipped because something was not finite.
         callbacks: further callbacks.
     """
 
@@ -117,11 +121,9 @@ class DistillationTrainer(CheckpointingTrainer):
         held_out: WindowDataset | None = None,
         held_out_windows: int | None = None,
         teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
+        max_skipped_steps: int = 10,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        refuse_data_parallel(args, "distill")
-        if args.device.type == "cpu":
-            keep_freed_memory()
         self.teacher = teacher
         self.objective = objective
         self.student = student
@@ -142,23 +144,19 @@ class DistillationTrainer(CheckpointingTrainer):
         )
         self._held_out_collator = held_out_collator or data_collator
         self._held_out = _evenly_spread(held_out, held_out_windows)
-        self._term_sums: dict[str, Tensor] = {}
-        self._steps_summed = 0
-        self._tokens = 0.0
-        self._clock = time.perf_counter()
         self._measured: tuple[int, tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]] | None = None
-        self._logged_evaluation = -1
         super().__init__(
+            verb="distill",
+            section="training",
+            max_skipped_steps=max_skipped_steps,
             model=DistillationStudent(student, teacher.hidden_size if teacher else None),
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=self._held_out,
-            callbacks=callbacks,
+            callbacks=callbacks or (),
+            some_weights_rest=not _reaches_every_weight(objective, student, teacher),
         )
-        self.loss_is_scaled_for_ga = True  # the counts cover the whole optimiser step
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
 
     # One optimiser step
 
@@ -170,23 +168,18 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> tuple[list, Any]:
         """Return the micro-batches of one optimiser step, and what they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.tensor(
-            [
-                [
-                    float((batch["labels"] != -100).sum()),
-                    float(batch["attention_mask"].sum()),
-                    len(batch["window_ids"]),  # a row may hold several
-                ]
-                for batch in batches
-            ],
-            dtype=torch.float64,
-            device="cpu" if device.type == "mps" else device,
-        ).sum(0)
-        if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, reduction="sum")
-        masked, valid, windows = counts.tolist()
-        self._tokens += valid
-        self._steps_summed += 1
+        counted = [
+            (
+                int((batch["labels"] != -100).sum()),
+                int(batch["attention_mask"].sum()),
+                len(batch["window_ids"]),  # a row may hold several
+            )
+            for batch in batches
+        ]
+        masked, valid, windows = self.sum_over_processes(
+            [sum(column) for column in zip(*counted, strict=True)]
+        )
+        self._step_tokens = valid
         return batches, TokenCounts(masked, valid, windows)
 
     def compute_loss(
@@ -233,36 +226,28 @@ class DistillationTrainer(CheckpointingTrainer):
             asked_of_student["depths"] = [
                 objective.elastic.draw(seed=self.args.seed, step=self.state.global_step)
             ]
-        student_view = model(
-            inputs, positions=positions, after_dropout=objective.teacher_dropout, **asked_of_student
-        )
-        terms = objective(
-            student_view,
-            teacher_view,
+        compare = partial(
+            objective,
+            teacher_outputs=teacher_view,
             labels=labels,
             attention_mask=mask,
             counts=num_items_in_batch,
             num_teacher_layers=self.teacher.num_layers if self.teacher is not None else None,
         )
-        self._refuse_non_finite(terms)
-        for name, value in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach()
+        terms = model(
+            inputs,
+            positions=positions,
+            after_dropout=objective.teacher_dropout,
+            compare=compare,
+            **asked_of_student,
+        )
         # Gradients are averaged over processes, but the counts are already those of all of them.
-        loss = terms.total * self.args.world_size
-        return (loss, student_view) if return_outputs else loss
+        loss = self.note_terms(dict(terms.items()), terms.total, inputs["window_ids"]) * self.args.world_size
+        return (loss, terms) if return_outputs else loss
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
         return torch.autocast(self.args.device.type, dtype=dtype, enabled=self.args.bf16 or self.args.fp16)
-
-    def _refuse_non_finite(self, terms: DistillationTerms) -> None:
-        if torch.isfinite(terms.total):
-            return
-        bad = [name for name, value in terms.items() if name != "total" and not torch.isfinite(value)]
-        raise UserError(
-            f"step {self.state.global_step + 1}: the {', '.join(bad) or 'total'} term is not finite; lower "
-            "training.learning_rate, or train in bf16 or fp32 rather than fp16"
-        )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         # ShuffledWindows has its own order, a function of seed and position, so resuming needs no state.
@@ -270,25 +255,6 @@ class DistillationTrainer(CheckpointingTrainer):
         return SequentialSampler(dataset)
 
     # What is reported
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every term since the last log, and tokens per second, to what the Trainer logs."""
-        if "loss" in logs and self._steps_summed:
-            sums = torch.stack([value.double().cpu() for value in self._term_sums.values()])
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
-            means = (sums / self._steps_summed).tolist()
-            logs |= {f"loss_{name}": value for name, value in zip(self._term_sums, means, strict=True)}
-            logs["loss"] = logs.pop("loss_total")
-            logs["tokens_per_second"] = self._tokens / max(time.perf_counter() - self._clock, 1e-9)
-            if self.args.device.type == "cpu":
-                release_freed_memory()
-            self._reset_meter()
-        super().log(logs, start_time)
-
-    def _reset_meter(self) -> None:
-        self._term_sums, self._steps_summed, self._tokens = {}, 0, 0.0
-        self._clock = time.perf_counter()
 
     def measure(self) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
         """Return held-out metrics of the student over all windows, and over each half of them.
@@ -327,7 +293,7 @@ class DistillationTrainer(CheckpointingTrainer):
                 return measure_held_out(
                     view,
                     self.teacher.view if with_teacher and self.teacher is not None else None,
-                    (self._prepare_inputs(batch) for batch in loader),
+                    self._until_stopped(loader),
                     layers=self.layers,
                     with_attention=self._comparable_rows(),
                     depths=depths,
@@ -343,17 +309,31 @@ class DistillationTrainer(CheckpointingTrainer):
         same = self.teacher.num_heads == self.student.config.num_attention_heads
         return same or self.objective.attention_heads == "average"
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401, ARG002
+    def _until_stopped(self, loader: DataLoader) -> Iterator[Any]:
+        for batch in loader:
+            self.check_for_stop()
+            yield self._prepare_inputs(batch)
+
+    def measure_and_log(self) -> dict[str, float]:
         """Log and return held-out metrics of the student."""
         if self._held_out is None:
             return {}
-        started = time.perf_counter()
         metrics = self.measure()[0].flat("eval_")
-        self._clock += time.perf_counter() - started  # throughput is that of training alone
-        if self._logged_evaluation != self.state.global_step:
-            self.log(dict(metrics))
-            self._logged_evaluation = self.state.global_step
+        self.log(dict(metrics))
         return metrics
+
+
+def _reaches_every_weight(
+    objective: DistillationObjective, student: PreTrainedModel, teacher: Teacher | None
+) -> bool:
+    """Return whether every step gives every trained weight a gradient.
+
+    Logits of the last depth have one from every weight of the student, hidden states from the projection.
+    """
+    if not (objective.mlm_weight or objective.output_weight):
+        return False
+    projects = teacher is not None and teacher.hidden_size != student.config.hidden_size
+    return not projects or bool(objective.hidden_weight or objective.embedding_weight)
 
 
 def _evenly_spread(windows: WindowDataset | None, limit: int | None) -> Dataset | None:

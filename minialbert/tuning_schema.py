@@ -90,6 +90,9 @@ class TuningRecipe(Section):
     early_stopping_patience: Count | None = Field(
         None, description="Stop after so many evaluations without a better one"
     )
+    max_skipped_steps: int = Field(
+        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
+    )
     eval_batch_size: Count = Field(64, description="Rows per forward pass in evaluation")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the forward passes"

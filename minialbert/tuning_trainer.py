@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, ProgressCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from .checkpoints import CheckpointingTrainer
 from .data.examples import Problem
 from .data.task_encoding import Encoded, LengthGroupedSampler, PaddingCollator
 from .elastic_tuning import ElasticTuning
-from .errors import UserError
-from .memory import keep_freed_memory, release_freed_memory
 from .metrics import LOWER_IS_BETTER
-from .processes import refuse_data_parallel
+from .resumable_trainer import ResumableTrainer
 from .task_losses import TaskTeacher, hidden_state_loss, label_weight, logit_loss, task_loss
 from .teachers import forward_inputs
 
 BEST_FILE = "best.safetensors"
+_NO_ROWS = "no_rows"  # marks the batch of a process for which an epoch's last step has no rows
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
-class TuningTrainer(CheckpointingTrainer):
+class TuningTrainer(ResumableTrainer):
     """Tunes a model with a task head.
 
     The loss of an optimiser step is a mean over its labels, whatever the micro-batches. After each evaluation
@@ -51,6 +47,7 @@ class TuningTrainer(CheckpointingTrainer):
         task_weight: weight of the loss on gold labels (1 without a teacher).
         elastic: how depths before the last are tuned too; None for the last alone.
         patience: evaluations without a better one after which to stop; None for never.
+        max_skipped_steps: how many steps in a row may be skipped because something was not finite.
         callbacks: further callbacks.
     """
 
@@ -70,11 +67,9 @@ class TuningTrainer(CheckpointingTrainer):
         task_weight: float = 1.0,
         elastic: ElasticTuning | None = None,
         patience: int | None = None,
+        max_skipped_steps: int = 10,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        refuse_data_parallel(args, "finetune")
-        if args.device.type == "cpu":
-            keep_freed_memory()
         self.problem, self.metric = problem, metric
         self.teacher, self.task_weight, self.elastic = teacher, task_weight, elastic
         self.class_weights = class_weights.to(args.device) if class_weights is not None else None
@@ -84,26 +79,22 @@ class TuningTrainer(CheckpointingTrainer):
         self.step_seconds: list[float] = []
         self._best: dict[str, Tensor] = {}
         self._stale = 0
-        self._evaluated_at = -1
         self._measure = measure
         self._rows_per_step = batch_size
-        self._sums: dict[str, Tensor] = {}
-        self._steps_summed = 0
-        self._tokens = 0
-        self._clock = time.perf_counter()
+        self._periodic = _Periodic()
         if teacher is not None:
             teacher.model.to(args.device)
         super().__init__(
+            verb="finetune",
+            section="tuning",
+            max_skipped_steps=max_skipped_steps,
             model=model,
             args=args,
-            data_collator=collator,
-            train_dataset=train,  # type: ignore[arg-type]
+            data_collator=_SharedCollator(collator, train),
+            train_dataset=_SharedRows(train),
             eval_dataset=train,  # type: ignore[arg-type]  # Trainer wants one; `measure` knows the right one
-            callbacks=[*(callbacks or []), _Periodic(), _StepTimes(self.step_seconds)],
+            callbacks=[*(callbacks or []), self._periodic, _StepTimes(self.step_seconds)],
         )
-        self.loss_is_scaled_for_ga = True  # the weights cover the whole optimiser step
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -131,22 +122,20 @@ class TuningTrainer(CheckpointingTrainer):
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         weights = self.class_weights.cpu() if self.class_weights is not None else None
-        labels = [batch["labels"].cpu() for batch in batches]
-        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        counts = torch.tensor(
+        own = [batch for batch in batches if _NO_ROWS not in batch]
+        labels = [batch["labels"].cpu() for batch in own]
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in own)
+        *counts, clocks = self.sum_over_processes(
             [
                 sum(float(label_weight(part, self.problem, weights)) for part in labels),
                 sum(float(label_weight(part, self.problem)) for part in labels),
                 tokens,
-            ],
-            dtype=torch.float64,
-            device=device,
+                float(self._periodic.is_due()),
+            ]
         )
-        if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, reduction="sum")
-        self._tokens += tokens
-        self._steps_summed += 1
-        return batches, counts.tolist()
+        self._periodic.agreed = clocks > 0
+        self._step_tokens = counts[2]
+        return batches, counts
 
     def compute_loss(
         self,
@@ -191,30 +180,26 @@ class TuningTrainer(CheckpointingTrainer):
                 class_weights=self.class_weights,
             )
             total = total + terms["elastic"]
-        if not torch.isfinite(total):
-            raise UserError(
-                f"step {self.state.global_step + 1}: the loss is not finite; lower tuning.learning_rate, or tune in "
-                "bf16 or fp32 rather than fp16"
-            )
-        for name, value in {**terms, "total": total}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-        loss = total * self.args.world_size  # gradients are averaged over processes
+        if _NO_ROWS in inputs:
+            terms, total = {name: 0.0 * value for name, value in terms.items()}, 0.0 * total
+        # Gradients are averaged over processes.
+        loss = self.note_terms({**terms, "total": total}, total) * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
-        assert isinstance(self.train_dataset, Encoded)
-        return LengthGroupedSampler(self.train_dataset.lengths, self._rows_per_step, self.args.seed)
+        assert isinstance(self.train_dataset, _SharedRows)
+        together = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedSampler(
+            self.train_dataset.lengths, self._rows_per_step, self.args.seed, multiple_of=together
+        )
 
     # Evaluation, and the best state
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401, ARG002
+    def measure_and_log(self) -> dict[str, float]:
         """Measure validation, log it, and keep the state when it is the best so far."""
-        if self._evaluated_at == self.state.global_step:  # the Trainer asks again after the last step
-            return {}
-        self._evaluated_at = self.state.global_step
-        started = time.perf_counter()
-        metrics = self._measure()
-        self._clock += time.perf_counter() - started
+        (metrics,) = broadcast_object_list(
+            [self._measure()]
+        )  # all decide by the figures of the first process
         score = float(metrics[self.metric])
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
         if self.best_score is None or sign * score > sign * self.best_score:
@@ -228,6 +213,25 @@ class TuningTrainer(CheckpointingTrainer):
         self.log({**figures, "eval_score": score, "eval_metric": self.metric})  # type: ignore[dict-item]
         return figures
 
+    def begin_training(self) -> None:
+        """Start the clock; a resumed run that was at its end, perhaps early, does not train on.
+
+        Raises:
+            _AtItsEnd: if so. Trainer looks for the end after a step alone, and there may be rows left in the epoch.
+        """
+        super().begin_training()
+        stopped_early = self.patience is not None and self._stale >= self.patience
+        if stopped_early or self.state.global_step >= self.state.max_steps:
+            raise _AtItsEnd
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Trainer's signature
+        """Train as Transformers' Trainer does."""
+        try:
+            return super().train(*args, **kwargs)
+        except _AtItsEnd:
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            return None
+
     def _trained(self) -> list[tuple[str, Tensor]]:
         model = self.accelerator.unwrap_model(self.model)
         return [(name, value) for name, value in model.named_parameters() if value.requires_grad]
@@ -239,51 +243,78 @@ class TuningTrainer(CheckpointingTrainer):
             if name in self._best:
                 value.copy_(self._best[name])
 
-    # What is reported
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every term since the last log, and tokens per second, to what the Trainer logs."""
-        if "loss" in logs and self._steps_summed:
-            for name, value in self._sums.items():
-                logs[f"loss_{name}"] = float(value) / self._steps_summed
-            logs["loss"] = logs.pop("loss_total")
-            logs["tokens_per_second"] = self._tokens / max(time.perf_counter() - self._clock, 1e-9)
-            if self.args.device.type == "cpu":
-                release_freed_memory()
-            self._sums, self._steps_summed, self._tokens = {}, 0, 0
-            self._clock = time.perf_counter()
-        super().log(logs, start_time)
-
     # Checkpoints carry the best state too
+
+    def progress(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside tensors."""
+        best = {"score": self.best_score, "step": self.best_step, "stale": self._stale}
+        return {**super().progress(), "best": best, "step_seconds": self.step_seconds}
+
+    def restore_progress(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what `progress` returned."""
+        super().restore_progress(progress)
+        best = progress["best"]
+        self.best_score, self.best_step, self._stale = best["score"], best["step"], best["stale"]
+        self.step_seconds[:] = progress["step_seconds"]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self._best:
-            facts = {"score": self.best_score, "step": self.best_step, "stale": self._stale}
-            path = Path(output_dir or self.args.output_dir) / BEST_FILE
-            safetensors.torch.save_file(self._best, str(path), metadata={"best": json.dumps(facts)})
+            safetensors.torch.save_file(self._best, str(Path(output_dir or self.args.output_dir) / BEST_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = Path(resume_from_checkpoint) / BEST_FILE
         if path.is_file():
-            with safetensors.safe_open(str(path), framework="pt") as file:
-                facts = json.loads(file.metadata()["best"])
-                self._best = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.best_score, self.best_step, self._stale = facts["score"], facts["step"], facts["stale"]
+            self._best = safetensors.torch.load_file(str(path))
+
+
+class _SharedRows(Dataset[dict[str, Any] | None]):
+    """Rows, and None for an index beyond them, with which `LengthGroupedSampler` fills up an epoch."""
+
+    def __init__(self, rows: Encoded) -> None:
+        self.rows, self.lengths = rows, rows.lengths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
+        return self.rows[index] if index < len(self.rows) else None
+
+
+class _SharedCollator:
+    """Pads the rows of a batch; one without rows gets any row, and a mark that it does not count.
+
+    Its process has to run a step like the others: gradients are summed over all of them.
+    """
+
+    def __init__(self, collator: PaddingCollator, rows: Encoded) -> None:
+        self._collator, self._any_row = collator, rows[0]
+
+    def __call__(self, rows: Sequence[dict[str, Any] | None]) -> dict[str, Tensor]:
+        own = [row for row in rows if row is not None]
+        if own:
+            return self._collator(own)
+        return {**self._collator([self._any_row]), _NO_ROWS: torch.tensor(True)}
+
+
+class _AtItsEnd(Exception):  # noqa: N818 - no error
+    """A resumed run finds that no step is left."""
 
 
 class _Periodic(TrainerCallback):
     """Saves a checkpoint when the last one is some minutes old, so that short runs write none."""
 
     def __init__(self) -> None:
+        self.agreed = False  # by all processes, whose clocks differ
         self._last = time.monotonic()
 
+    def is_due(self) -> bool:
+        """Return whether this process's clock says so."""
+        return time.monotonic() - self._last > _SECONDS_BETWEEN_CHECKPOINTS
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        if (
-            time.monotonic() - self._last > _SECONDS_BETWEEN_CHECKPOINTS
-            and state.global_step < state.max_steps
-        ):
+        if self.agreed and state.global_step < state.max_steps:
             control.should_save = True
             self._last = time.monotonic()
 

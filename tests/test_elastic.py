@@ -212,7 +212,7 @@ def test_a_step_trains_the_depth_of_a_shallower_run(make_trainer):
     labels = batch["labels"][masked]
     divergence = torch.nn.functional.kl_div(shallow, last, log_target=True, reduction="batchmean")
     expected = torch.nn.functional.nll_loss(shallow, labels) + 3 * divergence
-    torch.testing.assert_close(trainer._term_sums["elastic"], expected)
+    assert trainer.meter.step_terms()["elastic"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_only_iterations_up_to_the_depth_get_its_gradient(make_trainer):
@@ -279,7 +279,8 @@ def test_a_resumed_run_draws_what_an_uninterrupted_one_draws(make_trainer, tmp_p
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-2"))
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
-    assert logged(whole, "loss_elastic") == logged(resumed, "loss_elastic")
+    after = logged(resumed, "loss_elastic")
+    assert after and logged(whole, "loss_elastic")[-len(after) :] == after
 
 
 def test_training_lowers_the_loss_of_every_depth(make_trainer):

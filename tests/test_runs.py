@@ -6,41 +6,77 @@ import json
 
 import pytest
 
+from minialbert.checkpoints import new_checkpoint
 from minialbert.errors import UserError
+from minialbert.recipe import FinetuneRecipe, apply_overrides, dump_recipe, load_recipe
 from minialbert.runs import RunDirectory, display_name, environment, write_atomically, write_result
+
+TINY = load_recipe("tiny")
 
 
 def test_a_new_directory_gets_the_recipe(tmp_path):
     run = RunDirectory(tmp_path / "a" / "run")
-    run.open("name: x\n")
-    assert run.recipe.read_text() == "name: x\n"
+    run.open(TINY, data={"windows": 3})
+    assert load_recipe(str(run.recipe)) == TINY
+    assert json.loads(run.data.read_text()) == {"windows": 3}
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
     with pytest.raises(UserError, match="exclude each other"):
-        RunDirectory(tmp_path / "run").open("", resume=True, overwrite=True)
+        RunDirectory(tmp_path / "run").open(TINY, resume=True, overwrite=True)
 
 
 def test_overwrite_removes_what_runs_write_and_nothing_else(tmp_path):
     run = RunDirectory(tmp_path)
-    run.open("name: x\n", overwrite=True)
+    run.open(TINY, data={}, overwrite=True)
     (run.checkpoints / "checkpoint-3").mkdir(parents=True)
     run.model.mkdir()
     run.append_log({"step": 1})
     (tmp_path / "notes.txt").write_text("mine")
-    run.open("name: y\n", overwrite=True)
+    run.open(TINY, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "recipe.yaml"]
 
 
-def test_the_last_checkpoint_is_the_newest_complete_one(tmp_path):
+@pytest.mark.parametrize("recipe", [load_recipe("tiny"), load_recipe("default", FinetuneRecipe)])
+def test_resume_wants_the_same_recipe_and_fills_in_keys_that_are_newer_than_the_run(recipe, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.open(recipe)
+    section = "tuning" if isinstance(recipe, FinetuneRecipe) else "training"
+    lines = dump_recipe(recipe).splitlines()
+    run.recipe.write_text("\n".join(line for line in lines if "max_skipped_steps" not in line))
+    run.open(recipe, resume=True)
+    assert load_recipe(str(run.recipe), type(recipe)) == recipe
+    with pytest.raises(UserError, match="another recipe; different here: max_skipped_steps: 3"):
+        run.open(apply_overrides(recipe, [f"{section}.max_skipped_steps=3"]), resume=True)
+
+
+def test_resume_wants_the_same_data(tmp_path):
+    def data(fingerprint):
+        folder = {"name": "a", "windows": 3, "held_out_windows": 1, "fingerprint": fingerprint}
+        return {"folders": [folder]}
+
+    run = RunDirectory(tmp_path)
+    run.open(TINY, data=data("1"))
+    run.open(TINY, data=data("1"), resume=True)
+    with pytest.raises(UserError, match=r"a run on other data \(a .*\): give the same --data"):
+        run.open(TINY, data=data("2"), resume=True)
+    run.data.write_text("[1")
+    with pytest.raises(UserError, match="data.json is damaged"):
+        run.open(TINY, data=data("1"), resume=True)
+    run.data.write_text("[1]")
+    with pytest.raises(UserError, match="what the run says of its windows is damaged"):
+        run.open(TINY, data=data("1"), resume=True)
+
+
+def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
     run = RunDirectory(tmp_path)
     assert run.last_checkpoint() is None
-    for step in (2, 10, 30):
-        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
     for step in (2, 10):
-        (run.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        with new_checkpoint(run.checkpoints, step, keep=None) as folder:
+            (folder / "weights").write_text("1")
+    (run.checkpoints / "checkpoint-30").mkdir()
     (run.checkpoints / "partial").mkdir()
-    assert run.last_checkpoint().name == "checkpoint-10"
+    assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
 
 
 def test_a_log_is_rewound_past_a_line_that_was_cut_off(tmp_path):
@@ -84,3 +120,18 @@ def test_local_models_are_named_without_their_path(tmp_path):
     assert display_name(tmp_path / "teacher") == "teacher"
     assert display_name("bert-base-uncased") == "bert-base-uncased"
     assert display_name(None) is None
+
+
+def test_links_planted_in_a_run_from_elsewhere_lead_nowhere(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("mine")
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.path.joinpath(".result.json.partial").symlink_to(target)
+    run.result.symlink_to(target)
+    write_result(run.result, {"kind": "x", "metrics": {}, "seed": 1, "model": "m"})
+    assert not run.result.is_symlink()
+    run.log.symlink_to(target)
+    with pytest.raises(UserError, match="log.jsonl is a link"):
+        run.append_log({"step": 1})
+    assert target.read_text() == "mine"

@@ -117,7 +117,7 @@ def test_the_windows_of_the_paper_are_126_tokens_apart(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("the river " * 254)  # 508 tokens
     prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", held_out_fraction=0, progress=False)
     rows = np.fromfile(
-        tmp_path / "out/train.windows.bin", WindowDataset(tmp_path / "out").manifest.window_dtype
+        tmp_path / "out/train.windows.bin", WindowDataset(tmp_path / "out").manifests[0].window_dtype
     )
     assert rows.tolist() == [(0, 254), (126, 254), (252, 254), (378, 130)]
 
@@ -166,7 +166,7 @@ def test_splits_share_no_document(tmp_path, corpus, tokenizer):
     assert manifest == WindowsManifest.load(tmp_path / "out")
     assert 2 < manifest.bytes_per_token < 4
     assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
-    check_tokenizer(manifest, AutoTokenizer.from_pretrained(tmp_path / "out/tokenizer"))
+    check_tokenizer(manifest.tokenizer, AutoTokenizer.from_pretrained(tmp_path / "out/tokenizer"))
 
 
 def test_two_documents_are_enough_for_two_splits(tmp_path, tokenizer):
@@ -260,9 +260,9 @@ def test_fingerprints(tokenizer):
 
 def test_another_tokenizer_is_refused(tmp_path, corpus, tokenizer):
     manifest = prepare([corpus], TOKENIZER, tmp_path / "out", **SMALL)
-    check_tokenizer(manifest, tokenizer)
+    check_tokenizer(manifest.tokenizer, tokenizer)
     with pytest.raises(UserError, match=r"tokenizer tiny-tokenizer \(135 .*not with TokenizersBackend"):
-        check_tokenizer(manifest, byte_level_tokenizer())
+        check_tokenizer(manifest.tokenizer, byte_level_tokenizer())
 
 
 def test_slow_and_missing_tokenizers(tmp_path):

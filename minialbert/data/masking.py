@@ -1,6 +1,6 @@
 """Masked batches: which tokens are hidden is decided when a batch is made, and always in the same way.
 
-Every draw comes from a counter-based generator (Philox) keyed by (seed, epoch) whose counter starts at the
+Every draw of a mask comes from a counter-based generator (Philox) keyed by (seed, epoch) whose counter starts at the
 window's id. So the masks of a window do not depend on the batch it is in, on padding, on the number of
 loader processes or on anything drawn before; a resumed run sees what an uninterrupted one sees.
 
@@ -9,7 +9,6 @@ loader processes or on anything drawn before; a resumed run sees what an uninter
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from minialbert.data.permutations import permuted
 from minialbert.data.tokenizers import tokenizer_name
 from minialbert.errors import UserError
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from minialbert.data.windows import WindowDataset
 
 IGNORED_LABEL = -100
-# One of four counter words of Philox: it keeps the streams of masks and permutations apart.
-_MASKS, _PERMUTATIONS = 1, 2
+# One of four counter words of Philox: it keeps these draws apart from those of `prepare`.
+_MASKS = 1
 
 
 class MaskedLanguageModelCollator:
@@ -127,7 +127,7 @@ class MaskedLanguageModelCollator:
             Two arrays of shape (T,): the ids a model sees, and the labels.
         """
         count = len(input_ids)
-        generator = _generator(self.seed, epoch, _MASKS, window_id)
+        generator = _generator(self.seed, epoch, window_id)
         choice, fate = generator.random((2, count))
         replacements = self._ordinary_ids[generator.integers(0, len(self._ordinary_ids), count)]
 
@@ -148,9 +148,9 @@ class MaskedLanguageModelCollator:
 class ShuffledWindows(Dataset[dict[str, Any]]):
     """As many samples as a run needs: the windows of epoch 0 in a random order, then those of epoch 1, ...
 
-    Sample i is window `permutation_e[i % n]` of epoch `e = i // n`. The order is a function of (seed, i), so
-    a run that resumes at sample i, or a rank that reads every k-th sample, needs no state. Read it in order
-    (a sequential sampler): it is shuffled already.
+    Sample i is window `permuted(i % n)` of epoch `i // n`: a function of (seed, i, n) that is computed on the spot,
+    so a run that resumes at sample i, or a rank that reads every k-th batch, needs no state, and none of the
+    windows of the others. Read it in order (a sequential sampler): it is shuffled already.
 
     Args:
         windows: the n windows.
@@ -169,7 +169,6 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
         self.windows = windows
         self.num_samples = num_samples
         self.seed = _checked_seed(seed)
-        self._permutations: OrderedDict[int, NDArray[Any]] = OrderedDict()
 
     def __len__(self) -> int:
         return self.num_samples
@@ -189,41 +188,14 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         epoch, position = divmod(int(index), len(self.windows))
-        window = int(self.permutation(epoch)[position])
+        window = permuted(position, len(self.windows), seed=self.seed, epoch=epoch)
         return {**self.windows[window], "epoch": epoch}
 
-    def permutation(self, epoch: int) -> NDArray[Any]:
-        """Returns the order of the windows in one epoch.
 
-        Args:
-            epoch: from 0.
-
-        Returns:
-            Shape (n,), uint32 where n fits.
-        """
-        if epoch not in self._permutations:
-            count = len(self.windows)
-            order: NDArray[Any] = np.arange(count, dtype=np.uint32 if count <= 2**32 else np.uint64)
-            _generator(self.seed, epoch, _PERMUTATIONS, 0).shuffle(order)
-            self._permutations[epoch] = order
-            # Two are kept, for batches that straddle the end of an epoch.
-            while len(self._permutations) > 2:
-                self._permutations.popitem(last=False)
-        return self._permutations[epoch]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the permutations out: a loader process makes its own.
-
-        Returns:
-            The state to pickle.
-        """
-        return {**self.__dict__, "_permutations": OrderedDict()}
-
-
-def _generator(seed: int, epoch: int, stream: int, window_id: int) -> np.random.Generator:
+def _generator(seed: int, epoch: int, window_id: int) -> np.random.Generator:
     """Returns the generator of one window: 2^128 numbers away from that of the next one."""
     key = np.array([seed, epoch], dtype=np.uint64)
-    counter = np.array([0, 0, window_id, stream], dtype=np.uint64)
+    counter = np.array([0, 0, window_id, _MASKS], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 

@@ -315,10 +315,13 @@ class LengthGroupedSampler(Sampler[int]):
         lengths: tokens of each row.
         batch_size: rows per batch.
         seed: of the order.
+        multiple_of: the order ends with as many `len(lengths)`, which is no row, as make its length a multiple of
+            this, so that all processes get equally many batches.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, multiple_of: int = 1) -> None:
         self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
+        self.missing = -len(self.lengths) % multiple_of
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -326,8 +329,8 @@ class LengthGroupedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.lengths)
+        """Return the length of the order."""
+        return len(self.lengths) + self.missing
 
     def __iter__(self) -> Iterator[int]:
         """Yield row numbers."""
@@ -345,3 +348,5 @@ class LengthGroupedSampler(Sampler[int]):
             yield from full[index]
         for batch in rest:
             yield from batch
+        for _ in range(self.missing):
+            yield len(self.lengths)

@@ -1,4 +1,4 @@
-"""A folder of token windows: what is in it, and reading it.
+"""A folder of token windows: which files are in it, and what its manifest says.
 
 For each split it holds `SPLIT.tokens.bin` (content ids, 2 bytes each while the vocabulary allows it) and
 `SPLIT.windows.bin` (start and length of each window in that stream), beside `manifest.json` and a copy of the
@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from pydantic import TypeAdapter, ValidationError
 
 from minialbert.data.corpora import DocumentSeparator
-from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
 from minialbert.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from minialbert.user_input import local_path, quoted
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -30,6 +27,10 @@ FORMAT = "minialbert-windows"
 FORMAT_VERSION = 1
 
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
+# Ids are stored in four bytes at most, and so are the lengths of windows.
+_MOST = 2**32
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -155,23 +156,13 @@ class WindowsManifest:
             raise UserError(f"{MANIFEST} was not written by prepare (no format {FORMAT!r})")
         if values.get("format_version") != FORMAT_VERSION:
             raise UserError(
-                f"{MANIFEST} has format_version {values.get('format_version')}, this program reads "
-                f"{FORMAT_VERSION}: prepare the corpus again"
+                f"{MANIFEST} has format_version {quoted(values.get('format_version'), 20)}, this program "
+                f"reads {FORMAT_VERSION}: prepare the corpus again"
             )
         try:
-            splits = {split: SplitCounts(**values["splits"][split]) for split in SPLITS}
-            nested = {
-                "tokenizer": TokenizerRecord(**values["tokenizer"]),
-                "options": WindowOptions(**values["options"]),
-                "sources": [SourceRecord(**source) for source in values["sources"]],
-                "splits": splits,
-            }
-            manifest = cls(**{**values, **nested})
-            sizes = [n for counts in splits.values() for n in asdict(counts).values()]
-            numbers = [*sizes, manifest.tokenizer.vocab_size, manifest.options.window_length]
-            if not all(type(number) is int and number >= 0 for number in numbers):
-                raise TypeError("a count is not a natural number")
-        except (KeyError, TypeError, AttributeError) as error:
+            manifest = record_from_plain(cls, values)
+            _check_manifest(manifest)
+        except ValueError as error:
             raise UserError(f"{MANIFEST} is damaged ({error}): prepare the corpus again") from error
         return manifest
 
@@ -188,15 +179,19 @@ class WindowsManifest:
         Raises:
             UserError: the folder is none of ours, not finished, or damaged.
         """
-        folder = Path(directory)
-        if not (folder / MANIFEST).is_file():
+        folder = local_path(directory)
+        if not local_path(folder / MANIFEST).is_file():
             hint = (
                 "prepare was interrupted: run it again"
                 if (folder / PROGRESS).exists()
                 else "run prepare first"
             )
             raise UserError(f"{folder}: no {MANIFEST} ({hint})")
-        manifest = cls.from_dict(read_json(folder / MANIFEST))
+        values = read_json(folder / MANIFEST)
+        try:
+            manifest = cls.from_dict(values)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
         for split in SPLITS:
             counts = manifest.splits[split]
             for path, size in data_sizes(folder, split, counts, manifest.token_dtype, manifest.window_dtype):
@@ -205,90 +200,6 @@ class WindowsManifest:
                     state = "is missing" if found is None else f"has {found} bytes, the manifest says {size}"
                     raise UserError(f"{path} {state}: prepare the corpus again (--overwrite)")
         return manifest
-
-
-class WindowDataset(Dataset[dict[str, Any]]):
-    """The windows of one split, read from disk as they are asked for.
-
-    It can be pickled and forked: each process maps the files for itself at its first access.
-
-    Args:
-        directory: that `prepare` has finished.
-        split: "train" or "held_out".
-
-    Raises:
-        UserError: the folder is not finished or is damaged.
-    """
-
-    def __init__(self, directory: str | Path, split: Split = "train") -> None:
-        if split not in SPLITS:
-            raise UserError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
-        self.directory = Path(directory)
-        self.split = split
-        self.manifest = WindowsManifest.load(self.directory)
-        self._prefix = np.array(self.manifest.tokenizer.prefix_ids, dtype=np.int64)
-        self._suffix = np.array(self.manifest.tokenizer.suffix_ids, dtype=np.int64)
-        self._files: tuple[NDArray[Any], NDArray[Any]] | None = None
-
-    def __len__(self) -> int:
-        return self.manifest.splits[self.split].windows
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns one window.
-
-        Args:
-            index: in [0, number of windows).
-
-        Returns:
-            "input_ids", an int64 array with special tokens of at most `window_length`, and "window_id", the
-            index.
-
-        Raises:
-            IndexError: there is no such window.
-            UserError: the files hold something that cannot be a window.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
-        tokens, windows = self._map_files()
-        start, length = (int(value) for value in windows[index])
-        content = tokens[start : start + length].astype(np.int64)
-        if len(content) != length or length == 0 or content.max() >= self.manifest.tokenizer.vocab_size:
-            raise UserError(f"{self.directory}: window {index} of {self.split} is damaged: prepare it again")
-        return {"input_ids": np.concatenate([self._prefix, content, self._suffix]), "window_id": int(index)}
-
-    def _map_files(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        if self._files is None:
-            tokens = np.memmap(self.directory / f"{self.split}.tokens.bin", self.manifest.token_dtype, "r")
-            windows = np.memmap(self.directory / f"{self.split}.windows.bin", self.manifest.window_dtype, "r")
-            self._files = tokens, windows
-        return self._files
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the mapped files out, which would be pickled as their whole content.
-
-        Returns:
-            The state to pickle.
-        """
-        return {**self.__dict__, "_files": None}
-
-
-def check_tokenizer(manifest: WindowsManifest, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that a tokenizer gives the ids that are stored.
-
-    Args:
-        manifest: of the windows.
-        tokenizer: of the model that is to read them.
-
-    Raises:
-        UserError: they differ.
-    """
-    fingerprint, recorded = tokenizer_fingerprint(tokenizer), manifest.tokenizer
-    if fingerprint != recorded.fingerprint:
-        raise UserError(
-            f"the windows were made with the tokenizer {recorded.name} ({recorded.vocab_size} tokens, "
-            f"fingerprint {recorded.fingerprint[:12]}), not with {tokenizer_name(tokenizer)} "
-            f"({len(tokenizer)} tokens, {fingerprint[:12]}): prepare the corpus with this model's"
-        )
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:
@@ -354,6 +265,58 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged or was not written by prepare: it is not JSON") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged or was not written by prepare: it is not a JSON object")
     return values
+
+
+def record_from_plain(kind: type[Record], values: object) -> Record:
+    """Returns a dataclass from what `asdict` gave and JSON kept; nothing is converted, left out or passed over.
+
+    Args:
+        kind: the dataclass.
+        values: as read from JSON.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: the values are not those of such a record; says in one line which.
+    """
+    try:
+        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if str(part).isprintable())
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    if asdict(record) != values:  # type: ignore[call-overload]
+        raise ValueError("it has entries that no version of this program writes")
+    return record
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a dataclass
+    return TypeAdapter(kind)
+
+
+def _check_manifest(manifest: WindowsManifest) -> None:
+    """Raises ValueError for values of the right types that no corpus gives."""
+    tokenizer, length = manifest.tokenizer, manifest.options.window_length
+    affixes = [*tokenizer.prefix_ids, *tokenizer.suffix_ids]
+    if set(manifest.splits) != set(SPLITS):
+        raise ValueError(f"splits: expected {' and '.join(SPLITS)}")
+    counts = [number for split in SPLITS for number in asdict(manifest.splits[split]).values()]
+    if not all(0 <= number < 2**63 for number in [*counts, manifest.skipped_documents]):
+        raise ValueError("a count is not a natural number")
+    if not all(text.isprintable() for text in (tokenizer.name, tokenizer.fingerprint)):
+        raise ValueError("the tokenizer's name and fingerprint have to be of one line")
+    if not 0 < tokenizer.vocab_size <= _MOST:
+        raise ValueError(f"tokenizer.vocab_size: expected 1 to {_MOST:,}")
+    if not len(affixes) < length < _MOST:
+        raise ValueError("options.window_length: no room beside the special tokens, or too long for a table")
+    if not all(0 <= number < tokenizer.vocab_size for number in affixes):
+        raise ValueError("tokenizer: a special token is not in the vocabulary")
+    if any(manifest.splits[split].windows and not manifest.splits[split].tokens for split in SPLITS):
+        raise ValueError("splits: windows without tokens")

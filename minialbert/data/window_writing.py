@@ -36,7 +36,7 @@ _TOKENIZER_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
     "chat_template.jinja",
 )
-_CHOICES = 3  # the Philox stream of the choice of windows; masking.py uses 1 and 2
+_CHOICES = 3  # the Philox stream of the choice of windows; masking.py uses 1
 
 
 def is_held_out(document: int, options: WindowOptions) -> bool:

@@ -1,7 +1,7 @@
 """Documents become token windows on disk (`prepare`), and are read back from there (`WindowDataset`).
 
 While `prepare` runs, `progress.json` says how far the other files of the folder can be trusted; a call that
-was killed goes on from there. `window_files.py` describes the folder.
+was killed goes on from there. `window_files.py` describes the folder, `window_reading.py` reads it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from minialbert.data.corpora import DocumentSeparator, ReadStats, Source, find_sources, read_documents
 from minialbert.data.tokenizers import (
@@ -36,14 +36,14 @@ from minialbert.data.window_files import (
     Split,
     SplitCounts,
     TokenizerRecord,
-    WindowDataset,
     WindowOptions,
     WindowsManifest,
-    check_tokenizer,
     read_json,
+    record_from_plain,
     table_type,
     token_type,
 )
+from minialbert.data.window_reading import WindowDataset, check_tokenizer, data_differences, data_identity
 from minialbert.data.window_writing import (
     TEMPORARY,
     TOKENIZER,
@@ -66,6 +66,8 @@ __all__ = [
     "WindowOptions",
     "WindowsManifest",
     "check_tokenizer",
+    "data_differences",
+    "data_identity",
     "prepare",
     "tokenizer_fingerprint",
 ]
@@ -170,18 +172,17 @@ class _Plan:
     options: WindowOptions
     sources: list[SourceRecord]
 
-    def differences(self, other: dict[str, Any]) -> str:
-        """Names what another plan, as read from JSON, has otherwise; empty when nothing."""
-        mine, theirs = asdict(self), other
+    def differences(self, other: _Plan) -> str:
+        """Names what another plan has otherwise; empty when nothing."""
         found = []
         for item in fields(WindowOptions):
-            old, new = theirs["options"].get(item.name), mine["options"][item.name]
+            old, new = getattr(other.options, item.name), getattr(self.options, item.name)
             if old != new:
                 found.append(f"{item.name} {old!r}, now {new!r}")
-        if theirs["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
-            found.append(f"tokenizer {theirs['tokenizer']['name']}, now {self.tokenizer.name}")
-        if theirs["sources"] != mine["sources"]:
-            before, now = ({s["name"]: s["num_bytes"] for s in side["sources"]} for side in (theirs, mine))
+        if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            found.append(f"tokenizer {other.tokenizer.name}, now {self.tokenizer.name}")
+        if other.sources != self.sources:
+            before, now = ({s.name: s.num_bytes for s in side.sources} for side in (other, self))
             changed = sorted(name for name in before | now if before.get(name) != now.get(name))
             found.append(f"corpus files ({', '.join(changed[:3]) or 'their order'})")
         return "; ".join(found)
@@ -289,26 +290,17 @@ def _open_folder(folder: Path, plan: _Plan, overwrite: bool) -> _State | Windows
         # Read even with `overwrite`: a manifest that is not ours is nobody's to remove.
         manifest = WindowsManifest.from_dict(read_json(folder / MANIFEST))
         if not overwrite:
-            _refuse_differences(folder, plan, manifest.to_dict())
+            _refuse_differences(folder, plan, _Plan(manifest.tokenizer, manifest.options, manifest.sources))
             (folder / PROGRESS).unlink(missing_ok=True)
             return WindowsManifest.load(folder)
         remove_own_files(folder)
     elif (folder / PROGRESS).exists() and not overwrite:
-        saved = read_json(folder / PROGRESS)
-        try:
-            state = _State(
-                **{
-                    **saved["state"],
-                    "splits": {s: SplitCounts(**saved["state"]["splits"][s]) for s in SPLITS},
-                }
-            )
-            # An earlier call that kept nothing is nothing to protect, whatever its options were.
-            if state.documents:
-                _refuse_differences(folder, plan, saved["plan"])
-                logger.info("%s: going on after %d documents", folder, state.documents)
-                return state
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{folder / PROGRESS} is damaged: start anew with --overwrite") from error
+        plan_before, state = _read_progress(folder / PROGRESS)
+        # An earlier call that kept nothing is nothing to protect, whatever its options were.
+        if state.documents:
+            _refuse_differences(folder, plan, plan_before)
+            logger.info("%s: going on after %d documents", folder, state.documents)
+            return state
         remove_own_files(folder)
     elif overwrite:
         remove_own_files(folder)
@@ -321,16 +313,29 @@ def _open_folder(folder: Path, plan: _Plan, overwrite: bool) -> _State | Windows
     return _State()
 
 
-def _refuse_differences(folder: Path, plan: _Plan, other: dict[str, Any]) -> None:
-    try:
-        differences = plan.differences(other)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged: start anew with --overwrite") from error
-    if differences:
+def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
+    if differences := plan.differences(other):
         raise UserError(
             f"{folder} holds windows made otherwise ({differences}): choose another folder, or start anew "
             "with --overwrite"
         )
+
+
+def _read_progress(path: Path) -> tuple[_Plan, _State]:
+    """Returns what decides the bytes of an unfinished folder, and how far they are written."""
+    saved = read_json(path)
+    try:
+        plan, state = (
+            record_from_plain(_Plan, saved.get("plan")),
+            record_from_plain(_State, saved.get("state")),
+        )
+        numbers = [value for value in asdict(state).values() if isinstance(value, int)]
+        counts = [number for split in SPLITS for number in asdict(state.splits[split]).values()]
+        if min(numbers + counts) < 0 or state.source > len(plan.sources):
+            raise ValueError("a count is out of range")
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): start anew with --overwrite") from error
+    return plan, state
 
 
 def _save_progress(folder: Path, plan: _Plan, state: _State) -> None:
