@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and docs/deployment.md anew from the records under results/.
+"""Write the tables of docs/performance.md, docs/deployment.md and docs/scaling.md anew from the records under results/.
 
     python benchmarks/performance_page.py
 
@@ -12,7 +12,8 @@ import json
 import re
 from pathlib import Path
 
-RESULTS, PAGES = Path("results"), (Path("docs/performance.md"), Path("docs/deployment.md"))
+RESULTS = Path("results")
+PAGES = tuple(Path("docs") / name for name in ("performance.md", "deployment.md", "scaling.md"))
 
 
 def table_of(name: str) -> str:
