@@ -20,7 +20,7 @@ TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
 DEV_STAMP := $(VENV)/.dev-$(KEY)
 DEMO_STAMP := $(VENV)/.demo-$(KEY)
 
-.PHONY: demo test test-slow install fix check docs clean
+.PHONY: demo test test-slow install fix check audit docs clean
 .NOTPARALLEL:
 
 demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come with Python packages
@@ -28,10 +28,12 @@ demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come
 
 test: $(DEV_STAMP)  ## the fast tests
 	$(BIN)/python -m pytest runtime/tests --rootdir=runtime --confcutdir=runtime
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them
-	$(BIN)/python -m pytest -m slow
+test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them; their outcome is kept in results/
+	status=0; $(BIN)/python -m pytest -m slow --junitxml=.slow-tests.xml || status=$$?; \
+	  $(BIN)/python benchmarks/reliability_page.py .slow-tests.xml results/reliability.md; rm -f .slow-tests.xml; \
+	  exit $$status
 
 install: $(DEV_STAMP)
 
@@ -44,6 +46,9 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pydoclint --quiet minialbert runtime/minialbert_runtime
+
+audit: $(DEV_STAMP)  ## known vulnerabilities of what is pinned and installed
+	$(BIN)/python tools/audit.py constraints.txt
 
 docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again
 	$(BIN)/python -c "from pathlib import Path; from minialbert.recipe import with_reference; \

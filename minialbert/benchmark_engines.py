@@ -97,7 +97,7 @@ def load_torch(path: str, engine: str, threads: int) -> nn.Module:
     token = "TokenClassification" in architectures[0]
     model_class: Any = AutoModelForTokenClassification if token else AutoModelForSequenceClassification
     dtype = torch.bfloat16 if engine == "torch-bf16" else torch.float32
-    model = model_class.from_pretrained(path, dtype=dtype).eval()
+    model = model_class.from_pretrained(path, dtype=dtype, trust_remote_code=False).eval()
     return _converted(model, engine, inplace=True)
 
 

@@ -23,6 +23,7 @@ from transformers import (
 
 from .configuration_minialbert import MiniAlbertConfig
 from .errors import UserError
+from .model_files import check_config
 from .modeling_minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
 from .runs import display_name
 from .teachers import LOADING_ERRORS, forward_inputs, load_encoder_config, max_input_length, one_line
@@ -186,11 +187,12 @@ def _read_config(file: str) -> PreTrainedConfig:
     if not path.is_file():
         raise UserError(f"{_CONFIG}{file}: there is no such file; expected the config.json of an encoder")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if hasattr(config, "use_adapter"):  # of the paper's release
             config = MiniAlbertConfig.from_pretrained(path)
     except LOADING_ERRORS as error:
         raise UserError(f"{file} is not the config.json of an encoder ({one_line(error)})") from error
+    check_config(config, file)
     return config
 
 
@@ -199,7 +201,7 @@ def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
     if isinstance(config, MiniAlbertConfig):
         return MiniAlbertForSequenceClassification(config)
     try:
-        return AutoModelForSequenceClassification.from_config(config)
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise UserError(f"a {config.model_type} cannot classify sequences ({one_line(error)})") from error
 
@@ -219,6 +221,6 @@ def _from_checkpoint(name: str) -> PreTrainedModel:
         model_class = AutoModelForTokenClassification if token else AutoModelForSequenceClassification
     options = {} if "Classification" in heads else {"num_labels": 2}
     try:
-        return model_class.from_pretrained(name, dtype=torch.float32, **options)
+        return model_class.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **options)
     except LOADING_ERRORS as error:
         raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error

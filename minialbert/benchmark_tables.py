@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .report.tables import escape
+
 _DASH = "–"
 
 
@@ -77,12 +79,10 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     parts = []
     for table in tables(record):
         rule = "|".join(["---"] * 2 + ["---:"] * (len(table.header) - 2))
-        lines = [f"| {' | '.join(row)} |" for row in table.rows]
-        parts.append(
-            "\n".join([f"**{table.title}**", "", f"| {' | '.join(table.header)} |", f"|{rule}|", *lines])
-        )
+        lines = [f"| {' | '.join(map(escape, row))} |" for row in (table.header, *table.rows)]
+        parts.append("\n".join([f"**{escape(table.title)}**", "", lines[0], f"|{rule}|", *lines[1:]]))
     if record["notes"]:
-        parts.append("\n".join(f"- {note}" for note in record["notes"]))
+        parts.append("\n".join(f"- {escape(note)}" for note in record["notes"]))
     return "\n\n".join(parts) + "\n"
 
 

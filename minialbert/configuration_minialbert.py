@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -30,6 +31,7 @@ _SIZES = (
     "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
     "intermediate_size", "max_position_embeddings", "type_vocab_size",
 )  # fmt: skip
+_MOST_LABELS, _MOST_ITERATIONS = 1_000_000, 1_000
 _FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
@@ -138,6 +140,10 @@ class MiniAlbertConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be an integer, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.id2label:
+            raise ValueError("id2label names no label: a task head needs at least one")
+        if self.num_hidden_layers > _MOST_ITERATIONS:  # each would get its adapters
+            raise ValueError(f"num_hidden_layers must be at most {_MOST_ITERATIONS}")
         for name in _FRACTIONS:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
@@ -216,7 +222,16 @@ class MiniAlbertConfig(PreTrainedConfig):
         Returns:
             The configuration as a dictionary, and the unused keyword arguments.
         """
-        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (
+            RecursionError,
+            TypeError,
+            AttributeError,
+        ) as error:  # JSON, but no object or nested too deeply
+            raise OSError(f"{pretrained_model_name_or_path}: its config.json is no configuration") from error
+        if not isinstance(config_dict, dict):
+            raise OSError(f"{pretrained_model_name_or_path}: its config.json holds no JSON object")
         if config_dict.get("model_type") == "albert":
             config_dict = config_from_release(config_dict)
         return config_dict, unused
@@ -243,7 +258,13 @@ class MiniAlbertConfig(PreTrainedConfig):
                 f"expected a MiniALBERT configuration, got model_type {model_type!r}: load it with "
                 "Transformers' Auto classes instead"
             )
-        return super().from_dict(config_dict, **kwargs)
+        labels = config_dict.get("num_labels", 2)
+        if isinstance(labels, int) and labels > _MOST_LABELS:  # each would get a name
+            raise ValueError(f"num_labels must be at most {_MOST_LABELS}, got a larger number")
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (StrictDataclassError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            raise ValueError(f"a value of the configuration does not fit: {str(error)[:200]}") from error
 
 
 def config_from_release(release: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +304,10 @@ def config_from_release(release: dict[str, Any]) -> dict[str, Any]:
         dropout if dropout is not None else release.get("classifier_dropout_prob", 0.1)
     )
     has_adapters = bool(release.get("use_adapter", False))
-    kept["adapter_reduction_factor"] = int(release.get("reduction_factor", 16)) if has_adapters else None
+    try:
+        kept["adapter_reduction_factor"] = int(release.get("reduction_factor", 16)) if has_adapters else None
+    except (TypeError, OverflowError) as error:
+        raise ValueError("reduction_factor must be an integer") from error
     kept["adapter_layer_norm"] = True
     kept["adapter_init"] = "as-published"
     kept["tie_word_embeddings"] = False

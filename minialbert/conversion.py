@@ -26,6 +26,7 @@ from transformers.utils.hub import is_offline_mode
 
 from .configuration_minialbert import MiniAlbertConfig
 from .errors import UserError
+from .model_files import check_config, check_model_folder
 from .modeling_minialbert import (
     RELEASE_KEY_MAPPING,
     RELEASE_UNUSED_KEYS,
@@ -35,6 +36,7 @@ from .modeling_minialbert import (
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
 )
+from .user_input import listed, one_line, quoted
 
 # The classes of the release; it has none for question answering.
 ARCHITECTURES: dict[str, type[MiniAlbertPreTrainedModel]] = {
@@ -114,11 +116,15 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     """
     target = Path(output).resolve()
     _check_target(source, target, overwrite)
+    check_model_folder(source)
     release_config = _read_config(source)
     try:
         config = MiniAlbertConfig.from_dict(release_config)
+        check_config(config, source)
+    except UserError:
+        raise
     except (ValueError, TypeError) as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{source}: {one_line(error)}") from error
     architecture = _architecture(source, config)
     tensors = _read_weights(source)
     model, renamed, dropped = _build(source, ARCHITECTURES[architecture], config, tensors)
@@ -237,8 +243,9 @@ def _locate(source: str | Path, name: str) -> Path | None:
             return None
         raise UserError(f"{source}: the hub cannot be reached for {name}; try again") from error
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{source} is neither a directory nor a hub id within reach: {reason}") from error
+        raise UserError(
+            f"{source} is neither a directory nor a hub id within reach: {one_line(error)}"
+        ) from error
 
 
 def _read_config(source: str | Path) -> dict[str, Any]:
@@ -248,8 +255,8 @@ def _read_config(source: str | Path) -> dict[str, Any]:
         raise UserError(f"{source} {what}: give a checkpoint directory of the MiniALBERT release")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {one_line(error)}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(config).__name__}")
     model_type = config.get("model_type")
@@ -257,7 +264,7 @@ def _read_config(source: str | Path) -> dict[str, Any]:
         raise UserError(f"{source} is already a MiniALBERT checkpoint of this package: nothing to convert")
     if model_type != "albert":
         raise UserError(
-            f"{source} is not a checkpoint of the MiniALBERT release: its model_type is {model_type!r}, "
+            f"{source} is not a checkpoint of the MiniALBERT release: its model_type is {quoted(model_type)}, "
             "not 'albert'"
         )
     return config
@@ -265,10 +272,16 @@ def _read_config(source: str | Path) -> dict[str, Any]:
 
 def _architecture(source: str | Path, config: MiniAlbertConfig) -> str:
     names = config.architectures or []
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+    known = (
+        isinstance(names, list)
+        and len(names) == 1
+        and isinstance(names[0], str)
+        and names[0] in ARCHITECTURES
+    )
+    if not known:
         raise UserError(
             f"{source}/config.json: architectures must name one class of {', '.join(ARCHITECTURES)}, "
-            f"got {names!r}"
+            f"got {quoted(names)}"
         )
     return names[0]
 
@@ -310,8 +323,16 @@ def _build(
         else:
             renamed[key] = ours.removeprefix(_PREFIX) if model_class is MiniAlbertModel else ours
 
+    iterations = config.num_hidden_layers
+    if config.adapter_reduction_factor is not None and iterations > len(tensors):
+        raise UserError(
+            f"{source}: its config.json says {iterations} iterations, more than the file has tensors"
+        )
     with torch.device("meta"):  # no memory and no random numbers: every tensor comes from the file
-        model = model_class(config)
+        try:
+            model = model_class(config)
+        except (RuntimeError, TypeError, OverflowError) as error:  # of sizes beyond what torch counts
+            raise UserError(f"{source}: its config.json describes no model ({one_line(error)})") from error
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     origin = {ours: key for key, ours in renamed.items()}
     problems = {
@@ -324,7 +345,8 @@ def _build(
             if ours in expected and tuple(tensors[key].shape) != expected[ours]
         ],
     }
-    found = [f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys]
+    room = 400 // max(1, sum(map(bool, problems.values())))
+    found = [f"{what}: {listed(keys, room)}" for what, keys in problems.items() if keys]
     if found:
         raise UserError(
             f"{source} is not a complete checkpoint of the MiniALBERT release; {'; '.join(found)}"

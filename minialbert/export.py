@@ -274,7 +274,7 @@ def _load(
     release = hasattr(config, "use_adapter")
     try:
         model, info = (ours if config.model_type == "minialbert" or release else auto).from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
         raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error

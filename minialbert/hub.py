@@ -24,6 +24,7 @@ from .errors import UserError
 from .folders import whole_folder
 from .model_card import model_card
 from .model_evidence import ModelFacts, gather_evidence
+from .model_files import check_config, check_model_folder
 from .modeling_minialbert import (
     MiniAlbertForMaskedLM,
     MiniAlbertForQuestionAnswering,
@@ -226,15 +227,21 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
         raise UserError(
             f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
         )
+    check_model_folder(folder)
     try:
         config = MiniAlbertConfig.from_pretrained(folder)
+        check_config(config, folder)
         names = [name for name in config.architectures or () if name in _CLASSES]
         if not names:
             raise UserError(
                 f"{folder}: config.json names no architecture; expected one of {', '.join(_CLASSES)}"
             )
         model, info = _CLASSES[names[0]].from_pretrained(
-            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     except UserError:
         raise

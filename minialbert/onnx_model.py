@@ -107,7 +107,7 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     """
     folder = Path(folder)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the export is damaged ({one_line(error)}): export it again") from error

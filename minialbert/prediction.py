@@ -33,8 +33,8 @@ STDIN = "-"
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _CHUNK_BATCHES = 16  # batches whose texts are read, and sorted by length, together
 _CHUNK_CHARACTERS = 1 << 22  # a chunk ends here too, so that long texts do not add up
-# Ends of a line for some readers, which JSON allows inside a string as they are.
-_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+# Ends of a line for some readers, and what commands some terminals: JSON allows both inside a string as they are.
+_SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 class Predictor:
@@ -269,7 +269,7 @@ def to_json_line(result: dict[str, Any]) -> str:
     Raises:
         ValueError: a number is NaN or infinite.
     """
-    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
 
 
 def _chunks(texts: Iterable[Text], size: int, single: bool) -> Iterator[list[Text]]:

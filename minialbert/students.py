@@ -122,8 +122,9 @@ def _from_checkpoint(
 ) -> tuple[PreTrainedModel, list[str]]:
     assert recipe.init_from is not None
     model_class = BertForMaskedLM if recipe.arch == "bert" else MiniAlbertForMaskedLM
+    load_encoder_config(recipe.init_from)
     try:
-        student = model_class.from_pretrained(recipe.init_from, dtype=torch.float32)
+        student = model_class.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise UserError(f"student {recipe.init_from}: could not be loaded ({one_line(error)})") from error
     if student.config.vocab_size < len(tokenizer):
@@ -144,7 +145,7 @@ def _load_donor(recipe: StudentRecipe) -> PreTrainedModel:
     assert recipe.init_from is not None
     load_encoder_config(recipe.init_from)
     try:
-        return AutoModel.from_pretrained(recipe.init_from, dtype=torch.float32)
+        return AutoModel.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise UserError(f"donor {recipe.init_from}: could not be loaded ({one_line(error)})") from error
 

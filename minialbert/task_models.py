@@ -23,8 +23,9 @@ from transformers import (
 from .data.examples import Problem, Task
 from .data.tokenizers import load_tokenizer
 from .errors import UserError
+from .folders import whole_folder
+from .model_files import check_tokenizer_files
 from .modeling_minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
-from .runs import write_atomically
 from .teachers import LOADING_ERRORS, load_encoder_config, max_input_length, one_line
 
 TASK_FILE = "task.json"
@@ -142,13 +143,16 @@ def load_tuned(
     inputs = read_task_file(name) or TaskInputs(
         "", problem, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
     )
-    return model.eval(), load_task_tokenizer(name, problem, revision=revision), inputs
+    tokenizer = load_task_tokenizer(name, problem, revision=revision)
+    if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().weight.shape[0]):
+        raise UserError(f"the tokenizer of {name} has ids beyond the {rows} rows of the model's word table")
+    return model.eval(), tokenizer, inputs
 
 
 def save_tuned(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, inputs: TaskInputs, directory: Path
 ) -> None:
-    """Write model, tokenizer and `task.json` to a directory.
+    """Write model, tokenizer and `task.json` to a directory, which appears complete or not at all.
 
     Args:
         model: the tuned model.
@@ -157,9 +161,10 @@ def save_tuned(
         directory: where to.
     """
     model.eval()
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    write_atomically(directory / TASK_FILE, json.dumps(asdict(inputs), indent=2) + "\n")
+    with whole_folder(directory) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / TASK_FILE).write_text(json.dumps(asdict(inputs), indent=2) + "\n", encoding="utf-8")
 
 
 def load_task_tokenizer(
@@ -180,15 +185,20 @@ def load_task_tokenizer(
     """
     tokenizer = load_tokenizer(name)
     if revision is not None:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if problem == "token":
         # Byte-level BPE tells a word by the space before it; words alone have none.
         if getattr(tokenizer, "add_prefix_space", None) is False:
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, add_prefix_space=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=revision, add_prefix_space=True, trust_remote_code=False
+            )
         # A class that reads tokenizer.json as it is (ModernBERT's) leaves its rule alone.
         rule = tokenizer.backend_tokenizer.pre_tokenizer
         if isinstance(rule, pre_tokenizers.ByteLevel):
             rule.add_prefix_space = True
+    check_tokenizer_files(tokenizer, name)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"the tokenizer of {name} has a model_max_length that is no number: mend its config")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
     return tokenizer
@@ -233,8 +243,11 @@ def _class_and_config(
     token = problem == "token"
     if config.model_type == "minialbert" or hasattr(config, "use_adapter"):  # ours, or the paper's release
         model_class = MiniAlbertForTokenClassification if token else MiniAlbertForSequenceClassification
-        return model_class, model_class.config_class.from_pretrained(name, revision=revision)
-    loaded = AutoConfig.from_pretrained(name, revision=revision)
+        return model_class, model_class.config_class.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
+    loaded = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    vars(loaded).pop("auto_map", None)  # names code that was not run, and is not passed on
     return AutoModelForTokenClassification if token else AutoModelForSequenceClassification, loaded
 
 
@@ -252,6 +265,7 @@ def _load(
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     except LOADING_ERRORS as error:
         raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
@@ -305,11 +319,18 @@ def read_task_file(name: str | Path) -> TaskInputs | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         inputs = TaskInputs(**values)
-        if inputs.problem not in _PROBLEM_TYPES or not 8 <= int(inputs.max_length) <= 65536:
-            raise ValueError("values out of range")
-    except (OSError, ValueError, TypeError) as error:
+        if not _is_sound(inputs):
+            raise ValueError("a value is out of range, or of another type")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
     return inputs
+
+
+def _is_sound(inputs: TaskInputs) -> bool:
+    texts, counts = (inputs.task, inputs.problem, inputs.metric), (inputs.max_length, inputs.overlap)
+    if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
+        return False
+    return inputs.problem in _PROBLEM_TYPES and 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
 
 
 def _some(labels: Any) -> str:  # noqa: ANN401

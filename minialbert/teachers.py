@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
+import pickle
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -28,7 +31,9 @@ from .data.packing import block_mask
 from .data.tokenizers import load_tokenizer
 from .errors import UserError
 from .losses import KLDirection
+from .model_files import check_config, check_model_folder
 from .objective import EncoderView
+from .user_input import one_line as first_line
 
 # Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
 # mask. ModernBERT is none of them: its local layers would lose their own mask to the one given here.
@@ -37,9 +42,13 @@ PACKING_FAMILIES = frozenset(
         "albert", "bert", "camembert", "distilbert", "electra", "minialbert", "mpnet", "roberta", "xlm-roberta",
     }
 )  # fmt: skip
+_MOST_LABELS, _MOST_LAYERS = 1_000_000, 1_000
 _BOOL_MASKS = frozenset({RECORDING, "sdpa"})
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, EOFError)
+LOADING_ERRORS = (
+    OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError,
+    SafetensorError, EOFError, ImportError, pickle.UnpicklingError, StrictDataclassError,
+)  # fmt: skip
 
 
 def view_encoder(
@@ -316,6 +325,7 @@ def load_teacher(name: str | Path, *, revision: str | None = None, with_tokenize
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, by key name
+            trust_remote_code=False,
         )
     except LOADING_ERRORS as error:
         raise UserError(f"teacher {name}: its weights could not be loaded ({one_line(error)})") from error
@@ -350,10 +360,13 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
         raise UserError(f"{name} has no config.json: expected the directory of a Transformers model")
     if not path.exists() and str(name).startswith((".", "/", "~")):
         raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
+    check_model_folder(path)
+    _check_counts(path / "config.json")
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise UserError(_not_loaded(str(name), error)) from error
+    check_config(config, name)
     decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
     if decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise UserError(
@@ -364,15 +377,29 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
     return config
 
 
+def _check_counts(file: Path) -> None:
+    """Refuse counts of layers and labels that would keep Transformers building for hours."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # told by whoever reads it as a configuration
+        return
+    for key, value in values.items() if isinstance(values, dict) else ():
+        most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS if "layers" in key else None
+        if most is not None and isinstance(value, int) and value > most:
+            raise UserError(f"{file}: {key} must be at most {most:,}")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return an exception's first line, cut to `limit` characters."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else f"{text[:limit]}…"
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own advice is to run the code
+        return "a .bin file is damaged or holds code, which is never run: get the weights as safetensors"
+    return first_line(error, limit + 1)  # with the mark of what was cut
 
 
 def _not_loaded(name: str, error: BaseException) -> str:
     text = str(error).lower()
+    if "trust_remote_code" in text:
+        return f"{name} needs Python code that comes with it, which is never run: give one that Transformers knows"
     offline = any(word in text for word in ("connect", "offline", "couldn't reach", "max retries", "network"))
     if not Path(name).exists() and offline:
         return (

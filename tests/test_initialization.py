@@ -582,7 +582,7 @@ def test_checkpoints_go_on_where_they_were(tmp_path, tiny_tokenizer):
         UserError, match="has 2 iterations, the recipe asks for 3: set student.num_hidden_layers=2"
     ):
         build_student(StudentRecipe(**{**recipe, "num_hidden_layers": 3}), None, tiny_tokenizer, [], seed=0)
-    with pytest.raises(UserError, match="nowhere: could not be loaded"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         nowhere = {**recipe, "init_from": str(tmp_path / "nowhere")}
         build_student(StudentRecipe(**nowhere), None, tiny_tokenizer, [], seed=0)
     tokenizer = type("Larger", (), {"__len__": lambda self: 1000})()

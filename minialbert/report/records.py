@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs import FORMAT_VERSION
+from ..user_input import quoted
 from .paper import known_task
 
 MODES = ("full", "adapters")
@@ -405,6 +406,10 @@ def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]
             inline.append(replace(_record(entry, file), grid=file))
         elif isinstance(entry, str):
             path = (file.parent / entry).resolve()
+            if file.parent not in path.parents:
+                raise UserError(
+                    f"{file} names a cell outside of its folder ({quoted(entry)}): expected cells/NAME"
+                )
             path = path / "result.json" if path.is_dir() else path
             if path not in cells and path.is_file():
                 cells[path] = replace(_record(_load(path), path), grid=file)

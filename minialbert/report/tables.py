@@ -421,4 +421,6 @@ def _csv_cells(value: Value) -> list[str]:
 
 
 def _no_formula(text: str) -> str:
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
+    # The csv module leaves a lone carriage return unquoted, after which a formula would begin a row.
+    line = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+    return f"'{line}" if line.lstrip()[:1] in ("=", "+", "-", "@") else line

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .windows import Text
 
 _STDIN = "-"
-# Ends of a line for some readers, which JSON allows inside a string as they are.
-_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+# Ends of a line for some readers, and what commands some terminals: JSON allows both inside a string as they are.
+_SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,7 +98,7 @@ def to_json_line(result: dict[str, Any]) -> str:
     Returns:
         JSON that any parser takes.
     """
-    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
+    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 
 class RuntimeUserError(ValueError):
-    """A mistake in the exported folder, the options or the texts, told in one line."""
+    """A mistake in the exported folder, the options or the texts, told in one line.
+
+    What a message quotes can neither break the line nor command a terminal: letters that do not print are spelled out.
+
+    Args:
+        message: the line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
+        )
 
 
 def one_line(error: BaseException) -> str:
