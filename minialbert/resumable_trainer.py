@@ -90,6 +90,8 @@ class ResumableTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.model.register_forward_pre_hook(self._before_batch)
+        # While signals still end a process at once: it may wait here for one that has failed before.
+        self.accelerator.wait_for_everyone()
 
     def resume_point(self, run: RunDirectory, *, resume: bool) -> str | None:
         """Return the checkpoint to go on from, for `train`, after dropping what the log holds beyond it.
