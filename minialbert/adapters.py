@@ -34,6 +34,7 @@ from .modeling_minialbert import (
     MiniAlbertPreTrainedModel,
 )
 from .teachers import LOADING_ERRORS, one_line
+from .user_input import listed, quoted, shown
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "adapters.safetensors"
@@ -299,7 +300,7 @@ def load_adapters(
     found = backbone_fingerprint(encoder)
     if found != record.backbone_fingerprint:
         raise UserError(
-            f"{source}: these adapters were trained on the backbone {record.backbone or 'without a name'} "
+            f"{source}: these adapters were trained on the backbone {shown(record.backbone or 'without a name')} "
             f"({record.backbone_fingerprint[:12]}), but this one is "
             f"{_display_name(encoder.config.name_or_path) or 'without a name'} ({found[:12]}): load the student "
             "they were trained on, or train adapters for this one"
@@ -351,21 +352,21 @@ def _read_record(path: Path, source: str) -> _Record:
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{where}: expected format_version {FORMAT_VERSION}, as save_adapters writes it, got {version!r}"
+            f"{where}: expected format_version {FORMAT_VERSION}, as save_adapters writes it, got {quoted(version)}"
         )
     try:
         record = _Record.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-        raise UserError(f"{where}: {told}") from None
+        raise UserError(f"{where}: {shown(told, 400)}") from None
     if record.architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
-        raise UserError(f"{where}: architecture must be one of {known}, got {record.architecture!r}")
+        raise UserError(f"{where}: architecture must be one of {known}, got {quoted(record.architecture)}")
     ids = list(record.id2label)
     if sorted(ids) != sorted(map(str, range(len(ids)))) or len(ids) != record.num_labels:
         raise UserError(
-            f"{where}: id2label must number {record.num_labels} labels as 0, 1, 2, …; got {', '.join(ids[:5])}"
+            f"{where}: id2label must number {record.num_labels} labels as 0, 1, 2, …; got {listed(ids[:5])}"
         )
     return record
 
@@ -388,7 +389,7 @@ def _read_tensors(path: Path, model: AdaptedModel, source: str) -> dict[str, Ten
     }
     told = [f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys]
     if told:
-        raise UserError(f"{where} does not fit its {CONFIG_NAME}; {'; '.join(told)}")
+        raise UserError(f"{where} does not fit its {CONFIG_NAME}; {shown('; '.join(told), 400)}")
     return tensors
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .data.examples import Problem
 from .errors import MissingExtraError, UserError
+from .user_input import quoted
 
 # Figures that a problem has, the usual one first.
 METRICS: dict[Problem, tuple[str, ...]] = {
@@ -38,7 +39,7 @@ def check_metric(problem: Problem, name: str) -> None:
         UserError: if there is no such figure for such a task.
     """
     if name not in METRICS[problem]:
-        raise UserError(f"task.metric {name!r}: a {problem} task has {', '.join(METRICS[problem])}")
+        raise UserError(f"task.metric {quoted(name)}: a {problem} task has {', '.join(METRICS[problem])}")
 
 
 def check_packages(problem: Problem) -> None:

@@ -26,6 +26,7 @@ from .errors import UserError
 from .evaluation import Logits, depth_arguments, depth_notes, make_collator, run_model
 from .precision import resolve_precision
 from .task_models import TaskInputs, load_tuned, model_labels
+from .user_input import listed, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -381,8 +382,8 @@ def _table_inputs(path: Path, column: str, pair_column: str | None) -> Iterator[
     names = [column] if pair_column is None else [column, pair_column]
     for name in names:
         if name not in table.columns:
-            have = ", ".join(repr(found) for found in table.columns)
-            raise UserError(f"{path}: no column {name!r}; name one of its columns, which are {have}")
+            have = listed(quoted(found) for found in table.columns)
+            raise UserError(f"{path}: no column {quoted(name)}; name one of its columns, which are {have}")
     for row, cells in table.rows:
         for name in names:
             if not isinstance(cells.get(name), str):

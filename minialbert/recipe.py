@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -27,6 +28,7 @@ from minialbert.recipe_schema import (
 )
 from minialbert.recipe_yaml import line_of, read_yaml, read_yaml_value
 from minialbert.tuning_schema import FinetuneRecipe
+from minialbert.user_input import local_path, quoted, shown
 
 __all__ = [
     "DataRecipe",
@@ -48,6 +50,9 @@ __all__ = [
 SHIPPED = Path(__file__).with_name("recipes")
 # Where the shipped recipes of each kind lie under that folder.
 _FOLDERS: dict[type[RecipeBase], str] = {Recipe: "", FinetuneRecipe: "finetune"}
+
+# Faults of one file that are told at once.
+_MAX_FAULTS = 8
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RecipeBase)
 
@@ -97,11 +102,11 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
     shipped, names = text.removeprefix(f"{folder}/"), _shipped_names(kind)
     if shipped in names:
         return _read_recipe(SHIPPED / folder / f"{shipped}.yaml", kind)
-    path = Path(text).expanduser()
+    path = local_path(text)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.exists():
         return _read_recipe(path, kind)
     raise UserError(
-        f"no recipe is called {text!r}{_did_you_mean(text, names)}; there are: {', '.join(names)}"
+        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {', '.join(names)}"
     )
 
 
@@ -126,18 +131,18 @@ def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
         key, equals, text = override.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UserError(f"--set takes key=value, as in distill.output_weight=4; got {override!r}")
-        changed[key] = read_yaml_value(text, f"--set {key}")
+            raise UserError(f"--set takes key=value, as in distill.output_weight=4; got {quoted(override)}")
+        changed[key] = read_yaml_value(text, f"--set {shown(key)}")
     for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
         if changed.get(f"training.{one}") is not None and f"training.{other}" not in changed:
-            values["training"][other] = None
+            values.get("training", {})[other] = None
     for key, value in changed.items():
         section, dot, field = key.partition(".")
         if section in sections and not dot:
             example = next(iter(sections[section].model_fields))
-            raise UserError(f"--set {key}: is a section; name one of its keys, as in {key}.{example}")
+            raise UserError(f"--set {shown(key)}: is a section; name one of its keys, as in {key}.{example}")
         if dot and section not in sections:
-            raise UserError(f"--set {key}: unknown section{_did_you_mean(section, list(sections))}")
+            raise UserError(f"--set {shown(key)}: unknown section{_did_you_mean(section, list(sections))}")
         (values[section] if dot else values)[field or section] = value
     return _validate(values, "--set", type(recipe))
 
@@ -148,14 +153,7 @@ def list_recipes() -> list[RecipeSummary]:
     Returns:
         One summary per recipe.
     """
-    summaries = []
-    for kind, folder in _FOLDERS.items():
-        for stem in _shipped_names(kind):
-            recipe = load_recipe(stem, kind)
-            name = f"{folder}/{stem}" if folder else stem
-            path = SHIPPED / f"{name}.yaml"
-            summaries.append(RecipeSummary(name, recipe.description, recipe.paper, path, kind))
-    return summaries
+    return [_summary(name, kind) for name, kind in _all_shipped().items()]
 
 
 def find_recipe(name: str) -> RecipeSummary:
@@ -170,13 +168,13 @@ def find_recipe(name: str) -> RecipeSummary:
     Raises:
         UserError: if there is no such recipe.
     """
-    summaries = {summary.name: summary for summary in list_recipes()}
-    if name not in summaries:
-        names = list(summaries)
+    kinds = _all_shipped()
+    if name not in kinds:
+        names = list(kinds)
         raise UserError(
-            f"no recipe is called {name!r}{_did_you_mean(name, names)}; there are: {', '.join(names)}"
+            f"no recipe is called {quoted(name)}{_did_you_mean(name, names)}; there are: {', '.join(names)}"
         )
-    return summaries[name]
+    return _summary(name, kinds[name])
 
 
 def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> Path:
@@ -194,7 +192,7 @@ def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> 
         UserError: if there is no such recipe, or if the file exists or cannot be written.
     """
     summary = find_recipe(name)
-    target = Path(destination).expanduser()
+    target = local_path(destination)
     target = target / summary.path.name if target.is_dir() else target
     if not target.parent.is_dir():
         raise UserError(f"{target}: there is no directory {target.parent}; create it first")
@@ -249,6 +247,21 @@ def _shipped_names(kind: type[RecipeBase]) -> list[str]:
     return sorted(path.stem for path in (SHIPPED / _FOLDERS[kind]).glob("*.yaml"))
 
 
+def _all_shipped() -> dict[str, type[RecipeBase]]:
+    """Return the kind of each shipped recipe by the name to give to `--recipe`."""
+    return {
+        f"{folder}/{stem}" if folder else stem: kind
+        for kind, folder in _FOLDERS.items()
+        for stem in _shipped_names(kind)
+    }
+
+
+def _summary(name: str, kind: type[RecipeBase]) -> RecipeSummary:
+    path = SHIPPED / f"{name}.yaml"
+    recipe = _read_recipe(path, kind)
+    return RecipeSummary(name, recipe.description, recipe.paper, path, kind)
+
+
 def _read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
     values, node = read_yaml(path)
     other = Recipe if kind is not Recipe else FinetuneRecipe
@@ -267,7 +280,8 @@ def _validate(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_faults(error, kind, node))
+        found = list(islice(_faults(error, kind, node), _MAX_FAULTS + 1))
+        faults = "; ".join(found[:_MAX_FAULTS]) + ("; and more" if len(found) > _MAX_FAULTS else "")
         raise UserError(f"{source}: {faults}") from None
 
 
@@ -283,12 +297,12 @@ def _faults(error: ValidationError, kind: type[RecipeBase], node: yaml.Node | No
         elif first["type"] == "missing":
             expected = "required, but missing"
         elif first["type"] == "value_error":
-            expected = str(first["ctx"]["error"])
+            expected = shown(first["ctx"]["error"], 300)
         else:
             wishes = dict.fromkeys(str(detail["msg"]).removeprefix("Input ") for detail in details)
-            expected = f"{' or '.join(wishes)}, got {_shorten(first['input'])}"
+            expected = f"{' or '.join(wishes)}, got {quoted(first['input'])}"
         line = line_of(node, path)
-        where = ".".join(map(str, path)) + (f" (line {line})" if line else "")
+        where = shown(".".join(map(str, path)), 80) + (f" (line {line})" if line else "")
         yield f"{where}: {expected}" if where else expected
 
 
@@ -314,8 +328,3 @@ def _suggest_key(path: tuple[int | str, ...], kind: type[RecipeBase]) -> str:
 def _did_you_mean(word: str, choices: list[str]) -> str:
     near = difflib.get_close_matches(word, choices, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _shorten(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,4 +1,4 @@
-"""YAML as recipes need it: safe, `5e-4` a number, no key twice, and line numbers for messages."""
+"""YAML as recipes need it: safe and small, `5e-4` a number, no key twice, and line numbers for messages."""
 
 from __future__ import annotations
 
@@ -10,23 +10,62 @@ from typing import Any
 import yaml
 
 from minialbert.errors import UserError
+from minialbert.user_input import one_line, quoted, shown
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
+# No number of a recipe is longer; spelled in hexadecimal it could be one that takes minutes to print.
+_MAX_DIGITS = 100
+_MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain scalars, lists and mappings only; YAML 1.2 floats; duplicate keys refused."""
+    """Plain scalars, lists and mappings only; YAML 1.2 floats; duplicate keys, aliases and other types refused."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
+        # A few lines of aliases to aliases stand for more values than any memory holds.
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            alias = quoted(f"*{event.anchor}")
+            raise _refused(f"the alias {alias} is not allowed: write the value out", event.start_mark)
+        if self._depth == _MAX_DEPTH:
+            raise _refused("is nested too deeply", self.peek_event().start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+        if isinstance(node, yaml.ScalarNode):
+            # A tag that is written out must be what the value has anyway: `!!bool x` is no truth value.
+            if node.tag not in (_TEXT, self.resolve(yaml.ScalarNode, node.value, (True, False))):
+                raise _refused(_FOREIGN.format(quoted(node.tag)), node.start_mark)
+            if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
+                raise _refused(f"a number of {len(node.value)} characters", node.start_mark)
+        elif node.tag not in _COLLECTIONS:
+            raise _refused(_FOREIGN.format(quoted(node.tag)), node.start_mark)
+        return super().construct_object(node, deep=deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} appears twice", key.start_mark
-                    )
-                seen.add(key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused("a key is a list or mapping; expected a name", key.start_mark)
+            if key.value in seen:
+                raise _refused(f"the key {quoted(key.value)} appears twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+_FOREIGN = "the tag {} is not allowed here: write a plain value"
+_TEXT = "tag:yaml.org,2002:str"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_COLLECTIONS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
+
+
+def _refused(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 # PyYAML follows YAML 1.1, which reads 5e-4 (no dot, or no sign in the exponent) as text.
@@ -41,7 +80,7 @@ def read_yaml(path: Path) -> tuple[dict[Hashable, Any], yaml.Node]:
     """Returns the mapping that a YAML file holds, and its node tree.
 
     Args:
-        path: the file, UTF-8, at most 1 MB.
+        path: the file, UTF-8, at most 100 kB.
 
     Returns:
         The values, and the nodes in which `line_of` finds a key.
@@ -65,7 +104,7 @@ def read_yaml(path: Path) -> tuple[dict[Hashable, Any], yaml.Node]:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from None
     values, node = _parse(text, str(path))
     if node is None:
         raise UserError(f"{path}: is empty; `minialbert recipes show default` prints a complete recipe")
@@ -89,7 +128,7 @@ def read_yaml_value(text: str, source: str) -> Any:
     """
     value, node = _parse(text, source)
     if node is None or isinstance(value, dict):
-        raise UserError(f"{source}: takes one value or a list (null clears it), got {text!r}")
+        raise UserError(f"{source}: takes one value or a list (null clears it), got {quoted(text)}")
     return value
 
 
@@ -129,8 +168,8 @@ def _parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{where}: {error.problem or error.context}") from None
+        raise UserError(f"{source}{where}: {shown(error.problem or error.context, 200)}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{source}: is not YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{source}: is not YAML ({one_line(error)})") from None
     except RecursionError:
         raise UserError(f"{source}: is nested too deeply") from None

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import pickle
+import struct
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ _MOST_LABELS, _MOST_LAYERS = 1_000_000, 1_000
 _BOOL_MASKS = frozenset({RECORDING, "sdpa"})
 
 LOADING_ERRORS = (
-    OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, MemoryError,
-    SafetensorError, EOFError, ImportError, pickle.UnpicklingError, StrictDataclassError,
+    OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError,
+    MemoryError, SafetensorError, EOFError, ImportError, pickle.UnpicklingError, struct.error, StrictDataclassError,
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A configuration says one student, or refuses to be built."""
 
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoConfig
@@ -144,3 +145,18 @@ def test_a_key_that_a_release_config_leaves_out_has_the_default_of_albert() -> N
     albert = AlbertConfig()
     assert {key: getattr(albert, key) for key in _ALBERT_DEFAULTS} == _ALBERT_DEFAULTS
     assert config_from_release({"model_type": "albert", "use_adapter": False})["hidden_size"] == 4096
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '"x"', "[" * 5_000])
+def test_a_config_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(OSError, match=r"config\.json"):
+        MiniAlbertConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values", [{"num_labels": 10**12}, {"layer_norm_eps": [{}]}, {"id2label": [1]}, {"id2label": {}}]
+)
+def test_values_that_would_hang_or_break_are_value_errors(values: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(values)) + "|does not fit"):
+        MiniAlbertConfig.from_dict({"model_type": "minialbert", **values})

@@ -444,3 +444,43 @@ def test_a_lost_connection_is_no_missing_file(tmp_path, release_dir, monkeypatch
     with pytest.raises(UserError, match="the hub cannot be reached for tokenizer.json"):
         convert("someone/student", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[" * 5_000, "is not valid JSON"),
+        ('{"model_type": ["albert"]}', r"its model_type is \['albert'\], not 'albert'"),
+    ],
+)
+def test_a_config_of_any_json_is_refused(config: str, message: str, release_copy, tmp_path: Path) -> None:
+    source = release_copy()
+    (source / "config.json").write_text(config)
+    with pytest.raises(UserError, match=message):
+        convert(source, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 1000"),
+        ({"num_hidden_layers": 900}, "900 iterations, more than the file has tensors"),
+        ({"reduction_factor": float("inf")}, "reduction_factor must be an integer"),
+        ({"hidden_size": 4 * 10**12}, "config.json"),
+        ({"architectures": [["x"]]}, "architectures must name one class"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused_at_once(values, message, release_copy, tmp_path: Path) -> None:
+    source = release_copy(config=lambda config: config.update(values))
+    with pytest.raises(UserError, match=message):
+        convert(source, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("content", [b"J\n{", b"", b"\x80\x02", b"PK\x03\x04"])
+def test_weights_of_any_bytes_are_refused(content: bytes, release_copy, tmp_path: Path) -> None:
+    source = release_copy()
+    (source / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as plain tensors"):
+        convert(source, tmp_path / "output")

@@ -265,3 +265,18 @@ def test_hub_out_of_reach(monkeypatch):
         list(read_documents(find_sources(["hub:owner/name"])[0]))
     assert str(caught.value).startswith("could not reach the hub for owner/name: give a local path, or")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["~nobody-at-all/corpus.txt", "a\0b", "x" * 5_000, "\ud800"])
+def test_a_path_that_no_file_can_have(name):
+    with pytest.raises(UserError, match="is no path that can be opened") as caught:
+        find_sources([name])
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+def test_a_row_with_names_of_any_kind_is_told_in_one_short_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"\x1b[31m\n" * 500: 1, "\ud800": 2}) + "\n")
+    with pytest.raises(UserError, match="no field 'text'") as caught:
+        list(read_documents(find_sources([path])[0]))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600

@@ -378,3 +378,10 @@ def test_the_hub_does_not_answer(monkeypatch):
     message = error_of(load_ner, "hub:owner/name")
     assert message.startswith("could not load hub:owner/name: give a local directory, or check the name")
     assert message.endswith("(ConnectionError: offline mode is enabled)")
+
+
+def test_columns_far_beyond_the_file_are_refused_at_once(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("a\tO\n")
+    with pytest.raises(UserError, match="expected at least 1000000001 columns separated by TAB, found 2"):
+        read_bio(path, token_column=10**9, tag_column=0)

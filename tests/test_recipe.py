@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from minialbert import recipe as recipe_module
 from minialbert.errors import UserError
 from minialbert.recipe import (
+    FinetuneRecipe,
     Recipe,
     apply_overrides,
     copy_recipe,
@@ -310,9 +311,12 @@ def test_the_length_and_the_batch_must_be_clear(training: str, message: str, tmp
         ("name: x\nname: y\n", "line 2: the key 'name' appears twice"),
         (
             "name: !!python/object/apply:os.system ['true']\n",
-            "line 1: could not determine a constructor for the tag",
+            "line 1: the tag 'tag:yaml.org,2002:python/object/apply:os.system' is not allowed",
         ),
-        ("name: !!python/name:os.system\n", "could not determine a constructor for the tag"),
+        (
+            "name: !!python/name:os.system\n",
+            "the tag 'tag:yaml.org,2002:python/name:os.system' is not allowed",
+        ),
         ("a: \x00\n", "is not YAML"),
         ("a: 2024-99-99\n", "is not YAML"),
         ("[" * 20_000, "is nested too deeply"),
@@ -405,7 +409,7 @@ def test_values_that_belong_together_can_change_together() -> None:
             "distill.output_weight=-1",
             "--set: distill.output_weight: should be greater than or equal to 0, got -1",
         ),
-        ("distill.output_weight=!!python/name:os.system", "could not determine a constructor"),
+        ("distill.output_weight=!!python/name:os.system", "is not allowed here: write a plain value"),
         ("distill.layer_map=[2, 4]", "distill.layer_map has 2 entries but the student has 6 iterations"),
         ("training.epochs=null", "got neither"),
         ("training.seed.deep=1", "--set: training.seed.deep: unknown key"),
@@ -444,3 +448,33 @@ def test_every_key_has_a_one_line_description() -> None:
 def test_the_documentation_lists_recipes_and_keys_as_they_are() -> None:
     page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert page == with_reference(page), "docs/recipes.md is out of date: run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x]\nname: [*a, *a]\n", "line 2: the alias '*a' is not allowed: write the value out"),
+        ("name: !!timestamp x\n", "the tag 'tag:yaml.org,2002:timestamp' is not allowed"),
+        ("name: !!bool x\n", "the tag 'tag:yaml.org,2002:bool' is not allowed"),
+        ("name: !!int ''\n", "the tag 'tag:yaml.org,2002:int' is not allowed"),
+        ("name: 0x" + "f" * 5_000, "a number of 5002 characters"),
+        ("? [x]\n: 1\n", "a key is a list or mapping"),
+        ("name: x\n" * 20_000, "is larger than 100000 bytes"),
+    ],
+)
+def test_yaml_that_no_recipe_needs(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mine.yaml") as caught:
+        load_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_the_length_of_a_distillation_is_no_override_of_a_fine_tuning() -> None:
+    recipe = load_recipe("default", FinetuneRecipe)
+    with pytest.raises(UserError, match="--set training.max_steps: unknown section"):
+        apply_overrides(recipe, ["training.max_steps=5"])
+
+
+def test_many_faults_are_not_all_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="; and more$"):
+        load_recipe(write(tmp_path, "".join(f"key{number}: 1\n" for number in range(50))))

@@ -167,3 +167,9 @@ def test_the_text_takes_away_the_space_that_a_token_carries():
 def test_tags_that_do_not_fit(tags, message):
     with pytest.raises(ValueError, match=message):
         tags_to_spans(tags, [(0, 1), (2, 9)], "abcde")
+
+
+@pytest.mark.parametrize("label", ["", " ", "\u2028"])
+def test_a_label_of_whitespace_is_none(label):
+    with pytest.raises(ValueError, match="the span 0-1 has no label"):
+        spans_to_tags("a", [Span(0, 1, label)])

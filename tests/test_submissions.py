@@ -99,3 +99,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"RTE\.tsv cannot be written"):
         write_submission("rte", "test", ["0"], ["entailment"], tmp_path / "file")
+
+
+@pytest.mark.parametrize("index", ["1\t2", "1\n2", "\ud800", ""])
+def test_an_index_that_would_break_the_file(index, tmp_path):
+    with pytest.raises(UserError, match="expected the benchmark's number of the row"):
+        write_submission("rte", "test", [index], ["entailment"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("score", "written"), [(10**400, "5.000"), (-(10**400), "0.000")])
+def test_a_score_beyond_floats_is_cut_like_any_other(score, written, tmp_path):
+    path = write_submission("stsb", "test", ["7"], [score], tmp_path)
+    assert path.read_text() == f"index\tprediction\n7\t{written}\n"

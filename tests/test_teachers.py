@@ -314,3 +314,11 @@ def test_a_folder_without_tokenizer_files_is_refused(tiny_teacher, tmp_path):
     tiny_teacher.save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="tokenizer"):
         load_teacher(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("counts", [{"num_hidden_layers": 10**9}, {"num_labels": 10**12}])
+def test_counts_that_would_take_hours_to_build_are_refused(counts, tiny_teacher_dir):
+    file = tiny_teacher_dir / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | counts))
+    with pytest.raises(UserError, match=f"{next(iter(counts))} must be at most"):
+        load_encoder_config(tiny_teacher_dir)

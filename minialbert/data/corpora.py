@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from minialbert.errors import MissingExtraError, UserError
+from minialbert.user_input import listed, local_path, one_line, quoted, shown
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def find_sources(corpus: Sequence[str | Path]) -> list[Source]:
         for source in _sources_of_entry(entry):
             key = str(source.path) if source.kind == "hub" else str(source.path.resolve())
             sources.setdefault(key, source)
-    names = ", ".join(str(entry) for entry in entries)
+    names = listed(entries)
     if not sources:
         known = " ".join(sorted(_KIND_OF_SUFFIX))
         raise UserError(f"the corpus ({names}) has no file: expected {known}, also with .gz or .zst")
@@ -137,7 +138,7 @@ def _sources_of_entry(entry: str | Path) -> list[Source]:
     name = str(entry)
     if isinstance(entry, str) and name.startswith("hub:"):
         return [_hub_source(name)]
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.is_dir():
         return [_file_source(file) for file in sorted(path.rglob("*")) if _belongs_to_corpus(file, path)]
     if path.exists():
@@ -146,11 +147,11 @@ def _sources_of_entry(entry: str | Path) -> list[Source]:
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         files = [match for match in matches if match.is_file()]
         if not files:
-            raise UserError(f"no file matches {name!r}")
+            raise UserError(f"no file matches {quoted(name)}")
         return [_file_source(file) for file in files]
     if isinstance(entry, str) and _HUB_ID.fullmatch(name) and _kind(path) is None:
         return [_hub_source("hub:" + name)]
-    raise UserError(f"no such file or directory: {name}")
+    raise UserError(f"no such file or directory: {shown(name, 200)}")
 
 
 def _belongs_to_corpus(path: Path, root: Path) -> bool:
@@ -180,7 +181,7 @@ def _hub_source(name: str) -> Source:
     parts = name.removeprefix("hub:").split(":")
     if not parts[0] or len(parts) > 3:
         raise UserError(
-            f"{name!r} is no hub data set: expected hub:owner/name or hub:owner/name:config:split"
+            f"{quoted(name)} is no hub data set: expected hub:owner/name or hub:owner/name:config:split"
         )
     return Source(Path(name), "hub", 0)
 
@@ -271,7 +272,7 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{source.path}:{row}: not a row of JSON ({_first_line(error)})") from error
+        raise UserError(f"{source.path}:{row}: not a row of JSON ({one_line(error)})") from error
     if not isinstance(record, dict):
         raise UserError(f"{source.path}:{row}: expected a JSON object, found {type(record).__name__}")
     return _text_of_record(record, source, row, text_field)
@@ -279,14 +280,13 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
 
 def _text_of_record(record: dict[str, Any], source: Source, row: int, text_field: str) -> str:
     if text_field not in record:
-        found = ", ".join(map(str, record)) or "none"
         raise UserError(
-            f"{source.path}:{row}: no field {text_field!r}; the fields are: {found} (--text-field)"
+            f"{source.path}:{row}: no field {quoted(text_field)}; the fields are: {listed(record)} (--text-field)"
         )
     text = record[text_field]
     if not isinstance(text, str):
         found = type(text).__name__
-        raise UserError(f"{source.path}:{row}: the field {text_field!r} is {found}, not a string")
+        raise UserError(f"{source.path}:{row}: the field {quoted(text_field)} is {found}, not a string")
     # JSON can spell half of a surrogate pair, which is no text and which no tokenizer takes.
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -304,23 +304,24 @@ def _read_parquet(
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = file.schema_arrow.names
             if text_field not in columns:
-                found = ", ".join(columns)
                 raise UserError(
-                    f"{source.path}: no column {text_field!r}; the columns are: {found} (--text-field)"
+                    f"{source.path}: no column {quoted(text_field)}; the columns are: {listed(columns)} "
+                    "(--text-field)"
                 )
             column_type = file.schema_arrow.field(text_field).type
             if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
-                raise UserError(f"{source.path}: the column {text_field!r} is {column_type}, not string")
+                found = shown(column_type)
+                raise UserError(f"{source.path}: the column {quoted(text_field)} is {found}, not string")
             for batch in file.iter_batches(batch_size=64, columns=[text_field]):
                 for value in batch.column(0):
                     row += 1
                     text = value.as_py() or ""
                     _check_length(text, source, row, max_document_bytes)
-                    stats.bytes_read = source.num_bytes * row // file.metadata.num_rows
+                    stats.bytes_read = source.num_bytes * row // max(row, file.metadata.num_rows)
                     yield Document(text, row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Raised in here only by pyarrow: what the consumer of a generator raises does not pass through it.
-        message = f"{source.path}: not readable as Parquet after row {row} ({_first_line(error)})"
+        message = f"{source.path}: not readable as Parquet after row {row} ({one_line(error)})"
         raise UserError(message) from error
 
 
@@ -349,7 +350,7 @@ def _read_hub(source: Source, text_field: str, max_document_bytes: int) -> Itera
 def _hub_error(name: str, error: Exception) -> UserError:
     return UserError(
         f"could not reach the hub for {name}: give a local path, or check the name and the network "
-        f"({type(error).__name__}: {_first_line(error)})"
+        f"({type(error).__name__}: {one_line(error)})"
     )
 
 
@@ -373,7 +374,7 @@ def _open(source: Source, stats: ReadStats) -> Iterator[IO[bytes]]:
                 stream.read(len(_BOM))
             yield stream
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{source.path}: not readable as {name} ({_first_line(error)})") from error
+        raise UserError(f"{source.path}: not readable as {name} ({one_line(error)})") from error
 
 
 class _CountingReader(io.RawIOBase):
@@ -472,7 +473,3 @@ def _too_long(source: Source, row: int, limit: int, separator: DocumentSeparator
         f"{source.path}:{row}: the document that starts here is longer than {limit / 1e6:g} MB; "
         f"{advice}--max-document-mb raises the limit"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

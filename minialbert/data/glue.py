@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.errors import UserError
+from minialbert.user_input import listed, local_path, one_line, quoted
 
 from .examples import Task, TextExample
 
@@ -129,7 +130,7 @@ def glue_task(name: str) -> GlueTask:
     """
     key = glue_task_name(name)
     if key is None:
-        raise UserError(f"{name!r} is no GLUE task: expected one of {', '.join(sorted(GLUE_TASKS))}")
+        raise UserError(f"{quoted(name)} is no GLUE task: expected one of {', '.join(sorted(GLUE_TASKS))}")
     return GLUE_TASKS[key]
 
 
@@ -155,7 +156,7 @@ def load_glue(name: str, data: str | Path | None = None, *, max_train_rows: int 
     task = glue_task(name)
     if data is None or str(data) == "hub":
         return glue_from_hub_rows(task.name, _hub_rows(task), max_train_rows=max_train_rows)
-    folder = _find_folder(task, Path(data).expanduser())
+    folder = _find_folder(task, local_path(data))
     parts: dict[str, _Split] = {}
     notes = []
     for split, path in _find_files(task, folder).items():
@@ -191,8 +192,9 @@ def glue_from_hub_rows(
     }
     for split in ("train", "validation"):
         if split not in parts:
-            found = ", ".join(splits) or "none"
-            raise UserError(f"{HUB_DATASET} ({task.name}) has no split {split}; the splits are: {found}")
+            raise UserError(
+                f"{HUB_DATASET} ({task.name}) has no split {split}; the splits are: {listed(splits)}"
+            )
     return _task(task, parts, [], max_train_rows)
 
 
@@ -280,7 +282,7 @@ class _Split:
             return _score(where, spelled)
         if spelled not in self.spellings:
             allowed = ", ".join(spelling for spelling, name in self.spellings.items() if name is not None)
-            raise UserError(f"{where}: unknown label {spelled!r}; expected one of {allowed}")
+            raise UserError(f"{where}: unknown label {quoted(spelled)}; expected one of {allowed}")
         return self.spellings[spelled]
 
     def notes(self) -> list[str]:
@@ -296,7 +298,7 @@ def _score(where: str, spelled: str) -> float:
     except ValueError:
         score = math.nan
     if not 0 <= score <= 5:
-        raise UserError(f"{where}: score {spelled!r}; expected a number from 0 to 5")
+        raise UserError(f"{where}: score {quoted(spelled)}; expected a number from 0 to 5")
     return score
 
 
@@ -379,7 +381,7 @@ def _alternatives(task: GlueTask, split: str) -> str:
 def _listing(folder: Path, at_most: int = 12) -> str:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return (", ".join(names[:at_most]) or "nothing") + more
+    return (listed(names[:at_most]) if names else "nothing") + more
 
 
 def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
@@ -394,7 +396,7 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
     wanted = [*task.columns, task.label_column] if labelled else list(task.columns)
     missing = [column for column in wanted if column not in positions]
     if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; the columns are: {', '.join(positions)}")
+        raise UserError(f"{path} has no column {', '.join(missing)}; the columns are: {listed(positions)}")
     texts = [positions[column] for column in task.columns]
     label = positions[task.label_column] if labelled else None
     index = next((positions[column] for column in _INDEX_COLUMNS if column in positions), None)
@@ -444,10 +446,9 @@ def _hub_rows(task: GlueTask) -> Mapping[str, Iterable[Mapping[str, Any]]]:
     try:
         return datasets.load_dataset(HUB_DATASET, task.name)
     except Exception as error:  # the hub client raises whatever its transport raises
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"could not get {HUB_DATASET} ({task.name}) from the hub: check the network, or give the directory with "
-            f"{task.folder}/train.tsv as the task's data ({type(error).__name__}: {reason})"
+            f"{task.folder}/train.tsv as the task's data ({type(error).__name__}: {one_line(error)})"
         ) from error
 
 
@@ -456,7 +457,7 @@ def _convert_hub_split(task: GlueTask, split: str, rows: Iterable[Mapping[str, A
     names = getattr((getattr(rows, "features", None) or {}).get("label"), "names", None) or task.labels
     if task.labels and sorted(names) != sorted(task.labels):
         raise UserError(
-            f"{HUB_DATASET} ({task.name}): labels {', '.join(names)}; expected {', '.join(task.labels)}"
+            f"{HUB_DATASET} ({task.name}): labels {listed(names)}; expected {', '.join(task.labels)}"
         )
     ids: dict[str, str | None] = {str(number): name for number, name in enumerate(names)}
     if None in task.spellings.values():
@@ -468,7 +469,10 @@ def _convert_hub_split(task: GlueTask, split: str, rows: Iterable[Mapping[str, A
         where = f"{HUB_DATASET} ({task.name}), {split}, row {number}"
         missing = [column for column in needed if column not in row]
         if missing:
-            raise UserError(f"{where}: no column {', '.join(missing)}; the columns are: {', '.join(row)}")
+            raise UserError(f"{where}: no column {', '.join(missing)}; the columns are: {listed(row)}")
+        for column in columns:
+            if not isinstance(row[column], str | None):
+                raise UserError(f"{where}: expected a text in {column!r}, found {quoted(row[column])}")
         label, row_id = row["label"] if labelled else None, row.get("idx")
         if isinstance(label, float):  # stored in single precision: 3.8 comes back as 3.799999952
             label = round(label, 6)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from minialbert.data.examples import Task, TokenExample
 from minialbert.errors import UserError
 from minialbert.runs import write_atomically
+from minialbert.user_input import listed, local_path, one_line, quoted, shown
 
 Repair = Literal["repair", "refuse"]
 
@@ -140,7 +141,7 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
         default_name, files = _read_hub(str(data), repair)
         titles = {split: f"{data} ({split})" for split in files}
     else:
-        folder = Path(data).expanduser()
+        folder = local_path(data)
         paths = _find_splits(folder)
         files = {split: read_bio(path, repair=repair) for split, path in paths.items()}
         titles = {split: str(path) for split, path in paths.items()}
@@ -187,10 +188,10 @@ class _TagReader:
             prefix, type_ = match.groups()
             if prefix == "I" and type_ != previous:
                 if self.repair == "refuse":
-                    before = f"an entity {previous}" if previous else "no entity"
+                    before = f"an entity {shown(previous)}" if previous else "no entity"
                     raise UserError(
-                        f"{self.title}, row {row}: {tag!r} follows {before}: "
-                        f"expected 'B-{type_}' at the start of an entity; mend the file, or let it be repaired"
+                        f"{self.title}, row {row}: {quoted(tag)} follows {before}: "
+                        f"expected {quoted(f'B-{type_}')} at the start of an entity; mend the file, or have it repaired"
                     )
                 self.repaired += 1
                 tag = f"B-{type_}"
@@ -212,8 +213,11 @@ class _TagReader:
 
 def _bad_tag(tag: str) -> str:
     if _OTHER_SCHEME.fullmatch(tag):
-        return f"the tag {tag!r} is of another scheme (BIOES, BILOU): convert the file to IOB2 (O, B-TYPE, I-TYPE)"
-    return f"expected a tag O, B-TYPE or I-TYPE, found {tag!r}"
+        return (
+            f"the tag {quoted(tag)} is of another scheme (BIOES, BILOU): convert the file to IOB2 (O, B-TYPE, "
+            "I-TYPE)"
+        )
+    return f"expected a tag O, B-TYPE or I-TYPE, found {quoted(tag)}"
 
 
 def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tuple[int, str, str]]]:
@@ -275,10 +279,13 @@ def _check_columns(
     columns: Sequence[str], separator: str, token_column: int, tag_column: int, where: str
 ) -> None:
     if not _suffices(len(columns), token_column, tag_column):
-        expected = next(count for count in itertools.count(2) if _suffices(count, token_column, tag_column))
+        fewest = max(column + 1 if column >= 0 else -column for column in (token_column, tag_column))
+        expected = next(
+            count for count in itertools.count(fewest) if _suffices(count, token_column, tag_column)
+        )
         raise UserError(
             f"{where}: expected at least {expected} columns separated by {separator}, found {len(columns)}: "
-            f"{' '.join(columns)[:60]!r}"
+            f"{quoted(' '.join(columns))}"
         )
 
 
@@ -296,7 +303,9 @@ def _block(sentence: TokenExample, number: int) -> str:
         raise UserError(f"sentence {number} cannot be written: it has {len(words)} words and {found}")
     for word, tag in zip(words, tags, strict=True):
         if not word.strip() or "\t" in word or "\n" in word or _starts_document(word):
-            raise UserError(f"sentence {number} cannot be written: the word {word!r} would not be read back")
+            raise UserError(
+                f"sentence {number} cannot be written: the word {quoted(word)} would not be read back"
+            )
         if not _TAG.fullmatch(tag) or "\t" in tag:
             raise UserError(f"sentence {number} cannot be written: {_bad_tag(tag)}")
     return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
@@ -311,7 +320,7 @@ def _find_splits(folder: Path) -> dict[str, Path]:
     candidates = [path for path in files if path.suffix.lower() in _SUFFIXES]
     found = _assign_splits({path.name: path.stem.lower() for path in candidates}, str(folder))
     if "train" not in found:
-        there = ", ".join(path.name for path in files[:10]) or "no file"
+        there = listed(path.name for path in files[:10]) if files else "no file"
         raise UserError(f"{folder} has no train file: expected {expected}, found {there}")
     return {split: folder / file for split, file in found.items()}
 
@@ -323,7 +332,7 @@ def _assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
         candidates = [key for key, stem in stems.items() if stem in names]
         if len(candidates) > 1:
             raise UserError(
-                f"{title}: both {' and '.join(candidates)} could be the {split} split: keep one of them"
+                f"{title}: both {shown(' and '.join(candidates), 200)} could be the {split} split: keep one of them"
             )
         if candidates:
             found[split] = candidates[0]
@@ -334,29 +343,30 @@ def _check_types(file: BioFile, title: str, types: Sequence[str]) -> None:
     for type_, (row, tag) in file.first_seen.items():
         if type_ not in types:
             raise UserError(
-                f"{title}, row {row}: the entity type of the tag {tag!r} does not occur in train, which has "
-                f"{', '.join(types)}; no model learns it: rename the type, or tag such words O"
+                f"{title}, row {row}: the entity type of the tag {quoted(tag)} does not occur in train, which has "
+                f"{listed(types)}; no model learns it: rename the type, or tag such words O"
             )
 
 
 def _read_hub(data: str, repair: Repair) -> tuple[str, dict[str, BioFile]]:
     match = _HUB_NAME.fullmatch(data)
     if match is None:
-        raise UserError(f"{data!r} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG")
+        raise UserError(
+            f"{quoted(data)} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
+        )
     repository, name, config = match.groups()
     import datasets
 
     try:
         splits = datasets.load_dataset(repository, config)
     except Exception as error:  # the hub client raises whatever its transport raises
-        reason = next(iter(str(error).strip().splitlines()), "no reason given")
         raise UserError(
             f"could not load {data}: give a local directory, or check the name, the configuration and the network "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {one_line(error)})"
         ) from error
     found = _assign_splits({key: key.lower() for key in splits}, data)
     if "train" not in found:
-        raise UserError(f"{data} has no train split: expected train, found {', '.join(splits) or 'none'}")
+        raise UserError(f"{data} has no train split: expected train, found {listed(splits)}")
     return name, {
         split: _read_hub_split(splits[key], f"{data} ({split})", repair, may_be_unlabelled=split == "test")
         for split, key in found.items()
@@ -396,7 +406,9 @@ def _tags_of_values(values: Sequence[Any], names: Sequence[str], num_words: int,
         return [str(value) for value in values]
     for value in values:
         if value is None or not 0 <= value < len(names):
-            raise UserError(f"{where}: expected tags as numbers from 0 to {len(names) - 1}, found {value}")
+            raise UserError(
+                f"{where}: expected tags as numbers from 0 to {len(names) - 1}, found {quoted(value)}"
+            )
     return [names[value] for value in values]
 
 
@@ -406,7 +418,7 @@ def _hub_column(dataset: Any, names: Sequence[str], title: str) -> str:
             return name
     raise UserError(
         f"{title}: expected a column {' or '.join(repr(name) for name in names)}, "
-        f"found {', '.join(dataset.column_names)}"
+        f"found {listed(dataset.column_names)}"
     )
 
 
@@ -417,4 +429,4 @@ def _class_names(feature: Any, title: str) -> tuple[str, ...]:
         return tuple(names)
     if getattr(element, "dtype", None) in ("string", "large_string"):
         return ()
-    raise UserError(f"{title} holds {feature}: expected a list of strings, or of classes with names")
+    raise UserError(f"{title} holds {quoted(feature)}: expected a list of strings, or of classes with names")

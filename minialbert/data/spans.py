@@ -10,6 +10,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
+from minialbert.user_input import quoted, shown
+
 _TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
 # BERT's list of ideograph blocks, with the planes 2 and 3 as a whole.
 _IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
@@ -109,8 +111,8 @@ def spans_to_tags(
 
 
 def _trimmed(text: str, span: Span) -> Span:
-    if not span.label:
-        raise ValueError(f"the span {span.start}-{span.end} has no label")
+    if not span.label.strip():
+        raise ValueError(f"the span {shown(span.start, 20)}-{shown(span.end, 20)} has no label")
     if not 0 <= span.start <= len(text) or not 0 <= span.end <= len(text):
         raise ValueError(
             f"{_described(span)} reaches outside the text, which has {len(text)} characters: expected 0 <= start < end "
@@ -133,7 +135,7 @@ def _without_whitespace(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _described(span: Span) -> str:
-    return f"the span {span.start}-{span.end} ({span.label})"
+    return f"the span {shown(span.start, 20)}-{shown(span.end, 20)} ({shown(span.label)})"
 
 
 def _split_at(words: Sequence[tuple[int, int]], cuts: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -185,7 +187,7 @@ def _labelled_runs(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     for index, tag in enumerate(tags):
         match = _TAG.fullmatch(tag)
         if match is None:
-            raise ValueError(f"the tag {tag!r} of word {index} is not O, B-TYPE or I-TYPE")
+            raise ValueError(f"the tag {quoted(tag)} of word {index} is not O, B-TYPE or I-TYPE")
         prefix, label = match.groups()
         if current is not None and (prefix != "I" or label != current[0]):
             yield *current, index - 1

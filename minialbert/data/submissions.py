@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minialbert.errors import UserError
 from minialbert.runs import write_atomically
+from minialbert.user_input import quoted, shown
 
 from .glue import GlueTask, glue_task
 
@@ -47,7 +48,7 @@ def submission_file(task: str, split: str, folder: Path) -> Path:
     name = glue_task(task).name
     if (name, split) not in _FILES:
         splits = ", ".join(known for glue, known in _FILES if glue == name)
-        raise UserError(f"no submission for split {split!r} of {name}: expected one of {splits}")
+        raise UserError(f"no submission for split {quoted(split)} of {name}: expected one of {splits}")
     return folder / f"{_FILES[name, split][0]}.tsv"
 
 
@@ -79,7 +80,7 @@ def write_submission(
             f"{name}.tsv: {len(predictions)} predictions for {len(ids)} rows; expected one for each row"
         )
     lines = [
-        f"{index}\t{_spell(glue, prediction, f'{name}.tsv, index {index}')}\n"
+        f"{index}\t{_spell(glue, prediction, f'{name}.tsv, index {shown(index)}')}\n"
         for index, prediction in zip(_indexes(ids, name), predictions, strict=True)
     ]
     if len(lines) != official_rows:
@@ -107,9 +108,11 @@ def _indexes(ids: Sequence[str | None], name: str) -> list[str]:
         )
     seen: set[str] = set()
     for index in given:
+        if not index or not index.isprintable():  # a TAB or line end would be read as another row
+            raise UserError(f"{name}.tsv: index {quoted(index)}; expected the benchmark's number of the row")
         if index in seen:
             raise UserError(
-                f"{name}.tsv: index {index} stands on more than one row; expected each index once"
+                f"{name}.tsv: index {shown(index)} stands on more than one row; expected each index once"
             )
         seen.add(index)
     return given
@@ -117,10 +120,12 @@ def _indexes(ids: Sequence[str | None], name: str) -> list[str]:
 
 def _spell(task: GlueTask, prediction: str | float, where: str) -> str:
     if not task.labels:
-        if isinstance(prediction, str) or not math.isfinite(prediction):
-            raise UserError(f"{where}: score {prediction!r}; expected a finite number")
-        return f"{min(max(float(prediction), 0.0), 5.0):.3f}"
+        if (
+            isinstance(prediction, str) or not -math.inf < prediction < math.inf
+        ):  # also of integers beyond floats
+            raise UserError(f"{where}: score {quoted(prediction)}; expected a finite number")
+        return f"{float(min(max(prediction, 0.0), 5.0)):.3f}"
     for spelling, label in task.spellings.items():
         if label is not None and label == prediction:
             return spelling
-    raise UserError(f"{where}: unknown label {prediction!r}; expected one of {', '.join(task.labels)}")
+    raise UserError(f"{where}: unknown label {quoted(prediction)}; expected one of {', '.join(task.labels)}")

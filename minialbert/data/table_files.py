@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.errors import UserError
+from minialbert.user_input import one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _NAMES = tuple(extension[1:] for extension in EXTENSIONS)
@@ -130,7 +131,7 @@ def read_table(path: Path) -> Table:
         else:
             table = _read_json_lines(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not table.rows:
         raise UserError(f"{path}: 0 rows; expected at least one")
     return table
@@ -211,7 +212,7 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         raise _error(path, line, "holds half of a surrogate pair, which is no character") from error
     except (ValueError, RecursionError) as error:
-        raise _error(path, line, f"not JSON ({_first_line(error)}); expected one object a line") from error
+        raise _error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
     if not isinstance(record, dict):
         found = "an array" if isinstance(record, list) else "a plain value"
         raise _error(path, line, f"expected a JSON object, found {found}")
@@ -223,7 +224,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice")
+        raise ValueError(f"the key {quoted(twice)} occurs twice")
     return record
 
 
@@ -238,8 +239,11 @@ def _read_parquet(path: Path) -> Table:
             _check_unique(path, None, names)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 rows.extend(enumerate(batch.to_pylist(), start=len(rows) + 1))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        message = f"not readable as Parquet after row {len(rows)} ({_first_line(error)})"
+    except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        # Dates beyond the calendar, unknown time zones, structs that name a field twice: the list is pyarrow's.
+        message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
         raise UserError(f"{path}: {message}") from error
     return Table(path, names, rows, typed=True)
 
@@ -263,13 +267,9 @@ def _line_of(raw: bytes, offset: int) -> int:
 def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        message = f"the header names {twice[0]!r} more than once"
+        message = f"the header names {quoted(twice[0])} more than once"
         raise _error(path, line, message) if line else UserError(f"{path}: {message}")
 
 
 def _error(path: Path, row: int, message: str) -> UserError:
     return UserError(f"{path}:{row}: {message}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,7 @@ from minialbert.data.examples import Example, Problem, Task, TextExample, TokenE
 from minialbert.data.spans import Span, spans_to_tags
 from minialbert.data.table_files import Table, find_tables, read_table
 from minialbert.errors import UserError
+from minialbert.user_input import listed, local_path, quoted
 
 DEFAULT_METRICS: Mapping[Problem, str] = {
     "single-label": "accuracy",
@@ -108,7 +109,7 @@ def load_table(
         UserError: the table is not as described; the message names the file and the row.
     """
     _check_options(problem, labels, label_separator, max_train_rows)
-    path = Path(data).expanduser()
+    path = local_path(data)
     notes: list[str] = []
     rows: dict[str, _Rows] = {}
     tables = {split: read_table(file) for split, file in find_tables(path).items()}
@@ -138,15 +139,15 @@ def _check_options(
     problem: Problem, labels: Sequence[str] | None, label_separator: str, max_train_rows: int | None
 ) -> None:
     if problem not in DEFAULT_METRICS:
-        raise UserError(f"unknown problem {problem!r}; expected one of {', '.join(DEFAULT_METRICS)}")
+        raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(DEFAULT_METRICS)}")
     if labels is not None and problem == "regression":
         raise UserError("regression has scores and no classes; leave `labels` out")
     if labels is not None and (not labels or len(set(labels)) < len(labels)):
-        raise UserError(f"expected `labels` to name each class once, found {list(labels)}")
+        raise UserError(f"expected `labels` to name each class once, found {quoted(list(labels), 200)}")
     if labels is not None and problem == "token" and "O" not in labels:
-        raise UserError(f"`labels` of a token task are tags, 'O' among them; found {', '.join(labels)}")
+        raise UserError(f"`labels` of a token task are tags, 'O' among them; found {listed(labels)}")
     if not label_separator.strip():
-        raise UserError(f"expected a label separator that is no blank, found {label_separator!r}")
+        raise UserError(f"expected a label separator that is no blank, found {quoted(label_separator)}")
     if max_train_rows is not None and max_train_rows < 1:
         raise UserError(f"expected at least 1 train row to keep, found {max_train_rows}")
 
@@ -161,11 +162,11 @@ def _find(table: Table, role: str, named: str | None, common: str, *, required: 
     if named is not None:
         found = [named] if named in table.columns else []
     if len(found) > 1:
-        both = " and ".join(repr(column) for column in found)
+        both = " and ".join(quoted(column) for column in found[:3])
         raise UserError(f"{table.path}: {both} could each be the {role} column; name the one that is")
     if not found and required:
-        wanted = repr(named) if named is not None else f"one of {', '.join(names)}"
-        have = ", ".join(repr(column) for column in table.columns)
+        wanted = quoted(named) if named is not None else f"one of {', '.join(names)}"
+        have = listed(map(quoted, table.columns))
         raise UserError(f"{table.path}: no {role} column; expected {wanted}, found the columns {have}")
     return found[0] if found else None
 
@@ -179,8 +180,10 @@ def _find_required(table: Table, role: str, named: str | None) -> str:
 def _find_pair(table: Table, text: str, named: str | None) -> str | None:
     if named is not None:
         if named not in table.columns:
-            have = ", ".join(repr(column) for column in table.columns)
-            raise UserError(f"{table.path}: no pair column; expected {named!r}, found the columns {have}")
+            have = listed(map(quoted, table.columns))
+            raise UserError(
+                f"{table.path}: no pair column; expected {quoted(named)}, found the columns {have}"
+            )
         return named
     partner = _PAIR_OF_TEXT.get(text.lower())
     return next((column for column in table.columns if column.lower() == partner), None)
@@ -199,7 +202,7 @@ def _train_is_in_words(table: Table, columns: Columns) -> bool:
     tokens = _find(table, "tokens", None, "tokens", required=False)
     spans = _find(table, "spans", None, "spans", required=False)
     if tokens is None and spans is None:
-        have = ", ".join(repr(column) for column in table.columns)
+        have = listed(map(quoted, table.columns))
         raise UserError(
             f"{table.path}: expected columns tokens and tags, or text and spans; found the columns {have}"
         )
@@ -211,11 +214,6 @@ def _train_is_in_words(table: Table, columns: Columns) -> bool:
 # Cells
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _missing(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
@@ -223,16 +221,16 @@ def _missing(cell: object) -> bool:
 def _text(table: Table, row: int, cells: _Cells, column: str) -> str:
     cell = cells.get(column)
     if _missing(cell):
-        raise table.error(row, f"the text in column {column!r} is empty; fill it or remove the row")
+        raise table.error(row, f"the text in column {quoted(column)} is empty; fill it or remove the row")
     if not isinstance(cell, str):
-        raise table.error(row, f"expected a text in column {column!r}, found {_shown(cell)}")
+        raise table.error(row, f"expected a text in column {quoted(column)}, found {quoted(cell)}")
     return cell
 
 
 def _class_name(table: Table, row: int, cell: object) -> str:
     if isinstance(cell, (str, int)) and not _missing(cell):
         return str(cell).strip()
-    raise table.error(row, f"expected a class as text or integer, found {_shown(cell)}")
+    raise table.error(row, f"expected a class as text or integer, found {quoted(cell)}")
 
 
 def _class_names(table: Table, row: int, cell: object, separator: str) -> tuple[str, ...]:
@@ -241,11 +239,11 @@ def _class_names(table: Table, row: int, cell: object, separator: str) -> tuple[
     elif isinstance(cell, list):
         parts = cell
     else:
-        raise table.error(row, f"expected a list of classes, found {_shown(cell)}")
+        raise table.error(row, f"expected a list of classes, found {quoted(cell)}")
     names = tuple(_class_name(table, row, part) for part in parts)
     if len(set(names)) < len(names):
         raise table.error(
-            row, f"a class occurs twice in {_shown(cell)}; expected the name of each class that applies, once"
+            row, f"a class occurs twice in {quoted(cell)}; expected the name of each class that applies, once"
         )
     return names
 
@@ -259,7 +257,7 @@ def _score(table: Table, row: int, cell: object) -> float:
         score = math.nan
     if math.isfinite(score):
         return score
-    raise table.error(row, f"expected a finite number as score, found {_shown(cell)}")
+    raise table.error(row, f"expected a finite number as score, found {quoted(cell)}")
 
 
 def _list_of_words(table: Table, row: int, cell: object, column: str) -> tuple[str, ...]:
@@ -267,7 +265,7 @@ def _list_of_words(table: Table, row: int, cell: object, column: str) -> tuple[s
         return tuple(word for word in cell.split(" ") if word)
     if isinstance(cell, list) and all(isinstance(word, str) for word in cell):
         return tuple(cell)
-    raise table.error(row, f"expected a list of strings in column {column!r}, found {_shown(cell)}")
+    raise table.error(row, f"expected a list of strings in column {quoted(column)}, found {quoted(cell)}")
 
 
 def _spans(table: Table, row: int, cell: object) -> list[Span]:
@@ -275,10 +273,10 @@ def _spans(table: Table, row: int, cell: object) -> list[Span]:
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError) as error:
-            message = f"expected spans as a JSON list, found {_shown(cell)}"
+            message = f"expected spans as a JSON list, found {quoted(cell)}"
             raise table.error(row, message) from error
     if not isinstance(cell, list):
-        raise table.error(row, f"expected a list of spans, found {_shown(cell)}")
+        raise table.error(row, f"expected a list of spans, found {quoted(cell)}")
     return [_span(table, row, item) for item in cell]
 
 
@@ -292,7 +290,7 @@ def _span(table: Table, row: int, item: object) -> Span:
     match parts:
         case (int(start), int(end), str(label)) if not isinstance(start, bool) and not isinstance(end, bool):
             return Span(start, end, label.strip())
-    raise table.error(row, f"expected a span as start, end (integers) and label, found {_shown(item)}")
+    raise table.error(row, f"expected a span as start, end (integers) and label, found {quoted(item)}")
 
 
 # Rows
@@ -315,7 +313,7 @@ def _text_rows(
     empty = label is None or all(_missing(cells.get(label)) for _, cells in table.rows)
     empty_is_no_class = problem == "multi-label" and not (empty and split == "test")
     if problem == "multi-label" and label is not None and empty and split == "test":
-        notes.append(f"test: every cell of {label!r} is empty, so the split counts as unlabelled")
+        notes.append(f"test: every cell of {quoted(label)} is empty, so the split counts as unlabelled")
 
     def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
         cell = None if label is None else cells.get(label)
@@ -363,7 +361,7 @@ def _example_of_words(
 ) -> tuple[TokenExample, int]:
     """Returns the example, and how many tags were repaired."""
     if _missing(cells.get(tokens)) or cells[tokens] == []:
-        raise table.error(row, f"there are no words in column {tokens!r}; fill it or remove the row")
+        raise table.error(row, f"there are no words in column {quoted(tokens)}; fill it or remove the row")
     words = _list_of_words(table, row, cells[tokens], tokens)
     if not all(word.strip() for word in words):
         raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
@@ -375,7 +373,7 @@ def _example_of_words(
     iob2: list[str] = []
     for tag in found:
         if not _TAG.fullmatch(tag):
-            raise table.error(row, f"expected an IOB2 tag (O, B-Disease, I-Disease), found {_shown(tag)}")
+            raise table.error(row, f"expected an IOB2 tag (O, B-Disease, I-Disease), found {quoted(tag)}")
         continues = bool(iob2) and iob2[-1] in (f"B-{tag[2:]}", tag)
         iob2.append(tag if tag[0] != "I" or continues else f"B-{tag[2:]}")
     repairs = sum(before != after for before, after in zip(found, iob2, strict=True))
@@ -449,7 +447,7 @@ def _check_number_of_labels(train: Table, problem: Problem, names: Sequence[str]
         if not names:
             raise UserError(f"{train.path}: no row has a class; there is nothing to learn")
     elif len(names) < 2:
-        raise UserError(f"{train.path}: expected at least two labels, found only {names[0]!r}")
+        raise UserError(f"{train.path}: expected at least two labels, found only {quoted(names[0])}")
 
 
 def _check_known(table: Table, rows: _Rows, names: Sequence[str], source: str) -> None:
@@ -457,7 +455,7 @@ def _check_known(table: Table, rows: _Rows, names: Sequence[str], source: str) -
     for row, example in rows:
         for name in _names_in(example):
             if name not in known:
-                listed = ", ".join(repr(known_name) for known_name in names[:20]) + (
-                    ", ..." if len(names) > 20 else ""
+                raise table.error(
+                    row,
+                    f"the label {quoted(name)} is not among those of {source}: {listed(map(quoted, names))}",
                 )
-                raise table.error(row, f"the label {name!r} is not among those of {source}: {listed}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from minialbert.errors import UserError
 from minialbert.metrics import check_metric
 from minialbert.tuning_schema import TaskRecipe
+from minialbert.user_input import local_path, quoted
 
 from .examples import Example, Problem, Task
 from .glue import GLUE_TASKS, glue_task_name, load_glue
@@ -50,7 +50,7 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
         problem = recipe.problem or GENERIC.get(name)
         if problem is None:
             raise UserError(
-                f"no task is called {name!r}: expected one of {', '.join([*GLUE_TASKS, *GENERIC])}, or a name of "
+                f"no task is called {quoted(name)}: expected one of {', '.join([*GLUE_TASKS, *GENERIC])}, or a name of "
                 "your own with task.problem (single-label, multi-label, regression, token)"
             )
         if data is None:
@@ -80,7 +80,7 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
 
 def _is_table(data: str) -> bool:
     """Tell whether a path holds csv, jsonl or parquet rather than two-column tagged lines."""
-    path = Path(data)
+    path = local_path(data)
     tables = {extension for extension in EXTENSIONS if extension != ".tsv"}
     files = path.iterdir() if path.is_dir() else [path]
     return any(file.suffix.lower() in tables for file in files)

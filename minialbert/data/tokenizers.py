@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from minialbert.data import encoding
 from minialbert.data.encoding import Ids, encode_documents
 from minialbert.errors import UserError
+from minialbert.model_files import check_model_folder, check_tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,8 +49,9 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTraine
     if isinstance(tokenizer, (str, Path)):
         from transformers import AutoTokenizer
 
+        check_model_folder(tokenizer)
         try:
-            loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+            loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
         except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
@@ -68,6 +70,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTraine
         raise UserError(
             f"the tokenizer {tokenizer_name(loaded)} has no vocabulary: the folder needs tokenizer.json"
         )
+    check_tokenizer_files(loaded, tokenizer_name(loaded))
     return loaded
 
 

@@ -1,0 +1,154 @@
+"""Whatever a tagged file holds, it gives sentences with IOB2 tags or is refused in one line."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import hunt, mutated, tiers
+from hypothesis import strategies as st
+
+from minialbert.data.examples import Task, TokenExample
+from minialbert.data.ner import load_ner, read_bio, write_bio
+from minialbert.data.spans import Span, spans_to_tags, tags_to_spans
+
+TAGGED = (
+    b"The\tO\nnew\tB-Gene\nkinase\tI-Gene\n\n-DOCSTART-\tO\n\n# a comment\nHuntington's\tB-Disease\n.\tO\n"
+)
+SPACED = b"-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\nGerman JJ I-MISC\n"
+REPAIRS = st.sampled_from(["repair", "refuse"])
+
+
+def check(sentence: TokenExample, types: set[str] | None = None) -> None:
+    assert sentence.words and all(word.strip() for word in sentence.words)
+    if sentence.offsets is not None and sentence.text is not None:
+        assert len(sentence.offsets) == len(sentence.words)
+        for word, (start, end) in zip(sentence.words, sentence.offsets, strict=True):
+            assert sentence.text[start:end] == word
+    if sentence.tags is None:
+        return
+    assert len(sentence.tags) == len(sentence.words)
+    for before, tag in itertools.pairwise(("O", *sentence.tags)):
+        assert tag == "O" or (tag[:2] in ("B-", "I-") and tag[2:].strip())
+        assert tag[0] != "I" or before[2:] == tag[2:]
+        assert types is None or tag == "O" or tag[2:] in types
+
+
+def check_task(task: Task) -> None:
+    assert task.labels[0] == "O" and len(set(task.labels)) == len(task.labels) > 1
+    for sentences in task.splits.values():
+        assert sentences
+        for sentence in sentences:
+            assert isinstance(sentence, TokenExample)
+            check(sentence, {label[2:] for label in task.labels})
+    assert all(note.isprintable() for note in task.notes)
+
+
+@tiers
+def test_one_file(examples: int, tmp_path: Path) -> None:
+    path, again = tmp_path / "train.tsv", tmp_path / "again.tsv"
+
+    def attack(hostile: tuple[bytes, Any, int, int]) -> None:
+        content, repair, token_column, tag_column = hostile
+        path.write_bytes(content)
+        file = read_bio(path, repair=repair, token_column=token_column, tag_column=tag_column)
+        for sentence in file.sentences:
+            check(sentence, set(file.first_seen))
+        assert repair == "repair" or file.repaired == 0
+        write_bio(again, file.sentences)
+        assert read_bio(again, repair="refuse").sentences == file.sentences
+
+    columns = st.sampled_from([(0, -1), (0, -1), (0, -1), (0, 1), (1, 2), (-1, 0), (3, 3), (10**6, -(10**6))])
+    inputs = st.tuples(mutated([TAGGED, TAGGED, SPACED]), REPAIRS, columns).map(
+        lambda row: (*row[:2], *row[2])
+    )
+    hunt("BIO file", examples, inputs, attack, folder=tmp_path)
+
+
+@tiers
+def test_a_folder(examples: int, tmp_path: Path) -> None:
+    def attack(hostile: tuple[str, bytes, Any]) -> None:
+        split, content, repair = hostile
+        for name in ("train", "devel", "test"):
+            (tmp_path / f"{name}.tsv").write_bytes(content if name == split else TAGGED)
+        check_task(load_ner(tmp_path, repair=repair))
+
+    contents = mutated([TAGGED, TAGGED.replace(b"\t", b" "), SPACED], most_steps=2)
+    inputs = st.tuples(st.sampled_from(["train", "devel", "test"]), contents, REPAIRS)
+    hunt("BIO folder", examples, inputs, attack, folder=tmp_path)
+
+
+@tiers
+def test_writing(examples: int, tmp_path: Path) -> None:
+    """What is refused leaves the old file; what is written is read back."""
+    path = tmp_path / "out.tsv"
+
+    def attack(sentences: list[TokenExample]) -> None:
+        path.write_text("before")
+        try:
+            write_bio(path, sentences)
+        except ValueError:
+            assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+            raise
+        assert list(tmp_path.iterdir()) == [path]
+        assert [sentence.words for sentence in read_bio(path).sentences] == [row.words for row in sentences]
+
+    word = st.one_of(
+        st.sampled_from(["a", "b", "\u2028", "-DOCSTART-", "# x", "\r", "x" * 5_000]),
+        st.text(st.characters()),
+    )
+    tag = st.one_of(
+        st.sampled_from(["O", "O", "B-X", "I-X", "B-", "B-\n", "S-X", ""]), st.text(st.characters())
+    )
+    plain = st.tuples(
+        st.sampled_from(["a", "\ufeff", "\u0085b"]), st.sampled_from(["O", "B-X", "I-Y", "B-\u202e"])
+    )
+    pairs = st.one_of(st.lists(plain, min_size=1, max_size=4), st.lists(st.tuples(word, tag), max_size=3))
+    sentence = pairs.map(lambda rows: TokenExample(tuple(w for w, _ in rows), tuple(t for _, t in rows)))
+    hunt("BIO writing", examples, st.lists(sentence, max_size=3), attack, folder=tmp_path)
+
+
+@tiers
+def test_spans(examples: int) -> None:
+    """The contract of the two functions is ValueError: they know no file."""
+
+    def attack(hostile: tuple[str, list[Span]]) -> None:
+        text, spans = hostile
+        words, offsets, tags = spans_to_tags(text, spans)
+        if words:
+            check(TokenExample(words, tags, text, offsets))
+        found = tags_to_spans(tags, offsets, text)
+        assert len(found) == len(spans)
+        assert all(0 <= span.start < span.end <= len(text) for span in found)
+
+    texts = st.text(st.sampled_from("ab _\n\t\u00a0\u2028\u0301漢.\ud800😀"), max_size=12)
+    place = st.one_of(st.integers(0, 12), st.integers(0, 12), st.integers(-2, 14), st.just(10**400))
+    label = st.sampled_from(["X", "X", "Y", "", "\n", "\x1b", "x" * 5_000, "\u2028"])
+    spans = st.lists(st.builds(Span, place, place, label), max_size=3)
+    hunt("spans", examples, st.tuples(texts, spans), attack, contract=(ValueError,))
+
+
+@tiers
+def test_tags(examples: int) -> None:
+    def attack(hostile: tuple[list[str], list[tuple[int, int]], str | None]) -> None:
+        tags, offsets, text = hostile
+        for span in tags_to_spans(tags, offsets, text):
+            assert span.label and (text is None or 0 <= span.start < span.end <= len(text))
+
+    tag = st.sampled_from(
+        ["O", "B-X", "I-X", "I-Y", "B-X", "I-X", "O", "B-", "x" * 5_000, "B-\n", "\x1b", ""]
+    )
+    pair = st.tuples(st.integers(-2, 9), st.integers(-2, 9))
+    inside = st.tuples(st.integers(0, 4), st.integers(4, 6))
+    offsets = st.one_of(st.lists(inside, max_size=3), st.lists(pair, max_size=3))
+    inputs = st.tuples(st.lists(tag, max_size=3), offsets, st.sampled_from([None, "a text", " \u2028  a"]))
+    hunt("tags", examples, inputs, attack, contract=(ValueError,))
+
+
+@pytest.mark.parametrize("name", ["~nobody-at-all/x", "\0", "x" * 5_000, "\ud800"])
+def test_a_folder_of_no_possible_name(name: str) -> None:
+    with pytest.raises(ValueError, match="no path that can be opened|does not exist") as caught:
+        load_ner(name)
+    assert str(caught.value).isprintable()

@@ -1,0 +1,43 @@
+"""Operations of a step against a count by hand."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import BertConfig
+
+from minialbert import MiniAlbertConfig
+from minialbert.estimates import forward_flops_per_token, step_flops_per_token
+
+WIDTH, VOCABULARY, LENGTH = 768, 30522, 256
+# Queries, keys, values and output are four products of the width, the feed-forward block is eight; scores and sums.
+BLOCK = 2 * 12 * WIDTH**2 + 4 * LENGTH * WIDTH
+
+
+def test_bert_base_teaches_a_recursive_student():
+    student = MiniAlbertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        embedding_size=128,
+        num_hidden_layers=6,
+        adapter_reduction_factor=16,
+    )
+    teacher = BertConfig()
+    adapters = 2 * 2 * 2 * WIDTH * (WIDTH // 16)
+    head = 2 * WIDTH**2 + 2 * 128 * (WIDTH + VOCABULARY)
+    by_hand = 3 * (6 * (BLOCK + adapters) + 0.15 * head)
+    alone = step_flops_per_token(student, None, LENGTH, masked=0.15, teacher_predicts=0.15)
+    assert alone == pytest.approx(by_hand, rel=1e-12)
+    by_hand += 12 * BLOCK + 0.15 * 2 * WIDTH * (WIDTH + VOCABULARY)
+    taught = step_flops_per_token(student, teacher, LENGTH, masked=0.15, teacher_predicts=0.15)
+    assert taught == pytest.approx(by_hand, rel=1e-12)
+    silent = step_flops_per_token(student, teacher, LENGTH, masked=0.15, teacher_predicts=0.0)
+    assert taught - silent == pytest.approx(0.15 * 2 * WIDTH * (WIDTH + VOCABULARY), rel=1e-9)
+
+
+def test_a_full_student_has_a_full_head():
+    full = BertConfig(num_hidden_layers=6)
+    by_hand = 3 * (6 * BLOCK + 0.15 * 2 * WIDTH * (WIDTH + VOCABULARY))
+    assert step_flops_per_token(full, None, LENGTH, masked=0.15, teacher_predicts=0.0) == pytest.approx(
+        by_hand
+    )
+    assert forward_flops_per_token(full, LENGTH) == 6 * BLOCK
