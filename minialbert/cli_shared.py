@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from .errors import printable
-from .processes import rank
+from .processes import rank, world_size
 
 
 class PlainConsole(Console):
@@ -77,7 +77,9 @@ def interruptible(advice: str) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+    # The main thread alone may set handlers. One of several processes may wait inside torch for another that has
+    # failed: no handler would run there, and its launcher could not end it.
+    if threading.current_thread() is not threading.main_thread() or world_size() > 1:
         yield
         return
 
