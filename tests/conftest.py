@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Keep what a fuzz test counted for the page of the slow tests."""
+    report = yield
+    if report.when == "call":
+        lines = (line for line in report.capstdout.splitlines() if line.startswith("fuzz "))
+        item.user_properties += [("measured", line.removeprefix("fuzz ")) for line in lines]
+    return report
 
 
 @pytest.fixture(autouse=True)
