@@ -31,7 +31,7 @@ test: $(DEV_STAMP)  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them; their outcome is kept in results/
-	status=0; $(BIN)/python -m pytest -m slow --junitxml=.slow-tests.xml || status=$$?; \
+	status=0; $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --junitxml=.slow-tests.xml || status=$$?; \
 	  $(BIN)/python benchmarks/reliability_page.py .slow-tests.xml results/reliability.md; rm -f .slow-tests.xml; \
 	  exit $$status
 
