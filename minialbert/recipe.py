@@ -1,7 +1,8 @@
 """Recipes: one YAML per experiment, read into typed and frozen values.
 
 A recipe names every hyper-parameter of one distillation (`Recipe`) or one fine-tuning (`FinetuneRecipe`) and
-nothing else. Shipped recipes of the second kind lie in a folder, and are listed as `finetune/NAME`.
+nothing else; a file may name another recipe as its `base`, and then holds what differs. Shipped recipes of the second
+kind lie in a folder, and are listed as `finetune/NAME`; those of the paper in miniature as `miniature/NAME`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ __all__ = [
 
 SHIPPED = Path(__file__).with_name("recipes")
 # Where the shipped recipes of each kind lie under that folder.
-_FOLDERS: dict[type[RecipeBase], str] = {Recipe: "", FinetuneRecipe: "finetune"}
+_FOLDERS: dict[type[RecipeBase], tuple[str, ...]] = {Recipe: ("", "miniature"), FinetuneRecipe: ("finetune",)}
+_LONGEST_CHAIN = 8
+# What names one recipe, and says nothing about the one that is based on it.
+_OWN_KEYS = ("name", "description", "paper", "command")
 
 # Faults of one file that are told at once.
 _MAX_FAULTS = 8
@@ -98,16 +102,8 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
             faults of the file are told in one line.
     """
     text = str(name_or_path)
-    folder = _FOLDERS[kind]
-    shipped, names = text.removeprefix(f"{folder}/"), _shipped_names(kind)
-    if shipped in names:
-        return _read_recipe(SHIPPED / folder / f"{shipped}.yaml", kind)
-    path = local_path(text)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.exists():
-        return _read_recipe(path, kind)
-    raise UserError(
-        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {', '.join(names)}"
-    )
+    path = _shipped_path(text, kind) or _own_path(text, kind)
+    return _read_recipe(path, kind)
 
 
 def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
@@ -133,9 +129,11 @@ def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
         if not equals or not key:
             raise UserError(f"--set takes key=value, as in distill.output_weight=4; got {quoted(override)}")
         changed[key] = read_yaml_value(text, f"--set {shown(key)}")
-    for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
-        if changed.get(f"training.{one}") is not None and f"training.{other}" not in changed:
-            values.get("training", {})[other] = None
+    if "training" in sections:
+        given = {
+            key.removeprefix("training."): changed[key] for key in changed if key.startswith("training.")
+        }
+        _clear_other_length(given, values["training"])
     for key, value in changed.items():
         section, dot, field = key.partition(".")
         if section in sections and not dot:
@@ -244,16 +242,17 @@ def with_reference(markdown: str) -> str:
 
 
 def _shipped_names(kind: type[RecipeBase]) -> list[str]:
-    return sorted(path.stem for path in (SHIPPED / _FOLDERS[kind]).glob("*.yaml"))
+    """Return the names of a kind, the folders in their order, with that folder where there is one."""
+    return [
+        f"{folder}/{stem}" if folder else stem
+        for folder in _FOLDERS[kind]
+        for stem in sorted(path.stem for path in (SHIPPED / folder).glob("*.yaml"))
+    ]
 
 
 def _all_shipped() -> dict[str, type[RecipeBase]]:
     """Return the kind of each shipped recipe by the name to give to `--recipe`."""
-    return {
-        f"{folder}/{stem}" if folder else stem: kind
-        for kind, folder in _FOLDERS.items()
-        for stem in _shipped_names(kind)
-    }
+    return {name: kind for kind in _FOLDERS for name in _shipped_names(kind)}
 
 
 def _summary(name: str, kind: type[RecipeBase]) -> RecipeSummary:
@@ -262,7 +261,26 @@ def _summary(name: str, kind: type[RecipeBase]) -> RecipeSummary:
     return RecipeSummary(name, recipe.description, recipe.paper, path, kind)
 
 
-def _read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
+def _shipped_path(name: str, kind: type[RecipeBase]) -> Path | None:
+    """Return the file of a shipped recipe; those of fine-tuning may be named without their folder."""
+    short = _FOLDERS[kind][0]
+    full = f"{short}/{name}" if short and not name.startswith(f"{short}/") else name
+    return SHIPPED / f"{full}.yaml" if full in _shipped_names(kind) else None
+
+
+def _own_path(text: str, kind: type[RecipeBase]) -> Path:
+    """Return the file that a text names, if it looks like one."""
+    path = local_path(text)
+    in_ours = len(path.parts) > 1 and path.parts[0] in _FOLDERS[kind]
+    if path.suffix in (".yaml", ".yml") or (len(path.parts) > 1 and not in_ours) or path.exists():
+        return path
+    names = [name.removeprefix(f"{_FOLDERS[kind][0]}/") for name in _shipped_names(kind)]
+    raise UserError(
+        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {', '.join(names)}"
+    )
+
+
+def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()) -> AnyRecipe:
     values, node = read_yaml(path)
     other = Recipe if kind is not Recipe else FinetuneRecipe
     alien = [str(key) for key in values if key in other.sections() and key not in kind.sections()]
@@ -271,7 +289,44 @@ def _read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
         raise UserError(
             f"{path}: has the section {alien[0]!r}, so it is a recipe for `minialbert {right}`, not for {verb}"
         )
-    return _validate({"name": path.stem, **values}, str(path), kind, node)
+    base = values.pop("base", None)
+    if base is None:
+        return _validate({"name": path.stem, **values}, str(path), kind, node)
+    if not isinstance(base, str):
+        raise UserError(
+            f"{path}: base (line {line_of(node, ['base'])}): should name a recipe, got {quoted(base)}"
+        )
+    if len(chain) == _LONGEST_CHAIN:
+        raise UserError(
+            f"{path}: the {_LONGEST_CHAIN}th recipe of a chain of bases; does it come back to itself?"
+        )
+    source = _shipped_path(base, kind) or _own_path(base, kind)
+    if not source.is_absolute():
+        source = path.parent / source
+    inherited = _read_recipe(source, kind, (*chain, path))
+    return _validate(_merge(inherited, {"name": path.stem, **values}), str(path), kind, node)
+
+
+def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a base's values with those of a file in their place, section by section."""
+    merged: dict[Any, Any] = base.model_dump(exclude=set(_OWN_KEYS))
+    training = values.get("training")
+    if isinstance(training, dict):
+        _clear_other_length(training, merged["training"])
+    for key, value in values.items():
+        section = merged.get(key)
+        if isinstance(section, dict) and (isinstance(value, dict) or value is None):
+            merged[key] = section | (value or {})
+        else:
+            merged[key] = value
+    return merged
+
+
+def _clear_other_length(given: Mapping[Any, Any], training: dict[str, Any]) -> None:
+    """Clear the length that is not given where only one of steps and epochs is."""
+    for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
+        if given.get(one) is not None and other not in given:
+            training[other] = None
 
 
 def _validate(

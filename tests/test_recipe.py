@@ -17,7 +17,9 @@ from minialbert.recipe import (
     with_reference,
 )
 
-NAMES = [summary.name for summary in list_recipes() if summary.kind is Recipe]
+ALL_NAMES = [summary.name for summary in list_recipes() if summary.kind is Recipe]
+MINIATURE = [name for name in ALL_NAMES if name.startswith("miniature/")]
+NAMES = [name for name in ALL_NAMES if name not in MINIATURE]
 MINIALBERT = [name for name in NAMES if name.startswith(("minialbert-", "bio-minialbert-"))]
 ALBERT = [name for name in NAMES if name.startswith(("albert-", "bio-albert-"))]
 ABLATIONS = [name for name in NAMES if name.startswith("table")]
@@ -32,7 +34,7 @@ def write(tmp_path: Path, text: str, name: str = "mine.yaml") -> str:
     return str(path)
 
 
-# The shipped recipes
+# The shipped recipes: those of the paper in miniature are in test_miniature_recipes.py
 
 
 def test_one_recipe_per_model_of_the_paper() -> None:
