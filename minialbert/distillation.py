@@ -86,6 +86,45 @@ def distill(
         return write_result(run.result, _record(plan, trainer, run, start, end))
 
 
+def initialise(
+    recipe: Recipe,
+    *,
+    data: str | Path | Sequence[str | Path],
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a recipe's student with its first weights, which no step has changed, and return the record.
+
+    It is what a distilled student is to be compared with to see what distillation gives.
+
+    Args:
+        recipe: the resolved recipe.
+        data: as for `distill`; a start from the teacher is fitted on some of it, and the rest held out.
+        output: the run directory.
+        resume: take over a directory of the same recipe.
+        overwrite: replace an earlier run.
+
+    Returns:
+        The record, of kind "initialisation", with the held-out figures.
+
+    Raises:
+        UserError: if models, data, recipe and directory do not fit together.
+    """
+    run = RunDirectory(output)
+    plan = plan_distillation(recipe, data)
+    run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
+    set_seed(recipe.training.seed)
+    trainer = make_trainer(plan, run, progress=False)
+    start = _first_measurement(trainer, run, plan, resumed=False)
+    with writing(run.model):
+        save_student(plan, run.model)
+    record = _record(plan, trainer, run, start, {}) | {"kind": "initialisation"}
+    record["training"] |= {"steps": 0, "windows": 0}
+    with writing(run.result):
+        return write_result(run.result, record)
+
+
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:
     """Return the trainer of a plan.
 
@@ -288,4 +327,4 @@ def model_summary(plan: DistillationPlan) -> dict[str, Any]:
     return summary
 
 
-__all__ = ["distill", "make_trainer", "model_summary", "save_student"]
+__all__ = ["distill", "initialise", "make_trainer", "model_summary", "save_student"]

@@ -1,12 +1,20 @@
-"""A folder that appears complete or not at all."""
+"""A folder that appears complete or not at all, and one that a single process works in."""
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -35,6 +43,37 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
         _put_in_place(target, staging, replaces)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def sole_user(directory: Path, what: str) -> Iterator[None]:
+    """Create a directory and keep a second process out of it; the lock goes with the process.
+
+    Args:
+        directory: the directory.
+        what: what works in it, as in "grid".
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: if another one works there, or if the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror or error})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another {what} is running in {directory}: wait for it, or stop it first"
+            ) from None
+        except OSError:  # a file system without locks
+            logger.debug("%s has no locks", directory)
+        yield
 
 
 def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:

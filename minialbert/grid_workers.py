@@ -1,4 +1,4 @@
-"""Processes that run the cells of a grid, one process per cell, on this machine or on the nodes of a Ray cluster.
+"""Processes that run the cells of a grid or a suite, one process per cell, on this machine or on the nodes of Ray.
 
 A worker reads its job from standard input, which stays open for as long as whoever started it lives: at its end
 the worker stops too. So no way of dying, of either, leaves a process behind.
@@ -19,73 +19,32 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from .errors import MissingExtraError, UserError
+from .grid_jobs import Job, Outcome, Workers
+
+__all__ = [
+    "Job",
+    "LocalWorkers",
+    "Outcome",
+    "RayWorkers",
+    "Workers",
+    "end_processes",
+    "import_ray",
+    "node_share",
+    "outcome_of",
+    "run_on_node",
+    "start_process",
+    "usable_cores",
+]
 
 # What a worker gets for its step and its checkpoint after it was asked to stop.
 GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Job:
-    """One cell, in a form that travels between processes.
-
-    Attributes:
-        name: the cell's name.
-        recipe: its recipe.
-        output: its run directory.
-        log: the file that takes what the worker writes to standard error.
-        marker: a file of the grid, which every machine that runs a cell has to see.
-        directory: where relative paths of the recipe start.
-        keep_model: write the model.
-    """
-
-    name: str
-    recipe: dict[str, Any]
-    output: str
-    log: str
-    marker: str
-    directory: str
-    keep_model: bool
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a worker ended.
-
-    Attributes:
-        status: "done" (the record is written), "mistake" (a `UserError`), "interrupted" or "crashed".
-        message: one line about it.
-    """
-
-    status: Literal["done", "mistake", "interrupted", "crashed"]
-    message: str = ""
-
-
-class Workers(Protocol):
-    """What the driver of a grid needs of those who run its cells."""
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another job may start now."""
-
-    @property
-    def running(self) -> int:
-        """How many jobs are under way."""
-
-    def start(self, job: Job) -> None:
-        """Start a job."""
-
-    def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        """Return the jobs that ended, after that time at most."""
-
-    def stop(self) -> None:
-        """End all that still runs; it saves what it can."""
 
 
 class LocalWorkers:
@@ -416,20 +375,42 @@ def _run(job: Job) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from .finetuning import finetune
     from .runs import RunDirectory
-    from .tuning_schema import FinetuneRecipe
 
     run = RunDirectory(job.output)
-    if run.result.is_file():  # an earlier attempt got that far
+    if run.result.is_file() and (
+        job.kind == "finetune" or run.model.is_dir()
+    ):  # an earlier attempt got that far
         return
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if job.kind == "finetune":
+        _tune(job)
+    else:
+        _make_student(job)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished cell never goes on
+
+
+def _tune(job: Job) -> None:
+    from .finetuning import finetune
+    from .tuning_schema import FinetuneRecipe
+
     recipe = FinetuneRecipe.model_validate(job.recipe)
     finetune(recipe, output=job.output, resume=True, keep_model=job.keep_model)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished cell never goes on
+
+
+def _make_student(job: Job) -> None:
+    from .distillation import distill, initialise
+    from .recipe_schema import Recipe
+
+    recipe = Recipe.model_validate(job.recipe)
+    assert job.windows is not None
+    if job.kind == "initialise":
+        initialise(recipe, data=job.windows, output=job.output, resume=True)
+    else:
+        distill(recipe, data=job.windows, output=job.output, resume=True)
 
 
 def _read_line() -> bytes:

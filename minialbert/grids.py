@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import UserError
 from .finetuning import plan_finetuning
+from .folders import LOCK, sole_user
 from .grid_cells import (
     GridCell,
     best_cell,
@@ -28,6 +26,7 @@ from .grid_cells import (
     validation_score,
     without_grid,
 )
+from .grid_driver import Waiting, drive, failure
 from .grid_workers import Job, LocalWorkers, RayWorkers, Workers, import_ray
 from .interrupts import GracefulStop
 from .progress import duration, stderr_console
@@ -49,8 +48,6 @@ logger = logging.getLogger(__name__)
 
 KeepModels = Literal["selected", "all", "none"]
 _KEPT = ("model", "adapters")
-_LOCK = ".lock"
-_ATTEMPTS = 2
 _ADVICE = "make room, then start the same command again"
 
 
@@ -106,7 +103,7 @@ def run_grid(
     ]
     if pending:  # a mistake is told once, and before anything is written
         plan_finetuning(pending[0].recipe)
-    with _sole_user(output):
+    with sole_user(output, "grid"):
         if overwrite:
             _remove_earlier(output)
         with writing(output, advice=_ADVICE):
@@ -162,57 +159,21 @@ class _Work:
         with stop.listening(), shown:
             workers = self._workers(len(cells))
             try:
-                failed = self._drive(
+                failed = drive(
                     workers,
-                    [self._job(cell) for cell in cells],
+                    Waiting([self._job(cell) for cell in cells]),
                     stop,
-                    lambda name: shown.finish(names[name], _read_record(self.output, names[name])),
+                    lambda job: shown.finish(names[job.name], _read_record(self.output, names[job.name])),
                 )
             finally:
                 workers.stop()
         if failed:
-            raise UserError(
-                f"{len(failed)} of {len(cells)} cells failed twice, the others are finished: "
-                f"{'; '.join(f'{name} ({why})' for name, why in failed.items())}. Logs are in {self.output / 'logs'}; "
-                "the same command tries again what is missing"
-            )
+            raise failure(failed, len(cells), str(self.output / "logs"))
 
     def _workers(self, cells: int) -> Workers:
         if self.ray_address is not None:
             return RayWorkers(self.ray_address, self.jobs)
         return LocalWorkers(min(self.jobs, cells))
-
-    def _drive(
-        self, workers: Workers, jobs: list[Job], stop: GracefulStop, finish: Callable[[str], None]
-    ) -> dict[str, str]:
-        """Keep all workers busy; return which jobs failed, and how."""
-        waiting, attempts, failed = deque(jobs), Counter[str](), dict[str, str]()
-        while waiting or workers.running:
-            while waiting and workers.has_room and not stop.requested:
-                workers.start(waiting.popleft())
-            for job, outcome in workers.wait(0.5):
-                if outcome.status == "mistake":
-                    raise UserError(outcome.message)
-                if outcome.status == "done":
-                    self._check_written(job)
-                    finish(job.name)
-                    continue
-                attempts[job.name] += 1
-                again = attempts[job.name] < _ATTEMPTS
-                if not stop.requested:
-                    logger.warning(
-                        "%s: its worker %s (%s)",
-                        job.name,
-                        "is started again" if again else "failed",
-                        outcome.message,
-                    )
-                if again:
-                    waiting.append(job)
-                else:
-                    failed[job.name] = outcome.message
-            if stop.requested:
-                raise KeyboardInterrupt
-        return failed
 
     def _job(self, cell: GridCell) -> Job:
         return Job(
@@ -227,13 +188,6 @@ class _Work:
 
     def _folder(self, cell: GridCell) -> Path:
         return self.output / "cells" / cell.name
-
-    def _check_written(self, job: Job) -> None:
-        if not (Path(job.output) / "result.json").is_file():
-            raise UserError(
-                f"{job.name} is finished, but {job.output} has no result.json on this machine: with --ray, give an "
-                "--output on storage that all nodes share"
-            )
 
 
 class _GridProgress:
@@ -290,7 +244,7 @@ def _check_folder(output: Path, recipe: FinetuneRecipe) -> None:
     """Refuse a directory that holds something else than a grid of this recipe, whatever its lists of values."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: expected a directory for the grid")
-    if not output.is_dir() or not any(entry.name != _LOCK for entry in output.iterdir()):
+    if not output.is_dir() or not any(entry.name != LOCK for entry in output.iterdir()):
         return
     if not (output / "cells").is_dir():
         raise UserError(
@@ -329,24 +283,6 @@ def _read_record(output: Path, cell: GridCell) -> dict[str, Any]:
             f"{path} is no record of a fine-tuning ({error}): remove {path.parent} and start the same command again"
         ) from error
     return record
-
-
-@contextmanager
-def _sole_user(output: Path) -> Iterator[None]:
-    """Create the directory and keep a second grid out of it; the lock goes with the process."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = (output / _LOCK).open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror or error})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another grid is running in {output}: wait for it, or stop it first") from None
-        except OSError:  # a file system without locks
-            logger.debug("%s has no locks", output)
-        yield
 
 
 def _remove_earlier(output: Path) -> None:
