@@ -25,6 +25,7 @@ from .cli_shared import (
     print_json,
     quiet_transformers,
 )
+from .cli_suite import suite_app
 from .cli_tasks import evaluate, finetune, predict, report
 from .errors import UserError, printable
 from .processes import (
@@ -47,6 +48,7 @@ recipes_app = typer.Typer(
     help="List, show and copy the recipes that come with the package.", no_args_is_help=True
 )
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(suite_app, name="suite")
 
 
 class Documents(StrEnum):

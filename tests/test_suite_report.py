@@ -1,0 +1,163 @@
+"""The report of a suite, on made-up records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from suite_records import make_suite, write_record, write_suite
+
+from minialbert.errors import UserError
+from minialbert.suite import expand, write_suite_report
+from minialbert.suite.schema import SuiteTable, TableRow
+from minialbert.suite.tables import find_paper_row
+
+SCORES = {
+    "teacher/king": [0.80, 0.82], "teacher/river": [0.40, 0.42], "small/king": [0.70, 0.72, 0.74],
+    "small/river": [0.38, 0.40], "plain/king": [0.60, 0.61, 0.62], "start/king": [0.55, 0.56],
+}  # fmt: skip
+
+
+@pytest.fixture
+def records(tmp_path):
+    suite = make_suite()
+    for side, values in SCORES.items():
+        row, task = side.split("/")
+        for seed, score in enumerate(values, start=1):
+            write_record(tmp_path / "run", suite, f"{row}/full/{task}-{seed}", score)
+    for seed in (1, 2, 3):
+        training = {"steps": 5, "wall_seconds": 8.0, "seconds_per_step": 0.6 + seed / 100}
+        write_record(tmp_path / "run", suite, f"small/adapters/king-{seed}", 0.69, training=training)
+    for row in ("small", "start"):
+        write_record(tmp_path / "run", suite, f"{row}/distill", 0.25)
+    return tmp_path / "run"
+
+
+def row_of(page, beginning):
+    return next(line for line in page.splitlines() if line.startswith(f"| {beginning}"))
+
+
+def test_tables_stand_beside_the_papers(records):
+    page = write_suite_report(make_suite(), records)
+    assert row_of(page, "row | tuned") == (
+        "| row | tuned | \\#params | King | River | mean | against teacher | paper: average | paper |"
+    )
+    assert row_of(page, "teacher | full") == (
+        "| teacher | full | 1.2M | 81.0 ± 1.4 (2) | 41.0 ± 1.4 (2) | 61.0 ± 1.4 (2) | - | - | - |"
+    )
+    # -10 and -10 on King, -2 and -2 on River: mean -6, sd sqrt(64/3), t(0.975, 3) = 3.1824, half 7.35
+    assert row_of(page, "small | full") == (
+        "| small | full | 1.2M | 72.0 ± 2.0 (3) | 39.0 ± 1.4 (2) | 55.0 ± 1.4 (2) | -6.0 (-13.3, +1.3) | - | -1.5 |"
+    )
+    # -11 and -13: mean -12, half 12.7062.
+    assert row_of(page, "small | adapters") == (
+        "| small | adapters † | 1.2M | 69.0 ± 0.0 (3) | - | - | -12.0 (-24.7, +0.7) | - | - |"
+    )
+    assert "| paper: BERT-base | Table 1 | 110M | - | - | - | - | 83.81 | - |" in page
+    assert "| paper: MiniALBERT\\_128, adapters † | Table 1 | 0.9M | - | - | - | - | 78.40 | - |" in page
+
+
+def test_every_claim_has_its_numbers_and_a_verdict(records):
+    page = write_suite_report(make_suite(), records)
+    # 10, 11, 12: mean 11, half 4.3027 / sqrt(3) = 2.48
+    line = "| small | plain | +0 | +11.0 (+8.5, +13.5) | 3 of 3 | King +11.0 | - | held |"
+    assert line in page
+    assert "| Small beats plain. | **held** |" in page
+    assert "Paper: 79.92 against 74.10" in page
+    beside = row_of(page, "teacher, beside")
+    assert beside.startswith("| teacher, beside | start | +0 | +25.5 (")
+    assert "| 2 of 4 |" in beside
+    assert beside.endswith("| (unfinished) |")
+    # Saved: 39, 38 and 37 %.
+    faster = row_of(page, "small/adapters | small")
+    assert "+20 % of the time | +38.0 (+35.5, +40.5) | 3 of 3" in faster
+    assert "| Adapters are faster. | **held** |" in page
+
+
+def test_what_is_kept(records):
+    page = write_suite_report(make_suite(), records)
+    # (70 + 38) / (80 + 40) = 90 %, (72 + 40) / (82 + 42) = 90.3 %
+    assert "| small | 90.2 % ± 0.2 | 2 of 2 | no |" in page
+    assert "| start | - | 0 of 2 | unfinished |" in page
+
+
+def test_distillations_and_what_is_missing(records):
+    page = write_suite_report(make_suite(), records)
+    assert "| small | 1.2M | 4 | 25.0 | 5.000 | 1.500 | 0.500 / 0.750 | 2,048 | 0:40 |" in page
+    assert "| start | 1.2M | 0 | 25.0 |" in page
+    assert "17 of 20 tunings and 2 of 4 students are done." in page
+    assert "5 cells have no record." in page
+    missing = page.partition("## Unfinished cells")[2]
+    for line in ("- plain/distill", "- start/full: river-1, river-2", "- foreign/full: river-1"):
+        assert line in missing.splitlines()
+    assert "torch 2.13" in page
+    assert "machine: Some CPU, cpu" in page
+
+
+def test_a_finished_suite_lists_nothing_missing(tmp_path):
+    suite = make_suite()
+    for cell in expand(suite):
+        write_record(tmp_path, suite, cell.name)
+    page = write_suite_report(suite, tmp_path)
+    assert "Unfinished" not in page
+    # All have 50 %: students are at chance on King, and King alone is marked.
+    assert "‡ King: the fully tuned teacher is at chance." in page
+    assert "| row | tuned | \\#params | King‡ | River |" in page
+
+
+def test_a_claim_without_marked_tasks_stands_beside(tmp_path):
+    suite = make_suite()
+    for task, (teacher, start) in {"king": (0.50, 0.50), "river": (0.40, 0.30)}.items():
+        for seed in (1, 2):
+            write_record(tmp_path, suite, f"teacher/full/{task}-{seed}", teacher)
+            write_record(tmp_path, suite, f"start/full/{task}-{seed}", start)
+    line = row_of(write_suite_report(suite, tmp_path), "teacher, beside")
+    assert "King‡ +0.0, River +10.0 | +10.0 (+10.0, +10.0) |" in line
+
+
+def test_files(records, tmp_path, call):
+    path, output = write_suite(tmp_path / "trial.yaml"), tmp_path / "report"
+    status, out, _ = call("suite", "report", path, "--records", records, "--output", output)
+    assert (status, out) == (0, f"report in {output / 'report.md'}\n")
+    page = (output / "report.md").read_text(encoding="utf-8")
+    assert page == write_suite_report(make_suite(), records)
+    claims = list(csv.DictReader(io.StringIO((output / "claims.csv").read_text())))
+    assert (claims[0]["claim verdict"], claims[0]["mean"], claims[0]["pairs"]) == ("held", "11.0000", "3")
+    assert {file.name for file in output.iterdir()} == {
+        "report.md",
+        "claims.csv",
+        "first.csv",
+        "distillation.csv",
+    }
+    first = list(csv.DictReader(io.StringIO((output / "first.csv").read_text())))
+    assert (first[0]["King"], first[0]["King sd"], first[0]["King n"]) == ("81.0000", "1.4142", "2")
+    assert call("suite", "report", path, "--records", records)[1] == page
+
+
+def test_no_record_is_no_report(tmp_path):
+    with pytest.raises(
+        UserError, match="has no record of the suite trial: name the --output of minialbert suite run"
+    ):
+        write_suite_report(make_suite(), tmp_path)
+
+
+def test_an_unknown_row_of_the_paper_is_told():
+    row = TableRow(of="small", paper="MiniALBERT_129, adapters")
+    table = SuiteTable(name="t", title="T", tasks=["king"], paper="glue", rows=[row])
+    with pytest.raises(
+        UserError,
+        match="table t: the paper's Table 1 has no row 'MiniALBERT_129, adapters'; it has BERT-base",
+    ):
+        find_paper_row(table, row, "")
+
+
+def test_a_score_that_is_no_number_is_refused(tmp_path):
+    path = write_record(tmp_path, make_suite(), "plain/full/king-1")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "score": float("nan")}))
+    with pytest.raises(
+        UserError, match="is no record of the cell plain/full/king-1 .*a figure is not finite"
+    ):
+        write_suite_report(make_suite(), tmp_path)
