@@ -107,6 +107,7 @@ def suite_status(
 
     loaded = load_suite(suite)
     work = plan_work(loaded, teachers=None, output=output, records=records, only=only or [])
+    groups = _groups(loaded, work, jobs)
     left = time_left(loaded, work.jobs, work.results).told(jobs) if work.jobs else "nothing left"
     rows: dict[tuple[str, str], list[str]] = {}
     done: dict[tuple[str, str], int] = {}
@@ -120,14 +121,16 @@ def suite_status(
             for (row, mode), names in rows.items()
         ]
         missing = [cell.name for cell in work.pending]
-        print_json({"suite": loaded.name, "rows": counts, "missing": missing, "left": left})
+        print_json({"suite": loaded.name, "rows": counts, "groups": groups, "missing": missing, "left": left})
         return
     table = Table("row", "what", "done", "missing")
     for (row, mode), names in rows.items():
         missing = [name.rpartition("/")[2] for name in names if name not in work.results]
         table.add_row(row, mode, f"{done[row, mode]} of {len(names)}", _shortened(missing))
     out.print(table)
-    say(f"{len(work.asked) - len(work.pending)} of {len(work.asked)} cells are done; {left}")
+    for group in groups:
+        say(f"{group['group']}: {group['done']} of {group['cells']} cells are done; {group['left']}")
+    say(f"in all: {len(work.asked) - len(work.pending)} of {len(work.asked)} cells are done; {left}")
 
 
 @suite_app.command("report")
@@ -178,6 +181,21 @@ def _teachers(suite: Suite, options: list[str]) -> dict[str, str]:
             )
         found[name] = where
     return found
+
+
+def _groups(suite: Suite, work: Work, jobs: int) -> list[dict[str, str | int]]:
+    from .suite import time_left
+
+    told: list[dict[str, str | int]] = []
+    for group in suite.groups:
+        asked = [cell for cell in work.asked if cell.group == group.name]
+        if not asked:
+            continue
+        todo = [cell for cell in work.jobs if cell.group == group.name]
+        done = sum(cell.name in work.results for cell in asked)
+        left = time_left(suite, todo, work.results).told(jobs) if todo else "nothing left"
+        told.append({"group": group.name, "done": done, "cells": len(asked), "left": left})
+    return told
 
 
 def _listed(work: Work) -> list[dict[str, str]]:

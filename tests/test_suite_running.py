@@ -351,6 +351,8 @@ def test_status_and_dry_run(call, tmp_path):
         {"row": "small", "what": "full", "done": 2, "cells": 5},
     ]
     assert "small/full/king-3" in told["missing"]
+    core = {"group": "core", "done": 3, "cells": 11, "left": "about 2:30 of compute left on this machine"}
+    assert told["groups"][0] == core
     assert "king-3, river-1" in call("suite", "status", path, "--output", run)[1]
     status, out, _ = call(
         "suite",
