@@ -140,11 +140,16 @@ def suite_report(
     output: Annotated[
         Path | None, typer.Option(help="Directory for report.md, claims.csv and the tables as CSV.")
     ] = None,
+    with_records: Annotated[
+        bool, typer.Option("--with-records", help="Also copy records and logs there, without models.")
+    ] = False,
 ) -> None:
     """Put the records of a suite into tables beside the paper's, and judge its claims."""
     from .suite import load_suite, write_suite_report
 
-    page = write_suite_report(load_suite(suite), records, output)
+    if with_records and output is None:
+        raise UserError("--with-records copies to the directory of the report: give --output too")
+    page = write_suite_report(load_suite(suite), records, output, with_records=with_records)
     if output is None:
         sys.stdout.write(page)
     else:

@@ -116,6 +116,7 @@ def initialise(
     run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
     set_seed(recipe.training.seed)
     trainer = make_trainer(plan, run, progress=False)
+    run.rewind_log(-1)
     start = _first_measurement(trainer, run, plan, resumed=False)
     with writing(run.model):
         save_student(plan, run.model)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, pipeline
 
 from minialbert import MiniAlbertForMaskedLM
-from minialbert.distillation import distill
+from minialbert.distillation import distill, initialise
 from minialbert.distillation_plan import plan_distillation
 from minialbert.errors import UserError
 from minialbert.estimates import estimate, forward_flops_per_token
@@ -268,3 +268,25 @@ def test_the_plan_starts_from_the_teacher_with_real_text(tiny_teacher_dir, tiny_
     again = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
     for a, b in zip(plan.student.state_dict().values(), again.student.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_student_as_it_starts(run, tiny_teacher_dir, tiny_windows, tmp_path):
+    output = tmp_path / "start"
+    record = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
+    assert (record["kind"], record["training"]["steps"], record["training"]["windows"]) == (
+        "initialisation",
+        0,
+        0,
+    )
+    assert record == json.loads((output / "result.json").read_text())
+    student = AutoModelForMaskedLM.from_pretrained(output / "model")
+    planned = plan_distillation(recipe(tiny_teacher_dir), tiny_windows).student
+    for name, weight in planned.state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight), name
+    distilled = run()
+    assert record["metrics"]["student_start"] == distilled["metrics"]["student_start"]
+    assert "student_end" not in record["metrics"]
+    with pytest.raises(UserError, match="is not empty"):
+        initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
+    again = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output, resume=True)
+    assert again["metrics"] == record["metrics"]

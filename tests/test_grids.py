@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from minialbert.grid_workers import (
     start_process,
 )
 from minialbert.grids import expand, grid_record, grid_rows, run_grid, select
-from minialbert.recipe import dump_recipe
+from minialbert.recipe import apply_overrides, dump_recipe, load_recipe
 from minialbert.report import find_records, group
 from minialbert.report.records import cell as measured_cell
 from minialbert.task_models import load_tuned
@@ -582,6 +583,29 @@ def test_a_job_leaves_a_finished_run_without_checkpoints(student, rows, tmp_path
     written = result.stat().st_mtime_ns
     grid_workers._run(job)
     assert result.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("distill", 4), ("initialise", 0)])
+def test_a_job_may_make_a_student(kind, steps, tiny_teacher_dir, tiny_windows, tmp_path):
+    recipe = apply_overrides(load_recipe("tiny"), [f"teacher.model={tiny_teacher_dir}"])
+    output = tmp_path / "run"
+    job = Job(
+        "row/distill", recipe.model_dump(), str(output), str(tmp_path / "log"), str(tmp_path), str(tmp_path), False,
+        kind, str(tiny_windows),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="row/distill is finished, but .* has no result.json on this machine"):
+        job.check_written()
+    grid_workers._run(job)
+    job.check_written()
+    result = output / "result.json"
+    assert json.loads(result.read_text())["training"]["steps"] == steps
+    assert not (output / "checkpoints").exists()
+    written = result.stat().st_mtime_ns
+    grid_workers._run(job)
+    assert result.stat().st_mtime_ns == written
+    shutil.rmtree(output / "model")  # moved away, and wanted again
+    grid_workers._run(job)
+    assert (output / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

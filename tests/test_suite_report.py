@@ -10,7 +10,7 @@ import pytest
 from suite_records import make_suite, write_record, write_suite
 
 from minialbert.errors import UserError
-from minialbert.suite import expand, write_suite_report
+from minialbert.suite import expand, find_results, write_suite_report
 from minialbert.suite.schema import SuiteTable, TableRow
 from minialbert.suite.tables import find_paper_row
 
@@ -134,6 +134,24 @@ def test_files(records, tmp_path, call):
     first = list(csv.DictReader(io.StringIO((output / "first.csv").read_text())))
     assert (first[0]["King"], first[0]["King sd"], first[0]["King n"]) == ("81.0000", "1.4142", "2")
     assert call("suite", "report", path, "--records", records)[1] == page
+
+
+def test_the_records_can_be_taken_along(records, tmp_path, call, refuse):
+    path, output = write_suite(tmp_path / "trial.yaml"), tmp_path / "report"
+    cell = records / "cells" / "small" / "distill"
+    (cell / "log.jsonl").write_text('{"step": 1}\n')
+    (cell / "model").mkdir()
+    (cell / "model" / "weights").write_text("large")
+    (records / "teachers.json").write_text("{}")
+    assert call("suite", "report", path, "--records", records, "--output", output, "--with-records")[0] == 0
+    copied = {file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file()}
+    assert {"teachers.json", "cells/small/distill/log.jsonl", "cells/small/full/king-3/result.json"} <= copied
+    assert not [name for name in copied if "model" in name]
+    suite = make_suite()
+    assert find_results(suite, [output]).keys() == find_results(suite, [records]).keys()
+    again = call("suite", "report", path, "--records", output, "--output", output, "--with-records")
+    assert again[0] == 0
+    assert "give --output too" in refuse("suite", "report", path, "--records", output, "--with-records")
 
 
 def test_no_record_is_no_report(tmp_path):

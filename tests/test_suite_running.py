@@ -166,14 +166,19 @@ def test_finished_cells_are_never_run_again(trial, caplog):
     assert "suite trial: all 22 cells are done" in caplog.messages
 
 
-def test_a_missing_cell_gets_its_student_made_again_and_the_first_record_stays(trial):
+def test_a_missing_cell_gets_its_student_made_again_and_the_first_record_stays(trial, caplog):
+    caplog.set_level(logging.INFO)
     trial()
     record = trial.output / "cells" / "small" / "distill" / "result.json"
     record.write_text(json.dumps(record_of(make_suite(), "small/distill", 0.25)))
     shutil.rmtree(trial.output / "cells" / "small" / "full" / "river-2")
-    workers = trial()
+    workers = trial(progress=True)
     assert workers.started == ["small/distill", "small/full/river-2"]
     assert workers.jobs["small/distill"].output == str(trial.output / "again" / "small")
+    told = [line for line in caplog.messages if "made again" in line]
+    assert told == [
+        "21/22 small/distill: made again (0:40)  suite: about 0:10 of compute left on this machine"
+    ]
     assert json.loads(record.read_text())["metrics"]["student_end"]["mlm_accuracy"] == 0.25
     assert models(trial) == []
 

@@ -25,7 +25,7 @@ class SuiteProgress:
     Args:
         suite: the suite.
         cells: all cells that were asked for.
-        pending: those that are not done.
+        left: what is to be run: those of them that are not done, and distillations that are made again.
         results: all records so far.
         jobs: cells at a time.
         shown: show anything at all.
@@ -35,16 +35,18 @@ class SuiteProgress:
         self,
         suite: Suite,
         cells: Sequence[Cell],
-        pending: Sequence[Cell],
+        left: Sequence[Cell],
         results: Mapping[str, Result],
         *,
         jobs: int,
         shown: bool,
     ) -> None:
         self._suite, self._jobs, self._shown = suite, jobs, shown
-        self._left = {cell.name: cell for cell in pending}
+        self._left = {cell.name: cell for cell in left}
         self._results = dict(results)
         self._total = len(cells)
+        self._done = sum(cell.name in results for cell in cells)
+        self._asked = {cell.name for cell in cells}
         self._started: dict[str, float] = {}
         self._overheads: list[float] = []
         console = stderr_console()
@@ -60,14 +62,15 @@ class SuiteProgress:
 
     def __enter__(self) -> SuiteProgress:
         if self._shown:
-            done = self._total - len(self._left)
             logger.info(
-                "suite %s: %d of %d cells are done; %s", self._suite.name, done, self._total, self._told()
+                "suite %s: %d of %d cells are done; %s",
+                self._suite.name,
+                self._done,
+                self._total,
+                self._told(),
             )
         self._bar.start()
-        self._task = self._bar.add_task(
-            "suite", total=self._total, completed=self._total - len(self._left), left=self._told()
-        )
+        self._task = self._bar.add_task("suite", total=self._total, completed=self._done, left=self._told())
         return self
 
     def __exit__(
@@ -84,15 +87,16 @@ class SuiteProgress:
         if cell.name in self._started:
             took = time.monotonic() - self._started.pop(cell.name)
             self._overheads.append(max(0.0, took - result.seconds))
-        again = self._left.pop(cell.name, None) is None
+        again = cell.name in self._results
+        self._left.pop(cell.name, None)
         self._results[cell.name] = result
-        done = self._total - len(self._left)
-        self._bar.update(self._task, completed=done, left=self._told())
+        self._done += not again and cell.name in self._asked
+        self._bar.update(self._task, completed=self._done, left=self._told())
         if self._shown:
             what = "made again" if again else _figure(cell, result)
             logger.info(
                 "%d/%d %s: %s (%s)  suite: %s",
-                done,
+                self._done,
                 self._total,
                 cell.name,
                 what,

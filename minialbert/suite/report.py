@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..progress import duration
 from ..report.tables import Table, escape
-from ..runs import write_atomically
+from ..runs import write_atomically, writing
 from .cells import expand
 from .claims import Compared, chance_marks, compare, judge, kept
 from .records import Result, find_results
@@ -18,7 +18,9 @@ from .schema import Claim, Suite
 from .tables import distillation_table, signed, suite_table
 
 
-def write_suite_report(suite: Suite, records: Path, output: Path | None = None) -> str:
+def write_suite_report(
+    suite: Suite, records: Path, output: Path | None = None, *, with_records: bool = False
+) -> str:
     """Put the records of a suite on one Markdown page.
 
     Args:
@@ -26,6 +28,7 @@ def write_suite_report(suite: Suite, records: Path, output: Path | None = None) 
         records: its output, or a folder with its records.
         output: a directory for `report.md`, `claims.csv` and one CSV file per table; those of earlier calls are
             replaced.
+        with_records: also copy records and logs there, without models: all that another `--records` needs.
 
     Returns:
         The page.
@@ -56,6 +59,8 @@ def write_suite_report(suite: Suite, records: Path, output: Path | None = None) 
     page = "\n".join(part for part in parts if part)
     if output is not None:
         _write(output, page, tables, _claims_csv(suite, compared))
+        if with_records:
+            _copy_records(results, records, output)
     return page
 
 
@@ -263,6 +268,20 @@ def _write(output: Path, page: str, tables: Mapping[str, Table], claims: str) ->
         raise UserError(
             f"{output} cannot be written ({error.strerror or error}): name a directory"
         ) from error
+
+
+def _copy_records(results: Mapping[str, Result], records: Path, output: Path) -> None:
+    """Copy what a suite goes on from: records, the curves behind them, and checksums of the teachers."""
+    files = [records / "teachers.json"]
+    files += [
+        result.file.parent / name for result in results.values() for name in ("log.jsonl", "result.json")
+    ]
+    for file in files:
+        target = output / file.relative_to(records)
+        if file.is_file() and file.resolve() != target.resolve():
+            with writing(target, advice="make room, then start the same command again"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, file.read_text(encoding="utf-8"))
 
 
 __all__ = ["write_suite_report"]

@@ -185,7 +185,7 @@ class _Run:
         stop = GracefulStop()
         work = self._work
         self._shown = SuiteProgress(
-            self._suite, work.asked, work.pending, self.results, jobs=jobs, shown=progress
+            self._suite, work.asked, work.jobs, self.results, jobs=jobs, shown=progress
         )
         with stop.listening(), self._shown:
             workers = LocalWorkers(min(jobs, len(work.jobs)))
