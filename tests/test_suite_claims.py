@@ -241,6 +241,6 @@ def test_time_is_that_of_cells_like_those_that_are_done():
     river = cell_named(suite, "teacher/full/river-1")
     two = time_left(suite, [*left, river], results)
     assert two.told() == (
-        "about 0.1 h of compute left on this machine, without 1 cells of what is not measured yet (river)"
+        "about 0.1 h of compute left on this machine, without 1 cells like none that is done (river)"
     )
     assert "no estimate yet" in time_left(suite, [river], {}).told()

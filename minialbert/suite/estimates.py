@@ -49,7 +49,7 @@ class TimeLeft:
         if not self.unknown:
             return line
         without = [*(["distillation"] if self.distillation else []), *self.tasks]
-        return f"{line}, without {self.unknown} cells of what is not measured yet ({', '.join(without)})"
+        return f"{line}, without {self.unknown} cells like none that is done ({', '.join(without)})"
 
 
 def time_left(

@@ -55,10 +55,7 @@ def suite_table(
         )
     notes += [f"‡ {suite.tasks[task].label}: {marks[task]}." for task in table.tasks if task in marks]
     if table.paper:
-        notes.append(
-            "Paper rows, as printed: models twice as wide, on more than a thousand times the text, so levels cannot be "
-            "compared, only signs. Their average is over all columns of the paper."
-        )
+        notes.append("Paper rows are as printed; their average is over all columns of the paper.")
     return Table(table.title, tuple(columns), tuple(rows), (*notes, *table.notes))
 
 
