@@ -29,7 +29,7 @@ from minialbert.recipe_schema import (
 )
 from minialbert.recipe_yaml import line_of, read_yaml, read_yaml_value
 from minialbert.tuning_schema import FinetuneRecipe
-from minialbert.user_input import local_path, quoted, shown
+from minialbert.user_input import listed, local_path, quoted, shown
 
 __all__ = [
     "DataRecipe",
@@ -170,7 +170,7 @@ def find_recipe(name: str) -> RecipeSummary:
     if name not in kinds:
         names = list(kinds)
         raise UserError(
-            f"no recipe is called {quoted(name)}{_did_you_mean(name, names)}; there are: {', '.join(names)}"
+            f"no recipe is called {quoted(name)}{_did_you_mean(name, names)}; there are: {listed(names, 400)}"
         )
     return _summary(name, kinds[name])
 
@@ -276,7 +276,7 @@ def _own_path(text: str, kind: type[RecipeBase]) -> Path:
         return path
     names = [name.removeprefix(f"{_FOLDERS[kind][0]}/") for name in _shipped_names(kind)]
     raise UserError(
-        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {', '.join(names)}"
+        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {listed(names, 400)}"
     )
 
 
