@@ -32,7 +32,7 @@ from minialbert.demo import find_teacher
 from minialbert.demo_text import python_texts
 from minialbert.runs import RunDirectory, display_name, write_atomically, write_result
 
-FIRST_STEPS = 50  # of a process: its memory still grows to what a step needs
+FIRST_STEPS = 100  # of a process: its memory still grows to what a step needs, and to an evaluation or two
 _CLOCK = {"tokens_per_second"}
 
 
@@ -65,7 +65,7 @@ class Slope:
         mb_per_1000_steps: its slope.
         low: lower end of the 95 % interval.
         high: upper end.
-        samples: how many it rests on.
+        samples: how many logs it rests on.
     """
 
     mb_per_1000_steps: float
@@ -75,7 +75,9 @@ class Slope:
 
 
 def memory_slope(segments: Sequence[Segment], first_steps: int = FIRST_STEPS) -> Slope | None:
-    """Return the slope of memory over steps by least squares.
+    """Return the slope of the highest memory between two logs over steps, by least squares.
+
+    Freed memory goes back to the system at every log, so that between two of them memory rises and falls.
 
     Args:
         segments: with their samples.
@@ -88,8 +90,12 @@ def memory_slope(segments: Sequence[Segment], first_steps: int = FIRST_STEPS) ->
     ys: list[float] = []
     levels = 0
     for segment in segments:
-        late = [(step, mb) for _, step, mb in segment.samples if step >= first_steps]
-        if len({step for step, _ in late}) < 2:
+        peaks: dict[int, float] = {}
+        for _, step, mb in segment.samples:
+            peaks[step] = max(mb, peaks.get(step, 0.0))
+        whole = sorted(peaks)[:-1]  # the process ended within the last one
+        late = [(step, peaks[step]) for step in whole if step >= first_steps]
+        if len(late) < 2:
             continue
         levels += 1
         mean_step, mean_mb = (statistics.fmean(column) for column in zip(*late, strict=True))
@@ -230,7 +236,7 @@ def table(record: dict[str, Any]) -> str:
     line = "too few samples"
     if slope:
         low, high = (f"{slope[name]:+.2f}" for name in ("low", "high"))
-        line = f"{slope['mb_per_1000_steps']:+.2f} MB ({low} to {high}, {slope['samples']} samples)"
+        line = f"{slope['mb_per_1000_steps']:+.2f} MB ({low} to {high}, {slope['samples']} logs)"
     rows = [
         ("minutes", f"{metrics['minutes']:.1f}"),
         ("processes", metrics["segments"]),

@@ -109,7 +109,7 @@ def test_one_minute_of_the_soak_with_a_tiny_teacher(commands, tmp_path):
     command = [
         sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--minutes", "1.5", "--output", str(tmp_path / "soak"),
         "--teacher", str(inputs / "teacher"), "--corpus", str(inputs / "corpus.txt"), "--kill-after", "12", "40",
-        "--sample-seconds", "0.2", "--window-length", "64",
+        "--sample-seconds", "0.2", "--window-length", "64", "--first-steps", "20",
         *(word for override in sets for word in ("--set", override)),
     ]  # fmt: skip
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
