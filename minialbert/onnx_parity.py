@@ -50,8 +50,8 @@ class Parity:
         return self.max_difference <= self.allowed  # never true of NaN
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures as plain data."""
-        return {**asdict(self), "allowed": self.allowed}
+        """Return all figures as plain data, as JSON would give them back."""
+        return {**asdict(self), "shapes": [list(shape) for shape in self.shapes], "allowed": self.allowed}
 
     def __str__(self) -> str:
         return parity_line(self.to_dict())
