@@ -251,6 +251,11 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(["| soak | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
+def _named(word: str) -> str:
+    """Return a word of the command line, of an absolute path the last part alone."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(
@@ -315,7 +320,7 @@ def main() -> None:
         options.output / "soak.json",
         {
             "kind": "soak",
-            "command": shlex.join(["python", "benchmarks/soak.py", *sys.argv[1:]]),
+            "command": shlex.join(["python", "benchmarks/soak.py", *map(_named, sys.argv[1:])]),
             "seed": options.seed,
             "model": {"teacher": display_name(teacher), "recipe": "demo", "overrides": overrides},
             "metrics": {
