@@ -47,7 +47,7 @@ def page(junit: Path) -> str:
 
 
 def _file(case: ElementTree.Element) -> str:
-    parts = case.get("classname", "").split(".")
+    parts = (case.get("classname") or case.get("name", "")).split(".")
     return "/".join(parts) + ".py"
 
 
