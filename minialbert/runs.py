@@ -161,9 +161,10 @@ class RunDirectory:
         for line in self.log.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:  # a line that was being written when the run was killed
-                continue
-            if record.get("step", 0) <= step:
+                is_kept = record.get("step", 0) <= step
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                continue  # a line that was being written when the run was killed, or one that no run writes
+            if is_kept:
                 kept.append(line)
         with writing(self.log):
             write_atomically(self.log, "".join(f"{line}\n" for line in kept))

@@ -168,17 +168,12 @@ class DistillationTrainer(ResumableTrainer):
     ) -> tuple[list, Any]:
         """Return the micro-batches of one optimiser step, and what they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counted = [
-            (
-                int((batch["labels"] != -100).sum()),
-                int(batch["attention_mask"].sum()),
-                len(batch["window_ids"]),  # a row may hold several
-            )
-            for batch in batches
+        counts = [
+            torch.stack([(batch["labels"] != -100).sum(), batch["attention_mask"].sum()]) for batch in batches
         ]
-        masked, valid, windows = self.sum_over_processes(
-            [sum(column) for column in zip(*counted, strict=True)]
-        )
+        windows_here = sum(len(batch["window_ids"]) for batch in batches)  # a row of tokens may hold several
+        # As one transfer from the device.
+        masked, valid, windows = self.sum_over_processes([*torch.stack(counts).sum(0).tolist(), windows_here])
         self._step_tokens = valid
         return batches, TokenCounts(masked, valid, windows)
 

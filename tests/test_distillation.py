@@ -185,7 +185,7 @@ def test_gradient_checkpointing_does_not_change_the_result(run):
         (["distill.layer_map=[1,9]"], "matches iteration 2 with teacher layer 9, but the teacher has layers 1-4"),
         (["student.num_attention_heads=2"], "2 attention heads and the teacher 4.*attention_heads=average"),
         (["training.batch_size=9", "training.micro_batch_size=3", "student.init=checkpoint",
-          "student.init_from=/nowhere"], "does not exist|could not be loaded"),
+          "student.init_from=/nowhere"], "/nowhere does not exist"),
         (["student.hidden_size=30"], "multiple of num_attention_heads"),
         (["student.num_hidden_layers=9", "distill.layer_map=alternate"], "would match 9 iterations"),
         (["distill.mlm_weight=0", "teacher.model=null", "student.init=random"], "only the MLM term is left"),

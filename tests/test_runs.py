@@ -84,7 +84,7 @@ def test_a_log_is_rewound_past_a_line_that_was_cut_off(tmp_path):
     for step in (1, 2, 3):
         run.append_log({"step": step})
     with run.log.open("a") as file:
-        file.write('{"step": 4, "lo')
+        file.write('5\n[]\n{"step": "x"}\n{"step": 4, "lo')
     run.rewind_log(2)
     assert run.read_log() == [{"step": 1}, {"step": 2}]
 
