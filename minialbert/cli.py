@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from .cli_attention import attention
 from .cli_bench import bench
 from .cli_depth import calibrate
 from .cli_export import export
@@ -201,7 +202,7 @@ def distill(
     out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
 
 
-for _verb in (finetune, evaluate, predict, calibrate, export, bench, report):
+for _verb in (finetune, evaluate, predict, calibrate, export, bench, report, attention):
     app.command()(_verb)
 
 

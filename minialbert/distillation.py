@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 
+from .attention_maps import attention_maps, write_attention_maps
 from .compilation import compile_layers
 from .data.masking import ShuffledWindows
 from .data.packing import PackedCollator
@@ -25,6 +26,7 @@ from .progress import RunProgress
 from .recipe import Recipe
 from .runs import RunDirectory, display_name, write_result, writing
 from .teacher_cache import CachedTeacherView, FixedMasks
+from .tracking import check_trackers, trackers
 from .trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def distill(
     """Distil a student as a recipe says, and return the record that is left in `result.json`.
 
     The run directory receives the resolved recipe, `log.jsonl`, checkpoints, `model/` (student and tokenizer
-    alone) and `result.json`.
+    alone), `attention.json` (maps of student and teacher, where there is one) and `result.json`.
 
     Args:
         recipe: the resolved recipe.
@@ -60,6 +62,7 @@ def distill(
         UserError: if models, data, recipe and directory do not fit together.
         KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
     """
+    check_trackers(recipe.training.report_to)
     run = RunDirectory(output)
     finished = resume and run.result.is_file() and run.model.is_dir()
     plan = plan_distillation(recipe, data)
@@ -82,6 +85,7 @@ def distill(
         return {}
     with writing(run.model):
         save_student(plan, run.model)
+    _write_attention(plan, run)
     with writing(run.result):
         return write_result(run.result, _record(plan, trainer, run, start, end))
 
@@ -120,6 +124,7 @@ def initialise(
     start = _first_measurement(trainer, run, plan, resumed=False)
     with writing(run.model):
         save_student(plan, run.model)
+    _write_attention(plan, run)
     record = _record(plan, trainer, run, start, {}) | {"kind": "initialisation"}
     record["training"] |= {"steps": 0, "windows": 0}
     with writing(run.result):
@@ -171,7 +176,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         save_total_limit=training.keep_checkpoints,
         dataloader_num_workers=_loading_processes(training.num_workers),
         remove_unused_columns=False,
-        report_to="none",
+        report_to="none",  # see `trackers`
         disable_tqdm=True,
     )
     samples = ShuffledWindows(plan.windows, plan.max_steps * training.batch_size, training.seed)
@@ -204,7 +209,10 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         held_out_windows=training.eval_windows,
         teacher_view=teacher_view,
         max_skipped_steps=training.max_skipped_steps,
-        callbacks=[RunProgress(run, terms=plan.objective.weighted_terms, bar=progress)],
+        callbacks=[
+            RunProgress(run, terms=plan.objective.weighted_terms, bar=progress),
+            *trackers(training.report_to, run, plan.recipe),
+        ],
     )
 
 
@@ -230,6 +238,27 @@ def save_student(plan: DistillationPlan, directory: Path) -> None:
     with whole_folder(directory) as folder:
         plan.student.save_pretrained(folder)
         plan.tokenizer.save_pretrained(folder)
+
+
+def _write_attention(plan: DistillationPlan, run: RunDirectory) -> None:
+    """Write where the student attends beside its teacher."""
+    if plan.teacher is None:
+        return
+    try:
+        maps = attention_maps(
+            plan.teacher,
+            plan.student,
+            plan.tokenizer,
+            layers=plan.layers,
+            teacher_name=str(display_name(plan.teacher.name)),
+            student_name=plan.recipe.name,
+        )
+    except UserError as error:
+        # One can learn from a teacher without such maps, and no run is to be lost for a picture.
+        logger.warning("%s is not written: %s", run.attention, error)
+        return
+    with writing(run.attention):
+        write_attention_maps(run.attention, maps)
 
 
 def _first_measurement(

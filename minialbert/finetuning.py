@@ -42,6 +42,7 @@ from .task_models import (
     save_tuned,
 )
 from .teachers import max_input_length
+from .tracking import check_trackers, trackers
 from .tuning_schema import FinetuneRecipe
 from .tuning_trainer import TuningTrainer
 
@@ -189,6 +190,7 @@ def finetune(
         UserError: if model, data, recipe and directory do not fit together.
         KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
     """
+    check_trackers(recipe.tuning.report_to)
     run = RunDirectory(output)
     finished = resume and run.result.is_file()
     plan = plan_finetuning(recipe)
@@ -272,7 +274,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         save_strategy="no",
         save_total_limit=1,
         remove_unused_columns=False,
-        report_to="none",
+        report_to="none",  # see `trackers`
         disable_tqdm=True,
     )
     trainer = TuningTrainer(
@@ -293,6 +295,8 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
     )
     title = f"tuning {plan.task.name}"
     trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))
+    for tracker in trackers(tuning.report_to, run, plan.recipe):
+        trainer.add_callback(tracker)
     return trainer
 
 
@@ -484,8 +488,8 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
     defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
     for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
         for key, value in values.items():
-            named = (section, key) in _OPTIONS
-            if not named and value != defaults[section][key]:
+            elsewhere = (section, key) in _OPTIONS or key == "report_to"  # where a log goes is the user's own
+            if not elsewhere and value != defaults[section][key]:
                 words += ["--set", f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
 

@@ -16,6 +16,14 @@ def as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _as_trackers(value: object) -> object:
+    """Return one name as a list; "none", as Transformers spells it, and null as an empty one."""
+    return [] if value is None or value == "none" else as_list(value)
+
+
+Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_as_trackers)]
+
+
 class Section(BaseModel):
     """A part of a recipe: unknown keys, wrong types, NaN and infinity are refused."""
 
@@ -235,6 +243,7 @@ class TrainingRecipe(Section):
         None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"
     )
     cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
+    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

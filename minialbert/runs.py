@@ -39,16 +39,18 @@ class RunDirectory:
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.teacher_cache = self.path / "teacher-cache"
+        self.tracking = self.path / "tracking"
         self.model = self.path / "model"
         self.adapters = self.path / "adapters"
+        self.attention = self.path / "attention.json"
         self.result = self.path / "result.json"
 
     @property
     def _own(self) -> tuple[Path, ...]:
         # In the order in which they are removed: as long as there is something to resume, what it belongs to is there.
         return (
-            self.checkpoints, self.result, *self._left_over(), self.model, self.adapters, self.teacher_cache,
-            self.log, self.data, self.recipe,
+            self.checkpoints, self.result, *self._left_over(), self.attention, self.model, self.adapters,
+            self.teacher_cache, self.tracking, self.log, self.data, self.recipe,
         )  # fmt: skip
 
     def _left_over(self) -> list[Path]:
@@ -58,7 +60,7 @@ class RunDirectory:
             *folders,
             *(
                 self.path / f".{file.name}.partial"
-                for file in (self.log, self.data, self.recipe, self.result)
+                for file in (self.log, self.data, self.recipe, self.attention, self.result)
             ),
         ]
 

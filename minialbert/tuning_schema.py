@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .recipe_schema import Count, Fraction, RecipeBase, Section, Weight
+from .recipe_schema import Count, Fraction, RecipeBase, Section, Trackers, Weight
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -99,6 +99,7 @@ class TuningRecipe(Section):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of the head, the order and dropout")
     logging_steps: Count = Field(50, description="Steps between two log lines")
+    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
     def _depths_learn(self) -> Self:

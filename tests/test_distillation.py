@@ -43,6 +43,7 @@ def test_a_run_leaves_student_log_and_record(run, tmp_path):
         "log.jsonl",
         "checkpoints",
         "model",
+        "attention.json",
         "result.json",
     }
     assert {path.name for path in (root / "model").iterdir()} == {

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ..errors import UserError
 from ..recipe_schema import Recipe
+from ..recipe_settings import flat_settings
 from ..tuning_schema import FinetuneRecipe
 from .cells import Cell, expand, recipe_of
 from .schema import Suite
@@ -36,9 +37,11 @@ _IMMATERIAL = {
     "training.keep_checkpoints",
     "training.eval_windows",
     "training.num_workers",
+    "training.report_to",
     "tuning.micro_batch_size",
     "tuning.eval_batch_size",
     "tuning.logging_steps",
+    "tuning.report_to",
 }
 
 
@@ -128,19 +131,9 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
 
 
 def _differences(made: Recipe | FinetuneRecipe, expected: Recipe | FinetuneRecipe) -> list[str]:
-    one, other = _flat(made.model_dump()), _flat(expected.model_dump())
+    one, other = flat_settings(made.model_dump()), flat_settings(expected.model_dump())
     return [
         f"{key} {one.get(key)} instead of {other.get(key)}"
         for key in other
         if key not in _IMMATERIAL and one.get(key) != other.get(key)
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
