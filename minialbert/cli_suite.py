@@ -138,7 +138,8 @@ def suite_report(
     suite: _SuiteName,
     records: Annotated[Path, typer.Option(help="Directory of the suite, or of its records.")],
     output: Annotated[
-        Path | None, typer.Option(help="Directory for report.md, claims.csv and the tables as CSV.")
+        Path | None,
+        typer.Option(help="Directory for report.md, report.html, claims.csv and the tables as CSV."),
     ] = None,
     with_records: Annotated[
         bool, typer.Option("--with-records", help="Also copy records and logs there, without models.")
@@ -153,7 +154,7 @@ def suite_report(
     if output is None:
         sys.stdout.write(page)
     else:
-        say(f"report in {output / 'report.md'}")
+        say(f"report in {output / 'report.md'}, as a page in {output / 'report.html'}")
 
 
 @suite_app.command("ls")

@@ -208,19 +208,41 @@ def predict(
 
 
 def report(
-    paths: Annotated[list[Path], typer.Argument(help="Records, run directories, or trees of them.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Records, run directories, or trees of them.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Put two runs of one kind side by side instead."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Directory for report.md and the tables as CSV.")
+        Path | None,
+        typer.Option(help="Directory for report.md and report.html, and the tables as CSV (or compare.*)."),
     ] = None,
 ) -> None:
-    """Put the records of fine-tuning into tables beside the paper's rows."""
+    """Put the records of runs into tables beside the paper's rows, or two runs side by side."""
+    if (compare is None) == (not paths):
+        raise UserError("give either records and run directories, or --compare and two of them")
+    if compare is not None:
+        _compare(*compare, output)
+        return
     from .report import write_report
 
-    page = write_report(paths, output)
+    page = write_report(paths or [], output)
     if output is None:
         sys.stdout.write(page)
     else:
-        say(f"report in {output / 'report.md'}")
+        say(f"report in {output / 'report.md'}, as a page in {output / 'report.html'}")
+
+
+def _compare(a: Path, b: Path, output: Path | None) -> None:
+    from .report.comparison import compare_runs, comparison_markdown, write_comparison
+
+    if output is None:
+        sys.stdout.write(comparison_markdown(compare_runs(a, b)))
+        return
+    write_comparison(a, b, output)
+    say(f"comparison in {output / 'compare.md'} and {output / 'compare.html'}")
 
 
 def _run_grid(

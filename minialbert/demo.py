@@ -29,6 +29,7 @@ from .distillation_plan import plan_distillation
 from .errors import UserError
 from .modeling_minialbert import MiniAlbertForMaskedLM
 from .recipe import apply_overrides, load_recipe
+from .report import write_report
 from .runs import write_result
 
 logger = logging.getLogger(__name__)
@@ -119,12 +120,15 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     tuned, exported = output / "packages" / "tuned", output / "packages" / "int8"
     metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
+    result = write_result(output / "result.json", record)
+    write_report([output], output / "report")
     tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
          f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
+    tell(f"Tables, curves and attention maps as one page: {output / 'report' / 'report.html'}")
     command = Path(sys.executable).with_name("minialbert-runtime")
     tell("Try it without torch:")
     tell(f"  {command if command.exists() else command.name} {exported} 'Return the sine of x.'")
-    return write_result(output / "result.json", record)
+    return result
 
 
 def find_teacher() -> Path:

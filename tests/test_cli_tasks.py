@@ -465,7 +465,7 @@ def test_report_of_two_runs(call, tuned, tmp_path):
     texts, entities = tuned("classification"), tuned("ner")
     status, page, _ = call("report", texts.run, entities.run)
     assert status == 0
-    assert page.startswith("# Fine-tuning results\n")
+    assert page.startswith("# Results\n")
     for made in (texts, entities):
         assert made.record["task"] in page
         assert f"{100 * made.record['score']:.1f}" in page
@@ -494,5 +494,5 @@ def test_report_without_records(refuse, call, tuned, tmp_path):
     assert status == 0
     assert page == alone
     line = refuse("report", tmp_path / "runs" / "scores", "--output", tmp_path / "report")
-    assert "no fine-tuning record below" in line
+    assert "no record of fine-tuning or distillation below" in line
     assert not (tmp_path / "report").exists()

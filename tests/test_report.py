@@ -209,8 +209,8 @@ def test_paths_without_records_are_told(tmp_path):
         find_records([tmp_path / "nowhere"])
     with pytest.raises(UserError, match="has no result.json below it"):
         find_records([tmp_path])
-    save(tmp_path, {"kind": "demo"})
-    with pytest.raises(UserError, match="no fine-tuning record below"):
+    save(tmp_path, {"kind": "conversion"})
+    with pytest.raises(UserError, match="no record of fine-tuning or distillation below"):
         write_report([tmp_path], None)
 
 
@@ -506,13 +506,21 @@ def test_a_report_has_the_tables_that_were_measured(runs, tmp_path):
     (output / "ner.csv").write_text("of an earlier report")
     page = write_report(paths, output)
     assert (output / "report.md").read_text() == page
-    assert sorted(file.name for file in output.iterdir()) == ["glue.csv", "other.csv", "report.md"]
+    assert sorted(file.name for file in output.iterdir()) == [
+        "glue.csv",
+        "other.csv",
+        "report.html",
+        "report.md",
+    ]
     headings = [line for line in page.splitlines() if line.startswith("#")]
-    assert headings == ["# Fine-tuning results", "## GLUE", "## Other tasks", "## Commands", "## Versions"]
+    assert headings == ["# Results", "## GLUE", "## Other tasks", "## Commands", "## Versions"]
+    html = (output / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Results</h1>" in html
+    assert "Size against score, texts" in html
     assert "43.0 ± 2.8 (2)" in page
     assert r"my\|task" in page
     assert "minialbert finetune distilled --task cola --seed SEED --output OUTPUT  # SEED: 1, 2\n" in page
-    assert "- torch 2.13.0\n" in page
+    assert "\ntorch 2.13.0\n" in page
     assert str(tmp_path) not in page
     widths = {len(row) for row in csv.reader(io.StringIO((output / "glue.csv").read_text()))}
     assert len(widths) == 1

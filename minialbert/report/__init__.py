@@ -1,15 +1,20 @@
-"""Reports: many run records as one page of tables beside the paper's rows, with what made them."""
+"""Reports: many run records on one page, with tables beside the paper's rows, plots, curves and what made them."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..runs import write_atomically
-from .records import Cell, Record, find_records, group
+from .blocks import Block, Listing, Point, Section, Text
+from .html import html_page
+from .markdown import markdown_page
+from .plots import Bench, latency_charts, read_bench, size_chart
+from .provenance import command_lines, made_with, without_paths
+from .records import Cell, Record, cell, find_records, group, load_record, record_files
 from .tables import (
     Table,
     distillation_table,
@@ -19,45 +24,51 @@ from .tables import (
     ner_table,
     other_table,
 )
+from .training import Distilled, recipe_listing, training_sections
 
 __all__ = [
     "Cell",
     "Record",
     "Table",
+    "command_lines",
     "distillation_table",
     "entity_table",
+    "escape",
     "find_records",
     "glue_table",
     "group",
     "ner_table",
     "other_table",
+    "without_paths",
+    "write_page",
     "write_report",
 ]
 
-_FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
-_HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path
-
 
 def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
-    """Put all fine-tuning records below some paths on one Markdown page.
+    """Put all records below some paths on one page: fine-tunings, distillations, and benchmarks for the plots.
 
     Tables without a measured row are left out.
 
     Args:
         paths: records, run directories, or trees of them.
-        output: a directory for `report.md` and one CSV file per table; reports of earlier calls in it are replaced.
+        output: a directory for `report.md`, `report.html` and one CSV file per table; reports of earlier calls in it
+            are replaced.
 
     Returns:
-        The page.
+        The page as Markdown.
 
     Raises:
-        UserError: if there is no fine-tuning record, if one cannot be used, or if `output` cannot be written.
+        UserError: if there is no record of fine-tuning or distillation, if one cannot be used, or if `output` cannot
+            be written.
     """
     records = find_records(paths)
-    if not records:
+    runs, benches = _others(paths)
+    if not records and not runs:
         named = ", ".join(str(path) for path in paths)
         raise UserError(
-            f"no fine-tuning record below {named}: run minialbert finetune, and name its output directory"
+            f"no record of fine-tuning or distillation below {named}: run minialbert finetune or distill, and name its "
+            "output directory"
         )
     tables = {
         "glue": glue_table(records),
@@ -67,118 +78,123 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
         "distillation": distillation_table(records),
     }
     counted = [record for record in records if record.selected]
-    parts = ["# Fine-tuning results\n"]
-    parts += [f"## {table.title}\n\n{table.to_markdown()}" for table in tables.values() if table.rows]
-    parts += [_commands(counted), _made_with(counted)]
-    page = "\n".join(part for part in parts if part)
-    if output is not None:
-        _write(output, page, tables)
-    return page
+    sections = [Section(table.title, (table,)) for table in tables.values() if table.rows]
+    sections.append(Section("Size, speed and score", tuple(_plots(counted, benches))))
+    sections.append(Section("Distillation runs", (), tuple(training_sections(runs))))
+    sections.append(Section("Hyper-parameters", tuple(recipe_listing(run.name, run.record) for run in runs)))
+    sections += _provenance(counted, runs)
+    sections = [section for section in sections if section.blocks or section.sections]
+    told = f"Fine-tunings: {len(counted)}. Distillations: {len(runs)}."
+    return write_page("Results", sections, output, name="report", summary=(Text(told),), tables=tables)
 
 
-def _write(output: Path, page: str, tables: dict[str, Table]) -> None:
+def write_page(
+    title: str,
+    sections: Sequence[Section],
+    output: Path | None,
+    *,
+    name: str,
+    summary: Sequence[Block] = (),
+    tables: Mapping[str, Table] | None = None,
+) -> str:
+    """Write a page as Markdown and as one HTML file, and its tables as CSV.
+
+    Args:
+        title: of the page.
+        sections: its parts.
+        output: the directory; None writes nothing.
+        name: of the files, without their endings.
+        summary: what stands before the sections.
+        tables: CSV files by name; one without rows is removed if an earlier report left it.
+
+    Returns:
+        The page as Markdown.
+
+    Raises:
+        UserError: if the directory cannot be written.
+    """
+    page = markdown_page(title, sections, summary=summary)
+    if output is None:
+        return page
+    html = html_page(title, sections, summary=summary)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_atomically(output / "report.md", page)
-        for name, table in tables.items():
-            file = output / f"{name}.csv"
+        write_atomically(output / f"{name}.md", page)
+        write_atomically(output / f"{name}.html", html)
+        for stem, table in (tables or {}).items():
             if table.rows:
-                write_atomically(file, table.to_csv())
-            else:  # of an earlier report, which report.md no longer shows
-                file.unlink(missing_ok=True)
+                write_atomically(output / f"{stem}.csv", table.to_csv())
+            else:  # of an earlier report, which the page no longer shows
+                (output / f"{stem}.csv").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{output} cannot be written ({error.strerror or error}): name a directory"
         ) from error
+    return page
 
 
-def _commands(records: Iterable[Record]) -> str:
-    commands: dict[str, set[str]] = {}
-    for record in records:
-        if record.command is not None:
-            command, seeds = without_paths(record.command)
-            commands.setdefault(command, set()).update(seeds)
-    if not commands:
-        return ""
-    lines = []
-    for command in sorted(commands):
-        seeds = sorted(commands[command], key=lambda seed: (len(seed), seed))
-        lines.append(command + (f"  # SEED: {', '.join(seeds)}" if seeds else ""))
-    fence = "`" * max([3, *(len(run) + 1 for line in lines for run in re.findall("`+", line))])
-    return "\n".join(
-        [
-            "## Commands",
-            "",
-            "Words in capitals stand for paths and seeds.",
-            "",
-            f"{fence}sh",
-            *lines,
-            fence,
-            "",
+def _others(paths: Sequence[Path]) -> tuple[list[Distilled], list[Bench]]:
+    """Return the distillations and benchmarks among the records."""
+    found: dict[Path, dict[str, Any]] = {}
+    benches = []
+    for file in record_files(paths):
+        record = load_record(file)
+        if record.get("kind") in ("distillation", "initialisation", "demo"):
+            found[file] = record
+        elif record.get("kind") == "bench":
+            benches.append(read_bench(file))
+    names = [_name(file, record) for file, record in found.items()]
+    runs = [
+        Distilled(
+            name if names.count(name) == 1 else f"{name} {names[:at].count(name) + 1}", file.parent, record
+        )
+        for at, (name, (file, record)) in enumerate(zip(names, found.items(), strict=True))
+    ]
+    return runs, benches
+
+
+def _name(file: Path, record: Mapping[str, Any]) -> str:
+    model = record.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    return name if isinstance(name, str) and name else file.parent.name
+
+
+def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> list[Block]:
+    """Return plots of the mean over the tasks that all rows share, by size and by latency."""
+    blocks: list[Block] = []
+    for kind, tagging in (
+        ("texts", False),
+        ("tagging", True),
+    ):  # an encoder may have a pooler for one of them alone
+        groups = group(record for record in records if (record.problem == "token") == tagging)
+        cells = {key: cell(members) for key, members in groups.items()}
+        rows = dict.fromkeys(row for row, _ in groups)
+        tasks = sorted({task for _, task in groups})
+        shared = [
+            task for task in tasks if all((one := cells.get((row, task))) and one.percent for row in rows)
         ]
-    )
+        points = []
+        for row in rows if shared else ():
+            scores = [100 * one.mean for task in shared if (one := cells[row, task]) is not None]
+            label = row.label.partition(", ")[2]
+            size = groups[row, shared[0]][0].parameters
+            points.append(Point(row.model, float(size), statistics.fmean(scores), None, label))
+        if points:
+            what = f"mean of {', '.join(shared)}, %"
+            blocks.append(size_chart(f"Size against score, {kind}", points, what))
+            blocks += latency_charts(points, benches, what)
+    return blocks
 
 
-def without_paths(command: str) -> tuple[str, list[str]]:
-    """Put placeholders for a command's paths and its seed.
-
-    Args:
-        command: as a record has it.
-
-    Returns:
-        The command, and the values that stood for the seed.
-    """
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in command).split())
-    try:
-        words = shlex.split(plain)
-    except ValueError:  # a quote that is not closed
-        words = plain.split()
-    seeds: list[str] = []
-    shown: list[str] = []
-    option = ""
-    for number, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if number == 0:
-            shown.append(Path(word).name)
-        elif equals and re.fullmatch(r"-{0,2}[\w.-]+", name):
-            shown.append(f"{name}={_placeholder(value, name, seeds)}")
-        elif word.startswith("-"):
-            shown.append(word)
-            option = word
-            continue
-        else:
-            shown.append(_placeholder(word, option, seeds))
-        option = ""
-    return shlex.join(shown), seeds
-
-
-def _placeholder(value: str, option: str, seeds: list[str]) -> str:
-    name = option.lstrip("-").rpartition(".")[2].replace("-", "_").upper() or "PATH"
-    if name == "SEED":
-        seeds.append(value)
-        return name
-    return name if name == "OUTPUT" or _is_path(value, option) else value
-
-
-def _is_path(value: str, option: str) -> bool:
-    if value.startswith(("/", "~", "./", "../")) or "\\" in value or value.count("/") > 1:
-        return True
-    if "/" not in value or value.startswith("hub:"):
-        return False
-    return value.endswith(_FILE_ENDINGS) or (option.startswith("-") and option not in _HUB_OPTIONS)
-
-
-def _made_with(records: Sequence[Record]) -> str:
-    versions: dict[str, set[str]] = {}
-    machines: dict[str, None] = {}
-    for record in records:
-        for package, version in record.versions.items():
-            versions.setdefault(str(package), set()).add(str(version))
-        parts = [record.machine.get("processor"), record.machine.get("device")]
-        if machine := ", ".join(str(part) for part in parts if part):
-            machines[machine] = None
-    commits = sorted({record.commit[:12] for record in records if record.commit})
-    lines = [f"{package} {', '.join(sorted(versions[package]))}" for package in sorted(versions)]
-    lines += [f"commit {', '.join(commits)}"] if commits else []
-    lines += [f"machine: {machine}" for machine in sorted(machines)]
-    return "\n".join(["## Versions", "", *(f"- {escape(line)}" for line in lines), ""]) if lines else ""
+def _provenance(records: Sequence[Record], runs: Sequence[Distilled]) -> list[Section]:
+    sections = []
+    commands = [record.command for record in records if record.command is not None]
+    commands += [run.record["command"] for run in runs if isinstance(run.record.get("command"), str)]
+    if commands:
+        listing = Listing("Commands", command_lines(commands), folded=False, language="sh")
+        note = Text("Words in capitals stand for paths and seeds.")
+        sections.append(Section("Commands", (note, listing)))
+    made = [{"versions": one.versions, "commit": one.commit, "machine": one.machine} for one in records]
+    if lines := made_with([*made, *(run.record for run in runs)]):
+        sections.append(Section("Versions", (Listing("Versions", lines, folded=False),)))
+    return sections

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..recipe_settings import flat_settings
 from ..runs import FORMAT_VERSION
 from ..user_input import quoted
 from .paper import known_task
@@ -30,6 +31,7 @@ _IMMATERIAL = {
     "tuning.logging_steps",
     "tuning.micro_batch_size",
     "tuning.eval_batch_size",
+    "tuning.report_to",
 }
 # Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.
 _PATHS = {"model.name", "task.data", "teacher.model"}
@@ -181,8 +183,8 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
     """
     tuned: dict[Path, Record] = {}
     grids: dict[Path, dict[str, Any]] = {}
-    for file in _files(paths):
-        data = _load(file)
+    for file in record_files(paths):
+        data = load_record(file)
         if data.get("kind") == "finetune":
             tuned[file] = _record(data, file)
         elif data.get("kind") == "grid":
@@ -285,7 +287,8 @@ def _check_averageable(earlier: Record, later: Record, where: str) -> None:
         raise UserError(f"{where}: {files} are two results{seed}; name only one of them")
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def record_files(paths: Sequence[Path]) -> list[Path]:
+    """Return every `result.json` below some paths, or the files themselves; see `find_records`."""
     files: set[Path] = set()
     for path in paths:
         if path.is_file():
@@ -302,7 +305,18 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return sorted(files)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load_record(file: Path) -> dict[str, Any]:
+    """Return a record as it is written.
+
+    Args:
+        file: a `result.json`.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: if it is no JSON object, or of a later format.
+    """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -381,16 +395,11 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
     )
 
 
-def _settings(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in recipe.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(_settings(value, f"{name}."))
-        elif name in _PATHS and isinstance(value, str):
-            flat[name] = "/".join(Path(value).parts[-2:])
-        else:
-            flat[name] = value
+def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flat_settings(recipe)
+    for name in _PATHS & flat.keys():
+        if isinstance(flat[name], str):
+            flat[name] = "/".join(Path(flat[name]).parts[-2:])
     return {key: flat[key] for key in flat if key not in _IMMATERIAL and not key.startswith("grid.")}
 
 
@@ -412,7 +421,7 @@ def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]
                 )
             path = path / "result.json" if path.is_dir() else path
             if path not in cells and path.is_file():
-                cells[path] = replace(_record(_load(path), path), grid=file)
+                cells[path] = replace(_record(load_record(path), path), grid=file)
 
     def is_chosen(record: Record) -> bool:
         same = all(record.settings.get(key) == value for key, value in chosen.settings.items())

@@ -13,7 +13,21 @@ from . import paper as published
 from .paper import Column, PaperRow
 from .records import Cell, Record, Row, cell, group
 
-Value = str | int | Decimal | Cell | None
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one figure lies above another.
+
+    Attributes:
+        mean: of the differences, in points or percent.
+        interval: of the mean; None where there are too few to have one.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None = None
+
+
+Value = str | int | Decimal | Cell | Difference | None
 Groups = Mapping[tuple[Row, str], Sequence[Record]]
 
 _MARKUP = re.compile(r"([\\`*_\[\]|#~$])")
@@ -95,10 +109,14 @@ def show(value: Value) -> str:
         value: a cell of a table.
 
     Returns:
-        "41.2 ± 1.3 (3)" for a measured figure, "-" for a missing one, "4.6M" for a count.
+        "41.2 ± 1.3 (3)" for a measured figure, "+1.2 (-0.1, +2.5)" for a difference and its interval, "-" for a
+        missing one, "4.6M" for a count.
     """
     if value is None:
         return "-"
+    if isinstance(value, Difference):
+        interval = "" if value.interval is None else " ({:+.1f}, {:+.1f})".format(*value.interval)
+        return f"{value.mean:+.1f}{interval}"
     if isinstance(value, Cell):
         scale, digits = (100, 1) if value.percent else (1, 3)
         spread = "" if value.sd is None else f" ± {scale * value.sd:.{digits}f}"
@@ -417,6 +435,8 @@ def _csv_cells(value: Value) -> list[str]:
         scale = 100 if value.percent else 1
         spread = "" if value.sd is None else f"{scale * value.sd:.4f}"
         return [f"{scale * value.mean:.4f}", spread, str(value.n)]
+    if isinstance(value, Difference):
+        return [f"{value.mean:.4f}", "", ""]
     return ["" if value is None else _no_formula(value) if isinstance(value, str) else str(value), "", ""]
 
 

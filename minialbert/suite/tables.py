@@ -10,9 +10,9 @@ from ..errors import UserError
 from ..progress import duration
 from ..report import paper as published
 from ..report.records import Cell as Measured
-from ..report.tables import Table, Value
+from ..report.tables import Difference, Table, Value
 from .cells import expand
-from .claims import compare, result_of, seeds_of
+from .claims import Compared, compare, result_of, seeds_of
 from .records import Result
 from .schema import Comparison, Suite, SuiteTable, TableRow, split_side
 
@@ -127,11 +127,9 @@ def mean_over_tasks(
     return _over_seeds(means)
 
 
-def signed(mean: float | None, interval: tuple[float, float] | None) -> str:
-    """Return a difference with its interval, as in "+1.2 (-0.1, +2.5)", or "-" without one."""
-    if mean is None:
-        return "-"
-    return f"{mean:+.1f}" + ("" if interval is None else f" ({interval[0]:+.1f}, {interval[1]:+.1f})")
+def difference(one: Compared) -> Difference | None:
+    """Return what a comparison came to as a value of a table; None without pairs."""
+    return None if one.mean is None else Difference(one.mean, one.interval)
 
 
 def _measured(suite: Suite, table: SuiteTable, row: TableRow, results: Mapping[str, Result]) -> list[Value]:
@@ -151,7 +149,7 @@ def _measured(suite: Suite, table: SuiteTable, row: TableRow, results: Mapping[s
     if table.reference is not None:
         same = split_side(table.reference) == (name, mode)
         one = compare(suite, Comparison(a=row.of, b=table.reference, tasks=table.tasks), results)
-        values.append(None if same else signed(one.mean, one.interval))
+        values.append(None if same else difference(one))
     return values
 
 
@@ -209,4 +207,4 @@ def _fixed(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
-__all__ = ["distillation_table", "find_paper_row", "mean_over_tasks", "measured", "signed", "suite_table"]
+__all__ = ["difference", "distillation_table", "find_paper_row", "mean_over_tasks", "measured", "suite_table"]

@@ -1,0 +1,368 @@
+// What a report page can do beyond what its markup shows: themes, sorting, choices in charts, attention maps.
+(() => {
+  "use strict";
+
+  const THEMES = ["auto", "light", "dark"];
+  const root = document.documentElement;
+
+  // A page from a disk may be refused storage; the theme then lasts as long as the page.
+  const stored = () => {
+    try {
+      return localStorage.getItem("theme");
+    } catch {
+      return null;
+    }
+  };
+  const store = (theme) => {
+    try {
+      localStorage.setItem("theme", theme);
+    } catch {
+      /* see above */
+    }
+  };
+  const setTheme = (theme) => {
+    if (theme === "auto") delete root.dataset.theme;
+    else root.dataset.theme = theme;
+  };
+
+  let theme = THEMES.includes(stored()) ? stored() : "auto";
+  setTheme(theme); // before the body is there, so that nothing flashes
+
+  const setUpTheme = (button) => {
+    const tell = () => {
+      button.textContent = `Theme: ${theme}`;
+    };
+    button.addEventListener("click", () => {
+      theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+      setTheme(theme);
+      store(theme);
+      tell();
+    });
+    tell();
+    button.hidden = false;
+  };
+
+  const setUpContents = (nav) => {
+    const wide = matchMedia("(min-width: 68rem)");
+    const details = nav.querySelector("details");
+    const fold = () => {
+      details.open = wide.matches;
+    };
+    wide.addEventListener("change", fold);
+    fold();
+    nav.addEventListener("click", (event) => {
+      if (event.target.closest("a") && !wide.matches) details.open = false;
+    });
+
+    const links = new Map([...nav.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
+    const seen = new Set();
+    const mark = () => {
+      const current = [...links.keys()].filter((id) => seen.has(id)).pop();
+      for (const [id, link] of links) {
+        if (id === current) link.setAttribute("aria-current", "true");
+        else link.removeAttribute("aria-current");
+      }
+    };
+    // A line near the top decides; of nested parts that it crosses, the innermost comes last.
+    const observer = new IntersectionObserver(
+      (entries) => {
+        for (const entry of entries) {
+          if (entry.isIntersecting) seen.add(entry.target.id);
+          else seen.delete(entry.target.id);
+        }
+        mark();
+      },
+      { rootMargin: "-15% 0px -84% 0px" },
+    );
+    for (const id of links.keys()) observer.observe(document.getElementById(id));
+  };
+
+  // --- tables
+
+  const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  const keyOf = (cell) => {
+    if (!cell || "missing" in cell.dataset) return null;
+    return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
+  };
+  const compareKeys = (a, b) => {
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+    return typeof a === "number" ? a - b : collator.compare(a, b);
+  };
+
+  const setUpTable = (table) => {
+    const heads = [...table.tHead.rows[0].cells];
+    const body = table.tBodies[0];
+    const original = [...body.rows];
+    const sort = (index) => {
+      const before = heads[index].getAttribute("aria-sort");
+      const order = { ascending: "descending", descending: null }[before] ?? (before ? null : "ascending");
+      for (const head of heads) head.removeAttribute("aria-sort");
+      if (!order) {
+        body.append(...original);
+        return;
+      }
+      heads[index].setAttribute("aria-sort", order);
+      const sign = order === "ascending" ? 1 : -1;
+      const rows = original.map((row) => ({ row, key: keyOf(row.cells[index]) }));
+      rows.sort((a, b) => {
+        // What is missing comes last in both directions.
+        if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+        return sign * compareKeys(a.key, b.key);
+      });
+      body.append(...rows.map(({ row }) => row));
+    };
+    heads.forEach((head, index) => {
+      const button = head.querySelector("button");
+      button.disabled = false;
+      button.addEventListener("click", () => sort(index));
+    });
+  };
+
+  // --- charts
+
+  const setUpChart = (figure) => {
+    const lines = [...figure.querySelectorAll(".series")];
+    const buttons = [...figure.querySelectorAll(".legend button")];
+    const picker = figure.querySelector("select");
+    const show = () => {
+      const off = new Set(buttons.filter((one) => one.ariaPressed === "false").map((one) => one.dataset.key));
+      for (const line of lines) {
+        const otherRun = picker && picker.value !== "" && line.dataset.run !== picker.value;
+        line.toggleAttribute("hidden", Boolean(otherRun) || off.has(line.dataset.key));
+      }
+    };
+    for (const button of buttons) {
+      button.disabled = false;
+      button.addEventListener("click", () => {
+        button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") === "false"));
+        show();
+      });
+    }
+    if (picker) {
+      picker.closest("label").hidden = false;
+      picker.addEventListener("change", show);
+    }
+    show(); // a browser that goes back to the page keeps what was picked
+  };
+
+  // --- attention maps
+
+  const CELL = 20;
+  const LONGEST = 12;
+
+  // Colours by the cascade, so that they follow the theme without drawing again.
+  const mix = (high, low, share) => `color-mix(in oklab, var(--map-${high}) ${(100 * share).toFixed(1)}%, var(--map-${low}))`;
+  const rootOf = (value) => Math.sqrt(Math.min(1, Math.abs(value)));
+  // The colour in the middle keeps the hue between two ends that have little; it is half-way in lightness.
+  const fillOf = (value) => {
+    const place = 2 * rootOf(value);
+    return place <= 1 ? mix("middle", "low", place) : mix("high", "middle", place - 1);
+  };
+  const fillOfDifference = (value) => mix(value < 0 ? "less" : "more", "low", rootOf(value));
+
+  const setUpMaps = (figure) => {
+    const data = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
+    const picks = Object.fromEntries([...figure.querySelectorAll("[data-pick]")].map((one) => [one.dataset.pick, one]));
+    const sides = Object.fromEntries([...figure.querySelectorAll(".map")].map((one) => [one.dataset.side, one]));
+    const reading = figure.querySelector(".reading");
+    const bytes = new Map();
+    let cursor = null; // [row, column], the same in all maps
+    let shown = null;
+
+    const svg = (name, attributes = {}, text = "") => {
+      const element = document.createElementNS(figure.querySelector("svg").namespaceURI, name);
+      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+      element.textContent = text;
+      return element;
+    };
+    const decoded = (index) => {
+      if (!bytes.has(index)) bytes.set(index, Uint8Array.from(atob(data.maps[index]), (letter) => letter.charCodeAt(0)));
+      return bytes.get(index);
+    };
+
+    /** Attention of one head, or of all on average, by query and key. */
+    const attention = (index, heads, head, size) => {
+      const all = decoded(index);
+      const area = size * size;
+      const chosen = head === "" ? [...Array(heads).keys()] : [Number(head)];
+      const values = new Float64Array(area);
+      for (const one of chosen) {
+        for (let at = 0; at < area; at += 1) values[at] += all[one * area + at];
+      }
+      return values.map((value) => value / (255 * chosen.length));
+    };
+
+    /** What two distributions share, on average over rows; rows that sum to nothing are left out. */
+    const overlap = (a, b, size) => {
+      let sum = 0;
+      let rows = 0;
+      for (let row = 0; row < size; row += 1) {
+        const [p, q] = [a, b].map((values) => values.subarray(row * size, (row + 1) * size));
+        const [inP, inQ] = [p, q].map((values) => values.reduce((total, value) => total + value, 0));
+        if (inP > 0 && inQ > 0) {
+          sum += p.reduce((total, value, at) => total + Math.min(value / inP, q[at] / inQ), 0);
+          rows += 1;
+        }
+      }
+      return rows ? sum / rows : NaN;
+    };
+
+    const fill = (select, labels, values) => {
+      const before = select.value;
+      select.replaceChildren(...labels.map((label, index) => new Option(label, values[index])));
+      if (values.includes(before)) select.value = before;
+    };
+    const indices = (count) => [...Array(count).keys()].map(String);
+
+    const fillPicks = () => {
+      const run = data.runs[picks.run ? Number(picks.run.value) : 0];
+      const layers = run.layers.map((layer, index) => `iteration ${index + 1} = layer ${layer}`);
+      fill(picks.sentence, run.sentences.map((one) => one.text), indices(run.sentences.length));
+      fill(picks.iteration, layers, indices(layers.length));
+      // Heads can be compared one by one only where both have as many.
+      const heads = run.heads[0] === run.heads[1] ? indices(run.heads[0]) : [];
+      fill(picks.head, ["mean over heads", ...heads.map((head) => `head ${Number(head) + 1}`)], ["", ...heads]);
+    };
+
+    const shorten = (token) => (token.length > LONGEST ? `${token.slice(0, LONGEST - 1)}…` : token);
+
+    const draw = (side, title, values, fillAt) => {
+      const { tokens } = shown;
+      const size = tokens.length;
+      const margin = 12 + 6.2 * Math.max(...tokens.map((token) => shorten(token).length));
+      const extent = margin + size * CELL + 2;
+      const drawing = sides[side].querySelector("svg");
+      drawing.setAttribute("viewBox", `0 0 ${extent} ${extent}`);
+      drawing.setAttribute("width", extent);
+      drawing.style.minWidth = `${Math.round(0.62 * extent)}px`;
+      drawing.setAttribute("aria-label", `${title}: attention, ${size} by ${size} tokens; arrow keys move between cells`);
+      sides[side].querySelector(".map-title").textContent = title;
+      const parts = tokens.flatMap((token, at) => {
+        const middle = margin + (at + 0.5) * CELL;
+        return [
+          svg("text", { "data-row": at, x: margin - 5, y: middle + 4, "text-anchor": "end" }, shorten(token)),
+          svg("text", { "data-column": at, transform: `translate(${middle + 4} ${margin - 5}) rotate(-90)` }, shorten(token)),
+        ];
+      });
+      values.forEach((value, at) => {
+        const [row, column] = [Math.floor(at / size), at % size];
+        const place = { x: margin + column * CELL, y: margin + row * CELL, width: CELL, height: CELL };
+        const cell = svg("rect", { class: "cell", "data-at": at, ...place });
+        cell.style.fill = fillAt(value);
+        parts.push(cell);
+      });
+      parts.push(svg("rect", { class: "cursor", width: CELL, height: CELL, visibility: "hidden" }));
+      drawing.replaceChildren(...parts);
+    };
+
+    const read = () => {
+      const { tokens, values } = shown;
+      for (const side of Object.values(sides)) {
+        const mark = side.querySelector(".cursor");
+        if (!mark) continue;
+        mark.setAttribute("visibility", cursor ? "visible" : "hidden");
+        for (const label of side.querySelectorAll("text")) {
+          const { row, column } = label.dataset;
+          label.classList.toggle("at", cursor !== null && (Number(row) === cursor[0] || Number(column) === cursor[1]));
+        }
+        if (!cursor) continue;
+        const cell = side.querySelector(`[data-at="${cursor[0] * tokens.length + cursor[1]}"]`);
+        for (const name of ["x", "y"]) mark.setAttribute(name, cell.getAttribute(name));
+      }
+      if (!cursor) {
+        reading.textContent = "Point at a cell, or move with the arrow keys, to read its values.";
+        return;
+      }
+      const at = cursor[0] * tokens.length + cursor[1];
+      const [teacher, student] = [values.teacher[at], values.student[at]].map((value) => value.toFixed(2));
+      reading.textContent = `${tokens[cursor[0]]} → ${tokens[cursor[1]]}: teacher ${teacher}, student ${student}`;
+    };
+
+    const update = () => {
+      const run = data.runs[picks.run ? Number(picks.run.value) : 0];
+      const sentence = run.sentences[Number(picks.sentence.value)];
+      const iteration = Number(picks.iteration.value);
+      const size = sentence.tokens.length;
+      const values = {};
+      ["teacher", "student"].forEach((side, index) => {
+        values[side] = attention(sentence[side][iteration], run.heads[index], picks.head.value, size);
+      });
+      if (shown?.tokens !== sentence.tokens) cursor = null;
+      shown = { tokens: sentence.tokens, values };
+      draw("teacher", `Teacher ${run.teacher}, layer ${run.layers[iteration]}`, values.teacher, fillOf);
+      draw("student", `Student ${run.student}, iteration ${iteration + 1}`, values.student, fillOf);
+      sides.difference.hidden = !picks.difference.checked;
+      if (picks.difference.checked) {
+        const difference = values.student.map((value, at) => value - values.teacher[at]);
+        draw("difference", "Student − teacher: blue is more, orange is less", difference, fillOfDifference);
+      }
+      const share = overlap(values.teacher, values.student, size);
+      figure.querySelector(".overlap").textContent =
+        `Mean row overlap (1 − total variation), ${picks.head.selectedOptions[0].textContent}: ` +
+        (Number.isNaN(share) ? "none" : share.toFixed(3));
+      read();
+    };
+
+    const drawScale = () => {
+      const scale = figure.querySelector(".scale svg");
+      const steps = 50;
+      const [left, width] = [10, 240];
+      scale.setAttribute("viewBox", "0 0 260 30");
+      for (let step = 0; step < steps; step += 1) {
+        const cell = svg("rect", { class: "cell", x: left + (step * width) / steps, width: width / steps + 0.3, height: 12 });
+        cell.style.fill = fillOf((step / (steps - 1)) ** 2);
+        scale.append(cell);
+      }
+      for (const value of [0, 0.05, 0.25, 0.5, 1]) {
+        scale.append(svg("text", { x: left + width * Math.sqrt(value), y: 26, "text-anchor": "middle" }, value));
+      }
+    };
+
+    const KEYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -Infinity], End: [0, Infinity] };
+    const clamp = (value) => Math.max(0, Math.min(shown.tokens.length - 1, value));
+    const point = (event) => {
+      const cell = event.target.closest("[data-at]");
+      if (!cell) return;
+      const at = Number(cell.dataset.at);
+      cursor = [Math.floor(at / shown.tokens.length), at % shown.tokens.length];
+      read();
+    };
+    for (const side of Object.values(sides)) {
+      const drawing = side.querySelector("svg");
+      drawing.addEventListener("pointermove", point);
+      drawing.addEventListener("pointerdown", point);
+      drawing.addEventListener("focus", () => {
+        cursor ??= [0, 0];
+        read();
+      });
+      drawing.addEventListener("keydown", (event) => {
+        const move = KEYS[event.key];
+        if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+        event.preventDefault();
+        cursor = (cursor ?? [0, 0]).map((value, axis) => clamp(value + move[axis]));
+        read();
+        side.querySelector(".cursor").scrollIntoView({ block: "nearest", inline: "nearest" });
+      });
+    }
+
+    if (picks.run) fill(picks.run, data.runs.map((run) => run.name), indices(data.runs.length));
+    for (const pick of Object.values(picks)) {
+      pick.addEventListener("change", () => {
+        if (pick === picks.run) fillPicks();
+        update();
+      });
+    }
+    fillPicks();
+    drawScale();
+    update();
+    figure.querySelector(".map-app").hidden = false;
+  };
+
+  document.addEventListener("DOMContentLoaded", () => {
+    setUpTheme(document.querySelector(".theme"));
+    document.querySelectorAll(".contents").forEach(setUpContents);
+    document.querySelectorAll("table").forEach(setUpTable);
+    document.querySelectorAll(".chart-block").forEach(setUpChart);
+    document.querySelectorAll(".maps:has(.map-app)").forEach(setUpMaps);
+  });
+})();

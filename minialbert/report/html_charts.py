@@ -1,0 +1,288 @@
+"""Charts of a report page, as SVG that is complete without the script: lines over an axis, models as points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .blocks import LineChart, Point, ScatterChart, Series
+from .html_axes import Axis, axis, figure, thinned, usable
+from .html_labels import Box, Label, place_labels
+from .html_markup import escaped, scrolled
+from .html_tables import Shown, grid
+
+LINE_POINTS = 400
+MARKED_POINTS = 80
+TABLE_ROWS = 60
+STYLES = 8
+# Paths from the middle of a mark: circle, square, triangle, diamond, triangle on its head, plus, cross, bar.
+_SHAPES = (
+    "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "m-3.6-3.6h7.2v7.2h-7.2z",
+    "m0-5l4.6 8h-9.2z",
+    "m0-5.2l4.8 5.2-4.8 5.2-4.8-5.2z",
+    "m0 5l4.6-8h-9.2z",
+    "m-1.5-4.8h3v3.3h3.3v3h-3.3v3.3h-3v-3.3h-3.3v-3h3.3z",
+    "m0-2.1l2.7-2.7 2.1 2.1-2.7 2.7 2.7 2.7-2.1 2.1-2.7-2.7-2.7 2.7-2.1-2.1 2.7-2.7-2.7-2.7 2.1-2.1z",
+    "m-5.4-2h10.8v4h-10.8z",
+)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A drawing area with its axes."""
+
+    width: float
+    height: float
+    x: Axis
+    y: Axis
+
+    def lines(self, x_label: str, y_label: str) -> str:
+        """Return gridlines, ticks and labels."""
+        left, right, top, bottom = self.x.start, self.x.end, self.y.end, self.y.start
+        parts = ['<g class="grid">']
+        for tick, label in zip(self.y.ticks, self.y.labels(), strict=True):
+            y = _n(self.y.place(tick))
+            parts.append(f'<path d="M{_n(left)} {y}H{_n(right)}"/>')
+            parts.append(f'<text x="{_n(left - 8)}" y="{y}" dy=".35em" text-anchor="end">{label}</text>')
+        for tick, label in zip(self.x.ticks, self.x.labels(), strict=True):
+            x = _n(self.x.place(tick))
+            parts.append(f'<path d="M{x} {_n(bottom)}v5"/>')
+            parts.append(f'<text x="{x}" y="{_n(bottom + 8)}" dy=".9em" text-anchor="middle">{label}</text>')
+        parts.append(f'<path class="base" d="M{_n(left)} {_n(bottom)}H{_n(right)}"/></g>')
+        middle = (left + right) / 2
+        parts.append(
+            f'<text class="axis" x="{_n(middle)}" y="{_n(self.height - 6)}" text-anchor="middle">'
+            f"{escaped(x_label)}</text>"
+        )
+        parts.append(f'<text class="axis" x="4" y="{_n(top - 18)}">{escaped(y_label)}</text>')
+        return "".join(parts)
+
+    def svg(self, kind: str, label: str, description: str, content: str) -> str:
+        return (
+            f'<svg class="{kind}" viewBox="0 0 {_n(self.width)} {_n(self.height)}" role="img" '
+            f'aria-label="{escaped(label)}"><desc>{escaped(description)}</desc>{content}</svg>'
+        )
+
+
+def line_chart(chart: LineChart) -> str:
+    """Write lines over a common axis.
+
+    Args:
+        chart: the chart; points that are not finite, and those that a logarithmic axis cannot hold, are left out.
+
+    Returns:
+        Markup: the legend, the drawing and its numbers as a table.
+    """
+    series = [
+        Series(one.name, points, one.run)
+        for one in chart.series
+        if (points := tuple((x, y) for x, y in one.points if usable(x) and usable(y, log=chart.log_y)))
+    ]
+    if not series:
+        return _empty(chart.title)
+    runs = list(dict.fromkeys(one.run for one in series))
+    names = list(dict.fromkeys(one.name for one in series))
+    # One measure of many runs: what the lines differ in is the run.
+    by_run = len(names) == 1 and len(runs) > 1
+    keys = runs if by_run else names
+    frame = _Frame(
+        640,
+        356,
+        axis([x for one in series for x, _ in one.points], 60, 618),
+        axis([y for one in series for _, y in one.points], 300, 36, log=chart.log_y, whole=True),
+    )
+    several = len(runs) > 1
+    hover = max(20, min(MARKED_POINTS, 6 * MARKED_POINTS // len(series)))
+    lines = []
+    for one in series:
+        key, run = keys.index(one.run if by_run else one.name), runs.index(one.run)
+        dash = run if several and not by_run else key
+        name = _name(one) if several else one.name
+        lines.append(
+            f'<g class="series c{key % STYLES} d{dash % STYLES}" data-key="{key}" data-run="{run}">'
+            f"{_line(one, name, frame, _SHAPES[key % STYLES], hover)}</g>"
+        )
+    ends = [f"{_name(one)} from {figure(one.points[0][1])} to {figure(one.points[-1][1])}" for one in series]
+    most = 12
+    told = "; ".join(ends[:most]) + (f"; and {len(ends) - most} more" if len(ends) > most else "")
+    drawing = frame.svg(
+        "chart",
+        f"{chart.title}: {told}",
+        f"{chart.y_label} over {chart.x_label}: {'; '.join(ends)}",
+        frame.lines(chart.x_label, chart.y_label) + "".join(lines),
+    )
+    legend = _legend([(key, index, 0 if several and not by_run else index) for index, key in enumerate(keys)])
+    picker = _run_picker(runs, dashes=not by_run) if several else ""
+    columns = ["series", *(["run"] if several else []), chart.x_label, chart.y_label]
+    return _chart(chart.title, picker + legend, drawing, columns, _line_rows(series, several))
+
+
+def scatter_chart(chart: ScatterChart) -> str:
+    """Write models as points with labels.
+
+    Args:
+        chart: the chart; points that are not finite, and those that a logarithmic axis cannot hold, are left out.
+
+    Returns:
+        Markup: the legend, the drawing and its numbers as a table.
+    """
+    points = [one for one in chart.points if usable(one.x, log=chart.log_x) and usable(one.y)]
+    if not points:
+        return _empty(chart.title)
+    groups = list(dict.fromkeys(one.group for one in points))
+    reach = [one.y + sign * _spread(one) for one in points for sign in (-1, 1)]
+    frame = _Frame(
+        720,
+        420,
+        axis([one.x for one in points], 60, 698, log=chart.log_x, margin=0.06),
+        axis(reach, 370, 36, margin=0.08),
+    )
+    spots = [(frame.x.place(one.x), frame.y.place(one.y)) for one in points]
+    bars = [
+        Box(x - 3, frame.y.place(one.y + _spread(one)), x + 3, frame.y.place(one.y - _spread(one)))
+        for one, (x, _) in zip(points, spots, strict=True)
+        if _spread(one)
+    ]
+    bounds = Box(frame.x.start, frame.y.end - 8, frame.x.end + 16, frame.y.start - 2)
+    labels = place_labels([one.label for one in points], spots, bars, bounds)
+    drawn = "".join(
+        f'<g class="series c{index % STYLES}" data-key="{index}">'
+        + "".join(
+            _scatter_point(one, spot, label, frame, _SHAPES[index % STYLES])
+            for one, spot, label in zip(points, spots, labels, strict=True)
+            if one.group == name
+        )
+        + "</g>"
+        for index, name in enumerate(groups)
+    )
+    several = len(groups) > 1
+    told = "; ".join(f"{one.label} at {figure(one.x)}, {_with_spread(one)}" for one in points)
+    drawing = frame.svg(
+        "chart scatter",
+        f"{chart.title}: {len(points)} points, {chart.y_label} over {chart.x_label}",
+        told,
+        frame.lines(chart.x_label, chart.y_label) + drawn,
+    )
+    legend = _legend([(name, index, None) for index, name in enumerate(groups)]) if several else ""
+    columns = ["label", *(["group"] if several else []), chart.x_label, chart.y_label, "sd"]
+    rows = [
+        [
+            Shown(one.label),
+            *([Shown(one.group)] if several else []),
+            Shown(figure(one.x), one.x),
+            Shown(figure(one.y), one.y),
+            Shown(figure(one.sd), one.sd) if one.sd is not None and usable(one.sd) else Shown("-"),
+        ]
+        for one in points
+    ]
+    return _chart(chart.title, legend, scrolled(drawing, chart.title), columns, rows)
+
+
+def _chart(
+    title: str, controls: str, drawing: str, columns: Sequence[str], rows: Sequence[Sequence[Shown]]
+) -> str:
+    values = grid(f"{title}: values", columns, rows)
+    return (
+        f'<figure class="chart-block"><figcaption>{escaped(title)}</figcaption>{controls}{drawing}'
+        f"<details><summary>Values</summary>{values}</details></figure>"
+    )
+
+
+def _empty(title: str) -> str:
+    return (
+        f'<figure class="chart-block"><figcaption>{escaped(title)}</figcaption>'
+        '<p class="missing">nothing measured</p></figure>'
+    )
+
+
+def _line(one: Series, name: str, frame: _Frame, shape: str, hover: int) -> str:
+    spots = [(frame.x.place(x), frame.y.place(y)) for x, y in one.points]
+    kept = thinned(len(spots), LINE_POINTS)
+    path = " ".join(f"{_n(spots[index][0])},{_n(spots[index][1])}" for index in kept)
+    marks = "".join(f"M{_n(spots[at][0])} {_n(spots[at][1])}{shape}" for at in thinned(len(spots), 9))
+    # Marks that are seen stay few; those that answer the pointer are many and unseen until it comes.
+    answers = "".join(
+        f'<circle cx="{_n(spots[at][0])}" cy="{_n(spots[at][1])}" r="5"><title>{escaped(name)}: '
+        f"{figure(one.points[at][0])}, {figure(one.points[at][1])}</title></circle>"
+        for at in thinned(len(spots), hover)
+    )
+    return f'<polyline points="{path}"/><path class="mark" d="{marks}"/>{answers}'
+
+
+def _scatter_point(one: Point, spot: tuple[float, float], label: Label, frame: _Frame, shape: str) -> str:
+    x, y = _n(spot[0]), _n(spot[1])
+    bar = ""
+    if _spread(one):
+        top, bottom = _n(frame.y.place(one.y + _spread(one))), _n(frame.y.place(one.y - _spread(one)))
+        left, right = _n(spot[0] - 4), _n(spot[0] + 4)
+        bar = f'<path class="bar" d="M{x} {top}V{bottom}M{left} {top}H{right}M{left} {bottom}H{right}"/>'
+    lead = ""
+    if label.lead is not None:
+        lead = f'<path class="lead" d="M{x} {y}L{_n(label.lead[0])} {_n(label.lead[1])}"/>'
+    return (
+        f'{lead}{bar}<path class="mark" d="M{x} {y}{shape}"><title>{escaped(one.label)}: {figure(one.x)}, '
+        f"{escaped(_with_spread(one))}</title></path>"
+        f'<text x="{_n(label.x)}" y="{_n(label.y)}" text-anchor="{label.anchor}">{escaped(label.text)}</text>'
+    )
+
+
+def _line_rows(series: Sequence[Series], several: bool) -> list[list[Shown]]:
+    # Many series would bury the reader, and swell the page.
+    most = max(10, min(TABLE_ROWS, 10 * TABLE_ROWS // len(series)))
+    return [
+        [Shown(one.name), *([Shown(one.run)] if several else []), Shown(figure(x), x), Shown(figure(y), y)]
+        for one in series
+        for x, y in (one.points[at] for at in thinned(len(one.points), most))
+    ]
+
+
+def _legend(entries: Sequence[tuple[str, int, int | None]]) -> str:
+    """Return what stands for what, as buttons that the script makes usable; a dash pattern of None draws no line."""
+    items = "".join(
+        f'<li><button type="button" aria-pressed="true" data-key="{key}" disabled>'
+        f"{_swatch(f'c{key % STYLES}', dash, _SHAPES[key % STYLES])}{escaped(name or 'other')}</button></li>"
+        for name, key, dash in entries
+    )
+    return f'<ul class="legend" aria-label="Legend">{items}</ul>'
+
+
+def _run_picker(runs: Sequence[str], *, dashes: bool) -> str:
+    options = "".join(f'<option value="{index}">{escaped(run)}</option>' for index, run in enumerate(runs))
+    picker = (
+        '<label class="pick" hidden>Run <select data-pick="run"><option value="">all</option>'
+        f"{options}</select></label>"
+    )
+    if not dashes:
+        return picker
+    items = "".join(
+        f"<li>{_swatch('plain', index, '')}{escaped(run or 'other')}</li>" for index, run in enumerate(runs)
+    )
+    return f'{picker}<ul class="legend runs" aria-label="Runs">{items}</ul>'
+
+
+def _swatch(colour: str, dash: int | None, shape: str) -> str:
+    line = "" if dash is None else '<path class="line" d="M1 7H33"/>'
+    mark = f'<path class="mark" d="M17 7{shape}"/>' if shape else ""
+    pattern = "" if dash is None else f" d{dash % STYLES}"
+    left, width = (8, 18) if dash is None else (0, 34)
+    return (
+        f'<svg class="swatch {colour}{pattern}" viewBox="{left} 0 {width} 14" width="{width}" height="14" '
+        f'aria-hidden="true">{line}{mark}</svg>'
+    )
+
+
+def _spread(one: Point) -> float:
+    return one.sd if one.sd is not None and usable(one.sd) and one.sd > 0 else 0.0
+
+
+def _with_spread(one: Point) -> str:
+    return figure(one.y) + (f" ± {figure(one.sd)}" if one.sd is not None and usable(one.sd) else "")
+
+
+def _name(one: Series) -> str:
+    return f"{one.run}, {one.name}" if one.run else one.name
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

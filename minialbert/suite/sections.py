@@ -1,0 +1,266 @@
+"""What the report of a suite says, in sections: claims, what is kept, tables, charts, students, what is missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..progress import duration
+from ..report import paper as published
+from ..report.blocks import Block, Listing, Point, ScatterChart, Section, Text
+from ..report.plots import Bench, latency_charts, paper_chart, size_chart
+from ..report.provenance import made_with
+from ..report.tables import Table, Value
+from ..report.training import Distilled, recipe_listing, training_sections
+from .cells import expand
+from .claims import Compared, compare, judge, kept
+from .records import Result
+from .schema import Claim, Comparison, Suite, SuiteTable, split_side
+from .tables import difference, distillation_table, mean_over_tasks, suite_table
+
+Marks = Mapping[str, str]
+
+
+def summary_blocks(
+    suite: Suite, compared: Mapping[str, Sequence[Compared]], results: Mapping[str, Result]
+) -> list[Block]:
+    """Return what stands at the head of the page: how much is done, and the verdicts.
+
+    Args:
+        suite: the suite.
+        compared: what the comparisons of each claim came to.
+        results: the records of finished cells.
+
+    Returns:
+        The blocks.
+    """
+    cells = expand(suite)
+    tuned = [cell for cell in cells if not cell.is_distillation]
+    done = sum(cell.name in results for cell in tuned)
+    blocks: list[Block] = [Text(suite.description)] if suite.description else []
+    blocks.append(
+        Text(
+            f"{done} of {len(tuned)} tunings and {len(results) - done} of {len(cells) - len(tuned)} students are done. "
+            "Every row is distilled once; what stands behind ± is the spread over seeds of the tuning alone."
+        )
+    )
+    if suite.claims:
+        rows = tuple((claim.text, judge(claim, compared[claim.name])) for claim in suite.claims)
+        blocks.append(Table("Claims", ("claim", "verdict"), rows))
+    return blocks
+
+
+def suite_sections(
+    suite: Suite,
+    compared: Mapping[str, Sequence[Compared]],
+    results: Mapping[str, Result],
+    marks: Marks,
+    benches: Sequence[Bench],
+) -> list[Section]:
+    """Return the sections of the page.
+
+    Args:
+        suite: the suite.
+        compared: what the comparisons of each claim came to.
+        results: the records of finished cells.
+        marks: tasks that tell little, with the reason.
+        benches: measured latencies, whose models are called like rows.
+
+    Returns:
+        The sections.
+    """
+    tables = {table.name: suite_table(suite, table, results, marks) for table in suite.tables}
+    sections = [_claims(suite, compared, results, marks), _reach(suite, results)]
+    sections += [Section(table.title, (table,)) for table in tables.values()]
+    sections += [
+        _charts(suite, results, benches),
+        _students(suite, results),
+        _settings(suite, results),
+        _commands(suite),
+        _missing(suite, results),
+        _made_with(results),
+    ]
+    return [section for section in sections if section.blocks or section.sections]
+
+
+def _claims(
+    suite: Suite,
+    compared: Mapping[str, Sequence[Compared]],
+    results: Mapping[str, Result],
+    marks: Marks,
+) -> Section:
+    if not suite.claims:
+        return Section("Claims", ())
+    rule = (
+        "A comparison says that a - b is more than a bound. It is held if the whole "
+        f"{100 * suite.confidence:g} % interval of the mean over pairs of cells (same task, same seed; Student's t) "
+        "lies above the bound, reversed if all of it lies below, and undecided otherwise; with fewer than "
+        f"{suite.min_pairs} pairs it is unfinished. A claim is held if each of its comparisons is, and reversed if one "
+        "is; comparisons in brackets have no say. Pairs share their students, so the interval says nothing about other "
+        "distillations of the same rows."
+    )
+    told = [Text(f"‡ {suite.tasks[task].label}: {why}.") for task, why in marks.items()]
+    parts = [_claim(suite, claim, compared[claim.name], results, marks) for claim in suite.claims]
+    return Section("Claims", (Text(rule), *told), tuple(parts))
+
+
+def _claim(
+    suite: Suite,
+    claim: Claim,
+    compared: Sequence[Compared],
+    results: Mapping[str, Result],
+    marks: Marks,
+) -> Section:
+    columns = ("a", "b", "said to exceed", "a - b", "pairs", "by task", "without ‡", "verdict")
+    rows: list[tuple[Value, ...]] = []
+    for comparison, one in zip(claim.comparisons, compared, strict=True):
+        means = ", ".join(
+            f"{suite.tasks[task].label}{'‡' if task in marks else ''} {value:+.1f}"
+            for task, value in one.task_means().items()
+        )
+        rows.append(
+            (
+                comparison.a + (f", {comparison.label}" if comparison.label else ""),
+                comparison.b,
+                f"{comparison.exceeds:+g}" + (" % of the time" if comparison.figure == "step-time" else ""),
+                difference(one),
+                f"{len(one.differences)} of {one.planned}",
+                means or None,
+                _without_marked(suite, comparison, results, marks),
+                one.verdict if comparison.counts else f"({one.verdict})",
+            )
+        )
+    head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
+    verdict = Text(f"Verdict: {judge(claim, compared)}", strong=True)
+    return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), verdict))
+
+
+def _without_marked(
+    suite: Suite, comparison: Comparison, results: Mapping[str, Result], marks: Marks
+) -> Value:
+    marked = [task for task in comparison.tasks if task in marks]
+    if not marked or len(marked) == len(comparison.tasks):
+        return None
+    return difference(compare(suite, comparison, results, without=marked))
+
+
+def _reach(suite: Suite, results: Mapping[str, Result]) -> Section:
+    keep = suite.reach
+    if keep is None:
+        return Section("What is kept", ())
+    rows: list[tuple[Value, ...]] = []
+    for side in (keep.of, *keep.beside):
+        one = kept(suite, keep, side, results)
+        share = None
+        if one.share is not None:
+            share = f"{one.share:.1f} %" + (f" ± {one.sd:.1f}" if one.sd is not None else "")
+        reached = "unfinished" if one.reached is None else "yes" if one.reached else "no"
+        rows.append((side, share, f"{one.n} of {one.planned}", reached))
+    tasks = ", ".join(suite.tasks[task].label for task in keep.tasks)
+    what = (
+        f"Share of the mean of {keep.against} over {tasks}, by seed; {keep.share:g} % are asked of {keep.of}."
+    )
+    table = Table("What is kept", ("row", "kept", "seeds", "reached"), tuple(rows))
+    return Section("What is kept", (Text(what), table))
+
+
+def _charts(suite: Suite, results: Mapping[str, Result], benches: Sequence[Bench]) -> Section:
+    parts = [_charts_of(suite, table, results, benches) for table in suite.tables if table.paper]
+    return Section("Size, speed and score", (), tuple(part for part in parts if part.blocks))
+
+
+def _charts_of(
+    suite: Suite, table: SuiteTable, results: Mapping[str, Result], benches: Sequence[Bench]
+) -> Section:
+    points = []
+    for row in table.rows:
+        mean = mean_over_tasks(suite, row.of, table.tasks, results)
+        name, mode = split_side(row.of)
+        records = [result for key, result in results.items() if key.startswith(f"{name}/{mode}/")]
+        if mean is None or not records:
+            continue
+        size = records[0].record["model"]["encoder_parameters"]
+        sd = None if mean.sd is None else 100 * mean.sd
+        points.append(Point(name, float(size), 100 * mean.mean, sd, suite.modes[mode].label))
+    if not points:
+        return Section(table.title, ())
+    what = f"mean of {', '.join(suite.tasks[task].label for task in table.tasks)}, %"
+    charts: list[Block] = [size_chart(f"{table.title}: size against score", points, what)]
+    charts += latency_charts(points, benches, what)
+    source = published.ner_rows() if table.paper == "ner" else published.glue_rows()
+    charts.append(paper_chart(source))
+    if not any(isinstance(chart, ScatterChart) and "ms" in chart.x_label for chart in charts):
+        charts.append(
+            Text(
+                "No latency was measured: minialbert bench --models ROW=MODEL --output RECORDS/bench adds it."
+            )
+        )
+    return Section(table.title, tuple(charts))
+
+
+def _students(suite: Suite, results: Mapping[str, Result]) -> Section:
+    runs = [
+        Distilled(cell.row, results[cell.name].file.parent, results[cell.name].record)
+        for cell in expand(suite)
+        if cell.is_distillation and cell.name in results
+    ]
+    table = distillation_table(suite, results)
+    return Section("Distillation", (table,) if table.rows else (), tuple(training_sections(runs)))
+
+
+def _settings(suite: Suite, results: Mapping[str, Result]) -> Section:
+    """Return the resolved recipes: of every student, and of one tuning of each kind."""
+    listings = []
+    shown = set()
+    for cell in expand(suite):
+        kind = cell.row if cell.is_distillation else f"tuning: {suite.modes[cell.mode].label}"
+        if cell.name not in results or kind in shown:
+            continue
+        shown.add(kind)
+        title = kind if cell.is_distillation else f"{kind} (of {cell.name})"
+        listings.append(recipe_listing(title, results[cell.name].record))
+    return Section("Hyper-parameters", tuple(listings))
+
+
+def _commands(suite: Suite) -> Section:
+    teachers = " ".join(f"--teacher {shlex.quote(name)}=TEACHER" for name in suite.teachers)
+    run = f"minialbert suite run {shlex.quote(suite.name)} {teachers} --data DATA --output RUNS"
+    lines = (
+        " ".join(run.split()),
+        f"minialbert suite run {shlex.quote(suite.name)} --only GROUP --records RECORDS ...  # what RECORDS lacks",
+        f"minialbert suite report {shlex.quote(suite.name)} --records RUNS --output REPORT --with-records",
+    )
+    return Section("Commands", (Listing("Commands", lines, folded=False, language="sh"),))
+
+
+def _missing(suite: Suite, results: Mapping[str, Result]) -> Section:
+    missing: dict[str, list[str]] = {}
+    for cell in expand(suite):
+        if cell.name not in results:
+            missing.setdefault(f"{cell.row}/{cell.mode}", []).append(
+                f"{cell.task}-{cell.seed}" if cell.task else ""
+            )
+    if not missing:
+        return Section("Unfinished cells", ())
+    count = sum(map(len, missing.values()))
+    rows = tuple(
+        (side, str(len(names)), ", ".join(filter(None, names)) or None) for side, names in missing.items()
+    )
+    table = Table("Unfinished cells", ("row", "cells", "task and seed"), rows)
+    return Section("Unfinished cells", (Text(f"{count} cells have no record."), table))
+
+
+def _made_with(results: Mapping[str, Result]) -> Section:
+    seconds = sum(result.seconds for result in results.values())
+    lines = made_with(result.record for result in results.values())
+    told = (f"training in all: {duration(seconds)}, over all cells", *lines)
+    return Section("Made with", (Listing("Made with", told, folded=False),))
+
+
+def bench_records(folder: Path) -> list[Path]:
+    """Return the benchmarks beside a suite's records."""
+    return sorted(folder.glob("bench*/result.json"))
+
+
+__all__ = ["bench_records", "suite_sections", "summary_blocks"]
