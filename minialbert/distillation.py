@@ -64,17 +64,24 @@ def distill(
     """
     check_trackers(recipe.training.report_to)
     run = RunDirectory(output)
-    finished = resume and run.result.is_file() and run.model.is_dir()
     plan = plan_distillation(recipe, data)
+    with run.alone():
+        return _distill(plan, run, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _distill(
+    plan: DistillationPlan, run: RunDirectory, *, resume: bool, overwrite: bool, progress: bool
+) -> dict[str, Any]:
+    finished = resume and run.result.is_file() and run.model.is_dir()
     if rank() == 0:
-        run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
+        run.open(plan.recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
-            f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+            f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
         )
     for note in plan.notes:
         logger.info("%s", note)
-    set_seed(recipe.training.seed)
+    set_seed(plan.recipe.training.seed)
     trainer = make_trainer(plan, run, progress=progress)
     with trainer.stop.listening():
         checkpoint = trainer.resume_point(run, resume=resume)
@@ -117,18 +124,19 @@ def initialise(
     """
     run = RunDirectory(output)
     plan = plan_distillation(recipe, data)
-    run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
-    set_seed(recipe.training.seed)
-    trainer = make_trainer(plan, run, progress=False)
-    run.rewind_log(-1)
-    start = _first_measurement(trainer, run, plan, resumed=False)
-    with writing(run.model):
-        save_student(plan, run.model)
-    _write_attention(plan, run)
-    record = _record(plan, trainer, run, start, {}) | {"kind": "initialisation"}
-    record["training"] |= {"steps": 0, "windows": 0}
-    with writing(run.result):
-        return write_result(run.result, record)
+    with run.alone():
+        run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
+        set_seed(recipe.training.seed)
+        trainer = make_trainer(plan, run, progress=False)
+        run.rewind_log(-1)
+        start = _first_measurement(trainer, run, plan, resumed=False)
+        with writing(run.model):
+            save_student(plan, run.model)
+        _write_attention(plan, run)
+        record = _record(plan, trainer, run, start, {}) | {"kind": "initialisation"}
+        record["training"] |= {"steps": 0, "windows": 0}
+        with writing(run.result):
+            return write_result(run.result, record)
 
 
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:

@@ -192,13 +192,28 @@ def finetune(
     """
     check_trackers(recipe.tuning.report_to)
     run = RunDirectory(output)
-    finished = resume and run.result.is_file()
     plan = plan_finetuning(recipe)
+    with run.alone():
+        return _finetune(
+            plan, run, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
+        )
+
+
+def _finetune(
+    plan: FinetuningPlan,
+    run: RunDirectory,
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    keep_model: bool,
+) -> dict[str, Any]:
+    finished = resume and run.result.is_file()
     if rank() == 0:
-        run.open(recipe, resume=resume, overwrite=overwrite)
+        run.open(plan.recipe, resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
-            f"{output} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+            f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
         )
     if progress:
         for note in plan.notes:

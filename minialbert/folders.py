@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
+import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,14 @@ from pathlib import Path
 
 from .errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
+_POLL_SECONDS = 0.5
 
 
 @contextmanager
@@ -46,12 +52,13 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
 
 
 @contextmanager
-def sole_user(directory: Path, what: str) -> Iterator[None]:
-    """Create a directory and keep a second process out of it; the lock goes with the process.
+def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[None]:
+    """Create a directory and keep a second process out of it, where the system has locks; they go with the process.
 
     Args:
         directory: the directory.
         what: what works in it, as in "grid".
+        patience: seconds to wait for another one to end.
 
     Yields:
         Nothing.
@@ -61,19 +68,35 @@ def sole_user(directory: Path, what: str) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / LOCK).open("w", encoding="utf-8")
+        handle = os.open(directory, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"{directory} cannot be written ({error.strerror or error})") from error
-    with file:
+    try:
+        if fcntl is not None:
+            _lock(handle, directory, what, time.monotonic() + patience)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, directory: Path, what: str, deadline: float) -> None:
+    told = False
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
-            raise UserError(
-                f"another {what} is running in {directory}: wait for it, or stop it first"
-            ) from None
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"another {what} is running in {directory}: wait for it, or stop it first"
+                ) from None
         except OSError:  # a file system without locks
             logger.debug("%s has no locks", directory)
-        yield
+            return
+        if not told:
+            logger.info("another %s is still running in %s: waiting for its end", what, directory)
+        told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import UserError
 from .finetuning import plan_finetuning
-from .folders import LOCK, sole_user
+from .folders import sole_user
 from .grid_cells import (
     GridCell,
     best_cell,
@@ -244,7 +244,7 @@ def _check_folder(output: Path, recipe: FinetuneRecipe) -> None:
     """Refuse a directory that holds something else than a grid of this recipe, whatever its lists of values."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: expected a directory for the grid")
-    if not output.is_dir() or not any(entry.name != LOCK for entry in output.iterdir()):
+    if not output.is_dir() or not any(output.iterdir()):
         return
     if not (output / "cells").is_dir():
         raise UserError(

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ import torch
 from .checkpoints import last_whole_checkpoint
 from .data.window_reading import data_differences
 from .errors import UserError
+from .folders import sole_user
+from .processes import rank
 from .recipe import dump_recipe, load_recipe
 from .recipe_schema import RecipeBase
 
 FORMAT_VERSION = 1
+# A worker notices within 20 s that its driver is gone.
+_PATIENCE = 30.0
 
 
 class RunDirectory:
@@ -63,6 +67,21 @@ class RunDirectory:
                 for file in (self.log, self.data, self.recipe, self.attention, self.result)
             ),
         ]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of the directory, which is created; the processes of one run are as one.
+
+        A run that is about to end, such as that of a grid whose driver was killed, is waited for.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            UserError: if another run stays there, or if the directory cannot be written.
+        """
+        with sole_user(self.path, "run", patience=_PATIENCE) if rank() == 0 else nullcontext():
+            yield
 
     def open(
         self,

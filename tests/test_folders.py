@@ -1,10 +1,16 @@
-"""A folder appears complete or not at all."""
+"""A folder appears complete or not at all, and belongs to one process at a time."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
+
 import pytest
 
-from minialbert.folders import whole_folder
+from minialbert.errors import UserError
+from minialbert.folders import sole_user, whole_folder
 
 
 def _names(folder):
@@ -44,4 +50,55 @@ def test_what_is_not_written_anew_stays_but_for_what_it_replaces(tmp_path):
 def test_a_file_in_the_way_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError), whole_folder(tmp_path / "file" / "folder"):
+        pass
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from minialbert.folders import sole_user
+with sole_user(Path(sys.argv[1]), "run"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_another_process_is_kept_out_as_long_as_it_lives(tmp_path):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        said = f"another run is running in {folder}: wait for it, or stop it"
+        with pytest.raises(UserError, match=said), sole_user(folder, "run"):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with sole_user(folder, "run"):
+        assert _names(tmp_path) == []  # nothing is left that says so
+
+
+def test_one_that_is_about_to_end_is_waited_for(tmp_path):
+    let_go = threading.Event()
+
+    def hold():
+        with sole_user(tmp_path, "run"):
+            held.set()
+            let_go.wait(30)
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(30)
+    threading.Timer(0.2, let_go.set).start()
+    begun = time.monotonic()
+    with sole_user(tmp_path, "run", patience=20):
+        assert 0.1 < time.monotonic() - begun < 15
+    holder.join()
+
+
+def test_a_file_in_the_way_of_a_directory_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), sole_user(tmp_path / "file", "run"):
         pass

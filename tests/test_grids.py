@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ import pytest
 
 from minialbert import MiniAlbertForSequenceClassification, grid_workers, grids
 from minialbert.errors import MissingExtraError, UserError
+from minialbert.folders import sole_user
 from minialbert.grid_workers import (
     Job,
     LocalWorkers,
@@ -381,10 +381,9 @@ def test_a_damaged_record_is_named(grid):
 
 def test_two_grids_do_not_share_a_folder(grid):
     grid.output.mkdir()
-    with (grid.output / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another grid is running in"):
-            grid(make_recipe())
+    said = pytest.raises(UserError, match="another grid is running in")
+    with sole_user(grid.output, "grid"), said:
+        grid(make_recipe())
 
 
 def test_no_cell_at_a_time_is_refused(grid):

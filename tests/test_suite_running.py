@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from conftest import write_tiny_task
 from suite_records import DEFINITION, make_suite, record_of, write_record, write_suite
 
 from minialbert.errors import UserError
+from minialbert.folders import sole_user
 from minialbert.grid_jobs import Outcome
 from minialbert.recipe import dump_recipe
 from minialbert.recipe_schema import Recipe
@@ -323,10 +323,9 @@ def test_a_folder_with_something_else_or_somebody_else_in_it_is_refused(trial):
     with pytest.raises(UserError, match="is not empty and holds no suite"):
         trial()
     (trial.output / "cells").mkdir()
-    with (trial.output / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another suite is running in"):
-            trial()
+    said = pytest.raises(UserError, match="another suite is running in")
+    with sole_user(trial.output, "suite"), said:
+        trial()
 
 
 def test_the_work_that_is_left(tmp_path):

@@ -28,6 +28,7 @@ from minialbert.data.tokenizers import (
 )
 from minialbert.data.windows import WindowDataset, WindowsManifest, check_tokenizer, prepare
 from minialbert.errors import UserError
+from minialbert.folders import sole_user
 
 TOKENIZER = Path(__file__).parent / "data" / "tiny-tokenizer"
 ROOT = Path(__file__).parents[1]
@@ -399,8 +400,8 @@ def test_output_that_cannot_be_a_folder(tmp_path, corpus):
 
 def test_two_calls_at_once(tmp_path, corpus):
     (tmp_path / "out").mkdir()
-    with window_writing.locked(tmp_path / "out"):
-        assert "another prepare is writing" in refused([corpus], TOKENIZER, tmp_path / "out")
+    with sole_user(tmp_path / "out", "prepare"):
+        assert "another prepare is running in" in refused([corpus], TOKENIZER, tmp_path / "out")
 
 
 # What is in the folder already

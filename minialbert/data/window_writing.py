@@ -234,33 +234,3 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "run the same command again, it goes on where it stopped"
             ) from error
         raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process from writing to the folder at the same time, where the system has file locks.
-
-    Args:
-        folder: that is written to.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise UserError(
-            f"another prepare is writing to {folder}: wait for it, or choose a new folder"
-        ) from error
-    finally:
-        os.close(handle)

@@ -51,11 +51,11 @@ from minialbert.data.window_writing import (
     choose_windows,
     disk_errors,
     is_held_out,
-    locked,
     remove_own_files,
     write_json,
 )
 from minialbert.errors import UserError
+from minialbert.folders import sole_user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -154,7 +154,7 @@ def prepare(
     plan = _Plan(record, options, _source_records(sources))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with sole_user(folder, "prepare"):
             state = _open_folder(folder, plan, overwrite)
             if isinstance(state, WindowsManifest):
                 logger.info("%s is finished: nothing to do", folder)

@@ -273,11 +273,7 @@ def _tell_left_out(suite: Suite, left_out: Sequence[Cell]) -> None:
 def _check_folder(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: expected a directory for the suite")
-    if (
-        output.is_dir()
-        and any(entry.name != ".lock" for entry in output.iterdir())
-        and not (output / "cells").is_dir()
-    ):
+    if output.is_dir() and any(output.iterdir()) and not (output / "cells").is_dir():
         raise UserError(f"{output} is not empty and holds no suite: give another --output")
 
 
