@@ -8,11 +8,12 @@
 # ELASTIC  the same recipe with distill.elastic=true, for early exit on SST-2: tuned at every depth
 # DATA     a folder with glue/CoLA … and ner/NCBI-disease …
 #
-# Pairs of runs have one seed. JOBS runs at a time (2), one thread each. Finished runs are left as they are; of the
+# Pairs of runs have one seed. WEIGHT (0.25) is that of either loss at the second depth. JOBS runs at a time (2), one thread each. Finished runs are left as they are; of the
 # elastic SST-2 runs the models are kept, for early exit.
 set -euo pipefail
 student=$1 elastic=$2 data=$3 output=$4
 export MINIALBERT=${MINIALBERT:-minialbert} OMP_NUM_THREADS=1
+weight=${WEIGHT:-0.25}
 
 one_run() {
   local folder=$1 model=$2 task=$3 data=$4 seed=$5
@@ -29,7 +30,7 @@ one_run() {
 }
 export -f one_run
 
-second="tuning.elastic=true tuning.elastic_depths=[2] tuning.elastic_task_weight=0.25 tuning.elastic_logit_weight=0.25"
+second="tuning.elastic=true tuning.elastic_depths=[2] tuning.elastic_task_weight=$weight tuning.elastic_logit_weight=$weight"
 
 pair() { # TASK SEED: lines of arguments for one_run
   local name=$1 kind=$1 folder=$data/glue

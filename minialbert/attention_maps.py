@@ -35,7 +35,7 @@ SENTENCES = (
     "The keys that he had lost were under the chair.",
 )
 
-_MOST_SENTENCES, _MOST_LETTERS = 100, 1_000
+_MOST_SENTENCES, _MOST_LETTERS = 20, 1_000  # of 24 layers and 16 heads, 47 MB
 _MOST_BYTES = 64 * 2**20
 _LEVELS = 255
 
@@ -346,13 +346,13 @@ def _is_unicode(text: str) -> bool:
 
 
 def _reading_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model's encoder, in fp32 and eval mode, as one that shows its rows.
+    """Return a model's encoder, in fp32 and eval mode on the CPU, as one that shows its rows.
 
     A copy, because a teacher may be in half precision, layers may be compiled for training, and some encoders
     change with the lengths that they read.
     """
     encoder: PreTrainedModel = copy.deepcopy(model.base_model)
-    encoder.float().eval()
+    encoder.cpu().float().eval()
     enable_recording(encoder)
     return encoder
 

@@ -121,7 +121,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
     result = write_result(output / "result.json", record)
-    write_report([output], output / "report")
+    write_report([output / "result.json", output / "packages" / "tuned"], output / "report")
     tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
          f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
     tell(f"Tables, curves and attention maps as one page: {output / 'report' / 'report.html'}")

@@ -24,10 +24,12 @@ from .precision import resolve_precision
 from .processes import rank
 from .progress import RunProgress
 from .recipe import Recipe
+from .recipe_settings import without_places
 from .runs import RunDirectory, display_name, write_result, writing
 from .teacher_cache import CachedTeacherView, FixedMasks
 from .tracking import check_trackers, trackers
 from .trainer import DistillationTrainer
+from .user_input import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def distill(
     check_trackers(recipe.training.report_to)
     run = RunDirectory(output)
     plan = plan_distillation(recipe, data)
-    with run.alone():
+    with run.alone(resume=resume):
         return _distill(plan, run, resume=resume, overwrite=overwrite, progress=progress)
 
 
@@ -124,7 +126,7 @@ def initialise(
     """
     run = RunDirectory(output)
     plan = plan_distillation(recipe, data)
-    with run.alone():
+    with run.alone(resume=resume):
         run.open(recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
         set_seed(recipe.training.seed)
         trainer = make_trainer(plan, run, progress=False)
@@ -261,9 +263,8 @@ def _write_attention(plan: DistillationPlan, run: RunDirectory) -> None:
             teacher_name=str(display_name(plan.teacher.name)),
             student_name=plan.recipe.name,
         )
-    except UserError as error:
-        # One can learn from a teacher without such maps, and no run is to be lost for a picture.
-        logger.warning("%s is not written: %s", run.attention, error)
+    except Exception as error:  # of whatever kind an encoder has: no run is to be lost for a picture
+        logger.warning("%s is not written (%s: %s)", run.attention, type(error).__name__, one_line(error))
         return
     with writing(run.attention):
         write_attention_maps(run.attention, maps)
@@ -310,7 +311,7 @@ def _record(
     start: dict[str, Any],
     end: dict[str, Any],
 ) -> dict[str, Any]:
-    recipe = plan.recipe.model_dump()
+    recipe = without_places(plan.recipe.model_dump())
     recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
     recipe["student"]["init_from"] = display_name(plan.recipe.student.init_from)
     steps = [record for record in run.read_log() if "loss" in record]

@@ -31,6 +31,7 @@ from .precision import resolve_precision
 from .processes import rank, share_of
 from .progress import RunProgress
 from .recipe import load_recipe
+from .recipe_settings import without_places
 from .runs import RunDirectory, display_name, write_result, writing
 from .task_losses import TaskTeacher, label_order
 from .task_models import (
@@ -193,7 +194,7 @@ def finetune(
     check_trackers(recipe.tuning.report_to)
     run = RunDirectory(output)
     plan = plan_finetuning(recipe)
-    with run.alone():
+    with run.alone(resume=resume):
         return _finetune(
             plan, run, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
         )
@@ -438,7 +439,7 @@ def _measure_best(
 def _record(
     plan: FinetuningPlan, trainer: TuningTrainer, predictions: dict[str, Predictions]
 ) -> dict[str, Any]:
-    recipe = plan.recipe.model_dump()
+    recipe = without_places(plan.recipe.model_dump())
     recipe["model"]["name"] = display_name(plan.recipe.model.name)
     recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
     recipe["task"]["data"] = display_name(plan.recipe.task.data)

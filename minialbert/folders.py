@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # a system without such locks
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger(__name__)
 
+_HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
 _POLL_SECONDS = 0.5
 
 
@@ -66,20 +63,30 @@ def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[
     Raises:
         UserError: if another one works there, or if the directory cannot be written.
     """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file: expected a directory for the {what}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory, os.O_RDONLY)
+        handle = os.open(directory, os.O_RDONLY) if _HAS_LOCKS else None
     except OSError as error:
         raise UserError(f"{directory} cannot be written ({error.strerror or error})") from error
+    if handle is None:
+        yield
+        return
+    import fcntl
+
     try:
-        if fcntl is not None:
-            _lock(handle, directory, what, time.monotonic() + patience)
+        _lock(handle, directory, what, time.monotonic() + patience)
         yield
     finally:
+        with suppress(OSError):  # of all copies, which processes forked since may hold
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
 def _lock(handle: int, directory: Path, what: str, deadline: float) -> None:
+    import fcntl
+
     told = False
     while True:
         try:

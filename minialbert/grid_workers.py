@@ -386,10 +386,15 @@ def _run(job: Job) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if job.kind == "finetune":
-        _tune(job)
-    else:
-        _make_student(job)
+    try:
+        if job.kind == "finetune":
+            _tune(job)
+        else:
+            _make_student(job)
+    except UserError:
+        if not run.result.is_file():
+            raise
+        # The worker of a driver that was killed, which was waited for, has finished the cell.
     shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished cell never goes on
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ PLACES = frozenset(
         "teacher.model",
     }
 )
+# Of these, where a hub id begins with "hub:".
+_MARKED = frozenset({"data.corpus", "task.data"})
 # Schemas have one level; what is nested more deeply comes from a file that no run wrote.
 _MOST_LEVELS = 10
 
@@ -44,24 +47,43 @@ def _flat(values: Mapping[str, Any], prefix: str, levels: int) -> dict[str, Any]
     return flat
 
 
-def without_folders(value: Any) -> Any:
+def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's dump without the folders of a machine, to be shown or sent.
+
+    Args:
+        values: sections.
+
+    Returns:
+        The same settings, `PLACES` as `without_folders` has them.
+    """
+    shown = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for place in PLACES:
+        section, _, key = place.partition(".")
+        if isinstance(shown.get(section), dict) and key in shown[section]:
+            shown[section][key] = without_folders(shown[section][key], place)
+    return shown
+
+
+def without_folders(value: Any, place: str) -> Any:
     """Return the value of one of `PLACES` without the folders of a machine.
 
     Args:
         value: a path, a hub id, a list of them, or None.
+        place: the setting.
 
     Returns:
         The last part of a path, and for the folder `model` of a run also the run's name; anything else as it is.
     """
     if isinstance(value, list):
-        return [without_folders(entry) for entry in value]
-    if not isinstance(value, str) or value.startswith("hub:"):
+        return [without_folders(entry, place) for entry in value]
+    if not isinstance(value, str) or re.match(r"hub:[^/]", value):
         return value
-    # A hub id has one slash; a relative path of two parts tells no more than one does.
-    if not (value.startswith((".", "~", "/")) or "\\" in value or value.count("/") > 1):
+    is_path = value.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", value) or "\\" in value
+    # Where hub ids are not marked, OWNER/NAME may be one.
+    if not (is_path or value.count("/") > (0 if place in _MARKED else 1)):
         return value
     parts = Path(value.replace("\\", "/")).parts
     return "/".join(parts[-2:] if parts[-1:] == ("model",) else parts[-1:])
 
 
-__all__ = ["PLACES", "flat_settings", "without_folders"]
+__all__ = ["PLACES", "flat_settings", "without_folders", "without_places"]

@@ -69,10 +69,11 @@ class RunDirectory:
         ]
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, *, resume: bool = False) -> Iterator[None]:
         """Keep other runs out of the directory, which is created; the processes of one run are as one.
 
-        A run that is about to end, such as that of a grid whose driver was killed, is waited for.
+        Args:
+            resume: wait for a run that is about to end, such as that of a grid whose driver was killed.
 
         Yields:
             Nothing.
@@ -80,7 +81,8 @@ class RunDirectory:
         Raises:
             UserError: if another run stays there, or if the directory cannot be written.
         """
-        with sole_user(self.path, "run", patience=_PATIENCE) if rank() == 0 else nullcontext():
+        patience = _PATIENCE if resume else 0.0
+        with sole_user(self.path, "run", patience=patience) if rank() == 0 else nullcontext():
             yield
 
     def open(
@@ -133,8 +135,7 @@ class RunDirectory:
         if not self.recipe.is_file():
             return
         # Read with its schema: keys that are newer than the run have their defaults.
-        before = dump_recipe(load_recipe(str(self.recipe), type(recipe))).splitlines()
-        now = dump_recipe(recipe).splitlines()
+        before, now = (_learned(one) for one in (load_recipe(str(self.recipe), type(recipe)), recipe))
         if before != now:
             different = [line.strip() for line in now if line not in before] or ["(fewer settings)"]
             raise UserError(
@@ -302,9 +303,18 @@ def _disk_error(error: Exception) -> str | None:
     return os.strerror(int(code[1])) if code is not None else None
 
 
+def _learned(recipe: RecipeBase) -> list[str]:
+    """Return a recipe as lines of YAML, without where its log goes."""
+    values = recipe.model_dump()
+    for section in ("training", "tuning"):
+        if section in values:
+            values[section]["report_to"] = []
+    return dump_recipe(type(recipe).model_validate(values)).splitlines()
+
+
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

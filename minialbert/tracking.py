@@ -23,7 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .errors import MissingExtraError, UserError
 from .recipe_schema import RecipeBase
-from .recipe_settings import PLACES, without_folders
+from .recipe_settings import without_places
 from .runs import RunDirectory, write_atomically
 from .user_input import one_line
 
@@ -190,12 +190,7 @@ def named(logs: Mapping[str, Any]) -> dict[str, float]:
 
 def _sent(recipe: RecipeBase) -> dict[str, Any]:
     """Return what a tracker is told of a recipe: names of files without their folders, and no command line."""
-    values = recipe.model_dump(exclude=set(_NOT_SENT))
-    for place in PLACES:
-        section, _, key = place.partition(".")
-        if section in values and key in values[section]:
-            values[section][key] = without_folders(values[section][key])
-    return values
+    return without_places(recipe.model_dump(exclude=set(_NOT_SENT)))
 
 
 class _TensorBoard:

@@ -17,6 +17,7 @@ from minialbert.distillation_plan import plan_distillation
 from minialbert.errors import UserError
 from minialbert.estimates import estimate, forward_flops_per_token
 from minialbert.recipe import apply_overrides, load_recipe
+from minialbert.runs import RunDirectory
 
 TINY = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
 
@@ -82,6 +83,38 @@ def test_the_same_seed_gives_the_same_student(run, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     )
+
+
+def test_another_run_in_the_directory_is_refused(run, tiny_teacher_dir, tiny_windows, tmp_path):
+    with RunDirectory(tmp_path / "run").alone():
+        for start in (run, initialise):
+            arguments = {"overwrite": True}
+            if start is initialise:
+                arguments |= {
+                    "recipe": recipe(tiny_teacher_dir),
+                    "data": tiny_windows,
+                    "output": tmp_path / "run",
+                }
+            with pytest.raises(UserError, match="another run is running in"):
+                start(**arguments)
+    assert not any((tmp_path / "run").iterdir())
+
+
+def test_no_run_is_lost_for_a_picture(run, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("minialbert.distillation.attention_maps", fail)
+    assert run("training.max_steps=1")["kind"] == "distillation"
+    assert not (tmp_path / "run" / "attention.json").exists()
+    assert "attention.json is not written (RuntimeError: out of memory)" in caplog.text
+
+
+def test_a_record_has_no_folders(tiny_teacher_dir, tiny_windows, tmp_path):
+    chosen = recipe(tiny_teacher_dir, "data.corpus=['/home/me/texts/notes.txt']", "training.max_steps=1")
+    record = distill(chosen, data=tiny_windows, output=tmp_path / "run")
+    assert record["recipe"]["data"]["corpus"] == ["notes.txt"]
+    assert "/home/me" not in (tmp_path / "run" / "result.json").read_text()
 
 
 def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_path):

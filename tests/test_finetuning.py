@@ -31,6 +31,7 @@ from minialbert.errors import MissingExtraError, UserError
 from minialbert.evaluation import encode, evaluate_split, make_collator
 from minialbert.finetuning import finetune, finetune_command, plan_finetuning
 from minialbert.recipe import apply_overrides, load_recipe
+from minialbert.runs import RunDirectory
 from minialbert.task_models import load_tuned
 from minialbert.tuning_schema import FinetuneRecipe
 from minialbert.tuning_trainer import TuningTrainer
@@ -275,6 +276,12 @@ def test_everything_changes_in_full_mode(run, student, tmp_path):
     same = {name for name in after if name in before and torch.equal(before[name], after[name])}
     assert not same
     assert record["model"]["trainable_parameters"] == record["model"]["parameters"]
+
+
+def test_another_run_in_the_directory_is_refused(run, tmp_path):
+    with RunDirectory(tmp_path / "run").alone(), pytest.raises(UserError, match="another run is running in"):
+        run(overwrite=True)
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_keep_model_false_leaves_the_record_alone(run, tmp_path):

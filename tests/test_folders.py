@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ import time
 
 import pytest
 
+from minialbert import folders
 from minialbert.errors import UserError
 from minialbert.folders import sole_user, whole_folder
 
@@ -100,5 +103,29 @@ def test_one_that_is_about_to_end_is_waited_for(tmp_path):
 
 def test_a_file_in_the_way_of_a_directory_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), sole_user(tmp_path / "file", "run"):
+    with (
+        pytest.raises(UserError, match="file is a file: expected a directory for the run"),
+        sole_user(tmp_path / "file", "run"),
+    ):
         pass
+
+
+def test_a_process_that_was_forked_does_not_hold_the_lock_on(tmp_path):
+    with sole_user(tmp_path, "run"):
+        child = os.fork()
+        if not child:  # as a data loader's worker that outlives the run
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with sole_user(tmp_path, "run"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_system_without_locks_goes_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_HAS_LOCKS", False)
+    monkeypatch.setattr(os, "open", None)
+    with sole_user(tmp_path / "run", "run"), sole_user(tmp_path / "run", "run"):
+        assert (tmp_path / "run").is_dir()

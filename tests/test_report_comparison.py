@@ -200,7 +200,7 @@ def test_distillations(tmp_path):
     assert verdict(sections) == (
         "A (one) is better: masked-token accuracy on held-out text 0.2500 of A, 0.1250 of B (-0.1250)."
     )
-    assert Text("The runs had different data, so their figures are of different texts.") in (
+    assert Text("The runs were measured on different data, so their figures are of different texts.") in (
         section(sections, "Summary").blocks
     )
     assert table(sections, "Settings that differ").rows == (("objective.mlm_weight", "1.0000", "2.0000"),)
@@ -332,3 +332,22 @@ def test_command_line(call, refuse, tmp_path, tunings):
         "report", tunings[0], "--compare", *tunings
     )
     assert "does not exist" in refuse("report", "--compare", tunings[0], tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"data": {"folders": [{"path": "renamed", "fingerprint": "x"}]}}, False),
+        ({"data": {"folders": [{"path": "windows", "fingerprint": "y"}]}}, True),
+        ({"recipe": {"training": {"eval_windows": 64}}}, True),
+    ],
+)
+def test_what_was_measured_on_other_windows(tmp_path, changes, differs):
+    figures = {"mlm_accuracy": 0.25}
+    data = {"data": {"folders": [{"path": "windows", "fingerprint": "x"}]}}
+    one = write_run(tmp_path / "one", distillation(figures, figures, **data))
+    two = write_run(tmp_path / "two", distillation(figures, figures, **(data | changes)))
+    told = [
+        block.text for block in section(compare_runs(one, two), "Summary").blocks if isinstance(block, Text)
+    ]
+    assert any("measured on different data" in text for text in told) is differs

@@ -35,7 +35,15 @@ def run(tmp_path):
         (folder / "log.jsonl").write_text(
             lines(
                 {"kind": "start", "step": 0, "metrics": {"student_start": start}},
-                {"kind": "training", "step": 10, "loss": 9.0, "loss_mlm": 3.0, "loss_embedding": 0.0},
+                {
+                    "kind": "training",
+                    "step": 10,
+                    "loss": 9.0,
+                    "loss_mlm": 3.0,
+                    "loss_embedding": 0.0,
+                    "loss_elastic": 1.0,
+                    "loss_new": 2.0,
+                },
                 {"kind": "training", "step": 20, "loss": 8.0, "loss_mlm": 2.0, "loss_embedding": 0.0},
                 {"kind": "evaluation", "step": 20, "eval_mlm_accuracy": 0.2},
             )
@@ -47,7 +55,8 @@ def run(tmp_path):
             "recipe": {
                 "name": name,
                 "student": {"embedding_size": 64, "arch": None},
-                "data": {"corpus": None},
+                "data": {"corpus": ["/home/me/a/notes.txt", "me/texts"], "tokenizer": None},
+                "teacher": {"model": "/home/me/big"},
             },
             "versions": {"torch": "2.13"},
             "command": "minialbert distill --data /home/me/windows --output /home/me/run",
@@ -70,7 +79,12 @@ def test_a_chart_per_term_with_a_line_per_run(run):
     sections = training_sections([run("one"), run("two", cosine=0.9, attention=False)])
     curves, held_out, alignment, maps = sections
     titles = [block.title for block in curves.blocks]
-    assert titles == ["Total loss", "Masked-LM loss"]  # a term that is always 0 has no weight
+    assert titles == [
+        "Total loss",
+        "Masked-LM loss",
+        "Elastic loss",
+        "Loss_new",
+    ]  # a term that is always 0 has no weight
     mlm = curves.blocks[1]
     assert isinstance(mlm, LineChart)
     assert [(line.name, line.points) for line in mlm.series] == [
@@ -93,7 +107,12 @@ def test_a_run_whose_log_is_gone_still_has_its_alignment(run):
 
 def test_a_recipe_is_shown_without_what_is_not_set(run):
     listing = recipe_listing("small", run().record)
-    assert yaml.safe_load("\n".join(listing.lines)) == {"name": "small", "student": {"embedding_size": 64}}
+    assert yaml.safe_load("\n".join(listing.lines)) == {
+        "name": "small",
+        "student": {"embedding_size": 64},
+        "data": {"corpus": ["notes.txt", "texts"]},
+        "teacher": {"model": "big"},
+    }
 
 
 def test_a_distillation_alone_has_a_page(run, tmp_path):
@@ -113,3 +132,20 @@ def test_broken_maps_are_told(run, tmp_path):
     with pytest.raises(UserError, match="attention.json"):
         write_report([tmp_path / "runs"], tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("part", ["recipe", "metrics", "versions", "machine", "model"])
+def test_a_record_of_another_form_is_named(run, tmp_path, part):
+    one = run()
+    (one.folder / "result.json").write_text(json.dumps({**one.record, part: [1]}))
+    with pytest.raises(UserError, match=f"result.json: the field {part} should be an object, but is"):
+        write_report([tmp_path / "runs"])
+
+
+def test_runs_of_one_name_are_told_apart(run, tmp_path):
+    for folder, name in (("x", "a"), ("y", "a"), ("z", "a 2")):
+        one = run(folder)
+        (one.folder / "result.json").write_text(json.dumps({**one.record, "model": {"name": name}}))
+    write_report([tmp_path / "runs"], tmp_path / "report")
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "a 2 2" in html

@@ -135,3 +135,23 @@ def test_links_planted_in_a_run_from_elsewhere_lead_nowhere(tmp_path):
     with pytest.raises(UserError, match="log.jsonl is a link"):
         run.append_log({"step": 1})
     assert target.read_text() == "mine"
+
+
+def test_a_run_keeps_others_out_of_its_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr("minialbert.runs._PATIENCE", 0.2)
+    with RunDirectory(tmp_path / "run").alone():
+        for resume in (False, True):
+            said = pytest.raises(UserError, match="another run is running in")
+            with said, RunDirectory(tmp_path / "run").alone(resume=resume):
+                pass
+        monkeypatch.setenv("RANK", "1")  # another process of the same run
+        with RunDirectory(tmp_path / "run").alone():
+            pass
+
+
+def test_a_log_may_go_elsewhere_when_a_run_is_resumed(tmp_path):
+    recipe, run = TINY, RunDirectory(tmp_path / "run")
+    run.open(recipe)
+    run.open(apply_overrides(recipe, ["training.report_to=tensorboard"]), resume=True)
+    with pytest.raises(UserError, match="seed: 7"):
+        run.open(apply_overrides(recipe, ["training.seed=7"]), resume=True)

@@ -347,6 +347,7 @@ def test_status_and_dry_run(call, tmp_path):
     path, run = write_suite(tmp_path / "trial.yaml"), tmp_path / "run"
     for name in ("small/distill", "small/full/king-1", "small/full/king-2"):
         write_record(run, suite, name)
+    before = sorted(path.name for path in run.iterdir())
     status, out, _ = call("suite", "status", path, "--output", run, "--json")
     assert status == 0
     told = json.loads(out)
@@ -376,7 +377,7 @@ def test_status_and_dry_run(call, tmp_path):
     assert "to run again core         small/distill" in lines
     assert "done         core         small/full/king-1" in lines
     assert lines[-1].startswith("suite trial: 9 cells to run; about 2:30 of compute left on this machine")
-    assert not (run / ".lock").exists()
+    assert sorted(path.name for path in run.iterdir()) == before
 
 
 def test_teachers_on_the_command_line(refuse, tmp_path):

@@ -24,7 +24,7 @@ from minialbert.distillation import distill
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.finetuning import finetune, finetune_command
 from minialbert.recipe import apply_overrides, dump_recipe, load_recipe
-from minialbert.recipe_settings import flat_settings, without_folders
+from minialbert.recipe_settings import flat_settings, without_folders, without_places
 from minialbert.runs import RunDirectory
 from minialbert.trainer import DistillationTrainer
 from minialbert.tuning_schema import FinetuneRecipe
@@ -175,15 +175,29 @@ def test_names_of_figures():
     assert tracking.named(logs) == {"eval/cosine_1": 0.5}
 
 
-def test_places_without_their_folders():
-    assert without_folders("/home/someone/teachers/bert") == "bert"
-    assert without_folders("runs/mine/model") == "mine/model"
-    assert without_folders("~/text.txt") == "text.txt"
-    assert without_folders("C:\\Users\\someone\\bert") == "bert"
-    assert without_folders("owner/name") == "owner/name"
-    assert without_folders("hub:owner/name:config:train") == "hub:owner/name:config:train"
-    assert without_folders(["/data/a.txt", "hub:owner/b"]) == ["a.txt", "hub:owner/b"]
-    assert without_folders(None) is None
+@pytest.mark.parametrize(
+    ("place", "value", "shown"),
+    [
+        ("teacher.model", "/home/someone/teachers/bert", "bert"),
+        ("model.name", "runs/mine/model", "mine/model"),
+        ("model.name", "owner/name", "owner/name"),  # of the hub, as far as one can tell
+        ("data.corpus", "someone/patients", "patients"),
+        ("task.data", "patients/table.csv", "table.csv"),
+        ("data.corpus", "~/text.txt", "text.txt"),
+        ("teacher.model", "C:\\Users\\someone\\bert", "bert"),
+        ("teacher.model", "C:/bert", "bert"),
+        ("data.corpus", "hub:owner/name:config:train", "hub:owner/name:config:train"),
+        ("data.corpus", "hub:/home/someone/x", "x"),
+        ("data.corpus", ["/data/a.txt", "hub:owner/b"], ["a.txt", "hub:owner/b"]),
+        ("data.corpus", None, None),
+    ],
+)
+def test_places_without_their_folders(place, value, shown):
+    assert without_folders(value, place) == shown
+    section, _, key = place.partition(".")
+    assert without_places({"name": "x", section: {key: value, "seed": 1}}) == {
+        "name": "x", section: {key: shown, "seed": 1},
+    }  # fmt: skip
 
 
 def test_settings_by_dotted_name():

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs import write_atomically
+from ..user_input import quoted
 from .blocks import Block, Listing, Point, Section, Text
 from .html import html_page
 from .markdown import markdown_page
@@ -140,17 +141,28 @@ def _others(paths: Sequence[Path]) -> tuple[list[Distilled], list[Bench]]:
     for file in record_files(paths):
         record = load_record(file)
         if record.get("kind") in ("distillation", "initialisation", "demo"):
+            _check_parts(record, file)
             found[file] = record
         elif record.get("kind") == "bench":
             benches.append(read_bench(file))
-    names = [_name(file, record) for file, record in found.items()]
-    runs = [
-        Distilled(
-            name if names.count(name) == 1 else f"{name} {names[:at].count(name) + 1}", file.parent, record
-        )
-        for at, (name, (file, record)) in enumerate(zip(names, found.items(), strict=True))
-    ]
-    return runs, benches
+    runs: dict[str, Distilled] = {}
+    for file, record in found.items():
+        name = base = _name(file, record)
+        number = 1
+        while name in runs:
+            number += 1
+            name = f"{base} {number}"
+        runs[name] = Distilled(name, file.parent, record)
+    return list(runs.values()), benches
+
+
+def _check_parts(record: Mapping[str, Any], file: Path) -> None:
+    metrics = record.get("metrics") if isinstance(record.get("metrics"), dict) else {}
+    parts = {name: record.get(name) for name in ("recipe", "metrics", "versions", "machine", "model")}
+    parts |= {f"metrics.{name}": (metrics or {}).get(name) for name in ("student_start", "student_end")}
+    for name, part in parts.items():
+        if part is not None and not isinstance(part, dict):
+            raise UserError(f"{file}: the field {name} should be an object, but is {quoted(part)}")
 
 
 def _name(file: Path, record: Mapping[str, Any]) -> str:
@@ -176,7 +188,7 @@ def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> list[Block]:
         points = []
         for row in rows if shared else ():
             scores = [100 * one.mean for task in shared if (one := cells[row, task]) is not None]
-            label = row.label.partition(", ")[2]
+            label = row.label.removeprefix(f"{row.model}, ")
             size = groups[row, shared[0]][0].parameters
             points.append(Point(row.model, float(size), statistics.fmean(scores), None, label))
         if points:

@@ -199,7 +199,9 @@ def _summary(runs: tuple[_Run, _Run]) -> Section:
         )
     )
     if _identity(runs[0]) != _identity(runs[1]):
-        blocks.append(Text("The runs had different data, so their figures are of different texts."))
+        blocks.append(
+            Text("The runs were measured on different data, so their figures are of different texts.")
+        )
     blocks.append(Text("One run each: seeds alone may make a difference as large."))
     return Section("Summary", tuple(blocks))
 
@@ -233,11 +235,15 @@ def _reported(run: _Run) -> _Reported | None:
 
 
 def _identity(run: _Run) -> object:
-    """Return what tells a run's data apart, as far as its record has it."""
+    """Return what tells apart the data that a run was measured on, as far as its record has it."""
     data = run.part("data")
     if run.kind == "distillation":
-        return data.get("folders")
-    return run.record.get("task"), data.get("rows"), run.record.get("rows")
+        folders = data.get("folders")
+        prints = [one.get("fingerprint") for one in folders or () if isinstance(one, dict)]
+        return prints, flat_settings(run.part("recipe")).get("training.eval_windows")
+    rows = data.get("rows")
+    measured = rows.get(str(run.record.get("split"))) if isinstance(rows, dict) else run.record.get("rows")
+    return run.record.get("task"), measured
 
 
 def _end(run: _Run) -> Mapping[str, Any]:
@@ -256,7 +262,7 @@ def _settings(run: _Run) -> dict[str, str]:
     flat = flat_settings(run.part("recipe"))
     flat = {name: value for name, value in flat.items() if name not in _OWN_SETTINGS}
     for name in PLACES & flat.keys():
-        flat[name] = without_folders(flat[name])
+        flat[name] = without_folders(flat[name], name)
     flat |= flat_settings({"objective": run.part("objective")})
     for name in ("layer_map", "adapter_init"):
         if name in run.record:
@@ -442,8 +448,9 @@ def _amount(value: float | None) -> str:
 
 
 def _signed(value: float) -> str:
-    text = f"{value:+.4f}" if abs(value) < 1e6 else f"{value:+.4g}"
-    return "0.0000" if text in ("+0.0000", "-0.0000") else text
+    if not value:
+        return "0.0000"
+    return f"{value:+.4f}" if 5e-4 <= abs(value) < 1e6 else f"{value:+.4g}"
 
 
 def _gap(one: float | None, other: float | None) -> str:

@@ -14,7 +14,13 @@ from ..errors import UserError
 from .blocks import Point, ScatterChart
 from .paper import PaperRow
 
-_ENGINES = {"torch-fp32": "PyTorch fp32", "onnx-int8": "ONNX Runtime int8"}
+_ENGINES = {
+    "torch-fp32": "PyTorch fp32",
+    "torch-bf16": "PyTorch bf16",
+    "torch-int8": "PyTorch int8",
+    "onnx-fp32": "ONNX Runtime fp32",
+    "onnx-int8": "ONNX Runtime int8",
+}
 _PARAMETERS = "parameters of the encoder, millions"
 
 
@@ -101,7 +107,10 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
             ]
             if found:
                 label = f"ms per text of {bench.length} tokens, batch 1, {name}"
-                charts.append(ScatterChart(f"Latency against score, {name}", label, what, tuple(found)))
+                title = f"Latency against score, {name}" + (
+                    f" ({bench.file.parent.name})" if len(benches) > 1 else ""
+                )
+                charts.append(ScatterChart(title, label, what, tuple(found)))
     return charts
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..user_input import shown
+
 _FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
 _HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path
 
@@ -103,7 +105,7 @@ def made_with(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     lines = [f"{package} {', '.join(sorted(versions[package]))}" for package in sorted(versions)]
     lines += [f"commit {', '.join(sorted(commits))}"] if commits else []
     lines += [f"machine: {machine}" for machine in sorted(machines) if machine]
-    return tuple(lines)
+    return tuple(shown(line, 200) for line in lines)
 
 
 __all__ = ["command_lines", "made_with", "without_paths"]

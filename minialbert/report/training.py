@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from ..attention_maps import read_attention_maps
-from .blocks import AttentionMaps, Block, LineChart, Listing, Section, Series
+from ..recipe_settings import without_places
+from .blocks import AttentionMaps, Block, LineChart, Listing, Section, Series, Text
 from .curves import Points, held_out_curves, read_curves
 
 # Of a page that shows many runs.
-_MOST_MAPS = 12
+_MOST_MAPS = 24
 
 _TERMS = {
     "loss": "total loss",
@@ -25,12 +26,14 @@ _TERMS = {
     "loss_output": "output loss",
     "loss_embedding": "embedding loss",
     "loss_relation": "relation loss",
+    "loss_elastic": "elastic loss",
 }
 _HELD_OUT = {
-    "mlm_accuracy": "masked tokens predicted, held-out text",
+    "mlm_accuracy": "share of masked tokens predicted, held-out text",
     "mlm_loss": "masked-LM loss, held-out text",
     "output_kl": "KL of the output, held-out text",
 }
+_NATS = "nats"
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def training_sections(runs: Sequence[Distilled]) -> list[Section]:
         UserError: if a log or a file of maps is broken.
     """
     sections = [
-        Section("Training curves", _curves(runs, read_curves, _TERMS, "loss")),
-        Section("Held-out text during training", _curves(runs, held_out_curves, _HELD_OUT, "value")),
+        Section("Training curves", _losses(runs)),
+        Section("Held-out text during training", _held_out(runs)),
         Section("Alignment by iteration", _alignment(runs)),
         Section("Attention of teacher and student", _maps(runs)),
     ]
@@ -80,7 +83,9 @@ def recipe_listing(title: str, record: Mapping[str, Any]) -> Listing:
     Returns:
         The listing.
     """
-    text = yaml.safe_dump(_set(record.get("recipe") or {}), sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(
+        _set(without_places(record.get("recipe") or {})), sort_keys=False, allow_unicode=True, width=100
+    )
     return Listing(title, tuple(text.splitlines()), language="yaml")
 
 
@@ -89,26 +94,41 @@ def _set(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value is not None and value != {}}
 
 
-def _curves(
-    runs: Sequence[Distilled],
-    read: Callable[[Path], dict[str, Points]],
-    titles: Mapping[str, str],
-    y_label: str,
-) -> tuple[Block, ...]:
-    """Return a chart per term with a line per run."""
+def _losses(runs: Sequence[Distilled]) -> tuple[Block, ...]:
+    """Return a chart per loss term, but for those that are always 0: they have no weight."""
+    lines = _lines(runs, read_curves)
+    weighted = {
+        term: [line for line in found if any(value for _, value in line.points)]
+        for term, found in lines.items()
+    }
+    terms = [term for term in (*_TERMS, *sorted(lines.keys() - _TERMS.keys())) if weighted.get(term)]
+    return tuple(
+        LineChart(
+            _title(_TERMS.get(term, term)), "optimiser steps", "loss", tuple(weighted[term]), log_y=True
+        )
+        for term in terms
+    )
+
+
+def _held_out(runs: Sequence[Distilled]) -> tuple[Block, ...]:
+    lines = _lines(runs, held_out_curves)
+    return tuple(
+        LineChart(
+            _title(title), "optimiser steps", "share" if "share" in title else _NATS, tuple(lines[figure])
+        )
+        for figure, title in _HELD_OUT.items()
+        if figure in lines
+    )
+
+
+def _lines(runs: Sequence[Distilled], read: Callable[[Path], dict[str, Points]]) -> dict[str, list[Series]]:
+    """Return a line per run by the name of what was logged."""
     lines: dict[str, list[Series]] = {}
     for run in runs:
         log = run.folder / "log.jsonl"
-        if not log.is_file():
-            continue
-        for term, points in read(log).items():
-            if any(value for _, value in points):  # a term without a weight
-                lines.setdefault(term, []).append(Series(run.name, points))
-    named = [term for term in titles if term in lines]
-    return tuple(
-        LineChart(_title(titles[term]), "optimiser steps", y_label, tuple(lines[term]), log_y=term in _TERMS)
-        for term in named
-    )
+        for name, points in read(log).items() if log.is_file() else ():
+            lines.setdefault(name, []).append(Series(run.name, points))
+    return lines
 
 
 def _alignment(runs: Sequence[Distilled]) -> tuple[Block, ...]:
@@ -131,16 +151,25 @@ def _alignment(runs: Sequence[Distilled]) -> tuple[Block, ...]:
                 lines.append(Series(run.name, tuple(points)))
         if lines:
             blocks.append(
-                LineChart(f"{title}, held-out text", "iteration", figure.replace("_", " "), tuple(lines))
+                LineChart(
+                    f"{title}, held-out text",
+                    "iteration",
+                    _NATS if "kl" in figure else "cosine",
+                    tuple(lines),
+                )
             )
     return tuple(blocks)
 
 
 def _maps(runs: Sequence[Distilled]) -> tuple[Block, ...]:
     found = {run.name: run.folder / "attention.json" for run in runs}
-    maps = {name: read_attention_maps(file) for name, file in found.items() if file.is_file()}
-    shown = dict(list(maps.items())[:_MOST_MAPS])
-    return (AttentionMaps("Attention maps", shown),) if shown else ()
+    found = {name: file for name, file in found.items() if file.is_file()}
+    shown = {name: read_attention_maps(found[name]) for name in list(found)[:_MOST_MAPS]}
+    if not shown:
+        return ()
+    left = list(found)[_MOST_MAPS:]
+    note = [Text(f"Maps of the first {_MOST_MAPS} runs; not of {', '.join(left)}.")] if left else []
+    return (*note, AttentionMaps("Attention maps", shown))
 
 
 def _title(text: str) -> str:

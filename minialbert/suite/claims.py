@@ -194,7 +194,9 @@ def kept(suite: Suite, keep: Keep, side: str, results: Mapping[str, Result]) -> 
     share = statistics.fmean(shares) if shares else None
     sd = statistics.stdev(shares) if len(shares) > 1 else None
     complete = share is not None and len(shares) == len(planned)
-    return Kept(share, sd, len(shares), len(planned), share >= keep.share if complete and share else None)
+    return Kept(
+        share, sd, len(shares), len(planned), share >= keep.share if complete and share is not None else None
+    )
 
 
 def chance_marks(suite: Suite, results: Mapping[str, Result]) -> dict[str, str]:
@@ -218,8 +220,13 @@ def chance_marks(suite: Suite, results: Mapping[str, Result]) -> dict[str, str]:
     for task, sides in scores.items():
         bound = suite.tasks[task].chance + suite.chance_margin
         means = {side: statistics.fmean(values) for side, values in sides.items()}
-        teachers = [side for side in means if suite.rows[split_side(side)[0]].recipe is None]
-        students = [side for side in means if side not in teachers]
+        others = [side for side in means if suite.rows[split_side(side)[0]].recipe is None]
+        students = [side for side in means if side not in others]
+        teachers = [
+            side
+            for side in others
+            if split_side(side)[1] == "full" and suite.rows[split_side(side)[0]].teacher
+        ]
         low = [split_side(side)[0] for side in teachers if means[side] < bound]
         if low:
             marks[task] = f"the fully tuned {', '.join(low)} is at chance"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..recipe_settings import without_places
 from ..report import write_page
 from ..report.plots import read_bench
 from ..runs import write_atomically, writing
@@ -116,7 +118,18 @@ def _copy_records(results: Mapping[str, Result], records: Path, output: Path) ->
         if file.is_file() and file.resolve() != target.resolve():
             with writing(target, advice="make room, then start the same command again"):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, file.read_text(encoding="utf-8"))
+                write_atomically(target, _without_places(file.read_text(encoding="utf-8"), file.name))
+
+
+def _without_places(text: str, name: str) -> str:
+    """Return a record as it may travel: without the folders of the machine that made it."""
+    if name != "result.json":
+        return text
+    record = json.loads(text)
+    recipe = record.get("recipe")
+    if not isinstance(recipe, dict) or without_places(recipe) == recipe:
+        return text
+    return json.dumps({**record, "recipe": without_places(recipe)}, indent=2, ensure_ascii=False) + "\n"
 
 
 __all__ = ["write_suite_report"]

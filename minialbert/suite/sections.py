@@ -16,7 +16,7 @@ from ..report.training import Distilled, recipe_listing, training_sections
 from .cells import expand
 from .claims import Compared, compare, judge, kept
 from .records import Result
-from .schema import Claim, Comparison, Suite, SuiteTable, split_side
+from .schema import Claim, Comparison, Suite, SuiteTable, list_suites, split_side
 from .tables import difference, distillation_table, mean_over_tasks, suite_table
 
 Marks = Mapping[str, str]
@@ -42,7 +42,7 @@ def summary_blocks(
     blocks.append(
         Text(
             f"{done} of {len(tuned)} tunings and {len(results) - done} of {len(cells) - len(tuned)} students are done. "
-            "Every row is distilled once; what stands behind ± is the spread over seeds of the tuning alone."
+            "Every student is distilled once; what stands behind ± is the spread over seeds of the tuning alone."
         )
     )
     if suite.claims:
@@ -96,9 +96,11 @@ def _claims(
         "A comparison says that a - b is more than a bound. It is held if the whole "
         f"{100 * suite.confidence:g} % interval of the mean over pairs of cells (same task, same seed; Student's t) "
         "lies above the bound, reversed if all of it lies below, and undecided otherwise; with fewer than "
-        f"{suite.min_pairs} pairs it is unfinished. A claim is held if each of its comparisons is, and reversed if one "
-        "is; comparisons in brackets have no say. Pairs share their students, so the interval says nothing about other "
-        "distillations of the same rows."
+        f"{suite.min_pairs} pairs it is unfinished. While pairs are missing a verdict is an interim one. A claim is "
+        "held if each of its comparisons is, reversed if one is, and unfinished as long as one is; comparisons in "
+        "brackets have no say. Pairs are taken as independent, although those of a task share it and all share their "
+        "students: the interval says nothing about other tasks or other distillations of the same rows, and of many "
+        "claims at this level one in twenty may be judged wrongly."
     )
     told = [Text(f"‡ {suite.tasks[task].label}: {why}.") for task, why in marks.items()]
     parts = [_claim(suite, claim, compared[claim.name], results, marks) for claim in suite.claims]
@@ -166,8 +168,17 @@ def _reach(suite: Suite, results: Mapping[str, Result]) -> Section:
 
 
 def _charts(suite: Suite, results: Mapping[str, Result], benches: Sequence[Bench]) -> Section:
-    parts = [_charts_of(suite, table, results, benches) for table in suite.tables if table.paper]
-    return Section("Size, speed and score", (), tuple(part for part in parts if part.blocks))
+    parts = [_charts_of(suite, table, results, benches) for table in suite.tables]
+    timed = any(
+        isinstance(block, ScatterChart) and " ms" in f" {block.x_label}"
+        for part in parts
+        for block in part.blocks
+    )
+    note = Text(
+        "No latency was measured: minialbert bench --models ROW=MODEL --output RECORDS/bench adds it."
+    )
+    shown = tuple(part for part in parts if part.blocks)
+    return Section("Size, speed and score", (note,) if shown and not timed else (), shown)
 
 
 def _charts_of(
@@ -183,19 +194,17 @@ def _charts_of(
         size = records[0].record["model"]["encoder_parameters"]
         sd = None if mean.sd is None else 100 * mean.sd
         points.append(Point(name, float(size), 100 * mean.mean, sd, suite.modes[mode].label))
-    if not points:
+    if (
+        len({point.x for point in points}) < 2 and not table.paper
+    ):  # rows of one size differ in nothing that is plotted
         return Section(table.title, ())
     what = f"mean of {', '.join(suite.tasks[task].label for task in table.tasks)}, %"
-    charts: list[Block] = [size_chart(f"{table.title}: size against score", points, what)]
-    charts += latency_charts(points, benches, what)
-    source = published.ner_rows() if table.paper == "ner" else published.glue_rows()
-    charts.append(paper_chart(source))
-    if not any(isinstance(chart, ScatterChart) and "ms" in chart.x_label for chart in charts):
-        charts.append(
-            Text(
-                "No latency was measured: minialbert bench --models ROW=MODEL --output RECORDS/bench adds it."
-            )
-        )
+    charts: list[Block] = []
+    if points:
+        charts = [size_chart(f"{table.title}: size against score", points, what)]
+        charts += latency_charts(points, benches, what)
+    if points and table.paper:
+        charts.append(paper_chart(published.ner_rows() if table.paper == "ner" else published.glue_rows()))
     return Section(table.title, tuple(charts))
 
 
@@ -214,7 +223,7 @@ def _settings(suite: Suite, results: Mapping[str, Result]) -> Section:
     listings = []
     shown = set()
     for cell in expand(suite):
-        kind = cell.row if cell.is_distillation else f"tuning: {suite.modes[cell.mode].label}"
+        kind = cell.row if cell.is_distillation else f"tuning, {cell.mode}"
         if cell.name not in results or kind in shown:
             continue
         shown.add(kind)
@@ -225,11 +234,12 @@ def _settings(suite: Suite, results: Mapping[str, Result]) -> Section:
 
 def _commands(suite: Suite) -> Section:
     teachers = " ".join(f"--teacher {shlex.quote(name)}=TEACHER" for name in suite.teachers)
-    run = f"minialbert suite run {shlex.quote(suite.name)} {teachers} --data DATA --output RUNS"
+    name = suite.name if suite.name in list_suites() else f"{shlex.quote(suite.name)}.yaml"
+    run = f"minialbert suite run {name} {teachers} --data DATA --output RUNS"
     lines = (
         " ".join(run.split()),
-        f"minialbert suite run {shlex.quote(suite.name)} --only GROUP --records RECORDS ...  # what RECORDS lacks",
-        f"minialbert suite report {shlex.quote(suite.name)} --records RUNS --output REPORT --with-records",
+        f"minialbert suite run {name} --only GROUP --records RECORDS ...  # what RECORDS lacks",
+        f"minialbert suite report {name} --records RUNS --output REPORT --with-records",
     )
     return Section("Commands", (Listing("Commands", lines, folded=False, language="sh"),))
 
