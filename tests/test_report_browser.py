@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from minialbert.attention_maps import row_overlap
 from minialbert.report.blocks import (
     AttentionMaps,
     LineChart,
@@ -21,6 +23,7 @@ from minialbert.report.blocks import (
     Text,
 )
 from minialbert.report.html import html_page
+from minialbert.report.html_labels import Box
 from minialbert.report.records import Cell
 from minialbert.report.tables import Table
 
@@ -264,6 +267,65 @@ def test_colours_and_overlap_are_computed_from_the_bytes(reader):
     assert teacher[7] == student[7] and "var(--map-middle) 0%" in teacher[7].replace("0.0%", "0%")
     # Rows 2 to 5 share 0.4 + 0.2; in row 1, the first token is the token itself, and all is shared.
     assert reader.texts(".overlap")[0].endswith(", head 1: 0.680")
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (2, 3)])
+def test_the_overlap_is_the_one_of_python(chromium, tmp_path, heads):
+    # Heads that look at different tokens, rows that do not sum to 255, and one that sums to nothing.
+    shares = ([(255, 0), (0, 255)], [(0, 250), (90, 10), (200, 55)])
+    sides = [encoded(3, one[:count]) for one, count in zip(shares, heads, strict=True)]
+    sides[0] = base64.b64encode(bytes(3) + base64.b64decode(sides[0])[3:]).decode()
+    sentence = {"text": "t", "tokens": ["a", "b", "c"], "teacher": sides[:1], "student": sides[1:]}
+    maps = attention("one", 0) | {
+        "layer_map": [1], "teacher_heads": heads[0], "student_heads": heads[1], "sentences": [sentence]
+    }  # fmt: skip
+    (right,) = row_overlap(maps)
+    planes = [np.frombuffer(base64.b64decode(one), np.uint8).reshape(-1, 3, 3) / 255 for one in sides]
+    of_means = np.minimum(*(plane.mean(0) for plane in planes)).sum(-1).mean()
+    assert abs(right - of_means) > 0.02  # what would be shown if heads were averaged first, bytes as they are
+    file = tmp_path / "overlap.html"
+    file.write_text(html_page("t", [Section("s", (AttentionMaps("m", {"one": maps}),))]), encoding="utf-8")
+    chromium.get(file.as_uri())
+    told = Reader(chromium).texts(".overlap")[0]
+    assert told.endswith(f": {right:.3f}")
+    assert ("mean over heads" in told, "maps averaged over heads" in told) == (
+        heads == (2, 2),
+        heads != (2, 2),
+    )
+
+
+def test_a_long_legend_and_crowded_points(chromium, tmp_path):
+    lines = tuple(Series(f"run {at}", ((1.0, at), (2.0, at + 1.0))) for at in range(23))
+    points = tuple(Point(f"model {at}", 1 + at / 1000, 1 + (at * 7 % 23) / 50) for at in range(23))
+    blocks = (
+        LineChart("L", "iteration", "y", lines),
+        ScatterChart("S", "x", "y", (*points, Point("far", 2, 3))),
+    )
+    file = tmp_path / "many.html"
+    file.write_text(html_page("t", [Section("s", blocks)]), encoding="utf-8")
+    size(chromium, 1400, 900)
+    chromium.get(file.as_uri())
+    reader = Reader(chromium)
+    shown = "document.querySelectorAll('.series:has(polyline):not([hidden])').length"
+    everything, none = reader.all(".choices button")
+    none.click()
+    assert reader.ask(shown) == 0
+    reader.all(".legend button")[3].click()
+    assert reader.ask(shown) == 1
+    chromium.execute_script("arguments[0].focus()", everything)
+    reader.press("\ue007")  # Enter
+    assert reader.ask(shown) == 23
+    reader.press("\ue004", " ")  # Tab to "none"
+    assert reader.ask(shown) == 0
+    assert set(reader.ask("[...document.querySelectorAll('.legend button')].map((b) => b.ariaPressed)")) == {
+        "false"
+    }
+    # By the letters as they are drawn, not as they were estimated.
+    boxes = reader.ask("""[...document.querySelectorAll('.scatter .series text')]
+        .map((one) => one.getBBox()).map((box) => [box.x, box.y, box.x + box.width, box.y + box.height])""")
+    assert len(boxes) == 24
+    drawn = [Box(*box) for box in boxes]
+    assert sum(one.shared(other) for at, one in enumerate(drawn) for other in drawn[:at]) == 0
 
 
 def test_the_difference_is_shown_on_demand(reader):

@@ -170,12 +170,8 @@ def test_the_policy_allows_what_is_inlined_and_nothing_else():
 def test_no_reference_leaves_the_page():
     page = html_page("t", sections(), footer="f")
     assert "http:" not in page and "https:" not in page
-    found = [
-        value
-        for _, attributes in Page(page).elements
-        for name, value in attributes.items()
-        if name in ("href", "src", "action", "data", "xlink:href")
-    ]
+    wanted = ("href", "src", "action", "data", "xlink:href")
+    found = [one[name] for _, one in Page(page).elements for name in wanted if name in one]
     assert found and all(value.startswith("#") for value in found)
     assert "url(" not in page and "@import" not in page
 
@@ -209,17 +205,10 @@ def cells(table: Table) -> Page:
 
 def test_cells_carry_what_they_are_sorted_by():
     rows = (
-        (
-            "a",
-            Cell(0.4125, 0.013, 3, (1, 2, 3)),
-            4_600_000,
-            Decimal("81.2"),
-            "1,024",
-            Difference(1.24, (-0.1, 2.5)),
-        ),
+        ("a", Cell(0.4125, 0.013, 3, (1, 2)), 4_600_000, Decimal("81.2"), "1,024", Difference(1.24, (-0.1, 2.5))),
         ("b", None, None, None, None, "-"),
         ("c", Cell(math.nan, None, 1, (1,)), 9, Decimal("-3"), "12", "-0.4 (-1, 0.2)"),
-    )
+    )  # fmt: skip
     page = cells(Table("T", ("row", "score", "#params", "paper", "tokens", "difference"), rows))
     values = [found.get("data-value") for found in page.all("td")]
     assert values == [
@@ -236,18 +225,9 @@ def test_cells_carry_what_they_are_sorted_by():
 
 
 def test_measured_and_printed_figures_share_a_unit():
-    rows = (
-        ("a", Cell(0.5, None, 1, ())),
-        ("b", Decimal("49.9")),
-        ("c", Cell(0.5, None, 1, (), percent=False)),
-    )
-    page = cells(Table("T", ("row", "score"), rows))
+    figures = (Cell(0.5, None, 1, ()), Decimal("49.9"), Cell(0.5, None, 1, (), percent=False))
+    page = cells(Table("T", ("row", "score"), tuple(("r", figure) for figure in figures)))
     assert [found["data-value"] for found in page.all("td")] == ["50", "49.9", "0.5"]
-
-
-def test_words_among_numbers_make_a_column_of_words():
-    page = cells(Table("T", ("row", "trainable"), (("a", "4.0M to 4.1M"), ("b", "12"))))
-    assert not any("data-value" in found for found in page.all("td"))
 
 
 def test_rows_of_the_paper_are_marked():
@@ -256,41 +236,43 @@ def test_rows_of_the_paper_are_marked():
     assert [found.get("class") for found in page.all("tr")] == [None, "paper", None, "paper"]
 
 
+BADGES = {
+    "held": "held", "reversed": "reversed", "undecided at this size": "undecided", "(unfinished)": "unfinished aside"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("heading", ["verdict", "Verdict of the paper"])
+@pytest.mark.parametrize("text", list(BADGES))
+def test_verdicts_get_a_badge_with_their_words(text, heading):
+    page = cells(Table("T", ("claim", heading, "run"), (("c", text, text), ("d", "held by a hair", ""))))
+    badges = [found["class"] for found in page.all("span") if "badge" in (found.get("class") or "")]
+    assert badges == [f"badge {BADGES[text]}"]
+    assert text in page.texts["span"] and {text, "held by a hair"} <= {*page.texts["td"]}
+
+
 @pytest.mark.parametrize(
-    ("text", "badge"),
+    ("column", "keys"),
     [
-        ("held", "badge held"),
-        ("reversed", "badge reversed"),
-        ("undecided at this size", "badge undecided"),
-        ("(unfinished)", "badge unfinished aside"),
+        (("0:40", "12:30", "-", "1:05:00"), ["40", "750", None, "3900"]),
+        (("110M", 4_600_000, "0.9M", "830.1K"), ["110000000", "4600000", "900000", "830100"]),
+        (("4.6M", 109_482_240, 12), ["4600000", "109482240", "12"]),
+        (("12:30", "4.6"), [None] * 2), (("12:75", "1:00"), [None] * 2), (("4.0M to 4.1M", "12"), [None] * 2),
     ],
-)
-def test_verdicts_get_a_badge_with_their_words(text, badge):
-    page = cells(Table("T", ("claim", "verdict"), (("c", text),)))
-    assert page.all("span", **{"class": badge})
-    assert text in page.texts["span"]
-
-
-def test_a_verdict_within_words_gets_none():
-    page = cells(Table("T", ("claim", "verdict"), (("c", "held by a hair"),)))
-    assert "held by a hair" in page.texts["td"]
-
-
-def test_a_table_without_rows_says_so():
-    assert "nothing measured" in cells(Table("T", ("a", "b"), ())).texts["td"]
+)  # fmt: skip
+def test_durations_and_sizes_are_numbers_and_words_are_not(column, keys):
+    page = cells(Table("T", ("row", "value"), tuple(("r", value) for value in column)))
+    assert [found.get("data-value") for found in page.all("td")] == keys
+    assert {found.get("class") for found in page.all("td")} == {"number" if any(keys) else None}
 
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
     [
-        (0, 10, [0, 2, 4, 6, 8, 10]),
-        (0.13, 0.87, [0.2, 0.4, 0.6, 0.8]),
-        (-3, 4, [-2, 0, 2, 4]),
-        (0, 45_000, [0, 10_000, 20_000, 30_000, 40_000]),
-        (0.0, 0.3, [0.0, 0.1, 0.2, 0.3]),
+        (0, 10, [0, 2, 4, 6, 8, 10]), (0.13, 0.87, [0.2, 0.4, 0.6, 0.8]), (-3, 4, [-2, 0, 2, 4]),
+        (0, 45_000, [0, 10_000, 20_000, 30_000, 40_000]), (0.0, 0.3, [0.0, 0.1, 0.2, 0.3]),
         (98.2, 99.1, [98.2, 98.4, 98.6, 98.8, 99.0]),
     ],
-)
+)  # fmt: skip
 def test_ticks_are_round(low, high, ticks):
     assert nice_ticks(low, high) == ticks
 
@@ -298,12 +280,10 @@ def test_ticks_are_round(low, high, ticks):
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
     [
-        (1, 100, [1, 2, 5, 10, 20, 50, 100]),
-        (0.3, 7, [0.5, 1, 2, 5]),
+        (1, 100, [1, 2, 5, 10, 20, 50, 100]), (0.3, 7, [0.5, 1, 2, 5]), (30, 60, [30, 40, 50, 60]),
         (1e-6, 10, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10]),
-        (30, 60, [30, 40, 50, 60]),
     ],
-)
+)  # fmt: skip
 def test_ticks_of_a_logarithmic_axis(low, high, ticks):
     assert log_ticks(low, high) == pytest.approx(ticks)
 
@@ -316,9 +296,7 @@ def test_places_on_an_axis():
     assert axis([0, 3e6], 0, 1, whole=True).labels() == ["0", "1M", "2M", "3M"]
 
 
-@pytest.mark.parametrize(
-    "values", [[3.0], [0.0, 0.0], [-2.0], [1e99, -1e99], [5e-324, 0.0], [1e16, 1e16 + 2]]
-)
+@pytest.mark.parametrize("values", [[3.0], [0.0], [-2.0], [1e99, -1e99], [5e-324, 0.0], [1e16, 1e16 + 2]])
 @pytest.mark.parametrize("log", [False, True])
 def test_an_axis_of_odd_values_holds_them(values, log):
     if log and min(values) <= 1e-99:
@@ -338,9 +316,15 @@ def test_thinning_keeps_first_and_last(count, most):
 
 
 def test_numbers_of_a_chart():
-    assert [figure(one) for one in (3.0, 0.12345, 12345.6, -2.5, 1e-7, 0.0)] == [
-        "3", "0.1235", "12346", "-2.5", "1e-07", "0"
+    assert [figure(one) for one in (3.0, 0.12345, 12345.6, -2.5, 1e-7, 0.0, 9999.7, -9999.5, 9999.4)] == [
+        "3", "0.1235", "12346", "-2.5", "1e-07", "0", "10000", "-10000", "9999"
     ]  # fmt: skip
+
+
+def test_whole_numbers_get_whole_ticks():
+    for values, ticks in (((1, 2), "12"), ((2,), "123"), ((1, 3), "123"), ((1.5, 2.5), ["1.6", "1.8"])):
+        page = chart(Series("a", tuple((float(x), 0.0) for x in values)))
+        assert re.findall(r'dy="\.9em"[^>]*>([^<]*)<', page)[: len(ticks)] == list(ticks)
 
 
 def chart(*series: Series, **changes: bool) -> str:
@@ -369,19 +353,26 @@ def test_points_without_a_place_are_left_out(log, kept):
     assert "nan" not in page.all("polyline")[0]["points"]
 
 
-def test_a_chart_without_points_says_so():
+def test_a_table_without_rows_and_a_chart_without_points_say_so():
+    assert "nothing measured" in cells(Table("T", ("a", "b"), ())).texts["td"]
     page = Page(chart(Series("a", ((0.0, math.nan),))))
     assert "nothing measured" in page.texts["p"]
     assert not page.all("polyline")
 
 
-def test_series_differ_in_colour_dash_and_mark():
-    page = Page(chart(*(Series(f"s{index}", ((0.0, index), (1.0, index))) for index in range(8))))
+@pytest.mark.parametrize("by_run", [False, True])
+def test_series_differ_in_colour_dash_and_mark(by_run):
+    names = [("s", f"r{at}") if by_run else (f"s{at}", "") for at in range(23)]
+    page = Page(chart(*(Series(name, ((0.0, 1.0), (1.0, 1.0)), run) for name, run in names)))
     groups = [found["class"] for found in page.all("g") if "series" in (found["class"] or "")]
-    assert groups == [f"series c{index} d{index}" for index in range(8)]
-    shapes = [found["d"].split("m", 1)[1] for found in page.all("path", **{"class": "mark"})]
-    assert len({one.split("M")[0] for one in shapes[-8:]}) == 8
-    assert not page.all("select")
+    assert groups[:8] == [f"series c{index} d{index}" for index in range(8)]
+    shapes = [found["d"].split("m", 1)[1].split("M")[0] for found in page.all("path", **{"class": "mark"})]
+    swatches = [found["class"] for found in page.all("svg") if "swatch" in found["class"]]
+    legend, drawn = zip(swatches, shapes[:23], strict=True), zip(groups, shapes[23:], strict=True)
+    looks = [(kind.removeprefix("series "), shape) for kind, shape in drawn]
+    assert len(set(looks)) == 23
+    assert [(kind.removeprefix("swatch "), shape) for kind, shape in legend] == looks
+    assert len(page.all("select")) == by_run and page.all("ul", **{"class": "legend many"})
 
 
 def test_runs_can_be_picked_and_differ_in_dash():
@@ -389,21 +380,18 @@ def test_runs_can_be_picked_and_differ_in_dash():
     page = Page(chart(*(Series(name, points, run) for name in ("x", "y") for run in ("p", "q"))))
     groups = [found for found in page.all("g") if "series" in (found["class"] or "")]
     assert [(one["class"], one["data-key"], one["data-run"]) for one in groups] == [
-        ("series c0 d0", "0", "0"),
-        ("series c0 d1", "0", "1"),
-        ("series c1 d0", "1", "0"),
-        ("series c1 d1", "1", "1"),
+        (f"series c{key} d{run}", str(key), str(run)) for key in (0, 1) for run in (0, 1)
     ]
     assert page.texts["option"] == ["all", "p", "q"]
     assert len(page.all("button", **{"aria-pressed": "true"})) == 2
+    many = chart(*(Series(name, points, f"r{at}") for name in "xy" for at in range(31)))
+    found = re.findall(r'class="series ([^"]*)".*?class="mark" d="M[\d.]+ [\d.]+(m.*?z)M', many)
+    assert len(found) == len(set(found)) == 62
 
 
 def test_points_of_a_scatter_chart():
-    points = (
-        Point("small", 1e6, 70.0, 2.0, "measured"),
-        Point("big", 1e8, 80.0, None, "paper"),
-        Point("none", 0.0, 1.0),
-    )
+    big, none = Point("big", 1e8, 80.0, None, "paper"), Point("none", 0.0, 1.0)
+    points = (Point("small", 1e6, 70.0, 2.0, "measured"), big, none)
     page = Page(html_page("t", [Section("s", (ScatterChart("S", "size", "score", points, log_x=True),))]))
     assert [found.get("data-key") for found in page.all("g")[1:]] == ["0", "1"]
     assert len(page.all("path", **{"class": "bar"})) == 1
@@ -413,12 +401,29 @@ def test_points_of_a_scatter_chart():
     ]  # fmt: skip
 
 
-def test_labels_keep_clear_of_each_other():
-    spots = [(100.0 + 14 * step, 200.0 + 9 * (step % 3)) for step in range(8)]
+@pytest.mark.parametrize(
+    ("text", "spots"),
+    [
+        ("student-384", [(100.0 + 14 * step, 200.0 + 9 * (step % 3)) for step in range(8)]),
+        ("23", [(300.0, 200.0)] * 23), ("23", [(4 + step / 4, 396.0 - 7 * step % 23) for step in range(23)]),
+    ],
+)  # fmt: skip
+def test_labels_keep_clear_of_each_other(text, spots):
     bounds = Box(0, 0, 600, 400)
-    boxes = [label.box() for label in place_labels(["student-384"] * 8, spots, [], bounds)]
+    labels = place_labels([text] * len(spots), spots, [], bounds, anywhere=text == "23")
+    boxes = [label.box() for label in labels]
     assert all(one.shared(bounds) == pytest.approx(one.area) for one in boxes)
     assert sum(one.shared(other) for at, one in enumerate(boxes) for other in boxes[:at]) == 0
+
+
+def test_points_without_room_for_names_are_numbered():
+    crowd = tuple(Point(f"a rather long name {at}", 1.0, 1.0) for at in range(15))
+    apart = tuple(Point(f"m{at}", float(at), float(at)) for at in range(16))
+    for points, numbered in ((crowd[:2], False), (crowd, True), (apart[:15], False), (apart, True)):
+        page = Page(html_page("t", [Section("s", (ScatterChart("S", "x", "y", points),))]))
+        numbers = [str(number) for number in range(1, len(points) + 1)]
+        assert page.texts.get("b", []) == (numbers if numbered else [])
+        assert {*page.texts["text"]} >= {*(numbers if numbered else [one.label for one in points])}
 
 
 def test_equal_maps_are_stored_once():
@@ -438,10 +443,7 @@ def broken(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (
-            broken(teacher=[encoded(2, 2), encoded(2, 3)]),
-            "sentence 2, teacher, iteration 2: expected 8 bytes",
-        ),
+        (broken(teacher=[encoded(2, 2), encoded(2, 3)]), "2, teacher, iteration 2: expected 8 bytes"),
         (broken(student=[encoded(2, 2)]), "sentence 2: expected 2 maps of the student"),
         (broken(student=["no base64!", encoded(2, 2)]), "sentence 2, student, iteration 1: expected base64"),
         (broken(student=["é", encoded(2, 2)]), "sentence 2, student, iteration 1: expected base64"),
@@ -477,11 +479,9 @@ def contrast(one: str, other: str) -> float:
     """Return the contrast of two colours as WCAG 2 defines it."""
 
     def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        red, green, blue = [
-            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-        ]
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        parts = [value / 255 for value in bytes.fromhex(colour[1:])]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)

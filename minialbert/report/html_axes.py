@@ -10,18 +10,19 @@ from dataclasses import dataclass
 LARGEST = 1e100
 
 
-def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
+def nice_ticks(low: float, high: float, target: int = 5, *, least: float = 0.0) -> list[float]:
     """Return round numbers between two values, a step of 1, 2 or 5 times a power of ten apart.
 
     Args:
         low: the lowest value.
         high: the highest value, above `low`.
         target: about how many steps.
+        least: the smallest step; 1 for whole numbers only.
 
     Returns:
         The numbers in [low, high], rising.
     """
-    step = _step(low, high, target)
+    step = max(_step(low, high, target), least)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [_exact(count, step) for count in range(first, last + 1)]
 
@@ -96,6 +97,7 @@ def axis(
     *,
     log: bool = False,
     whole: bool = False,
+    counts: bool = False,
     margin: float = 0.0,
 ) -> Axis:
     """Make an axis that holds some values.
@@ -106,6 +108,7 @@ def axis(
         end: where it ends.
         log: make it logarithmic.
         whole: begin and end it at a tick.
+        counts: mark whole numbers only; no effect where `log` is set.
         margin: share of its range to leave free at both ends.
 
     Returns:
@@ -123,11 +126,12 @@ def axis(
         low, high = low - room, high + room
     room = (high - low) * margin
     low, high = low - (min(room, low) if low >= 0 else room), high + room  # no sizes or scores below zero
+    least = 1.0 if counts else 0.0
     if whole:
-        step = _step(low, high, 5)
+        step = max(_step(low, high, 5), least)
         low = _exact(math.floor(low / step + 1e-9), step)
         high = _exact(math.ceil(high / step - 1e-9), step)
-    return Axis(low, high, start, end, log, tuple(nice_ticks(low, high)))
+    return Axis(low, high, start, end, log, tuple(nice_ticks(low, high, least=least)))
 
 
 def usable(value: float, *, log: bool = False) -> bool:
@@ -169,7 +173,8 @@ def figure(value: float) -> str:
     """
     if value == int(value) and abs(value) < 1e15:
         return str(int(value))
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    # From here on, four digits round up to five, which "g" would write as 1e+04.
+    return f"{value:.0f}" if 9999.5 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _step(low: float, high: float, target: int) -> float:

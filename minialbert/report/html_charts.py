@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .blocks import LineChart, Point, ScatterChart, Series
 from .html_axes import Axis, axis, figure, thinned, usable
-from .html_labels import Box, Label, place_labels
+from .html_labels import Box, Label, crowded, place_labels
 from .html_markup import escaped, scrolled
 from .html_tables import Shown, grid
 
@@ -15,6 +15,10 @@ LINE_POINTS = 400
 MARKED_POINTS = 80
 TABLE_ROWS = 60
 STYLES = 8
+# From so many series on, a legend has buttons for all of them; beyond the other number it scrolls.
+MANY_SERIES, MOST_SERIES = 7, 12
+NAMED_POINTS = 15
+COUNTED_VALUES = 24
 # Paths from the middle of a mark: circle, square, triangle, diamond, triangle on its head, plus, cross, bar.
 _SHAPES = (
     "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -26,6 +30,55 @@ _SHAPES = (
     "m0-2.1l2.7-2.7 2.1 2.1-2.7 2.7 2.7 2.7-2.1 2.1-2.7-2.7-2.7 2.7-2.1-2.1 2.7-2.7-2.7-2.7 2.1-2.1z",
     "m-5.4-2h10.8v4h-10.8z",
 )
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a series is drawn; None for what it does not show."""
+
+    colour: int | None
+    dash: int | None = None
+    mark: int | None = None
+
+    @property
+    def classes(self) -> str:
+        colour = "plain" if self.colour is None else f"c{self.colour}"
+        return colour if self.dash is None else f"{colour} d{self.dash}"
+
+    @property
+    def shape(self) -> str:
+        return "" if self.mark is None else _SHAPES[self.mark]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What colour, dash and mark of a chart's lines stand for."""
+
+    by_run: bool
+    runs: int
+
+    def line(self, key: int, run: int) -> _Style:
+        if self.by_run or self.runs == 1:
+            return _style(key)
+        if self.runs <= STYLES:
+            return _Style(key % STYLES, run, _style(key).mark)
+        # Dashes alone are too few for the runs.
+        return _Style(key % STYLES, _style(run).dash, run % STYLES)
+
+    def key(self, key: int) -> _Style:
+        if self.by_run or self.runs == 1:
+            return _style(key)
+        return _Style(key % STYLES, 0, _style(key).mark if self.runs <= STYLES else None)
+
+    def run(self, run: int) -> _Style:
+        one = self.line(0, run)
+        return _Style(None, one.dash, one.mark if self.runs > STYLES else None)
+
+
+def _style(key: int) -> _Style:
+    # After every round of the colours, dash and mark move on by one: the next series of a colour differs in both.
+    moved = (key + key // STYLES) % STYLES
+    return _Style(key % STYLES, moved, moved)
 
 
 @dataclass(frozen=True)
@@ -86,10 +139,13 @@ def line_chart(chart: LineChart) -> str:
     # One measure of many runs: what the lines differ in is the run.
     by_run = len(names) == 1 and len(runs) > 1
     keys = runs if by_run else names
+    look = _Look(by_run, len(runs))
+    over = {x for one in series for x, _ in one.points}
+    counts = len(over) <= COUNTED_VALUES and all(x == int(x) for x in over)
     frame = _Frame(
         640,
         356,
-        axis([x for one in series for x, _ in one.points], 60, 618),
+        axis(sorted(over), 60, 618, counts=counts),
         axis([y for one in series for _, y in one.points], 300, 36, log=chart.log_y, whole=True),
     )
     several = len(runs) > 1
@@ -97,11 +153,11 @@ def line_chart(chart: LineChart) -> str:
     lines = []
     for one in series:
         key, run = keys.index(one.run if by_run else one.name), runs.index(one.run)
-        dash = run if several and not by_run else key
+        style = look.line(key, run)
         name = _name(one) if several else one.name
         lines.append(
-            f'<g class="series c{key % STYLES} d{dash % STYLES}" data-key="{key}" data-run="{run}">'
-            f"{_line(one, name, frame, _SHAPES[key % STYLES], hover)}</g>"
+            f'<g class="series {style.classes}" data-key="{key}" data-run="{run}">'
+            f"{_line(one, name, frame, style.shape, hover)}</g>"
         )
     ends = [f"{_name(one)} from {figure(one.points[0][1])} to {figure(one.points[-1][1])}" for one in series]
     most = 12
@@ -112,8 +168,8 @@ def line_chart(chart: LineChart) -> str:
         f"{chart.y_label} over {chart.x_label}: {'; '.join(ends)}",
         frame.lines(chart.x_label, chart.y_label) + "".join(lines),
     )
-    legend = _legend([(key, index, 0 if several and not by_run else index) for index, key in enumerate(keys)])
-    picker = _run_picker(runs, dashes=not by_run) if several else ""
+    legend = _legend([(key, look.key(index)) for index, key in enumerate(keys)])
+    picker = _run_picker(runs, None if by_run else look) if several else ""
     columns = ["series", *(["run"] if several else []), chart.x_label, chart.y_label]
     return _chart(chart.title, picker + legend, drawing, columns, _line_rows(series, several))
 
@@ -146,10 +202,15 @@ def scatter_chart(chart: ScatterChart) -> str:
     ]
     bounds = Box(frame.x.start, frame.y.end - 8, frame.x.end + 16, frame.y.start - 2)
     labels = place_labels([one.label for one in points], spots, bars, bounds)
+    numbered = len(points) > NAMED_POINTS or crowded(labels, spots)
+    if numbered:
+        numbers = [str(number) for number in range(1, len(points) + 1)]
+        labels = place_labels(numbers, spots, bars, bounds, anywhere=True)
+    styles = [_Style(index % STYLES, None, _style(index).mark) for index in range(len(groups))]
     drawn = "".join(
-        f'<g class="series c{index % STYLES}" data-key="{index}">'
+        f'<g class="series {styles[index].classes}" data-key="{index}">'
         + "".join(
-            _scatter_point(one, spot, label, frame, _SHAPES[index % STYLES])
+            _scatter_point(one, spot, label, frame, styles[index].shape)
             for one, spot, label in zip(points, spots, labels, strict=True)
             if one.group == name
         )
@@ -164,7 +225,8 @@ def scatter_chart(chart: ScatterChart) -> str:
         told,
         frame.lines(chart.x_label, chart.y_label) + drawn,
     )
-    legend = _legend([(name, index, None) for index, name in enumerate(groups)]) if several else ""
+    legend = _legend(list(zip(groups, styles, strict=True))) if several else ""
+    names = _names([one.label for one in points]) if numbered else ""
     columns = ["label", *(["group"] if several else []), chart.x_label, chart.y_label, "sd"]
     rows = [
         [
@@ -176,7 +238,7 @@ def scatter_chart(chart: ScatterChart) -> str:
         ]
         for one in points
     ]
-    return _chart(chart.title, legend, scrolled(drawing, chart.title), columns, rows)
+    return _chart(chart.title, legend, scrolled(drawing, chart.title) + names, columns, rows)
 
 
 def _chart(
@@ -237,37 +299,54 @@ def _line_rows(series: Sequence[Series], several: bool) -> list[list[Shown]]:
     ]
 
 
-def _legend(entries: Sequence[tuple[str, int, int | None]]) -> str:
-    """Return what stands for what, as buttons that the script makes usable; a dash pattern of None draws no line."""
+def _names(labels: Sequence[str]) -> str:
+    # Numbers as text: a list without its style keeps them, and they can be searched for.
+    items = "".join(f"<li><b>{number}</b> {escaped(label)}</li>" for number, label in enumerate(labels, 1))
+    return f'<ul class="names" aria-label="Numbered points">{items}</ul>'
+
+
+def _legend(entries: Sequence[tuple[str, _Style]]) -> str:
+    """Return what stands for what, as buttons that the script makes usable."""
     items = "".join(
         f'<li><button type="button" aria-pressed="true" data-key="{key}" disabled>'
-        f"{_swatch(f'c{key % STYLES}', dash, _SHAPES[key % STYLES])}{escaped(name or 'other')}</button></li>"
-        for name, key, dash in entries
+        f"{_swatch(style)}{escaped(name or 'other')}</button></li>"
+        for key, (name, style) in enumerate(entries)
     )
-    return f'<ul class="legend" aria-label="Legend">{items}</ul>'
+    choices = ""
+    if len(entries) >= MANY_SERIES:
+        choices = (
+            '<div class="choices" role="group" aria-label="Show" hidden>Show '
+            '<button type="button" data-show="true">all</button>'
+            '<button type="button" data-show="false">none</button></div>'
+        )
+    return f'{choices}<ul class="legend{_many(entries)}" aria-label="Legend">{items}</ul>'
 
 
-def _run_picker(runs: Sequence[str], *, dashes: bool) -> str:
+def _many(entries: Sequence[object]) -> str:
+    return " many" if len(entries) > MOST_SERIES else ""
+
+
+def _run_picker(runs: Sequence[str], look: _Look | None) -> str:
+    """Return a choice of runs and, where there is a look, what each of them looks like."""
     options = "".join(f'<option value="{index}">{escaped(run)}</option>' for index, run in enumerate(runs))
     picker = (
         '<label class="pick" hidden>Run <select data-pick="run"><option value="">all</option>'
         f"{options}</select></label>"
     )
-    if not dashes:
+    if look is None:
         return picker
     items = "".join(
-        f"<li>{_swatch('plain', index, '')}{escaped(run or 'other')}</li>" for index, run in enumerate(runs)
+        f"<li>{_swatch(look.run(index))}{escaped(run or 'other')}</li>" for index, run in enumerate(runs)
     )
-    return f'{picker}<ul class="legend runs" aria-label="Runs">{items}</ul>'
+    return f'{picker}<ul class="legend runs{_many(runs)}" aria-label="Runs">{items}</ul>'
 
 
-def _swatch(colour: str, dash: int | None, shape: str) -> str:
-    line = "" if dash is None else '<path class="line" d="M1 7H33"/>'
-    mark = f'<path class="mark" d="M17 7{shape}"/>' if shape else ""
-    pattern = "" if dash is None else f" d{dash % STYLES}"
-    left, width = (8, 18) if dash is None else (0, 34)
+def _swatch(style: _Style) -> str:
+    line = "" if style.dash is None else '<path class="line" d="M1 7H33"/>'
+    mark = f'<path class="mark" d="M17 7{style.shape}"/>' if style.shape else ""
+    left, width = (8, 18) if style.dash is None else (0, 34)
     return (
-        f'<svg class="swatch {colour}{pattern}" viewBox="{left} 0 {width} 14" width="{width}" height="14" '
+        f'<svg class="swatch {style.classes}" viewBox="{left} 0 {width} 14" width="{width}" height="14" '
         f'aria-hidden="true">{line}{mark}</svg>'
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .html_markup import escaped, scrolled
@@ -20,8 +20,11 @@ VERDICTS = {
 }
 LONG = 28  # letters; longer text may wrap
 _NOTHING = ("", "-", "–", "N/A")
-# Text that is a number all the same: "+1.2", "98 %", "4,096", "-0.4 (-1.2, +0.4)".
-_NUMBER = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?: ?%)?(?:\s*[±\[(].*)?")
+# Text that is a number all the same: "+1.2", "98 %", "4,096", "4.6M", "-0.4 (-1.2, +0.4)".
+_NUMBER = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)([KkMG]| ?%)?(?:\s*[±\[(].*)?")
+_SIZES = {"K": 1e3, "k": 1e3, "M": 1e6, "G": 1e9}
+# A duration: minutes and seconds, with hours before them where there are some: "0:40", "1:05:00".
+_DURATION = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):([0-5]\d(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def grid(
         "</button></th>"
         for column, right in zip(columns, numeric, strict=True)
     )
-    body = "".join(_row(row, numeric, muted=sources and _from_paper(columns, row)) for row in rows)
+    # Elsewhere, the same words are no verdict: a model may be called "held".
+    judged = [column.strip().lower().startswith("verdict") for column in columns]
+    body = "".join(_row(row, numeric, judged, muted=sources and _from_paper(columns, row)) for row in rows)
     if not rows:
         body = f'<tr><td colspan="{len(columns)}" class="missing">nothing measured</td></tr>'
     kind = ' class="quiet"' if quiet else ""
@@ -96,12 +101,13 @@ def grid(
     )
 
 
-def _row(row: Sequence[Shown], numeric: Sequence[bool], *, muted: bool) -> str:
-    first = f'<th scope="row"{_attributes(row[0], numeric[0])}>{_content(row[0])}</th>' if row else ""
-    rest = "".join(
-        f"<td{_attributes(one, right)}>{_content(one)}</td>"
-        for one, right in zip(row[1:], numeric[1:], strict=True)
-    )
+def _row(row: Sequence[Shown], numeric: Sequence[bool], judged: Sequence[bool], *, muted: bool) -> str:
+    cells = [
+        f"{_attributes(one, right)}>{_verdict(one) if verdict else escaped(one.text)}"
+        for one, right, verdict in zip(row, numeric, judged, strict=True)
+    ]
+    first = f'<th scope="row"{cells[0]}</th>' if cells else ""
+    rest = "".join(f"<td{cell}</td>" for cell in cells[1:])
     kind = ' class="paper"' if muted else ""
     return f"<tr{kind}>{first}{rest}</tr>"
 
@@ -121,7 +127,7 @@ def _plain(number: float) -> str:
     return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(number)
 
 
-def _content(one: Shown) -> str:
+def _verdict(one: Shown) -> str:
     bare = one.text[1:-1] if one.text[:1] + one.text[-1:] in ("()", "[]") else one.text
     if bare not in VERDICTS:
         return escaped(one.text)
@@ -140,16 +146,27 @@ def _from_paper(columns: Sequence[str], row: Sequence[Shown]) -> bool:
 
 def _column(values: Sequence[Value]) -> list[Shown]:
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip() not in _NOTHING]
-    found = [_NUMBER.fullmatch(text) for text in texts]
-    # One cell in words makes words of the others too: "1" beside "1 to 2" is no number.
-    in_text = bool(found) and all(found)
-    return [_shown(value, in_text) for value in values]
+    # One cell in words makes words of the others too: "1" beside "1 to 2" is no number. Nor do numbers and durations
+    # have an order.
+    read = next((one for one in (_number, _duration) if all(one(text) is not None for text in texts)), None)
+    return [_shown(value, read) for value in values]
 
 
-def _shown(value: Value, number_in_text: bool) -> Shown:
+def _number(text: str) -> float | None:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    return round(float(match[1].replace(",", "")) * _SIZES.get(match[2], 1), 9)
+
+
+def _duration(text: str) -> float | None:
+    match = _DURATION.fullmatch(text)
+    return None if match is None else 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
+
+
+def _shown(value: Value, read: Callable[[str], float | None] | None) -> Shown:
     if isinstance(value, str):
-        match = _NUMBER.fullmatch(value.strip()) if number_in_text else None
-        return Shown(value, float(match[1].replace(",", "")) if match else None)
+        return Shown(value, None if read is None else read(value.strip()))
     if value is None:
         return Shown(show(None))
     if isinstance(value, Cell):

@@ -123,6 +123,7 @@
   const setUpChart = (figure) => {
     const lines = [...figure.querySelectorAll(".series")];
     const buttons = [...figure.querySelectorAll(".legend button")];
+    const choices = figure.querySelector(".choices");
     const picker = figure.querySelector("select");
     const show = () => {
       const off = new Set(buttons.filter((one) => one.ariaPressed === "false").map((one) => one.dataset.key));
@@ -135,6 +136,15 @@
       button.disabled = false;
       button.addEventListener("click", () => {
         button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") === "false"));
+        show();
+      });
+    }
+    if (choices) {
+      choices.hidden = false;
+      choices.addEventListener("click", (event) => {
+        const wanted = event.target.dataset.show;
+        if (!wanted) return;
+        for (const button of buttons) button.setAttribute("aria-pressed", wanted);
         show();
       });
     }
@@ -192,19 +202,29 @@
       return values.map((value) => value / (255 * chosen.length));
     };
 
-    /** What two distributions share, on average over rows; rows that sum to nothing are left out. */
-    const overlap = (a, b, size) => {
-      let sum = 0;
-      let rows = 0;
-      for (let row = 0; row < size; row += 1) {
-        const [p, q] = [a, b].map((values) => values.subarray(row * size, (row + 1) * size));
-        const [inP, inQ] = [p, q].map((values) => values.reduce((total, value) => total + value, 0));
-        if (inP > 0 && inQ > 0) {
-          sum += p.reduce((total, value, at) => total + Math.min(value / inP, q[at] / inQ), 0);
-          rows += 1;
-        }
+    const mean = (values) => values.reduce((total, value) => total + value, 0) / values.length;
+
+    /** Rows of one head that sum to 1 again; those that sum to nothing stay as they are. */
+    const distributions = (index, head, size) => {
+      const area = size * size;
+      const values = Float64Array.from(decoded(index).subarray(head * area, (head + 1) * area));
+      for (let start = 0; start < area; start += size) {
+        const row = values.subarray(start, start + size);
+        const total = Math.max(1, row.reduce((sum, value) => sum + value, 0));
+        row.forEach((value, at) => {
+          row[at] = value / total;
+        });
       }
-      return rows ? sum / rows : NaN;
+      return values;
+    };
+
+    /** What rows of teacher and student share, as attention_maps.row_overlap has it for one sentence. */
+    const overlap = (maps, heads, head, size) => {
+      const chosen = heads.map((count) => (head === "" ? [...Array(count).keys()] : [Number(head)]));
+      const rows = maps.map((index, side) => chosen[side].map((one) => distributions(index, one, size)));
+      const shared = ([a, b]) => a.reduce((total, value, at) => total + Math.min(value, b[at]), 0) / size;
+      if (heads[0] === heads[1]) return mean(rows[0].map((a, at) => shared([a, rows[1][at]])));
+      return shared(rows.map((planes) => planes[0].map((_, at) => mean(planes.map((plane) => plane[at])))));
     };
 
     const fill = (select, labels, values) => {
@@ -296,10 +316,12 @@
         const difference = values.student.map((value, at) => value - values.teacher[at]);
         draw("difference", "Student − teacher: blue is more, orange is less", difference, fillOfDifference);
       }
-      const share = overlap(values.teacher, values.student, size);
+      const maps = [sentence.teacher[iteration], sentence.student[iteration]];
+      const share = overlap(maps, run.heads, picks.head.value, size).toFixed(3);
       figure.querySelector(".overlap").textContent =
-        `Mean row overlap (1 − total variation), ${picks.head.selectedOptions[0].textContent}: ` +
-        (Number.isNaN(share) ? "none" : share.toFixed(3));
+        run.heads[0] === run.heads[1]
+          ? `Mean row overlap (1 − total variation), ${picks.head.selectedOptions[0].textContent}: ${share}`
+          : `Mean row overlap of the maps averaged over heads (1 − total variation): ${share}`;
       read();
     };
 
