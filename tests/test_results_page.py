@@ -1,0 +1,40 @@
+"""docs/results.md and the page in results/miniature are made from the records there."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MINIATURE = ROOT / "results" / "miniature"
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("results_page", ROOT / "benchmarks" / "results_page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shutil.copytree(MINIATURE, tmp_path / "miniature", ignore=shutil.ignore_patterns("*.html", "*.md", "*.csv"))
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "miniature")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "results.md")
+    return module
+
+
+def test_pages_and_tables_are_those_of_the_records(script):
+    script.main()
+    assert script.PAGE.read_text(encoding="utf-8") == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    made = {path.name for path in script.RESULTS.iterdir() if path.suffix in (".md", ".html", ".csv")}
+    assert {"report.md", "report.html", "claims.csv", "distillation.csv"} <= made
+    for name in made:
+        assert (script.RESULTS / name).read_bytes() == (MINIATURE / name).read_bytes(), name
+
+
+def test_no_record_names_a_folder_of_a_machine():
+    records = sorted((MINIATURE / "cells").rglob("*.json*"))
+    assert records
+    for file in records:
+        text = file.read_text(encoding="utf-8")
+        assert not any(f'"{root}/' in text for root in ("/home", "/work", "/tmp", "/root", "/data")), file
