@@ -17,7 +17,9 @@ def script(monkeypatch, tmp_path):
     spec = importlib.util.spec_from_file_location("results_page", ROOT / "benchmarks" / "results_page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    shutil.copytree(MINIATURE, tmp_path / "miniature", ignore=shutil.ignore_patterns("*.html", "*.md", "*.csv"))
+    shutil.copytree(
+        MINIATURE, tmp_path / "miniature", ignore=shutil.ignore_patterns("*.html", "*.md", "*.csv")
+    )
     monkeypatch.setattr(module, "RESULTS", tmp_path / "miniature")
     monkeypatch.setattr(module, "PAGE", tmp_path / "results.md")
     return module
@@ -25,7 +27,9 @@ def script(monkeypatch, tmp_path):
 
 def test_pages_and_tables_are_those_of_the_records(script):
     script.main()
-    assert script.PAGE.read_text(encoding="utf-8") == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert script.PAGE.read_text(encoding="utf-8") == (ROOT / "docs" / "results.md").read_text(
+        encoding="utf-8"
+    )
     made = {path.name for path in script.RESULTS.iterdir() if path.suffix in (".md", ".html", ".csv")}
     assert {"report.md", "report.html", "claims.csv", "distillation.csv"} <= made
     for name in made:

@@ -448,7 +448,7 @@ def _amount(value: float | None) -> str:
 
 
 def _signed(value: float) -> str:
-    if not value:
+    if abs(value) < 1e-6:  # rounding
         return "0.0000"
     return f"{value:+.4f}" if 5e-4 <= abs(value) < 1e6 else f"{value:+.4g}"
 
