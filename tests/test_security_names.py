@@ -203,7 +203,7 @@ def test_names_of_tasks_and_models_make_no_file_names(task, tmp_path):
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(finetuned(task=task, name="../../model")))
     write_report([folder], tmp_path / "report")
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.md", "other.csv"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.md", "report.html", "other.csv"}
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "report"}
 
 
@@ -287,7 +287,7 @@ def test_nothing_in_a_record_is_active_on_the_report_page(text, tmp_path):
         t.type for t in tokens
     )
     assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", "h2", "h2", "h2"]
-    assert sum(token.type == "fence" for token in tokens) == 1  # the commands
+    assert sum(token.type == "fence" for token in tokens) == 2  # the commands, the versions
     assert "\x1b" not in page
 
 
