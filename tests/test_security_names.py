@@ -203,7 +203,11 @@ def test_names_of_tasks_and_models_make_no_file_names(task, tmp_path):
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(finetuned(task=task, name="../../model")))
     write_report([folder], tmp_path / "report")
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.md", "report.html", "other.csv"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.md",
+        "report.html",
+        "other.csv",
+    }
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "report"}
 
 
