@@ -8,8 +8,8 @@
 # ELASTIC  the same recipe with distill.elastic=true, for early exit on SST-2: tuned at every depth
 # DATA     a folder with glue/CoLA … and ner/NCBI-disease …
 #
-# Pairs of runs have one seed. WEIGHT (0.25) is that of either loss at the second depth. JOBS runs at a time (2), one thread each. Finished runs are left as they are; of the
-# elastic SST-2 runs the models are kept, for early exit.
+# Pairs of runs have one seed. WEIGHT (0.25) is that of either loss at the second depth. JOBS runs at a time (2), one thread
+# each. Finished runs are left as they are; of the elastic SST-2 runs the models are kept, for early exit.
 set -euo pipefail
 student=$1 elastic=$2 data=$3 output=$4
 export MINIALBERT=${MINIALBERT:-minialbert} OMP_NUM_THREADS=1

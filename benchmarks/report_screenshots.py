@@ -43,7 +43,11 @@ def start(profile: Path) -> webdriver.Chrome:
 
 def main() -> int:
     """Take the pictures and return how many of them show a fault."""
+    if len(sys.argv) != 3 or not (shutil.which("chromium") and shutil.which("chromedriver")):
+        print(__doc__, file=sys.stderr)
+        return 2
     page, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
+    output.mkdir(parents=True, exist_ok=True)
     faults = 0
     with tempfile.TemporaryDirectory() as profile:
         browser = start(Path(profile))

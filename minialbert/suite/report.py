@@ -55,7 +55,7 @@ def write_suite_report(
     tables["distillation"] = distillation_table(suite, results)
     page = write_page(
         f"Suite {suite.name}",
-        suite_sections(suite, compared, results, marks, benches),
+        suite_sections(suite, compared, results, marks, tables, benches),
         output,
         name="report",
         summary=summary_blocks(suite, compared, results),

@@ -17,7 +17,7 @@ from .cells import expand
 from .claims import Compared, compare, judge, kept
 from .records import Result
 from .schema import Claim, Comparison, Suite, SuiteTable, list_suites, split_side
-from .tables import difference, distillation_table, mean_over_tasks, suite_table
+from .tables import difference, mean_over_tasks
 
 Marks = Mapping[str, str]
 
@@ -56,6 +56,7 @@ def suite_sections(
     compared: Mapping[str, Sequence[Compared]],
     results: Mapping[str, Result],
     marks: Marks,
+    tables: Mapping[str, Table],
     benches: Sequence[Bench],
 ) -> list[Section]:
     """Return the sections of the page.
@@ -65,17 +66,17 @@ def suite_sections(
         compared: what the comparisons of each claim came to.
         results: the records of finished cells.
         marks: tasks that tell little, with the reason.
+        tables: of the suite, and that of the distillations, by name.
         benches: measured latencies, whose models are called like rows.
 
     Returns:
         The sections.
     """
-    tables = {table.name: suite_table(suite, table, results, marks) for table in suite.tables}
     sections = [_claims(suite, compared, results, marks), _reach(suite, results)]
-    sections += [Section(table.title, (table,)) for table in tables.values()]
+    sections += [Section(table.title, (tables[table.name],)) for table in suite.tables]
     sections += [
         _charts(suite, results, benches),
-        _students(suite, results),
+        _students(suite, results, tables["distillation"]),
         _settings(suite, results),
         _commands(suite),
         _missing(suite, results),
@@ -208,13 +209,12 @@ def _charts_of(
     return Section(table.title, tuple(charts))
 
 
-def _students(suite: Suite, results: Mapping[str, Result]) -> Section:
+def _students(suite: Suite, results: Mapping[str, Result], table: Table) -> Section:
     runs = [
         Distilled(cell.row, results[cell.name].file.parent, results[cell.name].record)
         for cell in expand(suite)
         if cell.is_distillation and cell.name in results
     ]
-    table = distillation_table(suite, results)
     return Section("Distillation", (table,) if table.rows else (), tuple(training_sections(runs)))
 
 
