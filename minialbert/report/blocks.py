@@ -117,7 +117,7 @@ class AttentionMaps:
 
     Attributes:
         title: what they show.
-        runs: the contents of attention.json by the name of the run.
+        runs: the maps by the name of the run, as `attention_maps.read_attention_maps` has checked them.
     """
 
     title: str

@@ -31,9 +31,6 @@ def html_page(
 
     Returns:
         The file.
-
-    Raises:
-        UserError: if attention maps do not have the form that is documented for them.
     """
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
