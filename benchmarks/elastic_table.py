@@ -1,6 +1,7 @@
 """Tables of elastic_runs.sh: the price of elastic training at full depth, and of fewer iterations after it.
 
     python benchmarks/elastic_table.py RUNS results/elastic
+    python benchmarks/elastic_table.py RUNS results/elastic-0.1 --fixed results/elastic
 
 Copies the records, and writes result.json and table.md. Differences are paired by seed, with a 95 % interval by
 Student's t. A task on which the fixed student is at chance (its interval holds the chance score) is shown but not
@@ -27,11 +28,12 @@ CHANCE = {"matthews_correlation": 0.0, "pearson_spearman": 0.0, "entity_f1": 0.0
 SST2_MAJORITY = 444 / 872  # positive sentences of the development set
 
 
-def read(runs: Path) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
-    """Return records by task, seed and kind, of seeds that have both."""
+def read(runs: Path, fixed: Path | None = None) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
+    """Return records by task, seed and kind, of seeds that have both; `fixed` may hold the fixed ones instead."""
     found: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
     for kind in KINDS:
-        for file in sorted((runs / kind).glob("*/result.json")):
+        folder = fixed if fixed is not None and kind == "fixed" else runs
+        for file in sorted((folder / kind).glob("*/result.json")):
             task, _, seed = file.parent.name.rpartition("-")
             record = json.loads(file.read_text(encoding="utf-8"))
             found.setdefault(task, {}).setdefault(int(seed), {})[kind] = record
@@ -154,11 +156,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder that elastic_runs.sh wrote")
     parser.add_argument("output", type=Path, help="folder for records and table")
+    parser.add_argument("--fixed", type=Path, help="folder whose fixed/ counts instead, and is not copied")
     arguments = parser.parse_args()
-    found = {task: pairs for task, pairs in read(arguments.runs).items() if pairs}
+    found = {task: pairs for task, pairs in read(arguments.runs, arguments.fixed).items() if pairs}
+    copied = KINDS if arguments.fixed is None else ("elastic",)
     for task, pairs in found.items():
-        for seed, pair in pairs.items():
-            for kind in pair:
+        for seed in pairs:
+            for kind in copied:
                 target = arguments.output / kind / f"{task}-{seed}"
                 target.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(arguments.runs / kind / target.name / "result.json", target / "result.json")
