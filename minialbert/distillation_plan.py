@@ -24,7 +24,7 @@ from .students import build_student
 from .teachers import Teacher, load_teacher, records_attention, supports_packing
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
-_SAMPLE_WINDOWS = 64
+_SAMPLE_WINDOWS = 256
 _SAMPLE_BATCH = 16
 
 _ELASTIC_KEYS = ("elastic", "elastic_depths", "elastic_mlm_weight", "elastic_output_weight")

@@ -6,7 +6,8 @@ again afterwards. (The released code hands donor embeddings to a constructor tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,11 +47,11 @@ def initialize_from_teacher(
 ) -> list[str]:
     """Write a starting point taken from the teacher into a student.
 
-    Embedding tables: at full rank the teacher's own; below it their projection onto the R leading right
-    singular vectors of the word table, its rows weighted by the square root of their frequency in `batches`.
-    Embedding projection (Eq. 5): least squares from the student's rank-R vectors to the teacher's embedding
-    output. Shared block: the mean of the teacher's layers. Masked-LM head: the teacher's. Adapters stay as
-    they are.
+    Embedding tables: at full rank the teacher's own; below it their rows in the R - 1 directions in which the
+    teacher's embedding output varies most over `batches`, laid out so that the student's LayerNorm, which takes
+    the mean of a row away, takes none of them. Embedding projection (Eq. 5): least squares from the student's
+    rank-R vectors to the teacher's embedding output. Shared block: the mean of the teacher's layers. Masked-LM
+    head: the teacher's; a factorised one is fitted to the teacher's decoder. Adapters stay as they are.
 
     Args:
         student: a constructed student.
@@ -73,25 +74,30 @@ def initialize_from_teacher(
             "that starts from its teacher needs the same vocabulary"
         )
     samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
-    basis = _embedding_basis(word, samples, config.embedding_size)  # (teacher's width, R)
-    full_rank = basis is None
+    low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
+    full_rank = low_rank is None
+    encoder.embeddings.token_type_embeddings.weight.zero_()  # where the teacher has none
     for name, table in tables.items():
         target = getattr(encoder.embeddings, name).weight
         rows = min(len(target), len(table))
-        target[:rows] = table[:rows] if basis is None else table[:rows] @ basis
+        target[:rows] = table[:rows] if low_rank is None else table[:rows] @ low_rank.directions
         target[rows:] = 0
-    if "token_type_embeddings" not in tables:
-        encoder.embeddings.token_type_embeddings.weight.zero_()
+    if low_rank is not None:
+        encoder.embeddings.token_type_embeddings.weight.sub_(low_rank.mean @ low_rank.directions)
     if config.pad_token_id is not None:
         encoder.embeddings.word_embeddings.weight[config.pad_token_id] = 0
     report.append(
         f"embedding tables ({', '.join(tables)}): "
-        + ("the teacher's" if full_rank else f"the teacher's, rank {config.embedding_size} by SVD")
+        + (
+            "the teacher's"
+            if full_rank
+            else f"the teacher's, in {config.embedding_size - 1} principal directions"
+        )
     )
     same_width = teacher.hidden_size == config.hidden_size
     report.append(_start_projection(student, teacher, samples, full_rank=full_rank, same_width=same_width))
     report.append(_start_block(student, teacher))
-    report.append(_start_head(student, teacher, basis))
+    report.append(_start_head(student, teacher, low_rank))
     return report
 
 
@@ -201,21 +207,86 @@ def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher)
     ]
 
 
-def _embedding_basis(word: Tensor, samples: Sequence[dict[str, Tensor]], rank: int) -> Tensor | None:
-    """Return the R directions that keep most of the word table as text uses it, or None at full rank."""
-    if rank == word.shape[1]:
+@dataclass(frozen=True)
+class _LowRank:
+    """A linear map from rows of the teacher's tables to rank R.
+
+    Args:
+        directions: (teacher's width, R).
+        mean: (teacher's width,), the mean sum of the rows of a token, over the text.
+        frequency: (V,), how often the text has each word, plus one.
+    """
+
+    directions: Tensor
+    mean: Tensor
+    frequency: Tensor
+
+
+def _fit_low_rank(
+    teacher: Teacher, tables: dict[str, Tensor], samples: Sequence[dict[str, Tensor]], rank: int
+) -> _LowRank | None:
+    """Return what keeps most of the teacher's embedding output as text has it, or None at full rank.
+
+    Not a singular value decomposition of the word table: of what a teacher's layers read from its embeddings,
+    that keeps little (docs/method.md has the figures).
+    """
+    word = tables["word_embeddings"]
+    width = word.shape[1]
+    if rank == width:
         return None
-    frequency = torch.ones(word.shape[0], dtype=torch.float64)
-    for sample in samples:
-        ids = sample["input_ids"][sample["attention_mask"].bool()].flatten().cpu()
-        frequency += torch.bincount(ids, minlength=word.shape[0])
+    gain = _embedding_gain(teacher, width)
+    frequency = torch.ones(len(word), dtype=torch.float64)
+    count, total = 0, torch.zeros(width, dtype=torch.float64)
+    output_total, gram = torch.zeros_like(total), torch.zeros(width, width, dtype=torch.float64)
+    for ids, rows in _token_rows(tables, samples):
+        frequency += torch.bincount(ids, minlength=len(word))
+        output = rows if gain is None else nn.functional.layer_norm(rows, (width,)) * gain
+        count += len(rows)
+        total += rows.sum(0)
+        output_total += output.sum(0)
+        gram += output.T @ output
+    mean_output = output_total / count
+    _, vectors = torch.linalg.eigh(gram / count - torch.outer(mean_output, mean_output))  # ascending
+    kept = vectors.flip(1)[:, : rank - 1]
+    # Columns of a cosine transform but its first: each is orthogonal to the ones, and spreads a direction evenly.
+    index = torch.arange(rank, dtype=torch.float64)
+    layout = (2 / rank) ** 0.5 * torch.cos(torch.pi * (index[:, None] + 0.5) * index[None, 1:] / rank)
+    directions = kept @ layout[:, : kept.shape[1]].T
+    if gain is not None:
+        directions = gain[:, None] * directions
+        directions -= directions.mean(0)  # a row of the teacher's counts without its mean
     table = word.double().cpu()
-    gram = table.T @ (frequency[:, None] * table)
-    values, vectors = torch.linalg.eigh(gram)  # ascending
-    if rank > word.shape[1]:
-        # More rank than the teacher's tables have: keep all directions, and leave the rest at zero.
-        vectors = nn.functional.pad(vectors, (rank - word.shape[1], 0))
-    return vectors[:, -rank:].flip(1).to(word.dtype).to(word.device)
+    ours, theirs = (frequency @ rows.square().mean(1) for rows in (table @ directions, table))
+    # To the student's LayerNorm rows of any length are the same, to Adam they are not.
+    directions *= (theirs / ours).sqrt()
+    return _LowRank(directions.to(word), (total / count).to(word), frequency)
+
+
+def _embedding_gain(teacher: Teacher, width: int) -> Tensor | None:
+    """Return the gain of the LayerNorm that the teacher's table rows go through, or None where there is none."""
+    norm = getattr(getattr(teacher.model.base_model, "embeddings", None), "LayerNorm", None)
+    if isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (width,):
+        return norm.weight.double().cpu()
+    return None
+
+
+def _token_rows(
+    tables: dict[str, Tensor], samples: Sequence[dict[str, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ids and sums of table rows of the tokens of each batch; without text, of every word once."""
+    if not samples:
+        word = tables["word_embeddings"].double().cpu()
+        yield torch.zeros(0, dtype=torch.long), word
+    for sample in samples:
+        ids = sample["input_ids"]
+        types = sample.get("token_type_ids", torch.zeros_like(ids))
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        of_table = {"word_embeddings": ids, "position_embeddings": positions, "token_type_embeddings": types}
+        valid = sample["attention_mask"].bool()
+        rows = [
+            table[of_table[name][valid].to(table.device)].double().cpu() for name, table in tables.items()
+        ]
+        yield ids[valid].cpu(), torch.stack(rows).sum(0)
 
 
 def _start_projection(
@@ -253,17 +324,24 @@ def _start_projection(
         targets.append(teacher.view(sample).hidden_states[0][valid].double())
     student.train(was_training)
     x, y = torch.cat(inputs), torch.cat(targets)
-    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-    gram = x.T @ x
-    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype, device=x.device)
-    solution = torch.linalg.solve(gram, x.T @ y)
+    solution = _least_squares(x, y)
     embeddings.projection.weight.copy_(solution[:-1].T)
     embeddings.projection.bias.copy_(solution[-1])
-    cosine = nn.functional.cosine_similarity(x @ solution, y, dim=-1).mean().item()
+    cosine = nn.functional.cosine_similarity(x @ solution[:-1] + solution[-1], y, dim=-1).mean().item()
     return (
         f"embedding projection: least squares on {len(x):,} tokens "
         f"(cosine to the teacher's output {cosine:.3f})"
     )
+
+
+def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return A, (columns of x + 1, columns of y), its last row the intercept, that brings x A nearest to y."""
+    x, y = x.double(), y.double()
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    weighted = x if weights is None else x * weights[:, None].to(x)
+    gram = weighted.T @ x
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    return torch.linalg.solve(gram, weighted.T @ y)
 
 
 def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
@@ -299,14 +377,8 @@ def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Mo
     return None
 
 
-def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, basis: Tensor | None) -> str:
+def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _LowRank | None) -> str:
     head = student.mlm_head
-    if (
-        isinstance(head.projection, nn.Linear)
-        and basis is not None
-        and basis.shape[0] == student.config.hidden_size
-    ):
-        head.projection.weight.copy_(basis.T)
     if not teacher.has_mlm_head:
         return "masked-LM head: random (the teacher has none)"
     for dense, norm, decoder in _HEAD_PARTS:
@@ -320,6 +392,11 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, basis: Tensor 
         teacher_decoder = teacher.model.get_submodule(decoder)
         if not student.config.tie_word_embeddings:
             head.decoder.weight.copy_(teacher_decoder.weight)
+        elif low_rank is not None and isinstance(head.projection, nn.Linear):
+            # The decoder is the word table: what is left to choose is how the head meets it.
+            head.projection.weight.copy_(
+                _least_squares(head.decoder.weight, teacher_decoder.weight, low_rank.frequency)[:-1]
+            )
         if teacher_decoder.bias is not None:
             head.decoder.bias.copy_(teacher_decoder.bias)
         return "masked-LM head: the teacher's"

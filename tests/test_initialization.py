@@ -129,26 +129,79 @@ def test_full_rank_student_starts_with_the_teachers_embeddings(family, tiny_toke
     assert report[1] == "embedding LayerNorm: the teacher's (full rank, no projection)"
 
 
-def test_svd_basis_is_orthonormal_and_weighted_by_frequency(tiny_tokenizer, batches):
+def token_sums(teacher, batches):
+    """Return what the teacher's embedding LayerNorm reads for each token of the text."""
+    tables = embedding_tables(teacher.model)
+    rows = []
+    for batch in batches:
+        sums = tables["word_embeddings"][batch["input_ids"]]
+        if "position_embeddings" in tables:
+            sums = sums + tables["position_embeddings"][: sums.shape[1]]
+        if "token_type_embeddings" in tables:
+            sums = sums + tables["token_type_embeddings"][batch["token_type_ids"]]
+        rows.append(sums[batch["attention_mask"].bool()])
+    return torch.cat(rows).double()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert"])
+def test_low_rank_rows_are_principal_components_of_the_teachers_output(family, tiny_tokenizer, batches):
+    teacher, rank = make_teacher(family), 8
+    student = make_student(teacher, tiny_tokenizer, embedding_size=rank)
+    report = initialize_from_teacher(student, teacher, batches)
+    assert report[0].endswith("): the teacher's, in 7 principal directions")
+    embeddings = student.minialbert.embeddings
+    captured = []
+    hook = embeddings.LayerNorm.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    for batch in batches:
+        embeddings_of(student, batch)
+    hook.remove()
+    ours = torch.cat(
+        [rows[batch["attention_mask"].bool()] for rows, batch in zip(captured, batches, strict=True)]
+    )
+    ours = ours.double()
+    # The LayerNorm takes nothing away: there is no mean over features, and none over the text either.
+    torch.testing.assert_close(ours.mean(1), torch.zeros_like(ours[:, 0]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.mean(0), torch.zeros_like(ours[0]), rtol=0, atol=1e-6)
+    # Singular vectors of the outputs themselves, made without the package.
+    sums, gain = token_sums(teacher, batches), teacher.model.base_model.embeddings.LayerNorm.weight.double()
+    output = nn.functional.layer_norm(sums, sums.shape[1:]) * gain
+    components = torch.linalg.svd(output - output.mean(0), full_matrices=False)[2][: rank - 1]
+    wanted = ((sums - sums.mean(1, keepdim=True)) * gain) @ components.T
+    wanted -= wanted.mean(0)
+    # The same up to rotation and length: equal cosines between all pairs of tokens.
+    distances = [torch.cdist(rows, rows) for rows in (ours, wanted)]
+    torch.testing.assert_close(
+        distances[0] / distances[0].mean(), distances[1] / distances[1].mean(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_low_rank_rows_are_as_long_as_the_teachers(tiny_tokenizer, batches):
     teacher = make_teacher()
     student = make_student(teacher, tiny_tokenizer, embedding_size=8)
     initialize_from_teacher(student, teacher, batches)
-    basis = student.mlm_head.projection.weight.T  # the head's projection is the basis
-    torch.testing.assert_close(basis.T @ basis, torch.eye(8), rtol=0, atol=1e-5)
-    tables = embedding_tables(teacher.model)
-    for name, table in tables.items():
-        ours = getattr(student.minialbert.embeddings, name).weight
-        expected = table @ basis
-        if name == "word_embeddings":
-            expected[tiny_tokenizer.pad_token_id] = 0
-        torch.testing.assert_close(ours, expected)
-    # No other basis of that rank keeps more of the table as the text uses it.
-    frequency = torch.ones(135)
+    tokens = torch.cat([torch.arange(135)] + [b["input_ids"][b["attention_mask"].bool()] for b in batches])
+    words = student.minialbert.embeddings.word_embeddings.weight.detach()
+    ours = words[tokens[tokens != tiny_tokenizer.pad_token_id]]
+    theirs = embedding_tables(teacher.model)["word_embeddings"][tokens]
+    ratio = (ours.square().mean() / theirs.square().mean()).sqrt()
+    assert ratio.item() == pytest.approx(1, abs=0.02)
+
+
+def test_factorised_head_is_the_weighted_least_squares_fit_of_the_decoder(tiny_tokenizer, batches):
+    teacher = make_teacher()
+    student = make_student(teacher, tiny_tokenizer, embedding_size=8)
+    initialize_from_teacher(student, teacher, batches)
+    frequency = torch.ones(135, dtype=torch.float64)
     for batch in batches:
         frequency += torch.bincount(batch["input_ids"][batch["attention_mask"].bool()], minlength=135)
-    weighted = frequency.sqrt()[:, None] * tables["word_embeddings"]
-    best = torch.linalg.svdvals(weighted)[:8].square().sum()
-    torch.testing.assert_close((weighted @ basis).square().sum(), best, rtol=1e-4, atol=0)
+    rows = student.mlm_head.decoder.weight.double()
+    root = frequency.sqrt()[:, None]
+    design = root * torch.cat([rows, torch.ones(135, 1, dtype=torch.float64)], 1)
+    decoder = teacher.model.cls.predictions.decoder.weight.double()
+    fit = torch.linalg.lstsq(design, root * decoder, rcond=1e-7, driver="gelsd").solution[:-1]
+    ours = student.mlm_head.projection.weight.double()
+    # What it makes of the rows: they have no mean, so that one direction of the rank is open.
+    torch.testing.assert_close(rows @ ours, rows @ fit, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [8, 24])
@@ -159,7 +212,7 @@ def test_low_rank_embeddings_are_nearer_than_random_ones(family, rank, tiny_toke
     before = valid_cosine(student, teacher, batches[0])
     report = initialize_from_teacher(student, teacher, batches)
     after = valid_cosine(student, teacher, batches[0])
-    assert after > before + 0.3 and after > 0.5
+    assert after > before + 0.3 and after > {8: 0.6, 24: 0.9}[rank]
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert report[1].startswith(
         f"embedding projection: least squares on {tokens} tokens (cosine to the teacher's"
@@ -184,8 +237,8 @@ def test_teacher_with_factorised_embeddings_is_met_exactly_at_its_own_rank(tiny_
     assert valid_cosine(student, teacher, batches[0]) > 0.999
     wider = make_student(teacher, tiny_tokenizer, embedding_size=24)  # more rank than the teacher has
     initialize_from_teacher(wider, teacher, batches)
-    assert wider.minialbert.embeddings.word_embeddings.weight[:, 16:].abs().sum() == 0
-    assert valid_cosine(wider, teacher, batches[0]) > 0.9
+    assert torch.linalg.matrix_rank(wider.minialbert.embeddings.word_embeddings.weight) <= 16
+    assert valid_cosine(wider, teacher, batches[0]) > 0.99
 
 
 @pytest.mark.parametrize("family", ["roberta", "mpnet"])
