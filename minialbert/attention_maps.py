@@ -130,7 +130,7 @@ def compare_attention(
         UserError: if a model cannot be loaded, their vocabularies differ in size, or the maps cannot be made.
     """
     _check_sentences(sentences)
-    student = load_teacher(model)
+    student = load_teacher(model, role="student")
     assert student.tokenizer is not None
     other = load_teacher(teacher, with_tokenizer=False)
     sizes = [int(one.model.config.vocab_size) for one in (student, other)]

@@ -303,13 +303,16 @@ def position_offset(model: PreTrainedModel) -> int:
     return 0 if padding is None else int(padding) + 1
 
 
-def load_teacher(name: str | Path, *, revision: str | None = None, with_tokenizer: bool = True) -> Teacher:
+def load_teacher(
+    name: str | Path, *, revision: str | None = None, with_tokenizer: bool = True, role: str = "teacher"
+) -> Teacher:
     """Return the teacher at a directory or hub id.
 
     Args:
         name: any Transformers encoder, with or without a masked-LM head.
         revision: git revision on the hub.
         with_tokenizer: also load its tokenizer.
+        role: what messages call it; a student is read in the same way where it is to be looked at.
 
     Returns:
         The teacher, frozen and in eval mode.
@@ -329,14 +332,14 @@ def load_teacher(name: str | Path, *, revision: str | None = None, with_tokenize
             trust_remote_code=False,
         )
     except LOADING_ERRORS as error:
-        raise UserError(f"teacher {name}: its weights could not be loaded ({one_line(error)})") from error
+        raise UserError(f"{role} {name}: its weights could not be loaded ({one_line(error)})") from error
     encoder_prefix = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     missing_in_encoder = [key for key in missing if key.startswith(encoder_prefix)]
     if missing_in_encoder or info["mismatched_keys"]:
         keys = missing_in_encoder or sorted(key for key, *_ in info["mismatched_keys"])
         raise UserError(
-            f"teacher {name}: its weights do not fit its config.json; missing or of another shape: "
+            f"{role} {name}: its weights do not fit its config.json; missing or of another shape: "
             f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
         )
     tokenizer = load_tokenizer(name) if with_tokenizer else None

@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -459,6 +460,13 @@ def test_mistakes_at_the_command_line(refuse, tiny_student_dir, tiny_teacher, ti
     assert "sentence 1 is empty" in told("--sentence", " ")
     assert "does not exist" in told(model=tmp_path / "nowhere")
     assert "does not exist" in told(teacher=tmp_path / "nowhere")
+    for which in ("model", "teacher"):
+        cut = shutil.copytree(
+            {"model": tiny_student_dir, "teacher": tiny_teacher_dir}[which], tmp_path / f"cut-{which}"
+        )
+        (cut / "model.safetensors").write_bytes(b"")
+        role = {"model": "student", "teacher": "teacher"}[which]
+        assert f"{role} {cut}: its weights could not be loaded" in told(**{which: cut})
     assert "teacher layer 5, but the teacher has layers 1-4" in told("--layer-map", "2,5")
     assert "3 entries but the student has 2 iterations" in told("--layer-map", "1,2,3")
     for wrong in ("2,x", "", "1,,2", "-1,2", "²,3", "9" * 5000):
