@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -34,6 +36,15 @@ def test_pages_and_tables_are_those_of_the_records(script):
     assert {"report.md", "report.html", "claims.csv", "distillation.csv"} <= made
     for name in made:
         assert (script.RESULTS / name).read_bytes() == (MINIATURE / name).read_bytes(), name
+
+
+def test_the_table_of_starts_is_that_of_its_record(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("low_rank_start")
+    folder = ROOT / "results" / "low-rank-start"
+    made = script.table(json.loads((folder / "result.json").read_text(encoding="utf-8"))["ranks"])
+    assert made == (folder / "table.md").read_text(encoding="utf-8")
+    assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 def test_no_record_names_a_folder_of_a_machine():
