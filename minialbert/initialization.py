@@ -258,7 +258,8 @@ def _fit_low_rank(
     table = word.double().cpu()
     ours, theirs = (frequency @ rows.square().mean(1) for rows in (table @ directions, table))
     # To the student's LayerNorm rows of any length are the same, to Adam they are not.
-    directions *= (theirs / ours).sqrt()
+    if ours > 0:  # as it is not at rank 1
+        directions *= (theirs / ours).sqrt()
     return _LowRank(directions.to(word), (total / count).to(word), frequency)
 
 

@@ -175,6 +175,14 @@ def test_low_rank_rows_are_principal_components_of_the_teachers_output(family, t
     )
 
 
+def test_rank_one_is_no_number_lost(tiny_tokenizer, batches):
+    teacher = make_teacher()
+    student = make_student(teacher, tiny_tokenizer, embedding_size=1)
+    initialize_from_teacher(student, teacher, batches)  # a LayerNorm over one feature has nothing to say
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+    assert student.minialbert.embeddings.word_embeddings.weight.abs().sum() == 0
+
+
 def test_low_rank_rows_are_as_long_as_the_teachers(tiny_tokenizer, batches):
     teacher = make_teacher()
     student = make_student(teacher, tiny_tokenizer, embedding_size=8)
