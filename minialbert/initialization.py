@@ -43,26 +43,32 @@ _HEAD_PARTS = (
 
 @torch.no_grad()
 def initialize_from_teacher(
-    student: MiniAlbertForMaskedLM, teacher: Teacher, batches: Iterable[dict[str, Tensor]]
+    student: MiniAlbertForMaskedLM,
+    teacher: Teacher,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    layer: int | None = None,
 ) -> list[str]:
     """Write a starting point taken from the teacher into a student.
 
     Embedding tables: at full rank the teacher's own; below it their rows in the R - 1 directions in which the
     teacher's embedding output varies most over `batches`, laid out so that the student's LayerNorm, which takes
     the mean of a row away, takes none of them. Embedding projection (Eq. 5): least squares from the student's
-    rank-R vectors to the teacher's embedding output. Shared block: the mean of the teacher's layers. Masked-LM
-    head: the teacher's; a factorised one is fitted to the teacher's decoder. Adapters stay as they are.
+    rank-R vectors to the teacher's embedding output. Shared block: one of the teacher's layers, or the mean of
+    all. Masked-LM head: the teacher's; a factorised one is fitted to the teacher's decoder. Adapters stay as
+    they are.
 
     Args:
         student: a constructed student.
         teacher: a teacher with the same vocabulary.
         batches: a few batches of `input_ids` and `attention_mask` of real text.
+        layer: the teacher's layer, from 1, that the block starts as; None for the mean of all.
 
     Returns:
         One line per part: what it starts from, or why it stays random.
 
     Raises:
-        UserError: if the vocabularies differ in size.
+        UserError: if the vocabularies differ in size, or the teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
     report = []
@@ -73,6 +79,8 @@ def initialize_from_teacher(
             f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
             "that starts from its teacher needs the same vocabulary"
         )
+    if layer is not None and not 1 <= layer <= teacher.num_layers:
+        raise UserError(f"student.init_layer is {layer}, but the teacher has layers 1-{teacher.num_layers}")
     samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
     full_rank = low_rank is None
@@ -96,7 +104,7 @@ def initialize_from_teacher(
     )
     same_width = teacher.hidden_size == config.hidden_size
     report.append(_start_projection(student, teacher, samples, full_rank=full_rank, same_width=same_width))
-    report.append(_start_block(student, teacher))
+    report.append(_start_block(student, teacher, layer))
     report.append(_start_head(student, teacher, low_rank))
     return report
 
@@ -345,7 +353,7 @@ def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tenso
     return torch.linalg.solve(gram, weighted.T @ y)
 
 
-def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
+def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None) -> str:
     layers = _teacher_layers(teacher.model)
     if layers is None:
         return (
@@ -360,9 +368,13 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
             return "shared block: random (width or inner width differ from the teacher's)"
     if student.config.num_attention_heads != teacher.num_heads:
         return "shared block: random (head counts differ)"
+    # A teacher of one shared block (ALBERT) has one module for all of its layers.
+    chosen = slice(None) if layer is None or len(modules) == 1 else slice(layer - 1, layer)
     for target, source in zip(targets, sources, strict=True):
-        target.weight.copy_(torch.stack([module.weight for module in source]).mean(0))
-        target.bias.copy_(torch.stack([module.bias for module in source]).mean(0))
+        target.weight.copy_(torch.stack([module.weight for module in source[chosen]]).mean(0))
+        target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
+    if layer is not None:
+        return f"shared block: the teacher's layer {layer}"
     return f"shared block: mean of the teacher's {len(modules)} layers"
 
 

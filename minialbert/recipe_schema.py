@@ -78,6 +78,9 @@ class StudentRecipe(Section):
     init_from: str | None = Field(
         None, min_length=1, description="Hub id or directory of the donor or checkpoint"
     )
+    init_layer: Count | None = Field(
+        None, description="With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -85,6 +88,8 @@ class StudentRecipe(Section):
             raise ValueError(
                 f"init {self.init!r} {'needs' if self.init_from is None else 'takes no'} init_from"
             )
+        if self.init_layer is not None and self.init != "teacher":
+            raise ValueError(f"init {self.init!r} takes no init_layer: it is for init 'teacher'")
         if self.init == "alternate-layers" and self.arch != "bert":
             raise ValueError("init 'alternate-layers' needs arch 'bert': a recursive student has one layer")
         if self.adapter_reduction_factor and self.adapter_init == "identity" and self.adapter_layer_norm:

@@ -62,7 +62,9 @@ def build_student(
         return student.train(), ["all weights: random"]
     student = MiniAlbertForMaskedLM(config)
     if recipe.init == "teacher":
-        report = initialize_from_teacher(student, _required(teacher, recipe.init), batches)
+        report = initialize_from_teacher(
+            student, _required(teacher, recipe.init), batches, layer=recipe.init_layer
+        )
     elif recipe.init == "donor":
         report = initialize_from_donor(student, _load_donor(recipe))
     else:

@@ -344,6 +344,52 @@ def test_block_is_the_mean_of_the_layers(family, tiny_tokenizer, batches):
             torch.testing.assert_close(getattr(target, kind), torch.stack(values).mean(0))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("layer", [1, 3, 4])
+def test_block_can_be_one_of_the_layers(family, layer, tiny_tokenizer, batches):
+    teacher = make_teacher(family)
+    student = make_student(teacher, tiny_tokenizer, adapter_reduction_factor=None)
+    report = initialize_from_teacher(student, teacher, batches, layer=layer)
+    assert f"shared block: the teacher's layer {layer}" in report
+    # One iteration over the teacher's own states is that layer.
+    view, mask = teacher.view(batches[0]), batches[0]["attention_mask"]
+    with torch.no_grad():
+        bias = torch.zeros(4, 1, 1, 16).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
+        adapter = nn.Identity()
+        states, _ = student.minialbert.block(view.hidden_states[layer - 1], adapter, adapter, bias)
+    valid = mask.bool()
+    torch.testing.assert_close(states[valid], view.hidden_states[layer][valid], rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_those_that_the_teacher_has(tiny_tokenizer, batches):
+    teacher = make_teacher()
+    student = make_student(teacher, tiny_tokenizer)
+    before = student.state_dict()["minialbert.block.ffn.weight"].clone()
+    for layer in (0, 5):
+        with pytest.raises(UserError, match=f"init_layer is {layer}, but the teacher has layers 1-4"):
+            initialize_from_teacher(student, teacher, batches, layer=layer)
+    assert torch.equal(student.state_dict()["minialbert.block.ffn.weight"], before)
+    albert = make_teacher("albert")  # all of its layers are one
+    student = make_student(albert, tiny_tokenizer)
+    initialize_from_teacher(student, albert, batches, layer=3)
+    shared = albert.model.albert.encoder.albert_layer_groups[0].albert_layers[0].ffn.weight
+    assert torch.equal(student.minialbert.block.ffn.weight, shared)
+
+
+def test_a_recipe_names_the_layer(tiny_tokenizer, batches):
+    teacher = make_teacher()
+    recipe = StudentRecipe(
+        num_hidden_layers=2, embedding_size=None, adapter_reduction_factor=None, init_layer=2
+    )
+    student, report = build_student(recipe, teacher, tiny_tokenizer, batches, seed=0)
+    assert "shared block: the teacher's layer 2" in report
+    second = teacher.model.bert.encoder.layer[1].intermediate.dense.weight
+    assert torch.equal(student.minialbert.block.ffn.weight, second)
+    for init in ("random", "alternate-layers"):
+        with pytest.raises(ValueError, match=f"init '{init}' takes no init_layer"):
+            StudentRecipe(init=init, arch="bert", init_layer=2)
+
+
 @pytest.mark.parametrize("family", BLOCKS)
 def test_one_layer_becomes_the_block_itself(family, tiny_tokenizer, batches):
     # With one layer the mean is that layer, so that every part must have found its place.
