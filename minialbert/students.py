@@ -20,6 +20,7 @@ from .errors import UserError
 from .initialization import initialize_from_alternate_layers, initialize_from_donor, initialize_from_teacher
 from .modeling_minialbert import MiniAlbertForMaskedLM
 from .recipe_schema import StudentRecipe
+from .runs import display_name
 from .teachers import LOADING_ERRORS, Teacher, load_encoder_config, one_line
 
 
@@ -140,7 +141,7 @@ def _from_checkpoint(
             f"asks for {recipe.num_hidden_layers}: set "
             f"student.num_hidden_layers={student.config.num_hidden_layers}"
         )
-    return student.train(), [f"all weights: checkpoint {recipe.init_from}"]
+    return student.train(), [f"all weights: checkpoint {display_name(recipe.init_from)}"]
 
 
 def _load_donor(recipe: StudentRecipe) -> PreTrainedModel:
