@@ -55,8 +55,8 @@ def initialize_from_teacher(
     teacher's embedding output varies most over `batches`, laid out so that the student's LayerNorm, which takes
     the mean of a row away, takes none of them. Embedding projection (Eq. 5): least squares from the student's
     rank-R vectors to the teacher's embedding output. Shared block: one of the teacher's layers, or the mean of
-    all. Masked-LM head: the teacher's; a factorised one is fitted to the teacher's decoder. Adapters stay as
-    they are.
+    all. Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the teacher's, or to its
+    word table where it has no head. Adapters stay as they are.
 
     Args:
         student: a constructed student.
@@ -392,6 +392,13 @@ def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Mo
 
 def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _LowRank | None) -> str:
     head = student.mlm_head
+    if low_rank is not None and isinstance(head.projection, nn.Linear):
+        # The decoder is the word table: what is left to choose is how the head meets it.
+        output = teacher.model.get_output_embeddings() if teacher.has_mlm_head else None
+        target = (output or teacher.model.get_input_embeddings()).weight
+        if target.shape == (student.config.vocab_size, student.config.hidden_size):
+            fitted = _least_squares(head.decoder.weight, target, low_rank.frequency)
+            head.projection.weight.copy_(fitted[:-1])
     if not teacher.has_mlm_head:
         return "masked-LM head: random (the teacher has none)"
     for dense, norm, decoder in _HEAD_PARTS:
@@ -405,11 +412,6 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
         teacher_decoder = teacher.model.get_submodule(decoder)
         if not student.config.tie_word_embeddings:
             head.decoder.weight.copy_(teacher_decoder.weight)
-        elif low_rank is not None and isinstance(head.projection, nn.Linear):
-            # The decoder is the word table: what is left to choose is how the head meets it.
-            head.projection.weight.copy_(
-                _least_squares(head.decoder.weight, teacher_decoder.weight, low_rank.frequency)[:-1]
-            )
         if teacher_decoder.bias is not None:
             head.decoder.bias.copy_(teacher_decoder.bias)
         return "masked-LM head: the teacher's"

@@ -195,8 +195,10 @@ def test_low_rank_rows_are_as_long_as_the_teachers(tiny_tokenizer, batches):
     assert ratio.item() == pytest.approx(1, abs=0.02)
 
 
-def test_factorised_head_is_the_weighted_least_squares_fit_of_the_decoder(tiny_tokenizer, batches):
-    teacher = make_teacher()
+@pytest.mark.parametrize("has_head", [True, False])
+def test_factorised_head_is_the_weighted_least_squares_fit(has_head, tiny_tokenizer, batches):
+    teacher = make_teacher(tie_word_embeddings=False)
+    teacher.has_mlm_head = has_head
     student = make_student(teacher, tiny_tokenizer, embedding_size=8)
     initialize_from_teacher(student, teacher, batches)
     frequency = torch.ones(135, dtype=torch.float64)
@@ -205,7 +207,8 @@ def test_factorised_head_is_the_weighted_least_squares_fit_of_the_decoder(tiny_t
     rows = student.mlm_head.decoder.weight.double()
     root = frequency.sqrt()[:, None]
     design = root * torch.cat([rows, torch.ones(135, 1, dtype=torch.float64)], 1)
-    decoder = teacher.model.cls.predictions.decoder.weight.double()
+    target = teacher.model.cls.predictions.decoder if has_head else teacher.model.get_input_embeddings()
+    decoder = target.weight.double()
     fit = torch.linalg.lstsq(design, root * decoder, rcond=1e-7, driver="gelsd").solution[:-1]
     ours = student.mlm_head.projection.weight.double()
     # What it makes of the rows: they have no mean, so that one direction of the rank is open.
