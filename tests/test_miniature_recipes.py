@@ -30,7 +30,7 @@ def changes(name: str, base: str = "miniature/student-64") -> dict[str, object]:
 
 
 def test_every_row_has_the_same_text_and_the_same_budget():
-    assert len(NAMES) == 23
+    assert len(NAMES) == 24
     for name in NAMES:
         recipe = load_recipe(name)
         training = recipe.training
@@ -63,7 +63,8 @@ def test_the_five_students_are_the_papers_halved():
         assert recipe.student.embedding_size == (None if rank is None else rank // 2)
         assert recipe.student.adapter_reduction_factor == paper.student.adapter_reduction_factor
         assert recipe.student.num_hidden_layers == paper.student.num_hidden_layers // 2
-        assert (recipe.student.init, recipe.distill.preset) == ("teacher", "default")
+        assert (recipe.student.init, recipe.student.init_layer) == ("teacher", 2)
+        assert recipe.distill.preset == "default"
 
 
 def recipe_of_the_paper(name: str) -> Recipe:
@@ -100,7 +101,8 @@ MASKED_LM = {"distill.attention_weight": 0.0, "distill.hidden_weight": 0.0, "dis
             "adapter-layer-norm",
             {"student.adapter_init": "as-published", "student.adapter_layer_norm": True},
         ),
-        ("noise-start", {"student.init": "random"}),
+        ("mean-start", {"student.init_layer": None}),
+        ("noise-start", {"student.init": "random", "student.init_layer": None}),
         ("elastic", {"distill.elastic": True}),
         ("relations", {"distill.attention_weight": 0.0, "distill.relation_weight": 3.0}),
         ("masked-lm-64", MASKED_LM),
