@@ -10,8 +10,8 @@ rows weighted by frequency. The student's decoder is tried in the same way, on t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from minialbert.distillation_plan import DistillationPlan, plan_distillation
 from minialbert.initialization import embedding_tables
 from minialbert.recipe import apply_overrides, load_recipe
 from minialbert.runs import display_name, write_atomically, write_result
-
-Logits = Callable[[Tensor], Tensor]
 
 
 def batches(plan: DistillationPlan, held_out: bool, count: int) -> list[dict[str, Tensor]]:
@@ -39,8 +37,8 @@ def read(
 ) -> dict[str, float]:
     """Return masked-token accuracy and loss of the teacher with the student's embeddings or decoder in place."""
     teacher, student = plan.teacher.model, plan.student.eval()
-    decode: Logits = student.mlm_head if head else teacher.cls
-    with embeddings_of(student, teacher) if body else nothing():
+    decode = student.mlm_head if head else teacher.cls
+    with embeddings_of(student, teacher) if body else nullcontext():
         logits, labels = [], []
         for batch in samples:
             states = teacher.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
@@ -66,12 +64,6 @@ def embeddings_of(student: Any, teacher: Any) -> Iterator[None]:  # noqa: ANN401
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """Leave the teacher as it is."""
-    yield
 
 
 @torch.no_grad()

@@ -62,6 +62,10 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         "    benchmarks/main_job.sh TEACHER CORPUS OUTPUT",
         "    python benchmarks/main_job_table.py OUTPUT results/main-job",
         "",
+        "at commit "
+        + ", ".join(f"{record['commit'][:7]} ({name})" for name, record in records.items())
+        + ". A later one may start students otherwise (CHANGELOG): to make a run again, check its commit out first.",
+        "",
         f"Teacher: {first['model']['teacher']}, {first['model']['teacher_parameters']:,} parameters with its masked-LM "
         f"head. Student: {first['model']['iterations']} iterations, {first['model']['parameters']:,} parameters "
         f"({first['model']['encoder_parameters']:,} without head; {first['model']['adapter_parameters']:,} in "

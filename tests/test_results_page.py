@@ -47,6 +47,14 @@ def test_the_table_of_starts_is_that_of_its_record(monkeypatch):
     assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
+def test_the_table_of_word_matching_is_that_of_its_record(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("word_matching")
+    folder = ROOT / "results" / "block-start"
+    made = script.table(json.loads((folder / "matching.json").read_text(encoding="utf-8"))["models"])
+    assert made == (folder / "matching.md").read_text(encoding="utf-8")
+
+
 def test_no_record_names_a_folder_of_a_machine():
     records = sorted((MINIATURE / "cells").rglob("*.json*"))
     assert records
