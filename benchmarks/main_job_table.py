@@ -26,7 +26,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder that main_job.sh wrote")
     parser.add_argument("results", type=Path, help="folder for records, table and curves")
-    parser.add_argument("--readme", type=Path, help="also write the summary between this file's markers")
     arguments = parser.parse_args()
     records, logs = {}, {}
     for name in RUNS:
@@ -42,12 +41,6 @@ def main() -> None:
         parser.error(f"{arguments.output} holds no finished run: run benchmarks/main_job.sh first")
     (arguments.results / "README.md").write_text(page(records), encoding="utf-8")
     plot(logs, arguments.results / "curves.svg")
-    if arguments.readme is not None:
-        text = arguments.readme.read_text(encoding="utf-8")
-        begin, end = "<!-- results:begin -->", "<!-- results:end -->"
-        before, _, rest = text.partition(begin)
-        after = rest.partition(end)[2]
-        arguments.readme.write_text(f"{before}{begin}\n{summary(records)}{end}{after}", encoding="utf-8")
 
 
 def page(records: dict[str, dict[str, Any]]) -> str:
@@ -120,32 +113,6 @@ def page(records: dict[str, dict[str, Any]]) -> str:
             f"| {RUNS[name]} | " + " | ".join(f"{value:.3f}" if value else "–" for value in values) + " |"
         )
     lines += ["", "![Loss terms and held-out metrics over the steps](curves.svg)", ""]
-    return "\n".join(lines)
-
-
-def summary(records: dict[str, dict[str, Any]]) -> str:
-    """Return the short table of the README."""
-    first = next(iter(records.values()))
-    metrics, model = first["metrics"], first["model"]
-    tokens = first["training"]["windows"] * first["recipe"]["data"]["window_length"]
-    lines = [
-        f"A 6-layer, 384-wide teacher ({model['teacher_encoder_parameters'] / 1e6:.1f} M encoder parameters) into "
-        f"{model['iterations']} iterations of rank {first['recipe']['student']['embedding_size']} "
-        f"({model['encoder_parameters'] / 1e6:.1f} M), {tokens / 1e6:.1f} M tokens of English text on two CPU cores; "
-        "records, curves and commands in [results/main-job](results/main-job/README.md):",
-        "",
-        "| | masked-token accuracy, held out | loss |",
-        "|---|---|---|",
-    ]
-
-    def line(name: str, values: dict[str, Any]) -> str:
-        return f"| {name} | {100 * values['mlm_accuracy']:.1f} % | {values['mlm_loss']:.2f} |"
-
-    lines.append(line("teacher", metrics["teacher"]))
-    lines.append(line("student before distillation", metrics["student_start"]))
-    for name, record in records.items():
-        lines.append(line(f"student, {RUNS[name]}", record["metrics"]["student_end"]))
-    lines += ["", "Three million tokens are a beginning: the paper's students saw 5.4 billion.", "", ""]
     return "\n".join(lines)
 
 

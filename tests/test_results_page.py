@@ -24,6 +24,7 @@ def script(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(module, "RESULTS", tmp_path / "miniature")
     monkeypatch.setattr(module, "PAGE", tmp_path / "results.md")
+    monkeypatch.setattr(module, "README", Path(shutil.copy(ROOT / "README.md", tmp_path)))
     return module
 
 
@@ -32,6 +33,7 @@ def test_pages_and_tables_are_those_of_the_records(script):
     assert script.PAGE.read_text(encoding="utf-8") == (ROOT / "docs" / "results.md").read_text(
         encoding="utf-8"
     )
+    assert script.README.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
     made = {path.name for path in script.RESULTS.iterdir() if path.suffix in (".md", ".html", ".csv")}
     assert {"report.md", "report.html", "claims.csv", "distillation.csv"} <= made
     for name in made:
