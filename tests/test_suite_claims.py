@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import t, ttest_ind
 from suite_records import DEFINITION, cell_named, make_suite, record_of
 
 from minialbert.errors import MissingExtraError
@@ -39,15 +39,32 @@ def results_of(suite, scores, **changes):
     return results
 
 
-def test_the_interval_is_students():
+def test_the_interval_of_one_task_is_students():
     # n = 4, mean 2, sd sqrt(20/3); t(0.975, 3) = 3.182446 from printed tables.
-    low, high = mean_interval([-1.0, 1.0, 3.0, 5.0], 0.95)
+    low, high = mean_interval([[-1.0, 1.0, 3.0, 5.0]], 0.95)
     half = 3.182446 * math.sqrt(20 / 3) / 2
     assert (low, high) == (pytest.approx(2 - half, abs=1e-5), pytest.approx(2 + half, abs=1e-5))
-    assert mean_interval([1.0, 3.0], 0.95)[1] == pytest.approx(
-        2 + 12.7062 * math.sqrt(2) / math.sqrt(2), abs=1e-3
-    )
-    assert mean_interval([1.5, 1.5, 1.5], 0.95) == (1.5, 1.5)
+    assert mean_interval([[1.0, 3.0]], 0.95)[1] == pytest.approx(2 + 12.7062, abs=1e-3)
+    assert mean_interval([[1.5, 1.5, 1.5], [4.5, 4.5]], 0.95) == (3, 3)
+
+
+def test_the_interval_over_tasks_is_that_of_the_spread_within_them():
+    # Two tasks of equal variance 1, three seeds each: df 4, t(0.975, 4) = 2.776445, half = t sqrt(2/3) / 2.
+    low, high = mean_interval([[0.0, 1.0, 2.0], [30.0, 31.0, 32.0]], 0.95)
+    half = 2.776445 * math.sqrt(2 / 3) / 2
+    assert (low, high) == (pytest.approx(16 - half, abs=1e-5), pytest.approx(16 + half, abs=1e-5))
+    # A task that does not scatter lends no degrees of freedom: t(0.975, 2) = 4.302653.
+    low, high = mean_interval([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]], 0.95)
+    half = 4.302653 * math.sqrt(1 / 3) / 2
+    assert (low, high) == (pytest.approx(3 - half, abs=1e-5), pytest.approx(3 + half, abs=1e-5))
+
+
+def test_the_interval_is_that_of_welchs_test():
+    # Welch's test of a against b is the interval of the mean of a and -b, twice as wide.
+    a, b = [1.0, 4.0, 2.5, 7.0], [0.5, 0.25, 1.0]
+    theirs = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    ours = mean_interval([a, [-value for value in b]], 0.95)
+    assert [2 * end for end in ours] == pytest.approx([theirs.low, theirs.high])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +122,7 @@ def test_cells_that_are_missing_are_missing():
     assert (none.mean, none.interval, none.planned, none.verdict) == (None, None, 3, "unfinished")
 
 
-def test_pairs_of_several_tasks_are_pooled_and_tasks_can_be_left_out():
+def test_tasks_count_alike_and_can_be_left_out():
     suite = make_suite()
     scores = {
         "teacher/king": [70, 72],
@@ -118,10 +135,21 @@ def test_pairs_of_several_tasks_are_pooled_and_tasks_can_be_left_out():
     one = compare(suite, comparison, results)
     assert sorted(one.differences.values()) == pytest.approx([0, 4, 10, 12])
     assert one.task_means() == {"king": pytest.approx(11), "river": pytest.approx(2)}
-    half = 3.182446 * statistics.stdev([0, 4, 10, 12]) / 2
-    assert one.interval == (pytest.approx(6.5 - half, abs=1e-4), pytest.approx(6.5 + half, abs=1e-4))
+    # Variances of the means 1 and 4: df (1 + 4)^2 / (1 + 16) = 25/17.
+    half = float(t.ppf(0.975, 25 / 17)) * math.sqrt(5) / 2
+    assert one.interval == (pytest.approx(6.5 - half), pytest.approx(6.5 + half))
     rest = compare(suite, comparison, results, without=["river"])
     assert (rest.mean, rest.planned) == (pytest.approx(11), 2)
+    assert compare(suite, comparison, results, without=["king", "river"]).interval is None
+
+
+def test_a_task_with_one_pair_leaves_a_comparison_unfinished():
+    suite = make_suite()
+    scores = {"teacher/king": [70, 72], "start/king": [60, 60], "teacher/river": [50], "start/river": [40]}
+    one = compare(
+        suite, Comparison(a="teacher", b="start", tasks=["king", "river"]), results_of(suite, scores)
+    )
+    assert (one.mean, one.interval, one.verdict) == (pytest.approx(10.5), None, "unfinished")
 
 
 def test_time_saved_is_percent_of_the_others_step():
@@ -213,7 +241,7 @@ def test_without_scipy_its_extra_is_named(monkeypatch):
     with pytest.raises(
         MissingExtraError, match=r"the report of a suite needs scipy: pip install 'minialbert\[tasks\]'"
     ):
-        mean_interval([1.0, 2.0], 0.95)
+        mean_interval([[1.0, 2.0]], 0.95)
 
 
 # How long it will take

@@ -23,8 +23,8 @@ class Compared:
     Attributes:
         differences: a - b by (task, seed), in points or percent.
         planned: how many pairs there are to be.
-        mean: their mean; None without pairs.
-        interval: of the mean; None with fewer pairs than two.
+        mean: the mean of the tasks' means; None without pairs.
+        interval: of the mean over seeds; None as long as a task has fewer pairs than two.
         verdict: of the statement that the difference exceeds what the comparison says.
     """
 
@@ -36,10 +36,7 @@ class Compared:
 
     def task_means(self) -> dict[str, float]:
         """Return the mean difference of each task."""
-        by_task: dict[str, list[float]] = {}
-        for (task, _), value in self.differences.items():
-            by_task.setdefault(task, []).append(value)
-        return {task: statistics.fmean(values) for task, values in by_task.items()}
+        return {task: statistics.fmean(values) for task, values in _by_task(self.differences).items()}
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,15 @@ class Kept:
     reached: bool | None
 
 
-def mean_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Return Student's interval of a mean.
+def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
+    """Return the interval of a mean of groups' means, from the spread within the groups alone.
+
+    Its variance is sum_t s_t^2 / n_t over the square of the number of groups, its degrees of freedom are those of
+    Welch and Satterthwaite. Of one group it is Student's interval. What differs between groups, which are given and
+    not drawn, does not widen it.
 
     Args:
-        values: at least two.
+        groups: at least two values each: the differences of a task, by seed.
         confidence: as in 0.95.
 
     Returns:
@@ -78,9 +79,15 @@ def mean_interval(values: Sequence[float], confidence: float) -> tuple[float, fl
         from scipy.stats import t
     except ImportError as error:
         raise MissingExtraError("scipy", "tasks", "the report of a suite") from error
-    mean = statistics.fmean(values)
-    quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(statistics.fmean(values) for values in groups)
+    parts = [statistics.variance(values) / len(values) for values in groups]
+    variance = sum(parts)
+    if variance == 0:
+        return mean, mean
+    freedom = variance**2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, groups, strict=True)
+    )
+    half = float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance) / len(groups)
     return mean - half, mean + half
 
 
@@ -120,9 +127,8 @@ def compare(
     """
     differences: dict[tuple[str, int], float] = {}
     planned = 0
-    for task in comparison.tasks:
-        if task in without:
-            continue
+    tasks = [task for task in comparison.tasks if task not in without]
+    for task in tasks:
         seeds = [
             seed
             for seed in seeds_of(suite, comparison.a, task)
@@ -134,12 +140,15 @@ def compare(
             value = None if a is None or b is None else _difference(a, b, comparison.figure)
             if value is not None:
                 differences[task, seed] = value
-    values = list(differences.values())
-    interval = mean_interval(values, suite.confidence) if len(values) > 1 else None
+    groups = _by_task(differences)
+    interval = None
+    if groups and all(len(groups.get(task, ())) > 1 for task in tasks):
+        interval = mean_interval(list(groups.values()), suite.confidence)
     verdict: Verdict = "unfinished"
-    if interval is not None and len(values) >= suite.min_pairs:
+    if interval is not None and len(differences) >= suite.min_pairs:
         verdict = verdict_of(interval, comparison.exceeds)
-    return Compared(differences, planned, statistics.fmean(values) if values else None, interval, verdict)
+    mean = statistics.fmean(map(statistics.fmean, groups.values())) if groups else None
+    return Compared(differences, planned, mean, interval, verdict)
 
 
 def judge(claim: Claim, compared: Sequence[Compared]) -> Verdict:
@@ -275,3 +284,10 @@ def _difference(a: Result, b: Result, figure: str) -> float | None:
         return a.points - b.points
     times = [result.record["training"].get("seconds_per_step") for result in (a, b)]
     return None if not all(times) else 100 * (1 - times[0] / times[1])
+
+
+def _by_task(differences: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
+    by_task: dict[str, list[float]] = {}
+    for (task, _), value in differences.items():
+        by_task.setdefault(task, []).append(value)
+    return by_task

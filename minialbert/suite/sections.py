@@ -95,13 +95,13 @@ def _claims(
         return Section("Claims", ())
     rule = (
         "A comparison says that a - b is more than a bound. It is held if the whole "
-        f"{100 * suite.confidence:g} % interval of the mean over pairs of cells (same task, same seed; Student's t) "
-        "lies above the bound, reversed if all of it lies below, and undecided otherwise; with fewer than "
-        f"{suite.min_pairs} pairs it is unfinished. While pairs are missing a verdict is an interim one. A claim is "
-        "held if each of its comparisons is, reversed if one is, and unfinished as long as one is; comparisons in "
-        "brackets have no say. Pairs are taken as independent, although those of a task share it and all share their "
-        "students: the interval says nothing about other tasks or other distillations of the same rows, and of many "
-        "claims at this level one in twenty may be judged wrongly."
+        f"{100 * suite.confidence:g} % interval of the mean over tasks lies above the bound, reversed if all of it "
+        "lies below, and undecided otherwise. The interval comes from how the differences of one task scatter over "
+        "seeds (pairs of the same task and seed; degrees of freedom after Welch and Satterthwaite); with fewer than "
+        f"two pairs of a task, or {suite.min_pairs} in all, a comparison is unfinished. While pairs are missing a "
+        "verdict is an interim one. A claim is held if each of its comparisons is, reversed if one is, and unfinished "
+        "as long as one is; comparisons in brackets have no say. The interval says nothing about other tasks or other "
+        "distillations of the same rows, and of many claims at this level one in twenty may be judged wrongly."
     )
     told = [Text(f"‡ {suite.tasks[task].label}: {why}.") for task, why in marks.items()]
     parts = [_claim(suite, claim, compared[claim.name], results, marks) for claim in suite.claims]
