@@ -40,21 +40,20 @@ def test_pages_and_tables_are_those_of_the_records(script):
         assert (script.RESULTS / name).read_bytes() == (MINIATURE / name).read_bytes(), name
 
 
-def test_the_table_of_starts_is_that_of_its_record(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "folder", "record", "key", "table"),
+    [
+        ("low_rank_start", "low-rank-start", "result.json", "ranks", "table.md"),
+        ("word_matching", "block-start", "matching.json", "models", "matching.md"),
+    ],
+)
+def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, folder, record, key, table):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    script = importlib.import_module("low_rank_start")
-    folder = ROOT / "results" / "low-rank-start"
-    made = script.table(json.loads((folder / "result.json").read_text(encoding="utf-8"))["ranks"])
-    assert made == (folder / "table.md").read_text(encoding="utf-8")
-    assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-
-
-def test_the_table_of_word_matching_is_that_of_its_record(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    script = importlib.import_module("word_matching")
-    folder = ROOT / "results" / "block-start"
-    made = script.table(json.loads((folder / "matching.json").read_text(encoding="utf-8"))["models"])
-    assert made == (folder / "matching.md").read_text(encoding="utf-8")
+    home = ROOT / "results" / folder
+    made = importlib.import_module(name).table(json.loads((home / record).read_text(encoding="utf-8"))[key])
+    assert made == (home / table).read_text(encoding="utf-8")
+    if name == "low_rank_start":
+        assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 def test_no_record_names_a_folder_of_a_machine():
