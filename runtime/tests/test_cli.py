@@ -117,8 +117,8 @@ def test_interrupt_is_quiet(classifier):
     process.stdin.flush()
     process.stdout.readline()  # it has started, and waits for the next line
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"")
+    process.wait(timeout=60)  # before its input ends, which would end it too
+    assert (process.returncode, process.communicate()[1]) == (130, b"")
 
 
 def test_json_line_is_one_line():
