@@ -391,7 +391,7 @@ def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Mo
 
 
 def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _LowRank | None) -> str:
-    head = student.mlm_head
+    head, fitted_to = student.mlm_head, ""
     if low_rank is not None and isinstance(head.projection, nn.Linear):
         # The decoder is the word table: what is left to choose is how the head meets it.
         output = teacher.model.get_output_embeddings() if teacher.has_mlm_head else None
@@ -399,8 +399,9 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
         if target.shape == (student.config.vocab_size, student.config.hidden_size):
             fitted = _least_squares(head.decoder.weight, target, low_rank.frequency)
             head.projection.weight.copy_(fitted[:-1])
+            fitted_to = ", but for the way to its decoder, fitted to the word table"
     if not teacher.has_mlm_head:
-        return "masked-LM head: random (the teacher has none)"
+        return f"masked-LM head: random{fitted_to} (the teacher has none)"
     for dense, norm, decoder in _HEAD_PARTS:
         if not (_has(teacher.model, dense) and _has(teacher.model, decoder)):
             continue

@@ -105,7 +105,9 @@ def test_factorised_head_is_the_weighted_least_squares_fit(has_head, tiny_tokeni
     teacher = make_teacher(tie_word_embeddings=False)
     teacher.has_mlm_head = has_head
     student = make_student(teacher, tiny_tokenizer, embedding_size=8)
-    initialize_from_teacher(student, teacher, batches)
+    report = initialize_from_teacher(student, teacher, batches)
+    fitted = "random, but for the way to its decoder, fitted to the word table (the teacher has none)"
+    assert report[-1] == "masked-LM head: " + ("the teacher's" if has_head else fitted)
     frequency = torch.ones(135, dtype=torch.float64)
     for batch in batches:
         frequency += torch.bincount(batch["input_ids"][batch["attention_mask"].bool()], minlength=135)
