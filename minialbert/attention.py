@@ -8,7 +8,7 @@ layer: the rows, computed in the open; or what rows are made of; or how far they
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -169,7 +169,7 @@ def recording_attention(
             )
             return attended.transpose(1, 2).contiguous(), None
     if recorder is None or layer not in recorder.layers:
-        return sdpa_attention_forward(
+        return _fused_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scores = torch.matmul(query, key.transpose(2, 3)).float() * (scaling or query.shape[-1] ** -0.5)
@@ -185,6 +185,48 @@ def recording_attention(
     recorder.rows[layer] = weights if recorder.after_dropout else log_rows
     attended = torch.matmul(weights.to(value.dtype), value)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def _fused_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Return what SDPA does; half precision on a CPU attends in fp32."""
+    if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    # PyTorch's CPU kernel takes five to eight times as long for the gradient in bf16 as in fp32
+    # (results/bf16-attention), and no less for the values.
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast("cpu", enabled=False):
+        attended, _ = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
+    return attended.to(query.dtype), None
+
+
+def route_attention(model: PreTrainedModel) -> bool:
+    """Route a model's attention through `recording_attention`, where Transformers' registry reaches it.
+
+    Args:
+        model: any Transformers encoder.
+
+    Returns:
+        False for models that do not use the registry (MPNet), which stay as they are.
+    """
+    if getattr(model, "_supports_attention_backend", False) or model.config.model_type == "minialbert":
+        with suppress(ValueError, KeyError):
+            model.set_attn_implementation(RECORDING)
+    return records_attention(model)
+
+
+def records_attention(model: PreTrainedModel) -> bool:
+    """Return whether a model's attention is routed through `recording_attention`."""
+    return bool(model.config._attn_implementation == RECORDING)
 
 
 ALL_ATTENTION_FUNCTIONS.register(RECORDING, recording_attention)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention import checkpoint_activations
+from .attention import checkpoint_activations, records_attention
 from .data.masking import MaskedLanguageModelCollator
 from .data.tokenizers import load_tokenizer
 from .data.windows import WindowDataset, check_tokenizer
@@ -21,7 +21,7 @@ from .processes import share_of
 from .recipe import Recipe
 from .recipe_schema import DistillRecipe, TrainingRecipe
 from .students import build_student
-from .teachers import Teacher, load_teacher, records_attention, supports_packing
+from .teachers import Teacher, load_teacher, supports_packing
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
 _SAMPLE_WINDOWS = 256

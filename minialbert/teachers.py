@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .attention import RECORDING, record_attention
+from .attention import RECORDING, record_attention, records_attention, route_attention
 from .attention_comparison import AttentionInputs
 from .data.packing import block_mask
 from .data.tokenizers import load_tokenizer
@@ -199,18 +199,10 @@ def enable_recording(model: PreTrainedModel) -> bool:
         True when only matched layers pay for their maps; False for models that do not use the registry of
         attention functions (MPNet), which compute all maps in the open.
     """
-    if getattr(model, "_supports_attention_backend", False) or model.config.model_type == "minialbert":
-        with contextlib.suppress(ValueError, KeyError):
-            model.set_attn_implementation(RECORDING)
-        if model.config._attn_implementation == RECORDING:
-            return True
+    if route_attention(model):
+        return True
     model.set_attn_implementation("eager")
     return False
-
-
-def records_attention(model: PreTrainedModel) -> bool:
-    """Return whether `enable_recording` could route this model's attention through ours."""
-    return bool(model.config._attn_implementation == RECORDING)
 
 
 @dataclass

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
+from .attention import records_attention
 from .attention_comparison import AttentionInputs
 from .data.windows import WindowDataset
 from .held_out import HeldOutMetrics, measure_held_out
 from .losses import KLDirection
 from .objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
 from .resumable_trainer import ResumableTrainer
-from .teachers import Teacher, enable_recording, records_attention, view_encoder
+from .teachers import Teacher, enable_recording, view_encoder
 
 logger = logging.getLogger(__name__)
 

@@ -184,3 +184,32 @@ def test_checkpointing_without_recording(inputs):
     checkpoint_activations(model)
     model(**inputs).logits.sum().backward()
     assert model.bert.encoder.layer[0].attention.self.query.weight.grad.isfinite().all()
+
+
+def test_half_precision_on_a_cpu_attends_in_fp32(inputs):
+    """Values and gradients are those of fp32 arithmetic on the same bf16 tensors, rounded once."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 10, 8).to(torch.bfloat16)
+    mask = inputs["attention_mask"].bool()[:, None, None, :].expand(2, 1, 10, 10)
+    half = [part.clone().requires_grad_() for part in (query, key, value)]
+    full = [part.float().requires_grad_() for part in (query, key, value)]
+    with torch.autocast("cpu", torch.bfloat16):
+        attended, rows = recording_attention(nn.Module(), *half, mask)
+    expected = nn.functional.scaled_dot_product_attention(*full, attn_mask=mask).transpose(1, 2)
+    assert rows is None and attended.dtype == torch.bfloat16
+    assert torch.equal(attended, expected.to(torch.bfloat16))
+    direction = torch.randn(expected.shape).to(torch.bfloat16)
+    attended.backward(direction)
+    expected.backward(direction.float())
+    for ours, exact in zip(half, full, strict=True):
+        assert ours.grad.dtype == torch.bfloat16
+        assert torch.equal(ours.grad, exact.grad.to(torch.bfloat16))
+
+
+def test_additive_masks_in_half_precision(inputs):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 10, 8).to(torch.bfloat16)
+    seen = inputs["attention_mask"].bool()[:, None, None, :].expand(2, 1, 10, 10)
+    additive = torch.zeros(2, 1, 10, 10, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
+    expected, _ = recording_attention(nn.Module(), query, key, value, seen)
+    assert torch.equal(recording_attention(nn.Module(), query, key, value, additive)[0], expected)
