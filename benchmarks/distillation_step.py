@@ -69,7 +69,7 @@ PARTS = {
     "AdamW": ("aten::_fused_adamw_",),
 }  # fmt: skip
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-Terms = dict[str, Tensor]
+Terms = dict[str, float]
 
 
 def make_batch(batch: int, length: int) -> dict[str, Tensor]:
@@ -165,7 +165,10 @@ class PlainStep:
             torch.zeros((), device=labels.device),
         )
         total.backward()
-        return {**{name: value.detach() for name, value in terms.items()}, "total": total.detach()}
+        return {
+            **{name: float(value.detach()) for name, value in terms.items()},
+            "total": float(total.detach()),
+        }
 
 
 class OurStep:
@@ -199,10 +202,10 @@ class OurStep:
 
     def backward(self) -> Terms:
         """Return the terms of one pass, and leave gradients behind."""
-        self.trainer._term_sums = {}
+        self.trainer.meter.drop_step()
         objective_module.vocabulary_losses = self.vocabulary_losses
         self.trainer.compute_loss(self.model, self.batch, num_items_in_batch=self.counts).backward()
-        return dict(self.trainer._term_sums)
+        return self.trainer.meter.step_terms()
 
 
 def open_vocabulary(
