@@ -34,6 +34,8 @@ MODEL = {
     "intermediate_size": 1536,
     "num_hidden_layers": 3,
     "adapter_reduction_factor": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,  # with dropout PyTorch has no fused kernel
 }
 
 

@@ -193,13 +193,15 @@ def _fused_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    dropout: float = 0.0,
     **kwargs: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
     """Return what SDPA does; half precision on a CPU attends in fp32."""
-    if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    # PyTorch's CPU kernel takes five to eight times as long for the gradient in bf16 as in fp32
-    # (results/bf16-attention), and no less for the values.
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if query.device.type != "cpu" or not half or dropout > 0:  # with dropout there is no fused kernel
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
+    # PyTorch's CPU kernel takes two to eight times as long for the gradient in bf16 as in fp32
+    # (results/bf16-attention), and about as long for the values.
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast("cpu", enabled=False):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedConfig
 
+from .precision import resolve_precision
 from .progress import duration
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # Share of the measured matrix-multiplication rate that a whole step reaches; the rest is element-wise work.
 _EFFICIENCY = 0.6
+# How many times as fast another precision has to multiply to be worth a word.
+_WORTH_A_CHANGE = 1.3
 
 
 def forward_flops_per_token(
@@ -98,7 +101,8 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         teacher_predicts=predicts,
     )
     tokens = plan.max_steps * plan.recipe.training.batch_size * length
-    rate = measured_matmul_rate(plan.recipe.training.precision)
+    precision = resolve_precision(plan.recipe.training.precision)
+    rate = measured_matmul_rate(precision)
     seconds = tokens * flops / (rate * _EFFICIENCY)
     return {
         "student_parameters": plan.student.num_parameters(),
@@ -109,6 +113,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         "micro_batch": plan.micro_batch_size,
         "tokens_in_all": tokens,
         "mflops_per_token": round(flops / 1e6),
+        "precision": precision if torch.cuda.is_available() else _cpu_precision(precision, rate),
         "matmul_rate": f"{rate / 1e9:,.0f} GFLOP/s measured here",
         "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
         "memory": f"{_memory_bytes(plan, length) / 1e9:.1f} GB",
@@ -119,15 +124,13 @@ def measured_matmul_rate(precision: str) -> float:
     """Return the rate of a square matrix multiplication on this machine in FLOP/s, the median of five.
 
     Args:
-        precision: "fp32", "bf16", "fp16" or "auto", as in a recipe.
+        precision: "fp32", "bf16" or "fp16".
 
     Returns:
         Operations per second.
     """
     on_gpu = torch.cuda.is_available()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    if precision == "auto" and on_gpu:
-        dtype = torch.bfloat16
     size = 8192 if on_gpu else 1024
     left = torch.randn(size, size, device="cuda" if on_gpu else "cpu").to(dtype)
     times = []
@@ -138,6 +141,17 @@ def measured_matmul_rate(precision: str) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return 2 * size**3 / sorted(times[1:])[2]
+
+
+def _cpu_precision(precision: str, rate: float) -> str:
+    """Return a CPU's precision, and whether the other one would multiply faster."""
+    other = {"fp32": "bf16", "bf16": "fp32"}.get(precision)
+    times = measured_matmul_rate(other) / rate if other is not None else 0.0
+    if times < _WORTH_A_CHANGE:
+        return precision
+    return (
+        f"{precision}; {other} products are {times:.1f} times as fast here: --set training.precision={other}"
+    )
 
 
 def _memory_bytes(plan: DistillationPlan, length: int) -> float:

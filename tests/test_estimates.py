@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import BertConfig
 
-from minialbert import MiniAlbertConfig
+from minialbert import MiniAlbertConfig, estimates
 from minialbert.estimates import forward_flops_per_token, step_flops_per_token
 
 WIDTH, VOCABULARY, LENGTH = 768, 30522, 256
@@ -41,3 +41,23 @@ def test_a_full_student_has_a_full_head():
         by_hand
     )
     assert forward_flops_per_token(full, LENGTH) == 6 * BLOCK
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("fp32", "fp32; bf16 products are 2.5 times as fast here: --set training.precision=bf16"),
+        ("bf16", "bf16"),
+        ("fp16", "fp16"),
+    ],
+)
+def test_a_cpu_that_multiplies_bf16_faster_is_told(precision, expected, monkeypatch):
+    rates = {"fp32": 80e9, "bf16": 200e9, "fp16": 1e9}
+    monkeypatch.setattr(estimates, "measured_matmul_rate", rates.__getitem__)
+    assert estimates._cpu_precision(precision, rates[precision]) == expected
+
+
+def test_a_cpu_that_does_not_is_told_of_fp32(monkeypatch):
+    monkeypatch.setattr(estimates, "measured_matmul_rate", {"fp32": 130e9, "bf16": 75e9}.__getitem__)
+    assert estimates._cpu_precision("fp32", 130e9) == "fp32"
+    assert estimates._cpu_precision("bf16", 75e9).startswith("bf16; fp32 products are 1.7 times as fast")
