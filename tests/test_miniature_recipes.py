@@ -38,7 +38,7 @@ def test_every_row_has_the_same_text_and_the_same_budget():
         tokens = training.max_steps * training.batch_size * recipe.data.window_length
         assert tokens == (19_998_720 if name.endswith("-20m") else 2_000_896), name
         assert training.warmup_steps == round(training.max_steps / 10)
-        assert (training.learning_rate, training.seed, training.precision) == (7e-4, 42, "fp32")
+        assert (training.learning_rate, training.seed, training.precision) == (7e-4, 42, "bf16")
         assert recipe.data == load_recipe("miniature/student-64").data
         assert recipe.teacher.model is None
 

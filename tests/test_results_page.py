@@ -56,6 +56,13 @@ def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, fold
         assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
+def test_the_page_of_learning_rates_is_that_of_its_records(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.chdir(ROOT)
+    made = importlib.import_module("tuning_rate").page()
+    assert made == (ROOT / "results" / "tuning-rate" / "README.md").read_text(encoding="utf-8")
+
+
 def test_no_record_names_a_folder_of_a_machine():
     records = sorted((MINIATURE / "cells").rglob("*.json*"))
     assert records
