@@ -200,7 +200,7 @@ def _fused_attention(
     half = query.dtype in (torch.bfloat16, torch.float16)
     if query.device.type != "cpu" or not half or dropout > 0:  # with dropout there is no fused kernel
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
-    # PyTorch's CPU kernel takes two to eight times as long for the gradient in bf16 as in fp32
+    # PyTorch's CPU kernel takes two to ten times as long for the gradient in bf16 as in fp32
     # (results/bf16-attention), and about as long for the values.
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
