@@ -68,7 +68,8 @@ def test_convert_agrees_with_loading_the_release(tmp_path, release_dir, name):
     assert_equal_tensors(loaded.state_dict(), expected.state_dict())
     assert loaded.config.to_json_string() == expected.config.to_json_string()
     ids = torch.tensor([[3, 5, 7]])
-    assert torch.equal(loaded(ids).logits, expected(ids).logits)
+    # The weights are equal bit by bit; their products are not on every processor, which may see them aligned otherwise.
+    torch.testing.assert_close(loaded(ids).logits, expected(ids).logits)
 
     source = torch.load(release_dir / name / "pytorch_model.bin", weights_only=True)
     assert report.source == str(release_dir / name)

@@ -114,7 +114,7 @@ def test_batches_say_what_single_inputs_say_in_their_order(make_model, tiny_toke
     assert len(found) == len(expected) == len(encoded)
     for values, own, length in zip(found, expected, encoded.lengths, strict=True):
         assert values.shape == ((length, 5) if problem == "token" else (3,))
-        np.testing.assert_allclose(values, own, atol=1e-5)
+        np.testing.assert_allclose(values, own, rtol=1e-5, atol=1e-5)
     assert (
         np.ptp(np.concatenate([values.reshape(-1, len(task.labels)) for values in found]), axis=0).min() > 0.1
     )
@@ -181,7 +181,7 @@ def test_fewer_iterations_are_those_of_the_model(make_model, tiny_tokenizer, pro
     full = run_model(model, encoded, collator, batch_size=2)
     model.config.num_hidden_layers = 1
     for values, own, other in zip(found, one_by_one(model, encoded), full, strict=True):
-        np.testing.assert_allclose(values, own, atol=1e-5)
+        np.testing.assert_allclose(values, own, rtol=1e-5, atol=1e-5)
         assert np.abs(values - other).max() > 1e-2
 
 
@@ -197,7 +197,7 @@ def test_iterations_come_back_in_the_order_of_the_inputs(make_model, tiny_tokeni
     assert exits == [1 if value >= middle else 2 for value in sure]
     assert exits.count(2) == 4
     for values, taken, early, late in zip(logits, exits, shallow, full, strict=True):
-        np.testing.assert_allclose(values, early if taken == 1 else late, atol=1e-5)
+        np.testing.assert_allclose(values, early if taken == 1 else late, rtol=1e-5, atol=1e-5)
     task = make_task("single-label")
     result = evaluate_split(
         model, unlabelled("single-label"), encoded, task, collator, exit_threshold=middle, batch_size=4
@@ -273,7 +273,7 @@ def test_one_class_of_three(make_model, tiny_tokenizer):
     gold = np.array([NAMES.index(label) for label in labels])
     assert result.values == [NAMES[index] for index in best]
     assert len(set(result.values)) > 1
-    np.testing.assert_allclose(result.logits, logits, atol=1e-5)
+    np.testing.assert_allclose(result.logits, logits, rtol=1e-5, atol=1e-5)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(best == gold))
     macro = np.mean([f1(gold == index, best == index) for index in range(3)])
     assert result.metrics["f1"] == result.metrics["f1_macro"] == pytest.approx(macro)
@@ -332,7 +332,7 @@ def test_a_model_with_its_labels_in_another_order(make_model, tiny_tokenizer):
     result, logits = evaluated(make_model, tiny_tokenizer, "single-label", labels, order=[2, 0, 1])
     # The model's ids stand for neutral, pos, neg.
     assert result.values == [("neutral", "pos", "neg")[index] for index in logits.argmax(axis=1)]
-    np.testing.assert_allclose(result.logits[:, 0], logits[:, 2], atol=1e-5)
+    np.testing.assert_allclose(result.logits[:, 0], logits[:, 2], rtol=1e-5, atol=1e-5)
     assert result.metrics["accuracy"] == pytest.approx(
         np.mean([value == label for value, label in zip(result.values, labels, strict=True)])
     )
