@@ -22,11 +22,13 @@ and each seed. Made by `python benchmarks/tuning_rate.py` from the records here 
 
 """
 NOTES = """
-- Full tuning: 1e-4, which the suite had before, is too small for a student; at 6e-4 STS-B falls apart.
+- Full tuning: 1e-4, which the suite had before, is too small for a student on STS-B and NCBI-disease; CoLA has
+  a few points less at 3e-4. At 6e-4 STS-B falls apart (one seed).
 - Adapters: NCBI-disease wants more than 1e-3, STS-B does not. A student sits on a plateau of STS-B for the first epoch,
   and when it leaves it is chance, the more so the fewer weights are trained. 1e-3 is the end of the paper's own grid,
   and stays.
 - Rows of an Intel processor are of a student distilled there in fp32 (masked tokens 33.9 %, as in bf16).
+  `fp32-again` is seed 1 on the AMD processor, from the student of the bf16 rows.
 - One student, two to four tasks: the rates were chosen by these scores.
 
 The grids are those of

@@ -31,7 +31,7 @@ def test_every_way_agrees_with_the_plain_one(script, tmp_path):
     assert max(differences["bf16"].values()) > max(differences["fp32"].values())
 
 
-def test_a_way_that_differs_stops_the_benchmark(script, tmp_path, monkeypatch):
+def test_a_way_that_differs_stops_the_benchmark(script, tmp_path):
     batch = script.make_batch(2, 24)
     steps = {mode: script.make_step(mode, "small", batch, str(tmp_path)) for mode in ("plain", "fp32")}
     steps["fp32"].trainer.objective = script.DistillationObjective(hidden_weight=3.01)
