@@ -90,11 +90,20 @@ def test_distillations_and_what_is_missing(records):
     assert "17 of 20 tunings and 2 of 4 students are done." in page
     assert "5 cells have no record." in page
     missing = page.partition("## Unfinished cells")[2]
-    rows = ("plain/distill | 1 | -", "start/full | 2 | river-1, river-2", "foreign/full | 1 | river-1")
+    rows = ("plain/distill | 1 | -", "start/full | 2 | river: 1, 2", "foreign/full | 1 | river: 1")
     for row in rows:
         assert f"| {row} |" in missing.splitlines()
     assert "torch 2.13" in page
     assert "machine: Some CPU, cpu" in page
+
+
+def test_missing_tasks_of_the_same_seeds_stand_together(tmp_path):
+    suite = make_suite()
+    write_record(tmp_path, suite, "small/distill")
+    write_record(tmp_path, suite, "start/full/king-2")
+    missing = write_suite_report(suite, tmp_path).partition("## Unfinished cells")[2].splitlines()
+    assert "| teacher/full | 4 | king, river: 1, 2 |" in missing
+    assert "| start/full | 3 | king: 1; river: 1, 2 |" in missing
 
 
 def test_a_finished_suite_lists_nothing_missing(tmp_path):

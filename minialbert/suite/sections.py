@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..progress import duration
@@ -13,7 +13,7 @@ from ..report.plots import Bench, latency_charts, paper_chart, size_chart
 from ..report.provenance import made_with
 from ..report.tables import Table, Value
 from ..report.training import Distilled, recipe_listing, training_sections
-from .cells import expand
+from .cells import Cell, expand
 from .claims import Compared, compare, judge, kept
 from .records import Result
 from .schema import Claim, Comparison, Suite, SuiteTable, list_suites, split_side
@@ -245,20 +245,28 @@ def _commands(suite: Suite) -> Section:
 
 
 def _missing(suite: Suite, results: Mapping[str, Result]) -> Section:
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, list[Cell]] = {}
     for cell in expand(suite):
         if cell.name not in results:
-            missing.setdefault(f"{cell.row}/{cell.mode}", []).append(
-                f"{cell.task}-{cell.seed}" if cell.task else ""
-            )
+            missing.setdefault(f"{cell.row}/{cell.mode}", []).append(cell)
     if not missing:
         return Section("Unfinished cells", ())
     count = sum(map(len, missing.values()))
-    rows = tuple(
-        (side, str(len(names)), ", ".join(filter(None, names)) or None) for side, names in missing.items()
-    )
-    table = Table("Unfinished cells", ("row", "cells", "task and seed"), rows)
+    rows = tuple((side, str(len(cells)), _tasks_and_seeds(cells)) for side, cells in missing.items())
+    table = Table("Unfinished cells", ("row", "cells", "tasks: seeds"), rows)
     return Section("Unfinished cells", (Text(f"{count} cells have no record."), table))
+
+
+def _tasks_and_seeds(cells: Iterable[Cell]) -> str | None:
+    """Return tasks with their seeds, those that have the same ones together; None for a distillation."""
+    seeds: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.task:
+            seeds.setdefault(cell.task, []).append(str(cell.seed))
+    tasks: dict[str, list[str]] = {}
+    for task, of in seeds.items():
+        tasks.setdefault(", ".join(of), []).append(task)
+    return "; ".join(f"{', '.join(names)}: {of}" for of, names in tasks.items()) or None
 
 
 def _made_with(results: Mapping[str, Result]) -> Section:
