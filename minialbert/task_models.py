@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .data.examples import Problem, Task
+from .data.examples import Problem, Task, TextExample
 from .data.tokenizers import load_tokenizer
 from .errors import UserError
 from .folders import whole_folder
@@ -67,7 +67,9 @@ def load_for_tuning(
     """Return an encoder with a head for a task, and its tokenizer.
 
     A head that comes with the checkpoint is kept only when its labels are the task's, in the same order;
-    otherwise a new one is drawn from torch's global generator.
+    otherwise a new one is drawn from torch's global generator. That of a regression starts from the mean of the
+    training scores: a bias that starts from 0 moves by one learning rate per step, so the encoder would learn to
+    give every text the same vector first.
 
     Args:
         name: directory or hub id: one of ours, of the paper's release, or any Transformers encoder.
@@ -107,11 +109,14 @@ def load_for_tuning(
         )
     notes = []
     has_head = not any(not key.startswith(prefix) for key in info["missing_keys"])
-    if has_head and saved != (list(task.labels) or saved):
+    is_foreign = saved != (list(task.labels) or saved)
+    if has_head and is_foreign:
         _reset_head(model)
         notes.append(f"head: new (the checkpoint's is for {_some(saved)})")
-    elif has_head and not info["mismatched_keys"]:
+    if has_head and not is_foreign and not info["mismatched_keys"]:
         notes.append("head: the checkpoint's")
+    elif task.problem == "regression":
+        notes += _start_at_mean(model, task)
     return model, load_task_tokenizer(name, task.problem, revision=revision), notes
 
 
@@ -273,14 +278,28 @@ def _load(
 
 def _reset_head(model: PreTrainedModel) -> None:
     spread = getattr(model.config, "initializer_range", 0.02)
-    for child, module in model.named_children():
-        if child == model.base_model_prefix:
-            continue
-        for part in module.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.normal_(part.weight, std=spread)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
+    for layer in _head_layers(model):
+        nn.init.normal_(layer.weight, std=spread)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _head_layers(model: PreTrainedModel) -> list[nn.Linear]:
+    """Return the linear layers outside the encoder, in order."""
+    heads = (module for child, module in model.named_children() if child != model.base_model_prefix)
+    return [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
+
+
+def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
+    """Set the bias of a new head of one output to the mean of the training scores; return a note about it."""
+    texts = (example for example in task.splits.get("train", ()) if isinstance(example, TextExample))
+    scores = [text.label for text in texts if isinstance(text.label, int | float)]
+    outputs = [part for part in _head_layers(model) if part.out_features == 1 and part.bias is not None]
+    if not (scores and outputs):
+        return []
+    mean = sum(scores) / len(scores)
+    nn.init.constant_(outputs[-1].bias, mean)
+    return [f"head: new, starts from {mean:.4g}, the mean of the training scores"]
 
 
 def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:

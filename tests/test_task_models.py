@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from minialbert import MiniAlbertForMaskedLM, MiniAlbertForTokenClassification
-from minialbert.data.examples import Task
+from minialbert.data.examples import Task, TextExample
 from minialbert.errors import UserError
 from minialbert.task_models import (
     TaskInputs,
@@ -63,6 +63,11 @@ def bert(config, *labels: str, kind=BertForSequenceClassification, **changes):
 
 def dropouts(model) -> set[float]:
     return {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+
+
+def scores(*values: float | None) -> Task:
+    examples = [TextExample("a text", label=value) for value in values]
+    return Task("mine", "regression", (), "pearson_spearman", {"train": examples})
 
 
 # For tuning
@@ -125,6 +130,37 @@ def test_heads_for_other_labels_are_new(labels, save, tiny_teacher):
     torch.manual_seed(1)
     again = load_for_tuning(str(folder), task(*labels))[0]
     assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_a_new_head_of_a_regression_starts_from_the_mean(
+    save, tiny_student_config, tiny_teacher, tiny_tokenizer
+):
+    distil = DistilBertConfig(vocab_size=len(tiny_tokenizer), dim=16, n_layers=1, n_heads=2, hidden_dim=16)
+    folders = [
+        save(MiniAlbertForMaskedLM(tiny_student_config), "student"), save(tiny_teacher, "bert"),
+        save(DistilBertForSequenceClassification(distil), "distilbert"),
+    ]  # fmt: skip
+    for folder in folders[:2]:  # whose checkpoints have no head
+        model, _, notes = load_for_tuning(str(folder), scores(1.0, 4.0, 2.5, None))
+        assert notes == ["head: new, starts from 2.5, the mean of the training scores"]
+        assert model.classifier.bias.tolist() == [2.5]
+    model, _, notes = load_for_tuning(str(folders[2]), scores(3.0, 4.0))  # a head for two classes
+    assert notes == ["head: new, starts from 3.5, the mean of the training scores"]
+    assert model.classifier.bias.tolist() == [3.5]
+    assert not model.pre_classifier.bias.any()
+
+
+def test_a_head_that_is_kept_keeps_its_bias(save, tiny_teacher):
+    source = bert(tiny_teacher.config, "LABEL_0", problem_type="regression")
+    source.classifier.bias.data.fill_(7.0)
+    model, _, notes = load_for_tuning(str(save(source)), scores(1.0, 4.0))
+    assert notes == ["head: the checkpoint's"]
+    assert model.classifier.bias.tolist() == [7.0]
+
+
+def test_a_regression_without_scores_starts_from_0(save, tiny_teacher):
+    model, _, notes = load_for_tuning(str(save(tiny_teacher)), scores(None))
+    assert (model.classifier.bias.tolist(), notes) == ([0.0], [])
 
 
 def test_a_head_whose_parts_have_no_bias_is_renewed_too(save, tiny_tokenizer):
