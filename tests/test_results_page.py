@@ -56,11 +56,14 @@ def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, fold
         assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
-def test_the_page_of_learning_rates_is_that_of_its_records(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "folder"), [("tuning_rate", "tuning-rate"), ("regression_start", "regression-start")]
+)
+def test_the_pages_of_tuning_are_those_of_their_records(monkeypatch, name, folder):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.chdir(ROOT)
-    made = importlib.import_module("tuning_rate").page()
-    assert made == (ROOT / "results" / "tuning-rate" / "README.md").read_text(encoding="utf-8")
+    made = importlib.import_module(name).page()
+    assert made == (ROOT / "results" / folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_record_names_a_folder_of_a_machine():
