@@ -68,8 +68,8 @@ def load_for_tuning(
 
     A head that comes with the checkpoint is kept only when its labels are the task's, in the same order;
     otherwise a new one is drawn from torch's global generator. That of a regression starts from the mean of the
-    training scores: a bias that starts from 0 moves by one learning rate per step, so the encoder would learn to
-    give every text the same vector first.
+    training scores: a bias moves by about one learning rate per step, so from 0 the encoder has to make up for it,
+    and a small one sits on a plateau first.
 
     Args:
         name: directory or hub id: one of ours, of the paper's release, or any Transformers encoder.
