@@ -114,6 +114,12 @@ def test_a_row_differs_by_what_it_is_about_and_nothing_else(name, expected):
     assert changes(f"miniature/{name}") == expected
 
 
+def test_the_reach_has_more_text_and_nothing_else():
+    schedule = {"max_steps": 9765, "warmup_steps": 976, "eval_steps": 1220, "save_steps": 488}
+    expected = {f"training.{key}": value for key, value in schedule.items()}
+    assert changes("miniature/hidden-only-20m", "miniature/hidden-only") == expected
+
+
 def test_the_baseline_of_sanh_et_al_has_the_loss_of_the_full_size_one():
     small, full = load_recipe("miniature/distilbert-like"), load_recipe("distilbert-base")
     differs = {"layer_map"}
