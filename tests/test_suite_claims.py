@@ -229,6 +229,19 @@ def test_tasks_at_chance_are_marked():
     assert chance_marks(suite, results_of(suite, scores)) == {}
 
 
+def test_a_teacher_tuned_in_full_is_known_by_its_recipe_whatever_its_mode_is_called():
+    slow = {"label": "slow", "settings": {"tuning.epochs": 2}}
+    groups = [
+        {"name": "g", "cells": ["teacher/slow", "teacher/adapters"], "tasks": ["king"], "seeds": [1]},
+        *DEFINITION["groups"],
+    ]
+    suite = make_suite(modes={**DEFINITION["modes"], "slow": slow}, groups=groups)
+    low = {"teacher/slow/king": [50], "teacher/adapters/king": [50]}
+    told = {"king": "the fully tuned teacher is at chance"}
+    assert chance_marks(suite, results_of(suite, low)) == told
+    assert chance_marks(suite, results_of(suite, {**low, "teacher/slow/king": [60]})) == {}
+
+
 def test_seeds_are_those_of_all_groups():
     suite = make_suite()
     assert seeds_of(suite, "small", "king") == [1, 2, 3]

@@ -80,6 +80,18 @@ def test_a_setting_that_does_not_fit_names_its_row():
         recipe_of(suite, expand(suite)[0], None)
 
 
+def test_a_way_of_tuning_may_differ_by_task():
+    own = {
+        "settings": {"tuning.epochs": 1, "tuning.batch_size": 32},
+        "tasks": {"river": {"tuning.epochs": 4}},
+    }
+    suite = make_suite(modes={**DEFINITION["modes"], "full": {"label": "full", **own}})
+    recipes = {cell.name: recipe_of(suite, cell, None) for cell in expand(suite)}
+    epochs = {name: recipes[name].tuning.epochs for name in ("teacher/full/king-1", "teacher/full/river-1")}
+    assert epochs == {"teacher/full/king-1": 1, "teacher/full/river-1": 4}
+    assert {recipes[name].tuning.batch_size for name in epochs} == {32}
+
+
 def row(values):
     return {"rows": {**DEFINITION["rows"], "odd": values}}
 
@@ -92,6 +104,8 @@ def row(values):
         (row({"teacher": "main", "distilled": False}), "belong to a row with a recipe"),
         (row({"recipe": "tiny", "teacher": "best"}), "there is no 'best'; known are main"),
         ({"rows": {**DEFINITION["rows"], "../odd": {"recipe": "tiny"}}}, "rows.*should match pattern"),
+        ({"modes": {**DEFINITION["modes"], "odd": {"label": "odd", "tasks": {"queen": {}}}}},
+         "modes.odd.tasks: there is no 'queen'; known are king, river"),
         ({"teachers": []}, "there is no 'other'; known are none"),
         ({"groups": [{"name": "g", "cells": ["small/fast"], "tasks": ["king"], "seeds": [1]}]}, "there is no 'fast'"),
         ({"groups": [{"name": "g", "cells": ["small"], "tasks": ["queen"], "seeds": [1]}]}, "there is no 'queen'"),

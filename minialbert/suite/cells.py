@@ -151,6 +151,7 @@ def _tuning_recipe(suite: Suite, cell: Cell, places: Places | None) -> FinetuneR
     row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
     settings: dict[str, Any] = {
         **mode.settings,
+        **mode.tasks.get(cell.task, {}),
         "task.name": task.name,
         **{f"task.{key}": value for key, value in task.settings.items()},
         "tuning.seed": cell.seed,

@@ -219,9 +219,12 @@ def chance_marks(suite: Suite, results: Mapping[str, Result]) -> dict[str, str]:
         By task: that a fully tuned teacher is at chance, or that all students are.
     """
     scores: dict[str, dict[str, list[float]]] = {}
+    tuned_in_full = set()
     for name, result in results.items():
         row, mode, *rest = name.split("/")
         if rest:
+            if result.record["recipe"]["tuning"]["mode"] == "full":
+                tuned_in_full.add(f"{row}/{mode}")
             scores.setdefault(rest[0].rpartition("-")[0], {}).setdefault(f"{row}/{mode}", []).append(
                 result.points
             )
@@ -232,11 +235,9 @@ def chance_marks(suite: Suite, results: Mapping[str, Result]) -> dict[str, str]:
         others = [side for side in means if suite.rows[split_side(side)[0]].recipe is None]
         students = [side for side in means if side not in others]
         teachers = [
-            side
-            for side in others
-            if split_side(side)[1] == "full" and suite.rows[split_side(side)[0]].teacher
+            side for side in others if side in tuned_in_full and suite.rows[split_side(side)[0]].teacher
         ]
-        low = [split_side(side)[0] for side in teachers if means[side] < bound]
+        low = list(dict.fromkeys(split_side(side)[0] for side in teachers if means[side] < bound))
         if low:
             marks[task] = f"the fully tuned {', '.join(low)} is at chance"
         elif students and all(means[side] < bound for side in students):

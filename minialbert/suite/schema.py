@@ -43,6 +43,7 @@ class SuiteMode(Section):
 
     recipe: str = Field("default", min_length=1, description="Fine-tuning recipe")
     settings: dict[str, Value] = Field({}, description="What differs from it, as in tuning.epochs: 3")
+    tasks: dict[Name, dict[str, Value]] = Field({}, description="What differs further on a task")
     marks: Literal["", "†", "†∗"] = Field("", description="The paper's marks of such rows")
     label: str = Field(min_length=1, description="What tables call it")
 
@@ -154,6 +155,9 @@ class Suite(Section):
         for name, row in self.rows.items():
             _known(row.teacher, self.teachers, f"rows.{name}.teacher")
             _known(row.corpus, self.corpora, f"rows.{name}.corpus")
+        for name, mode in self.modes.items():
+            for task in mode.tasks:
+                _known(task, self.tasks, f"modes.{name}.tasks")
         planned: set[tuple[str, str, str]] = set()
         for group in self.groups:
             self._check_sides(group.cells, group.tasks, f"groups.{group.name}")
