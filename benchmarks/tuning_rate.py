@@ -33,7 +33,7 @@ NOTES = """
   fall apart. 1e-3 is the end of the paper's own grid, and stays: no rate here brings adapters within two points of full
   tuning (claim 4) on NCBI-disease or STS-B.
 - Teacher: at 3e-4, right for its students, CoLA falls from 26.6 to 10.1 (one seed); NCBI-disease gains 1.5 points. So
-  that students are not measured against a weak teacher, it has 1e-4 on GLUE. Its other GLUE tasks were not tried at 3e-4.
+  that students are not measured against a weak teacher, it has 1e-4 on GLUE; other GLUE tasks were not tried at 3e-4.
 - Rows of an Intel processor are of a student distilled there in fp32 (masked tokens 33.9 %, as in bf16).
   `fp32-again` is seed 1 on the AMD processor, from the student of the bf16 rows.
 - One student and its teacher, two to four tasks: the rates were chosen by these scores.
