@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from minialbert.report.tables import show
 from minialbert.suite import Result, Suite, find_results, load_suite, write_suite_report
-from minialbert.suite.tables import measured
+from minialbert.suite.claims import compare
+from minialbert.suite.schema import Comparison
+from minialbert.suite.tables import difference, measured
 
 RESULTS = Path("results") / "miniature"
 PAGE = Path("docs") / "results.md"
@@ -64,10 +67,12 @@ def summary(suite: Suite, results: Mapping[str, Result]) -> str:
             continue
         cells = [f"{100 * score.mean:.1f} ({score.n})" if score else "-" for score in scores]
         lines.append(f"| {name} | {_size(row, results)} | {_masked(row, results)} | {' | '.join(cells)} |")
+    gain = difference(compare(suite, Comparison(a="student-64", b="undistilled", tasks=list(TASKS)), results))
     lines += [
         "",
         "Masked tokens predicted, entity F1, Matthews correlation and mean of both correlations, in per cent; in "
-        "brackets the number of seeds. Two million tokens are a beginning: the paper's students saw 5.4 billion.",
+        "brackets the number of seeds. Two million tokens are a beginning: the paper's students saw 5.4 billion. Tuned in "
+        f"full on these tasks, they are {show(gain)} points ahead of the start from the teacher's weights.",
         "",
         "",
     ]
