@@ -284,4 +284,6 @@ def test_time_is_that_of_cells_like_those_that_are_done():
     assert two.told() == (
         "about 0.1 h of compute left on this machine, without 1 cells like none that is done (river)"
     )
-    assert "no estimate yet" in time_left(suite, [river], {}).told()
+    assert time_left(suite, [river], {}).told() == (
+        "no estimate yet: the first of each kind is to be measured (river)"
+    )

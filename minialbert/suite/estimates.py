@@ -39,16 +39,14 @@ class TimeLeft:
         Returns:
             The line.
         """
+        without = [*(["distillation"] if self.distillation else []), *self.tasks]
         if self.unknown and not self.seconds:
-            return (
-                "no estimate yet: the first distillation and the first tuning on each task are to be measured"
-            )
+            return f"no estimate yet: the first of each kind is to be measured ({', '.join(without)})"
         line = f"about {self.seconds / jobs / 3600:.1f} h of compute left on this machine"
         if self.seconds / jobs < 360:
             line = f"about {duration(self.seconds / jobs)} of compute left on this machine"
         if not self.unknown:
             return line
-        without = [*(["distillation"] if self.distillation else []), *self.tasks]
         return f"{line}, without {self.unknown} cells like none that is done ({', '.join(without)})"
 
 
