@@ -72,7 +72,8 @@ def summary(suite: Suite, results: Mapping[str, Result]) -> str:
         "",
         "Masked tokens predicted, entity F1, Matthews correlation and mean of both correlations, in per cent; in "
         "brackets the number of seeds. Two million tokens are a beginning: the paper's students saw 5.4 billion. "
-        f"Tuned in full on these tasks, they are {show(gain)} points ahead of the start from the teacher's weights.",
+        f"Tuned in full on these tasks, they are {show(gain)} points (95 % interval) ahead of the start from the "
+        "teacher's weights.",
         "",
         "",
     ]

@@ -44,8 +44,9 @@ The grids are those of
       --set grid.learning_rate=[1e-4,3e-4,6e-4] --set grid.seed=[1] --set tuning.epochs=3 --set tuning.precision=bf16
 
 and of `--recipe adapters` with 1e-3, 2e-3 and 3e-3, there on NCBI-disease too (`--task ner`), at 68ccbaf: since
-b651eb7 a head of STS-B starts from the mean. Those of adapters from there and of the teacher were run at c3f9f3f; the
-teacher's at 1e-4 are cells of the suite as well. The fp32 records are those of the suite at 89e4140.
+b651eb7 a head of STS-B starts from the mean. Those of adapters from there, and on CoLA and MRPC, were run at c3f9f3f;
+so were the teacher's, the first command with `--model TEACHER`: at 1e-4, on CoLA at 3e-4 too, and NCBI-disease with
+`--task ner`. Cells of the suite are in its mean as well. The fp32 records are those of the suite at 89e4140.
 """
 
 
