@@ -57,7 +57,12 @@ def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, fold
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("tuning_rate", "tuning-rate"), ("regression_start", "regression-start")]
+    ("name", "folder"),
+    [
+        ("tuning_rate", "tuning-rate"),
+        ("regression_start", "regression-start"),
+        ("task_distillation", "task-distillation"),
+    ],
 )
 def test_the_pages_of_tuning_are_those_of_their_records(monkeypatch, name, folder):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
