@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers.utils.hub import is_offline_mode
 
 from .configuration_minialbert import MiniAlbertConfig
 from .errors import UserError
+from .folders import whole_folder
 from .model_files import check_config, check_model_folder
 from .modeling_minialbert import (
     RELEASE_KEY_MAPPING,
@@ -125,15 +125,11 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     tensors = _read_weights(source)
     model, renamed, dropped = _build(source, ARCHITECTURES[architecture], config, tensors)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        staged = Path(scratch) / target.name
-        staged.mkdir()
-        model.save_pretrained(staged)
+    with whole_folder(target, replaces=(*_MODEL_FILES, *_TOKENIZER_FILES)) as staging:
+        model.save_pretrained(staging)
         for name in _TOKENIZER_FILES:
             if (path := _locate(source, name)) is not None:
-                shutil.copyfile(path, staged / name)
-        _move_into_place(staged, target)
+                shutil.copyfile(path, staging / name)
     return ConversionReport(
         source=str(source),
         architecture=architecture,
@@ -357,16 +353,3 @@ def _release_name(model_class: type[MiniAlbertPreTrainedModel], key: str) -> str
     if model_class is MiniAlbertModel:
         return _to_release(_PREFIX + key).removeprefix("albert.")
     return _to_release(key)
-
-
-def _move_into_place(staged: Path, target: Path) -> None:
-    if not target.exists() or not any(target.iterdir()):
-        if target.exists():
-            target.rmdir()
-        staged.rename(target)
-        return
-    for name in (*_MODEL_FILES, *_TOKENIZER_FILES):
-        if (staged / name).exists():
-            (staged / name).replace(target / name)
-        else:  # left by an earlier conversion of another source
-            (target / name).unlink(missing_ok=True)

@@ -24,8 +24,11 @@ _POLL_SECONDS = 0.5
 def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside the directory; when the block ends without an error it takes its place.
 
-    What the directory held before stays, but for files that were written anew and for those of `replaces`. After an
-    error the directory is as it was.
+    A directory that cannot be renamed, as a mounted volume or one in a folder of somebody else, holds that folder
+    itself, and gets its files one by one in the end. What the directory held before stays, but for files that were
+    written anew and for those of `replaces`. After an error the directory is as it was. Weights may be read by whom
+    the umask lets read the other files: safetensors 0.8 writes them for their owner alone, and a service under
+    another user could not load them.
 
     Args:
         directory: the folder to write.
@@ -39,11 +42,13 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
         OSError: if it cannot be written.
     """
     target = Path(directory).expanduser().resolve()
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    fixed = _cannot_be_renamed(target)
+    staging = (target if fixed else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         staging.mkdir(parents=True)
         yield staging
-        _put_in_place(target, staging, replaces)
+        _give_usual_modes(staging)
+        (_move_files if fixed else _put_in_place)(target, staging, replaces)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -104,6 +109,26 @@ def _lock(handle: int, directory: Path, what: str, deadline: float) -> None:
             logger.info("another %s is still running in %s: waiting for its end", what, directory)
         told = True
         time.sleep(_POLL_SECONDS)
+
+
+def _give_usual_modes(folder: Path) -> None:
+    umask = os.umask(0o077)  # it can only be read by setting it: for this moment, to the strictest
+    os.umask(umask)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o666 & ~umask)
+
+
+def _cannot_be_renamed(folder: Path) -> bool:
+    return folder.is_dir() and (os.path.ismount(folder) or not os.access(folder.parent, os.W_OK))
+
+
+def _move_files(target: Path, staging: Path, replaces: Collection[str]) -> None:
+    written = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if not path.is_dir()]
+    for name in written:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).replace(target / name)
+    for name in set(replaces) - {path.as_posix() for path in written}:
+        (target / name).unlink(missing_ok=True)
 
 
 def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:

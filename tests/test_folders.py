@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from minialbert import folders
 from minialbert.errors import UserError
@@ -48,6 +51,45 @@ def test_what_is_not_written_anew_stays_but_for_what_it_replaces(tmp_path):
         (staging / "a.txt").write_text("new")
     assert _names(tmp_path) == ["folder/a.txt", "folder/notes.txt", "folder/sub/kept.json"]
     assert (target / "a.txt").read_text() == "new"
+
+
+def test_a_mounted_volume_gets_its_files_one_by_one(tmp_path, monkeypatch):
+    target = tmp_path / "volume"
+    (target / "sub").mkdir(parents=True)
+    for name in ("a.txt", "notes.txt", "sub/stale.json"):
+        (target / name).write_text("old")
+    before = target.stat().st_ino
+    monkeypatch.setattr(folders.os.path, "ismount", lambda path: path == target)
+    with whole_folder(target, replaces=("a.txt", "sub/stale.json")) as staging:
+        assert staging.parent == target
+        (staging / "new").mkdir()
+        (staging / "new" / "b.txt").write_text("new")
+        (staging / "a.txt").write_text("new")
+    assert _names(tmp_path) == ["volume/a.txt", "volume/new/b.txt", "volume/notes.txt"]
+    assert (target / "a.txt").read_text() == "new"
+    assert target.stat().st_ino == before
+    with pytest.raises(KeyError), whole_folder(target) as staging:
+        (staging / "a.txt").write_text("newer")
+        raise KeyError
+    assert _names(tmp_path) == ["volume/a.txt", "volume/new/b.txt", "volume/notes.txt"]
+    assert (target / "a.txt").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permission bits of POSIX systems")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_may_be_read_by_those_who_may_read_the_rest(tmp_path, umask, mode):
+    target = tmp_path / "model"
+    former = os.umask(umask)
+    try:
+        with whole_folder(target) as staging:
+            save_file({"weight": torch.zeros(1)}, staging / "model.safetensors")
+            (staging / "config.json").write_text("{}")
+        assert os.umask(umask) == umask  # as it was
+    finally:
+        os.umask(former)
+    assert [
+        stat.S_IMODE((target / name).stat().st_mode) for name in ("config.json", "model.safetensors")
+    ] == [mode] * 2
 
 
 def test_a_file_in_the_way_is_an_error_of_the_system(tmp_path):
