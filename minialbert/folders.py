@@ -127,8 +127,8 @@ def _move_files(target: Path, staging: Path, replaces: Collection[str]) -> None:
     for name in written:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (staging / name).replace(target / name)
-    for name in set(replaces) - {path.as_posix() for path in written}:
-        (target / name).unlink(missing_ok=True)
+    for stale in set(replaces) - {name.as_posix() for name in written}:
+        (target / stale).unlink(missing_ok=True)
 
 
 def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:
