@@ -282,7 +282,7 @@ def test_time_is_that_of_cells_like_those_that_are_done():
     river = cell_named(suite, "teacher/full/river-1")
     two = time_left(suite, [*left, river], results)
     assert two.told() == (
-        "about 0.1 h of compute left on this machine, without 1 cells like none that is done (river)"
+        "about 0.1 h of compute left on this machine, not counting 1 cell unlike any that is done (river)"
     )
     assert time_left(suite, [river], {}).told() == (
         "no estimate yet: the first of each kind is to be measured (river)"

@@ -47,7 +47,8 @@ class TimeLeft:
             line = f"about {duration(self.seconds / jobs)} of compute left on this machine"
         if not self.unknown:
             return line
-        return f"{line}, without {self.unknown} cells like none that is done ({', '.join(without)})"
+        unknown = "1 cell" if self.unknown == 1 else f"{self.unknown} cells"
+        return f"{line}, not counting {unknown} unlike any that is done ({', '.join(without)})"
 
 
 def time_left(
