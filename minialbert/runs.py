@@ -140,7 +140,7 @@ class RunDirectory:
             different = [line.strip() for line in now if line not in before] or ["(fewer settings)"]
             raise UserError(
                 f"{self.path} holds a run of another recipe; different here: {'; '.join(different[:5])}. Resume with "
-                "the same settings, or give another --output"
+                "the same settings, give another --output, or remove that folder to begin anew"
             )
 
     def _check_same_data(self, data: dict[str, Any] | None) -> None:
