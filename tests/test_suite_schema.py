@@ -167,7 +167,7 @@ def test_the_tables_of_a_shipped_suite_name_rows_of_the_paper(name):
 def test_the_miniature_has_what_the_claims_need_first():
     suite = load_suite("miniature")
     assert [group.name for group in suite.groups] == [
-        "core", "baselines", "ranks", "ablations", "reach", "biomedical", "biomedical-ranks",
+        "core", "baselines", "ranks", "ablations", "reach", "biomedical", "biomedical-ranks", "biomedical-bc2gm",
     ]  # fmt: skip
     core = {(cell.row, cell.mode) for cell in expand(suite) if cell.group == "core"}
     for claim in suite.claims[:5]:  # claims 1 to 5
@@ -177,6 +177,10 @@ def test_the_miniature_has_what_the_claims_need_first():
     assert [claim.name.removeprefix("claim-") for claim in suite.claims] == [
         "1", "2", "3", "4", "5", "5-eq7", "6", "7", "8", "9",
     ]  # fmt: skip
+    biomedical = {(cell.row, cell.mode, cell.task) for cell in expand(suite) if cell.group == "biomedical"}
+    for one in suite.claims[-1].comparisons:
+        if one.counts:
+            assert {(*split_side(side), task) for side in (one.a, one.b) for task in one.tasks} <= biomedical
     reach = suite.groups[4]
     assert (len(reach.tasks), reach.seeds, suite.reach.share) == (9, [1, 2, 3], 93)
 
