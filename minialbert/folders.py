@@ -24,10 +24,12 @@ _POLL_SECONDS = 0.5
 def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside the directory; when the block ends without an error it takes its place.
 
-    A directory that cannot be renamed, as a mounted volume or one in a folder of somebody else, holds that folder
-    itself, and gets its files one by one in the end. What the directory held before stays, but for files that were
-    written anew and for those of `replaces`. After an error the directory is as it was. Weights may be read by whom
-    the umask lets read the other files: safetensors 0.8 writes them for their owner alone, and a service under
+    What the directory held before stays, but for files that were written anew and for those of `replaces`. After an
+    error in the block the directory is as it was.
+
+    A directory that cannot be renamed, as a mounted volume or one in a folder of somebody else, holds the new folder
+    itself and gets its files one by one in the end, which a full disk or a kill may cut short. Weights may be read by
+    whom the umask lets read the other files: safetensors 0.8 writes them for their owner alone, and a service under
     another user could not load them.
 
     Args:
