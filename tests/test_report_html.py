@@ -295,6 +295,15 @@ def test_places_on_an_axis():
     assert axis([0, 3e6], 0, 1, whole=True).labels() == ["0", "1M", "2M", "3M"]
 
 
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [([80], 32, 100), ([100], 40, 100), ([60, 80], 58, 82), ([60, 99], 56.1, 100), ([90, 101], 88.9, 101)],
+)
+def test_an_axis_of_percents_ends_at_100(values, low, high):
+    found = axis(values, 0, 1, margin=0.1, most=100)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
 @pytest.mark.parametrize("values", [[3.0], [0.0], [-2.0], [1e99, -1e99], [5e-324, 0.0], [1e16, 1e16 + 2]])
 @pytest.mark.parametrize("log", [False, True])
 def test_an_axis_of_odd_values_holds_them(values, log):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,7 @@ class ScatterChart:
         y_label: of the axis, with its unit.
         points: the models.
         log_x: a logarithmic axis.
+        y_most: the largest value that y can have, such as 100 of percents.
     """
 
     title: str
@@ -109,6 +111,7 @@ class ScatterChart:
     y_label: str
     points: tuple[Point, ...]
     log_x: bool = False
+    y_most: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def axis(
     whole: bool = False,
     counts: bool = False,
     margin: float = 0.0,
+    most: float = math.inf,
 ) -> Axis:
     """Make an axis that holds some values.
 
@@ -110,11 +111,13 @@ def axis(
         whole: begin and end it at a tick.
         counts: mark whole numbers only; no effect where `log` is set.
         margin: share of its range to leave free at both ends.
+        most: where it ends at the latest, unless a value lies above; no effect where `log` or `whole` is set.
 
     Returns:
         The axis.
     """
     low, high = min(values), max(values)
+    most = max(most, high)
     if log:
         if high / low < 1.001:
             low, high = low / 1.5, high * 1.5
@@ -126,6 +129,8 @@ def axis(
         low, high = low - room, high + room
     room = (high - low) * margin
     low, high = low - (min(room, low) if low >= 0 else room), high + room  # no sizes or scores below zero
+    if low < most < high and not whole:
+        high = most
     least = 1.0 if counts else 0.0
     if whole:
         step = max(_step(low, high, 5), least)

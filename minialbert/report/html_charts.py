@@ -192,7 +192,7 @@ def scatter_chart(chart: ScatterChart) -> str:
         720,
         420,
         axis([one.x for one in points], 60, 698, log=chart.log_x, margin=0.06),
-        axis(reach, 370, 36, margin=0.08),
+        axis(reach, 370, 36, margin=0.08, most=chart.y_most),
     )
     spots = [(frame.x.place(one.x), frame.y.place(one.y)) for one in points]
     bars = [

@@ -21,6 +21,7 @@ _ENGINES = {
     "onnx-fp32": "ONNX Runtime fp32",
     "onnx-int8": "ONNX Runtime int8",
 }
+_MOST = 100.0  # every score is in percent
 _PARAMETERS = "parameters of the encoder, millions"
 
 
@@ -76,13 +77,13 @@ def size_chart(title: str, points: Sequence[Point], what: str) -> ScatterChart:
     Args:
         title: what it shows.
         points: models; x in parameters.
-        what: the score, with its unit.
+        what: the score, in percent.
 
     Returns:
         The plot, with the parameters in millions.
     """
     shown = tuple(Point(one.label, one.x / 1e6, one.y, one.sd, one.group) for one in points)
-    return ScatterChart(title, _PARAMETERS, what, shown, log_x=True)
+    return ScatterChart(title, _PARAMETERS, what, shown, log_x=True, y_most=_MOST)
 
 
 def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str) -> list[ScatterChart]:
@@ -91,7 +92,7 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
     Args:
         points: models, by the names that they have in a benchmark.
         benches: the benchmarks; each makes plots of its own, since two are not comparable.
-        what: the score, with its unit.
+        what: the score, in percent.
 
     Returns:
         The plots.
@@ -110,7 +111,7 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
                 title = f"Latency against score, {name}" + (
                     f" ({bench.file.parent.name})" if len(benches) > 1 else ""
                 )
-                charts.append(ScatterChart(title, label, what, tuple(found)))
+                charts.append(ScatterChart(title, label, what, tuple(found), y_most=_MOST))
     return charts
 
 
@@ -131,7 +132,12 @@ def paper_chart(rows: Sequence[PaperRow]) -> ScatterChart:
             points.append(Point(row.label, float(size[1]), float(row.average), None, group))
     title = f"The paper's {rows[0].source}: size against score"
     return ScatterChart(
-        title, "parameters, millions, as printed", "average, %, as printed", tuple(points), log_x=True
+        title,
+        "parameters, millions, as printed",
+        "average, %, as printed",
+        tuple(points),
+        log_x=True,
+        y_most=_MOST,
     )
 
 
