@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shlex
 import statistics
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -25,13 +23,13 @@ from .data.tokenizers import tokenizer_fingerprint
 from .elastic_tuning import ElasticTuning, measure_depths, plan_elastic
 from .errors import UserError
 from .evaluation import Predictions, encode, evaluate_split, make_collator
+from .finetuning_command import finetune_command
 from .interrupts import StopRequested
 from .memory import peak_memory_mb
 from .metrics import check_packages
 from .precision import resolve_precision
 from .processes import rank, share_of
 from .progress import RunProgress
-from .recipe import load_recipe
 from .recipe_settings import without_places
 from .runs import RunDirectory, display_name, write_result, writing
 from .task_losses import TaskTeacher, label_order
@@ -483,34 +481,3 @@ def _record(
         "recipe": recipe,
         "command": finetune_command(plan.recipe),
     }
-
-
-def finetune_command(recipe: FinetuneRecipe) -> str:
-    """Return the command line that runs a recipe again, with placeholders for directories.
-
-    Args:
-        recipe: the resolved recipe.
-
-    Returns:
-        One line.
-    """
-    model, task = str(display_name(recipe.model.name)), str(recipe.task.name)
-    words = ["minialbert", "finetune", "--model", model, "--task", task]
-    if recipe.task.data is not None:
-        words += ["--data", str(display_name(recipe.task.data))]
-    if recipe.tuning.mode == "adapters":
-        words.append("--adapters")
-    if recipe.teacher.model is not None:
-        words += ["--teacher", str(display_name(recipe.teacher.model))]
-    shipped = "adapters" if recipe.tuning.mode == "adapters" else "default"
-    defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
-    for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
-        for key, value in values.items():
-            elsewhere = (section, key) in _OPTIONS or key == "report_to"  # where a log goes is the user's own
-            if not elsewhere and value != defaults[section][key]:
-                words += ["--set", f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"]
-    return shlex.join(words)
-
-
-# What the command line has options for.
-_OPTIONS = {("model", "name"), ("task", "name"), ("task", "data"), ("tuning", "mode"), ("teacher", "model")}

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import UserError
-from .finetuning import finetune_command
+from .finetuning_command import finetune_command
 from .metrics import LOWER_IS_BETTER
 from .progress import duration
 from .tuning_schema import FinetuneRecipe, GridRecipe

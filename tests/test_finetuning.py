@@ -29,7 +29,8 @@ from minialbert.data.task_encoding import Encoded
 from minialbert.data.tasks import load_task
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.evaluation import encode, evaluate_split, make_collator
-from minialbert.finetuning import finetune, finetune_command, plan_finetuning
+from minialbert.finetuning import finetune, plan_finetuning
+from minialbert.finetuning_command import finetune_command
 from minialbert.recipe import apply_overrides, load_recipe
 from minialbert.runs import RunDirectory
 from minialbert.task_models import load_tuned

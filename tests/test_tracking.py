@@ -22,7 +22,8 @@ from conftest import write_tiny_task
 from minialbert import distillation, finetuning, tracking
 from minialbert.distillation import distill
 from minialbert.errors import MissingExtraError, UserError
-from minialbert.finetuning import finetune, finetune_command
+from minialbert.finetuning import finetune
+from minialbert.finetuning_command import finetune_command
 from minialbert.recipe import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipe_settings import flat_settings, without_folders, without_places
 from minialbert.runs import RunDirectory
