@@ -76,6 +76,18 @@ def test_every_claim_has_its_numbers_and_a_verdict(records):
     assert "| Adapters are faster. | held |" in page
 
 
+def test_a_verdict_on_some_of_its_pairs_is_an_interim_one(records):
+    suite = make_suite().model_copy(update={"min_pairs": 2})
+    (records / "cells/plain/full/king-3/result.json").unlink()
+    page = write_suite_report(suite, records)
+    line = row_of(page, "small | plain | +0 | +10.5 ")
+    assert "| 2 of 3 |" in line
+    assert line.endswith("| held, interim |")  # 10 and 11: 10.5 - 12.7 * 0.71 / sqrt(2) = 4.1
+    assert "| Small beats plain. | held, interim |" in page
+    assert "Verdict: held, interim" in page
+    assert "| Adapters are faster. | held |" in page
+
+
 def test_what_is_kept(records):
     page = write_suite_report(make_suite(), records)
     # (70 + 38) / (80 + 40) = 90 %, (72 + 40) / (82 + 42) = 90.3 %

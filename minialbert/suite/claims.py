@@ -34,6 +34,11 @@ class Compared:
     interval: tuple[float, float] | None
     verdict: Verdict
 
+    @property
+    def interim(self) -> bool:
+        """Whether pairs are still missing; said of a verdict other than "unfinished"."""
+        return self.verdict != "unfinished" and len(self.differences) < self.planned
+
     def task_means(self) -> dict[str, float]:
         """Return the mean difference of each task."""
         return {task: statistics.fmean(values) for task, values in _by_task(self.differences).items()}

@@ -46,7 +46,7 @@ def summary_blocks(
         )
     )
     if suite.claims:
-        rows = tuple((claim.text, judge(claim, compared[claim.name])) for claim in suite.claims)
+        rows = tuple((claim.text, _verdict(claim, compared[claim.name])) for claim in suite.claims)
         blocks.append(Table("Claims", ("claim", "verdict"), rows))
     return blocks
 
@@ -131,12 +131,24 @@ def _claim(
                 f"{len(one.differences)} of {one.planned}",
                 means or None,
                 _without_marked(suite, comparison, results, marks),
-                one.verdict if comparison.counts else f"({one.verdict})",
+                _worded(one.verdict, one.interim)
+                if comparison.counts
+                else f"({_worded(one.verdict, one.interim)})",
             )
         )
     head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
-    verdict = Text(f"Verdict: {judge(claim, compared)}", strong=True)
+    verdict = Text(f"Verdict: {_verdict(claim, compared)}", strong=True)
     return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), verdict))
+
+
+def _verdict(claim: Claim, compared: Sequence[Compared]) -> str:
+    verdict = judge(claim, compared)
+    counting = [one for comparison, one in zip(claim.comparisons, compared, strict=True) if comparison.counts]
+    return _worded(verdict, verdict != "unfinished" and any(one.interim for one in counting))
+
+
+def _worded(verdict: str, interim: bool) -> str:
+    return f"{verdict}, interim" if interim else verdict
 
 
 def _without_marked(
