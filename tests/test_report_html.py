@@ -236,7 +236,8 @@ def test_rows_of_the_paper_are_marked():
 
 
 BADGES = {
-    "held": "held", "reversed": "reversed", "undecided at this size": "undecided", "(unfinished)": "unfinished aside"
+    "held": "held", "reversed": "reversed", "undecided at this size": "undecided", "(unfinished)": "unfinished aside",
+    "reversed, interim": "reversed", "(held, interim)": "held aside",
 }  # fmt: skip
 
 

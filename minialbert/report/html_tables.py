@@ -129,10 +129,11 @@ def _plain(number: float) -> str:
 
 def _verdict(one: Shown) -> str:
     bare = one.text[1:-1] if one.text[:1] + one.text[-1:] in ("()", "[]") else one.text
-    if bare not in VERDICTS:
+    kind = VERDICTS.get(bare.removesuffix(", interim"))
+    if kind is None:
         return escaped(one.text)
     aside = "" if bare == one.text else " aside"
-    return f'<span class="badge {VERDICTS[bare]}{aside}">{escaped(one.text)}</span>'
+    return f'<span class="badge {kind}{aside}">{escaped(one.text)}</span>'
 
 
 def _from_paper(columns: Sequence[str], row: Sequence[Shown]) -> bool:
