@@ -122,6 +122,7 @@ def _claim(
             f"{suite.tasks[task].label}{'‡' if task in marks else ''} {value:+.1f}"
             for task, value in one.task_means().items()
         )
+        verdict = _worded(one.verdict, one.interim)
         rows.append(
             (
                 comparison.a + (f", {comparison.label}" if comparison.label else ""),
@@ -131,14 +132,12 @@ def _claim(
                 f"{len(one.differences)} of {one.planned}",
                 means or None,
                 _without_marked(suite, comparison, results, marks),
-                _worded(one.verdict, one.interim)
-                if comparison.counts
-                else f"({_worded(one.verdict, one.interim)})",
+                verdict if comparison.counts else f"({verdict})",
             )
         )
     head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
-    verdict = Text(f"Verdict: {_verdict(claim, compared)}", strong=True)
-    return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), verdict))
+    judged = Text(f"Verdict: {_verdict(claim, compared)}", strong=True)
+    return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
 
 
 def _verdict(claim: Claim, compared: Sequence[Compared]) -> str:
