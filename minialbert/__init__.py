@@ -3,6 +3,9 @@
 Importing the package registers the model with Transformers' Auto classes.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,7 +24,19 @@ from .modeling_minialbert import (
     MiniAlbertModel,
 )
 
+if TYPE_CHECKING:
+    from .losses import layer_map
+    from .objective import DistillationObjective
+    from .trainer import DistillationTrainer
+
 __version__ = "0.1.0"
+
+# Loaded when first asked for: the trainer brings much that a model alone does not need.
+_LAZY = {
+    "DistillationObjective": ".objective",
+    "DistillationTrainer": ".trainer",
+    "layer_map": ".losses",
+}
 
 AutoConfig.register("minialbert", MiniAlbertConfig, exist_ok=True)
 AutoModel.register(MiniAlbertConfig, MiniAlbertModel, exist_ok=True)
@@ -32,7 +47,16 @@ AutoModelForSequenceClassification.register(
 AutoModelForTokenClassification.register(MiniAlbertConfig, MiniAlbertForTokenClassification, exist_ok=True)
 AutoModelForQuestionAnswering.register(MiniAlbertConfig, MiniAlbertForQuestionAnswering, exist_ok=True)
 
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    "DistillationObjective",
+    "DistillationTrainer",
     "MiniAlbertConfig",
     "MiniAlbertForMaskedLM",
     "MiniAlbertForQuestionAnswering",
@@ -40,4 +64,5 @@ __all__ = [
     "MiniAlbertForTokenClassification",
     "MiniAlbertModel",
     "__version__",
+    "layer_map",
 ]

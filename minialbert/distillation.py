@@ -20,6 +20,7 @@ from .data.windows import data_identity
 from .distillation_plan import DistillationPlan, plan_distillation
 from .errors import UserError
 from .folders import whole_folder
+from .objective import DistillationObjective
 from .precision import resolve_precision
 from .processes import rank
 from .progress import RunProgress
@@ -366,4 +367,4 @@ def model_summary(plan: DistillationPlan) -> dict[str, Any]:
     return summary
 
 
-__all__ = ["distill", "initialise", "make_trainer", "model_summary", "save_student"]
+__all__ = ["DistillationObjective", "distill", "initialise", "make_trainer", "model_summary", "save_student"]

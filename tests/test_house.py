@@ -1,0 +1,93 @@
+"""The names that others rely on: each is where it was promised, and the objective does what the promise shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+from transformers.modeling_outputs import MaskedLMOutput
+
+import minialbert
+from minialbert import DistillationObjective, layer_map
+
+# Module and the names that can be imported from it. A name that is promised anew gets a place here.
+PROMISED = {
+    "minialbert": (
+        "DistillationObjective",
+        "DistillationTrainer",
+        "MiniAlbertConfig",
+        "MiniAlbertForMaskedLM",
+        "MiniAlbertForQuestionAnswering",
+        "MiniAlbertForSequenceClassification",
+        "MiniAlbertForTokenClassification",
+        "MiniAlbertModel",
+        "layer_map",
+    ),
+    "minialbert.losses": (
+        "masked_lm_loss",
+        "attention_loss",
+        "hidden_loss",
+        "output_loss",
+        "embedding_loss",
+        "layer_map",
+    ),
+    "minialbert.distillation": ("DistillationObjective", "distill", "initialise"),
+    "minialbert.trainer": ("DistillationTrainer",),
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module, names in PROMISED.items() for name in names]
+)
+def test_a_promised_name_is_there(module, name):
+    assert getattr(import_module(module), name).__name__ == name
+
+
+def test_what_the_package_names_it_has():
+    assert set(PROMISED["minialbert"]) <= set(minialbert.__all__)
+    for name in minialbert.__all__:
+        assert hasattr(minialbert, name), name
+    with pytest.raises(AttributeError, match="'minialbert' has no attribute 'Distiller'"):
+        _ = minialbert.Distiller
+
+
+def test_the_names_can_be_imported_first():
+    names = ", ".join(PROMISED["minialbert"])
+    subprocess.run([sys.executable, "-c", f"from minialbert import {names}"], check=True)
+
+
+def test_the_layer_map_counts_from_one():
+    assert layer_map(6, 12) == (2, 4, 6, 8, 10, 12)
+
+
+def outputs(layers: int, seed: int) -> MaskedLMOutput:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return MaskedLMOutput(
+        logits=draw(2, 5, 11),
+        hidden_states=tuple(draw(2, 5, 8) for _ in range(layers + 1)),
+        attentions=tuple(draw(2, 4, 5, 5).softmax(-1) for _ in range(layers)),
+    )
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "as-published"])
+def test_terms_have_their_names_in_every_preset(preset):
+    labels = torch.tensor([[-100, 3, -100, 7, -100], [1, -100, -100, -100, -100]])
+    attention_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    objective = DistillationObjective.preset(preset)
+    terms = objective(outputs(2, 0), outputs(4, 1), labels=labels, attention_mask=attention_mask)
+    values = [terms.mlm, terms.attention, terms.hidden, terms.output, terms.embedding]
+    assert all(value.shape == () and value > 0 for value in values)
+    weighted = [
+        objective.mlm_weight, objective.attention_weight, objective.hidden_weight, objective.output_weight,
+        objective.embedding_weight,
+    ]  # fmt: skip
+    assert weighted == [1, 3, 3, 5, 0]
+    expected = sum(weight * value for weight, value in zip(weighted, values, strict=True))
+    torch.testing.assert_close(terms.total, torch.as_tensor(expected))
