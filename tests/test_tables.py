@@ -464,10 +464,10 @@ def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
     write(tmp_path / "test.csv", "tokens\nunlabelled words\n")
     task = load_table(tmp_path, "token")
     assert task.splits["train"][0].tags == ("B-X", "I-X", "O", "B-Y", "B-X", "B-X", "I-X")
-    assert task.notes == ("train: 3 I- tag(s) that continued no entity of their type were read as B-",)
+    assert task.notes == ("train: 3 I- tags that followed nothing were read as B-",)
     assert task.splits["test"] == [TokenExample(("unlabelled", "words"))]
     write(path, "tokens,tags\na b,B-X E-X\n")
-    assert error(tmp_path, "token").startswith(f"{path}:2: expected an IOB2 tag (O, B-Disease, I-Disease), ")
+    assert error(tmp_path, "token").startswith(f"{path}:2: the tag 'E-X' is of another scheme (BIOES, BILOU)")
     write(path, "tokens,tags\na b,O O\n")
     assert "expected at least two labels, found only 'O'" in error(tmp_path, "token")
 
@@ -484,7 +484,8 @@ def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
         ({"tokens": [], "tags": []}, "there are no words in column 'tokens'"),
         ({"tokens": ["a", 1], "tags": ["O", "O"]}, "expected a list of strings in column 'tokens'"),
         ({"tokens": ["a"], "tags": [0]}, "expected a list of strings in column 'tags', found [0]"),
-        ({"tokens": ["a"], "tags": ["B-"]}, "expected an IOB2 tag (O, B-Disease, I-Disease), found 'B-'"),
+        ({"tokens": ["a"], "tags": ["B-"]}, "expected a tag O, B-TYPE or I-TYPE, found 'B-'"),
+        ({"tokens": ["a"], "tags": ["B- X"]}, "expected a tag O, B-TYPE or I-TYPE, found 'B- X'"),
         ({"tokens": ["a"], "tags": None}, "no label; every row of train needs one"),
     ],
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from minialbert.data.tasks import load_task, task_summary
@@ -169,10 +172,113 @@ def test_a_metric_of_another_problem(tmp_path):
     assert task.metric == "accuracy"
 
 
-def test_iob_repair_or_refusal(tmp_path):
-    folder = ner(tmp_path / "animals", "train", "devel")
-    (folder / "train.tsv").write_text("the\tO\ncat\tI-Animal\n\n")
-    task = load_task(TaskRecipe(name="ner", data=str(folder)))
-    assert task.splits["train"][0].tags == ("O", "B-Animal")
-    with pytest.raises(UserError, match="row 2: 'I-Animal' follows no entity"):
-        load_task(TaskRecipe(name="ner", data=str(folder), iob="refuse"))
+# Tags: one reader, whatever the file
+
+# In IOB1: an entity starts with I-, and with B- only behind one of its type; so two entities are one in the last row.
+IOB1 = [
+    (["the", "cat"], ["O", "I-Animal"]),
+    (["cat", "dog", "Rome", "New", "York"], ["I-Animal", "B-Animal", "I-City", "I-City", "O"]),
+    (["cat", "Rome"], ["B-Animal", "I-City"]),
+]
+REPAIRED = [
+    ("O", "B-Animal"),
+    ("B-Animal", "B-Animal", "B-City", "I-City", "O"),
+    ("B-Animal", "B-City"),
+]
+IOB2 = [(words, list(tags)) for (words, _), tags in zip(IOB1, REPAIRED, strict=True)]
+
+
+def write_tagged(folder: Path, kind: str, rows: list[tuple[list[str], list[str]]]) -> str:
+    """Writes tagged sentences as the train split, and returns what `task.data` says."""
+    if kind == "hub":
+        columns = {"tokens": [words for words, _ in rows], "tags": [tags for _, tags in rows]}
+        datasets.DatasetDict(train=datasets.Dataset.from_dict(columns)).save_to_disk(folder / "hub")
+        return "hub:owner/name"
+    path = folder / f"train.{kind}"
+    joined = [(" ".join(words), " ".join(tags)) for words, tags in rows]
+    if kind == "conll":
+        blocks = ["".join(f"{w}\t{t}\n" for w, t in zip(*row, strict=True)) for row in rows]
+        path.write_text("\n".join(blocks))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"tokens": w, "tags": t}) + "\n" for w, t in rows))
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(
+            pyarrow.table({"tokens": [w for w, _ in rows], "tags": [t for _, t in rows]}), path
+        )
+    else:
+        between = "," if kind == "csv" else "\t"
+        path.write_text("".join(f"{w}{between}{t}\n" for w, t in [("tokens", "tags"), *joined]))
+    return str(folder if kind == "conll" else path)
+
+
+KINDS = ["conll", "csv", "tsv", "jsonl", "parquet", "hub"]
+
+
+@pytest.fixture
+def tagged(tmp_path, monkeypatch):
+    """Loads tagged sentences, written as a kind of file, and returns the task."""
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_: datasets.DatasetDict.load_from_disk(tmp_path / "hub")
+    )
+
+    def load(kind, rows, **options):
+        data = write_tagged(tmp_path, kind, rows)
+        # A .tsv of words and tags is a table only where the problem is named.
+        named = {"name": "mine", "problem": "token"} if kind == "tsv" else {"name": "ner"}
+        return load_task(TaskRecipe(**named, data=data, **options), carve=False)
+
+    return load
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_iob1_is_repaired_in_every_kind_of_file(tagged, kind):
+    task = tagged(kind, IOB1)
+    assert [row.tags for row in task.splits["train"]] == REPAIRED
+    assert task.labels == ("O", "B-Animal", "I-Animal", "B-City", "I-City")
+    assert [note for note in task.notes if note.endswith(": 4 I- tags that followed nothing were read as B-")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_iob2_stays_as_it_is_in_every_kind_of_file(tagged, kind):
+    for iob in ("repair", "refuse"):
+        task = tagged(kind, IOB2, iob=iob)
+        assert [row.tags for row in task.splits["train"]] == REPAIRED
+        assert not [note for note in task.notes if "I- tag" in note]
+
+
+# Of the first sentence's last tag, the third's first and the third's last: the line, of Parquet and the hub the row.
+PLACES = {
+    "conll": ("train.conll, row 2: ", "train.conll, row 10: ", "train.conll, row 11: "),
+    "csv": ("train.csv:2: ", "train.csv:4: ", "train.csv:4: "),
+    "tsv": ("train.tsv:2: ", "train.tsv:4: ", "train.tsv:4: "),
+    "jsonl": ("train.jsonl:1: ", "train.jsonl:3: ", "train.jsonl:3: "),
+    "parquet": ("train.parquet:1: ", "train.parquet:3: ", "train.parquet:3: "),
+    "hub": tuple(f"hub:owner/name (train), row {row}: " for row in (1, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refusing_names_the_row_in_every_kind_of_file(tagged, kind):
+    first, _, last = PLACES[kind]
+    with pytest.raises(UserError) as caught:
+        tagged(kind, IOB1, iob="refuse")
+    assert f"{first}'I-Animal' follows no entity: expected 'B-Animal' at the start" in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        tagged(kind, [*IOB2[:2], IOB1[2]], iob="refuse")
+    assert f"{last}'I-City' follows an entity Animal: expected 'B-City' at the start" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("S-City", "the tag 'S-City' is of another scheme (BIOES, BILOU): convert the file to IOB2"),
+        ("City", "expected a tag O, B-TYPE or I-TYPE, found 'City'"),
+    ],
+)
+def test_a_tag_that_is_none_is_refused_in_every_kind_of_file(tagged, kind, tag, message):
+    rows = [*IOB2[:2], (["cat", "Rome"], [tag, "O"])]
+    with pytest.raises(UserError) as caught:
+        tagged(kind, rows)
+    assert PLACES[kind][1] + message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from minialbert.data.examples import Task, TokenExample
+from minialbert.data.spans import TAG
 from minialbert.errors import UserError
 from minialbert.runs import write_atomically
 from minialbert.user_input import listed, local_path, one_line, quoted, shown
 
 Repair = Literal["repair", "refuse"]
 
-_TAG = re.compile(r"O|([BI])-(\S(?:.*\S)?)")
 _OTHER_SCHEME = re.compile(r"[SELUM](-.+)?")
 _DOCUMENT_START = "-DOCSTART-"
 _BOM = "\ufeff"
@@ -75,7 +75,7 @@ def read_bio(
     if token_column == tag_column:
         raise UserError(f"words and tags cannot both be in column {token_column}: give two different columns")
     path = Path(path)
-    tags = _TagReader(str(path), repair)
+    tags = TagReader(_rows_of(str(path)), repair)
     sentences = []
     for block in _blocks(path, token_column, tag_column):
         rows, words, file_tags = zip(*block, strict=True)
@@ -164,16 +164,16 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
     )
 
 
-class _TagReader:
-    """Checks and repairs the tags of one file or split, and keeps what was found.
+class TagReader:
+    """Checks and repairs the tags of one file or split, whatever its format, and keeps what was found.
 
     Args:
-        title: what messages call the file.
+        error: makes the error of a row and a message.
         repair: what to do with an I- tag that follows nothing or another type.
     """
 
-    def __init__(self, title: str, repair: Repair) -> None:
-        self.title = title
+    def __init__(self, error: Callable[[int, str], UserError], repair: Repair) -> None:
+        self.error = error
         self.repair = repair
         self.repaired = 0
         self.first_seen: dict[str, tuple[int, str]] = {}
@@ -181,17 +181,19 @@ class _TagReader:
     def read(self, tags: Sequence[str], rows: Sequence[int]) -> tuple[str, ...]:
         """Return the tags of one sentence as IOB2, given the row of each."""
         read, previous = [], None
-        for tag, row in zip(tags, rows, strict=True):
-            match = _TAG.fullmatch(tag)
-            if match is None:
-                raise UserError(f"{self.title}, row {row}: {_bad_tag(tag)}")
+        for given, row in zip(tags, rows, strict=True):
+            tag = given.strip()
+            match = TAG.fullmatch(tag)
+            if match is None or _is_padded(match[2]):
+                raise self.error(row, _bad_tag(tag))
             prefix, type_ = match.groups()
             if prefix == "I" and type_ != previous:
                 if self.repair == "refuse":
                     before = f"an entity {shown(previous)}" if previous else "no entity"
-                    raise UserError(
-                        f"{self.title}, row {row}: {quoted(tag)} follows {before}: "
-                        f"expected {quoted(f'B-{type_}')} at the start of an entity; mend the file, or have it repaired"
+                    raise self.error(
+                        row,
+                        f"{quoted(tag)} follows {before}: expected {quoted(f'B-{type_}')} at the start of an entity; "
+                        "mend the file, or have it repaired",
                     )
                 self.repaired += 1
                 tag = f"B-{type_}"
@@ -209,6 +211,14 @@ class _TagReader:
             "I- tag that followed nothing was" if self.repaired == 1 else "I- tags that followed nothing were"
         )
         return (f"{short_name}: {self.repaired} {tags} read as B-",)
+
+
+def _rows_of(title: str) -> Callable[[int, str], UserError]:
+    return lambda row, message: UserError(f"{title}, row {row}: {message}")
+
+
+def _is_padded(type_: str | None) -> bool:
+    return type_ is not None and type_ != type_.strip()
 
 
 def _bad_tag(tag: str) -> str:
@@ -306,7 +316,8 @@ def _block(sentence: TokenExample, number: int) -> str:
             raise UserError(
                 f"sentence {number} cannot be written: the word {quoted(word)} would not be read back"
             )
-        if not _TAG.fullmatch(tag) or "\t" in tag:
+        match = TAG.fullmatch(tag)
+        if match is None or _is_padded(match[2]) or "\t" in tag or "\n" in tag:
             raise UserError(f"sentence {number} cannot be written: {_bad_tag(tag)}")
     return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
 
@@ -377,7 +388,7 @@ def _read_hub_split(dataset: Any, title: str, repair: Repair, *, may_be_unlabell
     word_column = _hub_column(dataset, _WORD_COLUMNS, title)
     tag_column = _hub_column(dataset, _TAG_COLUMNS, title)
     names = _class_names(dataset.features[tag_column], f"{title}: the column {tag_column!r}")
-    reader = _TagReader(title, repair)
+    reader = TagReader(_rows_of(title), repair)
     sentences, empty = [], 0
     for row, record in enumerate(dataset.select_columns([word_column, tag_column]), 1):
         words, values = record[word_column], record[tag_column]

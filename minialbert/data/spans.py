@@ -12,7 +12,7 @@ from typing import Literal
 
 from minialbert.user_input import quoted, shown
 
-_TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
+TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
 # BERT's list of ideograph blocks, with the planes 2 and 3 as a whole.
 _IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 
@@ -185,7 +185,7 @@ def _labelled_runs(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     """Yield the type, the first and the last word of each entity."""
     current: tuple[str, int] | None = None
     for index, tag in enumerate(tags):
-        match = _TAG.fullmatch(tag)
+        match = TAG.fullmatch(tag)
         if match is None:
             raise ValueError(f"the tag {quoted(tag)} of word {index} is not O, B-TYPE or I-TYPE")
         prefix, label = match.groups()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.data.examples import Example, Problem, Task, TextExample, TokenExample
+from minialbert.data.ner import Repair, TagReader
 from minialbert.data.spans import Span, spans_to_tags
 from minialbert.data.table_files import Table, find_tables, read_table
 from minialbert.errors import UserError
@@ -38,7 +39,6 @@ _COMMON_NAMES = {
 }
 _PAIR_OF_TEXT = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "question2"}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_TAG = re.compile(r"O|[BI]-\S.*", re.DOTALL)
 
 _Cells = Mapping[str, Any]
 _Rows = list[tuple[int, Example]]
@@ -78,6 +78,7 @@ def load_table(
     label_separator: str = "|",
     metric: str | None = None,
     max_train_rows: int | None = None,
+    repair: Repair = "repair",
 ) -> Task:
     """Returns a labelled table as a task.
 
@@ -85,8 +86,8 @@ def load_table(
     whose parts `label_separator` divides (an empty string: no class). A token task has either a column of words
     and a column of tags (lists, or strings divided by spaces), or a text and the entities in it: a list, in csv and
     tsv as JSON, of `{"start": 0, "end": 4, "label": "Disease"}` (also "begin", and "type" or "entity") or
-    `[0, 4, "Disease"]`, the end exclusive. Tags are IOB2; an I- that continues nothing becomes B- and is counted in
-    the notes. For how the files are read see `table_files.read_table`; tsv knows no quoting.
+    `[0, 4, "Disease"]`, the end exclusive. Tags are IOB2, or become it by the repair, which the notes count. For how
+    the files are read see `table_files.read_table`; tsv knows no quoting.
 
     Rows of train and validation must be labelled; those of test all or none.
 
@@ -101,6 +102,7 @@ def load_table(
         label_separator: divides the classes of a multi-label cell.
         metric: the figure that counts, where it is not the usual one of the problem.
         max_train_rows: keep only the first rows of train; label names still come from all of them.
+        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the table.
 
     Returns:
         The task.
@@ -116,7 +118,7 @@ def load_table(
     in_words = problem == "token" and _train_is_in_words(tables["train"], columns)
     for split, table in tables.items():
         if problem == "token":
-            rows[split] = _token_rows(table, split, columns, in_words, notes)
+            rows[split] = _token_rows(table, split, columns, in_words, repair, notes)
         else:
             rows[split] = _text_rows(table, split, columns, problem, label_separator, notes)
         _check_labelled(table, rows[split], split)
@@ -338,46 +340,37 @@ def _text_rows(
     return [(row, example(row, cells)) for row, cells in table.rows]
 
 
-def _token_rows(table: Table, split: str, columns: Columns, in_words: bool, notes: list[str]) -> _Rows:
+def _token_rows(
+    table: Table, split: str, columns: Columns, in_words: bool, repair: Repair, notes: list[str]
+) -> _Rows:
     if not in_words:
         text = _find_required(table, "text", columns.text)
         spans = _find(table, "spans", columns.spans, "spans", required=split != "test")
         return [(row, _example_of_spans(table, row, cells, text, spans)) for row, cells in table.rows]
     tokens = _find_required(table, "tokens", columns.tokens)
     tags = _find(table, "tags", columns.tags, "tags", required=split != "test")
-    rows: _Rows = []
-    repaired = 0
-    for row, cells in table.rows:
-        example, repairs = _example_of_words(table, row, cells, tokens, tags)
-        rows.append((row, example))
-        repaired += repairs
-    if repaired:
-        notes.append(f"{split}: {repaired} I- tag(s) that continued no entity of their type were read as B-")
+    reader = TagReader(table.error, repair)
+    rows: _Rows = [
+        (row, _example_of_words(table, row, cells, tokens, tags, reader)) for row, cells in table.rows
+    ]
+    notes.extend(reader.notes(split))
     return rows
 
 
 def _example_of_words(
-    table: Table, row: int, cells: _Cells, tokens: str, tags: str | None
-) -> tuple[TokenExample, int]:
-    """Returns the example, and how many tags were repaired."""
+    table: Table, row: int, cells: _Cells, tokens: str, tags: str | None, reader: TagReader
+) -> TokenExample:
     if _missing(cells.get(tokens)) or cells[tokens] == []:
         raise table.error(row, f"there are no words in column {quoted(tokens)}; fill it or remove the row")
     words = _list_of_words(table, row, cells[tokens], tokens)
     if not all(word.strip() for word in words):
         raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
     if tags is None or _missing(cells.get(tags)):
-        return TokenExample(words), 0
+        return TokenExample(words)
     found = _list_of_words(table, row, cells[tags], tags)
     if len(found) != len(words):
         raise table.error(row, f"{len(words)} words and {len(found)} tags; expected one tag for each word")
-    iob2: list[str] = []
-    for tag in found:
-        if not _TAG.fullmatch(tag):
-            raise table.error(row, f"expected an IOB2 tag (O, B-Disease, I-Disease), found {quoted(tag)}")
-        continues = bool(iob2) and iob2[-1] in (f"B-{tag[2:]}", tag)
-        iob2.append(tag if tag[0] != "I" or continues else f"B-{tag[2:]}")
-    repairs = sum(before != after for before, after in zip(found, iob2, strict=True))
-    return TokenExample(words, tuple(iob2)), repairs
+    return TokenExample(words, reader.read(found, [row] * len(found)))
 
 
 def _example_of_spans(table: Table, row: int, cells: _Cells, column: str, spans: str | None) -> TokenExample:

@@ -67,6 +67,7 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
                 labels=recipe.labels,
                 label_separator=recipe.label_separator,
                 max_train_rows=recipe.max_train_rows,
+                repair=recipe.iob,
             )
     if recipe.metric is not None:
         check_metric(task.problem, recipe.metric)
