@@ -31,7 +31,7 @@ from .grid_workers import Job, LocalWorkers, RayWorkers, Workers, import_ray
 from .interrupts import GracefulStop
 from .progress import duration, stderr_console
 from .recipe import dump_recipe, load_recipe
-from .runs import RunDirectory, write_atomically, write_result, writing
+from .runs import RunDirectory, check_same_recipe, write_atomically, write_result, writing
 from .tuning_schema import FinetuneRecipe
 
 __all__ = [
@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 KeepModels = Literal["selected", "all", "none"]
 _KEPT = ("model", "adapters")
 _ADVICE = "make room, then start the same command again"
+_SAME = "Give the same settings, another --output, or --overwrite"
 
 
 def run_grid(
@@ -251,25 +252,18 @@ def _check_folder(output: Path, recipe: FinetuneRecipe) -> None:
             f"{output} is not empty and holds no grid: give another --output, or --overwrite to replace what an "
             "earlier run left there"
         )
-    if (output / "recipe.yaml").is_file():
-        earlier = load_recipe(str(output / "recipe.yaml"), FinetuneRecipe)
-        _check_same(output, dump_recipe(without_grid(earlier)), dump_recipe(without_grid(recipe)))
+    _check_same(output, output / "recipe.yaml", recipe)
 
 
-def _check_same(folder: Path, before: str, now: str) -> None:
-    if before != now:
-        old = before.splitlines()
-        different = [line.strip() for line in now.splitlines() if line not in old] or ["(fewer settings)"]
-        raise UserError(
-            f"{folder} holds a run of another recipe; different here: {'; '.join(different[:5])}. Give the same "
-            "settings, another --output, or --overwrite"
-        )
+def _check_same(folder: Path, file: Path, recipe: FinetuneRecipe) -> None:
+    if file.is_file():
+        earlier = without_grid(load_recipe(str(file), FinetuneRecipe))
+        check_same_recipe(folder, earlier, without_grid(recipe), advice=_SAME)
 
 
 def _is_finished(output: Path, cell: GridCell, *, with_model: bool) -> bool:
     run = RunDirectory(output / "cells" / cell.name)
-    if run.recipe.is_file():
-        _check_same(run.path, run.recipe.read_text(encoding="utf-8"), dump_recipe(cell.recipe))
+    _check_same(run.path, run.recipe, cell.recipe)
     return run.result.is_file() and (run.model.is_dir() or not with_model)
 
 

@@ -134,14 +134,7 @@ class RunDirectory:
     def _check_same_recipe(self, recipe: RecipeBase) -> None:
         if not self.recipe.is_file():
             return
-        # Read with its schema: keys that are newer than the run have their defaults.
-        before, now = (_learned(one) for one in (load_recipe(str(self.recipe), type(recipe)), recipe))
-        if before != now:
-            different = [line.strip() for line in now if line not in before] or ["(fewer settings)"]
-            raise UserError(
-                f"{self.path} holds a run of another recipe; different here: {'; '.join(different[:5])}. Resume with "
-                "the same settings, give another --output, or remove that folder to begin anew"
-            )
+        check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
 
     def _check_same_data(self, data: dict[str, Any] | None) -> None:
         if data is None or not self.data.is_file():
@@ -301,6 +294,32 @@ def _disk_error(error: Exception) -> str | None:
         return error.strerror or str(error)
     code = re.search(r"\(os error (\d+)\)", str(error))
     return os.strerror(int(code[1])) if code is not None else None
+
+
+def check_same_recipe(
+    folder: Path,
+    before: RecipeBase,
+    now: RecipeBase,
+    *,
+    advice: str = "Resume with the same settings, give another --output, or remove that folder to begin anew",
+) -> None:
+    """Refuse to go on with what was begun by a recipe that teaches something else.
+
+    Args:
+        folder: where it was begun.
+        before: the recipe there, read with its schema: keys that are newer than it have their defaults.
+        now: the recipe of today.
+        advice: what to do.
+
+    Raises:
+        UserError: if they differ in more than where their logs go.
+    """
+    old, new = _learned(before), _learned(now)
+    if old != new:
+        different = [line.strip() for line in new if line not in old] or ["(fewer settings)"]
+        raise UserError(
+            f"{folder} holds a run of another recipe; different here: {'; '.join(different[:5])}. {advice}"
+        )
 
 
 def _learned(recipe: RecipeBase) -> list[str]:

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import yaml
 
 from minialbert import MiniAlbertForSequenceClassification, grid_workers, grids
 from minialbert.errors import MissingExtraError, UserError
@@ -353,6 +354,37 @@ def test_a_cell_folder_of_another_recipe_is_refused(grid):
     with pytest.raises(UserError, match=r"lr1e-05-bs32-ep3-seed42 holds a run of another recipe"):
         grid(recipe)
     assert grid(recipe, overwrite=True).started == [folder.name]
+
+
+def without_keys(file, *keys):
+    """Take keys out of a grid's or cell's recipe, as if it had been written before there were such keys."""
+    recipe = yaml.safe_load(file.read_text())
+    for key in keys:
+        section, _, name = key.partition(".")
+        del recipe[section][name]
+    file.write_text(yaml.safe_dump(recipe))
+
+
+def test_a_grid_from_before_a_key_goes_on(grid):
+    recipe = make_recipe(TWO_BY_TWO)
+    grid(recipe)
+    (grid.cells / "lr1e-05-bs32-ep3-seed2" / "result.json").unlink()  # as if it had been killed half-way
+    for file in (grid.output / "recipe.yaml", *grid.cells.glob("*/recipe.yaml")):
+        without_keys(file, "tuning.max_skipped_steps", "task.iob")
+    assert grid(recipe).started == ["lr1e-05-bs32-ep3-seed2"]
+    # What is asked for now is not what such a key stood for then.
+    without_keys(grid.output / "recipe.yaml", "tuning.max_skipped_steps", "task.iob")
+    refusing = make_recipe(TWO_BY_TWO, task={"name": "classification", "data": "rows", "iob": "refuse"})
+    with pytest.raises(UserError, match="another recipe; different here: iob: refuse"):
+        grid(refusing)
+    assert (grid.output / "result.json").is_file()
+
+
+def test_where_the_log_goes_alone_does_not_stop_a_grid(grid):
+    grid(make_recipe(TWO_BY_TWO))
+    (grid.cells / "lr1e-05-bs32-ep3-seed2" / "result.json").unlink()
+    told = make_recipe(TWO_BY_TWO, report_to=["tensorboard"])
+    assert grid(told).started == ["lr1e-05-bs32-ep3-seed2"]
 
 
 def test_a_folder_with_something_else_is_refused_untouched(grid):

@@ -270,6 +270,17 @@ def test_a_record_of_other_settings_is_refused(trial):
     assert "student.adapter_reduction_factor None instead of 4" in str(caught.value)
 
 
+def test_a_record_from_before_a_key_counts_and_so_does_one_logged_elsewhere(trial):
+    trial(only=["plain"])
+    for name, section in (("plain/distill", "training"), ("plain/full/king-1", "tuning")):
+        path = trial.output / "cells" / name / "result.json"
+        record = json.loads(path.read_text())
+        del record["recipe"][section]["max_skipped_steps"]
+        record["recipe"][section]["report_to"] = ["tensorboard"]
+        path.write_text(json.dumps(record))
+    assert trial(only=["plain"]).started == []
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"kind": "finetune"}', '{"kind": "grid"}'])
 def test_a_damaged_record_is_named(trial, text):
     trial(only=["plain"])
