@@ -6,6 +6,11 @@ fp32 (fp64 inputs stay fp64), without epsilons except where the release has one,
 Every function divides its sum by the number of items it covers (masked tokens, valid tokens, …). Where one
 optimiser step is spread over several micro-batches or processes, pass `count`, the items of the whole step,
 so that the sum over the parts equals the loss of the whole.
+
+These functions are the reference: what the equations say, with every tensor held whole. Training calls
+`hidden_loss` and `embedding_loss` as they are, but computes Eqs. 6 and 10 in `vocabulary_losses` and, wherever rows
+are compared as they are made, Eq. 7 in `attention_comparison`: the same numbers with less memory and time. Each
+function names its fast twin and the test that compares the two.
 """
 
 from __future__ import annotations
@@ -96,6 +101,8 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, *, count: Tensor | float | No
 
     Note:
         Eq. 6 is a sum over the sequence, the release a mean over masked tokens; `count` gives either.
+        Training calls `vocabulary_losses.vocabulary_losses` instead, which `tests/test_vocabulary_losses.py`
+        compares with this (`test_values_and_gradients_are_those_of_the_plain_formulas`).
     """
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of {tuple(logits.shape)}")
@@ -135,6 +142,8 @@ def output_loss(
 
     Note:
         Eq. 10 is a sum over the sequence, the release a mean over masked tokens; `count` gives either.
+        Training calls `vocabulary_losses.vocabulary_losses` instead, which `tests/test_vocabulary_losses.py`
+        compares with this (`test_values_and_gradients_are_those_of_the_plain_formulas`); `held_out` calls this.
     """
     _check_same_shape("logits", student_logits, teacher_logits)
     if mask is not None:
@@ -183,6 +192,11 @@ def attention_loss(
     Note:
         The release computes KL(teacher || student), reduces by elements (so its term is T times smaller
         than Eq. 7's) and skips padded queries only.
+        Training calls `attention_comparison.attend_and_compare` and averages with `mean_divergence`, which
+        `tests/test_attention_comparison.py` compares with this
+        (`test_the_mean_of_the_divergences_is_the_attention_loss_of_the_rows`). It calls this where rows are kept,
+        as with an epsilon, averaged heads, the teacher's dropout (the preset "as-published") or a cached teacher. So
+        does `held_out`.
     """
     _check_same_shape("attention maps", student_attentions, teacher_attentions)
     student, teacher = _full_precision(student_attentions), _full_precision(teacher_attentions)

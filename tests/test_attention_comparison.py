@@ -9,6 +9,7 @@ import torch
 
 from minialbert import attention_comparison as module
 from minialbert.attention_comparison import AttentionInputs, attend_and_compare, compare_rows
+from minialbert.losses import attention_loss, mean_divergence
 
 BATCH, HEADS, LENGTH, SIZE = 2, 3, 7, 4
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -87,6 +88,28 @@ def test_rows_alone_can_be_compared_of_heads_of_other_sizes(direction):
     torch.testing.assert_close(
         torch.autograd.grad(divergence.sum(), (query, key)), expected_gradients, **EXACT
     )
+
+
+@pytest.mark.parametrize("direction", ["teacher-student", "student-teacher"])
+@pytest.mark.parametrize("reduction", ["rows", "elements"])
+def test_the_mean_of_the_divergences_is_the_attention_loss_of_the_rows(direction, reduction):
+    valid = torch.tensor([[1] * LENGTH, [1] * 5 + [0] * (LENGTH - 5)])
+    losses, gradients = [], []
+    for fast in (False, True):
+        query, key, *others = tensors(4)
+        inputs = AttentionInputs(query.requires_grad_(), key.requires_grad_(), mask=masks("keys"))
+        reference = AttentionInputs(*others, mask=masks("keys"))
+        if fast:
+            divergence = compare_rows(inputs, reference, direction=direction)
+            loss = mean_divergence(divergence, valid, reduction=reduction)
+        else:
+            rows = (log_rows(inputs).exp(), log_rows(reference).exp())
+            loss = attention_loss(*rows, valid, direction=direction, reduction=reduction)
+        losses.append(loss.detach())
+        gradients.append(torch.autograd.grad(loss, (query, key)))
+    torch.testing.assert_close(*losses, **EXACT)
+    torch.testing.assert_close(*gradients, **EXACT)
+    assert losses[0] > 0.01
 
 
 def test_the_reference_receives_no_gradient():

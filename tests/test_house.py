@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 from transformers.modeling_outputs import MaskedLMOutput
 
 import minialbert
-from minialbert import DistillationObjective, layer_map
+from minialbert import DistillationObjective, layer_map, losses
+
+ROOT = Path(__file__).parent.parent
 
 # Module and the names that can be imported from it. A name that is promised anew gets a place here.
 PROMISED = {
@@ -61,6 +66,15 @@ def test_the_names_can_be_imported_first():
 
 def test_the_layer_map_counts_from_one():
     assert layer_map(6, 12) == (2, 4, 6, 8, 10, 12)
+
+
+def test_the_tests_that_hold_fast_losses_to_the_reference_are_there():
+    for text in (inspect.getsource(losses), (ROOT / "docs" / "method.md").read_text(encoding="utf-8")):
+        files = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+        assert len(files) >= 2
+        sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+        for name in re.findall(r"`(test_\w+)`", text):
+            assert f"def {name}(" in sources
 
 
 def outputs(layers: int, seed: int) -> MaskedLMOutput:
