@@ -32,7 +32,7 @@ test: $(DEV_STAMP)  ## the fast tests
 
 test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them; their outcome is kept in results/
 	status=0; $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --junitxml=.slow-tests.xml || status=$$?; \
-	  $(BIN)/python benchmarks/reliability_page.py .slow-tests.xml results/reliability.md; rm -f .slow-tests.xml; \
+	  $(BIN)/python benchmarks/pages/reliability_page.py .slow-tests.xml results/reliability.md; rm -f .slow-tests.xml; \
 	  exit $$status
 
 install: $(DEV_STAMP)
@@ -46,12 +46,13 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pydoclint --quiet minialbert runtime/minialbert_runtime
+	$(BIN)/lint-imports --no-logo
 
 audit: $(DEV_STAMP)  ## known vulnerabilities of what is pinned and installed
 	$(BIN)/python tools/audit.py constraints.txt
 
 docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again
-	$(BIN)/python -c "from pathlib import Path; from minialbert.recipe import with_reference; \
+	$(BIN)/python -c "from pathlib import Path; from minialbert.recipes.load import with_reference; \
 	  page = Path('docs/recipes.md'); page.write_text(with_reference(page.read_text()))"
 
 clean:  ## everything that make or the tools made, but never runs/

@@ -15,8 +15,8 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from .configuration_minialbert import MiniAlbertConfig
-from .modeling_minialbert import (
+from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.modeling_minialbert import (
     MiniAlbertForMaskedLM,
     MiniAlbertForQuestionAnswering,
     MiniAlbertForSequenceClassification,
@@ -25,17 +25,17 @@ from .modeling_minialbert import (
 )
 
 if TYPE_CHECKING:
-    from .losses import layer_map
-    from .objective import DistillationObjective
-    from .trainer import DistillationTrainer
+    from minialbert.method.losses import layer_map
+    from minialbert.method.objective import DistillationObjective
+    from minialbert.method.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
 
 # Loaded when first asked for: the trainer brings much that a model alone does not need.
 _LAZY = {
-    "DistillationObjective": ".objective",
-    "DistillationTrainer": ".trainer",
-    "layer_map": ".losses",
+    "DistillationObjective": ".method.objective",
+    "DistillationTrainer": ".method.trainer",
+    "layer_map": ".method.losses",
 }
 
 AutoConfig.register("minialbert", MiniAlbertConfig, exist_ok=True)

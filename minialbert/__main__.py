@@ -1,5 +1,5 @@
 """`python -m minialbert`, for launchers such as torchrun."""
 
-from .cli import main
+from minialbert.cli.main import main
 
 main()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
 
 def printable(text: str) -> str:
     """Return text with line ends, control characters and all else that does not print spelled out."""
@@ -36,3 +41,53 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}: pip install 'minialbert[{extra}]'")
+
+
+def shown(text: object, limit: int = 60) -> str:
+    """Return text for a message: cut to `limit` characters, line ends and control characters spelled out."""
+    whole = str(text)
+    line = printable(whole[: limit + 1])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """Return a value for a message as Python spells it, cut to `limit` characters."""
+    try:
+        return shown(repr(value[: limit + 1] if isinstance(value, str | bytes) else value), limit)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a large {type(value).__name__}"
+
+
+def listed(names: Iterable[object], limit: int = 240) -> str:
+    """Return names for a message, divided by commas, as many as `limit` characters hold; "none" for none."""
+    parts = (shown(name, limit) for name in islice(names, limit))
+    return shown(", ".join(parts), limit) or "none"
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return an exception's first line, cut to `limit` characters."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0] if lines else type(error).__name__, limit)
+
+
+def local_path(name: str | Path) -> Path:
+    """Return a path with its home directory filled in, whether or not there is such a file.
+
+    Args:
+        name: as the user wrote it.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: if no file can have this path, or the system does not let it be looked at.
+    """
+    try:
+        path = Path(name).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # as for "~nobody/x", "\0" and 10,000 letters
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"{shown(name, 120)} is no path that can be opened ({reason})") from error
+    return path

@@ -24,7 +24,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Two threads on tensors this small only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,7 +148,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_windows(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny corpus as windows of 32 tokens; a tenth of the documents is held out."""
-    from minialbert.data.windows import prepare
+    from minialbert.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("windows") / "w"
     prepare(
@@ -249,9 +249,9 @@ def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     made: dict[str, Tuned] = {}
 
     def tune(kind: str) -> Tuned:
-        from minialbert.finetuning import finetune
-        from minialbert.recipe import apply_overrides, load_recipe
-        from minialbert.tuning_schema import FinetuneRecipe
+        from minialbert.recipes.load import apply_overrides, load_recipe
+        from minialbert.recipes.schema import FinetuneRecipe
+        from minialbert.tasks.finetune import finetune
 
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
@@ -278,11 +278,11 @@ def call(
     """Run a command in this process; returns exit status, standard output and standard error."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        from minialbert import cli
+        from minialbert.cli import main
 
         monkeypatch.setattr(sys, "argv", ["minialbert", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         return int(stop.value.code or 0), out, err
 

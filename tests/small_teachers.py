@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from minialbert import MiniAlbertForMaskedLM
-from minialbert.recipe_schema import StudentRecipe
-from minialbert.students import student_config
-from minialbert.teachers import Teacher, forward_inputs
+from minialbert.method.encoders import Teacher, forward_inputs
+from minialbert.method.start import student_config
+from minialbert.recipes.schema import StudentRecipe
 
 SHAPE = {
     "vocab_size": 135,

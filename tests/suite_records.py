@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from minialbert.suite import Suite, expand
-from minialbert.suite.cells import Cell, recipe_of
+from minialbert.experiments.suite import Suite, expand
+from minialbert.experiments.suite.cells import Cell, recipe_of
 
 DEFINITION: dict[str, Any] = {
     "name": "trial",

@@ -14,7 +14,8 @@ import torch
 from transformers.modeling_outputs import MaskedLMOutput
 
 import minialbert
-from minialbert import DistillationObjective, layer_map, losses
+from minialbert import DistillationObjective, layer_map
+from minialbert.method import losses
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +32,7 @@ PROMISED = {
         "MiniAlbertModel",
         "layer_map",
     ),
-    "minialbert.losses": (
+    "minialbert.method.losses": (
         "masked_lm_loss",
         "attention_loss",
         "hidden_loss",
@@ -39,8 +40,8 @@ PROMISED = {
         "embedding_loss",
         "layer_map",
     ),
-    "minialbert.distillation": ("DistillationObjective", "distill", "initialise"),
-    "minialbert.trainer": ("DistillationTrainer",),
+    "minialbert.method.distill": ("DistillationObjective", "distill", "initialise"),
+    "minialbert.method.trainer": ("DistillationTrainer",),
 }
 
 
@@ -105,3 +106,50 @@ def test_terms_have_their_names_in_every_preset(preset):
     assert weighted == [1, 3, 3, 5, 0]
     expected = sum(weight * value for weight, value in zip(weighted, values, strict=True))
     torch.testing.assert_close(terms.total, torch.as_tensor(expected))
+
+
+def rooms_of_the_readme() -> dict[str, set[str]]:
+    """Folder below the package, and the files that the README's tree names in it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.partition("<!-- tree:begin -->")[2].partition("<!-- tree:end -->")[0]
+    rooms: dict[str, str] = {}
+    parents: dict[int, str] = {}
+    room = ""
+    for line in tree.splitlines():
+        if found := re.match(r"( +)([a-z]+)/ +(.*)", line):
+            depth = len(found[1])
+            parent = next((parents[d] for d in sorted(parents, reverse=True) if d < depth), "")
+            room = parents[depth] = f"{parent}/{found[2]}".lstrip("/")
+            parents = {d: name for d, name in parents.items() if d <= depth}
+            rooms[room] = found[3]
+        elif line.startswith(" " * 16) and room:
+            rooms[room] += " " + line.strip()
+    return {room: set(said.partition(";")[0].split(", ")) for room, said in rooms.items()}
+
+
+def test_the_tree_in_the_readme_is_the_real_one():
+    package = ROOT / "minialbert"
+    real: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        room = path.parent.relative_to(package).as_posix()
+        if room != "." and path.stem != "__init__":
+            real.setdefault(room, set()).add(path.stem)
+    assert rooms_of_the_readme() == real
+
+
+def test_the_top_of_the_package_has_twelve_entries_at_most():
+    entries = {path.name for path in (ROOT / "minialbert").iterdir()} - {"__pycache__", "py.typed"}
+    assert len(entries) <= 12, sorted(entries)
+
+
+def test_tests_mirror_the_package():
+    """A test file lies in the room of the module whose name it begins with."""
+    tests = ROOT / "tests"
+    for file in tests.rglob("test_*.py"):
+        room = file.parent.relative_to(tests).as_posix()
+        folder = ROOT / "minialbert" / room
+        if room == "." or room.split("/")[0] in ("benchmarks", "chaos", "fuzz"):
+            continue
+        modules = {path.stem for path in folder.glob("*.py")}
+        name = file.stem.removeprefix("test_")
+        assert any(name == module or name.startswith(f"{module}_") for module in modules), file

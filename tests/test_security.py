@@ -26,21 +26,21 @@ from transformers import (
 )
 
 from minialbert import MiniAlbertForMaskedLM, MiniAlbertForSequenceClassification
-from minialbert.adapters import load_adapters, save_adapters
-from minialbert.configuration_minialbert import AUTO_MAP
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.data.window_files import WindowsManifest
-from minialbert.distillation import distill
+from minialbert.data.window_store import WindowsManifest
+from minialbert.deploy.hub import export_to_hub_folder
 from minialbert.errors import UserError
-from minialbert.finetuning import finetune
-from minialbert.hub import export_to_hub_folder
-from minialbert.recipe import apply_overrides, load_recipe
-from minialbert.task_models import TaskInputs, load_for_tuning, load_tuned, save_tuned
-from minialbert.teachers import load_teacher
-from minialbert.tuning_schema import FinetuneRecipe
-from minialbert.tuning_trainer import TuningTrainer
+from minialbert.method.adapters import load_adapters, save_adapters
+from minialbert.method.configuration_minialbert import AUTO_MAP
+from minialbert.method.distill import distill
+from minialbert.method.encoders import load_teacher
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.tasks.finetune import finetune
+from minialbert.tasks.models import TaskInputs, load_for_tuning, load_tuned, save_tuned
+from minialbert.tasks.trainer import TuningTrainer
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 PICKLES = ("plain", "zip", "legacy")
 VERBS = (
     "teacher", "checkpoint", "donor", "finetune", "task teacher", "evaluate", "predict", "calibrate", "onnx", "hub",

@@ -20,21 +20,21 @@ from onnx import TensorProto, helper
 from rich.table import Table as RichTable
 
 from minialbert import MiniAlbertConfig
-from minialbert.benchmark_tables import as_markdown
-from minialbert.cli_shared import PlainConsole
-from minialbert.conversion import convert
+from minialbert.cli.shared import PlainConsole
+from minialbert.data.prepare import WindowDataset
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.data.windows import WindowDataset
+from minialbert.deploy.bench import as_markdown
+from minialbert.deploy.card import model_card
+from minialbert.deploy.evidence import ModelFacts, gather_evidence
 from minialbert.errors import UserError
-from minialbert.model_card import model_card
-from minialbert.model_evidence import ModelFacts, gather_evidence
-from minialbert.model_files import check_model_folder, is_plain_name
-from minialbert.onnx_model import OnnxEncoder
-from minialbert.prediction import to_json_line
+from minialbert.method.encoders import load_teacher
+from minialbert.method.release import convert
 from minialbert.report import Table, find_records, write_report
 from minialbert.report.tables import escape
-from minialbert.task_models import TaskInputs, read_task_file
-from minialbert.teachers import load_teacher
+from minialbert.runs.untrusted import check_model_folder, is_plain_name
+from minialbert.tasks.exported import OnnxEncoder
+from minialbert.tasks.models import TaskInputs, read_task_file
+from minialbert.tasks.predict import to_json_line
 
 OUTSIDE = (
     "../outside.safetensors",
@@ -165,7 +165,7 @@ def test_a_graphs_weights_lie_in_its_folder(name, tmp_path):
     for file, content in files.items():
         (folder / file).write_text(json.dumps(content))
     shutil.copyfile(
-        Path(__file__).parent / "data" / "tiny-tokenizer" / "tokenizer.json", folder / "tokenizer.json"
+        Path(__file__).parent / "fixtures" / "tiny-tokenizer" / "tokenizer.json", folder / "tokenizer.json"
     )
     with pytest.raises(minialbert_runtime.RuntimeUserError, match="could not be loaded"):
         minialbert_runtime.Model(folder)

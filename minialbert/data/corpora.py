@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from minialbert.errors import MissingExtraError, UserError
-from minialbert.user_input import listed, local_path, one_line, quoted, shown
+from minialbert.errors import MissingExtraError, UserError, listed, local_path, one_line, quoted, shown
 
 logger = logging.getLogger(__name__)
 

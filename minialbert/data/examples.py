@@ -10,7 +10,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from minialbert.errors import UserError, quoted
+
 Problem = Literal["single-label", "multi-label", "regression", "token"]
+
+
+# Figures that a problem has, the usual one first.
+METRICS: dict[Problem, tuple[str, ...]] = {
+    "single-label": ("accuracy", "f1", "f1_macro", "matthews_correlation"),
+    "multi-label": ("f1_micro", "f1_macro", "accuracy"),
+    "regression": ("pearson_spearman", "pearson", "spearmanr", "mean_squared_error"),
+    "token": ("entity_f1", "entity_precision", "entity_recall", "entity_f1_subword", "token_accuracy"),
+}
+LOWER_IS_BETTER = ("mean_squared_error",)
+
+
+def check_metric(problem: Problem, name: str) -> None:
+    """Refuse a metric that a problem does not have.
+
+    Args:
+        problem: the kind of task.
+        name: the metric.
+
+    Raises:
+        UserError: if there is no such figure for such a task.
+    """
+    if name not in METRICS[problem]:
+        raise UserError(f"task.metric {quoted(name)}: a {problem} task has {', '.join(METRICS[problem])}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.spans import TAG
-from minialbert.errors import UserError
-from minialbert.runs import write_atomically
-from minialbert.user_input import listed, local_path, one_line, quoted, shown
+from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
+from minialbert.runs.directory import write_atomically
 
 Repair = Literal["repair", "refuse"]
 

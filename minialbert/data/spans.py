@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from minialbert.user_input import quoted, shown
+from minialbert.errors import quoted, shown
 
 TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
 # BERT's list of ideograph blocks, with the planes 2 and 3 as a whole.

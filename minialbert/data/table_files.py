@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import UserError
-from minialbert.user_input import one_line, quoted
+from minialbert.errors import UserError, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _NAMES = tuple(extension[1:] for extension in EXTENSIONS)

@@ -18,8 +18,7 @@ from minialbert.data.examples import Example, Problem, Task, TextExample, TokenE
 from minialbert.data.ner import Repair, TagReader
 from minialbert.data.spans import Span, spans_to_tags
 from minialbert.data.table_files import Table, find_tables, read_table
-from minialbert.errors import UserError
-from minialbert.user_input import listed, local_path, quoted
+from minialbert.errors import UserError, listed, local_path, quoted
 
 DEFAULT_METRICS: Mapping[Problem, str] = {
     "single-label": "accuracy",

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from minialbert.errors import UserError
-from minialbert.metrics import check_metric
-from minialbert.tuning_schema import TaskRecipe
-from minialbert.user_input import local_path, quoted
-
-from .examples import Example, Problem, Task
-from .glue import GLUE_TASKS, glue_task_name, load_glue
-from .ner import load_ner
-from .table_files import EXTENSIONS
-from .tables import Columns, load_table
+from minialbert.data.examples import Example, Problem, Task, check_metric
+from minialbert.data.glue import GLUE_TASKS, glue_task_name, load_glue
+from minialbert.data.ner import load_ner
+from minialbert.data.table_files import EXTENSIONS
+from minialbert.data.tables import Columns, load_table
+from minialbert.errors import UserError, local_path, quoted
+from minialbert.recipes.schema import TaskRecipe
 
 # What --task may be besides a GLUE task; "ner" is for tagged files, the others for tables of one's own.
 GENERIC: dict[str, Problem] = {

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from minialbert.data import encoding
 from minialbert.data.encoding import Ids, encode_documents
 from minialbert.errors import UserError
-from minialbert.model_files import check_model_folder, check_tokenizer_files
+from minialbert.runs.untrusted import check_model_folder, check_tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..runs import write_atomically
-from ..user_input import quoted
-from .blocks import Block, Listing, Point, Section, Text
-from .html import html_page
-from .markdown import markdown_page
-from .plots import Bench, latency_charts, read_bench, size_chart
-from .provenance import command_lines, made_with, without_paths
-from .records import Cell, Record, cell, find_records, group, load_record, record_files
-from .tables import (
+from minialbert.errors import UserError, quoted
+from minialbert.report.blocks import Block, Listing, Point, Section, Text
+from minialbert.report.markdown import markdown_page
+from minialbert.report.page import html_page
+from minialbert.report.sections import (
+    Bench,
+    Distilled,
+    command_lines,
+    latency_charts,
+    made_with,
+    read_bench,
+    recipe_listing,
+    size_chart,
+    training_sections,
+    without_paths,
+)
+from minialbert.report.tables import (
     Table,
     distillation_table,
     entity_table,
@@ -25,7 +32,8 @@ from .tables import (
     ner_table,
     other_table,
 )
-from .training import Distilled, recipe_listing, training_sections
+from minialbert.runs.directory import write_atomically
+from minialbert.runs.records import Cell, Record, cell, find_records, group, load_record, record_files
 
 __all__ = [
     "Cell",

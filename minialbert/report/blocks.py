@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .tables import Table
+from minialbert.report.tables import Table
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..user_input import quoted
+from minialbert.errors import UserError, quoted
 
 Points = tuple[tuple[float, float], ...]
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .html_markup import escaped, scrolled
-from .records import Cell
-from .tables import Difference, Table, Value, show
+from minialbert.report.html_markup import escaped, scrolled
+from minialbert.report.tables import Difference, Table, Value, show
+from minialbert.runs.records import Cell
 
 VERDICTS = {
     "held": "held",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from .blocks import Block, Listing, Section, Text
-from .tables import Table, escape
+from minialbert.report.blocks import Block, Listing, Section, Text
+from minialbert.report.tables import Table, escape
 
 
 def markdown_page(title: str, sections: Sequence[Section], *, summary: Sequence[Block] = ()) -> str:

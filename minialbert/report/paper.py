@@ -138,25 +138,6 @@ def average(scores: Sequence[Decimal | None]) -> Decimal:
     return (total / len(scores)).quantize(Decimal("0.01"), rounding=ROUND_DOWN)
 
 
-def known_task(name: str) -> str:
-    """Spell a task as the paper's columns do ("STS-B" is "stsb").
-
-    Args:
-        name: the task as a record names it.
-
-    Returns:
-        That spelling, or a name of no such task unchanged.
-    """
-    return _KNOWN.get(_letters(name), name)
-
-
-def _letters(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-_KNOWN = {_letters(column.task): column.task for column in GLUE_COLUMNS + NER_COLUMNS}
-
-
 def _rows(table: str, source: str) -> tuple[PaperRow, ...]:
     rows = []
     for line in table.strip().splitlines():

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from . import paper as published
-from .paper import Column, PaperRow
-from .records import Cell, Record, Row, cell, group
+from minialbert.report import paper as published
+from minialbert.report.paper import Column, PaperRow
+from minialbert.runs.records import Cell, Record, Row, cell, group, known_task
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def _task_table(title: str, records: Sequence[Record]) -> Table:
     groups = group(records)
     tasks = sorted({task for _, task in groups})
     known = [column for column in published.GLUE_COLUMNS + published.NER_COLUMNS if column.task in tasks]
-    columns = known + [Column(task, task) for task in tasks if published.known_task(task) not in _PAPER_TASKS]
+    columns = known + [Column(task, task) for task in tasks if known_task(task) not in _PAPER_TASKS]
     rows = tuple(
         (row.label, *_parameters(groups, row), *_cells(groups, row, columns)) for row in _rows(groups)
     )

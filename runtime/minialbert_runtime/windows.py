@@ -1,6 +1,6 @@
 """Texts, pairs and words as model inputs; what is longer than an input is cut into windows that overlap.
 
-The rules are those of `minialbert.data.text_windows` and `minialbert.data.task_encoding`, which need Transformers; the
+The rules are those of `minialbert.data.text_windows` and `minialbert.data.task_inputs`, which need Transformers; the
 main test suite holds both equal.
 """
 

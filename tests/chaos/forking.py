@@ -20,11 +20,11 @@ def preload() -> None:
     from transformers import BertForMaskedLM, PreTrainedTokenizerFast, Trainer  # noqa: F401
 
     import minialbert
-    import minialbert.cli
-    import minialbert.data.windows
-    import minialbert.distillation
-    import minialbert.finetuning
-    import minialbert.grids  # noqa: F401
+    import minialbert.cli.main
+    import minialbert.data.prepare
+    import minialbert.experiments.grid
+    import minialbert.method.distill
+    import minialbert.tasks.finetune  # noqa: F401
 
 
 def become(request: dict[str, Any]) -> NoReturn:

@@ -137,9 +137,10 @@ def install(faults: Faults) -> None:
 
 
 def _in_runs(faults: Faults) -> None:
-    from minialbert import grids, runs
+    from minialbert.experiments import grid
+    from minialbert.runs import directory
 
-    write = runs.write_atomically
+    write = directory.write_atomically
 
     def write_atomically(path: Path, text: str) -> None:
         partial = path.with_name(f".{path.name}.partial")
@@ -148,10 +149,10 @@ def _in_runs(faults: Faults) -> None:
         write(path, text)
         faults.reach(f"{path.name}: written")
 
-    runs.write_atomically = grids.write_atomically = write_atomically
-    append = runs.RunDirectory.append_log
+    directory.write_atomically = grid.write_atomically = write_atomically
+    append = directory.RunDirectory.append_log
 
-    def append_log(run: runs.RunDirectory, record: dict[str, Any]) -> None:
+    def append_log(run: directory.RunDirectory, record: dict[str, Any]) -> None:
         def half() -> None:
             line = json.dumps(record)
             with run.log.open("a", encoding="utf-8") as file:
@@ -162,19 +163,22 @@ def _in_runs(faults: Faults) -> None:
         append(run, record)
         faults.reach("log: a line", f"step {record.get('step')}")
 
-    runs.RunDirectory.append_log = append_log  # type: ignore[method-assign]
+    directory.RunDirectory.append_log = append_log  # type: ignore[method-assign]
 
 
 def _in_training(faults: Faults) -> None:
     from transformers import Trainer
 
-    from minialbert import distillation, finetuning, grids, tuning_trainer
-    from minialbert.resumable_trainer import ResumableTrainer
-    from minialbert.trainer import DistillationTrainer
+    from minialbert.experiments import grid
+    from minialbert.method import distill
+    from minialbert.method.trainer import DistillationTrainer
+    from minialbert.runs.trainer import ResumableTrainer
+    from minialbert.tasks import finetune
+    from minialbert.tasks import trainer as tuning_trainer
 
-    faults.before(distillation, "plan_distillation", "plan")
-    faults.before(finetuning, "plan_finetuning", "plan")
-    faults.before(grids, "plan_finetuning", "plan")
+    faults.before(distill, "plan_distillation", "plan")
+    faults.before(finetune, "plan_finetuning", "plan")
+    faults.before(grid, "plan_finetuning", "plan")
     faults.before(Trainer, "training_step", "batch")
     faults.before(ResumableTrainer, "_drop_non_finite", "optimiser step")
     if faults.fault.often:
@@ -208,21 +212,21 @@ def _in_training(faults: Faults) -> None:
             yield batch
 
     DistillationTrainer._until_stopped = until_stopped  # type: ignore[method-assign]
-    run_model = finetuning._measure
+    run_model = finetune._measure
 
     def measure(*args: Any, **kwargs: Any) -> Any:
         faults.reach(measuring())
         return run_model(*args, **kwargs)
 
-    finetuning._measure = measure
+    finetune._measure = measure
 
 
 def _in_checkpoints(faults: Faults) -> None:
     import safetensors.torch
     import torch
 
-    from minialbert import checkpoints
-    from minialbert.resumable_trainer import ResumableTrainer
+    from minialbert.runs import checkpoints
+    from minialbert.runs.trainer import ResumableTrainer
 
     faults.before(ResumableTrainer, "_save", "checkpoint: before the weights")
     faults.before(ResumableTrainer, "_save_optimizer_and_scheduler", "checkpoint: between two files")
@@ -275,7 +279,7 @@ def _in_models(faults: Faults) -> None:
     import transformers.modeling_utils
     from transformers import PreTrainedTokenizerBase
 
-    from minialbert import folders
+    from minialbert.runs import files
 
     save = transformers.modeling_utils.safe_save_file
 
@@ -286,8 +290,8 @@ def _in_models(faults: Faults) -> None:
 
     transformers.modeling_utils.safe_save_file = half_weights
     faults.before(PreTrainedTokenizerBase, "save_pretrained", "tokenizer: before")
-    faults.before(folders, "_put_in_place", "model: before it is in place")
-    faults.after(folders, "_put_in_place", "model: in place")
+    faults.before(files, "_put_in_place", "model: before it is in place")
+    faults.after(files, "_put_in_place", "model: in place")
     rename = Path.rename
 
     def renamed(path: Path, target: Any) -> Path:
@@ -300,14 +304,14 @@ def _in_models(faults: Faults) -> None:
 
 
 def _in_prepare(faults: Faults) -> None:
-    from minialbert.data import window_writing, windows
+    from minialbert.data import prepare, window_store
 
     if faults.fault.often:
-        windows.BATCH_DOCUMENTS, windows.BATCHES_PER_SAVE = 4, 2
-    writer = window_writing.SplitWriter
-    write, write_json = writer.write, windows.write_json
+        prepare.BATCH_DOCUMENTS, prepare.BATCHES_PER_SAVE = 4, 2
+    writer = window_store.SplitWriter
+    write, write_json = writer.write, prepare.write_json
 
-    def write_half(split: window_writing.SplitWriter) -> None:
+    def write_half(split: window_store.SplitWriter) -> None:
         def half() -> None:
             write(split)
             for file in split._files:
@@ -319,19 +323,19 @@ def _in_prepare(faults: Faults) -> None:
     def half_json(path: Path, values: dict[str, Any]) -> None:
         def half() -> None:
             text = json.dumps(values)
-            path.with_name(path.name + window_writing.TEMPORARY).write_text(text[: len(text) // 2])
+            path.with_name(path.name + window_store.TEMPORARY).write_text(text[: len(text) // 2])
 
         faults.reach(f"{path.name}: half", half=half)
         write_json(path, values)
         faults.reach(f"{path.name}: written")
 
     writer.write = write_half  # type: ignore[method-assign]
-    windows.write_json = half_json
+    prepare.write_json = half_json
     faults.after(writer, "sync", "windows: synced")
 
 
 def _in_grids(faults: Faults) -> None:
-    from minialbert import grid_workers
+    from minialbert.experiments import pool
 
     popen = subprocess.Popen
 
@@ -339,7 +343,7 @@ def _in_grids(faults: Faults) -> None:
         """Starts the worker of a grid by this file, so that faults can happen in it too."""
 
         def __init__(self, command: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(command, list) and command[-1] == grid_workers.__name__:
+            if isinstance(command, list) and command[-1] == pool.__name__:
                 faults.reach("grid: starting a worker")
                 command = [*command[:-2], __file__, "--worker"]
             super().__init__(command, *args, **kwargs)
@@ -364,10 +368,10 @@ def main() -> None:
         fault.phase = os.devnull if worker else fault.phase
     install(Faults(fault))
     if worker:
-        from minialbert import grid_workers
+        from minialbert.experiments import pool
 
-        grid_workers.main()
-    from minialbert import cli
+        pool.main()
+    from minialbert.cli import main as cli
 
     cli.main()
 

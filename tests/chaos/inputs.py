@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 sys.path[:0] = [str(HERE.parent), str(ROOT)]  # as a script, too
 from conftest import _TEXT, _student_config, write_tiny_task  # noqa: E402
 
-_TOKENIZER = HERE.parent / "data" / "tiny-tokenizer"
+_TOKENIZER = HERE.parent / "fixtures" / "tiny-tokenizer"
 # Dropout in the student, a depth drawn per step, logs, evaluations and checkpoints out of step with each other.
 _DISTILL = (
     "student.num_hidden_layers=3", "student.hidden_dropout_prob=0.1", "student.attention_probs_dropout_prob=0.1",

@@ -16,9 +16,9 @@ from injected import Fault
 from inputs import make_commands
 from processes import ROOT, ForkServer, environment
 
-from minialbert.distillation import distill
-from minialbert.recipe import apply_overrides, load_recipe
-from minialbert.runs import RunDirectory
+from minialbert.method.distill import distill
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.runs.directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ def test_one_minute_of_the_soak_with_a_tiny_teacher(commands, tmp_path):
     sets = ["training.max_steps=120", "student.num_hidden_layers=2", "student.embedding_size=16",
             "training.logging_steps=2", "training.eval_windows=8", "student.adapter_reduction_factor=4"]  # fmt: skip
     command = [
-        sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--minutes", "1.5", "--output", str(tmp_path / "soak"),
+        sys.executable, str(ROOT / "benchmarks" / "quality" / "soak.py"), "--minutes", "1.5",
+        "--output", str(tmp_path / "soak"),
         "--teacher", str(inputs / "teacher"), "--corpus", str(inputs / "corpus.txt"), "--kill-after", "12", "40",
         "--sample-seconds", "0.2", "--window-length", "64", "--first-steps", "20",
         *(word for override in sets for word in ("--set", override)),

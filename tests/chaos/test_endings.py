@@ -16,7 +16,7 @@ from injected import Fault
 from inputs import make_commands
 from processes import ForkServer, environment
 
-from minialbert.checkpoints import find_damage
+from minialbert.runs.checkpoints import find_damage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

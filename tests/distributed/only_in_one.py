@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from minialbert import cli
+from minialbert.cli import main
 
 if os.environ["RANK"] == "1":
     place = sys.argv.index("--data") + 1
     sys.argv[place] += "-elsewhere"
-cli.main()
+main.main()

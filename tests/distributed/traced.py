@@ -17,7 +17,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from minialbert import cli
+from minialbert.cli import main
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = (
@@ -67,4 +67,4 @@ safetensors.torch.save_model = noting(safetensors.torch.save_model, 1)
 torch.save = noting(torch.save, 1)
 atexit.register(lambda: Path(NOTES).write_text(json.dumps(sorted(found))))
 sys.argv = ["minialbert", *sys.argv[3:]]
-cli.main()
+main.main()

@@ -25,22 +25,21 @@ from minialbert import (
     MiniAlbertForSequenceClassification,
     MiniAlbertForTokenClassification,
 )
-from minialbert.adapters import freeze_all_but_adapters
-from minialbert.attention import checkpoint_activations
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.task_encoding import Encoded, PaddingCollator
-from minialbert.data.windows import WindowDataset
-from minialbert.elastic import ElasticObjective
-from minialbert.elastic_tuning import ElasticTuning
-from minialbert.interrupts import StopRequested
-from minialbert.objective import DistillationObjective
-from minialbert.processes import end_process_group, rank, world_size
-from minialbert.resumable_trainer import ResumableTrainer
-from minialbert.task_losses import TaskTeacher
-from minialbert.teachers import Teacher
-from minialbert.trainer import DistillationTrainer
-from minialbert.tuning_trainer import TuningTrainer
+from minialbert.data.prepare import WindowDataset
+from minialbert.data.task_inputs import Encoded, PaddingCollator
+from minialbert.method.adapters import freeze_all_but_adapters
+from minialbert.method.elastic import ElasticObjective
+from minialbert.method.encoders import Teacher
+from minialbert.method.fast.recording import checkpoint_activations
+from minialbert.method.objective import DistillationObjective
+from minialbert.method.trainer import DistillationTrainer
+from minialbert.runs.stopping import StopRequested, end_process_group, rank, world_size
+from minialbert.runs.trainer import ResumableTrainer
+from minialbert.tasks.elastic import ElasticTuning
+from minialbert.tasks.losses import TaskTeacher
+from minialbert.tasks.trainer import TuningTrainer
 
 ROWS_PER_STEP, MICRO = 8, 2
 HIDDEN_ONLY = {"mlm_weight": 0.0, "output_weight": 0.0, "attention_weight": 0.0}

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from minialbert import MiniAlbertConfig, MiniAlbertForSequenceClassification
-from minialbert.adapters import add_adapters, load_adapters, save_adapters
-from minialbert.conversion import convert
-from minialbert.prediction import Predictor
-from minialbert.task_models import TASK_FILE, TaskInputs, load_tuned, save_tuned
-from minialbert.teachers import load_encoder_config, load_teacher
+from minialbert.method.adapters import add_adapters, load_adapters, save_adapters
+from minialbert.method.encoders import load_encoder_config, load_teacher
+from minialbert.method.release import convert
+from minialbert.tasks.models import TASK_FILE, TaskInputs, load_tuned, save_tuned
+from minialbert.tasks.predict import Predictor
 
 RELEASE = (
     Path(__file__).parent.parent

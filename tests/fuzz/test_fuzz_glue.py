@@ -9,8 +9,7 @@ from hostile import NAMES, VALUES, hunt, mutated, tiers, values
 from hypothesis import strategies as st
 
 from minialbert.data.examples import Task, TextExample
-from minialbert.data.glue import GLUE_TASKS, GlueTask, glue_from_hub_rows, load_glue
-from minialbert.data.submissions import write_submission
+from minialbert.data.glue import GLUE_TASKS, GlueTask, glue_from_hub_rows, load_glue, write_submission
 
 
 def check(task: Task) -> None:

@@ -10,7 +10,7 @@ import yaml
 from hostile import NAMES, hunt, mutated, mutated_values, tiers
 from hypothesis import strategies as st
 
-from minialbert.recipe import (
+from minialbert.recipes.load import (
     FinetuneRecipe,
     Recipe,
     apply_overrides,
@@ -20,7 +20,7 @@ from minialbert.recipe import (
     list_recipes,
     load_recipe,
 )
-from minialbert.recipe_schema import RecipeBase
+from minialbert.recipes.schema import RecipeBase
 
 KINDS: tuple[type[RecipeBase], ...] = (Recipe, FinetuneRecipe)
 SHORT: dict[type[RecipeBase], bytes] = {

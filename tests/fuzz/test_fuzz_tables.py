@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from minialbert.data.examples import Problem, Task, TextExample, TokenExample
 from minialbert.data.tables import load_table
 from minialbert.data.tasks import load_task, task_summary
-from minialbert.prediction import read_inputs
-from minialbert.tuning_schema import TaskRecipe
+from minialbert.recipes.schema import TaskRecipe
+from minialbert.tasks.predict import read_inputs
 
 ROWS: dict[Problem, list[dict[str, Any]]] = {
     "single-label": [{"text": "one, two", "label": "A"}, {"text": "three", "label": "B"}],

@@ -12,10 +12,10 @@ import pytest
 from hostile import hunt, mutated, mutated_json, tiers
 from hypothesis import strategies as st
 
-from minialbert.data.windows import WindowDataset, WindowsManifest, prepare
+from minialbert.data.prepare import WindowDataset, WindowsManifest, prepare
 from minialbert.errors import UserError
 
-TOKENIZER = Path(__file__).parent.parent / "data" / "tiny-tokenizer"
+TOKENIZER = Path(__file__).parent.parent / "fixtures" / "tiny-tokenizer"
 OPTIONS: dict[str, Any] = {"window_length": 16, "overlap": 4, "held_out_fraction": 0.3, "num_workers": 1}
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
 BINARIES = [f"{split}.{part}.bin" for split in ("train", "held_out") for part in ("tokens", "windows")]

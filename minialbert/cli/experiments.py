@@ -1,0 +1,223 @@
+"""The verbs about suites: run, status and report."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from minialbert.cli.shared import JsonFlag, interruptible, out, print_json, quiet_transformers, say
+from minialbert.errors import UserError
+
+if TYPE_CHECKING:
+    from minialbert.experiments.suite import Suite, Work
+
+suite_app = typer.Typer(
+    help="Run many recipes as one experiment, resumable at any point, and judge the paper's claims.",
+    no_args_is_help=True,
+)
+
+_SuiteName = Annotated[str, typer.Argument(help="miniature, paper, or a YAML file of your own.")]
+_Records = Annotated[
+    Path | None, typer.Option(help="A folder with records of finished cells, as results/miniature.")
+]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Groups, rows, or globs over cells, as in 'student-*/full/cola-*'; comma-separated."),
+]
+
+
+class KeepStudents(StrEnum):
+    """Which distilled students stay on disk."""
+
+    needed = "needed"
+    all = "all"
+
+
+@suite_app.command("run")
+def suite_run(
+    suite: _SuiteName,
+    data: Annotated[Path, typer.Option(help="Folder with tasks and corpora, as the suite names them.")],
+    output: Annotated[Path, typer.Option(help="Directory of the suite.")],
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="[NAME=]DIR or hub id; repeated for a suite with several.")
+    ] = None,
+    only: _Only = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; they share cores and GPUs.")] = 1,
+    records: _Records = None,
+    keep_models: Annotated[
+        KeepStudents, typer.Option(help="Which distilled students stay on disk.")
+    ] = KeepStudents.needed,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells and the time they take; do nothing.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the cells of a suite that have no record yet, the most informative first."""
+    quiet_transformers()
+    from minialbert.experiments.suite import load_suite, plan_work, run_suite, time_left
+
+    loaded = load_suite(suite)
+    teachers = _teachers(loaded, teacher or [])
+    if dry_run:
+        work = plan_work(loaded, teachers=teachers, output=output, records=records, only=only or [])
+        left = time_left(loaded, work.jobs, work.results).told(jobs)
+        if as_json:
+            print_json({"cells": _listed(work), "left": left})
+            return
+        for line in _listed(work):
+            say(f"{line['state']:<12} {line['group']:<12} {line['cell']}")
+        say(f"suite {loaded.name}: {len(work.jobs)} cells to run; {left if work.jobs else 'nothing left'}")
+        return
+    with interruptible("the same command goes on; finished cells are not run again"):
+        results = run_suite(
+            loaded,
+            teachers=teachers,
+            data=data,
+            output=output,
+            records=records,
+            only=only or [],
+            jobs=jobs,
+            keep_models=keep_models.value,
+            progress=not as_json,
+        )
+    if as_json:
+        print_json({name: str(result.file) for name, result in results.items()})
+        return
+    say(
+        f"{len(results)} records in {output / 'cells'}; minialbert suite report {suite} --records {output} shows them"
+    )
+
+
+@suite_app.command("status")
+def suite_status(
+    suite: _SuiteName,
+    output: Annotated[Path, typer.Option(help="Directory of the suite, or of its records.")],
+    records: _Records = None,
+    only: _Only = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, for the estimate.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what of a suite is done and what is missing."""
+    from minialbert.experiments.suite import load_suite, plan_work, time_left
+
+    loaded = load_suite(suite)
+    work = plan_work(loaded, teachers=None, output=output, records=records, only=only or [])
+    groups = _groups(loaded, work, jobs)
+    left = time_left(loaded, work.jobs, work.results).told(jobs) if work.jobs else "nothing left"
+    rows: dict[tuple[str, str], list[str]] = {}
+    done: dict[tuple[str, str], int] = {}
+    for cell in work.asked:
+        key = (cell.row, cell.mode)
+        rows.setdefault(key, []).append(cell.name)
+        done[key] = done.get(key, 0) + (cell.name in work.results)
+    if as_json:
+        counts = [
+            {"row": row, "what": mode, "done": done[row, mode], "cells": len(names)}
+            for (row, mode), names in rows.items()
+        ]
+        missing = [cell.name for cell in work.pending]
+        print_json({"suite": loaded.name, "rows": counts, "groups": groups, "missing": missing, "left": left})
+        return
+    table = Table("row", "what", "done", "missing")
+    for (row, mode), names in rows.items():
+        missing = [name.rpartition("/")[2] for name in names if name not in work.results]
+        table.add_row(row, mode, f"{done[row, mode]} of {len(names)}", _shortened(missing))
+    out.print(table)
+    for group in groups:
+        say(f"{group['group']}: {group['done']} of {group['cells']} cells are done; {group['left']}")
+    say(f"in all: {len(work.asked) - len(work.pending)} of {len(work.asked)} cells are done; {left}")
+
+
+@suite_app.command("report")
+def suite_report(
+    suite: _SuiteName,
+    records: Annotated[Path, typer.Option(help="Directory of the suite, or of its records.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Directory for report.md, report.html, claims.csv and the tables as CSV."),
+    ] = None,
+    with_records: Annotated[
+        bool, typer.Option("--with-records", help="Also copy records and logs there, without models.")
+    ] = False,
+) -> None:
+    """Put the records of a suite into tables beside the paper's, and judge its claims."""
+    from minialbert.experiments.suite import load_suite, write_suite_report
+
+    if with_records and output is None:
+        raise UserError("--with-records copies to the directory of the report: give --output too")
+    page = write_suite_report(load_suite(suite), records, output, with_records=with_records)
+    if output is None:
+        sys.stdout.write(page)
+    else:
+        say(f"report in {output / 'report.md'}, as a page in {output / 'report.html'}")
+
+
+@suite_app.command("ls")
+def suite_ls() -> None:
+    """List the suites that come with the package."""
+    from minialbert.experiments.suite import expand, list_suites, load_suite
+
+    table = Table("suite", "what", "cells")
+    for name in list_suites():
+        loaded = load_suite(name)
+        table.add_row(name, loaded.description, str(len(expand(loaded))))
+    out.print(table)
+
+
+def _teachers(suite: Suite, options: list[str]) -> dict[str, str]:
+    """Return the teachers by name; one without a name is the suite's first."""
+    found: dict[str, str] = {}
+    for option in options:
+        name, equals, where = option.partition("=")
+        if not equals or name not in suite.teachers:
+            if not suite.teachers:
+                raise UserError(
+                    f"--teacher {option}: the suite {suite.name} takes none, its recipes name their own"
+                )
+            name, where = suite.teachers[0], option
+        if name in found:
+            raise UserError(
+                f"--teacher: two are given for {name}; the suite {suite.name} has {', '.join(suite.teachers)}, named "
+                "as in --teacher NAME=DIR"
+            )
+        found[name] = where
+    return found
+
+
+def _groups(suite: Suite, work: Work, jobs: int) -> list[dict[str, str | int]]:
+    from minialbert.experiments.suite import time_left
+
+    told: list[dict[str, str | int]] = []
+    for group in suite.groups:
+        asked = [cell for cell in work.asked if cell.group == group.name]
+        if not asked:
+            continue
+        todo = [cell for cell in work.jobs if cell.group == group.name]
+        done = sum(cell.name in work.results for cell in asked)
+        left = time_left(suite, todo, work.results).told(jobs) if todo else "nothing left"
+        told.append({"group": group.name, "done": done, "cells": len(asked), "left": left})
+    return told
+
+
+def _listed(work: Work) -> list[dict[str, str]]:
+    jobs, pending = {cell.name for cell in work.jobs}, {cell.name for cell in work.pending}
+    names = {cell.name: cell for cell in [*work.jobs, *work.asked, *work.left_out]}
+    listed = []
+    for cell in names.values():
+        state = "no teacher"
+        if cell.name in jobs:
+            state = "to run" if cell.name in pending or cell.name not in work.results else "to run again"
+        elif cell in work.asked:
+            state = "done"
+        listed.append({"cell": cell.name, "group": cell.group, "state": state})
+    return listed
+
+
+def _shortened(names: list[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

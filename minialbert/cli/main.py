@@ -1,0 +1,337 @@
+"""The command line: parsing and printing. Every verb is one call of the library function of its name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from minialbert.cli.deploy import bench, export
+from minialbert.cli.experiments import suite_app
+from minialbert.cli.report import attention
+from minialbert.cli.shared import (
+    JsonFlag,
+    OverwriteFlag,
+    err,
+    given,
+    interruptible,
+    out,
+    print_json,
+    quiet_transformers,
+)
+from minialbert.cli.tasks import calibrate, evaluate, finetune, predict, report
+from minialbert.errors import UserError, printable
+from minialbert.runs.stopping import (
+    end_process_group,
+    leave_talking_to_the_first,
+    let_the_first_fail_first,
+    lost_the_others,
+    rank,
+    refuse_several_processes,
+)
+
+app = typer.Typer(
+    help="Distil full-size encoders into small recursive ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes_app = typer.Typer(
+    help="List, show and copy the recipes that come with the package.", no_args_is_help=True
+)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(suite_app, name="suite")
+
+
+class Documents(StrEnum):
+    """What separates documents in a text file."""
+
+    blank_line = "blank-line"
+    line = "line"
+    file = "file"
+
+
+@app.command()
+def prepare(
+    tokenizer: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the windows.")] = Path("windows"),
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="File, directory, glob or hub id; may be repeated.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe whose data settings to start from.")] = "default",
+    window_length: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring windows share.")] = None,
+    max_windows_per_document: Annotated[
+        int | None, typer.Option(help="Cap per document; 0 for none.")
+    ] = None,
+    truncate: Annotated[
+        bool | None, typer.Option("--truncate", help="First window of each document only.")
+    ] = None,
+    documents: Annotated[
+        Documents | None, typer.Option(help="What separates documents in text files.")
+    ] = None,
+    text_field: Annotated[str | None, typer.Option(help="Column of the text in jsonl and parquet.")] = None,
+    held_out_fraction: Annotated[
+        float | None, typer.Option(help="Share of documents kept for evaluation.")
+    ] = None,
+    max_document_mb: Annotated[float, typer.Option(help="Longest document accepted, in megabytes.")] = 16.0,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores when absent.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of window and split choices.")] = None,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cut a corpus into token windows on disk."""
+    from minialbert.data.prepare import prepare as run_prepare
+    from minialbert.recipes.load import load_recipe
+
+    resolved = load_recipe(recipe)
+    data = resolved.data
+    chosen = corpus or data.corpus
+    if not chosen:
+        raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
+    source = tokenizer or data.tokenizer or resolved.teacher.model
+    if source is None:
+        raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
+    cap = (
+        data.max_windows_per_document
+        if max_windows_per_document is None
+        else max_windows_per_document or None
+    )
+    with interruptible("the same command goes on where it stopped"):
+        manifest = run_prepare(
+            chosen,
+            source,
+            output,
+            window_length=given(window_length, data.window_length),
+            overlap=given(overlap, data.overlap),
+            max_windows_per_document=cap,
+            truncate=given(truncate, data.truncate),
+            held_out_fraction=given(held_out_fraction, data.held_out_fraction),
+            seed=given(seed, resolved.training.seed),
+            separator=documents.value if documents is not None else data.documents,
+            text_field=given(text_field, data.text_field),
+            max_document_bytes=int(max_document_mb * 1_000_000),
+            num_workers=workers,
+            overwrite=overwrite,
+            progress=not as_json,
+        )
+    if as_json:
+        print_json(manifest.to_dict())
+        return
+    table = Table("split", "documents", "windows", "tokens stored")
+    for name, counts in manifest.splits.items():
+        table.add_row(name, f"{counts.documents:,}", f"{counts.windows:,}", f"{counts.tokens:,}")
+    out.print(table)
+    out.print(f"{manifest.bytes_per_token:.2f} bytes per token; windows in {output}")
+
+
+@app.command()
+def distill(
+    data: Annotated[list[Path], typer.Option(help="Folder made by `minialbert prepare`; may be repeated.")],
+    output: Annotated[Path, typer.Option(help="Run directory.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Directory or hub id; without one: masked-LM alone.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "default",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, as in distill.output_weight=4.")
+    ] = None,
+    student_arch: Annotated[str | None, typer.Option(help="minialbert (recursive) or bert (full).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    overwrite: OverwriteFlag = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show recipe, sizes, time and memory; do nothing.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Distil a teacher into a student, or pre-train one by masked-LM alone."""
+    quiet_transformers()
+    from minialbert.method.costs import estimate
+    from minialbert.method.distill import distill as run_distill
+    from minialbert.method.distill import plan_distillation
+    from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
+
+    overrides = list(set_ or [])
+    if student_arch is not None:
+        overrides.append(f"student.arch={student_arch}")
+        if student_arch == "bert":  # what only a recursive student has
+            overrides += ["student.embedding_size=null", "student.adapter_reduction_factor=null"]
+            if load_recipe(recipe).student.init not in ("alternate-layers", "checkpoint"):
+                overrides.append("student.init=" + ("alternate-layers" if teacher else "random"))
+    resolved = load_recipe(recipe)
+    if teacher is not None:
+        overrides.append(f"teacher.model={json.dumps(teacher)}")
+    elif resolved.teacher.model is None and resolved.student.init == "teacher":
+        overrides.append("student.init=random")
+    resolved = apply_overrides(resolved, overrides)
+    if dry_run:
+        plan = plan_distillation(resolved, data)
+        figures = estimate(plan)
+        if as_json:
+            print_json({"recipe": resolved.model_dump(), "estimate": figures})
+            return
+        out.print(dump_recipe(resolved), markup=False, highlight=False)
+        for note in plan.notes:
+            out.print(note, markup=False)
+        _print_layer_map(plan.layers)
+        table = Table("estimate", "")
+        for name, value in figures.items():
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        out.print(table)
+        return
+    with interruptible("the same command with --resume goes on from the last checkpoint"):
+        record = run_distill(
+            resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
+        )
+    if not record:  # another process of the same job writes the record
+        return
+    if as_json:
+        print_json(record)
+        return
+    _print_layer_map(record["layer_map"])
+    _print_held_out(record["metrics"])
+    out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+
+
+for _verb in (finetune, evaluate, predict, calibrate, export, bench, report, attention):
+    app.command()(_verb)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Directory or hub id of a checkpoint of the paper's release.")
+    ],
+    output: Annotated[Path, typer.Option(help="Directory for the converted model.")],
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Convert a checkpoint of the paper's release."""
+    quiet_transformers()
+    from minialbert.method.release import convert as run_convert
+
+    report = run_convert(source, output, overwrite=overwrite)
+    if as_json:
+        print_json(
+            {
+                "source": report.source,
+                "architecture": report.architecture,
+                "parameters": report.parameters,
+                "renamed": report.renamed,
+                "dropped": list(report.dropped),
+            }
+        )
+        return
+    for line in report.lines():
+        out.print(line, markup=False, highlight=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Distil a real sentence encoder on text that every Python carries, in a few minutes on two cores."""
+    quiet_transformers()
+    from minialbert.experiments.demo.demo import run_demo
+
+    with interruptible("the same command starts it again"):
+        record = run_demo(output, say=None if as_json else out.print)
+    if as_json:
+        print_json(record)
+
+
+@recipes_app.command("ls")
+def recipes_ls() -> None:
+    """List the recipes."""
+    from minialbert.recipes.load import list_recipes
+
+    table = Table("recipe", "what", "paper")
+    for summary in list_recipes():
+        table.add_row(summary.name, summary.description, summary.paper or "")
+    out.print(table)
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print a recipe with every value."""
+    from minialbert.recipes.load import FinetuneRecipe, Recipe, dump_recipe, find_recipe, load_recipe
+    from minialbert.recipes.yaml import read_yaml
+
+    if name.endswith((".yaml", ".yml")):
+        sections = set(FinetuneRecipe.sections()) - set(Recipe.sections())
+        is_tuning = not sections.isdisjoint(read_yaml(Path(name).expanduser())[0])
+        recipe = load_recipe(name, FinetuneRecipe if is_tuning else Recipe)
+    else:
+        recipe = load_recipe(name, find_recipe(name).kind)
+    sys.stdout.write(dump_recipe(recipe))
+
+
+@recipes_app.command("cp")
+def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -> None:
+    """Copy a recipe to a file of your own."""
+    from minialbert.recipes.load import copy_recipe
+
+    out.print(f"copied to {copy_recipe(name, destination, overwrite=overwrite)}")
+
+
+def _print_layer_map(layers: tuple[int, ...] | list[int]) -> None:
+    if not layers:
+        return
+    table = Table("student iteration", *(str(iteration) for iteration in range(1, len(layers) + 1)))
+    table.add_row("teacher layer", *(str(layer) if layer else "-" for layer in layers))
+    out.print(table)
+
+
+def _print_held_out(metrics: dict[str, Any]) -> None:
+    names = [name for name in ("teacher", "student_start", "student_end") if name in metrics]
+    if not names:
+        return
+    table = Table("held-out", *(name.replace("_", " ") for name in names))
+    rows = {key: None for name in names for key, value in metrics[name].items() if isinstance(value, float)}
+    for row in rows:
+        values = [metrics[name].get(row) for name in names]
+        table.add_row(row.replace("_", " "), *("" if value is None else f"{value:.4f}" for value in values))
+    out.print(table)
+
+
+class _StandardError(logging.Handler):
+    """Writes to whatever standard error is at the time, so that lines pass above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = (printable(line) for line in self.format(record).split("\n"))
+        sys.stderr.write("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StandardError()])
+    for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        refuse_several_processes(sys.argv[1:])
+        leave_talking_to_the_first()
+        app()
+    except SystemExit:
+        end_process_group()
+        raise
+    except UserError as error:
+        let_the_first_fail_first()
+        err.print(f"minialbert: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        if not lost_the_others(error):
+            raise
+        err.print(f"minialbert: process {rank()} stops: another one has gone ({printable(str(error))[:200]})")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

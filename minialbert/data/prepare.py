@@ -1,0 +1,486 @@
+"""Documents become token windows on disk (`prepare`), and are read back from there (`WindowDataset`).
+
+While `prepare` runs, `progress.json` says how far the other files of the folder can be trusted; a call that
+was killed goes on from there. `window_store.py` describes, writes and reads the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from minialbert.data.corpora import DocumentSeparator, ReadStats, Source, find_sources, read_documents
+from minialbert.data.tokenizers import (
+    encode_batches,
+    load_tokenizer,
+    serialized_backend,
+    special_affixes,
+    tokenizer_fingerprint,
+    tokenizer_name,
+)
+from minialbert.data.window_store import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    PROGRESS,
+    SPLITS,
+    TEMPORARY,
+    TOKENIZER,
+    SourceRecord,
+    Split,
+    SplitCounts,
+    SplitWriter,
+    TokenizerRecord,
+    WindowDataset,
+    WindowOptions,
+    WindowsManifest,
+    check_tokenizer,
+    choose_windows,
+    data_identity,
+    disk_errors,
+    is_held_out,
+    read_json,
+    record_from_plain,
+    remove_own_files,
+    table_type,
+    token_type,
+    write_json,
+)
+from minialbert.errors import UserError
+from minialbert.runs.files import sole_user
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = [
+    "SplitCounts",
+    "WindowDataset",
+    "WindowOptions",
+    "WindowsManifest",
+    "check_tokenizer",
+    "data_identity",
+    "prepare",
+    "tokenizer_fingerprint",
+]
+
+logger = logging.getLogger(__name__)
+
+BATCH_CHARACTERS = 500_000
+BATCH_DOCUMENTS = 2_000
+BATCHES_PER_SAVE = 8
+_PARALLEL_FROM_BYTES = 8_000_000  # below, starting the processes takes longer than the work
+_MAX_DEFAULT_WORKERS = 16
+
+
+def prepare(
+    corpus: str | Path | Sequence[str | Path],
+    tokenizer: str | Path | PreTrainedTokenizerFast,
+    output: str | Path,
+    *,
+    window_length: int = 256,
+    overlap: int = 128,
+    max_windows_per_document: int | None = 10,
+    truncate: bool = False,
+    held_out_fraction: float = 0.01,
+    seed: int = 42,
+    separator: DocumentSeparator = "blank-line",
+    text_field: str = "text",
+    max_document_bytes: int = 16_000_000,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> WindowsManifest:
+    """Returns the manifest of a folder with the token windows of a corpus, which it writes.
+
+    The folder is the same, byte for byte, for any number of workers. Killed and called again with the same
+    options, it goes on where it stopped; a folder that is finished is left as it is. Windows are held out by
+    document, by a hash of (seed, document index); the first two documents go one to each split, so that
+    neither is empty.
+
+    Args:
+        corpus: files, directories, globs, hub data sets; see `find_sources`.
+        tokenizer: a fast tokenizer, its directory, or its hub id.
+        output: a folder that is new, empty, or left by an earlier call.
+        window_length: tokens, special tokens included.
+        overlap: content tokens that a window shares with the one before.
+        max_windows_per_document: of a document that has more, this many are drawn at random; None: all.
+        truncate: keep only the first window of each document (`overlap` then does not matter).
+        held_out_fraction: fraction of the documents, in [0, 1).
+        seed: of the draws.
+        separator: what ends a document of a text file.
+        text_field: field or column of JSON lines, Parquet and hub data sets.
+        max_document_bytes: a longer document is refused.
+        num_workers: processes; None: one per core, up to 16, and for a small corpus just this one.
+        overwrite: start anew in a folder with other content. Only files that `prepare` writes are removed.
+        progress: show a bar.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: an option is out of range, the corpus cannot be read, the folder holds something else, or
+            the disk is full (free some space and call it again).
+
+    Note:
+        The paper says "stride 128"; its code passes 128 as the tokenizer's `stride`, which is the OVERLAP.
+        With two special tokens the windows of the defaults are therefore 254 - 128 = 126 tokens apart.
+    """
+    options = WindowOptions(
+        window_length=window_length,
+        overlap=overlap,
+        max_windows_per_document=max_windows_per_document,
+        truncate=truncate,
+        held_out_fraction=float(held_out_fraction),
+        seed=seed,
+        separator=separator,
+        text_field=text_field,
+        max_document_bytes=max_document_bytes,
+    )
+    sources = find_sources([corpus] if isinstance(corpus, (str, Path)) else corpus)
+    loaded = load_tokenizer(tokenizer)
+    record = _tokenizer_record(loaded)
+    _check_options(options, record, loaded)
+    workers = _number_of_workers(num_workers, sources)
+    folder = Path(output)
+    plan = _Plan(record, options, _source_records(sources))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with sole_user(folder, "prepare"):
+            state = _open_folder(folder, plan, overwrite)
+            if isinstance(state, WindowsManifest):
+                logger.info("%s is finished: nothing to do", folder)
+                return state
+            _save_tokenizer(loaded, folder / TOKENIZER)
+            _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
+            return _finish(folder, plan, state)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What decides the bytes of a folder; two calls with the same plan continue each other."""
+
+    tokenizer: TokenizerRecord
+    options: WindowOptions
+    sources: list[SourceRecord]
+
+    def differences(self, other: _Plan) -> str:
+        """Names what another plan has otherwise; empty when nothing."""
+        found = []
+        for item in fields(WindowOptions):
+            old, new = getattr(other.options, item.name), getattr(self.options, item.name)
+            if old != new:
+                found.append(f"{item.name} {old!r}, now {new!r}")
+        if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            found.append(f"tokenizer {other.tokenizer.name}, now {self.tokenizer.name}")
+        if other.sources != self.sources:
+            before, now = ({s.name: s.num_bytes for s in side.sources} for side in (other, self))
+            changed = sorted(name for name in before | now if before.get(name) != now.get(name))
+            found.append(f"corpus files ({', '.join(changed[:3]) or 'their order'})")
+        return "; ".join(found)
+
+
+@dataclass
+class _State:
+    """How far the data files are complete.
+
+    `source` and `documents_in_source` say where to read on; `skipped_before` counts the empty documents of
+    the sources before that one, `empty` the documents that had no token.
+    """
+
+    source: int = 0
+    documents_in_source: int = 0
+    documents: int = 0
+    skipped_before: int = 0
+    empty: int = 0
+    splits: dict[str, SplitCounts] = field(default_factory=lambda: {split: SplitCounts() for split in SPLITS})
+
+
+def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:
+    prefix, suffix = special_affixes(tokenizer)
+    named = tokenizer.special_tokens_map.items()
+    special = {name: int(tokenizer.convert_tokens_to_ids(t)) for name, t in named if isinstance(t, str)}
+    vocab_size = max(tokenizer.get_vocab().values()) + 1
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    return TokenizerRecord(tokenizer_name(tokenizer), fingerprint, vocab_size, special, prefix, suffix)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        # The backend raises a plain Exception for what the system refused: "... (os error 28)".
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def _check_options(
+    options: WindowOptions, record: TokenizerRecord, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    specials = len(record.prefix_ids) + len(record.suffix_ids)
+    content = options.window_length - specials
+    limit = options.max_windows_per_document
+    if content < 1:
+        raise UserError(
+            f"window_length {options.window_length} has no room beside {specials} special tokens: "
+            f"give at least {specials + 1}"
+        )
+    if not options.truncate and not 0 <= options.overlap < content:
+        raise UserError(
+            f"overlap must lie in [0, {content}) (window_length {options.window_length} less {specials} "
+            f"special tokens), found {options.overlap}"
+        )
+    if limit is not None and limit < 1:
+        raise UserError(f"max_windows_per_document must be at least 1 or None, found {limit}")
+    if not 0 <= options.held_out_fraction < 1:
+        raise UserError(f"held_out_fraction must lie in [0, 1), found {options.held_out_fraction}")
+    if not 0 <= options.seed < 2**64:
+        raise UserError(f"seed must lie in [0, 2^64), found {options.seed}")
+    if options.separator not in get_args(DocumentSeparator):
+        expected = ", ".join(get_args(DocumentSeparator))
+        raise UserError(f"no document separator {options.separator!r}: expected one of {expected}")
+    if options.max_document_bytes < 1:
+        raise UserError(f"max_document_bytes must be at least 1, found {options.max_document_bytes}")
+    if options.window_length > tokenizer.model_max_length:
+        logger.warning(
+            "window_length %d is longer than the %d tokens that the tokenizer %s states as its model's limit",
+            options.window_length,
+            tokenizer.model_max_length,
+            record.name,
+        )
+
+
+def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> int:
+    if num_workers is not None:
+        if num_workers < 1:
+            raise UserError(f"num_workers must be at least 1, found {num_workers}")
+        return num_workers
+    if sum(source.num_bytes for source in sources) < _PARALLEL_FROM_BYTES:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MAX_DEFAULT_WORKERS)
+
+
+def _source_records(sources: Sequence[Source]) -> list[SourceRecord]:
+    parents = [str(source.path.resolve().parent) for source in sources if source.kind != "hub"]
+    root = os.path.commonpath(parents) if parents else ""
+    return [
+        SourceRecord(
+            str(s.path) if s.kind == "hub" else s.path.resolve().relative_to(root).as_posix(),
+            s.kind,
+            s.num_bytes,
+        )
+        for s in sources
+    ]
+
+
+def _open_folder(folder: Path, plan: _Plan, overwrite: bool) -> _State | WindowsManifest:
+    """Returns where to go on in the folder, or its manifest when nothing is left to do."""
+    if (folder / MANIFEST).exists():
+        # Read even with `overwrite`: a manifest that is not ours is nobody's to remove.
+        manifest = WindowsManifest.from_dict(read_json(folder / MANIFEST))
+        if not overwrite:
+            _refuse_differences(folder, plan, _Plan(manifest.tokenizer, manifest.options, manifest.sources))
+            (folder / PROGRESS).unlink(missing_ok=True)
+            return WindowsManifest.load(folder)
+        remove_own_files(folder)
+    elif (folder / PROGRESS).exists() and not overwrite:
+        plan_before, state = _read_progress(folder / PROGRESS)
+        # An earlier call that kept nothing is nothing to protect, whatever its options were.
+        if state.documents:
+            _refuse_differences(folder, plan, plan_before)
+            logger.info("%s: going on after %d documents", folder, state.documents)
+            return state
+        remove_own_files(folder)
+    elif overwrite:
+        remove_own_files(folder)
+    elif foreign := sorted(p.name for p in folder.iterdir() if p.name.removesuffix(TEMPORARY) != PROGRESS):
+        raise UserError(
+            f"{folder} is not empty ({foreign[0]}, ...) and was not written by prepare: choose a new folder "
+            "(or --overwrite, which leaves foreign files alone)"
+        )
+    _save_progress(folder, plan, _State())
+    return _State()
+
+
+def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
+    if differences := plan.differences(other):
+        raise UserError(
+            f"{folder} holds windows made otherwise ({differences}): choose another folder, or start anew "
+            "with --overwrite"
+        )
+
+
+def _read_progress(path: Path) -> tuple[_Plan, _State]:
+    """Returns what decides the bytes of an unfinished folder, and how far they are written."""
+    saved = read_json(path)
+    try:
+        plan, state = (
+            record_from_plain(_Plan, saved.get("plan")),
+            record_from_plain(_State, saved.get("state")),
+        )
+        numbers = [value for value in asdict(state).values() if isinstance(value, int)]
+        counts = [number for split in SPLITS for number in asdict(state.splits[split]).values()]
+        if min(numbers + counts) < 0 or state.source > len(plan.sources):
+            raise ValueError("a count is out of range")
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): start anew with --overwrite") from error
+    return plan, state
+
+
+def _save_progress(folder: Path, plan: _Plan, state: _State) -> None:
+    values = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "plan": asdict(plan),
+        "state": asdict(state),
+    }
+    write_json(folder / PROGRESS, values)
+
+
+def _write_windows(
+    folder: Path,
+    plan: _Plan,
+    state: _State,
+    sources: Sequence[Source],
+    backend: str,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Reads, tokenises and stores what the state does not cover yet; the state is complete afterwards."""
+    reader = _DocumentReader(sources, plan.options, state)
+    token_dtype = token_type(plan.tokenizer.vocab_size)
+    table_dtype = table_type(plan.options.window_length)
+    total = sum(source.num_bytes for source in sources)
+    with contextlib.ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                SplitWriter(folder, split, state.splits[split], token_dtype, table_dtype)
+            )
+            for split in SPLITS
+        }
+        show = stack.enter_context(_progress_bar(progress, total))
+        batches = stack.enter_context(contextlib.closing(encode_batches(reader.batches(), backend, workers)))
+        for number, (documents, position) in enumerate(batches, start=1):
+            for ids in documents:
+                state.documents += 1
+                if len(ids) == 0:
+                    state.empty += 1
+                    continue
+                # Counted without the empty ones: the first two always go one to each split.
+                index = state.documents - state.empty - 1
+                split: Split = "held_out" if is_held_out(index, plan.options) else "train"
+                writers[split].add(*choose_windows(ids, index, plan.options, plan.tokenizer))
+            for writer in writers.values():
+                writer.write()
+            state.source, state.documents_in_source, state.skipped_before = position
+            show(reader.bytes_read)
+            if number % BATCHES_PER_SAVE == 0:
+                for writer in writers.values():
+                    writer.sync()
+                _save_progress(folder, plan, state)
+        show(reader.bytes_read)
+    state.source, state.documents_in_source, state.skipped_before = len(sources), 0, reader.skipped
+
+
+class _DocumentReader:
+    """The documents of all sources in batches, from where a state left off."""
+
+    def __init__(self, sources: Sequence[Source], options: WindowOptions, state: _State) -> None:
+        self._sources, self._options = sources, options
+        self._first, self._already_read = state.source, state.documents_in_source
+        self.skipped = state.skipped_before
+        self.bytes_read = sum(source.num_bytes for source in sources[: self._first])
+
+    def batches(self) -> Iterator[tuple[list[str], tuple[int, int, int]]]:
+        """Yields texts, and the position after them: source, documents of it, skipped before it."""
+        texts: list[str] = []
+        characters = 0
+        position = (self._first, self._already_read, self.skipped)
+        for index, source in enumerate(self._sources[self._first :], start=self._first):
+            stats = ReadStats()
+            bytes_before, skipped_before = self.bytes_read, self.skipped
+            documents = read_documents(
+                source,
+                separator=self._options.separator,
+                text_field=self._options.text_field,
+                max_document_bytes=self._options.max_document_bytes,
+                stats=stats,
+            )
+            for count, document in enumerate(documents, start=1):
+                if index == self._first and count <= self._already_read:
+                    continue
+                texts.append(document.text)
+                characters += len(document.text)
+                position = (index, count, skipped_before)
+                self.bytes_read = bytes_before + stats.bytes_read
+                if characters >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS:
+                    yield texts, position
+                    texts, characters = [], 0
+            self.skipped = skipped_before + stats.skipped
+            self.bytes_read = bytes_before + source.num_bytes
+        if texts:
+            yield texts, position
+
+
+def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
+    counts, fraction = state.splits, plan.options.held_out_fraction
+    expected: list[Split] = ["train", "held_out"] if fraction > 0 else ["train"]
+    if any(counts[split].windows == 0 for split in expected):
+        # Nothing in the folder is worth keeping, and it would stand in the way of the mended call.
+        remove_own_files(folder)
+        found = sum(count.documents for count in counts.values())
+        if found == 0:
+            raise UserError(f"the corpus has no document: {plan.sources[0].name} ... hold only whitespace")
+        raise UserError(
+            f"the corpus has {found} document(s), too few for a training and a held-out split: hold out "
+            "nothing (--held-out-fraction 0), or cut it into more documents (--documents line)"
+        )
+    token_dtype, table_dtype = token_type(plan.tokenizer.vocab_size), table_type(plan.options.window_length)
+    tokens = sum(count.tokens for count in counts.values())
+    num_bytes = tokens * token_dtype.itemsize + sum(c.windows for c in counts.values()) * table_dtype.itemsize
+    manifest = WindowsManifest(
+        tokenizer=plan.tokenizer,
+        options=plan.options,
+        sources=plan.sources,
+        splits=counts,
+        skipped_documents=state.skipped_before + state.empty,
+        bytes_per_token=round(num_bytes / tokens, 4),
+        versions=_versions(),
+    )
+    write_json(folder / MANIFEST, manifest.to_dict())
+    (folder / PROGRESS).unlink(missing_ok=True)
+    return manifest
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("minialbert", "transformers", "tokenizers", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+@contextlib.contextmanager
+def _progress_bar(enabled: bool, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told the bytes read so far."""
+    if not enabled:
+        yield lambda completed: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TransferSpeedColumn as Speed
+
+    columns = (TextColumn("prepare"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("prepare", total=total or None)
+        yield lambda completed: bar.update(task, completed=completed)

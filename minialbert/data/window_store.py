@@ -1,0 +1,704 @@
+"""Reading the windows of one prepared folder, or of several as one data set."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import accumulate, combinations
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from torch.utils.data import Dataset
+
+from minialbert.data.corpora import DocumentSeparator
+from minialbert.data.encoding import Ids
+from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
+from minialbert.errors import UserError, local_path, quoted
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+FORMAT = "minialbert-windows"
+FORMAT_VERSION = 1
+
+MANIFEST, PROGRESS = "manifest.json", "progress.json"
+# Ids are stored in four bytes at most, and so are the lengths of windows.
+_MOST = 2**32
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """The options of `prepare` that decide what is written; see there."""
+
+    window_length: int
+    overlap: int
+    max_windows_per_document: int | None
+    truncate: bool
+    held_out_fraction: float
+    seed: int
+    separator: DocumentSeparator
+    text_field: str
+    max_document_bytes: int
+
+
+@dataclass(frozen=True)
+class TokenizerRecord:
+    """What has to be known of the tokenizer to read its windows.
+
+    Args:
+        name: last part of its name or path.
+        fingerprint: see `tokenizer_fingerprint`.
+        vocab_size: with added tokens.
+        special_ids: name of each special token and its id.
+        prefix_ids: put before the content of each window.
+        suffix_ids: put after it.
+    """
+
+    name: str
+    fingerprint: str
+    vocab_size: int
+    special_ids: dict[str, int]
+    prefix_ids: list[int]
+    suffix_ids: list[int]
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A file of the corpus by its name (never opened through it), its kind and its size."""
+
+    name: str
+    kind: str
+    num_bytes: int
+
+
+@dataclass
+class SplitCounts:
+    """Counts of one split.
+
+    Args:
+        documents: that have at least one window.
+        windows: rows of the table.
+        tokens: content ids stored; one that several windows share counts once.
+        token_slots: content tokens of all windows together.
+    """
+
+    documents: int = 0
+    windows: int = 0
+    tokens: int = 0
+    token_slots: int = 0
+
+
+@dataclass(frozen=True)
+class WindowsManifest:
+    """What a folder of windows says of itself (`manifest.json`).
+
+    Args:
+        tokenizer: whose ids are stored.
+        options: of `prepare`.
+        sources: the corpus.
+        splits: counts of "train" and "held_out".
+        skipped_documents: empty or whitespace-only, or without a token.
+        bytes_per_token: bytes of all data files per token stored.
+        versions: of Python and the libraries that wrote the folder.
+        format: always "minialbert-windows".
+        format_version: of this layout.
+    """
+
+    tokenizer: TokenizerRecord
+    options: WindowOptions
+    sources: list[SourceRecord]
+    splits: dict[str, SplitCounts]
+    skipped_documents: int
+    bytes_per_token: float
+    versions: dict[str, str]
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def token_dtype(self) -> np.dtype[Any]:
+        """Type of the stored ids."""
+        return token_type(self.tokenizer.vocab_size)
+
+    @property
+    def window_dtype(self) -> np.dtype[Any]:
+        """Type of the rows of the window table."""
+        return table_type(self.options.window_length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON.
+
+        Returns:
+            What `from_dict` takes.
+        """
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> WindowsManifest:
+        """Returns the manifest that `to_dict` wrote.
+
+        Args:
+            values: as read from JSON.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            UserError: these are not the values of a manifest of this version.
+        """
+        if values.get("format") != FORMAT:
+            raise UserError(f"{MANIFEST} was not written by prepare (no format {FORMAT!r})")
+        if values.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{MANIFEST} has format_version {quoted(values.get('format_version'), 20)}, this program "
+                f"reads {FORMAT_VERSION}: prepare the corpus again"
+            )
+        try:
+            manifest = record_from_plain(cls, values)
+            _check_manifest(manifest)
+        except ValueError as error:
+            raise UserError(f"{MANIFEST} is damaged ({error}): prepare the corpus again") from error
+        return manifest
+
+    @classmethod
+    def load(cls, directory: str | Path) -> WindowsManifest:
+        """Returns the manifest of a folder whose data files have the sizes that it states.
+
+        Args:
+            directory: that `prepare` has finished.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            UserError: the folder is none of ours, not finished, or damaged.
+        """
+        folder = local_path(directory)
+        if not local_path(folder / MANIFEST).is_file():
+            hint = (
+                "prepare was interrupted: run it again"
+                if (folder / PROGRESS).exists()
+                else "run prepare first"
+            )
+            raise UserError(f"{folder}: no {MANIFEST} ({hint})")
+        values = read_json(folder / MANIFEST)
+        try:
+            manifest = cls.from_dict(values)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+        for split in SPLITS:
+            counts = manifest.splits[split]
+            for path, size in data_sizes(folder, split, counts, manifest.token_dtype, manifest.window_dtype):
+                found = path.stat().st_size if path.is_file() else None
+                if found != size:
+                    state = "is missing" if found is None else f"has {found} bytes, the manifest says {size}"
+                    raise UserError(f"{path} {state}: prepare the corpus again (--overwrite)")
+        return manifest
+
+
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """Returns the smallest of uint16 and uint32 that holds every id.
+
+    Args:
+        vocab_size: largest id plus one.
+
+    Returns:
+        A little-endian type.
+    """
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def table_type(window_length: int) -> np.dtype[Any]:
+    """Returns the type of a row of the window table: start and length, packed.
+
+    Args:
+        window_length: upper bound of the lengths.
+
+    Returns:
+        A structured little-endian type.
+    """
+    return np.dtype([("start", "<u8"), ("length", "<u2" if window_length < 2**16 else "<u4")])
+
+
+def data_sizes(
+    folder: Path, split: Split, counts: SplitCounts, token_dtype: np.dtype[Any], table_dtype: np.dtype[Any]
+) -> list[tuple[Path, int]]:
+    """Returns the two data files of a split and the bytes each must have.
+
+    The names are fixed here and never taken from a manifest, so none can lead out of the folder.
+
+    Args:
+        folder: of the windows.
+        split: whose files.
+        counts: of that split.
+        token_dtype: of the ids.
+        table_dtype: of the rows of the table.
+
+    Returns:
+        Tokens, then windows.
+    """
+    return [
+        (folder / f"{split}.tokens.bin", counts.tokens * token_dtype.itemsize),
+        (folder / f"{split}.windows.bin", counts.windows * table_dtype.itemsize),
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its values.
+
+    Raises:
+        UserError: it holds no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or was not written by prepare: it is not JSON") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged or was not written by prepare: it is not a JSON object")
+    return values
+
+
+def record_from_plain(kind: type[Record], values: object) -> Record:
+    """Returns a dataclass from what `asdict` gave and JSON kept; nothing is converted, left out or passed over.
+
+    Args:
+        kind: the dataclass.
+        values: as read from JSON.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: the values are not those of such a record; says in one line which.
+    """
+    try:
+        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if str(part).isprintable())
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    if asdict(record) != values:  # type: ignore[call-overload]
+        raise ValueError("it has entries that no version of this program writes")
+    return record
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a dataclass
+    return TypeAdapter(kind)
+
+
+def _check_manifest(manifest: WindowsManifest) -> None:
+    """Raises ValueError for values of the right types that no corpus gives."""
+    tokenizer, length = manifest.tokenizer, manifest.options.window_length
+    affixes = [*tokenizer.prefix_ids, *tokenizer.suffix_ids]
+    if set(manifest.splits) != set(SPLITS):
+        raise ValueError(f"splits: expected {' and '.join(SPLITS)}")
+    counts = [number for split in SPLITS for number in asdict(manifest.splits[split]).values()]
+    if not all(0 <= number < 2**63 for number in [*counts, manifest.skipped_documents]):
+        raise ValueError("a count is not a natural number")
+    if not all(text.isprintable() for text in (tokenizer.name, tokenizer.fingerprint)):
+        raise ValueError("the tokenizer's name and fingerprint have to be of one line")
+    if not 0 < tokenizer.vocab_size <= _MOST:
+        raise ValueError(f"tokenizer.vocab_size: expected 1 to {_MOST:,}")
+    if not len(affixes) < length < _MOST:
+        raise ValueError("options.window_length: no room beside the special tokens, or too long for a table")
+    if not all(0 <= number < tokenizer.vocab_size for number in affixes):
+        raise ValueError("tokenizer: a special token is not in the vocabulary")
+    if any(manifest.splits[split].windows and not manifest.splits[split].tokens for split in SPLITS):
+        raise ValueError("splits: windows without tokens")
+
+
+class WindowDataset(Dataset[dict[str, Any]]):
+    """The windows of one split, read from disk as they are asked for.
+
+    Those of several folders are numbered through, folder after folder, in the order that the folders are given.
+    It can be pickled and forked: each process maps the files for itself, each folder at its first access.
+
+    Args:
+        directories: that `prepare` has finished, one or several, of one tokenizer.
+        split: "train" or "held_out".
+
+    Raises:
+        UserError: a folder is not finished, is damaged, is given twice or has nothing to train on, or the folders
+            are of different tokenizers.
+    """
+
+    def __init__(self, directories: str | Path | Sequence[str | Path], split: Split = "train") -> None:
+        if split not in SPLITS:
+            raise UserError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
+        several = [directories] if isinstance(directories, str | Path) else directories
+        self.directories = tuple(local_path(directory) for directory in several)
+        if not self.directories:
+            raise UserError("no folder of windows: give at least one that prepare has made")
+        self.split = split
+        self.manifests = tuple(WindowsManifest.load(directory) for directory in self.directories)
+        self._check_folders()
+        self._ends = list(accumulate(manifest.splits[split].windows for manifest in self.manifests))
+        self._prefix = np.array(self.tokenizer.prefix_ids, dtype=np.int64)
+        self._suffix = np.array(self.tokenizer.suffix_ids, dtype=np.int64)
+        self._files: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    @property
+    def tokenizer(self) -> TokenizerRecord:
+        """Whose ids are stored, in every folder."""
+        return self.manifests[0].tokenizer
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of the longest windows, special tokens included."""
+        return max(manifest.options.window_length for manifest in self.manifests)
+
+    @property
+    def sources(self) -> list[SourceRecord]:
+        """The files of all corpora."""
+        return [source for manifest in self.manifests for source in manifest.sources]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns one window.
+
+        Args:
+            index: in [0, number of windows).
+
+        Returns:
+            "input_ids", an int64 array with special tokens of at most `window_length`, and "window_id", the
+            index.
+
+        Raises:
+            IndexError: there is no such window.
+            UserError: the files hold something that cannot be a window.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        folder = bisect_right(self._ends, index)
+        row = int(index) - (self._ends[folder - 1] if folder else 0)
+        tokens, windows = self._map_files(folder)
+        start, length = (int(value) for value in windows[row])
+        content = tokens[start : start + length].astype(np.int64)
+        longest = self.manifests[folder].options.window_length - len(self._prefix) - len(self._suffix)
+        whole = len(content) == length and 0 < length <= longest
+        if not whole or content.max() >= self.tokenizer.vocab_size:
+            raise UserError(
+                f"{self.directories[folder]}: window {row} of {self.split} is damaged: prepare it again"
+            )
+        return {"input_ids": np.concatenate([self._prefix, content, self._suffix]), "window_id": int(index)}
+
+    def _map_files(self, folder: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        if folder not in self._files:
+            directory, manifest = self.directories[folder], self.manifests[folder]
+            tokens = np.memmap(directory / f"{self.split}.tokens.bin", manifest.token_dtype, "r")
+            windows = np.memmap(directory / f"{self.split}.windows.bin", manifest.window_dtype, "r")
+            self._files[folder] = tokens, windows
+        return self._files[folder]
+
+    def _check_folders(self) -> None:
+        first, recorded = self.directories[0], self.tokenizer
+        for one, other in combinations(self.directories, 2):
+            if one.samefile(other):
+                raise UserError(f"{other} is given twice: its windows would count double")
+        for directory, manifest in zip(self.directories, self.manifests, strict=True):
+            found = manifest.tokenizer
+            if _reading_of(found) != _reading_of(recorded):
+                raise UserError(
+                    f"{first} and {directory} were made with different tokenizers ({_described(recorded)}; "
+                    f"{_described(found)}): prepare both with the teacher's"
+                )
+            if self.split == "train" and not manifest.splits["train"].windows:
+                raise UserError(f"{directory} has no windows to train on: leave it out, or prepare more text")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the mapped files out, which would be pickled as their whole content.
+
+        Returns:
+            The state to pickle.
+        """
+        return {**self.__dict__, "_files": {}}
+
+
+def check_tokenizer(recorded: TokenizerRecord, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that a tokenizer gives the ids that are stored.
+
+    Args:
+        recorded: of the windows.
+        tokenizer: of the model that is to read them.
+
+    Raises:
+        UserError: they differ.
+    """
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    if fingerprint != recorded.fingerprint:
+        raise UserError(
+            f"the windows were made with the tokenizer {_described(recorded)}, not with "
+            f"{tokenizer_name(tokenizer)} ({len(tokenizer)} tokens, {fingerprint[:12]}): prepare the corpus with "
+            "this model's"
+        )
+
+
+def data_identity(windows: WindowDataset) -> dict[str, Any]:
+    """Returns what a run has to keep of its windows to know them again; where they lie does not matter.
+
+    Args:
+        windows: of either split.
+
+    Returns:
+        Plain values for JSON: "folders", in order, each with its "name", its numbers of "windows" and
+        "held_out_windows", and a "fingerprint" of everything its manifest says but the versions.
+    """
+    return {
+        "folders": [
+            {
+                "name": directory.resolve().name,
+                "windows": manifest.splits["train"].windows,
+                "held_out_windows": manifest.splits["held_out"].windows,
+                "fingerprint": _fingerprint(manifest),
+            }
+            for directory, manifest in zip(windows.directories, windows.manifests, strict=True)
+        ]
+    }
+
+
+def _reading_of(recorded: TokenizerRecord) -> tuple[object, ...]:
+    return recorded.fingerprint, recorded.prefix_ids, recorded.suffix_ids, recorded.vocab_size
+
+
+def _described(recorded: TokenizerRecord) -> str:
+    return f"{recorded.name} ({recorded.vocab_size} tokens, fingerprint {recorded.fingerprint[:12]})"
+
+
+def _fingerprint(manifest: WindowsManifest) -> str:
+    said = manifest.to_dict()
+    del said["versions"]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+TOKENIZER = "tokenizer"
+TEMPORARY = ".tmp"
+_DATA_FILES = tuple(f"{split}.{part}.bin" for split in SPLITS for part in ("tokens", "windows"))
+# What save_pretrained may write; these and nothing else are removed from the tokenizer's folder.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
+    "chat_template.jinja",
+)
+_CHOICES = 3  # the Philox stream of the choice of windows; masking.py uses 1
+
+
+def is_held_out(document: int, options: WindowOptions) -> bool:
+    """Returns whether a document belongs to the held-out split: a function of (seed, document).
+
+    Args:
+        document: index in the corpus, documents without a token left out.
+        options: of `prepare`.
+
+    Returns:
+        True for about `held_out_fraction` of the documents, and for one of the first two.
+    """
+
+    def uniform(index: int) -> float:
+        digest = hashlib.blake2b(f"{options.seed}:{index}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") / 2**64
+
+    if options.held_out_fraction == 0:
+        return False
+    if document < 2:
+        return (uniform(0) < 0.5) == (document == 0)
+    return uniform(document) < options.held_out_fraction
+
+
+def choose_windows(
+    ids: Ids, document: int, options: WindowOptions, tokenizer: TokenizerRecord
+) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the windows of one document, and the ids that they cover.
+
+    Args:
+        ids: all content ids of the document, at least one.
+        document: index as for `is_held_out`; the draw is a function of (seed, document).
+        options: of `prepare`.
+        tokenizer: says how many special tokens a window has.
+
+    Returns:
+        The covered ids, each once and in order; the start of each window in them; its length.
+    """
+    content = options.window_length - len(tokenizer.prefix_ids) - len(tokenizer.suffix_ids)
+    if len(ids) <= content or options.truncate:
+        covered = ids[:content]
+        return covered, np.zeros(1, dtype=np.int64), np.array([len(covered)], dtype=np.int64)
+    step = content - options.overlap
+    count = 1 + -(-(len(ids) - content) // step)
+    chosen = np.arange(count, dtype=np.int64)
+    limit = options.max_windows_per_document
+    if limit is not None and count > limit:
+        key, counter = np.array([options.seed, document], np.uint64), np.array([0, 0, 0, _CHOICES], np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        chosen = np.sort(generator.choice(count, limit, replace=False))
+    starts = chosen * step
+    ends = np.minimum(starts + content, len(ids))
+    # What lies between the end of one chosen window and the start of the next is not stored.
+    before = np.concatenate([[0], ends[:-1]])
+    gaps = np.maximum(starts - before, 0)
+    first_new = np.maximum(starts, before)
+    covered = np.concatenate([ids[new:end] for new, end in zip(first_new, ends, strict=True)])
+    return covered, starts - np.cumsum(gaps), ends - starts
+
+
+class SplitWriter:
+    """Appends windows to the two data files of a split, after cutting them back to the counts given.
+
+    Args:
+        folder: of the windows.
+        split: which files.
+        counts: what the files hold that can be trusted; kept up to date by `write`.
+        token_dtype: of the ids.
+        table_dtype: of the rows of the table.
+
+    Raises:
+        UserError: a file holds less than the counts say.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: Split,
+        counts: SplitCounts,
+        token_dtype: np.dtype[Any],
+        table_dtype: np.dtype[Any],
+    ) -> None:
+        self._counts, self._token_dtype, self._table_dtype = counts, token_dtype, table_dtype
+        self._ids: list[Ids] = []
+        self._starts: list[NDArray[np.int64]] = []
+        self._lengths: list[NDArray[np.int64]] = []
+        self._end = counts.tokens
+        self._documents = 0
+        self._files: list[IO[bytes]] = []
+        for path, size in data_sizes(folder, split, counts, token_dtype, table_dtype):
+            # Unbuffered, so that a write that fails leaves nothing behind that fails again on closing.
+            path.touch()
+            file = path.open("r+b", buffering=0)
+            self._files.append(file)
+            if file.seek(0, os.SEEK_END) < size:
+                self.__exit__()
+                raise UserError(f"{path} is shorter than {PROGRESS} says: start anew with --overwrite")
+            file.truncate(size)
+            file.seek(size)
+
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def add(self, ids: Ids, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        """Takes the windows of one document, as from `choose_windows`, for the next `write`.
+
+        Args:
+            ids: covered by the windows.
+            starts: within `ids`.
+            lengths: in tokens.
+        """
+        self._ids.append(ids)
+        self._starts.append(starts + self._end)
+        self._lengths.append(lengths)
+        self._end += len(ids)
+        self._documents += 1
+
+    def write(self) -> None:
+        """Appends what was added since the last call."""
+        if not self._ids:
+            return
+        tokens = np.concatenate(self._ids).astype(self._token_dtype)
+        lengths = np.concatenate(self._lengths)
+        table = np.empty(len(lengths), dtype=self._table_dtype)
+        table["start"], table["length"] = np.concatenate(self._starts), lengths
+        for file, array in zip(self._files, (tokens, table), strict=True):
+            block = memoryview(array.tobytes())
+            while block:
+                block = block[file.write(block) :]
+        self._counts.documents += self._documents
+        self._counts.windows += len(table)
+        self._counts.tokens += len(tokens)
+        self._counts.token_slots += int(lengths.sum())
+        self._ids, self._starts, self._lengths, self._documents = [], [], [], 0
+
+    def sync(self) -> None:
+        """Waits until what was written is on the disk."""
+        for file in self._files:
+            os.fsync(file.fileno())
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes a JSON file that is, at any moment, either the old one or the whole new one.
+
+    Args:
+        path: the file.
+        values: its content.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def remove_own_files(folder: Path) -> None:
+    """Removes what `prepare` writes, by name, and nothing else.
+
+    Args:
+        folder: of the windows.
+    """
+    own = [MANIFEST, PROGRESS, *_DATA_FILES]
+    for name in [*own, *(name + TEMPORARY for name in (MANIFEST, PROGRESS))]:
+        (folder / name).unlink(missing_ok=True)
+    for name in _TOKENIZER_FILES:
+        (folder / TOKENIZER / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / TOKENIZER).rmdir()
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what a full or read-only disk raises into one line.
+
+    Args:
+        folder: that is written to.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: a file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"no room to write to {folder} ({error.strerror}): free some space (or raise the limit) and "
+                "run the same command again, it goes on where it stopped"
+            ) from error
+        raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error

@@ -1,0 +1,1 @@
+"""Out of the door: ONNX, the hub, the model card, timings."""

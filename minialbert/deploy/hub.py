@@ -1,0 +1,410 @@
+"""Writes the folder of a student as the hub wants it, loadable there without this package, and uploads it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.deploy.card import model_card
+from minialbert.deploy.evidence import ModelFacts, gather_evidence
+from minialbert.errors import UserError
+from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.method.modeling_minialbert import (
+    MiniAlbertForMaskedLM,
+    MiniAlbertForQuestionAnswering,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+    MiniAlbertModel,
+    MiniAlbertPreTrainedModel,
+)
+from minialbert.runs.directory import RunDirectory, display_name
+from minialbert.runs.files import whole_folder
+from minialbert.runs.untrusted import check_config, check_model_folder
+from minialbert.tasks.models import TASK_FILE, read_task_file
+
+POOLING_FOLDER = "1_Pooling"
+SENTENCE_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    f"{POOLING_FOLDER}/config.json",
+)
+# Heads whose checkpoint is first of all an encoder. Of a task's hidden states nobody knows what they are good for.
+SENTENCE_ARCHITECTURES = ("MiniAlbertModel", "MiniAlbertForMaskedLM")
+
+
+def max_tokens(config: MiniAlbertConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens an input may have: what the positions hold, or the tokenizer's limit if lower.
+
+    Args:
+        config: of the model.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The number, special tokens included.
+    """
+    return int(min(config.max_position_embeddings, tokenizer.model_max_length))
+
+
+def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq_length: int) -> list[str]:
+    """Write what makes a saved student a model for sentence-transformers.
+
+    Args:
+        folder: where its weights, config and tokenizer are.
+        config: its configuration.
+        max_seq_length: tokens after which a sentence is cut.
+
+    Returns:
+        The names of the files written, relative to the folder.
+
+    Raises:
+        UserError: if the model has not that many positions.
+    """
+    if not 1 <= max_seq_length <= config.max_position_embeddings:
+        raise UserError(
+            f"max_seq_length must lie between 1 and the model's {config.max_position_embeddings} positions, "
+            f"got {max_seq_length}"
+        )
+    contents: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": POOLING_FOLDER, "type": "sentence_transformers.models.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        f"{POOLING_FOLDER}/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    }
+    assert tuple(contents) == SENTENCE_FILES
+    (folder / POOLING_FOLDER).mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return list(contents)
+
+
+_CLASSES: dict[str, type[MiniAlbertPreTrainedModel]] = {
+    cls.__name__: cls
+    for cls in (
+        MiniAlbertModel,
+        MiniAlbertForMaskedLM,
+        MiniAlbertForSequenceClassification,
+        MiniAlbertForTokenClassification,
+        MiniAlbertForQuestionAnswering,
+    )
+}
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_CARD, _LICENSE = "README.md", "LICENSE"
+# What an export may have left that the next one need not write.
+_OPTIONAL_FILES = (TASK_FILE, _LICENSE, *SENTENCE_FILES)
+# Where a tokenizer was loaded from is of no use to anyone else.
+_LOCAL_KEYS = ("name_or_path", "is_local", "local_files_only", "tokenizer_file", "special_tokens_map_file")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
+
+
+def export_to_hub_folder(
+    model: str | Path,
+    output: str | Path,
+    *,
+    records: Sequence[Path] = (),
+    license: str = "apache-2.0",
+    language: str = "en",
+    repo_id: str | None = None,
+    push: bool = False,
+    private: bool | None = None,
+    overwrite: bool = False,
+    sentence_embeddings: bool | None = None,
+) -> dict[str, Any]:
+    """Write a student as a folder for the model hub, and upload it where asked to.
+
+    The folder appears complete or not at all. It holds weights, config, the two files that define the model,
+    tokenizer, `task.json` where there is one, licence and model card, and for an encoder or a masked LM what
+    sentence-transformers needs.
+
+    Args:
+        model: directory of a model, or of the run that made it.
+        output: the folder to write.
+        records: `result.json` files, run directories or trees of them, for the model card; the record of the run that
+            made the model is always used.
+        license: the hub's identifier of a licence.
+        language: code of the model's language, as "en".
+        repo_id: where it is to be on the hub, OWNER/NAME.
+        push: upload it to `repo_id`.
+        private: whether a repository that `push` creates is private; None for the account's default.
+        overwrite: replace an earlier export. Files that no export writes stay, and are not uploaded.
+        sentence_embeddings: whether to write what sentence-transformers needs; None for all but task heads.
+
+    Returns:
+        A record of what was written: its folder, files, parameters, and the address where it was uploaded.
+
+    Raises:
+        UserError: if the model, a record or an option is at fault, if the output is in the way or cannot be written,
+            or if the upload fails.
+    """
+    license = _checked_license(license)
+    if not _LANGUAGE.fullmatch(language):
+        raise UserError(f"language must be a code such as en, de or multilingual, got {language!r}")
+    _check_repo_id(repo_id, push=push)
+    source = _model_folder(Path(model).expanduser())
+    target = Path(output).expanduser().resolve()
+    _check_target(target, source, str(output), overwrite=overwrite)
+
+    loaded = _load(source)
+    tokenizer = load_tokenizer(source)
+    facts = _facts(loaded, tokenizer, source, sentence_embeddings)
+    tokenizer.model_max_length = facts.max_tokens
+    own = RunDirectory(source.parent).result if source.name == "model" else None
+    evidence = gather_evidence(facts, own if own is not None and own.is_file() else None, records)
+    card = model_card(facts, evidence, license=license, language=language, repo_id=repo_id)
+    license_text = _license_text() if license == "apache-2.0" else None
+
+    try:
+        with whole_folder(target, replaces=_OPTIONAL_FILES) as staging:
+            loaded.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            _drop_local_keys(staging / "tokenizer_config.json")
+            if facts.task is not None:
+                shutil.copyfile(source / TASK_FILE, staging / TASK_FILE)
+            if facts.sentence_embeddings:
+                write_sentence_embeddings(staging, loaded.config, max_seq_length=facts.max_tokens)
+            if license_text is not None:
+                (staging / _LICENSE).write_text(license_text, encoding="utf-8")
+            (staging / _CARD).write_text(card, encoding="utf-8")
+            files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{output} cannot be written ({one_line(error)})") from error
+    return {
+        "output": str(output),
+        "model": facts.name,
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
+        "encoder_parameters": facts.encoder_parameters,
+        "files": sorted(files),
+        "bytes": sum(files.values()),
+        "sentence_embeddings": facts.sentence_embeddings,
+        "results": len(evidence.results),
+        "records": ["/".join(file.parent.parts[-2:]) for file in evidence.used],
+        "records_passed_over": evidence.passed_over,
+        "license": license,
+        "repo_id": repo_id,
+        "url": _push(target, sorted(files), str(repo_id), private) if push else None,
+    }
+
+
+def _checked_license(license: str) -> str:
+    plain = license.strip().lower()
+    if not re.fullmatch(r"[a-z0-9]+([.+-][a-z0-9]+)*", plain):
+        raise UserError(
+            "license must be one of the hub's identifiers, such as apache-2.0, mit, cc-by-4.0 or other, got "
+            f"{license!r}"
+        )
+    return plain
+
+
+def _check_repo_id(repo_id: str | None, *, push: bool) -> None:
+    if repo_id is None:
+        if push:
+            raise UserError("push needs repo_id: name the repository as OWNER/NAME")
+        return
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(
+            f"repo_id {repo_id!r} is none of the hub's: expected OWNER/NAME ({one_line(error)})"
+        ) from error
+
+
+def _model_folder(path: Path) -> Path:
+    """Return the model's folder: the one that was named, or `model` in the run that was named."""
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist: expected the directory of a model, or of a run with model/ in it"
+        )
+    if not path.is_dir():
+        raise UserError(f"{path} is a file: expected the directory of a model, or of a run with model/ in it")
+    folder = path if (path / "config.json").is_file() else RunDirectory(path).model
+    if (folder / "config.json").is_file():
+        if not any((folder / name).is_file() for name in _WEIGHTS):
+            raise UserError(f"{folder} has no weights: expected {_WEIGHTS[0]} beside its config.json")
+        return folder.resolve()  # "." has no name
+    if (path / ADAPTER_CONFIG_NAME).is_file():
+        raise UserError(
+            f"{path} holds adapters without their model: export the model beside them, the run's model/, which has "
+            "them in it"
+        )
+    raise UserError(
+        f"{path} has no config.json: expected the directory of a model, or of a run with model/ in it"
+    )
+
+
+def _check_target(target: Path, source: Path, output: str, *, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{output} is a file: expected a directory for the export")
+    if target == source or target in source.parents:
+        raise UserError(f"{output} is the model itself, or a directory around it: give another --output")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise UserError(
+            f"{output} is not empty: give --overwrite to replace an export there, or another --output"
+        )
+
+
+def _load(folder: Path) -> MiniAlbertPreTrainedModel:
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({one_line(error)})") from error
+    if kind == "albert":
+        raise UserError(
+            f"{folder} holds an ALBERT, not a MiniALBERT of this package: if it is of the paper's release, write it "
+            "anew with minialbert convert, and export that"
+        )
+    if kind != MiniAlbertConfig.model_type:
+        raise UserError(
+            f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
+        )
+    check_model_folder(folder)
+    try:
+        config = MiniAlbertConfig.from_pretrained(folder)
+        check_config(config, folder)
+        names = [name for name in config.architectures or () if name in _CLASSES]
+        if not names:
+            raise UserError(
+                f"{folder}: config.json names no architecture; expected one of {', '.join(_CLASSES)}"
+            )
+        model, info = _CLASSES[names[0]].from_pretrained(
+            folder,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
+    except UserError:
+        raise
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder} could not be loaded ({one_line(error)})") from error
+    faults = {
+        "missing": sorted(info["missing_keys"]),
+        "unknown": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(key for key, *_ in info["mismatched_keys"]),
+    }
+    told = [f"{what}: {', '.join(keys[:4])}" for what, keys in faults.items() if keys]
+    if told:
+        raise UserError(f"{folder}: its weights do not fit its config.json; {'; '.join(told)}")
+    broken = [name for name, tensor in model.named_parameters() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise UserError(f"{folder}: its weights are damaged; not finite: {', '.join(broken[:4])}")
+    return model.eval()
+
+
+def _facts(
+    model: MiniAlbertPreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    sentence_embeddings: bool | None,
+) -> ModelFacts:
+    architecture, config = type(model).__name__, model.config
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{folder}: its tokenizer has {len(tokenizer)} entries, its model {config.vocab_size} word embeddings; "
+            "expected the tokenizer that it was trained with"
+        )
+    encodes = architecture in SENTENCE_ARCHITECTURES
+    if sentence_embeddings and not encodes:
+        raise UserError(
+            f"{folder} has the head of a task ({architecture}): sentence embeddings need an encoder or a masked LM"
+        )
+    classifies = "Classification" in architecture and config.problem_type != "regression"
+    return ModelFacts(
+        name=str(display_name(folder)),
+        architecture=architecture,
+        config=config,
+        parameters=model.num_parameters(),
+        encoder_parameters=model.base_model.num_parameters(),
+        adapter_parameters=sum(
+            parameter.numel() for name, parameter in model.named_parameters() if "_adapters." in name
+        ),
+        max_tokens=max_tokens(config, tokenizer),
+        mask_token=tokenizer.mask_token,
+        labels=tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if classifies else (),
+        task=read_task_file(folder),
+        sentence_embeddings=encodes if sentence_embeddings is None else sentence_embeddings,
+    )
+
+
+def _license_text() -> str:
+    """Return the text of the package's own licence, which the two files of the model are under."""
+    try:
+        installed = metadata.files("minialbert") or []
+    except metadata.PackageNotFoundError:
+        installed = []
+    found = [Path(str(file.locate())) for file in installed if file.name == _LICENSE]
+    root = Path(__file__).resolve().parents[2]
+    if (root / "pyproject.toml").is_file():  # a checkout
+        found.append(root / _LICENSE)
+    for path in found:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise UserError("the text of the licence is missing from this installation: install minialbert again")
+
+
+def _drop_local_keys(path: Path) -> None:
+    if path.is_file():
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in values.items() if key not in _LOCAL_KEYS}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) -> str:
+    """Upload the files to a repository, which is created where it is missing, and return its address."""
+    api = HfApi()
+    try:
+        created = api.create_repo(repo_id, private=private, repo_type="model", exist_ok=True)
+        api.upload_folder(
+            repo_id=created.repo_id,
+            folder_path=folder,
+            repo_type="model",
+            allow_patterns=files,
+            commit_message="Upload model",
+        )
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
+            advice = "log in with `hf auth login`, or set HF_TOKEN to a token that may write there"
+        else:
+            advice = "check the network, and push again"
+        raise UserError(
+            f"{folder} is complete, but was not uploaded to {repo_id} ({one_line(error)}): {advice}"
+        ) from error
+    return str(created)

@@ -1,0 +1,1 @@
+"""One graph that was checked against the model it came from."""

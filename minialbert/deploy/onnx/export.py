@@ -1,0 +1,381 @@
+"""From a trained model to a folder with one ONNX graph, fp32 or int8, that was proved to compute the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.deploy.onnx.graph import weight_bytes
+from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
+from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches
+from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, finish_fp32, trace_onnx
+from minialbert.errors import UserError
+from minialbert.method.encoders import (
+    LOADING_ERRORS,
+    forward_inputs,
+    load_encoder_config,
+    max_input_length,
+    one_line,
+)
+from minialbert.method.modeling_minialbert import (
+    MiniAlbertForMaskedLM,
+    MiniAlbertForQuestionAnswering,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+    MiniAlbertModel,
+)
+from minialbert.recipes.schema import TaskRecipe
+from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.files import whole_folder
+from minialbert.tasks.evaluate import evaluate
+from minialbert.tasks.exported import MODEL_FILE, OnnxEncoder
+from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
+from minialbert.tasks.predict import EXPORT_FILE
+
+PRECISIONS = ("fp32", "int8", "int8-static")
+# Largest file, as a share of the bytes of the model's tensors, each counted once.
+SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-static": 0.30}
+# A graph takes about 0.2 MB whatever the model's width; of a model of less than 10 MB that is not held against it.
+_GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
+_CALIBRATION_TEXTS = 256
+_FORMAT_VERSION = 1
+_CONTRACT = ("head", "precision", "opset", "iterations")
+_HEADS: dict[str, tuple[Any, Any, str]] = {
+    "features": (MiniAlbertModel, AutoModel, "Model"),
+    "masked-lm": (MiniAlbertForMaskedLM, AutoModelForMaskedLM, "ForMaskedLM"),
+    "sequence-classification": (
+        MiniAlbertForSequenceClassification,
+        AutoModelForSequenceClassification,
+        "ForSequenceClassification",
+    ),
+    "token-classification": (
+        MiniAlbertForTokenClassification,
+        AutoModelForTokenClassification,
+        "ForTokenClassification",
+    ),
+    "question-answering": (
+        MiniAlbertForQuestionAnswering,
+        AutoModelForQuestionAnswering,
+        "ForQuestionAnswering",
+    ),
+}
+HEADS = tuple(_HEADS)
+
+
+def export_onnx(
+    model_name: str,
+    output: str | Path,
+    *,
+    head: str | None = None,
+    precision: str = "fp32",
+    opset: int = DEFAULT_OPSET,
+    num_iterations: int | None = None,
+    calibration: Iterable[str] | None = None,
+    task: TaskRecipe | None = None,
+    split: str | None = None,
+    max_drop: float = 1.0,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Export a model to a folder: graph, config, tokenizer, and a record of the proof.
+
+    The folder appears only when the graph passed: its outputs are compared with the model's on batches of several
+    sizes and lengths with padding, its size with that of the model's tensors, and where a task is given its score
+    with the model's.
+
+    Args:
+        model_name: directory or hub id of one of our students, or of any encoder whose attention goes through
+            Transformers' registry.
+        output: the folder to write.
+        head: which head; None for the checkpoint's own. "features" gives the encoder of any.
+        precision: "fp32"; "int8", whose activations are quantised by their range at each call; "int8-static",
+            whose activations have a range of their own in every iteration, from `calibration`.
+        opset: version of ONNX's operators. From 23 on attention is one operator.
+        num_iterations: depth of a recursive model; None for its own.
+        calibration: texts like those that the model will see, for "int8-static"; the first 256 are used.
+        task: labelled data to score model and graph on.
+        split: of the task; None for the one it reports.
+        max_drop: points (hundredths of the task's metric) that the graph may score below the model.
+        tolerance: largest difference of an output, as a share of the largest output; None for the precision's.
+        overwrite: replace an earlier export.
+
+    Returns:
+        The record that is left in `result.json`; `export.json` holds what a runtime needs of it.
+
+    Raises:
+        UserError: if the model, an option or the target is at fault, or if the graph does not pass. Nothing is
+            written then.
+    """
+    _check_options(precision, opset, max_drop, tolerance)
+    if precision == "int8-static" and calibration is None:
+        raise UserError(
+            "int8-static needs text to calibrate on: give --calibration, a file with texts of your own"
+        )
+    _check_target(Path(output), overwrite=overwrite)
+    model, tokenizer, head, inputs = _load(model_name, head)
+    if task is not None and inputs is None:
+        raise UserError(f"{model_name} was not tuned for a task, so that there is nothing to evaluate on")
+    if num_iterations is not None and (num_iterations < 1 or not is_minialbert(model)):
+        raise UserError(
+            f"num_iterations must be at least 1, got {num_iterations}"
+            if is_minialbert(model)
+            else f"only a MiniALBERT can be exported at another depth, not a {model.config.model_type} model"
+        )
+    names = OUTPUTS.get(head, ("logits",))
+    longest = min(max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
+    graph = _trace(model, head, opset, num_iterations)
+    if precision == "int8-static":
+        assert calibration is not None
+        batches = calibration_batches(model, tokenizer, calibration, max_length=longest)
+        quantize_int8(graph, activation_ranges(graph, batches))
+    elif precision == "int8":
+        quantize_int8(graph)
+    else:
+        finish_fp32(graph)
+    depth = {} if num_iterations is None else {"num_iterations": num_iterations}
+    state_bytes = _state_bytes(model)
+    try:
+        with whole_folder(output, replaces=(TASK_FILE,)) as staging:
+            onnx.save(graph, staging / MODEL_FILE)
+            size = (staging / MODEL_FILE).stat().st_size
+            _check_size(graph, size, state_bytes, precision)
+            parity = measure_parity(
+                model,
+                OnnxEncoder(staging / MODEL_FILE, model.config),
+                parity_batches(model, tokenizer, max_length=longest),
+                names,
+                tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
+                **depth,
+            )
+            _check_parity(parity, precision)
+            record = {
+                "kind": "export",
+                "task": None if inputs is None else inputs.task,
+                "seed": None,
+                "model": {
+                    "name": display_name(model_name),
+                    "model_type": model.config.model_type,
+                    "parameters": model.num_parameters(),
+                    "bytes": state_bytes,
+                },
+                "head": head,
+                "precision": precision,
+                "opset": opset,
+                "iterations": num_iterations or getattr(model.config, "num_hidden_layers", None),
+                "bytes": size,
+                "bytes_of_model": round(size / state_bytes, 4),
+                "parity": parity.to_dict(),
+                "metrics": {},
+            }
+            _write_rest(staging, model, tokenizer, model_name, inputs, record)
+            if task is not None:
+                # At full depth, which is what the graph runs.
+                exits = {"exit_threshold": 1.0} if getattr(model.config, "exit_threshold", None) else {}
+                options = {"num_iterations": num_iterations, **exits}
+                record["metrics"] = _evaluated(model_name, staging, task, split, max_drop, options)
+            record = write_result(RunDirectory(staging).result, record)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror or one_line(error)})") from error
+    return record
+
+
+def calibration_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Iterable[str],
+    *,
+    max_length: int,
+    limit: int = _CALIBRATION_TEXTS,
+) -> list[dict[str, NDArray[np.int64]]]:
+    """Return texts as inputs of a graph, one text each, so that no padding counts.
+
+    Args:
+        model: says which inputs it takes.
+        tokenizer: cuts the texts.
+        texts: texts of a user; empty ones are left out.
+        max_length: tokens per text; what is longer is cut.
+        limit: texts to use.
+
+    Returns:
+        Inputs by name.
+
+    Raises:
+        UserError: if there is no text.
+    """
+    batches: list[dict[str, NDArray[np.int64]]] = []
+    for text in texts:
+        if not text.strip():
+            continue
+        encoded = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+        batch = {"token_type_ids": torch.zeros_like(encoded["input_ids"]), **encoded}
+        batches.append({name: tensor.numpy() for name, tensor in forward_inputs(model, batch).items()})
+        if len(batches) == limit:
+            break
+    if not batches:
+        raise UserError("int8-static needs text to calibrate on, and the calibration file has none")
+    return batches
+
+
+def _check_options(precision: str, opset: int, max_drop: float, tolerance: float | None) -> None:
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if opset not in OPSETS:
+        raise UserError(f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}")
+    if not 0 <= max_drop <= 100:
+        raise UserError(f"max_drop is in points, from 0 to 100; got {max_drop}")
+    if tolerance is not None and not 0 < tolerance <= 1:
+        raise UserError(f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}")
+
+
+def _check_target(output: Path, *, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: expected a directory for the export")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / EXPORT_FILE).is_file():
+        raise UserError(f"{output} is not empty and holds no export: give another --output")
+    if not overwrite:
+        raise UserError(f"{output} holds an export: give --overwrite to replace it, or another --output")
+
+
+def _load(
+    name: str, head: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str, TaskInputs | None]:
+    """Return model, tokenizer, head, and of a tuned model how it wants its inputs."""
+    config = load_encoder_config(name)
+    architecture = (config.architectures or [""])[0]
+    own = next((key for key, (_, _, suffix) in _HEADS.items() if architecture.endswith(suffix)), None)
+    if head is not None and head not in _HEADS:
+        raise UserError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
+    if own is None and head is None:
+        raise UserError(
+            f"{name}: its config names no known architecture ({architecture or 'none'}): give --head"
+        )
+    if head not in (None, own, "features"):
+        raise UserError(
+            f"{name} has no head for {head}: it is a {architecture or 'bare encoder'}; leave --head out to export "
+            f"it as {own}, or tune it first (minialbert finetune)"
+        )
+    chosen = str(head or own)
+    ours, auto, _ = _HEADS[chosen]
+    release = hasattr(config, "use_adapter")
+    try:
+        model, info = (ours if config.model_type == "minialbert" or release else auto).from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise UserError(f"{name} lacks weights of its {chosen} model: {', '.join(missing[:4])}")
+    inputs = read_task_file(name) if chosen in ("sequence-classification", "token-classification") else None
+    token = chosen == "token-classification"
+    tokenizer = load_task_tokenizer(name, "token") if token else load_tokenizer(name)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
+    return model.eval(), tokenizer, chosen, inputs
+
+
+def _trace(model: PreTrainedModel, head: str, opset: int, num_iterations: int | None) -> ModelProto:
+    try:
+        return trace_onnx(model, head, opset=opset, num_iterations=num_iterations)
+    except Exception as error:  # the exporter's own, of many kinds
+        raise UserError(
+            f"torch's exporter could not trace this {model.config.model_type} model ({one_line(error)})"
+        ) from error
+
+
+def _state_bytes(model: PreTrainedModel) -> int:
+    """Return the bytes of the model's tensors, each counted once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) -> None:
+    limit = SIZE_LIMITS[precision] * state_bytes + (_GRAPH_BYTES if state_bytes < _SMALL_MODEL else 0)
+    if size > limit:
+        raise UserError(
+            f"the {precision} file has {size:,} bytes ({weight_bytes(graph):,} of them weights), more than "
+            f"{SIZE_LIMITS[precision]} of the model's {state_bytes:,}: a weight is stored twice, or not as int8"
+        )
+
+
+def _check_parity(parity: Parity, precision: str) -> None:
+    if not parity.holds:
+        raise UserError(
+            f"the {precision} graph does not compute what the model does: {parity}; nothing was written. Give a larger "
+            "--tolerance only if a score (--evaluate) says that the difference does no harm"
+        )
+
+
+def _write_rest(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    model_name: str,
+    inputs: TaskInputs | None,
+    record: dict[str, Any],
+) -> None:
+    values = model.config.to_dict()
+    values.pop("auto_map", None)  # names Python files, which an export has none of
+    values.pop("exit_threshold", None)  # a graph runs one depth
+    values["architectures"] = [type(model).__name__]
+    write_atomically(folder / "config.json", json.dumps(values, indent=2) + "\n")
+    tokenizer.save_pretrained(folder)
+    if inputs is not None:
+        write_atomically(folder / TASK_FILE, json.dumps(asdict(inputs), indent=2) + "\n")
+    contract = {"format_version": _FORMAT_VERSION} | {name: record[name] for name in _CONTRACT}
+    write_atomically(folder / EXPORT_FILE, json.dumps(contract, indent=2) + "\n")
+
+
+def _evaluated(
+    model_name: str,
+    folder: Path,
+    task: TaskRecipe,
+    split: str | None,
+    max_drop: float,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the scores of model and graph, or refuse the graph."""
+    before = evaluate(model_name, task, split=split, progress=False, **options)
+    after = evaluate(str(folder), task, split=split, progress=False)
+    if before["score"] is None or after["score"] is None:
+        raise UserError(f"{before['task']}: the {before['split']} split has no labels to score on")
+    drop = 100 * (before["score"] - after["score"])
+    if drop > max_drop:
+        raise UserError(
+            f"{before['task']} {before['metric']} falls by {drop:.2f} points, from {before['score']:.4f} to "
+            f"{after['score']:.4f}, and at most {max_drop} were allowed (--max-drop): nothing was written"
+        )
+    return {
+        "task": before["task"],
+        "split": before["split"],
+        "metric": before["metric"],
+        "rows": before["rows"],
+        "before": before["score"],
+        "after": after["score"],
+        "drop_points": round(drop, 4),
+        "max_drop_points": max_drop,
+    }
+
+
+__all__: Sequence[str] = ["HEADS", "PRECISIONS", "calibration_batches", "export_onnx"]

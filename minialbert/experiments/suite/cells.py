@@ -1,0 +1,321 @@
+"""The cells of a suite: a distillation per row, a tuning per row, mode, task and seed, in the order they are run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from minialbert.errors import UserError
+from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
+from minialbert.recipes.load import AnyRecipe, apply_overrides, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe, Recipe, flat_settings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite.
+
+    Attributes:
+        row: the row's name.
+        mode: the way of tuning, or "distill" for the row's distillation.
+        group: the first group that asks for it.
+        task: the task; None for a distillation.
+        seed: the seed of the tuning; None for a distillation, which has its recipe's.
+    """
+
+    row: str
+    mode: str
+    group: str
+    task: str | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder below `cells/`."""
+        return f"{self.row}/{self.mode}" + ("" if self.task is None else f"/{self.task}-{self.seed}")
+
+    @property
+    def is_distillation(self) -> bool:
+        """Whether it makes the row's student."""
+        return self.mode == DISTILL
+
+
+@dataclass(frozen=True)
+class Places:
+    """What stands where on this machine.
+
+    Attributes:
+        data: the folder with tasks and corpora.
+        teachers: directory or hub id of the suite's teachers, by name.
+        models: where distilled students are kept.
+    """
+
+    data: Path
+    teachers: Mapping[str, str]
+    models: Path
+
+
+def expand(suite: Suite) -> list[Cell]:
+    """Return the cells of a suite in the order they are run, each once.
+
+    Args:
+        suite: the suite.
+
+    Returns:
+        Group by group, seed by seed, row by row; a row's distillation stands before its first tuning.
+    """
+    cells: dict[str, Cell] = {}
+    for group in suite.groups:
+        for seed in group.seeds:
+            for side in group.cells:
+                row, mode = split_side(side)
+                if suite.rows[row].recipe is not None:
+                    made = Cell(row, DISTILL, group.name)
+                    cells.setdefault(made.name, made)
+                for task in group.tasks:
+                    tuned = Cell(row, mode, group.name, task, seed)
+                    cells.setdefault(tuned.name, tuned)
+    return list(cells.values())
+
+
+def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cell]:
+    """Return the cells that one of some patterns names.
+
+    Args:
+        cells: the cells.
+        patterns: names of groups or rows, or globs over names of cells, as in `student-*/full/cola-*`; comma-separated
+            lists of them. None: all cells.
+
+    Returns:
+        The cells in their order.
+
+    Raises:
+        UserError: if a pattern names nothing.
+    """
+    wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
+    if not wanted:
+        return cells
+    for pattern in wanted:
+        if not any(_matches(cell, pattern) for cell in cells):
+            groups = dict.fromkeys(cell.group for cell in cells)
+            rows = dict.fromkeys(cell.row for cell in cells)
+            raise UserError(
+                f"--only {pattern}: names no cell; groups: {', '.join(groups)}; rows: {', '.join(rows)}; or a glob "
+                "over cells as `suite run --dry-run` lists them"
+            )
+    return [cell for cell in cells if any(_matches(cell, pattern) for pattern in wanted)]
+
+
+def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | FinetuneRecipe:
+    """Return the recipe of a cell.
+
+    Args:
+        suite: the suite.
+        cell: the cell.
+        places: where things are; None leaves out teachers, models and data, for comparing settings alone.
+
+    Returns:
+        The resolved recipe.
+
+    Raises:
+        UserError: if a setting does not fit.
+    """
+    if cell.is_distillation:
+        return distillation_recipe(suite, cell.row, places)
+    return _tuning_recipe(suite, cell, places)
+
+
+def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recipe:
+    """Return the recipe that makes a row's student; see `recipe_of`."""
+    row = suite.rows[name]
+    assert row.recipe is not None
+    settings: dict[str, Any] = {"name": name, **row.settings}
+    if places is not None:
+        if row.teacher is not None:
+            settings["teacher.model"] = places.teachers[row.teacher]
+        if row.corpus is not None:
+            settings["data.corpus"] = [str(places.data / suite.corpora[row.corpus])]
+    with _naming(f"suite {suite.name}, row {name}"):
+        return apply_overrides(_loaded(row.recipe, Recipe), _assignments(settings))
+
+
+def _tuning_recipe(suite: Suite, cell: Cell, places: Places | None) -> FinetuneRecipe:
+    assert cell.task is not None
+    row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
+    settings: dict[str, Any] = {
+        **mode.settings,
+        **mode.tasks.get(cell.task, {}),
+        "task.name": task.name,
+        **{f"task.{key}": value for key, value in task.settings.items()},
+        "tuning.seed": cell.seed,
+    }
+    if places is not None:
+        settings["model.name"] = _model_of(suite, cell.row, places)
+        if task.data is not None:
+            settings["task.data"] = str(places.data / task.data)
+    else:
+        settings["model.name"] = row.model
+    with _naming(f"suite {suite.name}, cell {cell.name}"):
+        return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
+
+
+def _model_of(suite: Suite, name: str, places: Places) -> str:
+    row = suite.rows[name]
+    if row.recipe is not None:
+        return str(places.models / name)
+    if row.model is not None:
+        return row.model
+    assert row.teacher is not None
+    return places.teachers[row.teacher]
+
+
+@cache  # a suite has many cells of few recipes
+def _loaded(name: str, kind: type[AnyRecipe]) -> AnyRecipe:
+    return load_recipe(name, kind)
+
+
+def _assignments(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    return pattern in (cell.group, cell.row) or fnmatchcase(cell.name, pattern)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Put the place in front of the message of a `UserError`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix('--set').lstrip(': ')}") from None
+
+
+# Settings that name a run, or pace and log it, but do not change what it learns; and what differs between machines.
+_IMMATERIAL = {
+    "name",
+    "description",
+    "paper",
+    "command",
+    "teacher.model",
+    "model.name",
+    "student.init_from",
+    "data.corpus",
+    "data.tokenizer",
+    "task.data",
+    "training.micro_batch_size",
+    "training.logging_steps",
+    "training.eval_steps",
+    "training.save_steps",
+    "training.keep_checkpoints",
+    "training.eval_windows",
+    "training.num_workers",
+    "training.report_to",
+    "tuning.micro_batch_size",
+    "tuning.eval_batch_size",
+    "tuning.logging_steps",
+    "tuning.report_to",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The record of a finished cell.
+
+    Attributes:
+        file: where it stands.
+        record: the record.
+    """
+
+    file: Path
+    record: Mapping[str, Any]
+
+    @property
+    def points(self) -> float:
+        """The reported score of a tuning, in percent."""
+        return 100 * float(self.record["score"])
+
+    @property
+    def seconds(self) -> float:
+        """How long its training took."""
+        return float(self.record["training"]["wall_seconds"])
+
+    @property
+    def steps(self) -> int:
+        """Its optimiser steps."""
+        return int(self.record["training"]["steps"])
+
+
+def find_results(
+    suite: Suite, folders: Iterable[Path], cells: Iterable[Cell] | None = None
+) -> dict[str, Result]:
+    """Return the records of a suite's finished cells.
+
+    Args:
+        suite: the suite.
+        folders: outputs of the suite, or folders that hold only their records; of two records of a cell that of the
+            first folder counts.
+        cells: which cells; None: all.
+
+    Returns:
+        The records by the names of cells, in the suite's order.
+
+    Raises:
+        UserError: if a folder has a record of another recipe than the suite's, or one that cannot be read.
+    """
+    found: dict[str, Result] = {}
+    homes = [folder / "cells" for folder in folders]
+    for cell in expand(suite) if cells is None else cells:
+        for home in homes:
+            file = home / cell.name / "result.json"
+            if file.is_file():
+                found[cell.name] = _read(suite, cell, file)
+                break
+    return found
+
+
+def _read(suite: Suite, cell: Cell, file: Path) -> Result:
+    expected = recipe_of(suite, cell, None)
+    kinds = ("distillation", "initialisation") if cell.is_distillation else ("finetune",)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record["kind"] not in kinds:
+            raise ValueError(f"its kind is {record['kind']}")
+        made = type(expected).model_validate(record["recipe"])
+        result = Result(file, record)
+        figures = [result.seconds, float(result.steps)] + ([] if cell.is_distillation else [result.points])
+        if not all(map(math.isfinite, figures)):
+            raise ValueError("a figure is not finite")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(
+            f"{file} is no record of the cell {cell.name} ({type(error).__name__}: {why}): remove it, and run the "
+            "suite again"
+        ) from error
+    different = _differences(made, expected)
+    if cell.is_distillation and suite.rows[cell.row].distilled != (record["kind"] == "distillation"):
+        different.append(f"it is of kind {record['kind']}")
+    if different:
+        raise UserError(
+            f"{file} was made by other settings than the suite {suite.name} has for {cell.name}: "
+            f"{'; '.join(different[:5])}. Move it away, or give another --output"
+        )
+    return result
+
+
+def _differences(made: Recipe | FinetuneRecipe, expected: Recipe | FinetuneRecipe) -> list[str]:
+    one, other = flat_settings(made.model_dump()), flat_settings(expected.model_dump())
+    return [
+        f"{key} {one.get(key)} instead of {other.get(key)}"
+        for key in other
+        if key not in _IMMATERIAL and one.get(key) != other.get(key)
+    ]

@@ -1,0 +1,542 @@
+"""Running a suite: what is not done yet, in order, each cell a process of its own, from wherever it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from minialbert.data.prepare import prepare
+from minialbert.errors import UserError
+from minialbert.experiments.pool import Job, LocalWorkers, drive, failure
+from minialbert.experiments.suite.cells import (
+    Cell,
+    Places,
+    Result,
+    distillation_recipe,
+    expand,
+    find_results,
+    recipe_of,
+    select,
+)
+from minialbert.experiments.suite.schema import Suite
+from minialbert.experiments.suite.time_left import time_left
+from minialbert.recipes.schema import Recipe
+from minialbert.runs.directory import RunDirectory, write_atomically, writing
+from minialbert.runs.files import sole_user
+from minialbert.runs.progress import duration, stderr_console
+from minialbert.runs.stopping import GracefulStop
+
+logger = logging.getLogger(__name__)
+
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def prepare_windows(
+    suite: Suite, cells: Sequence[Cell], places: Places, folder: Path, *, progress: bool = True
+) -> dict[str, str]:
+    """Cut the corpora of some distillations into windows, once per corpus, tokenizer and settings.
+
+    Args:
+        suite: the suite.
+        cells: the cells that are to run.
+        places: where things are.
+        folder: for the windows; those that are there already stay.
+        progress: say so, and show bars.
+
+    Returns:
+        The folder with the windows of each row.
+
+    Raises:
+        UserError: if a corpus or tokenizer is missing or cannot be read.
+    """
+    made: dict[str, Path] = {}
+    found: dict[str, str] = {}
+    for cell in cells:
+        if not cell.is_distillation:
+            continue
+        recipe = distillation_recipe(suite, cell.row, places)
+        options = _options(recipe, f"suite {suite.name}, row {cell.row}")
+        digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{suite.rows[cell.row].corpus or 'corpus'}-{options['window_length']}-{digest}"
+        if name not in made:
+            target = made[name] = folder / name
+            if progress and not (target / "manifest.json").is_file():
+                logger.info("windows of %s, in %s", ", ".join(map(str, options["corpus"])), target)
+            prepare(output=target, progress=progress, **options)
+        found[cell.row] = str(made[name])
+    return found
+
+
+def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]) -> None:
+    """Refuse to go on with another teacher than the suite was begun with.
+
+    Args:
+        file: where the teachers' checksums are kept; written here.
+        records: a folder with records, which may have such a file too.
+        teachers: directory or hub id by name.
+
+    Raises:
+        UserError: if one differs, or if the file cannot be read or written.
+    """
+    known: dict[str, str] = {}
+    for one in ([records / file.name] if records is not None else []) + [file]:
+        if one.is_file():
+            try:
+                known |= {str(key): str(value) for key, value in json.loads(one.read_text("utf-8")).items()}
+            except (OSError, ValueError, AttributeError) as error:
+                raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
+    for name, where in teachers.items():
+        digest = _checksum(where)
+        if known.setdefault(name, digest) != digest:
+            raise UserError(
+                f"--teacher {name}={where}: other weights than the finished cells of {file.parent} were made with; "
+                "give the same teacher, or another --output"
+            )
+    with writing(file, advice="make room, then start the same command again"):
+        write_atomically(file, json.dumps(known, indent=2) + "\n")
+
+
+def _options(recipe: Recipe, where: str) -> dict[str, Any]:
+    data = recipe.data
+    tokenizer = data.tokenizer or recipe.teacher.model
+    if not data.corpus:
+        raise UserError(f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe")
+    if tokenizer is None:
+        raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
+    return {
+        "corpus": data.corpus,
+        "tokenizer": tokenizer,
+        "window_length": data.window_length,
+        "overlap": data.overlap,
+        "max_windows_per_document": data.max_windows_per_document,
+        "truncate": data.truncate,
+        "held_out_fraction": data.held_out_fraction,
+        "seed": recipe.training.seed,
+        "separator": data.documents,
+        "text_field": data.text_field,
+    }
+
+
+def _checksum(model: str) -> str:
+    """Return the SHA-256 of a local model's weights; a hub id stands for itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+class SuiteProgress:
+    """Shows how far a suite is.
+
+    Args:
+        suite: the suite.
+        cells: all cells that were asked for.
+        left: what is to be run: those of them that are not done, and distillations that are made again.
+        results: all records so far.
+        jobs: cells at a time.
+        shown: show anything at all.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        cells: Sequence[Cell],
+        left: Sequence[Cell],
+        results: Mapping[str, Result],
+        *,
+        jobs: int,
+        shown: bool,
+    ) -> None:
+        self._suite, self._jobs, self._shown = suite, jobs, shown
+        self._left = {cell.name: cell for cell in left}
+        self._results = dict(results)
+        self._total = len(cells)
+        self._done = sum(cell.name in results for cell in cells)
+        self._asked = {cell.name for cell in cells}
+        self._started: dict[str, float] = {}
+        self._overheads: list[float] = []
+        console = stderr_console()
+        self._bar = Progress(
+            TextColumn(f"suite {suite.name}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+
+    def __enter__(self) -> SuiteProgress:
+        if self._shown:
+            logger.info(
+                "suite %s: %d of %d cells are done; %s",
+                self._suite.name,
+                self._done,
+                self._total,
+                self._told(),
+            )
+        self._bar.start()
+        self._task = self._bar.add_task("suite", total=self._total, completed=self._done, left=self._told())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, name: str) -> None:
+        """Remember when a cell's worker was started."""
+        self._started[name] = time.monotonic()
+
+    def finish(self, cell: Cell, result: Result) -> None:
+        """Count a cell and say how it went."""
+        if cell.name in self._started:
+            took = time.monotonic() - self._started.pop(cell.name)
+            self._overheads.append(max(0.0, took - result.seconds))
+        again = cell.name in self._results
+        self._left.pop(cell.name, None)
+        self._results[cell.name] = result
+        self._done += not again and cell.name in self._asked
+        self._bar.update(self._task, completed=self._done, left=self._told())
+        if self._shown:
+            what = "made again" if again else _figure(cell, result)
+            logger.info(
+                "%d/%d %s: %s (%s)  suite: %s",
+                self._done,
+                self._total,
+                cell.name,
+                what,
+                duration(result.seconds),
+                self._told(),
+            )
+
+    def _told(self) -> str:
+        if not self._left:
+            return "nothing left"
+        overhead = statistics.median(self._overheads) if self._overheads else 0.0
+        return time_left(self._suite, self._left.values(), self._results, overhead).told(self._jobs)
+
+
+def _figure(cell: Cell, result: Result) -> str:
+    if not cell.is_distillation:
+        return f"{str(result.record['metric']).replace('_', ' ')} {result.points:.1f} on {result.record['split']}"
+    metrics = result.record["metrics"]
+    end = metrics.get("student_end") or metrics.get("student_start") or {}
+    accuracy = end.get("mlm_accuracy")
+    return "made" if accuracy is None else f"masked-token accuracy {100 * accuracy:.1f} %"
+
+
+KeepModels = Literal["needed", "all"]
+_ADVICE = "make room, then start the same command again"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a suite has left to do.
+
+    Attributes:
+        asked: the cells that were asked for, whose teachers are there.
+        pending: those of them without a record.
+        jobs: the cells to run, in order: the pending ones, and the distillations that are made again because a pending
+            tuning needs a model that is gone.
+        left_out: cells that were asked for, but whose teacher was not named.
+        results: all records.
+    """
+
+    asked: list[Cell]
+    pending: list[Cell]
+    jobs: list[Cell]
+    left_out: list[Cell]
+    results: dict[str, Result]
+
+
+def plan_work(
+    suite: Suite,
+    *,
+    teachers: Mapping[str, str] | None,
+    output: Path,
+    records: Path | None = None,
+    only: Sequence[str] = (),
+) -> Work:
+    """Return what a suite has left to do.
+
+    Args:
+        suite: the suite.
+        teachers: its teachers by name; None: as if all were there.
+        output: its directory, which need not exist.
+        records: another folder with records of finished cells.
+        only: which cells; see `select`.
+
+    Returns:
+        The work.
+
+    Raises:
+        UserError: if a pattern names nothing, or a record does not fit the suite.
+    """
+    folders = [output] if records is None else [output, records]
+    results = find_results(suite, folders)
+    chosen = select(expand(suite), list(only))
+    missing = [name for name in suite.teachers if teachers is not None and name not in teachers]
+    left_out = [
+        cell for cell in chosen if suite.rows[cell.row].teacher in missing and cell.name not in results
+    ]
+    asked = [cell for cell in chosen if cell not in left_out]
+    pending = [cell for cell in asked if cell.name not in results]
+    distilled = {cell.row: cell for cell in expand(suite) if cell.is_distillation}
+    jobs: dict[str, Cell] = {}
+    for cell in pending:
+        if not cell.is_distillation and cell.row in distilled:
+            made = distilled[cell.row]
+            if not _model(output, cell.row).is_dir():
+                jobs.setdefault(made.name, made)
+        jobs.setdefault(cell.name, cell)
+    return Work(asked, pending, list(jobs.values()), left_out, results)
+
+
+def run_suite(
+    suite: Suite,
+    *,
+    teachers: Mapping[str, str],
+    data: str | Path,
+    output: str | Path,
+    records: str | Path | None = None,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    keep_models: KeepModels = "needed",
+    progress: bool = True,
+) -> dict[str, Result]:
+    """Run the cells of a suite that have no record yet.
+
+    Every cell is a run directory `cells/ROW/…` under the output, written by a process of its own. Finished cells are
+    never run again and half-done ones go on, so the same command continues a suite that was stopped or killed. A
+    distilled student is kept in `models/ROW` while a tuning needs it; one that is gone is made again from its recipe,
+    in `again/ROW`, and its first record stays. Tuned models are not kept.
+
+    Args:
+        suite: the suite.
+        teachers: directory or hub id of its teachers, by name; rows of others are left out.
+        data: the folder with its tasks and corpora.
+        output: the directory of the suite.
+        records: another folder with records of finished cells, which is only read.
+        only: which cells; see `select`.
+        jobs: cells at a time; they share the cores and GPUs.
+        keep_models: which distilled students stay: those that a cell of the suite still needs, or all.
+        progress: show a bar on a terminal, and a line per finished cell.
+
+    Returns:
+        The records of all finished cells, by name.
+
+    Raises:
+        UserError: if teachers, data and suite do not fit together, or if a cell's worker died twice.
+        KeyboardInterrupt: after all workers have stopped, when it was asked to by Ctrl-C or SIGTERM.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}: expected at least one cell at a time")
+    _check_names(suite, teachers)
+    output, data = Path(output).absolute(), Path(data).expanduser().absolute()
+    extra = None if records is None else Path(records).expanduser().absolute()
+    if extra is not None and not (extra / "cells").is_dir():
+        raise UserError(
+            f"--records {extra}: has no folder cells; name the directory of a suite, or of its records"
+        )
+    _check_folder(output)
+    places = Places(data, {name: _located(where) for name, where in teachers.items()}, output / "models")
+    work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
+    _check_data(suite, work.jobs, data)
+    with sole_user(output, "suite"):
+        with writing(output, advice=_ADVICE):
+            (output / "cells").mkdir(exist_ok=True)
+            write_atomically(output / "suite.yaml", _dumped(suite))
+        check_teachers(output / "teachers.json", extra, {name: places.teachers[name] for name in teachers})
+        for cell in expand(suite):
+            if cell.is_distillation:
+                _settle(output, cell)
+        work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
+        _tell_left_out(suite, work.left_out)
+        run = _Run(suite, places, output, extra, work, keep_models)
+        run.clean()
+        if work.jobs:
+            run.windows = prepare_windows(suite, work.jobs, places, output / "windows", progress=progress)
+            run.go(jobs, progress)
+        elif progress:
+            logger.info("suite %s: all %d cells are done", suite.name, len(work.asked))
+        return run.results
+
+
+class _Run:
+    """One call of `run_suite`: the jobs in their order, and what is done when one ends."""
+
+    def __init__(
+        self, suite: Suite, places: Places, output: Path, records: Path | None, work: Work, keep: KeepModels
+    ) -> None:
+        self._suite, self._places, self._output, self._keep = suite, places, output, keep
+        self._folders = [output] if records is None else [output, records]
+        self._work = work
+        self._waiting = list(work.jobs)
+        self._cells = {cell.name: cell for cell in work.jobs}
+        self.windows: dict[str, str] = {}
+        self.results = dict(work.results)
+        self._shown: SuiteProgress | None = None
+
+    def go(self, jobs: int, progress: bool) -> None:
+        """Run all jobs."""
+        stop = GracefulStop()
+        work = self._work
+        self._shown = SuiteProgress(
+            self._suite, work.asked, work.jobs, self.results, jobs=jobs, shown=progress
+        )
+        with stop.listening(), self._shown:
+            workers = LocalWorkers(min(jobs, len(work.jobs)))
+            try:
+                failed = drive(workers, self, stop, self._finish, names_mistakes=True)
+            finally:
+                workers.stop()
+        if failed:
+            raise failure(failed, len(work.jobs), str(self._output / "logs"))
+
+    def take(self) -> Job | None:
+        """Return the first job whose model is there, or that needs none."""
+        for index, cell in enumerate(self._waiting):
+            if self._is_ready(cell):
+                del self._waiting[index]
+                if self._shown is not None:
+                    self._shown.start(cell.name)
+                return self._job(cell)
+        return None
+
+    def put_back(self, job: Job) -> None:
+        """Take a job back that is to be started again, before the others: they may need its model."""
+        self._waiting.insert(0, self._cells[job.name])
+
+    def clean(self) -> None:
+        """Remove students that no cell needs any more."""
+        if self._keep == "all":
+            return
+        left = [cell for cell in expand(self._suite) if cell.name not in self.results]
+        needed = {cell.row for cell in left if not cell.is_distillation}
+        models = self._places.models
+        for folder in models.iterdir() if models.is_dir() else ():
+            if folder.name in self._suite.rows and folder.name not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_ready(self, cell: Cell) -> bool:
+        row = self._suite.rows[cell.row]
+        return cell.is_distillation or row.recipe is None or _model(self._output, cell.row).is_dir()
+
+    def _job(self, cell: Cell) -> Job:
+        again = cell.is_distillation and cell.name in self.results
+        folder = self._output / "again" / cell.row if again else self._output / "cells" / cell.name
+        kind: Literal["finetune", "distill", "initialise"] = "finetune"
+        if cell.is_distillation:
+            kind = "distill" if self._suite.rows[cell.row].distilled else "initialise"
+        return Job(
+            name=cell.name,
+            recipe=recipe_of(self._suite, cell, self._places).model_dump(),
+            output=str(folder),
+            log=str(self._output / "logs" / f"{cell.name}.log"),
+            marker=str(self._output / "suite.yaml"),
+            directory=str(Path.cwd()),
+            keep_model=False,
+            kind=kind,
+            windows=self.windows.get(cell.row),
+        )
+
+    def _finish(self, job: Job) -> None:
+        cell = self._cells[job.name]
+        if cell.is_distillation:
+            _settle(self._output, cell)
+        found = find_results(self._suite, self._folders, (cell,))
+        self.results |= found
+        if self._shown is not None:
+            self._shown.finish(cell, found[cell.name])
+        self.clean()
+
+
+def _check_names(suite: Suite, teachers: Mapping[str, str]) -> None:
+    for name in teachers:
+        if name not in suite.teachers:
+            raise UserError(
+                f"--teacher {name}=…: the suite {suite.name} has no teacher of that name; it has "
+                f"{', '.join(suite.teachers) or 'none, its recipes name their own'}"
+            )
+
+
+def _tell_left_out(suite: Suite, left_out: Sequence[Cell]) -> None:
+    for name in suite.teachers:
+        count = sum(suite.rows[cell.row].teacher == name for cell in left_out)
+        if count:
+            logger.info("%d cells are left out: no --teacher %s=DIR was given", count, name)
+
+
+def _check_folder(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: expected a directory for the suite")
+    if output.is_dir() and any(output.iterdir()) and not (output / "cells").is_dir():
+        raise UserError(f"{output} is not empty and holds no suite: give another --output")
+
+
+def _check_data(suite: Suite, cells: Sequence[Cell], data: Path) -> None:
+    """Refuse data that is not there before hours are spent on what stands before it."""
+    wanted = {suite.tasks[cell.task].data for cell in cells if cell.task is not None}
+    for cell in cells:
+        corpus = suite.rows[cell.row].corpus
+        if cell.is_distillation and corpus is not None:
+            wanted.add(suite.corpora[corpus])
+    absent = sorted(name for name in wanted if name is not None and not (data / name).exists())
+    if absent:
+        raise UserError(
+            f"--data {data}: has no {', '.join(absent)}, which the cells asked for need; add it, or choose others "
+            "with --only"
+        )
+
+
+def _located(model: str) -> str:
+    """Return a local model's absolute path, since workers and later commands may start elsewhere."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() else model
+
+
+def _model(output: Path, row: str) -> Path:
+    return output / "models" / row
+
+
+def _settle(output: Path, cell: Cell) -> None:
+    """Move a finished distillation's student out of its run directory, where records stay without weights."""
+    for folder in (output / "again" / cell.row, output / "cells" / cell.name):
+        run = RunDirectory(folder)
+        if not (run.result.is_file() and run.model.is_dir()):
+            continue
+        target = _model(output, cell.row)
+        with writing(target, advice=_ADVICE):
+            target.parent.mkdir(exist_ok=True)
+            if target.is_dir():
+                shutil.rmtree(run.model)
+            else:
+                os.replace(run.model, target)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _dumped(suite: Suite) -> str:
+    values = json.loads(suite.model_dump_json())
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+
+
+__all__ = ["KeepModels", "Work", "plan_work", "run_suite"]

@@ -1,0 +1,133 @@
+"""How long the cells that are left will take, from those that are done."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minialbert.experiments.suite.cells import Cell, Result, distillation_recipe
+from minialbert.experiments.suite.schema import Suite
+from minialbert.recipes.schema import Recipe
+from minialbert.runs.progress import duration
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """An estimate.
+
+    Attributes:
+        seconds: of all cells that can be estimated, one after the other.
+        unknown: cells that cannot, because none like them is done.
+        distillation: whether distillations are among those.
+        tasks: tasks among those, by name.
+    """
+
+    seconds: float
+    unknown: int
+    distillation: bool
+    tasks: tuple[str, ...]
+
+    def told(self, jobs: int = 1) -> str:
+        """Return it as a line.
+
+        Args:
+            jobs: cells at a time. The cells that are done are taken to have run as many at a time.
+
+        Returns:
+            The line.
+        """
+        without = [*(["distillation"] if self.distillation else []), *self.tasks]
+        if self.unknown and not self.seconds:
+            return f"no estimate yet: the first of each kind is to be measured ({', '.join(without)})"
+        line = f"about {self.seconds / jobs / 3600:.1f} h of compute left on this machine"
+        if self.seconds / jobs < 360:
+            line = f"about {duration(self.seconds / jobs)} of compute left on this machine"
+        if not self.unknown:
+            return line
+        unknown = "1 cell" if self.unknown == 1 else f"{self.unknown} cells"
+        return f"{line}, not counting {unknown} unlike any that is done ({', '.join(without)})"
+
+
+def time_left(
+    suite: Suite, left: Iterable[Cell], results: Mapping[str, Result], overhead: float = 0.0
+) -> TimeLeft:
+    """Return an estimate of what is left.
+
+    A distillation takes its steps at the speed of those with as many layers of the same kind and the same need of a
+    teacher, else of all; a tuning takes the time of those on its task with the same mode and the same kind of row, else
+    of all on its task.
+
+    Args:
+        suite: the suite.
+        left: the cells that are left.
+        results: those that are done.
+        overhead: seconds that a cell takes besides its training.
+
+    Returns:
+        The estimate.
+    """
+    done: dict[tuple[Any, ...], list[float]] = {}
+    for name, result in results.items():
+        cell = _cell(name)
+        for key in _keys(suite, cell):
+            done.setdefault(key, []).append(
+                result.seconds / max(result.steps, 1) if cell.is_distillation else result.seconds
+            )
+    seconds, unknown = 0.0, []
+    for cell in left:
+        if cell.is_distillation and not suite.rows[cell.row].distilled:
+            seconds += overhead
+            continue
+        measured = next((done[key] for key in _keys(suite, cell) if key in done), None)
+        if measured is None:
+            unknown.append(cell)
+            continue
+        steps = _steps(distillation_recipe(suite, cell.row, None), results) if cell.is_distillation else 1
+        seconds += statistics.fmean(measured) * steps + overhead
+    tasks = dict.fromkeys(cell.task for cell in unknown if cell.task is not None)
+    return TimeLeft(seconds, len(unknown), any(cell.is_distillation for cell in unknown), tuple(tasks))
+
+
+def _cell(name: str) -> Cell:
+    row, mode, *rest = name.split("/")
+    task, _, seed = rest[0].rpartition("-") if rest else ("", "", "")
+    return Cell(row, mode, "", task or None, int(seed) if seed else None)
+
+
+def _keys(suite: Suite, cell: Cell) -> list[tuple[Any, ...]]:
+    """Return what a cell is like, the closest likeness first; nothing for a student that is not distilled."""
+    row = suite.rows[cell.row]
+    shape: tuple[Any, ...] = ("model",)
+    if row.recipe is not None:
+        recipe = distillation_recipe(suite, cell.row, None)
+        shape = (recipe.student.arch, recipe.student.num_hidden_layers)
+        if cell.is_distillation:
+            if not row.distilled:
+                return []
+            return [("distill", *shape, _asks_teacher(recipe)), ("distill",)]
+    return [
+        ("tune", cell.task, cell.mode, *shape),
+        ("tune", cell.task, cell.mode),
+        ("tune", cell.task, *shape),
+        ("tune", cell.task),
+    ]
+
+
+def _asks_teacher(recipe: Recipe) -> bool:
+    weights = (recipe.distill.attention_weight, recipe.distill.hidden_weight, recipe.distill.output_weight)
+    return any(weight is None or weight > 0 for weight in weights)
+
+
+def _steps(recipe: Recipe, results: Mapping[str, Result]) -> float:
+    """Return the steps of a recipe; of one that counts epochs, those of a distillation of as many."""
+    training = recipe.training
+    if training.max_steps is not None:
+        return training.max_steps
+    assert training.epochs is not None
+    for result in results.values():
+        made = result.record["recipe"].get("training")
+        if made and made.get("epochs"):
+            return result.steps * training.epochs / float(made["epochs"])
+    return 0.0

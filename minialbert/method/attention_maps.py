@@ -1,0 +1,400 @@
+"""Attention maps of a teacher and its student for a few sentences, side by side as in the paper's Figure 3."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minialbert.data.tokenizers import special_affixes
+from minialbert.data.window_store import record_from_plain
+from minialbert.errors import UserError
+from minialbert.method.encoders import Teacher, enable_recording, load_teacher, max_input_length, view_encoder
+from minialbert.method.losses import layer_map
+from minialbert.runs.directory import display_name, write_atomically
+
+FORMAT_VERSION = 1
+MAX_TOKENS = 48
+# The first is the one of Figure 3.
+SENTENCES = (
+    "This is the first book I've ever done",
+    "Anna thanked Maria because she had helped her.",
+    "The film was not funny, and nobody laughed.",
+    "Metformin lowers blood sugar in patients with diabetes.",
+    "The keys that he had lost were under the chair.",
+)
+
+_MOST_SENTENCES, _MOST_LETTERS = 20, 1_000  # of 24 layers and 16 heads, 47 MB
+_MOST_BYTES = 64 * 2**20
+_LEVELS = 255
+
+
+def attention_maps(
+    teacher: Teacher,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layers: Sequence[int],
+    teacher_name: str,
+    student_name: str,
+    sentences: Sequence[str] = SENTENCES,
+) -> dict[str, Any]:
+    """Return where each iteration of a student attends, and where its teacher's layer does.
+
+    Both read one sentence at a time, without padding, in eval mode and fp32. They do so as copies of their
+    encoders: the models stay as they are, and no random number is drawn.
+
+    Args:
+        teacher: the teacher.
+        student: the student, recursive or fully parameterised, with or without a head.
+        tokenizer: the tokenizer of both.
+        layers: the teacher layer of each iteration, counted from 1. An iteration without one (0) is shown beside
+            the layer that the "uniform" map gives it, and so are all when there are no layers.
+        teacher_name: what to call the teacher.
+        student_name: what to call the student.
+        sentences: what they read. One that is longer than `MAX_TOKENS` tokens, or than either model takes, is cut;
+            its text is kept whole.
+
+    Returns:
+        Names, "layer_map", "teacher_heads", "student_heads", and "sentences": of each its "text" and "tokens", and
+        under "teacher" and "student" one map per iteration. A map is base64 of H x T x T bytes (a row per query),
+        each a probability times 255.
+
+    Raises:
+        UserError: if a sentence is empty or too long, the layers do not fit the models, or one of them has no rows
+            of T probabilities to show.
+    """
+    _check_sentences(sentences)
+    chosen = _shown_layers(int(student.config.num_hidden_layers), teacher.num_layers, layers)
+    iterations = range(1, len(chosen) + 1)
+    limit = min(MAX_TOKENS, max_input_length(teacher.model), max_input_length(student))
+    encoders = [_reading_copy(model) for model in (teacher.model, student)]
+    heads = [0, 0]
+    shown = []
+    for text in sentences:
+        ids = _token_ids(text, tokenizer, limit)
+        of_teacher, of_student = (
+            _probabilities(encoder, ids, asked)
+            for encoder, asked in zip(encoders, ({*chosen}, iterations), strict=True)
+        )
+        heads = [len(next(iter(rows.values()))) for rows in (of_teacher, of_student)]
+        shown.append(
+            {
+                "text": text,
+                "tokens": list(map(str, tokenizer.convert_ids_to_tokens(ids))),
+                "teacher": [_encoded(of_teacher[layer]) for layer in chosen],
+                "student": [_encoded(of_student[iteration]) for iteration in iterations],
+            }
+        )
+    return {
+        "format_version": FORMAT_VERSION,
+        "teacher": teacher_name,
+        "student": student_name,
+        "layer_map": list(chosen),
+        "teacher_heads": heads[0],
+        "student_heads": heads[1],
+        "sentences": shown,
+    }
+
+
+def compare_attention(
+    model: str | Path,
+    teacher: str | Path,
+    *,
+    layers: Sequence[int] = (),
+    sentences: Sequence[str] = SENTENCES,
+) -> dict[str, Any]:
+    """Return the attention maps of a saved student and a teacher; the student's tokenizer makes the tokens of both.
+
+    Args:
+        model: directory or hub id of the student.
+        teacher: directory or hub id of the teacher.
+        layers: see `attention_maps`.
+        sentences: what they read.
+
+    Returns:
+        The maps, as from `attention_maps`.
+
+    Raises:
+        UserError: if a model cannot be loaded, their vocabularies differ in size, or the maps cannot be made.
+    """
+    _check_sentences(sentences)
+    student = load_teacher(model, role="student")
+    assert student.tokenizer is not None
+    other = load_teacher(teacher, with_tokenizer=False)
+    sizes = [int(one.model.config.vocab_size) for one in (student, other)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"{model} has a vocabulary of {sizes[0]:,} entries and {teacher} one of {sizes[1]:,}, so they cannot read "
+            "the same tokens: give the teacher that the student was distilled from"
+        )
+    if len(student.tokenizer) > sizes[0]:
+        raise UserError(
+            f"the tokenizer of {model} has {len(student.tokenizer):,} entries and its config.json "
+            f"{sizes[0]:,}: give the tokenizer that belongs to it"
+        )
+    return attention_maps(
+        other,
+        student.model,
+        student.tokenizer,
+        layers=layers,
+        sentences=sentences,
+        teacher_name=str(display_name(teacher)),
+        student_name=str(display_name(model)),
+    )
+
+
+def row_overlap(maps: dict[str, Any]) -> list[float]:
+    """Return how far the rows of student and teacher agree, one figure per iteration.
+
+    It is what two distributions share, 1 - total variation, so 1 for equal rows and 0 for rows that look at
+    different tokens; the mean over rows, then heads, then sentences. Where the numbers of heads differ, rows are
+    averaged over heads first. What maps keep of a probability, 8 bits, is normalised to rows of sum 1 again.
+
+    Args:
+        maps: as from `attention_maps`.
+
+    Returns:
+        Figures between 0 and 1.
+    """
+    averaged = maps["teacher_heads"] != maps["student_heads"]
+    figures = []
+    for index in range(len(maps["layer_map"])):
+        shared = []
+        for sentence in maps["sentences"]:
+            count = len(sentence["tokens"])
+            pair = []
+            for side in ("teacher", "student"):
+                rows = decode_map(sentence[side][index], maps[f"{side}_heads"], count).astype(np.float64)
+                rows /= np.maximum(rows.sum(-1, keepdims=True), 1)
+                pair.append(rows.mean(0, keepdims=True) if averaged else rows)
+            shared.append(np.minimum(*pair).sum(-1).mean())
+        figures.append(float(np.mean(shared)))
+    return figures
+
+
+def decode_map(encoded: str, heads: int, tokens: int) -> np.ndarray:
+    """Return one map as an array.
+
+    Args:
+        encoded: the map, base64.
+        heads: number of heads.
+        tokens: number of tokens.
+
+    Returns:
+        uint8 (heads, tokens, tokens), probabilities times 255.
+
+    Raises:
+        ValueError: if it is not base64 of so many bytes.
+    """
+    return np.frombuffer(base64.b64decode(encoded, validate=True), np.uint8).reshape(heads, tokens, tokens)
+
+
+def write_attention_maps(path: str | Path, maps: dict[str, Any]) -> None:
+    """Write maps as JSON; a crash leaves either the old file or the new one.
+
+    Args:
+        path: the file.
+        maps: as from `attention_maps`.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(maps) + "\n")
+
+
+def read_attention_maps(path: str | Path) -> dict[str, Any]:
+    """Return the maps in a file, every field of which has been checked.
+
+    Args:
+        path: a file from `write_attention_maps`.
+
+    Returns:
+        The maps, as from `attention_maps`. Texts, tokens and names may hold any characters.
+
+    Raises:
+        UserError: naming the file and the field that no version of this program writes.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file: expected the attention maps of a run (attention.json)")
+        # Not by the size that the system tells, which a growing or a special file does not have.
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    if len(content) > _MOST_BYTES:
+        raise UserError(f"{path} is larger than {_MOST_BYTES // 2**20} MB: attention maps are not")
+    try:
+        maps = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is not JSON") from error
+    try:
+        _check_fields(record_from_plain(_Maps, maps))
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+        raise UserError(f"{path} holds no attention maps of this program: {reason}") from error
+    assert isinstance(maps, dict)
+    return maps
+
+
+_Name = Annotated[str, Field(max_length=1_000)]
+_Heads = Annotated[int, Field(ge=1, le=1_000)]
+_Layers = Field(min_length=1, max_length=1_000)
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """One sentence as the file has it."""
+
+    text: Annotated[str, Field(min_length=1, max_length=_MOST_LETTERS)]
+    tokens: Annotated[list[_Name], Field(min_length=1, max_length=MAX_TOKENS)]
+    teacher: Annotated[list[str], _Layers]
+    student: Annotated[list[str], _Layers]
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What the file has, before maps are compared with the counts beside them."""
+
+    format_version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]  # a Literal takes True for 1
+    teacher: _Name
+    student: _Name
+    layer_map: Annotated[list[Annotated[int, Field(ge=1, le=1_000)]], _Layers]
+    teacher_heads: _Heads
+    student_heads: _Heads
+    sentences: Annotated[list[_Sentence], Field(min_length=1, max_length=_MOST_SENTENCES)]
+
+
+def _check_fields(maps: _Maps) -> None:
+    """Raise ValueError for values of the right types that do not fit each other."""
+    for number, sentence in enumerate(maps.sentences):
+        for side, encoded, heads in (
+            ("teacher", sentence.teacher, maps.teacher_heads),
+            ("student", sentence.student, maps.student_heads),
+        ):
+            place = f"sentences.{number}.{side}"
+            if len(encoded) != len(maps.layer_map):
+                raise ValueError(
+                    f"{place}: {len(encoded)} maps, and layer_map has {len(maps.layer_map)} iterations"
+                )
+            for index, text in enumerate(encoded):
+                _check_map(f"{place}.{index}", text, heads * len(sentence.tokens) ** 2)
+
+
+def _check_map(place: str, encoded: str, size: int) -> None:
+    letters = 4 * -(-size // 3)
+    if len(encoded) != letters:
+        raise ValueError(
+            f"{place}: {len(encoded):,} letters, and {letters:,} are {size:,} bytes (heads x tokens x tokens) in base64"
+        )
+    try:
+        found = len(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        raise ValueError(f"{place}: it is not base64") from None
+    if found != size:
+        raise ValueError(f"{place}: {found:,} bytes, not {size:,} (heads x tokens x tokens)")
+
+
+def _shown_layers(iterations: int, num_layers: int, layers: Sequence[int]) -> tuple[int, ...]:
+    spread = layer_map(iterations, num_layers, "uniform")
+    if not layers:
+        return spread
+    try:
+        given = layer_map(iterations, num_layers, tuple(layers))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return tuple(layer or even for layer, even in zip(given, spread, strict=True))
+
+
+def _check_sentences(sentences: Sequence[str]) -> None:
+    if not 1 <= len(sentences) <= _MOST_SENTENCES:
+        raise UserError(f"expected between 1 and {_MOST_SENTENCES} sentences, found {len(sentences)}")
+    for number, text in enumerate(sentences, 1):
+        if not text.strip():
+            raise UserError(f"sentence {number} is empty: expected text")
+        if len(text) > _MOST_LETTERS:
+            raise UserError(
+                f"sentence {number} has {len(text):,} letters, and at most {_MOST_LETTERS:,} are taken: give a shorter "
+                f"one, of which {MAX_TOKENS} tokens are shown"
+            )
+        if not _is_unicode(text):
+            raise UserError(f"sentence {number} is not valid UTF-8: expected text")
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether text can be written: what a command line gives may hold halves of characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _reading_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model's encoder, in fp32 and eval mode on the CPU, as one that shows its rows.
+
+    A copy, because a teacher may be in half precision, layers may be compiled for training, and some encoders
+    change with the lengths that they read.
+    """
+    encoder: PreTrainedModel = copy.deepcopy(model.base_model)
+    encoder.cpu().float().eval()
+    enable_recording(encoder)
+    return encoder
+
+
+def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
+    prefix, suffix = special_affixes(tokenizer)  # type: ignore[arg-type]  # every tokenizer here is a fast one
+    content = tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False)
+    return [*prefix, *content["input_ids"][: max(0, limit - len(prefix) - len(suffix))], *suffix]
+
+
+@torch.no_grad()
+def _probabilities(
+    encoder: PreTrainedModel, ids: Sequence[int], layers: Collection[int]
+) -> dict[int, Tensor]:
+    """Return the rows of some layers for one sentence, (H, T, T)."""
+    input_ids = torch.tensor([list(ids)], device=encoder.device)
+    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    with torch.autocast(encoder.device.type, enabled=False):
+        view = view_encoder(encoder, batch, attention_layers=layers)
+    rows = {layer: row[0].exp() if view.log_rows else row[0] for layer, row in view.attention_rows.items()}
+    for layer in layers:
+        if layer not in rows or rows[layer].shape[1:] != (len(ids), len(ids)):
+            raise UserError(
+                f"an encoder of the kind {encoder.config.model_type} does not show a row of attention over all tokens "
+                f"for each token (layer {layer}): its maps cannot be shown"
+            )
+    return rows
+
+
+def _encoded(rows: Tensor) -> str:
+    levels = (rows.float() * _LEVELS).round().clamp(0, _LEVELS).to(torch.uint8)
+    return base64.b64encode(levels.cpu().contiguous().numpy().tobytes()).decode("ascii")
+
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_TOKENS",
+    "SENTENCES",
+    "attention_maps",
+    "compare_attention",
+    "decode_map",
+    "read_attention_maps",
+    "row_overlap",
+    "write_attention_maps",
+]

@@ -1,0 +1,123 @@
+"""Training one student for every depth: which iteration a step trains too, and what that adds to the loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from minialbert.data.masking import IGNORED_LABEL
+from minialbert.method.fast.vocabulary import vocabulary_losses
+from minialbert.method.losses import at_least_one
+
+
+def draw_depth(depths: Sequence[int], *, seed: int, step: int) -> int:
+    """Return the depth that an optimiser step trains, every one as likely as the others.
+
+    It depends on seed and step alone. So all processes and micro-batches of a step agree, and a resumed run
+    goes on as an uninterrupted one does.
+
+    Args:
+        depths: what to draw from.
+        seed: of the run.
+        step: optimiser steps before this one.
+
+    Returns:
+        One of `depths`.
+    """
+    digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
+    return depths[int.from_bytes(digest, "big") % len(depths)]
+
+
+def mark_depths(config: PreTrainedConfig, depths: Sequence[int] | None) -> None:
+    """Write into a model's config which depths it is trained for, or that it is trained for none but the last.
+
+    Args:
+        config: changed in place.
+        depths: depths before the last; None takes the mark of an earlier training away.
+    """
+    if depths is not None:
+        config.elastic_depths = list(depths)
+    elif getattr(config, "elastic_depths", None) is not None:
+        config.elastic_depths = None
+
+
+@dataclass(frozen=True)
+class ElasticObjective:
+    """What a depth before the last is trained for: the masked tokens, and the prediction of the last depth.
+
+    L_elastic = mlm_weight CE(k) + output_weight T^2 KL(last || k), at masked tokens, with T the temperature
+    of the output loss. The last depth is the teacher here, and gets no gradient.
+
+    Args:
+        depths: depths before the last; a step trains one of them.
+        mlm_weight: weight of the cross-entropy with the masked tokens.
+        output_weight: weight of the divergence from the last depth.
+    """
+
+    depths: tuple[int, ...]
+    mlm_weight: float = 1.0
+    output_weight: float = 5.0
+
+    def draw(self, *, seed: int, step: int) -> int:
+        """Return the depth that an optimiser step trains; see `draw_depth`."""
+        return draw_depth(self.depths, seed=seed, step=step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain data."""
+        return {
+            "depths": list(self.depths),
+            "mlm_weight": self.mlm_weight,
+            "output_weight": self.output_weight,
+        }
+
+    def __call__(
+        self,
+        depth_logits: Mapping[int, Tensor],
+        last_logits: Tensor | None,
+        labels: Tensor,
+        *,
+        count: Tensor | float,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Return the term, summed over the depths given.
+
+        Args:
+            depth_logits: by depth, what the head reads there at the masked tokens, (M, V).
+            last_logits: what it reads at the last depth, (N, V), at the masked tokens or at more.
+            labels: int64 (N,), -100 where a token was not masked.
+            count: what the sum over tokens is divided by, as in the MLM term.
+            temperature: of the divergence.
+
+        Returns:
+            A scalar, with gradients towards `depth_logits` only.
+
+        Raises:
+            ValueError: if logits are missing.
+        """
+        if last_logits is None or not depth_logits:
+            raise ValueError(
+                "the elastic term needs the student's logits at the last depth and at one before it: call the "
+                "student with positions and depths"
+            )
+        last = last_logits.detach()
+        if any(len(logits) != len(labels) for logits in depth_logits.values()):
+            masked = labels != IGNORED_LABEL
+            last, labels = last[masked], labels[masked]
+        total = last.new_zeros((), dtype=torch.float64 if last.dtype == torch.float64 else torch.float32)
+        for logits in depth_logits.values():
+            cross_entropy, divergence = vocabulary_losses(
+                logits, labels, last if self.output_weight else None, temperature=temperature
+            )
+            total = total + self.mlm_weight * cross_entropy.sum()
+            if self.output_weight:
+                total = total + self.output_weight * temperature**2 * divergence.sum()
+        return total / at_least_one(count)
+
+
+__all__ = ["ElasticObjective", "draw_depth", "mark_depths"]

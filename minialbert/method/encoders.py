@@ -1,0 +1,405 @@
+"""One view of any Transformers encoder: hidden states, attention rows and logits, at the layers asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import pickle
+import struct
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from minialbert.data.packing import block_mask
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.errors import UserError
+from minialbert.errors import one_line as first_line
+from minialbert.method.fast.recording import RECORDING, record_attention, records_attention, route_attention
+from minialbert.method.fast.rows import AttentionInputs
+from minialbert.method.losses import KLDirection
+from minialbert.method.objective import EncoderView
+from minialbert.runs.untrusted import check_config, check_model_folder
+
+# Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
+# mask. ModernBERT is none of them: its local layers would lose their own mask to the one given here.
+PACKING_FAMILIES = frozenset(
+    {
+        "albert", "bert", "camembert", "distilbert", "electra", "minialbert", "mpnet", "roberta", "xlm-roberta",
+    }
+)  # fmt: skip
+_MOST_LABELS, _MOST_LAYERS = 1_000_000, 1_000
+_BOOL_MASKS = frozenset({RECORDING, "sdpa"})
+
+LOADING_ERRORS = (
+    OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError,
+    MemoryError, SafetensorError, EOFError, ImportError, pickle.UnpicklingError, struct.error, StrictDataclassError,
+)  # fmt: skip
+
+
+def view_encoder(
+    model: PreTrainedModel,
+    batch: Mapping[str, Tensor],
+    *,
+    attention_layers: Collection[int] = (),
+    positions: Tensor | None = None,
+    after_dropout: bool = False,
+    attention_inputs: Collection[int] = (),
+    references: Mapping[int, AttentionInputs] | None = None,
+    direction: KLDirection = "teacher-student",
+) -> EncoderView:
+    """Return what an encoder says about a batch, computing no more than is asked for.
+
+    The masked-LM head runs on the rows named by `positions` alone: at 15 % masking that removes a quarter of
+    all FLOPs of a distillation step and 85 % of the logits' memory.
+
+    Args:
+        model: an encoder with a masked-LM head, or a bare one when `positions` is None.
+        batch: model inputs; what its forward does not take is left out.
+        attention_layers: layers whose attention rows to return, counted from 1.
+        positions: bool (B, T), where logits are wanted; None for no logits.
+        after_dropout: return attention probabilities after dropout (the release in training) instead of
+            log-probabilities before it.
+        attention_inputs: layers whose queries, keys and values to return; only where `records_attention`.
+        references: by layer, attention to compare that layer's rows with; only where `records_attention`.
+        direction: of that comparison.
+
+    Returns:
+        The view, with all hidden states.
+    """
+    encoder = model.base_model
+    inputs = forward_inputs(model if positions is not None else encoder, batch)
+    records = records_attention(model)
+    assert records or not (attention_inputs or references)
+    inputs["output_attentions"] = bool(attention_layers) and not records
+    with record_attention(
+        attention_layers,
+        after_dropout=after_dropout,
+        inputs=attention_inputs,
+        references=references,
+        direction=direction,
+    ) as recorder:
+        if positions is None:
+            outputs, logits = encoder(**inputs, output_hidden_states=True), None
+        else:
+            handle = encoder.register_forward_hook(_SelectRows(positions))
+            try:
+                outputs = model(**inputs, output_hidden_states=True)
+            finally:
+                handle.remove()
+            logits = outputs.logits.squeeze(0)
+    if records:
+        rows = recorder.rows
+    else:
+        attentions = outputs.attentions or ()
+        rows = {layer: attentions[layer - 1] for layer in attention_layers if layer <= len(attentions)}
+    return EncoderView(
+        dict(enumerate(outputs.hidden_states)),
+        rows,
+        log_rows=records and not after_dropout,
+        logits=logits,
+        attention_inputs=recorder.inputs,
+        attention_divergences=recorder.divergences,
+    )
+
+
+class _SelectRows:
+    """Forward hook of the bare encoder: its head sees the chosen positions, as one sequence (1, M, D)."""
+
+    def __init__(self, positions: Tensor) -> None:
+        self.positions = positions
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ANN401 - torch's signature
+        output["last_hidden_state"] = output["last_hidden_state"][self.positions].unsqueeze(0)
+        return output
+
+
+def forward_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the entries of a batch that a model's forward takes (DistilBERT has no token types, …)."""
+    if "sequence_ids" in batch:
+        return packed_inputs(model, batch)
+    accepted = inspect.signature(model.forward).parameters
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: batch[name] for name in names if name in batch and name in accepted}
+
+
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Returns whether a model gives packed windows the hidden states of separate ones.
+
+    Args:
+        model: an encoder, with or without a head, with the attention implementation that it will run with.
+
+    Returns:
+        True for encoders of `PACKING_FAMILIES` that take position ids and a ready-made mask, with our own
+        attention, SDPA or eager attention.
+    """
+    encoder = model.base_model
+    return (
+        model.config.model_type in PACKING_FAMILIES
+        and not getattr(model.config, "is_decoder", False)
+        and model.config._attn_implementation in _BOOL_MASKS | {"eager"}
+        and all("position_ids" in inspect.signature(part.forward).parameters for part in (model, encoder))
+        # The function that hands on a 4-D mask as it is. In the first releases of Transformers 5 some
+        # encoders prepare their masks by other means, which refuse one.
+        and hasattr(sys.modules[type(encoder).__module__], "create_bidirectional_mask")
+    )
+
+
+def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the arguments with which a model's forward takes a packed batch.
+
+    Args:
+        model: one that `supports_packing`.
+        batch: what `PackedCollator` gives.
+
+    Returns:
+        "input_ids", "token_type_ids" where the model takes them, "attention_mask" of shape (R, 1, T, T):
+        bool, or additive in the model's precision for eager attention, which would add True as 1; and
+        "position_ids", counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
+    """
+    accepted = inspect.signature(model.forward).parameters
+    inputs: dict[str, Tensor] = {
+        name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch and name in accepted
+    }
+    mask = block_mask(batch["sequence_ids"])
+    if model.config._attn_implementation not in _BOOL_MASKS:
+        lowest = torch.finfo(model.dtype).min
+        mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, lowest)
+    inputs["attention_mask"] = mask
+    offset = position_offset(model)
+    # Padding keeps the row that such models reserve for it.
+    inputs["position_ids"] = (batch["position_ids"] + offset).masked_fill(
+        batch["sequence_ids"] < 0, max(offset - 1, 0)
+    )
+    return inputs
+
+
+def enable_recording(model: PreTrainedModel) -> bool:
+    """Route a model's attention through `recording.recording_attention`, or fall back to eager maps.
+
+    Args:
+        model: any Transformers encoder.
+
+    Returns:
+        True when only matched layers pay for their maps; False for models that do not use the registry of
+        attention functions (MPNet), which compute all maps in the open.
+    """
+    if route_attention(model):
+        return True
+    model.set_attn_implementation("eager")
+    return False
+
+
+@dataclass
+class Teacher:
+    """A fully parameterised encoder to learn from. It is not part of the trained module and never saved.
+
+    Args:
+        model: the encoder, with its masked-LM head where it has one.
+        has_mlm_head: whether that head came with the checkpoint.
+        tokenizer: its tokenizer, which the student uses too.
+        name: where it came from.
+    """
+
+    model: PreTrainedModel
+    has_mlm_head: bool
+    tokenizer: PreTrainedTokenizerBase | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Freeze the encoder, put it in eval mode and make its attention rows readable."""
+        self.model.eval().requires_grad_(False)
+        enable_recording(self.model)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads per layer."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens; RoBERTa-like models keep the rows up to the padding id for padding."""
+        return max_input_length(self.model)
+
+    @torch.no_grad()
+    def view(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        attention_layers: Collection[int] = (),
+        positions: Tensor | None = None,
+        dropout: bool = False,
+        attention_inputs: Collection[int] = (),
+    ) -> EncoderView:
+        """Return the teacher's view of a batch, without gradients.
+
+        Args:
+            batch: model inputs.
+            attention_layers: layers whose attention rows to return, counted from 1.
+            positions: bool (B, T), where logits are wanted; ignored without a masked-LM head.
+            dropout: run with dropout on, as the release does in training.
+            attention_inputs: layers whose queries, keys and values to return; only where `records_attention`.
+
+        Returns:
+            The view.
+        """
+        self.model.train(dropout)
+        half = self.model.dtype in (torch.float16, torch.bfloat16)
+        # Weights that were cast once need no casting by autocast in every step.
+        with torch.autocast(self.model.device.type, enabled=False) if half else contextlib.nullcontext():
+            return view_encoder(
+                self.model,
+                batch,
+                attention_layers=attention_layers,
+                positions=positions if self.has_mlm_head else None,
+                after_dropout=dropout,
+                attention_inputs=attention_inputs,
+            )
+
+
+def max_input_length(model: PreTrainedModel) -> int:
+    """Return the longest input of an encoder in tokens, without the rows reserved for padding."""
+    return int(model.config.max_position_embeddings) - position_offset(model)
+
+
+def position_offset(model: PreTrainedModel) -> int:
+    """Return the row of the position table that the first token uses: 0; padding id + 1 in RoBERTa's kin."""
+    embeddings = getattr(model.base_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+def load_teacher(
+    name: str | Path, *, revision: str | None = None, with_tokenizer: bool = True, role: str = "teacher"
+) -> Teacher:
+    """Return the teacher at a directory or hub id.
+
+    Args:
+        name: any Transformers encoder, with or without a masked-LM head.
+        revision: git revision on the hub.
+        with_tokenizer: also load its tokenizer.
+        role: what messages call it; a student is read in the same way where it is to be looked at.
+
+    Returns:
+        The teacher, frozen and in eval mode.
+
+    Raises:
+        UserError: if there is no such model, its files are damaged, or it is not an encoder.
+    """
+    config = load_encoder_config(name, revision=revision)
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by key name
+            trust_remote_code=False,
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{role} {name}: its weights could not be loaded ({one_line(error)})") from error
+    encoder_prefix = f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])
+    missing_in_encoder = [key for key in missing if key.startswith(encoder_prefix)]
+    if missing_in_encoder or info["mismatched_keys"]:
+        keys = missing_in_encoder or sorted(key for key, *_ in info["mismatched_keys"])
+        raise UserError(
+            f"{role} {name}: its weights do not fit its config.json; missing or of another shape: "
+            f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
+        )
+    tokenizer = load_tokenizer(name) if with_tokenizer else None
+    return Teacher(model, has_mlm_head=not missing, tokenizer=tokenizer, name=str(name))
+
+
+def load_encoder_config(name: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
+    """Return the configuration of an encoder at a directory or hub id.
+
+    Args:
+        name: directory or hub id.
+        revision: git revision on the hub.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: if it cannot be found or read, or is not that of an encoder.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{name} has no config.json: expected the directory of a Transformers model")
+    if not path.exists() and str(name).startswith((".", "/", "~")):
+        raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
+    check_model_folder(path)
+    _check_counts(path / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise UserError(_not_loaded(str(name), error)) from error
+    check_config(config, name)
+    decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    if decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"{name} is a {config.model_type} {'decoder' if decoder else 'model'}, not an encoder: expected "
+            "one that Transformers can load for masked language modelling (BERT, RoBERTa, ELECTRA, "
+            "DistilBERT, MPNet, ModernBERT, …)"
+        )
+    return config
+
+
+def _check_counts(file: Path) -> None:
+    """Refuse counts of layers and labels that would keep Transformers building for hours."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # told by whoever reads it as a configuration
+        return
+    for key, value in values.items() if isinstance(values, dict) else ():
+        most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS if "layers" in key else None
+        if most is not None and isinstance(value, int) and value > most:
+            raise UserError(f"{file}: {key} must be at most {most:,}")
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return an exception's first line, cut to `limit` characters."""
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own advice is to run the code
+        return "a .bin file is damaged or holds code, which is never run: get the weights as safetensors"
+    return first_line(error, limit + 1)  # with the mark of what was cut
+
+
+def _not_loaded(name: str, error: BaseException) -> str:
+    text = str(error).lower()
+    if "trust_remote_code" in text:
+        return f"{name} needs Python code that comes with it, which is never run: give one that Transformers knows"
+    offline = any(word in text for word in ("connect", "offline", "couldn't reach", "max retries", "network"))
+    if not Path(name).exists() and offline:
+        return (
+            f"{name} is not a directory, not in the local cache, and the hub could not be reached: check the "
+            "name and the network, or give a local directory"
+        )
+    return f"{name} could not be loaded as a Transformers model ({one_line(error)})"

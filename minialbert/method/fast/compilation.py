@@ -1,0 +1,42 @@
+"""Compile the layers of an encoder, once for all lengths."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from minialbert.errors import UserError
+
+
+def compile_layers(model: PreTrainedModel) -> int:
+    """Compile every transformer layer of a model in place, for batches of any size and length.
+
+    A recursive student has one such layer. Attention stays outside (`recording.recording_attention`): what
+    is fused is what lies between its matrix products, element-wise operations and LayerNorms.
+
+    Args:
+        model: any Transformers encoder whose layers are Transformers' own kind of layer.
+
+    Returns:
+        The number of layers; 0 for a model with none of that kind.
+
+    Raises:
+        UserError: if this machine cannot compile.
+    """
+    _check_compiler()
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
+
+
+def _check_compiler() -> None:
+    try:
+        torch.compile(lambda values: values.sin() + 1)(torch.zeros(8))
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise UserError(
+            "training.compile needs a working C++ compiler (g++ or clang++; Triton on a GPU), and torch's own "
+            f"check failed ({lines[0] if lines else type(error).__name__}): install one, or set it to false"
+        ) from error

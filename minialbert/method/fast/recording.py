@@ -1,0 +1,235 @@
+"""Attention rows where they are wanted, a fused kernel everywhere else.
+
+Transformers routes attention through a registry of functions. The function registered here under
+`RECORDING` behaves like SDPA, except inside `record_attention`. There it keeps what is asked for of each
+layer: the rows, computed in the open; or what rows are made of; or how far they are from a reference's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from minialbert.method.fast.rows import AttentionInputs, attend_and_compare
+from minialbert.method.losses import KLDirection
+
+RECORDING = "minialbert_recording"
+
+
+class AttentionRecorder:
+    """Counts attention calls and keeps something of some.
+
+    Layers (or iterations) are counted from 1 in the order of the calls: some models do not number their
+    attention modules, and a recursive one has a single module.
+
+    Args:
+        layers: layers whose rows to keep, in `rows`.
+        after_dropout: keep probabilities after dropout, as the release does in training, instead of
+            log-probabilities before it.
+        inputs: layers whose queries, keys and values to keep, in `inputs`.
+        references: by layer, what its rows are compared with; the divergence of each is kept in `divergences`.
+        direction: of that divergence, see `rows.attend_and_compare`.
+    """
+
+    def __init__(
+        self,
+        layers: Collection[int] = (),
+        *,
+        after_dropout: bool = False,
+        inputs: Collection[int] = (),
+        references: Mapping[int, AttentionInputs] | None = None,
+        direction: KLDirection = "teacher-student",
+    ) -> None:
+        self.layers = frozenset(layers)
+        self.after_dropout = after_dropout
+        self.input_layers = frozenset(inputs)
+        self.references = dict(references or {})
+        self.direction = direction
+        self.rows: dict[int, Tensor] = {}
+        self.inputs: dict[int, AttentionInputs] = {}
+        self.divergences: dict[int, Tensor] = {}
+        self.calls = 0
+
+    def replay(self) -> AttentionRecorder:
+        """Return a recorder that goes on where this one stands, and does the same."""
+        copy = AttentionRecorder(
+            self.layers,
+            after_dropout=self.after_dropout,
+            inputs=self.input_layers,
+            references=self.references,
+            direction=self.direction,
+        )
+        copy.calls = self.calls
+        return copy
+
+
+_ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention_recorder", default=None)
+
+
+@contextmanager
+def record_attention(
+    layers: Collection[int] = (),
+    **options: Any,  # noqa: ANN401
+) -> Iterator[AttentionRecorder]:
+    """Record attention of the models called inside the block.
+
+    Args:
+        layers: see `AttentionRecorder`.
+        **options: see `AttentionRecorder`.
+
+    Yields:
+        The recorder; its `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
+    """
+    with _active(AttentionRecorder(layers, **options)) as recorder:
+        yield recorder
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute a model's layers in the backward pass, to save memory; recorded rows keep their gradients.
+
+    The backward pass runs outside `record_attention`, so each layer takes along what it has to record again.
+
+    Args:
+        model: any Transformers model that supports activation checkpointing.
+    """
+    options = {"use_reentrant": False, "context_fn": _checkpoint_contexts}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:  # its name in the first releases of Transformers 5
+        model.gradient_checkpointing_enable(options)
+
+
+def _checkpoint_contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Return contexts of a layer's forward pass and of its recomputation."""
+    recorder = _ACTIVE.get()
+    if recorder is None:
+        return nullcontext(), nullcontext()
+    return nullcontext(), _active(recorder.replay())
+
+
+@contextmanager
+def _active(recorder: AttentionRecorder) -> Iterator[AttentionRecorder]:
+    token = _ACTIVE.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _ACTIVE.reset(token)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it depends on a context and counts calls
+def recording_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,  # noqa: ANN401 - the registry's signature
+) -> tuple[Tensor, None]:
+    """Return attended values; under `record_attention`, keep what is asked for of this layer.
+
+    Args:
+        module: the attention module that calls.
+        query: (B, H, T, D/H).
+        key: (B, H, T, D/H).
+        value: (B, H, T, D/H).
+        attention_mask: what `sdpa_mask` made: bool, additive, or None when nothing is padded.
+        dropout: probability; 0 outside training.
+        scaling: factor of the scores; 1 / sqrt(D/H) when absent.
+        **kwargs: whatever else a model hands to its attention function.
+
+    Returns:
+        (B, T, H, D/H), and None in the place of the rows, as with SDPA.
+    """
+    recorder = _ACTIVE.get()
+    layer = 0
+    if recorder is not None:
+        recorder.calls += 1
+        layer = recorder.calls
+        bias = kwargs.get("position_bias")
+        inputs = AttentionInputs(query, key, value, attention_mask, scaling, bias)
+        if layer in recorder.input_layers:
+            recorder.inputs[layer] = inputs
+        if layer in recorder.references:
+            attended, recorder.divergences[layer] = attend_and_compare(
+                inputs,
+                recorder.references[layer],
+                direction=recorder.direction,
+                dropout=dropout if module.training else 0.0,
+            )
+            return attended.transpose(1, 2).contiguous(), None
+    if recorder is None or layer not in recorder.layers:
+        return _fused_attention(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    scores = torch.matmul(query, key.transpose(2, 3)).float() * (scaling or query.shape[-1] ** -0.5)
+    if kwargs.get("position_bias") is not None:
+        scores = scores + kwargs["position_bias"]
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    log_rows = nn.functional.log_softmax(scores, dim=-1)
+    weights = nn.functional.dropout(log_rows.exp(), p=dropout, training=module.training)
+    recorder.rows[layer] = weights if recorder.after_dropout else log_rows
+    attended = torch.matmul(weights.to(value.dtype), value)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def _fused_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Return what SDPA does; half precision on a CPU attends in fp32."""
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if query.device.type != "cpu" or not half or dropout > 0:  # with dropout there is no fused kernel
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
+    # PyTorch's CPU kernel takes two to ten times as long for the gradient in bf16 as in fp32
+    # (results/bf16-attention), and about as long for the values.
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast("cpu", enabled=False):
+        attended, _ = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
+    return attended.to(query.dtype), None
+
+
+def route_attention(model: PreTrainedModel) -> bool:
+    """Route a model's attention through `recording_attention`, where Transformers' registry reaches it.
+
+    Args:
+        model: any Transformers encoder.
+
+    Returns:
+        False for models that do not use the registry (MPNet), which stay as they are.
+    """
+    if getattr(model, "_supports_attention_backend", False) or model.config.model_type == "minialbert":
+        with suppress(ValueError, KeyError):
+            model.set_attn_implementation(RECORDING)
+    return records_attention(model)
+
+
+def records_attention(model: PreTrainedModel) -> bool:
+    """Return whether a model's attention is routed through `recording_attention`."""
+    return bool(model.config._attn_implementation == RECORDING)
+
+
+ALL_ATTENTION_FUNCTIONS.register(RECORDING, recording_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(RECORDING, sdpa_mask)

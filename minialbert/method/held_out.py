@@ -1,0 +1,183 @@
+"""How well a student predicts masked tokens, and follows its teacher, on windows it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minialbert.method.losses import attention_loss, hidden_loss, output_loss
+from minialbert.method.objective import EncoderView, average_heads
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass
+class HeldOutMetrics:
+    """Means over held-out windows.
+
+    Args:
+        mlm_loss: cross-entropy at masked tokens, nats.
+        mlm_accuracy: share of masked tokens predicted right; between 0 and 1.
+        output_kl: KL(teacher || student) at masked tokens, nats; None where the teacher has no masked-LM head.
+        cosine: per student iteration with a matched layer, the mean cosine to it.
+        attention_kl: per such iteration, KL(teacher || student) between attention rows, nats.
+        masked_tokens: how many masked tokens were scored.
+        depths: `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
+    """
+
+    mlm_loss: float | None = None
+    mlm_accuracy: float | None = None
+    output_kl: float | None = None
+    cosine: dict[int, float] = field(default_factory=dict)
+    attention_kl: dict[int, float] = field(default_factory=dict)
+    masked_tokens: int = 0
+    depths: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def flat(self, prefix: str = "") -> dict[str, float]:
+        """Return one level of named numbers, those of the last depth, for a log."""
+        values: dict[str, float] = {}
+        for name in ("mlm_loss", "mlm_accuracy", "output_kl"):
+            value = getattr(self, name)
+            if value is not None:
+                values[prefix + name] = value
+        for name in ("cosine", "attention_kl"):
+            values |= {
+                f"{prefix}{name}_{iteration}": value for iteration, value in getattr(self, name).items()
+            }
+        return values
+
+
+class _Sums:
+    """Sums and counts by name, kept on the CPU in double precision."""
+
+    def __init__(self) -> None:
+        self.totals: dict[Any, float] = {}
+        self.counts: dict[Any, float] = {}
+
+    def add(self, name: Any, mean: Tensor, count: float) -> None:  # noqa: ANN401 - any hashable
+        self.totals[name] = self.totals.get(name, 0.0) + float(mean) * count
+        self.counts[name] = self.counts.get(name, 0.0) + count
+
+    def mean(self, name: Any) -> float | None:  # noqa: ANN401
+        return self.totals[name] / self.counts[name] if self.counts.get(name) else None
+
+
+@torch.no_grad()
+def measure_held_out(
+    student: Callable[..., EncoderView],
+    teacher: Callable[..., EncoderView] | None,
+    batches: Iterable[Batch],
+    *,
+    layers: tuple[int, ...] = (),
+    with_attention: bool = True,
+    attention_heads: str = "match",
+    depths: Sequence[int] = (),
+    num_windows: int,
+) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
+    """Return metrics over all windows, over the first half of them, and over the second.
+
+    The spread of the two halves tells how far a difference between two students can be trusted.
+
+    Args:
+        student: called with a batch, `attention_layers` and `positions`; returns its view. In eval mode.
+        teacher: the same for the teacher; None for masked-LM metrics alone.
+        batches: masked batches with `input_ids`, `attention_mask` and `labels`, the same for every student.
+        layers: the teacher layer of each iteration (0: none).
+        with_attention: whether attention rows can be compared.
+        attention_heads: "match", or "average" over heads.
+        depths: depths before the last to score too; the student is called with `depths` then.
+        num_windows: windows in all batches together.
+
+    Returns:
+        Three sets of metrics.
+    """
+    parts = [_Sums(), _Sums()]
+    seen = 0
+    pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+    for batch in batches:
+        half = parts[0] if seen < num_windows / 2 else parts[1]
+        seen += batch["input_ids"].shape[0]
+        positions = batch["labels"] != -100
+        rows = with_attention and teacher is not None
+        asked = {"depths": depths} if depths else {}
+        view = student(
+            batch, attention_layers=[i for i, _ in pairs] if rows else (), positions=positions, **asked
+        )
+        target = None
+        if teacher is not None:
+            target = teacher(
+                batch, attention_layers=[layer for _, layer in pairs] if rows else (), positions=positions
+            )
+        _add_batch(half, view, target, batch, positions, pairs, rows, attention_heads)
+    whole = _Sums()
+    for part in parts:
+        for name, total in part.totals.items():
+            whole.totals[name] = whole.totals.get(name, 0.0) + total
+            whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
+    first, second = (_metrics(part, pairs, depths) for part in parts)
+    return _metrics(whole, pairs, depths), first, second
+
+
+def _add_batch(
+    sums: _Sums,
+    view: EncoderView,
+    target: EncoderView | None,
+    batch: Batch,
+    positions: Tensor,
+    pairs: list[tuple[int, int]],
+    rows: bool,
+    attention_heads: str,
+) -> None:
+    mask = batch["attention_mask"]
+    masked, valid = float(positions.sum()), float(mask.sum())
+    if view.logits is not None and masked:
+        labels = batch["labels"][positions]
+        logits = view.logits.float()
+        sums.add("mlm_loss", torch.nn.functional.cross_entropy(logits, labels), masked)
+        sums.add("mlm_accuracy", (logits.argmax(-1) == labels).float().mean(), masked)
+        for depth, scores in view.depth_logits.items():
+            loss = torch.nn.functional.cross_entropy(scores.float(), labels)
+            sums.add(("mlm_loss", depth), loss, masked)
+            sums.add(("mlm_accuracy", depth), (scores.argmax(-1) == labels).float().mean(), masked)
+        if target is not None and target.logits is not None:
+            sums.add("output_kl", output_loss(logits, target.logits), masked)
+    if target is None:
+        return
+    for iteration, layer in pairs:
+        distance = hidden_loss(view.hidden_states[iteration], target.hidden_states[layer], mask)
+        sums.add(("cosine", iteration), 1 - distance, valid)
+        if rows:
+            ours, theirs = view.attention_rows[iteration], target.attention_rows[layer]
+            ours, theirs = (
+                rows if view.log_rows == target.log_rows or not log else rows.exp()
+                for rows, log in ((ours, view.log_rows), (theirs, target.log_rows))
+            )
+            log_rows = view.log_rows and target.log_rows
+            if attention_heads == "average":
+                ours, theirs = average_heads(ours, log_rows), average_heads(theirs, log_rows)
+            divergence = attention_loss(ours, theirs, mask, log_rows=log_rows)
+            sums.add(("attention_kl", iteration), divergence, valid)
+
+
+def _metrics(sums: _Sums, pairs: list[tuple[int, int]], depths: Sequence[int]) -> HeldOutMetrics:
+    def by_iteration(name: str) -> dict[int, float]:
+        values = {iteration: sums.mean((name, iteration)) for iteration, _ in pairs}
+        return {iteration: value for iteration, value in values.items() if value is not None}
+
+    def at(depth: int) -> dict[str, float]:
+        values = {name: sums.mean((name, depth)) for name in ("mlm_loss", "mlm_accuracy")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return HeldOutMetrics(
+        mlm_loss=sums.mean("mlm_loss"),
+        mlm_accuracy=sums.mean("mlm_accuracy"),
+        output_kl=sums.mean("output_kl"),
+        cosine=by_iteration("cosine"),
+        attention_kl=by_iteration("attention_kl"),
+        masked_tokens=int(sums.counts.get("mlm_loss", 0)),
+        depths={depth: at(depth) for depth in depths},
+    )

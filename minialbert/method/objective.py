@@ -1,0 +1,488 @@
+"""The distillation objective as data: weights, layer map, directions, reductions, and the weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from minialbert.method.elastic import ElasticObjective
+from minialbert.method.fast.rows import AttentionInputs
+from minialbert.method.fast.vocabulary import vocabulary_losses
+from minialbert.method.losses import (
+    AttentionReduction,
+    KLDirection,
+    LayerMapStrategy,
+    TokenReduction,
+    at_least_one,
+    attention_loss,
+    embedding_loss,
+    hidden_loss,
+    layer_map,
+    mean_divergence,
+)
+from minialbert.method.relations import Relation, relation_loss
+
+Value = TypeVar("Value")
+
+Preset = Literal["default", "paper", "as-published"]
+TERMS = ("mlm", "attention", "hidden", "output", "embedding", "relation")
+
+
+@dataclass
+class EncoderView:
+    """What one encoder says about a batch, as far as the objective asks.
+
+    Args:
+        hidden_states: hidden states by layer, (B, T, D); 0 is the embedding output, layers count from 1.
+        attention_rows: attention rows by layer, (B, H, T, T); only the layers asked for.
+        log_rows: whether `attention_rows` holds log-probabilities.
+        logits: scores over the vocabulary at the predicted positions, (M, V), or None.
+        attention_inputs: what rows are made of, by layer; only the layers asked for.
+        attention_divergences: divergence of each row from the teacher's, by layer, (B, H, T), where the rows
+            were compared as they were made.
+        depth_logits: scores at the masked tokens, (M, V), read from iterations before the last.
+    """
+
+    hidden_states: dict[int, Tensor]
+    attention_rows: dict[int, Tensor] = field(default_factory=dict)
+    log_rows: bool = False
+    logits: Tensor | None = None
+    attention_inputs: dict[int, AttentionInputs] = field(default_factory=dict)
+    attention_divergences: dict[int, Tensor] = field(default_factory=dict)
+    depth_logits: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
+        """Return the view of plain Transformers outputs.
+
+        Args:
+            outputs: outputs of an encoder called with `output_hidden_states=True` and, for the attention
+                term, `output_attentions=True`.
+            positions: bool (B, T), the positions whose logits count.
+
+        Returns:
+            The view; logits are None for an encoder without a masked-LM head.
+        """
+        hidden_states = dict(enumerate(outputs.get("hidden_states") or ()))
+        rows = {
+            layer: rows for layer, rows in enumerate(outputs.get("attentions") or (), 1) if rows is not None
+        }
+        logits = outputs.get("logits")
+        return cls(hidden_states, rows, logits=None if logits is None else logits[positions])
+
+
+@dataclass
+class DistillationTerms:
+    """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total.
+
+    `relation` and `elastic`, which are no terms of the paper, are None where nothing asks for them. `elastic`
+    holds its own two weights already.
+    """
+
+    mlm: Tensor
+    attention: Tensor
+    hidden: Tensor
+    output: Tensor
+    embedding: Tensor
+    total: Tensor
+    relation: Tensor | None = None
+    elastic: Tensor | None = None
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Return (name, scalar) pairs in the order of Eq. 11, the total last."""
+        values = [(name, getattr(self, name)) for name in (*TERMS, "elastic", "total")]
+        return [(name, value) for name, value in values if value is not None]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How many items the losses of one optimiser step cover, over all its micro-batches and processes.
+
+    Args:
+        masked: masked tokens.
+        valid: tokens that are not padding.
+        windows: windows (sequences).
+    """
+
+    masked: Tensor | float
+    valid: Tensor | float
+    windows: Tensor | float
+
+    @classmethod
+    def of(cls, labels: Tensor, attention_mask: Tensor) -> TokenCounts:
+        """Count one batch."""
+        return cls((labels != -100).sum(), attention_mask.sum(), labels.shape[0])
+
+
+@dataclass(frozen=True)
+class DistillationObjective:
+    """What a student is trained for: weights of the terms, and how each is computed (Eq. 11).
+
+    L = mlm_weight L_MLM + sum_l (attention_weight L_att(l) + hidden_weight L_hidden(l))
+        + output_weight L_out + embedding_weight L_embed + relation_weight L_rel + L_elastic
+
+    The paper has one weight for alignment, lambda_2; here its two parts have one each. A term with weight 0
+    gives no gradient; it is still reported where what it compares is at hand, and is 0 where it is not.
+
+    Args:
+        mlm_weight: lambda_1.
+        attention_weight: weight of the attention rows (Eq. 7) in lambda_2's bracket.
+        hidden_weight: weight of the hidden states (Eq. 8) in lambda_2's bracket.
+        output_weight: lambda_3.
+        embedding_weight: weight of the embedding loss (Eq. 12); the paper's ablation has 3.
+        relation_weight: weight of MiniLMv2's relations, see `relations.relation_loss`; not in the paper.
+        relations: which relations.
+        relation_heads: into how many heads they are split; the teacher's number when absent.
+        relation_layers: "last" compares the last matched iteration alone, as MiniLMv2 does; "all" every one.
+        layer_map: which teacher layer each iteration is aligned with, see `method.losses.layer_map`.
+        kl_direction: direction of both KL divergences.
+        attention_reduction: see `method.losses.attention_loss`.
+        attention_epsilon: see `method.losses.attention_loss`.
+        attention_heads: "match" wants equal head counts; "average" aligns rows averaged over heads.
+        token_reduction: Eqs. 6 and 10 per masked token ("mean"), or summed over each window ("sum", as
+            printed).
+        output_positions: Eq. 10 at masked tokens ("masked"), or at every valid token ("all", as DistilBERT).
+        temperature: of the output loss.
+        teacher_dropout: run the teacher with its dropout on and take attention rows after dropout, as the
+            release does in training.
+        elastic: how depths before the last are trained too; None for the last alone.
+    """
+
+    mlm_weight: float = 1.0
+    attention_weight: float = 3.0
+    hidden_weight: float = 3.0
+    output_weight: float = 5.0
+    embedding_weight: float = 0.0
+    relation_weight: float = 0.0
+    relations: tuple[Relation, ...] = ("query-key", "value-value")
+    relation_heads: int | None = None
+    relation_layers: Literal["last", "all"] = "last"
+    layer_map: LayerMapStrategy | tuple[int, ...] = "uniform"
+    kl_direction: KLDirection = "teacher-student"
+    attention_reduction: AttentionReduction = "rows"
+    attention_epsilon: float = 0.0
+    attention_heads: Literal["match", "average"] = "match"
+    token_reduction: TokenReduction = "mean"
+    output_positions: Literal["masked", "all"] = "masked"
+    temperature: float = 1.0
+    teacher_dropout: bool = False
+    elastic: ElasticObjective | None = None
+
+    @classmethod
+    def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
+        """Return one of three objectives, with overrides.
+
+        Args:
+            name: "default" (KL(teacher || student), attention averaged per row, means over tokens, teacher
+                in eval mode), "paper" (as printed: KL(student || teacher), Eqs. 6 and 10 summed over each
+                window) or "as-published" (the release's arithmetic).
+            **overrides: fields to set; None keeps the preset's value.
+
+        Returns:
+            The objective.
+
+        Raises:
+            ValueError: if the name is not known.
+        """
+        presets: dict[str, dict[str, Any]] = {
+            "default": {},
+            "paper": {"kl_direction": "student-teacher", "token_reduction": "sum"},
+            "as-published": {
+                "layer_map": "alternate",
+                "attention_reduction": "elements",
+                "attention_epsilon": 1e-12,
+                "teacher_dropout": True,
+            },
+        }
+        if name not in presets:
+            raise ValueError(f"preset {name!r} is not known: give one of {', '.join(presets)}")
+        chosen = {key: value for key, value in overrides.items() if value is not None}
+        for name_of_list in ("layer_map", "relations"):
+            if isinstance(chosen.get(name_of_list), list):
+                chosen[name_of_list] = tuple(chosen[name_of_list])
+        return cls(**{**presets[name], **chosen})
+
+    def without(self, *terms: str) -> DistillationObjective:
+        """Return the same objective with the weight of the named terms ("output", …) set to 0."""
+        weights: dict[str, Any] = {f"{term}_weight": 0.0 for term in terms}
+        return replace(self, **weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain data, as JSON would give them back."""
+        values = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+        del values["elastic"]
+        return values if self.elastic is None else {**values, "elastic": self.elastic.to_dict()}
+
+    def resolve_layers(self, num_iterations: int, num_teacher_layers: int) -> tuple[int, ...]:
+        """Return the layer map as one teacher layer per iteration (0: none); see `method.losses.layer_map`."""
+        return layer_map(num_iterations, num_teacher_layers, self.layer_map)
+
+    @property
+    def weighted_terms(self) -> tuple[str, ...]:
+        """Names of the terms that have a weight, in the order of Eq. 11."""
+        names = tuple(name for name in TERMS if getattr(self, f"{name}_weight"))
+        return names if self.elastic is None else (*names, "elastic")
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether attention rows are compared."""
+        return self.attention_weight > 0
+
+    @property
+    def compares_plain_rows(self) -> bool:
+        """Whether rows are compared as they are: head by head, before dropout, without an epsilon."""
+        return (
+            self.needs_attention
+            and self.attention_heads == "match"
+            and self.attention_epsilon == 0
+            and not self.teacher_dropout
+        )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares the student with a teacher."""
+        return any(name not in ("mlm", "elastic") for name in self.weighted_terms)
+
+    def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the iterations, and the layers they are matched with, whose relations are compared.
+
+        Args:
+            layers: the resolved layer map.
+
+        Returns:
+            Pairs, counted from 1.
+        """
+        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+        if not self.relation_weight:
+            return []
+        return pairs if self.relation_layers == "all" else pairs[-1:]
+
+    def positions(self, labels: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return where logits are needed, bool (B, T)."""
+        if self.output_positions == "all" and self.output_weight > 0:
+            return attention_mask.bool()
+        return labels != -100
+
+    def __call__(
+        self,
+        student_outputs: ModelOutput | EncoderView,
+        teacher_outputs: ModelOutput | EncoderView | None,
+        *,
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
+        counts: TokenCounts | None = None,
+        num_teacher_layers: int | None = None,
+    ) -> DistillationTerms:
+        """Return every term and the weighted total for one batch.
+
+        Args:
+            student_outputs: Transformers outputs with `hidden_states` and `attentions`, or a view.
+            teacher_outputs: the same of the teacher on the same batch; None for masked-LM alone.
+            labels: int64 (B, T), -100 where a token was not masked.
+            attention_mask: (B, T), 1 for tokens and 0 for padding; all ones when absent.
+            counts: items of the whole optimiser step; those of this batch when absent.
+            num_teacher_layers: needed with a view that does not hold every layer.
+
+        Returns:
+            The terms, with gradients towards the student only.
+
+        Raises:
+            ValueError: if an output that a term needs is not there, or shapes differ.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(labels)
+        positions = self.positions(labels, attention_mask)
+        student = _view(student_outputs, positions)
+        teacher = None if teacher_outputs is None else _view(teacher_outputs, positions)
+        counts = counts or TokenCounts.of(labels, attention_mask)
+        zero = torch.zeros((), device=labels.device)
+        terms = {name: zero for name in TERMS if name != "relation"}
+
+        # The printed sums run over the sequence, and a batch holds several.
+        masked_count = counts.masked if self.token_reduction == "mean" else counts.windows
+        valid_count = counts.valid if self.token_reduction == "mean" else counts.windows
+        if teacher is not None:
+            terms |= self._alignment(student, teacher, attention_mask, counts, num_teacher_layers)
+        output_count = masked_count if self.output_positions == "masked" else valid_count
+        terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
+        total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
+        if self.elastic is None:
+            return DistillationTerms(**terms, total=total)
+        elastic = self.elastic(
+            student.depth_logits,
+            student.logits,
+            labels[positions],
+            count=masked_count,
+            temperature=self.temperature,
+        )
+        return DistillationTerms(**terms, total=total + elastic, elastic=elastic)
+
+    def _vocabulary(
+        self,
+        student: EncoderView,
+        teacher: EncoderView | None,
+        labels: Tensor,
+        masked_count: Tensor | float,
+        output_count: Tensor | float,
+    ) -> dict[str, Tensor]:
+        if student.logits is None and self.mlm_weight:
+            raise ValueError("the MLM term needs the student's logits: give a student with a masked-LM head")
+        teacher_logits = None if teacher is None else teacher.logits
+        if teacher is not None and self.output_weight and (student.logits is None or teacher_logits is None):
+            raise ValueError(
+                "the output term needs logits of student and teacher: a teacher without a masked-LM head "
+                "needs output_weight 0"
+            )
+        if student.logits is None:
+            return {}
+        cross_entropy, divergence = vocabulary_losses(
+            student.logits,
+            labels,
+            teacher_logits,
+            direction=self.kl_direction,
+            temperature=self.temperature,
+        )
+        mlm = cross_entropy.sum() / at_least_one(masked_count)
+        output = self.temperature**2 * divergence.sum() / at_least_one(output_count)
+        return {
+            "mlm": mlm if self.mlm_weight else mlm.detach(),
+            "output": output if self.output_weight else output.detach(),
+        }
+
+    def _alignment(
+        self,
+        student: EncoderView,
+        teacher: EncoderView,
+        attention_mask: Tensor,
+        counts: TokenCounts,
+        num_teacher_layers: int | None,
+    ) -> dict[str, Tensor]:
+        zero = torch.zeros((), device=attention_mask.device)
+        if not student.hidden_states or not teacher.hidden_states:
+            if any(name not in ("mlm", "output", "elastic") for name in self.weighted_terms):
+                raise ValueError(
+                    "the alignment terms need hidden states of student and teacher: call both with "
+                    "output_hidden_states=True"
+                )
+            return {}
+        layers = self.resolve_layers(
+            max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
+        )
+        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+
+        def hidden(iteration: int, layer: int) -> Tensor:
+            student_hidden = _get(student.hidden_states, iteration, "student hidden states", "hidden_weight")
+            teacher_hidden = _get(teacher.hidden_states, layer, "hidden states", "hidden_weight")
+            return hidden_loss(student_hidden, teacher_hidden.detach(), attention_mask, count=counts.valid)
+
+        def attention(iteration: int, layer: int) -> Tensor:
+            return self._attention(student, teacher, iteration, layer, attention_mask, counts)
+
+        def embedding(iteration: int, layer: int) -> Tensor:
+            teacher_embeddings = _get(teacher.hidden_states, 0, "embeddings", "embedding_weight").detach()
+            return embedding_loss(
+                student.hidden_states[0], teacher_embeddings, attention_mask, count=counts.valid
+            )
+
+        def relation(iteration: int, layer: int) -> Tensor:
+            return relation_loss(
+                _get(student.attention_inputs, iteration, "student queries and keys", "relation_weight"),
+                _get(teacher.attention_inputs, layer, "queries and keys", "relation_weight"),
+                attention_mask,
+                relations=self.relations,
+                heads=self.relation_heads,
+                direction=self.kl_direction,
+                count=counts.valid,
+            )
+
+        terms = {}
+        for name, term, matched in (
+            ("attention", attention, pairs),
+            ("hidden", hidden, pairs),
+            ("embedding", embedding, [(0, 0)]),
+            ("relation", relation, self.related_layers(layers)),
+        ):
+            if not matched:
+                continue
+            weight = getattr(self, f"{name}_weight")
+            with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
+                try:
+                    terms[name] = sum((term(*pair) for pair in matched), zero)
+                except ValueError:
+                    if weight:
+                        raise
+                    terms[name] = zero  # nothing to compare, and nothing was asked for
+        return terms
+
+    def _attention(
+        self,
+        student: EncoderView,
+        teacher: EncoderView,
+        iteration: int,
+        layer: int,
+        attention_mask: Tensor,
+        counts: TokenCounts,
+    ) -> Tensor:
+        if iteration in student.attention_divergences:
+            return mean_divergence(
+                student.attention_divergences[iteration],
+                attention_mask,
+                reduction=self.attention_reduction,
+                count=counts.valid,
+            )
+        student_rows = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
+        teacher_rows = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
+        if self.attention_heads == "average":
+            student_rows = average_heads(student_rows, student.log_rows)
+            teacher_rows = average_heads(teacher_rows, teacher.log_rows)
+        if student.log_rows != teacher.log_rows:
+            student_rows = student_rows.exp() if student.log_rows else student_rows
+            teacher_rows = teacher_rows.exp() if teacher.log_rows else teacher_rows
+        return attention_loss(
+            student_rows,
+            teacher_rows,
+            attention_mask,
+            direction=self.kl_direction,
+            reduction=self.attention_reduction,
+            epsilon=self.attention_epsilon,
+            log_rows=student.log_rows and teacher.log_rows,
+            count=counts.valid,
+        )
+
+
+def average_heads(rows: Tensor, log_rows: bool) -> Tensor:
+    """Return attention rows averaged over heads, (B, 1, T, T); log-probabilities stay such."""
+    if log_rows:
+        return rows.logsumexp(dim=1, keepdim=True) - torch.tensor(rows.shape[1], dtype=rows.dtype).log()
+    return rows.mean(dim=1, keepdim=True)
+
+
+def _view(outputs: ModelOutput | EncoderView, positions: Tensor) -> EncoderView:
+    return outputs if isinstance(outputs, EncoderView) else EncoderView.from_outputs(outputs, positions)
+
+
+def _get(values: Mapping[int, Value], layer: int, what: str, weight: str) -> Value:
+    if layer not in values:
+        raise ValueError(
+            f"the {what} of layer {layer} are not among the outputs (there are: "
+            f"{', '.join(map(str, sorted(values))) or 'none'}): call the model with them, or set {weight} "
+            "to 0"
+        )
+    return values[layer]
+
+
+__all__: Sequence[str] = [
+    "DistillationObjective",
+    "DistillationTerms",
+    "EncoderView",
+    "Preset",
+    "TokenCounts",
+    "average_heads",
+]

@@ -1,0 +1,354 @@
+"""Checkpoints of the paper's release, turned into ours and back.
+
+The release saved its students as `model_type` "albert" with two extra keys, and with the parameter names
+of its own wrapper. `from_pretrained` reads such a directory as it is; `convert` writes a new one that the
+Auto classes load too, and accounts for every key on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils.hub import is_offline_mode
+
+from minialbert.errors import UserError, listed, one_line, quoted
+from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.modeling_minialbert import (
+    RELEASE_KEY_MAPPING,
+    RELEASE_UNUSED_KEYS,
+    MiniAlbertForMaskedLM,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+    MiniAlbertModel,
+    MiniAlbertPreTrainedModel,
+)
+from minialbert.runs.files import whole_folder
+from minialbert.runs.untrusted import check_config, check_model_folder
+
+# The classes of the release; it has none for question answering.
+ARCHITECTURES: dict[str, type[MiniAlbertPreTrainedModel]] = {
+    cls.__name__: cls
+    for cls in (
+        MiniAlbertModel,
+        MiniAlbertForMaskedLM,
+        MiniAlbertForSequenceClassification,
+        MiniAlbertForTokenClassification,
+    )
+}
+
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_MODEL_FILES = ("config.json", "model.safetensors", "configuration_minialbert.py", "modeling_minialbert.py")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+)
+_PREFIX = "minialbert."
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` did with every key of the source.
+
+    Args:
+        source: directory or hub id that was read.
+        architecture: class of the model, such as "MiniAlbertForMaskedLM".
+        renamed: key of the release to key of ours, for every tensor that was kept.
+        dropped: keys of the release that no student uses.
+        parameters: number of parameters of the written model.
+    """
+
+    source: str
+    architecture: str
+    renamed: dict[str, str]
+    dropped: tuple[str, ...]
+    parameters: int
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text: a summary, then one line per key of the source."""
+        return [
+            f"{self.source}: {self.architecture}, {self.parameters:,} parameters",
+            f"{len(self.renamed)} tensors kept, {len(self.dropped)} dropped",
+            *(f"{release} -> {ours}" for release, ours in self.renamed.items()),
+            *(f"{release} dropped (unused by the student)" for release in self.dropped),
+        ]
+
+
+def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) -> ConversionReport:
+    """Write a checkpoint of the paper's release as one of ours, and return an account of every key.
+
+    The output holds `config.json`, `model.safetensors`, the two files that define the model, and the
+    tokenizer's files where the source has them. A new directory is complete or absent: everything is
+    written beside it first, then moved into place (file by file into one that is overwritten).
+
+    Args:
+        source: directory or hub id of a release checkpoint.
+        output: directory to write.
+        overwrite: whether a non-empty `output` may be written to. Files that a conversion writes are
+            replaced there, all others stay.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: if the source is not a complete, readable checkpoint of the release, or if the output
+            exists and may not be replaced.
+    """
+    target = Path(output).resolve()
+    _check_target(source, target, overwrite)
+    check_model_folder(source)
+    release_config = _read_config(source)
+    try:
+        config = MiniAlbertConfig.from_dict(release_config)
+        check_config(config, source)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{source}: {one_line(error)}") from error
+    architecture = _architecture(source, config)
+    tensors = _read_weights(source)
+    model, renamed, dropped = _build(source, ARCHITECTURES[architecture], config, tensors)
+
+    with whole_folder(target, replaces=(*_MODEL_FILES, *_TOKENIZER_FILES)) as staging:
+        model.save_pretrained(staging)
+        for name in _TOKENIZER_FILES:
+            if (path := _locate(source, name)) is not None:
+                shutil.copyfile(path, staging / name)
+    return ConversionReport(
+        source=str(source),
+        architecture=architecture,
+        renamed=renamed,
+        dropped=dropped,
+        parameters=model.num_parameters(),
+    )
+
+
+def release_state_dict(model: MiniAlbertPreTrainedModel) -> dict[str, Tensor]:
+    """Return the model's tensors under the key names of the paper's release.
+
+    Args:
+        model: a student that the release can express: full adapters with their LayerNorm or none, and a
+            masked-LM head, if any, with a decoder of its own.
+
+    Returns:
+        Release key to tensor (shared with the model, not copied). The pooler, which the release's file
+        carries and its students never use, is absent.
+
+    Raises:
+        UserError: if the release has no counterpart for the model.
+    """
+    architecture = type(model).__name__
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"the release has no {architecture}; it has {', '.join(ARCHITECTURES)}")
+    config = model.config
+    if config.adapter_reduction_factor is not None and not config.adapter_layer_norm:
+        raise UserError(
+            "the release's adapters end in a LayerNorm; this student has adapter_layer_norm=False"
+        )
+    if config.tie_word_embeddings and architecture == "MiniAlbertForMaskedLM":
+        raise UserError(
+            "the release's masked-LM decoder is not tied to the word table; this student has "
+            "tie_word_embeddings=True (its encoder alone, model.minialbert, can be given)"
+        )
+    bare = architecture == "MiniAlbertModel"
+    keys = {}
+    for key, tensor in model.state_dict().items():
+        release = _to_release(_PREFIX + key if bare else key)
+        keys[release.removeprefix("albert.") if bare else release] = tensor
+    return keys
+
+
+def rename_release_key(key: str) -> str | None:
+    """Return our name of a release key as part of a model with a head; None for a key that no student uses.
+
+    Keys without a counterpart (those of a task head, and unknown ones) come back as they are.
+
+    Args:
+        key: key of a state dict of the release.
+
+    Returns:
+        The key of ours, beginning with "minialbert." for the encoder.
+    """
+    if any(re.search(pattern, key) for pattern in RELEASE_UNUSED_KEYS):
+        return None
+    for pattern, replacement in RELEASE_KEY_MAPPING.items():
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _inverted_mapping() -> list[tuple[re.Pattern[str], str]]:
+    # The mapping's patterns use four constructs only: ^, the optional outer "albert.", one number, "\.".
+    inverted = []
+    for pattern, replacement in RELEASE_KEY_MAPPING.items():
+        release = pattern.removeprefix("^").replace(r"(?:albert\.)?", "albert.")
+        release = release.replace(r"(\d+)", r"\g<1>").replace(r"\.", ".")
+        ours = re.escape(replacement).replace(r"\\1", r"(\d+)")
+        inverted.append((re.compile("^" + ours), release))
+    # "minialbert.block.LayerNorm." before "minialbert.block."
+    return sorted(inverted, key=lambda pair: len(pair[0].pattern), reverse=True)
+
+
+def _to_release(key: str) -> str:
+    for pattern, replacement in _inverted_mapping():
+        renamed, count = pattern.subn(replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _check_target(source: str | Path, target: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file: give a directory to write to")
+    if Path(source).is_dir() and Path(source).resolve() == target:
+        raise UserError(f"{target} is the source itself: give another directory to write to")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise UserError(f"{target} is not empty: give another directory, or overwrite it (--overwrite)")
+
+
+def _locate(source: str | Path, name: str) -> Path | None:
+    """Return the path of a file of the source, fetched from the hub where needed; None if it has none."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(str(source), name))
+    except EntryNotFoundError as error:
+        if not isinstance(error, LocalEntryNotFoundError) or is_offline_mode():
+            return None
+        raise UserError(f"{source}: the hub cannot be reached for {name}; try again") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{source} is neither a directory nor a hub id within reach: {one_line(error)}"
+        ) from error
+
+
+def _read_config(source: str | Path) -> dict[str, Any]:
+    path = _locate(source, "config.json")
+    if path is None:
+        what = "has no config.json" if Path(source).is_dir() else "is no directory, nor a hub id within reach"
+        raise UserError(f"{source} {what}: give a checkpoint directory of the MiniALBERT release")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    model_type = config.get("model_type")
+    if model_type == MiniAlbertConfig.model_type:
+        raise UserError(f"{source} is already a MiniALBERT checkpoint of this package: nothing to convert")
+    if model_type != "albert":
+        raise UserError(
+            f"{source} is not a checkpoint of the MiniALBERT release: its model_type is {quoted(model_type)}, "
+            "not 'albert'"
+        )
+    return config
+
+
+def _architecture(source: str | Path, config: MiniAlbertConfig) -> str:
+    names = config.architectures or []
+    known = (
+        isinstance(names, list)
+        and len(names) == 1
+        and isinstance(names[0], str)
+        and names[0] in ARCHITECTURES
+    )
+    if not known:
+        raise UserError(
+            f"{source}/config.json: architectures must name one class of {', '.join(ARCHITECTURES)}, "
+            f"got {quoted(names)}"
+        )
+    return names[0]
+
+
+def _read_weights(source: str | Path) -> dict[str, Tensor]:
+    """Read the weights without running any code: safetensors, or a .bin of plain tensors."""
+    path = next((path for name in _WEIGHT_FILES if (path := _locate(source, name)) is not None), None)
+    if path is None:
+        raise UserError(f"{source} has no weights: expected {' or '.join(_WEIGHT_FILES)}")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # both readers raise whatever damaged bytes make of them, struct.error among it
+        raise UserError(
+            f"{path} cannot be read as plain tensors: it is damaged, an incomplete download, or holds code "
+            f"({type(error).__name__}); fetch it again from where you trust it"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"{path} must hold a dictionary of tensors (a state dict)")
+    return tensors
+
+
+def _build(
+    source: str | Path,
+    model_class: type[MiniAlbertPreTrainedModel],
+    config: MiniAlbertConfig,
+    tensors: dict[str, Tensor],
+) -> tuple[MiniAlbertPreTrainedModel, dict[str, str], tuple[str, ...]]:
+    # Returns the model with the tensors in it, the renamed keys and the dropped ones; keys of file and model
+    # must correspond one to one.
+    renamed: dict[str, str] = {}
+    dropped: list[str] = []
+    for key in tensors:
+        ours = rename_release_key(key)
+        if ours is None:
+            dropped.append(key)
+        else:
+            renamed[key] = ours.removeprefix(_PREFIX) if model_class is MiniAlbertModel else ours
+
+    iterations = config.num_hidden_layers
+    if config.adapter_reduction_factor is not None and iterations > len(tensors):
+        raise UserError(
+            f"{source}: its config.json says {iterations} iterations, more than the file has tensors"
+        )
+    with torch.device("meta"):  # no memory and no random numbers: every tensor comes from the file
+        try:
+            model = model_class(config)
+        except (RuntimeError, TypeError, OverflowError) as error:  # of sizes beyond what torch counts
+            raise UserError(f"{source}: its config.json describes no model ({one_line(error)})") from error
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    origin = {ours: key for key, ours in renamed.items()}
+    problems = {
+        "missing": sorted(_release_name(model_class, ours) for ours in expected.keys() - origin.keys()),
+        "unknown": sorted(key for key, ours in renamed.items() if ours not in expected),
+        "given twice": sorted(key for key, ours in renamed.items() if origin[ours] != key),
+        "of another shape": [
+            f"{key} ({tuple(tensors[key].shape)}, the config says {expected[ours]})"
+            for key, ours in sorted(renamed.items())
+            if ours in expected and tuple(tensors[key].shape) != expected[ours]
+        ],
+    }
+    room = 400 // max(1, sum(map(bool, problems.values())))
+    found = [f"{what}: {listed(keys, room)}" for what, keys in problems.items() if keys]
+    if found:
+        raise UserError(
+            f"{source} is not a complete checkpoint of the MiniALBERT release; {'; '.join(found)}"
+        )
+    model.load_state_dict({ours: tensors[key] for key, ours in renamed.items()}, assign=True)
+    return model, renamed, tuple(dropped)
+
+
+def _release_name(model_class: type[MiniAlbertPreTrainedModel], key: str) -> str:
+    if model_class is MiniAlbertModel:
+        return _to_release(_PREFIX + key).removeprefix("albert.")
+    return _to_release(key)

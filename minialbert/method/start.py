@@ -1,0 +1,584 @@
+"""A student that starts from its teacher, or from a donor's embeddings, instead of from noise.
+
+All functions work on a constructed model and write into its parameters, so that nothing initialises them
+again afterwards. (The released code hands donor embeddings to a constructor that then re-initialises them.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from minialbert.errors import UserError
+from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.encoders import LOADING_ERRORS, Teacher, load_encoder_config, one_line, position_offset
+from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
+from minialbert.recipes.schema import StudentRecipe
+from minialbert.runs.directory import display_name
+
+# Names of one layer's parts, by family, in the order of ours (the first line).
+_BLOCK_PARTS = (
+    ("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm",
+     "ffn", "ffn_output", "LayerNorm"),
+    # BERT, RoBERTa, ELECTRA
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+     "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+    ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm",
+     "intermediate.dense", "output.dense", "output.LayerNorm"),  # MPNet
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm",
+     "ffn.lin1", "ffn.lin2", "output_layer_norm"),  # DistilBERT
+    ("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm",
+     "ffn", "ffn_output", "full_layer_layer_norm"),  # ALBERT
+)  # fmt: skip
+_LAYER_LISTS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups.0.albert_layers")
+# Dense, LayerNorm and vocabulary bias of a masked-LM head, by family: BERT; RoBERTa and MPNet; DistilBERT.
+_HEAD_PARTS = (
+    ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder"),
+    ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
+    ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+)
+
+
+@torch.no_grad()
+def initialize_from_teacher(
+    student: MiniAlbertForMaskedLM,
+    teacher: Teacher,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    layer: int | None = None,
+) -> list[str]:
+    """Write a starting point taken from the teacher into a student.
+
+    Embedding tables: at full rank the teacher's own; below it their rows in the R - 1 directions in which the
+    teacher's embedding output varies most over `batches`, laid out so that the student's LayerNorm, which takes
+    the mean of a row away, takes none of them. Embedding projection (Eq. 5): least squares from the student's
+    rank-R vectors to the teacher's embedding output. Shared block: one of the teacher's layers, or the mean of
+    all. Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the teacher's, or to its
+    word table where it has no head. Adapters stay as they are.
+
+    Args:
+        student: a constructed student.
+        teacher: a teacher with the same vocabulary.
+        batches: a few batches of `input_ids` and `attention_mask` of real text.
+        layer: the teacher's layer, from 1, that the block starts as; None for the mean of all.
+
+    Returns:
+        One line per part: what it starts from, or why it stays random.
+
+    Raises:
+        UserError: if the vocabularies differ in size, or the teacher has no such layer.
+    """
+    encoder, config = student.minialbert, student.config
+    report = []
+    tables = embedding_tables(teacher.model)
+    word = tables["word_embeddings"]
+    if word.shape[0] != config.vocab_size:
+        raise UserError(
+            f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
+            "that starts from its teacher needs the same vocabulary"
+        )
+    if layer is not None and not 1 <= layer <= teacher.num_layers:
+        raise UserError(f"student.init_layer is {layer}, but the teacher has layers 1-{teacher.num_layers}")
+    samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
+    low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
+    full_rank = low_rank is None
+    encoder.embeddings.token_type_embeddings.weight.zero_()  # where the teacher has none
+    for name, table in tables.items():
+        target = getattr(encoder.embeddings, name).weight
+        rows = min(len(target), len(table))
+        target[:rows] = table[:rows] if low_rank is None else table[:rows] @ low_rank.directions
+        target[rows:] = 0
+    if low_rank is not None:
+        encoder.embeddings.token_type_embeddings.weight.sub_(low_rank.mean @ low_rank.directions)
+    if config.pad_token_id is not None:
+        encoder.embeddings.word_embeddings.weight[config.pad_token_id] = 0
+    report.append(
+        f"embedding tables ({', '.join(tables)}): "
+        + (
+            "the teacher's"
+            if full_rank
+            else f"the teacher's, in {config.embedding_size - 1} principal directions"
+        )
+    )
+    same_width = teacher.hidden_size == config.hidden_size
+    report.append(_start_projection(student, teacher, samples, full_rank=full_rank, same_width=same_width))
+    report.append(_start_block(student, teacher, layer))
+    report.append(_start_head(student, teacher, low_rank))
+    return report
+
+
+def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return an encoder's embedding tables under our names, without rows reserved for padding positions.
+
+    Args:
+        model: any Transformers encoder.
+
+    Returns:
+        "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
+    """
+    tables = {"word_embeddings": model.get_input_embeddings().weight.detach()}
+    embeddings = getattr(model.base_model, "embeddings", None)
+    for name in ("position_embeddings", "token_type_embeddings"):
+        table = getattr(embeddings, name, None)
+        if isinstance(table, nn.Embedding):
+            tables[name] = table.weight.detach()
+    if "position_embeddings" in tables:
+        tables["position_embeddings"] = tables["position_embeddings"][position_offset(model) :]
+    return tables
+
+
+@torch.no_grad()
+def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel) -> list[str]:
+    """Copy a donor's embeddings (word, position, token type, LayerNorm) into a student of the same rank.
+
+    The paper starts its rank-312 students from TinyBERT_General_4L_312D and TinyBioBERT.
+
+    Args:
+        student: a constructed student.
+        donor: any encoder whose embeddings have the student's rank and vocabulary.
+
+    Returns:
+        One line per part.
+
+    Raises:
+        UserError: if rank or vocabulary differ.
+    """
+    embeddings = student.minialbert.embeddings
+    tables = embedding_tables(donor)
+    expected = tuple(embeddings.word_embeddings.weight.shape)
+    if tuple(tables["word_embeddings"].shape) != expected:
+        raise UserError(
+            f"the donor's word table has shape {tuple(tables['word_embeddings'].shape)}, the student's "
+            f"{expected}: take a donor of the same vocabulary, and embedding_size equal to its width"
+        )
+    for name, table in tables.items():
+        target = getattr(embeddings, name).weight
+        rows = min(len(target), len(table))
+        target[:rows] = table[:rows]
+    source = getattr(donor.base_model, "embeddings", None)
+    norm = getattr(source, "LayerNorm", None)
+    if isinstance(norm, nn.LayerNorm):
+        _copy(norm, embeddings.LayerNorm)
+    return [f"embeddings ({', '.join(tables)}{', LayerNorm' if norm is not None else ''}): the donor's"]
+
+
+@torch.no_grad()
+def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher) -> list[str]:
+    """Copy embeddings, masked-LM head and evenly spread layers of a BERT teacher into a shallower BERT.
+
+    For 12 -> 6 these are layers 0, 2, 4, 7, 9 and 11 (from zero), those of DistilBERT's own script.
+
+    Args:
+        student: a fully parameterised student.
+        teacher: a BERT teacher of the same width.
+
+    Returns:
+        One line per part.
+
+    Raises:
+        UserError: if the teacher is no BERT, or of another shape.
+    """
+    if teacher.model.config.model_type != "bert":
+        raise UserError(
+            "init alternate-layers copies layers of a BERT, but the teacher is a "
+            f"{teacher.model.config.model_type} model; give init random"
+        )
+    depth, teacher_depth = student.config.num_hidden_layers, teacher.num_layers
+    step = (teacher_depth - 1) / max(depth - 1, 1)
+    kept = [round(index * step) for index in range(depth)]
+    weights = teacher.model.state_dict()
+    renamed = {}
+    for key, value in weights.items():
+        prefix, found, rest = key.partition("encoder.layer.")
+        if not found:
+            renamed[key] = value
+            continue
+        number, _, part = rest.partition(".")
+        for target, source in enumerate(kept):
+            if source == int(number):
+                renamed[f"{prefix}encoder.layer.{target}.{part}"] = value
+    own = student.state_dict()
+    different = [key for key in own if key not in renamed or renamed[key].shape != own[key].shape]
+    different = [key for key in different if teacher.has_mlm_head or not key.startswith("cls.")]
+    if different:
+        raise UserError(
+            "init alternate-layers needs a student of the teacher's width and vocabulary; "
+            f"{different[0]} differs"
+        )
+    student.load_state_dict({key: renamed[key] for key in own if key in renamed}, strict=False)
+    student.tie_weights()
+    return [
+        f"layers: the teacher's {', '.join(str(layer + 1) for layer in kept)} (from 1)",
+        "embeddings: the teacher's",
+    ]
+
+
+@dataclass(frozen=True)
+class _LowRank:
+    """A linear map from rows of the teacher's tables to rank R.
+
+    Args:
+        directions: (teacher's width, R).
+        mean: (teacher's width,), the mean sum of the rows of a token, over the text.
+        frequency: (V,), how often the text has each word, plus one.
+    """
+
+    directions: Tensor
+    mean: Tensor
+    frequency: Tensor
+
+
+def _fit_low_rank(
+    teacher: Teacher, tables: dict[str, Tensor], samples: Sequence[dict[str, Tensor]], rank: int
+) -> _LowRank | None:
+    """Return what keeps most of the teacher's embedding output as text has it, or None at full rank.
+
+    Not a singular value decomposition of the word table: of what a teacher's layers read from its embeddings,
+    that keeps little (docs/method.md has the figures).
+    """
+    word = tables["word_embeddings"]
+    width = word.shape[1]
+    if rank == width:
+        return None
+    gain = _embedding_gain(teacher, width)
+    frequency = torch.ones(len(word), dtype=torch.float64)
+    count, total = 0, torch.zeros(width, dtype=torch.float64)
+    output_total, gram = torch.zeros_like(total), torch.zeros(width, width, dtype=torch.float64)
+    for ids, rows in _token_rows(tables, samples):
+        frequency += torch.bincount(ids, minlength=len(word))
+        output = rows if gain is None else nn.functional.layer_norm(rows, (width,)) * gain
+        count += len(rows)
+        total += rows.sum(0)
+        output_total += output.sum(0)
+        gram += output.T @ output
+    mean_output = output_total / count
+    _, vectors = torch.linalg.eigh(gram / count - torch.outer(mean_output, mean_output))  # ascending
+    kept = vectors.flip(1)[:, : rank - 1]
+    # Columns of a cosine transform but its first: each is orthogonal to the ones, and spreads a direction evenly.
+    index = torch.arange(rank, dtype=torch.float64)
+    layout = (2 / rank) ** 0.5 * torch.cos(torch.pi * (index[:, None] + 0.5) * index[None, 1:] / rank)
+    directions = kept @ layout[:, : kept.shape[1]].T
+    if gain is not None:
+        directions = gain[:, None] * directions
+        directions -= directions.mean(0)  # a row of the teacher's counts without its mean
+    table = word.double().cpu()
+    ours, theirs = (frequency @ rows.square().mean(1) for rows in (table @ directions, table))
+    # To the student's LayerNorm rows of any length are the same, to Adam they are not.
+    if ours > 0:  # as it is not at rank 1
+        directions *= (theirs / ours).sqrt()
+    return _LowRank(directions.to(word), (total / count).to(word), frequency)
+
+
+def _embedding_gain(teacher: Teacher, width: int) -> Tensor | None:
+    """Return the gain of the LayerNorm that the teacher's table rows go through, or None where there is none."""
+    norm = getattr(getattr(teacher.model.base_model, "embeddings", None), "LayerNorm", None)
+    if isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (width,):
+        return norm.weight.double().cpu()
+    return None
+
+
+def _token_rows(
+    tables: dict[str, Tensor], samples: Sequence[dict[str, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ids and sums of table rows of the tokens of each batch; without text, of every word once."""
+    if not samples:
+        word = tables["word_embeddings"].double().cpu()
+        yield torch.zeros(0, dtype=torch.long), word
+    for sample in samples:
+        ids = sample["input_ids"]
+        types = sample.get("token_type_ids", torch.zeros_like(ids))
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        of_table = {"word_embeddings": ids, "position_embeddings": positions, "token_type_embeddings": types}
+        valid = sample["attention_mask"].bool()
+        rows = [
+            table[of_table[name][valid].to(table.device)].double().cpu() for name, table in tables.items()
+        ]
+        yield ids[valid].cpu(), torch.stack(rows).sum(0)
+
+
+def _start_projection(
+    student: MiniAlbertForMaskedLM,
+    teacher: Teacher,
+    samples: Sequence[dict[str, Tensor]],
+    *,
+    full_rank: bool,
+    same_width: bool,
+) -> str:
+    embeddings = student.minialbert.embeddings
+    source = getattr(teacher.model.base_model, "embeddings", None)
+    if isinstance(embeddings.projection, nn.Identity):
+        norm = getattr(source, "LayerNorm", None)
+        if full_rank and isinstance(norm, nn.LayerNorm):
+            _copy(norm, embeddings.LayerNorm)
+            return "embedding LayerNorm: the teacher's (full rank, no projection)"
+        return "embedding LayerNorm: one and zero"
+    if not same_width or not samples:
+        reason = "the teacher has another width" if samples else "no text to fit it on"
+        return f"embedding projection: random ({reason})"
+    was_training = student.training
+    student.eval()
+    inputs, targets = [], []
+    for sample in samples:
+        valid = sample["attention_mask"].bool()
+        # The LayerNorm's output is what the projection sees; dropout is off.
+        captured: list[Tensor] = []
+        handle = embeddings.projection.register_forward_pre_hook(
+            lambda _, args, seen=captured: seen.append(args[0])
+        )
+        embeddings(sample["input_ids"], sample.get("token_type_ids"), None, None)
+        handle.remove()
+        inputs.append(captured[0][valid].double())
+        targets.append(teacher.view(sample).hidden_states[0][valid].double())
+    student.train(was_training)
+    x, y = torch.cat(inputs), torch.cat(targets)
+    solution = _least_squares(x, y)
+    embeddings.projection.weight.copy_(solution[:-1].T)
+    embeddings.projection.bias.copy_(solution[-1])
+    cosine = nn.functional.cosine_similarity(x @ solution[:-1] + solution[-1], y, dim=-1).mean().item()
+    return (
+        f"embedding projection: least squares on {len(x):,} tokens "
+        f"(cosine to the teacher's output {cosine:.3f})"
+    )
+
+
+def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return A, (columns of x + 1, columns of y), its last row the intercept, that brings x A nearest to y."""
+    x, y = x.double(), y.double()
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    weighted = x if weights is None else x * weights[:, None].to(x)
+    gram = weighted.T @ x
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    return torch.linalg.solve(gram, weighted.T @ y)
+
+
+def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None) -> str:
+    layers = _teacher_layers(teacher.model)
+    if layers is None:
+        return (
+            f"shared block: random (the layers of {teacher.model.config.model_type} have another structure)"
+        )
+    parts, modules = layers
+    block = student.minialbert.block
+    targets: list[Any] = [block.get_submodule(name) for name in _BLOCK_PARTS[0]]
+    sources: list[list[Any]] = [[module.get_submodule(name) for module in modules] for name in parts]
+    for target, source in zip(targets, sources, strict=True):
+        if source[0].weight.shape != target.weight.shape:
+            return "shared block: random (width or inner width differ from the teacher's)"
+    if student.config.num_attention_heads != teacher.num_heads:
+        return "shared block: random (head counts differ)"
+    # A teacher of one shared block (ALBERT) has one module for all of its layers.
+    chosen = slice(None) if layer is None or len(modules) == 1 else slice(layer - 1, layer)
+    for target, source in zip(targets, sources, strict=True):
+        target.weight.copy_(torch.stack([module.weight for module in source[chosen]]).mean(0))
+        target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
+    if layer is not None:
+        return f"shared block: the teacher's layer {layer}"
+    return f"shared block: mean of the teacher's {len(modules)} layers"
+
+
+def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Module]] | None:
+    for path in _LAYER_LISTS:
+        try:
+            modules = list(model.base_model.get_submodule(path))
+        except AttributeError:
+            continue
+        for parts in _BLOCK_PARTS[1:]:
+            if all(_has(modules[0], name) for name in parts):
+                return parts, modules
+    return None
+
+
+def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _LowRank | None) -> str:
+    head, fitted_to = student.mlm_head, ""
+    if low_rank is not None and isinstance(head.projection, nn.Linear):
+        # The decoder is the word table: what is left to choose is how the head meets it.
+        output = teacher.model.get_output_embeddings() if teacher.has_mlm_head else None
+        target = (output or teacher.model.get_input_embeddings()).weight
+        if target.shape == (student.config.vocab_size, student.config.hidden_size):
+            fitted = _least_squares(head.decoder.weight, target, low_rank.frequency)
+            head.projection.weight.copy_(fitted[:-1])
+            fitted_to = ", but for the way to its decoder, fitted to the word table"
+    if not teacher.has_mlm_head:
+        return f"masked-LM head: random{fitted_to} (the teacher has none)"
+    for dense, norm, decoder in _HEAD_PARTS:
+        if not (_has(teacher.model, dense) and _has(teacher.model, decoder)):
+            continue
+        source = teacher.model.get_submodule(dense)
+        if source.weight.shape != head.dense.weight.shape:
+            return "masked-LM head: random (width differs from the teacher's)"
+        _copy(source, head.dense)
+        _copy(teacher.model.get_submodule(norm), head.LayerNorm)
+        teacher_decoder = teacher.model.get_submodule(decoder)
+        if not student.config.tie_word_embeddings:
+            head.decoder.weight.copy_(teacher_decoder.weight)
+        if teacher_decoder.bias is not None:
+            head.decoder.bias.copy_(teacher_decoder.bias)
+        return "masked-LM head: the teacher's"
+    return f"masked-LM head: random (the head of {teacher.model.config.model_type} has another structure)"
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _copy(source: Any, target: Any) -> None:  # noqa: ANN401 - Linear or LayerNorm
+    target.weight.copy_(source.weight)
+    target.bias.copy_(source.bias)
+
+
+def build_student(
+    recipe: StudentRecipe,
+    teacher: Teacher | None,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    seed: int,
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a student with its first weights, and one line per part on where they come from.
+
+    Args:
+        recipe: architecture and initialisation; shapes left open are the teacher's, or BERT-base's.
+        teacher: the teacher, or None.
+        tokenizer: the tokenizer that student and teacher share.
+        batches: a few batches of real text, used by `init: teacher`.
+        seed: of random weights.
+
+    Returns:
+        The student in train mode, and the report.
+
+    Raises:
+        UserError: if the recipe asks for what cannot be had.
+    """
+    torch.manual_seed(seed)
+    if recipe.init == "checkpoint":
+        return _from_checkpoint(recipe, tokenizer)
+    config = student_config(recipe, teacher, tokenizer)
+    if isinstance(config, BertConfig):
+        student: PreTrainedModel = BertForMaskedLM(config)
+        if recipe.init == "alternate-layers":
+            return student.train(), initialize_from_alternate_layers(student, _required(teacher, recipe.init))
+        if recipe.init != "random":
+            raise UserError(
+                f"student.init {recipe.init!r} is for recursive students; arch bert starts 'random', from "
+                "'alternate-layers' or from a 'checkpoint'"
+            )
+        return student.train(), ["all weights: random"]
+    student = MiniAlbertForMaskedLM(config)
+    if recipe.init == "teacher":
+        report = initialize_from_teacher(
+            student, _required(teacher, recipe.init), batches, layer=recipe.init_layer
+        )
+    elif recipe.init == "donor":
+        report = initialize_from_donor(student, _load_donor(recipe))
+    else:
+        report = ["all weights: random"]
+    return student.train(), report
+
+
+def student_config(
+    recipe: StudentRecipe, teacher: Teacher | None, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedConfig:
+    """Return the configuration of a student; what the recipe leaves open is the teacher's, or BERT-base's.
+
+    Args:
+        recipe: architecture and shapes.
+        teacher: the teacher, or None.
+        tokenizer: gives the padding id, and the vocabulary size when there is no teacher.
+
+    Returns:
+        A `MiniAlbertConfig`, or a `BertConfig` for a fully parameterised student.
+
+    Raises:
+        UserError: if the shapes contradict each other.
+    """
+    source = teacher.model.config if teacher is not None else BertConfig()
+    hidden_size = recipe.hidden_size or source.hidden_size
+    shape = {
+        "vocab_size": source.vocab_size if teacher is not None else len(tokenizer),
+        "hidden_size": hidden_size,
+        "num_hidden_layers": recipe.num_hidden_layers,
+        "num_attention_heads": recipe.num_attention_heads or source.num_attention_heads,
+        "intermediate_size": recipe.intermediate_size or _first(source, "intermediate_size", "hidden_dim"),
+        "hidden_act": recipe.hidden_act or _first(source, "hidden_act", "activation", "hidden_activation"),
+        "max_position_embeddings": recipe.max_position_embeddings or (teacher.max_length if teacher else 512),
+        "type_vocab_size": max(getattr(source, "type_vocab_size", 0) or 0, 1),
+        "layer_norm_eps": _first(source, "layer_norm_eps", "norm_eps", default=1e-12),
+        "hidden_dropout_prob": recipe.hidden_dropout_prob,
+        "attention_probs_dropout_prob": recipe.attention_probs_dropout_prob,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    try:
+        if recipe.arch == "bert":
+            return BertConfig(**shape)
+        return MiniAlbertConfig(
+            **shape,
+            embedding_size=recipe.embedding_size or hidden_size,
+            adapter_reduction_factor=recipe.adapter_reduction_factor,
+            adapter_layer_norm=recipe.adapter_layer_norm,
+            adapter_init=recipe.adapter_init,
+            tie_word_embeddings=recipe.mlm_head == "tied",
+        )
+    except ValueError as error:
+        raise UserError(f"student: {one_line(error)}") from error
+
+
+def _from_checkpoint(
+    recipe: StudentRecipe, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, list[str]]:
+    assert recipe.init_from is not None
+    model_class = BertForMaskedLM if recipe.arch == "bert" else MiniAlbertForMaskedLM
+    load_encoder_config(recipe.init_from)
+    try:
+        student = model_class.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise UserError(f"student {recipe.init_from}: could not be loaded ({one_line(error)})") from error
+    if student.config.vocab_size < len(tokenizer):
+        raise UserError(
+            f"student {recipe.init_from} has {student.config.vocab_size} word embeddings, the tokenizer "
+            f"{len(tokenizer)} entries: take a checkpoint of the same tokenizer"
+        )
+    if student.config.num_hidden_layers != recipe.num_hidden_layers:
+        raise UserError(
+            f"student {recipe.init_from} has {student.config.num_hidden_layers} iterations, the recipe "
+            f"asks for {recipe.num_hidden_layers}: set "
+            f"student.num_hidden_layers={student.config.num_hidden_layers}"
+        )
+    return student.train(), [f"all weights: checkpoint {display_name(recipe.init_from)}"]
+
+
+def _load_donor(recipe: StudentRecipe) -> PreTrainedModel:
+    assert recipe.init_from is not None
+    load_encoder_config(recipe.init_from)
+    try:
+        return AutoModel.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise UserError(f"donor {recipe.init_from}: could not be loaded ({one_line(error)})") from error
+
+
+def _required(teacher: Teacher | None, init: str) -> Teacher:
+    if teacher is None:
+        raise UserError(f"student.init {init!r} needs a teacher: give --teacher, or student.init=random")
+    return teacher
+
+
+def _first(config: PreTrainedConfig, *names: str, default: object = None) -> object:
+    for name in names:
+        if getattr(config, name, None) is not None:
+            return getattr(config, name)
+    return default

@@ -1,0 +1,386 @@
+"""Recipes: one YAML per experiment, read into typed and frozen values.
+
+A recipe names every hyper-parameter of one distillation (`Recipe`) or one fine-tuning (`FinetuneRecipe`) and
+nothing else; a file may name another recipe as its `base`, and then holds what differs. Shipped recipes of the second
+kind lie in a folder, and are listed as `finetune/NAME`; those of the paper in miniature as `miniature/NAME`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import yaml
+from pydantic import ValidationError
+
+from minialbert.errors import UserError, listed, local_path, quoted, shown
+from minialbert.recipes.schema import (
+    DataRecipe,
+    DistillRecipe,
+    FinetuneRecipe,
+    Recipe,
+    RecipeBase,
+    StudentRecipe,
+    TeacherRecipe,
+    TrainingRecipe,
+)
+from minialbert.recipes.yaml import line_of, read_yaml, read_yaml_value
+
+__all__ = [
+    "DataRecipe",
+    "DistillRecipe",
+    "FinetuneRecipe",
+    "Recipe",
+    "RecipeSummary",
+    "StudentRecipe",
+    "TeacherRecipe",
+    "TrainingRecipe",
+    "apply_overrides",
+    "copy_recipe",
+    "dump_recipe",
+    "list_recipes",
+    "load_recipe",
+    "with_reference",
+]
+
+SHIPPED = Path(__file__).parent
+# Where the shipped recipes of each kind lie under that folder, and what their names begin with.
+_FOLDERS: dict[type[RecipeBase], dict[str, str]] = {
+    Recipe: {"distil": "", "miniature": "miniature/"},
+    FinetuneRecipe: {"finetune": "finetune/"},
+}
+_LONGEST_CHAIN = 8
+# What names one recipe, and says nothing about the one that is based on it.
+_OWN_KEYS = ("name", "description", "paper", "command")
+
+# Faults of one file that are told at once.
+_MAX_FAULTS = 8
+
+AnyRecipe = TypeVar("AnyRecipe", bound=RecipeBase)
+
+REFERENCE_BEGIN, REFERENCE_END = "<!-- reference:begin -->\n", "<!-- reference:end -->\n"
+
+
+@dataclass(frozen=True)
+class RecipeSummary:
+    """One line of the list of shipped recipes.
+
+    Attributes:
+        name: the name to give to `--recipe`.
+        description: one sentence.
+        paper: table and row of the paper, or None.
+        path: the YAML file.
+        kind: the schema that it follows.
+    """
+
+    name: str
+    description: str
+    paper: str | None
+    path: Path
+    kind: type[RecipeBase]
+
+
+@overload
+def load_recipe(name_or_path: str) -> Recipe: ...
+@overload
+def load_recipe(name_or_path: str, kind: type[AnyRecipe]) -> AnyRecipe: ...
+def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBase:
+    """Returns a shipped recipe, or one read from a YAML file.
+
+    Args:
+        name_or_path: a name from `list_recipes` (of a fine-tuning recipe, with or without its folder), or the
+            path of a YAML file. A shipped name comes first; write `./default` for a file of that name.
+        kind: `Recipe` or `FinetuneRecipe`.
+
+    Returns:
+        The recipe, with every default filled in.
+
+    Raises:
+        UserError: if there is no such recipe, or if the file cannot be read or does not fit the schema. All
+            faults of the file are told in one line.
+    """
+    text = str(name_or_path)
+    path = _shipped_path(text, kind) or _own_path(text, kind)
+    return _read_recipe(path, kind)
+
+
+def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
+    """Returns the recipe with some values replaced, checked again as a whole.
+
+    Args:
+        recipe: the recipe to start from; it is not changed.
+        overrides: entries like `distill.output_weight=4`. Values are YAML scalars or lists; `null` clears a
+            value. Overriding only one of `training.max_steps` and `training.epochs` clears the other.
+
+    Returns:
+        A new recipe.
+
+    Raises:
+        UserError: if an entry is no `key=value`, names an unknown key or holds a value that does not fit.
+    """
+    values: dict[str, Any] = recipe.model_dump()
+    sections = recipe.sections()
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, as in distill.output_weight=4; got {quoted(override)}")
+        changed[key] = read_yaml_value(text, f"--set {shown(key)}")
+    if "training" in sections:
+        given = {
+            key.removeprefix("training."): changed[key] for key in changed if key.startswith("training.")
+        }
+        _clear_other_length(given, values["training"])
+    for key, value in changed.items():
+        section, dot, field = key.partition(".")
+        if section in sections and not dot:
+            example = next(iter(sections[section].model_fields))
+            raise UserError(f"--set {shown(key)}: is a section; name one of its keys, as in {key}.{example}")
+        if dot and section not in sections:
+            raise UserError(f"--set {shown(key)}: unknown section{_did_you_mean(section, list(sections))}")
+        (values[section] if dot else values)[field or section] = value
+    return _validate(values, "--set", type(recipe))
+
+
+def list_recipes() -> list[RecipeSummary]:
+    """Returns the shipped recipes, those of distillation first, in the order of their names.
+
+    Returns:
+        One summary per recipe.
+    """
+    return [_summary(name, kind) for name, kind in _all_shipped().items()]
+
+
+def find_recipe(name: str) -> RecipeSummary:
+    """Returns the summary of a shipped recipe.
+
+    Args:
+        name: as in `list_recipes`.
+
+    Returns:
+        Its summary.
+
+    Raises:
+        UserError: if there is no such recipe.
+    """
+    kinds = _all_shipped()
+    if name not in kinds:
+        names = list(kinds)
+        raise UserError(
+            f"no recipe is called {quoted(name)}{_did_you_mean(name, names)}; there are: {listed(names, 400)}"
+        )
+    return _summary(name, kinds[name])
+
+
+def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> Path:
+    """Returns the path of a copy of a shipped recipe, comments included, for editing.
+
+    Args:
+        name: a name from `list_recipes`.
+        destination: the file to write, or a directory to put `NAME.yaml` into.
+        overwrite: replace the file if it is there.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: if there is no such recipe, or if the file exists or cannot be written.
+    """
+    summary = find_recipe(name)
+    target = local_path(destination)
+    target = target / summary.path.name if target.is_dir() else target
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: there is no directory {target.parent}; create it first")
+    try:
+        with target.open("wb" if overwrite else "xb") as file:
+            file.write(summary.path.read_bytes())
+    except FileExistsError:
+        raise UserError(f"{target} exists; choose another destination or allow overwriting") from None
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    return target
+
+
+def dump_recipe(recipe: RecipeBase) -> str:
+    """Returns the recipe as YAML with every value explicit, in the schema's order.
+
+    Args:
+        recipe: the recipe.
+
+    Returns:
+        Text that `load_recipe` reads back to an equal recipe.
+    """
+    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def with_reference(markdown: str) -> str:
+    """Returns a page with its tables of recipes and keys made anew from the schema.
+
+    Args:
+        markdown: the page, `docs/recipes.md`, with the markers `reference:begin` and `reference:end`.
+
+    Returns:
+        The page with everything between the markers replaced.
+    """
+    lines = ["", "## The shipped recipes", "", "| name | what | paper |", "|---|---|---|"]
+    lines += [f"| `{row.name}` | {row.description} | {row.paper or '-'} |" for row in list_recipes()]
+    for title, kind in (("distillation", Recipe), ("fine-tuning", FinetuneRecipe)):
+        lines += ["", f"## Every key of a {title} recipe"]
+        for name, section in kind.sections().items():
+            lines += ["", f"### `{name}`", "", section.__doc__ or "", ""]
+            lines += ["| key | default | what |", "|---|---|---|"]
+            for key, field in section.model_fields.items():
+                default = yaml.safe_dump(field.default).splitlines()[0]
+                what = (field.description or "").replace("|", "&#124;")
+                lines.append(f"| `{key}` | `{default}` | {what} |")
+    before, _, rest = markdown.partition(REFERENCE_BEGIN)
+    _, _, after = rest.partition(REFERENCE_END)
+    return before + REFERENCE_BEGIN + "\n".join(lines) + "\n\n" + REFERENCE_END + after
+
+
+def _shipped(kind: type[RecipeBase]) -> dict[str, Path]:
+    """Return the files of a kind by the names to give to `--recipe`, the folders in their order."""
+    return {
+        prefix + path.stem: path
+        for folder, prefix in _FOLDERS[kind].items()
+        for path in sorted((SHIPPED / folder).glob("*.yaml"))
+    }
+
+
+def _all_shipped() -> dict[str, type[RecipeBase]]:
+    """Return the kind of each shipped recipe by the name to give to `--recipe`."""
+    return {name: kind for kind in _FOLDERS for name in _shipped(kind)}
+
+
+def _summary(name: str, kind: type[RecipeBase]) -> RecipeSummary:
+    path = _shipped(kind)[name]
+    recipe = _read_recipe(path, kind)
+    return RecipeSummary(name, recipe.description, recipe.paper, path, kind)
+
+
+def _shipped_path(name: str, kind: type[RecipeBase]) -> Path | None:
+    """Return the file of a shipped recipe; those of fine-tuning may be named without their folder."""
+    known = _shipped(kind)
+    return known.get(name) or known.get(next(iter(_FOLDERS[kind].values())) + name)
+
+
+def _own_path(text: str, kind: type[RecipeBase]) -> Path:
+    """Return the file that a text names, if it looks like one."""
+    path = local_path(text)
+    in_ours = len(path.parts) > 1 and f"{path.parts[0]}/" in _FOLDERS[kind].values()
+    if path.suffix in (".yaml", ".yml") or (len(path.parts) > 1 and not in_ours) or path.exists():
+        return path
+    names = [name.removeprefix(next(iter(_FOLDERS[kind].values()))) for name in _shipped(kind)]
+    raise UserError(
+        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {listed(names, 400)}"
+    )
+
+
+def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()) -> AnyRecipe:
+    values, node = read_yaml(path)
+    other = Recipe if kind is not Recipe else FinetuneRecipe
+    alien = [str(key) for key in values if key in other.sections() and key not in kind.sections()]
+    if alien:
+        verb, right = ("distill", "finetune") if kind is Recipe else ("finetune", "distill")
+        raise UserError(
+            f"{path}: has the section {alien[0]!r}, so it is a recipe for `minialbert {right}`, not for {verb}"
+        )
+    base = values.pop("base", None)
+    if base is None:
+        return _validate({"name": path.stem, **values}, str(path), kind, node)
+    if not isinstance(base, str):
+        raise UserError(
+            f"{path}: base (line {line_of(node, ['base'])}): should name a recipe, got {quoted(base)}"
+        )
+    if len(chain) == _LONGEST_CHAIN:
+        raise UserError(
+            f"{path}: the {_LONGEST_CHAIN}th recipe of a chain of bases; does it come back to itself?"
+        )
+    source = _shipped_path(base, kind) or _own_path(base, kind)
+    if not source.is_absolute():
+        source = path.parent / source
+    inherited = _read_recipe(source, kind, (*chain, path))
+    return _validate(_merge(inherited, {"name": path.stem, **values}), str(path), kind, node)
+
+
+def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a base's values with those of a file in their place, section by section."""
+    merged: dict[Any, Any] = base.model_dump(exclude=set(_OWN_KEYS))
+    training = values.get("training")
+    if isinstance(training, dict):
+        _clear_other_length(training, merged["training"])
+    for key, value in values.items():
+        section = merged.get(key)
+        if isinstance(section, dict) and (isinstance(value, dict) or value is None):
+            merged[key] = section | (value or {})
+        else:
+            merged[key] = value
+    return merged
+
+
+def _clear_other_length(given: Mapping[Any, Any], training: dict[str, Any]) -> None:
+    """Clear the length that is not given where only one of steps and epochs is."""
+    for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
+        if given.get(one) is not None and other not in given:
+            training[other] = None
+
+
+def _validate(
+    values: Mapping[Any, Any], source: str, kind: type[AnyRecipe], node: yaml.Node | None = None
+) -> AnyRecipe:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        found = list(islice(_faults(error, kind, node), _MAX_FAULTS + 1))
+        faults = "; ".join(found[:_MAX_FAULTS]) + ("; and more" if len(found) > _MAX_FAULTS else "")
+        raise UserError(f"{source}: {faults}") from None
+
+
+def _faults(error: ValidationError, kind: type[RecipeBase], node: yaml.Node | None) -> Iterator[str]:
+    """Yields one message per faulty key: its path, its line where known, what was expected, what came."""
+    grouped: dict[tuple[int | str, ...], list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        grouped.setdefault(_key_path(detail["loc"], detail["type"]), []).append(detail)
+    for path, details in grouped.items():
+        first = details[0]
+        if first["type"] == "extra_forbidden":
+            expected = "unknown key" + _suggest_key(path, kind)
+        elif first["type"] == "missing":
+            expected = "required, but missing"
+        elif first["type"] == "value_error":
+            expected = shown(first["ctx"]["error"], 300)
+        else:
+            wishes = dict.fromkeys(str(detail["msg"]).removeprefix("Input ") for detail in details)
+            expected = f"{' or '.join(wishes)}, got {quoted(first['input'])}"
+        line = line_of(node, path)
+        where = shown(".".join(map(str, path)), 80) + (f" (line {line})" if line else "")
+        yield f"{where}: {expected}" if where else expected
+
+
+def _key_path(location: Iterable[int | str], kind: str) -> tuple[int | str, ...]:
+    """Returns pydantic's location without the names it gives to the members of a union."""
+    path = tuple(location)
+    if kind == "extra_forbidden":
+        return path
+    return path[:2] + tuple(part for part in path[2:] if isinstance(part, int))
+
+
+def _suggest_key(path: tuple[int | str, ...], kind: type[RecipeBase]) -> str:
+    key = str(path[-1])
+    sections = kind.sections()
+    section = sections.get(str(path[0])) if len(path) > 1 else None
+    near = _did_you_mean(key, list((section or kind).model_fields))
+    if near:
+        return near
+    elsewhere = [f"{name}.{field}" for name, model in sections.items() for field in model.model_fields]
+    return "".join(f"; did you mean {full}?" for full in elsewhere if full.endswith(f".{key}"))
+
+
+def _did_you_mean(word: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

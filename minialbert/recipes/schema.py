@@ -1,0 +1,595 @@
+"""The schema of a distillation recipe: every key with its type, range, default and meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def as_list(value: object) -> object:
+    """Return a single text as a list of one; anything else as it is."""
+    return [value] if isinstance(value, str) else value
+
+
+def _as_trackers(value: object) -> object:
+    """Return one name as a list; "none", as Transformers spells it, and null as an empty one."""
+    return [] if value is None or value == "none" else as_list(value)
+
+
+Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_as_trackers)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TeacherRecipe(Section):
+    """The encoder to learn from."""
+
+    model: str | None = Field(
+        None, min_length=1, description="Hub id or directory (null: named when running)"
+    )
+    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
+
+
+class StudentRecipe(Section):
+    """The encoder to train, and where its first weights come from."""
+
+    arch: Literal["minialbert", "bert"] = Field("minialbert", description="Recursive encoder, or plain BERT")
+    num_hidden_layers: int = Field(
+        6, ge=1, le=96, description="Iterations of the shared block (bert: layers)"
+    )
+    embedding_size: Count | None = Field(128, description="The paper's rank r (null: full rank)")
+    hidden_size: Count | None = Field(None, description="Width d (null: the teacher's)")
+    num_attention_heads: Count | None = Field(None, description="Heads per iteration (null: the teacher's)")
+    intermediate_size: Count | None = Field(
+        None, description="Width of the feed-forward block (null: the teacher's)"
+    )
+    hidden_act: str | None = Field(
+        None, min_length=1, description="Feed-forward activation (null: the teacher's)"
+    )
+    max_position_embeddings: Count | None = Field(
+        None, description="Longest input in tokens (null: the teacher's)"
+    )
+    hidden_dropout_prob: Fraction = Field(0.1, description="Dropout on hidden states while distilling")
+    attention_probs_dropout_prob: Fraction = Field(
+        0.1, description="Dropout on attention rows while distilling"
+    )
+    adapter_reduction_factor: Count | None = Field(
+        16, description="Width over adapter width (null: no adapters)"
+    )
+    adapter_layer_norm: bool = Field(True, description="LayerNorm after each adapter, which Eq. 3 lacks")
+    adapter_init: Literal["as-published", "identity"] = Field(
+        "as-published", description="Random as in the release, or a zero up-projection"
+    )
+    mlm_head: Literal["tied", "untied"] = Field(
+        "tied", description="Share the decoder with the word embeddings?"
+    )
+    init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = Field(
+        "teacher", description="Where the first weights come from"
+    )
+    init_from: str | None = Field(
+        None, min_length=1, description="Hub id or directory of the donor or checkpoint"
+    )
+    init_layer: Count | None = Field(
+        None, description="With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.init in ("donor", "checkpoint")) != (self.init_from is not None):
+            raise ValueError(
+                f"init {self.init!r} {'needs' if self.init_from is None else 'takes no'} init_from"
+            )
+        if self.init_layer is not None and self.init != "teacher":
+            raise ValueError(f"init {self.init!r} takes no init_layer: it is for init 'teacher'")
+        if self.init == "alternate-layers" and self.arch != "bert":
+            raise ValueError("init 'alternate-layers' needs arch 'bert': a recursive student has one layer")
+        if self.adapter_reduction_factor and self.adapter_init == "identity" and self.adapter_layer_norm:
+            raise ValueError(
+                "an adapter cannot start as the identity with a LayerNorm after it: "
+                "set adapter_layer_norm to false, or adapter_init to as-published"
+            )
+        if self.embedding_size and self.hidden_size and self.embedding_size > self.hidden_size:
+            raise ValueError(
+                f"embedding_size {self.embedding_size} exceeds hidden_size {self.hidden_size}; "
+                "null gives full rank"
+            )
+        if self.hidden_size and self.num_attention_heads and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        return self
+
+
+class DataRecipe(Section):
+    """Text, how it is cut into windows, and how it is masked."""
+
+    corpus: Annotated[list[str], BeforeValidator(as_list)] | None = Field(
+        None, min_length=1, description="Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]"
+    )
+    tokenizer: str | None = Field(None, min_length=1, description="Hub id or directory (null: the teacher's)")
+    documents: Literal["blank-line", "line", "file"] = Field(
+        "blank-line", description="What parts documents in .txt"
+    )
+    text_field: str = Field(
+        "text", min_length=1, description="Column with the text in jsonl, parquet and hub data"
+    )
+    window_length: int = Field(256, ge=8, le=65536, description="Tokens per window, special tokens included")
+    overlap: int = Field(128, ge=0, description="Tokens that a window shares with the one before")
+    max_windows_per_document: Count | None = Field(10, description="Windows drawn per document (null: all)")
+    truncate: bool = Field(False, description="Keep only each document's first window")
+    held_out_fraction: Fraction = Field(0.01, description="Share of the documents kept for evaluation")
+    mask_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens to predict")
+    whole_word_masking: bool = Field(False, description="Mask all pieces of a word together")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overlap > self.window_length - 3:
+            raise ValueError(
+                f"overlap {self.overlap} leaves nothing new in a window of {self.window_length} tokens, "
+                f"two of them special: give at most {self.window_length - 3}"
+            )
+        return self
+
+
+class DistillRecipe(Section):
+    """The objective: a preset, and what differs from it (null: the preset's value)."""
+
+    preset: Literal["default", "paper", "as-published"] = Field(
+        "default", description="Which reading of Eqs. 6-12"
+    )
+    mlm_weight: Weight | None = Field(None, description="lambda 1, of Eq. 6")
+    attention_weight: Weight | None = Field(None, description="lambda 2 on Eq. 7")
+    hidden_weight: Weight | None = Field(None, description="lambda 2 on Eq. 8")
+    output_weight: Weight | None = Field(None, description="lambda 3, of Eq. 10")
+    embedding_weight: Weight | None = Field(None, description="Weight of Eq. 12")
+    relation_weight: Weight | None = Field(
+        None, description="Weight of MiniLMv2's relations, no term of the paper"
+    )
+    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = Field(
+        None, min_length=1, description="Relations to compare (null: query-key and value-value)"
+    )
+    relation_heads: Count | None = Field(
+        None, description="Heads to split them into (null: the teacher's number)"
+    )
+    relation_layers: Literal["last", "all"] | None = Field(
+        None, description="Compare relations of the last matched iteration (null), or of all"
+    )
+    layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
+    )
+    kl_direction: Literal["teacher-student", "student-teacher"] | None = Field(
+        None, description="KL(teacher || student) or KL(student || teacher)"
+    )
+    attention_reduction: Literal["rows", "elements"] | None = Field(
+        None, description="Mean over attention rows (Eq. 7) or over all their elements"
+    )
+    token_reduction: Literal["mean", "sum"] | None = Field(
+        None, description="Mean or sum over tokens (Eqs. 6 and 10)"
+    )
+    temperature: float | None = Field(None, gt=0, description="Softening of both distributions in Eq. 10")
+    output_positions: Literal["masked", "all"] | None = Field(None, description="Tokens that Eq. 10 compares")
+    attention_heads: Literal["match", "average"] | None = Field(
+        None, description="Compare head by head, or the mean over heads"
+    )
+    teacher_dropout: bool | None = Field(
+        None, description="Run the teacher with dropout, as the release does"
+    )
+    elastic: bool = Field(False, description="Train depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = Field(
+        None, min_length=1, description="Which depths, in iterations (null: all but the last)"
+    )
+    elastic_mlm_weight: Weight = Field(1.0, description="Weight of Eq. 6 at that depth")
+    elastic_output_weight: Weight = Field(
+        5.0, description="Weight of its divergence from the last depth's prediction"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
+        if all(weight == 0 for weight in weights) and not (self.embedding_weight or self.relation_weight):
+            raise ValueError("every weight is 0, so there is nothing to learn")
+        if self.elastic and not (self.elastic_mlm_weight or self.elastic_output_weight):
+            raise ValueError(
+                "elastic is true but elastic_mlm_weight and elastic_output_weight are both 0, so the depths would "
+                "learn nothing: give one a weight, or set elastic to false"
+            )
+        return self
+
+
+class TrainingRecipe(Section):
+    """Length, batch, optimiser and schedule of one run."""
+
+    max_steps: Count | None = Field(None, description="Length in optimiser steps")
+    epochs: float | None = Field(None, gt=0, description="Length in passes over the windows")
+    batch_size: Count = Field(192, description="Windows per optimiser step, over all devices")
+    micro_batch_size: Count | None = Field(
+        None, description="Windows per forward pass and device (null: chosen)"
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Highest learning rate of AdamW")
+    weight_decay: Weight = Field(1e-4, description="Decoupled weight decay")
+    warmup_steps: int = Field(5000, ge=0, description="Steps of linear warm-up")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Schedule after the warm-up"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Gradient norm beyond which gradients are scaled down"
+    )
+    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
+    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the forward passes"
+    )
+    pack_windows: bool = Field(True, description="Lay short windows in one row; the losses stay the same")
+    compile: bool = Field(
+        False, description="Compile the layers (torch.compile); needs a C++ compiler, or a GPU"
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of weights, order, dropout and masks")
+    logging_steps: Count = Field(50, description="Steps between two log lines")
+    eval_steps: Count = Field(1000, description="Steps between two evaluations")
+    save_steps: Count = Field(5000, description="Steps between two checkpoints")
+    keep_checkpoints: Count = Field(2, description="Newest checkpoints to keep")
+    max_skipped_steps: int = Field(
+        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
+    )
+    eval_windows: Count | None = Field(512, description="Held-out windows per evaluation (null: all)")
+    num_workers: int | None = Field(
+        None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"
+    )
+    cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
+    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.max_steps is None) == (self.epochs is None):
+            came = (
+                "neither" if self.epochs is None else f"max_steps {self.max_steps} and epochs {self.epochs}"
+            )
+            raise ValueError(f"give exactly one of max_steps and epochs (the other null); got {came}")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}: "
+                "set micro_batch_size too, or set it to null"
+            )
+        return self
+
+
+class RecipeBase(Section):
+    """What every recipe begins with."""
+
+    name: str = Field(min_length=1, description="What tables call it (default: the file's name)")
+    description: str = Field("", description="One sentence")
+    paper: str | None = Field(None, description="Table and row of the paper")
+    command: str | None = Field(None, description="The command that runs it")
+
+    @classmethod
+    def sections(cls) -> dict[str, type[Section]]:
+        """Return the sections by name, in the schema's order."""
+        fields = ((name, field.annotation) for name, field in cls.model_fields.items())
+        return {name: kind for name, kind in fields if isinstance(kind, type) and issubclass(kind, Section)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_absent(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None or key not in cls.sections()}
+
+
+class Recipe(RecipeBase):
+    """Everything that one distillation is made of."""
+
+    teacher: TeacherRecipe = Field(default_factory=TeacherRecipe)
+    student: StudentRecipe = Field(default_factory=StudentRecipe)
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    distill: DistillRecipe = Field(default_factory=DistillRecipe)
+    training: TrainingRecipe = Field()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        layer_map, iterations = self.distill.layer_map, self.student.num_hidden_layers
+        if isinstance(layer_map, list) and len(layer_map) != iterations:
+            raise ValueError(
+                f"distill.layer_map has {len(layer_map)} entries but the student has {iterations} "
+                "iterations; give one teacher layer per iteration (0: not aligned)"
+            )
+        if self.distill.elastic:
+            if self.student.arch != "minialbert":
+                raise ValueError(
+                    f"distill.elastic needs student.arch minialbert, got {self.student.arch}: only a shared block "
+                    "is trained for several depths"
+                )
+            try:
+                resolve_depths(self.distill.elastic_depths, iterations)
+            except ValueError as error:
+                raise ValueError(f"distill: {error}") from error
+        return self
+
+
+def resolve_depths(depths: Sequence[int] | None, iterations: int) -> tuple[int, ...]:
+    """Return the depths to train besides the last, in rising order.
+
+    Args:
+        depths: numbers of iterations after which the head is to read; None for every one but the last.
+        iterations: iterations of the model.
+
+    Returns:
+        Depths between 1 and `iterations` - 1.
+
+    Raises:
+        ValueError: if the model has one iteration only, or a depth is not between these, or given twice.
+    """
+    if iterations < 2:
+        raise ValueError(
+            f"elastic training needs at least 2 iterations, got {iterations}: there is no depth before the last"
+        )
+    if depths is None:
+        return tuple(range(1, iterations))
+    if not depths:
+        raise ValueError("elastic_depths is empty: name depths, or give null for all before the last")
+    wrong = [depth for depth in depths if not 1 <= depth < iterations]
+    if wrong:
+        raise ValueError(
+            f"elastic_depths has {', '.join(map(str, wrong))}, but with {iterations} iterations depths go from 1 to "
+            f"{iterations - 1}; the last is trained in any case"
+        )
+    if len(set(depths)) != len(depths):
+        raise ValueError(f"elastic_depths names a depth twice: {', '.join(map(str, depths))}")
+    return tuple(sorted(depths))
+
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+class ModelRecipe(Section):
+    """The encoder to tune."""
+
+    name: str | None = Field(None, min_length=1, description="Hub id or directory (null: named when running)")
+    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
+    adapter_init: Literal["identity", "as-published"] = Field(
+        "identity", description="Start of the adapters that a model without any gets"
+    )
+    adapter_reduction_factor: Count = Field(16, description="Width over adapter width of such adapters")
+
+
+class TaskRecipe(Section):
+    """The labelled data, and what its columns mean."""
+
+    name: str | None = Field(
+        None, min_length=1, description="A GLUE task, ner, or a name of your own (null: named when running)"
+    )
+    data: str | None = Field(None, min_length=1, description="Directory, file, or hub:OWNER/NAME")
+    problem: Literal["single-label", "multi-label", "regression", "token"] | None = Field(
+        None, description="Kind of a task of your own (GLUE and ner know theirs)"
+    )
+    text: str | None = Field(None, description="Column of the text (null: found by its usual names)")
+    pair: str | None = Field(None, description="Column of the second text")
+    label: str | None = Field(None, description="Column of the label")
+    tokens: str | None = Field(None, description="Column of the words")
+    tags: str | None = Field(None, description="Column of the words' tags")
+    spans: str | None = Field(None, description="Column of character spans")
+    labels: list[str] | None = Field(
+        None, min_length=1, description="Label names in the order of their ids (null: sorted)"
+    )
+    label_separator: str = Field("|", min_length=1, description="Between labels of a multi-label csv cell")
+    metric: str | None = Field(None, description="What selects and is reported (null: the task's own)")
+    max_train_rows: Count | None = Field(None, description="Use the first N training rows")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of train for validation where there is no such split"
+    )
+    iob: Literal["repair", "refuse"] = Field(
+        "repair", description="An I- tag that follows nothing: read as B-, or refuse the file"
+    )
+    max_length: int = Field(128, ge=8, le=65536, description="Tokens per input, special tokens included")
+    overlap: int = Field(
+        32, ge=0, description="Tokens that windows of a long sentence share (token labels, prediction)"
+    )
+    label_pieces: Literal["first", "all"] = Field("first", description="Which pieces of a word learn its tag")
+
+
+class TuningRecipe(Section):
+    """What is trained, and how."""
+
+    mode: Literal["full", "adapters"] = Field("full", description="Everything, or adapters and head alone")
+    epochs: Rate = Field(3.0, description="Passes over the training rows")
+    batch_size: Count = Field(32, description="Rows per optimiser step")
+    micro_batch_size: Count | None = Field(None, description="Rows per forward pass (null: batch_size)")
+    learning_rate: Rate = Field(5e-5, description="Highest learning rate of AdamW")
+    weight_decay: Weight = Field(0.01, description="Decoupled, not on biases and LayerNorms")
+    warmup_ratio: Fraction = Field(0.06, description="Share of the steps with a rising learning rate")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Schedule after the warm-up"
+    )
+    max_grad_norm: Rate = Field(1.0, description="Gradient norm beyond which gradients are scaled down")
+    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
+    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
+    adam_epsilon: Rate = Field(1e-8, description="AdamW's epsilon")
+    dropout: Fraction | None = Field(None, description="Dropout while tuning (null: the model's own)")
+    class_weights: Literal["balanced"] | list[Rate] | None = Field(
+        None, description="Weight of each class in the loss, or inverse frequency"
+    )
+    elastic: bool = Field(False, description="Tune depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = Field(
+        None, min_length=1, description="Which depths, in iterations (null: the model's own, or all)"
+    )
+    elastic_task_weight: Weight = Field(1.0, description="Weight of the task's loss at that depth")
+    elastic_logit_weight: Weight = Field(
+        1.0, description="Weight of its divergence from the last depth's logits"
+    )
+    evaluations_per_epoch: Count = Field(1, description="How often validation is measured")
+    early_stopping_patience: Count | None = Field(
+        None, description="Stop after so many evaluations without a better one"
+    )
+    max_skipped_steps: int = Field(
+        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
+    )
+    eval_batch_size: Count = Field(64, description="Rows per forward pass in evaluation")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the forward passes"
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of the head, the order and dropout")
+    logging_steps: Count = Field(50, description="Steps between two log lines")
+    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
+
+    @model_validator(mode="after")
+    def _depths_learn(self) -> Self:
+        if self.elastic and not (self.elastic_task_weight or self.elastic_logit_weight):
+            raise ValueError(
+                "elastic is true but elastic_task_weight and elastic_logit_weight are both 0, so the depths would "
+                "learn nothing: give one a weight, or set elastic to false"
+            )
+        return self
+
+
+class TaskTeacherRecipe(Section):
+    """A fine-tuned teacher, for task-specific distillation."""
+
+    model: str | None = Field(None, min_length=1, description="Hub id or directory (null: none)")
+    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
+    labels: list[str] | None = Field(
+        None, min_length=1, description="The teacher's label names by id, where its config has none"
+    )
+    task_weight: Weight = Field(0.5, description="Weight of the loss on the gold labels")
+    logit_weight: Weight = Field(0.5, description="Weight of the loss on the teacher's logits")
+    hidden_weight: Weight = Field(0.0, description="Weight of Eq. 8 between matched layers")
+    temperature: Rate = Field(2.0, description="Softening of both distributions")
+
+
+class GridRecipe(Section):
+    """Lists of values; every combination is one cell, repeated for every seed. Empty: the recipe's own value."""
+
+    learning_rate: list[Rate] = Field([], description="Learning rates to try")
+    batch_size: list[Count] = Field([], description="Batch sizes to try")
+    epochs: list[Rate] = Field([], description="Lengths to try")
+    seed: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([], description="Seeds of every cell")
+
+    @model_validator(mode="after")
+    def _no_value_twice(self) -> Self:
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"grid.{name} has a value twice: {values}")
+        return self
+
+
+class FinetuneRecipe(RecipeBase):
+    """Everything that one fine-tuning, or a grid of them, is made of."""
+
+    model: ModelRecipe = Field(default_factory=ModelRecipe)
+    task: TaskRecipe = Field(default_factory=TaskRecipe)
+    tuning: TuningRecipe = Field(default_factory=TuningRecipe)
+    teacher: TaskTeacherRecipe = Field(default_factory=TaskTeacherRecipe)
+    grid: GridRecipe = Field(default_factory=GridRecipe)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tuning, task = self.tuning, self.task
+        if tuning.micro_batch_size and tuning.batch_size % tuning.micro_batch_size:
+            raise ValueError(
+                f"tuning.batch_size {tuning.batch_size} is no multiple of tuning.micro_batch_size "
+                f"{tuning.micro_batch_size}: set both, or micro_batch_size to null"
+            )
+        if task.overlap > task.max_length - 8:
+            raise ValueError(
+                f"task.overlap {task.overlap} leaves too little new in {task.max_length} tokens: "
+                f"give at most {task.max_length - 8}"
+            )
+        if self.teacher.model and not (self.teacher.logit_weight or self.teacher.hidden_weight):
+            raise ValueError("teacher.logit_weight and teacher.hidden_weight are 0, so the teacher is unused")
+        return self
+
+
+# Hub ids, or paths.
+PLACES = frozenset(
+    {
+        "data.corpus",
+        "data.tokenizer",
+        "model.name",
+        "student.init_from",
+        "task.data",
+        "teacher.model",
+    }
+)
+# Of these, where a hub id begins with "hub:".
+_MARKED = frozenset({"data.corpus", "task.data"})
+# Schemas have one level; what is nested more deeply comes from a file that no run wrote.
+_MOST_LEVELS = 10
+
+
+def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings by dotted names.
+
+    Args:
+        values: sections, or settings without one; a recipe's dump.
+
+    Returns:
+        Values by names such as "training.seed", in the order of the recipe.
+    """
+    return _flat(values, "", _MOST_LEVELS)
+
+
+def _flat(values: Mapping[str, Any], prefix: str, levels: int) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and levels:
+            flat |= _flat(value, f"{name}.", levels - 1)
+        else:
+            flat[name] = value
+    return flat
+
+
+def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's dump without the folders of a machine, to be shown or sent.
+
+    Args:
+        values: sections.
+
+    Returns:
+        The same settings, `PLACES` as `without_folders` has them.
+    """
+    shown = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for place in PLACES:
+        section, _, key = place.partition(".")
+        if isinstance(shown.get(section), dict) and key in shown[section]:
+            shown[section][key] = without_folders(shown[section][key], place)
+    return shown
+
+
+def without_folders(value: Any, place: str) -> Any:
+    """Return the value of one of `PLACES` without the folders of a machine.
+
+    Args:
+        value: a path, a hub id, a list of them, or None.
+        place: the setting.
+
+    Returns:
+        The last part of a path, and for the folder `model` of a run also the run's name; anything else as it is.
+    """
+    if isinstance(value, list):
+        return [without_folders(entry, place) for entry in value]
+    if not isinstance(value, str) or re.match(r"hub:[^/]", value):
+        return value
+    is_path = value.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", value) or "\\" in value
+    # Where hub ids are not marked, OWNER/NAME may be one.
+    if not (is_path or value.count("/") > (0 if place in _MARKED else 1)):
+        return value
+    parts = Path(value.replace("\\", "/")).parts
+    return "/".join(parts[-2:] if parts[-1:] == ("model",) else parts[-1:])
+
+
+__all__ = ["PLACES", "flat_settings", "without_folders", "without_places"]

@@ -1,0 +1,401 @@
+"""A run directory: resolved recipe, log, checkpoints, model, and one JSON record of the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minialbert.errors import UserError, listed, quoted, shown
+from minialbert.recipes.load import dump_recipe, load_recipe
+from minialbert.recipes.schema import RecipeBase
+from minialbert.runs.checkpoints import last_whole_checkpoint
+from minialbert.runs.files import sole_user
+from minialbert.runs.stopping import rank
+
+FORMAT_VERSION = 1
+# A worker notices within 20 s that its driver is gone.
+_PATIENCE = 30.0
+
+
+class RunDirectory:
+    """The files of one run, each under a fixed name.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.data = self.path / "data.json"
+        self.log = self.path / "log.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.teacher_cache = self.path / "teacher-cache"
+        self.tracking = self.path / "tracking"
+        self.model = self.path / "model"
+        self.adapters = self.path / "adapters"
+        self.attention = self.path / "attention.json"
+        self.result = self.path / "result.json"
+
+    @property
+    def _own(self) -> tuple[Path, ...]:
+        # In the order in which they are removed: as long as there is something to resume, what it belongs to is there.
+        return (
+            self.checkpoints, self.result, *self._left_over(), self.attention, self.model, self.adapters,
+            self.teacher_cache, self.tracking, self.log, self.data, self.recipe,
+        )  # fmt: skip
+
+    def _left_over(self) -> list[Path]:
+        """Return what was left half-written by a run that was killed."""
+        folders = [path for name in ("model", "adapters") for path in self.path.glob(f".{name}.*")]
+        return [
+            *folders,
+            *(
+                self.path / f".{file.name}.partial"
+                for file in (self.log, self.data, self.recipe, self.attention, self.result)
+            ),
+        ]
+
+    @contextmanager
+    def alone(self, *, resume: bool = False) -> Iterator[None]:
+        """Keep other runs out of the directory, which is created; the processes of one run are as one.
+
+        Args:
+            resume: wait for a run that is about to end, such as that of a grid whose driver was killed.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            UserError: if another run stays there, or if the directory cannot be written.
+        """
+        patience = _PATIENCE if resume else 0.0
+        with sole_user(self.path, "run", patience=patience) if rank() == 0 else nullcontext():
+            yield
+
+    def open(
+        self,
+        recipe: RecipeBase,
+        *,
+        data: dict[str, Any] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Create the directory, or take an existing one over.
+
+        Args:
+            recipe: the resolved recipe, written to `recipe.yaml`.
+            data: what identifies the data, as plain values, written to `data.json`.
+            resume: go on with a run of the same recipe and data; a directory without one starts anew.
+            overwrite: remove what an earlier run left here. Files that no run writes are never touched.
+
+        Raises:
+            UserError: if the directory is not empty and neither is asked for, if it holds a run of another
+                recipe or of other data, or if it cannot be written.
+        """
+        if resume and overwrite:
+            raise UserError(
+                "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: expected a directory for the run")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if overwrite:
+                _remove(self._own)
+            elif not resume:
+                raise UserError(
+                    f"{self.path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, "
+                    "or another --output"
+                )
+            else:
+                self._check_same_recipe(recipe)
+                self._check_same_data(data)
+                _remove(self._left_over())
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.recipe, dump_recipe(recipe))
+            if data is not None:
+                write_atomically(self.data, json.dumps(data, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror or error})") from error
+
+    def _check_same_recipe(self, recipe: RecipeBase) -> None:
+        if not self.recipe.is_file():
+            return
+        check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
+
+    def _check_same_data(self, data: dict[str, Any] | None) -> None:
+        if data is None or not self.data.is_file():
+            return
+        try:
+            before = json.loads(self.data.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.data} is damaged: start the run anew with --overwrite") from error
+        if differences := data_differences(before, data):
+            raise UserError(
+                f"{self.path} holds a run on other data ({differences}): give the same --data, or another --output"
+            )
+
+    def last_checkpoint(self, *, tell: bool = False) -> Path | None:
+        """Return the newest undamaged checkpoint, or None.
+
+        Args:
+            tell: say which newer ones are damaged.
+
+        Returns:
+            Its folder.
+        """
+        return last_whole_checkpoint(self.checkpoints, tell=tell)
+
+    def append_log(self, record: dict[str, Any]) -> None:
+        """Add one line to `log.jsonl`, and wait until it is on the disk."""
+        if self.log.is_symlink():  # of a run from elsewhere: it may lead anywhere
+            raise UserError(f"{self.log} is a link, which no run writes: remove it")
+        with writing(self.log), self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewind_log(self, step: int) -> None:
+        """Drop log records past a step: a resumed run writes them again."""
+        if not self.log.is_file():
+            return
+        kept = []
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+                is_kept = record.get("step", 0) <= step
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                continue  # a line that was being written when the run was killed, or one that no run writes
+            if is_kept:
+                kept.append(line)
+        with writing(self.log):
+            write_atomically(self.log, "".join(f"{line}\n" for line in kept))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return all log records."""
+        if not self.log.is_file():
+            return []
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+
+
+def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return how the windows of a run differ from those it began with.
+
+    Args:
+        before: `data_identity` when it began, as read from JSON.
+        now: `data_identity` of today.
+
+    Returns:
+        One line for a message, empty when the windows are the same in the same order.
+    """
+    folders = before.get("folders") if isinstance(before, Mapping) else None
+    if not isinstance(folders, list) or not all(isinstance(folder, dict) for folder in folders):
+        return "what the run says of its windows is damaged"
+    old, new = ([folder.get("fingerprint") for folder in side] for side in (folders, now["folders"]))
+    if old == new:
+        return ""
+    if len(old) != len(new):
+        return f"{_number(folders)}, now {_number(now['folders'])}"
+    if sorted(map(str, old)) == sorted(map(str, new)):
+        return f"the same folders in another order: {_names(folders)}, now {_names(now['folders'])}"
+    place = next(place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+    return f"{_folder(folders[place])}, now {_folder(now['folders'][place])}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves either the old or the new contents.
+
+    Args:
+        path: the file.
+        text: its contents.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path, *, advice: str = "make room, then go on with --resume") -> Iterator[None]:
+    """Turn what a full or read-only disk raises, in whatever library, into one line.
+
+    Args:
+        path: what is written.
+        advice: what to do then.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _disk_error(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path} cannot be written ({reason}): {advice}") from error
+
+
+def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write a `result.json` and return it, completed with versions, commit and machine.
+
+    Args:
+        path: the file.
+        record: at least `kind`, `metrics`, `seed` and `model`.
+
+    Returns:
+        The record as written.
+    """
+    complete = {"format_version": FORMAT_VERSION, **record, **environment()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(complete, indent=2) + "\n")
+    return complete
+
+
+def environment() -> dict[str, Any]:
+    """Return what a number was measured with: versions, commit, machine."""
+    packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy", "onnxruntime")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+    }
+
+
+def display_name(model: str | Path | None) -> str | None:
+    """Return how a record names a model or data: its hub id, or the last part of a local path.
+
+    The `model` folder of a run has the run's name.
+    """
+    if model is None:
+        return None
+    if not Path(model).exists():
+        return str(model)
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" else path.name
+
+
+def _disk_error(error: Exception) -> str | None:
+    """Return what the system said, if it is the cause: safetensors and tokenizers have it in their text alone."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(code[1])) if code is not None else None
+
+
+def check_same_recipe(
+    folder: Path,
+    before: RecipeBase,
+    now: RecipeBase,
+    *,
+    advice: str = "Resume with the same settings, give another --output, or remove that folder to begin anew",
+) -> None:
+    """Refuse to go on with what was begun by a recipe that teaches something else.
+
+    Args:
+        folder: where it was begun.
+        before: the recipe there, read with its schema: keys that are newer than it have their defaults.
+        now: the recipe of today.
+        advice: what to do.
+
+    Raises:
+        UserError: if they differ in more than where their logs go.
+    """
+    old, new = _learned(before), _learned(now)
+    if old != new:
+        different = [line.strip() for line in new if line not in old] or ["(fewer settings)"]
+        raise UserError(
+            f"{folder} holds a run of another recipe; different here: {'; '.join(different[:5])}. {advice}"
+        )
+
+
+def _learned(recipe: RecipeBase) -> list[str]:
+    """Return a recipe as lines of YAML, without where its log goes."""
+    values = recipe.model_dump()
+    for section in ("training", "tuning"):
+        if section in values:
+            values[section]["report_to"] = []
+    return dump_recipe(type(recipe).model_validate(values)).splitlines()
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed from a wheel
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _number(folders: Sequence[Mapping[str, Any]]) -> str:
+    return f"{len(folders)} folder{'s' * (len(folders) != 1)} ({_names(folders)})"
+
+
+def _names(folders: Sequence[Mapping[str, Any]]) -> str:
+    return listed(folder.get("name") for folder in folders)
+
+
+def _folder(folder: Mapping[str, Any]) -> str:
+    name, fingerprint = shown(folder.get("name")), shown(str(folder.get("fingerprint"))[:12])
+    return f"{name} ({quoted(folder.get('windows'))} windows, fingerprint {fingerprint})"

@@ -1,0 +1,95 @@
+"""Memory: what a training step frees is kept for the next one; and how much a process has held."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator not to hand large blocks back to the system when they are freed.
+
+    A step allocates the same large tensors as the one before. By default each of them is mapped anew, and
+    every page faults once, which can cost an element-wise operation more than its arithmetic.
+
+    Returns:
+        Whether the allocator took the setting; False anywhere but on Linux with glibc.
+    """
+    mallopt = _libc_function("mallopt")
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def release_freed_memory() -> None:
+    """Hand back what `keep_freed_memory` has kept.
+
+    Tensors whose size varies from step to step (logits at masked positions) leave gaps of all sizes behind,
+    so what is kept grows; called now and then, this bounds it.
+    """
+    malloc_trim = _libc_function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory that this process has held so far, in MB (with a GPU: on it; on Windows: 0)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure would include what the parent held when it started this process
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return 0.0  # the standard library has no such figure there
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _libc_function(name: str) -> Any:
+    if sys.platform != "linux":
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):  # another libc
+        return None
+
+
+def resolve_precision(precision: str) -> str:
+    """Return a precision with "auto" resolved: bf16 on a GPU that has it, else fp32.
+
+    Args:
+        precision: "auto", "fp32", "bf16" or "fp16".
+
+    Returns:
+        "fp32", "bf16" or "fp16".
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device_type: str, precision: str) -> Any:  # noqa: ANN401 - a context manager
+    """Return the context in which forward passes of a precision run.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        precision: "fp32", "bf16" or "fp16".
+
+    Returns:
+        The context.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device_type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

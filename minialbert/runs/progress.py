@@ -1,0 +1,171 @@
+"""What a running training shows: one line per log, a bar with the time left, and `log.jsonl`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minialbert.runs.directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+
+class RunProgress(TrainerCallback):
+    """Writes every log record to the run directory and shows it.
+
+    Args:
+        run: the run directory.
+        terms: loss terms to show on a line; all are in the log.
+        bar: show a bar where standard error is a terminal.
+        title: what the bar is called.
+        lines: also write a line per log.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        terms: Sequence[str],
+        bar: bool = True,
+        title: str = "distilling",
+        lines: bool = True,
+    ) -> None:
+        self.run = run
+        self._terms = tuple(terms)
+        self._title = title
+        self._lines = lines
+        console = stderr_console()
+        self._bar = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not (bar and console.is_terminal),
+        )
+        self._task: TaskID | None = None
+        self._started = 0.0
+        self._first_step = 0
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Start the clock and the bar."""
+        self._started, self._first_step = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Write and show one record."""
+        if not logs or not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        kind = "evaluation" if any(name.startswith("eval_") for name in logs) else "training"
+        kind = "skipped" if "non_finite" in logs else kind
+        self.run.append_log({"kind": kind, "step": state.global_step, **logs})
+        if kind == "skipped":
+            logger.warning(
+                "step %d/%d  skipped: not finite (%s); %d so far",
+                state.global_step,
+                state.max_steps,
+                ", ".join(logs["non_finite"]),
+                logs["skipped_steps"],
+            )
+        if not self._lines:
+            return
+        if kind == "evaluation":
+            logger.info(
+                "step %d/%d  %s: %s",
+                state.global_step,
+                state.max_steps,
+                "validation" if "eval_score" in logs else "held-out",
+                _evaluation_line(logs),
+            )
+        elif "loss" in logs:
+            logger.info("%s", self._training_line(state, logs))
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Put the bar away."""
+        self._bar.stop()
+
+    def _training_line(self, state: TrainerState, logs: dict[str, Any]) -> str:
+        terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in self._terms)
+        terms = f" ({terms})" if terms else ""
+        done = state.global_step - self._first_step
+        seconds = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
+        return (
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}{terms}  "
+            f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  "
+            f"left {duration(seconds)}"
+        )
+
+
+def stderr_console() -> Console:
+    """Return a console on standard error."""
+    return Console(stderr=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as h:mm:ss or m:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _evaluation_line(logs: dict[str, Any]) -> str:
+    if "eval_score" in logs:  # of a task: its own metric
+        return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"
+    values = []
+    if "eval_mlm_accuracy" in logs:
+        values.append(
+            f"masked-token accuracy {100 * logs['eval_mlm_accuracy']:.1f} %, loss {logs['eval_mlm_loss']:.3f}"
+        )
+    for name in ("cosine", "attention_kl"):
+        parts = [f"{value:.3f}" for key, value in logs.items() if key.startswith(f"eval_{name}_")]
+        if parts:
+            values.append(f"{name.replace('_', ' ')} {' / '.join(parts)}")
+    return "; ".join(values)

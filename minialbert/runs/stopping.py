@@ -1,0 +1,200 @@
+"""How many processes train together, as torchrun and accelerate tell them, and how they speak with one voice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minialbert.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+# Long enough for a launcher to see that the first process has failed, and to end the others.
+_SECONDS_TO_BE_ENDED = 5.0
+
+
+def world_size() -> int:
+    """Return the number of processes of this job."""
+    return _number("WORLD_SIZE", 1)
+
+
+def rank() -> int:
+    """Return this process's number, counted from 0; only that of 0 writes."""
+    return _number("RANK", 0)
+
+
+def share_of(batch_size: int, name: str) -> int:
+    """Return how many rows of an optimiser step fall to each process.
+
+    Args:
+        batch_size: rows of the whole step.
+        name: the setting, for the message.
+
+    Returns:
+        Rows per process.
+
+    Raises:
+        UserError: if they cannot be shared out evenly.
+    """
+    share, rest = divmod(batch_size, world_size())
+    if rest or share == 0:
+        raise UserError(
+            f"{name} {batch_size} cannot be split over {world_size()} processes: set it to a multiple of that"
+        )
+    return share
+
+
+def refuse_data_parallel(args: TrainingArguments, verb: str) -> None:
+    """Refuse torch's DataParallel, which the Trainer uses when one process sees several GPUs.
+
+    Args:
+        args: Transformers' arguments.
+        verb: the command that runs.
+
+    Raises:
+        UserError: if this process sees several GPUs.
+    """
+    if args.n_gpu > 1:
+        raise UserError(
+            f"this process sees {args.n_gpu} GPUs, and DataParallel is not supported: start one process per GPU "
+            f"(torchrun --nproc-per-node {args.n_gpu} -m minialbert {verb} …) or choose one with "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def refuse_several_processes(words: Sequence[str]) -> None:
+    """Refuse a command that several processes would each do alone, writing the same files.
+
+    Args:
+        words: the command line after the name of the program.
+
+    Raises:
+        UserError: if this is one of several processes, and the command is not one that trains.
+    """
+    if world_size() == 1:
+        return
+    verb = next((word for word in words if not word.startswith("-")), "")
+    if verb == "finetune" and "--grid" in words:
+        raise UserError(
+            "--grid starts runs of its own and takes one process: start it without torchrun or accelerate launch, "
+            "and give --jobs for several runs at a time"
+        )
+    if verb not in ("distill", "finetune"):
+        raise UserError(
+            f"minialbert {verb} takes one process, and this job has {world_size()}: start it without torchrun or "
+            "accelerate launch (or unset WORLD_SIZE); distill and finetune share their work between processes"
+        )
+
+
+def leave_talking_to_the_first() -> None:
+    """Silence standard output and log of all processes but the first; an error is still told."""
+    if rank() != 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+        logging.disable(logging.ERROR)
+
+
+def let_the_first_fail_first() -> None:
+    """Wait until the launcher ends this process, unless it is the first or the only one that has failed.
+
+    Most mistakes are met by all processes at once, and one line about them is enough.
+    """
+    if rank() != 0:
+        time.sleep(_SECONDS_TO_BE_ENDED)
+
+
+def end_process_group() -> None:
+    """Take leave of the other processes, where there are any."""
+    if "torch.distributed" not in sys.modules:
+        return
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def lost_the_others(error: BaseException) -> bool:
+    """Return whether an error of torch says that another process has gone.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        Whether the cause lies in another process.
+    """
+    if world_size() == 1 or "torch.distributed" not in sys.modules:
+        return False
+    from torch import distributed
+
+    if isinstance(error, distributed.DistError):
+        return True
+    message = str(error)  # gloo raises plain RuntimeErrors
+    return isinstance(error, RuntimeError) and ("onnection" in message or "gloo" in message)
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name) or default
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(
+            f"the environment variable {name} is {value!r}: expected a number, as launchers set it; unset it"
+        ) from None
+
+
+class StopRequested(KeyboardInterrupt):
+    """The run was asked to stop, between two batches."""
+
+
+class GracefulStop(TrainerCallback):
+    """Remembers that the process was asked to stop, and ends the training.
+
+    A single process stops before its next batch. Several have to end at the same step, or some would
+    wait for the others forever: they tell each other at the start of every step (`agreed`) and stop at its end.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.agreed = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Turn a request that all processes know of into Trainer's own save and stop flags."""
+        asked = self.agreed if args.world_size > 1 else self.requested
+        if asked and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as requests inside the block; a second SIGINT interrupts a single process at once.
+
+        The processes of a launcher get two for one Ctrl-C: from the terminal, and from the launcher.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request(number: int, frame: FrameType | None) -> None:
+            if self.requested and number == signal.SIGINT and world_size() == 1:
+                raise KeyboardInterrupt
+            self.requested = True
+
+        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

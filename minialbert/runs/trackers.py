@@ -1,0 +1,301 @@
+"""Trackers of a run: TensorBoard, Weights & Biases and trackio get what `log.jsonl` gets, and nothing unasked.
+
+Transformers has callbacks for all three. They send every training argument with its paths, the host's name and the
+command line, take their folder and run id from environment variables that outlive a run, and let a training fail with
+them; those here send the recipe, and give way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import yaml
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minialbert.errors import MissingExtraError, UserError, one_line
+from minialbert.recipes.schema import RecipeBase, without_places
+from minialbert.runs.directory import RunDirectory, write_atomically
+
+logger = logging.getLogger(__name__)
+
+PROJECT = "minialbert"
+_TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio": "trackio"}
+# An upload that hangs must not keep a trained model from being saved.
+_SECONDS_TO_FINISH = 60.0
+_NOT_SENT = ("description", "paper", "command")
+
+
+class Tracker(Protocol):
+    """What takes a run's figures."""
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        """Take the figures of one step."""
+
+    def finish(self) -> None:
+        """Take no more."""
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Check that the packages of trackers are there, before a run writes anything.
+
+    Args:
+        names: the recipe's `report_to`.
+
+    Raises:
+        MissingExtraError: if one is not.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, "tracking", f"reporting to {_TITLES[name]}")
+
+
+def trackers(names: Iterable[str], run: RunDirectory, recipe: RecipeBase) -> list[TrainerCallback]:
+    """Return the callbacks that report a run.
+
+    Args:
+        names: the recipe's `report_to`.
+        run: the run directory; its name is the run's name.
+        recipe: the resolved recipe, which is sent without the folders of this machine.
+
+    Returns:
+        A callback per name; none where nothing is asked for.
+    """
+    return [RunTracking(name, run, recipe) for name in dict.fromkeys(names)]
+
+
+class RunTracking(TrainerCallback):
+    """Gives one tracker every figure that a run logs, from the first process alone.
+
+    What cannot be started ends a run before its first step; whatever fails later is told once, and training goes on
+    without it.
+
+    Args:
+        name: "tensorboard", "wandb" or "trackio".
+        run: the run directory.
+        recipe: the resolved recipe.
+    """
+
+    def __init__(self, name: str, run: RunDirectory, recipe: RecipeBase) -> None:
+        self.name = name
+        self._run = run
+        self._recipe = recipe
+        self._tracker: Tracker | None = None
+        self._is_over = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the tracker."""
+        self._begin(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Send the figures of one record."""
+        if not logs or not state.is_world_process_zero or "train_runtime" in logs:  # as `RunProgress`
+            return
+        self._begin(state)  # a resumed run may measure before others are told that it begins
+        self._write(logs, state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End the tracker's run."""
+        if self._tracker is not None:
+            self._attempt("be ended", self._tracker.finish)
+        self._tracker, self._is_over = None, True
+
+    def _begin(self, state: TrainerState) -> None:
+        if self._tracker is not None or self._is_over or not state.is_world_process_zero:
+            return
+        step = state.global_step
+        if step:
+            self._attempt("go on", lambda: self._start(step))
+            return
+        try:
+            self._start(step)
+        except UserError:
+            raise
+        except Exception as error:  # of whatever kind the package has
+            raise UserError(
+                f"{_TITLES[self.name]} cannot be started ({type(error).__name__}: {one_line(error)}): put that right, "
+                "or leave it out of report_to"
+            ) from error
+        for record in self._run.read_log():
+            if record.get("kind") == "start":  # measured before there was a training
+                first = record["metrics"].get("student_start", {})
+                self._write({f"eval_{name}": value for name, value in first.items()}, step)
+
+    def _start(self, step: int) -> None:
+        if self._run.tracking.is_symlink():  # of a run from elsewhere: it may lead anywhere
+            raise UserError(f"{self._run.tracking} is a link, which no run writes: remove it")
+        self._run.tracking.mkdir(exist_ok=True)
+        self._tracker = _TRACKERS[self.name](self._run, _sent(self._recipe), step)
+
+    def _write(self, logs: Mapping[str, Any], step: int) -> None:
+        tracker = self._tracker
+        if tracker is not None and (figures := named(logs)):
+            self._attempt("take more figures", lambda: tracker.write(figures, step))
+
+    def _attempt(self, what: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self._tracker, self._is_over = None, True
+            logger.warning(
+                "%s cannot %s (%s: %s); the run goes on without it, and log.jsonl has every figure",
+                _TITLES[self.name],
+                what,
+                type(error).__name__,
+                one_line(error),
+            )
+
+
+def named(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a log record under the names that Transformers gives them in trackers.
+
+    Args:
+        logs: what was logged.
+
+    Returns:
+        Such as "train/loss_mlm" and "eval/mlm_accuracy"; text, lists and what is not finite are left out. Of a
+        measurement only the figures of its own: the record of training has the others.
+    """
+    numbers = {
+        name: float(value)
+        for name, value in logs.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+    measured = {name: value for name, value in numbers.items() if name.startswith("eval_")}
+    if measured:
+        return {f"eval/{name.removeprefix('eval_')}": value for name, value in measured.items()}
+    return {f"train/{name}": value for name, value in numbers.items()}
+
+
+def _sent(recipe: RecipeBase) -> dict[str, Any]:
+    """Return what a tracker is told of a recipe: names of files without their folders, and no command line."""
+    return without_places(recipe.model_dump(exclude=set(_NOT_SENT)))
+
+
+class _TensorBoard:
+    """Event files in the run directory; what a resumed run writes again takes the place of what was there."""
+
+    def __init__(self, run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(log_dir=str(run.tracking), purge_step=step + 1 if step else 0)
+        lines = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).splitlines()
+        self._writer.add_text("recipe", "\n".join(f"    {line}" for line in lines), step)
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run whose id stands in the run directory; a resumed one sends no step again."""
+
+    def __init__(self, run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=_name(run),
+            id=_wandb_id(run),
+            resume="allow",
+            reinit="create_new",
+            dir=os.environ.get("WANDB_DIR") or str(run.tracking),
+            config=dict(config),
+            save_code=False,
+            settings=wandb.Settings(
+                console="off",
+                disable_code=True,
+                disable_git=True,
+                finish_timeout=_SECONDS_TO_FINISH,
+                host="",
+                program="minialbert",
+                x_disable_machine_info=True,
+                x_disable_meta=True,
+                x_save_requirements=False,
+            ),
+        )
+        self._first = self._run.step
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        if step >= self._first:  # the same figures are there, from before the run was cut off
+            self._run.log(dict(figures), step=step)
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+def _wandb_id(run: RunDirectory) -> str:
+    file = run.tracking / "wandb-id"
+    if not file.is_file():
+        write_atomically(file, f"{secrets.token_hex(8)}\n")
+    found = file.read_text(encoding="utf-8", errors="replace")[:100].strip()
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found):
+        raise UserError(f"{file} holds no id of a run: remove it, and Weights & Biases starts another run")
+    return found
+
+
+class _Trackio:
+    """A run in trackio's own folder, or where its environment variables say."""
+
+    def __init__(self, run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
+        import trackio
+
+        self._trackio = trackio
+        with _to_stderr():
+            self._run = trackio.init(
+                project=PROJECT,
+                name=_name(run),
+                config=dict(config),
+                resume="allow" if step else "never",
+                embed=False,
+                auto_log_cpu=False,
+                auto_log_gpu=False,
+            )
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def finish(self) -> None:
+        with _to_stderr():
+            self._trackio.finish()  # which also keeps it from being finished again at exit, on standard output
+
+
+def _to_stderr() -> contextlib.AbstractContextManager[Any]:
+    """Keep what a package prints out of standard output, which belongs to --json."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _name(run: RunDirectory) -> str:
+    return run.path.resolve().name
+
+
+_TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], Tracker]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+    "trackio": _Trackio,
+}
+
+__all__ = ["RunTracking", "check_trackers", "named", "trackers"]

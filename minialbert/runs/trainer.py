@@ -1,0 +1,462 @@
+"""Transformers' Trainer for runs that may end at any moment: whole checkpoints, exact resume, skipped steps counted."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+
+from minialbert.errors import UserError
+from minialbert.runs.checkpoints import is_whole, new_checkpoint, step_of
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.machine import keep_freed_memory, release_freed_memory
+from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
+
+logger = logging.getLogger(__name__)
+
+
+class LossMeter:
+    """Adds up loss terms over the micro-batches of a step, and over the steps since the last log.
+
+    A step that is skipped leaves no trace in the means.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0.0
+        self.steps = 0
+        self._sums: dict[str, float] = {}
+        self._step: dict[str, Tensor] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add a micro-batch's share of the step's terms."""
+        for name, value in terms.items():
+            value = value.detach()
+            self._step[name] = self._step[name] + value if name in self._step else value
+
+    def step_terms(self) -> dict[str, float]:
+        """Return the terms of the step under way, as one transfer from the device."""
+        if not self._step:
+            return {}
+        return dict(zip(self._step, torch.stack(list(self._step.values())).tolist(), strict=True))
+
+    def non_finite(self) -> list[str]:
+        """Return the terms of the step under way that are not finite; the total only where no other is."""
+        names = [name for name, value in self.step_terms().items() if not math.isfinite(value)]
+        return [name for name in names if name != "total"] or names
+
+    def end_step(self, tokens: float, *, kept: bool) -> None:
+        """Close the step under way.
+
+        Args:
+            tokens: that it covered.
+            kept: whether it changed the model.
+        """
+        if kept:
+            for name, value in self.step_terms().items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self.steps += 1
+        self.tokens += tokens
+        self._step = {}
+
+    def drop_step(self) -> None:
+        """Forget the step under way."""
+        self._step = {}
+
+    def means(self, over_processes: Callable[[Sequence[float]], Sequence[float]]) -> dict[str, float]:
+        """Return the mean of each term over the steps since the last log.
+
+        Args:
+            over_processes: sums figures over processes, each of which holds its share.
+
+        Returns:
+            Means by name; empty without a step.
+        """
+        if not self.steps:
+            return {}
+        sums = over_processes(list(self._sums.values()))
+        return {name: value / self.steps for name, value in zip(self._sums, sums, strict=True)}
+
+    def reset(self) -> None:
+        """Start anew after a log."""
+        self._sums, self.steps, self.tokens = {}, 0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` takes, as plain data: 64-bit floats survive JSON unchanged."""
+        return {"sums": self._sums, "steps": self.steps, "tokens": self.tokens}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._sums = {str(name): float(value) for name, value in state["sums"].items()}
+        self.steps, self.tokens = int(state["steps"]), float(state["tokens"])
+        self._step = {}
+
+
+def share_of_meters(states: Sequence[Mapping[str, Any]], process: int, processes: int) -> Mapping[str, Any]:
+    """Return what a process's meter goes on from.
+
+    Args:
+        states: of the meters of all processes, perhaps of another number of them.
+        process: which one, counted from 0.
+        processes: how many there are now.
+
+    Returns:
+        Its own state; where their number has changed, the first takes all sums and the others none.
+    """
+    if len(states) == processes:
+        return states[process]
+    sums = {name: sum(state["sums"][name] for state in states) for name in states[0]["sums"]}
+    return {**states[0], "sums": sums if process == 0 else dict.fromkeys(sums, 0.0)}
+
+
+WEIGHTS_FILE = "model.safetensors"
+PROGRESS_FILE = "progress.json"
+
+
+class ResumableTrainer(Trainer):
+    """Trainer whose run can be killed at any moment and goes on as if nothing had happened.
+
+    What a step draws (dropout) depends on seed, step and process alone, so no generator's state has to be kept,
+    and a run may stop in the middle of a step or of an evaluation. A checkpoint holds the trained tensors, optimiser
+    and schedule, the Trainer's state, and `progress.json`: the loss terms since the last log, the steps skipped,
+    whether an evaluation is due, and what a subclass adds.
+
+    A step whose loss or gradient is not finite changes nothing but the schedule; it is logged and counted. More than
+    `max_skipped_steps` in a row end the run.
+
+    Args:
+        verb: the command that trains, for messages.
+        section: where its settings are in a recipe, for messages.
+        max_skipped_steps: how many steps in a row may be skipped.
+        callbacks: further callbacks.
+        some_weights_rest: whether a step may leave trained weights without a gradient.
+        **kwargs: of Transformers' Trainer.
+
+    Raises:
+        UserError: if this process sees several GPUs.
+    """
+
+    def __init__(
+        self,
+        *,
+        verb: str,
+        section: str,
+        max_skipped_steps: int = 10,
+        callbacks: Sequence[TrainerCallback] = (),
+        some_weights_rest: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        args = kwargs["args"]
+        refuse_data_parallel(args, verb)
+        args.ddp_find_unused_parameters = some_weights_rest
+        if args.device.type == "cpu":
+            keep_freed_memory()
+        self.meter = LossMeter()
+        self.stop = GracefulStop()
+        self.skipped_steps = 0
+        self._section = section
+        self._max_skipped_steps = max_skipped_steps
+        self._skipped_in_a_row = 0
+        self._gradient_was_finite = True
+        self._window_ids: list[Tensor] = []
+        self._step_tokens = 0.0
+        self._evaluation_is_due = False
+        self._evaluated_at = -1
+        self._seconds_before = 0.0
+        self._started = self._clock = time.perf_counter()
+        super().__init__(callbacks=[*callbacks, self.stop, _Bookkeeping(self)], **kwargs)
+        self.loss_is_scaled_for_ga = True  # losses are normalised over the whole optimiser step
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.model.register_forward_pre_hook(self._before_batch)
+        # While signals still end a process at once: it may wait here for one that has failed before.
+        self.accelerator.wait_for_everyone()
+
+    def resume_point(self, run: RunDirectory, *, resume: bool) -> str | None:
+        """Return the checkpoint to go on from, for `train`, after dropping what the log holds beyond it.
+
+        Args:
+            run: the run directory, opened by the first process.
+            resume: whether to go on at all.
+
+        Returns:
+            Its path; None to start at the beginning.
+
+        Raises:
+            UserError: if the processes see different directories.
+        """
+        self.accelerator.wait_for_everyone()
+        checkpoint = run.last_checkpoint(tell=self.args.should_save) if resume else None
+        name = checkpoint.name if checkpoint is not None else None
+        if len(set(gather_object([name]))) > 1:
+            raise UserError(
+                f"{run.path} is not the same for all processes: give an --output on storage that all machines share"
+            )
+        if self.args.should_save:
+            run.rewind_log(step_of(checkpoint) if checkpoint is not None else -1)
+            if name is not None:
+                logger.info("resuming from %s", name)
+        self.accelerator.wait_for_everyone()  # before others read the log
+        return str(checkpoint) if checkpoint is not None else None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; asked to stop, save what is needed to go on and raise `StopRequested`."""
+        self._started = time.perf_counter()
+        try:
+            result = super().train(*args, **kwargs)
+            if self._is_to_stop() and self.state.global_step < self.state.max_steps:
+                raise StopRequested
+            return result
+        except StopRequested:
+            self.save_for_resume()
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            raise
+        finally:
+            now = time.perf_counter()
+            self._seconds_before, self._started = self._seconds_before + now - self._started, now
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds in `train`, those before the run was resumed among them."""
+        return self._seconds_before
+
+    # One optimiser step
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Any]:
+        """Begin an optimiser step: return its micro-batches, and what a subclass counts in them."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._window_ids = []
+        self._gradient_was_finite = True
+        self.meter.drop_step()
+        torch.manual_seed(_step_seed(self.args.seed, self.state.global_step, self.args.process_index))
+        return batches, None
+
+    def sum_over_processes(self, values: Sequence[float]) -> list[float]:
+        """Return figures summed over the processes; with several, they agree here on whether to stop."""
+        if self.args.world_size == 1:
+            return list(values)
+        device = "cpu" if self.args.device.type == "mps" else self.args.device
+        mine = torch.tensor([*values, float(self.stop.requested)], dtype=torch.float64, device=device)
+        *sums, asked = self.accelerator.reduce(mine, reduction="sum").tolist()
+        self.stop.agreed = self.stop.agreed or asked > 0
+        return sums
+
+    def _is_to_stop(self) -> bool:
+        return self.stop.requested if self.args.world_size == 1 else self.stop.agreed
+
+    def check_for_stop(self) -> None:
+        """Stop here if it was asked for; all processes must come here, and stop together.
+
+        Raises:
+            StopRequested: if so.
+        """
+        self.sum_over_processes([])
+        if self._is_to_stop():
+            raise StopRequested
+
+    def _before_batch(self, module: nn.Module, *_: Any) -> None:
+        if self.args.world_size == 1 or not module.training:  # several end their step first
+            self.check_for_stop()
+
+    def note_terms(
+        self, terms: Mapping[str, Tensor], total: Tensor, window_ids: Tensor | None = None
+    ) -> Tensor:
+        """Return the total to differentiate, after adding a micro-batch's terms to the meter.
+
+        Args:
+            terms: by name, the total among them.
+            total: the loss. One that is not finite is made NaN, and with it every gradient, so that all processes
+                skip the step, whichever of them saw it.
+            window_ids: which windows the batch holds, to be logged with a step that is skipped.
+
+        Returns:
+            A scalar.
+        """
+        self.meter.add(terms)
+        if window_ids is not None:
+            self._window_ids.append(window_ids)
+        return total * torch.where(torch.isfinite(total.detach()), 1.0, math.nan)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Return the optimiser, which leaves weights and moments alone where a gradient is not finite."""
+        created = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if created:
+            optimizer.register_step_pre_hook(self._drop_non_finite)
+        return optimizer
+
+    def _drop_non_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        self._gradient_was_finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+        if not self._gradient_was_finite:
+            optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is not updated, nor decayed
+
+    def end_step(self) -> None:
+        """Close the books of the optimiser step that just ended.
+
+        Raises:
+            UserError: if more than `max_skipped_steps` were skipped in a row.
+        """
+        skipped = not self._gradient_was_finite or self.accelerator.optimizer_step_was_skipped
+        if not skipped:
+            self._skipped_in_a_row = 0
+            self.meter.end_step(self._step_tokens, kept=True)
+            return
+        shares = gather_object([(self.meter.non_finite(), [ids.tolist() for ids in self._window_ids])])
+        terms = sorted({name for names, _ in shares for name in names}) or ["gradient"]
+        windows = sorted({window for _, batches in shares for ids in batches for window in ids})
+        self.meter.end_step(self._step_tokens, kept=False)
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        log_is_due = self.control.should_log  # which any log takes back
+        self.log({"skipped_steps": self.skipped_steps, "non_finite": terms, "window_ids": windows})  # type: ignore[dict-item]
+        self.control.should_log = log_is_due
+        if self._skipped_in_a_row > self._max_skipped_steps:
+            raise UserError(
+                f"step {self.state.global_step}: loss or gradient was not finite ({', '.join(terms)}) in "
+                f"{self._skipped_in_a_row} steps in a row, and {self._section}.max_skipped_steps is "
+                f"{self._max_skipped_steps}: lower {self._section}.learning_rate, or train in bf16 or fp32 rather "
+                "than fp16; log.jsonl names the windows of these steps"
+            )
+
+    # Evaluation, once per step at which it is due
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure and log what a subclass measures; a second call at the same step does nothing."""
+        if self._evaluated_at == self.state.global_step:
+            return {}
+        self._evaluation_is_due = True
+        started = time.perf_counter()
+        metrics = self.measure_and_log()
+        self._clock += time.perf_counter() - started  # throughput is that of training alone
+        self._evaluation_is_due, self._evaluated_at = False, self.state.global_step
+        return metrics
+
+    def measure_and_log(self) -> dict[str, float]:
+        """Return the figures of an evaluation, after logging them."""
+        return {}
+
+    # What is reported
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every term since the last log, and tokens per second, to what the Trainer logs."""
+        if "loss" in logs:
+            means = self.meter.means(self.sum_over_processes)
+            if not means:  # every step was skipped
+                return
+            logs |= {f"loss_{name}": value for name, value in means.items()}
+            logs["loss"] = logs.pop("loss_total")
+            logs["tokens_per_second"] = self.meter.tokens / max(time.perf_counter() - self._clock, 1e-9)
+            if not math.isfinite(logs.get("grad_norm", 0.0)):  # of a last step that was skipped
+                del logs["grad_norm"]
+            if self.args.device.type == "cpu":
+                release_freed_memory()
+            self.meter.reset()
+            self._clock = time.perf_counter()
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def save_for_resume(self) -> None:
+        """Write a checkpoint of the last whole step where there is none yet, and say so."""
+        step, total = self.state.global_step, self.state.max_steps
+        if step:
+            self._save_checkpoint(self.model, None)
+        if self.args.should_save:
+            saved = "a checkpoint is saved" if step else "nothing is lost"
+            logger.info("stopped after step %d of %d; %s", step, total, saved)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside tensors, as plain data; a subclass adds its own.
+
+        All processes must come here: each has its share of the sums.
+        """
+        return {
+            "meters": gather_object([self.meter.state()]),
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "evaluation_is_due": self._evaluation_is_due,
+            "evaluated_at": self._evaluated_at,
+            "seconds": self._seconds_before + time.perf_counter() - self._started,
+        }
+
+    def restore_progress(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what `progress` returned."""
+        self.meter.load(share_of_meters(progress["meters"], self.args.process_index, self.args.world_size))
+        self.skipped_steps = int(progress["skipped_steps"])
+        self._skipped_in_a_row = int(progress["skipped_in_a_row"])
+        self._evaluation_is_due = bool(progress["evaluation_is_due"])
+        self._evaluated_at = int(progress["evaluated_at"])
+        self._seconds_before = float(progress["seconds"])
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
+        root, progress = Path(self.args.output_dir), self.progress()
+        # One that is whole may be there since the run was last asked to stop.
+        if self.args.should_save and not is_whole(root, self.state.global_step):
+            with new_checkpoint(root, self.state.global_step, keep=self.args.save_total_limit) as folder:
+                self._save(str(folder))
+                self._save_optimizer_and_scheduler(str(folder))
+                self._save_scaler(str(folder))
+                state = copy.copy(self.state)
+                state.log_history = []  # log.jsonl has it
+                state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                (folder / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
+        # The Trainer would pickle its arguments beside the weights, and cannot store tied weights of a module.
+        folder = Path(output_dir or self.args.output_dir)
+        safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        target = self.accelerator.unwrap_model(model if model is not None else self.model)
+        safetensors.torch.load_model(target, str(folder / WEIGHTS_FILE))
+        self.restore_progress(json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save nothing: what a step draws depends on seed, step and process alone."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore nothing, see `_save_rng_state`."""
+
+    def begin_training(self) -> None:
+        """Start the clock; a resumed run first makes up for an evaluation that was cut off."""
+        self._clock = time.perf_counter()
+        if self._evaluation_is_due:
+            self.evaluate()
+
+
+class _Bookkeeping(TrainerCallback):
+    """Tells the trainer where it is."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.begin_training()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.end_step()
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    digest = hashlib.blake2b(f"training step {seed} {step} {process}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1  # torch takes 63 bits

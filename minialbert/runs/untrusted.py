@@ -1,0 +1,115 @@
+"""What the files of a model from elsewhere may not say: names outside of their folder, and code to fetch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minialbert.errors import UserError, quoted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_TENSORS = (".safetensors", ".bin")
+_PEFT_FILE, _PEFT_BASE = "adapter_config.json", "base_model_name_or_path"
+
+
+def check_model_folder(name: str | Path) -> None:
+    """Refuse a folder whose files send the reader elsewhere: to weights beside it, to another model, or by a link.
+
+    Links to weights are followed, which nothing but tensors can be read from; a vocabulary could be any text.
+
+    Args:
+        name: directory of a model; a hub id is passed over, since nothing lies outside of a repository.
+
+    Raises:
+        UserError: naming the file and what it asks for.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    for file in (folder / index for index in _INDEXES):
+        weight_map = _values(file).get("weight_map")
+        for shard in sorted(map(str, weight_map.values())) if isinstance(weight_map, dict) else ():
+            if not is_plain_name(shard):
+                raise UserError(
+                    f"{file} names weights outside of its folder ({quoted(shard)}): expected names of files beside it"
+                )
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and file.suffix not in _TENSORS and not _is_of(folder.resolve(), file.resolve()):
+            raise UserError(
+                f"{file} is a link that leads out of its folder: put the file itself in its place"
+            )
+    # With peft installed, Transformers would load the base model in its place.
+    if (base := _values(folder / _PEFT_FILE).get(_PEFT_BASE)) is not None:
+        raise UserError(
+            f"{folder} holds a PEFT adapter of {quoted(base)}: merge it into its model, and give the folder of that"
+        )
+
+
+def check_config(config: PreTrainedConfig, name: str | Path) -> None:
+    """Refuse a configuration that wants compiled code from the hub: an attention kernel is named like a repository.
+
+    Args:
+        config: of a model, as read.
+        name: what to call the model.
+
+    Raises:
+        UserError: naming the kernel.
+    """
+    for attention in _attentions(config.to_dict() | {"attn_implementation": config._attn_implementation}):
+        if "/" in attention:
+            raise UserError(
+                f"{name}: its config.json wants the attention kernel {quoted(attention)}, and no code is fetched for a "
+                "model: take attn_implementation out of it"
+            )
+
+
+def check_tokenizer_files(tokenizer: PreTrainedTokenizerBase, name: str | Path) -> None:
+    """Refuse a tokenizer with chat templates that saving would write outside of its folder; forget code it names.
+
+    Args:
+        tokenizer: a tokenizer, as read.
+        name: what to call it.
+
+    Raises:
+        UserError: naming the template.
+    """
+    tokenizer.init_kwargs.pop("auto_map", None)  # of code that was not run, and is not passed on
+    templates = getattr(tokenizer, "chat_template", None)
+    for template in templates if isinstance(templates, dict) else ():
+        if not is_plain_name(str(template)):
+            raise UserError(
+                f"{name}: its tokenizer has a chat template called {quoted(template)}, which is no name of a file: "
+                "take it out of tokenizer_config.json"
+            )
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name is that of a file in whatever folder, on any system."""
+    return name not in ("", ".", "..") and name.isprintable() and not any(letter in name for letter in "/\\:")
+
+
+def _is_of(folder: Path, file: Path) -> bool:
+    is_cached = folder.parent.name == "snapshots"  # the hub's cache links each file of a snapshot to a blob
+    return folder in file.parents or (is_cached and file.parent == folder.parent.parent / "blobs")
+
+
+def _values(file: Path) -> dict[str, Any]:
+    # What cannot be read is told by whoever needs it.
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _attentions(values: dict[Any, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if str(key).endswith("attn_implementation"):
+            yield from map(str, value.values() if isinstance(value, dict) else [value])
+        elif isinstance(value, dict):
+            yield from _attentions(value)

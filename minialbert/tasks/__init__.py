@@ -1,0 +1,1 @@
+"""From labelled rows to a tuned model and its answers."""

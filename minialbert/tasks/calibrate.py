@@ -1,0 +1,386 @@
+"""Which confidence is enough to leave early: thresholds tried on labelled rows, from one pass over all depths."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from minialbert.data.examples import Example, Task, TokenExample
+from minialbert.data.task_inputs import Encoded, PaddingCollator
+from minialbert.errors import UserError
+from minialbert.method.adapters import count_parameters
+from minialbert.recipes.schema import TaskRecipe
+from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.machine import autocast, resolve_precision
+from minialbert.tasks.evaluate import check_output, input_lengths, label_ids, task_of_model
+from minialbert.tasks.metrics import check_packages
+from minialbert.tasks.models import load_tuned
+from minialbert.tasks.predictions import (
+    Logits,
+    depth_arguments,
+    encode,
+    input_batches,
+    make_collator,
+    read_predictions,
+)
+
+logger = logging.getLogger(__name__)
+
+KIND = "exit-calibration"
+SPLITS = ("train", "validation")
+_CANDIDATES = 100
+_NARROW = 1e-6  # confidences closer than this may swap places in another batch
+
+
+@dataclass(frozen=True)
+class DepthOutputs:
+    """What a model says about each input at every depth where inputs may leave, and at the last.
+
+    Attributes:
+        depths: numbers of iterations, ascending; the last is the model's own.
+        logits: per input (depths, labels), or (depths, tokens, labels) for token labels.
+        confidences: (inputs, depths).
+    """
+
+    depths: tuple[int, ...]
+    logits: list[Logits]
+    confidences: NDArray[np.float32]
+
+    def at_depth(self, depth: int) -> list[Logits]:
+        """Return the logits of each input after a number of iterations, one of `depths`."""
+        index = self.depths.index(depth)
+        return [values[index] for values in self.logits]
+
+    def leaving_at(self, threshold: float) -> tuple[list[Logits], list[int]]:
+        """Return the logits with which each input leaves at a threshold, and its number of iterations."""
+        leaves = self.confidences >= threshold
+        leaves[:, -1] = True
+        first = leaves.argmax(axis=1).tolist()
+        chosen = [values[index] for values, index in zip(self.logits, first, strict=True)]
+        return chosen, [self.depths[index] for index in first]
+
+
+@torch.inference_mode()
+def measure_depths(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    collator: PaddingCollator,
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    progress: str | None = None,
+) -> DepthOutputs:
+    """Return what a classifier says after every number of iterations where inputs may leave, in one pass.
+
+    Args:
+        model: a MiniALBERT with a head that classifies; it is put in eval mode and back.
+        encoded: the inputs.
+        collator: pads them.
+        batch_size: inputs per forward pass.
+        precision: "fp32", or "bf16" / "fp16" for autocast.
+        progress: title of a progress bar; None for none.
+
+    Returns:
+        Logits and confidences.
+    """
+    head = cast("Any", model)
+    own = model.config.num_hidden_layers
+    marked = model.config.elastic_depths or range(1, own)
+    depths = tuple(sorted({own, *(depth for depth in marked if depth < own)}))
+    lengths = encoded.lengths
+    logits: list[Logits] = [np.empty(0, np.float32)] * len(encoded)
+    confidences = np.empty((len(encoded), len(depths)), np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
+            with autocast(model.device.type, precision):
+                states = model(**inputs, output_hidden_states=True).hidden_states
+                read = torch.stack([head.read_out(states[depth]) for depth in depths], dim=1)
+                mask = inputs["attention_mask"]
+                sure = torch.stack([head.confidence(part, mask) for part in read.unbind(1)], dim=1)
+            confidences[rows] = sure.cpu().numpy()
+            for row, values in zip(rows, read.float().cpu().numpy(), strict=True):
+                logits[row] = values[:, : lengths[row]].copy() if values.ndim == 3 else values
+    finally:
+        model.train(was_training)
+    return DepthOutputs(depths, logits, confidences)
+
+
+def candidate_thresholds(confidences: NDArray[np.float32], count: int = _CANDIDATES) -> list[float]:
+    """Return thresholds to try: quantiles of the confidences before the last depth, and 1.
+
+    Each lies between two confidences rather than on one, so that a rounding error in another batch does not
+    decide whether an input leaves.
+
+    Args:
+        confidences: (inputs, depths), the last depth of no account.
+        count: how many at most, besides 1.
+
+    Returns:
+        Thresholds, ascending.
+    """
+    values = np.unique(confidences[:, :-1].astype(np.float64))
+    lower = np.concatenate([np.zeros(1), values[:-1]])
+    wide = np.flatnonzero(values - lower > _NARROW)
+    if len(wide) > count:
+        wide = wide[np.unique(np.linspace(0, len(wide) - 1, count).round().astype(int))]
+    found = {_between(float(lower[index]), float(values[index])) for index in wide}
+    return [*sorted(found - {1.0}), 1.0]
+
+
+def _between(low: float, high: float) -> float:
+    """Return the number of fewest decimals in the middle half between two numbers."""
+    middle, margin = (low + high) / 2, (high - low) / 4
+    for decimals in range(1, 9):
+        rounded = round(middle, decimals)
+        if low + margin <= rounded <= high - margin:
+            return rounded
+    return middle
+
+
+def calibrate_exit(
+    model_name: str,
+    recipe: TaskRecipe,
+    *,
+    max_drop: float = 0.5,
+    split: str = "train",
+    fraction: float = 0.1,
+    rows: int | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    batch_size: int = 64,
+    precision: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Choose the smallest threshold that costs little enough, write it into the model's config, return the record.
+
+    All depths are read in one pass, and early exit at every threshold is simulated from that. The split that
+    results are quoted on plays no part where the task has another. Of rows that the model was tuned on it is
+    surer, and more often right, than of new ones: a threshold from them is optimistic. Rows that were kept out
+    of the tuning, or `split="validation"`, are the safer choice.
+
+    Args:
+        model_name: directory of a MiniALBERT with a head that classifies; a hub id for a dry run.
+        recipe: the task; without a name, the one that the model was tuned for.
+        max_drop: how far the task's metric may fall below that of the full depth, in points (hundredths).
+        split: "train" or "validation".
+        fraction: share of the split's rows that is drawn from train; validation is taken as a whole.
+        rows: how many rows to draw instead, of either split.
+        seed: of the draw.
+        output: directory for a `result.json`; None to write none.
+        overwrite: replace what an earlier calibration left in `output`.
+        dry_run: leave the model's config as it is.
+        batch_size: inputs per forward pass.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        A record of kind "exit-calibration" with all thresholds that were tried: score, mean iterations, and their
+        share of the full depth's (embeddings and reading out are not counted). `exit_threshold` is None where no
+        threshold saves an iteration within `max_drop`.
+
+    Raises:
+        UserError: if model, task and split do not fit together, or an option is out of range.
+    """
+    _check_options(max_drop, split, fraction, rows)
+    if output is not None:
+        check_output(Path(output), kind=KIND, overwrite=overwrite)
+    config_file = None if dry_run else _config_file(model_name)
+    model, tokenizer, inputs = load_tuned(model_name)
+    depth_arguments(model, None, 1.0)  # refuses a model that cannot leave early
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(display_name(model_name))
+    # Without a split named, rows for validation are set apart from train wherever these would be reported.
+    task = task_of_model(recipe, inputs, model, name, split if split == "validation" else None)
+    check_packages(task.problem)
+    examples = _drawn(task, split, fraction, rows, seed)
+    max_length, overlap = input_lengths(recipe, inputs, model)
+    started = time.perf_counter()
+    encoded = encode(examples, tokenizer, task, max_length=max_length, overlap=overlap)
+    outputs = measure_depths(
+        model,
+        encoded,
+        make_collator(task, tokenizer),
+        batch_size=batch_size,
+        precision=resolve_precision(precision),
+        progress=split if progress else None,
+    )
+    if not all(np.isfinite(values).all() for values in outputs.logits):
+        raise UserError(f"the outputs of {name} are not finite: its weights are damaged, or it needs fp32")
+    order = label_ids(model, task, name)
+
+    def score(logits: list[Logits]) -> float:
+        metrics = read_predictions(examples, encoded, task, logits, order=order).metrics
+        return float(metrics[task.metric])
+
+    depth = outputs.depths[-1]
+    by_depth = {number: score(outputs.at_depth(number)) for number in outputs.depths}
+    table: list[dict[str, Any]] = []
+    for threshold in candidate_thresholds(outputs.confidences):
+        logits, exits = outputs.leaving_at(threshold)
+        mean = float(np.mean(exits))
+        row = {"threshold": threshold, "score": score(logits), "mean_iterations": mean}
+        table.append({**row, "compute_share": mean / depth})
+    chosen = choose_threshold(table, by_depth[depth], max_drop)
+    if chosen is None or chosen["mean_iterations"] == depth:
+        chosen = {
+            "threshold": None,
+            "score": by_depth[depth],
+            "mean_iterations": float(depth),
+            "compute_share": 1.0,
+        }
+    if config_file is not None:
+        _write_threshold(config_file, chosen["threshold"])
+    record: dict[str, Any] = {
+        "kind": KIND,
+        "name": name,
+        "task": task.name,
+        "problem": task.problem,
+        "metric": task.metric,
+        "split": split,
+        "rows": len(examples),
+        "seed": seed,
+        "max_drop": max_drop,
+        "exit_threshold": chosen["threshold"],
+        "written": config_file is not None,
+        "score": chosen["score"],
+        "mean_iterations": chosen["mean_iterations"],
+        "compute_share": chosen["compute_share"],
+        "metrics": {split: {task.metric: chosen["score"]}},
+        "full_depth_score": by_depth[depth],
+        "score_by_depth": {str(number): value for number, value in by_depth.items()},
+        "thresholds": table,
+        "model": {
+            "name": name,
+            "model_type": model.config.model_type,
+            "parameters": count_parameters(model).total,
+        },
+        "notes": [*task.notes, *_notes(model, task, split, chosen["threshold"], max_drop)],
+        "wall_seconds": round(time.perf_counter() - started, 2),
+    }
+    if output is None:
+        return record
+    try:
+        return write_result(RunDirectory(output).result, record)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror or error})") from error
+
+
+def choose_threshold(
+    table: Sequence[dict[str, Any]], full_depth_score: float, max_drop: float
+) -> dict[str, Any] | None:
+    """Return the row of the smallest threshold whose score is near enough to that of the full depth.
+
+    Args:
+        table: rows with `threshold` and `score`.
+        full_depth_score: what all iterations reach.
+        max_drop: in points, hundredths of the score.
+
+    Returns:
+        The row; None if there is no such threshold.
+    """
+    allowed = full_depth_score - max_drop / 100 - 1e-9
+    near = [row for row in table if row["score"] >= allowed]
+    return min(near, key=lambda row: row["threshold"], default=None)
+
+
+def _check_options(max_drop: float, split: str, fraction: float, rows: int | None) -> None:
+    if not 0 <= max_drop <= 100:
+        raise UserError(f"max_drop: expected points from 0 to 100, found {max_drop}")
+    if split not in SPLITS:
+        raise UserError(
+            f"split: expected {' or '.join(SPLITS)}, found {split!r}; a split that results are quoted on must not "
+            "choose the threshold"
+        )
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction: expected a share above 0 and up to 1, found {fraction}")
+    if rows is not None and rows < 1:
+        raise UserError(f"rows: expected at least 1, found {rows}")
+
+
+def _config_file(model_name: str) -> Path:
+    """Return the config.json to write to, of a model that is on disk in our own format."""
+    path = Path(model_name) / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{model_name} is no model directory, so that the threshold cannot be written to its config.json: "
+            "give --dry-run to see it"
+        )
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: write the model again") from error
+    if kind != "minialbert":
+        raise UserError(
+            f"{path} is of a model of type {kind}, which has no place for a threshold: tune a MiniALBERT, or "
+            "give --dry-run to see it"
+        )
+    return path
+
+
+def _write_threshold(path: Path, threshold: float | None) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["exit_threshold"] = threshold
+    try:
+        write_atomically(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _drawn(task: Task, split: str, fraction: float, rows: int | None, seed: int) -> list[Example]:
+    """Return labelled rows of a split in their order, drawn by the seed."""
+    if split not in task.splits:
+        raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
+    examples = task.splits[split]
+    labelled = [
+        example
+        for example in examples
+        if (example.tags if isinstance(example, TokenExample) else example.label) is not None
+    ]
+    if not labelled:
+        raise UserError(f"{task.name}: {split} has no labels to calibrate on")
+    share = fraction if split == "train" else 1.0
+    count = max(1, round(share * len(labelled))) if rows is None else rows
+    if count > len(labelled):
+        raise UserError(f"rows: {task.name} has {len(labelled):,} in {split}, fewer than {count:,}")
+    kept = sorted(random.Random(seed).sample(range(len(labelled)), count))
+    return [labelled[index] for index in kept]
+
+
+def _notes(
+    model: PreTrainedModel, task: Task, split: str, threshold: float | None, max_drop: float
+) -> list[str]:
+    notes = []
+    if split == "train":
+        notes.append(
+            "train: of rows that the model was tuned on it is surer than of others, so that the threshold is "
+            "optimistic unless these were kept out of the tuning; --split validation is the safer choice"
+        )
+    elif task.reported_split == "validation":
+        notes.append(
+            "validation: results of this task are quoted on these rows too; quote those with early exit on others"
+        )
+    if model.config.elastic_depths is None:
+        notes.append(
+            "the head was not trained to read the output of earlier iterations: after elastic training it would "
+            "leave earlier at the same score"
+        )
+    if threshold is None:
+        notes.append(
+            f"no threshold saves an iteration within {max_drop:g} points: the model keeps its full depth"
+        )
+    return notes

@@ -1,0 +1,416 @@
+"""Any tuned model on any split: its figures, its predictions, and the files that the GLUE benchmark takes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from minialbert.data.examples import Problem, Task, TextExample, TokenExample, check_metric
+from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
+from minialbert.data.tasks import GENERIC, load_task
+from minialbert.errors import MissingExtraError, UserError
+from minialbert.method.adapters import count_parameters
+from minialbert.method.encoders import max_input_length
+from minialbert.recipes.schema import TaskRecipe
+from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.machine import resolve_precision
+from minialbert.tasks.losses import label_order
+from minialbert.tasks.metrics import check_packages
+from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
+from minialbert.tasks.predict import is_exported
+from minialbert.tasks.predictions import (
+    Predictions,
+    depth_arguments,
+    depth_notes,
+    encode,
+    evaluate_split,
+    make_collator,
+)
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+def evaluate(
+    model_name: str,
+    recipe: TaskRecipe,
+    *,
+    split: str | None = None,
+    output: str | Path | None = None,
+    submission: str | Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 64,
+    precision: str = "auto",
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score a tuned model on a split, and return the record.
+
+    The model's labels are matched with the task's by name, whatever their ids. Sentences of words that are
+    longer than the model's input are read in windows; texts are cut, as in tuning, and counted.
+
+    Args:
+        model_name: directory or hub id of a model with a task head.
+        recipe: the task; without a name, the one that the model was tuned for. Inputs are as long as in tuning
+            unless `max_length` or `overlap` is set.
+        split: "train", "validation", "test", …; None for test where it has labels, else validation, which is set
+            apart from train as in tuning where a directory has none; of a single file all rows, as "train".
+        output: directory for `result.json` and `predictions.jsonl`; None to write neither.
+        submission: directory for the benchmark's files of every unlabelled split of a GLUE task.
+        overwrite: replace what an earlier evaluation left in `output` and `submission`.
+        batch_size: inputs per forward pass.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
+        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        A record of kind "evaluation"; at another depth than the model's own also with what was asked for, and with
+        the mean iterations of each split where inputs could leave early.
+
+    Raises:
+        UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
+    """
+    if output is not None:
+        check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
+    model, tokenizer, inputs = _load(model_name)
+    depth_arguments(model, num_iterations, exit_threshold)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    shown_name = str(display_name(model_name))
+    task = task_of_model(recipe, inputs, model, shown_name, split)
+    check_packages(task.problem)
+    chosen = _chosen_split(task, split, has_submission=submission is not None)
+    submitted: dict[str, Path] = {}
+    if submission is not None:
+        submitted = _submission_files(task, Path(submission), overwrite=overwrite)
+    order = label_ids(model, task, shown_name)
+    max_length, overlap = input_lengths(recipe, inputs, model)
+    started = time.perf_counter()
+
+    @functools.cache
+    def run(name: str) -> Predictions:
+        rows = task.splits[name]
+        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap)
+        result = evaluate_split(
+            model,
+            rows,
+            encoded,
+            task,
+            make_collator(task, tokenizer),
+            order=order,
+            batch_size=batch_size,
+            precision=resolve_precision(precision),
+            num_iterations=num_iterations,
+            exit_threshold=exit_threshold,
+            progress=name if progress else None,
+        )
+        if not result.finite:
+            raise UserError(
+                f"{name}: the outputs of {shown_name} are not finite: its weights are damaged, or it needs "
+                "--set tuning.precision=fp32"
+            )
+        return result
+
+    results = {chosen: run(chosen)} if chosen is not None else {}
+    for_benchmark = {name: run(name) for name in submitted}
+    if submission is not None:
+        _write_submission(task, for_benchmark, Path(submission))
+    record: dict[str, Any] = {
+        "kind": "evaluation",
+        "name": shown_name,
+        "task": task.name,
+        "problem": task.problem,
+        "metric": task.metric,
+        "split": chosen,
+        "score": results[chosen].metrics.get(task.metric) if chosen is not None else None,
+        "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
+        "seed": None,
+        "model": {
+            "name": shown_name,
+            "model_type": model.config.model_type,
+            "parameters": count_parameters(model).total,
+        },
+        "rows": {name: len(result.values) for name, result in results.items()},
+        **_depth_record(model, num_iterations, exit_threshold, results),
+        "notes": [
+            *task.notes,
+            *depth_notes(model, num_iterations),
+            *_notes({**results, **for_benchmark}, chosen, max_length),
+        ],
+        "wall_seconds": round(time.perf_counter() - started, 2),
+        "submission": [path.name for path in submitted.values()],
+    }
+    if output is None:
+        return record
+    return _write(Path(output), record, task, results)
+
+
+def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
+    """Return a tuned model, or the graph that was exported of one."""
+    if not is_exported(name):
+        return load_tuned(name)
+    try:
+        from minialbert.tasks.exported import load_exported
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "export", "scoring an exported folder") from error
+    model, tokenizer, inputs = load_exported(name)
+    return cast("PreTrainedModel", model), tokenizer, inputs
+
+
+def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None:
+    """Refuse a directory with an earlier record, and one with another run's record even to `overwrite`.
+
+    Args:
+        folder: where the record is to be.
+        *others: further files that would be replaced.
+        kind: of the record.
+        overwrite: allow for a record of the same kind.
+
+    Raises:
+        UserError: naming the file that is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: expected a directory for the record")
+    result_file = RunDirectory(folder).result
+    for file in (result_file, *(folder / name for name in others)):
+        if file.exists() and not overwrite:
+            raise UserError(
+                f"{folder} holds a {file.name}: give --overwrite to replace it, or another --output"
+            )
+    if not result_file.exists():
+        return
+    try:
+        found = json.loads(result_file.read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, TypeError, LookupError):
+        found = "of no known kind"
+    if found != kind:
+        raise UserError(f"{result_file} is the record of another run ({found}): give another --output")
+
+
+def task_of_model(
+    recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel, name: str, split: str | None
+) -> Task:
+    """Return the task that a tuned model is to be scored on, with its data.
+
+    Args:
+        recipe: the task; without a name, the one that the model was tuned for.
+        inputs: what the model was tuned for.
+        model: a tuned model.
+        name: what to call the model.
+        split: the split that is asked for; None for any.
+
+    Returns:
+        The task, with the model's labels in whatever order.
+
+    Raises:
+        UserError: if model, task and split do not fit together.
+    """
+    labels = model_labels(model)
+    recipe = _named(recipe, inputs, labels)
+    problem = _problem_of(recipe)
+    if problem is not None and problem != inputs.problem:
+        raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {problem} one")
+    task = _read_task(recipe, model, name, split)
+    if task.problem == "token" and set(task.labels) < set(labels):
+        task = replace(task, labels=labels)  # of a data set that has not all of the model's entity types
+    if recipe.metric is None and inputs.metric and task.name == inputs.task:
+        check_metric(task.problem, inputs.metric)
+        task = replace(task, metric=inputs.metric)
+    if split is not None and split not in task.splits:
+        raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
+    check_labels(model, task, name)
+    return task
+
+
+def _named(recipe: TaskRecipe, inputs: TaskInputs, labels: tuple[str, ...]) -> TaskRecipe:
+    """Name the task that the model was tuned for where the recipe names none."""
+    if recipe.name is not None:
+        return recipe
+    if not inputs.task:
+        raise UserError("no task: give --task; the model does not say which it was tuned for")
+    glue = glue_task_name(inputs.task)
+    # Tables of one's own may lie in a folder of such a name.
+    if glue is not None and (not GLUE_TASKS[glue].labels or set(GLUE_TASKS[glue].labels) == set(labels)):
+        return recipe.model_copy(update={"name": glue, "problem": None})
+    if inputs.problem == "token":
+        return recipe.model_copy(update={"name": "ner", "problem": None})
+    return recipe.model_copy(update={"name": inputs.task, "problem": inputs.problem})
+
+
+def _is_glue(recipe: TaskRecipe) -> bool:
+    return recipe.problem is None and glue_task_name(str(recipe.name)) is not None
+
+
+def _problem_of(recipe: TaskRecipe) -> Problem | None:
+    if _is_glue(recipe):
+        has_classes = bool(GLUE_TASKS[str(glue_task_name(str(recipe.name)))].labels)
+        return "single-label" if has_classes else "regression"
+    return recipe.problem or GENERIC.get(str(recipe.name))
+
+
+def _read_task(recipe: TaskRecipe, model: PreTrainedModel, name: str, split: str | None) -> Task:
+    """Read the data; a table takes the model's labels, so that rows of all of them need not occur."""
+    labels = list(model_labels(model))
+    if _is_glue(recipe) or recipe.labels is not None or _problem_of(recipe) == "regression":
+        return _with_validation(recipe, split)
+    try:
+        return _with_validation(recipe.model_copy(update={"labels": labels}), split)
+    except UserError:
+        try:
+            task = load_task(recipe, carve=False)
+        except UserError:
+            task = None
+        if task is not None:  # that the labels are others says more than the first row with one
+            check_labels(model, task, name)
+        raise
+
+
+def _with_validation(recipe: TaskRecipe, split: str | None) -> Task:
+    task = load_task(recipe, carve=False)
+    is_file = recipe.data is not None and Path(recipe.data).expanduser().is_file()
+    by_default = split is None and task.reported_split == "validation" and not is_file
+    if "validation" not in task.splits and (split == "validation" or by_default):
+        return load_task(recipe)
+    return task
+
+
+def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
+    """Return for each of the task's labels the model's id of the same name; None where they agree.
+
+    Args:
+        model: a tuned model.
+        task: the task.
+        name: what to call the model.
+
+    Returns:
+        The ids.
+    """
+    if task.problem == "regression" or model_labels(model) == task.labels:
+        return None
+    order: list[int] = label_order(model_labels(model), task.labels, name).tolist()
+    return order
+
+
+def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel) -> tuple[int, int]:
+    """Return tokens per input and those that windows share: as in tuning, unless the recipe sets them.
+
+    Args:
+        recipe: the task.
+        inputs: how the model wants its inputs.
+        model: limits the length.
+
+    Returns:
+        Length and overlap.
+    """
+    given = recipe.model_fields_set
+    max_length = recipe.max_length if "max_length" in given else inputs.max_length
+    max_length = min(max_length, max_input_length(model))
+    return max_length, min(recipe.overlap if "overlap" in given else inputs.overlap, max_length - 8)
+
+
+def _depth_record(
+    model: PreTrainedModel,
+    num_iterations: int | None,
+    exit_threshold: float | None,
+    results: Mapping[str, Predictions],
+) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    if num_iterations is not None:
+        record["num_iterations"] = num_iterations
+    means = {name: result.mean_iterations for name, result in results.items()}
+    if any(mean is not None for mean in means.values()):
+        record["exit_threshold"] = model.config.exit_threshold if exit_threshold is None else exit_threshold
+        record["mean_iterations"] = means
+    return record
+
+
+def _chosen_split(task: Task, split: str | None, *, has_submission: bool) -> str | None:
+    if split is not None:
+        return split
+    if task.reported_split in task.splits:
+        return task.reported_split
+    return None if has_submission else "train"
+
+
+def _submission_files(task: Task, folder: Path, *, overwrite: bool) -> dict[str, Path]:
+    """Return the benchmark's file of each unlabelled split."""
+    splits = [
+        name
+        for name, rows in task.splits.items()
+        if all(isinstance(row, TextExample) and row.label is None for row in rows)
+    ]
+    if glue_task_name(task.name) is None or not splits:
+        raise UserError(
+            f"--submission: {task.name} has no unlabelled split of the GLUE benchmark (test.tsv); there are "
+            f"{', '.join(task.splits)}"
+        )
+    files = {split: submission_file(task.name, split, folder) for split in splits}
+    for file in files.values():
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists: give --overwrite to replace it, or another --submission")
+    return files
+
+
+def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Path) -> None:
+    """Write all files or none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+            written = []
+            for split, result in results.items():
+                ids = [row.id for row in task.splits[split] if isinstance(row, TextExample)]
+                written.append(write_submission(task.name, split, ids, result.values, Path(partial)))
+            for file in written:
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from error
+
+
+def _notes(results: Mapping[str, Predictions], chosen: str | None, max_length: int) -> list[str]:
+    notes = []
+    for name, result in results.items():
+        if result.cut:
+            notes.append(
+                f"{name}: {result.cut:,} of {len(result.values):,} texts were cut at {max_length} tokens"
+            )
+        if name == chosen and not result.metrics:
+            notes.append(f"{name}: no labels, so there are predictions alone")
+    if chosen == "train":
+        notes.append("train: the figures say nothing about other texts if the model was tuned on these rows")
+    return notes
+
+
+def _write(
+    folder: Path, record: dict[str, Any], task: Task, results: Mapping[str, Predictions]
+) -> dict[str, Any]:
+    lines = [
+        json.dumps(_line(name, example, value), ensure_ascii=False)
+        for name, result in results.items()
+        for example, value in zip(task.splits[name], result.values, strict=True)
+    ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
+        return write_result(RunDirectory(folder).result, record)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from error
+
+
+def _line(split: str, example: TextExample | TokenExample, value: Any) -> dict[str, Any]:  # noqa: ANN401
+    if isinstance(example, TokenExample):
+        return {"split": split, "tokens": example.words, "tags": example.tags, "predicted": value}
+    pair = {"pair": example.pair} if example.pair is not None else {}
+    return {"split": split, "text": example.text, **pair, "label": example.label, "predicted": value}

@@ -1,0 +1,117 @@
+"""An exported folder as a model: called as Transformers' models are, and run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.utils import ModelOutput
+
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.errors import UserError
+from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.tasks.models import TaskInputs, read_task_file
+from minialbert.tasks.predict import EXPORT_FILE
+
+MODEL_FILE = "model.onnx"
+
+
+class OnnxEncoder(nn.Module):
+    """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
+
+    Args:
+        path: the graph.
+        config: of the model that was exported.
+        threads: of one run; 0 for ONNX Runtime's choice.
+
+    Raises:
+        UserError: if ONNX Runtime does not take the file.
+    """
+
+    base_model_prefix = ""
+
+    def __init__(self, path: Path, config: PreTrainedConfig, *, threads: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its own exception types share no base
+            raise UserError(
+                f"{path} is damaged or no ONNX graph ({one_line(error)}): export it again"
+            ) from error
+        self._inputs = [entry.name for entry in self.session.get_inputs()]
+        self._outputs = [entry.name for entry in self.session.get_outputs()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are expected."""
+        return torch.device("cpu")
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The model itself: it is not made of parts."""
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> OnnxEncoder:  # noqa: ANN401, ARG002
+        """Return the model as it is: it runs on the CPU."""
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> ModelOutput:
+        """Return the graph's outputs by name.
+
+        Args:
+            input_ids: int64 (B, T).
+            attention_mask: (B, T); ones when absent.
+            token_type_ids: (B, T); zeros when absent.
+
+        Returns:
+            `logits`, or what else the head gives, fp32.
+        """
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        }
+        results = self.session.run(None, {name: given[name].long().numpy() for name in self._inputs})
+        return ModelOutput(
+            {name: torch.from_numpy(values) for name, values in zip(self._outputs, results, strict=True)}
+        )
+
+
+def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerFast, TaskInputs]:
+    """Return the model of an exported folder that was tuned for a task, its tokenizer, and how it wants its inputs.
+
+    Args:
+        folder: what `minialbert export --to onnx` wrote.
+
+    Returns:
+        The three.
+
+    Raises:
+        UserError: if a file is missing or damaged, or the model has no task head.
+    """
+    folder = Path(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder}: the export is damaged ({one_line(error)}): export it again") from error
+    inputs = read_task_file(folder)
+    if inputs is None:
+        raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
+    return OnnxEncoder(folder / MODEL_FILE, config), load_tokenizer(folder), inputs

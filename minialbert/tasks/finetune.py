@@ -1,0 +1,520 @@
+"""From a labelled task to a tuned model: plan a run, tune all of a model or its adapters, and leave a record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+import statistics
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+
+from minialbert.data.examples import Task
+from minialbert.data.task_inputs import IGNORED, Encoded
+from minialbert.data.tasks import load_task, task_summary
+from minialbert.data.tokenizers import tokenizer_fingerprint
+from minialbert.errors import UserError
+from minialbert.method.adapters import (
+    TrainableCount,
+    add_adapters,
+    count_parameters,
+    freeze_all_but_adapters,
+    save_adapters,
+)
+from minialbert.method.encoders import max_input_length
+from minialbert.method.fast.recording import route_attention
+from minialbert.recipes.load import load_recipe
+from minialbert.recipes.schema import FinetuneRecipe, without_places
+from minialbert.runs.directory import RunDirectory, display_name, write_result, writing
+from minialbert.runs.machine import peak_memory_mb, resolve_precision
+from minialbert.runs.progress import RunProgress
+from minialbert.runs.stopping import StopRequested, rank, share_of
+from minialbert.runs.trackers import check_trackers, trackers
+from minialbert.tasks.elastic import ElasticTuning, measure_depths, plan_elastic
+from minialbert.tasks.losses import TaskTeacher, label_order
+from minialbert.tasks.metrics import check_packages
+from minialbert.tasks.models import (
+    TaskInputs,
+    is_minialbert,
+    load_for_tuning,
+    load_tuned,
+    model_labels,
+    save_tuned,
+)
+from minialbert.tasks.predictions import Predictions, encode, evaluate_split, make_collator
+from minialbert.tasks.trainer import TuningTrainer
+
+logger = logging.getLogger(__name__)
+
+
+# What the command line has options for.
+_OPTIONS = {("model", "name"), ("task", "name"), ("task", "data"), ("tuning", "mode"), ("teacher", "model")}
+
+
+def finetune_command(recipe: FinetuneRecipe) -> str:
+    """Return the command line that runs a recipe again, with placeholders for directories.
+
+    Args:
+        recipe: the resolved recipe.
+
+    Returns:
+        One line.
+    """
+    model, task = str(display_name(recipe.model.name)), str(recipe.task.name)
+    words = ["minialbert", "finetune", "--model", model, "--task", task]
+    if recipe.task.data is not None:
+        words += ["--data", str(display_name(recipe.task.data))]
+    if recipe.tuning.mode == "adapters":
+        words.append("--adapters")
+    if recipe.teacher.model is not None:
+        words += ["--teacher", str(display_name(recipe.teacher.model))]
+    shipped = "adapters" if recipe.tuning.mode == "adapters" else "default"
+    defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
+    for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
+        for key, value in values.items():
+            elsewhere = (section, key) in _OPTIONS or key == "report_to"  # where a log goes is the user's own
+            if not elsewhere and value != defaults[section][key]:
+                words += ["--set", f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"]
+    return shlex.join(words)
+
+
+_FEW_STEPS = 50
+
+
+@dataclass(frozen=True)
+class FinetuningPlan:
+    """Everything a tuning needs, checked, before anything is written.
+
+    Attributes:
+        recipe: the resolved recipe.
+        task: the labelled data.
+        model: the model with its head.
+        tokenizer: its tokenizer.
+        encoded: the inputs of every split.
+        teacher: a fine-tuned teacher, or None.
+        class_weights: (L,) or None.
+        elastic: how depths before the last are tuned too, or None.
+        parameters: how many are trained.
+        adapters: "pre-trained", "identity" or "as-published" when adapters are tuned, else None.
+        max_length: tokens per input.
+        overlap: tokens that windows of a long sentence share.
+        steps_per_epoch: optimiser steps.
+        max_steps: optimiser steps.
+        notes: what was decided, one line each.
+    """
+
+    recipe: FinetuneRecipe
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    encoded: dict[str, Encoded]
+    teacher: TaskTeacher | None
+    class_weights: Tensor | None
+    elastic: ElasticTuning | None
+    parameters: TrainableCount
+    adapters: str | None
+    max_length: int
+    overlap: int
+    steps_per_epoch: int
+    max_steps: int
+    notes: tuple[str, ...]
+
+
+def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
+    """Return a checked plan: data read, model loaded and frozen as asked, inputs encoded.
+
+    Args:
+        recipe: the resolved recipe.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: if model, data and recipe do not fit together.
+    """
+    if recipe.model.name is None:
+        raise UserError("no model: give --model, a directory or hub id")
+    task = load_task(recipe.task)
+    check_packages(task.problem)
+    notes = list(task.notes)
+    tuning = recipe.tuning
+    set_seed(tuning.seed)
+    model, tokenizer, model_notes = load_for_tuning(
+        recipe.model.name, task, revision=recipe.model.revision, dropout=tuning.dropout
+    )
+    notes += model_notes
+    adapters = _prepare_adapters(recipe, model, notes)
+    elastic = plan_elastic(recipe, model, notes)
+    parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
+    max_length = min(recipe.task.max_length, max_input_length(model))
+    overlap = min(recipe.task.overlap, max_length - 8)
+    encoded = {
+        split: encode(
+            rows,
+            tokenizer,
+            task,
+            max_length=max_length,
+            overlap=overlap,
+            all_pieces=recipe.task.label_pieces == "all",
+        )
+        for split, rows in task.splits.items()
+    }
+    for split, inputs in encoded.items():
+        if inputs.cut:
+            notes.append(f"{split}: {inputs.cut:,} of {len(inputs):,} texts were cut at {max_length} tokens")
+        if len(inputs) > len(task.splits[split]):
+            more = len(inputs) - len(task.splits[split])
+            notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
+    steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
+    max_steps = max(1, round(tuning.epochs * steps))
+    if max_steps < _FEW_STEPS:
+        notes.append(
+            f"training: {max_steps} steps in all are few for a new head; raise tuning.epochs or lower "
+            "tuning.batch_size if the figures stay at chance"
+        )
+    return FinetuningPlan(
+        recipe=recipe,
+        task=task,
+        model=model,
+        tokenizer=tokenizer,
+        encoded=encoded,
+        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length),
+        class_weights=_class_weights(recipe, task, encoded["train"]),
+        elastic=elastic,
+        parameters=parameters,
+        adapters=adapters,
+        max_length=max_length,
+        overlap=overlap,
+        steps_per_epoch=steps,
+        max_steps=max_steps,
+        notes=tuple(notes),
+    )
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    keep_model: bool = True,
+) -> dict[str, Any]:
+    """Tune a model as a recipe says, and return the record that is left in `result.json`.
+
+    The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on
+    validation, tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`.
+
+    Args:
+        recipe: the resolved recipe.
+        output: the run directory.
+        resume: go on from the last checkpoint of the same recipe.
+        overwrite: replace an earlier run.
+        progress: show a progress bar on a terminal, and a line per log.
+        keep_model: write `model/` and `adapters/`.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: if model, data, recipe and directory do not fit together.
+        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+    """
+    check_trackers(recipe.tuning.report_to)
+    run = RunDirectory(output)
+    plan = plan_finetuning(recipe)
+    with run.alone(resume=resume):
+        return _finetune(
+            plan, run, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
+        )
+
+
+def _finetune(
+    plan: FinetuningPlan,
+    run: RunDirectory,
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    keep_model: bool,
+) -> dict[str, Any]:
+    finished = resume and run.result.is_file()
+    if rank() == 0:
+        run.open(plan.recipe, resume=resume, overwrite=overwrite)
+    if finished:
+        raise UserError(
+            f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+        )
+    if progress:
+        for note in plan.notes:
+            logger.info("%s", note)
+        logger.info("%s", plan.parameters)
+    trainer = make_tuning_trainer(plan, run, progress=progress)
+    with trainer.stop.listening():
+        trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=resume))
+        try:
+            predictions, by_depth = _measure_best(plan, trainer)
+        except StopRequested:  # the training is over, and not to be lost
+            trainer.save_for_resume()
+            raise
+    if not trainer.args.should_save:
+        return {}
+    if keep_model:
+        inputs = TaskInputs(
+            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, plan.overlap
+        )
+        with writing(run.model):
+            save_tuned(plan.model, plan.tokenizer, inputs, run.model)
+        if plan.adapters:
+            details = asdict(inputs)
+            save_adapters(
+                plan.model, run.adapters, tokenizer=plan.tokenizer, metadata=details, overwrite=True
+            )
+    record = _record(plan, trainer, predictions)
+    with writing(run.result):
+        return write_result(run.result, record | ({"metrics_by_depth": by_depth} if by_depth else {}))
+
+
+def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bool = True) -> TuningTrainer:
+    """Return the trainer of a plan.
+
+    Args:
+        plan: the plan.
+        run: where log and checkpoints go.
+        progress: show a bar and lines.
+
+    Returns:
+        The trainer, ready for `train()`.
+    """
+    tuning = plan.recipe.tuning
+    precision = resolve_precision(tuning.precision)
+    per_process = share_of(tuning.batch_size, "tuning.batch_size")
+    micro = min(tuning.micro_batch_size or per_process, per_process)
+    if per_process % micro:
+        raise UserError(
+            f"tuning.micro_batch_size {micro} does not divide the {per_process} rows of each process and step"
+        )
+    args = TrainingArguments(
+        output_dir=str(run.checkpoints),
+        max_steps=plan.max_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=per_process // micro,
+        learning_rate=tuning.learning_rate,
+        weight_decay=tuning.weight_decay,
+        warmup_steps=round(tuning.warmup_ratio * plan.max_steps),
+        # Transformers' "constant" has no warm-up.
+        lr_scheduler_type=tuning.lr_scheduler.replace("constant", "constant_with_warmup"),
+        max_grad_norm=tuning.max_grad_norm,
+        adam_beta1=tuning.adam_beta1,
+        adam_beta2=tuning.adam_beta2,
+        adam_epsilon=tuning.adam_epsilon,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=tuning.seed,
+        logging_steps=tuning.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=max(1, math.ceil(plan.steps_per_epoch / tuning.evaluations_per_epoch)),
+        save_strategy="no",
+        save_total_limit=1,
+        remove_unused_columns=False,
+        report_to="none",  # see `trackers`
+        disable_tqdm=True,
+    )
+    route_attention(plan.model)  # faster in half precision on a CPU
+    trainer = TuningTrainer(
+        plan.model,
+        plan.task.problem,
+        plan.task.metric,
+        args=args,
+        train=plan.encoded["train"],
+        collator=make_collator(plan.task, plan.tokenizer),
+        measure=lambda: _measure(plan, "validation").metrics,
+        batch_size=tuning.batch_size,
+        class_weights=plan.class_weights,
+        teacher=plan.teacher,
+        task_weight=plan.recipe.teacher.task_weight if plan.teacher is not None else 1.0,
+        elastic=plan.elastic,
+        patience=tuning.early_stopping_patience,
+        max_skipped_steps=tuning.max_skipped_steps,
+    )
+    title = f"tuning {plan.task.name}"
+    trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))
+    for tracker in trackers(tuning.report_to, run, plan.recipe):
+        trainer.add_callback(tracker)
+    return trainer
+
+
+def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: list[str]) -> str | None:
+    """Give a model without adapters fresh ones where adapters are to be tuned; return where they come from."""
+    if recipe.tuning.mode != "adapters":
+        return None
+    if not is_minialbert(model):
+        raise UserError(
+            f"adapter-tuning needs a MiniALBERT; {display_name(recipe.model.name)} is a {model.config.model_type}: "
+            "leave out --adapters, or distil a student from it first"
+        )
+    if model.config.adapter_reduction_factor is not None:
+        return "pre-trained"
+    start = recipe.model.adapter_init
+    add_adapters(
+        model,
+        reduction_factor=recipe.model.adapter_reduction_factor,
+        initialization=start,
+        seed=recipe.tuning.seed,
+    )
+    notes.append(f"adapters: fresh ({'random, as published' if start == 'as-published' else 'identity'})")
+    return start
+
+
+def _load_task_teacher(
+    recipe: FinetuneRecipe,
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+) -> TaskTeacher | None:
+    settings = recipe.teacher
+    if settings.model is None:
+        return None
+    teacher, teacher_tokenizer, inputs = load_tuned(settings.model, revision=settings.revision)
+    name = display_name(settings.model)
+    if (inputs.problem == "token") != (task.problem == "token"):
+        raise UserError(
+            f"teacher {name} was tuned for a {inputs.problem} task, {task.name} is a {task.problem} task"
+        )
+    if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(tokenizer):
+        raise UserError(
+            f"teacher {name} has another tokenizer than the model to tune: both see the same "
+            "tokens, so they need one vocabulary"
+        )
+    if max_input_length(teacher) < max_length:
+        raise UserError(
+            f"teacher {name} takes {max_input_length(teacher)} tokens at most, and inputs have up to {max_length}: "
+            f"set task.max_length to {max_input_length(teacher)}"
+        )
+    names = tuple(settings.labels) if settings.labels else model_labels(teacher)
+    if len(names) != teacher.config.num_labels:
+        raise UserError(
+            f"teacher.labels has {len(names)} names, the teacher {teacher.config.num_labels} labels"
+        )
+    width = teacher.config.hidden_size
+    if settings.hidden_weight and width != model.config.hidden_size:
+        raise UserError(
+            f"teacher.hidden_weight needs equal widths: the teacher has {width}, the model "
+            f"{model.config.hidden_size}; set it to 0"
+        )
+    order = label_order(names, task.labels, str(name))
+    return TaskTeacher(teacher, order, settings.logit_weight, settings.hidden_weight, settings.temperature)
+
+
+def _class_weights(recipe: FinetuneRecipe, task: Task, train: Encoded) -> Tensor | None:
+    wanted = recipe.tuning.class_weights
+    if wanted is None:
+        return None
+    if task.problem not in ("single-label", "token"):
+        raise UserError(
+            f"tuning.class_weights: a {task.problem} task has no classes to weigh against each other"
+        )
+    if isinstance(wanted, list):
+        if len(wanted) != len(task.labels):
+            raise UserError(
+                f"tuning.class_weights has {len(wanted)} values, {task.name} has {len(task.labels)} labels: "
+                f"{', '.join(task.labels)}"
+            )
+        return torch.tensor(wanted)
+    labels = (row["labels"] for row in train.rows)
+    flat = (value for label in labels for value in (label if isinstance(label, list) else [label]))
+    counts = Counter(value for value in flat if value != IGNORED)
+    total, present = sum(counts.values()), len(counts)
+    return torch.tensor(
+        [total / (present * counts[i]) if counts[i] else 1.0 for i in range(len(task.labels))]
+    )
+
+
+def _is_labelled(encoded: Encoded) -> bool:
+    return bool(encoded.rows) and all("labels" in row for row in encoded.rows)
+
+
+def _measure(plan: FinetuningPlan, split: str, num_iterations: int | None = None) -> Predictions:
+    return evaluate_split(
+        plan.model,
+        plan.task.splits[split],
+        plan.encoded[split],
+        plan.task,
+        make_collator(plan.task, plan.tokenizer),
+        batch_size=plan.recipe.tuning.eval_batch_size,
+        precision=resolve_precision(plan.recipe.tuning.precision),
+        num_iterations=num_iterations,
+    )
+
+
+def _measure_best(
+    plan: FinetuningPlan, trainer: TuningTrainer
+) -> tuple[dict[str, Predictions], dict[str, Any]]:
+    """Return predictions for every labelled split but train, and figures by depth, of the best state."""
+    trainer.restore_best()
+    predictions = {
+        split: _measure(plan, split)
+        for split in plan.task.splits
+        if split != "train" and _is_labelled(plan.encoded[split])
+    }
+    by_depth = measure_depths(
+        plan.elastic, predictions, lambda split, depth: _measure(plan, split, num_iterations=depth).metrics
+    )
+    return predictions, by_depth
+
+
+def _record(
+    plan: FinetuningPlan, trainer: TuningTrainer, predictions: dict[str, Predictions]
+) -> dict[str, Any]:
+    recipe = without_places(plan.recipe.model_dump())
+    recipe["model"]["name"] = display_name(plan.recipe.model.name)
+    recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
+    recipe["task"]["data"] = display_name(plan.recipe.task.data)
+    split = plan.task.reported_split
+    seconds = trainer.step_seconds
+    per_step = statistics.median(seconds) if seconds else None
+    return {
+        "kind": "finetune",
+        "name": plan.recipe.name,
+        "task": plan.task.name,
+        "problem": plan.task.problem,
+        "metric": plan.task.metric,
+        "split": split,
+        "score": predictions[split].metrics[plan.task.metric],
+        "metrics": {name: result.metrics for name, result in predictions.items()},
+        "seed": plan.recipe.tuning.seed,
+        "mode": plan.recipe.tuning.mode,
+        "adapter_init": plan.adapters,
+        "teacher": display_name(plan.recipe.teacher.model),
+        "model": {
+            "name": display_name(plan.recipe.model.name),
+            "model_type": plan.model.config.model_type,
+            "parameters": plan.parameters.total,
+            "encoder_parameters": plan.model.base_model.num_parameters(),
+            "trainable_parameters": plan.parameters.trainable,
+        },
+        "training": {
+            "steps": trainer.state.global_step,
+            "best_step": trainer.best_step,
+            "wall_seconds": round(trainer.training_seconds, 1),
+            "skipped_steps": trainer.skipped_steps,
+            "seconds_per_step": per_step,
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "precision": resolve_precision(plan.recipe.tuning.precision),
+            "max_length": plan.max_length,
+        },
+        "data": task_summary(plan.task),
+        "notes": list(plan.notes),
+        "recipe": recipe,
+        "command": finetune_command(plan.recipe),
+    }

@@ -1,0 +1,188 @@
+"""The loss of a task, and of a fine-tuned teacher beside it, as sums over what is labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from minialbert.data.examples import Problem
+from minialbert.data.task_inputs import IGNORED
+from minialbert.errors import UserError
+from minialbert.method.encoders import forward_inputs
+from minialbert.method.losses import layer_map
+
+
+def task_loss(
+    logits: Tensor, labels: Tensor, problem: Problem, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the summed loss on gold labels in nats (regression: squared error), and the weight it sums over.
+
+    Their quotient, taken over a whole optimiser step, is the mean that torch's losses take over a batch: of
+    cross-entropy (weighted by class where weights are given), of binary cross-entropy over all classes, or of
+    squared errors.
+
+    Args:
+        logits: (B, L), or (B, T, L) for token labels.
+        labels: (B,) or (B, L) or (B, T), -100 ignored.
+        problem: the kind of task.
+        class_weights: (L,), for one class of several and for tokens.
+
+    Returns:
+        Sum and weight, scalars in fp32.
+    """
+    logits = logits.float()
+    if problem == "regression":
+        return nn.functional.mse_loss(logits.squeeze(-1), labels, reduction="sum"), _count(labels)
+    if problem == "multi-label":
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        return loss, _count(labels)
+    flat, targets = logits.flatten(0, -2), labels.flatten()
+    loss = nn.functional.cross_entropy(
+        flat, targets, weight=class_weights, reduction="sum", ignore_index=IGNORED
+    )
+    return loss, label_weight(labels, problem, class_weights)
+
+
+def label_weight(labels: Tensor, problem: Problem, class_weights: Tensor | None = None) -> Tensor:
+    """Return what a batch's loss is divided by: its labels, each with the weight of its class.
+
+    Args:
+        labels: as for `task_loss`.
+        problem: the kind of task.
+        class_weights: (L,).
+
+    Returns:
+        A scalar in fp32.
+    """
+    if problem in ("regression", "multi-label"):
+        return _count(labels)
+    targets = labels.flatten()
+    targets = targets[targets != IGNORED]
+    return _count(targets) if class_weights is None else class_weights.to(targets.device)[targets].sum()
+
+
+def _count(tensor: Tensor) -> Tensor:
+    return torch.tensor(float(tensor.numel()), device=tensor.device)
+
+
+@dataclass
+class TaskTeacher:
+    """A fine-tuned teacher whose logits, and where layers match hidden states, a student learns while it is tuned.
+
+    Args:
+        model: the teacher with its head.
+        order: for each of the task's labels the teacher's id of the same name.
+        logit_weight: weight of the loss on logits.
+        hidden_weight: weight of Eq. 8 between matched layers.
+        temperature: softening of both distributions.
+    """
+
+    model: PreTrainedModel
+    order: Tensor
+    logit_weight: float
+    hidden_weight: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        """Freeze the teacher."""
+        self.model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def view(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the teacher's logits in the task's label order, and its hidden states."""
+        outputs = self.model(
+            **forward_inputs(self.model, batch), output_hidden_states=bool(self.hidden_weight)
+        )
+        return outputs.logits.float()[..., self.order.to(outputs.logits.device)], outputs.hidden_states or ()
+
+
+def logit_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, problem: Problem, temperature: float
+) -> Tensor:
+    """Return the summed loss between a student's and a teacher's logits.
+
+    One class of several, and tokens: T^2 KL(teacher || student) of the softened distributions (Hinton et al.,
+    2015, as in Eq. 10), at labelled positions. Several classes at once: the same of each Bernoulli variable.
+    Regression: the squared difference.
+
+    Args:
+        student: (B, L) or (B, T, L).
+        teacher: of the same shape.
+        labels: tell which positions count.
+        problem: the kind of task.
+        temperature: T.
+
+    Returns:
+        A scalar in fp32.
+    """
+    student = student.float()
+    if problem == "regression":
+        return nn.functional.mse_loss(student, teacher, reduction="sum")
+    if problem == "multi-label":
+        targets = torch.sigmoid(teacher / temperature)
+        cross = nn.functional.binary_cross_entropy_with_logits(
+            student / temperature, targets, reduction="sum"
+        )
+        entropy = nn.functional.binary_cross_entropy_with_logits(
+            teacher / temperature, targets, reduction="sum"
+        )
+        return temperature**2 * (cross - entropy)
+    kept = labels.flatten() != IGNORED
+    log_student = nn.functional.log_softmax(student.flatten(0, -2)[kept] / temperature, dim=-1)
+    log_teacher = nn.functional.log_softmax(teacher.flatten(0, -2)[kept] / temperature, dim=-1)
+    return temperature**2 * nn.functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+
+
+def hidden_state_loss(
+    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor
+) -> Tensor:
+    """Return Eq. 8 summed over iterations: 1 - cosine(student, teacher), a mean over the batch's tokens.
+
+    Args:
+        student: embedding output and the output of every iteration, each (B, T, D).
+        teacher: the same of every layer, of the same width.
+        attention_mask: (B, T).
+
+    Returns:
+        A scalar in fp32.
+    """
+    mask = attention_mask.bool()
+    layers = layer_map(len(student) - 1, len(teacher) - 1)
+    losses = [
+        (
+            1 - nn.functional.cosine_similarity(states[mask].float(), teacher[layer][mask].float(), dim=-1)
+        ).mean()
+        for states, layer in zip(student[1:], layers, strict=True)
+        if layer
+    ]
+    return torch.stack(losses).sum()
+
+
+def label_order(teacher_labels: tuple[str, ...], task_labels: tuple[str, ...], name: str) -> Tensor:
+    """Return for each of the task's labels the teacher's id of the same name.
+
+    Args:
+        teacher_labels: the teacher's names by id.
+        task_labels: the task's names by id; empty for regression.
+        name: what to call the teacher.
+
+    Returns:
+        int64 (L,).
+
+    Raises:
+        UserError: if the names differ.
+    """
+    if not task_labels:
+        if len(teacher_labels) != 1:
+            raise UserError(f"teacher {name} has {len(teacher_labels)} classes, but the task is a regression")
+        return torch.zeros(1, dtype=torch.long)
+    if set(teacher_labels) != set(task_labels) or len(teacher_labels) != len(task_labels):
+        raise UserError(
+            f"teacher {name} was tuned for other labels: it has {', '.join(teacher_labels[:6])}, the task has "
+            f"{', '.join(task_labels[:6])}; if only its names differ, give them by id with teacher.labels"
+        )
+    return torch.tensor([teacher_labels.index(label) for label in task_labels])

@@ -1,0 +1,360 @@
+"""Any encoder with a head for one task: loaded for tuning, or as tuned before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from minialbert.data.examples import Problem, Task, TextExample
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.errors import UserError
+from minialbert.method.encoders import LOADING_ERRORS, load_encoder_config, max_input_length, one_line
+from minialbert.method.modeling_minialbert import (
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+)
+from minialbert.runs.files import whole_folder
+from minialbert.runs.untrusted import check_tokenizer_files
+
+TASK_FILE = "task.json"
+_PROBLEM_TYPES: dict[Problem, str | None] = {
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+    "token": None,
+}
+# Names under which architectures keep their dropout.
+_DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
+    "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "pooler_dropout",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """How a tuned model wants its inputs; kept beside it in `task.json`.
+
+    Attributes:
+        task: the task's name.
+        problem: its kind.
+        metric: what it is reported by.
+        max_length: tokens per input.
+        overlap: tokens that windows of a long text share.
+    """
+
+    task: str
+    problem: Problem
+    metric: str
+    max_length: int
+    overlap: int
+
+
+def load_for_tuning(
+    name: str, task: Task, *, revision: str | None = None, dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, list[str]]:
+    """Return an encoder with a head for a task, and its tokenizer.
+
+    A head that comes with the checkpoint is kept only when its labels are the task's, in the same order;
+    otherwise a new one is drawn from torch's global generator. That of a regression starts from the mean of the
+    training scores: a bias moves by about one learning rate per step, so from 0 the encoder has to make up for it,
+    and a small one sits on a plateau first.
+
+    Args:
+        name: directory or hub id: one of ours, of the paper's release, or any Transformers encoder.
+        task: names the labels.
+        revision: git revision on the hub.
+        dropout: dropout while tuning; None for the model's own.
+
+    Returns:
+        The model in fp32, the tokenizer, and notes about the head.
+
+    Raises:
+        UserError: if it cannot be loaded or is no encoder.
+    """
+    config = load_encoder_config(name, revision=revision)
+    saved = list(config.id2label.values())
+    model_class, config = _class_and_config(name, config, task.problem, revision)
+    config.num_labels = len(task.labels) or 1
+    if task.labels:
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {label: index for index, label in config.id2label.items()}
+    config.problem_type = _PROBLEM_TYPES[task.problem]
+    if getattr(config, "exit_threshold", None) is not None:
+        config.exit_threshold = None  # it was calibrated for what the model was before
+    if dropout is not None:
+        for field in _DROPOUTS:
+            if hasattr(config, field):
+                setattr(config, field, dropout)
+    model, info = _load(name, model_class, config, revision)
+    prefix = f"{model.base_model_prefix}."
+    missing = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
+    misshapen = [key for key, *_ in info["mismatched_keys"] if key.startswith(prefix)]
+    if missing or misshapen:
+        keys = sorted(missing + misshapen)
+        raise UserError(
+            f"{name}: its weights do not fit its config.json; missing or of another shape: "
+            f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
+        )
+    notes = []
+    has_head = not any(not key.startswith(prefix) for key in info["missing_keys"])
+    is_foreign = saved != (list(task.labels) or saved)
+    if has_head and is_foreign:
+        _reset_head(model)
+        notes.append(f"head: new (the checkpoint's is for {_some(saved)})")
+    if has_head and not is_foreign and not info["mismatched_keys"]:
+        notes.append("head: the checkpoint's")
+    elif task.problem == "regression":
+        notes += _start_at_mean(model, task)
+    return model, load_task_tokenizer(name, task.problem, revision=revision), notes
+
+
+def load_tuned(
+    name: str, *, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
+    """Return a model that was tuned before (by `finetune`, or by anyone), ready to predict.
+
+    Args:
+        name: directory or hub id.
+        revision: git revision on the hub.
+
+    Returns:
+        Model in eval mode, tokenizer, and how it wants its inputs.
+
+    Raises:
+        UserError: if it cannot be loaded or has no task head.
+    """
+    config = load_encoder_config(name, revision=revision)
+    problem = _saved_problem(name, config)
+    model_class, config = _class_and_config(name, config, problem, revision)
+    model, info = _load(name, model_class, config, revision)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        keys = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+        raise UserError(
+            f"{name} has no trained head for {'token' if problem == 'token' else 'sequence'} classification (missing: "
+            f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
+        )
+    inputs = read_task_file(name) or TaskInputs(
+        "", problem, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
+    )
+    tokenizer = load_task_tokenizer(name, problem, revision=revision)
+    if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().weight.shape[0]):
+        raise UserError(f"the tokenizer of {name} has ids beyond the {rows} rows of the model's word table")
+    return model.eval(), tokenizer, inputs
+
+
+def save_tuned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, inputs: TaskInputs, directory: Path
+) -> None:
+    """Write model, tokenizer and `task.json` to a directory, which appears complete or not at all.
+
+    Args:
+        model: the tuned model.
+        tokenizer: its tokenizer.
+        inputs: how it wants its inputs.
+        directory: where to.
+    """
+    model.eval()
+    with whole_folder(directory) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / TASK_FILE).write_text(json.dumps(asdict(inputs), indent=2) + "\n", encoding="utf-8")
+
+
+def load_task_tokenizer(
+    name: str, problem: Problem, *, revision: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Return a model's tokenizer, able to take words where the problem gives words.
+
+    Args:
+        name: directory or hub id.
+        problem: the kind of task.
+        revision: git revision on the hub.
+
+    Returns:
+        A fast tokenizer.
+
+    Raises:
+        UserError: if there is none.
+    """
+    tokenizer = load_tokenizer(name)
+    if revision is not None:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    if problem == "token":
+        # Byte-level BPE tells a word by the space before it; words alone have none.
+        if getattr(tokenizer, "add_prefix_space", None) is False:
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=revision, add_prefix_space=True, trust_remote_code=False
+            )
+        # A class that reads tokenizer.json as it is (ModernBERT's) leaves its rule alone.
+        rule = tokenizer.backend_tokenizer.pre_tokenizer
+        if isinstance(rule, pre_tokenizers.ByteLevel):
+            rule.add_prefix_space = True
+    check_tokenizer_files(tokenizer, name)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"the tokenizer of {name} has a model_max_length that is no number: mend its config")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
+    return tokenizer
+
+
+def model_labels(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return a model's label names in the order of their ids."""
+    id2label = model.config.id2label
+    return tuple(id2label[index] for index in sorted(id2label))
+
+
+def check_labels(model: PreTrainedModel, task: Task, name: str) -> None:
+    """Refuse a model whose labels are not the task's, in whatever order.
+
+    Args:
+        model: a tuned model.
+        task: the task.
+        name: what to call the model.
+
+    Raises:
+        UserError: naming the labels that differ.
+    """
+    labels = model_labels(model)
+    if task.problem == "regression":
+        if model.config.num_labels != 1:
+            raise UserError(f"{name} has {model.config.num_labels} classes, but {task.name} is a regression")
+        return
+    if set(labels) != set(task.labels):
+        raise UserError(
+            f"{name} was tuned for other labels: it has {_some(labels)}, {task.name} has {_some(task.labels)}"
+        )
+
+
+def is_minialbert(model: PreTrainedModel) -> bool:
+    """Tell whether a model is one of ours."""
+    return model.config.model_type == "minialbert"
+
+
+def _class_and_config(
+    name: str, config: PreTrainedConfig, problem: Problem, revision: str | None
+) -> tuple[Any, PreTrainedConfig]:
+    token = problem == "token"
+    if config.model_type == "minialbert" or hasattr(config, "use_adapter"):  # ours, or the paper's release
+        model_class = MiniAlbertForTokenClassification if token else MiniAlbertForSequenceClassification
+        return model_class, model_class.config_class.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
+    loaded = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    vars(loaded).pop("auto_map", None)  # names code that was not run, and is not passed on
+    return AutoModelForTokenClassification if token else AutoModelForSequenceClassification, loaded
+
+
+def _load(
+    name: str,
+    model_class: Any,
+    config: PreTrainedConfig,
+    revision: str | None,  # noqa: ANN401
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        return model_class.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
+
+
+def _reset_head(model: PreTrainedModel) -> None:
+    spread = getattr(model.config, "initializer_range", 0.02)
+    for layer in _head_layers(model):
+        nn.init.normal_(layer.weight, std=spread)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _head_layers(model: PreTrainedModel) -> list[nn.Linear]:
+    """Return the linear layers outside the encoder, in order."""
+    heads = (module for child, module in model.named_children() if child != model.base_model_prefix)
+    return [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
+
+
+def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
+    """Set the bias of a new head of one output to the mean of the training scores; return a note about it."""
+    texts = (example for example in task.splits.get("train", ()) if isinstance(example, TextExample))
+    scores = [text.label for text in texts if isinstance(text.label, int | float)]
+    outputs = [part for part in _head_layers(model) if part.out_features == 1 and part.bias is not None]
+    if not (scores and outputs):
+        return []
+    mean = sum(scores) / len(scores)
+    nn.init.constant_(outputs[-1].bias, mean)
+    return [f"head: new, starts from {mean:.4g}, the mean of the training scores"]
+
+
+def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
+    inputs = read_task_file(name)
+    if inputs is not None:
+        return inputs.problem
+    architectures = " ".join(config.architectures or ())
+    if "TokenClassification" in architectures:
+        return "token"
+    if "SequenceClassification" not in architectures:
+        raise UserError(
+            f"{name} has no task head ({architectures or 'no architecture in its config.json'}): give a model that "
+            "`minialbert finetune` wrote"
+        )
+    for problem, problem_type in _PROBLEM_TYPES.items():
+        if problem_type is not None and problem_type == config.problem_type:
+            return problem
+    return "regression" if config.num_labels == 1 else "single-label"
+
+
+def read_task_file(name: str | Path) -> TaskInputs | None:
+    """Return what `task.json` in a model's directory says, or None where there is none.
+
+    Args:
+        name: directory or hub id.
+
+    Returns:
+        How the model wants its inputs.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    path = Path(name) / TASK_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        inputs = TaskInputs(**values)
+        if not _is_sound(inputs):
+            raise ValueError("a value is out of range, or of another type")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
+    return inputs
+
+
+def _is_sound(inputs: TaskInputs) -> bool:
+    texts, counts = (inputs.task, inputs.problem, inputs.metric), (inputs.max_length, inputs.overlap)
+    if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
+        return False
+    return inputs.problem in _PROBLEM_TYPES and 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
+
+
+def _some(labels: Any) -> str:  # noqa: ANN401
+    names = [str(label) for label in labels]
+    return ", ".join(names[:6]) + (f" … ({len(names)})" if len(names) > 6 else "") if names else "no labels"

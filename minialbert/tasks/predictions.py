@@ -1,0 +1,394 @@
+"""What a tuned model says about labelled examples, and the figures that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from minialbert.data.examples import Example, Task, TextExample, TokenExample
+from minialbert.data.task_inputs import Encoded, PaddingCollator, encode_sentences, encode_texts
+from minialbert.errors import UserError
+from minialbert.method.encoders import forward_inputs
+from minialbert.runs.machine import autocast
+from minialbert.runs.progress import stderr_console
+from minialbert.tasks.metrics import (
+    entity_metrics,
+    multi_label_metrics,
+    regression_metrics,
+    single_label_metrics,
+    subword_f1,
+)
+from minialbert.tasks.models import is_minialbert
+
+Logits = NDArray[np.float32]
+
+_LABEL_KINDS = {"single-label": "class", "multi-label": "classes", "regression": "score", "token": "token"}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about a split, in the order of its examples.
+
+    Attributes:
+        values: a label name, a score, the names that apply, or one tag per word.
+        logits: (rows, labels) of a text task; empty for token labels.
+        metrics: figures by name, empty without gold labels.
+        inputs: model inputs that were run (windows, for long sentences).
+        cut: texts that lost their end.
+        finite: whether no output was NaN or infinite.
+        exit_iterations: how often the block was applied to each input, where inputs could leave early.
+    """
+
+    values: list[Any]
+    logits: Logits
+    metrics: dict[str, Any]
+    inputs: int
+    cut: int
+    finite: bool = True
+    exit_iterations: list[int] | None = None
+
+    @property
+    def mean_iterations(self) -> float | None:
+        """Iterations per input, where inputs could leave early."""
+        return float(np.mean(self.exit_iterations)) if self.exit_iterations else None
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    *,
+    max_length: int,
+    overlap: int,
+    all_pieces: bool = False,
+) -> Encoded:
+    """Return examples of any task as model inputs.
+
+    Args:
+        examples: one split.
+        tokenizer: a fast tokenizer.
+        task: names problem and labels.
+        max_length: tokens per input.
+        overlap: pieces that windows of a long sentence share.
+        all_pieces: see `encode_sentences`.
+
+    Returns:
+        The inputs.
+    """
+    if task.problem == "token":
+        sentences = cast("Sequence[TokenExample]", examples)
+        return encode_sentences(
+            sentences, tokenizer, task, max_length=max_length, overlap=overlap, all_pieces=all_pieces
+        )
+    return encode_texts(cast("Sequence[TextExample]", examples), tokenizer, task, max_length=max_length)
+
+
+def make_collator(task: Task, tokenizer: PreTrainedTokenizerFast) -> PaddingCollator:
+    """Return the collator of a task's batches.
+
+    Args:
+        task: names the problem.
+        tokenizer: names the padding token.
+
+    Returns:
+        The collator.
+    """
+    return PaddingCollator(int(tokenizer.pad_token_id or 0), _LABEL_KINDS[task.problem])
+
+
+def run_model(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    collator: PaddingCollator,
+    **options: Any,  # noqa: ANN401
+) -> list[Logits]:
+    """Return the logits of every input, computed longest first so that batches need little padding.
+
+    Args:
+        model: a model with a task head; it is put in eval mode and back.
+        encoded: the inputs.
+        collator: pads them.
+        **options: of `run_with_exits`.
+
+    Returns:
+        One array per input, in order: (labels,), or (tokens, labels) for token labels.
+    """
+    return run_with_exits(model, encoded, collator, **options)[0]
+
+
+@torch.inference_mode()
+def run_with_exits(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    collator: PaddingCollator,
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    progress: str | None = None,
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
+) -> tuple[list[Logits], list[int] | None]:
+    """Return the logits of every input, and how many iterations each took where it could leave early.
+
+    Args:
+        model: a model with a task head; it is put in eval mode and back.
+        encoded: the inputs.
+        collator: pads them.
+        batch_size: inputs per forward pass.
+        precision: "fp32", or "bf16" / "fp16" for autocast.
+        progress: title of a progress bar; None for none.
+        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
+        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
+
+    Returns:
+        The logits as in `run_model`; and iterations per input, None where all inputs ran the full depth.
+
+    Raises:
+        UserError: if depth or threshold are out of range, or not for this model.
+    """
+    depth = depth_arguments(model, num_iterations, exit_threshold)
+    lengths = encoded.lengths
+    results: list[Logits | None] = [None] * len(encoded)
+    exits: dict[int, int] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
+            with autocast(model.device.type, precision):
+                output = model(**inputs, **depth)
+            logits = output.logits.float().cpu().numpy()
+            for row, values in zip(rows, logits, strict=True):
+                results[row] = values[: lengths[row]] if values.ndim == 2 else values
+            taken = getattr(output, "exit_iterations", None)
+            if taken is not None:
+                exits.update(zip(rows, taken.tolist(), strict=True))
+    finally:
+        model.train(was_training)
+    iterations = [exits[row] for row in range(len(encoded))] if exits else None
+    return cast("list[Logits]", results), iterations
+
+
+def input_batches(
+    model: PreTrainedModel,
+    encoded: Encoded,
+    collator: PaddingCollator,
+    *,
+    batch_size: int,
+    progress: str | None = None,
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield batches on the model's device, longest inputs first so that they need little padding.
+
+    Args:
+        model: says which inputs it takes.
+        encoded: the inputs.
+        collator: pads them.
+        batch_size: inputs per batch.
+        progress: title of a progress bar; None for none.
+
+    Yields:
+        Which inputs, and what to call the model with.
+    """
+    lengths = encoded.lengths
+    order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
+    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    for rows in _tracked(batches, progress):
+        batch = collator([encoded[row] for row in rows])
+        yield rows, {name: value.to(model.device) for name, value in forward_inputs(model, batch).items()}
+
+
+def depth_arguments(
+    model: PreTrainedModel, num_iterations: int | None, exit_threshold: float | None
+) -> dict[str, Any]:
+    """Return what to call a model with for another depth than its own.
+
+    Args:
+        model: a model with a task head.
+        num_iterations: how often to apply the block; None for its own depth.
+        exit_threshold: confidence at which an input leaves early; None for what its config says.
+
+    Returns:
+        The arguments that were given, by name.
+
+    Raises:
+        UserError: if one is out of range, or not for this model.
+    """
+    asked = {"num_iterations": num_iterations, "exit_threshold": exit_threshold}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and not is_minialbert(model):
+        kind = model.config.model_type
+        raise UserError(
+            f"{' and '.join(given)}: only a MiniALBERT can run at another depth, not a {kind} model"
+        )
+    if num_iterations is not None and num_iterations < 1:
+        raise UserError(f"num_iterations: expected at least 1, found {num_iterations}")
+    if exit_threshold is not None:
+        if not 0 < exit_threshold <= 1:
+            raise UserError(f"exit_threshold: expected a number above 0 and up to 1, found {exit_threshold}")
+        if not getattr(model, "has_confidence", False):
+            raise UserError(
+                "exit_threshold: a score has no confidence; give num_iterations for fewer iterations"
+            )
+    return given
+
+
+def depth_notes(model: PreTrainedModel, num_iterations: int | None) -> list[str]:
+    """Return what to know of a number of iterations: that the model was not trained to be read there.
+
+    Args:
+        model: a MiniALBERT, where there is a number.
+        num_iterations: how often the block is applied; None for its own depth.
+
+    Returns:
+        Lines, mostly none.
+    """
+    if num_iterations is None:
+        return []
+    own = model.config.num_hidden_layers
+    depths = sorted({*(getattr(model.config, "elastic_depths", None) or ()), own})
+    if num_iterations == own or num_iterations in depths:
+        return []
+    trained = f"its head was trained to read the output of {', '.join(map(str, depths))} iterations"
+    beyond = "; past the last one the last adapters repeat" if num_iterations > own else ""
+    return [f"{num_iterations} iterations are not what the model was trained for: {trained}{beyond}"]
+
+
+def evaluate_split(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    encoded: Encoded,
+    task: Task,
+    collator: PaddingCollator,
+    *,
+    order: Sequence[int] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Predictions:
+    """Return predictions and, where there are examples and all have gold labels, the task's figures.
+
+    Args:
+        model: a model with a task head.
+        examples: one split.
+        encoded: the same examples as inputs.
+        task: names problem and labels.
+        collator: pads batches.
+        order: for each of the task's labels the model's id of the same name; None when they agree.
+        **options: of `run_with_exits`.
+
+    Returns:
+        The predictions.
+    """
+    logits, exits = run_with_exits(model, encoded, collator, **options)
+    return read_predictions(examples, encoded, task, logits, order=order, exit_iterations=exits)
+
+
+def read_predictions(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    task: Task,
+    logits: list[Logits],
+    *,
+    order: Sequence[int] | None = None,
+    exit_iterations: list[int] | None = None,
+) -> Predictions:
+    """Return what logits say about examples and, where there are examples and all have gold labels, figures.
+
+    Args:
+        examples: one split.
+        encoded: the same examples as inputs.
+        task: names problem and labels.
+        logits: of each input, as `run_model` returns them.
+        order: for each of the task's labels the model's id of the same name; None when they agree.
+        exit_iterations: iterations that each input took, where it could leave early.
+
+    Returns:
+        The predictions.
+    """
+    exits = exit_iterations
+    if order is not None:
+        logits = [values[..., list(order)] for values in logits]
+    finite = all(bool(np.isfinite(values).all()) for values in logits)
+    if task.problem == "token":
+        sentences = cast("Sequence[TokenExample]", examples)
+        tags = word_tags(sentences, encoded, logits, task.labels)
+        metrics: dict[str, Any] = {}
+        if sentences and all(sentence.tags is not None for sentence in sentences):
+            gold = [list(sentence.tags or ()) for sentence in sentences]
+            metrics = entity_metrics(gold, tags)
+            metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
+        return Predictions(
+            tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut, finite, exits
+        )
+    if not logits:
+        return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
+    stacked = np.stack(logits)
+    texts = cast("Sequence[TextExample]", examples)
+    gold_labels = [row.get("labels") for row in encoded.rows]
+    labelled = all(label is not None for label in gold_labels)
+    values, metrics = _text_result(task, stacked, gold_labels if labelled else None)
+    assert len(values) == len(texts)
+    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exits)
+
+
+def _text_result(task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+    if task.problem == "regression":
+        scores = logits[:, 0].tolist()
+        return scores, regression_metrics(gold, scores) if gold is not None else {}
+    if task.problem == "multi-label":
+        chosen = logits > 0  # a probability above one half
+        named = [tuple(name for name, is_in in zip(task.labels, row, strict=True) if is_in) for row in chosen]
+        return named, multi_label_metrics(np.array(gold, dtype=bool), chosen) if gold is not None else {}
+    ids = logits.argmax(axis=1).tolist()
+    metrics = single_label_metrics(gold, ids, len(task.labels)) if gold is not None else {}
+    return [task.labels[index] for index in ids], metrics
+
+
+def word_tags(
+    sentences: Sequence[TokenExample], encoded: Encoded, logits: Sequence[Logits], labels: Sequence[str]
+) -> list[list[str]]:
+    """Return one tag per word: that of its first piece, in the window to which the word belongs.
+
+    Args:
+        sentences: the sentences.
+        encoded: their windows.
+        logits: of each window, (tokens, labels).
+        labels: tag names by id.
+
+    Returns:
+        Tags per sentence, as many as it has words.
+    """
+    tags = [["O"] * len(sentence.words) for sentence in sentences]
+    for owner, window, values in zip(encoded.owners, encoded.windows, logits, strict=True):
+        best = values.argmax(axis=1)
+        for position, (word, first) in enumerate(zip(window.words, window.firsts, strict=True)):
+            if first:
+                tags[owner][word] = labels[best[position]]
+    return tags
+
+
+def _piece_tags(
+    encoded: Encoded, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Return gold and predicted tags with a copy of each word's tag for every one of its pieces."""
+    gold_pieces: list[list[str]] = [[] for _ in gold]
+    predicted_pieces: list[list[str]] = [[] for _ in gold]
+    for owner, window in zip(encoded.owners, encoded.windows, strict=True):
+        for word in window.words:
+            if word >= 0:
+                gold_pieces[owner].append(gold[owner][word])
+                predicted_pieces[owner].append(predicted[owner][word])
+    return gold_pieces, predicted_pieces
+
+
+def _tracked(batches: list[list[int]], title: str | None) -> Iterator[list[int]]:
+    if title is None:
+        yield from batches
+        return
+    console = stderr_console()
+    yield from track(batches, title, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,43 @@
+"""The tables of docs/performance.md, docs/deployment.md and docs/scaling.md are those of the records."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLES = {"performance.md": 8, "deployment.md": 8, "scaling.md": 4}
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "page", ROOT / "benchmarks" / "pages" / "performance_page.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in TABLES:
+        shutil.copyfile(ROOT / "docs" / name, tmp_path / name)
+    monkeypatch.setattr(module, "RESULTS", ROOT / "results")
+    monkeypatch.setattr(module, "PAGES", tuple(tmp_path / name for name in TABLES))
+    return module
+
+
+def test_the_tables_are_those_of_the_records(script):
+    before = [page.read_text() for page in script.PAGES]
+    counts = [len(re.findall(r":begin -->\n+(?:[^<|]*\n)*\|", text)) for text in before]
+    assert counts == list(TABLES.values())
+    script.main()
+    assert [page.read_text() for page in script.PAGES] == before
+
+
+def test_a_changed_table_is_put_right(script):
+    page = script.PAGES[0]
+    before = page.read_text()
+    page.write_text(before.replace("| plain |", "| slow |"))
+    script.main()
+    assert page.read_text() == before

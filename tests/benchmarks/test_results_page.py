@@ -1,0 +1,81 @@
+"""docs/results.md and the page in results/miniature are made from the records there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MINIATURE = ROOT / "results" / "miniature"
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "results_page", ROOT / "benchmarks" / "pages" / "results_page.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shutil.copytree(
+        MINIATURE, tmp_path / "miniature", ignore=shutil.ignore_patterns("*.html", "*.md", "*.csv")
+    )
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "miniature")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "results.md")
+    monkeypatch.setattr(module, "README", Path(shutil.copy(ROOT / "README.md", tmp_path)))
+    return module
+
+
+def test_pages_and_tables_are_those_of_the_records(script):
+    script.main()
+    assert script.PAGE.read_text(encoding="utf-8") == (ROOT / "docs" / "results.md").read_text(
+        encoding="utf-8"
+    )
+    assert script.README.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
+    made = {path.name for path in script.RESULTS.iterdir() if path.suffix in (".md", ".html", ".csv")}
+    assert {"report.md", "report.html", "claims.csv", "distillation.csv"} <= made
+    for name in made:
+        assert (script.RESULTS / name).read_bytes() == (MINIATURE / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "record", "key", "table"),
+    [
+        ("low_rank_start", "low-rank-start", "result.json", "ranks", "table.md"),
+        ("word_matching", "block-start", "matching.json", "models", "matching.md"),
+    ],
+)
+def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, folder, record, key, table):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    home = ROOT / "results" / folder
+    made = importlib.import_module(name).table(json.loads((home / record).read_text(encoding="utf-8"))[key])
+    assert made == (home / table).read_text(encoding="utf-8")
+    if name == "low_rank_start":
+        assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("tuning_rate", "tuning-rate"),
+        ("regression_start", "regression-start"),
+        ("task_distillation", "task-distillation"),
+    ],
+)
+def test_the_pages_of_tuning_are_those_of_their_records(monkeypatch, name, folder):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.chdir(ROOT)
+    made = importlib.import_module(name).page()
+    assert made == (ROOT / "results" / folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_record_names_a_folder_of_a_machine():
+    records = sorted((MINIATURE / "cells").rglob("*.json*"))
+    assert records
+    for file in records:
+        text = file.read_text(encoding="utf-8")
+        assert not any(f'"{root}/' in text for root in ("/home", "/work", "/tmp", "/root", "/data")), file

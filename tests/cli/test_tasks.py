@@ -1,0 +1,498 @@
+"""The verbs about labelled tasks, from files to figures, and what each says about bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+
+import pytest
+from conftest import write_tiny_task
+
+from minialbert.tasks.predict import Predictor
+
+QUICK = ("--set", "tuning.batch_size=8", "--set", "tuning.learning_rate=3e-3", "--set", "tuning.dropout=0")
+ONE_STEP = ("--set", "task.max_train_rows=8", "--set", "tuning.epochs=1")
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Entities of one's own, in three commands
+
+
+def test_tune_evaluate_and_predict_entities(call, tiny_student_dir, tmp_path):
+    data = write_tiny_task(tmp_path / "history", "ner")
+    run, scores = tmp_path / "run", tmp_path / "scores"
+    status, out, _ = call(
+        "finetune", "--model", tiny_student_dir, "--task", "ner", "--data", data, "--output", run, *QUICK,
+        "--set", "tuning.epochs=6",
+    )  # fmt: skip
+    assert status == 0
+    for shown in ("history, test", "history, validation", "entity f1", "Person", "Place", str(run / "model")):
+        assert shown in out
+    tuned = json.loads((run / "result.json").read_text())
+    assert tuned["score"] > 0.9
+
+    status, out, _ = call("evaluate", "--model", run / "model", "--data", data, "--output", scores)
+    assert status == 0
+    assert "history, test" in out
+    assert f"{tuned['score']:.4f}" in out
+    assert str(scores) in out
+    assert json.loads((scores / "result.json").read_text())["metrics"]["test"] == tuned["metrics"]["test"]
+    assert len(read_lines((scores / "predictions.jsonl").read_text())) == 32
+
+    texts = ["The king of it, and the RIVER!", "by one to the of"]
+    status, out, _ = call("predict", "--model", run / "model", *texts)
+    assert status == 0
+    first, second = read_lines(out)
+    assert [first["text"], second["text"]] == texts
+    found = [(entity["text"], entity["label"]) for entity in first["entities"]]
+    assert ("king", "Person") in found
+    assert ("RIVER", "Place") in found
+    for entity in first["entities"]:
+        assert texts[0][entity["start"] : entity["end"]] == entity["text"]
+    assert second["entities"] == []
+
+
+# finetune
+
+
+def test_finetune_adapters_says_how_much_is_trained(call, tiny_student_dir, tuned, tmp_path, caplog):
+    data = tuned("classification").data
+    with caplog.at_level("INFO", "minialbert"):
+        status, _, _ = call(
+            "finetune", "--model", tiny_student_dir, "--task", "classification", "--data", data, "--adapters",
+            "--output", tmp_path / "run", *ONE_STEP,
+        )  # fmt: skip
+    assert status == 0
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    trained, total = (record["model"][key] for key in ("trainable_parameters", "parameters"))
+    assert trained < total / 2
+    assert f"{trained:,} of {total:,} parameters are trained" in caplog.text
+    assert entries(tmp_path / "run" / "adapters")
+
+
+def test_json_is_the_record_and_nothing_else(call, tiny_student_dir, tuned, tmp_path):
+    made = tuned("regression")
+    status, out, _ = call(
+        "finetune", "--model", tiny_student_dir, "--task", "regression", "--data", made.data, "--json",
+        "--output", tmp_path / "run", *ONE_STEP,
+    )  # fmt: skip
+    assert status == 0
+    assert json.loads(out) == json.loads((tmp_path / "run" / "result.json").read_text())
+    status, out, _ = call("evaluate", "--model", made.model, "--data", made.data, "--json")
+    assert status == 0
+    assert json.loads(out)["score"] == made.record["score"]
+
+
+def test_a_recipe_of_ones_own(call, tiny_student_dir, tuned, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    assert call("recipes", "cp", "finetune/default", mine)[0] == 0
+    mine.write_text(mine.read_text().replace("epochs: 3", "epochs: 0.05"))
+    status, out, _ = call("recipes", "show", mine)
+    assert status == 0
+    assert "epochs: 0.05" in out
+    assert "learning_rate:" in out
+    status, out, _ = call("recipes", "show", "finetune/default")
+    assert status == 0
+    assert "epochs: 3.0" in out
+    status, out, _ = call(
+        "finetune", "--model", tiny_student_dir, "--task", "classification", "--recipe", mine, "--json",
+        "--data", tuned("classification").data, "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert status == 0
+    assert json.loads(out)["recipe"]["tuning"]["epochs"] == 0.05
+
+
+@pytest.mark.parametrize("option", [("--jobs", 2), ("--ray", "auto"), ("--keep-models", "all")])
+def test_options_of_grids_need_a_grid(option, refuse, tiny_student_dir, tuned, tmp_path):
+    line = refuse(
+        "finetune", "--model", tiny_student_dir, "--task", "classification", *option,
+        "--data", tuned("classification").data, "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert "give --grid too" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_not_touched(refuse, tiny_student_dir, tuned, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    line = refuse(
+        "finetune", "--model", tiny_student_dir, "--task", "classification",
+        "--data", tuned("classification").data, "--output", run,
+    )  # fmt: skip
+    assert "is not empty" in line
+    assert entries(run) == ["notes.txt"]
+
+
+# Bad input: one line each, and no directory
+
+
+@pytest.fixture
+def finetune(refuse, tiny_student_dir, tmp_path):
+    """Tune as it must be refused; returns the line."""
+
+    def command(task, data, *arguments):
+        line = refuse(
+            "finetune", "--model", tiny_student_dir, "--task", task, "--data", data, *arguments,
+            "--output", tmp_path / "run",
+        )  # fmt: skip
+        assert not (tmp_path / "run").exists()
+        return line
+
+    return command
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Tagged sentences of two words or more, in three small files."""
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        (folder / f"{split}.tsv").write_text("the\tO\nking\tB-Person\n\nto\tO\nit\tO\n")
+    return folder
+
+
+@pytest.fixture
+def moods(tmp_path):
+    """Labelled texts in two small csv files."""
+    folder = tmp_path / "moods"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        (folder / f"{split}.csv").write_text("text,label\nthe king,glad\nthe river,sad\n")
+    return folder
+
+
+def test_a_directory_that_lacks_a_file(finetune, people, moods, tmp_path):
+    (people / "train.tsv").unlink()
+    line = finetune("ner", people)
+    assert f"{people} has no train file" in line
+    assert "found dev.tsv, test.tsv" in line
+    (moods / "train.csv").unlink()
+    assert f"{moods}: no train split" in finetune("classification", moods)
+    (tmp_path / "CoLA").mkdir()
+    (tmp_path / "CoLA" / "train.tsv").write_text("x\t1\t\tthe king\n")
+    line = finetune("cola", tmp_path / "CoLA")
+    assert "has no dev.tsv, which cola needs; there is: train.tsv" in line
+
+
+def test_a_row_with_too_few_columns(finetune, people, moods, tmp_path):
+    (people / "dev.tsv").write_text("the\tO\nking\n")
+    line = finetune("ner", people)
+    assert f"{people / 'dev.tsv'}, row 2: expected at least 2 columns" in line
+    assert "found 1: 'king'" in line
+    (moods / "train.csv").write_text("text,label\nthe king,glad\nthe river\n")
+    line = finetune("classification", moods)
+    assert f"{moods / 'train.csv'}:3: expected 2 columns as in the header, found 1" in line
+    (tmp_path / "CoLA").mkdir()
+    (tmp_path / "CoLA" / "dev.tsv").write_text("x\t1\t\tthe king\nx\t1\tthe river\n")
+    (tmp_path / "CoLA" / "train.tsv").write_text("x\t1\t\tthe king\nx\t0\t\tthe river\n")
+    assert "dev.tsv, row 2: expected 4 columns split at TAB, found 3" in finetune("cola", tmp_path / "CoLA")
+
+
+def test_an_unknown_label_in_dev(finetune, people, moods, tmp_path):
+    (moods / "dev.csv").write_text("text,label\nthe king,glad\nthe river,angry\n")
+    line = finetune("classification", moods)
+    assert f"{moods / 'dev.csv'}:3: the label 'angry'" in line
+    assert "is not among those of the train split: 'glad', 'sad'" in line
+    (people / "dev.tsv").write_text("the\tO\nking\tB-Animal\n")
+    line = finetune("ner", people)
+    assert f"{people / 'dev.tsv'}, row 2" in line
+    assert "'B-Animal' does not occur in train, which has Person" in line
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\nthe king\t1\n")
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nthe king\t2\n")
+    assert "dev.tsv, row 2: unknown label '2'; expected one of 0, 1" in finetune("sst2", tmp_path / "SST-2")
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("Person", "expected a tag O, B-TYPE or I-TYPE, found 'Person'"),
+        ("B-", "expected a tag O, B-TYPE or I-TYPE, found 'B-'"),
+        ("S-Person", "is of another scheme"),
+    ],
+)
+def test_a_tag_outside_bio(tag, message, finetune, people):
+    (people / "train.tsv").write_text(f"the\tO\n\nking\t{tag}\n")
+    line = finetune("ner", people)
+    assert f"{people / 'train.tsv'}, row 3: " in line
+    assert message in line
+
+
+def test_an_inside_tag_after_nothing_is_repaired_and_counted(
+    call, tiny_student_dir, people, tmp_path, caplog
+):
+    (people / "train.tsv").write_text("the\tO\nking\tI-Person\n\nking\tI-Person\nking\tI-Person\n")
+    with caplog.at_level("INFO", "minialbert"):
+        status, _, _ = call(
+            "finetune", "--model", tiny_student_dir, "--task", "ner", "--data", people,
+            "--output", tmp_path / "run", "--set", "tuning.epochs=1",
+        )  # fmt: skip
+    assert status == 0
+    note = "people/train.tsv: 2 I- tags that followed nothing were read as B-"
+    assert note in caplog.text
+    assert note in json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
+
+
+def test_an_inside_tag_after_nothing_is_refused_on_request(finetune, people):
+    (people / "train.tsv").write_text("the\tO\nking\tI-Person\n")
+    line = finetune("ner", people, "--set", "task.iob=refuse")
+    assert f"{people / 'train.tsv'}, row 2: 'I-Person' follows no entity: expected 'B-Person'" in line
+
+
+def test_a_sentence_without_words(finetune, people, tmp_path):
+    (people / "train.tsv").write_text("the\tO\n \tB-Person\n")
+    assert f"{people / 'train.tsv'}, row 2: the word in column 0 is empty" in finetune("ner", people)
+    table = tmp_path / "table"
+    table.mkdir()
+    rows = [{"tokens": ["the", "king"], "tags": ["O", "B-Person"]}, {"tokens": [], "tags": []}]
+    write_rows(table / "train.jsonl", rows)
+    line = finetune("ner", table)
+    assert f"{table / 'train.jsonl'}:2: there are no words in column 'tokens'" in line
+
+
+def test_a_missing_column_lists_those_that_are_there(finetune, moods):
+    (moods / "train.csv").write_text("comment,label\nthe king,glad\nthe river,sad\n")
+    line = finetune("classification", moods)
+    assert str(moods / "train.csv") in line
+    assert "no text column" in line
+    assert "found the columns 'comment', 'label'" in line
+    line = finetune("classification", moods, "--set", "task.text=remark")
+    assert "expected 'remark', found the columns 'comment', 'label'" in line
+
+
+def test_a_score_that_is_no_number(finetune, moods):
+    (moods / "train.csv").write_text("text,score\nthe king,1.5\nthe river,high\n")
+    (moods / "dev.csv").write_text("text,score\nthe king,1.5\n")
+    line = finetune("regression", moods)
+    assert f"{moods / 'train.csv'}:3: expected a finite number as score, found 'high'" in line
+
+
+def test_no_training_rows(finetune, people, moods, tmp_path):
+    (people / "train.tsv").write_text("")
+    assert f"{people / 'train.tsv'} has 0 sentences" in finetune("ner", people)
+    for text in ("", "text,label\n"):
+        (moods / "train.csv").write_text(text)
+        assert str(moods / "train.csv") in finetune("classification", moods)
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\n")
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nthe king\t1\n")
+    assert "train.tsv has no labelled row" in finetune("sst2", tmp_path / "SST-2")
+
+
+# evaluate
+
+
+def test_evaluating_what_does_not_fit(refuse, tuned, moods, people, tiny_student_dir, tmp_path):
+    made, scores = tuned("classification"), tmp_path / "scores"
+
+    def evaluate(model, data, *arguments):
+        line = refuse("evaluate", "--model", model, "--data", data, "--output", scores, *arguments)
+        assert not scores.exists()
+        return line
+
+    other = "tuned was tuned for other labels: it has with, without, my-classification has glad, sad"
+    assert other in evaluate(made.model, moods)
+    animals = people.with_name("animals")
+    shutil.copytree(people, animals)
+    for file in animals.iterdir():
+        file.write_text(file.read_text().replace("Person", "Animal"))
+    line = evaluate(tuned("ner").model, animals)
+    assert "it has O, B-Person, I-Person, B-Place, I-Place, animals has O, B-Animal, I-Animal" in line
+    assert "has no task head" in evaluate(tiny_student_dir, moods, "--task", "classification")
+    assert "was tuned for a single-label task, ner is a token one" in evaluate(
+        made.model, people, "--task", "ner"
+    )
+    assert "has no split 'dev': there are train, validation, test" in evaluate(
+        made.model, made.data, "--split", "dev"
+    )
+    assert "nowhere" in evaluate(made.model, tmp_path / "nowhere")
+    assert "unknown key; did you mean max_length?" in evaluate(
+        made.model, made.data, "--set", "task.max_lengt=8"
+    )
+    assert "no unlabelled split" in evaluate(made.model, made.data, "--submission", tmp_path / "glue")
+    assert not (tmp_path / "glue").exists()
+    line = refuse("evaluate", "--model", made.model, "--data", made.data, "--output", made.run, "--overwrite")
+    assert "is the record of another run (finetune)" in line
+
+
+def test_evaluate_takes_options_and_shows_notes(call, tuned):
+    made = tuned("classification")
+    status, out, _ = call(
+        "evaluate", "--model", made.model, "--data", made.data, "--split", "validation", "--batch-size", 5,
+        "--set", "task.max_length=8", "--set", "task.overlap=0",
+    )  # fmt: skip
+    assert status == 0
+    assert "of 24 texts were cut at 8 tokens" in out
+    assert "my-classification, validation" in out
+    # Inputs are otherwise as long as in tuning.
+    status, out, _ = call("evaluate", "--model", made.model, "--data", made.data, "--set", "task.label=label")
+    assert status == 0
+    assert "cut" not in out
+    assert f"{made.record['score']:.4f}" in out
+
+
+# predict
+
+
+@pytest.fixture
+def predict(call, tuned):
+    """Predict with a tuned classifier; returns the results."""
+
+    def command(*arguments):
+        status, out, err = call("predict", "--model", tuned("classification").model, *arguments)
+        assert status == 0, err
+        return read_lines(out)
+
+    return command
+
+
+@pytest.fixture
+def said(tuned):
+    """What the library says about texts."""
+
+    def results(texts):
+        return list(Predictor.load(str(tuned("classification").model), precision="auto").predict(texts))
+
+    return results
+
+
+TEXTS = ["the king of it", "by the river", "to", ""]
+
+
+def test_predict_texts_files_and_standard_input(predict, said, tmp_path, monkeypatch):
+    expected = said(TEXTS)
+    assert {result["label"] for result in expected} == {"with", "without"}
+    assert predict(*TEXTS[:3]) == said(TEXTS[:3])
+
+    lines = "".join(f"{text}\n" for text in TEXTS)
+    (tmp_path / "texts.txt").write_text(lines)
+    assert predict("--input", tmp_path / "texts.txt") == expected
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert predict("--input", "-") == expected
+
+    (tmp_path / "table.csv").write_text("id,text\n" + "".join(f"7,{text}\n" for text in TEXTS[:3]))
+    assert predict("--input", tmp_path / "table.csv") == said(TEXTS[:3])
+    write_rows(tmp_path / "table.jsonl", [{"remark": text} for text in TEXTS])
+    files = ("--input", tmp_path / "table.jsonl", "--input", tmp_path / "texts.txt")
+    # Batches hold other texts together, so that the last digits may differ.
+    both = predict(*files, "--column", "remark")
+    assert [result["text"] for result in both] == TEXTS * 2
+    assert [result["label"] for result in both] == [result["label"] for result in expected] * 2
+
+
+def test_predict_pairs(predict, said, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("a\tb\nthe king\tto it\nthe river\tas it is\n")
+    pairs = [("the king", "to it"), ("the river", "as it is")]
+    assert predict("--input", tmp_path / "pairs.tsv", "--column", "a", "--pair-column", "b") == said(pairs)
+
+
+def test_predict_with_a_threshold(call, tuned):
+    for threshold, labels in ((0, ["king", "river"]), (1, [])):
+        status, out, _ = call(
+            "predict", "--model", tuned("multi-label").model, "--threshold", threshold, "the king"
+        )
+        assert status == 0
+        assert json.loads(out)["labels"] == labels
+
+
+def test_predict_to_a_file(call, refuse, said, tuned, tmp_path):
+    output = tmp_path / "out" / "results.jsonl"
+    output.parent.mkdir()
+    usual = ("predict", "--model", tuned("classification").model, "--output", output)
+    status, out, _ = call(*usual, *TEXTS[:2])
+    assert (status, out) == (0, "")
+    assert read_lines(output.read_text()) == said(TEXTS[:2])
+    assert "results.jsonl exists: give --overwrite" in refuse(*usual, "to")
+    assert len(output.read_text().splitlines()) == 2
+    assert call(*usual, "--overwrite", "to")[0] == 0
+    assert read_lines(output.read_text()) == said(["to"])
+    assert entries(output.parent) == ["results.jsonl"]
+
+
+def test_a_refused_prediction_leaves_the_former_file(refuse, tuned, tmp_path):
+    output = tmp_path / "out" / "results.jsonl"
+    output.parent.mkdir()
+    (tmp_path / "texts.txt").write_bytes(b"the king\n" * 600 + b"\xff\n")  # past the first chunk
+    usual = ("predict", "--model", tuned("classification").model, "--input", tmp_path / "texts.txt")
+    assert "texts.txt:601: not UTF-8" in refuse(*usual, "--output", output)
+    assert entries(output.parent) == []
+    output.write_text("former")
+    assert "texts.txt:601" in refuse(*usual, "--output", output, "--overwrite")
+    assert output.read_text() == "former"
+    assert entries(output.parent) == ["results.jsonl"]
+
+
+def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path):
+    model = tuned("classification").model
+    (tmp_path / "texts.txt").write_text("the king\n")
+    (tmp_path / "table.csv").write_text("remark\nthe king\n")
+    usual = ("predict", "--model", model)
+    assert "give either texts or --input" in refuse(*usual, "to", "--input", tmp_path / "texts.txt")
+    assert "give either texts or --input" in refuse(*usual)
+    assert "are for tables: give --input too" in refuse(*usual, "to", "--column", "text")
+    assert "columns are for tables" in refuse(*usual, "--input", tmp_path / "texts.txt", "--column", "text")
+    assert "no column 'text'; name one of its columns, which are 'remark'" in refuse(
+        *usual, "--input", tmp_path / "table.csv"
+    )
+    assert "no such file" in refuse(*usual, "--input", tmp_path / "nothing.txt")
+    assert "unknown extension" in refuse(*usual, "--input", tmp_path / "texts.doc")
+    assert "expected a threshold from 0 to 1" in refuse(*usual, "--threshold", 2, "to")
+    assert "cannot be written" in refuse(*usual, "--output", tmp_path / "no" / "file.jsonl", "to")
+    assert "has no task head" in refuse("predict", "--model", tiny_student_dir, "to")
+    assert "nowhere" in refuse("predict", "--model", tmp_path / "nowhere", "to")
+
+
+# report
+
+
+def test_report_of_two_runs(call, tuned, tmp_path):
+    texts, entities = tuned("classification"), tuned("ner")
+    status, page, _ = call("report", texts.run, entities.run)
+    assert status == 0
+    assert page.startswith("# Results\n")
+    for made in (texts, entities):
+        assert made.record["task"] in page
+        assert f"{100 * made.record['score']:.1f}" in page
+    output = tmp_path / "report"
+    status, out, _ = call("report", texts.run, entities.run, "--output", output)
+    assert status == 0
+    assert f"report in {output / 'report.md'}" in out
+    assert (output / "report.md").read_text() == page
+    tables = [name for name in entries(output) if name.endswith(".csv")]
+    assert tables
+    assert "my-classification" in "".join((output / name).read_text() for name in tables)
+
+
+def test_report_without_records(refuse, call, tuned, tmp_path):
+    (tmp_path / "empty").mkdir()
+    line = refuse("report", tmp_path / "empty", "--output", tmp_path / "report")
+    assert "has no result.json below it" in line
+    assert not (tmp_path / "report").exists()
+    # An evaluation is no fine-tuning, and does not disturb one beside it.
+    made = tuned("classification")
+    shutil.copytree(made.run, tmp_path / "runs" / "a", ignore=shutil.ignore_patterns("model"))
+    alone = call("report", tmp_path / "runs")[1]
+    arguments = ("--model", made.model, "--data", made.data, "--output", tmp_path / "runs" / "scores")
+    assert call("evaluate", *arguments)[0] == 0
+    status, page, _ = call("report", tmp_path / "runs")
+    assert status == 0
+    assert page == alone
+    line = refuse("report", tmp_path / "runs" / "scores", "--output", tmp_path / "report")
+    assert "no record of fine-tuning or distillation below" in line
+    assert not (tmp_path / "report").exists()

@@ -1,0 +1,337 @@
+"""Exports: the graph computes what the model does, holds each weight once, or does not appear."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from minialbert import (
+    MiniAlbertConfig,
+    MiniAlbertForMaskedLM,
+    MiniAlbertForQuestionAnswering,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+)
+from minialbert.cli.main import app
+from minialbert.deploy.onnx import export
+from minialbert.deploy.onnx import parity as onnx_parity
+from minialbert.deploy.onnx.export import calibration_batches, export_onnx
+from minialbert.deploy.onnx.graph import count_operators, initializers
+from minialbert.errors import UserError
+from minialbert.recipes.schema import TaskRecipe
+from minialbert.tasks.evaluate import evaluate
+from minialbert.tasks.exported import OnnxEncoder, load_exported
+from minialbert.tasks.models import TaskInputs, save_tuned
+
+ITERATIONS = 2
+INPUTS = TaskInputs("colours", "single-label", "accuracy", 32, 8)
+
+
+def _config(tokenizer, **changes):
+    values = {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "embedding_size": 16, "num_hidden_layers": ITERATIONS,
+        "num_attention_heads": 4, "intermediate_size": 128, "adapter_reduction_factor": 4,
+        "max_position_embeddings": 48, "pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.2,
+    }  # fmt: skip
+    return MiniAlbertConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, tiny_tokenizer):
+    torch.manual_seed(1)
+    config = _config(tiny_tokenizer, num_labels=3, id2label={0: "red", 1: "green", 2: "blue"})
+    folder = tmp_path_factory.mktemp("classifier")
+    save_tuned(MiniAlbertForSequenceClassification(config), tiny_tokenizer, INPUTS, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph(classifier):
+    """Trace once; each test quantises a copy."""
+    model = MiniAlbertForSequenceClassification.from_pretrained(classifier)
+    return export._trace(model, "sequence-classification", export.DEFAULT_OPSET, None)
+
+
+@pytest.fixture
+def traced(graph, monkeypatch):
+    """Exports of the classifier take the graph that is there."""
+
+    def copy(*_):
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        return model
+
+    monkeypatch.setattr(export, "_trace", copy)
+
+
+def _data(tmp_path):
+    rows = [{"text": f"the {animal} sat", "label": label} for animal in ("cat", "dog", "house", "red big")
+            for label in ("red", "green", "blue")]  # fmt: skip
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("head", "cls", "opset"),
+    [
+        ("masked-lm", MiniAlbertForMaskedLM, 23),
+        ("token-classification", MiniAlbertForTokenClassification, 20),
+        ("question-answering", MiniAlbertForQuestionAnswering, 18),
+    ],
+)
+def test_every_head_gives_what_the_model_gives(head, cls, opset, tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    cls(_config(tiny_tokenizer)).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    record = export_onnx(str(tmp_path / "model"), tmp_path / "out", opset=opset)
+    assert record["head"] == head and record["opset"] == opset and record["precision"] == "fp32"
+    stored = onnx.load(tmp_path / "out" / "model.onnx")
+    assert next(entry.version for entry in stored.opset_import if entry.domain == "") == opset
+    assert record["parity"]["max_difference"] < 1e-4
+    assert len(record["parity"]["shapes"]) == 6
+    # Another batch and length than any that was traced or compared, with padding on the left too.
+    model = cls.from_pretrained(tmp_path / "model").eval()
+    ids = torch.randint(5, len(tiny_tokenizer), (5, 31))
+    mask = torch.ones_like(ids)
+    mask[1, 20:] = 0
+    mask[2, :4] = 0
+    exported = OnnxEncoder(tmp_path / "out" / "model.onnx", model.config)
+    with torch.no_grad():
+        for wanted, found in zip(
+            model(ids, attention_mask=mask).to_tuple(), exported(ids, mask).to_tuple(), strict=True
+        ):
+            seen = mask.bool() if wanted.shape[:2] == mask.shape else slice(None)
+            torch.testing.assert_close(found[seen], wanted[seen], rtol=1e-4, atol=1e-4)
+
+
+def test_a_tied_decoder_and_its_embedding_share_one_int8_table(tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = _config(tiny_tokenizer, tie_word_embeddings=True)
+    MiniAlbertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    export_onnx(str(tmp_path / "model"), tmp_path / "out", precision="int8", tolerance=0.5)
+    stored = initializers(onnx.load(tmp_path / "out" / "model.onnx").graph)
+    vocabulary = len(tiny_tokenizer)
+    tables = [name for name, tensor in stored.items() if vocabulary in tensor.dims and len(tensor.dims) == 2]
+    assert len(tables) == 1 and stored[tables[0]].data_type == onnx.TensorProto.INT8
+
+
+def test_the_encoder_of_any_head_at_a_chosen_depth(classifier, tmp_path):
+    record = export_onnx(str(classifier), tmp_path / "out", head="features", num_iterations=1)
+    assert (record["head"], record["iterations"]) == ("features", 1)
+    assert not (tmp_path / "out" / "task.json").exists()
+    model = MiniAlbertForSequenceClassification.from_pretrained(classifier).minialbert.eval()
+    ids = torch.tensor([[2, 7, 9, 3]])
+    with torch.no_grad():
+        wanted = model(ids, num_iterations=1).last_hidden_state
+    found = OnnxEncoder(tmp_path / "out" / "model.onnx", model.config)(ids).last_hidden_state
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
+    record = export_onnx(str(tiny_teacher_dir), tmp_path / "out")
+    assert record["model"]["model_type"] == "bert" and record["head"] == "masked-lm"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
+def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path):
+    record = export_onnx(
+        str(classifier),
+        tmp_path / "out",
+        precision=precision,
+        calibration=["the cat sat on the mat", "a big red house"] if "static" in precision else None,
+        tolerance=0.5 if "static" in precision else None,  # two short texts say little about other ranges
+    )
+    stored = initializers(onnx.load(tmp_path / "out" / "model.onnx").graph)
+    # Two of the block's (up and down), of width 64 x 128, for two iterations.
+    assert sum(sorted(tensor.dims) == [64, 128] for tensor in stored.values()) == 2
+    assert sum(list(tensor.dims) == [64, 64] for tensor in stored.values()) == 4
+    wide = onnx.TensorProto.FLOAT if precision == "fp32" else onnx.TensorProto.INT8
+    assert {tensor.data_type for tensor in stored.values() if len(tensor.dims) == 2 and 64 in tensor.dims
+            and min(tensor.dims) >= 16} == {wide}  # fmt: skip
+    parity = record["parity"]
+    assert 0 < parity["max_difference"] <= parity["allowed"]
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert {"model.onnx", "config.json", "tokenizer.json", "task.json", "export.json"} <= set(files)
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == json.loads(json.dumps(record))
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == {
+        "format_version": 1, "head": "sequence-classification", "precision": precision, "opset": 23, "iterations": 2,
+    }  # fmt: skip
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_static_scales_differ_by_iteration(classifier, traced, tmp_path):
+    texts = ["the cat sat", "a dog ran in the big red house", ""]
+    export_onnx(str(classifier), tmp_path / "out", precision="int8-static", calibration=texts, tolerance=0.5)
+    stored = onnx.load(tmp_path / "out" / "model.onnx")
+    scales = [
+        float(onnx.numpy_helper.to_array(tensor))
+        for name, tensor in initializers(stored.graph).items()
+        if name.endswith(".scale")
+    ]
+    assert len(scales) == len(set(scales)) == count_operators(stored)["QuantizeLinear"]
+    assert "DynamicQuantizeLinear" not in count_operators(stored)
+
+
+def test_a_graph_that_computes_something_else_leaves_nothing_behind(classifier, graph, tmp_path, monkeypatch):
+    def damaged(*_):
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        largest = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+        values = onnx.numpy_helper.to_array(largest) * 1.2
+        largest.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), largest.name))
+        return model
+
+    monkeypatch.setattr(export, "_trace", damaged)
+    with pytest.raises(
+        UserError, match="does not compute what the model does: largest difference .* nothing was"
+    ):
+        export_onnx(str(classifier), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_is_too_large_leaves_nothing_behind(classifier, traced, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_GRAPH_BYTES", 0)
+    monkeypatch.setitem(export.SIZE_LIMITS, "fp32", 0.9)
+    with pytest.raises(UserError, match="more than 0.9 of the model's"):
+        export_onnx(str(classifier), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_score_that_falls_too_far_leaves_nothing_behind(classifier, traced, tmp_path, monkeypatch):
+    task = TaskRecipe(name="classification", data=str(_data(tmp_path)))
+    record = export_onnx(str(classifier), tmp_path / "out", task=task, precision="int8")
+    score = record["metrics"]
+    assert (score["task"], score["split"], score["metric"]) == ("data", "test", "accuracy")
+    assert score["before"] == evaluate(str(classifier), task, progress=False)["score"]
+    assert score["after"] == evaluate(str(tmp_path / "out"), task, progress=False)["score"]
+    assert score["drop_points"] == pytest.approx(100 * (score["before"] - score["after"]), abs=1e-3)
+
+    def worse(name, *args, **options):
+        found = evaluate(name, *args, **options)
+        return found | {"score": found["score"] - 0.02} if ".other" in name else found
+
+    monkeypatch.setattr(export, "evaluate", worse)
+    drop = score["drop_points"] + 2
+    with pytest.raises(UserError, match=f"accuracy falls by {drop:.2f} points.*at most 1.5 were allowed"):
+        export_onnx(str(classifier), tmp_path / "other", task=task, precision="int8", max_drop=1.5)
+    assert not (tmp_path / "other").exists()
+
+
+def test_parity_counts_what_it_compares():
+    """Against figures worked out by hand."""
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, logits):
+            super().__init__()
+            self.logits = torch.tensor(logits)
+
+        def forward(self, **_):
+            return {"logits": self.logits}
+
+    one = Fixed([[[0.0, 4.0], [1.0, 0.0], [9.0, 0.0]], [[2.0, 1.0], [9.0, 0.0], [0.0, 9.0]]])
+    other = Fixed([[[0.0, 3.5], [0.9, 1.0], [0.0, 9.0]], [[2.0, 1.0], [0.0, 9.0], [9.0, 0.0]]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])  # three tokens count, one of them changes its label
+    batch = {"input_ids": mask, "attention_mask": mask}
+    found = onnx_parity.measure_parity(one, other, [batch], ("logits",), tolerance=0.2)
+    assert (found.max_difference, found.largest_output, found.rows) == (1.0, 4.0, 3)
+    assert found.argmax_agreement == pytest.approx(2 / 3)
+    assert not found.holds and found.allowed == pytest.approx(0.8)
+    assert "argmax agreement 66.67%" in str(found)
+    broken = Fixed([[[float("nan")] * 2] * 3] * 2)
+    assert not onnx_parity.measure_parity(one, broken, [batch], ("logits",), tolerance=1.0).holds
+
+
+def test_loading_an_export_that_is_damaged(classifier, traced, tmp_path):
+    export_onnx(str(classifier), tmp_path / "out")
+    model, _, inputs = load_exported(tmp_path / "out")
+    assert inputs == INPUTS and model.config.id2label[2] == "blue"
+    (tmp_path / "out" / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match="damaged or no ONNX graph"):
+        load_exported(tmp_path / "out")
+    (tmp_path / "out" / "task.json").unlink()
+    with pytest.raises(UserError, match="not tuned for a task"):
+        load_exported(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 17}, "opset 17 is not supported: expected 18 to 23"),
+        ({"precision": "int4"}, "unknown precision 'int4'"),
+        ({"precision": "int8-static"}, "needs text to calibrate on: give --calibration"),
+        ({"precision": "int8-static", "calibration": [" ", ""]}, "the calibration file has none"),
+        ({"head": "masked-lm"}, "no head for masked-lm: it is a MiniAlbertForSequenceClassification"),
+        ({"head": "translation"}, "unknown head 'translation'"),
+        ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
+        ({"max_drop": -1.0}, "max_drop is in points"),
+        ({"tolerance": 0.0}, "tolerance is a share"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options, message, classifier, traced, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        export_onnx(str(classifier), tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way(classifier, traced, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        export_onnx(str(classifier), tmp_path / "file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="holds no export"):
+        export_onnx(str(classifier), tmp_path / "mine", overwrite=True)
+    export_onnx(str(classifier), tmp_path / "out")
+    with pytest.raises(UserError, match="give --overwrite"):
+        export_onnx(str(classifier), tmp_path / "out")
+    export_onnx(str(classifier), tmp_path / "out", overwrite=True)
+    with pytest.raises(UserError, match="cannot be written"):
+        export_onnx(str(classifier), tmp_path / "file" / "out")
+
+
+def test_calibration_texts_are_one_by_one_and_limited(classifier, tiny_tokenizer):
+    model = MiniAlbertForSequenceClassification.from_pretrained(classifier)
+    texts = ["the cat", " ", "the dog sat in the big red house the dog sat in the big red house"] * 5
+    batches = calibration_batches(model, tiny_tokenizer, texts, max_length=9, limit=4)
+    assert len(batches) == 4
+    assert [batch["input_ids"].shape[1] for batch in batches][1::2] == [9, 9]
+    assert all(batch["attention_mask"].all() for batch in batches)
+
+
+def test_the_command_line(classifier, traced, tmp_path):
+    runner = CliRunner()
+    (tmp_path / "texts.txt").write_text("the cat sat\na big dog\n")
+    arguments = ["export", "--model", str(classifier), "--output", str(tmp_path / "out")]
+    result = runner.invoke(
+        app,
+        [
+            *arguments,
+            "--quantize",
+            "int8-static",
+            "--calibration",
+            str(tmp_path / "texts.txt"),
+            "--tolerance",
+            "0.5",
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert "sequence-classification, int8-static, 2 iterations" in result.output
+    assert "parity: largest difference" in result.output and "argmax agreement" in result.output
+    for more, message in (
+        (["--calibration", "x.txt"], "is for --quantize int8-static"),
+        (["--max-drop", "1"], "--max-drop: only with --evaluate"),
+        (["--push"], "--push: no option of --to onnx"),
+        (["--to", "hub", "--quantize", "int8"], "--quantize: no option of --to hub"),
+        (["--quantize", "int8-static", "--calibration", "nowhere.txt"], "no such file: nowhere.txt"),
+    ):
+        result = runner.invoke(app, [*arguments, "--overwrite", *more])
+        assert isinstance(result.exception, UserError) and message in str(result.exception)

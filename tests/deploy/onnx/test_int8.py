@@ -1,0 +1,114 @@
+"""Int8 graphs against arithmetic done in numpy, value by value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from small_graphs import _floats, _model, _run
+
+from minialbert.deploy.onnx.graph import count_operators, initializers, weight_bytes
+from minialbert.deploy.onnx.int8 import ActivationRange, activation_ranges, quantize_int8, quantized_inputs
+
+X = [("x", TensorProto.FLOAT, [None, 40])]
+
+
+def _two_iterations(random):
+    """The same matrix twice, with activations of another size in between."""
+    weight = _floats(random, 40, 40) * np.linspace(0.01, 1, 40, dtype=np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node("MatMul", ["t", "w"], ["y"]),
+    ]
+    return _model(nodes, X, ["y"], {"w": weight}), weight
+
+
+def _integers(weight):
+    scales = np.abs(weight).max(axis=0) / 127
+    return np.rint(weight / scales).astype(np.int64), scales
+
+
+def _by_hand(x, weight, low, high):
+    scale = np.float32((high - low) / 255)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    values = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64) - int(zero)
+    integers, scales = _integers(weight)
+    return (values @ integers).astype(np.float32) * (scale * scales)
+
+
+def test_dynamic_int8_is_the_arithmetic_of_its_definition(random):
+    model, weight = _two_iterations(random)
+    x = _floats(random, 5, 40)
+    quantize_int8(model)
+    found = _run(model, x=x)[0]
+    hidden = np.tanh(_by_hand(x, weight, min(x.min(), 0), max(x.max(), 0)))
+    wanted = _by_hand(hidden, weight, hidden.min(), hidden.max())
+    # One level of one activation may round the other way.
+    np.testing.assert_allclose(found, wanted, atol=2 * np.abs(weight).max() / 127)
+    assert np.abs(found - np.tanh(x @ weight) @ weight).max() < 0.2
+    assert set(initializers(model.graph)) == {"w.int8", "w.scales"}
+    assert weight_bytes(model) == 40 * 40 + 4 * 40
+    assert count_operators(model)["DynamicQuantizeLinear"] == 2
+
+
+def test_static_int8_has_one_matrix_and_a_scale_for_each_iteration(random):
+    model, weight = _two_iterations(random)
+    x = 8 * _floats(random, 6, 40)
+    assert quantized_inputs(model) == ["x", "t"]
+    ranges = activation_ranges(model, [{"x": x[:3]}, {"x": x[3:]}], coverage=1.0)
+    hidden = np.tanh(x @ weight)
+    for name, values in (("x", x), ("t", hidden)):
+        assert ranges[name].low == pytest.approx(values.min(), rel=1e-4)
+        assert ranges[name].high == pytest.approx(values.max(), rel=1e-4)
+    assert ranges["x"].scale > 8 * ranges["t"].scale
+    quantize_int8(model, ranges)
+    found = _run(model, x=x)[0]
+    hidden = np.tanh(_by_hand(x, weight, ranges["x"].low, ranges["x"].high))
+    wanted = _by_hand(hidden, weight, ranges["t"].low, ranges["t"].high)
+    np.testing.assert_allclose(found, wanted, atol=2 * np.abs(weight).max() / 127)
+    assert "DynamicQuantizeLinear" not in count_operators(model)
+    assert sum(name.endswith(".int8") for name in initializers(model.graph)) == 1
+
+
+def test_a_range_leaves_out_the_tail_and_always_holds_zero(random):
+    model, _ = _two_iterations(random)
+    x = np.full((1000, 40), 2.0, np.float32)
+    x[0, 0] = 1e6
+    ranges = activation_ranges(model, [{"x": x}], coverage=0.999)
+    assert ranges["x"] == ActivationRange(0.0, pytest.approx(2.0))
+    assert ranges["x"].zero_point == 0
+    assert ActivationRange(-1.0, 1.0).zero_point in (127, 128)
+    assert ActivationRange(-3.0, 0.0).zero_point == 255
+    assert ActivationRange(0.0, 0.0).scale > 0
+
+
+def test_embedding_and_tied_decoder_share_one_int8_table(random):
+    table = _floats(random, 50, 40) * np.linspace(0.01, 3, 50, dtype=np.float32)[:, None]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["h"], axis=0),
+        helper.make_node("Transpose", ["table"], ["decoder"], perm=[1, 0]),
+        helper.make_node("MatMul", ["h", "decoder"], ["logits"]),
+    ]
+    model = _model(nodes, [("ids", TensorProto.INT64, [None, None])], ["logits", "h"], {"table": table})
+    quantize_int8(model)
+    stored = initializers(model.graph)
+    assert sorted(name for name in stored if stored[name].dims and len(stored[name].dims) == 2) == [
+        "table.int8"
+    ]
+    ids = np.array([[0, 17, 49]])
+    logits, rows = _run(model, ids=ids)
+    scales = np.abs(table).max(axis=1, keepdims=True) / 127
+    integers = np.rint(table / scales)
+    np.testing.assert_allclose(rows[0], (integers * scales)[ids[0]], rtol=1e-5)
+    wanted = _by_hand(rows[0], table.T, rows.min(), rows.max())
+    np.testing.assert_allclose(logits[0], wanted, atol=0.05)
+
+
+def test_small_tensors_and_other_operators_stay_as_they_are(random):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Add", ["y", "b"], ["z"])]
+    tensors = {"w": _floats(random, 40, 2), "b": _floats(random, 2)}
+    model = _model(nodes, X, ["z"], tensors)
+    before = model.SerializeToString()
+    quantize_int8(model)
+    assert model.SerializeToString() == before

@@ -1,0 +1,325 @@
+"""Models and engines side by side: what is measured, in which order, and how it is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from minialbert import MiniAlbertConfig
+from minialbert.cli.deploy import bench
+from minialbert.deploy import bench as benchmark_engines
+from minialbert.deploy.bench import (
+    SHAPES,
+    Timed,
+    as_markdown,
+    benchmark,
+    build_model,
+    parse_models,
+    tables,
+    take_turns,
+)
+from minialbert.deploy.bench_memory import make_inputs
+from minialbert.errors import MissingExtraError, UserError
+
+SHAPE = {
+    "vocab_size": 400, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 24,
+}  # fmt: skip
+
+
+class Machine:
+    """A clock that only runs of known duration move, and what was run."""
+
+    def __init__(self, durations):
+        self.now, self.durations, self.runs = 0.0, durations, []
+
+    def timed(self, name, max_length=64):
+        def run(batch, length):
+            self.runs.append(name)
+            durations = self.durations[name]
+            self.now += durations.pop(0) if len(durations) > 1 else durations[0]
+
+        return Timed(run, max_length)
+
+    def take_turns(self, settings=((1, 8),), **options):
+        timed = {(name, "e"): self.timed(name) for name in self.durations}
+        options = {"repeats": 4, "seconds": 1000, **options}
+        return take_turns(timed, settings, clock=lambda: self.now, **options)
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "tiny-bert.json").write_text(
+        json.dumps({"model_type": "bert", "num_hidden_layers": 2, **SHAPE})
+    )
+    student = MiniAlbertConfig(**SHAPE, embedding_size=16, num_hidden_layers=3, adapter_reduction_factor=8)
+    (folder / "tiny-student.json").write_text(json.dumps(student.to_dict()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(configs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    record = benchmark(
+        [f"config:{configs}/tiny-student.json", f"half=config:{configs}/tiny-student.json@1"],
+        lengths=[8, 32], batch_size=2, repeats=3, threads=1, memory=False, output=folder / "out",
+    )  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), state)
+    return record, folder / "out"
+
+
+def test_turns_rotate_and_go_back_and_forth():
+    machine = Machine({"a": [1.0], "b": [1.0], "c": [1.0]})
+    machine.take_turns()
+    turns = ["".join(machine.runs[start : start + 3]) for start in range(0, len(machine.runs), 3)]
+    assert turns == ["abc", "abc", "acb", "cab", "cba"]  # first runs, then four turns
+    short = Machine({"a": [0.1], "b": [1.0]})
+    short.take_turns(repeats=1)
+    assert "".join(short.runs) == "ab" + "aab"  # one run to warm the caches again, where it costs little
+
+
+def test_long_cells_are_timed_less_often_but_three_times():
+    machine = Machine({"fast": [1.0], "slow": [4.0], "slowest": [50.0]})
+    times = machine.take_turns(repeats=15, seconds=20.0)
+    counts = {name: len(times.seconds[name, "e"][1, 8]) for name in machine.durations}
+    assert counts == {"fast": 15, "slow": 5, "slowest": 3}
+    assert times.seconds["slow", "e"][1, 8] == pytest.approx([4.0] * 5)
+
+
+def test_a_cell_that_fails_leaves_the_others():
+    machine = Machine({"a": [1.0], "b": [1.0]})
+
+    def fail(batch, length):
+        raise RuntimeError("no kernel\nsecond line")
+
+    timed = {
+        ("a", "e"): machine.timed("a"),
+        ("x", "e"): Timed(fail, 64),
+        ("short", "e"): machine.timed("b", 4),
+    }
+    times = take_turns(timed, [(1, 4), (1, 8)], repeats=2, seconds=9, clock=lambda: machine.now)
+    assert times.failures == {("x", "e"): "cannot be run at batch 1 x 4 (no kernel)"}
+    assert times.seconds["x", "e"] == {}
+    assert set(times.seconds["a", "e"]) == {(1, 4), (1, 8)}
+    assert set(times.seconds["short", "e"]) == {(1, 4)}
+
+
+def test_ratios_are_of_medians(configs, monkeypatch):
+    # First runs, then three timed runs each; the means would be 4 and 2.
+    durations = {"torch-fp32": [1, 2, 3, 7], "torch-bf16": [1, 1, 1, 4]}
+    machine = Machine({name: [float(value) for value in values] for name, values in durations.items()})
+
+    def prepare(model, engine, folder):
+        return benchmark_engines.Engine(lambda inputs: machine.timed(engine).run(1, 1), 10, folder)
+
+    monkeypatch.setattr("minialbert.deploy.bench.prepare_torch", prepare)
+    monkeypatch.setattr(take_turns, "__kwdefaults__", {"bar": None, "clock": lambda: machine.now})
+    record = benchmark(
+        [f"config:{configs}/tiny-bert.json"], engines=list(durations), lengths=[8], batch_size=1, repeats=3,
+        memory=False,
+    )  # fmt: skip
+    first, second = (record["metrics"]["tiny-bert"][engine]["timings"][0] for engine in durations)
+    assert first["seconds"] == {"median": 3, "min": 2, "q1": 2.5, "q3": 5}
+    assert (first["speed_ratio"], second["speed_ratio"]) == (1, 3)
+    assert second["tokens_per_second"] == 8
+
+
+def test_all_engines_side_by_side(measured):
+    record, folder = measured
+    assert record["notes"] == []
+    assert list(record["metrics"]) == ["tiny-student", "half"]
+    for engines in record["metrics"].values():
+        assert list(engines) == list(benchmark_engines.ENGINES)
+        sizes = {engine: cell["bytes"] for engine, cell in engines.items()}
+        assert sizes["torch-bf16"] < 0.8 * sizes["torch-fp32"]
+        assert sizes["torch-int8"] < sizes["torch-fp32"]
+        assert sizes["onnx-int8"] < sizes["onnx-fp32"]
+        for cell in engines.values():
+            assert [(t["batch_size"], t["length"]) for t in cell["timings"]] == [(1, 8), (2, 8)]
+            for timing in cell["timings"]:
+                spread = timing["seconds"]
+                assert 0 < spread["min"] <= spread["q1"] <= spread["median"] <= spread["q3"]
+                assert timing["n"] == 3
+                tokens = timing["batch_size"] * timing["length"]
+                assert timing["tokens_per_second"] * spread["median"] == pytest.approx(tokens)
+    assert json.loads((folder / "result.json").read_text()) == record
+    assert record["models"]["half"]["parameters"] == record["models"]["tiny-student"]["parameters"]
+    assert str(folder.parent) not in json.dumps(record)
+
+
+def test_tables_say_what_the_record_says(measured):
+    record, folder = measured
+    size, latency, throughput = tables(record)
+    names = [(model, engine) for model in record["models"] for engine in benchmark_engines.ENGINES]
+    for table in (size, latency, throughput):
+        assert [row[:2] for row in table.rows] == names
+    assert latency.header == ("model", "engine", "8 tokens", "x", "32 tokens", "x")
+    for one, row, many in zip(names, latency.rows, throughput.rows, strict=True):
+        first, second = record["metrics"][one[0]][one[1]]["timings"]
+        assert float(row[2]) == pytest.approx(1e3 * first["seconds"]["median"], rel=0.01, abs=0.006)
+        assert float(row[3]) == pytest.approx(first["speed_ratio"], abs=0.006)
+        assert float(many[2].replace(",", "")) == pytest.approx(second["tokens_per_second"], abs=0.6)
+        assert row[4:] == many[4:] == ("–", "–")  # 32 tokens are more than the models' 24
+    assert latency.rows[0][3] == throughput.rows[0][3] == "1.00"
+    assert {row[4] for row in size.rows} == {"–"}
+    text = (folder / "table.md").read_text()
+    assert text == as_markdown(record)
+    assert f"| {' | '.join(latency.rows[0])} |" in text
+
+
+def test_peak_memory_of_onnx_runtime_is_without_torch(configs):
+    record = benchmark(
+        [f"config:{configs}/tiny-bert.json"], engines=["torch-int8", "onnx-fp32"], lengths=[4], batch_size=1,
+        repeats=1, threads=1,
+    )  # fmt: skip
+    assert record["notes"] == []
+    peaks = {engine: cell["peak_memory_bytes"] for engine, cell in record["metrics"]["tiny-bert"].items()}
+    assert 10e6 < peaks["onnx-fp32"] < 0.6 * peaks["torch-int8"]
+    assert record["models"]["tiny-bert"]["memory_length"] == 24
+
+
+def test_a_model_that_cannot_be_exported_has_dashes(configs, monkeypatch):
+    calls = []
+
+    def fail(model):
+        calls.append(model)
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr("minialbert.deploy.bench.trace", fail)
+    record = benchmark(
+        [f"config:{configs}/tiny-bert.json"], engines=["torch-fp32", "onnx-fp32", "onnx-int8"], lengths=[8],
+        batch_size=1, repeats=1, memory=False,
+    )  # fmt: skip
+    assert len(calls) == 1
+    assert record["notes"] == [
+        f"tiny-bert {engine}: cannot be prepared (ValueError: no such operator)"
+        for engine in ("onnx-fp32", "onnx-int8")
+    ]
+    size, latency, _ = tables(record)
+    assert size.rows[1][3:] == latency.rows[1][2:] == ("–", "–")
+    assert latency.rows[0][3] == "1.00"
+    assert record["notes"][0] in as_markdown(record)
+
+
+def test_quantised_torch_is_still_the_model(configs):
+    choice = parse_models([f"config:{configs}/tiny-student.json"])[0]
+    model = build_model(choice)
+    inputs = make_inputs(model.inputs, 400, 0, 2, 8)
+    assert (inputs["input_ids"] != 0).all() and inputs["attention_mask"].all()
+    exact = benchmark_engines.torch_runner(model.model, {})(inputs).logits
+    quantised = benchmark_engines._converted(model.model, "torch-int8")
+    assert sum(
+        type(part).__module__.endswith("quantized.dynamic.modules.linear") for part in quantised.modules()
+    )
+    assert benchmark_engines.torch_runner(quantised, {})(inputs).logits == pytest.approx(exact, abs=0.05)
+    assert benchmark_engines.torch_runner(model.model, {})(inputs).logits.equal(exact)
+
+
+def test_names_of_models(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    values = ["minialbert-128", "minialbert-128@4", "mine=distilbert", f"{tmp_path}/a=b", "config:x/y.json@2"]
+    found = [(choice.name, choice.source, choice.num_iterations) for choice in parse_models(values)]
+    assert found == [
+        ("minialbert-128", "minialbert-128", None),
+        ("minialbert-128@4", "minialbert-128", 4),
+        ("mine", "distilbert", None),
+        ("a=b", f"{tmp_path}/a=b", None),
+        ("y@2", "config:x/y.json", 2),
+    ]
+
+
+def test_shapes_have_the_sizes_they_are_known_for():
+    """Parameters of encoder, pooler and a classifier with two labels, by the papers' geometries."""
+    d, inner, vocabulary = 768, 3072, 30522
+    norm, block = 2 * d, 4 * d * (d + 1) + 2 * d * inner + inner + d + 4 * d
+    tables_ = (vocabulary + 512 + 2) * d + norm
+    head = 2 * (d + 1)
+    with torch.device("meta"):
+        counted = {
+            name: build_model(parse_models([name])[0]).parameters for name in ("bert-base", "distilbert")
+        }
+    assert counted["bert-base"] == tables_ + 12 * block + d * (d + 1) + head
+    assert counted["distilbert"] == tables_ - 2 * d + 6 * block + d * (d + 1) + head
+    tiny = SHAPES["tinybert-4l-312"]()
+    assert (tiny.hidden_size, tiny.num_hidden_layers, tiny.intermediate_size) == (312, 4, 1200)
+    assert [SHAPES[f"minialbert-{rank}"]().embedding_size for rank in (128, 312, 768)] == [128, 312, 768]
+
+
+def test_checkpoints_keep_their_head(tiny_teacher_dir, tuned):
+    new = build_model(parse_models([str(tiny_teacher_dir)])[0])
+    assert (new.head, new.model.config.num_labels) == ("sequence-classification", 2)
+    tagger = build_model(parse_models([str(tuned("ner").model)])[0])
+    assert (tagger.head, tagger.model.config.num_labels) == ("token-classification", 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engines": ["torch-fp8"]}, "expected some of torch-fp32, .*, found torch-fp8"),
+        ({"engines": ["onnx-int8", "onnx-int8"]}, "each once"),
+        ({"lengths": [0]}, "from 1, found 0"),
+        ({"batch_size": 0}, "batch size of at least 1, found 0"),
+        ({"repeats": 0}, "number of repeats of at least 1, found 0"),
+        ({"threads": 0}, "number of threads of at least 1, found 0"),
+        ({"seconds": 0.0}, "seconds above 0, found 0"),
+        ({"models": ["bert-bose"]}, "bert-bose .* Names that need no files: minialbert-128, "),
+        ({"models": ["bert-base@4"]}, "bert-base@4: @4 sets the iterations of a MiniALBERT"),
+        ({"models": ["minialbert-128@0"]}, "at least 1 iteration after @, found 0"),
+        ({"models": ["distilbert", "distilbert"]}, "two models are called distilbert"),
+        ({"models": ["config:absent.json"]}, "there is no such file"),
+        ({"models": []}, "no model to benchmark"),
+    ],
+)
+def test_mistakes_are_told(options, message):
+    options = {"models": ["distilbert"], "engines": ["torch-fp32"], **options}
+    if options["models"] == ["bert-base@4"]:
+        with torch.device("meta"), pytest.raises(UserError, match=message):
+            benchmark(options.pop("models"), memory=False, **options)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        benchmark(options.pop("models"), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"ONNX Runtime needs onnx: pip install 'minialbert\[export\]'"
+    ):
+        benchmark(["distilbert"])
+
+
+def test_outputs_that_cannot_be_written_are_refused_at_once(measured, tmp_path):
+    _, folder = measured
+    with pytest.raises(UserError, match="give --overwrite"):
+        benchmark(["distilbert"], engines=["torch-fp32"], output=folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        benchmark(["distilbert"], engines=["torch-fp32"], output=tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be written"):
+        benchmark(["distilbert"], engines=["torch-fp32"], output=tmp_path / "file" / "below")
+
+
+def test_the_verb(configs, tmp_path):
+    app = typer.Typer()
+    app.command()(bench)
+    file = configs / "tiny-bert.json"
+    arguments = ["--models", f"one=config:{file},two=config:{file}", "--engines", "torch-fp32,torch-int8"]
+    arguments += ["--lengths", "4,8", "--batch-size", "2", "--repeats", "1", "--no-memory"]
+    shown = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")], catch_exceptions=False)
+    assert shown.exit_code == 0
+    for part in ("parameters", "Latency: batch 1", "Throughput: batch 2", "8 tokens", "two", "torch-int8"):
+        assert part in shown.output
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert list(record["metrics"]) == ["one", "two"]
+    assert record["settings"]["lengths"] == [4, 8]
+    assert (tmp_path / "out" / "table.md").read_text() == as_markdown(record)
+    with pytest.raises(UserError, match="whole numbers, found 4, 8, 4x"):
+        CliRunner().invoke(app, [*arguments, "--lengths", "4x"], catch_exceptions=False)

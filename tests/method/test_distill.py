@@ -1,0 +1,325 @@
+"""From windows to a student on disk: the whole run, its refusals, its record."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, pipeline
+
+from minialbert import MiniAlbertForMaskedLM
+from minialbert.errors import UserError
+from minialbert.method.costs import estimate, forward_flops_per_token
+from minialbert.method.distill import distill, initialise, plan_distillation
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.runs.directory import RunDirectory
+
+TINY = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
+
+
+def recipe(teacher: Path | None, *overrides: str):
+    settings = [*TINY, *([] if teacher is None else [f"teacher.model='{teacher}'"]), *overrides]
+    return apply_overrides(load_recipe("tiny"), settings)
+
+
+@pytest.fixture
+def run(tiny_teacher_dir, tiny_windows, tmp_path):
+    def start(*overrides: str, teacher: Path | None = tiny_teacher_dir, output: str = "run", **arguments):
+        return distill(recipe(teacher, *overrides), data=tiny_windows, output=tmp_path / output, **arguments)
+
+    return start
+
+
+def test_a_run_leaves_student_log_and_record(run, tmp_path):
+    record = run()
+    root = tmp_path / "run"
+    assert {path.name for path in root.iterdir()} == {
+        "recipe.yaml",
+        "data.json",
+        "log.jsonl",
+        "checkpoints",
+        "model",
+        "attention.json",
+        "result.json",
+    }
+    assert {path.name for path in (root / "model").iterdir()} == {
+        "config.json", "model.safetensors", "configuration_minialbert.py", "modeling_minialbert.py",
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert json.loads((root / "result.json").read_text()) == record
+    assert record["kind"] == "distillation"
+    assert record["task"] == "masked-lm"
+    assert record["seed"] == 42
+    assert record["layer_map"] == [2, 4]
+    assert record["model"]["teacher"] == "teacher"
+    assert record["metrics"]["student_end"]["mlm_loss"] < record["metrics"]["student_start"]["mlm_loss"] + 1
+    assert set(record["metrics"]) == {"teacher", "student_start", "student_end"}
+    assert len(record["metrics"]["student_end"]["halves"]) == 2
+    assert str(tmp_path) not in json.dumps({key: value for key, value in record.items() if key != "recipe"})
+    lines = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "training"] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [2, 4]
+
+
+def test_the_saved_student_is_the_trained_one(run, tmp_path, tiny_tokenizer):
+    run()
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").eval()
+    assert isinstance(student, MiniAlbertForMaskedLM)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert tokenizer.get_vocab() == tiny_tokenizer.get_vocab()
+    answers = pipeline("fill-mask", model=student, tokenizer=tokenizer)("the [MASK] sat on the mat")
+    assert len(answers) == 5
+
+
+def test_the_same_seed_gives_the_same_student(run, tmp_path):
+    run(output="one")
+    run(output="two")
+    one, two = (MiniAlbertForMaskedLM.from_pretrained(tmp_path / name / "model") for name in ("one", "two"))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
+
+
+def test_another_run_in_the_directory_is_refused(run, tiny_teacher_dir, tiny_windows, tmp_path):
+    with RunDirectory(tmp_path / "run").alone():
+        for start in (run, initialise):
+            arguments = {"overwrite": True}
+            if start is initialise:
+                arguments |= {
+                    "recipe": recipe(tiny_teacher_dir),
+                    "data": tiny_windows,
+                    "output": tmp_path / "run",
+                }
+            with pytest.raises(UserError, match="another run is running in"):
+                start(**arguments)
+    assert not any((tmp_path / "run").iterdir())
+
+
+def test_no_run_is_lost_for_a_picture(run, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("minialbert.method.distill.attention_maps", fail)
+    assert run("training.max_steps=1")["kind"] == "distillation"
+    assert not (tmp_path / "run" / "attention.json").exists()
+    assert "attention.json is not written (RuntimeError: out of memory)" in caplog.text
+
+
+def test_a_record_has_no_folders(tiny_teacher_dir, tiny_windows, tmp_path):
+    chosen = recipe(tiny_teacher_dir, "data.corpus=['/home/me/texts/notes.txt']", "training.max_steps=1")
+    record = distill(chosen, data=tiny_windows, output=tmp_path / "run")
+    assert record["recipe"]["data"]["corpus"] == ["notes.txt"]
+    assert "/home/me" not in (tmp_path / "run" / "result.json").read_text()
+
+
+def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="is not empty: give --resume"):
+        run()
+    run(overwrite=True)
+    assert (tmp_path / "run" / "mine.txt").read_text() == "precious"
+    with pytest.raises(UserError, match="nothing is left to resume"):
+        run(resume=True)
+
+
+def test_resume_wants_the_same_recipe(run, tmp_path):
+    run()
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(UserError, match="another recipe; different here: learning_rate: 0.5"):
+        run("training.learning_rate=0.5", resume=True)
+
+
+def test_a_run_stopped_by_sigterm_resumes_to_the_same_student_and_log(run, tmp_path, monkeypatch):
+    from minialbert.method.trainer import DistillationTrainer
+
+    run(output="whole")
+    original = DistillationTrainer.training_step
+    calls = []
+
+    def stop_in_third_step(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:  # two micro-batches a step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", stop_in_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            run(output="stopped")
+    assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-2").is_dir()
+    assert not (tmp_path / "stopped" / "model").exists()
+    run(output="stopped", resume=True)
+    whole, stopped = (
+        MiniAlbertForMaskedLM.from_pretrained(tmp_path / name / "model") for name in ("whole", "stopped")
+    )
+    for (name, a), b in zip(whole.state_dict().items(), stopped.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    logs = []
+    for name in ("whole", "stopped"):
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        logs.append([{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines])
+    assert logs[0] == logs[1]
+
+
+def test_a_teacher_without_masked_lm_head_switches_the_output_term_off(
+    run, tiny_teacher, tiny_tokenizer, tmp_path
+):
+    folder = tmp_path / "headless"
+    BertModel(tiny_teacher.config, add_pooling_layer=False).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    record = run(teacher=folder)
+    assert "output term: off (the teacher has no masked-LM head)" in record["notes"]
+    assert record["objective"]["output_weight"] == 0
+    assert "teacher" not in record["metrics"]
+
+
+def test_masked_lm_alone(run):
+    record = run("student.init=random", teacher=None)
+    assert record["layer_map"] == []
+    assert record["metrics"]["student_end"]["mlm_loss"] > 0
+    assert "cosine_1" not in record["metrics"]["student_end"]
+
+
+def test_a_fully_parameterised_student(run, tmp_path):
+    record = run("student.arch=bert", "student.init=alternate-layers")
+    assert record["model"]["arch"] == "bert"
+    assert isinstance(AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model"), BertForMaskedLM)
+
+
+@pytest.mark.parametrize("preset", ["paper", "as-published"])
+def test_the_other_presets_train(preset, run):
+    record = run(f"distill.preset={preset}")
+    assert record["training"]["last_logged_losses"]["loss_attention"] > 0
+
+
+def test_cached_teacher_outputs_give_nearly_the_same_run(run):
+    plain = run("training.epochs=0.5", output="plain")
+    cached = run("training.epochs=0.5", "training.cache_teacher=true", output="cached")
+    key = ("metrics", "student_end", "mlm_loss")
+    assert plain[key[0]][key[1]][key[2]] == pytest.approx(cached[key[0]][key[1]][key[2]], rel=1e-2)
+
+
+def test_gradient_checkpointing_does_not_change_the_result(run):
+    plain = run(output="plain")
+    saved = run("training.gradient_checkpointing=true", output="saved")
+    for name, value in plain["metrics"]["student_end"].items():
+        if isinstance(value, float):
+            assert saved["metrics"]["student_end"][name] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distill.layer_map=[1,9]"], "matches iteration 2 with teacher layer 9, but the teacher has layers 1-4"),
+        (["student.num_attention_heads=2"], "2 attention heads and the teacher 4.*attention_heads=average"),
+        (["training.batch_size=9", "training.micro_batch_size=3", "student.init=checkpoint",
+          "student.init_from=/nowhere"], "/nowhere does not exist"),
+        (["student.hidden_size=30"], "multiple of num_attention_heads"),
+        (["student.num_hidden_layers=9", "distill.layer_map=alternate"], "would match 9 iterations"),
+        (["distill.mlm_weight=0", "teacher.model=null", "student.init=random"], "only the MLM term is left"),
+        (["teacher.model=null"], "needs a teacher"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_is_written(overrides, message, run, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        run(*overrides)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_heads_can_be_averaged(run):
+    record = run("student.num_attention_heads=2", "distill.attention_heads=average")
+    assert record["training"]["last_logged_losses"]["loss_attention"] > 0
+
+
+def test_hidden_states_alone_need_no_equal_heads(run):
+    assert run("student.num_attention_heads=2", "distill.attention_weight=0")["layer_map"] == [2, 4]
+
+
+def test_windows_of_another_tokenizer_are_refused(run, tiny_teacher, tmp_path):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {
+        token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "other"])
+    }
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+    tiny_teacher.save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="tokenizer"):
+        run(teacher=tmp_path / "other")
+
+
+def test_windows_longer_than_the_teacher_takes_are_refused(run, tiny_tokenizer, tmp_path):
+    short = BertConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=16,
+    )  # fmt: skip
+    BertForMaskedLM(short).save_pretrained(tmp_path / "short")
+    tiny_tokenizer.save_pretrained(tmp_path / "short")
+    with pytest.raises(
+        UserError, match="32 tokens long, but the teacher takes at most 16.*--window-length 16"
+    ):
+        run(teacher=tmp_path / "short")
+
+
+def test_the_estimate_counts_the_arithmetic_of_the_paper(tiny_teacher_dir, tiny_windows):
+    # At the paper's size: student 91.4 M and teacher 179.3 M operations per token forward, at length 256.
+    from transformers import BertConfig
+
+    from minialbert import MiniAlbertConfig
+
+    teacher = forward_flops_per_token(BertConfig(), 256)
+    student = forward_flops_per_token(MiniAlbertConfig(), 256, adapter_size=48)
+    assert teacher == pytest.approx(179.3e6, rel=0.01)
+    assert student == pytest.approx(91.4e6, rel=0.01)
+    figures = estimate(plan_distillation(recipe(tiny_teacher_dir), tiny_windows))
+    assert figures["steps"] == 4
+    assert figures["tokens_in_all"] == 4 * 8 * 32
+
+
+def test_a_warm_up_longer_than_the_run_is_pointed_out(tiny_teacher_dir, tiny_windows):
+    plan = plan_distillation(recipe(tiny_teacher_dir, "training.warmup_steps=4"), tiny_windows)
+    assert any(note.startswith("warm-up: 4 steps") for note in plan.notes)
+    plan = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
+    assert not any(note.startswith("warm-up") for note in plan.notes)
+
+
+def test_the_plan_starts_from_the_teacher_with_real_text(tiny_teacher_dir, tiny_windows):
+    plan = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
+    assert any("least squares" in note for note in plan.notes)
+    assert "shared block: mean of the teacher's 4 layers" in plan.notes
+    again = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
+    for a, b in zip(plan.student.state_dict().values(), again.student.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_student_as_it_starts(run, tiny_teacher_dir, tiny_windows, tmp_path):
+    output = tmp_path / "start"
+    record = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
+    assert (record["kind"], record["training"]["steps"], record["training"]["windows"]) == (
+        "initialisation",
+        0,
+        0,
+    )
+    assert record == json.loads((output / "result.json").read_text())
+    student = AutoModelForMaskedLM.from_pretrained(output / "model")
+    planned = plan_distillation(recipe(tiny_teacher_dir), tiny_windows).student
+    for name, weight in planned.state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight), name
+    distilled = run()
+    assert record["metrics"]["student_start"] == distilled["metrics"]["student_start"]
+    assert "student_end" not in record["metrics"]
+    with pytest.raises(UserError, match="is not empty"):
+        initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
+    again = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output, resume=True)
+    assert again["metrics"] == record["metrics"]

@@ -1,0 +1,94 @@
+"""Fine-tuning recipes: defaults, consistency, and messages that name the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from minialbert.errors import UserError
+from minialbert.recipes.load import apply_overrides, dump_recipe, list_recipes, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
+
+
+@pytest.fixture
+def recipe() -> FinetuneRecipe:
+    return load_recipe("default", FinetuneRecipe)
+
+
+def test_shipped_recipes_and_their_modes(recipe):
+    assert (recipe.tuning.mode, recipe.tuning.learning_rate) == ("full", 5e-5)
+    adapters = load_recipe("finetune/adapters", FinetuneRecipe)
+    assert (adapters.tuning.mode, adapters.tuning.learning_rate) == ("adapters", 5e-4)
+    names = {summary.name for summary in list_recipes() if summary.kind is FinetuneRecipe}
+    assert {"finetune/default", "finetune/adapters"} <= names
+
+
+def test_a_dumped_recipe_reads_back(recipe, tmp_path):
+    changed = apply_overrides(
+        recipe, ["tuning.class_weights=[1, 2.5]", "grid.seed=[1, 2]", "task.labels=[a, 'no']"]
+    )
+    (tmp_path / "default.yaml").write_text(dump_recipe(changed))
+    assert load_recipe(str(tmp_path / "default.yaml"), FinetuneRecipe) == changed
+
+
+def test_empty_sections_are_the_defaults(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: mine\nmodel:\ntask:\ntuning:\nteacher:\ngrid:\n")
+    assert load_recipe(str(path), FinetuneRecipe) == FinetuneRecipe(name="mine", description="mine")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tuning.learning_rat=1e-4"], "tuning.learning_rat: unknown key; did you mean learning_rate?"),
+        (["tuning.max_length=64"], "unknown key; did you mean task.max_length?"),
+        (["tunning.seed=1"], "unknown section; did you mean tuning?"),
+        (["tuning=1"], "is a section; name one of its keys, as in tuning.mode"),
+        (["tuning.batch_size=10", "tuning.micro_batch_size=4"], "batch_size 10 is no multiple of .* 4"),
+        (["tuning.learning_rate=0"], "greater than 0, got 0"),
+        (["tuning.learning_rate=.nan"], "tuning.learning_rate: .*finite"),
+        (["tuning.mode=half"], "'full' or 'adapters', got 'half'"),
+        (["tuning.dropout=1"], "less than 1, got 1"),
+        (["tuning.class_weights=[1, 0]"], "class_weights"),
+        (["tuning.seed=-1"], "greater than or equal to 0"),
+        (["task.max_length=4"], "greater than or equal to 8"),
+        (["task.max_length=16", "task.overlap=9"], "overlap 9 leaves too little new in 16 tokens: give at most 8"),
+        (["task.validation_fraction=1"], "less than 1"),
+        (["task.labels=[]"], "at least 1 item"),
+        (["task.max_train_rows=0"], "greater than or equal to 1"),
+        (["teacher.model=x", "teacher.logit_weight=0"], "so the teacher is unused"),
+        (["grid.seed=[1, 2, 1]"], r"grid.seed has a value twice: \[1, 2, 1\]"),
+        (["grid.batch_size=[16, 0]"], "greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_by_key(overrides, message, recipe):
+    with pytest.raises(UserError, match=message) as caught:
+        apply_overrides(recipe, overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["tuning.batch_size=12", "tuning.micro_batch_size=4"],
+        ["task.max_length=16", "task.overlap=8"],
+        ["teacher.logit_weight=0"],  # no teacher, nothing unused
+        ["teacher.model=x", "teacher.logit_weight=0", "teacher.hidden_weight=1"],
+        ["tuning.class_weights=balanced", "tuning.precision=bf16"],
+    ],
+)
+def test_what_fits(overrides, recipe):
+    assert apply_overrides(recipe, overrides) != recipe
+
+
+def test_a_distillation_recipe_is_not_for_tuning(tmp_path):
+    path = tmp_path / "distil.yaml"
+    path.write_text("student:\n  num_hidden_layers: 2\ntraining:\n  max_steps: 2\n")
+    with pytest.raises(UserError, match="recipe for `minialbert distill`, not for finetune"):
+        load_recipe(str(path), FinetuneRecipe)
+
+
+def test_faults_of_a_file_name_their_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("tuning:\n  mode: adapters\n  epoch: 3\n")
+    with pytest.raises(UserError, match=r"tuning.epoch \(line 3\): unknown key; did you mean epochs\?"):
+        load_recipe(str(path), FinetuneRecipe)

@@ -1,0 +1,157 @@
+"""Run directories and records."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minialbert.errors import UserError
+from minialbert.recipes.load import FinetuneRecipe, apply_overrides, dump_recipe, load_recipe
+from minialbert.runs.checkpoints import new_checkpoint
+from minialbert.runs.directory import RunDirectory, display_name, environment, write_atomically, write_result
+
+TINY = load_recipe("tiny")
+
+
+def test_a_new_directory_gets_the_recipe(tmp_path):
+    run = RunDirectory(tmp_path / "a" / "run")
+    run.open(TINY, data={"windows": 3})
+    assert load_recipe(str(run.recipe)) == TINY
+    assert json.loads(run.data.read_text()) == {"windows": 3}
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path):
+    with pytest.raises(UserError, match="exclude each other"):
+        RunDirectory(tmp_path / "run").open(TINY, resume=True, overwrite=True)
+
+
+def test_overwrite_removes_what_runs_write_and_nothing_else(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.open(TINY, data={}, overwrite=True)
+    (run.checkpoints / "checkpoint-3").mkdir(parents=True)
+    run.model.mkdir()
+    run.append_log({"step": 1})
+    (tmp_path / "notes.txt").write_text("mine")
+    run.open(TINY, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "recipe.yaml"]
+
+
+@pytest.mark.parametrize("recipe", [load_recipe("tiny"), load_recipe("default", FinetuneRecipe)])
+def test_resume_wants_the_same_recipe_and_fills_in_keys_that_are_newer_than_the_run(recipe, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.open(recipe)
+    section = "tuning" if isinstance(recipe, FinetuneRecipe) else "training"
+    lines = dump_recipe(recipe).splitlines()
+    run.recipe.write_text("\n".join(line for line in lines if "max_skipped_steps" not in line))
+    run.open(recipe, resume=True)
+    assert load_recipe(str(run.recipe), type(recipe)) == recipe
+    with pytest.raises(UserError, match="another recipe; different here: max_skipped_steps: 3"):
+        run.open(apply_overrides(recipe, [f"{section}.max_skipped_steps=3"]), resume=True)
+
+
+def test_resume_wants_the_same_data(tmp_path):
+    def data(fingerprint):
+        folder = {"name": "a", "windows": 3, "held_out_windows": 1, "fingerprint": fingerprint}
+        return {"folders": [folder]}
+
+    run = RunDirectory(tmp_path)
+    run.open(TINY, data=data("1"))
+    run.open(TINY, data=data("1"), resume=True)
+    with pytest.raises(UserError, match=r"a run on other data \(a .*\): give the same --data"):
+        run.open(TINY, data=data("2"), resume=True)
+    run.data.write_text("[1")
+    with pytest.raises(UserError, match="data.json is damaged"):
+        run.open(TINY, data=data("1"), resume=True)
+    run.data.write_text("[1]")
+    with pytest.raises(UserError, match="what the run says of its windows is damaged"):
+        run.open(TINY, data=data("1"), resume=True)
+
+
+def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.last_checkpoint() is None
+    for step in (2, 10):
+        with new_checkpoint(run.checkpoints, step, keep=None) as folder:
+            (folder / "weights").write_text("1")
+    (run.checkpoints / "checkpoint-30").mkdir()
+    (run.checkpoints / "partial").mkdir()
+    assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
+
+
+def test_a_log_is_rewound_past_a_line_that_was_cut_off(tmp_path):
+    run = RunDirectory(tmp_path)
+    for step in (1, 2, 3):
+        run.append_log({"step": step})
+    with run.log.open("a") as file:
+        file.write('5\n[]\n{"step": "x"}\n{"step": 4, "lo')
+    run.rewind_log(2)
+    assert run.read_log() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_record_says_what_it_was_measured_with(tmp_path):
+    record = write_result(
+        tmp_path / "result.json", {"kind": "x", "metrics": {"a": 1.0}, "seed": 1, "model": "m"}
+    )
+    assert json.loads((tmp_path / "result.json").read_text()) == record
+    assert record["metrics"] == {"a": 1.0}
+    assert {"versions", "commit", "machine"} <= set(environment())
+    assert record["versions"]["torch"]
+    assert record["machine"]["cores"] >= 1
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    import os
+
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_local_models_are_named_without_their_path(tmp_path):
+    (tmp_path / "teacher").mkdir()
+    assert display_name(tmp_path / "teacher") == "teacher"
+    assert display_name("bert-base-uncased") == "bert-base-uncased"
+    assert display_name(None) is None
+
+
+def test_links_planted_in_a_run_from_elsewhere_lead_nowhere(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("mine")
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.path.joinpath(".result.json.partial").symlink_to(target)
+    run.result.symlink_to(target)
+    write_result(run.result, {"kind": "x", "metrics": {}, "seed": 1, "model": "m"})
+    assert not run.result.is_symlink()
+    run.log.symlink_to(target)
+    with pytest.raises(UserError, match="log.jsonl is a link"):
+        run.append_log({"step": 1})
+    assert target.read_text() == "mine"
+
+
+def test_a_run_keeps_others_out_of_its_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr("minialbert.runs.directory._PATIENCE", 0.2)
+    with RunDirectory(tmp_path / "run").alone():
+        for resume in (False, True):
+            said = pytest.raises(UserError, match="another run is running in")
+            with said, RunDirectory(tmp_path / "run").alone(resume=resume):
+                pass
+        monkeypatch.setenv("RANK", "1")  # another process of the same run
+        with RunDirectory(tmp_path / "run").alone():
+            pass
+
+
+def test_a_log_may_go_elsewhere_when_a_run_is_resumed(tmp_path):
+    recipe, run = TINY, RunDirectory(tmp_path / "run")
+    run.open(recipe)
+    run.open(apply_overrides(recipe, ["training.report_to=tensorboard"]), resume=True)
+    with pytest.raises(UserError, match="seed: 7"):
+        run.open(apply_overrides(recipe, ["training.seed=7"]), resume=True)

@@ -1,0 +1,173 @@
+"""A folder appears complete or not at all, and belongs to one process at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from minialbert.errors import UserError
+from minialbert.runs import files
+from minialbert.runs.files import sole_user, whole_folder
+
+
+def _names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_it_appears_at_the_end(tmp_path):
+    target = tmp_path / "deep" / "folder"
+    with whole_folder(target) as staging:
+        (staging / "a.txt").write_text("a")
+        assert not target.exists()
+    assert _names(tmp_path) == ["deep/folder/a.txt"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "a.txt").write_text("old")
+    with pytest.raises(KeyError), whole_folder(target) as staging:
+        (staging / "a.txt").write_text("new")
+        raise KeyError
+    assert _names(tmp_path) == ["folder/a.txt"]
+    assert (target / "a.txt").read_text() == "old"
+
+
+def test_what_is_not_written_anew_stays_but_for_what_it_replaces(tmp_path):
+    target = tmp_path / "folder"
+    (target / "sub").mkdir(parents=True)
+    for name in ("a.txt", "notes.txt", "sub/stale.json", "sub/kept.json"):
+        (target / name).write_text("old")
+    with whole_folder(target, replaces=("sub/stale.json",)) as staging:
+        (staging / "a.txt").write_text("new")
+    assert _names(tmp_path) == ["folder/a.txt", "folder/notes.txt", "folder/sub/kept.json"]
+    assert (target / "a.txt").read_text() == "new"
+
+
+def test_a_mounted_volume_gets_its_files_one_by_one(tmp_path, monkeypatch):
+    target = tmp_path / "volume"
+    (target / "sub").mkdir(parents=True)
+    for name in ("a.txt", "notes.txt", "sub/stale.json"):
+        (target / name).write_text("old")
+    before = target.stat().st_ino
+    monkeypatch.setattr(files.os.path, "ismount", lambda path: path == target)
+    with whole_folder(target, replaces=("a.txt", "sub/stale.json")) as staging:
+        assert staging.parent == target
+        (staging / "new").mkdir()
+        (staging / "new" / "b.txt").write_text("new")
+        (staging / "a.txt").write_text("new")
+    assert _names(tmp_path) == ["volume/a.txt", "volume/new/b.txt", "volume/notes.txt"]
+    assert (target / "a.txt").read_text() == "new"
+    assert target.stat().st_ino == before
+    with pytest.raises(KeyError), whole_folder(target) as staging:
+        (staging / "a.txt").write_text("newer")
+        raise KeyError
+    assert _names(tmp_path) == ["volume/a.txt", "volume/new/b.txt", "volume/notes.txt"]
+    assert (target / "a.txt").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permission bits of POSIX systems")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_may_be_read_by_those_who_may_read_the_rest(tmp_path, umask, mode):
+    target = tmp_path / "model"
+    former = os.umask(umask)
+    try:
+        with whole_folder(target) as staging:
+            save_file({"weight": torch.zeros(1)}, staging / "model.safetensors")
+            (staging / "config.json").write_text("{}")
+        assert os.umask(umask) == umask  # as it was
+    finally:
+        os.umask(former)
+    assert [
+        stat.S_IMODE((target / name).stat().st_mode) for name in ("config.json", "model.safetensors")
+    ] == [mode] * 2
+
+
+def test_a_file_in_the_way_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError), whole_folder(tmp_path / "file" / "folder"):
+        pass
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from minialbert.runs.files import sole_user
+with sole_user(Path(sys.argv[1]), "run"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_another_process_is_kept_out_as_long_as_it_lives(tmp_path):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        said = f"another run is running in {folder}: wait for it, or stop it"
+        with pytest.raises(UserError, match=said), sole_user(folder, "run"):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with sole_user(folder, "run"):
+        assert _names(tmp_path) == []  # nothing is left that says so
+
+
+def test_one_that_is_about_to_end_is_waited_for(tmp_path):
+    let_go = threading.Event()
+
+    def hold():
+        with sole_user(tmp_path, "run"):
+            held.set()
+            let_go.wait(30)
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(30)
+    threading.Timer(0.2, let_go.set).start()
+    begun = time.monotonic()
+    with sole_user(tmp_path, "run", patience=20):
+        assert 0.1 < time.monotonic() - begun < 15
+    holder.join()
+
+
+def test_a_file_in_the_way_of_a_directory_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="file is a file: expected a directory for the run"),
+        sole_user(tmp_path / "file", "run"),
+    ):
+        pass
+
+
+def test_a_process_that_was_forked_does_not_hold_the_lock_on(tmp_path):
+    with sole_user(tmp_path, "run"):
+        child = os.fork()
+        if not child:  # as a data loader's worker that outlives the run
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with sole_user(tmp_path, "run"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_system_without_locks_goes_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_HAS_LOCKS", False)
+    monkeypatch.setattr(os, "open", None)
+    with sole_user(tmp_path / "run", "run"), sole_user(tmp_path / "run", "run"):
+        assert (tmp_path / "run").is_dir()

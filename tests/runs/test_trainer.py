@@ -1,0 +1,354 @@
+"""Runs that may end at any moment: exact resume, stops between batches, and steps that are not finite."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from minialbert import MiniAlbertForMaskedLM
+from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
+from minialbert.data.prepare import WindowDataset
+from minialbert.errors import UserError
+from minialbert.method.elastic import ElasticObjective
+from minialbert.method.encoders import Teacher
+from minialbert.method.objective import DistillationObjective
+from minialbert.method.trainer import DistillationTrainer
+from minialbert.runs.checkpoints import find_damage
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.progress import RunProgress
+from minialbert.runs.stopping import StopRequested
+from minialbert.runs.trainer import PROGRESS_FILE, LossMeter, _step_seed
+
+ELASTIC = DistillationObjective(elastic=ElasticObjective((1,)))
+
+
+@pytest.fixture
+def make(tiny_teacher, tiny_student_config, tiny_windows, tiny_tokenizer, tmp_path):
+    """A run of six steps of two micro-batches with dropout, elastic depth, a log every third step and evaluations."""
+
+    def make_trainer(folder="run", *, max_skipped_steps=10, **arguments):
+        torch.manual_seed(0)
+        config = copy.deepcopy(tiny_student_config)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.2
+        run = RunDirectory(tmp_path / folder)
+        run.path.mkdir(exist_ok=True)
+        settings = {
+            "max_steps": 6,
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "logging_steps": 3,
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "save_strategy": "no",
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "linear",
+            "logging_nan_inf_filter": False,
+            "remove_unused_columns": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "seed": 1,
+            **arguments,
+        }
+        args = TrainingArguments(output_dir=str(run.checkpoints), **settings)
+        return DistillationTrainer(
+            MiniAlbertForMaskedLM(config),
+            Teacher(tiny_teacher, True),
+            ELASTIC,
+            args=args,
+            train_dataset=ShuffledWindows(WindowDataset(tiny_windows, "train"), 48, seed=1),
+            data_collator=MaskedLanguageModelCollator(tiny_tokenizer, seed=1),
+            held_out=WindowDataset(tiny_windows, "held_out"),
+            held_out_windows=16,
+            max_skipped_steps=max_skipped_steps,
+            callbacks=[RunProgress(run, terms=ELASTIC.weighted_terms, bar=False, lines=False)],
+        ), run
+
+    return make_trainer
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def log_of(run):
+    """The log without what depends on the clock."""
+    return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in run.read_log()]
+
+
+@pytest.fixture
+def whole(make):
+    trainer, run = make("whole")
+    trainer.train()
+    return weights(trainer), log_of(run)
+
+
+class _Calls:
+    """Calls back before the n-th call of a method."""
+
+    def __init__(self, monkeypatch, owner, name, at, action):
+        self.count = 0
+        original = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            self.count += 1
+            if self.count == at:
+                action()
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+
+def ask():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# Exact resume
+
+
+@pytest.mark.parametrize("micro_batch", range(2, 13))
+def test_a_run_asked_to_stop_before_any_batch_goes_on_as_if_nothing_had_happened(
+    micro_batch, make, whole, monkeypatch
+):
+    trainer, run = make()
+    _Calls(monkeypatch, trainer, "training_step", micro_batch, ask)
+    with trainer.stop.listening(), pytest.raises(StopRequested):
+        trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
+    done = (micro_batch - 1) // 2  # whole steps
+    checkpoints = sorted(path.name for path in run.checkpoints.glob("*"))
+    assert checkpoints == ([f"checkpoint-{done}"] if done else [])
+    again, run = make()
+    again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
+    assert_equal(weights(again), whole[0])
+    assert log_of(run) == whole[1]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 11])
+def test_a_stop_in_the_middle_of_an_evaluation_makes_up_for_it_later(batch, make, whole, monkeypatch):
+    trainer, run = make()
+    _Calls(monkeypatch, trainer, "_prepare_inputs", _inputs_before(batch), ask)
+    with trainer.stop.listening(), pytest.raises(StopRequested):
+        trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
+    step = 2 * ((batch - 1) // 4 + 1)
+    assert [path.name for path in run.checkpoints.iterdir()] == [f"checkpoint-{step}"]
+    progress = json.loads((run.checkpoints / f"checkpoint-{step}" / PROGRESS_FILE).read_text())
+    assert progress["evaluation_is_due"]
+    assert not [
+        record for record in run.read_log() if record["step"] == step and record["kind"] == "evaluation"
+    ]
+    again, run = make()
+    again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
+    assert_equal(weights(again), whole[0])
+    assert log_of(run) == whole[1]
+
+
+def _inputs_before(batch):
+    """How many batches a run has prepared when it is at this one of an evaluation: four for two steps, four for one."""
+    return 4 * ((batch - 1) // 4 + 1) + batch
+
+
+def test_twice_stopped_and_with_a_damaged_checkpoint(make, whole, monkeypatch, caplog):
+    for stop_at in (5, 5):
+        trainer, run = make(save_strategy="steps", save_steps=1, save_total_limit=2)
+        with monkeypatch.context() as patch:
+            _Calls(patch, trainer, "training_step", stop_at, ask)
+            with trainer.stop.listening(), pytest.raises(StopRequested):
+                trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=True))
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+    os.truncate(run.checkpoints / "checkpoint-4" / "optimizer.pt", 1000)
+    again, run = make(save_strategy="steps", save_steps=1, save_total_limit=2)
+    point = again.resume_point(run, resume=True)
+    assert point.endswith("checkpoint-3")
+    assert any("checkpoint-4 is damaged (optimizer.pt has 1000 bytes" in line for line in caplog.messages)
+    again.train(resume_from_checkpoint=point)
+    assert_equal(weights(again), whole[0])
+    assert log_of(run) == whole[1]
+    assert all(find_damage(path) is None for path in run.checkpoints.iterdir())
+
+
+def test_a_checkpoint_holds_what_is_needed_and_no_state_of_generators(make):
+    trainer, run = make(save_strategy="steps", save_steps=4)
+    trainer.train()
+    names = {path.name for path in (run.checkpoints / "checkpoint-4").iterdir()}
+    assert names == {
+        "manifest.json", "model.safetensors", "optimizer.pt", "progress.json", "scheduler.pt", "trainer_state.json"
+    }  # fmt: skip
+
+
+def test_the_time_of_a_run_is_that_of_all_its_parts(make, monkeypatch):
+    trainer, run = make()
+    _Calls(monkeypatch, trainer, "training_step", 7, ask)
+    with trainer.stop.listening(), pytest.raises(StopRequested):
+        trainer.train()
+    first = trainer.training_seconds
+    again, run = make()
+    again._load_from_checkpoint(str(run.checkpoints / "checkpoint-3"))
+    assert 0 < again.training_seconds <= first
+
+
+def test_every_step_and_process_draws_its_own_dropout():
+    seeds = {_step_seed(*key) for key in itertools.product(range(5), range(100), range(8))}
+    assert len(seeds) == 4000 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_second_ctrl_c_ends_at_once(make, monkeypatch):
+    trainer, run = make()
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    _Calls(monkeypatch, trainer, "training_step", 6, twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with trainer.stop.listening(), pytest.raises(KeyboardInterrupt) as caught:
+            trainer.train()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert type(caught.value) is KeyboardInterrupt
+    assert not list(run.checkpoints.glob("*"))
+
+
+# Steps that are not finite
+
+
+class _Poison(TrainerCallback):
+    """Makes the gradient of one parameter infinite at some steps, counted from 1."""
+
+    def __init__(self, trainer, steps):
+        self.trainer, self.steps, self.before = trainer, steps, {}
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.before[state.global_step + 1] = weights(self.trainer)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step + 1 in self.steps:
+            next(p for p in self.trainer.model.parameters() if p.grad is not None).grad.view(-1)[0] = math.inf
+
+
+def test_a_step_with_an_infinite_gradient_changes_neither_weights_nor_moments(make):
+    trainer, run = make(logging_steps=1)
+    poison = _Poison(trainer, {3})
+    trainer.add_callback(poison)
+    trainer.train()
+    assert_equal(poison.before[3], poison.before[4])
+    assert any(not torch.equal(value, poison.before[5][name]) for name, value in poison.before[4].items())
+    assert {float(state["step"]) for state in trainer.optimizer.state.values()} == {5.0}
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+    (skipped,) = [record for record in run.read_log() if record["kind"] == "skipped"]
+    assert skipped["step"] == 3 and skipped["non_finite"] == ["gradient"] and skipped["skipped_steps"] == 1
+    # The 8 samples of the third step, by the order of the data.
+    order = ShuffledWindows(trainer.train_dataset.windows, 48, seed=1)
+    assert skipped["window_ids"] == sorted(order[index]["window_id"] for index in range(16, 24))
+    assert trainer.skipped_steps == 1
+    steps = [record["step"] for record in run.read_log() if record["kind"] == "training"]
+    assert steps == [1, 2, 4, 5, 6]  # the third has no loss to tell
+    rates = {
+        record["step"]: record["learning_rate"] for record in run.read_log() if record["kind"] == "training"
+    }
+    assert rates[4] == pytest.approx(1e-2 * 3 / 6)  # the schedule moved on
+
+
+def test_a_loss_that_is_not_finite_is_skipped_by_name(make, monkeypatch):
+    trainer, run = make()
+    original, calls = type(trainer.objective).__call__, []
+
+    def poisoned(self, *args, **kwargs):
+        terms = original(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == 4:  # second micro-batch of the second step
+            terms.hidden = terms.hidden * math.nan
+            terms.total = terms.total + math.inf  # whose derivative is finite
+        return terms
+
+    monkeypatch.setattr(type(trainer.objective), "__call__", poisoned)
+    poison = _Poison(trainer, set())
+    trainer.add_callback(poison)
+    trainer.train()
+    assert_equal(poison.before[2], poison.before[3])
+    (skipped,) = [record for record in run.read_log() if record["kind"] == "skipped"]
+    assert skipped["step"] == 2 and skipped["non_finite"] == ["hidden"]
+    first = next(record for record in run.read_log() if record["kind"] == "training")
+    assert first["step"] == 3 and math.isfinite(first["loss"]) and math.isfinite(first["loss_hidden"])
+
+
+def test_a_mean_leaves_skipped_steps_out(make):
+    clean, clean_run = make("clean", logging_steps=1)
+    clean.train()
+    trainer, run = make("poisoned", logging_steps=3)
+    trainer.add_callback(_Poison(trainer, {3}))
+    trainer.train()
+    losses = [r["loss"] for r in clean_run.read_log() if r["kind"] == "training"]
+    first = next(r for r in run.read_log() if r["kind"] == "training")
+    assert first["loss"] == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-12)
+
+
+def test_too_many_in_a_row_end_the_run_and_keep_the_checkpoint(make):
+    trainer, run = make(max_skipped_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1)
+    trainer.add_callback(_Poison(trainer, {1, 3, 4, 5, 6}))
+    with pytest.raises(UserError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert message.startswith("step 5: loss or gradient was not finite (gradient) in 3 steps in a row")
+    assert "training.max_skipped_steps is 2" in message and "\n" not in message
+    assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-4"]
+    skipped = [record["step"] for record in run.read_log() if record["kind"] == "skipped"]
+    assert skipped == [1, 3, 4, 5]
+
+
+def test_the_count_in_a_row_survives_a_restart(make):
+    trainer, run = make(max_skipped_steps=2, max_steps=3, save_strategy="steps", save_steps=3)
+    trainer.add_callback(_Poison(trainer, {2, 3}))
+    trainer.train()
+    again, run = make(max_skipped_steps=2)
+    again.add_callback(_Poison(again, {4}))
+    with pytest.raises(UserError, match="step 4: .* in 3 steps in a row"):
+        again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
+    assert again.skipped_steps == 3
+
+
+# The meter
+
+
+def test_a_meter_survives_json_to_the_last_bit():
+    meter, expected = LossMeter(), LossMeter()
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(7, 3, generator=generator)
+    for index, row in enumerate(values):
+        for target in (meter, expected):
+            target.add({"a": row[0], "total": row[1] / 3})
+            target.add({"a": row[2], "total": row[1] / 7})
+            target.end_step(10, kept=index != 2)
+        revived = LossMeter()
+        revived.load(json.loads(json.dumps(meter.state())))
+        meter = revived
+    assert meter.means(list) == expected.means(list)
+    kept = [row for index, row in enumerate(values.double().tolist()) if index != 2]
+    assert meter.means(list)["a"] == pytest.approx(sum(row[0] + row[2] for row in kept) / 6, rel=1e-6)
+    assert meter.tokens == 70
+
+
+def test_a_meter_names_terms_and_the_total_only_where_it_is_alone():
+    meter = LossMeter()
+    meter.add({"a": torch.tensor(1.0), "b": torch.tensor(math.nan), "total": torch.tensor(math.nan)})
+    assert meter.non_finite() == ["b"]
+    meter.drop_step()
+    meter.add({"a": torch.tensor(1.0), "total": torch.tensor(math.inf)})
+    assert meter.non_finite() == ["total"]
+    meter.drop_step()
+    assert meter.non_finite() == [] and meter.means(list) == {}
