@@ -1,58 +1,33 @@
-"""MiniALBERT: full-size encoders distilled into small recursive ones.
+"""Small recursive encoders distilled from full-size ones.
 
-Importing the package registers the model with Transformers' Auto classes.
+Nothing heavy is imported until it is used. Transformers' Auto classes know the student from the moment that both this
+package and they are imported, in either order.
 """
 
+from __future__ import annotations
+
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
-
-from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.modeling_minialbert import (
-    MiniAlbertForMaskedLM,
-    MiniAlbertForQuestionAnswering,
-    MiniAlbertForSequenceClassification,
-    MiniAlbertForTokenClassification,
-    MiniAlbertModel,
-)
-
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from minialbert.method.configuration_minialbert import MiniAlbertConfig
     from minialbert.method.losses import layer_map
+    from minialbert.method.modeling_minialbert import (
+        MiniAlbertForMaskedLM,
+        MiniAlbertForQuestionAnswering,
+        MiniAlbertForSequenceClassification,
+        MiniAlbertForTokenClassification,
+        MiniAlbertModel,
+    )
     from minialbert.method.objective import DistillationObjective
     from minialbert.method.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
-
-# Loaded when first asked for: the trainer brings much that a model alone does not need.
-_LAZY = {
-    "DistillationObjective": ".method.objective",
-    "DistillationTrainer": ".method.trainer",
-    "layer_map": ".method.losses",
-}
-
-AutoConfig.register("minialbert", MiniAlbertConfig, exist_ok=True)
-AutoModel.register(MiniAlbertConfig, MiniAlbertModel, exist_ok=True)
-AutoModelForMaskedLM.register(MiniAlbertConfig, MiniAlbertForMaskedLM, exist_ok=True)
-AutoModelForSequenceClassification.register(
-    MiniAlbertConfig, MiniAlbertForSequenceClassification, exist_ok=True
-)
-AutoModelForTokenClassification.register(MiniAlbertConfig, MiniAlbertForTokenClassification, exist_ok=True)
-AutoModelForQuestionAnswering.register(MiniAlbertConfig, MiniAlbertForQuestionAnswering, exist_ok=True)
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "DistillationObjective",
@@ -66,3 +41,94 @@ __all__ = [
     "__version__",
     "layer_map",
 ]
+
+_MODELING = "minialbert.method.modeling_minialbert"
+# Where each public name lives.
+_PLACES = {
+    "DistillationObjective": "minialbert.method.objective",
+    "DistillationTrainer": "minialbert.method.trainer",
+    "MiniAlbertConfig": "minialbert.method.configuration_minialbert",
+    "MiniAlbertForMaskedLM": _MODELING,
+    "MiniAlbertForQuestionAnswering": _MODELING,
+    "MiniAlbertForSequenceClassification": _MODELING,
+    "MiniAlbertForTokenClassification": _MODELING,
+    "MiniAlbertModel": _MODELING,
+    "layer_map": "minialbert.method.losses",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Registration:
+    """Tells Transformers' Auto classes of the student when, and only when, somebody imports them.
+
+    Importing them here would take seconds of every command, `--help` included. Some modules of Transformers import the
+    Auto classes while they are being imported themselves, and the student needs these: it is registered once the
+    outermost of them is complete.
+    """
+
+    _CONFIG_AUTO = "transformers.models.auto.configuration_auto"
+    _MODEL_AUTO = "transformers.models.auto.modeling_auto"
+
+    def __init__(self) -> None:
+        self._waiting = {self._CONFIG_AUTO, self._MODEL_AUTO, "transformers.modeling_layers", _MODELING}
+        self._loaders: dict[str, Any] = {}
+        self._running = 0
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the module's own spec with this as its loader; None for all that is not waited for."""
+        if fullname not in self._waiting:
+            return None
+        self._waiting.remove(fullname)  # the question below comes back here
+        spec = find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        self._loaders[fullname], spec.loader = spec.loader, self  # type: ignore[assignment]  # a loader by its methods
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Create the module as its own loader does."""
+        created: ModuleType | None = self._loaders[spec.name].create_module(spec)
+        return created
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module as its own loader does, then register the student if it is complete by now."""
+        assert module.__spec__ is not None
+        loader = module.__loader__ = module.__spec__.loader = self._loaders.pop(module.__name__)
+        self._running += 1
+        try:
+            loader.exec_module(module)
+        finally:
+            self._running -= 1
+        self.register()
+
+    def register(self) -> None:
+        """Register the student with the Auto classes that are there."""
+        if self._running:
+            return
+        if auto := sys.modules.get(self._CONFIG_AUTO):
+            from minialbert.method.configuration_minialbert import MiniAlbertConfig
+
+            auto.AutoConfig.register("minialbert", MiniAlbertConfig, exist_ok=True)
+        if auto := sys.modules.get(self._MODEL_AUTO):
+            from minialbert.method import modeling_minialbert as ours
+            from minialbert.method.configuration_minialbert import MiniAlbertConfig
+
+            auto.AutoModel.register(MiniAlbertConfig, ours.MiniAlbertModel, exist_ok=True)
+            for head in ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering"):
+                model = getattr(ours, f"MiniAlbertFor{head}")
+                getattr(auto, f"AutoModelFor{head}").register(MiniAlbertConfig, model, exist_ok=True)
+
+
+_registration = _Registration()
+sys.meta_path.insert(0, _registration)
+_registration.register()

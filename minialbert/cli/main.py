@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from minialbert import __version__
 from minialbert.cli.deploy import bench, export
 from minialbert.cli.experiments import suite_app
 from minialbert.cli.report import attention
@@ -39,7 +40,7 @@ from minialbert.runs.stopping import (
 app = typer.Typer(
     help="Distil full-size encoders into small recursive ones.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -48,6 +49,21 @@ recipes_app = typer.Typer(
 )
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(suite_app, name="suite")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"minialbert {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 class Documents(StrEnum):

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from minialbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,8 +155,8 @@ class StopRequested(KeyboardInterrupt):
     """The run was asked to stop, between two batches."""
 
 
-class GracefulStop(TrainerCallback):
-    """Remembers that the process was asked to stop, and ends the training.
+class GracefulStop:
+    """Remembers that the process was asked to stop.
 
     A single process stops before its next batch. Several have to end at the same step, or some would
     wait for the others forever: they tell each other at the start of every step (`agreed`) and stop at its end.
@@ -167,15 +165,6 @@ class GracefulStop(TrainerCallback):
     def __init__(self) -> None:
         self.requested = False
         self.agreed = False
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Turn a request that all processes know of into Trainer's own save and stop flags."""
-        asked = self.agreed if args.world_size > 1 else self.requested
-        if asked and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
 
     @contextmanager
     def listening(self) -> Iterator[None]:

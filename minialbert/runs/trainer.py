@@ -177,7 +177,7 @@ class ResumableTrainer(Trainer):
         self._evaluated_at = -1
         self._seconds_before = 0.0
         self._started = self._clock = time.perf_counter()
-        super().__init__(callbacks=[*callbacks, self.stop, _Bookkeeping(self)], **kwargs)
+        super().__init__(callbacks=[*callbacks, _Bookkeeping(self)], **kwargs)
         self.loss_is_scaled_for_ga = True  # losses are normalised over the whole optimiser step
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -217,7 +217,7 @@ class ResumableTrainer(Trainer):
         self._started = time.perf_counter()
         try:
             result = super().train(*args, **kwargs)
-            if self._is_to_stop() and self.state.global_step < self.state.max_steps:
+            if self.stops_here() and self.state.global_step < self.state.max_steps:
                 raise StopRequested
             return result
         except StopRequested:
@@ -256,7 +256,8 @@ class ResumableTrainer(Trainer):
         self.stop.agreed = self.stop.agreed or asked > 0
         return sums
 
-    def _is_to_stop(self) -> bool:
+    def stops_here(self) -> bool:
+        """Return whether the run was asked to stop, and all its processes know."""
         return self.stop.requested if self.args.world_size == 1 else self.stop.agreed
 
     def check_for_stop(self) -> None:
@@ -266,7 +267,7 @@ class ResumableTrainer(Trainer):
             StopRequested: if so.
         """
         self.sum_over_processes([])
-        if self._is_to_stop():
+        if self.stops_here():
             raise StopRequested
 
     def _before_batch(self, module: nn.Module, *_: Any) -> None:
@@ -454,6 +455,9 @@ class _Bookkeeping(TrainerCallback):
         self._trainer.begin_training()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer.stops_here() and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
         self._trainer.end_step()
 
 

@@ -1,0 +1,87 @@
+"""What starting costs: help answers at once, imports bring nothing unasked, and Auto classes know the student."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pydantic", "onnxruntime", "matplotlib")
+HEADS = ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+VERBS = (
+    "demo", "prepare", "distill", "finetune", "evaluate", "predict", "export", "calibrate", "bench", "report", "convert",
+    "attention", "suite", "recipes",
+)  # fmt: skip
+ORDERS = {
+    "ours first": "import minialbert; from transformers import AutoConfig, AutoModel",
+    "theirs first": "from transformers import AutoConfig, AutoModel; import minialbert",
+    "by way of the layers, which import AutoModel": "import minialbert; from transformers import BertModel",
+    "by way of our model": "from minialbert import MiniAlbertModel",
+    "by way of the trainer": "import minialbert; from transformers import Trainer, pipeline",
+}
+
+
+def command(*arguments: str, **environment: str) -> tuple[float, str]:
+    """CPU seconds and output of the command line, the smallest of three times."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-m", "minialbert", *arguments],
+            capture_output=True, text=True, check=False, env={**os.environ, **environment},
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if seconds[-1] < 0.6:
+            break
+    assert done.returncode == 0, done.stderr
+    return min(seconds), done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_answers_at_once(verb):
+    seconds, told = command(verb, "--help")
+    assert "Usage:" in told and seconds < 0.6
+
+
+def test_help_version_and_completion_answer_at_once():
+    seconds, told = command("-h")
+    assert all(verb in told for verb in VERBS) and seconds < 0.6
+    seconds, told = command("--version")
+    assert told.startswith("minialbert ") and seconds < 0.6
+    completing = {"COMP_WORDS": "minialbert dist", "COMP_CWORD": "1", "_MINIALBERT_COMPLETE": "complete_bash"}
+    script = "from minialbert.cli.main import app; app(prog_name='minialbert')"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **completing},
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.split() == ["distill"]
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6
+
+
+def test_importing_the_package_or_the_command_line_brings_nothing_heavy():
+    script = f"import minialbert, minialbert.cli.main, sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_auto_classes_know_the_student_in_any_order_of_imports(order):
+    script = f"""
+{ORDERS[order]}
+import transformers
+shape = dict(vocab_size=50, hidden_size=8, num_attention_heads=2, embedding_size=4, intermediate_size=8,
+             num_hidden_layers=1, adapter_reduction_factor=2)
+config = transformers.AutoConfig.for_model("minialbert", **shape)
+print(*[type(getattr(transformers, "AutoModel" + head).from_config(config)).__name__ for head in {HEADS}])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [f"MiniAlbert{head or 'Model'}" for head in HEADS], done.stderr
