@@ -12,8 +12,8 @@ import pytest
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pydantic", "onnxruntime", "matplotlib")
 HEADS = ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 VERBS = (
-    "demo", "prepare", "distill", "finetune", "evaluate", "predict", "export", "calibrate", "bench", "report", "convert",
-    "attention", "suite", "recipes",
+    "demo", "prepare", "distill", "finetune", "evaluate", "predict", "export", "calibrate", "bench", "report",
+    "convert", "attention", "suite", "recipes",
 )  # fmt: skip
 ORDERS = {
     "ours first": "import minialbert; from transformers import AutoConfig, AutoModel",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from scipy import stats
 
 from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.packed import find_run_records, pack_files, read_run_file
 
 KINDS = ("fixed", "elastic")
 # What a constant answer scores: correlations 0, entity F1 0, accuracy the share of the most frequent class.
@@ -33,9 +33,9 @@ def read(runs: Path, fixed: Path | None = None) -> dict[str, dict[int, dict[str,
     found: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
     for kind in KINDS:
         folder = fixed if fixed is not None and kind == "fixed" else runs
-        for file in sorted((folder / kind).glob("*/result.json")):
+        for file in find_run_records(folder / kind):
             task, _, seed = file.parent.name.rpartition("-")
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = json.loads(read_run_file(file))
             found.setdefault(task, {}).setdefault(int(seed), {})[kind] = record
     return {
         task: {seed: pair for seed, pair in sorted(seeds.items()) if len(pair) == len(KINDS)}
@@ -160,12 +160,12 @@ def main() -> None:
     arguments = parser.parse_args()
     found = {task: pairs for task, pairs in read(arguments.runs, arguments.fixed).items() if pairs}
     copied = KINDS if arguments.fixed is None else ("elastic",)
-    for task, pairs in found.items():
-        for seed in pairs:
-            for kind in copied:
-                target = arguments.output / kind / f"{task}-{seed}"
-                target.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(arguments.runs / kind / target.name / "result.json", target / "result.json")
+    for kind in copied:
+        files = [f"{task}-{seed}/result.json" for task, pairs in found.items() for seed in pairs]
+        pack_files(
+            arguments.output / kind,
+            {file: read_run_file(arguments.runs / kind / file) for file in files},
+        )
     tasks = {task: summarise(pairs) for task, pairs in sorted(found.items())}
     record = {"kind": "elastic-depth", "tasks": tasks, "mean": mean_of_tasks(tasks)}
     write_result(arguments.output / "result.json", record)

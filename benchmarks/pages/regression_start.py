@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.runs.directory import write_atomically
+from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
 
 RESULTS = Path("results") / "regression-start"
 MINIATURE = Path("results") / "miniature" / "cells"
@@ -39,9 +40,9 @@ The records from 0 are made again at 6fddc41, those from the mean at b651eb7 or 
 def page() -> str:
     """Return the page, made from the records."""
     sides: dict[str, list[tuple[Path, Path]]] = {}
-    for file in sorted(RESULTS.glob("*/*/stsb-*/result.json")):
+    for file in find_run_records(RESULTS):
         other = MINIATURE / file.relative_to(RESULTS)
-        if other.is_file():
+        if is_run_file(other):
             sides.setdefault(file.parent.parent.relative_to(RESULTS).as_posix(), []).append((file, other))
     lines = [
         "| student | seeds | from 0 | sd | from the mean | sd | difference |",
@@ -64,8 +65,8 @@ def page() -> str:
 
 def _figures(file: Path) -> tuple[float, float]:
     """Return the score at the end and after the first epoch, in per cent."""
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    log = (json.loads(line) for line in (file.parent / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    record: dict[str, Any] = json.loads(read_run_file(file))
+    log = map(json.loads, read_run_file(file.parent / "log.jsonl").splitlines())
     first = next(entry for entry in log if "eval_pearson_spearman" in entry)
     return 100 * record["score"], 100 * first["eval_pearson_spearman"]
 

@@ -1,6 +1,6 @@
 """Take pictures of a report page in headless Chromium: wide and narrow, light and dark.
 
-    python benchmarks/pages/report_screenshots.py results/miniature/report.html results/miniature
+    python benchmarks/pages/report_screenshots.py results/miniature/report.html pictures/
 
 Needs chromium and chromedriver on the path, and selenium (`pip install -e '.[dev]'`). A page that logs an error, or
 that is wider than the screen, is told and ends the script with status 1.

@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 
 from minialbert.runs.directory import write_atomically
+from minialbert.runs.packed import find_run_records, read_run_file
 
 RESULTS = Path("results") / "task-distillation"
 MINIATURE = Path("results") / "miniature" / "cells"
@@ -62,8 +63,8 @@ def page() -> str:
 
 def _scores(folder: Path, pattern: str) -> dict[int, float]:
     """Return the score of every seed, in per cent."""
-    files = folder.glob(f"{pattern}/result.json")
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    files = [file for file in find_run_records(folder) if file.match(f"{pattern}/result.json")]
+    records = [json.loads(read_run_file(file)) for file in files]
     scores = {record["seed"]: 100 * record["metrics"]["validation"][record["metric"]] for record in records}
     return dict(sorted(scores.items()))
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from minialbert.runs.directory import write_atomically
+from minialbert.runs.packed import find_run_records, read_run_file
 
 RESULTS = Path("results") / "tuning-rate"
 MINIATURE = Path("results") / "miniature" / "cells"
@@ -53,10 +54,9 @@ so were the teacher's, the first command with `--model TEACHER`: at 1e-4, on CoL
 def page() -> str:
     """Return the page, made from the records."""
     scores: dict[tuple[str, str, str, str, float, str], dict[int, float]] = defaultdict(dict)
-    cells = [file for row in ("student-64", "teacher") for file in (MINIATURE / row).glob("*/*/result.json")]
-    files = (*RESULTS.rglob("result.json"), *FROM_0.rglob("result.json"), *cells)
-    for file in sorted(files):
-        record = json.loads(file.read_text(encoding="utf-8"))
+    folders = (RESULTS, FROM_0, MINIATURE / "student-64", MINIATURE / "teacher")
+    for file in sorted(file for folder in folders for file in find_run_records(folder)):
+        record = json.loads(read_run_file(file))
         task = Path(record["recipe"]["task"]["data"]).name if record["kind"] == "finetune" else None
         if task in TASKS:
             tuning, metric = record["recipe"]["tuning"], record["metric"]

@@ -12,6 +12,7 @@ from typing import Any
 from minialbert.data.examples import METRICS
 from minialbert.errors import UserError
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.runs.packed import find_run_records, read_run_file
 from minialbert.runs.records import Cell, Record, Row, cell, find_records, group, known_task
 from minialbert.tasks.models import TaskInputs
 
@@ -176,10 +177,8 @@ def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[typ
 
 
 def _read(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    files = {
-        file.resolve() for path in paths for file in ([path] if path.is_file() else path.rglob("result.json"))
-    }
-    return {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(files)}
+    files = {file.resolve() for path in paths for file in find_run_records(path)}
+    return {file: json.loads(read_run_file(file)) for file in sorted(files)}
 
 
 def _distillation(

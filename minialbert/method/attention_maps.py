@@ -23,6 +23,7 @@ from minialbert.errors import UserError
 from minialbert.method.encoders import Teacher, enable_recording, load_teacher, max_input_length, view_encoder
 from minialbert.method.losses import layer_map
 from minialbert.runs.directory import display_name, write_atomically
+from minialbert.runs.packed import packed
 
 FORMAT_VERSION = 1
 MAX_TOKENS = 48
@@ -230,11 +231,13 @@ def read_attention_maps(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if not path.is_file():
+        content = packed(path)
+        if content is None and not path.is_file():
             raise UserError(f"{path} is not a file: expected the attention maps of a run (attention.json)")
-        # Not by the size that the system tells, which a growing or a special file does not have.
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+        if content is None:
+            # Not by the size that the system tells, which a growing or a special file does not have.
+            with path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     if len(content) > _MOST_BYTES:

@@ -19,6 +19,7 @@ from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.markdown import markdown_page
 from minialbert.report.sections import without_paths
 from minialbert.report.tables import Table
+from minialbert.runs.packed import is_run_file
 from minialbert.runs.records import load_record
 
 TITLE = "Comparison of two runs"
@@ -161,8 +162,8 @@ def write_comparison(a: Path, b: Path, output: Path) -> None:
 
 
 def _read(letter: str, path: Path) -> _Run:
-    file = path / "result.json" if path.is_dir() else path
-    if not file.is_file():
+    file = path if path.is_file() or path.name == "result.json" else path / "result.json"
+    if not is_run_file(file):
         what = "has no result.json" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}: name the directory of a finished run, or its result.json")
     record = load_record(file)
@@ -372,7 +373,7 @@ def _rows_per_second(run: _Run) -> float | None:
 
 def _curves(runs: tuple[_Run, _Run]) -> Iterator[Block]:
     logs = [run.file.parent / "log.jsonl" for run in runs]
-    read = [(read_curves(log), held_out_curves(log)) if log.is_file() else ({}, {}) for log in logs]
+    read = [(read_curves(log), held_out_curves(log)) if is_run_file(log) else ({}, {}) for log in logs]
     charts, rows = [], []
     for part, where in enumerate(("", "held out" if runs[0].kind == "distillation" else "validation")):
         one, other = (curves[part] for curves in read)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.errors import UserError, quoted
+from minialbert.runs.packed import packed
 
 Points = tuple[tuple[float, float], ...]
 
@@ -112,13 +113,14 @@ def _number(value: object) -> float | None:
 def _records(log: Path) -> Iterator[dict[str, Any]]:
     """Return the records of a log; a last line that was being written when the run was killed is passed over."""
     try:
+        content = packed(log)
         if log.exists() and not log.is_file():  # a pipe would never end
             raise UserError(f"{log} is no file: expected the log.jsonl of a run")
-        if log.stat().st_size > _MOST_BYTES:
+        if content is None and log.stat().st_size > _MOST_BYTES:
             raise UserError(
                 f"{log} has more than {_MOST_BYTES // 2**20} MiB: expected the log.jsonl of a run, a record a line"
             )
-        lines = log.read_bytes().splitlines()
+        lines = (log.read_bytes() if content is None else content).splitlines()
     except OSError as error:
         raise UserError(
             f"{log} cannot be read ({error.strerror or error}): expected the log of a run"

@@ -29,6 +29,7 @@ from minialbert.report.blocks import (
 )
 from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.paper import PaperRow
+from minialbert.runs.packed import is_run_file, read_run_file
 
 # Of a page that shows many runs.
 _MOST_MAPS = 24
@@ -141,7 +142,7 @@ def _lines(runs: Sequence[Distilled], read: Callable[[Path], dict[str, Points]])
     lines: dict[str, list[Series]] = {}
     for run in runs:
         log = run.folder / "log.jsonl"
-        for name, points in read(log).items() if log.is_file() else ():
+        for name, points in read(log).items() if is_run_file(log) else ():
             lines.setdefault(name, []).append(Series(run.name, points))
     return lines
 
@@ -178,7 +179,7 @@ def _alignment(runs: Sequence[Distilled]) -> tuple[Block, ...]:
 
 def _maps(runs: Sequence[Distilled]) -> tuple[Block, ...]:
     found = {run.name: run.folder / "attention.json" for run in runs}
-    found = {name: file for name, file in found.items() if file.is_file()}
+    found = {name: file for name, file in found.items() if is_run_file(file)}
     shown = {name: read_attention_maps(found[name]) for name in list(found)[:_MOST_MAPS]}
     if not shown:
         return ()
@@ -233,7 +234,7 @@ def read_bench(file: Path) -> Bench:
         UserError: if it is no such record.
     """
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(read_run_file(file))
         if record["kind"] != "bench":
             raise ValueError(f"its kind is {record['kind']}")
         lengths = [int(length) for length in record["settings"]["lengths"]]

@@ -214,7 +214,7 @@ def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{_folder(folders[place])}, now {_folder(now['folders'][place])}"
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str | bytes) -> None:
     """Write a file so that a crash leaves either the old or the new contents.
 
     Args:
@@ -224,8 +224,8 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(text.encode("utf-8") if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

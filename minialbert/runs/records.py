@@ -14,6 +14,7 @@ from typing import Any
 from minialbert.errors import UserError, quoted
 from minialbert.recipes.schema import flat_settings
 from minialbert.runs.directory import FORMAT_VERSION
+from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
 
 MODES = ("full", "adapters")
 ADAPTER_INITS = ("pre-trained", "as-published", "identity")
@@ -302,14 +303,11 @@ def _check_averageable(earlier: Record, later: Record, where: str) -> None:
 
 
 def record_files(paths: Sequence[Path]) -> list[Path]:
-    """Return every `result.json` below some paths, or the files themselves; see `find_records`."""
+    """Return every `result.json` below some paths, packed or not, or the files themselves; see `find_records`."""
     files: set[Path] = set()
     for path in paths:
-        if path.is_file():
-            found = [path]
-        elif path.is_dir():
-            found = list(path.rglob("result.json"))
-        else:
+        found = find_run_records(path)
+        if not found and not path.is_dir():
             raise UserError(
                 f"{path} does not exist: expected a result.json, a run directory or a tree of them"
             )
@@ -332,7 +330,7 @@ def load_record(file: Path) -> dict[str, Any]:
         UserError: if it is no JSON object, or of a later format.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(read_run_file(file))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}): expected a run's result.json") from error
     if not isinstance(data, dict):
@@ -433,8 +431,8 @@ def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]
                 raise UserError(
                     f"{file} names a cell outside of its folder ({quoted(entry)}): expected cells/NAME"
                 )
-            path = path / "result.json" if path.is_dir() else path
-            if path not in cells and path.is_file():
+            path = path if path.is_file() else path / "result.json"
+            if path not in cells and is_run_file(path):
                 cells[path] = replace(_record(load_record(path), path), grid=file)
 
     def is_chosen(record: Record) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
+
 ROOT = Path(__file__).parents[2]
 MINIATURE = ROOT / "results" / "miniature"
 
@@ -74,8 +76,9 @@ def test_the_pages_of_tuning_are_those_of_their_records(monkeypatch, name, folde
 
 
 def test_no_record_names_a_folder_of_a_machine():
-    records = sorted((MINIATURE / "cells").rglob("*.json*"))
-    assert records
-    for file in records:
-        text = file.read_text(encoding="utf-8")
+    records = find_run_records(MINIATURE / "cells")
+    assert len(records) > 300
+    logs = [file.with_name(name) for file in records for name in ("log.jsonl", "attention.json")]
+    for file in [*records, *filter(is_run_file, logs)]:
+        text = read_run_file(file)
         assert not any(f'"{root}/' in text for root in ("/home", "/work", "/tmp", "/root", "/data")), file

@@ -18,6 +18,7 @@ from minialbert.errors import UserError
 from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
 from minialbert.recipes.load import AnyRecipe, apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe, flat_settings
+from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def find_results(
     for cell in expand(suite) if cells is None else cells:
         for home in homes:
             file = home / cell.name / "result.json"
-            if file.is_file():
+            if is_run_file(file):
                 found[cell.name] = _read(suite, cell, file)
                 break
     return found
@@ -285,9 +286,10 @@ def find_results(
 
 def _read(suite: Suite, cell: Cell, file: Path) -> Result:
     expected = recipe_of(suite, cell, None)
+    shown = file if file.is_file() else f"{file}, a line of {RECORDS},"
     kinds = ("distillation", "initialisation") if cell.is_distillation else ("finetune",)
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(read_run_file(file))
         if record["kind"] not in kinds:
             raise ValueError(f"its kind is {record['kind']}")
         made = type(expected).model_validate(record["recipe"])
@@ -298,7 +300,7 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{file} is no record of the cell {cell.name} ({type(error).__name__}: {why}): remove it, and run the "
+            f"{shown} is no record of the cell {cell.name} ({type(error).__name__}: {why}): remove it, and run the "
             "suite again"
         ) from error
     different = _differences(made, expected)
@@ -306,7 +308,7 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
         different.append(f"it is of kind {record['kind']}")
     if different:
         raise UserError(
-            f"{file} was made by other settings than the suite {suite.name} has for {cell.name}: "
+            f"{shown} was made by other settings than the suite {suite.name} has for {cell.name}: "
             f"{'; '.join(different[:5])}. Move it away, or give another --output"
         )
     return result

@@ -48,6 +48,7 @@ from minialbert.report.sections import (
 )
 from minialbert.report.tables import Difference, Table, Value
 from minialbert.runs.directory import write_atomically, writing
+from minialbert.runs.packed import is_run_file, pack_files, read_run_file
 from minialbert.runs.progress import duration
 from minialbert.runs.records import Cell as Measured
 from minialbert.runs.records import known_task
@@ -533,8 +534,8 @@ def write_suite_report(
             like rows, add plots of latency.
         output: a directory for `report.md`, `report.html`, `claims.csv` and one CSV file per table; those of earlier
             calls are replaced.
-        with_records: also copy records, logs and attention maps there, without models: all that another `--records`
-            needs.
+        with_records: also take records, logs and attention maps along, packed and without models: all that another
+            `--records` needs.
 
     Returns:
         The page as Markdown.
@@ -611,16 +612,26 @@ def _claims_csv(suite: Suite, compared: Mapping[str, Sequence[Compared]]) -> str
 
 
 def _copy_records(results: Mapping[str, Result], records: Path, output: Path) -> None:
-    """Copy what a suite goes on from: records, curves and maps behind them, and checksums of the teachers."""
+    """Copy what a suite goes on from: records, curves and maps behind them, and checksums of the teachers.
+
+    Cells are packed, but for files that `output` has already, as a suite's own directory does.
+    """
     files = [records / "teachers.json", *bench_records(records)]
     names = ("log.jsonl", "attention.json", "result.json")
-    files += [result.file.parent / name for result in results.values() for name in names]
-    for file in files:
+    cells = {result.file.parent / name: None for result in results.values() for name in names}
+    texts: dict[str, str] = {}
+    for file in [*files, *cells]:
         target = output / file.relative_to(records)
-        if file.is_file() and file.resolve() != target.resolve():
-            with writing(target, advice="make room, then start the same command again"):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, _without_places(file.read_text(encoding="utf-8"), file.name))
+        if not is_run_file(file) or (file.exists() and file.resolve() == target.resolve()):
+            continue
+        text = _without_places(read_run_file(file), file.name)
+        if file in cells and not target.exists():
+            texts[target.relative_to(output / "cells").as_posix()] = text
+            continue
+        with writing(target, advice="make room, then start the same command again"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, text)
+    pack_files(output / "cells", texts)
 
 
 def _without_places(text: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 
@@ -13,6 +14,7 @@ from minialbert.errors import UserError
 from minialbert.experiments.suite import expand, find_results, write_suite_report
 from minialbert.experiments.suite.page import find_paper_row
 from minialbert.experiments.suite.schema import SuiteTable, TableRow
+from minialbert.runs.packed import LOGS, RECORDS, read_run_file
 
 SCORES = {
     "teacher/king": [0.80, 0.82], "teacher/river": [0.40, 0.42], "small/king": [0.70, 0.72, 0.74],
@@ -171,8 +173,15 @@ def test_the_records_can_be_taken_along(records, tmp_path, call, refuse):
     (records / "teachers.json").write_text("{}")
     assert call("suite", "report", path, "--records", records, "--output", output, "--with-records")[0] == 0
     copied = {file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file()}
-    assert {"teachers.json", "cells/small/distill/log.jsonl", "cells/small/full/king-3/result.json"} <= copied
+    assert {"teachers.json", "cells/packed-records.jsonl", "cells/packed-logs.jsonl.gz"} <= copied
+    for name in ("small/distill/log.jsonl", "small/full/king-3/result.json"):
+        assert read_run_file(output / "cells" / name) and not (output / "cells" / name).exists()
     assert not [name for name in copied if "model" in name]
+    packs = [
+        (output / "cells" / RECORDS).read_bytes(),
+        gzip.decompress((output / "cells" / LOGS).read_bytes()),
+    ]
+    assert not any(b"large" in pack for pack in packs)
     suite = make_suite()
     assert find_results(suite, [output]).keys() == find_results(suite, [records]).keys()
     again = call("suite", "report", path, "--records", output, "--output", output, "--with-records")
