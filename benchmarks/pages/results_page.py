@@ -62,7 +62,7 @@ def summary(suite: Suite, results: Mapping[str, Result]) -> str:
     ]
     for side, name in ROWS.items():
         row = side.partition("/")[0]
-        scores = [measured(suite, side, task, results) for task in TASKS]
+        scores = [measured(suite, side, [task], results) for task in TASKS]
         if not any(scores):
             continue
         cells = [f"{100 * score.mean:.1f} ({score.n})" if score else "-" for score in scores]

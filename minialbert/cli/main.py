@@ -7,7 +7,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -36,6 +36,9 @@ from minialbert.runs.stopping import (
     rank,
     refuse_several_processes,
 )
+
+if TYPE_CHECKING:
+    from minialbert.recipes.schema import Recipe
 
 app = typer.Typer(
     help="Distil full-size encoders into small recursive ones.",
@@ -160,6 +163,10 @@ def distill(
         list[str] | None, typer.Option("--set", help="Override, as in distill.output_weight=4.")
     ] = None,
     student_arch: Annotated[str | None, typer.Option(help="minialbert (recursive) or bert (full).")] = None,
+    start_only: Annotated[
+        bool,
+        typer.Option("--start-only", help="Leave the student as it starts: measure it, and train nothing."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     overwrite: OverwriteFlag = False,
     dry_run: Annotated[
@@ -169,10 +176,9 @@ def distill(
 ) -> None:
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
     quiet_transformers()
-    from minialbert.method.costs import estimate
     from minialbert.method.distill import distill as run_distill
-    from minialbert.method.distill import plan_distillation
-    from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
+    from minialbert.method.distill import initialise
+    from minialbert.recipes.load import apply_overrides, load_recipe
 
     overrides = list(set_ or [])
     if student_arch is not None:
@@ -188,24 +194,15 @@ def distill(
         overrides.append("student.init=random")
     resolved = apply_overrides(resolved, overrides)
     if dry_run:
-        plan = plan_distillation(resolved, data)
-        figures = estimate(plan)
-        if as_json:
-            print_json({"recipe": resolved.model_dump(), "estimate": figures})
-            return
-        out.print(dump_recipe(resolved), markup=False, highlight=False)
-        for note in plan.notes:
-            out.print(note, markup=False)
-        _print_layer_map(plan.layers)
-        table = Table("estimate", "")
-        for name, value in figures.items():
-            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-        out.print(table)
+        _show_plan(resolved, data, as_json=as_json)
         return
     with interruptible("the same command with --resume goes on from the last checkpoint"):
-        record = run_distill(
-            resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
-        )
+        if start_only:
+            record = initialise(resolved, data=data, output=output, resume=resume, overwrite=overwrite)
+        else:
+            record = run_distill(
+                resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
+            )
     if not record:  # another process of the same job writes the record
         return
     if as_json:
@@ -296,6 +293,26 @@ def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -
     from minialbert.recipes.load import copy_recipe
 
     out.print(f"copied to {copy_recipe(name, destination, overwrite=overwrite)}")
+
+
+def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
+    from minialbert.method.costs import estimate
+    from minialbert.method.distill import plan_distillation
+    from minialbert.recipes.load import dump_recipe
+
+    plan = plan_distillation(resolved, data)
+    figures = estimate(plan)
+    if as_json:
+        print_json({"recipe": resolved.model_dump(), "estimate": figures})
+        return
+    out.print(dump_recipe(resolved), markup=False, highlight=False)
+    for note in plan.notes:
+        out.print(note, markup=False)
+    _print_layer_map(plan.layers)
+    table = Table("estimate", "")
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    out.print(table)
 
 
 def _print_layer_map(layers: tuple[int, ...] | list[int]) -> None:

@@ -70,7 +70,7 @@ def finetune(
     jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at a time on this machine.")] = 1,
     ray: Annotated[str | None, typer.Option(help="With --grid: address of a Ray cluster.")] = None,
     keep_models: Annotated[
-        KeepModels, typer.Option(help="With --grid: which models stay on disk.")
+        KeepModels, typer.Option(help="With --grid: which models stay on disk. Without: none, or the one.")
     ] = KeepModels.selected,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
     overwrite: OverwriteFlag = False,
@@ -82,13 +82,14 @@ def finetune(
     if grid:
         _run_grid(resolved, output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json)
         return
-    if jobs != 1 or ray is not None or keep_models is not KeepModels.selected:
+    if jobs != 1 or ray is not None or keep_models is KeepModels.all:
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
     from minialbert.tasks.finetune import finetune as run_finetune
 
+    kept = keep_models is not KeepModels.none
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run_finetune(
-            resolved, output=output, resume=resume, overwrite=overwrite, progress=not as_json
+            resolved, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept
         )
     if not record:  # another process of the same job writes the record
         return
@@ -96,7 +97,10 @@ def finetune(
         print_json(record)
         return
     _print_scores(record)
-    say(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+    say(
+        (f"model and tokenizer in {output / 'model'}; " if kept else "")
+        + f"record in {output / 'result.json'}"
+    )
 
 
 def evaluate(

@@ -266,9 +266,14 @@ def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: boo
     values = [value for _, value in found if value is not None]
     if not values:
         return None
-    sd = statistics.stdev(values) if len(values) > 1 else None
+    mean, sd = mean_sd(values)
     seeds = tuple(record.seed for record, value in found if value is not None and record.seed is not None)
-    return Cell(statistics.fmean(values), sd, first.n if first.n > 1 else len(values), seeds, percent)
+    return Cell(mean, sd, first.n if first.n > 1 else len(values), seeds, percent)
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation; None for the latter with one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _check_same_model(earlier: Record, later: Record) -> None:

@@ -137,7 +137,7 @@ def install(faults: Faults) -> None:
 
 
 def _in_runs(faults: Faults) -> None:
-    from minialbert.experiments import grid
+    from minialbert.experiments import pool
     from minialbert.runs import directory
 
     write = directory.write_atomically
@@ -149,7 +149,7 @@ def _in_runs(faults: Faults) -> None:
         write(path, text)
         faults.reach(f"{path.name}: written")
 
-    directory.write_atomically = grid.write_atomically = write_atomically
+    directory.write_atomically = pool.write_atomically = write_atomically
     append = directory.RunDirectory.append_log
 
     def append_log(run: directory.RunDirectory, record: dict[str, Any]) -> None:
@@ -343,9 +343,10 @@ def _in_grids(faults: Faults) -> None:
         """Starts the worker of a grid by this file, so that faults can happen in it too."""
 
         def __init__(self, command: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(command, list) and command[-1] == pool.__name__:
+            if isinstance(command, list) and pool.WORKER in command:
                 faults.reach("grid: starting a worker")
-                command = [*command[:-2], __file__, "--worker"]
+                first = command.index("-m")
+                command = [*command[:first], __file__, "--worker", *command[first + 2 :]]
             super().__init__(command, *args, **kwargs)
 
     subprocess.Popen = Injected  # type: ignore[misc]
@@ -362,15 +363,16 @@ def _in_grids(faults: Faults) -> None:
 def main() -> None:
     """Run the command line, or the worker of a grid, with the fault that the environment asks for."""
     fault = Fault(**json.loads(os.environ.get(VARIABLE, "{}")))
-    worker = sys.argv[1:] == ["--worker"]
+    worker = sys.argv[1:2] == ["--worker"]
     if worker != fault.in_worker:
         fault.point = None
         fault.phase = os.devnull if worker else fault.phase
     install(Faults(fault))
     if worker:
-        from minialbert.experiments import pool
+        from minialbert.cli import worker as cells
 
-        pool.main()
+        del sys.argv[1]
+        cells.main()
     from minialbert.cli import main as cli
 
     cli.main()

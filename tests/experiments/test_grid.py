@@ -23,18 +23,18 @@ from minialbert import MiniAlbertForSequenceClassification
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.experiments import grid as grids
 from minialbert.experiments import pool
+from minialbert.experiments import ray as grid_ray
 from minialbert.experiments.grid import expand, grid_record, grid_rows, run_grid, select
 from minialbert.experiments.pool import (
     Job,
     LocalWorkers,
     Outcome,
     end_processes,
-    import_ray,
-    node_share,
     outcome_of,
-    run_on_node,
+    run_jobs,
     start_process,
 )
+from minialbert.experiments.ray import import_ray, node_share, run_on_node
 from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.report import find_records, group
@@ -241,13 +241,14 @@ class FakeWorkers:
 
 
 def write_cell(job, scores):
-    recipe, folder = FinetuneRecipe.model_validate(job.recipe), Path(job.output)
+    recipe, folder = load_recipe(str(job.recipe_file), FinetuneRecipe), Path(job.output)
     cell = SimpleNamespace(recipe=recipe)
     tuning = recipe.tuning
     score = scores.get(tuning.learning_rate, tuning.learning_rate) + tuning.seed / 1e6
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-    if job.keep_model:
+    assert job.words[0] == "finetune"
+    if "none" not in job.words:
         for name in ("model", "adapters"):
             (folder / name).mkdir()
             (folder / name / "weights").write_text(job.name)
@@ -479,27 +480,43 @@ def test_a_request_to_stop_stops_the_workers_and_starts_none(grid, monkeypatch):
 # Processes
 
 
-def shell(script: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
+def shell(script: str, **options) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True, **options)
+
+
+def job_in(folder: Path, recipe: FinetuneRecipe, name: str = "cell", words=("finetune",)) -> Job:
+    job = Job(name, words, dump_recipe(recipe), str(folder / name), str(folder / f"{name}.log"), str(folder))
+    job.write_recipe()
+    return job
 
 
 @pytest.mark.parametrize(
     ("script", "status", "message"),
     [
-        ('echo \'{"status": "mistake", "message": "no rows"}\'; exit 1', "mistake", "no rows"),
+        ("echo minialbert: no rows; exit 2", "mistake", "no rows"),
+        ("echo Error: no such option; exit 2", "crashed", "ended with status 2: Error: no such option"),
         ("kill -9 $$", "crashed", "killed by SIGKILL, which the system sends when memory runs out"),
         ("kill -11 $$", "crashed", "killed by SIGSEGV"),
-        ("echo half; exit 3", "crashed", "ended with status 3: ImportError: no module"),
+        ("printf 'Traceback\n\nImportError: no module\n\n'; exit 3", "crashed",
+         "ended with status 3: ImportError: no module"),
+        ("mkdir -p cell; touch cell/result.json; exit 2", "done", ""),
+        ("mkdir -p cell; touch cell/result.json; kill -9 $$", "done", ""),
     ],
-)
+)  # fmt: skip
 def test_how_a_worker_ended_is_told(tmp_path, script, status, message):
-    log = tmp_path / "cell.log"
-    log.write_text("Traceback\n\nImportError: no module\n\n")
-    process = shell(script)
+    job = job_in(tmp_path, make_recipe())
+    process = shell(f"cd {tmp_path}; exec > cell.log; {script}")
     process.wait()
-    assert outcome_of(process, log) == Outcome(status, message)
+    assert outcome_of(job, process) == Outcome(status, message)
+
+
+def test_a_student_is_made_only_when_its_model_is_there(tmp_path):
+    job = job_in(tmp_path, make_recipe(), words=("distill", "--data", "windows"))
+    process = shell(f"cd {tmp_path}; mkdir cell; touch cell/result.json")
+    process.wait()
+    assert outcome_of(job, process) == Outcome("crashed", "ended with status 0")
+    (tmp_path / "cell" / "model").mkdir()
+    assert outcome_of(job, process) == Outcome("done")
 
 
 def is_alive(number: int) -> bool:
@@ -510,9 +527,10 @@ def is_alive(number: int) -> bool:
 
 
 def test_a_worker_that_does_not_listen_is_killed_with_its_children():
-    process = shell("trap '' TERM; sleep 60 & echo $!; wait; wait")
+    process = shell("trap '' TERM; sleep 60 & echo $!; wait; wait", stdout=subprocess.PIPE)
     assert process.stdout is not None
-    child = int(process.stdout.readline())
+    with process.stdout as said:
+        child = int(said.readline())
     started = time.monotonic()
     end_processes([process], grace=0.3)
     assert time.monotonic() - started < 5
@@ -520,14 +538,6 @@ def test_a_worker_that_does_not_listen_is_killed_with_its_children():
     while time.monotonic() - started < 5 and is_alive(child):  # a signal takes effect a moment later
         time.sleep(0.01)
     assert not is_alive(child)
-
-
-def job_in(folder: Path, recipe: FinetuneRecipe, name: str = "cell") -> Job:
-    marker = folder / "recipe.yaml"
-    marker.write_text(dump_recipe(recipe))
-    return Job(
-        name, recipe.model_dump(), str(folder / name), str(folder / f"{name}.log"), str(marker), str(folder), True
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("set_before", "expected"), [(None, "3"), ("2", "2"), ("8", "3"), ("x", "3")])
@@ -540,11 +550,11 @@ def test_workers_share_the_threads(tmp_path, monkeypatch, set_before, expected):
     if set_before is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", set_before)
     process = start_process(job_in(tmp_path, make_recipe()), 3, "1")
-    assert process.stdout is not None
-    assert process.stdout.read().decode().split() == [
-        expected, expected, "1", "-P", "-m", "minialbert.experiments.pool",
-    ]  # fmt: skip
     process.wait()
+    assert (tmp_path / "cell.log").read_text().split() == [
+        expected, expected, "1", "-P", "-m", "minialbert.cli.worker", "finetune", "--recipe",
+        str(tmp_path / "cell.yaml"), "--output", str(tmp_path / "cell"), "--resume",
+    ]  # fmt: skip
     end_processes([process])
 
 
@@ -555,7 +565,7 @@ def test_workers_take_turns_on_the_gpus(tmp_path, monkeypatch):
 
     def start(job, threads, device):
         seen.append((job.name, threads, device))
-        return shell('sleep 0.05; echo \'{"status": "done"}\'')
+        return shell(f"sleep 0.05; mkdir {job.output}; touch {job.output}/result.json")
 
     monkeypatch.setattr(pool, "start_process", start)
     workers = LocalWorkers(3)
@@ -604,41 +614,88 @@ def real_recipe(student, rows, grid, **tuning):
     return make_recipe(grid, task=task, model=student, batch_size=8, **tuning)
 
 
-def test_a_job_leaves_a_finished_run_without_checkpoints(student, rows, tmp_path):
-    job = job_in(tmp_path, real_recipe(student, rows, {}, epochs=1.0))
+class InProcess:
+    """Runs the command of a job here, as its worker would."""
+
+    def __init__(self, call):
+        self.call, self.started, self._jobs = call, [], []
+
+    has_room = True
+
+    @property
+    def running(self):
+        return len(self._jobs)
+
+    def start(self, job):
+        self.started.append(job.name)
+        self._jobs.append(job)
+
+    def wait(self, seconds):
+        job = self._jobs.pop()
+        where = ("--recipe", job.recipe_file, "--output", job.output, "--resume")
+        status, out, err = self.call(*job.words, *where)
+        Path(job.log).write_text(out + err)
+        return [(job, outcome_of(job, SimpleNamespace(returncode=status, stdin=None)))]
+
+    def stop(self):
+        self._jobs.clear()
+
+
+def run_here(call, job) -> InProcess:
+    workers = InProcess(call)
+    run_jobs([job], lambda: workers, lambda job: None, logs=Path(job.log).parent)
+    return workers
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_job_leaves_a_finished_run_without_checkpoints(keep, student, rows, tmp_path, call):
+    words = ("finetune", *(() if keep else ("--keep-models", "none")))
+    job = job_in(tmp_path, real_recipe(student, rows, {}, epochs=1.0), words=words)
     checkpoint = Path(job.output) / "checkpoints" / "checkpoint-1"
     checkpoint.mkdir(parents=True)  # of an attempt that was killed before it was complete
-    pool._run(job)
+    run_here(call, job)
     result = Path(job.output) / "result.json"
     assert json.loads(result.read_text())["kind"] == "finetune"
-    assert load_tuned(str(Path(job.output) / "model"))[0].config.id2label == {0: "cat", 1: "dog"}
+    assert (Path(job.output) / "model").exists() == keep
+    if keep:
+        assert load_tuned(str(Path(job.output) / "model"))[0].config.id2label == {0: "cat", 1: "dog"}
     assert not checkpoint.parent.exists()
     written = result.stat().st_mtime_ns
-    pool._run(job)
+    run_here(call, job)  # as by a driver that saw no record yet
     assert result.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("distill", 4), ("initialise", 0)])
-def test_a_job_may_make_a_student(kind, steps, tiny_teacher_dir, tiny_windows, tmp_path):
+def test_a_job_of_another_recipe_does_not_go_on_in_its_folder(student, rows, tmp_path, call):
+    run_here(call, job_in(tmp_path, real_recipe(student, rows, {}, epochs=0.5)))
+    (tmp_path / "cell" / "result.json").unlink()
+    with pytest.raises(UserError, match=r"cell holds a run of another recipe; different here: epochs: 1\.0"):
+        run_here(call, job_in(tmp_path, real_recipe(student, rows, {}, epochs=1.0)))
+
+
+@pytest.mark.parametrize(("option", "steps"), [((), 4), (("--start-only",), 0)])
+def test_a_job_may_make_a_student(option, steps, tiny_teacher_dir, tiny_windows, tmp_path, call):
     recipe = apply_overrides(load_recipe("tiny"), [f"teacher.model={tiny_teacher_dir}"])
-    output = tmp_path / "run"
+    words = ("distill", "--data", str(tiny_windows), *option)
     job = Job(
-        "row/distill", recipe.model_dump(), str(output), str(tmp_path / "log"), str(tmp_path), str(tmp_path), False,
-        kind, str(tiny_windows),
-    )  # fmt: skip
-    with pytest.raises(UserError, match="row/distill is finished, but .* has no result.json on this machine"):
-        job.check_written()
-    pool._run(job)
-    job.check_written()
-    result = output / "result.json"
+        "row/distill", words, dump_recipe(recipe), str(tmp_path / "run"), str(tmp_path / "log"), str(tmp_path)
+    )
+    run_here(call, job)
+    result = Path(job.output) / "result.json"
     assert json.loads(result.read_text())["training"]["steps"] == steps
-    assert not (output / "checkpoints").exists()
-    written = result.stat().st_mtime_ns
-    pool._run(job)
-    assert result.stat().st_mtime_ns == written
-    shutil.rmtree(output / "model")  # moved away, and wanted again
-    pool._run(job)
-    assert (output / "model" / "model.safetensors").is_file()
+    assert load_recipe(str(Path(job.output) / "recipe.yaml")) == recipe
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    shutil.rmtree(tmp_path / "run" / "model")  # moved away, and wanted again
+    run_here(call, job)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_finished_job_has_its_record_here(tmp_path):
+    class Elsewhere(FakeWorkers):
+        def wait(self, seconds):
+            return [(self._jobs.pop(), Outcome("done"))]
+
+    with pytest.raises(UserError, match="cell is finished, but .* has no result.json on this machine"):
+        run_jobs([job_in(tmp_path, make_recipe())], Elsewhere, lambda job: None, logs=tmp_path)
 
 
 @pytest.mark.slow
@@ -698,7 +755,8 @@ def test_a_worker_ends_when_nobody_is_left_to_read_its_answer(student, rows, tmp
     assert process.stdin is not None
     process.stdin.close()
     process.wait(timeout=15)
-    assert outcome_of(process, tmp_path / "cell.log") == Outcome("interrupted", "interrupted")
+    assert process.returncode == 130
+    assert "minialbert: interrupted" in (tmp_path / "cell.log").read_text()
 
 
 # Ray
@@ -731,13 +789,14 @@ def test_nodes_without_gpus_or_cores():
         node_share([{"Alive": True, "Resources": {}}], 1)
 
 
-@pytest.mark.parametrize("missing", ["marker", "directory"])
+@pytest.mark.parametrize("missing", ["log", "directory"])
 def test_a_node_that_does_not_see_the_grid_says_so(tmp_path, missing):
     job = job_in(tmp_path, make_recipe())
     values = {**vars(job), missing: str(tmp_path / "elsewhere")}
     outcome = Outcome(**run_on_node(values, 1))
     assert outcome.status == "mistake"
-    assert "elsewhere is not there on node" in outcome.message
+    name = "elsewhere.yaml" if missing == "log" else "elsewhere"
+    assert f"{name} is not there on node" in outcome.message
     assert "storage that all nodes share" in outcome.message
 
 
@@ -788,7 +847,7 @@ def ray(monkeypatch):
     def install(node, **options):
         fake = FakeRay(**options)
         monkeypatch.setitem(sys.modules, "ray", fake)
-        monkeypatch.setattr(pool, "run_on_node", node)
+        monkeypatch.setattr(grid_ray, "run_on_node", node)
         return fake
 
     yield install

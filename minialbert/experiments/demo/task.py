@@ -1,10 +1,10 @@
-"""The demo's second half: the distilled student is adapter-tuned to tell from which package a docstring comes."""
+"""The demo's second half: the student is adapter-tuned to tell from which package a docstring comes, and exported."""
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from minialbert.deploy.bench import Timed, take_turns
 from minialbert.errors import MissingExtraError
 from minialbert.experiments.demo.text import package_texts
 from minialbert.recipes.load import apply_overrides, load_recipe
@@ -25,6 +26,9 @@ from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor
 
 _SHOWN = 4
+_LENGTHS = (16, 128)
+_TURNS = 15
+_SECONDS = 60.0
 
 
 def tune_on_packages(
@@ -32,18 +36,9 @@ def tune_on_packages(
 ) -> dict[str, Any]:
     """Adapter-tune a student on docstrings and compare it with two simple answers.
 
-    Args:
-        student: directory of the distilled student.
-        output: directory for the examples (`data/`, as a user would write them) and the run (`tuned/`).
-        embed: returns the teacher's vector of each text, (texts, D).
-        tell: receives what to show.
-
-    Returns:
-        `accuracy` of the student, of the most frequent class and of a logistic regression on the teacher's
-        vectors, on docstrings of modules that were not trained on; and what the tuning cost.
-
-    Raises:
-        MissingExtraError: without scikit-learn.
+    The folder gets the examples (`data/`, as a user would write them) and the run (`tuned/`). Returns what the tuning
+    cost, and `accuracy` of the student, of the most frequent class and of a logistic regression on the teacher's
+    vectors, on docstrings of modules that were not trained on.
     """
     training, test = package_texts()
     data = output / "data"
@@ -69,15 +64,14 @@ def tune_on_packages(
         "teacher_features": _logistic_regression(training, test, embed),
     }
     trainable, total = record["model"]["trainable_parameters"], record["model"]["parameters"]
+    told = {
+        f"most frequent class ({frequent})": "majority",
+        f"student, {trainable:,} of {total:,} parameters tuned ({100 * trainable / total:.1f} %)": "student",
+        "teacher's mean-pooled vectors, logistic regression": "teacher_features",
+    }
     table = Table("accuracy on docstrings of other modules", "", title="Adapter-tuning")
-    table.add_row(f"most frequent class ({frequent})", f"{100 * accuracy['majority']:.1f} %")
-    table.add_row(
-        f"student, {trainable:,} of {total:,} parameters tuned ({100 * trainable / total:.1f} %)",
-        f"{100 * accuracy['student']:.1f} %",
-    )
-    table.add_row(
-        "teacher's mean-pooled vectors, logistic regression", f"{100 * accuracy['teacher_features']:.1f} %"
-    )
+    for label, name in told.items():
+        table.add_row(label, f"{100 * accuracy[name]:.1f} %")
     tell(table)
     tell(_examples(output / "tuned" / "model", test))
     return {
@@ -88,50 +82,12 @@ def tune_on_packages(
     }
 
 
-def _logistic_regression(
-    training: list[tuple[str, str]], test: list[tuple[str, str]], embed: Callable[[list[str]], Tensor]
-) -> float:
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "the demo's comparison") from error
-    texts, labels = zip(*training, strict=True)
-    classifier = LogisticRegression(max_iter=2000, C=10.0).fit(embed(list(texts)).numpy(), labels)
-    texts, labels = zip(*test, strict=True)
-    return float(classifier.score(embed(list(texts)).numpy(), labels))
-
-
-def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
-    table = Table(title="What it says")
-    for column in ("docstring of a module it has not seen", "package", "predicted", "score"):
-        table.add_column(column, overflow="fold")
-    shown = [example for example in test if len(example[0].split()) > 3][:_SHOWN]  # some are a mere sign
-    results = Predictor.load(str(model)).predict(text for text, _ in shown)
-    for (text, package), result in zip(shown, results, strict=True):
-        table.add_row(text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
-    return table
-
-
-_LENGTHS = (16, 128)
-_TURNS = 15
-
-
 def export_and_time(
     tuned: Path, output: Path, teacher: PreTrainedModel, tell: Callable[[Any], None]
 ) -> dict[str, Any]:
     """Export a tuned student to int8 and time it beside itself in PyTorch and beside its teacher.
 
-    Args:
-        tuned: directory of the tuned student.
-        output: the folder of the export.
-        teacher: the teacher's encoder.
-        tell: receives what to show.
-
-    Returns:
-        Sizes, the proof of parity, and median milliseconds for one text by length.
-
-    Raises:
-        MissingExtraError: without onnx, onnxruntime or onnxscript.
+    Returns sizes, the proof of parity, and median milliseconds for one text by length.
     """
     try:
         from minialbert.deploy.onnx.export import export_onnx
@@ -166,32 +122,48 @@ def export_and_time(
     }
 
 
-@torch.inference_mode()
 def median_latencies(
     models: dict[str, torch.nn.Module], lengths: tuple[int, ...], *, turns: int = _TURNS
 ) -> dict[str, dict[int, float]]:
-    """Return median milliseconds of one text by model and length, measured in turns.
+    """Return median milliseconds of one text by model and length, measured in turns."""
 
-    Args:
-        models: take `input_ids` and `attention_mask`.
-        lengths: tokens of the text.
-        turns: how often each model runs.
+    @torch.inference_mode()
+    def run(model: torch.nn.Module, batch: int, length: int) -> None:
+        ids = torch.arange(1, length + 1).repeat(batch, 1)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
 
-    Returns:
-        Milliseconds.
-    """
-    seconds: dict[str, dict[int, list[float]]] = {name: {length: [] for length in lengths} for name in models}
-    for length in lengths:
-        ids = torch.arange(1, length + 1).unsqueeze(0)
-        mask = torch.ones_like(ids)
-        for turn in range(turns + 1):
-            for name, model in models.items():
-                model.eval()
-                started = time.perf_counter()
-                model(input_ids=ids, attention_mask=mask)
-                if turn:  # the first run of each is a warm-up
-                    seconds[name][length].append(time.perf_counter() - started)
-    return {
-        name: {length: 1000 * statistics.median(values) for length, values in by_length.items()}
-        for name, by_length in seconds.items()
+    timed = {
+        (name, ""): Timed(functools.partial(run, model.eval()), max(lengths))
+        for name, model in models.items()
     }
+    times = take_turns(timed, [(1, length) for length in lengths], repeats=turns, seconds=_SECONDS)
+    if times.failures:
+        raise RuntimeError("; ".join(times.failures.values()))
+    return {
+        name: {length: 1000 * statistics.median(values) for (_, length), values in by_setting.items()}
+        for (name, _), by_setting in times.seconds.items()
+    }
+
+
+def _logistic_regression(
+    training: list[tuple[str, str]], test: list[tuple[str, str]], embed: Callable[[list[str]], Tensor]
+) -> float:
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "demo", "the demo's comparison") from error
+    texts, labels = zip(*training, strict=True)
+    classifier = LogisticRegression(max_iter=2000, C=10.0).fit(embed(list(texts)).numpy(), labels)
+    texts, labels = zip(*test, strict=True)
+    return float(classifier.score(embed(list(texts)).numpy(), labels))
+
+
+def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
+    table = Table(title="What it says")
+    for column in ("docstring of a module it has not seen", "package", "predicted", "score"):
+        table.add_column(column, overflow="fold")
+    shown = [example for example in test if len(example[0].split()) > 3][:_SHOWN]  # some are a mere sign
+    results = Predictor.load(str(model)).predict(text for text, _ in shown)
+    for (text, package), result in zip(shown, results, strict=True):
+        table.add_row(text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
+    return table

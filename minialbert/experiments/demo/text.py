@@ -13,16 +13,8 @@ from pathlib import Path
 
 # Parts of the standard library without documentation of their own, or that are tests.
 _SKIPPED = {
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "turtledemo",
-    "_vendor",
-}
+    "test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "turtledemo", "_vendor",
+}  # fmt: skip
 _HELD_OUT_SHARE = 8  # one module in eight
 _SHORTEST_DOCUMENT = 200  # characters; below that a docstring says too little to compare
 _COMPARED_DOCUMENTS = 200
@@ -44,10 +36,8 @@ class NamedText:
 def python_texts() -> tuple[list[NamedText], list[NamedText]]:
     """Return the demo's text: per module for training, and single docstrings of other modules for comparison.
 
-    A module is on one side only, decided by a hash of its name, so that no text is on both.
-
-    Returns:
-        Documents to train on (all docstrings of a module, or a help topic), and docstrings to compare.
+    Documents to train on are all docstrings of a module, or a help topic. A module is on one side only, decided by a
+    hash of its name, so that no text is on both.
     """
     from pydoc_data.topics import topics
 
@@ -70,12 +60,9 @@ def python_texts() -> tuple[list[NamedText], list[NamedText]]:
 def package_texts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return a small real classification task: from which package of the standard library a docstring comes.
 
-    The classes are the packages with most docstrings among those of at least eight modules. All docstrings of a
-    module are on one side, so that nothing about a module seen in training helps on the other.
-
-    Returns:
-        Training and test examples, as pairs of docstring and package, in an order that does not depend on the
-        machine.
+    It is training and test examples, as pairs of docstring and package, in an order that does not depend on the
+    machine. The classes are the packages with most docstrings among those of at least eight modules. All docstrings of
+    a module are on one side, so that nothing about a module seen in training helps on the other.
     """
     modules: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for module, path in _modules():
@@ -127,18 +114,13 @@ def _docstrings(path: Path, module: str) -> list[NamedText]:
         return []
     found = []
 
-    def visit(node: ast.AST, name: str) -> None:
+    def visit(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> None:
+        if text := ast.get_docstring(node):
+            found.append(NamedText(name, _squeeze(text)))
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                add(child, f"{name}.{child.name}")
                 visit(child, f"{name}.{child.name}")
 
-    def add(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> None:
-        text = ast.get_docstring(node)
-        if text:
-            found.append(NamedText(name, _squeeze(text)))
-
-    add(tree, module)
     visit(tree, module)
     return found
 

@@ -1,4 +1,4 @@
-"""The cells of a suite: a distillation per row, a tuning per row, mode, task and seed, in the order they are run."""
+"""The cells of a suite: a distillation per row, a tuning per row, mode, task and seed; and the records they have."""
 
 from __future__ import annotations
 
@@ -19,6 +19,32 @@ from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
 from minialbert.recipes.load import AnyRecipe, apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe, flat_settings
 from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
+
+# Settings that name a run, or pace and log it, but do not change what it learns; and what differs between machines.
+_IMMATERIAL = {
+    "name",
+    "description",
+    "paper",
+    "command",
+    "teacher.model",
+    "model.name",
+    "student.init_from",
+    "data.corpus",
+    "data.tokenizer",
+    "task.data",
+    "training.micro_batch_size",
+    "training.logging_steps",
+    "training.eval_steps",
+    "training.save_steps",
+    "training.keep_checkpoints",
+    "training.eval_windows",
+    "training.num_workers",
+    "training.report_to",
+    "tuning.micro_batch_size",
+    "tuning.eval_batch_size",
+    "tuning.logging_steps",
+    "tuning.report_to",
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +94,7 @@ class Places:
 def expand(suite: Suite) -> list[Cell]:
     """Return the cells of a suite in the order they are run, each once.
 
-    Args:
-        suite: the suite.
-
-    Returns:
-        Group by group, seed by seed, row by row; a row's distillation stands before its first tuning.
+    They come group by group, seed by seed, row by row; a row's distillation stands before its first tuning.
     """
     cells: dict[str, Cell] = {}
     for group in suite.groups:
@@ -89,18 +111,15 @@ def expand(suite: Suite) -> list[Cell]:
 
 
 def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cell]:
-    """Return the cells that one of some patterns names.
+    """Return the cells that one of some patterns names, in their order; all of them without a pattern.
 
     Args:
         cells: the cells.
         patterns: names of groups or rows, or globs over names of cells, as in `student-*/full/cola-*`; comma-separated
-            lists of them. None: all cells.
+            lists of them. One that names nothing is a `UserError`.
 
     Returns:
-        The cells in their order.
-
-    Raises:
-        UserError: if a pattern names nothing.
+        The cells.
     """
     wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
     if not wanted:
@@ -117,19 +136,7 @@ def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cel
 
 
 def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | FinetuneRecipe:
-    """Return the recipe of a cell.
-
-    Args:
-        suite: the suite.
-        cell: the cell.
-        places: where things are; None leaves out teachers, models and data, for comparing settings alone.
-
-    Returns:
-        The resolved recipe.
-
-    Raises:
-        UserError: if a setting does not fit.
-    """
+    """Return the resolved recipe of a cell, without teachers, models and data where `places` is None."""
     if cell.is_distillation:
         return distillation_recipe(suite, cell.row, places)
     return _tuning_recipe(suite, cell, places)
@@ -201,41 +208,9 @@ def _naming(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {str(error).removeprefix('--set').lstrip(': ')}") from None
 
 
-# Settings that name a run, or pace and log it, but do not change what it learns; and what differs between machines.
-_IMMATERIAL = {
-    "name",
-    "description",
-    "paper",
-    "command",
-    "teacher.model",
-    "model.name",
-    "student.init_from",
-    "data.corpus",
-    "data.tokenizer",
-    "task.data",
-    "training.micro_batch_size",
-    "training.logging_steps",
-    "training.eval_steps",
-    "training.save_steps",
-    "training.keep_checkpoints",
-    "training.eval_windows",
-    "training.num_workers",
-    "training.report_to",
-    "tuning.micro_batch_size",
-    "tuning.eval_batch_size",
-    "tuning.logging_steps",
-    "tuning.report_to",
-}
-
-
 @dataclass(frozen=True)
 class Result:
-    """The record of a finished cell.
-
-    Attributes:
-        file: where it stands.
-        record: the record.
-    """
+    """The record of a finished cell, and the file that it stands in."""
 
     file: Path
     record: Mapping[str, Any]
@@ -259,7 +234,7 @@ class Result:
 def find_results(
     suite: Suite, folders: Iterable[Path], cells: Iterable[Cell] | None = None
 ) -> dict[str, Result]:
-    """Return the records of a suite's finished cells.
+    """Return the records of a suite's finished cells, by the names of cells, in the suite's order.
 
     Args:
         suite: the suite.
@@ -268,7 +243,7 @@ def find_results(
         cells: which cells; None: all.
 
     Returns:
-        The records by the names of cells, in the suite's order.
+        The records.
 
     Raises:
         UserError: if a folder has a record of another recipe than the suite's, or one that cannot be read.

@@ -10,7 +10,8 @@ from typing import Literal
 
 from minialbert.errors import MissingExtraError
 from minialbert.experiments.suite.cells import Cell, Result
-from minialbert.experiments.suite.schema import Claim, Comparison, Keep, Suite, split_side
+from minialbert.experiments.suite.schema import DISTILL, Claim, Comparison, Keep, Suite, split_side
+from minialbert.runs.records import mean_sd
 
 Verdict = Literal["held", "reversed", "undecided at this size", "unfinished"]
 
@@ -63,21 +64,11 @@ class Kept:
 
 
 def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
-    """Return the interval of a mean of groups' means, from the spread within the groups alone.
+    """Return the ends of the interval of a mean of groups' means, from the spread within the groups alone.
 
-    Its variance is sum_t s_t^2 / n_t over the square of the number of groups, its degrees of freedom are those of
-    Welch and Satterthwaite. Of one group it is Student's interval. What differs between groups, which are given and
-    not drawn, does not widen it.
-
-    Args:
-        groups: at least two values each: the differences of a task, by seed.
-        confidence: as in 0.95.
-
-    Returns:
-        Its ends.
-
-    Raises:
-        MissingExtraError: if scipy is not installed.
+    Each group has two values at least: the differences of a task, by seed. The variance is sum_t s_t^2 / n_t over the
+    square of the number of groups, the degrees of freedom are those of Welch and Satterthwaite. Of one group it is
+    Student's interval. What differs between groups, which are given and not drawn, does not widen it.
     """
     try:
         from scipy.stats import t
@@ -96,15 +87,7 @@ def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple
 
 
 def verdict_of(interval: tuple[float, float], exceeds: float) -> Verdict:
-    """Return whether a difference exceeds a bound: by its whole interval, by none of it, or undecided.
-
-    Args:
-        interval: of the difference.
-        exceeds: the bound.
-
-    Returns:
-        The verdict.
-    """
+    """Return whether a difference exceeds a bound: by its whole interval, by none of it, or undecided."""
     low, high = interval
     if low > exceeds:
         return "held"
@@ -118,26 +101,13 @@ def compare(
     *,
     without: Sequence[str] = (),
 ) -> Compared:
-    """Compare two rows over the pairs of cells with the same task and seed.
-
-    Args:
-        suite: the suite.
-        comparison: what is compared.
-        results: the records of finished cells.
-        without: tasks to leave out.
-
-    Returns:
-        What it came to.
-    """
+    """Compare two rows over the pairs of cells with the same task and seed, some tasks left out."""
     differences: dict[tuple[str, int], float] = {}
     planned = 0
     tasks = [task for task in comparison.tasks if task not in without]
     for task in tasks:
-        seeds = [
-            seed
-            for seed in seeds_of(suite, comparison.a, task)
-            if seed in seeds_of(suite, comparison.b, task)
-        ]
+        others = seeds_of(suite, comparison.b, task)
+        seeds = [seed for seed in seeds_of(suite, comparison.a, task) if seed in others]
         planned += len(seeds)
         for seed in seeds:
             a, b = (result_of(results, side, task, seed) for side in (comparison.a, comparison.b))
@@ -156,14 +126,9 @@ def compare(
 
 
 def judge(claim: Claim, compared: Sequence[Compared]) -> Verdict:
-    """Return the verdict of a claim.
+    """Return the verdict of a claim, from what each of its comparisons came to.
 
-    Args:
-        claim: the claim.
-        compared: what each of its comparisons came to.
-
-    Returns:
-        "unfinished" if one of those that count is; "reversed" if one is; "held" if all are; undecided otherwise.
+    It is "unfinished" if one of those that count is; "reversed" if one is; "held" if all are; undecided otherwise.
     """
     verdicts = [
         one.verdict for comparison, one in zip(claim.comparisons, compared, strict=True) if comparison.counts
@@ -176,90 +141,59 @@ def judge(claim: Claim, compared: Sequence[Compared]) -> Verdict:
 
 
 def kept(suite: Suite, keep: Keep, side: str, results: Mapping[str, Result]) -> Kept:
-    """Return what share of the reference's mean over the tasks a row keeps, by seed.
-
-    Args:
-        suite: the suite.
-        keep: reference, tasks, and what should be kept.
-        side: the row.
-        results: the records of finished cells.
-
-    Returns:
-        The share.
-    """
-    planned = [
-        seed
-        for seed in seeds_of(suite, side, keep.tasks[0])
-        if all(seed in seeds_of(suite, one, task) for one in (side, keep.against) for task in keep.tasks)
-    ]
-    shares = []
-    for seed in planned:
-        scores = [
-            [result_of(results, one, task, seed) for task in keep.tasks] for one in (side, keep.against)
-        ]
-        means = [
-            statistics.fmean(result.points for result in row if result is not None)
-            for row in scores
-            if None not in row
-        ]
-        if len(means) == 2 and means[1] > 0:
-            shares.append(100 * means[0] / means[1])
-    share = statistics.fmean(shares) if shares else None
-    sd = statistics.stdev(shares) if len(shares) > 1 else None
-    complete = share is not None and len(shares) == len(planned)
-    return Kept(
-        share, sd, len(shares), len(planned), share >= keep.share if complete and share is not None else None
-    )
+    """Return what share of the reference's mean over the tasks a row keeps, by seed."""
+    sides = (side, keep.against)
+    planned = set.intersection(*(set(seeds_of(suite, one, task)) for one in sides for task in keep.tasks))
+    mine, others = (means_by_seed(suite, one, keep.tasks, results) for one in sides)
+    shares = [100 * mine[seed] / others[seed] for seed in mine if seed in planned and others.get(seed, 0) > 0]
+    share, sd = mean_sd(shares) if shares else (None, None)
+    reached = share >= keep.share if share is not None and len(shares) == len(planned) else None
+    return Kept(share, sd, len(shares), len(planned), reached)
 
 
 def chance_marks(suite: Suite, results: Mapping[str, Result]) -> dict[str, str]:
     """Return the tasks that tell little at this size, with the reason.
 
-    Args:
-        suite: the suite.
-        results: the records of finished cells.
-
-    Returns:
-        By task: that a fully tuned teacher is at chance, or that all students are.
+    It is that a fully tuned teacher is at chance, or that all students are.
     """
-    scores: dict[str, dict[str, list[float]]] = {}
-    tuned_in_full = set()
+    by_task: dict[str, dict[str, list[Result]]] = {}
     for name, result in results.items():
-        row, mode, *rest = name.split("/")
-        if rest:
-            if result.record["recipe"]["tuning"]["mode"] == "full":
-                tuned_in_full.add(f"{row}/{mode}")
-            scores.setdefault(rest[0].rpartition("-")[0], {}).setdefault(f"{row}/{mode}", []).append(
-                result.points
-            )
+        side, _, last = name.rpartition("/")
+        if last != DISTILL:
+            by_task.setdefault(last.rpartition("-")[0], {}).setdefault(side, []).append(result)
     marks = {}
-    for task, sides in scores.items():
+    for task, sides in by_task.items():
         bound = suite.tasks[task].chance + suite.chance_margin
-        means = {side: statistics.fmean(values) for side, values in sides.items()}
-        others = [side for side in means if suite.rows[split_side(side)[0]].recipe is None]
-        students = [side for side in means if side not in others]
-        teachers = [
-            side for side in others if side in tuned_in_full and suite.rows[split_side(side)[0]].teacher
-        ]
-        low = list(dict.fromkeys(split_side(side)[0] for side in teachers if means[side] < bound))
+        students, low = [], dict[str, None]()
+        for side, found in sides.items():
+            name = split_side(side)[0]
+            row, is_low = suite.rows[name], statistics.fmean(result.points for result in found) < bound
+            if row.recipe is not None:
+                students.append(is_low)
+            elif is_low and row.teacher and found[0].record["recipe"]["tuning"]["mode"] == "full":
+                low[name] = None
         if low:
             marks[task] = f"the fully tuned {', '.join(low)} is at chance"
-        elif students and all(means[side] < bound for side in students):
+        elif students and all(students):
             marks[task] = "all students are at chance"
     return marks
 
 
+def means_by_seed(
+    suite: Suite, side: str, tasks: Sequence[str], results: Mapping[str, Result]
+) -> dict[int, float]:
+    """Return a row's mean over tasks in percent, for each seed that has all of them."""
+    means = {}
+    for seed in seeds_of(suite, side, tasks[0]):
+        found = [result_of(results, side, task, seed) for task in tasks]
+        points = [result.points for result in found if result is not None]
+        if len(points) == len(tasks):
+            means[seed] = statistics.fmean(points)
+    return means
+
+
 def seeds_of(suite: Suite, side: str, task: str) -> list[int]:
-    """Return the seeds that a row is to be tuned with on a task.
-
-    Args:
-        suite: the suite.
-        side: ROW or ROW/MODE.
-        task: the task.
-
-    Returns:
-        The seeds of all groups that ask for it.
-    """
+    """Return the seeds that a row is to be tuned with on a task: those of all groups that ask for it."""
     wanted = split_side(side)
     seeds: dict[int, None] = {}
     for group in suite.groups:
@@ -269,17 +203,7 @@ def seeds_of(suite: Suite, side: str, task: str) -> list[int]:
 
 
 def result_of(results: Mapping[str, Result], side: str, task: str, seed: int) -> Result | None:
-    """Return the record of one tuning, or None if it is not done.
-
-    Args:
-        results: the records of finished cells.
-        side: ROW or ROW/MODE.
-        task: the task.
-        seed: the seed.
-
-    Returns:
-        The record.
-    """
+    """Return the record of one tuning, or None if it is not done."""
     row, mode = split_side(side)
     return results.get(Cell(row, mode, "", task, seed).name)
 

@@ -12,15 +12,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from minialbert.data.prepare import prepare
 from minialbert.errors import UserError
-from minialbert.experiments.pool import Job, LocalWorkers, drive, failure
+from minialbert.experiments.pool import (
+    ADVICE,
+    CellBar,
+    Job,
+    LocalWorkers,
+    begin_folder,
+    check_folder,
+    run_jobs,
+)
 from minialbert.experiments.suite.cells import (
     Cell,
     Places,
@@ -33,219 +39,18 @@ from minialbert.experiments.suite.cells import (
 )
 from minialbert.experiments.suite.schema import Suite
 from minialbert.experiments.suite.time_left import time_left
+from minialbert.recipes.load import dump_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.directory import RunDirectory, write_atomically, writing
 from minialbert.runs.files import sole_user
-from minialbert.runs.progress import duration, stderr_console
-from minialbert.runs.stopping import GracefulStop
+from minialbert.runs.progress import duration
+
+__all__ = ["KeepModels", "Work", "plan_work", "run_suite"]
 
 logger = logging.getLogger(__name__)
 
-
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-
-
-def prepare_windows(
-    suite: Suite, cells: Sequence[Cell], places: Places, folder: Path, *, progress: bool = True
-) -> dict[str, str]:
-    """Cut the corpora of some distillations into windows, once per corpus, tokenizer and settings.
-
-    Args:
-        suite: the suite.
-        cells: the cells that are to run.
-        places: where things are.
-        folder: for the windows; those that are there already stay.
-        progress: say so, and show bars.
-
-    Returns:
-        The folder with the windows of each row.
-
-    Raises:
-        UserError: if a corpus or tokenizer is missing or cannot be read.
-    """
-    made: dict[str, Path] = {}
-    found: dict[str, str] = {}
-    for cell in cells:
-        if not cell.is_distillation:
-            continue
-        recipe = distillation_recipe(suite, cell.row, places)
-        options = _options(recipe, f"suite {suite.name}, row {cell.row}")
-        digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{suite.rows[cell.row].corpus or 'corpus'}-{options['window_length']}-{digest}"
-        if name not in made:
-            target = made[name] = folder / name
-            if progress and not (target / "manifest.json").is_file():
-                logger.info("windows of %s, in %s", ", ".join(map(str, options["corpus"])), target)
-            prepare(output=target, progress=progress, **options)
-        found[cell.row] = str(made[name])
-    return found
-
-
-def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]) -> None:
-    """Refuse to go on with another teacher than the suite was begun with.
-
-    Args:
-        file: where the teachers' checksums are kept; written here.
-        records: a folder with records, which may have such a file too.
-        teachers: directory or hub id by name.
-
-    Raises:
-        UserError: if one differs, or if the file cannot be read or written.
-    """
-    known: dict[str, str] = {}
-    for one in ([records / file.name] if records is not None else []) + [file]:
-        if one.is_file():
-            try:
-                known |= {str(key): str(value) for key, value in json.loads(one.read_text("utf-8")).items()}
-            except (OSError, ValueError, AttributeError) as error:
-                raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
-    for name, where in teachers.items():
-        digest = _checksum(where)
-        if known.setdefault(name, digest) != digest:
-            raise UserError(
-                f"--teacher {name}={where}: other weights than the finished cells of {file.parent} were made with; "
-                "give the same teacher, or another --output"
-            )
-    with writing(file, advice="make room, then start the same command again"):
-        write_atomically(file, json.dumps(known, indent=2) + "\n")
-
-
-def _options(recipe: Recipe, where: str) -> dict[str, Any]:
-    data = recipe.data
-    tokenizer = data.tokenizer or recipe.teacher.model
-    if not data.corpus:
-        raise UserError(f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe")
-    if tokenizer is None:
-        raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
-    return {
-        "corpus": data.corpus,
-        "tokenizer": tokenizer,
-        "window_length": data.window_length,
-        "overlap": data.overlap,
-        "max_windows_per_document": data.max_windows_per_document,
-        "truncate": data.truncate,
-        "held_out_fraction": data.held_out_fraction,
-        "seed": recipe.training.seed,
-        "separator": data.documents,
-        "text_field": data.text_field,
-    }
-
-
-def _checksum(model: str) -> str:
-    """Return the SHA-256 of a local model's weights; a hub id stands for itself."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for file in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
-
-
-class SuiteProgress:
-    """Shows how far a suite is.
-
-    Args:
-        suite: the suite.
-        cells: all cells that were asked for.
-        left: what is to be run: those of them that are not done, and distillations that are made again.
-        results: all records so far.
-        jobs: cells at a time.
-        shown: show anything at all.
-    """
-
-    def __init__(
-        self,
-        suite: Suite,
-        cells: Sequence[Cell],
-        left: Sequence[Cell],
-        results: Mapping[str, Result],
-        *,
-        jobs: int,
-        shown: bool,
-    ) -> None:
-        self._suite, self._jobs, self._shown = suite, jobs, shown
-        self._left = {cell.name: cell for cell in left}
-        self._results = dict(results)
-        self._total = len(cells)
-        self._done = sum(cell.name in results for cell in cells)
-        self._asked = {cell.name for cell in cells}
-        self._started: dict[str, float] = {}
-        self._overheads: list[float] = []
-        console = stderr_console()
-        self._bar = Progress(
-            TextColumn(f"suite {suite.name}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not (shown and console.is_terminal),
-        )
-
-    def __enter__(self) -> SuiteProgress:
-        if self._shown:
-            logger.info(
-                "suite %s: %d of %d cells are done; %s",
-                self._suite.name,
-                self._done,
-                self._total,
-                self._told(),
-            )
-        self._bar.start()
-        self._task = self._bar.add_task("suite", total=self._total, completed=self._done, left=self._told())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def start(self, name: str) -> None:
-        """Remember when a cell's worker was started."""
-        self._started[name] = time.monotonic()
-
-    def finish(self, cell: Cell, result: Result) -> None:
-        """Count a cell and say how it went."""
-        if cell.name in self._started:
-            took = time.monotonic() - self._started.pop(cell.name)
-            self._overheads.append(max(0.0, took - result.seconds))
-        again = cell.name in self._results
-        self._left.pop(cell.name, None)
-        self._results[cell.name] = result
-        self._done += not again and cell.name in self._asked
-        self._bar.update(self._task, completed=self._done, left=self._told())
-        if self._shown:
-            what = "made again" if again else _figure(cell, result)
-            logger.info(
-                "%d/%d %s: %s (%s)  suite: %s",
-                self._done,
-                self._total,
-                cell.name,
-                what,
-                duration(result.seconds),
-                self._told(),
-            )
-
-    def _told(self) -> str:
-        if not self._left:
-            return "nothing left"
-        overhead = statistics.median(self._overheads) if self._overheads else 0.0
-        return time_left(self._suite, self._left.values(), self._results, overhead).told(self._jobs)
-
-
-def _figure(cell: Cell, result: Result) -> str:
-    if not cell.is_distillation:
-        return f"{str(result.record['metric']).replace('_', ' ')} {result.points:.1f} on {result.record['split']}"
-    metrics = result.record["metrics"]
-    end = metrics.get("student_end") or metrics.get("student_start") or {}
-    accuracy = end.get("mlm_accuracy")
-    return "made" if accuracy is None else f"masked-token accuracy {100 * accuracy:.1f} %"
-
-
 KeepModels = Literal["needed", "all"]
-_ADVICE = "make room, then start the same command again"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -286,10 +91,7 @@ def plan_work(
         only: which cells; see `select`.
 
     Returns:
-        The work.
-
-    Raises:
-        UserError: if a pattern names nothing, or a record does not fit the suite.
+        The work; a record that does not fit the suite is a `UserError`.
     """
     folders = [output] if records is None else [output, records]
     results = find_results(suite, folders)
@@ -357,74 +159,73 @@ def run_suite(
         raise UserError(
             f"--records {extra}: has no folder cells; name the directory of a suite, or of its records"
         )
-    _check_folder(output)
+    check_folder(output, "suite", "give another --output")
     places = Places(data, {name: _located(where) for name, where in teachers.items()}, output / "models")
     work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
     _check_data(suite, work.jobs, data)
     with sole_user(output, "suite"):
-        with writing(output, advice=_ADVICE):
-            (output / "cells").mkdir(exist_ok=True)
-            write_atomically(output / "suite.yaml", _dumped(suite))
+        begin_folder(output / "suite.yaml", _dumped(suite))
         check_teachers(output / "teachers.json", extra, {name: places.teachers[name] for name in teachers})
         for cell in expand(suite):
             if cell.is_distillation:
                 _settle(output, cell)
         work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
-        _tell_left_out(suite, work.left_out)
-        run = _Run(suite, places, output, extra, work, keep_models)
+        for name in work.results:  # a worker that was killed at the very end has left its checkpoints
+            shutil.rmtree(output / "cells" / name / "checkpoints", ignore_errors=True)
+        for name in suite.teachers:
+            if count := sum(suite.rows[cell.row].teacher == name for cell in work.left_out):
+                logger.info("%d cells are left out: no --teacher %s=DIR was given", count, name)
+        run = _Run(suite, places, output, [output] if extra is None else [output, extra], work, keep_models)
         run.clean()
         if work.jobs:
-            run.windows = prepare_windows(suite, work.jobs, places, output / "windows", progress=progress)
-            run.go(jobs, progress)
+            windows = prepare_windows(suite, work.jobs, places, output / "windows", progress=progress)
+            run.go(windows, jobs, progress)
         elif progress:
             logger.info("suite %s: all %d cells are done", suite.name, len(work.asked))
         return run.results
 
 
 class _Run:
-    """One call of `run_suite`: the jobs in their order, and what is done when one ends."""
+    """One call of `run_suite`: its jobs, what is done when one ends, and what is told of it."""
 
     def __init__(
-        self, suite: Suite, places: Places, output: Path, records: Path | None, work: Work, keep: KeepModels
+        self, suite: Suite, places: Places, output: Path, folders: list[Path], work: Work, keep: KeepModels
     ) -> None:
-        self._suite, self._places, self._output, self._keep = suite, places, output, keep
-        self._folders = [output] if records is None else [output, records]
-        self._work = work
-        self._waiting = list(work.jobs)
-        self._cells = {cell.name: cell for cell in work.jobs}
-        self.windows: dict[str, str] = {}
+        self._suite, self._places, self._output, self._folders = suite, places, output, folders
+        self._work, self._keep = work, keep
+        self._left = {cell.name: cell for cell in work.jobs}
+        self._started: dict[str, float] = {}
+        self._overheads: list[float] = []
         self.results = dict(work.results)
-        self._shown: SuiteProgress | None = None
 
-    def go(self, jobs: int, progress: bool) -> None:
-        """Run all jobs."""
-        stop = GracefulStop()
-        work = self._work
-        self._shown = SuiteProgress(
-            self._suite, work.asked, work.jobs, self.results, jobs=jobs, shown=progress
-        )
-        with stop.listening(), self._shown:
-            workers = LocalWorkers(min(jobs, len(work.jobs)))
-            try:
-                failed = drive(workers, self, stop, self._finish, names_mistakes=True)
-            finally:
-                workers.stop()
-        if failed:
-            raise failure(failed, len(work.jobs), str(self._output / "logs"))
+    def go(self, windows: Mapping[str, str], jobs: int, progress: bool) -> None:
+        """Run all jobs, so many at a time."""
+        asked, cells, name = self._work.asked, dict(self._left), self._suite.name
+        done, left = sum(cell.name in self.results for cell in asked), self._told(jobs)
+        if progress:
+            logger.info("suite %s: %d of %d cells are done; %s", name, done, len(asked), left)
 
-    def take(self) -> Job | None:
-        """Return the first job whose model is there, or that needs none."""
-        for index, cell in enumerate(self._waiting):
-            if self._is_ready(cell):
-                del self._waiting[index]
-                if self._shown is not None:
-                    self._shown.start(cell.name)
-                return self._job(cell)
-        return None
+        def begin(job: Job) -> None:
+            self._started[job.name] = time.monotonic()
 
-    def put_back(self, job: Job) -> None:
-        """Take a job back that is to be started again, before the others: they may need its model."""
-        self._waiting.insert(0, self._cells[job.name])
+        def finish(job: Job) -> None:
+            cell = cells[job.name]
+            again = cell.name in self.results
+            result = self._take_in(cell)
+            left = self._told(jobs)
+            what = "made again" if again else _figure(cell, result)
+            line = f"{cell.name}: {what} ({duration(result.seconds)})  suite: {left}"
+            bar.finish(line, left, counts=not again and cell in asked)
+
+        with CellBar(f"suite {name}", len(asked), done, shown=progress, left=left) as bar:
+            run_jobs(
+                [self._job(cell, windows) for cell in cells.values()],
+                lambda: LocalWorkers(min(jobs, len(cells))),
+                finish,
+                logs=self._output / "logs",
+                begin=begin,
+                names_mistakes=True,
+            )
 
     def clean(self) -> None:
         """Remove students that no cell needs any more."""
@@ -437,37 +238,43 @@ class _Run:
             if folder.name in self._suite.rows and folder.name not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _is_ready(self, cell: Cell) -> bool:
+    def _job(self, cell: Cell, windows: Mapping[str, str]) -> Job:
         row = self._suite.rows[cell.row]
-        return cell.is_distillation or row.recipe is None or _model(self._output, cell.row).is_dir()
-
-    def _job(self, cell: Cell) -> Job:
-        again = cell.is_distillation and cell.name in self.results
-        folder = self._output / "again" / cell.row if again else self._output / "cells" / cell.name
-        kind: Literal["finetune", "distill", "initialise"] = "finetune"
+        folder, words, needs = self._output / "cells" / cell.name, ["finetune", "--keep-models", "none"], None
         if cell.is_distillation:
-            kind = "distill" if self._suite.rows[cell.row].distilled else "initialise"
-        return Job(
-            name=cell.name,
-            recipe=recipe_of(self._suite, cell, self._places).model_dump(),
-            output=str(folder),
-            log=str(self._output / "logs" / f"{cell.name}.log"),
-            marker=str(self._output / "suite.yaml"),
-            directory=str(Path.cwd()),
-            keep_model=False,
-            kind=kind,
-            windows=self.windows.get(cell.row),
-        )
+            words = ["distill", "--data", windows[cell.row], *([] if row.distilled else ["--start-only"])]
+            folder = self._output / "again" / cell.row if cell.name in self.results else folder
+        elif row.recipe is not None:
+            needs = str(_model(self._output, cell.row))
+        recipe = dump_recipe(recipe_of(self._suite, cell, self._places))
+        log = self._output / "logs" / f"{cell.name}.log"
+        return Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
 
-    def _finish(self, job: Job) -> None:
-        cell = self._cells[job.name]
+    def _take_in(self, cell: Cell) -> Result:
+        """Return the record of a cell that is done, and put everything where it belongs."""
         if cell.is_distillation:
             _settle(self._output, cell)
-        found = find_results(self._suite, self._folders, (cell,))
-        self.results |= found
-        if self._shown is not None:
-            self._shown.finish(cell, found[cell.name])
+        result = find_results(self._suite, self._folders, (cell,))[cell.name]
+        self._overheads.append(max(0.0, time.monotonic() - self._started[cell.name] - result.seconds))
+        self.results[cell.name] = result
+        del self._left[cell.name]
         self.clean()
+        return result
+
+    def _told(self, jobs: int) -> str:
+        if not self._left:
+            return "nothing left"
+        overhead = statistics.median(self._overheads) if self._overheads else 0.0
+        return time_left(self._suite, self._left.values(), self.results, overhead).told(jobs)
+
+
+def _figure(cell: Cell, result: Result) -> str:
+    if not cell.is_distillation:
+        return f"{str(result.record['metric']).replace('_', ' ')} {result.points:.1f} on {result.record['split']}"
+    metrics = result.record["metrics"]
+    end = metrics.get("student_end") or metrics.get("student_start") or {}
+    accuracy = end.get("mlm_accuracy")
+    return "made" if accuracy is None else f"masked-token accuracy {100 * accuracy:.1f} %"
 
 
 def _check_names(suite: Suite, teachers: Mapping[str, str]) -> None:
@@ -477,20 +284,6 @@ def _check_names(suite: Suite, teachers: Mapping[str, str]) -> None:
                 f"--teacher {name}=…: the suite {suite.name} has no teacher of that name; it has "
                 f"{', '.join(suite.teachers) or 'none, its recipes name their own'}"
             )
-
-
-def _tell_left_out(suite: Suite, left_out: Sequence[Cell]) -> None:
-    for name in suite.teachers:
-        count = sum(suite.rows[cell.row].teacher == name for cell in left_out)
-        if count:
-            logger.info("%d cells are left out: no --teacher %s=DIR was given", count, name)
-
-
-def _check_folder(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: expected a directory for the suite")
-    if output.is_dir() and any(output.iterdir()) and not (output / "cells").is_dir():
-        raise UserError(f"{output} is not empty and holds no suite: give another --output")
 
 
 def _check_data(suite: Suite, cells: Sequence[Cell], data: Path) -> None:
@@ -525,7 +318,7 @@ def _settle(output: Path, cell: Cell) -> None:
         if not (run.result.is_file() and run.model.is_dir()):
             continue
         target = _model(output, cell.row)
-        with writing(target, advice=_ADVICE):
+        with writing(target, advice=ADVICE):
             target.parent.mkdir(exist_ok=True)
             if target.is_dir():
                 shutil.rmtree(run.model)
@@ -539,4 +332,82 @@ def _dumped(suite: Suite) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
-__all__ = ["KeepModels", "Work", "plan_work", "run_suite"]
+def prepare_windows(
+    suite: Suite, cells: Sequence[Cell], places: Places, folder: Path, *, progress: bool = True
+) -> dict[str, str]:
+    """Cut the corpora of some distillations into windows, once per corpus, tokenizer and settings.
+
+    Windows that are in the folder already stay. Returns the folder with the windows of each row.
+    """
+    made: dict[str, Path] = {}
+    found: dict[str, str] = {}
+    for cell in cells:
+        if not cell.is_distillation:
+            continue
+        recipe = distillation_recipe(suite, cell.row, places)
+        options = _options(recipe, f"suite {suite.name}, row {cell.row}")
+        digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{suite.rows[cell.row].corpus or 'corpus'}-{options['window_length']}-{digest}"
+        if name not in made:
+            target = made[name] = folder / name
+            if progress and not (target / "manifest.json").is_file():
+                logger.info("windows of %s, in %s", ", ".join(map(str, options["corpus"])), target)
+            prepare(output=target, progress=progress, **options)
+        found[cell.row] = str(made[name])
+    return found
+
+
+def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]) -> None:
+    """Refuse to go on with another teacher than the suite was begun with.
+
+    The checksums are kept in a file, and there may be one of the same name in a folder with records.
+    """
+    known: dict[str, str] = {}
+    for one in ([records / file.name] if records is not None else []) + [file]:
+        if one.is_file():
+            try:
+                known |= {str(key): str(value) for key, value in json.loads(one.read_text("utf-8")).items()}
+            except (OSError, ValueError, AttributeError) as error:
+                raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
+    for name, where in teachers.items():
+        digest = _checksum(where)
+        if known.setdefault(name, digest) != digest:
+            raise UserError(
+                f"--teacher {name}={where}: other weights than the finished cells of {file.parent} were made with; "
+                "give the same teacher, or another --output"
+            )
+    with writing(file, advice=ADVICE):
+        write_atomically(file, json.dumps(known, indent=2) + "\n")
+
+
+def _options(recipe: Recipe, where: str) -> dict[str, Any]:
+    data = recipe.data
+    tokenizer = data.tokenizer or recipe.teacher.model
+    if not data.corpus:
+        raise UserError(f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe")
+    if tokenizer is None:
+        raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
+    return {
+        "corpus": data.corpus,
+        "tokenizer": tokenizer,
+        "window_length": data.window_length,
+        "overlap": data.overlap,
+        "max_windows_per_document": data.max_windows_per_document,
+        "truncate": data.truncate,
+        "held_out_fraction": data.held_out_fraction,
+        "seed": recipe.training.seed,
+        "separator": data.documents,
+        "text_field": data.text_field,
+    }
+
+
+def _checksum(model: str) -> str:
+    """Return the SHA-256 of a local model's weights; a hub id stands for itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()

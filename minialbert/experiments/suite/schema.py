@@ -197,17 +197,9 @@ def list_suites() -> list[str]:
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """Return a suite that comes with the package, or one read from a YAML file.
+    """Return a suite that comes with the package, by its name, or one read from a YAML file.
 
-    Args:
-        name_or_path: a name from `list_suites`, or a file. Recipes that the file names by a path are looked for
-            beside it.
-
-    Returns:
-        The suite.
-
-    Raises:
-        UserError: if there is no such suite, or if the file does not fit the schema.
+    Recipes that the file names by a path are looked for beside it. A `UserError` tells all faults of a file.
     """
     if name_or_path in list_suites():
         path = SHIPPED / f"{name_or_path}.yaml"

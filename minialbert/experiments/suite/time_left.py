@@ -30,14 +30,7 @@ class TimeLeft:
     tasks: tuple[str, ...]
 
     def told(self, jobs: int = 1) -> str:
-        """Return it as a line.
-
-        Args:
-            jobs: cells at a time. The cells that are done are taken to have run as many at a time.
-
-        Returns:
-            The line.
-        """
+        """Return it as a line, for so many cells at a time. Those that are done are taken to have run as many."""
         without = [*(["distillation"] if self.distillation else []), *self.tasks]
         if self.unknown and not self.seconds:
             return f"no estimate yet: the first of each kind is to be measured ({', '.join(without)})"
@@ -53,20 +46,11 @@ class TimeLeft:
 def time_left(
     suite: Suite, left: Iterable[Cell], results: Mapping[str, Result], overhead: float = 0.0
 ) -> TimeLeft:
-    """Return an estimate of what is left.
+    """Return an estimate of what is left; `overhead` is what a cell takes besides its training, in seconds.
 
     A distillation takes its steps at the speed of those with as many layers of the same kind and the same need of a
     teacher, else of all; a tuning takes the time of those on its task with the same mode and the same kind of row, else
     of all on its task.
-
-    Args:
-        suite: the suite.
-        left: the cells that are left.
-        results: those that are done.
-        overhead: seconds that a cell takes besides its training.
-
-    Returns:
-        The estimate.
     """
     done: dict[tuple[Any, ...], list[float]] = {}
     for name, result in results.items():

@@ -110,12 +110,23 @@ def test_latencies_are_medians_of_turns_and_the_slower_model_is_slower():
         def forward(self, input_ids, attention_mask):
             assert input_ids.shape == attention_mask.shape
             self.lengths.append(input_ids.shape[1])
-            time.sleep(self.seconds if len(self.lengths) != 2 else 0.2)  # one outlier, which a median ignores
+            time.sleep(self.seconds if len(self.lengths) != 4 else 0.2)  # one outlier, which a median ignores
 
     quick, slow = Sleeper(0.001), Sleeper(0.02)
     found = task.median_latencies({"quick": quick, "slow": slow}, (4, 9), turns=5)
-    assert quick.lengths == [4] * 6 + [9] * 6
+    assert (
+        quick.lengths == slow.lengths == [4, 9] + [4] * 10 + [9] * 10
+    )  # each run short: made twice, timed once
     assert 1 <= found["quick"][4] < found["slow"][4] < 200 and found["slow"][9] >= 20
+
+
+def test_a_model_that_cannot_be_timed_is_told():
+    class Broken(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            raise ValueError("no such input")
+
+    with pytest.raises(RuntimeError, match=r"cannot be run at batch 1 x 4 \(no such input\)"):
+        task.median_latencies({"broken": Broken()}, (4,), turns=1)
 
 
 @pytest.mark.slow

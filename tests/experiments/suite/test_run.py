@@ -18,18 +18,9 @@ from suite_records import DEFINITION, make_suite, record_of, write_record, write
 
 from minialbert.errors import UserError
 from minialbert.experiments.pool import Outcome
-from minialbert.experiments.suite import (
-    expand,
-    find_results,
-    load_suite,
-    plan_work,
-    run_suite,
-)
-from minialbert.experiments.suite import (
-    run as running,
-)
+from minialbert.experiments.suite import expand, find_results, load_suite, plan_work, run_suite
 from minialbert.experiments.suite.run import check_teachers
-from minialbert.recipes.load import dump_recipe
+from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe
 from minialbert.runs.files import sole_user
 
@@ -58,8 +49,9 @@ class FakeWorkers:
     def start(self, job):
         self.started.append(job.name)
         self.jobs[job.name] = job
-        if job.kind == "finetune":
-            model = Path(job.recipe["model"]["name"])
+        if job.words[0] == "finetune":
+            assert job.words[1:] == ["--keep-models", "none"]
+            model = Path(recipe_of_job(job).model.name)
             assert model.is_dir(), f"{job.name} starts before its model is there"
         self._running.append(job)
 
@@ -75,13 +67,16 @@ class FakeWorkers:
         self._running.clear()
 
 
+def recipe_of_job(job):
+    return load_recipe(str(job.recipe_file), FinetuneRecipe if job.words[0] == "finetune" else Recipe)
+
+
 def leave(suite, job):
     """Write what a worker leaves."""
     folder = Path(job.output)
     folder.mkdir(parents=True, exist_ok=True)
-    kind = FinetuneRecipe if job.kind == "finetune" else Recipe
-    (folder / "recipe.yaml").write_text(dump_recipe(kind.model_validate(job.recipe)))
-    if job.kind != "finetune":
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe_of_job(job)))
+    if job.words[0] != "finetune":
         (folder / "model").mkdir()
         (folder / "model" / "weights").write_text(job.output)
     (folder / "result.json").write_text(json.dumps(record_of(suite, job.name)))
@@ -103,12 +98,12 @@ def trial(tmp_path, monkeypatch):
         prepared.append([cell.row for cell in cells if cell.is_distillation])
         return {cell.row: str(folder / "text") for cell in cells if cell.is_distillation}
 
-    monkeypatch.setattr(running, "prepare_windows", prepare_windows)
+    monkeypatch.setattr("minialbert.experiments.suite.run.prepare_windows", prepare_windows)
 
     def run(suite=None, *, ends=None, room=1, teachers=None, **options):
         suite = suite or make_suite()
         workers = FakeWorkers(suite, ends, room)
-        monkeypatch.setattr(running, "LocalWorkers", lambda jobs: workers)
+        monkeypatch.setattr("minialbert.experiments.suite.run.LocalWorkers", lambda jobs: workers)
         named = {"main": str(teacher)} if teachers is None else teachers
         options = {"progress": False, **options}
         workers.results = run_suite(
@@ -141,12 +136,11 @@ def test_cells_run_in_the_order_of_the_suite_and_no_student_stays(trial, caplog)
         assert (trial.output / "cells" / name / "result.json").is_file()
     assert not list(trial.output.glob("cells/**/model"))
     assert "2 cells are left out: no --teacher other=DIR was given" in caplog.messages
-    kinds = {
-        name: workers.jobs[name].kind for name in ("small/distill", "start/distill", "small/full/king-1")
-    }
-    assert list(kinds.values()) == ["distill", "initialise", "finetune"]
-    assert workers.jobs["small/distill"].windows == str(trial.output / "windows" / "text")
-    assert workers.jobs["small/full/king-1"].recipe["model"]["name"] == str(trial.output / "models" / "small")
+    windows = ["distill", "--data", str(trial.output / "windows" / "text")]
+    assert workers.jobs["small/distill"].words == windows
+    assert workers.jobs["start/distill"].words == [*windows, "--start-only"]
+    tuned = recipe_of_job(workers.jobs["small/full/king-1"])
+    assert tuned.model.name == str(trial.output / "models" / "small")
     first = next(line for line in caplog.messages if line.startswith("2/22 small/full/king-1:"))
     assert "accuracy 50.0 on test (0:10)" in first
     assert caplog.messages[-1].endswith("suite: nothing left")
@@ -479,4 +473,4 @@ def test_a_real_suite_is_killed_and_goes_on(real, call):
     assert not list((output / "models").iterdir())
     status, out, _ = call("suite", "report", path, "--records", output)
     assert status == 0
-    assert "| Distillation helps. | **unfinished** |" in out
+    assert "| Distillation helps. | unfinished |" in out
