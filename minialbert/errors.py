@@ -1,4 +1,7 @@
-"""The one exception that means: the person who called can mend this."""
+"""The one exception that means: the person who called can mend this.
+
+It is the runtime's own, so that one `except` takes the mistakes of both.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,18 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from minialbert_runtime.errors import UserError, printable, quoted, shown
 
-def printable(text: str) -> str:
-    """Return text with line ends, control characters and all else that does not print spelled out."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-class UserError(ValueError):
-    """A mistake in the input, told in one line.
-
-    The message says what was expected, what came, where (file, row) and what to do next. The command
-    line prints it without a traceback and exits with status 2; libraries can catch it as a `ValueError`.
-
-    What a message quotes of a file can neither break the line nor command a terminal: letters that do not print are
-    spelled out.
-
-    Args:
-        message: the line.
-    """
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+__all__ = [
+    "MissingExtraError",
+    "UserError",
+    "listed",
+    "local_path",
+    "one_line",
+    "printable",
+    "quoted",
+    "shown",
+]
 
 
 class MissingExtraError(UserError):
@@ -41,21 +35,6 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}: pip install 'minialbert[{extra}]'")
-
-
-def shown(text: object, limit: int = 60) -> str:
-    """Return text for a message: cut to `limit` characters, line ends and control characters spelled out."""
-    whole = str(text)
-    line = printable(whole[: limit + 1])
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def quoted(value: object, limit: int = 60) -> str:
-    """Return a value for a message as Python spells it, cut to `limit` characters."""
-    try:
-        return shown(repr(value[: limit + 1] if isinstance(value, str | bytes) else value), limit)
-    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
-        return f"a large {type(value).__name__}"
 
 
 def listed(names: Iterable[object], limit: int = 240) -> str:

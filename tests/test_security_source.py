@@ -18,7 +18,7 @@ MODULES = {
     "tarfile", "zipfile", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy", "code", "pty", "imp",
 }  # fmt: skip
 # Between a process and the one that it started, over pipes that nobody else holds.
-PIPES = {"minialbert/data/tokenizers.py", "minialbert/data/encoding.py"}
+PIPES = {"minialbert/data/tokenizers.py", "runtime/minialbert_runtime/encoding.py"}
 # Named by their own class, which reads no code; everything else says so.
 OWN = ("MiniAlbert", "Bert", "super")
 

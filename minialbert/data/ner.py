@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from minialbert_runtime.words import TAG
+
 from minialbert.data.examples import Task, TokenExample
-from minialbert.data.spans import TAG
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 from minialbert.runs.directory import write_atomically
 

@@ -14,9 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from minialbert_runtime.words import Span, spans_to_tags
+
 from minialbert.data.examples import Example, Problem, Task, TextExample, TokenExample
 from minialbert.data.ner import Repair, TagReader
-from minialbert.data.spans import Span, spans_to_tags
 from minialbert.data.table_files import Table, find_tables, read_table
 from minialbert.errors import UserError, listed, local_path, quoted
 

@@ -1,8 +1,4 @@
-"""Labelled examples to model inputs: label ids, windows of long sentences, batches of equal length.
-
-A sentence of words may be longer than the model's input. It is cut into windows that share words; every word
-belongs to exactly one of them, the one in which it has most context, so that none is dropped or counted twice.
-"""
+"""Labelled examples to model inputs: label ids, windows of long sentences, batches of equal length."""
 
 from __future__ import annotations
 
@@ -11,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from minialbert_runtime.windows import Cutter, WordWindow
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from minialbert.data.examples import TextExample, TokenExample
-from minialbert.data.tokenizers import special_affixes
-from minialbert.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,22 +20,6 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 _BUCKET_BATCHES = 50  # batches whose rows are sorted by length together
-
-
-@dataclass(frozen=True, slots=True)
-class WordWindow:
-    """A window of a sentence as model input.
-
-    Attributes:
-        input_ids: ids with the special tokens.
-        words: per position the index of its word in the sentence; -1 for special tokens and for words that
-            belong to another window.
-        firsts: whether a position is the first piece of a word that belongs here.
-    """
-
-    input_ids: tuple[int, ...]
-    words: tuple[int, ...]
-    firsts: tuple[bool, ...]
 
 
 @dataclass(slots=True)
@@ -152,117 +131,59 @@ def encode_sentences(
         One input per window.
     """
     ids = {name: index for index, name in enumerate(task.labels)}
+    cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap)
     rows, owners, windows = [], [], []
-    for owner, example in enumerate(examples):
-        for window in word_windows(example.words, tokenizer, max_length=max_length, overlap=overlap):
+    cut = cutter.words([example.words for example in examples])
+    for owner, (example, its_windows) in enumerate(zip(examples, cut, strict=True)):
+        for window in its_windows:
             row: dict[str, Any] = {"input_ids": list(window.input_ids)}
             if example.tags is not None:
-                row["labels"] = [
-                    IGNORED
-                    if word < 0 or not (first or all_pieces)
-                    else (ids[example.tags[word]] if first else ids.get(_inside(example.tags[word]), IGNORED))
-                    for word, first in zip(window.words, window.firsts, strict=True)
-                ]
+                row["labels"] = _tag_ids(example.tags, window, ids, all_pieces=all_pieces)
             rows.append(row)
             owners.append(owner)
             windows.append(window)
     return Encoded(rows, owners, windows)
 
 
-def word_windows(
-    words: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap: int
-) -> list[WordWindow]:
-    """Return a sentence cut into windows at word boundaries.
+def make_cutter(tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap: int) -> Cutter:
+    """Return what cuts texts and words into a model's inputs, as an exported folder's model does.
 
-    A word without pieces (a control character) becomes the unknown token, and one that is longer than a whole
-    window loses its end, so that every word has a first piece in exactly one window.
+    It shares the tokenizer's backend, which calls of the tokenizer change: use it before the next of them.
 
     Args:
-        words: the words.
         tokenizer: a fast tokenizer.
         max_length: in tokens, special tokens included.
-        overlap: pieces that neighbouring windows share at most.
+        overlap: tokens that neighbouring windows share at most.
 
     Returns:
-        At least one window; none for a sentence without words.
-
-    Raises:
-        UserError: if the special tokens leave no room for words.
+        The cutter.
     """
-    prefix, suffix = special_affixes(tokenizer)
-    room = max_length - len(prefix) - len(suffix)
-    if room < 1:
-        raise UserError(
-            f"max_length {max_length} leaves no room for words beside {len(prefix) + len(suffix)} special tokens: "
-            "give a larger one"
-        )
-    pieces = [word_pieces[:room] for word_pieces in _pieces(words, tokenizer)]
-    spans = _spans([len(word_pieces) for word_pieces in pieces], room, overlap)
-    windows = []
-    for (begin, end), (first_owned, last_owned) in zip(spans, _owned(pieces, spans), strict=True):
-        ids, indices, firsts = list(prefix), [-1] * len(prefix), [False] * len(prefix)
-        for word in range(begin, end):
-            here = first_owned <= word < last_owned
-            ids += pieces[word]
-            indices += [word if here else -1] * len(pieces[word])
-            firsts += [here] + [False] * (len(pieces[word]) - 1)
-        windows.append(
-            WordWindow(
-                tuple(ids + suffix),
-                tuple(indices + [-1] * len(suffix)),
-                tuple(firsts + [False] * len(suffix)),
-            )
-        )
-    return windows
-
-
-def _pieces(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    if not words:
-        return []
-    encoded = tokenizer(
-        list(words), is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
+    backend = tokenizer.backend_tokenizer
+    # What a tokenizer.json says about lengths is for training; a text must come through whole.
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    pad, unknown = tokenizer.pad_token_id, tokenizer.unk_token_id
+    return Cutter(
+        backend,
+        max_length=max_length,
+        overlap=overlap,
+        pad_token_id=pad,
+        unknown_token_id=pad if unknown is None else unknown,
+        token_types="token_type_ids" in tokenizer.model_input_names,
     )
-    pieces: list[list[int]] = [[] for _ in words]
-    for piece, word in zip(encoded["input_ids"], encoded.word_ids(), strict=True):
-        pieces[word].append(piece)
-    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.pad_token_id
-    return [ids or [unknown] for ids in pieces]
 
 
-def _spans(lengths: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:
-    """Return first and last word (exclusive) of each window."""
-    spans: list[tuple[int, int]] = []
-    begin = 0
-    while begin < len(lengths):
-        end, taken = begin, 0
-        while end < len(lengths) and taken + lengths[end] <= room:
-            taken += lengths[end]
-            end += 1
-        spans.append((begin, end))
-        if end == len(lengths):
-            break
-        start, shared = end, 0
-        while start - 1 > begin and shared + lengths[start - 1] <= overlap:
-            start -= 1
-            shared += lengths[start]
-        # Repeat only as much as leaves room for the next word.
-        while start < end and shared + lengths[end] > room:
-            shared -= lengths[start]
-            start += 1
-        begin = start
-    return spans
-
-
-def _owned(pieces: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the words that belong to each window: what two windows share is parted in the middle."""
-    first = 0
-    for index, (_, end) in enumerate(spans):
-        last = end
-        if index + 1 < len(spans):
-            begin_next = spans[index + 1][0]
-            last = begin_next + (end - begin_next + 1) // 2
-        yield first, last
-        first = last
+def _tag_ids(
+    tags: Sequence[str], window: WordWindow, ids: Mapping[str, int], *, all_pieces: bool
+) -> list[int]:
+    """Return the id of its word's tag for each position that bears one, else `IGNORED`."""
+    found = [IGNORED] * len(window.words)
+    if all_pieces:
+        found = [IGNORED if word < 0 else ids.get(_inside(tags[word]), IGNORED) for word in window.words]
+    for position, word in zip(*window.first_pieces, strict=True):
+        found[position] = ids[tags[word]]
+    return found
 
 
 def _inside(tag: str) -> str:

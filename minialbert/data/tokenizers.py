@@ -17,10 +17,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from minialbert_runtime.encoding import Ids, encode_documents
 from tokenizers import Tokenizer
 
-from minialbert.data import encoding
-from minialbert.data.encoding import Ids, encode_documents
 from minialbert.errors import UserError
 from minialbert.runs.untrusted import check_model_folder, check_tokenizer_files
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 # Upper case, accents, digits, punctuation, a long word: whatever a normaliser may treat in its own way.
 _PROBE = "The QUICK brown fox, déjà vu: Ångström's 3.14159 (x ≤ 42) naïve-looking re-tokenisation!?\tEnd  ."
+
+_WORKER = "minialbert_runtime.encoding"  # imports neither torch nor transformers
 
 Tag = TypeVar("Tag")
 
@@ -206,16 +207,14 @@ def encode_batches(
 
 
 class _Worker:
-    """A process that runs `encoding.py`; it ends when its input does, so also when this process is killed."""
+    """A process that runs `_WORKER`; it ends when its input does, so also when this process is killed."""
 
     def __init__(self, backend: str) -> None:
-        # By path, not as a module of the package, which would import torch; and not as a script, which would
-        # put this folder, and with it a `tokenizers.py`, before the library of that name.
-        run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", run, encoding.__file__],
+            [sys.executable, "-m", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # It finds what this process finds, a notebook's own folders too.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         self._first_message: str | None = backend

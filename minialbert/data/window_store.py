@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
+from minialbert_runtime.encoding import Ids
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Dataset
 
 from minialbert.data.corpora import DocumentSeparator
-from minialbert.data.encoding import Ids
 from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
 from minialbert.errors import UserError, local_path, quoted
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from minialbert_runtime.answers import Logits
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -27,7 +28,6 @@ from minialbert.tasks.evaluate import check_output, input_lengths, label_ids, ta
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
-    Logits,
     depth_arguments,
     encode,
     input_batches,

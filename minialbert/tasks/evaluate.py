@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from minialbert_runtime.folder import is_exported
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Problem, Task, TextExample, TokenExample, check_metric
@@ -28,7 +29,6 @@ from minialbert.runs.machine import resolve_precision
 from minialbert.tasks.losses import label_order
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
-from minialbert.tasks.predict import is_exported
 from minialbert.tasks.predictions import (
     Predictions,
     depth_arguments,

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnxruntime
 import torch
+from minialbert_runtime.folder import EXPORT_FILE, MODEL_FILE
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
@@ -16,9 +17,6 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError
 from minialbert.method.encoders import LOADING_ERRORS, one_line
 from minialbert.tasks.models import TaskInputs, read_task_file
-from minialbert.tasks.predict import EXPORT_FILE
-
-MODEL_FILE = "model.onnx"
 
 
 class OnnxEncoder(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from minialbert_runtime.answers import Logits, word_logits
 from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -27,8 +27,6 @@ from minialbert.tasks.metrics import (
     subword_f1,
 )
 from minialbert.tasks.models import is_minialbert
-
-Logits = NDArray[np.float32]
 
 _LABEL_KINDS = {"single-label": "class", "multi-label": "classes", "regression": "score", "token": "token"}
 
@@ -363,13 +361,9 @@ def word_tags(
     Returns:
         Tags per sentence, as many as it has words.
     """
-    tags = [["O"] * len(sentence.words) for sentence in sentences]
-    for owner, window, values in zip(encoded.owners, encoded.windows, logits, strict=True):
-        best = values.argmax(axis=1)
-        for position, (word, first) in enumerate(zip(window.words, window.firsts, strict=True)):
-            if first:
-                tags[owner][word] = labels[best[position]]
-    return tags
+    counts = [len(sentence.words) for sentence in sentences]
+    by_word = word_logits(counts, encoded.owners, encoded.windows, logits, len(labels))
+    return [[labels[best] for best in values.argmax(axis=1).tolist()] for values in by_word]
 
 
 def _piece_tags(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import RuntimeUserError
+from .errors import UserError as RuntimeUserError
 
 if TYPE_CHECKING:
     from .model import Model

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import codecs
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from .errors import RuntimeUserError
+from .errors import UserError
+from .lines import STDIN, read_lines, to_json_line
 
 if TYPE_CHECKING:
     from .windows import Text
 
-_STDIN = "-"
-# Ends of a line for some readers, and what commands some terminals: JSON allows both inside a string as they are.
-_SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise RuntimeUserError(f"{message}; see --help")
+        raise UserError(f"{message}; see --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -39,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         _end_at_interrupt()
         _run(sys.argv[1:] if arguments is None else arguments)
-    except RuntimeUserError as error:
+    except UserError as error:
         sys.stderr.write(f"minialbert-runtime: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
@@ -73,32 +68,21 @@ def _end_at_interrupt() -> None:
 def _run(arguments: Sequence[str]) -> None:
     options = _parser().parse_intermixed_args(arguments)
     if bool(options.texts) == (options.file is not None):
-        raise RuntimeUserError(
-            "give either texts or --file (a file of one text a line, or - for standard input)"
-        )
-    if options.file not in (None, _STDIN) and not os.path.isfile(options.file):
-        raise RuntimeUserError(f"no such file: {options.file}")
-    from .model import Model  # the libraries behind it take a fifth of a second
+        raise UserError("give either texts or --file (a file of one text a line, or - for standard input)")
+    if options.file not in (None, STDIN) and not os.path.isfile(options.file):
+        raise UserError(f"no such file: {options.file}")
+    try:
+        from .model import Model  # the libraries behind it take a fifth of a second
+    except ImportError as error:  # the library brings this package along without them
+        raise UserError(f"{error.name} is missing: pip install {error.name}") from error
 
     model = Model(
         options.model, batch_size=options.batch_size, threshold=options.threshold, threads=options.threads
     )
-    texts: Iterable[str] = options.texts if options.file is None else _file_lines(options.file)
+    texts: Iterable[str] = options.texts if options.file is None else read_lines(options.file)
     for result in model.predict(_with_pair(texts, options.pair)):
         sys.stdout.buffer.write(f"{to_json_line(result)}\n".encode())
         sys.stdout.buffer.flush()
-
-
-def to_json_line(result: dict[str, Any]) -> str:
-    """Return a result as JSON on one line, without its line end; characters stay as they are.
-
-    Args:
-        result: what `Model.predict` yields.
-
-    Returns:
-        JSON that any parser takes.
-    """
-    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,29 +106,3 @@ def _parser() -> argparse.ArgumentParser:
 def _with_pair(texts: Iterable[str], pair: str | None) -> Iterator[Text]:
     for text in texts:
         yield text if pair is None else (text, pair)
-
-
-def _file_lines(path: str) -> Iterator[str]:
-    if path == _STDIN:
-        yield from _lines(sys.stdin.buffer, "stdin")
-        return
-    try:
-        with open(path, "rb") as file:
-            yield from _lines(file, path)
-    except OSError as error:
-        raise RuntimeUserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(stream, start=1):
-        content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if b"\0" in content:
-            raise RuntimeUserError(
-                f"{name}:{number}: a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
-            )
-        try:
-            yield content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            byte = content[error.start]
-            message = f"not UTF-8 (byte 0x{byte:02x}); convert the input to UTF-8"
-            raise RuntimeUserError(f"{name}:{number}: {message}") from error

@@ -1,21 +1,43 @@
-"""The one exception that means: the person who called can mend this."""
+"""The one exception that means: the person who called can mend this; and how its message quotes what they gave."""
 
 from __future__ import annotations
 
 
-class RuntimeUserError(ValueError):
-    """A mistake in the exported folder, the options or the texts, told in one line.
+def printable(text: str) -> str:
+    """Return text with line ends, control characters and all else that does not print spelled out."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
-    What a message quotes can neither break the line nor command a terminal: letters that do not print are spelled out.
+
+class UserError(ValueError):
+    """A mistake in the input, told in one line.
+
+    The message says what was expected, what came, where (file, row) and what to do next. The command
+    line prints it without a traceback and exits with status 2; libraries can catch it as a `ValueError`.
+
+    What a message quotes of a file can neither break the line nor command a terminal: letters that do not print are
+    spelled out.
 
     Args:
         message: the line.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-        )
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
+
+
+def shown(text: object, limit: int = 60) -> str:
+    """Return text for a message: cut to `limit` characters, line ends and control characters spelled out."""
+    whole = str(text)
+    line = printable(whole[: limit + 1])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """Return a value for a message as Python spells it, cut to `limit` characters."""
+    try:
+        return shown(repr(value[: limit + 1] if isinstance(value, str | bytes) else value), limit)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a large {type(value).__name__}"
 
 
 def one_line(error: BaseException) -> str:

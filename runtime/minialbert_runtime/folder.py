@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .errors import RuntimeUserError, one_line
+from .errors import UserError, one_line
+from .words import check_tags
 
 FORMAT_VERSION = 1
-MODEL_FILE, TOKENIZER_FILE = "model.onnx", "tokenizer.json"
+EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
 _PROBLEMS = {
     "sequence-classification": ("single-label", "multi-label", "regression"),
     "token-classification": ("token",),
@@ -51,6 +52,11 @@ class Folder:
     precision: str
 
 
+def is_exported(path: str | Path) -> bool:
+    """Tell whether a path is that of an exported folder."""
+    return (Path(path) / EXPORT_FILE).is_file()
+
+
 def read_folder(path: str | Path) -> Folder:
     """Return what an exported folder says about its model; the model itself is not opened.
 
@@ -61,11 +67,11 @@ def read_folder(path: str | Path) -> Folder:
         The facts.
 
     Raises:
-        RuntimeUserError: a file is missing or damaged, or the model is none that labels text.
+        UserError: a file is missing or damaged, or the model is none that labels text.
     """
     path = Path(path)
     if not path.is_dir():
-        raise RuntimeUserError(
+        raise UserError(
             f"no such folder: {path}; expected one that `minialbert export` wrote"
             if not path.exists()
             else f"{path} is no folder: expected one that `minialbert export` wrote"
@@ -81,7 +87,7 @@ def read_folder(path: str | Path) -> Folder:
     special = _read_object(path / "special_tokens_map.json", optional=True)
     special |= _read_object(path / "tokenizer_config.json", optional=True)
     if task["problem"] == "token":
-        _check_tags(path / "config.json", labels)
+        check_tags(labels, f"{path / 'config.json'}: ")
     return Folder(
         path=path,
         task=task["task"],
@@ -99,9 +105,9 @@ def read_folder(path: str | Path) -> Folder:
 
 
 def _read_export(path: Path) -> tuple[str, str]:
-    file = path / "export.json"
+    file = path / EXPORT_FILE
     if not file.is_file():
-        raise RuntimeUserError(
+        raise UserError(
             f"{path} has no export.json: expected a folder that `minialbert export` wrote, not a plain model"
         )
     export = _read_object(file)
@@ -109,12 +115,12 @@ def _read_export(path: Path) -> tuple[str, str]:
     if not _is_count(version) or not isinstance(head, str):
         raise _damaged(file, "format_version or head is missing")
     if version != FORMAT_VERSION:
-        raise RuntimeUserError(
+        raise UserError(
             f"{file}: format version {version}, but this minialbert-runtime reads version {FORMAT_VERSION}: "
             f"{'upgrade it' if version > FORMAT_VERSION else 'export the model again'}"
         )
     if head not in _PROBLEMS:
-        raise RuntimeUserError(
+        raise UserError(
             f"{path} was exported with the head {head!r}, which does not label text: expected "
             f"{' or '.join(_PROBLEMS)}"
         )
@@ -158,15 +164,6 @@ def _labels(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return labels
 
 
-def _check_tags(file: Path, labels: Sequence[str]) -> None:
-    for label in labels:
-        if label != "O" and not (label.startswith(("B-", "I-")) and len(label) > 2):
-            names = ", ".join(labels[:6])
-            raise RuntimeUserError(
-                f"{file}: entities need a model whose labels are O, B-TYPE and I-TYPE; this one has {names}"
-            )
-
-
 def _has_token_types(config: Mapping[str, Any]) -> bool:
     names, kind = config.get("model_input_names"), config.get("tokenizer_class")
     if isinstance(names, list):
@@ -198,9 +195,9 @@ def _read_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
     return values
 
 
-def _missing(file: Path) -> RuntimeUserError:
-    return RuntimeUserError(f"{file} is missing: export the model again")
+def _missing(file: Path) -> UserError:
+    return UserError(f"{file} is missing: export the model again")
 
 
-def _damaged(file: Path, reason: str) -> RuntimeUserError:
-    return RuntimeUserError(f"{file} is damaged ({reason}): export the model again")
+def _damaged(file: Path, reason: str) -> UserError:
+    return UserError(f"{file} is damaged ({reason}): export the model again")

@@ -1,27 +1,26 @@
-"""Texts, pairs and words as model inputs; what is longer than an input is cut into windows that overlap.
-
-The rules are those of `minialbert.data.text_windows` and `minialbert.data.task_inputs`, which need Transformers; the
-main test suite holds both equal.
-"""
+"""Texts, pairs and words as model inputs; what is longer than an input is cut into windows that overlap."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tokenizers import Encoding, Tokenizer
 
-from .errors import RuntimeUserError
+from .errors import UserError
 
 Text = str | tuple[str, str]
+
+_GROUP = 1024  # sentences whose encodings, large beside their ids, are in memory together
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model input, with its special tokens."""
+    """One model input, with its special tokens; the types only where the model was trained with them."""
 
     input_ids: list[int]
-    token_type_ids: list[int]
+    token_type_ids: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +40,23 @@ class TextWindows:
 
 @dataclass(frozen=True, slots=True)
 class WordWindow:
-    """A window of a text's words.
+    """A window of a sentence's words as model input.
 
     Attributes:
-        row: the model input.
-        first_pieces: position in the input, and index in the text, of each word that this window decides.
+        input_ids: ids with the special tokens.
+        words: per position the index of its word in the sentence; -1 for special tokens and for words that belong to
+            another window.
     """
 
-    row: Row
-    first_pieces: list[tuple[int, int]]
+    input_ids: tuple[int, ...]
+    words: tuple[int, ...]
+
+    @property
+    def first_pieces(self) -> tuple[list[int], list[int]]:
+        """Positions of the first piece of each word that belongs here, and those words."""
+        before = (-1, *self.words)
+        positions = [at for at, word in enumerate(self.words) if word >= 0 and word != before[at]]
+        return positions, [self.words[at] for at in positions]
 
 
 class Cutter:
@@ -61,23 +68,31 @@ class Cutter:
         overlap: tokens that neighbouring windows share at most.
         pad_token_id: stands for a text without tokens where there are no special ones either.
         unknown_token_id: stands for a word without tokens.
+        token_types: whether inputs of texts tell the texts of a pair apart by token types.
 
     Raises:
-        RuntimeUserError: the special tokens leave no room for text, or the tokenizer knows no word.
+        UserError: the tokenizer knows no word.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_length: int, overlap: int, pad_token_id: int, unknown_token_id: int
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        overlap: int,
+        pad_token_id: int,
+        unknown_token_id: int,
+        token_types: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_length, self._overlap = max_length, overlap
         self._pad, self._unknown = pad_token_id, unknown_token_id
-        self._layouts = {paired: _Layout(tokenizer, paired=paired) for paired in (False, True)}
-        special = max(layout.special_tokens for layout in self._layouts.values())
-        if special >= max_length:
-            raise RuntimeUserError(
-                f"max_length {max_length} leaves no room for text beside {special} special tokens"
-            )
+        self._token_types = token_types
+        self._single = _Layout(tokenizer, paired=False)
+
+    @cached_property
+    def _paired(self) -> _Layout:
+        return _Layout(self._tokenizer, paired=True)
 
     def texts(self, texts: Sequence[Text]) -> Iterator[TextWindows]:
         """Yield the windows of each text or pair.
@@ -90,6 +105,9 @@ class Cutter:
 
         Yields:
             At least one window for each.
+
+        Raises:
+            UserError: the special tokens leave no room for text.
         """
         parts = [text if isinstance(text, tuple) else (text,) for text in texts]
         flat = [part for its_parts in parts for part in its_parts]
@@ -98,11 +116,11 @@ class Cutter:
             yield self._cut([next(encodings).ids for _ in its_parts])
 
     def _cut(self, parts: list[list[int]]) -> TextWindows:
-        layout = self._layouts[len(parts) == 2]
-        room, longer, lost = self._max_length - layout.special_tokens, 0, 0
-        if sum(map(len, parts)) <= room:
-            row = layout.row(parts)
-            return TextWindows([row if row.input_ids else Row([self._pad], [0])], [1])
+        layout = self._paired if len(parts) == 2 else self._single
+        longer, lost = 0, 0
+        if sum(map(len, parts)) + layout.special_tokens <= self._max_length:
+            return TextWindows([self._row(layout, parts)], [1])
+        room = self._room(layout, "text")
         if len(parts) == 2:
             longer = 0 if len(parts[0]) > len(parts[1]) else 1
             shorter = parts[1 - longer]
@@ -115,31 +133,51 @@ class Cutter:
         while seen < len(content):
             end = min(begin + room, len(content))
             parts[longer] = content[begin:end]
-            rows.append(layout.row(parts))
+            rows.append(self._row(layout, parts))
             weights.append(end - seen)
             seen, begin = end, end - shared
         return TextWindows(rows, weights, lost)
 
+    def _room(self, layout: _Layout, what: str) -> int:
+        room = self._max_length - layout.special_tokens
+        if room < 1:
+            raise UserError(
+                f"max_length {self._max_length} leaves no room for {what} beside {layout.special_tokens} special "
+                "tokens: give a larger one"
+            )
+        return room
+
+    def _row(self, layout: _Layout, parts: Sequence[list[int]]) -> Row:
+        ids, types = layout.fill(parts)
+        return Row(ids or [self._pad], (types or [0]) if self._token_types else None)
+
     def words(self, texts: Sequence[Sequence[str]]) -> Iterator[list[WordWindow]]:
         """Yield the windows of each text's words, cut at word boundaries.
 
-        Every word belongs to exactly one window: of the words that two share, the first half belongs to the one
-        before. A word without pieces becomes the unknown token; one that is longer than a window loses its end.
+        Every word belongs to exactly one window, the one in which it has most context: of the words that two share,
+        the first half belongs to the one before. A word without pieces (a control character) becomes the unknown
+        token; one that is longer than a window loses its end.
 
         Args:
             texts: the words of each text.
 
         Yields:
             The windows; none for a text without words.
-        """
-        filled = [list(words) for words in texts if words]
-        encodings = iter(self._tokenizer.encode_batch(filled, is_pretokenized=True, add_special_tokens=False))
-        for words in texts:
-            yield self._word_windows(len(words), next(encodings)) if words else []
 
-    def _word_windows(self, count: int, encoding: Encoding) -> list[WordWindow]:
-        layout = self._layouts[False]
-        room = self._max_length - layout.special_tokens
+        Raises:
+            UserError: the special tokens leave no room for words.
+        """
+        room = self._room(self._single, "words")
+        for begin in range(0, len(texts), _GROUP):
+            group = texts[begin : begin + _GROUP]
+            filled = [list(words) for words in group if words]
+            encodings = iter(
+                self._tokenizer.encode_batch(filled, is_pretokenized=True, add_special_tokens=False)
+            )
+            for words in group:
+                yield self._word_windows(len(words), next(encodings), room) if words else []
+
+    def _word_windows(self, count: int, encoding: Encoding, room: int) -> list[WordWindow]:
         pieces: list[list[int]] = [[] for _ in range(count)]
         for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
             if word is not None:  # only special tokens belong to no word
@@ -153,12 +191,14 @@ class Cutter:
                 begin_next = spans[index + 1][0]
                 last_owned = begin_next + (end - begin_next + 1) // 2
             ids: list[int] = []
-            first_pieces = []
+            indices: list[int] = []
             for word in range(begin, end):
-                if first_owned <= word < last_owned:
-                    first_pieces.append((layout.before + len(ids), word))
                 ids += pieces[word]
-            windows.append(WordWindow(layout.row([ids]), first_pieces))
+                indices += [word if first_owned <= word < last_owned else -1] * len(pieces[word])
+            before = [-1] * self._single.before
+            whole, _ = self._single.fill([ids])
+            after = [-1] * (len(whole) - len(before) - len(ids))
+            windows.append(WordWindow(tuple(whole), (*before, *indices, *after)))
             first_owned = last_owned
         return windows
 
@@ -170,14 +210,12 @@ class _Layout:
         probe = tokenizer.encode("the end", "the end" if paired else None)
         self._positions = list(zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True))
         if 0 not in probe.sequence_ids:
-            raise RuntimeUserError(
-                "the tokenizer finds no token in plain words: tokenizer.json has no vocabulary"
-            )
+            raise UserError("the tokenizer finds no token in plain words: tokenizer.json has no vocabulary")
         self.special_tokens = probe.sequence_ids.count(None)
         self.before = probe.sequence_ids.index(0)
 
-    def row(self, parts: Sequence[list[int]]) -> Row:
-        """Return texts as one input."""
+    def fill(self, parts: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+        """Return the ids and the token types of texts as one input."""
         ids: list[int] = []
         types: list[int] = []
         waiting = dict(enumerate(parts))
@@ -185,7 +223,7 @@ class _Layout:
             content = [token] if sequence is None else waiting.pop(sequence, [])
             ids += content
             types += [token_type] * len(content)
-        return Row(ids, types)
+        return ids, types
 
 
 def _spans(lengths: Sequence[int], room: int, overlap: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import minialbert_runtime
-from minialbert_runtime.cli import to_json_line
+from minialbert_runtime.lines import to_json_line
 
 SOURCE = str(Path(minialbert_runtime.__file__).parents[1])
 # Runs the command where a module of the training side cannot be imported, installed or not.
@@ -64,6 +64,17 @@ def test_answers_where_nothing_of_the_training_side_can_be_imported(tagger):
 def test_package_imports_no_library_until_a_model_is_wanted():
     code = "import minialbert_runtime, minialbert_runtime.cli, sys; print('numpy' in sys.modules)"
     assert run(program=("-c", code))[:2] == (0, "False\n")
+
+
+@pytest.mark.parametrize("module", ["encoding", "words", "lines", "folder", "answers"])
+def test_no_module_but_the_models_needs_onnx_runtime(module):
+    code = f"import sys; sys.modules['onnxruntime'] = None; import minialbert_runtime.{module}"
+    assert run(program=("-c", code)) == (0, "", "")
+
+
+def test_missing_library_is_named(tagger):
+    code = f"import sys; sys.modules['onnxruntime'] = None\n{WITHOUT_TRAINING}"
+    assert "onnxruntime is missing: pip install onnxruntime" in refuse(tagger, "x", program=("-c", code))
 
 
 def test_options_may_stand_between_texts(classifier):

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from minialbert_runtime.encoding import encode_documents, split_at_whitespace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 import minialbert.data.prepare as windows_module
-from minialbert.data import encoding, window_store
+from minialbert.data import tokenizers, window_store
 from minialbert.data.corpora import find_sources, read_documents
-from minialbert.data.encoding import encode_documents, split_at_whitespace
 from minialbert.data.prepare import WindowDataset, WindowsManifest, check_tokenizer, prepare
 from minialbert.data.tokenizers import (
     load_tokenizer,
@@ -372,8 +372,9 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, corpus):
 
 
 def test_a_worker_that_dies(tmp_path, corpus, small_batches, monkeypatch):
-    monkeypatch.setattr(encoding, "__file__", str(tmp_path / "dies.py"))
-    (tmp_path / "dies.py").write_text("import sys; sys.stdin.buffer.read(10)")
+    monkeypatch.setattr(tokenizers, "_WORKER", "dies_at_once")
+    monkeypatch.syspath_prepend(tmp_path)  # the worker looks for modules where this process does
+    (tmp_path / "dies_at_once.py").write_text("import sys; sys.stdin.buffer.read(10)")
     assert "worker process of prepare died" in refused([corpus], TOKENIZER, tmp_path / "out", num_workers=2)
 
 

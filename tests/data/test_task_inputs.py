@@ -20,7 +20,7 @@ from minialbert.data.task_inputs import (
     encode_sentences,
     encode_texts,
     label_value,
-    word_windows,
+    make_cutter,
 )
 from minialbert.errors import UserError
 from minialbert.tasks.models import load_task_tokenizer
@@ -32,6 +32,18 @@ CLASSES = Task("t", "single-label", ("neg", "neutral", "pos"), "accuracy", {})
 
 def token_task(*labels):
     return Task("t", "token", labels, "entity_f1", {})
+
+
+def word_windows(words, tokenizer, *, max_length, overlap):
+    (windows,) = make_cutter(tokenizer, max_length=max_length, overlap=overlap).words([words])
+    return windows
+
+
+def firsts(window):
+    """Whether each position is the first piece of a word that belongs to the window."""
+    positions, words = window.first_pieces
+    assert words == [window.words[position] for position in positions]
+    return tuple(position in positions for position in range(len(window.words)))
 
 
 # Windows of words
@@ -80,19 +92,19 @@ def test_windows_of_any_sentence(tiny_tokenizer, words, max_length, overlap):
 
     # Every word has one first piece over all windows, in order, and all of its pieces beside it.
     assert [
-        word for window in windows for word, first in zip(window.words, window.firsts, strict=True) if first
+        word for window in windows for word, first in zip(window.words, firsts(window), strict=True) if first
     ] == list(range(len(words)))
     owned = [word for window in windows for word in window.words if word >= 0]
     assert owned == [index for index, ids in enumerate(pieces) for _ in ids]
 
     ranges = []
     for window in windows:
-        assert len(window.input_ids) == len(window.words) == len(window.firsts) <= max_length
+        assert len(window.input_ids) == len(window.words) == len(firsts(window)) <= max_length
         assert window.input_ids[0] == tiny_tokenizer.cls_token_id
         assert window.input_ids[-1] == tiny_tokenizer.sep_token_id
         assert window.words[0] == window.words[-1] == -1
-        assert not window.firsts[0]
-        assert not window.firsts[-1]
+        assert not firsts(window)[0]
+        assert not firsts(window)[-1]
         begin, end = word_range(window, pieces)
         ranges.append((begin, end))
         content = window.input_ids[1:-1]
@@ -101,7 +113,7 @@ def test_windows_of_any_sentence(tiny_tokenizer, words, max_length, overlap):
         for word in range(begin, end):
             here = set(window.words[position : position + len(pieces[word])])
             assert here in ({word}, {-1})
-            assert window.firsts[position] == (here == {word})
+            assert firsts(window)[position] == (here == {word})
             position += len(pieces[word])
 
     # Windows follow each other without a gap, with new words in each, and share no more than asked.
@@ -140,7 +152,7 @@ def test_a_sentence_that_fits_is_one_window_with_the_tokenizers_ids(tiny_tokeniz
     (window,) = word_windows(words, tiny_tokenizer, max_length=64, overlap=8)
     assert list(window.input_ids) == tiny_tokenizer("The king's house")["input_ids"]
     assert window.words == (-1, 0, 1, 1, 1, 2, -1)
-    assert window.firsts == (False, True, True, False, False, True, False)
+    assert firsts(window) == (False, True, True, False, False, True, False)
 
 
 def test_a_word_without_pieces_becomes_the_unknown_token(tiny_tokenizer):
@@ -275,6 +287,64 @@ def test_text_tasks_leave_a_byte_level_tokenizer_alone(byte_level_backend, tmp_p
     made.save_pretrained(tmp_path)
     tokenizer = load_task_tokenizer(str(tmp_path), "single-label")
     assert tokenizer.tokenize("the city") == ["the", "Ġcity"]
+
+
+# Windows of texts, beside those that tokenizers cut themselves
+
+LONG = "the city was house, river all language x 1 king was teachers " * 4
+
+
+def windows_of_texts(texts, tokenizer, *, max_length, overlap):
+    return list(make_cutter(tokenizer, max_length=max_length, overlap=overlap).texts(texts))
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+@pytest.mark.parametrize("text", [LONG, ("the king", LONG), (LONG, "the king")])
+def test_windows_are_those_of_the_tokenizer(tiny_tokenizer, text, overlap):
+    pair = text if isinstance(text, tuple) else (text,)
+    reference = tiny_tokenizer(
+        *pair,
+        truncation="only_second" if pair[-1] == LONG and len(pair) == 2 else "only_first",
+        max_length=16,
+        stride=overlap,
+        return_overflowing_tokens=True,
+    )
+    (result,) = windows_of_texts([text], tiny_tokenizer, max_length=16, overlap=overlap)
+    assert [row.input_ids for row in result.rows] == reference["input_ids"]
+    assert [row.token_type_ids for row in result.rows] == reference["token_type_ids"]
+    assert sum(result.weights) == len(tiny_tokenizer(LONG, add_special_tokens=False)["input_ids"])
+    assert result.cut == 0
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("paired", [True, False])
+def test_windows_of_byte_level_tokenizers(special, paired):
+    """Two separators between the texts of a pair, as in RoBERTa; or no special tokens at all."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<s>", "<pad>", "</s>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if special:
+        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+    long = "déjà vu 中 in the city"
+    text = ("a b", long) if paired else long
+    reference = tokenizer(
+        *(text if paired else (text,)),
+        truncation="only_second" if paired else "only_first",
+        max_length=14,
+        stride=2,
+        return_overflowing_tokens=True,
+    )
+    windows, empty = windows_of_texts([text, ""], tokenizer, max_length=14, overlap=2)
+    assert [row.input_ids for row in windows.rows] == reference["input_ids"]
+    assert len(windows.rows) > 1
+    assert empty.rows[0].input_ids == ([0, 2] if special else [1])
+
+
+def test_window_without_room_is_refused(tiny_tokenizer):
+    with pytest.raises(UserError, match="max_length 3 leaves no room for text beside 3 special tokens"):
+        windows_of_texts([("the", "king")], tiny_tokenizer, max_length=3, overlap=0)
 
 
 # Tags of words

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hostile import hunt, mutated, tiers
 from hypothesis import strategies as st
+from minialbert_runtime.words import Span, spans_to_tags, tags_to_spans
 
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.ner import load_ner, read_bio, write_bio
-from minialbert.data.spans import Span, spans_to_tags, tags_to_spans
 
 TAGGED = (
     b"The\tO\nnew\tB-Gene\nkinase\tI-Gene\n\n-DOCSTART-\tO\n\n# a comment\nHuntington's\tB-Disease\n.\tO\n"

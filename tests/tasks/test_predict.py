@@ -10,14 +10,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from minialbert_runtime.words import split_words
 from transformers import pipeline
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
 from minialbert.data.examples import Task, TokenExample
-from minialbert.data.spans import split_words
-from minialbert.data.task_inputs import encode_sentences
-from minialbert.data.text_windows import text_windows
+from minialbert.data.task_inputs import encode_sentences, make_cutter
 from minialbert.errors import UserError
 from minialbert.tasks.models import TaskInputs, save_tuned
 from minialbert.tasks.predict import Predictor, read_inputs, to_json_line
@@ -237,11 +236,11 @@ def test_long_text_is_the_mean_of_its_windows(classifier, tiny_tokenizer):
 
 def test_two_long_texts_share_the_window(classifier, tiny_tokenizer):
     first = " ".join(["river"] * 20)
-    (windows,) = text_windows([(first, LONG)], tiny_tokenizer, max_length=17, overlap=4)
+    (windows,) = make_cutter(tiny_tokenizer, max_length=17, overlap=4).texts([(first, LONG)])
     river = tiny_tokenizer.get_vocab()["river"]
-    assert all(row["input_ids"][1:8] == [river] * 7 for row in windows.rows)
-    assert all(row["input_ids"][8] == tiny_tokenizer.sep_token_id for row in windows.rows)
-    assert max(len(row["input_ids"]) for row in windows.rows) == 17
+    assert all(row.input_ids[1:8] == [river] * 7 for row in windows.rows)
+    assert all(row.input_ids[8] == tiny_tokenizer.sep_token_id for row in windows.rows)
+    assert max(len(row.input_ids) for row in windows.rows) == 17
     assert windows.cut == 13
     (result,) = Predictor(classifier, tiny_tokenizer, of_task("single-label", 17, 4)).predict([(first, LONG)])
     assert (result["cut"], result["windows"]) == (13, len(windows.rows))
@@ -334,7 +333,7 @@ def test_endless_input_is_read_a_chunk_at_a_time(classifier, tiny_tokenizer):
 
 
 def test_chunk_of_long_texts_ends_early(classifier, tiny_tokenizer, monkeypatch):
-    monkeypatch.setattr("minialbert.tasks.predict._CHUNK_CHARACTERS", 20)
+    monkeypatch.setattr("minialbert_runtime.answers._CHUNK_CHARACTERS", 20)
     read = []
     texts = (read.append(text) or text for text in ["the king was here", "in a city", "x", "y"])
     results = Predictor(classifier, tiny_tokenizer, of_task("single-label")).predict(texts)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import warnings
 from dataclasses import asdict
 from itertools import repeat
@@ -17,23 +18,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minialbert_runtime import Model
-from minialbert_runtime.cli import to_json_line as runtime_json_line
+from minialbert_runtime.folder import is_exported
 from minialbert_runtime.windows import Cutter
-from minialbert_runtime.words import entity_runs
-from minialbert_runtime.words import split_words as runtime_split_words
+from minialbert_runtime.words import split_words
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
-from minialbert.data.spans import Span, split_words, tags_to_spans
-from minialbert.data.task_inputs import word_windows
-from minialbert.data.text_windows import text_windows
-from minialbert.errors import UserError
+from minialbert.data.task_inputs import make_cutter
+from minialbert.errors import MissingExtraError, UserError
 from minialbert.tasks.models import TaskInputs, save_tuned
-from minialbert.tasks.predict import ExportedPredictor, Predictor, is_exported, load_predictor, to_json_line
+from minialbert.tasks.predict import Predictor, load_predictor
 
 DATA = Path(__file__).parents[1] / "fixtures"
+ROOT = Path(__file__).parents[2]
 TAGS = ("O", "B-City", "I-City", "B-King", "I-King")
 CLASSES = ("a", "b", "c")
 LONG = " ".join(["the city king house river all was language x 1"] * 7) + " teachers, 1984"
@@ -289,15 +288,20 @@ texts = plain | spelled
     overlap=st.integers(0, 20),
 )
 def test_windows_of_texts_agree(tokenizer, given_texts, max_length, overlap):
-    expected = text_windows(given_texts, tokenizer, max_length=max_length, overlap=overlap)
     found = list(cutter(tokenizer, max_length, overlap).texts(given_texts))
-    assert [[row.input_ids for row in part.rows] for part in found] == [
-        [row["input_ids"] for row in part.rows] for part in expected
-    ]
-    assert [(part.weights, part.cut) for part in found] == [(part.weights, part.cut) for part in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        for row, reference in zip(ours.rows, theirs.rows, strict=True):
-            assert row.token_type_ids == reference["token_type_ids"]
+    assert found == list(make_cutter(tokenizer, max_length=max_length, overlap=overlap).texts(given_texts))
+    for text, part in zip(given_texts, found, strict=True):
+        texts = text if isinstance(text, tuple) else (text,)
+        whole = tokenizer(*([one] for one in texts), verbose=False)  # in lists: else an empty pair is none
+        ids, types = whole["input_ids"][0], whole["token_type_ids"][0]
+        if len(ids) <= max_length:
+            (row,) = part.rows
+            assert (row.input_ids, row.token_type_ids) == (ids or [tokenizer.pad_token_id], types or [0])
+        else:
+            contents = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+            assert sum(part.weights) == max(map(len, contents))
+            assert sum(part.weights) + part.cut <= sum(map(len, contents))
+            assert all(len(row.input_ids) <= max_length for row in part.rows)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -305,28 +309,23 @@ def test_windows_of_texts_agree(tokenizer, given_texts, max_length, overlap):
 def test_windows_of_words_agree(tokenizer, given_texts, max_length, overlap):
     sentences = [[text[start:end] for start, end in split_words(text)] for text in given_texts]
     found = list(cutter(tokenizer, max_length, overlap).words(sentences))
+    assert found == list(make_cutter(tokenizer, max_length=max_length, overlap=overlap).words(sentences))
+    room = max_length - tokenizer.num_special_tokens_to_add()
     for words, windows in zip(sentences, found, strict=True):
-        expected = word_windows(words, tokenizer, max_length=max_length, overlap=overlap)
-        assert [window.row.input_ids for window in windows] == [list(window.input_ids) for window in expected]
-        assert [window.first_pieces for window in windows] == [
-            [(place, window.words[place]) for place, first in enumerate(window.firsts) if first]
-            for window in expected
+        pieces = [[] for _ in words]
+        if words:
+            whole = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
+            for piece, word in zip(whole["input_ids"], whole.word_ids(), strict=True):
+                pieces[word].append(piece)
+        expected = [piece for ids in pieces for piece in ids[:room] or [tokenizer.unk_token_id]]
+        owned = [
+            piece
+            for window in windows
+            for piece, word in zip(window.input_ids, window.words, strict=True)
+            if word >= 0
         ]
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(text=texts, labels=st.lists(st.sampled_from((*TAGS, "I-x-y", "B-O")), min_size=80, max_size=80))
-def test_words_and_entities_agree(text, labels):
-    offsets = runtime_split_words(text)
-    assert offsets == split_words(text)
-    tags = (labels * 80)[: len(offsets)]
-    found = [Span(offsets[first][0], offsets[last][1], label) for label, first, last in entity_runs(tags)]
-    assert found == tags_to_spans(tags, offsets, text)
-
-
-@given(st.dictionaries(st.text(), st.text() | st.floats(allow_nan=False, allow_infinity=False)))
-def test_json_lines_agree(result):
-    assert runtime_json_line(result) == to_json_line(result)
+        assert owned == expected
+        assert [word for window in windows for word in window.first_pieces[1]] == list(range(len(words)))
 
 
 @pytest.mark.parametrize(
@@ -353,8 +352,8 @@ def test_folder_is_told_from_model(both):
     assert (is_exported(model), is_exported(exported), is_exported("no/such")) == (False, True, False)
     assert isinstance(load_predictor(model, precision="fp32"), Predictor)
     predictor = load_predictor(exported, num_iterations=None)
-    assert isinstance(predictor, ExportedPredictor)
-    assert predictor.model.labels == CLASSES
+    assert isinstance(predictor, Model)
+    assert predictor.labels == CLASSES
 
 
 def test_what_the_export_settled_cannot_be_chosen(both):
@@ -376,13 +375,27 @@ def test_mistakes_are_user_errors(both, tmp_path):
         load_predictor(exported).predict("x")
 
 
-@pytest.mark.parametrize("missing", ["minialbert_runtime", "onnxruntime"])
-def test_missing_runtime_is_named(both, monkeypatch, missing):
+def test_missing_runtime_is_named(both, monkeypatch):
     _, exported = both("token")
-    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "minialbert_runtime.model")
-    with pytest.raises(UserError, match="needs minialbert-runtime: pip install"):
+    with pytest.raises(
+        MissingExtraError, match=r"folder needs onnxruntime: pip install 'minialbert\[export\]'"
+    ):
         load_predictor(exported)
+
+
+def test_library_brings_the_runtime_along():
+    library, runtime = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
+        for folder in (".", "runtime")
+    )
+    assert library["project"]["version"] == runtime["project"]["version"] == minialbert_runtime.__version__
+    assert "runtime/minialbert_runtime" in library["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    needed = set(runtime["project"]["dependencies"]) - set(library["project"]["dependencies"])
+    assert {name.partition(">")[0] for name in needed} == {"onnxruntime"}
+    assert "onnxruntime" in library["project"]["optional-dependencies"]["export"]
+    assert library["project"]["scripts"].items() >= runtime["project"]["scripts"].items()
 
 
 def test_model_of_the_runtime_takes_one_text(both):

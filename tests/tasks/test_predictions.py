@@ -412,8 +412,9 @@ def test_the_figure_by_piece_copies_each_words_tag_to_its_pieces(make_model, tin
         encoded.owners, encoded.windows, one_by_one(model, encoded), strict=True
     ):
         tag_of_word = ""
-        for word, first, values in zip(window.words, window.firsts, logits, strict=True):
+        for position, (word, values) in enumerate(zip(window.words, logits, strict=True)):
             if word >= 0:
+                first = position in window.first_pieces[0]
                 tag_of_word = TAGS[int(values.argmax())] if first else tag_of_word
                 said[owner].append(tag_of_word)
                 copies[owner].append(gold[owner][word])

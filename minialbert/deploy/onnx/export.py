@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE
 from numpy.typing import NDArray
 from onnx import ModelProto
 from transformers import (
@@ -47,9 +48,8 @@ from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
 from minialbert.runs.files import whole_folder
 from minialbert.tasks.evaluate import evaluate
-from minialbert.tasks.exported import MODEL_FILE, OnnxEncoder
+from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
-from minialbert.tasks.predict import EXPORT_FILE
 
 PRECISIONS = ("fp32", "int8", "int8-static")
 # Largest file, as a share of the bytes of the model's tensors, each counted once.
@@ -57,7 +57,6 @@ SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-static": 0.30}
 # A graph takes about 0.2 MB whatever the model's width; of a model of less than 10 MB that is not held against it.
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
-_FORMAT_VERSION = 1
 _CONTRACT = ("head", "precision", "opset", "iterations")
 _HEADS: dict[str, tuple[Any, Any, str]] = {
     "features": (MiniAlbertModel, AutoModel, "Model"),
@@ -343,7 +342,7 @@ def _write_rest(
     tokenizer.save_pretrained(folder)
     if inputs is not None:
         write_atomically(folder / TASK_FILE, json.dumps(asdict(inputs), indent=2) + "\n")
-    contract = {"format_version": _FORMAT_VERSION} | {name: record[name] for name in _CONTRACT}
+    contract = {"format_version": FORMAT_VERSION} | {name: record[name] for name in _CONTRACT}
     write_atomically(folder / EXPORT_FILE, json.dumps(contract, indent=2) + "\n")
 
 

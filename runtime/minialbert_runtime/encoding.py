@@ -1,7 +1,7 @@
 """Text to token ids, in this process or as a worker that reads batches from its standard input.
 
-This file imports nothing of the package: as a worker it starts in a fraction of a second and takes a quarter
-of the memory that it would take beside torch and transformers.
+As a worker (`python -m minialbert_runtime.encoding`) it starts in a fraction of a second, and takes a quarter of the
+memory that it would take beside torch and transformers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Character spans and word tags."""
+"""Words, character spans and word tags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minialbert.data.spans import Span, spans_to_tags, split_words, tags_to_spans
+from minialbert_runtime.words import Span, spans_to_tags, split_words, tags_to_spans
 
 TEXTS = st.text(st.sampled_from("ab1_ .-\n\u00e9\u0301\u4e2d\u00a0\u20ac\U0001f600")) | st.text()
 
