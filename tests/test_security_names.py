@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -206,7 +207,10 @@ def test_names_of_tasks_and_models_make_no_file_names(task, tmp_path):
         "report.md",
         "report.html",
         "other.csv",
+        "figures",
     }
+    (figure,) = (tmp_path / "report" / "figures").iterdir()
+    assert re.fullmatch(r"report-[a-z0-9-]+\.svg", figure.name)
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "report"}
 
 

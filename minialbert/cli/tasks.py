@@ -229,7 +229,9 @@ def report(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Directory for report.md and report.html, and the tables as CSV (or compare.*)."),
+        typer.Option(
+            help="Directory for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."
+        ),
     ] = None,
 ) -> None:
     """Put the records of runs into tables beside the paper's rows, or two runs side by side."""

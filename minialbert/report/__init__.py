@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from minialbert.report.sections import (
     Bench,
     Distilled,
     command_lines,
+    headline,
     latency_charts,
     made_with,
     read_bench,
@@ -36,22 +38,9 @@ from minialbert.runs.directory import write_atomically
 from minialbert.runs.records import Cell, Record, cell, find_records, group, load_record, record_files
 
 __all__ = [
-    "Cell",
-    "Record",
-    "Table",
-    "command_lines",
-    "distillation_table",
-    "entity_table",
-    "escape",
-    "find_records",
-    "glue_table",
-    "group",
-    "ner_table",
-    "other_table",
-    "without_paths",
-    "write_page",
-    "write_report",
-]
+    "Cell", "Record", "Table", "command_lines", "distillation_table", "entity_table", "escape", "find_records",
+    "glue_table", "group", "ner_table", "other_table", "without_paths", "write_page", "write_report",
+]  # fmt: skip
 
 
 def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
@@ -61,8 +50,8 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
 
     Args:
         paths: records, run directories, or trees of them.
-        output: a directory for `report.md`, `report.html` and one CSV file per table; reports of earlier calls in it
-            are replaced.
+        output: a directory for `report.md`, `report.html`, one CSV file per table and the charts as
+            `figures/report-*.svg`; reports of earlier calls in it are replaced.
 
     Returns:
         The page as Markdown.
@@ -94,7 +83,9 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
     sections += _provenance(counted, runs)
     sections = [section for section in sections if section.blocks or section.sections]
     told = f"Fine-tunings: {len(counted)}. Distillations: {len(runs)}."
-    return write_page("Results", sections, output, name="report", summary=(Text(told),), tables=tables)
+    first = headline(runs[0]) if len(runs) == 1 else ""
+    summary = ([Text(first, strong=True)] if first else []) + [Text(told)]
+    return write_page("Results", sections, output, name="report", summary=summary, tables=tables)
 
 
 def write_page(
@@ -106,7 +97,7 @@ def write_page(
     summary: Sequence[Block] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> str:
-    """Write a page as Markdown and as one HTML file, and its tables as CSV.
+    """Write a page as Markdown and as one HTML file, its tables as CSV, and its charts as `figures/NAME-*.svg`.
 
     Args:
         title: of the page.
@@ -125,11 +116,17 @@ def write_page(
     page = markdown_page(title, sections, summary=summary)
     if output is None:
         return page
-    html = html_page(title, sections, summary=summary)
+    figures: dict[str, str] = {}
+    html = html_page(title, sections, summary=summary, figures=figures)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / f"{name}.md", page)
         write_atomically(output / f"{name}.html", html)
+        for old in output.glob(f"figures/{name}-*.svg"):  # of an earlier report
+            old.unlink()
+        for stem, figure in figures.items():
+            (output / "figures").mkdir(exist_ok=True)
+            write_atomically(output / "figures" / f"{name}-{stem}.svg", figure)
         for stem, table in (tables or {}).items():
             if table.rows:
                 write_atomically(output / f"{stem}.csv", table.to_csv())
@@ -155,11 +152,8 @@ def _others(paths: Sequence[Path]) -> tuple[list[Distilled], list[Bench]]:
             benches.append(read_bench(file))
     runs: dict[str, Distilled] = {}
     for file, record in found.items():
-        name = base = _name(file, record)
-        number = 1
-        while name in runs:
-            number += 1
-            name = f"{base} {number}"
+        base = _name(file, record)
+        name = next(name for name in chain([base], (f"{base} {at}" for at in count(2))) if name not in runs)
         runs[name] = Distilled(name, file.parent, record)
     return list(runs.values()), benches
 
@@ -179,19 +173,17 @@ def _name(file: Path, record: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) and name else file.parent.name
 
 
-def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> list[Block]:
-    """Return plots of the mean over the tasks that all rows share, by size and by latency."""
-    blocks: list[Block] = []
-    for kind, tagging in (
-        ("texts", False),
-        ("tagging", True),
-    ):  # an encoder may have a pooler for one of them alone
+def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> Iterator[Block]:
+    """Yield plots of the mean over the tasks that all rows share, by size and by latency."""
+    # An encoder may have a pooler for one of the two kinds of tasks alone, and so two sizes.
+    for kind, tagging in (("texts", False), ("tagging", True)):
         groups = group(record for record in records if (record.problem == "token") == tagging)
         cells = {key: cell(members) for key, members in groups.items()}
         rows = dict.fromkeys(row for row, _ in groups)
-        tasks = sorted({task for _, task in groups})
         shared = [
-            task for task in tasks if all((one := cells.get((row, task))) and one.percent for row in rows)
+            task
+            for task in sorted({task for _, task in groups})
+            if all((one := cells.get((row, task))) and one.percent for row in rows)
         ]
         points = []
         for row in rows if shared else ():
@@ -201,9 +193,8 @@ def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> list[Block]:
             points.append(Point(row.model, float(size), statistics.fmean(scores), None, label))
         if points:
             what = f"mean of {', '.join(shared)}, %"
-            blocks.append(size_chart(f"Size against score, {kind}", points, what))
-            blocks += latency_charts(points, benches, what)
-    return blocks
+            yield size_chart(f"Size against score, {kind}", points, what)
+            yield from latency_charts(points, benches, what)
 
 
 def _provenance(records: Sequence[Record], runs: Sequence[Distilled]) -> list[Section]:

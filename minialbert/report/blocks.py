@@ -12,12 +12,7 @@ from minialbert.report.tables import Table
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; markup in it is shown as text.
-
-    Attributes:
-        text: the paragraph.
-        strong: set it off, as a verdict.
-    """
+    """A paragraph, set off where it is strong, as a verdict; markup in it is shown as text."""
 
     text: str
     strong: bool = False
@@ -25,14 +20,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Listing:
-    """Commands or settings, as they are.
-
-    Attributes:
-        title: what they are.
-        lines: one per line.
-        folded: shown only when the reader opens it.
-        language: what they are written in, as "sh" or "yaml".
-    """
+    """Commands or settings, as they are, in a language such as "sh"; folded ones are seen when opened."""
 
     title: str
     lines: tuple[str, ...]
@@ -42,30 +30,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart.
-
-    Attributes:
-        name: for the legend.
-        points: (x, y), by rising x.
-        run: what it belongs to where a chart shows several runs; a reader can pick one.
-    """
+    """One line of a chart: its points by rising x. Lines of one name look alike on all charts of a page."""
 
     name: str
     points: tuple[tuple[float, float], ...]
-    run: str = ""
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines over a common axis.
-
-    Attributes:
-        title: what it shows.
-        x_label: of the axis, with its unit.
-        y_label: of the axis, with its unit.
-        series: the lines.
-        log_y: a logarithmic axis.
-    """
+    """Lines over a common axis; labels of the axes have the unit."""
 
     title: str
     x_label: str
@@ -95,16 +68,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ScatterChart:
-    """Models by size or latency and by score.
-
-    Attributes:
-        title: what it shows.
-        x_label: of the axis, with its unit.
-        y_label: of the axis, with its unit.
-        points: the models.
-        log_x: a logarithmic axis.
-        y_most: the largest value that y can have, such as 100 of percents.
-    """
+    """Models by size or latency and by score, of which `y_most` is the largest that can be, such as 100 of percents."""
 
     title: str
     x_label: str
@@ -118,9 +82,7 @@ class ScatterChart:
 class AttentionMaps:
     """Attention of teachers and students side by side; the reader picks run, sentence, iteration and head.
 
-    Attributes:
-        title: what they show.
-        runs: the maps by the name of the run, as `attention_maps.read_attention_maps` has checked them.
+    The maps are by the name of the run, as `attention_maps.read_attention_maps` has checked them.
     """
 
     title: str
@@ -132,13 +94,7 @@ Block = Text | Listing | Table | LineChart | ScatterChart | AttentionMaps
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading, which the table of contents names.
-
-    Attributes:
-        title: the heading.
-        blocks: what is below it.
-        sections: parts of it, with headings of their own.
-    """
+    """A part of the page with a heading, which the table of contents names, and parts of its own."""
 
     title: str
     blocks: tuple[Block, ...]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
 from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.markdown import markdown_page
-from minialbert.report.sections import without_paths
+from minialbert.report.sections import figures_of, finite, without_paths
 from minialbert.report.tables import Table
 from minialbert.runs.packed import is_run_file
 from minialbert.runs.records import load_record
@@ -50,14 +48,7 @@ _COST = {
 
 @dataclass(frozen=True)
 class _Run:
-    """A record and what the page calls it.
-
-    Attributes:
-        letter: "A" or "B".
-        name: of its directory.
-        file: the record.
-        record: what is in it.
-    """
+    """A record, and what the page calls it: by a letter, "A" or "B", and the name of its directory."""
 
     letter: str
     name: str
@@ -84,22 +75,10 @@ class _Run:
     def figure(self, path: str) -> float | None:
         """Return a number by its dotted name, or None where there is none."""
         section, _, name = path.rpartition(".")
-        return _number((self.part(section) if section else self.record).get(name))
+        return finite((self.part(section) if section else self.record).get(name))
 
 
-@dataclass(frozen=True)
-class _Reported:
-    """The figure that a run is judged by.
-
-    Attributes:
-        what: its name and where it is measured.
-        value: the figure.
-        less: whether less of it is better.
-    """
-
-    what: str
-    value: float
-    less: bool = False
+_Pair = tuple[_Run, _Run]
 
 
 def compare_runs(a: Path, b: Path) -> list[Section]:
@@ -122,42 +101,25 @@ def compare_runs(a: Path, b: Path) -> list[Section]:
             f"{runs[0].file} is a record of {runs[0].kind}, {runs[1].file} one of {runs[1].kind}: compare two runs of "
             "one kind"
         )
-    curves = _curves(runs)
     sections = [
-        _summary(runs),
-        Section("Settings that differ", (_differences("Settings that differ", "setting", runs, _settings),)),
+        Section("Summary", tuple(_summary(runs))),
+        _differences("Settings that differ", "setting", runs, _settings),
         Section("Results", tuple(_results(runs))),
         Section("Cost", (_cost(runs),)),
-        Section("Training curves", tuple(curves)),
-        Section("Versions and machines", (_differences("Versions and machines", "what", runs, _origin),)),
+        Section("Training curves", tuple(_curves(runs))),
+        _differences("Versions and machines", "what", runs, _origin),
         Section("Commands", tuple(_commands(runs))),
     ]
     return [section for section in sections if section.blocks]
 
 
 def comparison_markdown(sections: Sequence[Section]) -> str:
-    """Write a comparison for a terminal.
-
-    Args:
-        sections: of `compare_runs`.
-
-    Returns:
-        Markdown, without the charts; their first and last values stand in a table.
-    """
+    """Return a comparison for a terminal: without the charts, whose first and last values stand in a table."""
     return markdown_page(TITLE, sections)
 
 
 def write_comparison(a: Path, b: Path, output: Path) -> None:
-    """Write `compare.md` and `compare.html`.
-
-    Args:
-        a: as for `compare_runs`.
-        b: as for `compare_runs`.
-        output: the directory.
-
-    Raises:
-        UserError: as `compare_runs`, or if the directory cannot be written.
-    """
+    """Compare two runs and write `compare.md` and `compare.html`; errors are those of `compare_runs`."""
     write_page(TITLE, compare_runs(a, b), output, name="compare")
 
 
@@ -181,57 +143,48 @@ def _read(letter: str, path: Path) -> _Run:
 # The summary
 
 
-def _summary(runs: tuple[_Run, _Run]) -> Section:
-    blocks: list[Block] = [Text(_verdict(runs), strong=True)]
-    blocks.append(
-        Table(
-            "Runs",
-            ("", "kind", "model", "seed"),
-            tuple(
-                (
-                    run.label,
-                    str(run.record["kind"]),
-                    shown(run.part("model").get("name") or "-"),
-                    _text(run.record.get("seed")),
-                )
-                for run in runs
-            ),
+def _summary(runs: _Pair) -> Iterator[Block]:
+    yield Text(_verdict(runs), strong=True)
+    rows = (
+        (
+            run.label,
+            str(run.record["kind"]),
+            shown(run.part("model").get("name") or "-"),
+            _text(run.record.get("seed")),
         )
+        for run in runs
     )
+    yield Table("Runs", ("", "kind", "model", "seed"), tuple(rows))
     if _identity(runs[0]) != _identity(runs[1]):
-        blocks.append(
-            Text("The runs were measured on different data, so their figures are of different texts.")
-        )
-    blocks.append(Text("One run each: seeds alone may make a difference as large."))
-    return Section("Summary", tuple(blocks))
+        yield Text("The runs were measured on different data, so their figures are of different texts.")
+    yield Text("One run each: seeds alone may make a difference as large.")
 
 
-def _verdict(runs: tuple[_Run, _Run]) -> str:
-    one, other = (_reported(run) for run in runs)
+def _verdict(runs: _Pair) -> str:
+    (what, one), (other_what, other) = (_reported(run) for run in runs)
     if one is None or other is None:
         missing = " and ".join(
-            run.letter for run, figure in zip(runs, (one, other), strict=True) if figure is None
+            run.letter for run, value in zip(runs, (one, other), strict=True) if value is None
         )
         return f"No verdict: {missing} has no reported figure."
-    if one.what != other.what:
-        return f"No verdict: A reports {one.what}, B {other.what}."
-    figures = f"{one.what} {_text(one.value)} of A, {_text(other.value)} of B"
-    if _text(one.value) == _text(other.value):
+    if what != other_what:
+        return f"No verdict: A reports {what}, B {other_what}."
+    figures = f"{what} {_text(one)} of A, {_text(other)} of B"
+    if _text(one) == _text(other):
         return f"Equal as far as shown: {figures}."
-    better = runs[(other.value > one.value) != one.less]
-    return f"{better.letter} ({better.name}) is better: {figures} ({_signed(other.value - one.value)})."
+    better = runs[(other > one) != (runs[0].record.get("metric") in LOWER_IS_BETTER)]
+    return f"{better.letter} ({better.name}) is better: {figures} ({_gap(one, other)})."
 
 
-def _reported(run: _Run) -> _Reported | None:
+def _reported(run: _Run) -> tuple[str, float | None]:
+    """Return the figure that a run is judged by, after its name and where it was measured."""
     if run.kind == "distillation":
-        value = _number(_end(run).get("mlm_accuracy"))
-        return None if value is None else _Reported("masked-token accuracy on held-out text", value)
-    split, metric, score = (run.record.get(name) for name in ("split", "metric", "score"))
-    value = _number(score)
-    if not (isinstance(split, str) and isinstance(metric, str)) or value is None:
-        return None
+        return "masked-token accuracy on held-out text", finite(_end(run).get("mlm_accuracy"))
+    split, metric = run.record.get("split"), run.record.get("metric")
+    if not (isinstance(split, str) and isinstance(metric, str)):
+        return "", None
     what = f"{metric.replace('_', ' ')} of {run.record.get('task')} on {split}"
-    return _Reported(shown(what, 100), value, metric in LOWER_IS_BETTER)
+    return shown(what, 100), run.figure("score")
 
 
 def _identity(run: _Run) -> object:
@@ -285,85 +238,85 @@ def _origin(run: _Run) -> dict[str, str]:
     return {shown(name): _text(value) for name, value in found.items()}
 
 
-def _differences(title: str, what: str, runs: tuple[_Run, _Run], read: Any) -> Block:  # noqa: ANN401
+def _differences(title: str, what: str, runs: _Pair, read: Callable[[_Run], dict[str, str]]) -> Section:
     one, other = (read(run) for run in runs)
     rows = tuple(
         (name, one.get(name, "-"), other.get(name, "-"))
         for name in dict.fromkeys((*one, *other))
         if one.get(name) != other.get(name)
     )
-    return Table(title, (what, *(run.label for run in runs)), rows) if rows else Text("None.")
+    return Section(title, (Table(title, (what, *_labels(runs)), rows) if rows else Text("None."),))
+
+
+def _labels(runs: _Pair, *whens: str) -> list[str]:
+    """Return headings: the runs, or each at some times."""
+    return [f"{run.label}{f', {when}' if when else ''}" for run in runs for when in whens or ("",)]
 
 
 # Results and cost
 
 
-def _results(runs: tuple[_Run, _Run]) -> Iterator[Table]:
+def _results(runs: _Pair) -> Iterator[Table]:
     if runs[0].kind == "distillation":
         yield _held_out(runs)
         return
-    splits = [run.record.get("split") for run in runs]
-    named = dict.fromkeys(
-        [
-            *(split for split in splits if isinstance(split, str)),
-            *runs[0].part("metrics"),
-            *runs[1].part("metrics"),
-        ]
-    )
-    for split in named:
-        one, other = (_numbers(run.part("metrics").get(split)) for run in runs)
+    reported = [split for run in runs if isinstance(split := run.record.get("split"), str)]
+    for split in dict.fromkeys([*reported, *runs[0].part("metrics"), *runs[1].part("metrics")]):
+        figures = [figures_of(run.part("metrics").get(split)) for run in runs]
         first = [run.record.get("metric") for run in runs if run.record.get("split") == split]
-        names = dict.fromkeys([*(name for name in first if name in one or name in other), *one, *other])
-        rows = tuple(
-            (shown(name), _text(one.get(name)), _text(other.get(name)), _gap(one.get(name), other.get(name)))
-            for name in names
-        )
-        if rows:
-            yield Table(shown(split), ("figure", *(run.label for run in runs), "B - A"), rows)
+        if rows := _rows(figures, [name for name in first if isinstance(name, str)]):
+            yield Table(shown(split), ("figure", *_labels(runs), "B - A"), rows)
 
 
-def _held_out(runs: tuple[_Run, _Run]) -> Table:
-    columns = [
-        (_numbers(run.part("metrics").get("student_start")), _numbers(run.part("metrics").get("student_end")))
-        for run in runs
-    ]
-    names = dict.fromkeys(name for pair in columns for part in pair for name in part)
-    first = [name for name in names if name == "mlm_accuracy"]
+def _rows(
+    figures: Sequence[Mapping[str, float]], first: Sequence[str] = (), prefix: str = ""
+) -> tuple[tuple[str, ...], ...]:
+    """Return a row per name: the figures of each column, and how far the second run's last is above the first's.
+
+    With more columns than runs, those of a run follow each other, and a later one counts before an earlier.
+    """
+    named = dict.fromkeys(name for column in figures for name in column)
     rows = []
-    for name in dict.fromkeys([*first, *names]):
-        values = [part.get(name) for pair in columns for part in pair]
-        last = [after if after is not None else before for before, after in (values[:2], values[2:])]
-        rows.append((shown(name), *map(_text, values), _gap(*last)))
-    teachers = [_numbers(run.part("metrics").get("teacher")) for run in runs]
-    for name in dict.fromkeys(name for figures in teachers for name in figures):
-        one, other = (figures.get(name) for figures in teachers)
-        rows.append((f"teacher: {shown(name)}", "-", _text(one), "-", _text(other), _gap(one, other)))
-    heads = (f"{run.label}, {when}" for run in runs for when in ("before", "after"))
-    return Table("Held-out text", ("figure", *heads, "B - A"), tuple(rows))
+    for name in dict.fromkeys([*(name for name in first if name in named), *named]):
+        values = [column.get(name) for column in figures]
+        half = len(values) // 2
+        one, other = (
+            next((value for value in reversed(part) if value is not None), None)
+            for part in (values[:half], values[half:])
+        )
+        rows.append((prefix + shown(name), *map(_text, values), _gap(one, other)))
+    return tuple(rows)
 
 
-def _cost(runs: tuple[_Run, _Run]) -> Table:
+def _held_out(runs: _Pair) -> Table:
+    whens = ("student_start", "student_end")
+    students = [figures_of(run.part("metrics").get(when)) for run in runs for when in whens]
+    rows = _rows(students, ["mlm_accuracy"])
+    # A teacher does not change: it stands where its student is afterwards.
+    teachers = [side for run in runs for side in ({}, figures_of(run.part("metrics").get("teacher")))]
+    rows += _rows(teachers, prefix="teacher: ")
+    return Table("Held-out text", ("figure", *_labels(runs, "before", "after"), "B - A"), rows)
+
+
+def _cost(runs: _Pair) -> Table:
     a, b = runs
-    rows = [(name, a.figure(path), b.figure(path)) for name, path in _COST.items()]
-    rows.append(("rows per second", _rows_per_second(a), _rows_per_second(b)))
+    pairs = {name: (a.figure(path), b.figure(path)) for name, path in _COST.items()}
+    pairs["rows per second"] = _rows_per_second(a), _rows_per_second(b)
     if a.kind == "evaluation":
-        rows.append(("seconds", a.figure("wall_seconds"), b.figure("wall_seconds")))
-    return Table(
-        "Cost",
-        ("what", *(run.label for run in runs), "B / A"),
-        tuple(
-            (name, _amount(one), _amount(other), f"{other / one:.2f}" if one and other is not None else "-")
-            for name, one, other in rows
-            if one is not None or other is not None
-        ),
+        pairs["seconds"] = a.figure("wall_seconds"), b.figure("wall_seconds")
+    rows = tuple(
+        (name, _amount(one), _amount(other), f"{other / one:.2f}" if one and other is not None else "-")
+        for name, (one, other) in pairs.items()
+        if one is not None or other is not None
     )
+    return Table("Cost", ("what", *_labels(runs), "B / A"), rows)
 
 
 def _rows_per_second(run: _Run) -> float | None:
     if run.kind == "evaluation":
-        rows, seconds = sum(_numbers(run.record.get("rows")).values()), run.figure("wall_seconds")
+        rows, seconds = sum(figures_of(run.record.get("rows")).values()), run.figure("wall_seconds")
     else:
-        rows = _number(flat_settings(run.part("recipe")).get("tuning.batch_size")) or 0.0
+        rows = finite(flat_settings(run.part("recipe")).get("tuning.batch_size")) or 0.0
         seconds = run.figure("training.seconds_per_step")
     return rows / seconds if rows and seconds else None
 
@@ -371,7 +324,7 @@ def _rows_per_second(run: _Run) -> float | None:
 # Curves and commands
 
 
-def _curves(runs: tuple[_Run, _Run]) -> Iterator[Block]:
+def _curves(runs: _Pair) -> Iterator[Block]:
     logs = [run.file.parent / "log.jsonl" for run in runs]
     read = [(read_curves(log), held_out_curves(log)) if is_run_file(log) else ({}, {}) for log in logs]
     charts, rows = [], []
@@ -386,8 +339,7 @@ def _curves(runs: tuple[_Run, _Run]) -> Iterator[Block]:
             charts.append(LineChart(title, "optimiser steps", name.replace("_", " "), series))
             rows.append((title, *(text for _, points in lines for text in _ends(points))))
     if rows:
-        heads = (f"{run.label}, {when}" for run in runs for when in ("first", "last"))
-        yield Table("First and last figures", ("curve", *heads), tuple(rows))
+        yield Table("First and last figures", ("curve", *_labels(runs, "first", "last")), tuple(rows))
     yield from charts
 
 
@@ -403,26 +355,6 @@ def _commands(runs: Iterable[_Run]) -> Iterator[Listing]:
 
 
 # Figures
-
-
-def _numbers(values: object) -> dict[str, float]:
-    """Return the figures of an object by dotted names; lists, text and counts of masked tokens are left out."""
-    flat = flat_settings(values) if isinstance(values, dict) else {}
-    numbers = ((name, _number(value)) for name, value in flat.items())
-    return {
-        name: value
-        for name, value in numbers
-        if value is not None and not re.search(r"(^|\.)masked_tokens$", name)
-    }
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _text(value: object) -> str:
@@ -447,14 +379,14 @@ def _amount(value: float | None) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def _signed(value: float) -> str:
+def _gap(one: float | None, other: float | None) -> str:
+    """Return how far one figure is above another."""
+    if one is None or other is None:
+        return "-"
+    value = other - one
     if abs(value) < 1e-6:  # rounding
         return "0.0000"
     return f"{value:+.4f}" if 5e-4 <= abs(value) < 1e6 else f"{value:+.4g}"
-
-
-def _gap(one: float | None, other: float | None) -> str:
-    return "-" if one is None or other is None else _signed(other - one)
 
 
 __all__ = ["compare_runs", "comparison_markdown", "write_comparison"]

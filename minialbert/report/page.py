@@ -1,199 +1,89 @@
-"""A report as one HTML file that needs no network: blocks become markup, style and script travel inside it."""
+"""A report as one HTML file that needs no network: a template shows the blocks, style and script travel inside it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from typing import Any
 
-from minialbert.report.blocks import AttentionMaps, Block, LineChart, Listing, ScatterChart, Section, Text
-from minialbert.report.charts import line_chart, scatter_chart
-from minialbert.report.html_markup import Anchors, clean, escaped, json_script, scrolled
-from minialbert.report.html_tables import table_html
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-_SIDES = ("teacher", "student")
+from minialbert.errors import MissingExtraError
+from minialbert.report.blocks import AttentionMaps, Block, LineChart, ScatterChart, Section
+from minialbert.report.charts import Charts, placeable, stem, thinned
+from minialbert.report.tables import Difference, Table, Value, clean, number, show
+from minialbert.runs.records import Cell
 
-
-def attention_maps(block: AttentionMaps) -> str:
-    """Write the maps of some runs.
-
-    Args:
-        block: the maps.
-
-    Returns:
-        Markup with the data; equal maps, such as those of one teacher, are in it once.
-    """
-    pool: dict[str, int] = {}
-    runs = [_run(name, content, pool) for name, content in block.runs.items()]
-    if not runs:
-        return (
-            f'<figure class="maps"><figcaption>{escaped(block.title)}</figcaption>'
-            '<p class="missing">nothing recorded</p></figure>'
-        )
-    data = json_script({"runs": runs, "maps": list(pool)})
-    pickers = "".join(
-        f'<label class="pick">{name} <select data-pick="{key}"></select></label>'
-        for key, name in (
-            ("run", "Run"),
-            ("sentence", "Sentence"),
-            ("iteration", "Iteration"),
-            ("head", "Head"),
-        )
-        if key != "run" or len(runs) > 1
-    )
-    maps = "".join(
-        f'<div class="map" data-side="{side}"{hidden}><p class="map-title"></p><div class="map-area">'
-        '<svg role="application" aria-roledescription="attention map" tabindex="0"></svg></div></div>'
-        for side, hidden in (("teacher", ""), ("student", ""), ("difference", " hidden"))
-    )
-    return (
-        f'<figure class="maps"><figcaption>{escaped(block.title)}</figcaption>{data}'
-        '<noscript><p class="missing">The attention maps are drawn by a script, which is switched off here.</p>'
-        '</noscript><div class="map-app" hidden>'
-        f'<div class="pickers">{pickers}<label class="pick"><input type="checkbox" data-pick="difference"> '
-        "show difference</label></div>"
-        f'<p class="overlap"></p><div class="map-pair">{maps}</div>'
-        '<output class="reading"></output>'
-        '<div class="scale"><svg aria-hidden="true"></svg><span>Attention from a row’s token to a column’s, 0 to 1; '
-        "the colour follows the square root, so that small values can be told apart.</span></div>"
-        "</div></figure>"
-    )
-
-
-def _run(name: str, content: Mapping[str, Any], pool: dict[str, int]) -> dict[str, Any]:
-    return {
-        "name": clean(name),
-        **{side: clean(content[side]) for side in _SIDES},
-        "layers": content["layer_map"],
-        "heads": [content[f"{side}_heads"] for side in _SIDES],
-        "sentences": [
-            {
-                "text": clean(sentence["text"]),
-                "tokens": [clean(token) for token in sentence["tokens"]],
-                **{side: [pool.setdefault(text, len(pool)) for text in sentence[side]] for side in _SIDES},
-            }
-            for sentence in content["sentences"]
-        ],
-    }
+TABLE_ROWS = 60  # of a chart's values; many series would bury the reader, and swell the page
+_NOTHING = ("", "-", "–", "N/A")
+_VERDICTS = ("held", "reversed", "undecided", "unfinished")
+# Text that is a number all the same: "+1.2", "98 %", "4,096", "4.6M", "-0.4 (-1.2, +0.4)".
+_NUMBER = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)([KkMG]| ?%)?(?:\s*[±\[(].*)?")
+_SIZES = {"K": 1e3, "k": 1e3, "M": 1e6, "G": 1e9}
+# A duration: minutes and seconds, with hours before them where there are some: "0:40", "1:05:00".
+_DURATION = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):([0-5]\d(?:\.\d+)?)")
 
 
 def html_page(
-    title: str, sections: Sequence[Section], *, summary: Sequence[Block] = (), footer: str = ""
+    title: str,
+    sections: Sequence[Section],
+    *,
+    summary: Sequence[Block] = (),
+    footer: str = "",
+    figures: dict[str, str] | None = None,
 ) -> str:
     """Write a report as one HTML file: the same blocks give the same file.
 
     The page opens from a disk and may load nothing: its content security policy allows only the style and the script
     in it, by their hashes. Text, charts and tables are there without the script, which adds sorting, choices and the
-    attention maps.
+    attention maps. Without matplotlib, each chart is a table of its values and a line that says why.
 
     Args:
         title: heading of the page.
         sections: its parts.
         summary: blocks below the heading.
         footer: a line at the end.
+        figures: gets each chart as an SVG file by its name.
 
     Returns:
         The file.
     """
+    view = _View(figures)
     style, script = _asset("page.css"), _asset("page.js")
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+    page = _template().render(
+        title=title,
+        summary=[view.block(block, title) for block in summary],
+        parts=view.parts(sections),
+        footer=footer,
+        style=style,
+        script=script,
+        policy=(
+            f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'"
+        ),
     )
-    anchors = Anchors()
-    # The script stands in the head, to set the theme before anything is painted.
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f"<title>{escaped(title)}</title>",
-        f"<style>{style}</style>",
-        f"<script>{script}</script>",
-        "</head>",
-        '<body id="top">',
-        '<a class="skip" href="#main">Skip to the content</a>',
-        "<header>",
-        f'<div class="head"><h1>{escaped(title)}</h1>'
-        '<button type="button" class="theme" hidden>Theme: auto</button></div>',
-        *(_block(block, title) for block in summary),
-        "</header>",
-    ]
-    named = [_Part(section, anchors) for section in sections]
-    parts += _contents(named)
-    parts += [
-        '<main id="main" tabindex="-1">',
-        *(line for part in named for line in part.lines(2)),
-        "</main>",
-    ]
-    if footer:
-        parts.append(f"<footer><p>{escaped(footer)}</p></footer>")
-    return "\n".join([*parts, "</body>", "</html>", ""])
+    return page.strip() + "\n"
 
 
-class _Part:
-    """A section and its anchor, which the contents and the heading share."""
-
-    def __init__(self, section: Section, anchors: Anchors) -> None:
-        self.section = section
-        self.anchor = anchors.new(section.title)
-        self.parts = [_Part(inner, anchors) for inner in section.sections]
-
-    def lines(self, level: int) -> list[str]:
-        heading = f"h{min(level, 6)}"
-        return [
-            f'<section id="{self.anchor}">',
-            f"<{heading}>{escaped(self.section.title)}</{heading}>",
-            *(_block(block, self.section.title) for block in self.section.blocks),
-            *(line for part in self.parts for line in part.lines(level + 1)),
-            "</section>",
-        ]
-
-    def entry(self) -> str:
-        inner = f"<ol>{''.join(part.entry() for part in self.parts)}</ol>" if self.parts else ""
-        return f'<li><a href="#{self.anchor}">{escaped(self.section.title)}</a>{inner}</li>'
-
-
-def _contents(parts: Sequence[_Part]) -> list[str]:
-    if not parts:
-        return []
-    # Open, so that it can be read without the script, which folds it on small screens.
-    return [
-        '<nav class="contents" aria-label="Contents"><details open><summary>Contents</summary>',
-        f"<ol>{''.join(part.entry() for part in parts)}</ol>",
-        "</details></nav>",
-    ]
-
-
-def _block(block: Block, heading: str) -> str:
-    if isinstance(block, Text):
-        kind = ' class="verdict"' if block.strong else ""
-        return f"<p{kind}>{escaped(block.text)}</p>"
-    if isinstance(block, Listing):
-        return _listing(block, heading)
-    if isinstance(block, LineChart):
-        return line_chart(block)
-    if isinstance(block, ScatterChart):
-        return scatter_chart(block)
-    if isinstance(block, AttentionMaps):
-        return attention_maps(block)
-    return table_html(block, heading)
-
-
-def _listing(block: Listing, heading: str) -> str:
-    # A first line end right after <pre> is not shown; one more keeps an empty first line.
-    lines = "\n".join(escaped(line) for line in block.lines)
-    text = scrolled(f"<pre>\n{lines}</pre>", block.title)
-    if block.folded:
-        return f'<details class="listing"><summary>{escaped(block.title)}</summary>{text}</details>'
-    if block.title == heading:
-        return f'<div class="listing">{text}</div>'
-    return f'<figure class="listing"><figcaption>{escaped(block.title)}</figcaption>{text}</figure>'
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("minialbert.report", "assets"),
+        autoescape=True,
+        # What is shown is escaped by Jinja; letters that cannot be shown are replaced here, once for all.
+        finalize=lambda value: clean(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html.j2")
 
 
 def _asset(name: str) -> str:
@@ -204,6 +94,197 @@ def _asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+class _View:
+    """Turns sections and blocks into what the template shows; anchors and looks are those of one page."""
+
+    def __init__(self, figures: dict[str, str] | None) -> None:
+        self._charts = Charts({} if figures is None else figures)
+        self._anchors = {"main", "top"}
+
+    def parts(self, sections: Iterable[Section]) -> list[dict[str, Any]]:
+        return [
+            {
+                "title": section.title,
+                "anchor": self._anchor(section.title),
+                "blocks": [self.block(block, section.title) for block in section.blocks],
+                "parts": self.parts(section.sections),
+            }
+            for section in sections
+        ]
+
+    def _anchor(self, title: str) -> str:
+        """Return an id of its own, made from the words of a heading so that links outlive a new report."""
+        found = stem(title, "part", self._anchors)
+        self._anchors.add(found)
+        return found
+
+    def block(self, block: Block, heading: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {"kind": type(block).__name__, "block": block, "heading": heading}
+        if isinstance(block, Table):
+            shown["grid"] = _table(block)
+        elif isinstance(block, LineChart | ScatterChart):
+            shown |= self._chart(placeable(block))
+        elif isinstance(block, AttentionMaps):
+            shown["data"] = _attention_data(block)
+        return shown
+
+    def _chart(self, chart: LineChart | ScatterChart) -> dict[str, Any]:
+        """Return the drawing and the values of a chart, or what is said in their place."""
+        shown: dict[str, Any] = {"kind": "Chart", "block": chart, "wide": isinstance(chart, ScatterChart)}
+        shown |= {"grid": None, "drawing": None, "missing": "nothing measured"}
+        if chart.series if isinstance(chart, LineChart) else chart.points:
+            shown |= {"grid": _values(chart), "missing": None}
+            try:
+                shown["drawing"] = self._charts.draw(chart)
+            except MissingExtraError as error:
+                shown["missing"] = str(error)
+        return shown
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A cell of a table as the page shows it: its text, the number that it is sorted by, the class of its badge."""
+
+    text: str
+    key: float | None = None
+    verdict: str = ""
+
+    @property
+    def missing(self) -> bool:
+        return self.key is None and self.text in _NOTHING
+
+    @property
+    def value(self) -> str:
+        key = self.key or 0.0
+        return str(int(key)) if key == int(key) and abs(key) < 1e15 else repr(key)
+
+
+def _values(chart: LineChart | ScatterChart) -> dict[str, Any]:
+    """Return the numbers of a chart as a table."""
+    if isinstance(chart, LineChart):
+        most = max(10, min(TABLE_ROWS, 10 * TABLE_ROWS // len(chart.series)))
+        heads: tuple[str, ...] = ("series", chart.x_label, chart.y_label)
+        rows = [
+            (_Shown(one.name), *map(_figure, one.points[at]))
+            for one in chart.series
+            for at in thinned(len(one.points), most)
+        ]
+    else:
+        heads = ("label", "group", chart.x_label, chart.y_label, "sd")
+        rows = [
+            (_Shown(one.label), _Shown(one.group), _figure(one.x), _figure(one.y), _figure(one.sd))
+            for one in chart.points
+        ]
+    return _grid(heads, rows)
+
+
+def _figure(value: float | None) -> _Shown:
+    return _Shown("-") if value is None or not math.isfinite(value) else _Shown(number(value), value)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    columns = [_column([row[index] for row in table.rows]) for index in range(len(table.columns))]
+    return _grid(table.columns, list(zip(*columns, strict=True)) if table.rows else [])
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[_Shown]]) -> dict[str, Any]:
+    """Return a table for the template; what matters first stands first.
+
+    A verdict follows the name of its row, wherever it stands among the columns. Columns without any value are left
+    out.
+    """
+    # Elsewhere, the same words are no verdict: a model may be called "held".
+    judged = {index for index, head in enumerate(heads) if head.strip().lower().startswith("verdict")}
+    kept = [index for index in range(len(heads)) if not rows or not all(row[index].missing for row in rows)]
+    kept = sorted({0, *kept} if heads else (), key=lambda index: (index > 0, index not in judged, index))
+    numeric = [
+        any(row[index].key is not None for row in rows)
+        and all(row[index].key is not None or row[index].missing for row in rows)
+        for index in range(len(heads))
+    ]
+    return {
+        "columns": [{"name": heads[index], "numeric": numeric[index]} for index in kept],
+        "rows": [
+            {
+                "paper": _from_paper(heads, row),
+                "cells": [_judged(row[index]) if index in judged else row[index] for index in kept],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _judged(one: _Shown) -> _Shown:
+    bare = one.text[1:-1] if one.text[:1] + one.text[-1:] in ("()", "[]") else one.text
+    kind = bare.removesuffix(", interim").removesuffix(" at this size")
+    if kind not in _VERDICTS:
+        return one
+    return replace(one, verdict=kind if bare == one.text else f"{kind} aside")
+
+
+def _from_paper(heads: Sequence[str], row: Sequence[_Shown]) -> bool:
+    """Tell whether a row is the paper's: by its name, or by what its column "source" says."""
+    sources = (one.text for head, one in zip(heads, row, strict=True) if head == "source")
+    return row[0].text.startswith("paper: ") or any(text.startswith("paper") for text in sources)
+
+
+def _column(values: Sequence[Value]) -> list[_Shown]:
+    texts = [value.strip() for value in values if isinstance(value, str) and value.strip() not in _NOTHING]
+    # One cell in words makes words of the others too: "1" beside "1 to 2" is no number. Nor do numbers and durations
+    # have an order.
+    read = next((one for one in (_number, _duration) if all(one(text) is not None for text in texts)), None)
+    return [_shown(value, read) for value in values]
+
+
+def _number(text: str) -> float | None:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    return round(float(match[1].replace(",", "")) * _SIZES.get(match[2], 1), 9)
+
+
+def _duration(text: str) -> float | None:
+    match = _DURATION.fullmatch(text)
+    return None if match is None else 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
+
+
+def _shown(value: Value, read: Callable[[str], float | None] | None) -> _Shown:
+    if isinstance(value, str):
+        return _Shown(value, None if read is None else read(value.strip()))
+    if value is None:
+        return _Shown(show(None))
+    if isinstance(value, Cell):
+        key = round(value.mean * (100 if value.percent else 1), 9)  # as shown, beside printed figures
+    else:
+        key = float(value.mean if isinstance(value, Difference) else value)
+    # What is no number, such as a diverged loss, is shown and sorted as missing.
+    return _Shown(show(value), key) if math.isfinite(key) else _Shown(show(None))
+
+
+def _attention_data(block: AttentionMaps) -> dict[str, Any]:
+    """Return the maps for the script; equal ones, such as those of one teacher, are in it once."""
+    pool: dict[str, int] = {}
+    return {"runs": [_attention(name, maps, pool) for name, maps in block.runs.items()], "maps": list(pool)}
+
+
+def _attention(name: str, maps: Mapping[str, Any], pool: dict[str, int]) -> dict[str, Any]:
+    sides = ("teacher", "student")
+    return {
+        "name": clean(name),
+        **{side: clean(maps[side]) for side in sides},
+        "layers": maps["layer_map"],
+        "heads": [maps[f"{side}_heads"] for side in sides],
+        "sentences": [
+            {
+                "text": clean(sentence["text"]),
+                "tokens": [clean(token) for token in sentence["tokens"]],
+                **{side: [pool.setdefault(text, len(pool)) for text in sentence[side]] for side in sides},
+            }
+            for sentence in maps["sentences"]
+        ],
+    }
 
 
 __all__ = ["html_page"]

@@ -1,4 +1,4 @@
-"""Sections about distillations: curves of every loss term, alignment by iteration, attention maps, recipes."""
+"""What the sections of a page are made of: curves and maps of distillations, plots of scores, what made the records."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 
 from minialbert.errors import UserError, shown
 from minialbert.method.attention_maps import read_attention_maps
-from minialbert.recipes.schema import without_places
+from minialbert.recipes.schema import flat_settings, without_places
 from minialbert.report.blocks import (
     AttentionMaps,
     Block,
@@ -31,9 +31,7 @@ from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.paper import PaperRow
 from minialbert.runs.packed import is_run_file, read_run_file
 
-# Of a page that shows many runs.
-_MOST_MAPS = 24
-
+_MOST_MAPS = 24  # of a page that shows many runs
 _TERMS = {
     "loss": "total loss",
     "loss_mlm": "masked-LM loss",
@@ -44,12 +42,41 @@ _TERMS = {
     "loss_relation": "relation loss",
     "loss_elastic": "elastic loss",
 }
+# Sentences of the headline: the unit of their figures, and where these stand in the metrics.
+_HEADLINES: tuple[tuple[str, float, *tuple[str, ...]], ...] = (
+    (
+        "Predicts {:.1f} % of the masked tokens of held-out text, {:.1f} % before its first step.",
+        100, "student_end.mlm_accuracy", "student_start.mlm_accuracy",
+    ),
+    (
+        "Tuned, it names the package of {:.1f} % of other texts; its teacher's features {:.1f} %, the commonest class "
+        "{:.1f} %.",
+        100, "packages.accuracy.student", "packages.accuracy.teacher_features", "packages.accuracy.majority",
+    ),
+    (
+        "Teacher {:.1f} MB, student {:.1f} MB, as an int8 file {:.1f} MB.",
+        1e-6, "bytes.teacher", "bytes.student", "export.bytes.student, ONNX Runtime int8",
+    ),
+)  # fmt: skip
+# Titles, and the labels of the axis.
 _HELD_OUT = {
-    "mlm_accuracy": "share of masked tokens predicted, held-out text",
-    "mlm_loss": "masked-LM loss, held-out text",
-    "output_kl": "KL of the output, held-out text",
+    "mlm_accuracy": ("share of masked tokens predicted, held-out text", "share"),
+    "mlm_loss": ("masked-LM loss, held-out text", "nats"),
+    "output_kl": ("KL of the output, held-out text", "nats"),
 }
-_NATS = "nats"
+_ALIGNED = {
+    "cosine": ("cosine of hidden states with the matched layer, held-out text", "cosine"),
+    "attention_kl": ("KL of attention rows from the matched layer, held-out text", "nats"),
+}
+_ENGINES = {
+    "torch-fp32": "PyTorch fp32",
+    "torch-bf16": "PyTorch bf16",
+    "torch-int8": "PyTorch int8",
+    "onnx-fp32": "ONNX Runtime fp32",
+    "onnx-int8": "ONNX Runtime int8",
+}
+_FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
+_HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path
 
 
 @dataclass(frozen=True)
@@ -67,145 +94,6 @@ class Distilled:
     record: Mapping[str, Any]
 
 
-def training_sections(runs: Sequence[Distilled]) -> list[Section]:
-    """Return what distillations looked like, where their logs and maps are at hand.
-
-    Args:
-        runs: the distillations.
-
-    Returns:
-        Sections with training curves, held-out curves, alignment by iteration, and attention maps; those that would be
-        empty are left out.
-
-    Raises:
-        UserError: if a log or a file of maps is broken.
-    """
-    sections = [
-        Section("Training curves", _losses(runs)),
-        Section("Held-out text during training", _held_out(runs)),
-        Section("Alignment by iteration", _alignment(runs)),
-        Section("Attention of teacher and student", _maps(runs)),
-    ]
-    return [section for section in sections if section.blocks]
-
-
-def recipe_listing(title: str, record: Mapping[str, Any]) -> Listing:
-    """Return the resolved recipe of a record as YAML, without what is not set.
-
-    Args:
-        title: whose it is.
-        record: the record.
-
-    Returns:
-        The listing.
-    """
-    text = yaml.safe_dump(
-        _set(without_places(record.get("recipe") or {})), sort_keys=False, allow_unicode=True, width=100
-    )
-    return Listing(title, tuple(text.splitlines()), language="yaml")
-
-
-def _set(values: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: _set(value) if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: value for key, value in kept.items() if value is not None and value != {}}
-
-
-def _losses(runs: Sequence[Distilled]) -> tuple[Block, ...]:
-    """Return a chart per loss term, but for those that are always 0: they have no weight."""
-    lines = _lines(runs, read_curves)
-    weighted = {
-        term: [line for line in found if any(value for _, value in line.points)]
-        for term, found in lines.items()
-    }
-    terms = [term for term in (*_TERMS, *sorted(lines.keys() - _TERMS.keys())) if weighted.get(term)]
-    return tuple(
-        LineChart(
-            _title(_TERMS.get(term, term)), "optimiser steps", "loss", tuple(weighted[term]), log_y=True
-        )
-        for term in terms
-    )
-
-
-def _held_out(runs: Sequence[Distilled]) -> tuple[Block, ...]:
-    lines = _lines(runs, held_out_curves)
-    return tuple(
-        LineChart(
-            _title(title), "optimiser steps", "share" if "share" in title else _NATS, tuple(lines[figure])
-        )
-        for figure, title in _HELD_OUT.items()
-        if figure in lines
-    )
-
-
-def _lines(runs: Sequence[Distilled], read: Callable[[Path], dict[str, Points]]) -> dict[str, list[Series]]:
-    """Return a line per run by the name of what was logged."""
-    lines: dict[str, list[Series]] = {}
-    for run in runs:
-        log = run.folder / "log.jsonl"
-        for name, points in read(log).items() if is_run_file(log) else ():
-            lines.setdefault(name, []).append(Series(run.name, points))
-    return lines
-
-
-def _alignment(runs: Sequence[Distilled]) -> tuple[Block, ...]:
-    charts = {
-        "cosine": "Cosine of hidden states with the matched layer",
-        "attention_kl": "KL of attention rows from the matched layer",
-    }
-    blocks = []
-    for figure, title in charts.items():
-        lines = []
-        for run in runs:
-            metrics = run.record.get("metrics") or {}
-            end = metrics.get("student_end") or metrics.get("student_start") or {}
-            points = sorted(
-                (float(found[1]), float(value))
-                for key, value in end.items()
-                if (found := re.fullmatch(rf"{figure}_(\d+)", key)) and isinstance(value, int | float)
-            )
-            if points:
-                lines.append(Series(run.name, tuple(points)))
-        if lines:
-            blocks.append(
-                LineChart(
-                    f"{title}, held-out text",
-                    "iteration",
-                    _NATS if "kl" in figure else "cosine",
-                    tuple(lines),
-                )
-            )
-    return tuple(blocks)
-
-
-def _maps(runs: Sequence[Distilled]) -> tuple[Block, ...]:
-    found = {run.name: run.folder / "attention.json" for run in runs}
-    found = {name: file for name, file in found.items() if is_run_file(file)}
-    shown = {name: read_attention_maps(found[name]) for name in list(found)[:_MOST_MAPS]}
-    if not shown:
-        return ()
-    left = list(found)[_MOST_MAPS:]
-    note = [Text(f"Maps of the first {_MOST_MAPS} runs; not of {', '.join(left)}.")] if left else []
-    return (*note, AttentionMaps("Attention maps", shown))
-
-
-def _title(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-__all__ = ["Distilled", "recipe_listing", "training_sections"]
-
-
-_ENGINES = {
-    "torch-fp32": "PyTorch fp32",
-    "torch-bf16": "PyTorch bf16",
-    "torch-int8": "PyTorch int8",
-    "onnx-fp32": "ONNX Runtime fp32",
-    "onnx-int8": "ONNX Runtime int8",
-}
-_MOST = 100.0  # every score is in percent
-_PARAMETERS = "parameters of the encoder, millions"
-
-
 @dataclass(frozen=True)
 class Bench:
     """Latencies that `minialbert bench` measured.
@@ -221,17 +109,128 @@ class Bench:
     milliseconds: Mapping[str, Mapping[str, float]]
 
 
+# Distillations
+
+
+def training_sections(runs: Sequence[Distilled]) -> list[Section]:
+    """Return what distillations looked like, where their logs and maps are at hand.
+
+    Sections with training curves, held-out curves, alignment by iteration, and attention maps; those that would be
+    empty are left out. A broken log or file of maps is a `UserError`.
+    """
+    sections = [
+        Section("Training curves", tuple(_losses(runs))),
+        Section("Held-out text during training", tuple(_held_out(runs))),
+        Section("Alignment by iteration", tuple(_alignment(runs))),
+        Section("Attention of teacher and student", tuple(_maps(runs))),
+    ]
+    return [section for section in sections if section.blocks]
+
+
+def recipe_listing(title: str, record: Mapping[str, Any]) -> Listing:
+    """Return the resolved recipe of a record as YAML, without what is not set."""
+    recipe = _set(without_places(record.get("recipe") or {}))
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
+    return Listing(title, tuple(text.splitlines()), language="yaml")
+
+
+def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: _set(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if value is not None and value != {}}
+
+
+def _losses(runs: Sequence[Distilled]) -> Iterator[Block]:
+    """Yield a chart per loss term, but for lines that are always 0: their term has no weight."""
+    found = _lines(runs, read_curves)
+    for term in (*_TERMS, *sorted(found.keys() - _TERMS.keys())):
+        weighted = [line for line in found.get(term, ()) if any(value for _, value in line.points)]
+        if weighted:
+            yield _chart(_TERMS.get(term, term), "loss", weighted, log_y=True)
+
+
+def _held_out(runs: Sequence[Distilled]) -> Iterator[Block]:
+    found = _lines(runs, held_out_curves)
+    for figure, (title, unit) in _HELD_OUT.items():
+        if figure in found:
+            yield _chart(title, unit, found[figure])
+
+
+def _chart(title: str, unit: str, lines: Sequence[Series], *, log_y: bool = False) -> LineChart:
+    return LineChart(title[:1].upper() + title[1:], "optimiser steps", unit, tuple(lines), log_y)
+
+
+def _lines(runs: Sequence[Distilled], read: Callable[[Path], dict[str, Points]]) -> dict[str, list[Series]]:
+    """Return a line per run by the name of what was logged."""
+    lines: dict[str, list[Series]] = {}
+    for run in runs:
+        log = run.folder / "log.jsonl"
+        for name, points in read(log).items() if is_run_file(log) else ():
+            lines.setdefault(name, []).append(Series(run.name, points))
+    return lines
+
+
+def _alignment(runs: Sequence[Distilled]) -> Iterator[Block]:
+    for figure, (title, unit) in _ALIGNED.items():
+        lines = []
+        for run in runs:
+            metrics = run.record.get("metrics") or {}
+            end = metrics.get("student_end") or metrics.get("student_start") or {}
+            points = sorted(
+                (float(found[1]), float(value))
+                for key, value in end.items()
+                if (found := re.fullmatch(rf"{figure}_(\d+)", key)) and isinstance(value, int | float)
+            )
+            if points:
+                lines.append(Series(run.name, tuple(points)))
+        if lines:
+            yield replace(_chart(title, unit, lines), x_label="iteration")
+
+
+def _maps(runs: Sequence[Distilled]) -> Iterator[Block]:
+    files = {run.name: run.folder / "attention.json" for run in runs}
+    files = {name: file for name, file in files.items() if is_run_file(file)}
+    first, left = list(files)[:_MOST_MAPS], list(files)[_MOST_MAPS:]
+    if left:
+        yield Text(f"Maps of the first {_MOST_MAPS} runs; not of {', '.join(left)}.")
+    if first:
+        yield AttentionMaps("Attention maps", {name: read_attention_maps(files[name]) for name in first})
+
+
+def headline(run: Distilled) -> str:
+    """Return in words what a distillation came to, and the demo's tuning and export; empty if none was measured."""
+    told = figures_of(run.record.get("metrics"))
+    sentences = []
+    for sentence, scale, *names in _HEADLINES:
+        values = [told[name] for name in names if name in told]
+        if len(values) == len(names):
+            sentences.append(sentence.format(*(scale * value for value in values)))
+    return " ".join([f"{run.name}:", *sentences]) if sentences else ""
+
+
+def figures_of(values: object) -> dict[str, float]:
+    """Return the figures of an object by dotted names; lists, text and counts of masked tokens are left out."""
+    flat = flat_settings(values) if isinstance(values, dict) else {}
+    found = {name: one for name, value in flat.items() if (one := finite(value)) is not None}
+    return {name: one for name, one in found.items() if name.rpartition(".")[2] != "masked_tokens"}
+
+
+def finite(value: object) -> float | None:
+    """Return a finite number as it is, and None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+# Size and latency against score
+
+
 def read_bench(file: Path) -> Bench:
-    """Read the latencies of a benchmark's record, at batch 1 and 128 tokens or the length nearest to it.
+    """Return the latencies of a benchmark's record, at batch 1 and 128 tokens or the length nearest to it.
 
-    Args:
-        file: a `result.json` of `minialbert bench`.
-
-    Returns:
-        The latencies.
-
-    Raises:
-        UserError: if it is no such record.
+    What is no record of `minialbert bench` is a `UserError`.
     """
     try:
         record = json.loads(read_run_file(file))
@@ -252,19 +251,17 @@ def read_bench(file: Path) -> Bench:
     return Bench(file, length, medians)
 
 
+def _positive(value: Any) -> float:  # noqa: ANN401 - from a file
+    number = float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(f"a median of {value} s")
+    return number
+
+
 def size_chart(title: str, points: Sequence[Point], what: str) -> ScatterChart:
-    """Return a plot of size against score.
-
-    Args:
-        title: what it shows.
-        points: models; x in parameters.
-        what: the score, in percent.
-
-    Returns:
-        The plot, with the parameters in millions.
-    """
-    shown = tuple(Point(one.label, one.x / 1e6, one.y, one.sd, one.group) for one in points)
-    return ScatterChart(title, _PARAMETERS, what, shown, log_x=True, y_most=_MOST)
+    """Return a plot of size, by the number of parameters, against score in percent."""
+    millions = tuple(replace(one, x=one.x / 1e6) for one in points)
+    return _scatter(title, "parameters of the encoder, millions", what, millions, log_x=True)
 
 
 def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str) -> list[ScatterChart]:
@@ -280,30 +277,20 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
     """
     charts = []
     for bench in benches:
+        place = f" ({bench.file.parent.name})" if len(benches) > 1 else ""
         for engine, name in _ENGINES.items():
             medians = bench.milliseconds.get(engine, {})
-            found = [
-                Point(one.label, medians[one.label], one.y, one.sd, one.group)
-                for one in points
-                if one.label in medians
-            ]
+            found = tuple(replace(one, x=medians[one.label]) for one in points if one.label in medians)
             if found:
                 label = f"ms per text of {bench.length} tokens, batch 1, {name}"
-                title = f"Latency against score, {name}" + (
-                    f" ({bench.file.parent.name})" if len(benches) > 1 else ""
-                )
-                charts.append(ScatterChart(title, label, what, tuple(found), y_most=_MOST))
+                charts.append(_scatter(f"Latency against score, {name}{place}", label, what, found))
     return charts
 
 
 def paper_chart(rows: Sequence[PaperRow]) -> ScatterChart:
-    """Return a plot of the paper's own rows.
+    """Return a plot of the rows of one of the paper's tables.
 
-    Args:
-        rows: of its Table 1 or 2.
-
-    Returns:
-        The plot; rows that tune adapters alone print those parameters only, and are left out.
+    Rows that tune adapters alone print those parameters only, and are left out.
     """
     points = []
     for row in rows:
@@ -312,39 +299,20 @@ def paper_chart(rows: Sequence[PaperRow]) -> ScatterChart:
             group = "students of the paper" if "Mini" in row.model else "others"
             points.append(Point(row.label, float(size[1]), float(row.average), None, group))
     title = f"The paper's {rows[0].source}: size against score"
-    return ScatterChart(
-        title,
-        "parameters, millions, as printed",
-        "average, %, as printed",
-        tuple(points),
-        log_x=True,
-        y_most=_MOST,
+    return _scatter(
+        title, "parameters, millions, as printed", "average, %, as printed", tuple(points), log_x=True
     )
 
 
-def _positive(value: Any) -> float:  # noqa: ANN401 - from a file
-    number = float(value)
-    if not math.isfinite(number) or number <= 0:
-        raise ValueError(f"a median of {value} s")
-    return number
+def _scatter(title: str, x: str, y: str, points: tuple[Point, ...], *, log_x: bool = False) -> ScatterChart:
+    return ScatterChart(title, x, y, points, log_x, y_most=100.0)  # every score is in percent
 
 
-__all__ = ["Bench", "latency_charts", "paper_chart", "read_bench", "size_chart"]
-
-
-_FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
-_HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path
+# What made the records: commands without the paths of a machine, versions, machines
 
 
 def command_lines(commands: Iterable[str]) -> tuple[str, ...]:
-    """Return commands with placeholders for paths and seeds, each once.
-
-    Args:
-        commands: as records have them.
-
-    Returns:
-        A line per command, with its seeds in a comment.
-    """
+    """Return commands with placeholders for paths and seeds, each once, with its seeds in a comment."""
     found: dict[str, set[str]] = {}
     for one in commands:
         command, seeds = without_paths(one)
@@ -357,36 +325,29 @@ def command_lines(commands: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_paths(command: str) -> tuple[str, list[str]]:
-    """Put placeholders for a command's paths and its seed.
-
-    Args:
-        command: as a record has it.
-
-    Returns:
-        The command, and the values that stood for the seed.
-    """
+    """Return a recorded command with placeholders for its paths and its seed, and the values of the seed."""
     plain = " ".join("".join(letter if letter.isprintable() else " " for letter in command).split())
     try:
         words = shlex.split(plain)
     except ValueError:  # a quote that is not closed
         words = plain.split()
     seeds: list[str] = []
-    shown: list[str] = []
+    told: list[str] = []
     option = ""
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if number == 0:
-            shown.append(Path(word).name)
+            told.append(Path(word).name)
         elif equals and re.fullmatch(r"-{0,2}[\w.-]+", name):
-            shown.append(f"{name}={_placeholder(value, name, seeds)}")
+            told.append(f"{name}={_placeholder(value, name, seeds)}")
         elif word.startswith("-"):
-            shown.append(word)
+            told.append(word)
             option = word
             continue
         else:
-            shown.append(_placeholder(word, option, seeds))
+            told.append(_placeholder(word, option, seeds))
         option = ""
-    return shlex.join(shown), seeds
+    return shlex.join(told), seeds
 
 
 def _placeholder(value: str, option: str, seeds: list[str]) -> str:
@@ -406,14 +367,7 @@ def _is_path(value: str, option: str) -> bool:
 
 
 def made_with(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return versions, commits and machines of records.
-
-    Args:
-        records: the records.
-
-    Returns:
-        A line per package, one for the commits, one per machine.
-    """
+    """Return versions, commits and machines of records: a line per package, one for commits, one per machine."""
     versions: dict[str, set[str]] = {}
     commits: set[str] = set()
     machines: set[str] = set()
@@ -430,4 +384,7 @@ def made_with(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(shown(line, 200) for line in lines)
 
 
-__all__ = ["command_lines", "made_with", "without_paths"]
+__all__ = [
+    "Bench", "Distilled", "command_lines", "figures_of", "finite", "headline", "latency_charts", "made_with",
+    "paper_chart", "read_bench", "recipe_listing", "size_chart", "training_sections", "without_paths",
+]  # fmt: skip

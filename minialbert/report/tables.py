@@ -28,8 +28,12 @@ class Difference:
 
 
 Value = str | int | Decimal | Cell | Difference | None
+_GLUE = {column.task for column in published.GLUE_COLUMNS}
+_NER = {column.task for column in published.NER_COLUMNS}
 Groups = Mapping[tuple[Row, str], Sequence[Record]]
 
+# Controls, line separators, lone surrogates, and marks that would turn the text after them around.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _MARKUP = re.compile(r"([\\`*_\[\]|#~$])")
 
 
@@ -102,6 +106,19 @@ def escape(text: str) -> str:
     return line.replace("://", ":\\//").replace("www.", "www\\.")  # no link that nobody asked for
 
 
+def clean(text: str) -> str:
+    """Return text in which letters that UTF-8 or a browser cannot show are replaced by U+FFFD."""
+    return _UNSEEN.sub("\ufffd", text)
+
+
+def number(value: float) -> str:
+    """Return a number of a chart for a reader: four significant digits, and large numbers whole."""
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    # From here on, four digits round up to five, which "g" would write as 1e+04.
+    return f"{value:.0f}" if 9999.5 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def show(value: Value) -> str:
     """Write a value for a reader.
 
@@ -126,102 +143,50 @@ def show(value: Value) -> str:
     return str(value)
 
 
+# Tables of records. Records of one row and task that have no common mean are a `UserError`; where nothing was measured,
+# a table has no rows.
+
+
 def glue_table(records: Iterable[Record], *, paper: bool = True) -> Table:
-    """Tabulate GLUE in the form of the paper's Table 1.
-
-    Args:
-        records: fine-tuning records; those of other tasks, or with a task teacher, are passed over.
-        paper: add the paper's rows.
-
-    Returns:
-        The table; without rows where nothing was measured.
-
-    Raises:
-        UserError: if records of one row and task have no common mean.
-    """
-    tasks = {column.task for column in published.GLUE_COLUMNS}
-    kept = [record for record in records if record.task in tasks and record.problem != "token"]
-    table = _paper_table("GLUE", kept, published.GLUE_COLUMNS, published.glue_rows() if paper else ())
-    if not (paper and table.rows):
-        return table
+    """Return GLUE in the form of the paper's Table 1, with the paper's rows where asked for."""
+    kept = [record for record in records if record.task in _GLUE and record.problem != "token"]
     notes = (
         "Paper rows: GLUE development sets. The paper names no metrics; accuracy, Matthews correlation for CoLA, F1 "
         "for QQP and MRPC and a mean of both correlations for STS-B fit its values.",
         "DistilBERT_base, ALBERT_6 and ALBERT_12 are the paper's own, trained on MiniALBERT's data and steps.",
     )
-    return Table(table.title, table.columns, table.rows, table.notes + notes)
+    return _paper_table("GLUE", kept, published.GLUE_COLUMNS, published.glue_rows() if paper else (), notes)
 
 
 def ner_table(records: Iterable[Record], *, paper: bool = True) -> Table:
-    """Tabulate biomedical NER in the form of the paper's Table 2: entity F1 by word, in percent.
-
-    Args:
-        records: fine-tuning records; those of other tasks, or with a task teacher, are passed over.
-        paper: add the paper's rows.
-
-    Returns:
-        The table; without rows where nothing was measured.
-
-    Raises:
-        UserError: if records of one row and task have no common mean.
-    """
-    tasks = {column.task for column in published.NER_COLUMNS}
-    kept = [record for record in records if record.task in tasks and record.problem == "token"]
-    table = _paper_table("Biomedical NER", kept, published.NER_COLUMNS, published.ner_rows() if paper else ())
-    if not (paper and table.rows):
-        return table
+    """Return biomedical NER in the form of the paper's Table 2: entity F1 by word, in percent."""
+    kept = [record for record in records if record.task in _NER and record.problem == "token"]
     notes = (
         "Paper rows: test sets. The paper's release scores word pieces, the measured rows words; the sub-word F1 is "
         "in the table of entities.",
     )
-    return Table(table.title, table.columns, table.rows, table.notes + notes)
+    rows = published.ner_rows() if paper else ()
+    return _paper_table("Biomedical NER", kept, published.NER_COLUMNS, rows, notes)
 
 
 def other_table(records: Iterable[Record]) -> Table:
-    """Tabulate a user's own tasks, a column each.
-
-    Args:
-        records: fine-tuning records; those of the paper's tasks, or with a task teacher, are passed over.
-
-    Returns:
-        The table; without rows where nothing was measured.
-
-    Raises:
-        UserError: if records of one row and task have no common mean.
-    """
-    kept = [record for record in records if record.row.teacher is None and not _has_paper_column(record)]
+    """Return a user's own tasks, a column each."""
+    kept = [
+        record
+        for record in records
+        if record.row.teacher is None and record.task not in (_NER if record.problem == "token" else _GLUE)
+    ]
     return _task_table("Other tasks", kept)
 
 
 def distillation_table(records: Iterable[Record]) -> Table:
-    """Tabulate what was tuned with a task teacher: another protocol than the paper's, so a table of its own.
-
-    Args:
-        records: fine-tuning records; those without a teacher are passed over.
-
-    Returns:
-        The table; without rows where nothing was measured.
-
-    Raises:
-        UserError: if records of one row and task have no common mean.
-    """
-    return _task_table(
-        "Task-specific distillation", [record for record in records if record.row.teacher is not None]
-    )
+    """Return what was tuned with a task teacher: another protocol than the paper's, so a table of its own."""
+    kept = [record for record in records if record.row.teacher is not None]
+    return _task_table("Task-specific distillation", kept)
 
 
 def entity_table(records: Iterable[Record]) -> Table:
-    """Tabulate precision, recall and F1 of every token task, over all entities and by type.
-
-    Args:
-        records: fine-tuning records; those of other problems are passed over.
-
-    Returns:
-        The table; without rows where nothing was measured.
-
-    Raises:
-        UserError: if records of one row and task have no common mean.
-    """
+    """Return precision, recall and F1 of every token task, over all entities and by type."""
     groups = group(record for record in records if record.problem == "token")
     rows: list[tuple[Value, ...]] = []
     for (row, task), members in groups.items():
@@ -241,7 +206,11 @@ def entity_table(records: Iterable[Record]) -> Table:
 
 
 def _paper_table(
-    title: str, records: Sequence[Record], columns: Sequence[Column], paper_rows: Sequence[PaperRow]
+    title: str,
+    records: Sequence[Record],
+    columns: Sequence[Column],
+    paper_rows: Sequence[PaperRow],
+    paper_notes: Sequence[str],
 ) -> Table:
     groups = group(record for record in records if record.row.teacher is None)
     measured = {row: _cells(groups, row, columns) for row in _rows(groups)}
@@ -276,6 +245,7 @@ def _paper_table(
             f"Paper rows: {paper_rows[0].source} of {published.SOURCE}, as printed. Its #params of adapter-tuned rows "
             "are the trained ones, so they stand under trainable."
         )
+        notes += paper_notes
     return Table(title, (*headings, *(["mean of shown"] if partial else [])), tuple(rows), tuple(notes))
 
 
@@ -295,20 +265,12 @@ def _task_table(title: str, records: Sequence[Record]) -> Table:
     groups = group(records)
     tasks = sorted({task for _, task in groups})
     known = [column for column in published.GLUE_COLUMNS + published.NER_COLUMNS if column.task in tasks]
-    columns = known + [Column(task, task) for task in tasks if known_task(task) not in _PAPER_TASKS]
+    columns = known + [Column(task, task) for task in tasks if known_task(task) not in _GLUE | _NER]
     rows = tuple(
         (row.label, *_parameters(groups, row), *_cells(groups, row, columns)) for row in _rows(groups)
     )
     headings = ("model", "#params", "trainable", *(column.label for column in columns))
     return Table(title, headings, rows, tuple(_notes(groups, columns)))
-
-
-_PAPER_TASKS = {column.task for column in published.GLUE_COLUMNS + published.NER_COLUMNS}
-
-
-def _has_paper_column(record: Record) -> bool:
-    named = published.NER_COLUMNS if record.problem == "token" else published.GLUE_COLUMNS
-    return record.task in {column.task for column in named}
 
 
 def _rows(groups: Groups) -> list[Row]:

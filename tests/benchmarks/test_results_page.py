@@ -52,7 +52,8 @@ def test_pages_and_tables_are_those_of_the_records(script):
     ],
 )
 def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, folder, record, key, table):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    for part in ("pages", "quality"):
+        monkeypatch.syspath_prepend(ROOT / "benchmarks" / part)
     home = ROOT / "results" / folder
     made = importlib.import_module(name).table(json.loads((home / record).read_text(encoding="utf-8"))[key])
     assert made == (home / table).read_text(encoding="utf-8")
@@ -69,7 +70,8 @@ def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, fold
     ],
 )
 def test_the_pages_of_tuning_are_those_of_their_records(monkeypatch, name, folder):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    for part in ("pages", "quality"):
+        monkeypatch.syspath_prepend(ROOT / "benchmarks" / part)
     monkeypatch.chdir(ROOT)
     made = importlib.import_module(name).page()
     assert made == (ROOT / "results" / folder / "README.md").read_text(encoding="utf-8")

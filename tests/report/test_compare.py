@@ -326,7 +326,7 @@ def test_command_line(call, refuse, tmp_path, tunings):
     status, out, _ = call("report", "--compare", *tunings, "--output", tmp_path / "out")
     assert status == 0
     assert out.startswith("comparison in ") and out.count("\n") == 1
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.html", "figures"}
     assert "give either records and run directories, or --compare" in refuse("report")
     assert "give either records and run directories, or --compare" in refuse(
         "report", tunings[0], "--compare", *tunings

@@ -23,10 +23,8 @@ from minialbert.report.blocks import (
     Series,
     Text,
 )
-from minialbert.report.charts import Box, axis, figure, log_ticks, nice_ticks, place_labels, thinned
-from minialbert.report.html_markup import Anchors, clean
 from minialbert.report.page import html_page
-from minialbert.report.tables import Difference, Table
+from minialbert.report.tables import Difference, Table, clean
 from minialbert.runs.records import Cell
 
 HOSTILE = (
@@ -94,7 +92,7 @@ def maps(text: str = "a b", **changes: object) -> dict[str, object]:
 
 def sections(text: str = "words") -> list[Section]:
     """Return one block of each kind, every text of which is `text`."""
-    series = tuple(Series(name, ((0.0, 2.0), (1.0, 1.0)), run) for name in (text, "b") for run in (text, "r"))
+    series = tuple(Series(name, ((0.0, 2.0), (1.0, 1.0))) for name in (text, "b"))
     points = (Point(text, 1.0, 2.0, 0.5, text), Point("b", 2.0, 3.0, None, "g"))
     blocks = (
         Text(text),
@@ -191,8 +189,9 @@ def test_structure():
 
 
 def test_anchors_are_unique():
-    anchors = Anchors()
-    assert [anchors.new(title) for title in ("Main", "GLUE, dev", "glue dev", "…", "±")] == [
+    titles = ("Main", "GLUE, dev", "glue dev", "…", "±")
+    page = Page(html_page("t", [Section(title, ()) for title in titles]))
+    assert [found["id"] for found in page.all("section")] == [
         "main-2", "glue-dev", "glue-dev-2", "part", "part-2"
     ]  # fmt: skip
 
@@ -234,6 +233,16 @@ def test_rows_of_the_paper_are_marked():
     assert [found.get("class") for found in page.all("tr")] == [None, "paper", None, "paper"]
 
 
+def test_a_verdict_stands_second_and_a_column_without_values_is_left_out():
+    columns, rows = ("a", "b", "without", "verdict"), (("x", "y", None, "held"), ("z", "w", "-", "reversed"))
+    page = cells(Table("T", columns, rows))
+    assert page.texts["button"][1:] == ["a", "verdict", "b"]  # after the button of the theme
+    assert (page.texts["th"], page.texts["td"]) == (["x", "z"], ["y", "w"])
+    assert len(page.all("td")) == 4
+    nothing = cells(Table("T", ("a", "b"), ((None, None),)))
+    assert (nothing.texts["th"], nothing.all("td")) == (["-"], [])
+
+
 BADGES = {
     "held": "held", "reversed": "reversed", "undecided at this size": "undecided", "(unfinished)": "unfinished aside",
     "reversed, interim": "reversed", "(held, interim)": "held aside",
@@ -264,174 +273,12 @@ def test_durations_and_sizes_are_numbers_and_words_are_not(column, keys):
     assert {found.get("class") for found in page.all("td")} == {"number" if any(keys) else None}
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 10, [0, 2, 4, 6, 8, 10]), (0.13, 0.87, [0.2, 0.4, 0.6, 0.8]), (-3, 4, [-2, 0, 2, 4]),
-        (0, 45_000, [0, 10_000, 20_000, 30_000, 40_000]), (0.0, 0.3, [0.0, 0.1, 0.2, 0.3]),
-        (98.2, 99.1, [98.2, 98.4, 98.6, 98.8, 99.0]),
-    ],
-)  # fmt: skip
-def test_ticks_are_round(low, high, ticks):
-    assert nice_ticks(low, high) == ticks
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (1, 100, [1, 2, 5, 10, 20, 50, 100]), (0.3, 7, [0.5, 1, 2, 5]), (30, 60, [30, 40, 50, 60]),
-        (1e-6, 10, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10]),
-    ],
-)  # fmt: skip
-def test_ticks_of_a_logarithmic_axis(low, high, ticks):
-    assert log_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_places_on_an_axis():
-    linear = axis([1, 9], 0, 100, whole=True)
-    assert (linear.low, linear.high, linear.place(5)) == (0, 10, 50)
-    log = axis([1, 100], 300, 100, log=True)
-    assert [log.place(value) for value in (1, 10, 100)] == pytest.approx([300, 200, 100])
-    assert axis([0, 3e6], 0, 1, whole=True).labels() == ["0", "1M", "2M", "3M"]
-
-
-@pytest.mark.parametrize(
-    ("values", "low", "high"),
-    [([80], 32, 100), ([100], 40, 100), ([60, 80], 58, 82), ([60, 99], 56.1, 100), ([90, 101], 88.9, 101)],
-)
-def test_an_axis_of_percents_ends_at_100(values, low, high):
-    found = axis(values, 0, 1, margin=0.1, most=100)
-    assert (found.low, found.high) == pytest.approx((low, high))
-
-
-@pytest.mark.parametrize("values", [[3.0], [0.0], [-2.0], [1e99, -1e99], [5e-324, 0.0], [1e16, 1e16 + 2]])
-@pytest.mark.parametrize("log", [False, True])
-def test_an_axis_of_odd_values_holds_them(values, log):
-    if log and min(values) <= 1e-99:
-        values = [1.0]
-    found = axis(values, 0, 100, log=log, whole=True)
-    assert found.ticks
-    assert all(-1e-6 <= found.place(value) <= 100 + 1e-6 for value in [*values, *found.ticks])
-
-
-@pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (6, 5), (1000, 80), (81, 80), (3, 2)])
-def test_thinning_keeps_first_and_last(count, most):
-    kept = thinned(count, most)
-    assert (kept[0], kept[-1], len(kept)) == (0, count - 1, min(count, most))
-    assert kept == sorted(set(kept))
-    gaps = {later - earlier for earlier, later in zip(kept, kept[1:], strict=False)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_numbers_of_a_chart():
-    assert [figure(one) for one in (3.0, 0.12345, 12345.6, -2.5, 1e-7, 0.0, 9999.7, -9999.5, 9999.4)] == [
-        "3", "0.1235", "12346", "-2.5", "1e-07", "0", "10000", "-10000", "9999"
-    ]  # fmt: skip
-
-
-def test_whole_numbers_get_whole_ticks():
-    for values, ticks in (((1, 2), "12"), ((2,), "123"), ((1, 3), "123"), ((1.5, 2.5), ["1.6", "1.8"])):
-        page = chart(Series("a", tuple((float(x), 0.0) for x in values)))
-        assert re.findall(r'dy="\.9em"[^>]*>([^<]*)<', page)[: len(ticks)] == list(ticks)
-
-
-def chart(*series: Series, **changes: bool) -> str:
-    return html_page("t", [Section("s", (LineChart("Loss", "step", "nats", series, **changes),))])
-
-
-def test_a_long_line_is_thinned():
-    page = chart(Series("a", tuple((float(step), 1.0 / (step + 1)) for step in range(5000))))
-    line = Page(page).all("polyline")[0]["points"].split(" ")
-    assert len(line) == 400
-    circles = Page(page).all("circle")
-    assert len(circles) == 80
-    assert line[0] == f"{circles[0]['cx']},{circles[0]['cy']}"
-    assert line[-1] == f"{circles[-1]['cx']},{circles[-1]['cy']}"
-    figures = [float(found["data-value"]) for found in Page(page).all("td")]
-    assert len(figures) == 2 * 60
-    assert (figures[0], figures[-2]) == (0, 4999)
-    assert Page(page).all("svg", role="img")[0]["aria-label"] == "Loss: a from 1 to 0.0002"
-
-
-@pytest.mark.parametrize(("log", "kept"), [(False, ["0", "2", "4"]), (True, ["2"])])
-def test_points_without_a_place_are_left_out(log, kept):
-    values = (0.0, math.nan, 5.0, math.inf, -1.0)
-    page = Page(chart(Series("a", tuple((float(x), y) for x, y in enumerate(values))), log_y=log))
-    assert [found["data-value"] for found in page.all("td")][::2] == kept
-    assert "nan" not in page.all("polyline")[0]["points"]
-
-
 def test_a_table_without_rows_and_a_chart_without_points_say_so():
     assert "nothing measured" in cells(Table("T", ("a", "b"), ())).texts["td"]
-    page = Page(chart(Series("a", ((0.0, math.nan),))))
+    chart = LineChart("Loss", "step", "nats", (Series("a", ((0.0, math.nan),)),))
+    page = Page(html_page("t", [Section("s", (chart,))]))
     assert "nothing measured" in page.texts["p"]
-    assert not page.all("polyline")
-
-
-@pytest.mark.parametrize("by_run", [False, True])
-def test_series_differ_in_colour_dash_and_mark(by_run):
-    names = [("s", f"r{at}") if by_run else (f"s{at}", "") for at in range(23)]
-    page = Page(chart(*(Series(name, ((0.0, 1.0), (1.0, 1.0)), run) for name, run in names)))
-    groups = [found["class"] for found in page.all("g") if "series" in (found["class"] or "")]
-    assert groups[:8] == [f"series c{index} d{index}" for index in range(8)]
-    shapes = [found["d"].split("m", 1)[1].split("M")[0] for found in page.all("path", **{"class": "mark"})]
-    swatches = [found["class"] for found in page.all("svg") if "swatch" in found["class"]]
-    legend, drawn = zip(swatches, shapes[:23], strict=True), zip(groups, shapes[23:], strict=True)
-    looks = [(kind.removeprefix("series "), shape) for kind, shape in drawn]
-    assert len(set(looks)) == 23
-    assert [(kind.removeprefix("swatch "), shape) for kind, shape in legend] == looks
-    assert len(page.all("select")) == by_run and page.all("ul", **{"class": "legend many"})
-
-
-def test_runs_can_be_picked_and_differ_in_dash():
-    points = ((0.0, 1.0), (1.0, 2.0))
-    page = Page(chart(*(Series(name, points, run) for name in ("x", "y") for run in ("p", "q"))))
-    groups = [found for found in page.all("g") if "series" in (found["class"] or "")]
-    assert [(one["class"], one["data-key"], one["data-run"]) for one in groups] == [
-        (f"series c{key} d{run}", str(key), str(run)) for key in (0, 1) for run in (0, 1)
-    ]
-    assert page.texts["option"] == ["all", "p", "q"]
-    assert len(page.all("button", **{"aria-pressed": "true"})) == 2
-    many = chart(*(Series(name, points, f"r{at}") for name in "xy" for at in range(31)))
-    found = re.findall(r'class="series ([^"]*)".*?class="mark" d="M[\d.]+ [\d.]+(m.*?z)M', many)
-    assert len(found) == len(set(found)) == 62
-
-
-def test_points_of_a_scatter_chart():
-    big, none = Point("big", 1e8, 80.0, None, "paper"), Point("none", 0.0, 1.0)
-    points = (Point("small", 1e6, 70.0, 2.0, "measured"), big, none)
-    page = Page(html_page("t", [Section("s", (ScatterChart("S", "size", "score", points, log_x=True),))]))
-    assert [found.get("data-key") for found in page.all("g")[1:]] == ["0", "1"]
-    assert len(page.all("path", **{"class": "bar"})) == 1
-    assert {"small: 1000000, 70 ± 2", "big: 100000000, 80"} <= set(page.texts["title"])
-    assert [found.get("data-value") for found in page.all("td")] == [
-        None, "1000000", "70", "2", None, "100000000", "80", None
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "spots"),
-    [
-        ("student-384", [(100.0 + 14 * step, 200.0 + 9 * (step % 3)) for step in range(8)]),
-        ("23", [(300.0, 200.0)] * 23), ("23", [(4 + step / 4, 396.0 - 7 * step % 23) for step in range(23)]),
-    ],
-)  # fmt: skip
-def test_labels_keep_clear_of_each_other(text, spots):
-    bounds = Box(0, 0, 600, 400)
-    labels = place_labels([text] * len(spots), spots, [], bounds, anywhere=text == "23")
-    boxes = [label.box() for label in labels]
-    assert all(one.shared(bounds) == pytest.approx(one.area) for one in boxes)
-    assert sum(one.shared(other) for at, one in enumerate(boxes) for other in boxes[:at]) == 0
-
-
-def test_points_without_room_for_names_are_numbered():
-    crowd = tuple(Point(f"a rather long name {at}", 1.0, 1.0) for at in range(15))
-    apart = tuple(Point(f"m{at}", float(at), float(at)) for at in range(16))
-    for points, numbered in ((crowd[:2], False), (crowd, True), (apart[:15], False), (apart, True)):
-        page = Page(html_page("t", [Section("s", (ScatterChart("S", "x", "y", points),))]))
-        numbers = [str(number) for number in range(1, len(points) + 1)]
-        assert page.texts.get("b", []) == (numbers if numbered else [])
-        assert {*page.texts["text"]} >= {*(numbers if numbered else [one.label for one in points])}
+    assert not page.all("svg")
 
 
 def test_equal_maps_are_stored_once():

@@ -22,7 +22,6 @@ from minialbert.report.blocks import (
     Series,
     Text,
 )
-from minialbert.report.charts import Box
 from minialbert.report.page import html_page
 from minialbert.report.tables import Table
 from minialbert.runs.records import Cell
@@ -75,9 +74,7 @@ def page() -> str:
     )
     wide = tuple((f"row {index} {LONG}", *(Cell(0.5, 0.1, 3, ()) for _ in range(12))) for index in range(3))
     lines = tuple(
-        Series(name, tuple((float(x), 1.0 / (x + 1)) for x in range(30)), run)
-        for name in ("loss", "KL", LONG)
-        for run in ("p", "q")
+        Series(name, tuple((float(x), 1.0 / (x + 1)) for x in range(30))) for name in ("loss", "KL", LONG)
     )
     points = tuple(Point(f"model {index} {LONG}", 10.0**index, 70.0 + index, 1.0, "g") for index in range(5))
     maps = AttentionMaps("Maps", {"one": attention("one", 102), "two": attention("two", 153)})
@@ -89,7 +86,11 @@ def page() -> str:
             Section("Wide", (Table("Wide", ("row", *map(str, range(12))), wide),), (Section("Inner", ()),)),
             Section(
                 "Charts",
-                (LineChart("Lines", "step", "nats", lines), ScatterChart("S", "x", "y", points, True)),
+                (
+                    LineChart("Lines", "step", "nats", lines),
+                    LineChart("More", "step", "nats", lines[1:], log_y=True),
+                    ScatterChart("S", "x", "y", points, True),
+                ),
             ),
             Section("Maps", (maps, unequal)),
             Section("Commands", (Listing("Commands", (LONG, "b"), folded=False), Listing("More", (LONG,)))),
@@ -196,8 +197,8 @@ def test_the_console_would_tell(chromium, tmp_path):
 
 
 def test_numbers_sort_by_value_and_missing_ones_come_last(reader):
-    button = reader.all("#tables .sort")[1]
-    head = reader.all("#tables thead th")[1]
+    button = reader.all("#tables .sort")[2]
+    head = reader.all("#tables thead th")[2]
     assert head.get_attribute("aria-sort") is None
     button.click()
     assert (reader.rows(), head.get_attribute("aria-sort")) == (["b9", "b10", "c", "a"], "ascending")
@@ -213,30 +214,47 @@ def test_words_sort_by_keyboard(reader):
     assert reader.rows() == ["a", "b9", "b10", "c"]
     reader.press(" ")
     assert reader.rows() == ["c", "b10", "b9", "a"]
-    reader.all("#tables .sort")[1].click()
+    reader.all("#tables .sort")[2].click()
     sorted_heads = [head for head in reader.all("#tables thead th") if head.get_attribute("aria-sort")]
     assert [head.text for head in sorted_heads] == ["score"]
 
 
-def test_the_legend_hides_a_series_and_a_run_is_picked(reader):
-    def seen() -> list[tuple[str, str]]:
-        groups = reader.all("figure:has(polyline) .series")
+def test_the_legend_hides_a_series_in_all_charts(reader):
+    def seen() -> list[list[str]]:
+        charts = reader.ask("document.querySelectorAll('.chart:not(.scatter)').length")
         return [
-            (group.get_attribute("data-key"), group.get_attribute("data-run"))
-            for group in groups
-            if group.value_of_css_property("display") != "none"
+            reader.ask(
+                f"""[...document.querySelectorAll('.chart:not(.scatter)')[{at}].querySelectorAll('.series')]
+                .filter((one) => getComputedStyle(one).display != 'none').map((one) => one.dataset.key)"""
+            )
+            for at in range(charts)
         ]
 
-    everything = seen()
-    assert len(everything) == 6
-    button = reader.one("figure:has(polyline) .legend button")
+    def pressed(key: str) -> set[str]:
+        return {one.get_attribute("aria-pressed") for one in reader.all(f'.legend [data-key="{key}"]')}
+
+    assert seen() == [["0", "1", "2"], ["1", "2"]]
+    button = reader.one('.legend [data-key="1"]')
     button.click()
-    assert button.get_attribute("aria-pressed") == "false"
-    assert seen() == [one for one in everything if one[0] != "0"]
-    reader.one('figure:has(polyline) option[value="1"]').click()
-    assert seen() == [("1", "1"), ("2", "1")]
+    assert (seen(), pressed("1"), pressed("2")) == ([["0", "2"], ["2"]], {"false"}, {"true"})
+    # What hides a series takes its mark along, but not that of a series whose mark has the same shape.
+    assert reader.ask("document.querySelector('.series[data-key=\"2\"] use').getBBox().width") > 0
     button.click()
-    assert seen() == [("0", "1"), ("1", "1"), ("2", "1")]
+    assert (seen(), pressed("1")) == ([["0", "1", "2"], ["1", "2"]], {"true"})
+
+
+def test_a_chart_takes_its_colours_from_the_theme(reader):
+    def colours() -> list[str]:
+        return reader.ask("""[...document.querySelectorAll('.series > path, .series use, .chart text, .swatch *')]
+            .map((one) => getComputedStyle(one)).map((one) => one.stroke + one.fill)""")
+
+    light = colours()
+    size(reader.browser, 1400, 900, dark=True)
+    dark = colours()
+    assert "rgb(88, 96, 112)" in "".join(light) and "rgb(163, 171, 184)" in "".join(dark)  # muted
+    assert "rgb(0, 105, 180)" in "".join(light) and "rgb(88, 177, 245)" in "".join(dark)  # the first series
+    assert not any("rgb(0, 0, 0)" in one for one in light + dark)
+    assert all(one != other for one, other in zip(light, dark, strict=True))
 
 
 def test_maps_follow_what_is_picked(reader):
@@ -294,19 +312,10 @@ def test_the_overlap_is_the_one_of_python(chromium, tmp_path, heads):
     )
 
 
-def test_a_long_legend_and_crowded_points(chromium, tmp_path):
+def test_a_long_legend(chromium, tmp_path):
     lines = tuple(Series(f"run {at}", ((1.0, at), (2.0, at + 1.0))) for at in range(23))
-    points = tuple(Point(f"model {at}", 1 + at / 1000, 1 + (at * 7 % 23) / 50) for at in range(23))
-    blocks = (
-        LineChart("L", "iteration", "y", lines),
-        ScatterChart("S", "x", "y", (*points, Point("far", 2, 3))),
-    )
-    file = tmp_path / "many.html"
-    file.write_text(html_page("t", [Section("s", blocks)]), encoding="utf-8")
-    size(chromium, 1400, 900)
-    chromium.get(file.as_uri())
-    reader = Reader(chromium)
-    shown = "document.querySelectorAll('.series:has(polyline):not([hidden])').length"
+    reader = opened(chromium, tmp_path, LineChart("L", "iteration", "y", lines))
+    shown = "document.querySelectorAll('.series:not([hidden])').length"
     everything, none = reader.all(".choices button")
     none.click()
     assert reader.ask(shown) == 0
@@ -320,12 +329,39 @@ def test_a_long_legend_and_crowded_points(chromium, tmp_path):
     assert set(reader.ask("[...document.querySelectorAll('.legend button')].map((b) => b.ariaPressed)")) == {
         "false"
     }
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(f"model {at}", 1 + at / 1000, 1 + (at * 7 % 23) / 50) for at in range(23)] + [("far", 2, 3)],
+        [("student-384", 100.0 + 14 * step, 200.0 + 9 * (step % 3)) for step in range(8)],
+        [("a name for each", 300.0, 200.0)] * 23,
+        [("another name", 4 + step / 4, 396.0 - 7 * step % 23) for step in range(23)],
+    ],
+)
+def test_labels_keep_clear_of_each_other(chromium, tmp_path, points):
+    chart = ScatterChart("S", "x", "y", tuple(Point(*one) for one in points))
+    reader = opened(chromium, tmp_path, chart)
     # By the letters as they are drawn, not as they were estimated.
-    boxes = reader.ask("""[...document.querySelectorAll('.scatter .series text')]
+    boxes = reader.ask("""[...document.querySelectorAll('.scatter .label text')]
         .map((one) => one.getBBox()).map((box) => [box.x, box.y, box.x + box.width, box.y + box.height])""")
-    assert len(boxes) == 24
-    drawn = [Box(*box) for box in boxes]
-    assert sum(one.shared(other) for at, one in enumerate(drawn) for other in drawn[:at]) == 0
+    assert len(boxes) == len(points)
+    assert all(
+        left >= 0 and top >= 0 and right <= 722 and bottom <= 420 for left, top, right, bottom in boxes
+    )
+    for at, one in enumerate(boxes):
+        for other in boxes[:at]:
+            apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+            assert apart, (one, other)
+
+
+def opened(browser: webdriver.Chrome, folder: Path, *blocks: LineChart | ScatterChart) -> Reader:
+    file = folder / "charts.html"
+    file.write_text(html_page("t", [Section("s", blocks)]), encoding="utf-8")
+    size(browser, 1400, 900)
+    browser.get(file.as_uri())
+    return Reader(browser)
 
 
 def test_the_difference_is_shown_on_demand(reader):
@@ -463,7 +499,7 @@ def test_everything_but_the_maps_is_there_without_the_script(reader):
         assert not reader.one(".theme").is_displayed()
         assert reader.one("#tables table").is_displayed()
         assert not reader.one("#tables .sort").is_enabled()
-        assert len([line for line in reader.all("polyline") if line.is_displayed()]) == 6
+        assert len([line for line in reader.all(".series > path") if line.is_displayed()]) == 5
         assert reader.one(".scatter").is_displayed()
         assert not reader.one(".map-app").is_displayed()
         assert "script" in reader.one("noscript").text

@@ -12,7 +12,7 @@ from minialbert.errors import UserError
 from minialbert.method.attention_maps import write_attention_maps
 from minialbert.report import write_report
 from minialbert.report.blocks import AttentionMaps, LineChart
-from minialbert.report.sections import Distilled, recipe_listing, training_sections
+from minialbert.report.sections import Distilled, headline, recipe_listing, training_sections
 
 
 def lines(*records):
@@ -115,9 +115,28 @@ def test_a_recipe_is_shown_without_what_is_not_set(run):
     }
 
 
+def test_the_headline_tells_what_was_measured(run):
+    one = run(name="100%")
+    assert headline(one) == (
+        "100%: Predicts 20.0 % of the masked tokens of held-out text, 10.0 % before its first step."
+    )
+    metrics = {
+        "packages": {"accuracy": {"student": 0.77, "teacher_features": 0.849, "majority": 0.187}},
+        "bytes": {"teacher": 90_261_504, "student": 23_639_616},
+        "export": {"bytes": {"student, ONNX Runtime int8": 6_352_356}},
+    }
+    assert headline(Distilled("demo", one.folder, {"metrics": metrics})) == (
+        "demo: Tuned, it names the package of 77.0 % of other texts; its teacher's features 84.9 %, the commonest "
+        "class 18.7 %. Teacher 90.3 MB, student 23.6 MB, as an int8 file 6.4 MB."
+    )
+    for nothing in ({}, {"metrics": None}, {"metrics": {"student_end": {"mlm_accuracy": "high"}}}):
+        assert headline(Distilled("x", one.folder, nothing)) == ""
+
+
 def test_a_distillation_alone_has_a_page(run, tmp_path):
     run()
     page = write_report([tmp_path / "runs"], tmp_path / "report")
+    assert page.startswith("# Results\n\n**small: Predicts 20.0 % of the masked tokens")
     assert "Fine-tunings: 0. Distillations: 1." in page
     assert "/home/me" not in page
     html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

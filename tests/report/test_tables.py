@@ -504,9 +504,14 @@ def test_a_report_has_the_tables_that_were_measured(runs, tmp_path):
     output = tmp_path / "report"
     output.mkdir()
     (output / "ner.csv").write_text("of an earlier report")
+    (output / "figures").mkdir()
+    for name in ("report-old.svg", "mine.svg"):
+        (output / "figures" / name).write_text("of an earlier report, and another's")
     page = write_report(paths, output)
     assert (output / "report.md").read_text() == page
-    assert sorted(file.name for file in output.iterdir()) == [
+    assert sorted(file.relative_to(output).as_posix() for file in output.rglob("*.*")) == [
+        "figures/mine.svg",
+        "figures/report-size-against-score-texts.svg",
         "glue.csv",
         "other.csv",
         "report.html",

@@ -120,39 +120,28 @@
 
   // --- charts
 
-  const setUpChart = (figure) => {
-    const lines = [...figure.querySelectorAll(".series")];
-    const buttons = [...figure.querySelectorAll(".legend button")];
-    const choices = figure.querySelector(".choices");
-    const picker = figure.querySelector("select");
-    const show = () => {
-      const off = new Set(buttons.filter((one) => one.ariaPressed === "false").map((one) => one.dataset.key));
-      for (const line of lines) {
-        const otherRun = picker && picker.value !== "" && line.dataset.run !== picker.value;
-        line.toggleAttribute("hidden", Boolean(otherRun) || off.has(line.dataset.key));
-      }
+  // A series has one key in all charts of the page: what is hidden in one is hidden in all.
+  const setUpCharts = () => {
+    const buttons = [...document.querySelectorAll(".legend button")];
+    const drawn = document.querySelectorAll(".chart [data-key]");
+    const off = new Set();
+    const show = (keys, wanted) => {
+      for (const key of keys) off[wanted ? "delete" : "add"](key);
+      for (const button of buttons) button.setAttribute("aria-pressed", String(!off.has(button.dataset.key)));
+      for (const one of drawn) one.toggleAttribute("hidden", off.has(one.dataset.key));
     };
     for (const button of buttons) {
       button.disabled = false;
-      button.addEventListener("click", () => {
-        button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") === "false"));
-        show();
-      });
+      button.addEventListener("click", () => show([button.dataset.key], off.has(button.dataset.key)));
     }
-    if (choices) {
+    for (const choices of document.querySelectorAll(".choices")) {
+      const own = [...choices.closest("figure").querySelectorAll(".legend button")].map((one) => one.dataset.key);
       choices.hidden = false;
       choices.addEventListener("click", (event) => {
         const wanted = event.target.dataset.show;
-        if (!wanted) return;
-        for (const button of buttons) button.setAttribute("aria-pressed", wanted);
-        show();
+        if (wanted) show(own, wanted === "true");
       });
     }
-    if (picker) {
-      picker.closest("label").hidden = false;
-      picker.addEventListener("change", show);
-    }
-    show(); // a browser that goes back to the page keeps what was picked
   };
 
   // --- attention maps
@@ -384,7 +373,7 @@
     setUpTheme(document.querySelector(".theme"));
     document.querySelectorAll(".contents").forEach(setUpContents);
     document.querySelectorAll("table").forEach(setUpTable);
-    document.querySelectorAll(".chart-block").forEach(setUpChart);
+    setUpCharts();
     document.querySelectorAll(".maps:has(.map-app)").forEach(setUpMaps);
   });
 })();

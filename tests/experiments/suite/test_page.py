@@ -155,6 +155,7 @@ def test_files(records, tmp_path, call):
     assert {file.name for file in output.iterdir()} == {
         "report.md",
         "report.html",
+        "figures",
         "claims.csv",
         "first.csv",
         "distillation.csv",
