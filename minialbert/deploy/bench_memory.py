@@ -1,13 +1,17 @@
-"""What a benchmark needs without torch: inputs, ONNX Runtime sessions, and as a script the peak memory of one engine.
+"""What runs a model in one engine: inputs, sessions, PyTorch's engines; and as a script, the engine's peak memory.
 
-The script is started by its path, so that nothing of the package, which needs torch, is imported for ONNX Runtime.
+The script is started by its path, so that nothing of the package, which needs torch, is imported for ONNX Runtime. For
+PyTorch's engines it imports what they need and no more, which would count too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Inputs = dict[str, NDArray[np.int64]]
+_BACKENDS = ("x86", "onednn", "fbgemm", "qnnpack")  # of torch's int8 kernels, best first
 _FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions
 
 
 def make_inputs(
     names: tuple[str, ...], vocabulary: int, padding: int | None, batch: int, length: int, seed: int = 0
 ) -> Inputs:
-    """Return inputs of random tokens without padding.
+    """Return inputs of random tokens without padding, int64 (batch, length) each.
 
-    Args:
-        names: which of `input_ids`, `attention_mask` and `token_type_ids` are wanted.
-        vocabulary: tokens to draw from.
-        padding: a token that is not drawn: RoBERTa's kin count positions by it.
-        batch: rows.
-        length: tokens per row.
-        seed: of the draw.
-
-    Returns:
-        int64 (batch, length) each.
+    The padding token is not drawn: RoBERTa's kin count positions by it.
     """
     tokens = np.setdiff1d(np.arange(vocabulary), [] if padding is None else [padding])
     shape = (batch, length)
@@ -51,13 +47,6 @@ def load_session(path: str | Path, threads: int) -> Any:
     By default a session's threads go on spinning after a run, for the next one, and would take the cores from
     whichever engine is timed next. `force_spinning_stop` ends that when a run returns; within a run they spin as
     they always do. (Without spinning altogether every operator would have to wake them.)
-
-    Args:
-        path: an ONNX file.
-        threads: threads of one run.
-
-    Returns:
-        The session.
     """
     import onnxruntime
 
@@ -66,6 +55,70 @@ def load_session(path: str | Path, threads: int) -> Any:
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def load_torch(path: str, engine: str, threads: int) -> Any:
+    """Return a classifier of a folder, in eval mode, as one of PyTorch's engines runs it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    import minialbert  # noqa: F401 - registers our models
+
+    torch.set_num_threads(threads)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    token = "TokenClassification" in config.architectures[0]
+    model_class: Any = AutoModelForTokenClassification if token else AutoModelForSequenceClassification
+    dtype = torch.bfloat16 if engine == "torch-bf16" else torch.float32
+    model = model_class.from_pretrained(path, dtype=dtype, trust_remote_code=False).eval()
+    return converted(model, engine, inplace=True)
+
+
+def torch_runner(module: Any, options: Mapping[str, Any]) -> Callable[[Inputs], object]:
+    """Return what runs a PyTorch model on inputs, with further arguments of its forward."""
+    import torch
+
+    def run(inputs: Inputs) -> object:
+        with torch.inference_mode():  # from_numpy copies nothing
+            return module(**{name: torch.from_numpy(values) for name, values in inputs.items()}, **options)
+
+    return run
+
+
+def quantized_backend() -> str | None:
+    """Return whose int8 kernels torch uses for `torch-int8`."""
+    import torch
+
+    supported = torch.backends.quantized.supported_engines
+    return next((backend for backend in _BACKENDS if backend in supported), None)
+
+
+def converted(model: Any, engine: str, *, inplace: bool = False) -> Any:
+    """Return a model as one of PyTorch's engines runs it; the model itself stays as it is, unless `inplace`."""
+    import torch
+    from torch import nn
+
+    if engine == "torch-fp32":
+        return model
+    if engine == "torch-bf16":
+        return (model if inplace else copy.deepcopy(model)).to(torch.bfloat16)
+    backend = quantized_backend()
+    if backend is None:
+        raise RuntimeError("this build of torch has no int8 kernels")
+    torch.backends.quantized.engine = backend
+    with quiet_about_quantization():
+        # Of torch itself as long as it is there: torchao, where it is moving to, is one more dependency.
+        from torch.ao.quantization import quantize_dynamic
+
+        return quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=inplace)
+
+
+@contextlib.contextmanager
+def quiet_about_quantization() -> Iterator[None]:
+    """Leave out torch's announcements that torch.ao.quantization and its storages are to go."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*(TypedStorage|quantiz).*")
+        yield
 
 
 def peak_bytes() -> int | None:
@@ -87,11 +140,8 @@ def _load(request: Mapping[str, Any]) -> Callable[[Inputs], object]:
     if request["engine"].startswith("onnx"):
         session = load_session(request["path"], request["threads"])
         return lambda inputs: session.run(None, inputs)
-    from minialbert.deploy.bench import load_torch, torch_runner
-
     module = load_torch(request["path"], request["engine"], request["threads"])
-    run = torch_runner(module, request["options"])
-    return lambda inputs: run(inputs)
+    return torch_runner(module, request["options"])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The model card of a hub folder: Markdown under YAML, made from a model's configuration and its run records alone."""
+"""The model card of a hub folder, from `card.md.j2`: made from a model's configuration and its run records alone."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from minialbert.data.glue import GLUE_TASKS
 from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result, look_up
-from minialbert.report.tables import Table, escape
+from minialbert.report.tables import escape
 from minialbert.runs.records import Cell
 
-PAPER_URL = "https://aclanthology.org/2023.eacl-main.83"
-CITATION = """@inproceedings{nouriborji-etal-2023-minialbert,
-    title = "{M}ini{ALBERT}: Model Distillation via Parameter-Efficient Recursive Transformers",
-    author = "Nouriborji, Mohammadmahdi and Rohanian, Omid and Kouchaki, Samaneh and Clifton, David A.",
-    booktitle = "Proceedings of the 17th Conference of the European Chapter of the Association for Computational \
-Linguistics",
-    month = may,
-    year = "2023",
-    pages = "1161--1173",
-    url = "https://aclanthology.org/2023.eacl-main.83",
-}"""
+_TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 # By architecture: its Auto class, its task on the hub, and what it is, for a reader.
 _HEADS = {
@@ -42,6 +32,7 @@ _HEADS = {
         "AutoModelForQuestionAnswering", "question-answering", "encoder with a head that marks the span of an answer",
     ),
 }  # fmt: skip
+ARCHITECTURES = tuple(_HEADS)
 # Ids of old that the hub still redirects, the only ones without an owner.
 _OWNERS = {
     "google-bert": (
@@ -71,14 +62,14 @@ _METRICS = {
     "f1_macro": ("f1", "F1, macro"),
     "f1_micro": ("f1", "F1, micro"),
 }
-_WEIGHTS = {
-    "mlm_weight": "masked LM",
-    "attention_weight": "attention",
-    "hidden_weight": "hidden states",
-    "output_weight": "output distribution",
-    "embedding_weight": "embeddings",
+# Of the objective's terms, for a reader; a term that is not among them is called as the objective calls it.
+_TERMS = {
+    "mlm": "masked LM",
+    "hidden": "hidden states",
+    "output": "output distribution",
+    "embedding": "embeddings",
 }
-_MOST_LABELS = 60
+_TASK_TYPES = {"token": "token-classification", "masked-lm": "fill-mask"}
 
 
 def model_card(
@@ -97,20 +88,41 @@ def model_card(
         Contents of `README.md`. A figure without a record is not in it, and neither is a local path.
     """
     title = repo_id.rpartition("/")[2] if repo_id else facts.name
-    parts = [
-        f"---\n{_front_matter(facts, evidence, license, language, title)}---\n",
-        f"# {escape(title)}\n",
-        _introduction(facts, evidence),
-        _architecture(facts),
-        _distillation(evidence.distillation),
-        _tuning(facts, evidence),
-        _results(evidence),
-        _usage(facts, repo_id or "OWNER/NAME"),
-        _limitations(facts, evidence),
-        f"## Citation\n\n```bibtex\n{CITATION}\n```\n",
-        _licence(license),
-    ]
-    return "\n".join(part for part in parts if part)
+    auto, pipeline, what = _HEADS[facts.architecture]
+    distilled, tuning, results = _distilled(evidence.distillation), evidence.tuning, evidence.results
+    tags = ["minialbert", *(["distillation"] if distilled else [])]
+    data = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=tags + (["sentence-transformers", "feature-extraction"] if facts.sentence_embeddings else []),
+        datasets=_hub_data_sets(distilled.get("sources", [])) or None,
+        base_model=hub_id(tuning.row.model if tuning is not None else distilled.get("teacher")),
+        eval_results=(index := _eval_results(results)) or None,
+        model_name=title if index else None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        text=escape,
+        shown=lambda name: escape(public_name(name)),
+        number="{:,}".format,
+        title=title,
+        name=repo_id or "OWNER/NAME",
+        auto=auto,
+        pipeline=pipeline,
+        what=what,
+        license=license,
+        facts=facts,
+        config=facts.config,
+        distilled=distilled,
+        tuning=tuning,
+        results=[_row(result) for result in results],
+        spread=any(result.value.sd is not None for result in results),
+        held_out=any(result.problem == "masked-lm" for result in results),
+    )
+    return f"{str(card).rstrip()}\n"
 
 
 def hub_id(name: str | None) -> str | None:
@@ -147,186 +159,48 @@ def public_name(name: str) -> str:
     return re.split(r"[\\/]", plain.rstrip("\\/"))[-1]
 
 
-def _front_matter(facts: ModelFacts, evidence: Evidence, license: str, language: str, title: str) -> str:
-    _, pipeline_tag, _ = _HEADS[facts.architecture]
-    values: dict[str, Any] = {"language": language, "license": license, "library_name": "transformers"}
-    values["pipeline_tag"] = pipeline_tag
-    tags = ["minialbert"]
-    if evidence.distillation is not None:
-        tags.append("distillation")
-    if facts.sentence_embeddings:
-        tags += ["sentence-transformers", "feature-extraction"]
-    values["tags"] = tags
-    if data_sets := _hub_data_sets(evidence.distillation):
-        values["datasets"] = data_sets
-    base = evidence.tuning.row.model if evidence.tuning is not None else _teacher(evidence.distillation)
-    if (base_id := hub_id(base)) is not None:
-        values["base_model"] = base_id
-    if index := _model_index(evidence.results):
-        values["model-index"] = [{"name": title, "results": index}]
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
-
-
-def _model_index(results: tuple[Result, ...]) -> list[dict[str, Any]]:
+def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
     """Return the figures of this model and of what was tuned from it, in the hub's form."""
     own = {result.task for result in results if result.what == THIS_MODEL}
-    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    found = []
     for result in results:
         if result.what == ITS_TEACHER or (result.what != THIS_MODEL and result.task in own):
             continue
-        kind = {"token": "token-classification", "masked-lm": "fill-mask"}
-        task = kind.get(result.problem, "text-classification")
-        entry = entries.setdefault(
-            (result.task, result.split),
-            {"task": {"type": task}, "dataset": _dataset(result), "metrics": []},
-        )
         metric, name = _METRICS.get(result.metric, (result.metric, result.metric))
         about = [] if result.what == THIS_MODEL else [result.what]
         about += [f"mean of {result.value.n} seeds"] if result.value.n > 1 else []
-        name = f"{name} ({'; '.join(about)})" if about else name
-        entry["metrics"].append({"type": metric, "value": round(result.value.mean, 6), "name": name})
-    return list(entries.values())
+        found.append(
+            EvalResult(
+                task_type=_TASK_TYPES.get(result.problem, "text-classification"),
+                metric_type=metric,
+                metric_value=round(result.value.mean, 6),
+                metric_name=f"{name} ({'; '.join(about)})" if about else name,
+                **_dataset(result),
+            )
+        )
+    return found
 
 
-def _dataset(result: Result) -> dict[str, str]:
+def _dataset(result: Result) -> dict[str, Any]:
     if result.problem == "masked-lm":
-        return {"type": "held-out-windows", "name": "held-out windows of the training texts"}
+        name = "held-out windows of the training texts"
+        return {"dataset_type": "held-out-windows", "dataset_name": name}
+    named: dict[str, Any] = {"dataset_split": result.split}
     if result.task in GLUE_TASKS and result.problem != "token":
-        return {
-            "type": "glue",
-            "config": result.task,
-            "name": f"GLUE {GLUE_TASKS[result.task].folder}",
-            "split": result.split,
-        }
+        name = f"GLUE {GLUE_TASKS[result.task].folder}"
+        return {"dataset_type": "glue", "dataset_config": result.task, "dataset_name": name, **named}
     task = public_name(result.task)
     return {
-        "type": re.sub(r"[^\w.-]+", "-", task).strip("-") or "task",
-        "name": task,
-        "split": result.split,
+        "dataset_type": re.sub(r"[^\w.-]+", "-", task).strip("-") or "task",
+        "dataset_name": task,
+        **named,
     }
 
 
-def _introduction(facts: ModelFacts, evidence: Evidence) -> str:
-    _, _, what = _HEADS[facts.architecture]
-    origin = ""
-    if evidence.tuning is not None:
-        origin = f", tuned from {escape(public_name(evidence.tuning.row.model))}"
-    elif (teacher := _teacher(evidence.distillation)) is not None:
-        origin = f", distilled from {escape(public_name(teacher))}"
-    task = ""
-    if facts.is_tuned and facts.task is not None and facts.task.task:
-        task = f" Its task is {escape(public_name(facts.task.task))} ({escape(facts.task.problem)})."
-    return (
-        f"A MiniALBERT {what}{origin}: one shared block that is applied {facts.config.num_hidden_layers} times, with "
-        f"embeddings of rank {facts.config.embedding_size}. The method is that of [Nouriborji et al., EACL 2023]"
-        f"({PAPER_URL}).{task}\n"
-    )
-
-
-def _architecture(facts: ModelFacts) -> str:
-    config = facts.config
-    adapters = "none"
-    if config.adapter_size is not None:
-        norm = "with" if config.adapter_layer_norm else "without"
-        adapters = (
-            f"two per iteration, bottleneck {config.adapter_size}, {norm} LayerNorm "
-            f"({facts.adapter_parameters:,} parameters)"
-        )
-    full = " (full rank)" if config.embedding_size == config.hidden_size else ""
-    rows = [
-        ("iterations of the shared block", str(config.num_hidden_layers)),
-        ("hidden size", str(config.hidden_size)),
-        ("rank of the embeddings", f"{config.embedding_size}{full}"),
-        ("attention heads", str(config.num_attention_heads)),
-        ("feed-forward size", str(config.intermediate_size)),
-        ("adapters", adapters),
-        ("vocabulary", f"{config.vocab_size:,}"),
-        ("tokens per input, at most", str(facts.max_tokens)),
-        ("parameters without the head", f"{facts.encoder_parameters:,}"),
-        ("parameters", f"{facts.parameters:,}"),
-    ]
-    text = Table("", ("architecture", ""), tuple(rows)).to_markdown()
-    if facts.is_tuned and facts.labels:
-        shown = ", ".join(escape(label) for label in facts.labels[:_MOST_LABELS])
-        rest = len(facts.labels) - _MOST_LABELS
-        text += f"\nLabels: {shown}{f', and {rest} more' if rest > 0 else ''}\n"
-    return f"## Architecture\n\n{text}"
-
-
-def _distillation(record: Mapping[str, Any] | None) -> str:
-    if record is None:
-        return ""
-    lines = []
-    teacher = _teacher(record)
-    if teacher is not None:
-        size = look_up(record, "model", "teacher_encoder_parameters", kind=int)
-        told = f" ({size:,} parameters without its head)" if size is not None else ""
-        lines.append(f"Teacher: {escape(public_name(teacher))}{told}")
-    else:
-        lines.append("Teacher: none")
-    if sources := _sources(record):
-        lines.append(f"Texts: {escape(', '.join(sources))}")
-    steps = look_up(record, "training", "steps", kind=int)
-    if steps is not None:
-        windows = look_up(record, "training", "windows", kind=int)
-        length = look_up(record, "recipe", "data", "window_length", kind=int)
-        told = f", {windows:,} windows" if windows is not None else ""
-        told += f" of up to {length} tokens" if told and length is not None else ""
-        lines.append(f"Steps: {steps:,}{told}")
-    weights = [
-        f"{label} {weight:g}"
-        for key, label in _WEIGHTS.items()
-        if (weight := look_up(record, "objective", key, kind=(int, float)))
-    ]
-    if weights:
-        lines.append(f"Weights of the objective: {', '.join(weights)}")
-    layers = look_up(record, "layer_map", kind=list) or []
-    if layers and all(isinstance(layer, int) for layer in layers):
-        lines.append(f"Layers of the teacher that the iterations follow: {', '.join(map(str, layers))}")
-    seed = look_up(record, "seed", kind=int)
-    if seed is not None:
-        lines.append(f"Seed: {seed}")
-    return "## Distillation\n\n" + "".join(f"- {line}\n" for line in lines)
-
-
-def _tuning(facts: ModelFacts, evidence: Evidence) -> str:
-    record = evidence.tuning
-    if record is None:
-        return ""
-    mode = "all parameters" if record.row.mode == "full" else "the adapters and the head alone"
-    lines = [f"Tuned: {mode} ({record.trainable_parameters:,} of {facts.parameters:,} parameters)"]
-    if record.row.teacher is not None:
-        lines.append(f"Teacher of the task: {escape(public_name(record.row.teacher))}")
-    names = {"epochs": "epochs", "learning_rate": "learning rate", "batch_size": "batch size"}
-    settings = {label: record.settings.get(f"tuning.{key}") for key, label in names.items()}
-    lines += [
-        f"{label.capitalize()}: {escape(str(value))}"
-        for label, value in settings.items()
-        if value is not None
-    ]
-    if record.seed is not None:
-        lines.append(f"Seed: {record.seed}")
-    return "## Fine-tuning\n\n" + "".join(f"- {line}\n" for line in lines)
-
-
-def _results(evidence: Evidence) -> str:
-    if not evidence.results:
-        return ""
-    rows = tuple(
-        (
-            result.what,
-            public_name(result.task),
-            result.split,
-            _METRICS.get(result.metric, (result.metric, result.metric))[1],
-            _shown(result.value),
-            str(result.value.n),
-        )
-        for result in evidence.results
-    )
-    table = Table("", ("of", "task", "split", "metric", "value", "seeds"), rows)
-    spread = any(result.value.sd is not None for result in evidence.results)
-    note = "\n± is the sample standard deviation over seeds.\n" if spread else ""
-    return f"## Results\n\n{table.to_markdown()}{note}"
+def _row(result: Result) -> tuple[str, ...]:
+    _, metric = _METRICS.get(result.metric, (result.metric, result.metric))
+    value = result.value
+    return (result.what, public_name(result.task), result.split, metric, _shown(value), str(value.n))
 
 
 def _shown(value: Cell) -> str:
@@ -335,121 +209,38 @@ def _shown(value: Cell) -> str:
     return f"{scale * value.mean:.{digits}f}{spread}{unit}"
 
 
-def _usage(facts: ModelFacts, name: str) -> str:
-    auto, pipeline_task, _ = _HEADS[facts.architecture]
-    fewer = facts.config.num_hidden_layers - 1
-    question = '"Where did the cat sit?", ' if pipeline_task == "question-answering" else ""
-    shorter = [
-        "A call may apply the block less often than the model was trained for: faster, and less exact.\n",
-        _python(f"outputs = model(**inputs, num_iterations={fewer})"),
-    ]
-    if fewer < 1:
-        shorter = []
-    parts = [
-        "## Usage\n\n`trust_remote_code=True` runs the two Python files of this repository. Read them, and give a "
-        "`revision` to stay with what was read.\n",
-        _python(f"""
-            from transformers import {auto}, AutoTokenizer
-
-            name = "{name}"
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-            model = {auto}.from_pretrained(name, trust_remote_code=True)
-
-            inputs = tokenizer({question}"The cat sat on the mat.", return_tensors="pt")
-            outputs = model(**inputs)
-        """),
-        *shorter,
-        "Where the package `minialbert` is installed, no remote code runs:\n",
-        _python(f"""
-            import minialbert
-            from transformers import {auto}
-
-            model = {auto}.from_pretrained("{name}")
-        """),
-        _pipeline(facts, pipeline_task, name),
-    ]
-    if facts.sentence_embeddings:
-        parts += [
-            "As a sentence encoder, the mean over tokens, with sentence-transformers:\n",
-            _python(f"""
-                from sentence_transformers import SentenceTransformer
-
-                encoder = SentenceTransformer("{name}", trust_remote_code=True)
-                vectors = encoder.encode(["The cat sat on the mat.", "A dog ran in the sun."])
-            """),
-        ]
-    return "\n".join(part for part in parts if part)
+def _distilled(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a distillation's record says that a card shows: nothing of another kind than it should be."""
+    if record is None:
+        return {}
+    teacher = look_up(record, "model", "teacher", kind=str)
+    sources = look_up(record, "data", "sources", kind=list) or []
+    layers = look_up(record, "layer_map", kind=list) or []
+    return {
+        "teacher": teacher if teacher and teacher.strip() else None,
+        "teacher_size": look_up(record, "model", "teacher_encoder_parameters", kind=int),
+        "sources": [public_name(name) for name in sources if isinstance(name, str) and name.strip()],
+        "steps": look_up(record, "training", "steps", kind=int),
+        "windows": look_up(record, "training", "windows", kind=int),
+        "length": look_up(record, "recipe", "data", "window_length", kind=int),
+        "weights": _weights(look_up(record, "objective", kind=Mapping) or {}),
+        "layers": layers if all(isinstance(layer, int) for layer in layers) else [],
+        "seed": look_up(record, "seed", kind=int),
+    }
 
 
-def _pipeline(facts: ModelFacts, task: str, name: str) -> str:
-    call, options = '"The cat sat on the mat."', ""
-    if task == "fill-mask":
-        if facts.mask_token is None:
-            return ""
-        call = '"The cat sat on the " + fill.tokenizer.mask_token + "."'
-    elif task == "question-answering":
-        return ""  # Transformers 5 has no such pipeline
-    elif task == "token-classification":
-        options = ', aggregation_strategy="simple"'
-    variable = {"fill-mask": "fill", "feature-extraction": "extract"}.get(task, "classify")
-    if variable == "classify" and facts.config.problem_type == "multi_label_classification":
-        call += ", top_k=None"
-    return _python(f"""
-        from transformers import pipeline
-
-        {variable} = pipeline("{task}", model="{name}", trust_remote_code=True{options})
-        answers = {variable}({call})
-    """)
+def _weights(objective: Mapping[str, Any]) -> list[str]:
+    """Return an objective's terms and their weights; one that has weights of its own names them in brackets."""
+    terms = []
+    for key, value in objective.items():
+        name = key.removesuffix("_weight")
+        if isinstance(value, Mapping) and (inner := _weights(value)):
+            terms.append(f"{name} ({', '.join(inner)})")
+        elif name != key and (weight := look_up(objective, key, kind=(int, float))):
+            terms.append(f"{_TERMS.get(name, name)} {weight:g}")
+    return terms
 
 
-def _python(code: str) -> str:
-    lines = code.strip("\n").rstrip().splitlines()
-    indent = len(lines[0]) - len(lines[0].lstrip())
-    return "```python\n" + "".join(f"{line[indent:]}\n" for line in lines) + "```\n"
-
-
-def _limitations(facts: ModelFacts, evidence: Evidence) -> str:
-    lines = [
-        "Smaller than its like, not faster: an iteration takes the time of a layer.",
-        "Nothing but the figures above was measured; neither bias nor other languages and domains were."
-        if evidence.results
-        else "This card comes with no measured figures.",
-    ]
-    windows = look_up(evidence.distillation, "training", "windows", kind=int)
-    if windows is not None:
-        lines.append(
-            f"It has the faults of its teacher and of the {windows:,} windows of text that it was distilled on."
-        )
-    if any(result.problem == "masked-lm" for result in evidence.results):
-        lines.append("The held-out windows come from the same texts as the training windows.")
-    if facts.sentence_embeddings:
-        lines.append(
-            "No training on pairs of sentences shaped its sentence vectors, and no figure here measures them."
-        )
-    if facts.is_tuned and facts.task is not None:
-        lines.append(
-            f"Longer inputs than {facts.task.max_length} tokens were cut, or read in windows, when tuning."
-        )
-    return "## Limitations\n\n" + "".join(f"- {line}\n" for line in lines)
-
-
-def _sources(record: Mapping[str, Any] | None) -> list[str]:
-    named = look_up(record, "data", "sources", kind=list) or []
-    return [public_name(name) for name in named if isinstance(name, str) and name.strip()]
-
-
-def _hub_data_sets(record: Mapping[str, Any] | None) -> list[str]:
-    named = [name.removeprefix("hub:").split(":")[0] for name in _sources(record) if name.startswith("hub:")]
+def _hub_data_sets(sources: list[str]) -> list[str]:
+    named = [name.removeprefix("hub:").split(":")[0] for name in sources if name.startswith("hub:")]
     return list(dict.fromkeys(named))
-
-
-def _licence(license: str) -> str:
-    files = (
-        "" if license == "apache-2.0" else " The two Python files are part of minialbert, under apache-2.0."
-    )
-    return f"## Licence\n\n{escape(license)}.{files}\n"
-
-
-def _teacher(record: Mapping[str, Any] | None) -> str | None:
-    name = look_up(record, "model", "teacher", kind=str)
-    return name if name and name.strip() else None

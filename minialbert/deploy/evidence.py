@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,17 @@ from typing import Any
 from minialbert.data.examples import METRICS
 from minialbert.errors import UserError
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.runs.packed import find_run_records, read_run_file
-from minialbert.runs.records import Cell, Record, Row, cell, find_records, group, known_task
+from minialbert.runs.records import (
+    Cell,
+    Record,
+    Row,
+    cell,
+    find_records,
+    group,
+    known_task,
+    load_record,
+    record_files,
+)
 from minialbert.tasks.models import TaskInputs
 
 THIS_MODEL, ITS_TEACHER, ITS_SIBLINGS = "this model", "its teacher", "tuned alike"
@@ -58,16 +66,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Result:
-    """One measured figure.
-
-    Attributes:
-        what: what was measured: the model, its teacher, runs like the one that tuned it, or what was tuned from it.
-        task: task name.
-        problem: "masked-lm", or the kind of task as in records.
-        split: what it was measured on.
-        metric: name of the figure.
-        value: the figure over its seeds.
-    """
+    """One measured figure: of what, by which task, kind of task, split and metric, and its value over seeds."""
 
     what: str
     task: str
@@ -97,7 +96,7 @@ class Evidence:
 
 
 def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequence[Path] = ()) -> Evidence:
-    """Pick from run records what was measured of a model.
+    """Return what was measured of a model: by the run that made it, and by further records.
 
     For a distilled student, fine-tuning records count that tuned this student; for a tuned model those of its
     task and its way of tuning, which are its siblings of other seeds.
@@ -117,57 +116,55 @@ def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequenc
     paths = [*records, *([own] if own is not None else [])]
     if not paths:
         return Evidence()
-    tuned = find_records(paths)  # which also refuses what is no record
-    others = {
-        file: data for file, data in _read(paths).items() if data.get("kind") not in ("finetune", "grid")
-    }
+    tuned = find_records(paths)
+    read = {file: load_record(file) for file in record_files(paths)}
+    others = {file: data for file, data in read.items() if data.get("kind") not in ("finetune", "grid")}
     own = own.resolve() if own is not None else None
 
     tuning = next((record for record in tuned if record.file == own), None)
     if tuning is not None and not (facts.is_tuned and _fits_tuned(facts, tuning)):
         raise _not_about(facts, tuning.file, tuning.row.model)
-    distilled_file = _distillation(facts, others, own, tuning.row.model if tuning is not None else None)
-    distillation = others.get(distilled_file) if distilled_file is not None else None
-
-    names = {facts.name, look_up(distillation, "model", "name", kind=str)}
-    siblings = _siblings(facts, tuned, tuning) if facts.is_tuned else _offspring(facts, tuned, names)
+    source = _distillation(facts, others, own, tuning.row.model if tuning is not None else None)
+    distilled = others[source] if source is not None else None
+    names = {facts.name, look_up(distilled, "model", "name", kind=str)}
+    alike = _siblings(facts, tuned, tuning) if facts.is_tuned else _offspring(facts, tuned, names)
     evaluations = {
-        file: data for file, data in others.items() if data.get("kind") == "evaluation" and _fits(facts, data)
+        file: data
+        for file, data in others.items()
+        if data.get("kind") == "evaluation"
+        and look_up(data, "model", "name", kind=str) == facts.name
+        and look_up(data, "model", "parameters", kind=int) == facts.parameters
     }
-    results: list[Result] = []
-    if distillation is not None and not facts.is_tuned:
-        results += _masked_lm_results(distillation)
-    if tuning is not None:
-        results += _own_results(tuning)
-    for data in evaluations.values():
-        results += _evaluation_results(data)
-    results += _group_results(facts, siblings, tuning)
-
-    chosen = [distilled_file] if distilled_file is not None else []
-    used = {*chosen, *evaluations, *(record.file for record in siblings)} | ({own} if tuning else set())
+    used = {*evaluations, *(record.file for record in alike)} | {source, own if tuning else None} - {None}
     named = {record.file for record in tuned} | set(others)
     if records and not (used - {own}) and named - {own}:
-        found = sorted({record.row.model for record in tuned if record.file != own} | _names(others, own))
+        found = {record.row.model for record in tuned if record.file != own}
+        found |= {
+            str(look_up(data, "model", "name", kind=str) or "")
+            for file, data in others.items()
+            if file != own
+        }
         raise UserError(
             f"none of the {len(named - {own})} records is about this model ({facts.name}, {facts.architecture} of "
-            f"{facts.encoder_parameters:,} encoder parameters); they are about {', '.join(found) or 'no model'}"
+            f"{facts.encoder_parameters:,} encoder parameters); they are about "
+            f"{', '.join(sorted(found - {''})) or 'no model'}"
         )
-    return Evidence(
-        distillation, tuning, tuple(results), tuple(sorted(file for file in used if file)), len(named - used)
-    )
+    results = [] if facts.is_tuned else _held_out(distilled)
+    if tuning is not None:
+        figures = tuning.metrics.get(tuning.split)
+        results += _figures(tuning.task, tuning.problem, tuning.split, tuning.metric, figures)
+    for data in evaluations.values():
+        said = [look_up(data, key, kind=str) for key in ("task", "problem", "split", "metric")]
+        if None not in said:  # something was scored
+            task, problem, split, metric = map(str, said)
+            figures = look_up(data, "metrics", split, kind=Mapping)
+            results += _figures(known_task(task), problem, split, metric, figures)
+    results += _over_seeds(facts, alike, tuning)
+    return Evidence(distilled, tuning, tuple(results), tuple(sorted(filter(None, used))), len(named - used))
 
 
 def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[type, ...]) -> Any:  # noqa: ANN401
-    """Return a field of a record, or None where it is missing or of another kind.
-
-    Args:
-        record: a record, or None.
-        *keys: the path to the field.
-        kind: what it must be; a number must be finite, and true is none.
-
-    Returns:
-        The field.
-    """
+    """Return a field of a record, or None where it is missing or of another kind; a number must be finite."""
     found: Any = record
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -176,34 +173,28 @@ def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[typ
     return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
-def _read(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    files = {file.resolve() for path in paths for file in find_run_records(path)}
-    return {file: json.loads(read_run_file(file)) for file in sorted(files)}
-
-
 def _distillation(
     facts: ModelFacts, others: Mapping[Path, Mapping[str, Any]], own: Path | None, student: str | None
 ) -> Path | None:
     """Return the record of the distillation that this model comes from; `student` is what was tuned."""
-    if own is not None and own in others and others[own].get("kind") in _DISTILLED:
-        if facts.is_tuned or not _is_backbone(facts, others[own]):
-            raise _not_about(facts, own, str(look_up(others[own], "model", "name", kind=str)))
+    made = {file: data for file, data in others.items() if data.get("kind") in _DISTILLED}
+    if own in made:
+        if facts.is_tuned or not _is_backbone(facts, made[own]):
+            raise _not_about(facts, own, str(look_up(made[own], "model", "name", kind=str)))
         return own
-    fitting = [
-        file for file, data in others.items() if data.get("kind") in _DISTILLED and _is_backbone(facts, data)
-    ]
+    fitting = {file: data for file, data in made.items() if _is_backbone(facts, data)}
     wanted = student or facts.name
-    named = [
+    called = [
         file
-        for file in fitting
-        if wanted in (file.parent.name, look_up(others[file], "model", "name", kind=str))
-    ] or fitting
-    if len(named) > 1:
+        for file, data in fitting.items()
+        if wanted in (file.parent.name, look_up(data, "model", "name", kind=str))
+    ] or list(fitting)
+    if len(called) > 1:
         raise UserError(
-            f"{len(named)} distillation records could be that of {wanted}: {', '.join(map(str, named[:4]))}; name "
+            f"{len(called)} distillation records could be that of {wanted}: {', '.join(map(str, called[:4]))}; name "
             "the one that is"
         )
-    return named[0] if named else None
+    return called[0] if called else None
 
 
 def _is_backbone(facts: ModelFacts, data: Mapping[str, Any]) -> bool:
@@ -218,11 +209,6 @@ def _is_backbone(facts: ModelFacts, data: Mapping[str, Any]) -> bool:
 def _fits_tuned(facts: ModelFacts, record: Record) -> bool:
     same_task = facts.task is None or known_task(facts.task.task) == record.task
     return same_task and record.parameters == facts.encoder_parameters
-
-
-def _fits(facts: ModelFacts, data: Mapping[str, Any]) -> bool:
-    same_name = look_up(data, "model", "name", kind=str) == facts.name
-    return same_name and look_up(data, "model", "parameters", kind=int) == facts.parameters
 
 
 def _siblings(facts: ModelFacts, tuned: Sequence[Record], tuning: Record | None) -> list[Record]:
@@ -244,9 +230,8 @@ def _offspring(facts: ModelFacts, tuned: Sequence[Record], names: set[str | None
 
     def is_of_its_size(record: Record) -> bool:
         fresh = record.row.adapter_init in ("identity", "as-published") and not facts.adapter_parameters
-        return record.parameters == facts.encoder_parameters or (
-            fresh and record.parameters > facts.encoder_parameters
-        )
+        added = record.parameters - facts.encoder_parameters
+        return added == 0 or (fresh and added > 0)
 
     fitting = [record for record in tuned if record.selected and is_of_its_size(record)]
     named = [record for record in fitting if record.row.model in names]
@@ -259,43 +244,32 @@ def _offspring(facts: ModelFacts, tuned: Sequence[Record], names: set[str | None
     )
 
 
-def _masked_lm_results(data: Mapping[str, Any]) -> list[Result]:
+def _held_out(data: Mapping[str, Any] | None) -> list[Result]:
     results = []
     for what, part in ((THIS_MODEL, "student_end"), (ITS_TEACHER, "teacher")):
-        for metric in ("mlm_accuracy", "mlm_loss"):
-            value = look_up(data, "metrics", part, metric, kind=(int, float))
-            if value is not None:
-                measured = _single(metric, value)
-                results.append(Result(what, "masked-lm", "masked-lm", "held-out windows", metric, measured))
+        figures = look_up(data, "metrics", part, kind=Mapping)
+        results += _figures("masked-lm", "masked-lm", "held-out windows", "mlm_accuracy", figures, what)
     return results
 
 
-def _own_results(record: Record) -> list[Result]:
+def _figures(
+    task: str, problem: str, split: str, reported: str, figures: Any, what: str = THIS_MODEL
+) -> list[Result]:
+    """Return the figures that a problem has, as one run measured them; the reported one first."""
+    known: dict[str, Sequence[str]] = {"masked-lm": ("mlm_accuracy", "mlm_loss")}
+    known.update({str(name): metrics for name, metrics in METRICS.items()})
     results = []
-    for metric in _metrics(record.metric, record.problem):
-        value = record.value((metric,))
+    for metric in dict.fromkeys((reported, *known.get(problem, ()))):
+        value = look_up(figures, metric, kind=(int, float))
         if value is not None:
+            percent = not any(part in metric for part in ("mse", "mae", "loss", "error"))
             results.append(
-                Result(THIS_MODEL, record.task, record.problem, record.split, metric, _single(metric, value))
+                Result(what, task, problem, split, metric, Cell(float(value), None, 1, (), percent))
             )
     return results
 
 
-def _evaluation_results(data: Mapping[str, Any]) -> list[Result]:
-    task, problem, split, metric = (
-        look_up(data, key, kind=str) for key in ("task", "problem", "split", "metric")
-    )
-    if task is None or problem is None or split is None or metric is None:  # nothing was scored
-        return []
-    results = []
-    for name in _metrics(metric, problem):
-        value = look_up(data, "metrics", split, name, kind=(int, float))
-        if value is not None:
-            results.append(Result(THIS_MODEL, known_task(task), problem, split, name, _single(name, value)))
-    return results
-
-
-def _group_results(facts: ModelFacts, records: Sequence[Record], tuning: Record | None) -> list[Result]:
+def _over_seeds(facts: ModelFacts, records: Sequence[Record], tuning: Record | None) -> list[Result]:
     results = []
     for (row, task), members in group(records).items():
         measured = cell(members)
@@ -313,22 +287,7 @@ def _way_of_tuning(row: Row) -> str:
     return way + (", with a teacher of the task" if row.teacher is not None else "")
 
 
-def _metrics(reported: str, problem: str) -> list[str]:
-    known: Mapping[str, Sequence[str]] = {str(name): metrics for name, metrics in METRICS.items()}
-    return list(dict.fromkeys([reported, *known.get(problem, ())]))
-
-
-def _single(metric: str, value: float) -> Cell:
-    percent = not any(part in metric for part in ("mse", "mae", "loss", "error"))
-    return Cell(float(value), None, 1, (), percent)
-
-
-def _names(others: Mapping[Path, Mapping[str, Any]], own: Path | None) -> set[str]:
-    names = {look_up(data, "model", "name", kind=str) for file, data in others.items() if file != own}
-    return {name for name in names if name is not None}
-
-
-def _not_about(facts: ModelFacts, file: Path, name: str) -> UserError:
+def _not_about(facts: ModelFacts, file: Path | None, name: str) -> UserError:
     task = f", task {facts.task.task}" if facts.task is not None else ""
     return UserError(
         f"{file} is the record of another model ({name}) than the one beside it ({facts.architecture} of "

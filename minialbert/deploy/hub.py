@@ -1,4 +1,8 @@
-"""Writes the folder of a student as the hub wants it, loadable there without this package, and uploads it."""
+"""Writes the folder of a student as the hub wants it, loadable there without this package, and uploads it.
+
+An encoder or a masked LM gets what sentence-transformers needs too: the mean of its last hidden states over the tokens,
+in the layout of sentence-transformers 2, which every later version reads without a word.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -18,104 +22,19 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.deploy.card import model_card
+from minialbert.deploy.card import ARCHITECTURES, model_card
 from minialbert.deploy.evidence import ModelFacts, gather_evidence
 from minialbert.errors import UserError
+from minialbert.method import modeling_minialbert
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import LOADING_ERRORS, one_line
-from minialbert.method.modeling_minialbert import (
-    MiniAlbertForMaskedLM,
-    MiniAlbertForQuestionAnswering,
-    MiniAlbertForSequenceClassification,
-    MiniAlbertForTokenClassification,
-    MiniAlbertModel,
-    MiniAlbertPreTrainedModel,
-)
+from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.runs.directory import RunDirectory, display_name
 from minialbert.runs.files import whole_folder
 from minialbert.runs.untrusted import check_config, check_model_folder
 from minialbert.tasks.models import TASK_FILE, read_task_file
 
-POOLING_FOLDER = "1_Pooling"
-SENTENCE_FILES = (
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    f"{POOLING_FOLDER}/config.json",
-)
-# Heads whose checkpoint is first of all an encoder. Of a task's hidden states nobody knows what they are good for.
-SENTENCE_ARCHITECTURES = ("MiniAlbertModel", "MiniAlbertForMaskedLM")
-
-
-def max_tokens(config: MiniAlbertConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many tokens an input may have: what the positions hold, or the tokenizer's limit if lower.
-
-    Args:
-        config: of the model.
-        tokenizer: its tokenizer.
-
-    Returns:
-        The number, special tokens included.
-    """
-    return int(min(config.max_position_embeddings, tokenizer.model_max_length))
-
-
-def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq_length: int) -> list[str]:
-    """Write what makes a saved student a model for sentence-transformers.
-
-    Args:
-        folder: where its weights, config and tokenizer are.
-        config: its configuration.
-        max_seq_length: tokens after which a sentence is cut.
-
-    Returns:
-        The names of the files written, relative to the folder.
-
-    Raises:
-        UserError: if the model has not that many positions.
-    """
-    if not 1 <= max_seq_length <= config.max_position_embeddings:
-        raise UserError(
-            f"max_seq_length must lie between 1 and the model's {config.max_position_embeddings} positions, "
-            f"got {max_seq_length}"
-        )
-    contents: dict[str, Any] = {
-        "modules.json": [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": POOLING_FOLDER, "type": "sentence_transformers.models.Pooling"},
-        ],
-        "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {
-            "prompts": {},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-        f"{POOLING_FOLDER}/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    }
-    assert tuple(contents) == SENTENCE_FILES
-    (folder / POOLING_FOLDER).mkdir(exist_ok=True)
-    for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return list(contents)
-
-
-_CLASSES: dict[str, type[MiniAlbertPreTrainedModel]] = {
-    cls.__name__: cls
-    for cls in (
-        MiniAlbertModel,
-        MiniAlbertForMaskedLM,
-        MiniAlbertForSequenceClassification,
-        MiniAlbertForTokenClassification,
-        MiniAlbertForQuestionAnswering,
-    )
-}
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -123,6 +42,15 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 _CARD, _LICENSE = "README.md", "LICENSE"
+_POOLING_FOLDER = "1_Pooling"
+SENTENCE_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    f"{_POOLING_FOLDER}/config.json",
+)
+# Heads whose checkpoint is first of all an encoder. Of a task's hidden states nobody knows what they are good for.
+_SENTENCE_ARCHITECTURES = ("MiniAlbertModel", "MiniAlbertForMaskedLM")
 # What an export may have left that the next one need not write.
 _OPTIONAL_FILES = (TASK_FILE, _LICENSE, *SENTENCE_FILES)
 # Where a tokenizer was loaded from is of no use to anyone else.
@@ -219,6 +147,64 @@ def export_to_hub_folder(
     }
 
 
+def max_tokens(config: MiniAlbertConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens an input may have: what the positions hold, or the tokenizer's limit if lower.
+
+    Args:
+        config: of the model.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The number, special tokens included.
+    """
+    return int(min(config.max_position_embeddings, tokenizer.model_max_length))
+
+
+def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq_length: int) -> list[str]:
+    """Write what makes a saved student a model for sentence-transformers.
+
+    Args:
+        folder: where its weights, config and tokenizer are.
+        config: its configuration.
+        max_seq_length: tokens after which a sentence is cut.
+
+    Returns:
+        The names of the files written, relative to the folder.
+
+    Raises:
+        UserError: if the model has not that many positions.
+    """
+    if not 1 <= max_seq_length <= config.max_position_embeddings:
+        raise UserError(
+            f"max_seq_length must lie between 1 and the model's {config.max_position_embeddings} positions, "
+            f"got {max_seq_length}"
+        )
+    contents: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": _POOLING_FOLDER, "type": "sentence_transformers.models.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        f"{_POOLING_FOLDER}/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    }
+    assert tuple(contents) == SENTENCE_FILES
+    (folder / _POOLING_FOLDER).mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return list(contents)
+
+
 def _checked_license(license: str) -> str:
     plain = license.strip().lower()
     if not re.fullmatch(r"[a-z0-9]+([.+-][a-z0-9]+)*", plain):
@@ -294,12 +280,12 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
     try:
         config = MiniAlbertConfig.from_pretrained(folder)
         check_config(config, folder)
-        names = [name for name in config.architectures or () if name in _CLASSES]
+        names = [name for name in config.architectures or () if name in ARCHITECTURES]
         if not names:
             raise UserError(
-                f"{folder}: config.json names no architecture; expected one of {', '.join(_CLASSES)}"
+                f"{folder}: config.json names no architecture; expected one of {', '.join(ARCHITECTURES)}"
             )
-        model, info = _CLASSES[names[0]].from_pretrained(
+        model, info = getattr(modeling_minialbert, names[0]).from_pretrained(
             folder,
             dtype="auto",
             output_loading_info=True,
@@ -336,7 +322,7 @@ def _facts(
             f"{folder}: its tokenizer has {len(tokenizer)} entries, its model {config.vocab_size} word embeddings; "
             "expected the tokenizer that it was trained with"
         )
-    encodes = architecture in SENTENCE_ARCHITECTURES
+    encodes = architecture in _SENTENCE_ARCHITECTURES
     if sentence_embeddings and not encodes:
         raise UserError(
             f"{folder} has the head of a task ({architecture}): sentence embeddings need an encoder or a masked LM"
@@ -366,7 +352,7 @@ def _license_text() -> str:
     except metadata.PackageNotFoundError:
         installed = []
     found = [Path(str(file.locate())) for file in installed if file.name == _LICENSE]
-    root = Path(__file__).resolve().parents[2]
+    root = Path(str(resources.files("minialbert"))).parent
     if (root / "pyproject.toml").is_file():  # a checkout
         found.append(root / _LICENSE)
     for path in found:

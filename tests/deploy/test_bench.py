@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from minialbert import MiniAlbertConfig
 from minialbert.cli.deploy import bench
-from minialbert.deploy import bench as benchmark_engines
+from minialbert.deploy import bench as benchmarks
 from minialbert.deploy.bench import (
+    ENGINES,
     SHAPES,
     Timed,
     as_markdown,
@@ -48,7 +49,8 @@ class Machine:
     def take_turns(self, settings=((1, 8),), **options):
         timed = {(name, "e"): self.timed(name) for name in self.durations}
         options = {"repeats": 4, "seconds": 1000, **options}
-        return take_turns(timed, settings, clock=lambda: self.now, **options)
+        take_turns(timed, settings, clock=lambda: self.now, **options)
+        return timed
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +89,10 @@ def test_turns_rotate_and_go_back_and_forth():
 
 def test_long_cells_are_timed_less_often_but_three_times():
     machine = Machine({"fast": [1.0], "slow": [4.0], "slowest": [50.0]})
-    times = machine.take_turns(repeats=15, seconds=20.0)
-    counts = {name: len(times.seconds[name, "e"][1, 8]) for name in machine.durations}
+    timed = machine.take_turns(repeats=15, seconds=20.0)
+    counts = {name: len(timed[name, "e"].seconds[1, 8]) for name in machine.durations}
     assert counts == {"fast": 15, "slow": 5, "slowest": 3}
-    assert times.seconds["slow", "e"][1, 8] == pytest.approx([4.0] * 5)
+    assert timed["slow", "e"].seconds[1, 8] == pytest.approx([4.0] * 5)
 
 
 def test_a_cell_that_fails_leaves_the_others():
@@ -104,11 +106,12 @@ def test_a_cell_that_fails_leaves_the_others():
         ("x", "e"): Timed(fail, 64),
         ("short", "e"): machine.timed("b", 4),
     }
-    times = take_turns(timed, [(1, 4), (1, 8)], repeats=2, seconds=9, clock=lambda: machine.now)
-    assert times.failures == {("x", "e"): "cannot be run at batch 1 x 4 (no kernel)"}
-    assert times.seconds["x", "e"] == {}
-    assert set(times.seconds["a", "e"]) == {(1, 4), (1, 8)}
-    assert set(times.seconds["short", "e"]) == {(1, 4)}
+    take_turns(timed, [(1, 4), (1, 8)], repeats=2, seconds=9, clock=lambda: machine.now)
+    failures = {pair: one.failure for pair, one in timed.items() if one.failure}
+    assert failures == {("x", "e"): "cannot be run at batch 1 x 4 (no kernel)"}
+    assert timed["x", "e"].seconds == {}
+    assert set(timed["a", "e"].seconds) == {(1, 4), (1, 8)}
+    assert set(timed["short", "e"].seconds) == {(1, 4)}
 
 
 def test_ratios_are_of_medians(configs, monkeypatch):
@@ -117,7 +120,7 @@ def test_ratios_are_of_medians(configs, monkeypatch):
     machine = Machine({name: [float(value) for value in values] for name, values in durations.items()})
 
     def prepare(model, engine, folder):
-        return benchmark_engines.Engine(lambda inputs: machine.timed(engine).run(1, 1), 10, folder)
+        return benchmarks.Engine(lambda inputs: machine.timed(engine).run(1, 1), 10, folder)
 
     monkeypatch.setattr("minialbert.deploy.bench.prepare_torch", prepare)
     monkeypatch.setattr(take_turns, "__kwdefaults__", {"bar": None, "clock": lambda: machine.now})
@@ -136,7 +139,7 @@ def test_all_engines_side_by_side(measured):
     assert record["notes"] == []
     assert list(record["metrics"]) == ["tiny-student", "half"]
     for engines in record["metrics"].values():
-        assert list(engines) == list(benchmark_engines.ENGINES)
+        assert list(engines) == list(ENGINES)
         sizes = {engine: cell["bytes"] for engine, cell in engines.items()}
         assert sizes["torch-bf16"] < 0.8 * sizes["torch-fp32"]
         assert sizes["torch-int8"] < sizes["torch-fp32"]
@@ -157,7 +160,7 @@ def test_all_engines_side_by_side(measured):
 def test_tables_say_what_the_record_says(measured):
     record, folder = measured
     size, latency, throughput = tables(record)
-    names = [(model, engine) for model in record["models"] for engine in benchmark_engines.ENGINES]
+    names = [(model, engine) for model in record["models"] for engine in ENGINES]
     for table in (size, latency, throughput):
         assert [row[:2] for row in table.rows] == names
     assert latency.header == ("model", "engine", "8 tokens", "x", "32 tokens", "x")
@@ -213,13 +216,13 @@ def test_quantised_torch_is_still_the_model(configs):
     model = build_model(choice)
     inputs = make_inputs(model.inputs, 400, 0, 2, 8)
     assert (inputs["input_ids"] != 0).all() and inputs["attention_mask"].all()
-    exact = benchmark_engines.torch_runner(model.model, {})(inputs).logits
-    quantised = benchmark_engines._converted(model.model, "torch-int8")
+    exact = benchmarks.torch_runner(model.model, {})(inputs).logits
+    quantised = benchmarks.converted(model.model, "torch-int8")
     assert sum(
         type(part).__module__.endswith("quantized.dynamic.modules.linear") for part in quantised.modules()
     )
-    assert benchmark_engines.torch_runner(quantised, {})(inputs).logits == pytest.approx(exact, abs=0.05)
-    assert benchmark_engines.torch_runner(model.model, {})(inputs).logits.equal(exact)
+    assert benchmarks.torch_runner(quantised, {})(inputs).logits == pytest.approx(exact, abs=0.05)
+    assert benchmarks.torch_runner(model.model, {})(inputs).logits.equal(exact)
 
 
 def test_names_of_models(tmp_path):

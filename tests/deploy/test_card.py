@@ -11,9 +11,11 @@ import yaml
 from huggingface_hub import ModelCard
 
 from minialbert import MiniAlbertConfig
-from minialbert.deploy.card import CITATION, hub_id, model_card, public_name
+from minialbert.deploy.card import hub_id, model_card, public_name
 from minialbert.deploy.evidence import Evidence, ModelFacts, gather_evidence
 from minialbert.errors import UserError
+from minialbert.method.elastic import ElasticObjective
+from minialbert.method.objective import TERMS, DistillationObjective
 from minialbert.tasks.models import TaskInputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +193,23 @@ def test_a_distilled_student_shows_how_and_how_well(write):
     assert "- Steps: 1,200, 38,400 windows of up to 128 tokens" in text
     assert "- Weights of the objective: masked LM 1, attention 3, output distribution 5" in text
     assert "follow: 4, 8, 12" in text
+
+
+def test_every_term_of_an_objective_is_shown(write):
+    weights = {f"{term}_weight": weight for weight, term in enumerate(TERMS, 1)}
+    objective = DistillationObjective(**weights, elastic=ElasticObjective((1, 2), 0.5, 0.25))
+    assert len(objective.weighted_terms) == len(TERMS) + 1
+    made = distilled(objective=json.loads(json.dumps(objective.to_dict())))
+    assert (
+        "- Weights of the objective: masked LM 1, attention 2, hidden states 3, output distribution 4, embeddings 5, "
+        "relation 6, elastic (masked LM 0.5, output distribution 0.25)\n"
+    ) in card(facts(), gather_evidence(facts(), write("run", made)))
+
+
+def test_the_depths_that_a_model_was_trained_for_are_told():
+    text = card(facts(config=MiniAlbertConfig(num_hidden_layers=6, elastic_depths=[2, 4])))
+    assert "trained to be read after fewer iterations too (2, 4)" in text
+    assert "num_iterations=4)" in text
 
 
 def test_tasks_that_the_student_was_tuned_for_are_means_over_seeds(write, tmp_path):
@@ -395,11 +414,13 @@ def test_a_folder_that_looks_like_a_hub_id_is_none(tmp_path, monkeypatch):
 
 def test_the_citation_is_that_of_the_repository():
     paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"][0]
-    plain = CITATION.replace("{M}", "M").replace("{ALBERT}", "ALBERT")
+    text = card(facts())
+    citation = text.partition("## Citation\n\n```bibtex\n")[2].partition("```")[0]
+    plain = citation.replace("{M}", "M").replace("{ALBERT}", "ALBERT")
     authors = " and ".join(
         f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]
     )
     for value in (paper["title"], authors, paper["url"], paper["collection-title"], str(paper["year"])):
         assert f'"{value}"' in plain
     assert f'"{paper["start"]}--{paper["end"]}"' in plain
-    assert CITATION in card(facts())
+    assert paper["url"] in text.partition("## Architecture")[0]

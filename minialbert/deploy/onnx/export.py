@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+import transformers
 from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE
 from numpy.typing import NDArray
 from onnx import ModelProto
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import weight_bytes
@@ -30,19 +23,13 @@ from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, finish_fp32, trace_onnx
 from minialbert.errors import UserError
+from minialbert.method import modeling_minialbert
 from minialbert.method.encoders import (
     LOADING_ERRORS,
     forward_inputs,
     load_encoder_config,
     max_input_length,
     one_line,
-)
-from minialbert.method.modeling_minialbert import (
-    MiniAlbertForMaskedLM,
-    MiniAlbertForQuestionAnswering,
-    MiniAlbertForSequenceClassification,
-    MiniAlbertForTokenClassification,
-    MiniAlbertModel,
 )
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
@@ -58,24 +45,13 @@ SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-static": 0.30}
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
 _CONTRACT = ("head", "precision", "opset", "iterations")
-_HEADS: dict[str, tuple[Any, Any, str]] = {
-    "features": (MiniAlbertModel, AutoModel, "Model"),
-    "masked-lm": (MiniAlbertForMaskedLM, AutoModelForMaskedLM, "ForMaskedLM"),
-    "sequence-classification": (
-        MiniAlbertForSequenceClassification,
-        AutoModelForSequenceClassification,
-        "ForSequenceClassification",
-    ),
-    "token-classification": (
-        MiniAlbertForTokenClassification,
-        AutoModelForTokenClassification,
-        "ForTokenClassification",
-    ),
-    "question-answering": (
-        MiniAlbertForQuestionAnswering,
-        AutoModelForQuestionAnswering,
-        "ForQuestionAnswering",
-    ),
+# How classes with a head are called, after MiniAlbert or AutoModel.
+_HEADS = {
+    "features": "Model",
+    "masked-lm": "ForMaskedLM",
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
 }
 HEADS = tuple(_HEADS)
 
@@ -205,21 +181,7 @@ def calibration_batches(
     max_length: int,
     limit: int = _CALIBRATION_TEXTS,
 ) -> list[dict[str, NDArray[np.int64]]]:
-    """Return texts as inputs of a graph, one text each, so that no padding counts.
-
-    Args:
-        model: says which inputs it takes.
-        tokenizer: cuts the texts.
-        texts: texts of a user; empty ones are left out.
-        max_length: tokens per text; what is longer is cut.
-        limit: texts to use.
-
-    Returns:
-        Inputs by name.
-
-    Raises:
-        UserError: if there is no text.
-    """
+    """Return the first `limit` texts that are not empty as inputs of a graph, one each, so that no padding counts."""
     batches: list[dict[str, NDArray[np.int64]]] = []
     for text in texts:
         if not text.strip():
@@ -262,7 +224,7 @@ def _load(
     """Return model, tokenizer, head, and of a tuned model how it wants its inputs."""
     config = load_encoder_config(name)
     architecture = (config.architectures or [""])[0]
-    own = next((key for key, (_, _, suffix) in _HEADS.items() if architecture.endswith(suffix)), None)
+    own = next((key for key, suffix in _HEADS.items() if architecture.endswith(suffix)), None)
     if head is not None and head not in _HEADS:
         raise UserError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
     if own is None and head is None:
@@ -275,10 +237,13 @@ def _load(
             f"it as {own}, or tune it first (minialbert finetune)"
         )
     chosen = str(head or own)
-    ours, auto, _ = _HEADS[chosen]
-    release = hasattr(config, "use_adapter")
+    suffix = _HEADS[chosen]
+    if config.model_type == "minialbert" or hasattr(config, "use_adapter"):  # ours, or the paper's release
+        model_class = getattr(modeling_minialbert, f"MiniAlbert{suffix}")
+    else:
+        model_class = getattr(transformers, f"AutoModel{suffix.removeprefix('Model')}")
     try:
-        model, info = (ours if config.model_type == "minialbert" or release else auto).from_pretrained(
+        model, info = model_class.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
@@ -366,15 +331,9 @@ def _evaluated(
             f"{after['score']:.4f}, and at most {max_drop} were allowed (--max-drop): nothing was written"
         )
     return {
-        "task": before["task"],
-        "split": before["split"],
-        "metric": before["metric"],
-        "rows": before["rows"],
+        **{name: before[name] for name in ("task", "split", "metric", "rows")},
         "before": before["score"],
         "after": after["score"],
         "drop_points": round(drop, 4),
         "max_drop_points": max_drop,
     }
-
-
-__all__: Sequence[str] = ["HEADS", "PRECISIONS", "calibration_batches", "export_onnx"]

@@ -1,7 +1,8 @@
 """Passes over an ONNX graph: each weight stored once, as its MatMul reads it, and costly fusions undone.
 
 A graph that was traced from a recursive model names its shared matrices once per iteration, and transposes them
-on the way into each MatMul. Here they become one tensor each, which is also what `onnx_int8` quantises.
+on the way into each MatMul. Here they become one tensor each, which is also what `onnx_int8` quantises. Equal tensors
+and unused nodes are found by onnx_ir's passes.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
+import onnx_ir
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx_ir.passes import InPlacePass
+from onnx_ir.passes.common import DeduplicateHashedInitializersPass, RemoveUnusedNodesPass
 
 Array = NDArray[np.generic]
 _LARGE = 65536  # values of a matrix whose Gemm is worth splitting
@@ -32,8 +36,9 @@ def store_weights_once(model: ModelProto) -> None:
     Args:
         model: changed in place.
     """
+    # The tracer folds Transposes of weights that it sees once, so a tied decoder may come as a copy.
+    _apply(model, DeduplicateHashedInitializersPass(), RemoveUnusedNodesPass())
     graph = model.graph
-    _merge_equal(graph)
     _split_large_gemms(graph)
     tensors = initializers(graph)
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
@@ -54,7 +59,7 @@ def store_weights_once(model: ModelProto) -> None:
         graph.node.remove(node)
     rename_inputs(graph, renamed)
     _untie_transposed(graph)
-    drop_unused(graph)
+    drop_unused(model)
 
 
 def keep_layer_norms_apart(model: ModelProto) -> None:
@@ -93,18 +98,17 @@ def weight_bytes(model: ModelProto) -> int:
     return sum(_stored_bytes(tensor) for tensor in model.graph.initializer)
 
 
-def drop_unused(graph: GraphProto) -> None:
+def drop_unused(model: ModelProto) -> None:
     """Remove nodes and stored tensors that lead to no output, in place."""
-    wanted = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    replace_nodes(graph, reversed(kept))
-    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
+    _apply(model, RemoveUnusedNodesPass())
+
+
+def _apply(model: ModelProto, *passes: InPlacePass) -> None:
+    graph = onnx_ir.from_proto(model)
+    if any(
+        [one(graph).modified for one in passes]
+    ):  # all of them, and no copy of a model that stays as it is
+        model.CopyFrom(onnx_ir.to_proto(graph))
 
 
 def rename_inputs(graph: GraphProto, renamed: dict[str, str]) -> None:
@@ -154,22 +158,6 @@ def _split_large_gemms(graph: GraphProto) -> None:
         if len(node.input) > 2:
             nodes.append(helper.make_node("Add", [product, node.input[2]], [result], name=node.name))
     replace_nodes(graph, nodes)
-
-
-def _merge_equal(graph: GraphProto) -> None:
-    """Name equal tensors by one name; of two that are each other's transpose keep one, behind a Transpose.
-
-    The tracer folds Transposes of weights that it sees once, so a tied decoder may come as a copy.
-    """
-    first: dict[tuple[str, tuple[int, ...], str], str] = {}
-    renamed: dict[str, str] = {}
-    for tensor in graph.initializer:
-        if _stored_bytes(tensor) < 64:
-            continue
-        key = _identity(numpy_helper.to_array(tensor))
-        renamed[tensor.name] = first.setdefault(key, tensor.name)
-    rename_inputs(graph, {name: kept for name, kept in renamed.items() if name != kept})
-    drop_unused(graph)
 
 
 def _untie_transposed(graph: GraphProto) -> None:

@@ -131,7 +131,7 @@ class _Matrices:
 
 class _Quantizer:
     def __init__(self, model: ModelProto, ranges: Mapping[str, ActivationRange] | None) -> None:
-        self.graph, self.ranges = model.graph, ranges
+        self.model, self.graph, self.ranges = model, model.graph, ranges
         self.matrices = _Matrices(model)
         self.tables = {
             node.input[0]
@@ -154,7 +154,7 @@ class _Quantizer:
             else:
                 self.nodes.append(node)
         replace_nodes(self.graph, self.nodes)
-        drop_unused(self.graph)
+        drop_unused(self.model)
 
     def _add(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes))

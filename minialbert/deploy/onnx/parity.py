@@ -58,14 +58,7 @@ class Parity:
 
 
 def parity_line(parity: Mapping[str, Any]) -> str:
-    """Return a proof as one line.
-
-    Args:
-        parity: figures, as in the record of an export.
-
-    Returns:
-        The line.
-    """
+    """Return a proof, figures as in the record of an export, as one line."""
     agreement = parity["argmax_agreement"]
     agreed = "" if agreement is None else f", argmax agreement {agreement:.2%}"
     shapes = ", ".join(f"{batch} x {length}" for batch, length in parity["shapes"])
@@ -78,15 +71,9 @@ def parity_line(parity: Mapping[str, Any]) -> str:
 def parity_batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, max_length: int
 ) -> list[dict[str, Tensor]]:
-    """Return batches of several sizes and lengths, padded, of English that every Python carries.
+    """Return batches as a model takes them, of several sizes and lengths, of English that every Python carries.
 
-    Args:
-        model: says which inputs it takes.
-        tokenizer: cuts the text.
-        max_length: longest input.
-
-    Returns:
-        Batches as a model takes them; all rows of a batch but the first are shorter than it.
+    All rows of a batch but the first are shorter than it, and padded.
     """
     from pydoc_data.topics import topics
 
@@ -97,7 +84,8 @@ def parity_batches(
     before, after = special_affixes(tokenizer)
     special = len(before) + len(after)
     batches, start = [], 0
-    for rows, length in _shapes(max_length):
+    for rows, longest in _SHAPES:
+        length = min(longest, max_length)
         encoded = []
         for row in range(rows):
             count = max(1, length - special - row * (length - special) // (rows + 1))
@@ -121,18 +109,9 @@ def measure_parity(
     tolerance: float,
     **options: Any,  # noqa: ANN401
 ) -> Parity:
-    """Return how far an exported graph is from its model.
+    """Return how far a graph's named outputs are from its model's, where there is no padding.
 
-    Args:
-        model: the PyTorch model, in eval mode and fp32.
-        exported: the graph.
-        batches: inputs.
-        outputs: names of the outputs to compare.
-        tolerance: share of the largest output that may differ.
-        **options: for the model's forward alone.
-
-    Returns:
-        The comparison, at positions that are no padding.
+    The model is in eval mode and fp32; `options` are for its forward alone.
     """
     difference = largest = 0.0
     agreed = rows = 0
@@ -162,7 +141,3 @@ def _compared(outputs: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:
     if values.shape == mask.shape and name != "logits":  # start and end of an answer: one choice per text
         return values.masked_fill(~mask, -1e4)
     return values
-
-
-def _shapes(max_length: int) -> list[tuple[int, int]]:
-    return [(rows, min(length, max_length)) for rows, length in _SHAPES]

@@ -136,12 +136,12 @@ def median_latencies(
         (name, ""): Timed(functools.partial(run, model.eval()), max(lengths))
         for name, model in models.items()
     }
-    times = take_turns(timed, [(1, length) for length in lengths], repeats=turns, seconds=_SECONDS)
-    if times.failures:
-        raise RuntimeError("; ".join(times.failures.values()))
+    take_turns(timed, [(1, length) for length in lengths], repeats=turns, seconds=_SECONDS)
+    if failures := [one.failure for one in timed.values() if one.failure]:
+        raise RuntimeError("; ".join(failures))
     return {
-        name: {length: 1000 * statistics.median(values) for (_, length), values in by_setting.items()}
-        for (name, _), by_setting in times.seconds.items()
+        name: {length: 1000 * statistics.median(values) for (_, length), values in one.seconds.items()}
+        for (name, _), one in timed.items()
     }
 
 
