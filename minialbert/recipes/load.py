@@ -22,11 +22,13 @@ from minialbert.recipes.schema import (
     DataRecipe,
     DistillRecipe,
     FinetuneRecipe,
+    Mark,
     Recipe,
     RecipeBase,
     StudentRecipe,
     TeacherRecipe,
     TrainingRecipe,
+    marked,
 )
 from minialbert.recipes.yaml import line_of, read_yaml, read_yaml_value
 
@@ -54,9 +56,6 @@ _FOLDERS: dict[type[RecipeBase], dict[str, str]] = {
     FinetuneRecipe: {"finetune": "finetune/"},
 }
 _LONGEST_CHAIN = 8
-# What names one recipe, and says nothing about the one that is based on it.
-_OWN_KEYS = ("name", "description", "paper", "command")
-
 # Faults of one file that are told at once.
 _MAX_FAULTS = 8
 
@@ -248,7 +247,7 @@ def _shipped(kind: type[RecipeBase]) -> dict[str, Path]:
     return {
         prefix + path.stem: path
         for folder, prefix in _FOLDERS[kind].items()
-        for path in sorted((SHIPPED / folder).glob("*.yaml"))
+        for path in sorted((SHIPPED / folder).glob("*.yaml"), key=lambda path: path.stem)
     }
 
 
@@ -310,7 +309,9 @@ def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()
 
 def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return a base's values with those of a file in their place, section by section."""
-    merged: dict[Any, Any] = base.model_dump(exclude=set(_OWN_KEYS))
+    merged: dict[Any, Any] = base.model_dump(
+        exclude=set(marked(Mark.NAME))
+    )  # which say nothing of what is based on it
     training = values.get("training")
     if isinstance(training, dict):
         _clear_other_length(training, merged["training"])

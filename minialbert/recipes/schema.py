@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+
+class Mark(Enum):
+    """What a setting is to others than its own run; marks stand on the schema's fields, and nowhere else."""
+
+    NAME = "names the recipe"
+    PLACE = "a hub id or a path, which differ between machines"
+    DATA = "such a place whose hub ids begin with hub:"
+    SEED = "the seed"
+    PACE = "paces or logs a run, and does not change what it learns"
+    LOG = "where the log goes: a run may be resumed with another"
+    OPTION = "the command line has an option for it"
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Place = Annotated[str | None, Field(min_length=1), Mark.PLACE]
 
 
 def as_list(value: object) -> object:
@@ -24,7 +41,30 @@ def _as_trackers(value: object) -> object:
     return [] if value is None or value == "none" else as_list(value)
 
 
-Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_as_trackers)]
+# What distilling and tuning have in common; where it stands among a section's keys is the section's own.
+Paced = Annotated[Count, Mark.PACE]
+PacedOrNone = Annotated[Count | None, Mark.PACE]
+Schedule = Annotated[Literal["linear", "cosine", "constant"], Field(description="Schedule after the warm-up")]
+GradNorm = Annotated[Rate, Field(description="Gradient norm beyond which gradients are scaled down")]
+Beta1 = Annotated[Fraction, Field(description="Decay of AdamW's first moment")]
+Beta2 = Annotated[Fraction, Field(description="Decay of AdamW's second moment")]
+Epsilon = Annotated[Rate, Field(description="AdamW's epsilon")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"], Field(description="Arithmetic of the forward passes")
+]
+Seed = Annotated[int, Field(ge=0, lt=2**32), Mark.SEED]
+LoggingSteps = Annotated[Count, Field(description="Steps between two log lines"), Mark.PACE]
+SkippedSteps = Annotated[
+    int,
+    Field(ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"),
+]
+Trackers = Annotated[
+    list[Literal["tensorboard", "wandb", "trackio"]],
+    BeforeValidator(_as_trackers),
+    Field(description="Trackers that get the log: tensorboard, wandb, trackio"),
+    Mark.LOG,
+    Mark.PACE,
+]
 
 
 class Section(BaseModel):
@@ -36,9 +76,7 @@ class Section(BaseModel):
 class TeacherRecipe(Section):
     """The encoder to learn from."""
 
-    model: str | None = Field(
-        None, min_length=1, description="Hub id or directory (null: named when running)"
-    )
+    model: Place = Field(None, description="Hub id or directory (null: named when running)")
     revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
 
 
@@ -78,9 +116,7 @@ class StudentRecipe(Section):
     init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = Field(
         "teacher", description="Where the first weights come from"
     )
-    init_from: str | None = Field(
-        None, min_length=1, description="Hub id or directory of the donor or checkpoint"
-    )
+    init_from: Place = Field(None, description="Hub id or directory of the donor or checkpoint")
     init_layer: Count | None = Field(
         None, description="With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
     )
@@ -116,10 +152,10 @@ class StudentRecipe(Section):
 class DataRecipe(Section):
     """Text, how it is cut into windows, and how it is masked."""
 
-    corpus: Annotated[list[str], BeforeValidator(as_list)] | None = Field(
+    corpus: Annotated[Annotated[list[str], BeforeValidator(as_list)] | None, Mark.PLACE, Mark.DATA] = Field(
         None, min_length=1, description="Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]"
     )
-    tokenizer: str | None = Field(None, min_length=1, description="Hub id or directory (null: the teacher's)")
+    tokenizer: Place = Field(None, description="Hub id or directory (null: the teacher's)")
     documents: Literal["blank-line", "line", "file"] = Field(
         "blank-line", description="What parts documents in .txt"
     )
@@ -215,43 +251,35 @@ class TrainingRecipe(Section):
     max_steps: Count | None = Field(None, description="Length in optimiser steps")
     epochs: float | None = Field(None, gt=0, description="Length in passes over the windows")
     batch_size: Count = Field(192, description="Windows per optimiser step, over all devices")
-    micro_batch_size: Count | None = Field(
+    micro_batch_size: PacedOrNone = Field(
         None, description="Windows per forward pass and device (null: chosen)"
     )
     learning_rate: float = Field(5e-4, gt=0, description="Highest learning rate of AdamW")
     weight_decay: Weight = Field(1e-4, description="Decoupled weight decay")
     warmup_steps: int = Field(5000, ge=0, description="Steps of linear warm-up")
-    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="Schedule after the warm-up"
-    )
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="Gradient norm beyond which gradients are scaled down"
-    )
-    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
-    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the forward passes"
-    )
+    lr_scheduler: Schedule = "linear"
+    max_grad_norm: GradNorm = 1.0
+    adam_beta1: Beta1 = 0.9
+    adam_beta2: Beta2 = 0.999
+    adam_epsilon: Epsilon = 1e-8
+    precision: Precision = "auto"
     pack_windows: bool = Field(True, description="Lay short windows in one row; the losses stay the same")
     compile: bool = Field(
         False, description="Compile the layers (torch.compile); needs a C++ compiler, or a GPU"
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory")
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of weights, order, dropout and masks")
-    logging_steps: Count = Field(50, description="Steps between two log lines")
-    eval_steps: Count = Field(1000, description="Steps between two evaluations")
-    save_steps: Count = Field(5000, description="Steps between two checkpoints")
-    keep_checkpoints: Count = Field(2, description="Newest checkpoints to keep")
-    max_skipped_steps: int = Field(
-        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
-    )
-    eval_windows: Count | None = Field(512, description="Held-out windows per evaluation (null: all)")
-    num_workers: int | None = Field(
+    seed: Seed = Field(42, description="Seed of weights, order, dropout and masks")
+    logging_steps: LoggingSteps = 50
+    eval_steps: Paced = Field(1000, description="Steps between two evaluations")
+    save_steps: Paced = Field(5000, description="Steps between two checkpoints")
+    keep_checkpoints: Paced = Field(2, description="Newest checkpoints to keep")
+    max_skipped_steps: SkippedSteps = 10
+    eval_windows: PacedOrNone = Field(512, description="Held-out windows per evaluation (null: all)")
+    num_workers: Annotated[int | None, Mark.PACE] = Field(
         None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"
     )
     cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
-    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
+    report_to: Trackers = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -271,10 +299,12 @@ class TrainingRecipe(Section):
 class RecipeBase(Section):
     """What every recipe begins with."""
 
-    name: str = Field(min_length=1, description="What tables call it (default: the file's name)")
-    description: str = Field("", description="One sentence")
-    paper: str | None = Field(None, description="Table and row of the paper")
-    command: str | None = Field(None, description="The command that runs it")
+    name: Annotated[str, Mark.NAME] = Field(
+        min_length=1, description="What tables call it (default: the file's name)"
+    )
+    description: Annotated[str, Mark.NAME] = Field("", description="One sentence")
+    paper: Annotated[str | None, Mark.NAME] = Field(None, description="Table and row of the paper")
+    command: Annotated[str | None, Mark.NAME] = Field(None, description="The command that runs it")
 
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
@@ -352,13 +382,12 @@ def resolve_depths(depths: Sequence[int] | None, iterations: int) -> tuple[int, 
     return tuple(sorted(depths))
 
 
-Rate = Annotated[float, Field(gt=0)]
-
-
 class ModelRecipe(Section):
     """The encoder to tune."""
 
-    name: str | None = Field(None, min_length=1, description="Hub id or directory (null: named when running)")
+    name: Annotated[Place, Mark.OPTION] = Field(
+        None, description="Hub id or directory (null: named when running)"
+    )
     revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
     adapter_init: Literal["identity", "as-published"] = Field(
         "identity", description="Start of the adapters that a model without any gets"
@@ -369,10 +398,12 @@ class ModelRecipe(Section):
 class TaskRecipe(Section):
     """The labelled data, and what its columns mean."""
 
-    name: str | None = Field(
+    name: Annotated[str | None, Mark.OPTION] = Field(
         None, min_length=1, description="A GLUE task, ner, or a name of your own (null: named when running)"
     )
-    data: str | None = Field(None, min_length=1, description="Directory, file, or hub:OWNER/NAME")
+    data: Annotated[Place, Mark.DATA, Mark.OPTION] = Field(
+        None, description="Directory, file, or hub:OWNER/NAME"
+    )
     problem: Literal["single-label", "multi-label", "regression", "token"] | None = Field(
         None, description="Kind of a task of your own (GLUE and ner know theirs)"
     )
@@ -404,20 +435,20 @@ class TaskRecipe(Section):
 class TuningRecipe(Section):
     """What is trained, and how."""
 
-    mode: Literal["full", "adapters"] = Field("full", description="Everything, or adapters and head alone")
+    mode: Annotated[Literal["full", "adapters"], Mark.OPTION] = Field(
+        "full", description="Everything, or adapters and head alone"
+    )
     epochs: Rate = Field(3.0, description="Passes over the training rows")
     batch_size: Count = Field(32, description="Rows per optimiser step")
-    micro_batch_size: Count | None = Field(None, description="Rows per forward pass (null: batch_size)")
+    micro_batch_size: PacedOrNone = Field(None, description="Rows per forward pass (null: batch_size)")
     learning_rate: Rate = Field(5e-5, description="Highest learning rate of AdamW")
     weight_decay: Weight = Field(0.01, description="Decoupled, not on biases and LayerNorms")
     warmup_ratio: Fraction = Field(0.06, description="Share of the steps with a rising learning rate")
-    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="Schedule after the warm-up"
-    )
-    max_grad_norm: Rate = Field(1.0, description="Gradient norm beyond which gradients are scaled down")
-    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
-    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
-    adam_epsilon: Rate = Field(1e-8, description="AdamW's epsilon")
+    lr_scheduler: Schedule = "linear"
+    max_grad_norm: GradNorm = 1.0
+    adam_beta1: Beta1 = 0.9
+    adam_beta2: Beta2 = 0.999
+    adam_epsilon: Epsilon = 1e-8
     dropout: Fraction | None = Field(None, description="Dropout while tuning (null: the model's own)")
     class_weights: Literal["balanced"] | list[Rate] | None = Field(
         None, description="Weight of each class in the loss, or inverse frequency"
@@ -434,16 +465,12 @@ class TuningRecipe(Section):
     early_stopping_patience: Count | None = Field(
         None, description="Stop after so many evaluations without a better one"
     )
-    max_skipped_steps: int = Field(
-        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
-    )
-    eval_batch_size: Count = Field(64, description="Rows per forward pass in evaluation")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the forward passes"
-    )
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of the head, the order and dropout")
-    logging_steps: Count = Field(50, description="Steps between two log lines")
-    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
+    max_skipped_steps: SkippedSteps = 10
+    eval_batch_size: Paced = Field(64, description="Rows per forward pass in evaluation")
+    precision: Precision = "auto"
+    seed: Seed = Field(42, description="Seed of the head, the order and dropout")
+    logging_steps: LoggingSteps = 50
+    report_to: Trackers = []
 
     @model_validator(mode="after")
     def _depths_learn(self) -> Self:
@@ -458,7 +485,7 @@ class TuningRecipe(Section):
 class TaskTeacherRecipe(Section):
     """A fine-tuned teacher, for task-specific distillation."""
 
-    model: str | None = Field(None, min_length=1, description="Hub id or directory (null: none)")
+    model: Annotated[Place, Mark.OPTION] = Field(None, description="Hub id or directory (null: none)")
     revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
     labels: list[str] | None = Field(
         None, min_length=1, description="The teacher's label names by id, where its config has none"
@@ -513,57 +540,56 @@ class FinetuneRecipe(RecipeBase):
         return self
 
 
-# Hub ids, or paths.
-PLACES = frozenset(
-    {
-        "data.corpus",
-        "data.tokenizer",
-        "model.name",
-        "student.init_from",
-        "task.data",
-        "teacher.model",
-    }
-)
-# Of these, where a hub id begins with "hub:".
-_MARKED = frozenset({"data.corpus", "task.data"})
+# What of a recipe Transformers' arguments are made of.
+Optimisation = TrainingRecipe | TuningRecipe
+
 # Schemas have one level; what is nested more deeply comes from a file that no run wrote.
 _MOST_LEVELS = 10
 
 
-def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+@cache
+def marked(*marks: Mark) -> frozenset[str]:
+    """Return the settings of both kinds of recipe that have one of these marks, by names such as "training.seed"."""
+    sections = [("", RecipeBase), *Recipe.sections().items(), *FinetuneRecipe.sections().items()]
+    return frozenset(
+        f"{name}.{key}" if name else key
+        for name, section in sections
+        for key, field in section.model_fields.items()
+        if any(mark in marks for mark in field.metadata)
+    )
+
+
+def learned_settings(recipe: RecipeBase) -> dict[str, Any]:
+    """Return what makes a run the one it is, by dotted names: all settings but where its log goes."""
+    return {
+        key: value for key, value in flat_settings(recipe.model_dump()).items() if key not in marked(Mark.LOG)
+    }
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "", levels: int = _MOST_LEVELS) -> dict[str, Any]:
     """Return nested settings by dotted names.
 
     Args:
         values: sections, or settings without one; a recipe's dump.
+        prefix: what the names begin with.
+        levels: how many levels to take apart.
 
     Returns:
         Values by names such as "training.seed", in the order of the recipe.
     """
-    return _flat(values, "", _MOST_LEVELS)
-
-
-def _flat(values: Mapping[str, Any], prefix: str, levels: int) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
         if isinstance(value, dict) and levels:
-            flat |= _flat(value, f"{name}.", levels - 1)
+            flat |= flat_settings(value, f"{prefix}{key}.", levels - 1)
         else:
-            flat[name] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
 def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's dump without the folders of a machine, to be shown or sent.
-
-    Args:
-        values: sections.
-
-    Returns:
-        The same settings, `PLACES` as `without_folders` has them.
-    """
+    """Return a recipe's dump without the folders of a machine, to be shown or sent; see `without_folders`."""
     shown = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
-    for place in PLACES:
+    for place in marked(Mark.PLACE):
         section, _, key = place.partition(".")
         if isinstance(shown.get(section), dict) and key in shown[section]:
             shown[section][key] = without_folders(shown[section][key], place)
@@ -571,7 +597,7 @@ def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_folders(value: Any, place: str) -> Any:
-    """Return the value of one of `PLACES` without the folders of a machine.
+    """Return the value of a place (`Mark.PLACE`) without the folders of a machine.
 
     Args:
         value: a path, a hub id, a list of them, or None.
@@ -586,10 +612,7 @@ def without_folders(value: Any, place: str) -> Any:
         return value
     is_path = value.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", value) or "\\" in value
     # Where hub ids are not marked, OWNER/NAME may be one.
-    if not (is_path or value.count("/") > (0 if place in _MARKED else 1)):
+    if not (is_path or value.count("/") > (0 if place in marked(Mark.DATA) else 1)):
         return value
     parts = Path(value.replace("\\", "/")).parts
     return "/".join(parts[-2:] if parts[-1:] == ("model",) else parts[-1:])
-
-
-__all__ = ["PLACES", "flat_settings", "without_folders", "without_places"]

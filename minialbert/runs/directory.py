@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.load import dump_recipe, load_recipe
-from minialbert.recipes.schema import RecipeBase
+from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import last_whole_checkpoint
 from minialbert.runs.files import sole_user
 from minialbert.runs.stopping import rank
@@ -337,21 +338,13 @@ def check_same_recipe(
     Raises:
         UserError: if they differ in more than where their logs go.
     """
-    old, new = _learned(before), _learned(now)
-    if old != new:
-        different = [line.strip() for line in new if line not in old] or ["(fewer settings)"]
+    old, new = learned_settings(before), learned_settings(now)
+    different = {key.rpartition(".")[2]: new[key] for key in new if new[key] != old[key]}
+    if different:
+        lines = [" ".join(yaml.safe_dump({key: value}).split()) for key, value in different.items()]
         raise UserError(
-            f"{folder} holds a run of another recipe; different here: {'; '.join(different[:5])}. {advice}"
+            f"{folder} holds a run of another recipe; different here: {'; '.join(lines[:5])}. {advice}"
         )
-
-
-def _learned(recipe: RecipeBase) -> list[str]:
-    """Return a recipe as lines of YAML, without where its log goes."""
-    values = recipe.model_dump()
-    for section in ("training", "tuning"):
-        if section in values:
-            values[section]["report_to"] = []
-    return dump_recipe(type(recipe).model_validate(values)).splitlines()
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -12,27 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.errors import UserError, quoted
-from minialbert.recipes.schema import flat_settings
+from minialbert.recipes.schema import Mark, flat_settings, marked
 from minialbert.runs.directory import FORMAT_VERSION
 
 MODES = ("full", "adapters")
 ADAPTER_INITS = ("pre-trained", "as-published", "identity")
 
-# Settings that name, log or pace a run but do not change what it learns.
-_IMMATERIAL = {
-    "name",
-    "description",
-    "paper",
-    "command",
-    "seed",
-    "tuning.seed",
-    "tuning.logging_steps",
-    "tuning.micro_batch_size",
-    "tuning.eval_batch_size",
-    "tuning.report_to",
-}
-# Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.
-_PATHS = {"model.name", "task.data", "teacher.model"}
 _KINDS: dict[str, tuple[type, ...]] = {
     "text": (str,),
     "a whole number": (int,),
@@ -411,10 +396,12 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
 
 def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     flat = flat_settings(recipe)
-    for name in _PATHS & flat.keys():
+    # Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.
+    for name in marked(Mark.PLACE) & flat.keys():
         if isinstance(flat[name], str):
             flat[name] = "/".join(Path(flat[name]).parts[-2:])
-    return {key: flat[key] for key in flat if key not in _IMMATERIAL and not key.startswith("grid.")}
+    immaterial = marked(Mark.NAME, Mark.SEED, Mark.PACE)
+    return {key: flat[key] for key in flat if key not in immaterial and not key.startswith("grid.")}
 
 
 def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]) -> list[Record]:

@@ -22,7 +22,7 @@ import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minialbert.errors import MissingExtraError, UserError, one_line
-from minialbert.recipes.schema import RecipeBase, without_places
+from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
 from minialbert.runs.directory import RunDirectory, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ PROJECT = "minialbert"
 _TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio": "trackio"}
 # An upload that hangs must not keep a trained model from being saved.
 _SECONDS_TO_FINISH = 60.0
-_NOT_SENT = ("description", "paper", "command")
 
 
 class Tracker(Protocol):
@@ -188,7 +187,7 @@ def named(logs: Mapping[str, Any]) -> dict[str, float]:
 
 def _sent(recipe: RecipeBase) -> dict[str, Any]:
     """Return what a tracker is told of a recipe: names of files without their folders, and no command line."""
-    return without_places(recipe.model_dump(exclude=set(_NOT_SENT)))
+    return without_places(recipe.model_dump(exclude=set(marked(Mark.NAME) - {"name"})))
 
 
 class _TensorBoard:

@@ -31,7 +31,7 @@ from minialbert.method.adapters import (
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.recipes.load import load_recipe
-from minialbert.recipes.schema import FinetuneRecipe, without_places
+from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.directory import RunDirectory, display_name, write_result, writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
 from minialbert.runs.progress import RunProgress
@@ -52,10 +52,6 @@ from minialbert.tasks.predictions import Predictions, encode, evaluate_split, ma
 from minialbert.tasks.trainer import TuningTrainer
 
 logger = logging.getLogger(__name__)
-
-
-# What the command line has options for.
-_OPTIONS = {("model", "name"), ("task", "name"), ("task", "data"), ("tuning", "mode"), ("teacher", "model")}
 
 
 def finetune_command(recipe: FinetuneRecipe) -> str:
@@ -79,7 +75,8 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
     defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
     for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
         for key, value in values.items():
-            elsewhere = (section, key) in _OPTIONS or key == "report_to"  # where a log goes is the user's own
+            # Where a log goes is the user's own.
+            elsewhere = f"{section}.{key}" in marked(Mark.OPTION, Mark.LOG)
             if not elsewhere and value != defaults[section][key]:
                 words += ["--set", f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
