@@ -18,7 +18,7 @@ from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
 from minialbert.data.prepare import WindowDataset, check_tokenizer, data_identity
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, one_line
+from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
 from minialbert.method.elastic import ElasticObjective, mark_depths
 from minialbert.method.encoders import Teacher, load_teacher, supports_packing
@@ -30,10 +30,11 @@ from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Recipe
 from minialbert.recipes.schema import DistillRecipe, TrainingRecipe, resolve_depths, without_places
-from minialbert.runs.directory import RunDirectory, display_name, write_result, writing
-from minialbert.runs.files import whole_folder
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import RunProgress
+from minialbert.runs.records import write_result
 from minialbert.runs.stopping import rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments

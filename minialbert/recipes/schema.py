@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from minialbert.errors import spelled_as_path
+
 
 class Mark(Enum):
     """What a setting is to others than its own run; marks stand on the schema's fields, and nowhere else."""
@@ -550,7 +552,11 @@ _MOST_LEVELS = 10
 @cache
 def marked(*marks: Mark) -> frozenset[str]:
     """Return the settings of both kinds of recipe that have one of these marks, by names such as "training.seed"."""
-    sections = [("", RecipeBase), *Recipe.sections().items(), *FinetuneRecipe.sections().items()]
+    sections: list[tuple[str, type[Section]]] = [
+        ("", RecipeBase),
+        *Recipe.sections().items(),
+        *FinetuneRecipe.sections().items(),
+    ]
     return frozenset(
         f"{name}.{key}" if name else key
         for name, section in sections
@@ -610,9 +616,7 @@ def without_folders(value: Any, place: str) -> Any:
         return [without_folders(entry, place) for entry in value]
     if not isinstance(value, str) or re.match(r"hub:[^/]", value):
         return value
-    is_path = value.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", value) or "\\" in value
-    # Where hub ids are not marked, OWNER/NAME may be one.
-    if not (is_path or value.count("/") > (0 if place in marked(Mark.DATA) else 1)):
+    if not spelled_as_path(value, slashes=0 if place in marked(Mark.DATA) else 1):
         return value
     parts = Path(value.replace("\\", "/")).parts
     return "/".join(parts[-2:] if parts[-1:] == ("model",) else parts[-1:])

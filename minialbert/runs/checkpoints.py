@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from minialbert.errors import UserError
+from minialbert.runs.files import sync
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +134,6 @@ def find_damage(checkpoint: Path) -> str | None:
         if _digest(path) != digest:
             return f"the contents of {name} have changed"
     return None
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk.
-
-    Args:
-        path: the file or directory.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _found(root: Path) -> list[tuple[int, Path]]:

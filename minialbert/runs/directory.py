@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from importlib import metadata
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from minialbert.errors import UserError, listed, quoted, shown
+from minialbert.errors import display_name as display_name
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import last_whole_checkpoint
-from minialbert.runs.files import sole_user
+from minialbert.runs.files import check_folder, sole_user
+from minialbert.runs.files import write_atomically as write_atomically
+from minialbert.runs.files import writing as writing
+from minialbert.runs.machine import environment as environment
+from minialbert.runs.records import FORMAT_VERSION as FORMAT_VERSION
+from minialbert.runs.records import write_result as write_result
 from minialbert.runs.stopping import rank
 
-FORMAT_VERSION = 1
 # A worker notices within 20 s that its driver is gone.
 _PATIENCE = 30.0
 
@@ -109,27 +109,23 @@ class RunDirectory:
             raise UserError(
                 "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: expected a directory for the run")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if overwrite:
-                _remove(self._own)
-            elif not resume:
-                raise UserError(
-                    f"{self.path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, "
-                    "or another --output"
-                )
-            else:
-                self._check_same_recipe(recipe)
-                self._check_same_data(data)
-                _remove(self._left_over())
-        try:
+        check_folder(
+            self.path,
+            "run",
+            overwrite=overwrite or resume,
+            advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
+        )
+        if overwrite:
+            _remove(self._own)
+        elif resume:
+            self._check_same_recipe(recipe)
+            self._check_same_data(data)
+            _remove(self._left_over())
+        with writing(self.path, advice=None):
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
                 write_atomically(self.data, json.dumps(data, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror or error})") from error
 
     def _check_same_recipe(self, recipe: RecipeBase) -> None:
         if not self.recipe.is_file():
@@ -215,111 +211,6 @@ def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{_folder(folders[place])}, now {_folder(now['folders'][place])}"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves either the old or the new contents.
-
-    Args:
-        path: the file.
-        text: its contents.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def writing(path: Path, *, advice: str = "make room, then go on with --resume") -> Iterator[None]:
-    """Turn what a full or read-only disk raises, in whatever library, into one line.
-
-    Args:
-        path: what is written.
-        advice: what to do then.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = _disk_error(error)
-        if reason is None:
-            raise
-        raise UserError(f"{path} cannot be written ({reason}): {advice}") from error
-
-
-def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write a `result.json` and return it, completed with versions, commit and machine.
-
-    Args:
-        path: the file.
-        record: at least `kind`, `metrics`, `seed` and `model`.
-
-    Returns:
-        The record as written.
-    """
-    complete = {"format_version": FORMAT_VERSION, **record, **environment()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(complete, indent=2) + "\n")
-    return complete
-
-
-def environment() -> dict[str, Any]:
-    """Return what a number was measured with: versions, commit, machine."""
-    packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy", "onnxruntime")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "commit": _commit(),
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-    }
-
-
-def display_name(model: str | Path | None) -> str | None:
-    """Return how a record names a model or data: its hub id, or the last part of a local path.
-
-    The `model` folder of a run has the run's name.
-    """
-    if model is None:
-        return None
-    if not Path(model).exists():
-        return str(model)
-    path = Path(model).resolve()
-    return path.parent.name if path.name == "model" else path.name
-
-
-def _disk_error(error: Exception) -> str | None:
-    """Return what the system said, if it is the cause: safetensors and tokenizers have it in their text alone."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    code = re.search(r"\(os error (\d+)\)", str(error))
-    return os.strerror(int(code[1])) if code is not None else None
-
-
 def check_same_recipe(
     folder: Path,
     before: RecipeBase,
@@ -353,32 +244,6 @@ def _remove(paths: Iterable[Path]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed from a wheel
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _number(folders: Sequence[Mapping[str, Any]]) -> str:

@@ -156,6 +156,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def size(num_bytes: float) -> str:
+    """Return a number of bytes with its unit, as in "1.2 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
+
+
 def _evaluation_line(logs: dict[str, Any]) -> str:
     if "eval_score" in logs:  # of a task: its own metric
         return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"

@@ -23,7 +23,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
-from minialbert.runs.directory import RunDirectory, write_atomically
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from minialbert.data.examples import Task
 from minialbert.data.task_inputs import IGNORED, Encoded
 from minialbert.data.tasks import load_task, task_summary
 from minialbert.data.tokenizers import tokenizer_fingerprint
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import (
     TrainableCount,
     add_adapters,
@@ -32,9 +32,11 @@ from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
-from minialbert.runs.directory import RunDirectory, display_name, write_result, writing
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
 from minialbert.runs.progress import RunProgress
+from minialbert.runs.records import write_result
 from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
