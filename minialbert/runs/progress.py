@@ -1,10 +1,11 @@
-"""What a running training shows: one line per log, a bar with the time left, and `log.jsonl`."""
+"""What is shown of work under way: the one bar; of a training also a line per log, and `log.jsonl`."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -48,17 +49,7 @@ class RunProgress(TrainerCallback):
         self._terms = tuple(terms)
         self._title = title
         self._lines = lines
-        console = stderr_console()
-        self._bar = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            disable=not (bar and console.is_terminal),
-        )
+        self._bar = progress_bar(title, shown=bar)
         self._task: TaskID | None = None
         self._started = 0.0
         self._first_step = 0
@@ -68,7 +59,7 @@ class RunProgress(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         """Start the clock and the bar."""
         self._started, self._first_step = time.monotonic(), state.global_step
@@ -81,7 +72,7 @@ class RunProgress(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         """Move the bar."""
         if self._task is not None:
@@ -93,7 +84,7 @@ class RunProgress(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         """Write and show one record."""
         if not logs or not state.is_world_process_zero or "train_runtime" in logs:
@@ -127,7 +118,7 @@ class RunProgress(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         """Put the bar away."""
         self._bar.stop()
@@ -142,6 +133,30 @@ class RunProgress(TrainerCallback):
             f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  "
             f"left {duration(seconds)}"
         )
+
+
+def progress_bar(
+    title: str, *columns: str | ProgressColumn, shown: bool = True, transient: bool = False
+) -> Progress:
+    """Return a bar on standard error: drawn where that is a terminal, or a notebook with ipywidgets.
+
+    Args:
+        title: what it is called, or a template of rich.
+        *columns: what stands after the bar; without, how many of how many, and the time gone by and left.
+        shown: draw it at all.
+        transient: leave nothing behind.
+
+    Returns:
+        A context; its `add_task`, `update` and `track` are rich's.
+    """
+    console = stderr_console()
+    drawn = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    if not columns:
+        left = TimeRemainingColumn(elapsed_when_finished=False)
+        columns = (MofNCompleteColumn(), TimeElapsedColumn(), "left", left)
+    return Progress(
+        title, BarColumn(), *columns, console=console, transient=transient, disable=not (shown and drawn)
+    )
 
 
 def stderr_console() -> Console:
