@@ -477,6 +477,6 @@ def _versions() -> dict[str, str]:
 def _progress_bar(enabled: bool, total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function that is told the bytes read so far."""
     columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with progress_bar("prepare", *columns, shown=enabled) as bar:
+    with progress_bar("prepare", *columns, shown=enabled, in_files=True) as bar:
         task = bar.add_task("prepare", total=total or None)
         yield lambda completed: bar.update(task, completed=completed)

@@ -26,6 +26,11 @@ class Mark(Enum):
     OPTION = "the command line has an option for it"
 
 
+def key(default: Any, meaning: str, **limits: Any) -> Any:
+    """Return a key's default with its meaning, which the documentation shows, and the limits of its value."""
+    return Field(default, description=meaning, **limits)
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -78,49 +83,35 @@ class Section(BaseModel):
 class TeacherRecipe(Section):
     """The encoder to learn from."""
 
-    model: Place = Field(None, description="Hub id or directory (null: named when running)")
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
+    model: Place = key(None, "Hub id or directory (null: named when running)")
+    revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
 
 
 class StudentRecipe(Section):
     """The encoder to train, and where its first weights come from."""
 
-    arch: Literal["minialbert", "bert"] = Field("minialbert", description="Recursive encoder, or plain BERT")
-    num_hidden_layers: int = Field(
-        6, ge=1, le=96, description="Iterations of the shared block (bert: layers)"
+    arch: Literal["minialbert", "bert"] = key("minialbert", "Recursive encoder, or plain BERT")
+    num_hidden_layers: int = key(6, "Iterations of the shared block (bert: layers)", ge=1, le=96)
+    embedding_size: Count | None = key(128, "The paper's rank r (null: full rank)")
+    hidden_size: Count | None = key(None, "Width d (null: the teacher's)")
+    num_attention_heads: Count | None = key(None, "Heads per iteration (null: the teacher's)")
+    intermediate_size: Count | None = key(None, "Width of the feed-forward block (null: the teacher's)")
+    hidden_act: str | None = key(None, "Feed-forward activation (null: the teacher's)", min_length=1)
+    max_position_embeddings: Count | None = key(None, "Longest input in tokens (null: the teacher's)")
+    hidden_dropout_prob: Fraction = key(0.1, "Dropout on hidden states while distilling")
+    attention_probs_dropout_prob: Fraction = key(0.1, "Dropout on attention rows while distilling")
+    adapter_reduction_factor: Count | None = key(16, "Width over adapter width (null: no adapters)")
+    adapter_layer_norm: bool = key(True, "LayerNorm after each adapter, which Eq. 3 lacks")
+    adapter_init: Literal["as-published", "identity"] = key(
+        "as-published", "Random as in the release, or a zero up-projection"
     )
-    embedding_size: Count | None = Field(128, description="The paper's rank r (null: full rank)")
-    hidden_size: Count | None = Field(None, description="Width d (null: the teacher's)")
-    num_attention_heads: Count | None = Field(None, description="Heads per iteration (null: the teacher's)")
-    intermediate_size: Count | None = Field(
-        None, description="Width of the feed-forward block (null: the teacher's)"
+    mlm_head: Literal["tied", "untied"] = key("tied", "Share the decoder with the word embeddings?")
+    init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = key(
+        "teacher", "Where the first weights come from"
     )
-    hidden_act: str | None = Field(
-        None, min_length=1, description="Feed-forward activation (null: the teacher's)"
-    )
-    max_position_embeddings: Count | None = Field(
-        None, description="Longest input in tokens (null: the teacher's)"
-    )
-    hidden_dropout_prob: Fraction = Field(0.1, description="Dropout on hidden states while distilling")
-    attention_probs_dropout_prob: Fraction = Field(
-        0.1, description="Dropout on attention rows while distilling"
-    )
-    adapter_reduction_factor: Count | None = Field(
-        16, description="Width over adapter width (null: no adapters)"
-    )
-    adapter_layer_norm: bool = Field(True, description="LayerNorm after each adapter, which Eq. 3 lacks")
-    adapter_init: Literal["as-published", "identity"] = Field(
-        "as-published", description="Random as in the release, or a zero up-projection"
-    )
-    mlm_head: Literal["tied", "untied"] = Field(
-        "tied", description="Share the decoder with the word embeddings?"
-    )
-    init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = Field(
-        "teacher", description="Where the first weights come from"
-    )
-    init_from: Place = Field(None, description="Hub id or directory of the donor or checkpoint")
-    init_layer: Count | None = Field(
-        None, description="With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
+    init_from: Place = key(None, "Hub id or directory of the donor or checkpoint")
+    init_layer: Count | None = key(
+        None, "With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
     )
 
     @model_validator(mode="after")
@@ -154,23 +145,19 @@ class StudentRecipe(Section):
 class DataRecipe(Section):
     """Text, how it is cut into windows, and how it is masked."""
 
-    corpus: Annotated[Annotated[list[str], BeforeValidator(as_list)] | None, Mark.PLACE, Mark.DATA] = Field(
-        None, min_length=1, description="Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]"
+    corpus: Annotated[Annotated[list[str], BeforeValidator(as_list)] | None, Mark.PLACE, Mark.DATA] = key(
+        None, "Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]", min_length=1
     )
-    tokenizer: Place = Field(None, description="Hub id or directory (null: the teacher's)")
-    documents: Literal["blank-line", "line", "file"] = Field(
-        "blank-line", description="What parts documents in .txt"
-    )
-    text_field: str = Field(
-        "text", min_length=1, description="Column with the text in jsonl, parquet and hub data"
-    )
-    window_length: int = Field(256, ge=8, le=65536, description="Tokens per window, special tokens included")
-    overlap: int = Field(128, ge=0, description="Tokens that a window shares with the one before")
-    max_windows_per_document: Count | None = Field(10, description="Windows drawn per document (null: all)")
-    truncate: bool = Field(False, description="Keep only each document's first window")
-    held_out_fraction: Fraction = Field(0.01, description="Share of the documents kept for evaluation")
-    mask_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens to predict")
-    whole_word_masking: bool = Field(False, description="Mask all pieces of a word together")
+    tokenizer: Place = key(None, "Hub id or directory (null: the teacher's)")
+    documents: Literal["blank-line", "line", "file"] = key("blank-line", "What parts documents in .txt")
+    text_field: str = key("text", "Column with the text in jsonl, parquet and hub data", min_length=1)
+    window_length: int = key(256, "Tokens per window, special tokens included", ge=8, le=65536)
+    overlap: int = key(128, "Tokens that a window shares with the one before", ge=0)
+    max_windows_per_document: Count | None = key(10, "Windows drawn per document (null: all)")
+    truncate: bool = key(False, "Keep only each document's first window")
+    held_out_fraction: Fraction = key(0.01, "Share of the documents kept for evaluation")
+    mask_probability: float = key(0.15, "Share of the tokens to predict", gt=0, lt=1)
+    whole_word_masking: bool = key(False, "Mask all pieces of a word together")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -185,54 +172,42 @@ class DataRecipe(Section):
 class DistillRecipe(Section):
     """The objective: a preset, and what differs from it (null: the preset's value)."""
 
-    preset: Literal["default", "paper", "as-published"] = Field(
-        "default", description="Which reading of Eqs. 6-12"
+    preset: Literal["default", "paper", "as-published"] = key("default", "Which reading of Eqs. 6-12")
+    mlm_weight: Weight | None = key(None, "lambda 1, of Eq. 6")
+    attention_weight: Weight | None = key(None, "lambda 2 on Eq. 7")
+    hidden_weight: Weight | None = key(None, "lambda 2 on Eq. 8")
+    output_weight: Weight | None = key(None, "lambda 3, of Eq. 10")
+    embedding_weight: Weight | None = key(None, "Weight of Eq. 12")
+    relation_weight: Weight | None = key(None, "Weight of MiniLMv2's relations, no term of the paper")
+    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = key(
+        None, "Relations to compare (null: query-key and value-value)", min_length=1
     )
-    mlm_weight: Weight | None = Field(None, description="lambda 1, of Eq. 6")
-    attention_weight: Weight | None = Field(None, description="lambda 2 on Eq. 7")
-    hidden_weight: Weight | None = Field(None, description="lambda 2 on Eq. 8")
-    output_weight: Weight | None = Field(None, description="lambda 3, of Eq. 10")
-    embedding_weight: Weight | None = Field(None, description="Weight of Eq. 12")
-    relation_weight: Weight | None = Field(
-        None, description="Weight of MiniLMv2's relations, no term of the paper"
+    relation_heads: Count | None = key(None, "Heads to split them into (null: the teacher's number)")
+    relation_layers: Literal["last", "all"] | None = key(
+        None, "Compare relations of the last matched iteration (null), or of all"
     )
-    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = Field(
-        None, min_length=1, description="Relations to compare (null: query-key and value-value)"
+    layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = key(
+        None, "g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
     )
-    relation_heads: Count | None = Field(
-        None, description="Heads to split them into (null: the teacher's number)"
+    kl_direction: Literal["teacher-student", "student-teacher"] | None = key(
+        None, "KL(teacher || student) or KL(student || teacher)"
     )
-    relation_layers: Literal["last", "all"] | None = Field(
-        None, description="Compare relations of the last matched iteration (null), or of all"
+    attention_reduction: Literal["rows", "elements"] | None = key(
+        None, "Mean over attention rows (Eq. 7) or over all their elements"
     )
-    layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
+    token_reduction: Literal["mean", "sum"] | None = key(None, "Mean or sum over tokens (Eqs. 6 and 10)")
+    temperature: float | None = key(None, "Softening of both distributions in Eq. 10", gt=0)
+    output_positions: Literal["masked", "all"] | None = key(None, "Tokens that Eq. 10 compares")
+    attention_heads: Literal["match", "average"] | None = key(
+        None, "Compare head by head, or the mean over heads"
     )
-    kl_direction: Literal["teacher-student", "student-teacher"] | None = Field(
-        None, description="KL(teacher || student) or KL(student || teacher)"
+    teacher_dropout: bool | None = key(None, "Run the teacher with dropout, as the release does")
+    elastic: bool = key(False, "Train depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = key(
+        None, "Which depths, in iterations (null: all but the last)", min_length=1
     )
-    attention_reduction: Literal["rows", "elements"] | None = Field(
-        None, description="Mean over attention rows (Eq. 7) or over all their elements"
-    )
-    token_reduction: Literal["mean", "sum"] | None = Field(
-        None, description="Mean or sum over tokens (Eqs. 6 and 10)"
-    )
-    temperature: float | None = Field(None, gt=0, description="Softening of both distributions in Eq. 10")
-    output_positions: Literal["masked", "all"] | None = Field(None, description="Tokens that Eq. 10 compares")
-    attention_heads: Literal["match", "average"] | None = Field(
-        None, description="Compare head by head, or the mean over heads"
-    )
-    teacher_dropout: bool | None = Field(
-        None, description="Run the teacher with dropout, as the release does"
-    )
-    elastic: bool = Field(False, description="Train depths before the last too, one drawn per step")
-    elastic_depths: list[Count] | None = Field(
-        None, min_length=1, description="Which depths, in iterations (null: all but the last)"
-    )
-    elastic_mlm_weight: Weight = Field(1.0, description="Weight of Eq. 6 at that depth")
-    elastic_output_weight: Weight = Field(
-        5.0, description="Weight of its divergence from the last depth's prediction"
-    )
+    elastic_mlm_weight: Weight = key(1.0, "Weight of Eq. 6 at that depth")
+    elastic_output_weight: Weight = key(5.0, "Weight of its divergence from the last depth's prediction")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -250,37 +225,33 @@ class DistillRecipe(Section):
 class TrainingRecipe(Section):
     """Length, batch, optimiser and schedule of one run."""
 
-    max_steps: Count | None = Field(None, description="Length in optimiser steps")
-    epochs: float | None = Field(None, gt=0, description="Length in passes over the windows")
-    batch_size: Count = Field(192, description="Windows per optimiser step, over all devices")
-    micro_batch_size: PacedOrNone = Field(
-        None, description="Windows per forward pass and device (null: chosen)"
-    )
-    learning_rate: float = Field(5e-4, gt=0, description="Highest learning rate of AdamW")
-    weight_decay: Weight = Field(1e-4, description="Decoupled weight decay")
-    warmup_steps: int = Field(5000, ge=0, description="Steps of linear warm-up")
+    max_steps: Count | None = key(None, "Length in optimiser steps")
+    epochs: float | None = key(None, "Length in passes over the windows", gt=0)
+    batch_size: Count = key(192, "Windows per optimiser step, over all devices")
+    micro_batch_size: PacedOrNone = key(None, "Windows per forward pass and device (null: chosen)")
+    learning_rate: float = key(5e-4, "Highest learning rate of AdamW", gt=0)
+    weight_decay: Weight = key(1e-4, "Decoupled weight decay")
+    warmup_steps: int = key(5000, "Steps of linear warm-up", ge=0)
     lr_scheduler: Schedule = "linear"
     max_grad_norm: GradNorm = 1.0
     adam_beta1: Beta1 = 0.9
     adam_beta2: Beta2 = 0.999
     adam_epsilon: Epsilon = 1e-8
     precision: Precision = "auto"
-    pack_windows: bool = Field(True, description="Lay short windows in one row; the losses stay the same")
-    compile: bool = Field(
-        False, description="Compile the layers (torch.compile); needs a C++ compiler, or a GPU"
-    )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory")
-    seed: Seed = Field(42, description="Seed of weights, order, dropout and masks")
+    pack_windows: bool = key(True, "Lay short windows in one row; the losses stay the same")
+    compile: bool = key(False, "Compile the layers (torch.compile); needs a C++ compiler, or a GPU")
+    gradient_checkpointing: bool = key(False, "Recompute activations to save memory")
+    seed: Seed = key(42, "Seed of weights, order, dropout and masks")
     logging_steps: LoggingSteps = 50
-    eval_steps: Paced = Field(1000, description="Steps between two evaluations")
-    save_steps: Paced = Field(5000, description="Steps between two checkpoints")
-    keep_checkpoints: Paced = Field(2, description="Newest checkpoints to keep")
+    eval_steps: Paced = key(1000, "Steps between two evaluations")
+    save_steps: Paced = key(5000, "Steps between two checkpoints")
+    keep_checkpoints: Paced = key(2, "Newest checkpoints to keep")
     max_skipped_steps: SkippedSteps = 10
-    eval_windows: PacedOrNone = Field(512, description="Held-out windows per evaluation (null: all)")
-    num_workers: Annotated[int | None, Mark.PACE] = Field(
-        None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"
+    eval_windows: PacedOrNone = key(512, "Held-out windows per evaluation (null: all)")
+    num_workers: Annotated[int | None, Mark.PACE] = key(
+        None, "Processes that load data (null: 4 with a GPU, else none)", ge=0
     )
-    cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
+    cache_teacher: bool = key(False, "Keep the teacher's outputs on disk")
     report_to: Trackers = []
 
     @model_validator(mode="after")
@@ -304,9 +275,9 @@ class RecipeBase(Section):
     name: Annotated[str, Mark.NAME] = Field(
         min_length=1, description="What tables call it (default: the file's name)"
     )
-    description: Annotated[str, Mark.NAME] = Field("", description="One sentence")
-    paper: Annotated[str | None, Mark.NAME] = Field(None, description="Table and row of the paper")
-    command: Annotated[str | None, Mark.NAME] = Field(None, description="The command that runs it")
+    description: Annotated[str, Mark.NAME] = key("", "One sentence")
+    paper: Annotated[str | None, Mark.NAME] = key(None, "Table and row of the paper")
+    command: Annotated[str | None, Mark.NAME] = key(None, "The command that runs it")
 
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
@@ -387,90 +358,78 @@ def resolve_depths(depths: Sequence[int] | None, iterations: int) -> tuple[int, 
 class ModelRecipe(Section):
     """The encoder to tune."""
 
-    name: Annotated[Place, Mark.OPTION] = Field(
-        None, description="Hub id or directory (null: named when running)"
+    name: Annotated[Place, Mark.OPTION] = key(None, "Hub id or directory (null: named when running)")
+    revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
+    adapter_init: Literal["identity", "as-published"] = key(
+        "identity", "Start of the adapters that a model without any gets"
     )
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
-    adapter_init: Literal["identity", "as-published"] = Field(
-        "identity", description="Start of the adapters that a model without any gets"
-    )
-    adapter_reduction_factor: Count = Field(16, description="Width over adapter width of such adapters")
+    adapter_reduction_factor: Count = key(16, "Width over adapter width of such adapters")
 
 
 class TaskRecipe(Section):
     """The labelled data, and what its columns mean."""
 
-    name: Annotated[str | None, Mark.OPTION] = Field(
-        None, min_length=1, description="A GLUE task, ner, or a name of your own (null: named when running)"
+    name: Annotated[str | None, Mark.OPTION] = key(
+        None, "A GLUE task, ner, or a name of your own (null: named when running)", min_length=1
     )
-    data: Annotated[Place, Mark.DATA, Mark.OPTION] = Field(
-        None, description="Directory, file, or hub:OWNER/NAME"
+    data: Annotated[Place, Mark.DATA, Mark.OPTION] = key(None, "Directory, file, or hub:OWNER/NAME")
+    problem: Literal["single-label", "multi-label", "regression", "token"] | None = key(
+        None, "Kind of a task of your own (GLUE and ner know theirs)"
     )
-    problem: Literal["single-label", "multi-label", "regression", "token"] | None = Field(
-        None, description="Kind of a task of your own (GLUE and ner know theirs)"
+    text: str | None = key(None, "Column of the text (null: found by its usual names)")
+    pair: str | None = key(None, "Column of the second text")
+    label: str | None = key(None, "Column of the label")
+    tokens: str | None = key(None, "Column of the words")
+    tags: str | None = key(None, "Column of the words' tags")
+    spans: str | None = key(None, "Column of character spans")
+    labels: list[str] | None = key(None, "Label names in the order of their ids (null: sorted)", min_length=1)
+    label_separator: str = key("|", "Between labels of a multi-label csv cell", min_length=1)
+    metric: str | None = key(None, "What selects and is reported (null: the task's own)")
+    max_train_rows: Count | None = key(None, "Use the first N training rows")
+    validation_fraction: float = key(
+        0.1, "Share of train for validation where there is no such split", gt=0, lt=1
     )
-    text: str | None = Field(None, description="Column of the text (null: found by its usual names)")
-    pair: str | None = Field(None, description="Column of the second text")
-    label: str | None = Field(None, description="Column of the label")
-    tokens: str | None = Field(None, description="Column of the words")
-    tags: str | None = Field(None, description="Column of the words' tags")
-    spans: str | None = Field(None, description="Column of character spans")
-    labels: list[str] | None = Field(
-        None, min_length=1, description="Label names in the order of their ids (null: sorted)"
+    iob: Literal["repair", "refuse"] = key(
+        "repair", "An I- tag that follows nothing: read as B-, or refuse the file"
     )
-    label_separator: str = Field("|", min_length=1, description="Between labels of a multi-label csv cell")
-    metric: str | None = Field(None, description="What selects and is reported (null: the task's own)")
-    max_train_rows: Count | None = Field(None, description="Use the first N training rows")
-    validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of train for validation where there is no such split"
-    )
-    iob: Literal["repair", "refuse"] = Field(
-        "repair", description="An I- tag that follows nothing: read as B-, or refuse the file"
-    )
-    max_length: int = Field(128, ge=8, le=65536, description="Tokens per input, special tokens included")
-    overlap: int = Field(
-        32, ge=0, description="Tokens that windows of a long sentence share (token labels, prediction)"
-    )
-    label_pieces: Literal["first", "all"] = Field("first", description="Which pieces of a word learn its tag")
+    max_length: int = key(128, "Tokens per input, special tokens included", ge=8, le=65536)
+    overlap: int = key(32, "Tokens that windows of a long sentence share (token labels, prediction)", ge=0)
+    label_pieces: Literal["first", "all"] = key("first", "Which pieces of a word learn its tag")
 
 
 class TuningRecipe(Section):
     """What is trained, and how."""
 
-    mode: Annotated[Literal["full", "adapters"], Mark.OPTION] = Field(
-        "full", description="Everything, or adapters and head alone"
+    mode: Annotated[Literal["full", "adapters"], Mark.OPTION] = key(
+        "full", "Everything, or adapters and head alone"
     )
-    epochs: Rate = Field(3.0, description="Passes over the training rows")
-    batch_size: Count = Field(32, description="Rows per optimiser step")
-    micro_batch_size: PacedOrNone = Field(None, description="Rows per forward pass (null: batch_size)")
-    learning_rate: Rate = Field(5e-5, description="Highest learning rate of AdamW")
-    weight_decay: Weight = Field(0.01, description="Decoupled, not on biases and LayerNorms")
-    warmup_ratio: Fraction = Field(0.06, description="Share of the steps with a rising learning rate")
+    epochs: Rate = key(3.0, "Passes over the training rows")
+    batch_size: Count = key(32, "Rows per optimiser step")
+    micro_batch_size: PacedOrNone = key(None, "Rows per forward pass (null: batch_size)")
+    learning_rate: Rate = key(5e-5, "Highest learning rate of AdamW")
+    weight_decay: Weight = key(0.01, "Decoupled, not on biases and LayerNorms")
+    warmup_ratio: Fraction = key(0.06, "Share of the steps with a rising learning rate")
     lr_scheduler: Schedule = "linear"
     max_grad_norm: GradNorm = 1.0
     adam_beta1: Beta1 = 0.9
     adam_beta2: Beta2 = 0.999
     adam_epsilon: Epsilon = 1e-8
-    dropout: Fraction | None = Field(None, description="Dropout while tuning (null: the model's own)")
-    class_weights: Literal["balanced"] | list[Rate] | None = Field(
-        None, description="Weight of each class in the loss, or inverse frequency"
+    dropout: Fraction | None = key(None, "Dropout while tuning (null: the model's own)")
+    class_weights: Literal["balanced"] | list[Rate] | None = key(
+        None, "Weight of each class in the loss, or inverse frequency"
     )
-    elastic: bool = Field(False, description="Tune depths before the last too, one drawn per step")
-    elastic_depths: list[Count] | None = Field(
-        None, min_length=1, description="Which depths, in iterations (null: the model's own, or all)"
+    elastic: bool = key(False, "Tune depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = key(
+        None, "Which depths, in iterations (null: the model's own, or all)", min_length=1
     )
-    elastic_task_weight: Weight = Field(1.0, description="Weight of the task's loss at that depth")
-    elastic_logit_weight: Weight = Field(
-        1.0, description="Weight of its divergence from the last depth's logits"
-    )
-    evaluations_per_epoch: Count = Field(1, description="How often validation is measured")
-    early_stopping_patience: Count | None = Field(
-        None, description="Stop after so many evaluations without a better one"
-    )
+    elastic_task_weight: Weight = key(1.0, "Weight of the task's loss at that depth")
+    elastic_logit_weight: Weight = key(1.0, "Weight of its divergence from the last depth's logits")
+    evaluations_per_epoch: Count = key(1, "How often validation is measured")
+    early_stopping_patience: Count | None = key(None, "Stop after so many evaluations without a better one")
     max_skipped_steps: SkippedSteps = 10
-    eval_batch_size: Paced = Field(64, description="Rows per forward pass in evaluation")
+    eval_batch_size: Paced = key(64, "Rows per forward pass in evaluation")
     precision: Precision = "auto"
-    seed: Seed = Field(42, description="Seed of the head, the order and dropout")
+    seed: Seed = key(42, "Seed of the head, the order and dropout")
     logging_steps: LoggingSteps = 50
     report_to: Trackers = []
 
@@ -487,24 +446,24 @@ class TuningRecipe(Section):
 class TaskTeacherRecipe(Section):
     """A fine-tuned teacher, for task-specific distillation."""
 
-    model: Annotated[Place, Mark.OPTION] = Field(None, description="Hub id or directory (null: none)")
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
-    labels: list[str] | None = Field(
-        None, min_length=1, description="The teacher's label names by id, where its config has none"
+    model: Annotated[Place, Mark.OPTION] = key(None, "Hub id or directory (null: none)")
+    revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
+    labels: list[str] | None = key(
+        None, "The teacher's label names by id, where its config has none", min_length=1
     )
-    task_weight: Weight = Field(0.5, description="Weight of the loss on the gold labels")
-    logit_weight: Weight = Field(0.5, description="Weight of the loss on the teacher's logits")
-    hidden_weight: Weight = Field(0.0, description="Weight of Eq. 8 between matched layers")
-    temperature: Rate = Field(2.0, description="Softening of both distributions")
+    task_weight: Weight = key(0.5, "Weight of the loss on the gold labels")
+    logit_weight: Weight = key(0.5, "Weight of the loss on the teacher's logits")
+    hidden_weight: Weight = key(0.0, "Weight of Eq. 8 between matched layers")
+    temperature: Rate = key(2.0, "Softening of both distributions")
 
 
 class GridRecipe(Section):
     """Lists of values; every combination is one cell, repeated for every seed. Empty: the recipe's own value."""
 
-    learning_rate: list[Rate] = Field([], description="Learning rates to try")
-    batch_size: list[Count] = Field([], description="Batch sizes to try")
-    epochs: list[Rate] = Field([], description="Lengths to try")
-    seed: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([], description="Seeds of every cell")
+    learning_rate: list[Rate] = key([], "Learning rates to try")
+    batch_size: list[Count] = key([], "Batch sizes to try")
+    epochs: list[Rate] = key([], "Lengths to try")
+    seed: list[Annotated[int, Field(ge=0, lt=2**32)]] = key([], "Seeds of every cell")
 
     @model_validator(mode="after")
     def _no_value_twice(self) -> Self:
@@ -573,16 +532,7 @@ def learned_settings(recipe: RecipeBase) -> dict[str, Any]:
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "", levels: int = _MOST_LEVELS) -> dict[str, Any]:
-    """Return nested settings by dotted names.
-
-    Args:
-        values: sections, or settings without one; a recipe's dump.
-        prefix: what the names begin with.
-        levels: how many levels to take apart.
-
-    Returns:
-        Values by names such as "training.seed", in the order of the recipe.
-    """
+    """Return nested settings by dotted names such as "training.seed", in their order, down to some levels."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and levels:

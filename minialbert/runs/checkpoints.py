@@ -73,15 +73,7 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
 
 
 def last_whole_checkpoint(root: Path, *, tell: bool = False) -> Path | None:
-    """Return the newest checkpoint whose files are those of its manifest, or None.
-
-    Args:
-        root: the folder of all checkpoints.
-        tell: say which newer ones are damaged, and how.
-
-    Returns:
-        Its folder.
-    """
+    """Return the newest checkpoint whose files are those of its manifest, or None; `tell` says what ails newer ones."""
     for _, path in reversed(_found(root)):
         damage = find_damage(path)
         if damage is None:
@@ -103,14 +95,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, in a few words, or None.
-
-    Args:
-        checkpoint: its folder.
-
-    Returns:
-        The first file that is missing, has another size or another SHA-256 than the manifest says.
-    """
+    """Return the first file that is not as a checkpoint's manifest has it, and how, in a few words; None if all are."""
     try:
         values = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = {

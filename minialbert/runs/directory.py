@@ -30,11 +30,7 @@ _PATIENCE = 30.0
 
 
 class RunDirectory:
-    """The files of one run, each under a fixed name.
-
-    Args:
-        path: the directory.
-    """
+    """The files of one run, each under a fixed name."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -77,9 +73,6 @@ class RunDirectory:
 
         Yields:
             Nothing.
-
-        Raises:
-            UserError: if another run stays there, or if the directory cannot be written.
         """
         patience = _PATIENCE if resume else 0.0
         with sole_user(self.path, "run", patience=patience) if rank() == 0 else nullcontext():
@@ -145,14 +138,7 @@ class RunDirectory:
             )
 
     def last_checkpoint(self, *, tell: bool = False) -> Path | None:
-        """Return the newest undamaged checkpoint, or None.
-
-        Args:
-            tell: say which newer ones are damaged.
-
-        Returns:
-            Its folder.
-        """
+        """Return the newest undamaged checkpoint, or None; `tell` says which newer ones are damaged."""
         return last_whole_checkpoint(self.checkpoints, tell=tell)
 
     def append_log(self, record: dict[str, Any]) -> None:
@@ -188,15 +174,7 @@ class RunDirectory:
 
 
 def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how the windows of a run differ from those it began with.
-
-    Args:
-        before: `data_identity` when it began, as read from JSON.
-        now: `data_identity` of today.
-
-    Returns:
-        One line for a message, empty when the windows are the same in the same order.
-    """
+    """Return how `data_identity` differs from what it was, in one line for a message; empty if it does not."""
     folders = before.get("folders") if isinstance(before, Mapping) else None
     if not isinstance(folders, list) or not all(isinstance(folder, dict) for folder in folders):
         return "what the run says of its windows is damaged"

@@ -19,13 +19,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator not to hand large blocks back to the system when they are freed.
+    """Tell glibc's allocator not to hand large blocks back when they are freed; return whether it took that.
 
     A step allocates the same large tensors as the one before. By default each of them is mapped anew, and
     every page faults once, which can cost an element-wise operation more than its arithmetic.
-
-    Returns:
-        Whether the allocator took the setting; False anywhere but on Linux with glibc.
     """
     mallopt = _libc_function("mallopt")
     if mallopt is None:
@@ -71,29 +68,14 @@ def _libc_function(name: str) -> Any:
 
 
 def resolve_precision(precision: str) -> str:
-    """Return a precision with "auto" resolved: bf16 on a GPU that has it, else fp32.
-
-    Args:
-        precision: "auto", "fp32", "bf16" or "fp16".
-
-    Returns:
-        "fp32", "bf16" or "fp16".
-    """
+    """Return a precision with "auto" resolved: bf16 on a GPU that has it, else fp32."""
     if precision != "auto":
         return precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def autocast(device_type: str, precision: str) -> Any:  # noqa: ANN401 - a context manager
-    """Return the context in which forward passes of a precision run.
-
-    Args:
-        device_type: "cpu" or "cuda".
-        precision: "fp32", "bf16" or "fp16".
-
-    Returns:
-        The context.
-    """
+    """Return the context in which forward passes of a precision ("fp32", "bf16", "fp16") run on "cpu" or "cuda"."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device_type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -31,8 +31,8 @@ class RunProgress(TrainerCallback):
     Args:
         run: the run directory.
         terms: loss terms to show on a line; all are in the log.
-        bar: show a bar where standard error is a terminal.
-        title: what the bar is called.
+        bar: show a bar.
+        title: what it is called.
         lines: also write a line per log.
     """
 
@@ -136,7 +136,11 @@ class RunProgress(TrainerCallback):
 
 
 def progress_bar(
-    title: str, *columns: str | ProgressColumn, shown: bool = True, transient: bool = False
+    title: str,
+    *columns: str | ProgressColumn,
+    shown: bool = True,
+    transient: bool = False,
+    in_files: bool = False,
 ) -> Progress:
     """Return a bar on standard error: drawn where that is a terminal, or a notebook with ipywidgets.
 
@@ -145,12 +149,13 @@ def progress_bar(
         *columns: what stands after the bar; without, how many of how many, and the time gone by and left.
         shown: draw it at all.
         transient: leave nothing behind.
+        in_files: write its last state where standard error is a file or a pipe.
 
     Returns:
         A context; its `add_task`, `update` and `track` are rich's.
     """
     console = stderr_console()
-    drawn = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    drawn = in_files or console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     if not columns:
         left = TimeRemainingColumn(elapsed_when_finished=False)
         columns = (MofNCompleteColumn(), TimeElapsedColumn(), "left", left)

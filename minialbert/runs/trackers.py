@@ -45,30 +45,14 @@ class Tracker(Protocol):
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Check that the packages of trackers are there, before a run writes anything.
-
-    Args:
-        names: the recipe's `report_to`.
-
-    Raises:
-        MissingExtraError: if one is not.
-    """
+    """Check that the packages of a recipe's `report_to` are there, before a run writes anything."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(name, "tracking", f"reporting to {_TITLES[name]}")
 
 
 def trackers(names: Iterable[str], run: RunDirectory, recipe: RecipeBase) -> list[TrainerCallback]:
-    """Return the callbacks that report a run.
-
-    Args:
-        names: the recipe's `report_to`.
-        run: the run directory; its name is the run's name.
-        recipe: the resolved recipe, which is sent without the folders of this machine.
-
-    Returns:
-        A callback per name; none where nothing is asked for.
-    """
+    """Return a callback for each tracker of a recipe's `report_to`."""
     return [RunTracking(name, run, recipe) for name in dict.fromkeys(names)]
 
 
@@ -77,11 +61,6 @@ class RunTracking(TrainerCallback):
 
     What cannot be started ends a run before its first step; whatever fails later is told once, and training goes on
     without it.
-
-    Args:
-        name: "tensorboard", "wandb" or "trackio".
-        run: the run directory.
-        recipe: the resolved recipe.
     """
 
     def __init__(self, name: str, run: RunDirectory, recipe: RecipeBase) -> None:
@@ -168,12 +147,8 @@ class RunTracking(TrainerCallback):
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a log record under the names that Transformers gives them in trackers.
 
-    Args:
-        logs: what was logged.
-
-    Returns:
-        Such as "train/loss_mlm" and "eval/mlm_accuracy"; text, lists and what is not finite are left out. Of a
-        measurement only the figures of its own: the record of training has the others.
+    Such as "train/loss_mlm" and "eval/mlm_accuracy"; text, lists and what is not finite are left out. Of a measurement
+    only the figures of its own: the record of training has the others.
     """
     numbers = {
         name: float(value)
