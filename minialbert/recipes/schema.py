@@ -80,6 +80,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _check_that_depths_learn(elastic: bool, **weights: float) -> None:
+    if elastic and not any(weights.values()):
+        raise ValueError(
+            f"elastic is true but {' and '.join(weights)} are both 0, so the depths would learn nothing: give one a "
+            "weight, or set elastic to false"
+        )
+
+
 class TeacherRecipe(Section):
     """The encoder to learn from."""
 
@@ -214,11 +222,9 @@ class DistillRecipe(Section):
         weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
         if all(weight == 0 for weight in weights) and not (self.embedding_weight or self.relation_weight):
             raise ValueError("every weight is 0, so there is nothing to learn")
-        if self.elastic and not (self.elastic_mlm_weight or self.elastic_output_weight):
-            raise ValueError(
-                "elastic is true but elastic_mlm_weight and elastic_output_weight are both 0, so the depths would "
-                "learn nothing: give one a weight, or set elastic to false"
-            )
+        _check_that_depths_learn(
+            self.elastic, **self.model_dump(include={"elastic_mlm_weight", "elastic_output_weight"})
+        )
         return self
 
 
@@ -434,12 +440,10 @@ class TuningRecipe(Section):
     report_to: Trackers = []
 
     @model_validator(mode="after")
-    def _depths_learn(self) -> Self:
-        if self.elastic and not (self.elastic_task_weight or self.elastic_logit_weight):
-            raise ValueError(
-                "elastic is true but elastic_task_weight and elastic_logit_weight are both 0, so the depths would "
-                "learn nothing: give one a weight, or set elastic to false"
-            )
+    def _consistent(self) -> Self:
+        _check_that_depths_learn(
+            self.elastic, **self.model_dump(include={"elastic_task_weight", "elastic_logit_weight"})
+        )
         return self
 
 

@@ -30,19 +30,8 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
     """Yield an empty folder; when the block ends without an error it is `checkpoint-STEP`, and the oldest are gone.
 
     Before it gets its name, everything in it is on the disk, and its manifest holds size and SHA-256 of each file.
-    Only then are others removed: those before the newest `keep`, and those of later steps, which are damaged or
-    belong to a past that the run has left.
-
-    Args:
-        root: the folder of all checkpoints.
-        step: optimiser steps done.
-        keep: how many stay, this one among them; None for all.
-
-    Yields:
-        Where to write the files.
-
-    Raises:
-        UserError: if they cannot be written. The checkpoints from before are still there.
+    Only then are others removed: those before the newest `keep` (None: none), and those of later steps, which are
+    damaged or belong to a past that the run has left. An error leaves the checkpoints from before.
     """
     partial, final = root / _PARTIAL, root / f"{_PREFIX}{step}"
     try:

@@ -25,16 +25,7 @@ _POLL_SECONDS = 0.5
 
 
 def check_file(path: Path, *, overwrite: bool, advice: str = REPLACE) -> None:
-    """Refuse to write over a file.
-
-    Args:
-        path: the file.
-        overwrite: allow for it.
-        advice: what to do.
-
-    Raises:
-        UserError: if it is there.
-    """
+    """Refuse to write over a file that is there; `advice` says what to do."""
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: {advice}")
 
@@ -76,9 +67,6 @@ def writing(
 
     Yields:
         Nothing.
-
-    Raises:
-        UserError: if it cannot be written.
     """
     try:
         yield
@@ -192,9 +180,6 @@ def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[
 
     Yields:
         Nothing.
-
-    Raises:
-        UserError: if another one works there, or if the directory cannot be written.
     """
     check_folder(directory, what, overwrite=True)
     with writing(directory, advice=None):

@@ -330,9 +330,6 @@ def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None
         *others: further files that would be replaced.
         kind: of the record.
         overwrite: allow for a record of the same kind.
-
-    Raises:
-        UserError: naming the file that is there.
     """
     check_folder(folder, "record", overwrite=True)
     result_file = folder / RESULT_FILE
@@ -352,7 +349,7 @@ def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None
 
 
 def find_records(paths: Sequence[Path]) -> list[Record]:
-    """Find the fine-tuning records below some paths.
+    """Return the fine-tuning records below some paths, in the order of their files.
 
     Records of other kinds are passed over. The cells of a grid are records like others, `selected` where the
     grid chose their hyper-parameters; without its cells, a grid counts by its summary.
@@ -361,7 +358,7 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
         paths: records, run directories, or trees of them.
 
     Returns:
-        The records in the order of their files.
+        The records.
 
     Raises:
         UserError: if a path has no record, if a file is not JSON or lacks a field, or if a grid's summary is not
@@ -382,17 +379,9 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
 
 
 def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]]:
-    """Group selected records by row and task.
+    """Return selected records by row and task, rows in the order of tables, each group by seed.
 
-    Args:
-        records: as `find_records` returns them.
-
-    Returns:
-        The groups, rows in the order of tables, each group by seed.
-
-    Raises:
-        UserError: if two records of a group have the same seed or differ in more than the seed, since their mean
-            would mean nothing.
+    Refused are two of a group that have the same seed or differ in more than the seed: their mean would mean nothing.
     """
     groups: dict[tuple[Row, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -411,15 +400,15 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
 
 
 def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: bool = False) -> Cell | None:
-    """Average one figure over the records of a group.
+    """Return one figure averaged over a group of `group`, or None where no record has it.
 
     Args:
-        records: one group of `group`.
+        records: the group.
         keys: the path to another figure than the reported one.
         mismatched: take it from the mismatched half of the reported split (MNLI).
 
     Returns:
-        The cell, or None where no record has the figure.
+        The cell.
     """
     first = records[0]
     metric = keys[-1] if keys else first.metric

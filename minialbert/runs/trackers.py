@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
@@ -70,19 +70,12 @@ class RunTracking(TrainerCallback):
         self._tracker: Tracker | None = None
         self._is_over = False
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the tracker."""
         self._begin(state)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Send the figures of one record."""
         if not logs or not state.is_world_process_zero or "train_runtime" in logs:  # as `RunProgress`
@@ -90,9 +83,7 @@ class RunTracking(TrainerCallback):
         self._begin(state)  # a resumed run may measure before others are told that it begins
         self._write(logs, state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """End the tracker's run."""
         if self._tracker is not None:
             self._attempt("be ended", self._tracker.finish)

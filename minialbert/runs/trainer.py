@@ -78,14 +78,7 @@ class LossMeter:
         self._step = {}
 
     def means(self, over_processes: Callable[[Sequence[float]], Sequence[float]]) -> dict[str, float]:
-        """Return the mean of each term over the steps since the last log.
-
-        Args:
-            over_processes: sums figures over processes, each of which holds its share.
-
-        Returns:
-            Means by name; empty without a step.
-        """
+        """Return the mean of each term over the steps since the last log, by what sums figures over processes."""
         if not self.steps:
             return {}
         sums = over_processes(list(self._sums.values()))
@@ -107,15 +100,9 @@ class LossMeter:
 
 
 def share_of_meters(states: Sequence[Mapping[str, Any]], process: int, processes: int) -> Mapping[str, Any]:
-    """Return what a process's meter goes on from.
+    """Return what a process's meter goes on from, of the states of all, perhaps of another number of processes.
 
-    Args:
-        states: of the meters of all processes, perhaps of another number of them.
-        process: which one, counted from 0.
-        processes: how many there are now.
-
-    Returns:
-        Its own state; where their number has changed, the first takes all sums and the others none.
+    Its own state; where their number has changed, the first takes all sums and the others none.
     """
     if len(states) == processes:
         return states[process]
@@ -313,11 +300,7 @@ class ResumableTrainer(Trainer):
         return self.stop.requested if self.args.world_size == 1 else self.stop.agreed
 
     def check_for_stop(self) -> None:
-        """Stop here if it was asked for; all processes must come here, and stop together.
-
-        Raises:
-            StopRequested: if so.
-        """
+        """Stop here if it was asked for; all processes must come here, and stop together."""
         self.sum_over_processes([])
         if self._is_to_stop():
             raise StopRequested
