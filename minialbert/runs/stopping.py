@@ -11,15 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minialbert.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
 
 # Long enough for a launcher to see that the first process has failed, and to end the others.
 _SECONDS_TO_BE_ENDED = 5.0

@@ -122,17 +122,8 @@ def training_arguments(
 ) -> TrainingArguments:
     """Return Transformers' arguments for what a recipe says of length, batch, optimiser and schedule.
 
-    Args:
-        section: of the recipe.
-        output: where checkpoints go.
-        max_steps: optimiser steps.
-        micro_batch_size: rows per forward pass and process.
-        accumulation: micro-batches per optimiser step and process.
-        warmup_steps: steps of linear warm-up.
-        **others: arguments for evaluating, saving and loading, which the two kinds of training do differently.
-
-    Returns:
-        The arguments; trackers get the log from `runs.trackers`, and the bar is `runs.progress`.
+    `others` are those for evaluating, saving and loading, which the two kinds of training do differently. Trackers get
+    the log from `runs.trackers`, and the bar is that of `runs.progress`.
     """
     precision = resolve_precision(section.precision)
     return TrainingArguments(
