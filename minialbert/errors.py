@@ -6,6 +6,7 @@ It is the runtime's own, so that one `except` takes the mistakes of both.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -70,3 +71,30 @@ def local_path(name: str | Path) -> Path:
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(f"{shown(name, 120)} is no path that can be opened ({reason})") from error
     return path
+
+
+def spelled_as_path(name: str, *, slashes: int = 1) -> bool:
+    """Tell whether a name is spelled as a path, not as a hub id, whatever there is on the disk.
+
+    Args:
+        name: of a model or of data.
+        slashes: how many a hub id may have; 0 where hub ids begin with "hub:".
+
+    Returns:
+        True for "./x", "~/x", "/x", a drive's letter, and for more slashes than these.
+    """
+    marked = name.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", name) or "\\" in name
+    return bool(marked) or name.count("/") > slashes
+
+
+def display_name(name: str | Path | None) -> str | None:
+    """Return how a record names a model or data: its hub id, or the last part of a local path.
+
+    The `model` folder of a run has the run's name.
+    """
+    if not name:
+        return None
+    if not spelled_as_path(str(name)) and not Path(name).exists():
+        return str(name)
+    path = Path(name).expanduser().resolve()
+    return path.parent.name if path.name == "model" else path.name

@@ -19,8 +19,9 @@ from typing import Any
 
 from scipy import stats
 
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import find_run_records, pack_files, read_run_file
+from minialbert.runs.records import write_result
 
 KINDS = ("fixed", "elastic")
 # What a constant answer scores: correlations 0, entity F1 0, accuracy the share of the most frequent class.

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
 
 RESULTS = Path("results") / "regression-start"

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
-from minialbert.runs.directory import environment
+from minialbert.runs.machine import environment
 from minialbert.runs.progress import duration
 
 

@@ -9,7 +9,7 @@ import json
 import statistics
 from pathlib import Path
 
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import find_run_records, read_run_file
 
 RESULTS = Path("results") / "task-distillation"

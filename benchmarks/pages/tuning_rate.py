@@ -10,7 +10,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import find_run_records, read_run_file
 
 RESULTS = Path("results") / "tuning-rate"

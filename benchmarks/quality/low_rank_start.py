@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minialbert.errors import display_name
 from minialbert.method.distill import DistillationPlan, plan_distillation
 from minialbert.method.start import embedding_tables
 from minialbert.recipes.load import apply_overrides, load_recipe
-from minialbert.runs.directory import display_name, write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 
 def batches(plan: DistillationPlan, held_out: bool, count: int) -> list[dict[str, Tensor]]:

@@ -28,9 +28,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minialbert.errors import display_name
 from minialbert.experiments.demo.demo import find_teacher
 from minialbert.experiments.demo.text import python_texts
-from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 FIRST_STEPS = 100  # of a process: its memory still grows to what a step needs, and to an evaluation or two
 _CLOCK = {"tokens_per_second"}

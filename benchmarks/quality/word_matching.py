@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from minialbert.method.encoders import load_teacher
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 SHORTEST = 4  # letters: function words meet by chance
 

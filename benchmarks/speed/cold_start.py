@@ -22,7 +22,8 @@ from distillation_step import machine
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.bench import build_model, parse_models
 from minialbert.deploy.onnx.export import export_onnx
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 from minialbert.tasks.models import TaskInputs, save_tuned
 
 SHAPE = "minialbert-128"  # as in minialbert bench

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from distillation_step import GEOMETRIES, machine, peak_in_process
 
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 MODES = ("fp32", "open-rows")
 # The batch of the target, and the same 2,048 tokens in ever longer windows.

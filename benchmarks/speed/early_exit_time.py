@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from distillation_step import machine
 
+from minialbert.errors import display_name
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import display_name, write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import encode, evaluate_split, make_collator

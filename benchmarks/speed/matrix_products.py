@@ -18,7 +18,8 @@ import torch
 from distillation_step import machine
 from torch import nn
 
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 TOKENS, WIDTH, WIDE = 2048, 768, 3072
 ITERATIONS = 6

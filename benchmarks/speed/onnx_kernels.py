@@ -18,7 +18,8 @@ import onnxruntime
 from distillation_step import machine
 from onnx import TensorProto, helper, numpy_helper
 
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 TOKENS, WIDTH, WIDE, ADAPTER = 128, 768, 3072, 48
 CONTRIB = "com.microsoft"

@@ -19,7 +19,8 @@ from distillation_step import machine
 from minialbert.deploy.bench import build_model, parse_models
 from minialbert.deploy.onnx.int8 import quantize_int8
 from minialbert.deploy.onnx.trace import trace_onnx
-from minialbert.runs.directory import write_atomically, write_result
+from minialbert.runs.files import write_atomically
+from minialbert.runs.records import write_result
 
 TOKENS = 128
 PARTS = {

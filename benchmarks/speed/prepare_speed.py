@@ -132,7 +132,7 @@ def main() -> None:
         lines.append(f"| {variant} | {workers} | {median:.1f} | {rate:.2f} | {ratio:.2f} |")
     page = "\n".join(lines) + "\n"
     if arguments.json is not None:
-        from minialbert.runs.directory import write_result
+        from minialbert.runs.records import write_result
 
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         record = {

@@ -30,7 +30,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.data.masking import permuted
 from minialbert.method.costs import forward_flops_per_token, step_flops_per_token
-from minialbert.runs.directory import write_result
+from minialbert.runs.records import write_result
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 WINDOWS, LENGTH, MASKED, BATCH = 21_000_000, 256, 0.15, 192  # the paper's: 5.4 billion tokens

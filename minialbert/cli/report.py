@@ -42,13 +42,12 @@ def attention(
         row_overlap,
         write_attention_maps,
     )
-    from minialbert.runs.directory import writing
+    from minialbert.runs.files import check_file, writing
 
     file = local_path(output)
     if file.is_dir():
         raise UserError(f"{output} is a directory: expected a file, as in {output / 'attention.json'}")
-    if file.exists() and not overwrite:
-        raise UserError(f"{output} exists: give --overwrite to replace it, or another --output")
+    check_file(file, overwrite=overwrite)
     layers = _layers(layer_map)
     with interruptible("the same command starts it again"):
         maps = compare_attention(model, teacher, layers=layers, sentences=sentence or SENTENCES)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +21,7 @@ from minialbert.cli.shared import (
     say,
 )
 from minialbert.errors import UserError
+from minialbert.runs.files import check_file, whole_file, writing
 
 if TYPE_CHECKING:
     from minialbert.recipes.schema import FinetuneRecipe, TaskRecipe
@@ -189,8 +188,8 @@ def predict(
         raise UserError("give either texts or --input (a file, or - for standard input)")
     if texts and (column is not None or pair_column is not None):
         raise UserError("--column and --pair-column are for tables: give --input too")
-    if output is not None and output.exists() and not overwrite:
-        raise UserError(f"{output} exists: give --overwrite to replace it, or another --output")
+    if output is not None:
+        check_file(output, overwrite=overwrite)
     inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
     predictor = load_predictor(
         model,
@@ -207,16 +206,8 @@ def predict(
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
             return
-        partial = output.with_name(f".{output.name}.partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-            os.replace(partial, output)
-        except OSError as error:
-            raise UserError(f"{output} cannot be written ({error.strerror or error})") from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+        with writing(output, advice=None), whole_file(output) as file:
+            file.writelines(f"{line}\n" for line in lines)
 
 
 def report(

@@ -13,7 +13,7 @@ from typing import Any
 
 from minialbert.data.examples import Task, TextExample
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically, writing
 
 logger = logging.getLogger(__name__)
 
@@ -559,11 +559,9 @@ def write_submission(
             len(lines),
             official_rows,
         )
-    try:
+    with writing(path, advice=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "index\tprediction\n" + "".join(lines))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
     return path
 
 

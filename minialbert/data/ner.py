@@ -14,7 +14,7 @@ from minialbert_runtime.words import TAG
 
 from minialbert.data.examples import Task, TokenExample
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically, writing
 
 Repair = Literal["repair", "refuse"]
 
@@ -110,13 +110,12 @@ def write_bio(path: Path, sentences: Iterable[TokenExample]) -> None:
         text = _BOM + text
     try:
         text.encode("utf-8")
-        write_atomically(Path(path), text)
     except UnicodeEncodeError as error:
         raise UserError(
             f"{path} cannot be written: {error.object[error.start]!r} has no UTF-8 form"
         ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
+    with writing(path, advice=None):
+        write_atomically(Path(path), text)
 
 
 def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "repair") -> Task:

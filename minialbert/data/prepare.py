@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
 from minialbert.data.corpora import DocumentSeparator, ReadStats, Source, find_sources, read_documents
 from minialbert.data.tokenizers import (
     encode_batches,
@@ -56,6 +58,7 @@ from minialbert.data.window_store import (
 )
 from minialbert.errors import UserError
 from minialbert.runs.files import sole_user
+from minialbert.runs.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -473,14 +476,7 @@ def _versions() -> dict[str, str]:
 @contextlib.contextmanager
 def _progress_bar(enabled: bool, total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function that is told the bytes read so far."""
-    if not enabled:
-        yield lambda completed: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.progress import TransferSpeedColumn as Speed
-
-    columns = (TextColumn("prepare"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with progress_bar("prepare", *columns, shown=enabled, in_files=True) as bar:
         task = bar.add_task("prepare", total=total or None)
         yield lambda completed: bar.update(task, completed=completed)

@@ -54,7 +54,7 @@ from minialbert.deploy.bench_memory import (
     quiet_about_quantization,
     torch_runner,
 )
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.errors import MissingExtraError, UserError, display_name
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import (
     LOADING_ERRORS,
@@ -68,10 +68,11 @@ from minialbert.method.modeling_minialbert import (
     MiniAlbertForTokenClassification,
 )
 from minialbert.report.tables import escape
-from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_atomically
 from minialbert.runs.progress import duration, stderr_console
+from minialbert.runs.records import check_output, write_result
 from minialbert.runs.untrusted import check_config
-from minialbert.tasks.evaluate import check_output
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -24,13 +24,13 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.card import ARCHITECTURES, model_card
 from minialbert.deploy.evidence import ModelFacts, gather_evidence
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method import modeling_minialbert
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import LOADING_ERRORS, one_line
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
-from minialbert.runs.directory import RunDirectory, display_name
+from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder
 from minialbert.runs.untrusted import check_config, check_model_folder
 from minialbert.tasks.models import TASK_FILE, read_task_file

@@ -32,10 +32,10 @@ from minialbert.experiments.pool import (
 from minialbert.experiments.ray import RayWorkers, import_ray
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
-from minialbert.runs.directory import RunDirectory, check_same_recipe, write_result, writing
-from minialbert.runs.files import sole_user
+from minialbert.runs.directory import RunDirectory, check_same_recipe
+from minialbert.runs.files import sole_user, writing
 from minialbert.runs.progress import duration
-from minialbert.runs.records import mean_sd
+from minialbert.runs.records import mean_and_sd, write_result
 from minialbert.tasks.finetune import finetune_command, plan_finetuning
 
 __all__ = ["GridCell", "KeepModels", "expand", "grid_record", "grid_rows", "run_grid", "select"]
@@ -228,8 +228,8 @@ def grid_record(
     runs = [records[cell.name] for cell in chosen]
     first = runs[0]
     seeds = [cell.recipe.tuning.seed for cell in chosen]
-    score, sd = mean_sd([run["score"] for run in runs])
-    on_validation, validation_sd = mean_sd([validation_score(run) for run in runs])
+    score, sd = mean_and_sd([run["score"] for run in runs])
+    on_validation, validation_sd = mean_and_sd([validation_score(run) for run in runs])
     used = (*_VALUES, "seed")
     grid = [f"grid.{name}={getattr(recipe.grid, name)}" for name in used if getattr(recipe.grid, name)]
     options = [word for value in grid for word in ("--set", value)]
@@ -281,7 +281,7 @@ def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     sign = -1.0 if record["metric"] in LOWER_IS_BETTER else 1.0
     rows = []
     for values, cells in groups.items():
-        mean, sd = mean_sd([cell["validation_score"] for cell in cells])
+        mean, sd = mean_and_sd([cell["validation_score"] for cell in cells])
         is_chosen = values == tuple(chosen[name] for name in _VALUES)
         told = _with_deviation(chosen["score"], chosen["sd"]) if is_chosen else ""
         seconds = duration(sum(cell["wall_seconds"] for cell in cells))

@@ -24,7 +24,7 @@ from typing import Literal, Protocol, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from minialbert.errors import UserError
-from minialbert.runs.directory import write_atomically, writing
+from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.progress import stderr_console
 from minialbert.runs.stopping import GracefulStop
 

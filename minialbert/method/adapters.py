@@ -16,13 +16,12 @@ from typing import Any, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from minialbert.errors import UserError, listed, quoted, shown
+from minialbert.errors import UserError, display_name, listed, quoted, shown, spelled_as_path
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import LOADING_ERRORS, one_line
 from minialbert.method.modeling_minialbert import (
@@ -33,7 +32,7 @@ from minialbert.method.modeling_minialbert import (
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
 )
-from minialbert.runs.files import whole_folder
+from minialbert.runs.files import check_folder, whole_folder, writing
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "adapters.safetensors"
@@ -240,7 +239,7 @@ def save_adapters(
     record = {
         "format_version": FORMAT_VERSION,
         "architecture": architecture,
-        "backbone": _display_name(config.name_or_path),
+        "backbone": display_name(config.name_or_path),
         "backbone_fingerprint": backbone_fingerprint(encoder),
         "num_iterations": config.num_hidden_layers,
         "num_labels": config.num_labels,
@@ -257,18 +256,13 @@ def save_adapters(
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in _task_tensors(model)}
 
     target = Path(directory).expanduser().resolve()
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{directory} is a file: expected a directory for the adapters")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise UserError(f"{directory} is not empty: give overwrite=True to replace it, or another directory")
-    try:
-        with whole_folder(target) as staging:
-            save_file(tensors, staging / WEIGHTS_NAME, metadata={"format": "pt"})
-            (staging / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-            if tokenizer is not None:
-                tokenizer.save_pretrained(staging)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{directory} cannot be written ({one_line(error)})") from error
+    advice = "give overwrite=True to replace it, or another directory"
+    check_folder(target, "adapters", overwrite=overwrite, advice=advice)
+    with writing(directory, advice=None), whole_folder(target) as staging:
+        save_file(tensors, staging / WEIGHTS_NAME, metadata={"format": "pt"})
+        (staging / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
     return Path(directory)
 
 
@@ -301,7 +295,7 @@ def load_adapters(
         raise UserError(
             f"{source}: these adapters were trained on the backbone {shown(record.backbone or 'without a name')} "
             f"({record.backbone_fingerprint[:12]}), but this one is "
-            f"{_display_name(encoder.config.name_or_path) or 'without a name'} ({found[:12]}): load the student "
+            f"{display_name(encoder.config.name_or_path) or 'without a name'} ({found[:12]}): load the student "
             "they were trained on, or train adapters for this one"
         )
     values = {name: getattr(record, name) for name in _TASK_FIELDS}
@@ -332,7 +326,7 @@ def _locate(source: str, name: str, revision: str | None) -> Path:
                 f"{WEIGHTS_NAME}"
             )
         return folder / name
-    if folder.exists() or source.startswith((".", "/", "~")):
+    if folder.exists() or spelled_as_path(source):
         raise UserError(f"{source} is no directory: expected one written by save_adapters, or a hub id")
     try:
         return Path(cached_file(source, name, revision=revision))
@@ -468,12 +462,3 @@ def _changed_config(config: MiniAlbertConfig, values: dict[str, Any], where: str
     for name, value in values.items():
         setattr(changed, name, value)
     return changed
-
-
-def _display_name(name_or_path: str | None) -> str | None:
-    """Return a hub id as it is, and of a local path only the last part, also where it no longer exists."""
-    if not name_or_path:
-        return None
-    path = Path(name_or_path)
-    local = path.is_absolute() or path.exists() or name_or_path[0] in ".~" or len(path.parts) > 2
-    return path.resolve().name if local else name_or_path

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.tokenizers import special_affixes
 from minialbert.data.window_store import record_from_plain
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method.encoders import Teacher, enable_recording, load_teacher, max_input_length, view_encoder
 from minialbert.method.losses import layer_map
-from minialbert.runs.directory import display_name, write_atomically
+from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import packed
 
 FORMAT_VERSION = 1

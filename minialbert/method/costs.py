@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from minialbert.runs.machine import resolve_precision
-from minialbert.runs.progress import duration
+from minialbert.runs.progress import duration, size
 
 if TYPE_CHECKING:
     from minialbert.method.distill import DistillationPlan
@@ -116,7 +116,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         "precision": precision if torch.cuda.is_available() else _cpu_precision(precision, rate),
         "matmul_rate": f"{rate / 1e9:,.0f} GFLOP/s measured here",
         "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
-        "memory": f"{_memory_bytes(plan, length) / 1e9:.1f} GB",
+        "memory": size(_memory_bytes(plan, length)),
     }
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.prepare import WindowDataset, check_tokenizer, data_identity
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, one_line
+from minialbert.data.window_store import WindowDataset, check_tokenizer, data_identity
+from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
 from minialbert.method.elastic import ElasticObjective, mark_depths
 from minialbert.method.encoders import Teacher, load_teacher, supports_packing
@@ -30,12 +30,14 @@ from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Recipe
 from minialbert.recipes.schema import DistillRecipe, TrainingRecipe, resolve_depths, without_places
-from minialbert.runs.directory import RunDirectory, display_name, write_result, writing
-from minialbert.runs.files import whole_folder
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import RunProgress
+from minialbert.runs.records import write_result
 from minialbert.runs.stopping import rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
+from minialbert.runs.trainer import training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -405,41 +407,24 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         The trainer, ready for `train()`.
     """
     training = plan.recipe.training
-    precision = resolve_precision(training.precision)
     if training.compile:
         for model in (plan.student, plan.teacher.model if plan.teacher is not None else None):
             if model is not None:
                 compile_layers(model)
-    args = TrainingArguments(
-        output_dir=str(run.checkpoints),
+    args = training_arguments(
+        training,
+        output=run.checkpoints,
         max_steps=plan.max_steps,
-        per_device_train_batch_size=plan.micro_batch_size,
-        per_device_eval_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.accumulation,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
+        micro_batch_size=plan.micro_batch_size,
+        accumulation=plan.accumulation,
         warmup_steps=training.warmup_steps,
-        # Transformers' "constant" has no warm-up.
-        lr_scheduler_type=training.lr_scheduler.replace("constant", "constant_with_warmup"),
-        max_grad_norm=training.max_grad_norm,
-        adam_beta1=training.adam_beta1,
-        adam_beta2=training.adam_beta2,
-        adam_epsilon=training.adam_epsilon,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=training.seed,
-        logging_steps=training.logging_steps,
-        logging_nan_inf_filter=False,
+        per_device_eval_batch_size=plan.micro_batch_size,
         eval_strategy="steps" if len(plan.held_out) else "no",
         eval_steps=training.eval_steps,
         save_strategy="steps",
         save_steps=training.save_steps,
         save_total_limit=training.keep_checkpoints,
         dataloader_num_workers=_loading_processes(training.num_workers),
-        remove_unused_columns=False,
-        report_to="none",  # see `trackers`
-        disable_tqdm=True,
     )
     samples = ShuffledWindows(plan.windows, plan.max_steps * training.batch_size, training.seed)
     train_dataset: Dataset = samples

@@ -32,7 +32,7 @@ from minialbert.method.modeling_minialbert import (
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
 )
-from minialbert.runs.files import whole_folder
+from minialbert.runs.files import check_folder, whole_folder
 from minialbert.runs.untrusted import check_config, check_model_folder
 
 # The classes of the release; it has none for question answering.
@@ -214,12 +214,9 @@ def _to_release(key: str) -> str:
 
 
 def _check_target(source: str | Path, target: Path, overwrite: bool) -> None:
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file: give a directory to write to")
     if Path(source).is_dir() and Path(source).resolve() == target:
         raise UserError(f"{target} is the source itself: give another directory to write to")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise UserError(f"{target} is not empty: give another directory, or overwrite it (--overwrite)")
+    check_folder(target, "student", overwrite=overwrite, advice="give another directory, or --overwrite")
 
 
 def _locate(source: str | Path, name: str) -> Path | None:

@@ -21,12 +21,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import LOADING_ERRORS, Teacher, load_encoder_config, one_line, position_offset
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.schema import StudentRecipe
-from minialbert.runs.directory import display_name
 
 # Names of one layer's parts, by family, in the order of ours (the first line).
 _BLOCK_PARTS = (

@@ -29,6 +29,8 @@ from minialbert.data.masking import ShuffledWindows
 from minialbert.errors import UserError
 from minialbert.method.encoders import Teacher, one_line
 from minialbert.method.objective import DistillationObjective, EncoderView
+from minialbert.runs.files import whole_file, writing
+from minialbert.runs.progress import size
 
 logger = logging.getLogger(__name__)
 
@@ -252,14 +254,9 @@ class CachedTeacherView:
             self._check_size(len(content))
             self._size_checked = True
         path = self._path(window_id)
-        try:
+        with writing(path, advice="make room, or set training.cache_teacher=false"):
             path.parent.mkdir(exist_ok=True)
             _write_atomically(path, content)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror or error}): make room, or set "
-                "training.cache_teacher=false"
-            ) from error
 
     def _check_size(self, window_bytes: int) -> None:
         """Refuse a cache that the disk has no room for."""
@@ -268,15 +265,15 @@ class CachedTeacherView:
         usable = int(shutil.disk_usage(self.directory).free * _USABLE)
         logger.info(
             "teacher cache: about %s for %s windows (%s stored), %s usable on this disk",
-            _readable(window_bytes * self.num_windows),
+            size(window_bytes * self.num_windows),
             f"{self.num_windows:,}",
             f"{stored:,}",
-            _readable(usable),
+            size(usable),
         )
         if needed > usable:
             raise UserError(
-                f"the teacher cache would take {_readable(needed)} more for {self.num_windows:,} windows "
-                f"({_readable(window_bytes)} each), but {self.directory} has room for {_readable(usable)}: "
+                f"the teacher cache would take {size(needed)} more for {self.num_windows:,} windows "
+                f"({size(window_bytes)} each), but {self.directory} has room for {size(usable)}: "
                 "free some disk space, take fewer windows, or set training.cache_teacher=false"
             )
 
@@ -349,21 +346,9 @@ def _half(values: Tensor) -> Tensor:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    # The name is this process's own: several may write the same window, with the same content.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _readable(num_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"
+    # Several processes may write the same window, with the same content.
+    with whole_file(path, "xb", by=f".{os.getpid()}", synced=False) as file:
+        file.write(content)
 
 
 __all__ = ["CachedTeacherView", "FixedMasks"]

@@ -22,11 +22,13 @@ from minialbert.recipes.schema import (
     DataRecipe,
     DistillRecipe,
     FinetuneRecipe,
+    Mark,
     Recipe,
     RecipeBase,
     StudentRecipe,
     TeacherRecipe,
     TrainingRecipe,
+    marked,
 )
 from minialbert.recipes.yaml import line_of, read_yaml, read_yaml_value
 
@@ -54,9 +56,6 @@ _FOLDERS: dict[type[RecipeBase], dict[str, str]] = {
     FinetuneRecipe: {"finetune": "finetune/"},
 }
 _LONGEST_CHAIN = 8
-# What names one recipe, and says nothing about the one that is based on it.
-_OWN_KEYS = ("name", "description", "paper", "command")
-
 # Faults of one file that are told at once.
 _MAX_FAULTS = 8
 
@@ -67,19 +66,11 @@ REFERENCE_BEGIN, REFERENCE_END = "<!-- reference:begin -->\n", "<!-- reference:e
 
 @dataclass(frozen=True)
 class RecipeSummary:
-    """One line of the list of shipped recipes.
+    """One line of the list of shipped recipes."""
 
-    Attributes:
-        name: the name to give to `--recipe`.
-        description: one sentence.
-        paper: table and row of the paper, or None.
-        path: the YAML file.
-        kind: the schema that it follows.
-    """
-
-    name: str
+    name: str  # to give to `--recipe`
     description: str
-    paper: str | None
+    paper: str | None  # table and row
     path: Path
     kind: type[RecipeBase]
 
@@ -91,17 +82,8 @@ def load_recipe(name_or_path: str, kind: type[AnyRecipe]) -> AnyRecipe: ...
 def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBase:
     """Returns a shipped recipe, or one read from a YAML file.
 
-    Args:
-        name_or_path: a name from `list_recipes` (of a fine-tuning recipe, with or without its folder), or the
-            path of a YAML file. A shipped name comes first; write `./default` for a file of that name.
-        kind: `Recipe` or `FinetuneRecipe`.
-
-    Returns:
-        The recipe, with every default filled in.
-
-    Raises:
-        UserError: if there is no such recipe, or if the file cannot be read or does not fit the schema. All
-            faults of the file are told in one line.
+    The name is one from `list_recipes` (of a fine-tuning recipe, with or without its folder) and comes first: write
+    `./default` for a file of that name. Every default is filled in; all faults of a file are told in one line.
     """
     text = str(name_or_path)
     path = _shipped_path(text, kind) or _own_path(text, kind)
@@ -109,15 +91,15 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
 
 
 def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
-    """Returns the recipe with some values replaced, checked again as a whole.
+    """Returns a new recipe with some values replaced, checked again as a whole.
 
     Args:
-        recipe: the recipe to start from; it is not changed.
+        recipe: the recipe to start from.
         overrides: entries like `distill.output_weight=4`. Values are YAML scalars or lists; `null` clears a
             value. Overriding only one of `training.max_steps` and `training.epochs` clears the other.
 
     Returns:
-        A new recipe.
+        The recipe.
 
     Raises:
         UserError: if an entry is no `key=value`, names an unknown key or holds a value that does not fit.
@@ -148,26 +130,12 @@ def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
 
 
 def list_recipes() -> list[RecipeSummary]:
-    """Returns the shipped recipes, those of distillation first, in the order of their names.
-
-    Returns:
-        One summary per recipe.
-    """
+    """Returns a summary of each shipped recipe, those of distillation first, in the order of their names."""
     return [_summary(name, kind) for name, kind in _all_shipped().items()]
 
 
 def find_recipe(name: str) -> RecipeSummary:
-    """Returns the summary of a shipped recipe.
-
-    Args:
-        name: as in `list_recipes`.
-
-    Returns:
-        Its summary.
-
-    Raises:
-        UserError: if there is no such recipe.
-    """
+    """Returns the summary of a shipped recipe, by its name in `list_recipes`."""
     kinds = _all_shipped()
     if name not in kinds:
         names = list(kinds)
@@ -178,19 +146,7 @@ def find_recipe(name: str) -> RecipeSummary:
 
 
 def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> Path:
-    """Returns the path of a copy of a shipped recipe, comments included, for editing.
-
-    Args:
-        name: a name from `list_recipes`.
-        destination: the file to write, or a directory to put `NAME.yaml` into.
-        overwrite: replace the file if it is there.
-
-    Returns:
-        The file written.
-
-    Raises:
-        UserError: if there is no such recipe, or if the file exists or cannot be written.
-    """
+    """Returns the path of a copy of a shipped recipe, comments included: a file, or `NAME.yaml` in a directory."""
     summary = find_recipe(name)
     target = local_path(destination)
     target = target / summary.path.name if target.is_dir() else target
@@ -207,26 +163,12 @@ def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> 
 
 
 def dump_recipe(recipe: RecipeBase) -> str:
-    """Returns the recipe as YAML with every value explicit, in the schema's order.
-
-    Args:
-        recipe: the recipe.
-
-    Returns:
-        Text that `load_recipe` reads back to an equal recipe.
-    """
+    """Returns the recipe as YAML that `load_recipe` reads back: every value explicit, in the schema's order."""
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=1000)
 
 
 def with_reference(markdown: str) -> str:
-    """Returns a page with its tables of recipes and keys made anew from the schema.
-
-    Args:
-        markdown: the page, `docs/recipes.md`, with the markers `reference:begin` and `reference:end`.
-
-    Returns:
-        The page with everything between the markers replaced.
-    """
+    """Returns `docs/recipes.md` with what stands between its markers, tables of recipes and keys, made anew."""
     lines = ["", "## The shipped recipes", "", "| name | what | paper |", "|---|---|---|"]
     lines += [f"| `{row.name}` | {row.description} | {row.paper or '-'} |" for row in list_recipes()]
     for title, kind in (("distillation", Recipe), ("fine-tuning", FinetuneRecipe)):
@@ -248,7 +190,7 @@ def _shipped(kind: type[RecipeBase]) -> dict[str, Path]:
     return {
         prefix + path.stem: path
         for folder, prefix in _FOLDERS[kind].items()
-        for path in sorted((SHIPPED / folder).glob("*.yaml"))
+        for path in sorted((SHIPPED / folder).glob("*.yaml"), key=lambda path: path.stem)
     }
 
 
@@ -310,7 +252,9 @@ def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()
 
 def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return a base's values with those of a file in their place, section by section."""
-    merged: dict[Any, Any] = base.model_dump(exclude=set(_OWN_KEYS))
+    merged: dict[Any, Any] = base.model_dump(
+        exclude=set(marked(Mark.NAME))
+    )  # which say nothing of what is based on it
     training = values.get("training")
     if isinstance(training, dict):
         _clear_other_length(training, merged["training"])

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from minialbert.errors import spelled_as_path
+
+
+class Mark(Enum):
+    """What a setting is to others than its own run; marks stand on the schema's fields, and nowhere else."""
+
+    NAME = "names the recipe"
+    PLACE = "a hub id or a path, which differ between machines"
+    DATA = "such a place whose hub ids begin with hub:"
+    SEED = "the seed"
+    PACE = "paces or logs a run, and does not change what it learns"
+    LOG = "where the log goes: a run may be resumed with another"
+    OPTION = "the command line has an option for it"
+
+
+def key(default: Any, meaning: str, **limits: Any) -> Any:
+    """Return a key's default with its meaning, which the documentation shows, and the limits of its value."""
+    return Field(default, description=meaning, **limits)
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Place = Annotated[str | None, Field(min_length=1), Mark.PLACE]
 
 
 def as_list(value: object) -> object:
@@ -24,7 +48,30 @@ def _as_trackers(value: object) -> object:
     return [] if value is None or value == "none" else as_list(value)
 
 
-Trackers = Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_as_trackers)]
+# What distilling and tuning have in common; where it stands among a section's keys is the section's own.
+Paced = Annotated[Count, Mark.PACE]
+PacedOrNone = Annotated[Count | None, Mark.PACE]
+Schedule = Annotated[Literal["linear", "cosine", "constant"], Field(description="Schedule after the warm-up")]
+GradNorm = Annotated[Rate, Field(description="Gradient norm beyond which gradients are scaled down")]
+Beta1 = Annotated[Fraction, Field(description="Decay of AdamW's first moment")]
+Beta2 = Annotated[Fraction, Field(description="Decay of AdamW's second moment")]
+Epsilon = Annotated[Rate, Field(description="AdamW's epsilon")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"], Field(description="Arithmetic of the forward passes")
+]
+Seed = Annotated[int, Field(ge=0, lt=2**32), Mark.SEED]
+LoggingSteps = Annotated[Count, Field(description="Steps between two log lines"), Mark.PACE]
+SkippedSteps = Annotated[
+    int,
+    Field(ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"),
+]
+Trackers = Annotated[
+    list[Literal["tensorboard", "wandb", "trackio"]],
+    BeforeValidator(_as_trackers),
+    Field(description="Trackers that get the log: tensorboard, wandb, trackio"),
+    Mark.LOG,
+    Mark.PACE,
+]
 
 
 class Section(BaseModel):
@@ -33,56 +80,46 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _check_that_depths_learn(elastic: bool, **weights: float) -> None:
+    if elastic and not any(weights.values()):
+        raise ValueError(
+            f"elastic is true but {' and '.join(weights)} are both 0, so the depths would learn nothing: give one a "
+            "weight, or set elastic to false"
+        )
+
+
 class TeacherRecipe(Section):
     """The encoder to learn from."""
 
-    model: str | None = Field(
-        None, min_length=1, description="Hub id or directory (null: named when running)"
-    )
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
+    model: Place = key(None, "Hub id or directory (null: named when running)")
+    revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
 
 
 class StudentRecipe(Section):
     """The encoder to train, and where its first weights come from."""
 
-    arch: Literal["minialbert", "bert"] = Field("minialbert", description="Recursive encoder, or plain BERT")
-    num_hidden_layers: int = Field(
-        6, ge=1, le=96, description="Iterations of the shared block (bert: layers)"
+    arch: Literal["minialbert", "bert"] = key("minialbert", "Recursive encoder, or plain BERT")
+    num_hidden_layers: int = key(6, "Iterations of the shared block (bert: layers)", ge=1, le=96)
+    embedding_size: Count | None = key(128, "The paper's rank r (null: full rank)")
+    hidden_size: Count | None = key(None, "Width d (null: the teacher's)")
+    num_attention_heads: Count | None = key(None, "Heads per iteration (null: the teacher's)")
+    intermediate_size: Count | None = key(None, "Width of the feed-forward block (null: the teacher's)")
+    hidden_act: str | None = key(None, "Feed-forward activation (null: the teacher's)", min_length=1)
+    max_position_embeddings: Count | None = key(None, "Longest input in tokens (null: the teacher's)")
+    hidden_dropout_prob: Fraction = key(0.1, "Dropout on hidden states while distilling")
+    attention_probs_dropout_prob: Fraction = key(0.1, "Dropout on attention rows while distilling")
+    adapter_reduction_factor: Count | None = key(16, "Width over adapter width (null: no adapters)")
+    adapter_layer_norm: bool = key(True, "LayerNorm after each adapter, which Eq. 3 lacks")
+    adapter_init: Literal["as-published", "identity"] = key(
+        "as-published", "Random as in the release, or a zero up-projection"
     )
-    embedding_size: Count | None = Field(128, description="The paper's rank r (null: full rank)")
-    hidden_size: Count | None = Field(None, description="Width d (null: the teacher's)")
-    num_attention_heads: Count | None = Field(None, description="Heads per iteration (null: the teacher's)")
-    intermediate_size: Count | None = Field(
-        None, description="Width of the feed-forward block (null: the teacher's)"
+    mlm_head: Literal["tied", "untied"] = key("tied", "Share the decoder with the word embeddings?")
+    init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = key(
+        "teacher", "Where the first weights come from"
     )
-    hidden_act: str | None = Field(
-        None, min_length=1, description="Feed-forward activation (null: the teacher's)"
-    )
-    max_position_embeddings: Count | None = Field(
-        None, description="Longest input in tokens (null: the teacher's)"
-    )
-    hidden_dropout_prob: Fraction = Field(0.1, description="Dropout on hidden states while distilling")
-    attention_probs_dropout_prob: Fraction = Field(
-        0.1, description="Dropout on attention rows while distilling"
-    )
-    adapter_reduction_factor: Count | None = Field(
-        16, description="Width over adapter width (null: no adapters)"
-    )
-    adapter_layer_norm: bool = Field(True, description="LayerNorm after each adapter, which Eq. 3 lacks")
-    adapter_init: Literal["as-published", "identity"] = Field(
-        "as-published", description="Random as in the release, or a zero up-projection"
-    )
-    mlm_head: Literal["tied", "untied"] = Field(
-        "tied", description="Share the decoder with the word embeddings?"
-    )
-    init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = Field(
-        "teacher", description="Where the first weights come from"
-    )
-    init_from: str | None = Field(
-        None, min_length=1, description="Hub id or directory of the donor or checkpoint"
-    )
-    init_layer: Count | None = Field(
-        None, description="With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
+    init_from: Place = key(None, "Hub id or directory of the donor or checkpoint")
+    init_layer: Count | None = key(
+        None, "With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
     )
 
     @model_validator(mode="after")
@@ -116,23 +153,19 @@ class StudentRecipe(Section):
 class DataRecipe(Section):
     """Text, how it is cut into windows, and how it is masked."""
 
-    corpus: Annotated[list[str], BeforeValidator(as_list)] | None = Field(
-        None, min_length=1, description="Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]"
+    corpus: Annotated[Annotated[list[str], BeforeValidator(as_list)] | None, Mark.PLACE, Mark.DATA] = key(
+        None, "Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]", min_length=1
     )
-    tokenizer: str | None = Field(None, min_length=1, description="Hub id or directory (null: the teacher's)")
-    documents: Literal["blank-line", "line", "file"] = Field(
-        "blank-line", description="What parts documents in .txt"
-    )
-    text_field: str = Field(
-        "text", min_length=1, description="Column with the text in jsonl, parquet and hub data"
-    )
-    window_length: int = Field(256, ge=8, le=65536, description="Tokens per window, special tokens included")
-    overlap: int = Field(128, ge=0, description="Tokens that a window shares with the one before")
-    max_windows_per_document: Count | None = Field(10, description="Windows drawn per document (null: all)")
-    truncate: bool = Field(False, description="Keep only each document's first window")
-    held_out_fraction: Fraction = Field(0.01, description="Share of the documents kept for evaluation")
-    mask_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens to predict")
-    whole_word_masking: bool = Field(False, description="Mask all pieces of a word together")
+    tokenizer: Place = key(None, "Hub id or directory (null: the teacher's)")
+    documents: Literal["blank-line", "line", "file"] = key("blank-line", "What parts documents in .txt")
+    text_field: str = key("text", "Column with the text in jsonl, parquet and hub data", min_length=1)
+    window_length: int = key(256, "Tokens per window, special tokens included", ge=8, le=65536)
+    overlap: int = key(128, "Tokens that a window shares with the one before", ge=0)
+    max_windows_per_document: Count | None = key(10, "Windows drawn per document (null: all)")
+    truncate: bool = key(False, "Keep only each document's first window")
+    held_out_fraction: Fraction = key(0.01, "Share of the documents kept for evaluation")
+    mask_probability: float = key(0.15, "Share of the tokens to predict", gt=0, lt=1)
+    whole_word_masking: bool = key(False, "Mask all pieces of a word together")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -147,111 +180,85 @@ class DataRecipe(Section):
 class DistillRecipe(Section):
     """The objective: a preset, and what differs from it (null: the preset's value)."""
 
-    preset: Literal["default", "paper", "as-published"] = Field(
-        "default", description="Which reading of Eqs. 6-12"
+    preset: Literal["default", "paper", "as-published"] = key("default", "Which reading of Eqs. 6-12")
+    mlm_weight: Weight | None = key(None, "lambda 1, of Eq. 6")
+    attention_weight: Weight | None = key(None, "lambda 2 on Eq. 7")
+    hidden_weight: Weight | None = key(None, "lambda 2 on Eq. 8")
+    output_weight: Weight | None = key(None, "lambda 3, of Eq. 10")
+    embedding_weight: Weight | None = key(None, "Weight of Eq. 12")
+    relation_weight: Weight | None = key(None, "Weight of MiniLMv2's relations, no term of the paper")
+    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = key(
+        None, "Relations to compare (null: query-key and value-value)", min_length=1
     )
-    mlm_weight: Weight | None = Field(None, description="lambda 1, of Eq. 6")
-    attention_weight: Weight | None = Field(None, description="lambda 2 on Eq. 7")
-    hidden_weight: Weight | None = Field(None, description="lambda 2 on Eq. 8")
-    output_weight: Weight | None = Field(None, description="lambda 3, of Eq. 10")
-    embedding_weight: Weight | None = Field(None, description="Weight of Eq. 12")
-    relation_weight: Weight | None = Field(
-        None, description="Weight of MiniLMv2's relations, no term of the paper"
+    relation_heads: Count | None = key(None, "Heads to split them into (null: the teacher's number)")
+    relation_layers: Literal["last", "all"] | None = key(
+        None, "Compare relations of the last matched iteration (null), or of all"
     )
-    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = Field(
-        None, min_length=1, description="Relations to compare (null: query-key and value-value)"
+    layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = key(
+        None, "g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
     )
-    relation_heads: Count | None = Field(
-        None, description="Heads to split them into (null: the teacher's number)"
+    kl_direction: Literal["teacher-student", "student-teacher"] | None = key(
+        None, "KL(teacher || student) or KL(student || teacher)"
     )
-    relation_layers: Literal["last", "all"] | None = Field(
-        None, description="Compare relations of the last matched iteration (null), or of all"
+    attention_reduction: Literal["rows", "elements"] | None = key(
+        None, "Mean over attention rows (Eq. 7) or over all their elements"
     )
-    layer_map: Literal["uniform", "last", "alternate"] | list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="g(l): a rule, or one teacher layer per iteration (1-based, 0: not aligned)"
+    token_reduction: Literal["mean", "sum"] | None = key(None, "Mean or sum over tokens (Eqs. 6 and 10)")
+    temperature: float | None = key(None, "Softening of both distributions in Eq. 10", gt=0)
+    output_positions: Literal["masked", "all"] | None = key(None, "Tokens that Eq. 10 compares")
+    attention_heads: Literal["match", "average"] | None = key(
+        None, "Compare head by head, or the mean over heads"
     )
-    kl_direction: Literal["teacher-student", "student-teacher"] | None = Field(
-        None, description="KL(teacher || student) or KL(student || teacher)"
+    teacher_dropout: bool | None = key(None, "Run the teacher with dropout, as the release does")
+    elastic: bool = key(False, "Train depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = key(
+        None, "Which depths, in iterations (null: all but the last)", min_length=1
     )
-    attention_reduction: Literal["rows", "elements"] | None = Field(
-        None, description="Mean over attention rows (Eq. 7) or over all their elements"
-    )
-    token_reduction: Literal["mean", "sum"] | None = Field(
-        None, description="Mean or sum over tokens (Eqs. 6 and 10)"
-    )
-    temperature: float | None = Field(None, gt=0, description="Softening of both distributions in Eq. 10")
-    output_positions: Literal["masked", "all"] | None = Field(None, description="Tokens that Eq. 10 compares")
-    attention_heads: Literal["match", "average"] | None = Field(
-        None, description="Compare head by head, or the mean over heads"
-    )
-    teacher_dropout: bool | None = Field(
-        None, description="Run the teacher with dropout, as the release does"
-    )
-    elastic: bool = Field(False, description="Train depths before the last too, one drawn per step")
-    elastic_depths: list[Count] | None = Field(
-        None, min_length=1, description="Which depths, in iterations (null: all but the last)"
-    )
-    elastic_mlm_weight: Weight = Field(1.0, description="Weight of Eq. 6 at that depth")
-    elastic_output_weight: Weight = Field(
-        5.0, description="Weight of its divergence from the last depth's prediction"
-    )
+    elastic_mlm_weight: Weight = key(1.0, "Weight of Eq. 6 at that depth")
+    elastic_output_weight: Weight = key(5.0, "Weight of its divergence from the last depth's prediction")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
         if all(weight == 0 for weight in weights) and not (self.embedding_weight or self.relation_weight):
             raise ValueError("every weight is 0, so there is nothing to learn")
-        if self.elastic and not (self.elastic_mlm_weight or self.elastic_output_weight):
-            raise ValueError(
-                "elastic is true but elastic_mlm_weight and elastic_output_weight are both 0, so the depths would "
-                "learn nothing: give one a weight, or set elastic to false"
-            )
+        _check_that_depths_learn(
+            self.elastic, **self.model_dump(include={"elastic_mlm_weight", "elastic_output_weight"})
+        )
         return self
 
 
 class TrainingRecipe(Section):
     """Length, batch, optimiser and schedule of one run."""
 
-    max_steps: Count | None = Field(None, description="Length in optimiser steps")
-    epochs: float | None = Field(None, gt=0, description="Length in passes over the windows")
-    batch_size: Count = Field(192, description="Windows per optimiser step, over all devices")
-    micro_batch_size: Count | None = Field(
-        None, description="Windows per forward pass and device (null: chosen)"
+    max_steps: Count | None = key(None, "Length in optimiser steps")
+    epochs: float | None = key(None, "Length in passes over the windows", gt=0)
+    batch_size: Count = key(192, "Windows per optimiser step, over all devices")
+    micro_batch_size: PacedOrNone = key(None, "Windows per forward pass and device (null: chosen)")
+    learning_rate: float = key(5e-4, "Highest learning rate of AdamW", gt=0)
+    weight_decay: Weight = key(1e-4, "Decoupled weight decay")
+    warmup_steps: int = key(5000, "Steps of linear warm-up", ge=0)
+    lr_scheduler: Schedule = "linear"
+    max_grad_norm: GradNorm = 1.0
+    adam_beta1: Beta1 = 0.9
+    adam_beta2: Beta2 = 0.999
+    adam_epsilon: Epsilon = 1e-8
+    precision: Precision = "auto"
+    pack_windows: bool = key(True, "Lay short windows in one row; the losses stay the same")
+    compile: bool = key(False, "Compile the layers (torch.compile); needs a C++ compiler, or a GPU")
+    gradient_checkpointing: bool = key(False, "Recompute activations to save memory")
+    seed: Seed = key(42, "Seed of weights, order, dropout and masks")
+    logging_steps: LoggingSteps = 50
+    eval_steps: Paced = key(1000, "Steps between two evaluations")
+    save_steps: Paced = key(5000, "Steps between two checkpoints")
+    keep_checkpoints: Paced = key(2, "Newest checkpoints to keep")
+    max_skipped_steps: SkippedSteps = 10
+    eval_windows: PacedOrNone = key(512, "Held-out windows per evaluation (null: all)")
+    num_workers: Annotated[int | None, Mark.PACE] = key(
+        None, "Processes that load data (null: 4 with a GPU, else none)", ge=0
     )
-    learning_rate: float = Field(5e-4, gt=0, description="Highest learning rate of AdamW")
-    weight_decay: Weight = Field(1e-4, description="Decoupled weight decay")
-    warmup_steps: int = Field(5000, ge=0, description="Steps of linear warm-up")
-    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="Schedule after the warm-up"
-    )
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="Gradient norm beyond which gradients are scaled down"
-    )
-    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
-    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the forward passes"
-    )
-    pack_windows: bool = Field(True, description="Lay short windows in one row; the losses stay the same")
-    compile: bool = Field(
-        False, description="Compile the layers (torch.compile); needs a C++ compiler, or a GPU"
-    )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory")
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of weights, order, dropout and masks")
-    logging_steps: Count = Field(50, description="Steps between two log lines")
-    eval_steps: Count = Field(1000, description="Steps between two evaluations")
-    save_steps: Count = Field(5000, description="Steps between two checkpoints")
-    keep_checkpoints: Count = Field(2, description="Newest checkpoints to keep")
-    max_skipped_steps: int = Field(
-        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
-    )
-    eval_windows: Count | None = Field(512, description="Held-out windows per evaluation (null: all)")
-    num_workers: int | None = Field(
-        None, ge=0, description="Processes that load data (null: 4 with a GPU, else none)"
-    )
-    cache_teacher: bool = Field(False, description="Keep the teacher's outputs on disk")
-    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
+    cache_teacher: bool = key(False, "Keep the teacher's outputs on disk")
+    report_to: Trackers = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -271,10 +278,12 @@ class TrainingRecipe(Section):
 class RecipeBase(Section):
     """What every recipe begins with."""
 
-    name: str = Field(min_length=1, description="What tables call it (default: the file's name)")
-    description: str = Field("", description="One sentence")
-    paper: str | None = Field(None, description="Table and row of the paper")
-    command: str | None = Field(None, description="The command that runs it")
+    name: Annotated[str, Mark.NAME] = Field(
+        min_length=1, description="What tables call it (default: the file's name)"
+    )
+    description: Annotated[str, Mark.NAME] = key("", "One sentence")
+    paper: Annotated[str | None, Mark.NAME] = key(None, "Table and row of the paper")
+    command: Annotated[str | None, Mark.NAME] = key(None, "The command that runs it")
 
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
@@ -352,130 +361,113 @@ def resolve_depths(depths: Sequence[int] | None, iterations: int) -> tuple[int, 
     return tuple(sorted(depths))
 
 
-Rate = Annotated[float, Field(gt=0)]
-
-
 class ModelRecipe(Section):
     """The encoder to tune."""
 
-    name: str | None = Field(None, min_length=1, description="Hub id or directory (null: named when running)")
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
-    adapter_init: Literal["identity", "as-published"] = Field(
-        "identity", description="Start of the adapters that a model without any gets"
+    name: Annotated[Place, Mark.OPTION] = key(None, "Hub id or directory (null: named when running)")
+    revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
+    adapter_init: Literal["identity", "as-published"] = key(
+        "identity", "Start of the adapters that a model without any gets"
     )
-    adapter_reduction_factor: Count = Field(16, description="Width over adapter width of such adapters")
+    adapter_reduction_factor: Count = key(16, "Width over adapter width of such adapters")
 
 
 class TaskRecipe(Section):
     """The labelled data, and what its columns mean."""
 
-    name: str | None = Field(
-        None, min_length=1, description="A GLUE task, ner, or a name of your own (null: named when running)"
+    name: Annotated[str | None, Mark.OPTION] = key(
+        None, "A GLUE task, ner, or a name of your own (null: named when running)", min_length=1
     )
-    data: str | None = Field(None, min_length=1, description="Directory, file, or hub:OWNER/NAME")
-    problem: Literal["single-label", "multi-label", "regression", "token"] | None = Field(
-        None, description="Kind of a task of your own (GLUE and ner know theirs)"
+    data: Annotated[Place, Mark.DATA, Mark.OPTION] = key(None, "Directory, file, or hub:OWNER/NAME")
+    problem: Literal["single-label", "multi-label", "regression", "token"] | None = key(
+        None, "Kind of a task of your own (GLUE and ner know theirs)"
     )
-    text: str | None = Field(None, description="Column of the text (null: found by its usual names)")
-    pair: str | None = Field(None, description="Column of the second text")
-    label: str | None = Field(None, description="Column of the label")
-    tokens: str | None = Field(None, description="Column of the words")
-    tags: str | None = Field(None, description="Column of the words' tags")
-    spans: str | None = Field(None, description="Column of character spans")
-    labels: list[str] | None = Field(
-        None, min_length=1, description="Label names in the order of their ids (null: sorted)"
+    text: str | None = key(None, "Column of the text (null: found by its usual names)")
+    pair: str | None = key(None, "Column of the second text")
+    label: str | None = key(None, "Column of the label")
+    tokens: str | None = key(None, "Column of the words")
+    tags: str | None = key(None, "Column of the words' tags")
+    spans: str | None = key(None, "Column of character spans")
+    labels: list[str] | None = key(None, "Label names in the order of their ids (null: sorted)", min_length=1)
+    label_separator: str = key("|", "Between labels of a multi-label csv cell", min_length=1)
+    metric: str | None = key(None, "What selects and is reported (null: the task's own)")
+    max_train_rows: Count | None = key(None, "Use the first N training rows")
+    validation_fraction: float = key(
+        0.1, "Share of train for validation where there is no such split", gt=0, lt=1
     )
-    label_separator: str = Field("|", min_length=1, description="Between labels of a multi-label csv cell")
-    metric: str | None = Field(None, description="What selects and is reported (null: the task's own)")
-    max_train_rows: Count | None = Field(None, description="Use the first N training rows")
-    validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of train for validation where there is no such split"
+    iob: Literal["repair", "refuse"] = key(
+        "repair", "An I- tag that follows nothing: read as B-, or refuse the file"
     )
-    iob: Literal["repair", "refuse"] = Field(
-        "repair", description="An I- tag that follows nothing: read as B-, or refuse the file"
-    )
-    max_length: int = Field(128, ge=8, le=65536, description="Tokens per input, special tokens included")
-    overlap: int = Field(
-        32, ge=0, description="Tokens that windows of a long sentence share (token labels, prediction)"
-    )
-    label_pieces: Literal["first", "all"] = Field("first", description="Which pieces of a word learn its tag")
+    max_length: int = key(128, "Tokens per input, special tokens included", ge=8, le=65536)
+    overlap: int = key(32, "Tokens that windows of a long sentence share (token labels, prediction)", ge=0)
+    label_pieces: Literal["first", "all"] = key("first", "Which pieces of a word learn its tag")
 
 
 class TuningRecipe(Section):
     """What is trained, and how."""
 
-    mode: Literal["full", "adapters"] = Field("full", description="Everything, or adapters and head alone")
-    epochs: Rate = Field(3.0, description="Passes over the training rows")
-    batch_size: Count = Field(32, description="Rows per optimiser step")
-    micro_batch_size: Count | None = Field(None, description="Rows per forward pass (null: batch_size)")
-    learning_rate: Rate = Field(5e-5, description="Highest learning rate of AdamW")
-    weight_decay: Weight = Field(0.01, description="Decoupled, not on biases and LayerNorms")
-    warmup_ratio: Fraction = Field(0.06, description="Share of the steps with a rising learning rate")
-    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="Schedule after the warm-up"
+    mode: Annotated[Literal["full", "adapters"], Mark.OPTION] = key(
+        "full", "Everything, or adapters and head alone"
     )
-    max_grad_norm: Rate = Field(1.0, description="Gradient norm beyond which gradients are scaled down")
-    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment")
-    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment")
-    adam_epsilon: Rate = Field(1e-8, description="AdamW's epsilon")
-    dropout: Fraction | None = Field(None, description="Dropout while tuning (null: the model's own)")
-    class_weights: Literal["balanced"] | list[Rate] | None = Field(
-        None, description="Weight of each class in the loss, or inverse frequency"
+    epochs: Rate = key(3.0, "Passes over the training rows")
+    batch_size: Count = key(32, "Rows per optimiser step")
+    micro_batch_size: PacedOrNone = key(None, "Rows per forward pass (null: batch_size)")
+    learning_rate: Rate = key(5e-5, "Highest learning rate of AdamW")
+    weight_decay: Weight = key(0.01, "Decoupled, not on biases and LayerNorms")
+    warmup_ratio: Fraction = key(0.06, "Share of the steps with a rising learning rate")
+    lr_scheduler: Schedule = "linear"
+    max_grad_norm: GradNorm = 1.0
+    adam_beta1: Beta1 = 0.9
+    adam_beta2: Beta2 = 0.999
+    adam_epsilon: Epsilon = 1e-8
+    dropout: Fraction | None = key(None, "Dropout while tuning (null: the model's own)")
+    class_weights: Literal["balanced"] | list[Rate] | None = key(
+        None, "Weight of each class in the loss, or inverse frequency"
     )
-    elastic: bool = Field(False, description="Tune depths before the last too, one drawn per step")
-    elastic_depths: list[Count] | None = Field(
-        None, min_length=1, description="Which depths, in iterations (null: the model's own, or all)"
+    elastic: bool = key(False, "Tune depths before the last too, one drawn per step")
+    elastic_depths: list[Count] | None = key(
+        None, "Which depths, in iterations (null: the model's own, or all)", min_length=1
     )
-    elastic_task_weight: Weight = Field(1.0, description="Weight of the task's loss at that depth")
-    elastic_logit_weight: Weight = Field(
-        1.0, description="Weight of its divergence from the last depth's logits"
-    )
-    evaluations_per_epoch: Count = Field(1, description="How often validation is measured")
-    early_stopping_patience: Count | None = Field(
-        None, description="Stop after so many evaluations without a better one"
-    )
-    max_skipped_steps: int = Field(
-        10, ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"
-    )
-    eval_batch_size: Count = Field(64, description="Rows per forward pass in evaluation")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the forward passes"
-    )
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of the head, the order and dropout")
-    logging_steps: Count = Field(50, description="Steps between two log lines")
-    report_to: Trackers = Field([], description="Trackers that get the log: tensorboard, wandb, trackio")
+    elastic_task_weight: Weight = key(1.0, "Weight of the task's loss at that depth")
+    elastic_logit_weight: Weight = key(1.0, "Weight of its divergence from the last depth's logits")
+    evaluations_per_epoch: Count = key(1, "How often validation is measured")
+    early_stopping_patience: Count | None = key(None, "Stop after so many evaluations without a better one")
+    max_skipped_steps: SkippedSteps = 10
+    eval_batch_size: Paced = key(64, "Rows per forward pass in evaluation")
+    precision: Precision = "auto"
+    seed: Seed = key(42, "Seed of the head, the order and dropout")
+    logging_steps: LoggingSteps = 50
+    report_to: Trackers = []
 
     @model_validator(mode="after")
-    def _depths_learn(self) -> Self:
-        if self.elastic and not (self.elastic_task_weight or self.elastic_logit_weight):
-            raise ValueError(
-                "elastic is true but elastic_task_weight and elastic_logit_weight are both 0, so the depths would "
-                "learn nothing: give one a weight, or set elastic to false"
-            )
+    def _consistent(self) -> Self:
+        _check_that_depths_learn(
+            self.elastic, **self.model_dump(include={"elastic_task_weight", "elastic_logit_weight"})
+        )
         return self
 
 
 class TaskTeacherRecipe(Section):
     """A fine-tuned teacher, for task-specific distillation."""
 
-    model: str | None = Field(None, min_length=1, description="Hub id or directory (null: none)")
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch on the hub")
-    labels: list[str] | None = Field(
-        None, min_length=1, description="The teacher's label names by id, where its config has none"
+    model: Annotated[Place, Mark.OPTION] = key(None, "Hub id or directory (null: none)")
+    revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
+    labels: list[str] | None = key(
+        None, "The teacher's label names by id, where its config has none", min_length=1
     )
-    task_weight: Weight = Field(0.5, description="Weight of the loss on the gold labels")
-    logit_weight: Weight = Field(0.5, description="Weight of the loss on the teacher's logits")
-    hidden_weight: Weight = Field(0.0, description="Weight of Eq. 8 between matched layers")
-    temperature: Rate = Field(2.0, description="Softening of both distributions")
+    task_weight: Weight = key(0.5, "Weight of the loss on the gold labels")
+    logit_weight: Weight = key(0.5, "Weight of the loss on the teacher's logits")
+    hidden_weight: Weight = key(0.0, "Weight of Eq. 8 between matched layers")
+    temperature: Rate = key(2.0, "Softening of both distributions")
 
 
 class GridRecipe(Section):
     """Lists of values; every combination is one cell, repeated for every seed. Empty: the recipe's own value."""
 
-    learning_rate: list[Rate] = Field([], description="Learning rates to try")
-    batch_size: list[Count] = Field([], description="Batch sizes to try")
-    epochs: list[Rate] = Field([], description="Lengths to try")
-    seed: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([], description="Seeds of every cell")
+    learning_rate: list[Rate] = key([], "Learning rates to try")
+    batch_size: list[Count] = key([], "Batch sizes to try")
+    epochs: list[Rate] = key([], "Lengths to try")
+    seed: list[Annotated[int, Field(ge=0, lt=2**32)]] = key([], "Seeds of every cell")
 
     @model_validator(mode="after")
     def _no_value_twice(self) -> Self:
@@ -513,57 +505,51 @@ class FinetuneRecipe(RecipeBase):
         return self
 
 
-# Hub ids, or paths.
-PLACES = frozenset(
-    {
-        "data.corpus",
-        "data.tokenizer",
-        "model.name",
-        "student.init_from",
-        "task.data",
-        "teacher.model",
-    }
-)
-# Of these, where a hub id begins with "hub:".
-_MARKED = frozenset({"data.corpus", "task.data"})
+# What of a recipe Transformers' arguments are made of.
+Optimisation = TrainingRecipe | TuningRecipe
+
 # Schemas have one level; what is nested more deeply comes from a file that no run wrote.
 _MOST_LEVELS = 10
 
 
-def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings by dotted names.
+@cache
+def marked(*marks: Mark) -> frozenset[str]:
+    """Return the settings of both kinds of recipe that have one of these marks, by names such as "training.seed"."""
+    sections: list[tuple[str, type[Section]]] = [
+        ("", RecipeBase),
+        *Recipe.sections().items(),
+        *FinetuneRecipe.sections().items(),
+    ]
+    return frozenset(
+        f"{name}.{key}" if name else key
+        for name, section in sections
+        for key, field in section.model_fields.items()
+        if any(mark in marks for mark in field.metadata)
+    )
 
-    Args:
-        values: sections, or settings without one; a recipe's dump.
 
-    Returns:
-        Values by names such as "training.seed", in the order of the recipe.
-    """
-    return _flat(values, "", _MOST_LEVELS)
+def learned_settings(recipe: RecipeBase) -> dict[str, Any]:
+    """Return what makes a run the one it is, by dotted names: all settings but where its log goes."""
+    return {
+        key: value for key, value in flat_settings(recipe.model_dump()).items() if key not in marked(Mark.LOG)
+    }
 
 
-def _flat(values: Mapping[str, Any], prefix: str, levels: int) -> dict[str, Any]:
+def flat_settings(values: Mapping[str, Any], prefix: str = "", levels: int = _MOST_LEVELS) -> dict[str, Any]:
+    """Return nested settings by dotted names such as "training.seed", in their order, down to some levels."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
         if isinstance(value, dict) and levels:
-            flat |= _flat(value, f"{name}.", levels - 1)
+            flat |= flat_settings(value, f"{prefix}{key}.", levels - 1)
         else:
-            flat[name] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
 def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's dump without the folders of a machine, to be shown or sent.
-
-    Args:
-        values: sections.
-
-    Returns:
-        The same settings, `PLACES` as `without_folders` has them.
-    """
+    """Return a recipe's dump without the folders of a machine, to be shown or sent; see `without_folders`."""
     shown = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
-    for place in PLACES:
+    for place in marked(Mark.PLACE):
         section, _, key = place.partition(".")
         if isinstance(shown.get(section), dict) and key in shown[section]:
             shown[section][key] = without_folders(shown[section][key], place)
@@ -571,7 +557,7 @@ def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_folders(value: Any, place: str) -> Any:
-    """Return the value of one of `PLACES` without the folders of a machine.
+    """Return the value of a place (`Mark.PLACE`) without the folders of a machine.
 
     Args:
         value: a path, a hub id, a list of them, or None.
@@ -584,12 +570,7 @@ def without_folders(value: Any, place: str) -> Any:
         return [without_folders(entry, place) for entry in value]
     if not isinstance(value, str) or re.match(r"hub:[^/]", value):
         return value
-    is_path = value.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", value) or "\\" in value
-    # Where hub ids are not marked, OWNER/NAME may be one.
-    if not (is_path or value.count("/") > (0 if place in _MARKED else 1)):
+    if not spelled_as_path(value, slashes=0 if place in marked(Mark.DATA) else 1):
         return value
     parts = Path(value.replace("\\", "/")).parts
     return "/".join(parts[-2:] if parts[-1:] == ("model",) else parts[-1:])
-
-
-__all__ = ["PLACES", "flat_settings", "without_folders", "without_places"]

@@ -113,18 +113,7 @@ def read_yaml(path: Path) -> tuple[dict[Hashable, Any], yaml.Node]:
 
 
 def read_yaml_value(text: str, source: str) -> Any:
-    """Returns one YAML scalar or list, as given on a command line.
-
-    Args:
-        text: the value, as in `4`, `5e-4`, `null` or `[2, 4, 6]`.
-        source: what to call it in messages.
-
-    Returns:
-        The value as a Python object.
-
-    Raises:
-        UserError: if it is empty, a mapping, or no YAML.
-    """
+    """Returns one YAML scalar or list as given on a command line, which messages call `source`; never a mapping."""
     value, node = _parse(text, source)
     if node is None or isinstance(value, dict):
         raise UserError(f"{source}: takes one value or a list (null clears it), got {quoted(text)}")
@@ -132,15 +121,7 @@ def read_yaml_value(text: str, source: str) -> Any:
 
 
 def line_of(node: yaml.Node | None, path: Sequence[int | str]) -> int | None:
-    """Returns the line (from 1) on which a key stands, or None if it is not in the file.
-
-    Args:
-        node: the root from `read_yaml`, or None.
-        path: keys and list positions from the root.
-
-    Returns:
-        The line number of the key or list entry.
-    """
+    """Returns the line (from 1) on which a key stands below the root, or None if it is not in the file."""
     line = None
     for part in path:
         if isinstance(node, yaml.MappingNode):

@@ -34,7 +34,7 @@ from minialbert.report.tables import (
     ner_table,
     other_table,
 )
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically
 from minialbert.runs.records import Cell, Record, cell, find_records, group, load_record, record_files
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any
 
 from minialbert.data.examples import LOWER_IS_BETTER
 from minialbert.errors import UserError, quoted, shown
-from minialbert.recipes.schema import PLACES, flat_settings, without_folders
+from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
 from minialbert.report.curves import Points, held_out_curves, read_curves
@@ -28,8 +28,6 @@ _KINDS = {
     "finetune": "fine-tuning",
     "evaluation": "evaluation",
 }
-# What names a recipe, or where its log goes, and says nothing about the run.
-_OWN_SETTINGS = {"name", "description", "paper", "command", "training.report_to", "tuning.report_to"}
 _COST = {
     "steps": "training.steps",
     "best step": "training.best_step",
@@ -213,8 +211,8 @@ def _end(run: _Run) -> Mapping[str, Any]:
 
 def _settings(run: _Run) -> dict[str, str]:
     flat = flat_settings(run.part("recipe"))
-    flat = {name: value for name, value in flat.items() if name not in _OWN_SETTINGS}
-    for name in PLACES & flat.keys():
+    flat = {name: value for name, value in flat.items() if name not in marked(Mark.NAME, Mark.LOG)}
+    for name in marked(Mark.PLACE) & flat.keys():
         flat[name] = without_folders(flat[name], name)
     flat |= flat_settings({"objective": run.part("objective")})
     for name in ("layer_map", "adapter_init"):

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from minialbert.errors import UserError
+from minialbert.runs.files import sync
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +30,8 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
     """Yield an empty folder; when the block ends without an error it is `checkpoint-STEP`, and the oldest are gone.
 
     Before it gets its name, everything in it is on the disk, and its manifest holds size and SHA-256 of each file.
-    Only then are others removed: those before the newest `keep`, and those of later steps, which are damaged or
-    belong to a past that the run has left.
-
-    Args:
-        root: the folder of all checkpoints.
-        step: optimiser steps done.
-        keep: how many stay, this one among them; None for all.
-
-    Yields:
-        Where to write the files.
-
-    Raises:
-        UserError: if they cannot be written. The checkpoints from before are still there.
+    Only then are others removed: those before the newest `keep` (None: none), and those of later steps, which are
+    damaged or belong to a past that the run has left. An error leaves the checkpoints from before.
     """
     partial, final = root / _PARTIAL, root / f"{_PREFIX}{step}"
     try:
@@ -72,15 +62,7 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
 
 
 def last_whole_checkpoint(root: Path, *, tell: bool = False) -> Path | None:
-    """Return the newest checkpoint whose files are those of its manifest, or None.
-
-    Args:
-        root: the folder of all checkpoints.
-        tell: say which newer ones are damaged, and how.
-
-    Returns:
-        Its folder.
-    """
+    """Return the newest checkpoint whose files are those of its manifest, or None; `tell` says what ails newer ones."""
     for _, path in reversed(_found(root)):
         damage = find_damage(path)
         if damage is None:
@@ -102,14 +84,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, in a few words, or None.
-
-    Args:
-        checkpoint: its folder.
-
-    Returns:
-        The first file that is missing, has another size or another SHA-256 than the manifest says.
-    """
+    """Return the first file that is not as a checkpoint's manifest has it, and how, in a few words; None if all are."""
     try:
         values = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = {
@@ -133,19 +108,6 @@ def find_damage(checkpoint: Path) -> str | None:
         if _digest(path) != digest:
             return f"the contents of {name} have changed"
     return None
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk.
-
-    Args:
-        path: the file or directory.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _found(root: Path) -> list[tuple[int, Path]]:

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from importlib import metadata
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.load import dump_recipe, load_recipe
-from minialbert.recipes.schema import RecipeBase
+from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import last_whole_checkpoint
-from minialbert.runs.files import sole_user
+from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
 from minialbert.runs.stopping import rank
 
-FORMAT_VERSION = 1
 # A worker notices within 20 s that its driver is gone.
 _PATIENCE = 30.0
 
 
 class RunDirectory:
-    """The files of one run, each under a fixed name.
-
-    Args:
-        path: the directory.
-    """
+    """The files of one run, each under a fixed name."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -76,9 +67,6 @@ class RunDirectory:
 
         Yields:
             Nothing.
-
-        Raises:
-            UserError: if another run stays there, or if the directory cannot be written.
         """
         patience = _PATIENCE if resume else 0.0
         with sole_user(self.path, "run", patience=patience) if rank() == 0 else nullcontext():
@@ -108,27 +96,23 @@ class RunDirectory:
             raise UserError(
                 "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: expected a directory for the run")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if overwrite:
-                _remove(self._own)
-            elif not resume:
-                raise UserError(
-                    f"{self.path} is not empty: give --resume to go on with the run in it, --overwrite to replace it, "
-                    "or another --output"
-                )
-            else:
-                self._check_same_recipe(recipe)
-                self._check_same_data(data)
-                _remove(self._left_over())
-        try:
+        check_folder(
+            self.path,
+            "run",
+            overwrite=overwrite or resume,
+            advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
+        )
+        if overwrite:
+            _remove(self._own)
+        elif resume:
+            self._check_same_recipe(recipe)
+            self._check_same_data(data)
+            _remove(self._left_over())
+        with writing(self.path, advice=None):
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
                 write_atomically(self.data, json.dumps(data, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written ({error.strerror or error})") from error
 
     def _check_same_recipe(self, recipe: RecipeBase) -> None:
         if not self.recipe.is_file():
@@ -148,14 +132,7 @@ class RunDirectory:
             )
 
     def last_checkpoint(self, *, tell: bool = False) -> Path | None:
-        """Return the newest undamaged checkpoint, or None.
-
-        Args:
-            tell: say which newer ones are damaged.
-
-        Returns:
-            Its folder.
-        """
+        """Return the newest undamaged checkpoint, or None; `tell` says which newer ones are damaged."""
         return last_whole_checkpoint(self.checkpoints, tell=tell)
 
     def append_log(self, record: dict[str, Any]) -> None:
@@ -191,15 +168,7 @@ class RunDirectory:
 
 
 def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how the windows of a run differ from those it began with.
-
-    Args:
-        before: `data_identity` when it began, as read from JSON.
-        now: `data_identity` of today.
-
-    Returns:
-        One line for a message, empty when the windows are the same in the same order.
-    """
+    """Return how `data_identity` differs from what it was, in one line for a message; empty if it does not."""
     folders = before.get("folders") if isinstance(before, Mapping) else None
     if not isinstance(folders, list) or not all(isinstance(folder, dict) for folder in folders):
         return "what the run says of its windows is damaged"
@@ -212,111 +181,6 @@ def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return f"the same folders in another order: {_names(folders)}, now {_names(now['folders'])}"
     place = next(place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
     return f"{_folder(folders[place])}, now {_folder(now['folders'][place])}"
-
-
-def write_atomically(path: Path, text: str | bytes) -> None:
-    """Write a file so that a crash leaves either the old or the new contents.
-
-    Args:
-        path: the file.
-        text: its contents.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
-    try:
-        with temporary.open("xb") as file:
-            file.write(text.encode("utf-8") if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def writing(path: Path, *, advice: str = "make room, then go on with --resume") -> Iterator[None]:
-    """Turn what a full or read-only disk raises, in whatever library, into one line.
-
-    Args:
-        path: what is written.
-        advice: what to do then.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = _disk_error(error)
-        if reason is None:
-            raise
-        raise UserError(f"{path} cannot be written ({reason}): {advice}") from error
-
-
-def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write a `result.json` and return it, completed with versions, commit and machine.
-
-    Args:
-        path: the file.
-        record: at least `kind`, `metrics`, `seed` and `model`.
-
-    Returns:
-        The record as written.
-    """
-    complete = {"format_version": FORMAT_VERSION, **record, **environment()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(complete, indent=2) + "\n")
-    return complete
-
-
-def environment() -> dict[str, Any]:
-    """Return what a number was measured with: versions, commit, machine."""
-    packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy", "onnxruntime")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "commit": _commit(),
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-    }
-
-
-def display_name(model: str | Path | None) -> str | None:
-    """Return how a record names a model or data: its hub id, or the last part of a local path.
-
-    The `model` folder of a run has the run's name.
-    """
-    if model is None:
-        return None
-    if not Path(model).exists():
-        return str(model)
-    path = Path(model).resolve()
-    return path.parent.name if path.name == "model" else path.name
-
-
-def _disk_error(error: Exception) -> str | None:
-    """Return what the system said, if it is the cause: safetensors and tokenizers have it in their text alone."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    code = re.search(r"\(os error (\d+)\)", str(error))
-    return os.strerror(int(code[1])) if code is not None else None
 
 
 def check_same_recipe(
@@ -337,21 +201,13 @@ def check_same_recipe(
     Raises:
         UserError: if they differ in more than where their logs go.
     """
-    old, new = _learned(before), _learned(now)
-    if old != new:
-        different = [line.strip() for line in new if line not in old] or ["(fewer settings)"]
+    old, new = learned_settings(before), learned_settings(now)
+    different = {key.rpartition(".")[2]: new[key] for key in new if new[key] != old[key]}
+    if different:
+        lines = [" ".join(yaml.safe_dump({key: value}).split()) for key, value in different.items()]
         raise UserError(
-            f"{folder} holds a run of another recipe; different here: {'; '.join(different[:5])}. {advice}"
+            f"{folder} holds a run of another recipe; different here: {'; '.join(lines[:5])}. {advice}"
         )
-
-
-def _learned(recipe: RecipeBase) -> list[str]:
-    """Return a recipe as lines of YAML, without where its log goes."""
-    values = recipe.model_dump()
-    for section in ("training", "tuning"):
-        if section in values:
-            values[section]["report_to"] = []
-    return dump_recipe(type(recipe).model_validate(values)).splitlines()
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -360,32 +216,6 @@ def _remove(paths: Iterable[Path]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed from a wheel
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _number(folders: Sequence[Mapping[str, Any]]) -> str:

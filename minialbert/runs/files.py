@@ -1,23 +1,137 @@
-"""A folder that appears complete or not at all, and one that a single process works in."""
+"""Files and folders: may one write here, whole or not at all, by one process at a time, and disk errors in a line."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from minialbert.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+REPLACE = "give --overwrite to replace it, or another --output"
+
 _HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
 _POLL_SECONDS = 0.5
+
+
+def check_file(path: Path, *, overwrite: bool, advice: str = REPLACE) -> None:
+    """Refuse to write over a file that is there; `advice` says what to do."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: {advice}")
+
+
+def check_folder(
+    path: Path, what: str, *, overwrite: bool, advice: str = REPLACE, marker: str | None = None
+) -> None:
+    """Refuse to write into a folder with files in it.
+
+    Args:
+        path: the folder, which need not exist.
+        what: what it is for, as in "run".
+        overwrite: allow for files in it.
+        advice: what to do.
+        marker: what has to be in it, even to overwrite it, if anything is.
+
+    Raises:
+        UserError: if it is a file, or is not empty.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: expected a directory for the {what}")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if marker is not None and not (path / marker).exists():
+        raise UserError(f"{path} is not empty and holds no {what}: give another --output")
+    if not overwrite:
+        raise UserError(f"{path} is not empty: {advice}")
+
+
+@contextmanager
+def writing(
+    path: str | Path, *, advice: str | None = "make room, then go on with --resume"
+) -> Iterator[None]:
+    """Turn what a full or read-only disk raises, in whatever library, into one line.
+
+    Args:
+        path: what is written.
+        advice: what to do then.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        told = f": {advice}" if advice else ""
+        raise UserError(f"{path} cannot be written ({reason}){told}") from error
+
+
+def disk_error(error: Exception) -> str | None:
+    """Return what the system said, if it is the cause: safetensors and tokenizers have it in their text alone."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(code[1])) if code is not None else None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "x", *, by: str = "", synced: bool = True) -> Iterator[IO[Any]]:
+    """Yield a new file beside another; when the block ends without an error it takes its place.
+
+    Args:
+        path: the file; a crash leaves either its old or its new contents.
+        mode: "x" for text, "xb" for bytes.
+        by: what tells this process's new file from those of others that write the same one.
+        synced: wait until it is on the disk.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}{by}.partial")
+    partial.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a crash leaves either the old or the new contents."""
+    with whole_file(path, "xb" if isinstance(content, bytes) else "x") as file:
+        file.write(content)
 
 
 @contextmanager
@@ -66,17 +180,12 @@ def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[
 
     Yields:
         Nothing.
-
-    Raises:
-        UserError: if another one works there, or if the directory cannot be written.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file: expected a directory for the {what}")
-    try:
+    check_folder(directory, what, overwrite=True)
+    with writing(directory, advice=None):
         directory.mkdir(parents=True, exist_ok=True)
+        # Of the directory itself: a file for it would stay behind, in a folder that is to be empty.
         handle = os.open(directory, os.O_RDONLY) if _HAS_LOCKS else None
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written ({error.strerror or error})") from error
     if handle is None:
         yield
         return

@@ -1,10 +1,14 @@
-"""Memory: what a training step frees is kept for the next one; and how much a process has held."""
+"""The machine: its memory and precision, and what a number was measured with."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
+import subprocess
 import sys
 from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator not to hand large blocks back to the system when they are freed.
+    """Tell glibc's allocator not to hand large blocks back when they are freed; return whether it took that.
 
     A step allocates the same large tensors as the one before. By default each of them is mapped anew, and
     every page faults once, which can cost an element-wise operation more than its arithmetic.
-
-    Returns:
-        Whether the allocator took the setting; False anywhere but on Linux with glibc.
     """
     mallopt = _libc_function("mallopt")
     if mallopt is None:
@@ -67,29 +68,62 @@ def _libc_function(name: str) -> Any:
 
 
 def resolve_precision(precision: str) -> str:
-    """Return a precision with "auto" resolved: bf16 on a GPU that has it, else fp32.
-
-    Args:
-        precision: "auto", "fp32", "bf16" or "fp16".
-
-    Returns:
-        "fp32", "bf16" or "fp16".
-    """
+    """Return a precision with "auto" resolved: bf16 on a GPU that has it, else fp32."""
     if precision != "auto":
         return precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def autocast(device_type: str, precision: str) -> Any:  # noqa: ANN401 - a context manager
-    """Return the context in which forward passes of a precision run.
-
-    Args:
-        device_type: "cpu" or "cuda".
-        precision: "fp32", "bf16" or "fp16".
-
-    Returns:
-        The context.
-    """
+    """Return the context in which forward passes of a precision ("fp32", "bf16", "fp16") run on "cpu" or "cuda"."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device_type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def environment() -> dict[str, Any]:
+    """Return what a number was measured with: versions, commit, machine."""
+    packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy", "onnxruntime")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+    }
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed from a wheel
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minialbert.errors import UserError, quoted
-from minialbert.runs.directory import write_atomically, writing
+from minialbert.runs.files import write_atomically, writing
 
 RECORDS, LOGS = "packed-records.jsonl", "packed-logs.jsonl.gz"
 _RECORD = "result.json"

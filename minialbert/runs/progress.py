@@ -1,10 +1,11 @@
-"""What a running training shows: one line per log, a bar with the time left, and `log.jsonl`."""
+"""What is shown of work under way: the one bar; of a training also a line per log, and `log.jsonl`."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +13,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from minialbert.runs.directory import RunDirectory
 
@@ -30,8 +31,8 @@ class RunProgress(TrainerCallback):
     Args:
         run: the run directory.
         terms: loss terms to show on a line; all are in the log.
-        bar: show a bar where standard error is a terminal.
-        title: what the bar is called.
+        bar: show a bar.
+        title: what it is called.
         lines: also write a line per log.
     """
 
@@ -48,52 +49,25 @@ class RunProgress(TrainerCallback):
         self._terms = tuple(terms)
         self._title = title
         self._lines = lines
-        console = stderr_console()
-        self._bar = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            disable=not (bar and console.is_terminal),
-        )
+        self._bar = progress_bar(title, shown=bar)
         self._task: TaskID | None = None
         self._started = 0.0
         self._first_step = 0
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock and the bar."""
         self._started, self._first_step = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
         if self._task is not None:
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Write and show one record."""
         if not logs or not state.is_world_process_zero or "train_runtime" in logs:
@@ -122,13 +96,7 @@ class RunProgress(TrainerCallback):
         elif "loss" in logs:
             logger.info("%s", self._training_line(state, logs))
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Put the bar away."""
         self._bar.stop()
 
@@ -144,6 +112,35 @@ class RunProgress(TrainerCallback):
         )
 
 
+def progress_bar(
+    title: str,
+    *columns: str | ProgressColumn,
+    shown: bool = True,
+    transient: bool = False,
+    in_files: bool = False,
+) -> Progress:
+    """Return a bar on standard error: drawn where that is a terminal, or a notebook with ipywidgets.
+
+    Args:
+        title: what it is called, or a template of rich.
+        *columns: what stands after the bar; without, how many of how many, and the time gone by and left.
+        shown: draw it at all.
+        transient: leave nothing behind.
+        in_files: write its last state where standard error is a file or a pipe.
+
+    Returns:
+        A context; its `add_task`, `update` and `track` are rich's.
+    """
+    console = stderr_console()
+    drawn = in_files or console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    if not columns:
+        left = TimeRemainingColumn(elapsed_when_finished=False)
+        columns = (MofNCompleteColumn(), TimeElapsedColumn(), "left", left)
+    return Progress(
+        title, BarColumn(), *columns, console=console, transient=transient, disable=not (shown and drawn)
+    )
+
+
 def stderr_console() -> Console:
     """Return a console on standard error."""
     return Console(stderr=True)
@@ -154,6 +151,15 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes with its unit, as in "1.2 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
 
 
 def _evaluation_line(logs: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Fine-tuning records: found in run directories, checked, and grouped over seeds."""
+"""Records: the types of what a verb leaves in result.json; written, found, read, and grouped over seeds."""
 
 from __future__ import annotations
 
@@ -9,66 +9,249 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from minialbert.errors import UserError, quoted
-from minialbert.recipes.schema import flat_settings
-from minialbert.runs.directory import FORMAT_VERSION
+from minialbert.recipes.schema import Mark, flat_settings, marked
+from minialbert.runs.files import check_folder, write_atomically
+from minialbert.runs.machine import environment
 from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
 
+FORMAT_VERSION = 1
+RESULT_FILE = "result.json"
 MODES = ("full", "adapters")
 ADAPTER_INITS = ("pre-trained", "as-published", "identity")
 
-# Settings that name, log or pace a run but do not change what it learns.
-_IMMATERIAL = {
-    "name",
-    "description",
-    "paper",
-    "command",
-    "seed",
-    "tuning.seed",
-    "tuning.logging_steps",
-    "tuning.micro_batch_size",
-    "tuning.eval_batch_size",
-    "tuning.report_to",
-}
-# Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.
-_PATHS = {"model.name", "task.data", "teacher.model"}
-_KINDS: dict[str, tuple[type, ...]] = {
-    "text": (str,),
-    "a whole number": (int,),
-    "a number": (int, float),
-    "an object": (dict,),
-    "a list": (list,),
-}
-
 # The tasks of the paper's tables as records and columns spell them.
 KNOWN_TASKS = (
-    "mnli",
-    "qqp",
-    "qnli",
-    "sst2",
-    "cola",
-    "stsb",
-    "mrpc",
-    "rte",
-    "ncbi-disease",
-    "bc5cdr-disease",
-    "bc5cdr-chem",
-    "bc2gm",
-)
+    "mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte",
+    "ncbi-disease", "bc5cdr-disease", "bc5cdr-chem", "bc2gm",
+)  # fmt: skip
+
+
+class _Part(BaseModel):
+    """A part of a record; what this version does not know of it is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelPart(_Part):
+    """The model that a record is about, by name and size."""
+
+    name: str | None = None
+    parameters: int | None = None
+    encoder_parameters: int | None = None
+    trainable_parameters: int | None = None
+
+
+class TunedPart(ModelPart):
+    """A model that was tuned."""
+
+    name: str
+    encoder_parameters: int
+    trainable_parameters: int
+
+
+class TrainingPart(_Part):
+    """What a training took."""
+
+    steps: int
+    wall_seconds: float
+    skipped_steps: int = 0
+    precision: str | None = None
+    tokens_per_second: float | None = None
+    seconds_per_step: float | None = None
+    peak_memory_mb: float | None = None
+    best_step: int | None = None
+
+
+class RunRecord(_Part):
+    """A record of any kind, with what `write_result` adds to it."""
+
+    kind: str
+    format_version: int = FORMAT_VERSION
+    metrics: dict[str, Any] = {}
+    seed: int | list[int] | None = None
+    notes: list[str] | None = None
+    command: str | None = None
+    versions: dict[str, Any] = {}
+    commit: str | None = None
+    machine: dict[str, Any] = {}
+
+
+class DistillationRecord(RunRecord):
+    """Of `distill` and `demo`, and a student with its first weights."""
+
+    task: str | None = None
+    model: ModelPart
+    training: TrainingPart | None = None
+    layer_map: list[int] = []
+    objective: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+
+
+class MeasuredRecord(RunRecord):
+    """Of a model's figures on the splits of a task."""
+
+    name: str | None = None
+    task: str
+    problem: str
+    metric: str
+    split: str | None
+    score: float | None
+    model: ModelPart
+
+
+class TunedRecord(MeasuredRecord):
+    """Of a tuning, or of what a grid has selected."""
+
+    split: str
+    score: float
+    metrics: dict[str, dict[str, Any]]
+    mode: Literal["full", "adapters"]
+    adapter_init: Literal["pre-trained", "as-published", "identity"] | None = None
+    teacher: str | None = None
+    model: TunedPart
+    recipe: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _adapters_have_a_start(self) -> Self:
+        if self.mode == "adapters" and self.adapter_init is None:
+            raise ValueError(
+                f"the field adapter_init should be one of {', '.join(ADAPTER_INITS)}, but is None"
+            )
+        return self
+
+
+class FinetuneRecord(TunedRecord):
+    """Of `finetune`."""
+
+    seed: int
+    training: TrainingPart | None = None
+    data: dict[str, Any] = {}
+    metrics_by_depth: dict[str, Any] = {}
+
+
+class SelectedPart(TunedRecord):
+    """What a grid has selected: a mean over seeds."""
+
+    n: int
+    sd: float | None = None
+
+
+class GridRecord(RunRecord):
+    """Of `finetune --grid`."""
+
+    selected: dict[str, Any]
+    cells: list[Any]
+
+
+class CalibrationRecord(MeasuredRecord):
+    """Of `calibrate`."""
+
+    exit_threshold: float | None
+    mean_iterations: float
+    thresholds: list[dict[str, Any]]
+
+
+class ExportRecord(RunRecord):
+    """Of `export`."""
+
+    task: str | None
+    model: ModelPart
+    precision: str
+    bytes: int
+    parity: dict[str, Any]
+
+
+class BenchRecord(RunRecord):
+    """Of `bench`."""
+
+    settings: dict[str, Any]
+    models: dict[str, dict[str, Any]]
+
+
+_TYPES: dict[str, type[RunRecord]] = {
+    "distillation": DistillationRecord,
+    "initialisation": DistillationRecord,
+    "demo": DistillationRecord,
+    "finetune": FinetuneRecord,
+    "grid": GridRecord,
+    "evaluation": MeasuredRecord,
+    "exit-calibration": CalibrationRecord,
+    "export": ExportRecord,
+    "bench": BenchRecord,
+}
+# What pydantic's kinds of fault expect.
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "list_type": "a list",
+}
+
+AnyRecord = TypeVar("AnyRecord", bound=RunRecord)
+
+
+def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write a `result.json` and return it, completed with versions, commit and machine.
+
+    Args:
+        path: the file.
+        record: at least `kind`, `metrics`, `seed` and `model`, as the type of its kind has them.
+
+    Returns:
+        The record as written.
+    """
+    complete = {"format_version": FORMAT_VERSION, **record, **environment()}
+    if record["kind"] in _TYPES:  # benchmarks have kinds of their own
+        try:
+            _TYPES[record["kind"]].model_validate(complete)
+        except ValidationError as error:
+            if any(fault["type"] != "finite_number" for fault in error.errors()):
+                raise  # a figure that is not finite is no reason to lose a run
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(complete, indent=2) + "\n")
+    return complete
+
+
+def typed_record(values: Mapping[str, Any], kind: type[AnyRecord], file: Path) -> AnyRecord:
+    """Return a record with its fields checked; a `UserError` names the file, the field, and what it should be."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "missing":
+            raise UserError(
+                f"{file} lacks the field {field} (of a {kind.__name__}): write it again"
+            ) from None
+        if fault["type"] == "value_error":
+            raise UserError(f"{file}: {fault['ctx']['error']}") from None
+        expected = _EXPECTED.get(fault["type"]) or _choices(fault)
+        found = json.dumps(fault["input"], default=repr)[:60]
+        raise UserError(f"{file}: the field {field} should be {expected}, but is {found}") from None
+
+
+def _choices(fault: Mapping[str, Any]) -> str:
+    names = str(fault.get("ctx", {}).get("expected", fault["msg"])).replace("'", "")
+    return f"one of {names}" if names.count(",") else names
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and sample standard deviation (ddof 1) over seeds; None for one."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What runs share that stand in one row of a table: the model and the way it was tuned.
-
-    Attributes:
-        model: name of the tuned model.
-        mode: "full" or "adapters".
-        adapter_init: where tuned adapters come from: "pre-trained", "as-published", "identity" or None.
-        teacher: the task teacher, or None without task-specific distillation.
-    """
+    """What runs share that stand in one row of a table: the model and the way it was tuned."""
 
     model: str
     mode: str
@@ -95,64 +278,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Record:
-    """One fine-tuning run, or the summary of a grid's selected runs where those are not at hand.
-
-    Attributes:
-        file: the record's file.
-        row: model and way of tuning.
-        task: task name, as the paper's columns spell it where they have it.
-        problem: "single-label", "multi-label", "regression" or "token".
-        metric: the figure that is reported, a key of its split's metrics.
-        split: the split it is measured on.
-        metrics: all figures by split.
-        score: the reported figure; a mean where `n` is above 1.
-        seed: its seed; None in a summary.
-        parameters: parameters of the model without its head.
-        trainable_parameters: parameters that were tuned, head included.
-        settings: the recipe, flattened to dotted keys, without what does not change a result.
-        notes: what was left out or repaired in the data.
-        command: the command that made it.
-        versions: package versions.
-        commit: the code's commit.
-        machine: the machine, as recorded.
-        grid: the grid record it belongs to.
-        selected: False for the runs of a grid that the grid did not choose.
-        n: how many seeds the score is a mean of.
-        sd: sample standard deviation over them.
-    """
+    """One fine-tuning run, or the summary of a grid's selected runs where those are not at hand."""
 
     file: Path
     row: Row
-    task: str
+    task: str  # as the paper's columns spell it where they have it
     problem: str
-    metric: str
+    metric: str  # that is reported, a key of its split's metrics
     split: str
-    metrics: Mapping[str, Any]
-    score: float
-    seed: int | None
-    parameters: int
+    metrics: Mapping[str, Any]  # all figures by split
+    score: float  # a mean where `n` is above 1
+    seed: int | None  # None in a summary
+    parameters: int  # without the head
     trainable_parameters: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # by dotted names, without what does not change a result
     notes: tuple[str, ...] = ()
     command: str | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
     commit: str | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
-    grid: Path | None = None
-    selected: bool = True
+    grid: Path | None = None  # the grid's record that it belongs to
+    selected: bool = True  # False for the runs of a grid that the grid did not choose
     n: int = 1
     sd: float | None = None
 
     def value(self, keys: Sequence[str], split: str | None = None) -> float | None:
-        """Look up one of the recorded figures.
-
-        Args:
-            keys: the path to it below the split, such as ("entity_f1",).
-            split: another split than the reported one.
-
-        Returns:
-            The figure, or None where it is missing or no finite number.
-        """
+        """Return a figure by its path below the split, such as ("entity_f1",); None where there is no finite one."""
         found: Any = self.metrics.get(split or self.split)
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
@@ -163,25 +314,43 @@ class Record:
 
 @dataclass(frozen=True)
 class Cell:
-    """A measured figure over seeds.
+    """A measured figure over seeds."""
 
-    Attributes:
-        mean: the mean, as recorded (a fraction unless `percent` is false).
-        sd: sample standard deviation (ddof 1); None for one seed, or where a summary does not have it.
-        n: number of seeds.
-        seeds: the seeds that are known.
-        percent: whether it is a fraction, to be shown in percent.
-    """
-
-    mean: float
-    sd: float | None
+    mean: float  # as recorded: a fraction unless `percent` is false
+    sd: float | None  # None for one seed, or where a summary does not have it
     n: int
-    seeds: tuple[int, ...]
-    percent: bool = True
+    seeds: tuple[int, ...]  # those that are known
+    percent: bool = True  # whether it is to be shown in percent
+
+
+def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None:
+    """Refuse a directory with an earlier record, and one with another run's record even to `overwrite`.
+
+    Args:
+        folder: where the record is to be.
+        *others: further files that would be replaced.
+        kind: of the record.
+        overwrite: allow for a record of the same kind.
+    """
+    check_folder(folder, "record", overwrite=True)
+    result_file = folder / RESULT_FILE
+    for file in (result_file, *(folder / name for name in others)):
+        if file.exists() and not overwrite:
+            raise UserError(
+                f"{folder} holds a {file.name}: give --overwrite to replace it, or another --output"
+            )
+    if not result_file.exists():
+        return
+    try:
+        found = json.loads(result_file.read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, TypeError, LookupError):
+        found = "of no known kind"
+    if found != kind:
+        raise UserError(f"{result_file} is the record of another run ({found}): give another --output")
 
 
 def find_records(paths: Sequence[Path]) -> list[Record]:
-    """Find the fine-tuning records below some paths.
+    """Return the fine-tuning records below some paths, in the order of their files.
 
     Records of other kinds are passed over. The cells of a grid are records like others, `selected` where the
     grid chose their hyper-parameters; without its cells, a grid counts by its summary.
@@ -190,7 +359,7 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
         paths: records, run directories, or trees of them.
 
     Returns:
-        The records in the order of their files.
+        The records.
 
     Raises:
         UserError: if a path has no record, if a file is not JSON or lacks a field, or if a grid's summary is not
@@ -211,17 +380,9 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
 
 
 def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]]:
-    """Group selected records by row and task.
+    """Return selected records by row and task, rows in the order of tables, each group by seed.
 
-    Args:
-        records: as `find_records` returns them.
-
-    Returns:
-        The groups, rows in the order of tables, each group by seed.
-
-    Raises:
-        UserError: if two records of a group have the same seed or differ in more than the seed, since their mean
-            would mean nothing.
+    Refused are two of a group that have the same seed or differ in more than the seed: their mean would mean nothing.
     """
     groups: dict[tuple[Row, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -240,15 +401,15 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
 
 
 def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: bool = False) -> Cell | None:
-    """Average one figure over the records of a group.
+    """Return one figure averaged over a group of `group`, or None where no record has it.
 
     Args:
-        records: one group of `group`.
+        records: the group.
         keys: the path to another figure than the reported one.
         mismatched: take it from the mismatched half of the reported split (MNLI).
 
     Returns:
-        The cell, or None where no record has the figure.
+        The cell.
     """
     first = records[0]
     metric = keys[-1] if keys else first.metric
@@ -266,14 +427,9 @@ def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: boo
     values = [value for _, value in found if value is not None]
     if not values:
         return None
-    mean, sd = mean_sd(values)
+    mean, sd = mean_and_sd(values)
     seeds = tuple(record.seed for record, value in found if value is not None and record.seed is not None)
     return Cell(mean, sd, first.n if first.n > 1 else len(values), seeds, percent)
-
-
-def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and sample standard deviation; None for the latter with one value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _check_same_model(earlier: Record, later: Record) -> None:
@@ -323,17 +479,7 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def load_record(file: Path) -> dict[str, Any]:
-    """Return a record as it is written.
-
-    Args:
-        file: a `result.json`.
-
-    Returns:
-        The record.
-
-    Raises:
-        UserError: if it is no JSON object, or of a later format.
-    """
+    """Return a record as it is written, a JSON object of no later format; `typed_record` checks its fields."""
     try:
         data = json.loads(read_run_file(file))
     except (OSError, ValueError, RecursionError) as error:
@@ -349,85 +495,56 @@ def load_record(file: Path) -> dict[str, Any]:
     return data
 
 
-def _take(data: Mapping[str, Any], keys: str | Sequence[str], kind: str, file: Path) -> Any:
-    """Return a required field; its keys are dotted, or a list where a name may hold a dot."""
-    path = keys.split(".") if isinstance(keys, str) else keys
-    name = ".".join(path)
-    found: Any = data
-    for key in path:
-        if not isinstance(found, dict) or key not in found:
-            raise UserError(
-                f"{file} lacks the field {name} ({kind}): write it again with minialbert finetune"
-            )
-        found = found[key]
-    if not isinstance(found, _KINDS[kind]) or isinstance(found, bool):
-        raise UserError(f"{file}: the field {name} should be {kind}, but is {json.dumps(found)[:60]}")
-    if isinstance(found, float) and not math.isfinite(found):
-        raise UserError(f"{file}: the field {name} should be a finite number, but is {found}")
-    return found
-
-
-def _row(data: Mapping[str, Any], file: Path) -> Row:
-    mode, init = _take(data, "mode", "text", file), data.get("adapter_init")
-    if mode not in MODES:
-        raise UserError(f"{file}: the field mode should be {' or '.join(MODES)}, but is {mode!r}")
-    if mode == "adapters" and init not in ADAPTER_INITS:
-        raise UserError(
-            f"{file}: the field adapter_init should be one of {', '.join(ADAPTER_INITS)}, but is {init!r}"
-        )
-    teacher = _take(data, "teacher", "text", file) if data.get("teacher") is not None else None
-    name = _take(data, "model.name", "text", file)
-    return Row(name, mode, init if mode == "adapters" else None, teacher)
-
-
 def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Record:
-    split, metric = _take(data, "split", "text", file), _take(data, "metric", "text", file)
-    score = float(_take(data, "score", "a number", file))
+    made: TunedRecord = typed_record(data, SelectedPart if summary else FinetuneRecord, file)
     if not summary:
-        measured = _take(data, ("metrics", split, metric), "a number", file)
-        if not math.isclose(score, measured, rel_tol=1e-6, abs_tol=1e-9):
-            raise UserError(f"{file}: score is {score}, but metrics.{split}.{metric} is {measured}")
-    n = _take(data, "n", "a whole number", file) if summary else 1
-    has_sd = summary and data.get("sd") is not None
+        measured = made.metrics.get(made.split, {}).get(made.metric)
+        name = f"metrics.{made.split}.{made.metric}"
+        if isinstance(measured, bool) or not isinstance(measured, int | float):
+            raise UserError(f"{file} lacks the field {name} (a number): write it again")
+        if not math.isclose(made.score, measured, rel_tol=1e-6, abs_tol=1e-9):
+            raise UserError(f"{file}: score is {made.score}, but {name} is {measured}")
     return Record(
         file=file,
-        row=_row(data, file),
-        task=known_task(_take(data, "task", "text", file)),
-        problem=_take(data, "problem", "text", file),
-        metric=metric,
-        split=split,
-        metrics=_take(data, "metrics", "an object", file),
-        score=score,
-        seed=None if summary else _take(data, "seed", "a whole number", file),
-        parameters=_take(data, "model.encoder_parameters", "a whole number", file),
-        trainable_parameters=_take(data, "model.trainable_parameters", "a whole number", file),
-        settings=_settings(_take(data, "recipe", "an object", file)),
-        notes=tuple(str(note) for note in data.get("notes") or ()),
-        command=data["command"] if isinstance(data.get("command"), str) else None,
-        versions=data["versions"] if isinstance(data.get("versions"), dict) else {},
-        commit=data["commit"] if isinstance(data.get("commit"), str) else None,
-        machine=data["machine"] if isinstance(data.get("machine"), dict) else {},
-        n=n,
-        sd=float(_take(data, "sd", "a number", file)) if has_sd else None,
+        row=Row(made.model.name, made.mode, made.adapter_init if made.mode != "full" else None, made.teacher),
+        task=known_task(made.task),
+        problem=made.problem,
+        metric=made.metric,
+        split=made.split,
+        metrics=made.metrics,
+        score=made.score,
+        seed=made.seed if isinstance(made, FinetuneRecord) else None,
+        parameters=made.model.encoder_parameters,
+        trainable_parameters=made.model.trainable_parameters,
+        settings=_settings(made.recipe),
+        notes=tuple(made.notes or ()),
+        command=made.command,
+        versions=made.versions,
+        commit=made.commit,
+        machine=made.machine,
+        n=made.n if isinstance(made, SelectedPart) else 1,
+        sd=made.sd if isinstance(made, SelectedPart) else None,
     )
 
 
 def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     flat = flat_settings(recipe)
-    for name in _PATHS & flat.keys():
+    # Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.
+    for name in marked(Mark.PLACE) & flat.keys():
         if isinstance(flat[name], str):
             flat[name] = "/".join(Path(flat[name]).parts[-2:])
-    return {key: flat[key] for key in flat if key not in _IMMATERIAL and not key.startswith("grid.")}
+    immaterial = marked(Mark.NAME, Mark.SEED, Mark.PACE)
+    return {key: flat[key] for key in flat if key not in immaterial and not key.startswith("grid.")}
 
 
 def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]) -> list[Record]:
     """Mark a grid's cells among the tuned records, and return what has to be added to them."""
-    chosen = _record({**data, **_take(data, "selected", "an object", file)}, file, summary=True)
-    chosen = replace(chosen, grid=file)
+    grid = typed_record(data, GridRecord, file)
+    chosen = replace(_record({**data, **grid.selected}, file, summary=True), grid=file)
     within = [path for path, record in tuned.items() if file.parent in path.parents and record.grid is None]
     cells = {path: replace(tuned[path], grid=file) for path in within if tuned[path].task == chosen.task}
     inline = []
-    for entry in _take(data, "cells", "a list", file):
+    for entry in grid.cells:
         if isinstance(entry, dict) and entry.get("kind") == "finetune":
             inline.append(replace(_record(entry, file), grid=file))
         elif isinstance(entry, str):
@@ -449,7 +566,7 @@ def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]
     if len(runs) < chosen.n and sum(map(is_chosen, inline)) >= chosen.n:
         runs = added = [record for record in inline if is_chosen(record)]
     if len(runs) < chosen.n:
-        runs, added = [], [chosen if chosen.n > 1 else replace(chosen, seed=_seed(data["selected"]))]
+        runs, added = [], [chosen if chosen.n > 1 else replace(chosen, seed=_seed(grid.selected))]
     elif not math.isclose(statistics.fmean(run.score for run in runs), chosen.score, abs_tol=1e-6):
         raise UserError(
             f"{file}: selected.score is {chosen.score}, but the {len(runs)} cells with its settings have a mean of "
@@ -466,14 +583,7 @@ def _seed(selected: Mapping[str, Any]) -> int | None:
 
 
 def known_task(name: str) -> str:
-    """Spell a task as the paper's columns do ("STS-B" is "stsb").
-
-    Args:
-        name: the task as a record names it.
-
-    Returns:
-        That spelling, or a name of no such task unchanged.
-    """
+    """Return a task as the paper's columns spell it ("STS-B" is "stsb"), or the name of no such task as it is."""
     return _KNOWN.get(_letters(name), name)
 
 

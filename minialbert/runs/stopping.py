@@ -18,7 +18,6 @@ from minialbert.errors import UserError
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-
 # Long enough for a launcher to see that the first process has failed, and to end the others.
 _SECONDS_TO_BE_ENDED = 5.0
 
@@ -34,18 +33,7 @@ def rank() -> int:
 
 
 def share_of(batch_size: int, name: str) -> int:
-    """Return how many rows of an optimiser step fall to each process.
-
-    Args:
-        batch_size: rows of the whole step.
-        name: the setting, for the message.
-
-    Returns:
-        Rows per process.
-
-    Raises:
-        UserError: if they cannot be shared out evenly.
-    """
+    """Return how many rows of an optimiser step fall to each process; `name` is the setting, for the message."""
     share, rest = divmod(batch_size, world_size())
     if rest or share == 0:
         raise UserError(
@@ -55,15 +43,7 @@ def share_of(batch_size: int, name: str) -> int:
 
 
 def refuse_data_parallel(args: TrainingArguments, verb: str) -> None:
-    """Refuse torch's DataParallel, which the Trainer uses when one process sees several GPUs.
-
-    Args:
-        args: Transformers' arguments.
-        verb: the command that runs.
-
-    Raises:
-        UserError: if this process sees several GPUs.
-    """
+    """Refuse torch's DataParallel, which the Trainer uses when one process sees several GPUs."""
     if args.n_gpu > 1:
         raise UserError(
             f"this process sees {args.n_gpu} GPUs, and DataParallel is not supported: start one process per GPU "
@@ -73,14 +53,7 @@ def refuse_data_parallel(args: TrainingArguments, verb: str) -> None:
 
 
 def refuse_several_processes(words: Sequence[str]) -> None:
-    """Refuse a command that several processes would each do alone, writing the same files.
-
-    Args:
-        words: the command line after the name of the program.
-
-    Raises:
-        UserError: if this is one of several processes, and the command is not one that trains.
-    """
+    """Refuse a command line that several processes would each do alone, writing the same files."""
     if world_size() == 1:
         return
     verb = next((word for word in words if not word.startswith("-")), "")
@@ -123,14 +96,7 @@ def end_process_group() -> None:
 
 
 def lost_the_others(error: BaseException) -> bool:
-    """Return whether an error of torch says that another process has gone.
-
-    Args:
-        error: what was raised.
-
-    Returns:
-        Whether the cause lies in another process.
-    """
+    """Return whether an error of torch says that another process has gone."""
     if world_size() == 1 or "torch.distributed" not in sys.modules:
         return False
     from torch import distributed

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from minialbert.errors import MissingExtraError, UserError, one_line
-from minialbert.recipes.schema import RecipeBase, without_places
-from minialbert.runs.directory import RunDirectory, write_atomically
+from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ PROJECT = "minialbert"
 _TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio": "trackio"}
 # An upload that hangs must not keep a trained model from being saved.
 _SECONDS_TO_FINISH = 60.0
-_NOT_SENT = ("description", "paper", "command")
 
 
 class Tracker(Protocol):
@@ -45,30 +45,14 @@ class Tracker(Protocol):
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Check that the packages of trackers are there, before a run writes anything.
-
-    Args:
-        names: the recipe's `report_to`.
-
-    Raises:
-        MissingExtraError: if one is not.
-    """
+    """Check that the packages of a recipe's `report_to` are there, before a run writes anything."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(name, "tracking", f"reporting to {_TITLES[name]}")
 
 
 def trackers(names: Iterable[str], run: RunDirectory, recipe: RecipeBase) -> list[TrainerCallback]:
-    """Return the callbacks that report a run.
-
-    Args:
-        names: the recipe's `report_to`.
-        run: the run directory; its name is the run's name.
-        recipe: the resolved recipe, which is sent without the folders of this machine.
-
-    Returns:
-        A callback per name; none where nothing is asked for.
-    """
+    """Return a callback for each tracker of a recipe's `report_to`."""
     return [RunTracking(name, run, recipe) for name in dict.fromkeys(names)]
 
 
@@ -77,11 +61,6 @@ class RunTracking(TrainerCallback):
 
     What cannot be started ends a run before its first step; whatever fails later is told once, and training goes on
     without it.
-
-    Args:
-        name: "tensorboard", "wandb" or "trackio".
-        run: the run directory.
-        recipe: the resolved recipe.
     """
 
     def __init__(self, name: str, run: RunDirectory, recipe: RecipeBase) -> None:
@@ -91,19 +70,12 @@ class RunTracking(TrainerCallback):
         self._tracker: Tracker | None = None
         self._is_over = False
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the tracker."""
         self._begin(state)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Send the figures of one record."""
         if not logs or not state.is_world_process_zero or "train_runtime" in logs:  # as `RunProgress`
@@ -111,9 +83,7 @@ class RunTracking(TrainerCallback):
         self._begin(state)  # a resumed run may measure before others are told that it begins
         self._write(logs, state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """End the tracker's run."""
         if self._tracker is not None:
             self._attempt("be ended", self._tracker.finish)
@@ -168,12 +138,8 @@ class RunTracking(TrainerCallback):
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a log record under the names that Transformers gives them in trackers.
 
-    Args:
-        logs: what was logged.
-
-    Returns:
-        Such as "train/loss_mlm" and "eval/mlm_accuracy"; text, lists and what is not finite are left out. Of a
-        measurement only the figures of its own: the record of training has the others.
+    Such as "train/loss_mlm" and "eval/mlm_accuracy"; text, lists and what is not finite are left out. Of a measurement
+    only the figures of its own: the record of training has the others.
     """
     numbers = {
         name: float(value)
@@ -188,7 +154,7 @@ def named(logs: Mapping[str, Any]) -> dict[str, float]:
 
 def _sent(recipe: RecipeBase) -> dict[str, Any]:
     """Return what a tracker is told of a recipe: names of files without their folders, and no command line."""
-    return without_places(recipe.model_dump(exclude=set(_NOT_SENT)))
+    return without_places(recipe.model_dump(exclude=set(marked(Mark.NAME) - {"name"})))
 
 
 class _TensorBoard:

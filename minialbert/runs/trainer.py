@@ -16,14 +16,15 @@ import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from minialbert.errors import UserError
+from minialbert.recipes.schema import Optimisation
 from minialbert.runs.checkpoints import is_whole, new_checkpoint, step_of
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.machine import keep_freed_memory, release_freed_memory
+from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
 
 logger = logging.getLogger(__name__)
@@ -77,14 +78,7 @@ class LossMeter:
         self._step = {}
 
     def means(self, over_processes: Callable[[Sequence[float]], Sequence[float]]) -> dict[str, float]:
-        """Return the mean of each term over the steps since the last log.
-
-        Args:
-            over_processes: sums figures over processes, each of which holds its share.
-
-        Returns:
-            Means by name; empty without a step.
-        """
+        """Return the mean of each term over the steps since the last log, by what sums figures over processes."""
         if not self.steps:
             return {}
         sums = over_processes(list(self._sums.values()))
@@ -106,20 +100,57 @@ class LossMeter:
 
 
 def share_of_meters(states: Sequence[Mapping[str, Any]], process: int, processes: int) -> Mapping[str, Any]:
-    """Return what a process's meter goes on from.
+    """Return what a process's meter goes on from, of the states of all, perhaps of another number of processes.
 
-    Args:
-        states: of the meters of all processes, perhaps of another number of them.
-        process: which one, counted from 0.
-        processes: how many there are now.
-
-    Returns:
-        Its own state; where their number has changed, the first takes all sums and the others none.
+    Its own state; where their number has changed, the first takes all sums and the others none.
     """
     if len(states) == processes:
         return states[process]
     sums = {name: sum(state["sums"][name] for state in states) for name in states[0]["sums"]}
     return {**states[0], "sums": sums if process == 0 else dict.fromkeys(sums, 0.0)}
+
+
+def training_arguments(
+    section: Optimisation,
+    *,
+    output: Path,
+    max_steps: int,
+    micro_batch_size: int,
+    accumulation: int,
+    warmup_steps: int,
+    **others: Any,
+) -> TrainingArguments:
+    """Return Transformers' arguments for what a recipe says of length, batch, optimiser and schedule.
+
+    `others` are those for evaluating, saving and loading, which the two kinds of training do differently. Trackers get
+    the log from `runs.trackers`, and the bar is that of `runs.progress`.
+    """
+    precision = resolve_precision(section.precision)
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=max_steps,
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        warmup_steps=warmup_steps,
+        # Transformers' "constant" has no warm-up.
+        lr_scheduler_type=section.lr_scheduler.replace("constant", "constant_with_warmup"),
+        max_grad_norm=section.max_grad_norm,
+        adam_beta1=section.adam_beta1,
+        adam_beta2=section.adam_beta2,
+        adam_epsilon=section.adam_epsilon,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=section.seed,
+        logging_steps=section.logging_steps,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        **others,
+    )
 
 
 WEIGHTS_FILE = "model.safetensors"
@@ -261,11 +292,7 @@ class ResumableTrainer(Trainer):
         return self.stop.requested if self.args.world_size == 1 else self.stop.agreed
 
     def check_for_stop(self) -> None:
-        """Stop here if it was asked for; all processes must come here, and stop together.
-
-        Raises:
-            StopRequested: if so.
-        """
+        """Stop here if it was asked for; all processes must come here, and stop together."""
         self.sum_over_processes([])
         if self.stops_here():
             raise StopRequested

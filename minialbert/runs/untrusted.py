@@ -20,13 +20,8 @@ _PEFT_FILE, _PEFT_BASE = "adapter_config.json", "base_model_name_or_path"
 def check_model_folder(name: str | Path) -> None:
     """Refuse a folder whose files send the reader elsewhere: to weights beside it, to another model, or by a link.
 
-    Links to weights are followed, which nothing but tensors can be read from; a vocabulary could be any text.
-
-    Args:
-        name: directory of a model; a hub id is passed over, since nothing lies outside of a repository.
-
-    Raises:
-        UserError: naming the file and what it asks for.
+    Links to weights are followed, which nothing but tensors can be read from; a vocabulary could be any text. A hub id
+    is passed over, since nothing lies outside of a repository.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -51,15 +46,7 @@ def check_model_folder(name: str | Path) -> None:
 
 
 def check_config(config: PreTrainedConfig, name: str | Path) -> None:
-    """Refuse a configuration that wants compiled code from the hub: an attention kernel is named like a repository.
-
-    Args:
-        config: of a model, as read.
-        name: what to call the model.
-
-    Raises:
-        UserError: naming the kernel.
-    """
+    """Refuse a configuration that wants compiled code from the hub: an attention kernel is named like a repository."""
     for attention in _attentions(config.to_dict() | {"attn_implementation": config._attn_implementation}):
         if "/" in attention:
             raise UserError(
@@ -69,15 +56,7 @@ def check_config(config: PreTrainedConfig, name: str | Path) -> None:
 
 
 def check_tokenizer_files(tokenizer: PreTrainedTokenizerBase, name: str | Path) -> None:
-    """Refuse a tokenizer with chat templates that saving would write outside of its folder; forget code it names.
-
-    Args:
-        tokenizer: a tokenizer, as read.
-        name: what to call it.
-
-    Raises:
-        UserError: naming the template.
-    """
+    """Refuse a tokenizer with chat templates that saving would write outside of its folder; forget code it names."""
     tokenizer.init_kwargs.pop("auto_map", None)  # of code that was not run, and is not passed on
     templates = getattr(tokenizer, "chat_template", None)
     for template in templates if isinstance(templates, dict) else ():

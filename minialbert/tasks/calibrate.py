@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 
 from minialbert.data.examples import Example, Task, TokenExample
 from minialbert.data.task_inputs import Encoded, PaddingCollator
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import count_parameters
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.machine import autocast, resolve_precision
-from minialbert.tasks.evaluate import check_output, input_lengths, label_ids, task_of_model
+from minialbert.runs.records import check_output, write_result
+from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
@@ -274,10 +276,8 @@ def calibrate_exit(
     }
     if output is None:
         return record
-    try:
+    with writing(output, advice=None):
         return write_result(RunDirectory(output).result, record)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror or error})") from error
 
 
 def choose_threshold(
@@ -335,10 +335,8 @@ def _config_file(model_name: str) -> Path:
 def _write_threshold(path: Path, threshold: float | None) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     values["exit_threshold"] = threshold
-    try:
+    with writing(path, advice=None):
         write_atomically(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def _drawn(task: Task, split: str, fraction: float, rows: int | None, seed: int) -> list[Example]:

@@ -10,10 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from minialbert.data.examples import Problem
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method.elastic import draw_depth, mark_depths
 from minialbert.recipes.schema import FinetuneRecipe, resolve_depths
-from minialbert.runs.directory import display_name
 from minialbert.tasks.losses import logit_loss, task_loss
 from minialbert.tasks.models import is_minialbert
 

@@ -20,12 +20,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.examples import Problem, Task, TextExample, TokenExample, check_metric
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
 from minialbert.data.tasks import GENERIC, load_task
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.errors import MissingExtraError, UserError, display_name
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import check_file, write_atomically, writing
 from minialbert.runs.machine import resolve_precision
+from minialbert.runs.records import check_output, write_result
 from minialbert.tasks.losses import label_order
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
@@ -168,36 +170,6 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInpu
         raise MissingExtraError(str(error.name), "export", "scoring an exported folder") from error
     model, tokenizer, inputs = load_exported(name)
     return cast("PreTrainedModel", model), tokenizer, inputs
-
-
-def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None:
-    """Refuse a directory with an earlier record, and one with another run's record even to `overwrite`.
-
-    Args:
-        folder: where the record is to be.
-        *others: further files that would be replaced.
-        kind: of the record.
-        overwrite: allow for a record of the same kind.
-
-    Raises:
-        UserError: naming the file that is there.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: expected a directory for the record")
-    result_file = RunDirectory(folder).result
-    for file in (result_file, *(folder / name for name in others)):
-        if file.exists() and not overwrite:
-            raise UserError(
-                f"{folder} holds a {file.name}: give --overwrite to replace it, or another --output"
-            )
-    if not result_file.exists():
-        return
-    try:
-        found = json.loads(result_file.read_text(encoding="utf-8"))["kind"]
-    except (OSError, ValueError, TypeError, LookupError):
-        found = "of no known kind"
-    if found != kind:
-        raise UserError(f"{result_file} is the record of another run ({found}): give another --output")
 
 
 def task_of_model(
@@ -359,14 +331,15 @@ def _submission_files(task: Task, folder: Path, *, overwrite: bool) -> dict[str,
         )
     files = {split: submission_file(task.name, split, folder) for split in splits}
     for file in files.values():
-        if file.exists() and not overwrite:
-            raise UserError(f"{file} exists: give --overwrite to replace it, or another --submission")
+        check_file(
+            file, overwrite=overwrite, advice="give --overwrite to replace it, or another --submission"
+        )
     return files
 
 
 def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Path) -> None:
     """Write all files or none."""
-    try:
+    with writing(folder, advice=None):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
             written = []
@@ -375,8 +348,6 @@ def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Pa
                 written.append(write_submission(task.name, split, ids, result.values, Path(partial)))
             for file in written:
                 os.replace(file, folder / file.name)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from error
 
 
 def _notes(results: Mapping[str, Predictions], chosen: str | None, max_length: int) -> list[str]:
@@ -401,12 +372,10 @@ def _write(
         for name, result in results.items()
         for example, value in zip(task.splits[name], result.values, strict=True)
     ]
-    try:
+    with writing(folder, advice=None):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
         return write_result(RunDirectory(folder).result, record)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from error
 
 
 def _line(split: str, example: TextExample | TokenExample, value: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from minialbert.data.examples import Task
 from minialbert.data.task_inputs import IGNORED, Encoded
 from minialbert.data.tasks import load_task, task_summary
 from minialbert.data.tokenizers import tokenizer_fingerprint
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import (
     TrainableCount,
     add_adapters,
@@ -31,12 +31,15 @@ from minialbert.method.adapters import (
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.recipes.load import load_recipe
-from minialbert.recipes.schema import FinetuneRecipe, without_places
-from minialbert.runs.directory import RunDirectory, display_name, write_result, writing
+from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
 from minialbert.runs.progress import RunProgress
+from minialbert.runs.records import write_result
 from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
+from minialbert.runs.trainer import training_arguments
 from minialbert.tasks.elastic import ElasticTuning, measure_depths, plan_elastic
 from minialbert.tasks.losses import TaskTeacher, label_order
 from minialbert.tasks.metrics import check_packages
@@ -52,10 +55,6 @@ from minialbert.tasks.predictions import Predictions, encode, evaluate_split, ma
 from minialbert.tasks.trainer import TuningTrainer
 
 logger = logging.getLogger(__name__)
-
-
-# What the command line has options for.
-_OPTIONS = {("model", "name"), ("task", "name"), ("task", "data"), ("tuning", "mode"), ("teacher", "model")}
 
 
 def finetune_command(recipe: FinetuneRecipe) -> str:
@@ -79,7 +78,8 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
     defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
     for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
         for key, value in values.items():
-            elsewhere = (section, key) in _OPTIONS or key == "report_to"  # where a log goes is the user's own
+            # Where a log goes is the user's own.
+            elsewhere = f"{section}.{key}" in marked(Mark.OPTION, Mark.LOG)
             if not elsewhere and value != defaults[section][key]:
                 words += ["--set", f"{section}.{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
@@ -294,40 +294,23 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         The trainer, ready for `train()`.
     """
     tuning = plan.recipe.tuning
-    precision = resolve_precision(tuning.precision)
     per_process = share_of(tuning.batch_size, "tuning.batch_size")
     micro = min(tuning.micro_batch_size or per_process, per_process)
     if per_process % micro:
         raise UserError(
             f"tuning.micro_batch_size {micro} does not divide the {per_process} rows of each process and step"
         )
-    args = TrainingArguments(
-        output_dir=str(run.checkpoints),
+    args = training_arguments(
+        tuning,
+        output=run.checkpoints,
         max_steps=plan.max_steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=per_process // micro,
-        learning_rate=tuning.learning_rate,
-        weight_decay=tuning.weight_decay,
+        micro_batch_size=micro,
+        accumulation=per_process // micro,
         warmup_steps=round(tuning.warmup_ratio * plan.max_steps),
-        # Transformers' "constant" has no warm-up.
-        lr_scheduler_type=tuning.lr_scheduler.replace("constant", "constant_with_warmup"),
-        max_grad_norm=tuning.max_grad_norm,
-        adam_beta1=tuning.adam_beta1,
-        adam_beta2=tuning.adam_beta2,
-        adam_epsilon=tuning.adam_epsilon,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=tuning.seed,
-        logging_steps=tuning.logging_steps,
-        logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=max(1, math.ceil(plan.steps_per_epoch / tuning.evaluations_per_epoch)),
         save_strategy="no",
         save_total_limit=1,
-        remove_unused_columns=False,
-        report_to="none",  # see `trackers`
-        disable_tqdm=True,
     )
     route_attention(plan.model)  # faster in half precision on a CPU
     trainer = TuningTrainer(

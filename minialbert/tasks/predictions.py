@@ -9,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from minialbert_runtime.answers import Logits, word_logits
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -18,7 +17,7 @@ from minialbert.data.task_inputs import Encoded, PaddingCollator, encode_sentenc
 from minialbert.errors import UserError
 from minialbert.method.encoders import forward_inputs
 from minialbert.runs.machine import autocast
-from minialbert.runs.progress import stderr_console
+from minialbert.runs.progress import progress_bar
 from minialbert.tasks.metrics import (
     entity_metrics,
     multi_label_metrics,
@@ -381,8 +380,5 @@ def _piece_tags(
 
 
 def _tracked(batches: list[list[int]], title: str | None) -> Iterator[list[int]]:
-    if title is None:
-        yield from batches
-        return
-    console = stderr_console()
-    yield from track(batches, title, console=console, transient=True, disable=not console.is_terminal)
+    with progress_bar(title or "", shown=title is not None, transient=True) as bar:
+        yield from bar.track(batches)

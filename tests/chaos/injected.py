@@ -138,9 +138,9 @@ def install(faults: Faults) -> None:
 
 def _in_runs(faults: Faults) -> None:
     from minialbert.experiments import pool
-    from minialbert.runs import directory
+    from minialbert.runs import directory, files, records
 
-    write = directory.write_atomically
+    write = files.write_atomically
 
     def write_atomically(path: Path, text: str) -> None:
         partial = path.with_name(f".{path.name}.partial")
@@ -149,7 +149,7 @@ def _in_runs(faults: Faults) -> None:
         write(path, text)
         faults.reach(f"{path.name}: written")
 
-    directory.write_atomically = pool.write_atomically = write_atomically
+    directory.write_atomically = records.write_atomically = pool.write_atomically = write_atomically
     append = directory.RunDirectory.append_log
 
     def append_log(run: directory.RunDirectory, record: dict[str, Any]) -> None:

@@ -20,13 +20,14 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 import minialbert.data.prepare as windows_module
 from minialbert.data import tokenizers, window_store
 from minialbert.data.corpora import find_sources, read_documents
-from minialbert.data.prepare import WindowDataset, WindowsManifest, check_tokenizer, prepare
+from minialbert.data.prepare import prepare
 from minialbert.data.tokenizers import (
     load_tokenizer,
     serialized_backend,
     special_affixes,
     tokenizer_fingerprint,
 )
+from minialbert.data.window_store import WindowDataset, WindowsManifest, check_tokenizer
 from minialbert.errors import UserError
 from minialbert.runs.files import sole_user
 

@@ -29,7 +29,7 @@ from minialbert.deploy import hub
 from minialbert.deploy.hub import SENTENCE_FILES, export_to_hub_folder
 from minialbert.errors import UserError
 from minialbert.method.configuration_minialbert import AUTO_MAP
-from minialbert.runs.directory import write_result
+from minialbert.runs.records import write_result
 from minialbert.tasks.models import TaskInputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def test_a_masked_lm_becomes_a_complete_folder(tiny_student_dir, tmp_path):
     assert config["architectures"] == ["MiniAlbertForMaskedLM"]
     assert (tmp_path / "hub" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     for name in ("configuration_minialbert.py", "modeling_minialbert.py"):
-        assert (tmp_path / "hub" / name).read_text() == (ROOT / "minialbert" / name).read_text()
+        assert (tmp_path / "hub" / name).read_text() == (ROOT / "minialbert" / "method" / name).read_text()
     before, after = (load_file(path / "model.safetensors") for path in (tiny_student_dir, tmp_path / "hub"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)

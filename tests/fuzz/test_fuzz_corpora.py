@@ -11,8 +11,9 @@ from typing import Any, get_args
 import pytest
 from hostile import NAMES, hunt, mutated, mutated_json, tiers, values
 from hypothesis import strategies as st
+from minialbert.data.text_streams import ReadStats
 
-from minialbert.data.corpora import DocumentSeparator, ReadStats, Source, find_sources, read_documents
+from minialbert.data.corpora import DocumentSeparator, Source, find_sources, read_documents
 
 TEXT = "A first document.\nIts second line.\n\nAnother – with dashes.\r\n\r\nThe last one".encode()
 ROWS = b"".join(

@@ -6,7 +6,7 @@ import pytest
 
 from minialbert.errors import UserError
 from minialbert.recipes.load import apply_overrides, dump_recipe, list_recipes, load_recipe
-from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.recipes.schema import FinetuneRecipe, Mark, flat_settings, learned_settings, marked
 
 
 @pytest.fixture
@@ -92,3 +92,25 @@ def test_faults_of_a_file_name_their_line(tmp_path):
     path.write_text("tuning:\n  mode: adapters\n  epoch: 3\n")
     with pytest.raises(UserError, match=r"tuning.epoch \(line 3\): unknown key; did you mean epochs\?"):
         load_recipe(str(path), FinetuneRecipe)
+
+
+def test_marks_say_what_a_setting_means():
+    assert marked(Mark.NAME) == {"name", "description", "paper", "command"}
+    assert marked(Mark.PLACE) == {
+        "data.corpus", "data.tokenizer", "model.name", "student.init_from", "task.data", "teacher.model",
+    }  # fmt: skip
+    assert marked(Mark.DATA) == {"data.corpus", "task.data"}
+    assert marked(Mark.SEED) == {"training.seed", "tuning.seed"}
+    assert marked(Mark.LOG) == {"training.report_to", "tuning.report_to"}
+    assert marked(Mark.OPTION) == {"model.name", "task.name", "task.data", "tuning.mode", "teacher.model"}
+    both = {"micro_batch_size", "logging_steps", "report_to"}
+    distilling = {"eval_steps", "save_steps", "keep_checkpoints", "eval_windows", "num_workers"}
+    assert marked(Mark.PACE) == {f"training.{name}" for name in both | distilling} | {
+        f"tuning.{name}" for name in both | {"eval_batch_size"}
+    }
+    assert marked(Mark.SEED, Mark.LOG) == marked(Mark.SEED) | marked(Mark.LOG)
+
+
+def test_where_a_log_goes_is_no_part_of_what_a_run_learns(recipe):
+    assert learned_settings(recipe) == learned_settings(apply_overrides(recipe, ["tuning.report_to=wandb"]))
+    assert learned_settings(recipe).keys() == flat_settings(recipe.model_dump()).keys() - {"tuning.report_to"}

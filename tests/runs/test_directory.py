@@ -6,10 +6,13 @@ import json
 
 import pytest
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name, spelled_as_path
 from minialbert.recipes.load import FinetuneRecipe, apply_overrides, dump_recipe, load_recipe
 from minialbert.runs.checkpoints import new_checkpoint
-from minialbert.runs.directory import RunDirectory, display_name, environment, write_atomically, write_result
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_atomically
+from minialbert.runs.machine import environment
+from minialbert.runs.records import write_result
 
 TINY = load_recipe("tiny")
 
@@ -120,6 +123,14 @@ def test_local_models_are_named_without_their_path(tmp_path):
     assert display_name(tmp_path / "teacher") == "teacher"
     assert display_name("bert-base-uncased") == "bert-base-uncased"
     assert display_name(None) is None
+    assert display_name("/gone/since/run/model") == "run"
+    assert display_name("runs/a/student") == "student"
+
+
+@pytest.mark.parametrize("name", ["./x", "~/x", "/x", "C:x", "a\\b", "a/b/c"])
+def test_a_path_does_not_look_like_a_hub_id(name):
+    assert spelled_as_path(name)
+    assert not spelled_as_path("owner/name") and spelled_as_path("owner/name", slashes=0)
 
 
 def test_links_planted_in_a_run_from_elsewhere_lead_nowhere(tmp_path):

@@ -1,4 +1,4 @@
-"""A folder appears complete or not at all, and belongs to one process at a time."""
+"""Files and folders appear complete or not at all, where one may write, and belong to one process at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from safetensors.torch import save_file
 
 from minialbert.errors import UserError
 from minialbert.runs import files
-from minialbert.runs.files import sole_user, whole_folder
+from minialbert.runs.files import (
+    check_file,
+    check_folder,
+    sole_user,
+    whole_file,
+    whole_folder,
+    write_atomically,
+    writing,
+)
 
 
 def _names(folder):
@@ -171,3 +179,62 @@ def test_a_system_without_locks_goes_without(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", None)
     with sole_user(tmp_path / "run", "run"), sole_user(tmp_path / "run", "run"):
         assert (tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize("content", ["new", b"new"])
+def test_a_file_is_replaced_whole(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text("old")
+    write_atomically(path, content)
+    assert path.read_text() == "new" and _names(tmp_path) == ["file"]
+
+
+def test_a_link_in_the_place_of_a_new_file_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / ".file.partial").symlink_to(tmp_path / "secret")
+    write_atomically(tmp_path / "file", "new")
+    assert ((tmp_path / "secret").read_text(), (tmp_path / "file").read_text()) == ("mine", "new")
+
+
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and _names(tmp_path) == ["file"]
+
+
+def test_what_is_there_is_told_before_it_is_written_over(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_file(tmp_path / "file", overwrite=True)
+    with pytest.raises(UserError, match="file exists: give --overwrite to replace it, or another --output"):
+        check_file(tmp_path / "file", overwrite=False)
+    check_folder(tmp_path / "new", "grid", overwrite=False)
+    check_folder(tmp_path, "grid", overwrite=True)
+    with pytest.raises(UserError, match="file is a file: expected a directory for the grid"):
+        check_folder(tmp_path / "file", "grid", overwrite=True)
+    with pytest.raises(UserError, match="is not empty: give --overwrite"):
+        check_folder(tmp_path, "grid", overwrite=False)
+    with pytest.raises(UserError, match="is not empty and holds no grid: give another --output"):
+        check_folder(tmp_path, "grid", overwrite=True, marker="cells")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "x cannot be written (No space left on device): make room"),
+        (RuntimeError("in safetensors: I/O error (os error 28)"), "x cannot be written (No space left on device)"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_disk_in_one_line(error, told):
+    with pytest.raises(UserError) as caught, writing("x"):
+        raise error
+    assert str(caught.value).startswith(told)
+    with pytest.raises(UserError, match=r"\(No space left on device\)$"), writing("x", advice=None):
+        raise error
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(KeyError), writing("x"):
+        raise KeyError

@@ -15,17 +15,19 @@ from transformers import TrainerCallback, TrainingArguments
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
-from minialbert.data.prepare import WindowDataset
+from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.trainer import DistillationTrainer
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe, Recipe
 from minialbert.runs.checkpoints import find_damage
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.progress import RunProgress
 from minialbert.runs.stopping import StopRequested
-from minialbert.runs.trainer import PROGRESS_FILE, LossMeter, _step_seed
+from minialbert.runs.trainer import PROGRESS_FILE, LossMeter, _step_seed, training_arguments
 
 ELASTIC = DistillationObjective(elastic=ElasticObjective((1,)))
 
@@ -352,3 +354,35 @@ def test_a_meter_names_terms_and_the_total_only_where_it_is_alone():
     assert meter.non_finite() == ["total"]
     meter.drop_step()
     assert meter.non_finite() == [] and meter.means(list) == {}
+
+
+def test_both_kinds_of_recipe_give_the_trainers_arguments(tmp_path):
+    ours = {"output": tmp_path, "max_steps": 9, "micro_batch_size": 2, "accumulation": 4, "warmup_steps": 3}
+    shared = [
+        "learning_rate=0.25", "weight_decay=0.5", "lr_scheduler=constant", "max_grad_norm=2.5", "adam_beta1=0.8",
+        "adam_beta2=0.75", "adam_epsilon=0.125", "seed=7", "logging_steps=5", "precision=bf16",
+    ]  # fmt: skip
+    for section, kind in (("training", Recipe), ("tuning", FinetuneRecipe)):
+        recipe = apply_overrides(load_recipe("default", kind), [f"{section}.{setting}" for setting in shared])
+        made = training_arguments(getattr(recipe, section), **ours, save_steps=11)
+        assert (made.max_steps, made.per_device_train_batch_size, made.gradient_accumulation_steps) == (
+            9,
+            2,
+            4,
+        )
+        assert (made.learning_rate, made.weight_decay, made.warmup_steps) == (0.25, 0.5, 3)
+        assert made.lr_scheduler_type == "constant_with_warmup"
+        assert (made.max_grad_norm, made.adam_beta1, made.adam_beta2, made.adam_epsilon) == (
+            2.5,
+            0.8,
+            0.75,
+            0.125,
+        )
+        assert (made.seed, made.logging_steps, made.save_steps, made.bf16, made.fp16) == (
+            7,
+            5,
+            11,
+            True,
+            False,
+        )
+        assert made.report_to == [] and not made.remove_unused_columns

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from minialbert.data.examples import Task
 from minialbert.data.tasks import load_task
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import display_name
 from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.models import TaskInputs, load_for_tuning, load_tuned, save_tuned
 from minialbert.tasks.predict import Predictor

@@ -22,7 +22,7 @@ from minialbert.deploy.onnx.graph import weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, finish_fp32, trace_onnx
-from minialbert.errors import UserError
+from minialbert.errors import UserError, display_name
 from minialbert.method import modeling_minialbert
 from minialbert.method.encoders import (
     LOADING_ERRORS,
@@ -32,8 +32,9 @@ from minialbert.method.encoders import (
     one_line,
 )
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import RunDirectory, display_name, write_atomically, write_result
-from minialbert.runs.files import whole_folder
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import whole_folder, write_atomically
+from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file

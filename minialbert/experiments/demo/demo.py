@@ -28,7 +28,7 @@ from minialbert.method.distill import distill, plan_distillation
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import write_report
-from minialbert.runs.directory import write_result
+from minialbert.runs.records import write_result
 
 logger = logging.getLogger(__name__)
 

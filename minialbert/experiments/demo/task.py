@@ -20,7 +20,7 @@ from minialbert.errors import MissingExtraError
 from minialbert.experiments.demo.text import package_texts
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
-from minialbert.runs.directory import write_atomically
+from minialbert.runs.files import write_atomically
 from minialbert.tasks.finetune import finetune
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor

@@ -17,34 +17,8 @@ from pydantic import ValidationError
 from minialbert.errors import UserError
 from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
 from minialbert.recipes.load import AnyRecipe, apply_overrides, load_recipe
-from minialbert.recipes.schema import FinetuneRecipe, Recipe, flat_settings
+from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, flat_settings, marked
 from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
-
-# Settings that name a run, or pace and log it, but do not change what it learns; and what differs between machines.
-_IMMATERIAL = {
-    "name",
-    "description",
-    "paper",
-    "command",
-    "teacher.model",
-    "model.name",
-    "student.init_from",
-    "data.corpus",
-    "data.tokenizer",
-    "task.data",
-    "training.micro_batch_size",
-    "training.logging_steps",
-    "training.eval_steps",
-    "training.save_steps",
-    "training.keep_checkpoints",
-    "training.eval_windows",
-    "training.num_workers",
-    "training.report_to",
-    "tuning.micro_batch_size",
-    "tuning.eval_batch_size",
-    "tuning.logging_steps",
-    "tuning.report_to",
-}
 
 
 @dataclass(frozen=True)
@@ -291,8 +265,9 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
 
 def _differences(made: Recipe | FinetuneRecipe, expected: Recipe | FinetuneRecipe) -> list[str]:
     one, other = flat_settings(made.model_dump()), flat_settings(expected.model_dump())
+    immaterial = marked(Mark.NAME, Mark.PLACE, Mark.PACE)
     return [
         f"{key} {one.get(key)} instead of {other.get(key)}"
         for key in other
-        if key not in _IMMATERIAL and one.get(key) != other.get(key)
+        if key not in immaterial and one.get(key) != other.get(key)
     ]

@@ -11,7 +11,7 @@ from typing import Literal
 from minialbert.errors import MissingExtraError
 from minialbert.experiments.suite.cells import Cell, Result
 from minialbert.experiments.suite.schema import DISTILL, Claim, Comparison, Keep, Suite, split_side
-from minialbert.runs.records import mean_sd
+from minialbert.runs.records import mean_and_sd
 
 Verdict = Literal["held", "reversed", "undecided at this size", "unfinished"]
 
@@ -146,7 +146,7 @@ def kept(suite: Suite, keep: Keep, side: str, results: Mapping[str, Result]) -> 
     planned = set.intersection(*(set(seeds_of(suite, one, task)) for one in sides for task in keep.tasks))
     mine, others = (means_by_seed(suite, one, keep.tasks, results) for one in sides)
     shares = [100 * mine[seed] / others[seed] for seed in mine if seed in planned and others.get(seed, 0) > 0]
-    share, sd = mean_sd(shares) if shares else (None, None)
+    share, sd = mean_and_sd(shares) if shares else (None, None)
     reached = share >= keep.share if share is not None and len(shares) == len(planned) else None
     return Kept(share, sd, len(shares), len(planned), reached)
 

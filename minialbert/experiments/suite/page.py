@@ -38,11 +38,11 @@ from minialbert.report.sections import (
     training_sections,
 )
 from minialbert.report.tables import Difference, Table, Value
-from minialbert.runs.directory import write_atomically, writing
+from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.packed import is_run_file, pack_files, read_run_file
 from minialbert.runs.progress import duration
 from minialbert.runs.records import Cell as Measured
-from minialbert.runs.records import known_task, mean_sd
+from minialbert.runs.records import known_task, mean_and_sd
 
 __all__ = ["difference", "find_paper_row", "measured", "write_suite_report"]
 
@@ -392,7 +392,7 @@ class _Page:
 def measured(suite: Suite, side: str, tasks: list[str], results: Mapping[str, Result]) -> Measured | None:
     """Return a row's mean over tasks, over the seeds that have all of them; None where there is none."""
     means = {seed: mean / 100 for seed, mean in means_by_seed(suite, side, tasks, results).items()}
-    return Measured(*mean_sd(list(means.values())), len(means), tuple(means)) if means else None
+    return Measured(*mean_and_sd(list(means.values())), len(means), tuple(means)) if means else None
 
 
 def find_paper_row(table: SuiteTable, row: TableRow, marks: str) -> published.PaperRow:

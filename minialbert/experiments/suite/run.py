@@ -41,8 +41,8 @@ from minialbert.experiments.suite.schema import Suite
 from minialbert.experiments.suite.time_left import time_left
 from minialbert.recipes.load import dump_recipe
 from minialbert.recipes.schema import Recipe
-from minialbert.runs.directory import RunDirectory, write_atomically, writing
-from minialbert.runs.files import sole_user
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import sole_user, write_atomically, writing
 from minialbert.runs.progress import duration
 
 __all__ = ["KeepModels", "Work", "plan_work", "run_suite"]

@@ -1,0 +1,81 @@
+"""The one bar: on a terminal, in a notebook, and silent elsewhere; and numbers as they are shown."""
+
+from __future__ import annotations
+
+import io
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from minialbert.runs import progress
+from minialbert.runs.progress import duration, progress_bar, size
+
+
+def draw(monkeypatch, console, **options):
+    monkeypatch.setattr(progress, "stderr_console", lambda: console)
+    with progress_bar("cells", **options) as bar:
+        assert list(bar.track(range(3))) == [0, 1, 2]
+
+
+def test_a_bar_on_a_terminal_tells_how_many_of_how_many(monkeypatch):
+    shown = io.StringIO()
+    draw(monkeypatch, Console(file=shown, force_terminal=True, width=90))
+    assert "cells" in shown.getvalue() and "3/3" in shown.getvalue() and "left" in shown.getvalue()
+
+
+@pytest.mark.parametrize(("options", "is_seen"), [({}, False), ({"in_files": True}, True)])
+def test_a_bar_in_a_file_is_asked_for(monkeypatch, options, is_seen):
+    shown = io.StringIO()
+    draw(monkeypatch, Console(file=shown, width=90), **options)
+    assert ("3/3" in shown.getvalue()) == is_seen
+    hidden = io.StringIO()
+    draw(monkeypatch, Console(file=hidden, force_terminal=True), shown=False)
+    assert hidden.getvalue() == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Stand-ins for what a notebook has: they keep what is displayed."""
+    displayed = []
+
+    class Output:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def clear_output(self, wait=False):
+            pass
+
+    modules = {name: ModuleType(name) for name in ("ipywidgets", "IPython", "IPython.display")}
+    modules["ipywidgets"].__spec__ = ModuleSpec("ipywidgets", None)
+    modules["ipywidgets"].Output = Output
+    modules["IPython.display"].display = lambda *things, **_: displayed.extend(things)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return displayed
+
+
+def test_a_bar_in_a_notebook(monkeypatch, notebook):
+    draw(monkeypatch, Console(force_jupyter=True, stderr=True))
+    assert len(notebook) > 1
+
+
+def test_a_notebook_without_widgets_goes_without(monkeypatch, notebook):
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    draw(monkeypatch, Console(force_jupyter=True, stderr=True))
+    assert notebook == []
+
+
+def test_numbers_as_they_are_shown():
+    assert [size(number) for number in (12, 1_234, 9_870_000, 5e12)] == [
+        "12 bytes",
+        "1.2 kB",
+        "9.9 MB",
+        "5.0 TB",
+    ]
+    assert [duration(seconds) for seconds in (5, 65, 3_725)] == ["0:05", "1:05", "1:02:05"]
