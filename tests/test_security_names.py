@@ -21,8 +21,8 @@ from rich.table import Table as RichTable
 
 from minialbert import MiniAlbertConfig
 from minialbert.cli.shared import PlainConsole
-from minialbert.data.prepare import WindowDataset
 from minialbert.data.tokenizers import load_tokenizer
+from minialbert.data.window_store import WindowDataset
 from minialbert.deploy.bench import as_markdown
 from minialbert.deploy.card import model_card
 from minialbert.deploy.evidence import ModelFacts, gather_evidence

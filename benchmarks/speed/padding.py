@@ -14,8 +14,8 @@ from pathlib import Path
 
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.prepare import WindowDataset
 from minialbert.data.tokenizers import load_tokenizer
+from minialbert.data.window_store import WindowDataset
 from minialbert.runs.directory import write_atomically, write_result
 
 BATCHES = (8, 16, 32)

@@ -25,7 +25,7 @@ from minialbert.errors import UserError
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from minialbert.data.prepare import WindowDataset
+    from minialbert.data.window_store import WindowDataset
 
 
 _ROUNDS = 8

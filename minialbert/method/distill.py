@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.prepare import WindowDataset, check_tokenizer, data_identity
 from minialbert.data.tokenizers import load_tokenizer
+from minialbert.data.window_store import WindowDataset, check_tokenizer, data_identity
 from minialbert.errors import UserError, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
 from minialbert.method.elastic import ElasticObjective, mark_depths

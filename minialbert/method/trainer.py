@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from minialbert.data.prepare import WindowDataset
+from minialbert.data.window_store import WindowDataset
 from minialbert.method.encoders import Teacher, enable_recording, view_encoder
 from minialbert.method.fast.recording import records_attention
 from minialbert.method.fast.rows import AttentionInputs

@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
-from minialbert.data.prepare import WindowDataset, data_identity, prepare
+from minialbert.data.prepare import prepare
+from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate
 from minialbert.method.distill import distill, plan_distillation

@@ -27,8 +27,8 @@ from minialbert import (
 )
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.prepare import WindowDataset
 from minialbert.data.task_inputs import Encoded, PaddingCollator
+from minialbert.data.window_store import WindowDataset
 from minialbert.method.adapters import freeze_all_but_adapters
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher

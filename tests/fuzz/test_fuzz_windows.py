@@ -12,7 +12,8 @@ import pytest
 from hostile import hunt, mutated, mutated_json, tiers
 from hypothesis import strategies as st
 
-from minialbert.data.prepare import WindowDataset, WindowsManifest, prepare
+from minialbert.data.prepare import prepare
+from minialbert.data.window_store import WindowDataset, WindowsManifest
 from minialbert.errors import UserError
 
 TOKENIZER = Path(__file__).parent.parent / "fixtures" / "tiny-tokenizer"

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.prepare import WindowDataset
+from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
 from minialbert.method.distill import distill
 from minialbert.method.elastic import ElasticObjective, draw_depth, mark_depths

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
-from minialbert.data.prepare import WindowDataset
+from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
 from minialbert.method.encoders import Teacher
 from minialbert.method.fast.recording import checkpoint_activations

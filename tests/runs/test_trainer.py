@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
-from minialbert.data.prepare import WindowDataset
+from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher
