@@ -55,6 +55,7 @@ _MAGIC = {
     b"\xfe\xff": "UTF-16 text (convert it to UTF-8)",
 }
 _FIRST_BLOCK = 8192
+_IN_MEMORY = "texts in memory"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -166,7 +167,7 @@ def corpus_entries(corpus: Corpus) -> list[Any]:
             f"a corpus cannot be a {type(corpus).__name__}: give files, texts, or one split of a data set"
         )
     iterator = iter(corpus)
-    first = list(islice(iterator, 20))
+    first = [entry for _, entry in islice(numbered_rows(iterator, _IN_MEMORY), 20)]
     rows = chain(first, iterator) if iterator is corpus else corpus
     of_rows = any(
         isinstance(entry, Mapping) or (isinstance(entry, str) and _is_text(entry)) for entry in first
@@ -180,10 +181,10 @@ def _is_text(entry: str) -> bool:
 
 def _is_place(entry: object) -> bool:
     if not isinstance(entry, str):
-        return entry is not None and not isinstance(entry, Mapping)
+        return isinstance(entry, (Path, Source, Iterable)) and not isinstance(entry, Mapping)
     if entry.startswith((PREFIX, "~", "/", "./", "../")):
         return True
-    short = len(entry) < 1024 and "\n" not in entry and "\0" not in entry
+    short = 0 < len(entry) < 1024 and "\n" not in entry and "\0" not in entry
     return short and (_kind(Path(entry)) is not None or Path(entry).exists())
 
 
@@ -290,7 +291,7 @@ def _memory_source(rows: Any, text_field: str) -> Source:
             "texts, or one split of a data set"
         )
     texts = TextsInMemory(rows, text_field)
-    source = Source(Path("texts in memory"), "memory", 0, texts)
+    source = Source(Path(_IN_MEMORY), "memory", 0, texts)
     if texts.once:
         return source
     for _ in texts.read(source):  # for the fingerprint

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minialbert.errors import UserError, one_line, shown
+from minialbert.errors import UserError, one_line, quoted, shown
 
 PREFIX = "hub:"
+_LABELLED = re.compile(r"hub:([\w.-]+/([\w.-]+))(?::([^:]+))?")
 # How files and data sets call each split; of a directory with train.csv, dev.csv and test.csv all three are found.
 SPLIT_NAMES = {
     "train": ("train",),
@@ -37,6 +39,27 @@ def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any
         return datasets.load_dataset(name, config, **options)
     except Exception as error:  # the hub client raises whatever its transport raises
         raise failed(failure, error) from error
+
+
+def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
+    """Returns the name of a labelled data set, without its owner, and its splits.
+
+    Args:
+        data: `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`.
+
+    Returns:
+        The name, and rows by split.
+
+    Raises:
+        UserError: this is no such name, or the hub does not answer.
+    """
+    match = _LABELLED.fullmatch(data)
+    if match is None:
+        raise UserError(
+            f"{quoted(data)} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
+        )
+    advice = "give a local directory, or check the name, the configuration and the network"
+    return match[2], load_hub(match[1], match[3], f"could not load {data}: {advice}")
 
 
 def failed(failure: str, error: Exception) -> UserError:

@@ -6,10 +6,16 @@ They are read as files are: one row after the other, each with its number, count
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from minialbert.data.hub import class_names, failed
-from minialbert.errors import UserError
+from minialbert.data.table_files import Table
+from minialbert.errors import UserError, quoted
+
+# Labelled data: a path or `hub:` name; rows, a data set or a frame, which are then train; or those by split.
+LabelledData = str | Path | Iterable[Any] | Mapping[str, Any]
 
 
 def is_frame(rows: object) -> bool:
@@ -93,8 +99,8 @@ def _name(cell: Any, names: tuple[str, ...]) -> Any:
     return None if cell == -1 else names[cell]
 
 
-def table_rows(rows: Iterable[Any], name: str, *, in_words: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the number of each row and its cells by column.
+def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
+    """Returns rows in memory as a table, as `read_table` returns a file.
 
     Args:
         rows: dictionaries, a data set or a frame; or pairs of text and label, or of words and tags; or a text, a
@@ -102,21 +108,32 @@ def table_rows(rows: Iterable[Any], name: str, *, in_words: bool) -> Iterator[tu
         name: of the rows, for messages.
         in_words: whether pairs are of words and tags, or of a text and its spans.
 
-    Yields:
-        Numbers, from 1, and cells.
+    Returns:
+        The table; it has at least one row.
 
     Raises:
-        UserError: a row is none of these.
+        UserError: a row is none of these, or there is none.
     """
+    if isinstance(rows, str | Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
+        raise UserError(f"{name}: expected rows, a data set or a frame, found {type(rows).__name__}")
+    table = Table(name, (), [], is_file=False)
+    columns = dict[str, None]()
     for row, value in numbered_rows(rows, name):
         if isinstance(value, Mapping):
             cells = {str(column): cell for column, cell in value.items()}
         elif isinstance(value, (tuple, list)) and len(value) in (2, 3):
             cells = dict(zip(_columns_of(value, in_words=in_words), value, strict=True))
         else:
-            found = type(value).__name__
-            raise UserError(f"{name}:{row}: expected a dictionary, or a text and its label, found {found}")
-        yield row, {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in cells.items()}
+            found = f"{type(value).__name__} {quoted(value)}"
+            raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")
+        if "\\ud" in ascii(cells):  # half of a surrogate pair, which no tokenizer takes
+            raise table.error(row, "holds half of a surrogate pair, which is no character")
+        cells = {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in cells.items()}
+        table.rows.append((row, cells))
+        columns.update(dict.fromkeys(cells))
+    if not table.rows:
+        raise UserError(f"{name}: 0 rows; expected at least one")
+    return replace(table, columns=tuple(columns))
 
 
 def _columns_of(value: tuple[Any, ...] | list[Any], *, in_words: bool) -> tuple[str, ...]:
