@@ -60,17 +60,13 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class TextsInMemory:
-    """Texts that a caller has, in rows of any kind that `numbered_rows` reads.
-
-    Attributes:
-        once: whether they can be read once only, as from an iterator.
-        digest: of all texts, once they have been read to their end; the same for a list as for an iterator.
-        num_bytes: of UTF-8, likewise.
-    """
+    """Texts that a caller has, in rows of any kind that `numbered_rows` reads."""
 
     def __init__(self, rows: Any, text_field: str) -> None:
         self._rows, self._text_field = rows, text_field
+        # Whether they can be read a second time, as those of an iterator cannot.
         self.once = not hasattr(rows, "__len__")
+        # Of all texts in UTF-8, once they have been read to their end: the same for a list as for an iterator.
         self.digest, self.num_bytes = "", 0
 
     def read(self, source: Source) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from minialbert.data.examples import Task, TextExample
 from minialbert.data.hub import assign_splits, load_hub
 from minialbert.data.rows import LabelledData, table_in_memory
+from minialbert.data.table_files import numbered_lines
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 from minialbert.runs.directory import write_atomically, writing
 
@@ -116,7 +117,7 @@ def glue_task(name: str) -> GlueTask:
     return GLUE_TASKS[key]
 
 
-def load_glue(name: str, data: LabelledData | None = None, *, max_train_rows: int | None = None) -> Task:
+def load_glue(name: str, data: LabelledData | None = None) -> Task:
     """Read a GLUE task.
 
     The splits are "train", "validation" and, where its file is there, "test", whose examples have no label but
@@ -127,7 +128,6 @@ def load_glue(name: str, data: LabelledData | None = None, *, max_train_rows: in
         name: any spelling that `glue_task_name` knows.
         data: the task's own directory, the directory that holds it under its official name, None or "hub" for the hub,
             or rows in memory by split, with the hub's columns and the names of classes or their ids.
-        max_train_rows: keep only so many of the first training examples.
 
     Returns:
         The task; what was left out stands in its notes.
@@ -137,9 +137,9 @@ def load_glue(name: str, data: LabelledData | None = None, *, max_train_rows: in
     """
     task = glue_task(name)
     if data is None or str(data) == "hub":
-        return glue_from_hub_rows(task.name, _hub_rows(task), max_train_rows=max_train_rows)
+        return glue_from_hub_rows(task.name, _hub_rows(task))
     if not isinstance(data, str | Path):
-        return _in_memory(task, data, max_train_rows)
+        return _in_memory(task, data)
     folder = _find_folder(task, local_path(data))
     parts: dict[str, _Split] = {}
     notes = []
@@ -148,19 +148,16 @@ def load_glue(name: str, data: LabelledData | None = None, *, max_train_rows: in
         expected = task.files[split][0] if split in task.files else path.name
         if path.name != expected:
             notes.append(f"{split}: {path.name}, as there is no {expected}")
-    return _task(task, parts, notes, max_train_rows)
+    return _task(task, parts, notes)
 
 
-def glue_from_hub_rows(
-    name: str, splits: Mapping[str, Iterable[Mapping[str, Any]]], *, max_train_rows: int | None = None
-) -> Task:
+def glue_from_hub_rows(name: str, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Task:
     """Bring the rows of the hub's GLUE data set into the same form as the files.
 
     Args:
         name: any spelling that `glue_task_name` knows.
         splits: rows by split, such as a `datasets.DatasetDict`. Ids of labels are those of the column's own
             `ClassLabel` where it has one, else the order of the task's labels.
-        max_train_rows: keep only so many of the first training examples.
 
     Returns:
         The task, as `load_glue` returns it.
@@ -180,10 +177,10 @@ def glue_from_hub_rows(
         ids = {str(number): name for number, name in enumerate(names)}
         parts[_HUB_SPLITS[split]] = _convert_rows(task, title, split, enumerate(rows), ids)
     _check_splits(title, parts, splits)
-    return _task(task, parts, [], max_train_rows)
+    return _task(task, parts, [])
 
 
-def _in_memory(task: GlueTask, data: Any, max_train_rows: int | None) -> Task:
+def _in_memory(task: GlueTask, data: Any) -> Task:
     title = f"rows in memory ({task.name})"
     splits = data if isinstance(data, Mapping) else {"train": data}
     stems = {split: _HUB_SPLITS.get(split, split) for split in splits}
@@ -197,7 +194,7 @@ def _in_memory(task: GlueTask, data: Any, max_train_rows: int | None) -> Task:
     for split, key in known.items():
         rows = table_in_memory(splits[key], f"{title}, {key}", in_words=False).rows
         parts[split] = _convert_rows(task, title, key, rows, names)
-    return _task(task, parts, [], max_train_rows)
+    return _task(task, parts, [])
 
 
 def _check_splits(title: str, found: Mapping[str, Any], splits: Iterable[str]) -> None:
@@ -286,20 +283,13 @@ def _has_labels(split: str) -> bool:
     return not split.startswith(("test", "diagnostic"))
 
 
-def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str], max_train_rows: int | None) -> Task:
+def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task:
     for part in parts.values():
         if not part.examples:
             kind = "labelled row" if part.labelled else "row"
             raise UserError(f"{task.name}: {part.source} has no {kind}: expected at least one")
         notes += part.notes()
-    splits: dict[str, list[TextExample]] = {split: part.examples for split, part in parts.items()}
-    if max_train_rows is not None:
-        if max_train_rows < 1:
-            raise UserError(f"max_train_rows is {max_train_rows}: expected at least 1, or None for all")
-        total = len(splits["train"])
-        if max_train_rows < total:
-            splits["train"] = splits["train"][:max_train_rows]
-            notes.append(f"train: the first {max_train_rows:,} of {total:,} rows")
+    splits = {split: part.examples for split, part in parts.items()}
     if task.name == "mnli" and "validation_mismatched" not in splits:
         notes.append("no mismatched validation split (dev_mismatched.tsv): MNLI-mm is not reported")
     return Task(
@@ -366,7 +356,9 @@ def _listing(folder: Path, at_most: int = 12) -> str:
 
 def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
     part = _Split(task, path.name, task.columns, task.spellings, labelled=labelled)
-    rows = _read_rows(path)
+    # Split by hand at LF and TAB: the fields hold bare quotation marks, and characters such as U+2028 that
+    # `str.splitlines` takes for line ends.
+    rows = ((number, line.split("\t")) for number, line in numbered_lines(path) if line)
     header: Sequence[str] = task.header
     if not (labelled and header):
         _, header = next(rows, (0, []))
@@ -393,28 +385,6 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
         spelled = None if label is None else fields[label]
         part.add(f"{path}, row {line}", [fields[position] for position in texts], spelled, row_id)
     return part
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields line number and fields of each line that is not empty.
-
-    Split by hand at LF and TAB: the fields hold bare quotation marks, and characters such as U+2028 that
-    `str.splitlines` takes for line ends.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{path}, row {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
-                    ) from error
-                line = line.removesuffix("\n").removesuffix("\r")
-                if line:
-                    yield number, line.split("\t")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 # Hub

@@ -25,7 +25,7 @@ def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any
         name: owner and name.
         config: of a data set that has several.
         failure: what a message says of data that cannot be had: what was wanted, and what to do.
-        options: of `datasets.load_dataset`.
+        **options: of `datasets.load_dataset`.
 
     Returns:
         The data set, or its splits by name.

@@ -13,13 +13,13 @@ from typing import Literal
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.hub import assign_splits
 from minialbert.data.spans import TAG
+from minialbert.data.table_files import numbered_lines
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 Repair = Literal["repair", "refuse"]
 
 _OTHER_SCHEME = re.compile(r"[SELUM](-.+)?")
 _DOCUMENT_START = "-DOCSTART-"
-_BOM = "\ufeff"
 _SUFFIXES = (".tsv", ".txt", ".conll", ".bio", ".iob", ".iob2")
 
 
@@ -182,7 +182,7 @@ def _bad_tag(tag: str) -> str:
 
 def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tuple[int, str, str]]]:
     """Yield the sentences of a file, as a row number, word and tag for each word."""
-    lines = list(_lines(path))
+    lines = list(numbered_lines(path))
     separator = _separator(lines)
     block: list[tuple[int, str, str]] = []
     for row, line in lines:
@@ -203,21 +203,6 @@ def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tup
         block.append((row, word, columns[tag_column].strip()))
     if block:
         yield block
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-    content = content.removeprefix(_BOM.encode())
-    for row, line in enumerate(content.split(b"\n"), 1):
-        try:
-            yield row, line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, row {row}: not UTF-8 (byte 0x{line[error.start]:02x}): convert the file to UTF-8"
-            ) from error
 
 
 def _starts_document(line: str) -> bool:

@@ -166,18 +166,18 @@ def prepare(
 def recipe_options(recipe: Recipe) -> dict[str, Any]:
     """Returns the arguments of `prepare` that a recipe has: "corpus" and "tokenizer", perhaps None, and all others."""
     data = recipe.data
-    names = (
+    same = {
         "window_length",
         "overlap",
         "max_windows_per_document",
         "truncate",
         "held_out_fraction",
         "text_field",
-    )
+    }
     return {
         "corpus": data.corpus,
         "tokenizer": data.tokenizer or recipe.teacher.model,
-        **{name: getattr(data, name) for name in names},
+        **data.model_dump(include=same),
         "separator": data.documents,
         "seed": recipe.training.seed,
     }
@@ -189,7 +189,7 @@ def prepare_recipe(recipe: Recipe, output: str | Path, **changes: Any) -> Window
     Args:
         recipe: its sections `data`, `teacher` and `training`. Each entry of the corpus is a place, never a text.
         output: a folder that is new, empty, or left by an earlier call.
-        changes: arguments of `prepare` that differ from the recipe's.
+        **changes: arguments of `prepare` that differ from the recipe's.
 
     Returns:
         What was written.

@@ -253,6 +253,21 @@ def _read_text(path: Path) -> str:
         raise _error(path, _line_of(raw, error.start), message) from error
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the number and the text of each line of a UTF-8 file; LF or CR LF ends a line, and nothing else does."""
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                try:
+                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    problem = f"not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8"
+                    raise UserError(f"{path}, row {number}: {problem}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
 def _line_of(raw: bytes, offset: int) -> int:
     return len(_LINE_END.findall(raw, 0, offset)) + 1
 

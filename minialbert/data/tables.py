@@ -78,7 +78,6 @@ def load_table(
     labels: Sequence[str] | None = None,
     label_separator: str = "|",
     metric: str | None = None,
-    max_train_rows: int | None = None,
     repair: Repair = "repair",
 ) -> Task:
     """Returns a labelled table as a task.
@@ -105,7 +104,6 @@ def load_table(
             the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
         label_separator: divides the classes of a multi-label cell.
         metric: the figure that counts, where it is not the usual one of the problem.
-        max_train_rows: keep only the first rows of train; label names still come from all of them.
         repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the table.
 
     Returns:
@@ -114,7 +112,7 @@ def load_table(
     Raises:
         UserError: the table is not as described; the message names the file and the row.
     """
-    _check_options(problem, labels, label_separator, max_train_rows)
+    _check_options(problem, labels, label_separator)
     notes: list[str] = []
     rows: dict[str, _Rows] = {}
     default_name, tables = _read_tables(data, problem, notes)
@@ -133,9 +131,6 @@ def load_table(
         for split, table in tables.items():
             _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
     splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    if max_train_rows is not None and max_train_rows < len(splits["train"]):
-        notes.append(f"train: the first {max_train_rows} of {len(splits['train'])} rows")
-        splits["train"] = splits["train"][:max_train_rows]
     return Task(
         name or default_name, problem, names, metric or DEFAULT_METRICS[problem], splits, tuple(notes)
     )
@@ -163,9 +158,7 @@ def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tupl
     }
 
 
-def _check_options(
-    problem: Problem, labels: Sequence[str] | None, label_separator: str, max_train_rows: int | None
-) -> None:
+def _check_options(problem: Problem, labels: Sequence[str] | None, label_separator: str) -> None:
     if problem not in DEFAULT_METRICS:
         raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(DEFAULT_METRICS)}")
     if labels is not None and problem == "regression":
@@ -176,8 +169,6 @@ def _check_options(
         raise UserError(f"`labels` of a token task are tags, 'O' among them; found {listed(labels)}")
     if not label_separator.strip():
         raise UserError(f"expected a label separator that is no blank, found {quoted(label_separator)}")
-    if max_train_rows is not None and max_train_rows < 1:
-        raise UserError(f"expected at least 1 train row to keep, found {max_train_rows}")
 
 
 # Columns

@@ -7,7 +7,7 @@ import csv
 import datasets
 import pytest
 
-from minialbert.data.examples import TextExample
+from minialbert.data.examples import TextExample, first_rows
 from minialbert.data.glue import (
     GLUE_TASKS,
     glue_from_hub_rows,
@@ -254,11 +254,12 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_max_train_rows(tmp_path):
     write(tmp_path, train=RTE + "2\tg\th\tentailment\n", dev=RTE)
-    task = load_glue("rte", tmp_path, max_train_rows=2)
+    whole = load_glue("rte", tmp_path)
+    task = first_rows(whole, 2)
     assert [example.id for example in task.splits["train"]] == ["0", "1"]
     assert task.notes == ("train: the first 2 of 3 rows",)
-    assert load_glue("rte", tmp_path, max_train_rows=3).notes == ()
-    assert "max_train_rows is 0" in message(load_glue, "rte", tmp_path, max_train_rows=0)
+    assert first_rows(whole, 3) == whole and whole.notes == ()
+    assert "max_train_rows is 0" in message(first_rows, whole, 0)
 
 
 BAD_ROWS = [
@@ -364,7 +365,7 @@ def test_hub_rows_of_a_classification_task(monkeypatch):
     calls = []
     monkeypatch.setattr("datasets.load_dataset", lambda *args: calls.append(args) or rows)
     for data in (None, "hub"):
-        task = load_glue("RTE", data, max_train_rows=1)
+        task = first_rows(load_glue("RTE", data), 1)
         assert task.splits == {
             "train": [TextExample("a", "b", "entailment", "0")],
             "validation": [TextExample("c", "d", "not_entailment", "1")],
