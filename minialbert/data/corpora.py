@@ -7,23 +7,20 @@ size of the file. Whatever is wrong with the input is told as one line that name
 from __future__ import annotations
 
 import glob
-import gzip
 import hashlib
-import io
 import json
 import logging
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 from minialbert.data.hub import PREFIX, load_hub
 from minialbert.data.rows import is_dataset, is_frame, numbered_rows
-from minialbert.errors import MissingExtraError, UserError, listed, local_path, one_line, quoted, shown
+from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
+from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 
 logger = logging.getLogger(__name__)
 
@@ -38,25 +35,8 @@ _KIND_OF_SUFFIX: dict[str, SourceKind] = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
-_COMPRESSION_SUFFIXES = (".gz", ".zst")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MAGIC = {
-    b"\x1f\x8b": "gzip (give the file the suffix .gz)",
-    b"\x28\xb5\x2f\xfd": "zstandard (give the file the suffix .zst)",
-    b"PAR1": "Parquet (give the file the suffix .parquet)",
-    b"%PDF": "PDF",
-    b"PK\x03\x04": "zip",
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"\x7fELF": "ELF",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\xff\xfe": "UTF-16 text (convert it to UTF-8)",
-    b"\xfe\xff": "UTF-16 text (convert it to UTF-8)",
-}
-_FIRST_BLOCK = 8192
 _IN_MEMORY = "texts in memory"
-_BOM = b"\xef\xbb\xbf"
 
 
 class TextsInMemory:
@@ -87,19 +67,11 @@ class TextsInMemory:
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a corpus, one hub data set, or texts in memory.
+    """One file of a corpus, one hub data set, or texts in memory."""
 
-    Args:
-        path: the file; for a hub data set the name as in `hub:owner/name:config:split`; for texts in memory what
-            messages call them.
-        kind: how it is read.
-        num_bytes: its size on disk or in memory, 0 where unknown (hub, iterators).
-        texts: those in memory.
-    """
-
-    path: Path
+    path: Path  # of a hub data set the name as in `hub:owner/name:config:split`; of texts what messages call them
     kind: SourceKind
-    num_bytes: int
+    num_bytes: int  # on disk or in memory, 0 where unknown (hub, iterators)
     texts: TextsInMemory | None = field(default=None, compare=False)
 
     @property
@@ -111,33 +83,15 @@ class Source:
     def compression(self) -> str | None:
         """`".gz"`, `".zst"` or None."""
         suffix = self.path.suffix.lower()
-        return suffix if suffix in _COMPRESSION_SUFFIXES else None
+        return suffix if suffix in COMPRESSIONS else None
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document.
-
-    Args:
-        text: never empty, never only whitespace.
-        row: 1-based line (text, JSON lines) or row (Parquet, hub) where it starts.
-    """
+    """One document, never empty and never only whitespace, and the line or row where it starts, counted from 1."""
 
     text: str
     row: int
-
-
-@dataclass
-class ReadStats:
-    """Counters that `read_documents` keeps up to date while it is iterated.
-
-    Args:
-        bytes_read: bytes taken from the file so far, before decompression.
-        skipped: empty or whitespace-only documents (for `line`: lines) left out so far.
-    """
-
-    bytes_read: int = 0
-    skipped: int = 0
 
 
 Corpus = str | Path | Source | Iterable[Any]
@@ -259,7 +213,7 @@ def _belongs_to_corpus(path: Path, root: Path) -> bool:
 
 
 def _kind(path: Path) -> SourceKind | None:
-    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSION_SUFFIXES else path
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     return _KIND_OF_SUFFIX.get(name.suffix.lower())
 
 
@@ -344,7 +298,7 @@ def _read_text(
     lines: list[bytes] = []
     first_row, offset, length = 1, 0, 0
     row = position = 0
-    with _open(source, stats) as stream:
+    with open_text(source.path, stats) as stream:
         while line := stream.readline(max_document_bytes + 2):
             row += 1
             blank = separator == "blank-line" and not line.strip()
@@ -367,7 +321,7 @@ def _read_jsonl(
     source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
 ) -> Iterator[Document]:
     row = position = 0
-    with _open(source, stats) as stream:
+    with open_text(source.path, stats) as stream:
         while line := stream.readline(max_document_bytes + 2):
             row += 1
             if len(line.rstrip(b"\r\n")) > max_document_bytes:
@@ -457,96 +411,6 @@ def _read_memory(source: Source, max_document_bytes: int, stats: ReadStats) -> I
         _check_length(text, source, row, max_document_bytes)
         stats.bytes_read += len(text.encode())
         yield Document(text, row)
-
-
-@contextmanager
-def _open(source: Source, stats: ReadStats) -> Iterator[IO[bytes]]:
-    """Yields the decompressed bytes after a byte order mark; system errors become `UserError`."""
-    name = {".gz": "gzip", ".zst": "zstandard"}.get(source.compression or "", "file")
-    try:
-        with source.path.open("rb") as file:
-            counted = io.BufferedReader(_CountingReader(file, stats), 1 << 18)
-            stream: IO[bytes]
-            if source.compression == ".gz":
-                stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=counted)), 1 << 18)
-            elif source.compression == ".zst":
-                stream = io.BufferedReader(_ZstdReader(counted), 1 << 18)
-            else:
-                stream = counted
-            block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
-            _check_text(block, source)
-            if block.startswith(_BOM):
-                stream.read(len(_BOM))
-            yield stream
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{source.path}: not readable as {name} ({one_line(error)})") from error
-
-
-class _CountingReader(io.RawIOBase):
-    """A raw reader that counts what passes."""
-
-    def __init__(self, file: IO[bytes], stats: ReadStats) -> None:
-        self._file, self._stats = file, stats
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._file.read(len(buffer))
-        buffer[: len(block)] = block
-        self._stats.bytes_read += len(block)
-        return len(block)
-
-
-class _ZstdReader(io.RawIOBase):
-    """Decompresses zstandard frames; unlike the library's own reader it notices a file that was cut off."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtraError("zstandard", "zstd", "reading .zst files") from error
-        self._library = zstandard
-        self._file, self._pending, self._input = file, b"", b""
-        self._frame: Any = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._pending:
-            # Small inputs, so that a highly compressible file does not unfold into memory at once.
-            self._input = self._input or self._file.read(8192)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            self._decompress()
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-    def _decompress(self) -> None:
-        if self._frame is None:
-            self._frame = self._library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        try:
-            self._pending = self._frame.decompress(self._input)
-        except self._library.ZstdError as error:
-            raise OSError(str(error)) from error
-        self._input = self._frame.unused_data if self._frame.eof else b""
-        if self._frame.eof:
-            self._frame = None
-
-
-def _check_text(block: bytes, source: Source) -> None:
-    for magic, name in _MAGIC.items():
-        if block.startswith(magic):
-            raise UserError(f"{source.path}: expected UTF-8 text, found {name}")
-    if b"\0" in block:
-        raise UserError(
-            f"{source.path}: a binary file (NUL byte at offset {block.index(0)}), expected UTF-8 text"
-        )
 
 
 def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:

@@ -235,17 +235,7 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns sample `index`: what the windows give, and its "epoch".
-
-        Args:
-            index: in [0, num_samples).
-
-        Returns:
-            "input_ids", "window_id" and "epoch".
-
-        Raises:
-            IndexError: there is no such sample.
-        """
+        """Returns sample `index` in [0, num_samples): "input_ids" and "window_id", and its "epoch"."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         epoch, position = divmod(int(index), len(self.windows))

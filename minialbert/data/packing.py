@@ -134,12 +134,8 @@ class PackedCollator:
 def block_mask(sequence_ids: Tensor) -> Tensor:
     """Returns who sees whom, bool (R, 1, T, T): a query sees the keys of its own window.
 
-    Padding sees the padding of its row, so that no row of the softmax is empty; no token sees padding.
-
-    Args:
-        sequence_ids: window within the row, -1 for padding, (R, T).
-
-    Returns:
-        True where a query (third dimension) sees a key (fourth).
+    Padding sees the padding of its row, so that no row of the softmax is empty; no token sees padding. The
+    `sequence_ids` (R, T) are the window within the row, -1 for padding; queries are the third dimension, keys the
+    fourth.
     """
     return sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from minialbert.data.corpora import (
     Corpus,
     DocumentSeparator,
-    ReadStats,
     Source,
     corpus_entries,
     find_sources,
     read_documents,
 )
+from minialbert.data.text_streams import ReadStats
 from minialbert.data.tokenizers import (
     encode_batches,
     load_tokenizer,

@@ -198,12 +198,7 @@ def _find_required(table: Table, role: str, named: str | None) -> str:
 
 def _find_pair(table: Table, text: str, named: str | None) -> str | None:
     if named is not None:
-        if named not in table.columns:
-            have = listed(map(quoted, table.columns))
-            raise UserError(
-                f"{table.name}: no pair column; expected {quoted(named)}, found the columns {have}"
-            )
-        return named
+        return _find(table, "pair", named, "text", required=True)
     partner = _PAIR_OF_TEXT.get(text.lower())
     return next((column for column in table.columns if column.lower() == partner), None)
 

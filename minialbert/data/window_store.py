@@ -62,22 +62,13 @@ class WindowOptions:
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """What has to be known of the tokenizer to read its windows.
+    """What has to be known of the tokenizer to read its windows."""
 
-    Args:
-        name: last part of its name or path.
-        fingerprint: see `tokenizer_fingerprint`.
-        vocab_size: with added tokens.
-        special_ids: by name of the special token.
-        prefix_ids: put before the content of each window.
-        suffix_ids: put after it.
-    """
-
-    name: str
+    name: str  # the last part of its name or path
     fingerprint: str
-    vocab_size: int
+    vocab_size: int  # with added tokens
     special_ids: dict[str, int]
-    prefix_ids: list[int]
+    prefix_ids: list[int]  # put before the content of each window
     suffix_ids: list[int]
 
 
@@ -92,44 +83,25 @@ class SourceRecord:
 
 @dataclass
 class SplitCounts:
-    """Counts of one split.
+    """Counts of one split."""
 
-    Args:
-        documents: that have at least one window.
-        windows: rows of the table.
-        tokens: content ids stored; one that several windows share counts once.
-        token_slots: content tokens of all windows together.
-    """
-
-    documents: int = 0
+    documents: int = 0  # that have at least one window
     windows: int = 0
-    tokens: int = 0
-    token_slots: int = 0
+    tokens: int = 0  # content ids stored; one that several windows share counts once
+    token_slots: int = 0  # content tokens of all windows together
 
 
 @dataclass(frozen=True)
 class WindowsManifest:
-    """What a folder of windows says of itself (`manifest.json`).
-
-    Args:
-        tokenizer: whose ids are stored.
-        options: of `prepare`.
-        sources: the corpus.
-        splits: counts of "train" and "held_out".
-        skipped_documents: empty or whitespace-only, or without a token.
-        bytes_per_token: bytes of all data files per token stored.
-        versions: of Python and the libraries that wrote the folder.
-        format: always "minialbert-windows".
-        format_version: of this layout.
-    """
+    """What a folder of windows says of itself (`manifest.json`)."""
 
     tokenizer: TokenizerRecord
     options: WindowOptions
     sources: list[SourceRecord]
     splits: dict[str, SplitCounts]
-    skipped_documents: int
-    bytes_per_token: float
-    versions: dict[str, str]
+    skipped_documents: int  # empty or whitespace-only, or without a token
+    bytes_per_token: float  # of all data files, per token stored
+    versions: dict[str, str]  # of Python and the libraries that wrote the folder
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -168,14 +140,7 @@ class WindowsManifest:
     def load(cls, directory: str | Path) -> WindowsManifest:
         """Returns the manifest of a finished folder whose data files have the sizes that it states.
 
-        Args:
-            directory: that `prepare` has finished.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            UserError: the folder is none of ours, not finished, or damaged.
+        Raises UserError if the folder is none of ours, not finished, or damaged.
         """
         folder = local_path(directory)
         if not local_path(folder / MANIFEST).is_file():
@@ -497,15 +462,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns one window: "input_ids", int64 and with special tokens, and "window_id", the index.
 
-        Args:
-            index: in [0, number of windows).
-
-        Returns:
-            The window.
-
-        Raises:
-            IndexError: there is no such window.
-            UserError: the files hold something that cannot be a window.
+        Raises IndexError if there is none, and UserError if the files hold something that cannot be one.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")

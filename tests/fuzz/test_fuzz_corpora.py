@@ -12,7 +12,8 @@ import pytest
 from hostile import NAMES, hunt, mutated, mutated_json, tiers, values
 from hypothesis import strategies as st
 
-from minialbert.data.corpora import DocumentSeparator, ReadStats, Source, find_sources, read_documents
+from minialbert.data.corpora import DocumentSeparator, Source, find_sources, read_documents
+from minialbert.data.text_streams import ReadStats
 
 TEXT = "A first document.\nIts second line.\n\nAnother – with dashes.\r\n\r\nThe last one".encode()
 ROWS = b"".join(
