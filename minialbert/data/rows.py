@@ -126,7 +126,7 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
         else:
             found = f"{type(value).__name__} {quoted(value)}"
             raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")
-        if "\\ud" in ascii(cells):  # half of a surrogate pair, which no tokenizer takes
+        if _has_half_a_pair(list(cells.values())):
             raise table.error(row, "holds half of a surrogate pair, which is no character")
         cells = {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in cells.items()}
         table.rows.append((row, cells))
@@ -134,6 +134,14 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
     if not table.rows:
         raise UserError(f"{name}: 0 rows; expected at least one")
     return replace(table, columns=tuple(columns))
+
+
+def _has_half_a_pair(cell: Any, depth: int = 4) -> bool:
+    """Returns whether a cell, or what lies in it, holds half of a surrogate pair, which no tokenizer takes."""
+    if isinstance(cell, str):
+        return not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell)
+    inner = cell.values() if isinstance(cell, Mapping) else cell if isinstance(cell, list | tuple) else ()
+    return depth > 0 and any(_has_half_a_pair(item, depth - 1) for item in inner)
 
 
 def _columns_of(value: tuple[Any, ...] | list[Any], *, in_words: bool) -> tuple[str, ...]:

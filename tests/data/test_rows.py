@@ -146,6 +146,13 @@ def test_what_is_wrong_is_named(rows, message):
     assert message in error_of(load_table, rows, "single-label")
 
 
+def test_a_backslash_is_no_surrogate():
+    rows = [("C:\\udata", "x"), ("\U0001f600", "y")]
+    assert [row.text for row in load_table(rows, "single-label").splits["train"]] == [
+        text for text, _ in rows
+    ]
+
+
 def test_an_iterator_that_fails_names_the_row_before():
     def rows():
         yield ROWS[0]
