@@ -20,7 +20,6 @@ from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
     err,
-    given,
     interruptible,
     out,
     print_json,
@@ -107,39 +106,32 @@ def prepare(
     as_json: JsonFlag = False,
 ) -> None:
     """Cut a corpus into token windows on disk."""
-    from minialbert.data.prepare import prepare as run_prepare
+    from minialbert.data.prepare import prepare_recipe
     from minialbert.recipes.load import load_recipe
 
-    resolved = load_recipe(recipe)
-    data = resolved.data
-    chosen = corpus or data.corpus
-    if not chosen:
-        raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
-    source = tokenizer or data.tokenizer or resolved.teacher.model
-    if source is None:
-        raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
-    cap = (
-        data.max_windows_per_document
-        if max_windows_per_document is None
-        else max_windows_per_document or None
-    )
+    options = {
+        "corpus": corpus or None,
+        "tokenizer": tokenizer,
+        "window_length": window_length,
+        "overlap": overlap,
+        "truncate": truncate,
+        "held_out_fraction": held_out_fraction,
+        "seed": seed,
+        "separator": documents.value if documents is not None else None,
+        "text_field": text_field,
+    }
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if max_windows_per_document is not None:
+        changes["max_windows_per_document"] = max_windows_per_document or None
     with interruptible("the same command goes on where it stopped"):
-        manifest = run_prepare(
-            chosen,
-            source,
+        manifest = prepare_recipe(
+            load_recipe(recipe),
             output,
-            window_length=given(window_length, data.window_length),
-            overlap=given(overlap, data.overlap),
-            max_windows_per_document=cap,
-            truncate=given(truncate, data.truncate),
-            held_out_fraction=given(held_out_fraction, data.held_out_fraction),
-            seed=given(seed, resolved.training.seed),
-            separator=documents.value if documents is not None else data.documents,
-            text_field=given(text_field, data.text_field),
             max_document_bytes=int(max_document_mb * 1_000_000),
             num_workers=workers,
             overwrite=overwrite,
             progress=not as_json,
+            **changes,
         )
     if as_json:
         print_json(manifest.to_dict())

@@ -48,11 +48,6 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the record as JSON
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
 
 
-def given(value: Any, default: Any) -> Any:  # noqa: ANN401
-    """Return an option's value, or what stands in when it is absent."""
-    return default if value is None else value
-
-
 def print_json(record: Any) -> None:  # noqa: ANN401
     """Write a record to standard output."""
     sys.stdout.write(json.dumps(record, indent=2) + "\n")

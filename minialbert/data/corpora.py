@@ -1,4 +1,4 @@
-"""Text files, JSON lines, Parquet and hub data sets as one stream of documents.
+"""Text files, JSON lines, Parquet, hub data sets and texts in memory as one stream of documents.
 
 Every reader streams: no more than one document (and one read buffer) is held at a time, whatever the
 size of the file. Whatever is wrong with the input is told as one line that names the file and the row.
@@ -7,24 +7,25 @@ size of the file. Whatever is wrong with the input is told as one line that name
 from __future__ import annotations
 
 import glob
-import gzip
-import io
+import hashlib
 import json
 import logging
 import re
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
-from minialbert.errors import MissingExtraError, UserError, listed, local_path, one_line, quoted, shown
+from minialbert.data.hub import PREFIX, load_hub
+from minialbert.data.rows import is_dataset, is_frame, numbered_rows
+from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
+from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 
 logger = logging.getLogger(__name__)
 
 DocumentSeparator = Literal["blank-line", "line", "file"]
-SourceKind = Literal["text", "jsonl", "parquet", "hub"]
+SourceKind = Literal["text", "jsonl", "parquet", "hub", "memory"]
 
 _KIND_OF_SUFFIX: dict[str, SourceKind] = {
     ".txt": "text",
@@ -34,83 +35,122 @@ _KIND_OF_SUFFIX: dict[str, SourceKind] = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
-_COMPRESSION_SUFFIXES = (".gz", ".zst")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_MAGIC = {
-    b"\x1f\x8b": "gzip (give the file the suffix .gz)",
-    b"\x28\xb5\x2f\xfd": "zstandard (give the file the suffix .zst)",
-    b"PAR1": "Parquet (give the file the suffix .parquet)",
-    b"%PDF": "PDF",
-    b"PK\x03\x04": "zip",
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"\x7fELF": "ELF",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\xff\xfe": "UTF-16 text (convert it to UTF-8)",
-    b"\xfe\xff": "UTF-16 text (convert it to UTF-8)",
-}
-_FIRST_BLOCK = 8192
-_BOM = b"\xef\xbb\xbf"
+_IN_MEMORY = "texts in memory"
+
+
+class TextsInMemory:
+    """Texts that a caller has, in rows of any kind that `numbered_rows` reads."""
+
+    def __init__(self, rows: Any, text_field: str) -> None:
+        self._rows, self._text_field = rows, text_field
+        # Whether they can be read a second time, as those of an iterator cannot.
+        self.once = not hasattr(rows, "__len__")
+        # Of all texts in UTF-8, once they have been read to their end: the same for a list as for an iterator.
+        self.digest, self.num_bytes = "", 0
+
+    def read(self, source: Source) -> Iterator[tuple[int, str]]:
+        """Yields row numbers and texts, the empty string for a row without one."""
+        digest, num_bytes = hashlib.sha256(), 0
+        for row, value in numbered_rows(self._rows, str(source.path), self._text_field):
+            if isinstance(value, Mapping) and value.get(self._text_field, "") is not None:
+                value = _text_of_record(value, source, row, self._text_field)
+            if not isinstance(value, str | Mapping | None):
+                expected = f"a text, or a dictionary with the field {quoted(self._text_field)}"
+                raise UserError(f"{source.path}:{row}: expected {expected}, found {type(value).__name__}")
+            text = value.encode("utf-8", "replace") if isinstance(value, str) else b""
+            digest.update(len(text).to_bytes(8, "little") + text)
+            num_bytes += len(text)
+            yield row, text.decode("utf-8")
+        self.digest, self.num_bytes = digest.hexdigest(), num_bytes
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a corpus, or one hub data set.
+    """One file of a corpus, one hub data set, or texts in memory."""
 
-    Args:
-        path: the file; for a hub data set the name as in `hub:owner/name:config:split`.
-        kind: how it is read.
-        num_bytes: its size on disk, 0 where unknown (hub).
-    """
-
-    path: Path
+    path: Path  # of a hub data set the name as in `hub:owner/name:config:split`; of texts what messages call them
     kind: SourceKind
-    num_bytes: int
+    num_bytes: int  # on disk or in memory, 0 where unknown (hub, iterators)
+    texts: TextsInMemory | None = field(default=None, compare=False)
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether there is no reading it from the start again."""
+        return self.texts is not None and self.texts.once
 
     @property
     def compression(self) -> str | None:
         """`".gz"`, `".zst"` or None."""
         suffix = self.path.suffix.lower()
-        return suffix if suffix in _COMPRESSION_SUFFIXES else None
+        return suffix if suffix in COMPRESSIONS else None
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document.
-
-    Args:
-        text: never empty, never only whitespace.
-        row: 1-based line (text, JSON lines) or row (Parquet, hub) where it starts.
-    """
+    """One document, never empty and never only whitespace, and the line or row where it starts, counted from 1."""
 
     text: str
     row: int
 
 
-@dataclass
-class ReadStats:
-    """Counters that `read_documents` keeps up to date while it is iterated.
+Corpus = str | Path | Source | Iterable[Any]
+
+
+def corpus_entries(corpus: Corpus) -> list[Any]:
+    """Returns what `find_sources` takes, of what a caller of `prepare` may give.
+
+    Strings alone are ambiguous. A list or iterator is one of texts where, of the first twenty strings, one has several
+    words and none looks like a place: a file that is there, a name with a known suffix, `hub:`, `~` or `/`.
 
     Args:
-        bytes_read: bytes taken from the file so far, before decompression.
-        skipped: empty or whitespace-only documents (for `line`: lines) left out so far.
+        corpus: a place, or several; texts, or dictionaries with a field for the text; a data set, a frame; or a list
+            of places, lists of texts, data sets and frames.
+
+    Returns:
+        The entries.
     """
+    if isinstance(corpus, (str, Path, Source)) or is_frame(corpus) or is_dataset(corpus):
+        return [corpus]
+    if isinstance(corpus, Mapping) or not isinstance(corpus, Iterable):
+        raise UserError(
+            f"a corpus cannot be a {type(corpus).__name__}: give files, texts, or one split of a data set"
+        )
+    iterator = iter(corpus)
+    first = [entry for _, entry in islice(numbered_rows(iterator, _IN_MEMORY), 20)]
+    rows = chain(first, iterator) if iterator is corpus else corpus
+    of_rows = any(
+        isinstance(entry, Mapping) or (isinstance(entry, str) and _is_text(entry)) for entry in first
+    )
+    return [rows] if of_rows and not any(map(_is_place, first)) else list(rows)
 
-    bytes_read: int = 0
-    skipped: int = 0
+
+def _is_text(entry: str) -> bool:
+    return len(entry.split(maxsplit=2)) > 1
 
 
-def find_sources(corpus: Sequence[str | Path]) -> list[Source]:
-    """Returns the files and hub data sets that a corpus consists of, in a fixed order.
+def _is_place(entry: object) -> bool:
+    if not isinstance(entry, str):
+        return isinstance(entry, (Path, Source, Iterable)) and not isinstance(entry, Mapping)
+    if entry.startswith((PREFIX, "~", "/", "./", "../")):
+        return True
+    short = 0 < len(entry) < 1024 and "\n" not in entry and "\0" not in entry
+    return short and (_kind(Path(entry)) is not None or Path(entry).exists())
+
+
+def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
+    """Returns the files, hub data sets and texts that a corpus consists of, in a fixed order.
 
     Entries keep their order; the files of a directory or glob are sorted; a file named twice is read once.
     A directory gives its files with a known suffix, hidden ones left out; a file that is named itself may
-    have any suffix and is read as text where the suffix says nothing. Nothing is fetched here.
+    have any suffix and is read as text where the suffix says nothing. Nothing is fetched here. Texts in memory that
+    can be read again are read once for their fingerprint.
 
     Args:
         corpus: files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name`
-            or `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too.
+            or `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may
+            also hold sources that were found before, lists and iterators of texts, data sets and frames.
+        text_field: the field or column that holds the text of a row in memory.
 
     Returns:
         At least one source, and at least one that is not empty.
@@ -118,24 +158,32 @@ def find_sources(corpus: Sequence[str | Path]) -> list[Source]:
     Raises:
         UserError: an entry does not exist, or nothing in the corpus can hold text.
     """
-    entries = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
+    entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     sources: dict[str, Source] = {}
     for entry in entries:
-        for source in _sources_of_entry(entry):
-            key = str(source.path) if source.kind == "hub" else str(source.path.resolve())
-            sources.setdefault(key, source)
-    names = listed(entries)
+        for source in _sources_of_entry(entry, text_field):
+            key = str(source.path) if source.kind in ("hub", "memory") else str(source.path.resolve())
+            sources.setdefault(f"{key} {len(sources)}" if source.kind == "memory" else key, source)
+    names = listed(entry if isinstance(entry, (str, Path)) else type(entry).__name__ for entry in entries)
     if not sources:
         known = " ".join(sorted(_KIND_OF_SUFFIX))
         raise UserError(f"the corpus ({names}) has no file: expected {known}, also with .gz or .zst")
-    if all(source.num_bytes == 0 and source.kind != "hub" for source in sources.values()):
-        raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} file(s) have 0 bytes")
+    if all(
+        source.num_bytes == 0 and source.kind != "hub" and not source.reads_once
+        for source in sources.values()
+    ):
+        what = "texts in memory" if all(s.kind == "memory" for s in sources.values()) else "file(s)"
+        raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} {what} have 0 bytes")
     return list(sources.values())
 
 
-def _sources_of_entry(entry: str | Path) -> list[Source]:
+def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
+    if isinstance(entry, Source):
+        return [entry]
+    if not isinstance(entry, (str, Path)):
+        return [_memory_source(entry, text_field)]
     name = str(entry)
-    if isinstance(entry, str) and name.startswith("hub:"):
+    if isinstance(entry, str) and name.startswith(PREFIX):
         return [_hub_source(name)]
     path = local_path(name)
     if path.is_dir():
@@ -149,8 +197,9 @@ def _sources_of_entry(entry: str | Path) -> list[Source]:
             raise UserError(f"no file matches {quoted(name)}")
         return [_file_source(file) for file in files]
     if isinstance(entry, str) and _HUB_ID.fullmatch(name) and _kind(path) is None:
-        return [_hub_source("hub:" + name)]
-    raise UserError(f"no such file or directory: {shown(name, 200)}")
+        return [_hub_source(PREFIX + name)]
+    hint = f'; a text is given as {{"{text_field}": ...}}' if _is_text(name) else ""
+    raise UserError(f"no such file or directory: {shown(name, 200)}{hint}")
 
 
 def _belongs_to_corpus(path: Path, root: Path) -> bool:
@@ -164,7 +213,7 @@ def _belongs_to_corpus(path: Path, root: Path) -> bool:
 
 
 def _kind(path: Path) -> SourceKind | None:
-    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSION_SUFFIXES else path
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     return _KIND_OF_SUFFIX.get(name.suffix.lower())
 
 
@@ -177,12 +226,27 @@ def _file_source(path: Path) -> Source:
 
 
 def _hub_source(name: str) -> Source:
-    parts = name.removeprefix("hub:").split(":")
+    parts = name.removeprefix(PREFIX).split(":")
     if not parts[0] or len(parts) > 3:
         raise UserError(
             f"{quoted(name)} is no hub data set: expected hub:owner/name or hub:owner/name:config:split"
         )
     return Source(Path(name), "hub", 0)
+
+
+def _memory_source(rows: Any, text_field: str) -> Source:
+    if isinstance(rows, Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
+        raise UserError(
+            f"an entry of the corpus is a {type(rows).__name__}: expected a path, a hub id, a list or iterator of "
+            "texts, or one split of a data set"
+        )
+    texts = TextsInMemory(rows, text_field)
+    source = Source(Path(_IN_MEMORY), "memory", 0, texts)
+    if texts.once:
+        return source
+    for _ in texts.read(source):  # for the fingerprint
+        pass
+    return replace(source, num_bytes=texts.num_bytes)
 
 
 def read_documents(
@@ -216,8 +280,10 @@ def read_documents(
         documents = _read_jsonl(source, text_field, max_document_bytes, stats)
     elif source.kind == "parquet":
         documents = _read_parquet(source, text_field, max_document_bytes, stats)
-    else:
+    elif source.kind == "hub":
         documents = _read_hub(source, text_field, max_document_bytes)
+    else:
+        documents = _read_memory(source, max_document_bytes, stats)
     for document in documents:
         if not document.text or document.text.isspace():
             stats.skipped += 1
@@ -232,7 +298,7 @@ def _read_text(
     lines: list[bytes] = []
     first_row, offset, length = 1, 0, 0
     row = position = 0
-    with _open(source, stats) as stream:
+    with open_text(source.path, stats) as stream:
         while line := stream.readline(max_document_bytes + 2):
             row += 1
             blank = separator == "blank-line" and not line.strip()
@@ -255,7 +321,7 @@ def _read_jsonl(
     source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
 ) -> Iterator[Document]:
     row = position = 0
-    with _open(source, stats) as stream:
+    with open_text(source.path, stats) as stream:
         while line := stream.readline(max_document_bytes + 2):
             row += 1
             if len(line.rstrip(b"\r\n")) > max_document_bytes:
@@ -277,10 +343,11 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
     return _text_of_record(record, source, row, text_field)
 
 
-def _text_of_record(record: dict[str, Any], source: Source, row: int, text_field: str) -> str:
+def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:
     if text_field not in record:
+        option = "text_field" if source.kind == "memory" else "--text-field"
         raise UserError(
-            f"{source.path}:{row}: no field {quoted(text_field)}; the fields are: {listed(record)} (--text-field)"
+            f"{source.path}:{row}: no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
         )
     text = record[text_field]
     if not isinstance(text, str):
@@ -325,122 +392,25 @@ def _read_parquet(
 
 
 def _read_hub(source: Source, text_field: str, max_document_bytes: int) -> Iterator[Document]:
-    name, config, split = (str(source.path).removeprefix("hub:").split(":") + ["", ""])[:3]
-    import datasets
+    name, config, split = (str(source.path).removeprefix(PREFIX).split(":") + ["", ""])[:3]
+    failure = "could not reach the hub for {}: give a local path, or check the name and the network"
+    rows = load_hub(name, config or None, failure.format(name), split=split or "train", streaming=True)
 
-    try:
-        rows = iter(datasets.load_dataset(name, config or None, split=split or "train", streaming=True))
-    except Exception as error:  # the hub client raises whatever its transport raises
-        raise _hub_error(name, error) from error
-    row = 0
-    while True:
-        try:
-            record = cast("dict[str, Any]", next(rows))
-        except StopIteration:
-            return
-        except Exception as error:
-            raise _hub_error(f"{name} (after row {row})", error) from error
-        row += 1
+    def failed_after(row: int) -> str:
+        return failure.format(f"{name} (after row {row})" if row else name)
+
+    for row, record in numbered_rows(rows, name, failure=failed_after):
         text = _text_of_record(record, source, row, text_field)
         _check_length(text, source, row, max_document_bytes)
         yield Document(text, row)
 
 
-def _hub_error(name: str, error: Exception) -> UserError:
-    return UserError(
-        f"could not reach the hub for {name}: give a local path, or check the name and the network "
-        f"({type(error).__name__}: {one_line(error)})"
-    )
-
-
-@contextmanager
-def _open(source: Source, stats: ReadStats) -> Iterator[IO[bytes]]:
-    """Yields the decompressed bytes after a byte order mark; system errors become `UserError`."""
-    name = {".gz": "gzip", ".zst": "zstandard"}.get(source.compression or "", "file")
-    try:
-        with source.path.open("rb") as file:
-            counted = io.BufferedReader(_CountingReader(file, stats), 1 << 18)
-            stream: IO[bytes]
-            if source.compression == ".gz":
-                stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=counted)), 1 << 18)
-            elif source.compression == ".zst":
-                stream = io.BufferedReader(_ZstdReader(counted), 1 << 18)
-            else:
-                stream = counted
-            block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
-            _check_text(block, source)
-            if block.startswith(_BOM):
-                stream.read(len(_BOM))
-            yield stream
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{source.path}: not readable as {name} ({one_line(error)})") from error
-
-
-class _CountingReader(io.RawIOBase):
-    """A raw reader that counts what passes."""
-
-    def __init__(self, file: IO[bytes], stats: ReadStats) -> None:
-        self._file, self._stats = file, stats
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._file.read(len(buffer))
-        buffer[: len(block)] = block
-        self._stats.bytes_read += len(block)
-        return len(block)
-
-
-class _ZstdReader(io.RawIOBase):
-    """Decompresses zstandard frames; unlike the library's own reader it notices a file that was cut off."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtraError("zstandard", "zstd", "reading .zst files") from error
-        self._library = zstandard
-        self._file, self._pending, self._input = file, b"", b""
-        self._frame: Any = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._pending:
-            # Small inputs, so that a highly compressible file does not unfold into memory at once.
-            self._input = self._input or self._file.read(8192)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            self._decompress()
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-    def _decompress(self) -> None:
-        if self._frame is None:
-            self._frame = self._library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        try:
-            self._pending = self._frame.decompress(self._input)
-        except self._library.ZstdError as error:
-            raise OSError(str(error)) from error
-        self._input = self._frame.unused_data if self._frame.eof else b""
-        if self._frame.eof:
-            self._frame = None
-
-
-def _check_text(block: bytes, source: Source) -> None:
-    for magic, name in _MAGIC.items():
-        if block.startswith(magic):
-            raise UserError(f"{source.path}: expected UTF-8 text, found {name}")
-    if b"\0" in block:
-        raise UserError(
-            f"{source.path}: a binary file (NUL byte at offset {block.index(0)}), expected UTF-8 text"
-        )
+def _read_memory(source: Source, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+    assert source.texts is not None
+    for row, text in source.texts.read(source):
+        _check_length(text, source, row, max_document_bytes)
+        stats.bytes_read += len(text.encode())
+        yield Document(text, row)
 
 
 def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:
@@ -468,7 +438,8 @@ def _too_long(source: Source, row: int, limit: int, separator: DocumentSeparator
         advice = "--documents line makes every line a document, "
     else:
         advice = ""
+    option = "max_document_bytes" if source.kind == "memory" else "--max-document-mb"
     return UserError(
         f"{source.path}:{row}: the document that starts here is longer than {limit / 1e6:g} MB; "
-        f"{advice}--max-document-mb raises the limit"
+        f"{advice}{option} raises the limit"
     )

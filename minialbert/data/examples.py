@@ -7,7 +7,7 @@ Labels are kept as names. Ids are given in one place, by the order of `Task.labe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from minialbert.errors import UserError, quoted
@@ -26,15 +26,7 @@ LOWER_IS_BETTER = ("mean_squared_error",)
 
 
 def check_metric(problem: Problem, name: str) -> None:
-    """Refuse a metric that a problem does not have.
-
-    Args:
-        problem: the kind of task.
-        name: the metric.
-
-    Raises:
-        UserError: if there is no such figure for such a task.
-    """
+    """Raise UserError for a metric that a problem does not have."""
     if name not in METRICS[problem]:
         raise UserError(f"task.metric {quoted(name)}: a {problem} task has {', '.join(METRICS[problem])}")
 
@@ -102,6 +94,17 @@ class Task:
         test = self.splits.get("test", ())
         labelled = any(_is_labelled(example) for example in test[:1])
         return "test" if labelled else "validation"
+
+
+def first_rows(task: Task, limit: int | None) -> Task:
+    """Returns a task with its first training rows alone, which a note says; None keeps all."""
+    if limit is not None and limit < 1:
+        raise UserError(f"max_train_rows is {limit}: expected at least 1, or None for all")
+    train = task.splits["train"]
+    if limit is None or limit >= len(train):
+        return task
+    note = f"train: the first {limit:,} of {len(train):,} rows"
+    return replace(task, splits={**task.splits, "train": train[:limit]}, notes=(*task.notes, note))
 
 
 def _is_labelled(example: Example) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
 from minialbert.data.examples import Task, TextExample
-from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
+from minialbert.data.hub import assign_splits, load_hub
+from minialbert.data.rows import LabelledData, table_in_memory
+from minialbert.data.table_files import numbered_lines
+from minialbert.errors import UserError, listed, local_path, quoted, shown
 from minialbert.runs.files import write_atomically, writing
 
 logger = logging.getLogger(__name__)
@@ -30,13 +32,9 @@ _MNLI_FILES: dict[str, tuple[str, ...]] = {
     "test_mismatched": ("test_mismatched.tsv",),
 }
 _HUB_SPLITS = {
-    "train": "train",
-    "validation": "validation",
+    **{split: split for split in _MNLI_FILES},
     "validation_matched": "validation",
-    "validation_mismatched": "validation_mismatched",
-    "test": "test",
     "test_matched": "test",
-    "test_mismatched": "test_mismatched",
 }
 _INDEX_COLUMNS = ("index", "id")
 
@@ -54,7 +52,6 @@ class GlueTask:
         label_column: the column with the label in the files; on the hub it is always "label".
         hub_columns: the text columns on the hub, where they are called otherwise.
         metric: the figure that is reported.
-        in_average: whether it counts in `glue_average`.
         header: the columns of a train or dev file that has no header line.
         files: the names that each split may have, the first that is there being read.
         known_defects: whether the official files hold broken rows and empty texts, to be left out and counted.
@@ -67,7 +64,6 @@ class GlueTask:
     label_column: str = "label"
     hub_columns: tuple[str, ...] = ()
     metric: str = "accuracy"
-    in_average: bool = True
     header: tuple[str, ...] = ()
     files: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _USUAL_FILES)
     known_defects: bool = False
@@ -102,15 +98,9 @@ _TASKS = (
         label_column="Quality", metric="f1", hub_columns=_PAIR,
     ),
     GlueTask("rte", "RTE", _PAIR, _ENTAILMENT),
-    GlueTask("wnli", "WNLI", _PAIR, {"0": "not_entailment", "1": "entailment"}, in_average=False),
+    GlueTask("wnli", "WNLI", _PAIR, {"0": "not_entailment", "1": "entailment"}),
 )  # fmt: skip
 GLUE_TASKS: dict[str, GlueTask] = {task.name: task for task in _TASKS}
-
-AVERAGE_COLUMNS: tuple[str, ...] = (
-    "mnli",
-    "mnli_mismatched",
-    *(task.name for task in _TASKS if task.in_average and task.name != "mnli"),
-)
 
 
 def glue_task_name(name: str) -> str | None:
@@ -120,24 +110,14 @@ def glue_task_name(name: str) -> str | None:
 
 
 def glue_task(name: str) -> GlueTask:
-    """Return a task by any spelling of its name.
-
-    Args:
-        name: "CoLA", "sts-b", "sst2".
-
-    Returns:
-        The entry of `GLUE_TASKS`.
-
-    Raises:
-        UserError: if there is no such task.
-    """
+    """Return a task by any spelling of its name ("CoLA", "sts-b", "sst2"); raise UserError if there is none."""
     key = glue_task_name(name)
     if key is None:
         raise UserError(f"{quoted(name)} is no GLUE task: expected one of {', '.join(sorted(GLUE_TASKS))}")
     return GLUE_TASKS[key]
 
 
-def load_glue(name: str, data: str | Path | None = None, *, max_train_rows: int | None = None) -> Task:
+def load_glue(name: str, data: LabelledData | None = None) -> Task:
     """Read a GLUE task.
 
     The splits are "train", "validation" and, where its file is there, "test", whose examples have no label but
@@ -146,9 +126,8 @@ def load_glue(name: str, data: str | Path | None = None, *, max_train_rows: int 
 
     Args:
         name: any spelling that `glue_task_name` knows.
-        data: the task's own directory, the directory that holds it under its official name, or None or "hub"
-            for the hub.
-        max_train_rows: keep only so many of the first training examples.
+        data: the task's own directory, the directory that holds it under its official name, None or "hub" for the hub,
+            or rows in memory by split, with the hub's columns and the names of classes or their ids.
 
     Returns:
         The task; what was left out stands in its notes.
@@ -158,7 +137,9 @@ def load_glue(name: str, data: str | Path | None = None, *, max_train_rows: int 
     """
     task = glue_task(name)
     if data is None or str(data) == "hub":
-        return glue_from_hub_rows(task.name, _hub_rows(task), max_train_rows=max_train_rows)
+        return glue_from_hub_rows(task.name, _hub_rows(task))
+    if not isinstance(data, str | Path):
+        return _in_memory(task, data)
     folder = _find_folder(task, local_path(data))
     parts: dict[str, _Split] = {}
     notes = []
@@ -167,19 +148,16 @@ def load_glue(name: str, data: str | Path | None = None, *, max_train_rows: int 
         expected = task.files[split][0] if split in task.files else path.name
         if path.name != expected:
             notes.append(f"{split}: {path.name}, as there is no {expected}")
-    return _task(task, parts, notes, max_train_rows)
+    return _task(task, parts, notes)
 
 
-def glue_from_hub_rows(
-    name: str, splits: Mapping[str, Iterable[Mapping[str, Any]]], *, max_train_rows: int | None = None
-) -> Task:
+def glue_from_hub_rows(name: str, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Task:
     """Bring the rows of the hub's GLUE data set into the same form as the files.
 
     Args:
         name: any spelling that `glue_task_name` knows.
         splits: rows by split, such as a `datasets.DatasetDict`. Ids of labels are those of the column's own
             `ClassLabel` where it has one, else the order of the task's labels.
-        max_train_rows: keep only so many of the first training examples.
 
     Returns:
         The task, as `load_glue` returns it.
@@ -188,45 +166,41 @@ def glue_from_hub_rows(
         UserError: if train or validation is missing, or a row is malformed.
     """
     task = glue_task(name)
-    parts = {
-        _HUB_SPLITS[split]: _convert_hub_split(task, split, rows)
-        for split, rows in splits.items()
-        if split in _HUB_SPLITS
+    title = f"{HUB_DATASET} ({task.name})"
+    parts: dict[str, _Split] = {}
+    for split, rows in splits.items():
+        if split not in _HUB_SPLITS:
+            continue
+        names = getattr((getattr(rows, "features", None) or {}).get("label"), "names", None) or task.labels
+        if task.labels and sorted(names) != sorted(task.labels):
+            raise UserError(f"{title}: labels {listed(names)}; expected {', '.join(task.labels)}")
+        ids = {str(number): name for number, name in enumerate(names)}
+        parts[_HUB_SPLITS[split]] = _convert_rows(task, title, split, enumerate(rows), ids)
+    _check_splits(title, parts, splits)
+    return _task(task, parts, [])
+
+
+def _in_memory(task: GlueTask, data: Any) -> Task:
+    title = f"rows in memory ({task.name})"
+    splits = data if isinstance(data, Mapping) else {"train": data}
+    stems = {split: _HUB_SPLITS.get(split, split) for split in splits}
+    known = assign_splits(stems, title)
+    known |= {stem: split for split, stem in stems.items() if stem.endswith("_mismatched")}
+    _check_splits(title, known, splits)
+    names = {str(number): name for number, name in enumerate(task.labels)} | {
+        name: name for name in task.labels
     }
+    parts = {}
+    for split, key in known.items():
+        rows = table_in_memory(splits[key], f"{title}, {key}", in_words=False).rows
+        parts[split] = _convert_rows(task, title, key, rows, names)
+    return _task(task, parts, [])
+
+
+def _check_splits(title: str, found: Mapping[str, Any], splits: Iterable[str]) -> None:
     for split in ("train", "validation"):
-        if split not in parts:
-            raise UserError(
-                f"{HUB_DATASET} ({task.name}) has no split {split}; the splits are: {listed(splits)}"
-            )
-    return _task(task, parts, [], max_train_rows)
-
-
-def glue_average(scores: Mapping[str, float | None]) -> float:
-    """Return the GLUE average of the paper's tables: over nine columns, cut (not rounded) to two decimals.
-
-    Args:
-        scores: percentages under the names in `AVERAGE_COLUMNS`; None is "N/A" and counts as 0. Other names
-            ("wnli") are not used.
-
-    Returns:
-        The average.
-
-    Raises:
-        UserError: if a column is missing or is not a finite number.
-    """
-    missing = [column for column in AVERAGE_COLUMNS if column not in scores]
-    if missing:
-        raise UserError(
-            f"the GLUE average needs {len(AVERAGE_COLUMNS)} columns and lacks {', '.join(missing)}: give None for N/A"
-        )
-    total = Decimal(0)
-    for column in AVERAGE_COLUMNS:
-        score = scores[column]
-        if score is not None and not math.isfinite(score):
-            raise UserError(f"the GLUE average of {column}={score}: expected a percentage, or None for N/A")
-        # In decimals: a sum of floats can fall just below a hundredth, and would be cut to the one before.
-        total += Decimal(0) if score is None else Decimal(str(float(score)))
-    return float((total / len(AVERAGE_COLUMNS)).quantize(Decimal("0.01"), rounding=ROUND_DOWN))
+        if split not in found:
+            raise UserError(f"{title} has no split {split}; the splits are: {listed(splits)}")
 
 
 class _Split:
@@ -309,20 +283,13 @@ def _has_labels(split: str) -> bool:
     return not split.startswith(("test", "diagnostic"))
 
 
-def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str], max_train_rows: int | None) -> Task:
+def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task:
     for part in parts.values():
         if not part.examples:
             kind = "labelled row" if part.labelled else "row"
             raise UserError(f"{task.name}: {part.source} has no {kind}: expected at least one")
         notes += part.notes()
-    splits: dict[str, list[TextExample]] = {split: part.examples for split, part in parts.items()}
-    if max_train_rows is not None:
-        if max_train_rows < 1:
-            raise UserError(f"max_train_rows is {max_train_rows}: expected at least 1, or None for all")
-        total = len(splits["train"])
-        if max_train_rows < total:
-            splits["train"] = splits["train"][:max_train_rows]
-            notes.append(f"train: the first {max_train_rows:,} of {total:,} rows")
+    splits = {split: part.examples for split, part in parts.items()}
     if task.name == "mnli" and "validation_mismatched" not in splits:
         notes.append("no mismatched validation split (dev_mismatched.tsv): MNLI-mm is not reported")
     return Task(
@@ -389,7 +356,9 @@ def _listing(folder: Path, at_most: int = 12) -> str:
 
 def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
     part = _Split(task, path.name, task.columns, task.spellings, labelled=labelled)
-    rows = _read_rows(path)
+    # Split by hand at LF and TAB: the fields hold bare quotation marks, and characters such as U+2028 that
+    # `str.splitlines` takes for line ends.
+    rows = ((number, line.split("\t")) for number, line in numbered_lines(path) if line)
     header: Sequence[str] = task.header
     if not (labelled and header):
         _, header = next(rows, (0, []))
@@ -418,58 +387,32 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
     return part
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields line number and fields of each line that is not empty.
-
-    Split by hand at LF and TAB: the fields hold bare quotation marks, and characters such as U+2028 that
-    `str.splitlines` takes for line ends.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{path}, row {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
-                    ) from error
-                line = line.removesuffix("\n").removesuffix("\r")
-                if line:
-                    yield number, line.split("\t")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-
-
 # Hub
 
 
 def _hub_rows(task: GlueTask) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    import datasets
-
-    try:
-        return datasets.load_dataset(HUB_DATASET, task.name)
-    except Exception as error:  # the hub client raises whatever its transport raises
-        raise UserError(
-            f"could not get {HUB_DATASET} ({task.name}) from the hub: check the network, or give the directory with "
-            f"{task.folder}/train.tsv as the task's data ({type(error).__name__}: {one_line(error)})"
-        ) from error
+    advice = f"check the network, or give the directory with {task.folder}/train.tsv as the task's data"
+    rows: Mapping[str, Iterable[Mapping[str, Any]]] = load_hub(
+        HUB_DATASET, task.name, f"could not get {HUB_DATASET} ({task.name}) from the hub: {advice}"
+    )
+    return rows
 
 
-def _convert_hub_split(task: GlueTask, split: str, rows: Iterable[Mapping[str, Any]]) -> _Split:
+def _convert_rows(
+    task: GlueTask,
+    title: str,
+    split: str,
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    ids: Mapping[str, str | None],
+) -> _Split:
     labelled = _has_labels(split)
-    names = getattr((getattr(rows, "features", None) or {}).get("label"), "names", None) or task.labels
-    if task.labels and sorted(names) != sorted(task.labels):
-        raise UserError(
-            f"{HUB_DATASET} ({task.name}): labels {listed(names)}; expected {', '.join(task.labels)}"
-        )
-    ids: dict[str, str | None] = {str(number): name for number, name in enumerate(names)}
     if None in task.spellings.values():
-        ids["-1"] = None
+        ids = {**ids, "-1": None, "None": None}
     columns = task.hub_columns or task.columns
     part = _Split(task, split, columns, ids if task.labels else {}, labelled=labelled)
     needed = [*columns, "label"] if labelled else columns
-    for number, row in enumerate(rows):
-        where = f"{HUB_DATASET} ({task.name}), {split}, row {number}"
+    for number, row in rows:
+        where = f"{title}, {split}, row {number}"
         missing = [column for column in needed if column not in row]
         if missing:
             raise UserError(f"{where}: no column {', '.join(missing)}; the columns are: {listed(row)}")
@@ -501,19 +444,7 @@ _FILES: dict[tuple[str, str], tuple[str, int]] = {
 
 
 def submission_file(task: str, split: str, folder: Path) -> Path:
-    """Return the path of the benchmark's file for an unlabelled split.
-
-    Args:
-        task: any spelling of a GLUE task.
-        split: "test"; for MNLI also "test_mismatched" or "diagnostic".
-        folder: where the file goes.
-
-    Returns:
-        The file: `CoLA.tsv`, `MNLI-mm.tsv`, `AX.tsv`.
-
-    Raises:
-        UserError: if the benchmark takes no such split.
-    """
+    """Return the path of the benchmark's file for an unlabelled split; raise UserError if it takes no such split."""
     name = glue_task(task).name
     if (name, split) not in _FILES:
         splits = ", ".join(known for glue, known in _FILES if glue == name)

@@ -10,6 +10,7 @@ loader processes or on anything drawn before; a resumed run sees what an uninter
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from math import isqrt
 from typing import TYPE_CHECKING, Any
@@ -156,18 +157,34 @@ class MaskedLanguageModelCollator:
             chosen, -100 elsewhere) of shape (B, T), "window_ids" of shape (B,), and "token_type_ids"
             (zeros) where the tokenizer's model takes them.
         """
-        windows = [np.asarray(example["input_ids"], dtype=np.int64) for example in examples]
+        return self.lay_out(examples, [[index] for index in range(len(examples))])
+
+    def padded_length(self, length: int) -> int:
+        """Returns the length, in tokens, to which rows of at most `length` tokens are padded."""
         multiple = self.pad_to_multiple_of or 1
-        length = -(-max(len(window) for window in windows) // multiple) * multiple
-        shape = (len(windows), length)
+        return -(-length // multiple) * multiple
+
+    def lay_out(
+        self, examples: list[dict[str, Any]], rows: Sequence[Sequence[int]]
+    ) -> dict[str, torch.Tensor]:
+        """Returns one masked batch whose rows hold these examples, by index, side by side."""
+        windows = [np.asarray(example["input_ids"], dtype=np.int64) for example in examples]
+        longest = max(sum(len(windows[index]) for index in row) for row in rows)
+        shape = (len(rows), self.padded_length(longest))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)
         labels = np.full(shape, IGNORED_LABEL, dtype=np.int64)
-        for row, (window, example) in enumerate(zip(windows, examples, strict=True)):
-            count = len(window)
-            epoch, window_id = int(example.get("epoch", 0)), int(example["window_id"])
-            input_ids[row, :count], labels[row, :count] = self.mask(window, epoch=epoch, window_id=window_id)
-            attention_mask[row, :count] = 1
+        for row, indices in enumerate(rows):
+            begin = 0
+            for index in indices:
+                window, example = windows[index], examples[index]
+                place = slice(begin, begin + len(window))
+                epoch, window_id = int(example.get("epoch", 0)), int(example["window_id"])
+                input_ids[row, place], labels[row, place] = self.mask(
+                    window, epoch=epoch, window_id=window_id
+                )
+                attention_mask[row, place] = 1
+                begin = place.stop
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         if self.with_token_types:
             batch["token_type_ids"] = np.zeros(shape, dtype=np.int64)
@@ -235,17 +252,7 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns sample `index`: what the windows give, and its "epoch".
-
-        Args:
-            index: in [0, num_samples).
-
-        Returns:
-            "input_ids", "window_id" and "epoch".
-
-        Raises:
-            IndexError: there is no such sample.
-        """
+        """Returns sample `index` in [0, num_samples): "input_ids" and "window_id", and its "epoch"."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         epoch, position = divmod(int(index), len(self.windows))

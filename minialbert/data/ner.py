@@ -1,4 +1,4 @@
-"""Named-entity files with a tag on every word (IOB2), and data sets of the same kind on the hub, as a `Task`."""
+"""Named-entity files with a tag on every word (IOB2) as a `Task`, and the one reader of such tags."""
 
 from __future__ import annotations
 
@@ -8,34 +8,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from minialbert_runtime.words import TAG
 
 from minialbert.data.examples import Task, TokenExample
-from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
-from minialbert.runs.files import write_atomically, writing
+from minialbert.data.hub import assign_splits
+from minialbert.data.table_files import numbered_lines
+from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 Repair = Literal["repair", "refuse"]
 
 _OTHER_SCHEME = re.compile(r"[SELUM](-.+)?")
 _DOCUMENT_START = "-DOCSTART-"
-_BOM = "\ufeff"
-_SPLIT_NAMES = {
-    "train": ("train",),
-    "validation": ("devel", "dev", "valid", "validation", "testa"),
-    "test": ("test", "testb"),
-}
 _SUFFIXES = (".tsv", ".txt", ".conll", ".bio", ".iob", ".iob2")
-_HUB_NAME = re.compile(r"hub:([\w.-]+/([\w.-]+))(?::([^:]+))?")
-_WORD_COLUMNS = ("tokens", "words")
-_TAG_COLUMNS = ("ner_tags", "tags")
-_UNLABELLED = -1  # what the `datasets` library stores for a class that is not given
 
 
 @dataclass(frozen=True)
 class BioFile:
-    """The sentences of one file or hub split, with IOB2 tags.
+    """The sentences of one file, with IOB2 tags.
 
     Attributes:
         sentences: at least one, each with at least one word.
@@ -75,7 +66,7 @@ def read_bio(
     if token_column == tag_column:
         raise UserError(f"words and tags cannot both be in column {token_column}: give two different columns")
     path = Path(path)
-    tags = TagReader(_rows_of(str(path)), repair)
+    tags = TagReader(lambda row, message: UserError(f"{path}, row {row}: {message}"), repair)
     sentences = []
     for block in _blocks(path, token_column, tag_column):
         rows, words, file_tags = zip(*block, strict=True)
@@ -88,45 +79,15 @@ def read_bio(
     return BioFile(sentences, tags.repaired, tags.notes(short_name), tags.first_seen)
 
 
-def write_bio(path: Path, sentences: Iterable[TokenExample]) -> None:
-    """Write sentences as word, TAB, tag, with a blank line after each; `read_bio` gives them back.
-
-    Running text and offsets have no place in such a file. Tags are written as they are: an I- tag that follows
-    nothing is read back as B-.
-
-    Args:
-        path: the file, replaced as a whole or not at all.
-        sentences: at least one, each with tags.
-
-    Raises:
-        UserError: there is no sentence, one has no words or not a tag for each, a word or tag cannot stand in such
-            a file, or the file cannot be written.
-    """
-    blocks = [_block(sentence, number) for number, sentence in enumerate(sentences, 1)]
-    if not blocks:
-        raise UserError(f"no sentences to write to {path}: expected at least one")
-    text = "".join(blocks)
-    if text.startswith(_BOM):  # of the first word: a reader takes only the first mark away
-        text = _BOM + text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.object[error.start]!r} has no UTF-8 form"
-        ) from error
-    with writing(path, advice=None):
-        write_atomically(Path(path), text)
-
-
 def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "repair") -> Task:
-    """Return a named-entity task from a directory or from the hub.
+    """Return a named-entity task from a directory of tagged files; `tables.load_table` reads tables and the hub.
 
     The labels are "O", then B-TYPE and I-TYPE for the entity types of train in alphabetical order.
 
     Args:
         data: a directory with train.tsv and, if there are any, devel.tsv and test.tsv (also dev, valid, validation,
-            testa; testb; and .txt .conll .bio .iob .iob2), or `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`.
-        name: what records call the task; by default the directory or data set, in lower case.
+            testa; testb; and .txt .conll .bio .iob .iob2).
+        name: what records call the task; by default the directory, in lower case.
         repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
 
     Returns:
@@ -134,22 +95,17 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
 
     Raises:
         UserError: there is no train split, a split has two candidates, train has no entity, another split has an
-            entity type that train has not, a file is not as `read_bio` expects, or the hub does not answer.
+            entity type that train has not, or a file is not as `read_bio` expects.
     """
-    if str(data).startswith("hub:"):
-        default_name, files = _read_hub(str(data), repair)
-        titles = {split: f"{data} ({split})" for split in files}
-    else:
-        folder = local_path(data)
-        paths = _find_splits(folder)
-        files = {split: read_bio(path, repair=repair) for split, path in paths.items()}
-        titles = {split: str(path) for split, path in paths.items()}
-        default_name = folder.resolve().name
+    folder = local_path(data)
+    paths = _find_splits(folder)
+    files = {split: read_bio(path, repair=repair) for split, path in paths.items()}
+    default_name = folder.resolve().name
     types = sorted(files["train"].first_seen)
     if not types:
-        raise UserError(f"{titles['train']} has no entity: expected B-TYPE and I-TYPE tags, all are O")
+        raise UserError(f"{paths['train']} has no entity: expected B-TYPE and I-TYPE tags, all are O")
     for split, file in files.items():
-        _check_types(file, titles[split], types)
+        _check_types(file, str(paths[split]), types)
     notes = [note for file in files.values() for note in file.notes]
     if "validation" not in files:
         notes.append(f"{default_name}: there is no validation split")
@@ -212,10 +168,6 @@ class TagReader:
         return (f"{short_name}: {self.repaired} {tags} read as B-",)
 
 
-def _rows_of(title: str) -> Callable[[int, str], UserError]:
-    return lambda row, message: UserError(f"{title}, row {row}: {message}")
-
-
 def _is_padded(type_: str | None) -> bool:
     return type_ is not None and type_ != type_.strip()
 
@@ -231,7 +183,7 @@ def _bad_tag(tag: str) -> str:
 
 def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tuple[int, str, str]]]:
     """Yield the sentences of a file, as a row number, word and tag for each word."""
-    lines = list(_lines(path))
+    lines = list(numbered_lines(path))
     separator = _separator(lines)
     block: list[tuple[int, str, str]] = []
     for row, line in lines:
@@ -252,21 +204,6 @@ def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tup
         block.append((row, word, columns[tag_column].strip()))
     if block:
         yield block
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-    content = content.removeprefix(_BOM.encode())
-    for row, line in enumerate(content.split(b"\n"), 1):
-        try:
-            yield row, line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, row {row}: not UTF-8 (byte 0x{line[error.start]:02x}): convert the file to UTF-8"
-            ) from error
 
 
 def _starts_document(line: str) -> bool:
@@ -305,22 +242,6 @@ def _suffices(count: int, token_column: int, tag_column: int) -> bool:
     return all(0 <= index < count for index in indices) and indices[0] != indices[1]
 
 
-def _block(sentence: TokenExample, number: int) -> str:
-    words, tags = sentence.words, sentence.tags
-    if not words or tags is None or len(tags) != len(words):
-        found = "no tags" if tags is None else f"{len(tags)} tags"
-        raise UserError(f"sentence {number} cannot be written: it has {len(words)} words and {found}")
-    for word, tag in zip(words, tags, strict=True):
-        if not word.strip() or "\t" in word or "\n" in word or _starts_document(word):
-            raise UserError(
-                f"sentence {number} cannot be written: the word {quoted(word)} would not be read back"
-            )
-        match = TAG.fullmatch(tag)
-        if match is None or _is_padded(match[2]) or "\t" in tag or "\n" in tag:
-            raise UserError(f"sentence {number} cannot be written: {_bad_tag(tag)}")
-    return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
-
-
 def _find_splits(folder: Path) -> dict[str, Path]:
     expected = f"a directory with train.tsv, devel.tsv and test.tsv (also {' '.join(_SUFFIXES[1:])})"
     if not folder.is_dir():
@@ -328,25 +249,11 @@ def _find_splits(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder} {state}: expected {expected}, or hub:OWNER/NAME")
     files = sorted(path for path in folder.iterdir() if path.is_file())
     candidates = [path for path in files if path.suffix.lower() in _SUFFIXES]
-    found = _assign_splits({path.name: path.stem.lower() for path in candidates}, str(folder))
+    found = assign_splits({path.name: path.stem for path in candidates}, str(folder))
     if "train" not in found:
         there = listed(path.name for path in files[:10]) if files else "no file"
         raise UserError(f"{folder} has no train file: expected {expected}, found {there}")
     return {split: folder / file for split, file in found.items()}
-
-
-def _assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
-    """Return which of the files or hub splits is train, validation and test; others are left out."""
-    found = {}
-    for split, names in _SPLIT_NAMES.items():
-        candidates = [key for key, stem in stems.items() if stem in names]
-        if len(candidates) > 1:
-            raise UserError(
-                f"{title}: both {shown(' and '.join(candidates), 200)} could be the {split} split: keep one of them"
-            )
-        if candidates:
-            found[split] = candidates[0]
-    return found
 
 
 def _check_types(file: BioFile, title: str, types: Sequence[str]) -> None:
@@ -356,87 +263,3 @@ def _check_types(file: BioFile, title: str, types: Sequence[str]) -> None:
                 f"{title}, row {row}: the entity type of the tag {quoted(tag)} does not occur in train, which has "
                 f"{listed(types)}; no model learns it: rename the type, or tag such words O"
             )
-
-
-def _read_hub(data: str, repair: Repair) -> tuple[str, dict[str, BioFile]]:
-    match = _HUB_NAME.fullmatch(data)
-    if match is None:
-        raise UserError(
-            f"{quoted(data)} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
-        )
-    repository, name, config = match.groups()
-    import datasets
-
-    try:
-        splits = datasets.load_dataset(repository, config)
-    except Exception as error:  # the hub client raises whatever its transport raises
-        raise UserError(
-            f"could not load {data}: give a local directory, or check the name, the configuration and the network "
-            f"({type(error).__name__}: {one_line(error)})"
-        ) from error
-    found = _assign_splits({key: key.lower() for key in splits}, data)
-    if "train" not in found:
-        raise UserError(f"{data} has no train split: expected train, found {listed(splits)}")
-    return name, {
-        split: _read_hub_split(splits[key], f"{data} ({split})", repair, may_be_unlabelled=split == "test")
-        for split, key in found.items()
-    }
-
-
-def _read_hub_split(dataset: Any, title: str, repair: Repair, *, may_be_unlabelled: bool) -> BioFile:
-    word_column = _hub_column(dataset, _WORD_COLUMNS, title)
-    tag_column = _hub_column(dataset, _TAG_COLUMNS, title)
-    names = _class_names(dataset.features[tag_column], f"{title}: the column {tag_column!r}")
-    reader = TagReader(_rows_of(title), repair)
-    sentences, empty = [], 0
-    for row, record in enumerate(dataset.select_columns([word_column, tag_column]), 1):
-        words, values = record[word_column], record[tag_column]
-        if not words:
-            empty += 1
-            continue
-        if not all(word and word.strip() for word in words):
-            raise UserError(f"{title}, row {row}: a word is empty: mend or remove the row")
-        if may_be_unlabelled and (not values or (names and set(values) == {_UNLABELLED})):
-            sentences.append(TokenExample(tuple(words)))
-            continue
-        tags = _tags_of_values(values or (), names, len(words), f"{title}, row {row}")
-        sentences.append(TokenExample(tuple(words), reader.read(tags, [row] * len(tags))))
-    if not sentences:
-        raise UserError(f"{title} has 0 sentences: expected rows with words in {word_column!r}")
-    notes = reader.notes(title)
-    if empty:
-        notes += (f"{title}: {empty} row{'s' if empty > 1 else ''} without words left out",)
-    return BioFile(sentences, reader.repaired, notes, reader.first_seen)
-
-
-def _tags_of_values(values: Sequence[Any], names: Sequence[str], num_words: int, where: str) -> list[str]:
-    if len(values) != num_words:
-        raise UserError(f"{where}: {num_words} words and {len(values)} tags: expected a tag for each word")
-    if not names:
-        return [str(value) for value in values]
-    for value in values:
-        if value is None or not 0 <= value < len(names):
-            raise UserError(
-                f"{where}: expected tags as numbers from 0 to {len(names) - 1}, found {quoted(value)}"
-            )
-    return [names[value] for value in values]
-
-
-def _hub_column(dataset: Any, names: Sequence[str], title: str) -> str:
-    for name in names:
-        if name in dataset.column_names:
-            return name
-    raise UserError(
-        f"{title}: expected a column {' or '.join(repr(name) for name in names)}, "
-        f"found {listed(dataset.column_names)}"
-    )
-
-
-def _class_names(feature: Any, title: str) -> tuple[str, ...]:
-    """Return the names behind the numbers of a column, or () where the column holds the tags themselves."""
-    element = getattr(feature, "feature", None)
-    if names := getattr(element, "names", None):
-        return tuple(names)
-    if getattr(element, "dtype", None) in ("string", "large_string"):
-        return ()
-    raise UserError(f"{title} holds {quoted(feature)}: expected a list of strings, or of classes with names")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minialbert.data.masking import IGNORED_LABEL, MaskedLanguageModelCollator
+from minialbert.data.masking import MaskedLanguageModelCollator
 from minialbert.errors import UserError
 
 
@@ -94,52 +94,27 @@ class PackedCollator:
         Raises:
             UserError: a window is longer than a row.
         """
-        padded = self.collator(examples)
-        lengths: list[int] = padded["attention_mask"].sum(1).tolist()
-        row_length = padded["input_ids"].shape[1] if self.row_length is None else self.row_length
-        rows = pack_rows(lengths, row_length)
+        lengths = [len(example["input_ids"]) for example in examples]
+        rows = pack_rows(lengths, self.row_length or self.collator.padded_length(max(lengths)))
+        batch = self.collator.lay_out(examples, rows)
         if len(rows) == len(lengths):
-            return padded
-        multiple = self.collator.pad_to_multiple_of or 1
-        longest = max(sum(lengths[window] for window in row) for row in rows)
-        shape = (len(rows), -(-longest // multiple) * multiple)
-
-        fill = {
-            "input_ids": self.collator.pad_token_id,
-            "attention_mask": 0,
-            "labels": IGNORED_LABEL,
-            "token_type_ids": 0,
-        }
-        packed = {name: torch.full(shape, value) for name, value in fill.items() if name in padded}
-        positions = torch.zeros(shape, dtype=torch.int64)
-        sequences = torch.full(shape, -1)
+            return batch
+        positions, sequences = torch.zeros_like(batch["labels"]), torch.full_like(batch["labels"], -1)
         for row, windows in enumerate(rows):
             begin = 0
             for sequence, window in enumerate(windows):
-                length = lengths[window]
-                place = slice(begin, begin + length)
-                for name, tensor in packed.items():
-                    tensor[row, place] = padded[name][window, :length]
-                positions[row, place] = torch.arange(length)
+                place = slice(begin, begin + lengths[window])
+                positions[row, place] = torch.arange(lengths[window])
                 sequences[row, place] = sequence
-                begin += length
-        return {
-            **packed,
-            "position_ids": positions,
-            "sequence_ids": sequences,
-            "window_ids": padded["window_ids"],
-        }
+                begin = place.stop
+        return {**batch, "position_ids": positions, "sequence_ids": sequences}
 
 
 def block_mask(sequence_ids: Tensor) -> Tensor:
     """Returns who sees whom, bool (R, 1, T, T): a query sees the keys of its own window.
 
-    Padding sees the padding of its row, so that no row of the softmax is empty; no token sees padding.
-
-    Args:
-        sequence_ids: window within the row, -1 for padding, (R, T).
-
-    Returns:
-        True where a query (third dimension) sees a key (fourth).
+    Padding sees the padding of its row, so that no row of the softmax is empty; no token sees padding. The
+    `sequence_ids` (R, T) are the window within the row, -1 for padding; queries are the third dimension, keys the
+    fourth.
     """
     return sequence_ids[:, None, :, None] == sequence_ids[:, None, None, :]

@@ -1,4 +1,4 @@
-"""Documents become token windows on disk (`prepare`), and are read back from there (`WindowDataset`).
+"""Documents become token windows on disk.
 
 While `prepare` runs, `progress.json` says how far the other files of the folder can be trusted; a call that
 was killed goes on from there. `window_store.py` describes, writes and reads the folder.
@@ -10,16 +10,23 @@ import contextlib
 import logging
 import os
 import platform
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from minialbert.data.corpora import DocumentSeparator, ReadStats, Source, find_sources, read_documents
+from minialbert.data.corpora import (
+    Corpus,
+    DocumentSeparator,
+    Source,
+    corpus_entries,
+    find_sources,
+    read_documents,
+)
+from minialbert.data.text_streams import ReadStats
 from minialbert.data.tokenizers import (
     encode_batches,
     load_tokenizer,
@@ -31,23 +38,19 @@ from minialbert.data.tokenizers import (
 from minialbert.data.window_store import (
     FORMAT,
     FORMAT_VERSION,
+    HALF_WRITTEN,
     MANIFEST,
     PROGRESS,
     SPLITS,
-    TEMPORARY,
     TOKENIZER,
     SourceRecord,
     Split,
     SplitCounts,
     SplitWriter,
     TokenizerRecord,
-    WindowDataset,
     WindowOptions,
     WindowsManifest,
-    check_tokenizer,
     choose_windows,
-    data_identity,
-    disk_errors,
     is_held_out,
     read_json,
     record_from_plain,
@@ -57,22 +60,12 @@ from minialbert.data.window_store import (
     write_json,
 )
 from minialbert.errors import UserError
-from minialbert.runs.files import sole_user
+from minialbert.recipes.schema import Recipe
+from minialbert.runs.files import sole_user, writing
 from minialbert.runs.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-__all__ = [
-    "SplitCounts",
-    "WindowDataset",
-    "WindowOptions",
-    "WindowsManifest",
-    "check_tokenizer",
-    "data_identity",
-    "prepare",
-    "tokenizer_fingerprint",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +74,11 @@ BATCH_DOCUMENTS = 2_000
 BATCHES_PER_SAVE = 8
 _PARALLEL_FROM_BYTES = 8_000_000  # below, starting the processes takes longer than the work
 _MAX_DEFAULT_WORKERS = 16
+_READ_ONCE = "texts in memory, read once"
 
 
 def prepare(
-    corpus: str | Path | Sequence[str | Path],
+    corpus: Corpus,
     tokenizer: str | Path | PreTrainedTokenizerFast,
     output: str | Path,
     *,
@@ -106,10 +100,13 @@ def prepare(
     The folder is the same, byte for byte, for any number of workers. Killed and called again with the same
     options, it goes on where it stopped; a folder that is finished is left as it is. Windows are held out by
     document, by a hash of (seed, document index); the first two documents go one to each split, so that
-    neither is empty.
+    neither is empty. Texts in memory that can be read once only, as those of an iterator, have nothing to go on from: a
+    call that was killed begins anew.
 
     Args:
-        corpus: files, directories, globs, hub data sets; see `find_sources`.
+        corpus: files, directories, globs, hub data sets; texts, or dictionaries with a field for the text, in a list or
+            from an iterator; a data set of the `datasets` library, a pandas frame; or a list of such. See
+            `corpus_entries` for how a text is told from a file.
         tokenizer: a fast tokenizer, its directory, or its hub id.
         output: a folder that is new, empty, or left by an earlier call.
         window_length: tokens, special tokens included.
@@ -119,7 +116,7 @@ def prepare(
         held_out_fraction: fraction of the documents, in [0, 1).
         seed: of the draws.
         separator: what ends a document of a text file.
-        text_field: field or column of JSON lines, Parquet and hub data sets.
+        text_field: field or column of JSON lines, Parquet, hub data sets and rows in memory.
         max_document_bytes: a longer document is refused.
         num_workers: processes; None: one per core, up to 16, and for a small corpus just this one.
         overwrite: start anew in a folder with other content. Only files that `prepare` writes are removed.
@@ -147,23 +144,68 @@ def prepare(
         text_field=text_field,
         max_document_bytes=max_document_bytes,
     )
-    sources = find_sources([corpus] if isinstance(corpus, (str, Path)) else corpus)
     loaded = load_tokenizer(tokenizer)
     record = _tokenizer_record(loaded)
     _check_options(options, record, loaded)
+    sources = find_sources(corpus_entries(corpus), text_field)
     workers = _number_of_workers(num_workers, sources)
     folder = Path(output)
     plan = _Plan(record, options, _source_records(sources))
-    with disk_errors(folder):
+    with writing(
+        folder, advice="free some space, and run the same command again: it goes on where it stopped"
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         with sole_user(folder, "prepare"):
-            state = _open_folder(folder, plan, overwrite)
+            state = _open_folder(folder, plan, sources, overwrite)
             if isinstance(state, WindowsManifest):
                 logger.info("%s is finished: nothing to do", folder)
                 return state
-            _save_tokenizer(loaded, folder / TOKENIZER)
+            loaded.save_pretrained(folder / TOKENIZER)
             _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
-            return _finish(folder, plan, state)
+            return _finish(folder, replace(plan, sources=_source_records(sources)), state)
+
+
+def recipe_options(recipe: Recipe) -> dict[str, Any]:
+    """Returns the arguments of `prepare` that a recipe has: "corpus" and "tokenizer", perhaps None, and all others."""
+    data = recipe.data
+    same = {
+        "window_length",
+        "overlap",
+        "max_windows_per_document",
+        "truncate",
+        "held_out_fraction",
+        "text_field",
+    }
+    return {
+        "corpus": data.corpus,
+        "tokenizer": data.tokenizer or recipe.teacher.model,
+        **data.model_dump(include=same),
+        "separator": data.documents,
+        "seed": recipe.training.seed,
+    }
+
+
+def prepare_recipe(recipe: Recipe, output: str | Path, **changes: Any) -> WindowsManifest:
+    """Returns the manifest of a folder with the windows that a recipe asks for, as `prepare` writes it.
+
+    Args:
+        recipe: its sections `data`, `teacher` and `training`. Each entry of the corpus is a place, never a text.
+        output: a folder that is new, empty, or left by an earlier call.
+        **changes: arguments of `prepare` that differ from the recipe's.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: the recipe names no corpus or no tokenizer, or `prepare` raises it.
+    """
+    options = recipe_options(recipe) | changes
+    corpus, tokenizer = options.pop("corpus"), options.pop("tokenizer")
+    if not corpus:
+        raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
+    if tokenizer is None:
+        raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
+    return prepare(find_sources(corpus), tokenizer, output, **options)
 
 
 @dataclass(frozen=True)
@@ -215,17 +257,6 @@ def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:
     return TokenizerRecord(tokenizer_name(tokenizer), fingerprint, vocab_size, special, prefix, suffix)
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:
-        # The backend raises a plain Exception for what the system refused: "... (os error 28)".
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-
-
 def _check_options(
     options: WindowOptions, record: TokenizerRecord, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -274,24 +305,40 @@ def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> in
 
 
 def _source_records(sources: Sequence[Source]) -> list[SourceRecord]:
-    parents = [str(source.path.resolve().parent) for source in sources if source.kind != "hub"]
-    root = os.path.commonpath(parents) if parents else ""
-    return [
-        SourceRecord(
-            str(s.path) if s.kind == "hub" else s.path.resolve().relative_to(root).as_posix(),
-            s.kind,
-            s.num_bytes,
-        )
-        for s in sources
-    ]
+    files = [source.path.resolve() for source in sources if source.kind not in ("hub", "memory")]
+    root = os.path.commonpath([str(file.parent) for file in files]) if files else ""
+
+    def record(source: Source) -> SourceRecord:
+        name, num_bytes = str(source.path), source.num_bytes
+        if source.texts is not None:
+            # Texts have no name: the manifest knows them by what they say, however they were given.
+            name, num_bytes = _READ_ONCE, 0
+            if digest := source.texts.digest:
+                name, num_bytes = f"{source.path} ({digest[:16]})", source.texts.num_bytes
+        elif source.kind != "hub":
+            name = source.path.resolve().relative_to(root).as_posix()
+        return SourceRecord(name, source.kind, num_bytes)
+
+    return [record(source) for source in sources]
 
 
-def _open_folder(folder: Path, plan: _Plan, overwrite: bool) -> _State | WindowsManifest:
+def _open_folder(
+    folder: Path, plan: _Plan, sources: Sequence[Source], overwrite: bool
+) -> _State | WindowsManifest:
     """Returns where to go on in the folder, or its manifest when nothing is left to do."""
+    once = [source for source in sources if source.reads_once]
     if (folder / MANIFEST).exists():
         # Read even with `overwrite`: a manifest that is not ours is nobody's to remove.
         manifest = WindowsManifest.from_dict(read_json(folder / MANIFEST))
         if not overwrite:
+            for source in once:
+                for _ in read_documents(
+                    source,
+                    text_field=plan.options.text_field,
+                    max_document_bytes=plan.options.max_document_bytes,
+                ):
+                    pass
+            plan = replace(plan, sources=_source_records(sources))
             _refuse_differences(folder, plan, _Plan(manifest.tokenizer, manifest.options, manifest.sources))
             (folder / PROGRESS).unlink(missing_ok=True)
             return WindowsManifest.load(folder)
@@ -301,12 +348,15 @@ def _open_folder(folder: Path, plan: _Plan, overwrite: bool) -> _State | Windows
         # An earlier call that kept nothing is nothing to protect, whatever its options were.
         if state.documents:
             _refuse_differences(folder, plan, plan_before)
+        if state.documents and not once:
             logger.info("%s: going on after %d documents", folder, state.documents)
             return state
+        if state.documents:
+            logger.info("%s: texts that are read once begin anew; those in a list would go on", folder)
         remove_own_files(folder)
     elif overwrite:
         remove_own_files(folder)
-    elif foreign := sorted(p.name for p in folder.iterdir() if p.name.removesuffix(TEMPORARY) != PROGRESS):
+    elif foreign := sorted(p.name for p in folder.iterdir() if p.name not in HALF_WRITTEN):
         raise UserError(
             f"{folder} is not empty ({foreign[0]}, ...) and was not written by prepare: choose a new folder "
             "(or --overwrite, which leaves foreign files alone)"

@@ -13,18 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minialbert.data.hub import SPLIT_NAMES
 from minialbert.errors import UserError, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _NAMES = tuple(extension[1:] for extension in EXTENSIONS)
-_SPLIT_OF_STEM = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "devel": "validation",
-    "test": "test",
-}
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _LARGEST_FIELD = 2**31 - 1  # a C long on every platform
@@ -33,35 +26,36 @@ _PARQUET_BATCH = 1024
 
 @dataclass(frozen=True)
 class Table:
-    """One file, read.
+    """One split, read.
 
     Attributes:
-        path: the file.
+        name: the file, or what messages call rows that come from none.
         columns: names of its columns, in the order of the file; of JSON lines all keys that occur.
         rows: row number and cells by column. The number is the line on which the row begins, counted from 1;
-            of Parquet the row, counted from 1. JSON lines leave out the keys that a line does not have.
-        typed: whether cells can be lists and numbers (JSON lines, Parquet) or are always strings (csv, tsv).
+            of Parquet and rows in memory the row, counted from 1. JSON lines leave out the keys that a line does not
+            have. Cells can be lists and numbers, but for csv and tsv.
+        is_file: whether it was read from a file.
     """
 
-    path: Path
+    name: str
     columns: tuple[str, ...]
     rows: list[tuple[int, dict[str, Any]]]
-    typed: bool
+    is_file: bool = True
 
     def error(self, row: int, message: str) -> UserError:
-        """Returns the error that names this file and the row."""
-        return _error(self.path, row, message)
+        """Returns the error that names the file, or what stands for it, and the row."""
+        return UserError(f"{self.name}{':' if self.is_file else ', row '}{row}: {message}")
 
 
 def find_tables(data: Path) -> dict[str, Path]:
-    """Returns the file of each split.
+    """Returns the file of each split, under "train", "validation", "test", in this order.
 
     Args:
         data: a file, which is the train split, or a directory with train.EXT and, where there are such,
             validation.EXT (or valid, dev, devel) and test.EXT. Other files are left alone.
 
     Returns:
-        Paths under "train", "validation", "test", in this order.
+        The paths.
 
     Raises:
         UserError: no such path, no train split, two files for a split, or one with an unknown extension.
@@ -70,11 +64,11 @@ def find_tables(data: Path) -> dict[str, Path]:
         return {"train": data}
     if not data.is_dir():
         raise UserError(f"no such file or directory: {data}")
-    found: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
-    for path in sorted(data.iterdir()):
-        split = _SPLIT_OF_STEM.get(path.name.partition(".")[0].lower())
-        if split is not None and path.is_file():
-            found[split].append(path)
+    files = [path for path in sorted(data.iterdir()) if path.is_file()]
+    found = {
+        split: [path for path in files if path.name.partition(".")[0].lower() in names]
+        for split, names in SPLIT_NAMES.items()
+    }
     if not found["train"]:
         raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
     return {split: _only(split, paths) for split, paths in found.items() if paths}
@@ -151,7 +145,7 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             raise _error(path, line, counts + advice)
         rows.append((line, dict(zip(names, fields, strict=True))))
-    return Table(path, names, rows, typed=False)
+    return Table(str(path), names, rows)
 
 
 def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[str]]]:
@@ -200,7 +194,7 @@ def _read_json_lines(path: Path) -> Table:
             record = _json_object(path, line, content)
             rows.append((line, record))
             columns.update(dict.fromkeys(record))
-    return Table(path, tuple(columns), rows, typed=True)
+    return Table(str(path), tuple(columns), rows)
 
 
 def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
@@ -244,7 +238,7 @@ def _read_parquet(path: Path) -> Table:
         # Dates beyond the calendar, unknown time zones, structs that name a field twice: the list is pyarrow's.
         message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
         raise UserError(f"{path}: {message}") from error
-    return Table(path, names, rows, typed=True)
+    return Table(str(path), names, rows)
 
 
 def _read_text(path: Path) -> str:
@@ -257,6 +251,21 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         message = f"not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file to UTF-8"
         raise _error(path, _line_of(raw, error.start), message) from error
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the number and the text of each line of a UTF-8 file; LF or CR LF ends a line, and nothing else does."""
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                try:
+                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    problem = f"not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8"
+                    raise UserError(f"{path}, row {number}: {problem}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def _line_of(raw: bytes, offset: int) -> int:

@@ -1,6 +1,6 @@
-"""A user's own labelled table (csv, tsv, JSON lines, Parquet) as a task.
+"""A user's own labelled table (csv, tsv, JSON lines, Parquet, a hub data set, rows in memory) as a task.
 
-`table_files` reads the rows; here their columns are found, and each row becomes an example.
+`table_files` and `rows` read the rows; here their columns are found, and each row becomes an example.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 from minialbert_runtime.words import Span, spans_to_tags
 
 from minialbert.data.examples import Example, Problem, Task, TextExample, TokenExample
+from minialbert.data.hub import PREFIX, assign_splits, load_splits
 from minialbert.data.ner import Repair, TagReader
+from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, find_tables, read_table
 from minialbert.errors import UserError, listed, local_path, quoted
 
@@ -69,7 +71,7 @@ class Columns:
 
 
 def load_table(
-    data: str | Path,
+    data: LabelledData,
     problem: Problem,
     *,
     name: str | None = None,
@@ -77,7 +79,6 @@ def load_table(
     labels: Sequence[str] | None = None,
     label_separator: str = "|",
     metric: str | None = None,
-    max_train_rows: int | None = None,
     repair: Repair = "repair",
 ) -> Task:
     """Returns a labelled table as a task.
@@ -93,7 +94,10 @@ def load_table(
 
     Args:
         data: a file (the task then has a train split only), or a directory with train.EXT and perhaps
-            validation.EXT (or dev, devel, valid) and test.EXT; EXT is csv, tsv, jsonl, ndjson or parquet.
+            validation.EXT (or dev, devel, valid) and test.EXT; EXT is csv, tsv, jsonl, ndjson or parquet. Or
+            `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`. Or rows in memory: dictionaries, pairs of text and label (words
+            and tags; text and spans), a data set of the `datasets` library or a pandas frame; alone they are the train
+            split, of several splits they stand under their names.
         problem: which kind of label the table has.
         name: what records call the task; by default the name of the directory or file.
         columns: the columns, where they do not have their common names.
@@ -101,7 +105,6 @@ def load_table(
             the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
         label_separator: divides the classes of a multi-label cell.
         metric: the figure that counts, where it is not the usual one of the problem.
-        max_train_rows: keep only the first rows of train; label names still come from all of them.
         repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the table.
 
     Returns:
@@ -110,11 +113,10 @@ def load_table(
     Raises:
         UserError: the table is not as described; the message names the file and the row.
     """
-    _check_options(problem, labels, label_separator, max_train_rows)
-    path = local_path(data)
+    _check_options(problem, labels, label_separator)
     notes: list[str] = []
     rows: dict[str, _Rows] = {}
-    tables = {split: read_table(file) for split, file in find_tables(path).items()}
+    default_name, tables = _read_tables(data, problem, notes)
     in_words = problem == "token" and _train_is_in_words(tables["train"], columns)
     for split, table in tables.items():
         if problem == "token":
@@ -130,16 +132,34 @@ def load_table(
         for split, table in tables.items():
             _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
     splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    if max_train_rows is not None and max_train_rows < len(splits["train"]):
-        notes.append(f"train: the first {max_train_rows} of {len(splits['train'])} rows")
-        splits["train"] = splits["train"][:max_train_rows]
-    task_name = name or (path.resolve().name if path.is_dir() else path.stem)
-    return Task(task_name, problem, names, metric or DEFAULT_METRICS[problem], splits, tuple(notes))
+    return Task(
+        name or default_name, problem, names, metric or DEFAULT_METRICS[problem], splits, tuple(notes)
+    )
 
 
-def _check_options(
-    problem: Problem, labels: Sequence[str] | None, label_separator: str, max_train_rows: int | None
-) -> None:
+def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tuple[str, dict[str, Table]]:
+    """Returns a name for the task, and the table of each split."""
+    if isinstance(data, (str, Path)) and not str(data).startswith(PREFIX):
+        path = local_path(data)
+        tables = {split: read_table(file) for split, file in find_tables(path).items()}
+        return path.resolve().name if path.is_dir() else path.stem, tables
+    name, title = "in-memory", "rows in memory"
+    splits: Mapping[str, Any] = data if isinstance(data, Mapping) else {"train": data}
+    if isinstance(data, str):
+        (name, splits), title = load_splits(data), data
+    found = assign_splits({str(key): str(key) for key in splits}, title)
+    if "train" not in found:
+        raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
+    if others := [str(key) for key in splits if key not in found.values()]:
+        notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
+    in_words = problem == "token"
+    return name.lower(), {
+        split: table_in_memory(splits[key], f"{title} ({key})", in_words=in_words)
+        for split, key in found.items()
+    }
+
+
+def _check_options(problem: Problem, labels: Sequence[str] | None, label_separator: str) -> None:
     if problem not in DEFAULT_METRICS:
         raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(DEFAULT_METRICS)}")
     if labels is not None and problem == "regression":
@@ -150,8 +170,6 @@ def _check_options(
         raise UserError(f"`labels` of a token task are tags, 'O' among them; found {listed(labels)}")
     if not label_separator.strip():
         raise UserError(f"expected a label separator that is no blank, found {quoted(label_separator)}")
-    if max_train_rows is not None and max_train_rows < 1:
-        raise UserError(f"expected at least 1 train row to keep, found {max_train_rows}")
 
 
 # Columns
@@ -165,11 +183,11 @@ def _find(table: Table, role: str, named: str | None, common: str, *, required: 
         found = [named] if named in table.columns else []
     if len(found) > 1:
         both = " and ".join(quoted(column) for column in found[:3])
-        raise UserError(f"{table.path}: {both} could each be the {role} column; name the one that is")
+        raise UserError(f"{table.name}: {both} could each be the {role} column; name the one that is")
     if not found and required:
         wanted = quoted(named) if named is not None else f"one of {', '.join(names)}"
         have = listed(map(quoted, table.columns))
-        raise UserError(f"{table.path}: no {role} column; expected {wanted}, found the columns {have}")
+        raise UserError(f"{table.name}: no {role} column; expected {wanted}, found the columns {have}")
     return found[0] if found else None
 
 
@@ -181,12 +199,7 @@ def _find_required(table: Table, role: str, named: str | None) -> str:
 
 def _find_pair(table: Table, text: str, named: str | None) -> str | None:
     if named is not None:
-        if named not in table.columns:
-            have = listed(map(quoted, table.columns))
-            raise UserError(
-                f"{table.path}: no pair column; expected {quoted(named)}, found the columns {have}"
-            )
-        return named
+        return _find(table, "pair", named, "text", required=True)
     partner = _PAIR_OF_TEXT.get(text.lower())
     return next((column for column in table.columns if column.lower() == partner), None)
 
@@ -206,7 +219,7 @@ def _train_is_in_words(table: Table, columns: Columns) -> bool:
     if tokens is None and spans is None:
         have = listed(map(quoted, table.columns))
         raise UserError(
-            f"{table.path}: expected columns tokens and tags, or text and spans; found the columns {have}"
+            f"{table.name}: expected columns tokens and tags, or text and spans; found the columns {have}"
         )
     return spans is None or (
         tokens is not None and _find(table, "tags", None, "tags", required=False) is not None
@@ -350,10 +363,15 @@ def _token_rows(
     tokens = _find_required(table, "tokens", columns.tokens)
     tags = _find(table, "tags", columns.tags, "tags", required=split != "test")
     reader = TagReader(table.error, repair)
-    rows: _Rows = [
-        (row, _example_of_words(table, row, cells, tokens, tags, reader)) for row, cells in table.rows
-    ]
-    notes.extend(reader.notes(split))
+    # Published data sets have empty sentences, which nobody can remove from there.
+    kept = [(row, cells) for row, cells in table.rows if table.is_file or cells.get(tokens) != []]
+    rows: _Rows = [(row, _example_of_words(table, row, cells, tokens, tags, reader)) for row, cells in kept]
+    title = split if table.is_file else table.name
+    notes.extend(reader.notes(title))
+    if left_out := len(table.rows) - len(kept):
+        notes.append(f"{title}: {left_out} row{'s' if left_out > 1 else ''} without words left out")
+    if not rows:
+        raise UserError(f"{title} has 0 sentences: expected rows with words in {quoted(tokens)}")
     return rows
 
 
@@ -412,7 +430,7 @@ def _check_pairs(tables: Mapping[str, Table], rows: Mapping[str, _Rows]) -> None
     for split, table in tables.items():
         if paired[split] != paired["train"]:
             here, there = ("pairs", "single texts") if paired[split] else ("single texts", "pairs")
-            raise UserError(f"{table.path}: {here}, but {tables['train'].path} has {there}; name the columns")
+            raise UserError(f"{table.name}: {here}, but {tables['train'].name} has {there}; name the columns")
 
 
 def _label_names(problem: Problem, rows: _Rows) -> tuple[str, ...]:
@@ -438,9 +456,9 @@ def _check_number_of_labels(train: Table, problem: Problem, names: Sequence[str]
     # One class is no classification, and Transformers takes a head with one output for a regression.
     if problem == "multi-label":
         if not names:
-            raise UserError(f"{train.path}: no row has a class; there is nothing to learn")
+            raise UserError(f"{train.name}: no row has a class; there is nothing to learn")
     elif len(names) < 2:
-        raise UserError(f"{train.path}: expected at least two labels, found only {quoted(names[0])}")
+        raise UserError(f"{train.name}: expected at least two labels, found only {quoted(names[0])}")
 
 
 def _check_known(table: Table, rows: _Rows, names: Sequence[str], source: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from minialbert.data.examples import Example, Problem, Task, check_metric
+from minialbert.data.examples import Example, Problem, Task, check_metric, first_rows
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, load_glue
+from minialbert.data.hub import PREFIX
 from minialbert.data.ner import load_ner
+from minialbert.data.rows import LabelledData
 from minialbert.data.table_files import EXTENSIONS
 from minialbert.data.tables import Columns, load_table
 from minialbert.errors import UserError, local_path, quoted
@@ -24,11 +27,12 @@ GENERIC: dict[str, Problem] = {
 }
 
 
-def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
+def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bool = True) -> Task:
     """Return the task that a recipe names.
 
     Args:
         recipe: name, data, columns and options.
+        data: instead of the recipe's; also rows in memory, see `load_table`.
         carve: set rows of train apart for validation where there is no such split.
 
     Returns:
@@ -37,12 +41,12 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
     Raises:
         UserError: if the name is unknown, or the files do not hold what it needs.
     """
-    name, data = recipe.name, recipe.data
+    name, data = recipe.name, recipe.data if data is None else data
     if name is None:
         raise UserError(f"no task: give --task, one of {', '.join([*GLUE_TASKS, *GENERIC])}, or task.problem")
     glue = glue_task_name(name) if recipe.problem is None else None
     if glue is not None:
-        task = load_glue(glue, data, max_train_rows=recipe.max_train_rows)
+        task = load_glue(glue, data)
     else:
         problem = recipe.problem or GENERIC.get(name)
         if problem is None:
@@ -53,8 +57,8 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
         if data is None:
             raise UserError(f"task {name} has no data: give --data, a directory or file")
         own_name = None if name in GENERIC else name
-        if name == "ner" and not _is_table(data):
-            task = _first_rows(load_ner(data, name=own_name, repair=recipe.iob), recipe.max_train_rows)
+        if name == "ner" and isinstance(data, str | Path) and not _is_table(data):
+            task = load_ner(data, name=own_name, repair=recipe.iob)
         else:
             task = load_table(
                 data,
@@ -63,9 +67,9 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
                 columns=Columns(**recipe.model_dump(include=set(Columns.__dataclass_fields__))),
                 labels=recipe.labels,
                 label_separator=recipe.label_separator,
-                max_train_rows=recipe.max_train_rows,
                 repair=recipe.iob,
             )
+    task = first_rows(task, recipe.max_train_rows)
     if recipe.metric is not None:
         check_metric(task.problem, recipe.metric)
         task = replace(task, metric=recipe.metric)
@@ -76,20 +80,14 @@ def load_task(recipe: TaskRecipe, *, carve: bool = True) -> Task:
     )
 
 
-def _is_table(data: str) -> bool:
-    """Tell whether a path holds csv, jsonl or parquet rather than two-column tagged lines."""
+def _is_table(data: str | Path) -> bool:
+    """Tell whether a path holds csv, jsonl or parquet, or is on the hub, rather than two-column tagged lines."""
+    if str(data).startswith(PREFIX):
+        return True
     path = local_path(data)
     tables = {extension for extension in EXTENSIONS if extension != ".tsv"}
     files = path.iterdir() if path.is_dir() else [path]
     return any(file.suffix.lower() in tables for file in files)
-
-
-def _first_rows(task: Task, limit: int | None) -> Task:
-    train = task.splits["train"]
-    if limit is None or limit >= len(train):
-        return task
-    note = f"train: the first {limit:,} of {len(train):,} rows"
-    return replace(task, splits={**task.splits, "train": train[:limit]}, notes=(*task.notes, note))
 
 
 def _carve_validation(task: Task, fraction: float) -> Task:

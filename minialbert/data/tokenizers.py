@@ -36,16 +36,9 @@ Tag = TypeVar("Tag")
 
 
 def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Returns the fast tokenizer of that name or directory, or the one that was given.
+    """Returns the fast tokenizer of that directory or hub id, or the one that was given.
 
-    Args:
-        tokenizer: a directory, a hub id, or a tokenizer.
-
-    Returns:
-        A tokenizer with a `tokenizers` backend.
-
-    Raises:
-        UserError: there is none of that name, or it has no fast backend.
+    Raises UserError if there is none of that name, or it has no fast backend.
     """
     if isinstance(tokenizer, (str, Path)):
         from transformers import AutoTokenizer
@@ -76,14 +69,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTraine
 
 
 def tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns the last part of the tokenizer's name or path, for messages and records.
-
-    Args:
-        tokenizer: any tokenizer.
-
-    Returns:
-        A name without directories.
-    """
+    """Returns the last part of the tokenizer's name or path, for messages and records."""
     return Path(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__).name
 
 
@@ -92,12 +78,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
     It covers the sorted vocabulary, the special token ids, and the ids of a fixed probe sentence with upper
     case, accents, digits and punctuation; not the name, not the padding or truncation settings.
-
-    Args:
-        tokenizer: any tokenizer.
-
-    Returns:
-        64 hexadecimal digits.
     """
     named = tokenizer.special_tokens_map.items()
     special = {
@@ -109,16 +89,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Returns the ids that the tokenizer puts before and after a single sequence.
+    """Returns the ids that the tokenizer puts before and after a single sequence, as `([101], [102])` for BERT.
 
-    Args:
-        tokenizer: a fast tokenizer.
-
-    Returns:
-        Two lists, as `([101], [102])` for BERT.
-
-    Raises:
-        UserError: its template is not "prefix, content, suffix".
+    Raises UserError if its template is not "prefix, content, suffix".
     """
     content, whole = (
         tokenizer("the end", add_special_tokens=special, truncation=False, padding=False)["input_ids"]
@@ -132,14 +105,7 @@ def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list
 
 
 def serialized_backend(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Returns the backend as JSON, without truncation and padding.
-
-    Args:
-        tokenizer: a fast tokenizer.
-
-    Returns:
-        What `tokenizers.Tokenizer.from_str` takes.
-    """
+    """Returns the backend as JSON, for `tokenizers.Tokenizer.from_str`, without truncation and padding."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     # Some published tokenizer.json files cut at 128 tokens; a document must come through whole.
     backend.no_truncation()

@@ -1,14 +1,17 @@
-"""Reading the windows of one prepared folder, or of several as one data set."""
+"""The folder of windows that `prepare` makes: its manifest, how it is written, and how it is read.
+
+`train.tokens.bin` and `held_out.tokens.bin` hold content ids, each once; `*.windows.bin` say which of them make a
+window; `manifest.json` says the rest, and is written last. While `prepare` runs there is `progress.json` instead.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import accumulate, combinations
@@ -24,6 +27,7 @@ from torch.utils.data import Dataset
 from minialbert.data.corpora import DocumentSeparator
 from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
 from minialbert.errors import UserError, local_path, quoted
+from minialbert.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -34,7 +38,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 FORMAT = "minialbert-windows"
 FORMAT_VERSION = 1
 
-MANIFEST, PROGRESS = "manifest.json", "progress.json"
+MANIFEST, PROGRESS, TOKENIZER = "manifest.json", "progress.json", "tokenizer"
 # Ids are stored in four bytes at most, and so are the lengths of windows.
 _MOST = 2**32
 
@@ -58,22 +62,13 @@ class WindowOptions:
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """What has to be known of the tokenizer to read its windows.
+    """What has to be known of the tokenizer to read its windows."""
 
-    Args:
-        name: last part of its name or path.
-        fingerprint: see `tokenizer_fingerprint`.
-        vocab_size: with added tokens.
-        special_ids: name of each special token and its id.
-        prefix_ids: put before the content of each window.
-        suffix_ids: put after it.
-    """
-
-    name: str
+    name: str  # the last part of its name or path
     fingerprint: str
-    vocab_size: int
+    vocab_size: int  # with added tokens
     special_ids: dict[str, int]
-    prefix_ids: list[int]
+    prefix_ids: list[int]  # put before the content of each window
     suffix_ids: list[int]
 
 
@@ -88,44 +83,25 @@ class SourceRecord:
 
 @dataclass
 class SplitCounts:
-    """Counts of one split.
+    """Counts of one split."""
 
-    Args:
-        documents: that have at least one window.
-        windows: rows of the table.
-        tokens: content ids stored; one that several windows share counts once.
-        token_slots: content tokens of all windows together.
-    """
-
-    documents: int = 0
+    documents: int = 0  # that have at least one window
     windows: int = 0
-    tokens: int = 0
-    token_slots: int = 0
+    tokens: int = 0  # content ids stored; one that several windows share counts once
+    token_slots: int = 0  # content tokens of all windows together
 
 
 @dataclass(frozen=True)
 class WindowsManifest:
-    """What a folder of windows says of itself (`manifest.json`).
-
-    Args:
-        tokenizer: whose ids are stored.
-        options: of `prepare`.
-        sources: the corpus.
-        splits: counts of "train" and "held_out".
-        skipped_documents: empty or whitespace-only, or without a token.
-        bytes_per_token: bytes of all data files per token stored.
-        versions: of Python and the libraries that wrote the folder.
-        format: always "minialbert-windows".
-        format_version: of this layout.
-    """
+    """What a folder of windows says of itself (`manifest.json`)."""
 
     tokenizer: TokenizerRecord
     options: WindowOptions
     sources: list[SourceRecord]
     splits: dict[str, SplitCounts]
-    skipped_documents: int
-    bytes_per_token: float
-    versions: dict[str, str]
+    skipped_documents: int  # empty or whitespace-only, or without a token
+    bytes_per_token: float  # of all data files, per token stored
+    versions: dict[str, str]  # of Python and the libraries that wrote the folder
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -140,26 +116,12 @@ class WindowsManifest:
         return table_type(self.options.window_length)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON.
-
-        Returns:
-            What `from_dict` takes.
-        """
+        """Returns plain values for JSON, which `from_dict` takes."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> WindowsManifest:
-        """Returns the manifest that `to_dict` wrote.
-
-        Args:
-            values: as read from JSON.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            UserError: these are not the values of a manifest of this version.
-        """
+        """Returns the manifest that `to_dict` wrote; raises UserError if it is of no or another version."""
         if values.get("format") != FORMAT:
             raise UserError(f"{MANIFEST} was not written by prepare (no format {FORMAT!r})")
         if values.get("format_version") != FORMAT_VERSION:
@@ -176,16 +138,9 @@ class WindowsManifest:
 
     @classmethod
     def load(cls, directory: str | Path) -> WindowsManifest:
-        """Returns the manifest of a folder whose data files have the sizes that it states.
+        """Returns the manifest of a finished folder whose data files have the sizes that it states.
 
-        Args:
-            directory: that `prepare` has finished.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            UserError: the folder is none of ours, not finished, or damaged.
+        Raises UserError if the folder is none of ours, not finished, or damaged.
         """
         folder = local_path(directory)
         if not local_path(folder / MANIFEST).is_file():
@@ -211,45 +166,21 @@ class WindowsManifest:
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:
-    """Returns the smallest of uint16 and uint32 that holds every id.
-
-    Args:
-        vocab_size: largest id plus one.
-
-    Returns:
-        A little-endian type.
-    """
+    """Returns the smallest of uint16 and uint32, little-endian, that holds every id below `vocab_size`."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
 def table_type(window_length: int) -> np.dtype[Any]:
-    """Returns the type of a row of the window table: start and length, packed.
-
-    Args:
-        window_length: upper bound of the lengths.
-
-    Returns:
-        A structured little-endian type.
-    """
+    """Returns the type of a row of the window table: start and length, packed, little-endian."""
     return np.dtype([("start", "<u8"), ("length", "<u2" if window_length < 2**16 else "<u4")])
 
 
 def data_sizes(
     folder: Path, split: Split, counts: SplitCounts, token_dtype: np.dtype[Any], table_dtype: np.dtype[Any]
 ) -> list[tuple[Path, int]]:
-    """Returns the two data files of a split and the bytes each must have.
+    """Returns the two data files of a split, tokens then windows, and the bytes that each must have.
 
     The names are fixed here and never taken from a manifest, so none can lead out of the folder.
-
-    Args:
-        folder: of the windows.
-        split: whose files.
-        counts: of that split.
-        token_dtype: of the ids.
-        table_dtype: of the rows of the table.
-
-    Returns:
-        Tokens, then windows.
     """
     return [
         (folder / f"{split}.tokens.bin", counts.tokens * token_dtype.itemsize),
@@ -258,17 +189,7 @@ def data_sizes(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its values.
-
-    Raises:
-        UserError: it holds no JSON object.
-    """
+    """Returns the object in a JSON file; raises UserError if it holds none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -330,173 +251,6 @@ def _check_manifest(manifest: WindowsManifest) -> None:
         raise ValueError("splits: windows without tokens")
 
 
-class WindowDataset(Dataset[dict[str, Any]]):
-    """The windows of one split, read from disk as they are asked for.
-
-    Those of several folders are numbered through, folder after folder, in the order that the folders are given.
-    It can be pickled and forked: each process maps the files for itself, each folder at its first access.
-
-    Args:
-        directories: that `prepare` has finished, one or several, of one tokenizer.
-        split: "train" or "held_out".
-
-    Raises:
-        UserError: a folder is not finished, is damaged, is given twice or has nothing to train on, or the folders
-            are of different tokenizers.
-    """
-
-    def __init__(self, directories: str | Path | Sequence[str | Path], split: Split = "train") -> None:
-        if split not in SPLITS:
-            raise UserError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
-        several = [directories] if isinstance(directories, str | Path) else directories
-        self.directories = tuple(local_path(directory) for directory in several)
-        if not self.directories:
-            raise UserError("no folder of windows: give at least one that prepare has made")
-        self.split = split
-        self.manifests = tuple(WindowsManifest.load(directory) for directory in self.directories)
-        self._check_folders()
-        self._ends = list(accumulate(manifest.splits[split].windows for manifest in self.manifests))
-        self._prefix = np.array(self.tokenizer.prefix_ids, dtype=np.int64)
-        self._suffix = np.array(self.tokenizer.suffix_ids, dtype=np.int64)
-        self._files: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
-
-    @property
-    def tokenizer(self) -> TokenizerRecord:
-        """Whose ids are stored, in every folder."""
-        return self.manifests[0].tokenizer
-
-    @property
-    def window_length(self) -> int:
-        """Tokens of the longest windows, special tokens included."""
-        return max(manifest.options.window_length for manifest in self.manifests)
-
-    @property
-    def sources(self) -> list[SourceRecord]:
-        """The files of all corpora."""
-        return [source for manifest in self.manifests for source in manifest.sources]
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns one window.
-
-        Args:
-            index: in [0, number of windows).
-
-        Returns:
-            "input_ids", an int64 array with special tokens of at most `window_length`, and "window_id", the
-            index.
-
-        Raises:
-            IndexError: there is no such window.
-            UserError: the files hold something that cannot be a window.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
-        folder = bisect_right(self._ends, index)
-        row = int(index) - (self._ends[folder - 1] if folder else 0)
-        tokens, windows = self._map_files(folder)
-        start, length = (int(value) for value in windows[row])
-        content = tokens[start : start + length].astype(np.int64)
-        longest = self.manifests[folder].options.window_length - len(self._prefix) - len(self._suffix)
-        whole = len(content) == length and 0 < length <= longest
-        if not whole or content.max() >= self.tokenizer.vocab_size:
-            raise UserError(
-                f"{self.directories[folder]}: window {row} of {self.split} is damaged: prepare it again"
-            )
-        return {"input_ids": np.concatenate([self._prefix, content, self._suffix]), "window_id": int(index)}
-
-    def _map_files(self, folder: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        if folder not in self._files:
-            directory, manifest = self.directories[folder], self.manifests[folder]
-            tokens = np.memmap(directory / f"{self.split}.tokens.bin", manifest.token_dtype, "r")
-            windows = np.memmap(directory / f"{self.split}.windows.bin", manifest.window_dtype, "r")
-            self._files[folder] = tokens, windows
-        return self._files[folder]
-
-    def _check_folders(self) -> None:
-        first, recorded = self.directories[0], self.tokenizer
-        for one, other in combinations(self.directories, 2):
-            if one.samefile(other):
-                raise UserError(f"{other} is given twice: its windows would count double")
-        for directory, manifest in zip(self.directories, self.manifests, strict=True):
-            found = manifest.tokenizer
-            if _reading_of(found) != _reading_of(recorded):
-                raise UserError(
-                    f"{first} and {directory} were made with different tokenizers ({_described(recorded)}; "
-                    f"{_described(found)}): prepare both with the teacher's"
-                )
-            if self.split == "train" and not manifest.splits["train"].windows:
-                raise UserError(f"{directory} has no windows to train on: leave it out, or prepare more text")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the mapped files out, which would be pickled as their whole content.
-
-        Returns:
-            The state to pickle.
-        """
-        return {**self.__dict__, "_files": {}}
-
-
-def check_tokenizer(recorded: TokenizerRecord, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that a tokenizer gives the ids that are stored.
-
-    Args:
-        recorded: of the windows.
-        tokenizer: of the model that is to read them.
-
-    Raises:
-        UserError: they differ.
-    """
-    fingerprint = tokenizer_fingerprint(tokenizer)
-    if fingerprint != recorded.fingerprint:
-        raise UserError(
-            f"the windows were made with the tokenizer {_described(recorded)}, not with "
-            f"{tokenizer_name(tokenizer)} ({len(tokenizer)} tokens, {fingerprint[:12]}): prepare the corpus with "
-            "this model's"
-        )
-
-
-def data_identity(windows: WindowDataset) -> dict[str, Any]:
-    """Returns what a run has to keep of its windows to know them again; where they lie does not matter.
-
-    Args:
-        windows: of either split.
-
-    Returns:
-        Plain values for JSON: "folders", in order, each with its "name", its numbers of "windows" and
-        "held_out_windows", and a "fingerprint" of everything its manifest says but the versions.
-    """
-    return {
-        "folders": [
-            {
-                "name": directory.resolve().name,
-                "windows": manifest.splits["train"].windows,
-                "held_out_windows": manifest.splits["held_out"].windows,
-                "fingerprint": _fingerprint(manifest),
-            }
-            for directory, manifest in zip(windows.directories, windows.manifests, strict=True)
-        ]
-    }
-
-
-def _reading_of(recorded: TokenizerRecord) -> tuple[object, ...]:
-    return recorded.fingerprint, recorded.prefix_ids, recorded.suffix_ids, recorded.vocab_size
-
-
-def _described(recorded: TokenizerRecord) -> str:
-    return f"{recorded.name} ({recorded.vocab_size} tokens, fingerprint {recorded.fingerprint[:12]})"
-
-
-def _fingerprint(manifest: WindowsManifest) -> str:
-    said = manifest.to_dict()
-    del said["versions"]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-TOKENIZER = "tokenizer"
-TEMPORARY = ".tmp"
 _DATA_FILES = tuple(f"{split}.{part}.bin" for split in SPLITS for part in ("tokens", "windows"))
 # What save_pretrained may write; these and nothing else are removed from the tokenizer's folder.
 _TOKENIZER_FILES = (
@@ -504,18 +258,16 @@ _TOKENIZER_FILES = (
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
     "chat_template.jinja",
 )
+# What a kill in the middle of writing JSON leaves, of this and of earlier versions.
+HALF_WRITTEN = tuple(name for file in (MANIFEST, PROGRESS) for name in (f".{file}.partial", f"{file}.tmp"))
 _CHOICES = 3  # the Philox stream of the choice of windows; masking.py uses 1
 
 
 def is_held_out(document: int, options: WindowOptions) -> bool:
     """Returns whether a document belongs to the held-out split: a function of (seed, document).
 
-    Args:
-        document: index in the corpus, documents without a token left out.
-        options: of `prepare`.
-
-    Returns:
-        True for about `held_out_fraction` of the documents, and for one of the first two.
+    True for about `held_out_fraction` of the documents, and for one of the first two; those without a token are not
+    counted.
     """
 
     def uniform(index: int) -> float:
@@ -613,13 +365,7 @@ class SplitWriter:
             file.close()
 
     def add(self, ids: Ids, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-        """Takes the windows of one document, as from `choose_windows`, for the next `write`.
-
-        Args:
-            ids: covered by the windows.
-            starts: within `ids`.
-            lengths: in tokens.
-        """
+        """Takes the windows of one document, as from `choose_windows`, for the next `write`."""
         self._ids.append(ids)
         self._starts.append(starts + self._end)
         self._lengths.append(lengths)
@@ -651,28 +397,13 @@ class SplitWriter:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes a JSON file that is, at any moment, either the old one or the whole new one.
-
-    Args:
-        path: the file.
-        values: its content.
-    """
-    temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a JSON file that is, at any moment, either the old one or the whole new one."""
+    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def remove_own_files(folder: Path) -> None:
-    """Removes what `prepare` writes, by name, and nothing else.
-
-    Args:
-        folder: of the windows.
-    """
-    own = [MANIFEST, PROGRESS, *_DATA_FILES]
-    for name in [*own, *(name + TEMPORARY for name in (MANIFEST, PROGRESS))]:
+    """Removes what `prepare` writes, by name, and nothing else."""
+    for name in (MANIFEST, PROGRESS, *_DATA_FILES, *HALF_WRITTEN):
         (folder / name).unlink(missing_ok=True)
     for name in _TOKENIZER_FILES:
         (folder / TOKENIZER / name).unlink(missing_ok=True)
@@ -680,25 +411,141 @@ def remove_own_files(folder: Path) -> None:
         (folder / TOKENIZER).rmdir()
 
 
-@contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what a full or read-only disk raises into one line.
+class WindowDataset(Dataset[dict[str, Any]]):
+    """The windows of one split, read from disk as they are asked for.
+
+    Those of several folders are numbered through, folder after folder, in the order that the folders are given.
+    It can be pickled and forked: each process maps the files for itself, each folder at its first access.
 
     Args:
-        folder: that is written to.
-
-    Yields:
-        Nothing.
+        directories: that `prepare` has finished, one or several, of one tokenizer.
+        split: "train" or "held_out".
 
     Raises:
-        UserError: a file could not be written.
+        UserError: a folder is not finished, is damaged, is given twice or has nothing to train on, or the folders
+            are of different tokenizers.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+
+    def __init__(self, directories: str | Path | Sequence[str | Path], split: Split = "train") -> None:
+        if split not in SPLITS:
+            raise UserError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
+        several = [directories] if isinstance(directories, str | Path) else directories
+        self.directories = tuple(local_path(directory) for directory in several)
+        if not self.directories:
+            raise UserError("no folder of windows: give at least one that prepare has made")
+        self.split = split
+        self.manifests = tuple(WindowsManifest.load(directory) for directory in self.directories)
+        self._check_folders()
+        self._ends = list(accumulate(manifest.splits[split].windows for manifest in self.manifests))
+        self._prefix = np.array(self.tokenizer.prefix_ids, dtype=np.int64)
+        self._suffix = np.array(self.tokenizer.suffix_ids, dtype=np.int64)
+        self._files: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    @property
+    def tokenizer(self) -> TokenizerRecord:
+        """Whose ids are stored, in every folder."""
+        return self.manifests[0].tokenizer
+
+    @property
+    def window_length(self) -> int:
+        """Tokens of the longest windows, special tokens included."""
+        return max(manifest.options.window_length for manifest in self.manifests)
+
+    @property
+    def sources(self) -> list[SourceRecord]:
+        """The files of all corpora."""
+        return [source for manifest in self.manifests for source in manifest.sources]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns one window: "input_ids", int64 and with special tokens, and "window_id", the index.
+
+        Raises IndexError if there is none, and UserError if the files hold something that cannot be one.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        folder = bisect_right(self._ends, index)
+        row = int(index) - (self._ends[folder - 1] if folder else 0)
+        tokens, windows = self._map_files(folder)
+        start, length = (int(value) for value in windows[row])
+        content = tokens[start : start + length].astype(np.int64)
+        longest = self.manifests[folder].options.window_length - len(self._prefix) - len(self._suffix)
+        whole = len(content) == length and 0 < length <= longest
+        if not whole or content.max() >= self.tokenizer.vocab_size:
             raise UserError(
-                f"no room to write to {folder} ({error.strerror}): free some space (or raise the limit) and "
-                "run the same command again, it goes on where it stopped"
-            ) from error
-        raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
+                f"{self.directories[folder]}: window {row} of {self.split} is damaged: prepare it again"
+            )
+        return {"input_ids": np.concatenate([self._prefix, content, self._suffix]), "window_id": int(index)}
+
+    def _map_files(self, folder: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        if folder not in self._files:
+            directory, manifest = self.directories[folder], self.manifests[folder]
+            tokens = np.memmap(directory / f"{self.split}.tokens.bin", manifest.token_dtype, "r")
+            windows = np.memmap(directory / f"{self.split}.windows.bin", manifest.window_dtype, "r")
+            self._files[folder] = tokens, windows
+        return self._files[folder]
+
+    def _check_folders(self) -> None:
+        first, recorded = self.directories[0], self.tokenizer
+        for one, other in combinations(self.directories, 2):
+            if one.samefile(other):
+                raise UserError(f"{other} is given twice: its windows would count double")
+        for directory, manifest in zip(self.directories, self.manifests, strict=True):
+            found = manifest.tokenizer
+            if _reading_of(found) != _reading_of(recorded):
+                raise UserError(
+                    f"{first} and {directory} were made with different tokenizers ({_described(recorded)}; "
+                    f"{_described(found)}): prepare both with the teacher's"
+                )
+            if self.split == "train" and not manifest.splits["train"].windows:
+                raise UserError(f"{directory} has no windows to train on: leave it out, or prepare more text")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the mapped files out, which would be pickled as their whole content."""
+        return {**self.__dict__, "_files": {}}
+
+
+def check_tokenizer(recorded: TokenizerRecord, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError if a model's tokenizer does not give the ids that are stored."""
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    if fingerprint != recorded.fingerprint:
+        raise UserError(
+            f"the windows were made with the tokenizer {_described(recorded)}, not with "
+            f"{tokenizer_name(tokenizer)} ({len(tokenizer)} tokens, {fingerprint[:12]}): prepare the corpus with "
+            "this model's"
+        )
+
+
+def data_identity(windows: WindowDataset) -> dict[str, Any]:
+    """Returns what a run has to keep of its windows to know them again; where they lie does not matter.
+
+    Plain values for JSON: "folders", in order, each with its "name", its numbers of "windows" and "held_out_windows",
+    and a "fingerprint" of everything its manifest says but the versions.
+    """
+    return {
+        "folders": [
+            {
+                "name": directory.resolve().name,
+                "windows": manifest.splits["train"].windows,
+                "held_out_windows": manifest.splits["held_out"].windows,
+                "fingerprint": _fingerprint(manifest),
+            }
+            for directory, manifest in zip(windows.directories, windows.manifests, strict=True)
+        ]
+    }
+
+
+def _reading_of(recorded: TokenizerRecord) -> tuple[object, ...]:
+    return recorded.fingerprint, recorded.prefix_ids, recorded.suffix_ids, recorded.vocab_size
+
+
+def _described(recorded: TokenizerRecord) -> str:
+    return f"{recorded.name} ({recorded.vocab_size} tokens, fingerprint {recorded.fingerprint[:12]})"
+
+
+def _fingerprint(manifest: WindowsManifest) -> str:
+    said = manifest.to_dict()
+    del said["versions"]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -323,7 +323,7 @@ def _in_prepare(faults: Faults) -> None:
     def half_json(path: Path, values: dict[str, Any]) -> None:
         def half() -> None:
             text = json.dumps(values)
-            path.with_name(path.name + window_store.TEMPORARY).write_text(text[: len(text) // 2])
+            path.with_name(f".{path.name}.partial").write_text(text[: len(text) // 2])
 
         faults.reach(f"{path.name}: half", half=half)
         write_json(path, values)

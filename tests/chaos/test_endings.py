@@ -115,7 +115,7 @@ def test_no_room_for_anything_else(kind, point, room, named, server, commands, g
 def test_no_room_in_prepare(point, nth, room, server, commands, goes_on, tmp_path):
     ended = server.run(commands["prepare"].into(tmp_path / "run"), Fault(point, nth, "full", room))
     assert ended.status == 2, ended.err
-    assert "no room to write to" in ended.line and "File too large" in ended.line
+    assert "cannot be written (File too large): free some space" in ended.line
     goes_on("prepare")
 
 

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from minialbert.data.text_streams import ReadStats
 
 from minialbert.data.corpora import Document, Source, find_sources, read_documents
+from minialbert.data.text_streams import ReadStats
 from minialbert.errors import MissingExtraError, UserError
 
 

@@ -1,18 +1,15 @@
-"""GLUE tasks from files made by hand, from hub rows in memory, and the paper's average."""
+"""GLUE tasks from files made by hand, from hub rows and from rows in memory."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 
 import datasets
 import pytest
 
-from minialbert.data.examples import TextExample
+from minialbert.data.examples import TextExample, first_rows
 from minialbert.data.glue import (
-    AVERAGE_COLUMNS,
     GLUE_TASKS,
-    glue_average,
     glue_from_hub_rows,
     glue_task_name,
     load_glue,
@@ -257,11 +254,12 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_max_train_rows(tmp_path):
     write(tmp_path, train=RTE + "2\tg\th\tentailment\n", dev=RTE)
-    task = load_glue("rte", tmp_path, max_train_rows=2)
+    whole = load_glue("rte", tmp_path)
+    task = first_rows(whole, 2)
     assert [example.id for example in task.splits["train"]] == ["0", "1"]
     assert task.notes == ("train: the first 2 of 3 rows",)
-    assert load_glue("rte", tmp_path, max_train_rows=3).notes == ()
-    assert "max_train_rows is 0" in message(load_glue, "rte", tmp_path, max_train_rows=0)
+    assert first_rows(whole, 3) == whole and whole.notes == ()
+    assert "max_train_rows is 0" in message(first_rows, whole, 0)
 
 
 BAD_ROWS = [
@@ -367,7 +365,7 @@ def test_hub_rows_of_a_classification_task(monkeypatch):
     calls = []
     monkeypatch.setattr("datasets.load_dataset", lambda *args: calls.append(args) or rows)
     for data in (None, "hub"):
-        task = load_glue("RTE", data, max_train_rows=1)
+        task = first_rows(load_glue("RTE", data), 1)
         assert task.splits == {
             "train": [TextExample("a", "b", "entailment", "0")],
             "validation": [TextExample("c", "d", "not_entailment", "1")],
@@ -429,35 +427,45 @@ def test_hub_out_of_reach(monkeypatch):
     assert text.endswith("(ConnectionError: no route)")
 
 
-# The average
-
-# Columns of the paper's Table 1: MNLI-m, MNLI-mm, QQP, QNLI, SST-2, CoLA, STS-B, MRPC, RTE; then Avg.
-TABLE_1 = [
-    ([84.78, 84.78, 87.91, 91.56, 92.77, 57.19, 89.20, 91.46, 74.72], 83.81),
-    ([74.61, 75.72, 79.72, 80.70, 85.20, None, 83.90, 81.72, 52.70], 68.25),
-    ([80.64, 81.33, 86.29, 88.08, 89.67, 47.93, 86.62, 89.77, 68.95], 79.92),
-]
-COLUMNS = ("mnli", "mnli_mismatched", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc", "rte")
+# Rows in memory
 
 
-@pytest.mark.parametrize(("scores", "average"), TABLE_1, ids=["bert-base", "with-n/a", "minialbert-128"])
-def test_average_of_the_paper(scores, average):
-    assert glue_average(dict(zip(COLUMNS, scores, strict=True))) == pytest.approx(average, abs=0.01)
+def test_rows_in_memory():
+    rows = [{"sentence1": "a", "sentence2": "b", "label": "entailment"}, RTE_HUB[1]]
+    task = load_glue("rte", {"train": rows, "dev": rows[1:], "test": [{"sentence1": "a", "sentence2": "b"}]})
+    assert task.splits == {
+        "train": [TextExample("a", "b", "entailment", None), TextExample("c", "d", "not_entailment", "1")],
+        "validation": [TextExample("c", "d", "not_entailment", "1")],
+        "test": [TextExample("a", "b", None, None)],
+    }
+    names = ["not_entailment", "entailment"]
+    swapped = datasets.DatasetDict(train=hub_split(RTE_HUB, names), validation=hub_split(RTE_HUB, names))
+    assert [row.label for row in load_glue("rte", swapped).splits["train"]] == [
+        "not_entailment",
+        "entailment",
+    ]
 
 
-def test_average_is_cut_in_decimals_and_ignores_wnli():
-    assert AVERAGE_COLUMNS == COLUMNS
-    scores = dict(zip(COLUMNS, [84.78, 84.78, 87.91, 91.56, 92.77, 57.19, 89.20, 91.46, 74.72], strict=True))
-    assert glue_average({**scores, "wnli": 56.34}) == 83.81  # 83.8189 would be rounded to 83.82
-    # Nine equal columns average to themselves, whatever a sum of floats says.
-    for whole, hundredth in itertools.product((0, 57, 80), (7, 29, 57, 58)):
-        value = whole + hundredth / 100
-        assert glue_average(dict.fromkeys(COLUMNS, value)) == value
-    assert glue_average(dict.fromkeys(COLUMNS, None)) == 0
+def test_rows_in_memory_without_an_agreed_label():
+    label = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+    row = {"premise": "a", "hypothesis": "b"}
+    split = datasets.Dataset.from_list(
+        [{**row, "label": 2}, {**row, "label": -1}],
+        features=datasets.Features(
+            premise=datasets.Value("string"), hypothesis=datasets.Value("string"), label=label
+        ),
+    )
+    task = load_glue("mnli", {"train": split, "validation_matched": split})
+    assert [row.label for row in task.splits["validation"]] == ["contradiction"]
+    assert "validation_matched: left out 1 row without an agreed label" in task.notes
 
 
-def test_average_refuses_missing_columns():
-    text = message(glue_average, dict.fromkeys(COLUMNS[:-1], 80.0))
-    assert "lacks rte: give None for N/A" in text
-    text = message(glue_average, {**dict.fromkeys(COLUMNS, 80.0), "cola": float("nan")})
-    assert "cola=nan" in text
+def test_rows_in_memory_that_are_wrong():
+    text = message(load_glue, "rte", RTE_HUB)
+    assert text == "rows in memory (rte) has no split validation; the splits are: train"
+    text = message(load_glue, "rte", {"train": [*RTE_HUB, {**RTE_HUB[0], "label": "yes"}], "dev": RTE_HUB})
+    assert text.startswith("rows in memory (rte), train, row 3: unknown label 'yes'; expected one of 0, 1, ")
+    text = message(load_glue, "rte", {"train": RTE_HUB, "dev": [("a", "b", "entailment"), 3]})
+    assert text.startswith("rows in memory (rte), dev, row 2: expected a dictionary")
+    text = message(load_glue, "rte", {"train": RTE_HUB, "dev": RTE_HUB, "validation": RTE_HUB})
+    assert "both dev and validation could be the validation split" in text

@@ -1,4 +1,4 @@
-"""Named-entity files and hub data sets."""
+"""Named-entity files and hub data sets of tagged sentences."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minialbert.data.examples import TokenExample
-from minialbert.data.ner import load_ner, read_bio, write_bio
+from minialbert.data.ner import load_ner, read_bio
+from minialbert.data.tasks import load_task
 from minialbert.errors import UserError
+from minialbert.recipes.schema import TaskRecipe
 
 TRAIN = "Familial\tB-Disease\ncancer\tI-Disease\nand\tO\nzinc\tB-Chemical\n\nno\tO\ncure\tO\n"
 
@@ -26,6 +28,14 @@ def read(tmp_path, content, **options):
 
 def pairs(file):
     return [list(zip(sentence.words, sentence.tags, strict=True)) for sentence in file.sentences]
+
+
+def write_tagged(path, sentences):
+    """Write sentences as `read_bio` takes them: a word, TAB and its tag on each line."""
+    blocks = ("".join(f"{w}\t{t}\n" for w, t in zip(s.words, s.tags, strict=True)) for s in sentences)
+    text = "\n".join(blocks)
+    # Of the first word: a reader takes only the first mark away.
+    path.write_bytes((("\ufeff" if text.startswith("\ufeff") else "") + text).encode())
 
 
 def error_of(function, *args, **options):
@@ -161,40 +171,9 @@ def _sentences(draw):
 @given(_sentences())
 def test_what_is_written_is_read_back(tmp_path_factory, sentences):
     path = tmp_path_factory.getbasetemp() / "written.tsv"
-    write_bio(path, sentences)
+    write_tagged(path, sentences)
     file = read_bio(path, repair="refuse")
     assert file.sentences == sentences
-
-
-def test_a_written_file_is_plain(tmp_path):
-    path = tmp_path / "x.tsv"
-    write_bio(path, [TokenExample(("a", "b"), ("B-X", "I-X")), TokenExample(("c",), ("O",))])
-    assert path.read_bytes() == b"a\tB-X\nb\tI-X\n\nc\tO\n\n"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.tsv"]
-
-
-@pytest.mark.parametrize(
-    ("words", "tags", "message"),
-    [
-        ((), (), "0 words and 0 tags"),
-        (("a",), None, "1 words and no tags"),
-        (("a", "b"), ("O",), "2 words and 1 tags"),
-        (("a\tb",), ("O",), "the word 'a.tb' would not be read back"),
-        ((" ",), ("O",), "the word ' ' would not be read back"),
-        (("-DOCSTART-",), ("O",), "the word '-DOCSTART-' would not be read back"),
-        (("a",), ("S-X",), "the tag 'S-X' is of another scheme"),
-        (("\ud800",), ("O",), "has no UTF-8 form"),
-    ],
-)
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path, words, tags, message):
-    path = write(tmp_path / "x.tsv", "old")
-    with pytest.raises(UserError, match=message):
-        write_bio(path, [TokenExample(words, tags)])
-    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(UserError, match="no sentences"):
-        write_bio(path, [])
-    with pytest.raises(UserError, match="cannot be written"):
-        write_bio(tmp_path / "no" / "x.tsv", [TokenExample(("a",), ("O",))])
 
 
 # A directory
@@ -302,13 +281,17 @@ def hub(monkeypatch):
     return serve
 
 
+def load_hub(data, **options):
+    return load_task(TaskRecipe(**{"name": "ner", **options}, data=data), carve=False)
+
+
 def test_a_hub_data_set_with_classes(hub):
     calls = hub(
         train=hub_split([["a", "b", "c"], [], ["d"]], [[1, 2, 0], [], [2]]),
         validation=hub_split([["e"]], [[1]]),
         test=hub_split([["f", "g"]], [[-1, -1]]),
     )
-    task = load_ner("hub:ncbi/NCBI_disease:small")
+    task = load_hub("hub:ncbi/NCBI_disease:small")
     assert calls == [("ncbi/NCBI_disease", "small")]
     assert (task.name, task.labels) == ("ncbi_disease", ("O", "B-Disease", "I-Disease"))
     assert task.splits["train"] == [
@@ -321,7 +304,7 @@ def test_a_hub_data_set_with_classes(hub):
         "hub:ncbi/NCBI_disease:small (train): 1 I- tag that followed nothing was read as B-",
         "hub:ncbi/NCBI_disease:small (train): 1 row without words left out",
     )
-    message = error_of(load_ner, "hub:ncbi/NCBI_disease:small", repair="refuse")
+    message = error_of(load_hub, "hub:ncbi/NCBI_disease:small", iob="refuse")
     assert "(train), row 3: 'I-Disease' follows no entity" in message
 
 
@@ -330,7 +313,7 @@ def test_a_hub_data_set_with_strings(hub):
         train=hub_split([["a", "b"]], [["B-X", "O"]], None, ("words", "tags")),
         dev=hub_split([["c"]], [["O"]], None, ("words", "tags")),
     )
-    task = load_ner("hub:owner/name", name="mine")
+    task = load_hub("hub:owner/name", name="mine", problem="token")
     assert calls == [("owner/name", None)]
     assert (task.name, task.labels, set(task.splits)) == (
         "mine",
@@ -343,31 +326,47 @@ def test_a_hub_data_set_with_strings(hub):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (hub_split([["a"]], [[1]], columns=("text", "ner_tags")), "expected a column 'tokens' or 'words', found text"),
-        (hub_split([["a"]], [[1]], columns=("tokens", "pos")), "expected a column 'ner_tags' or 'tags'"),
+        (
+            hub_split([["a"]], [[1]], columns=("text", "ner_tags")),
+            "expected columns tokens and tags, or text and spans; found the columns 'text', 'ner_tags'",
+        ),
+        (
+            hub_split([["a"]], [[1]], columns=("tokens", "pos")),
+            "no tags column; expected one of tags, ner_tags, labels, found the columns 'tokens', 'pos'",
+        ),
         (hub_split([["a"]], [[1, 0]]), "row 1: 1 words and 2 tags"),
-        (hub_split([["a"], ["b"]], [[1], [-1]]), "row 2: expected tags as numbers from 0 to 2, found -1"),
-        (hub_split([["a"], ["b", ""]], [[1], [0, 0]]), "row 2: a word is empty"),
+        (hub_split([["a"], ["b"]], [[1], [-1]]), "row 2: no label; every row of train needs one"),
+        (
+            hub_split([["a"], ["b", "c"]], [[1], [0, -1]]),
+            "row 2: expected a list of strings in column 'ner_tags', found ['O', None]",
+        ),
+        (hub_split([["a"], ["b", ""]], [[1], [0, 0]]), "row 2: word 2 is empty"),
         (hub_split([["a"]], [[1]], ["O", "S-X"]), "row 1: the tag 'S-X' is of another scheme"),
         (hub_split([[]], [[]]), "has 0 sentences"),
-        (hub_split([["a"]], [[0]]), "has no entity"),
-        (datasets.Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[1]]}), "expected a list of strings, or"),
+        (hub_split([["a"]], [[0]]), "expected at least two labels, found only 'O'"),
+        (
+            datasets.Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[1]]}),
+            "row 1: expected a list of strings in column 'ner_tags', found [1]",
+        ),
     ],
 )  # fmt: skip
 def test_hub_data_sets_that_do_not_fit(hub, train, message):
     hub(train=train)
-    found = error_of(load_ner, "hub:owner/name")
+    found = error_of(load_hub, "hub:owner/name")
     assert found.startswith("hub:owner/name (train)") and message in found
 
 
 def test_hub_splits_that_do_not_fit(hub):
     split = hub_split([["a"]], [[1]])
     hub(dev=split, test=split)
-    assert "has no train split: expected train, found dev, test" in error_of(load_ner, "hub:owner/name")
+    assert "has no train split: expected train, found dev, test" in error_of(load_hub, "hub:owner/name")
     hub(train=split, test=hub_split([["b"]], [[1]], ["O", "B-Gene"]))
-    assert "(test), row 1: the entity type of the tag 'B-Gene'" in error_of(load_ner, "hub:owner/name")
+    assert (
+        "(test), row 1: the label 'B-Gene' is not among those of the train split: 'O', 'B-Disease'"
+        in error_of(load_hub, "hub:owner/name")
+    )
     for name in ("hub:name", "hub:a/b:c:d", "hub:a/b/c", "hub:"):
-        assert "expected hub:OWNER/NAME" in error_of(load_ner, name)
+        assert "expected hub:OWNER/NAME" in error_of(load_hub, name)
 
 
 def test_the_hub_does_not_answer(monkeypatch):
@@ -375,7 +374,7 @@ def test_the_hub_does_not_answer(monkeypatch):
         raise ConnectionError("offline mode is enabled\nsecond line")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    message = error_of(load_ner, "hub:owner/name")
+    message = error_of(load_hub, "hub:owner/name")
     assert message.startswith("could not load hub:owner/name: give a local directory, or check the name")
     assert message.endswith("(ConnectionError: offline mode is enabled)")
 

@@ -366,7 +366,10 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, corpus):
         message = refused([corpus], TOKENIZER, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert message.startswith("no room to write to") and "goes on where it stopped" in message
+    assert (
+        "cannot be written (File too large): free some space" in message
+        and "goes on where it stopped" in message
+    )
     prepare([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
     prepare([corpus], TOKENIZER, out, **SMALL)
     assert digest(out) == digest(tmp_path / "whole")
@@ -382,9 +385,12 @@ def test_a_worker_that_dies(tmp_path, corpus, small_batches, monkeypatch):
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "no room to write"),
-        (Exception("No space left on device (os error 28)"), "no room to write"),  # as the backend tells it
-        (PermissionError(errno.EACCES, "Permission denied"), "cannot write to"),
+        (OSError(errno.ENOSPC, "No space left on device"), "(No space left on device): free some space"),
+        (
+            Exception("No space left on device (os error 28)"),
+            "(No space left on device): free some space",
+        ),  # as the backend tells it
+        (PermissionError(errno.EACCES, "Permission denied"), "out cannot be written (Permission denied)"),
     ],
 )
 def test_the_tokenizer_cannot_be_saved(tmp_path, corpus, tokenizer, monkeypatch, raised, expected):
@@ -397,7 +403,7 @@ def test_the_tokenizer_cannot_be_saved(tmp_path, corpus, tokenizer, monkeypatch,
 
 def test_output_that_cannot_be_a_folder(tmp_path, corpus):
     (tmp_path / "file").write_text("x")
-    assert "cannot write to" in refused([corpus], TOKENIZER, tmp_path / "file/out")
+    assert "out cannot be written (" in refused([corpus], TOKENIZER, tmp_path / "file/out")
 
 
 def test_two_calls_at_once(tmp_path, corpus):

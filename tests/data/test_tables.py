@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minialbert.data.examples import TextExample, TokenExample
+from minialbert.data.examples import TextExample, TokenExample, first_rows
 from minialbert.data.table_files import find_tables, read_table
 from minialbert.data.tables import Columns, load_table
 from minialbert.errors import UserError
@@ -409,12 +409,13 @@ def test_json_scores_that_are_no_number(tmp_path, cell):
 def test_max_train_rows(tmp_path):
     write(tmp_path / "train.csv", "text,label\na,x\nb,x\nc,y\n")
     write(tmp_path / "dev.csv", "text,label\nd,y\ne,y\nf,y\n")
-    task = load_table(tmp_path, "single-label", max_train_rows=2)
+    whole = load_table(tmp_path, "single-label")
+    task = first_rows(whole, 2)
     assert [example.text for example in task.splits["train"]] == ["a", "b"]
     assert len(task.splits["validation"]) == 3
     assert task.labels == ("x", "y")
     assert task.notes == ("train: the first 2 of 3 rows",)
-    assert load_table(tmp_path, "single-label", max_train_rows=3).notes == ()
+    assert first_rows(whole, 3) == whole and whole.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,6 @@ def test_max_train_rows(tmp_path):
         ("single-label", {"labels": ["a", "b", "a"]}, "expected `labels` to name each class once"),
         ("single-label", {"labels": []}, "expected `labels` to name each class once, found []"),
         ("token", {"labels": ["Disease"]}, "'O' among them; found Disease"),
-        ("single-label", {"max_train_rows": 0}, "expected at least 1 train row to keep, found 0"),
         ("token", {"columns": Columns(tokens="a", spans="b")}, "name the columns of one of them"),
     ],
 )

@@ -11,9 +11,9 @@ from typing import Any, get_args
 import pytest
 from hostile import NAMES, hunt, mutated, mutated_json, tiers, values
 from hypothesis import strategies as st
-from minialbert.data.text_streams import ReadStats
 
-from minialbert.data.corpora import DocumentSeparator, Source, find_sources, read_documents
+from minialbert.data.corpora import DocumentSeparator, Source, corpus_entries, find_sources, read_documents
+from minialbert.data.text_streams import ReadStats
 
 TEXT = "A first document.\nIts second line.\n\nAnother – with dashes.\r\n\r\nThe last one".encode()
 ROWS = b"".join(
@@ -121,11 +121,17 @@ def test_names_of_a_corpus(examples: int, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @tiers
-def test_rows_of_json(examples: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_rows_of_json(examples: int, in_memory: bool, tmp_path: Path) -> None:
     """Rows that are all JSON, of any shape."""
     path = tmp_path / "corpus.jsonl"
 
     def attack(rows: list[Any]) -> None:
+        if in_memory:
+            for source in find_sources(corpus_entries([{"text": "a text"}, *rows])):
+                documents = list(read_documents(source))
+                assert all(document.text.strip() and document.text.encode() for document in documents)
+            return
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         read(Source(path, "jsonl", path.stat().st_size))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minialbert_runtime.words import Span, spans_to_tags, tags_to_spans
 
 from minialbert.data.examples import Task, TokenExample
-from minialbert.data.ner import load_ner, read_bio, write_bio
+from minialbert.data.ner import load_ner, read_bio
 
 TAGGED = (
     b"The\tO\nnew\tB-Gene\nkinase\tI-Gene\n\n-DOCSTART-\tO\n\n# a comment\nHuntington's\tB-Disease\n.\tO\n"
@@ -46,6 +46,14 @@ def check_task(task: Task) -> None:
     assert all(note.isprintable() for note in task.notes)
 
 
+def write_tagged(path: Path, sentences: list[TokenExample]) -> None:
+    """Write sentences as `read_bio` takes them: a word, TAB and its tag on each line."""
+    blocks = ("".join(f"{w}\t{t}\n" for w, t in zip(s.words, s.tags or (), strict=True)) for s in sentences)
+    text = "\n".join(blocks)
+    # Of the first word: a reader takes only the first mark away.
+    path.write_bytes((("\ufeff" if text.startswith("\ufeff") else "") + text).encode())
+
+
 @tiers
 def test_one_file(examples: int, tmp_path: Path) -> None:
     path, again = tmp_path / "train.tsv", tmp_path / "again.tsv"
@@ -57,7 +65,7 @@ def test_one_file(examples: int, tmp_path: Path) -> None:
         for sentence in file.sentences:
             check(sentence, set(file.first_seen))
         assert repair == "repair" or file.repaired == 0
-        write_bio(again, file.sentences)
+        write_tagged(again, file.sentences)
         assert read_bio(again, repair="refuse").sentences == file.sentences
 
     columns = st.sampled_from([(0, -1), (0, -1), (0, -1), (0, 1), (1, 2), (-1, 0), (3, 3), (10**6, -(10**6))])
@@ -78,36 +86,6 @@ def test_a_folder(examples: int, tmp_path: Path) -> None:
     contents = mutated([TAGGED, TAGGED.replace(b"\t", b" "), SPACED], most_steps=2)
     inputs = st.tuples(st.sampled_from(["train", "devel", "test"]), contents, REPAIRS)
     hunt("BIO folder", examples, inputs, attack, folder=tmp_path)
-
-
-@tiers
-def test_writing(examples: int, tmp_path: Path) -> None:
-    """What is refused leaves the old file; what is written is read back."""
-    path = tmp_path / "out.tsv"
-
-    def attack(sentences: list[TokenExample]) -> None:
-        path.write_text("before")
-        try:
-            write_bio(path, sentences)
-        except ValueError:
-            assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-            raise
-        assert list(tmp_path.iterdir()) == [path]
-        assert [sentence.words for sentence in read_bio(path).sentences] == [row.words for row in sentences]
-
-    word = st.one_of(
-        st.sampled_from(["a", "b", "\u2028", "-DOCSTART-", "# x", "\r", "x" * 5_000]),
-        st.text(st.characters()),
-    )
-    tag = st.one_of(
-        st.sampled_from(["O", "O", "B-X", "I-X", "B-", "B-\n", "S-X", ""]), st.text(st.characters())
-    )
-    plain = st.tuples(
-        st.sampled_from(["a", "\ufeff", "\u0085b"]), st.sampled_from(["O", "B-X", "I-Y", "B-\u202e"])
-    )
-    pairs = st.one_of(st.lists(plain, min_size=1, max_size=4), st.lists(st.tuples(word, tag), max_size=3))
-    sentence = pairs.map(lambda rows: TokenExample(tuple(w for w, _ in rows), tuple(t for _, t in rows)))
-    hunt("BIO writing", examples, st.lists(sentence, max_size=3), attack, folder=tmp_path)
 
 
 @tiers

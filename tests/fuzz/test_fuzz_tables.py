@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from hostile import NAMES, hunt, mutated, spelled, tiers, values
 from hypothesis import strategies as st
@@ -115,14 +116,17 @@ def test_files(examples: int, suffix: str, tmp_path: Path) -> None:
 
 
 @tiers
-def test_rows(examples: int, tmp_path: Path) -> None:
-    """Rows that are all JSON, with any value in any cell."""
+@pytest.mark.parametrize("suffix", [".jsonl", "list", "frame"])
+def test_rows(examples: int, suffix: str, tmp_path: Path) -> None:
+    """Rows that are all JSON, with any value in any cell, from a file and in memory."""
     path = tmp_path / "train.jsonl"
 
     def attack(hostile: tuple[Problem, list[dict[str, Any]]]) -> None:
         problem, rows = hostile
-        path.write_bytes(b"".join(spelled(row) + b"\n" for row in rows))
-        check(load_table(path, problem))
+        if suffix == ".jsonl":
+            path.write_bytes(b"".join(spelled(row) + b"\n" for row in rows))
+        frame = pandas.DataFrame(rows, dtype=object) if suffix == "frame" else rows
+        check(load_table(path if suffix == ".jsonl" else frame, problem))
 
     def inputs(problem: Problem) -> st.SearchStrategy[Any]:
         good = ROWS[problem] + (SPANS if problem == "token" else [])
@@ -136,7 +140,7 @@ def test_rows(examples: int, tmp_path: Path) -> None:
             st.just(problem), st.lists(st.one_of(st.sampled_from(good), bad), min_size=1, max_size=4)
         )
 
-    hunt("tables rows", examples, PROBLEMS.flatmap(inputs), attack, folder=tmp_path)
+    hunt(f"tables rows {suffix}", examples, PROBLEMS.flatmap(inputs), attack, folder=tmp_path)
 
 
 @tiers

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minialbert.data.prepare import prepare
+from minialbert.data.prepare import prepare_recipe
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.experiments.demo.task import export_and_time, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
@@ -65,19 +65,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     corpus.write_text("\n\n".join(document.text for document in training) + "\n", encoding="utf-8")
 
     recipe = apply_overrides(load_recipe("demo"), [f"teacher.model='{teacher_path}'"])
-    data = recipe.data
-    prepare(
-        [corpus],
-        teacher_path,
-        output / "windows",
-        window_length=data.window_length,
-        overlap=data.overlap,
-        max_windows_per_document=data.max_windows_per_document,
-        held_out_fraction=data.held_out_fraction,
-        seed=recipe.training.seed,
-        overwrite=True,
-        progress=False,
-    )
+    prepare_recipe(recipe, output / "windows", corpus=[corpus], overwrite=True, progress=False)
     plan = plan_distillation(recipe, output / "windows")
     assert plan.teacher is not None
     iterations, rank = recipe.student.num_hidden_layers, recipe.student.embedding_size

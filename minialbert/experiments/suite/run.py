@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from minialbert.data.prepare import prepare
+from minialbert.data.prepare import prepare_recipe, recipe_options
 from minialbert.errors import UserError
 from minialbert.experiments.pool import (
     ADVICE,
@@ -352,7 +352,7 @@ def prepare_windows(
             target = made[name] = folder / name
             if progress and not (target / "manifest.json").is_file():
                 logger.info("windows of %s, in %s", ", ".join(map(str, options["corpus"])), target)
-            prepare(output=target, progress=progress, **options)
+            prepare_recipe(recipe, target, progress=progress)
         found[cell.row] = str(made[name])
     return found
 
@@ -381,24 +381,12 @@ def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]
 
 
 def _options(recipe: Recipe, where: str) -> dict[str, Any]:
-    data = recipe.data
-    tokenizer = data.tokenizer or recipe.teacher.model
-    if not data.corpus:
+    options = recipe_options(recipe)
+    if not options["corpus"]:
         raise UserError(f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe")
-    if tokenizer is None:
+    if options["tokenizer"] is None:
         raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
-    return {
-        "corpus": data.corpus,
-        "tokenizer": tokenizer,
-        "window_length": data.window_length,
-        "overlap": data.overlap,
-        "max_windows_per_document": data.max_windows_per_document,
-        "truncate": data.truncate,
-        "held_out_fraction": data.held_out_fraction,
-        "seed": recipe.training.seed,
-        "separator": data.documents,
-        "text_field": data.text_field,
-    }
+    return options
 
 
 def _checksum(model: str) -> str:

@@ -1,0 +1,99 @@
+"""Data sets on the Hugging Face hub, and the names that the splits of any data have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from minialbert.errors import UserError, one_line, quoted, shown
+
+PREFIX = "hub:"
+_LABELLED = re.compile(r"hub:([\w.-]+/([\w.-]+))(?::([^:]+))?")
+# How files and data sets call each split; of a directory with train.csv, dev.csv and test.csv all three are found.
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev", "devel", "testa"),
+    "test": ("test", "testb"),
+}
+
+
+def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any:
+    """Returns a data set of the hub, as `datasets.load_dataset` does.
+
+    Args:
+        name: owner and name.
+        config: of a data set that has several.
+        failure: what a message says of data that cannot be had: what was wanted, and what to do.
+        **options: of `datasets.load_dataset`.
+
+    Returns:
+        The data set, or its splits by name.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import datasets  # takes seconds, and most data are files
+
+    try:
+        return datasets.load_dataset(name, config, **options)
+    except Exception as error:  # the hub client raises whatever its transport raises
+        raise failed(failure, error) from error
+
+
+def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
+    """Returns the name of a labelled data set, without its owner, and its splits.
+
+    Args:
+        data: `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`.
+
+    Returns:
+        The name, and rows by split.
+
+    Raises:
+        UserError: this is no such name, or the hub does not answer.
+    """
+    match = _LABELLED.fullmatch(data)
+    if match is None:
+        raise UserError(
+            f"{quoted(data)} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
+        )
+    advice = "give a local directory, or check the name, the configuration and the network"
+    return match[2], load_hub(match[1], match[3], f"could not load {data}: {advice}")
+
+
+def failed(failure: str, error: Exception) -> UserError:
+    """Returns the error that says what could not be read, and why."""
+    return UserError(f"{failure} ({type(error).__name__}: {one_line(error)})")
+
+
+def assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
+    """Returns which of some files or splits is train, validation and test; others are left out.
+
+    Args:
+        stems: what each is called, by what it is known as.
+        title: of all of them, for the message.
+
+    Returns:
+        Keys of `stems`.
+
+    Raises:
+        UserError: two are the same split.
+    """
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        candidates = [key for key, stem in stems.items() if stem.lower() in names]
+        if len(candidates) > 1:
+            raise UserError(
+                f"{title}: both {shown(' and '.join(candidates), 200)} could be the {split} split: keep one of them"
+            )
+        if candidates:
+            found[split] = candidates[0]
+    return found
+
+
+def class_names(feature: Any) -> tuple[str, ...]:
+    """Returns the names behind the numbers of a column of the `datasets` library, or of its lists; () for others."""
+    element = feature if getattr(feature, "names", None) else getattr(feature, "feature", None)
+    names: Iterable[str] = getattr(element, "names", None) or ()
+    return tuple(names)

@@ -1,0 +1,152 @@
+"""Rows that a caller has in memory: lists, iterators, data sets of the `datasets` library, pandas frames.
+
+They are read as files are: one row after the other, each with its number, counted from 1, under a name for messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minialbert.data.hub import class_names, failed
+from minialbert.data.table_files import Table
+from minialbert.errors import UserError, quoted
+
+# Labelled data: a path or `hub:` name; rows, a data set or a frame, which are then train; or those by split.
+LabelledData = str | Path | Iterable[Any] | Mapping[str, Any]
+
+
+def is_frame(rows: object) -> bool:
+    """Returns whether something is a pandas frame; pandas is not imported for it."""
+    return hasattr(rows, "itertuples") and hasattr(rows, "columns")
+
+
+def is_dataset(rows: object) -> bool:
+    """Returns whether something is one split of the `datasets` library."""
+    return hasattr(rows, "features") and hasattr(rows, "__iter__") and not isinstance(rows, Mapping)
+
+
+def numbered_rows(
+    rows: Any, name: str, column: str | None = None, failure: Callable[[int], str] | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yields the number and the content of each row.
+
+    Rows of data sets and frames are dictionaries; classes have their names, and what is missing is None. Rows of
+    anything else are what it yields.
+
+    Args:
+        rows: a list, iterator, data set or frame.
+        name: of the rows, for messages.
+        column: the only column that is wanted of a data set or frame.
+        failure: what a message says where no row could be read after the one of this number.
+
+    Yields:
+        Numbers, from 1, and rows.
+
+    Raises:
+        UserError: the iterator raises an error, which is the cause of this one.
+    """
+    iterator, row = _iterate(rows, column), 0
+    while True:
+        try:
+            value = next(iterator)
+        except StopIteration:
+            return
+        except UserError:
+            raise
+        except Exception as error:  # of an iterator that somebody else has written, or of the hub's transport
+            what = failure(row) if failure is not None else f"{name}: no row could be read after row {row}"
+            raise failed(what, error) from error
+        row += 1
+        yield row, value
+
+
+def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
+    if is_frame(rows):
+        kept = rows[[column]] if column in rows.columns else rows
+        kept = kept.astype(object).where(kept.notna(), None)
+        names = [str(name) for name in kept.columns]
+        return (
+            _plain(dict(zip(names, cells, strict=True))) for cells in kept.itertuples(index=False, name=None)
+        )
+    if is_dataset(rows):
+        if column in (rows.column_names or ()):
+            rows = rows.select_columns([column])
+        classes = {name: class_names(feature) for name, feature in (rows.features or {}).items()}
+        classes = {name: names for name, names in classes.items() if names}
+        return (_named(_plain(row), classes) for row in rows)
+    return iter(rows)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row without arrays, tensors and numbers of a library's own."""
+    return {name: cell.tolist() if hasattr(cell, "tolist") else cell for name, cell in row.items()}
+
+
+def _named(row: dict[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    return {**row, **{column: _name(row[column], names) for column, names in classes.items()}}
+
+
+def _name(cell: Any, names: tuple[str, ...]) -> Any:
+    """Returns the name of a class, or those of a list; None where the number is the one that stands for none."""
+    if isinstance(cell, list):
+        named = [_name(item, names) for item in cell]
+        return named if any(named) or not named else None
+    if not isinstance(cell, int) or not -1 <= cell < len(names):
+        return cell
+    return None if cell == -1 else names[cell]
+
+
+def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
+    """Returns rows in memory as a table, as `read_table` returns a file.
+
+    Args:
+        rows: dictionaries, a data set or a frame; or pairs of text and label, or of words and tags; or a text, a
+            second one and their label.
+        name: of the rows, for messages.
+        in_words: whether pairs are of words and tags, or of a text and its spans.
+
+    Returns:
+        The table; it has at least one row.
+
+    Raises:
+        UserError: a row is none of these, or there is none.
+    """
+    if isinstance(rows, str | Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
+        raise UserError(f"{name}: expected rows, a data set or a frame, found {type(rows).__name__}")
+    table = Table(name, (), [], is_file=False)
+    columns = dict[str, None]()
+    for row, value in numbered_rows(rows, name):
+        if isinstance(value, Mapping):
+            cells = {str(column): cell for column, cell in value.items()}
+        elif isinstance(value, (tuple, list)) and len(value) in (2, 3):
+            cells = dict(zip(_columns_of(value, in_words=in_words), value, strict=True))
+        else:
+            found = f"{type(value).__name__} {quoted(value)}"
+            raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")
+        if _has_half_a_pair(list(cells.values())):
+            raise table.error(row, "holds half of a surrogate pair, which is no character")
+        cells = {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in cells.items()}
+        table.rows.append((row, cells))
+        columns.update(dict.fromkeys(cells))
+    if not table.rows:
+        raise UserError(f"{name}: 0 rows; expected at least one")
+    return replace(table, columns=tuple(columns))
+
+
+def _has_half_a_pair(cell: Any, depth: int = 4) -> bool:
+    """Returns whether a cell, or what lies in it, holds half of a surrogate pair, which no tokenizer takes."""
+    if isinstance(cell, str):
+        return not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell)
+    inner = cell.values() if isinstance(cell, Mapping) else cell if isinstance(cell, list | tuple) else ()
+    return depth > 0 and any(_has_half_a_pair(item, depth - 1) for item in inner)
+
+
+def _columns_of(value: tuple[Any, ...] | list[Any], *, in_words: bool) -> tuple[str, ...]:
+    if len(value) == 3:
+        return "sentence1", "sentence2", "label"
+    if not in_words:
+        return "text", "label"
+    return ("text", "spans") if isinstance(value[0], str) else ("tokens", "tags")

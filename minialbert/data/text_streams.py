@@ -1,0 +1,130 @@
+"""Files of text, compressed or not, as a stream of bytes that is checked and counted."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from minialbert.errors import MissingExtraError, UserError, one_line
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard"}
+_MAGIC = {
+    b"\x1f\x8b": "gzip (give the file the suffix .gz)",
+    b"\x28\xb5\x2f\xfd": "zstandard (give the file the suffix .zst)",
+    b"PAR1": "Parquet (give the file the suffix .parquet)",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "zip",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"\x7fELF": "ELF",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\xff\xfe": "UTF-16 text (convert it to UTF-8)",
+    b"\xfe\xff": "UTF-16 text (convert it to UTF-8)",
+}
+_FIRST_BLOCK = 8192
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass
+class ReadStats:
+    """Counters that `read_documents` keeps up to date while it is iterated."""
+
+    bytes_read: int = 0  # taken from the file so far, before decompression
+    skipped: int = 0  # empty or whitespace-only documents (for `line`: lines) left out so far
+
+
+@contextmanager
+def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
+    """Yields the decompressed bytes after a byte order mark; system errors become `UserError`."""
+    suffix = path.suffix.lower()
+    try:
+        with path.open("rb") as file:
+            counted = io.BufferedReader(_CountingReader(file, stats), 1 << 18)
+            stream: IO[bytes]
+            if suffix == ".gz":
+                stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=counted)), 1 << 18)
+            elif suffix == ".zst":
+                stream = io.BufferedReader(_ZstdReader(counted), 1 << 18)
+            else:
+                stream = counted
+            block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
+            _check_text(block, path)
+            if block.startswith(_BOM):
+                stream.read(len(_BOM))
+            yield stream
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: not readable as {COMPRESSIONS.get(suffix, 'file')} ({one_line(error)})"
+        ) from error
+
+
+class _CountingReader(io.RawIOBase):
+    """A raw reader that counts what passes."""
+
+    def __init__(self, file: IO[bytes], stats: ReadStats) -> None:
+        self._file, self._stats = file, stats
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        buffer[: len(block)] = block
+        self._stats.bytes_read += len(block)
+        return len(block)
+
+
+class _ZstdReader(io.RawIOBase):
+    """Decompresses zstandard frames; unlike the library's own reader it notices a file that was cut off."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise MissingExtraError("zstandard", "zstd", "reading .zst files") from error
+        self._library = zstandard
+        self._file, self._pending, self._input = file, b"", b""
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            # Small inputs, so that a highly compressible file does not unfold into memory at once.
+            self._input = self._input or self._file.read(8192)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the last frame is not complete")
+                return 0
+            self._decompress()
+        count = min(len(buffer), len(self._pending))
+        buffer[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return count
+
+    def _decompress(self) -> None:
+        if self._frame is None:
+            self._frame = self._library.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+        try:
+            self._pending = self._frame.decompress(self._input)
+        except self._library.ZstdError as error:
+            raise OSError(str(error)) from error
+        self._input = self._frame.unused_data if self._frame.eof else b""
+        if self._frame.eof:
+            self._frame = None
+
+
+def _check_text(block: bytes, path: Path) -> None:
+    for magic, name in _MAGIC.items():
+        if block.startswith(magic):
+            raise UserError(f"{path}: expected UTF-8 text, found {name}")
+    if b"\0" in block:
+        raise UserError(f"{path}: a binary file (NUL byte at offset {block.index(0)}), expected UTF-8 text")
