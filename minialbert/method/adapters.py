@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, tell_misfit
 from minialbert.method.modeling_minialbert import (
     BottleneckAdapter,
     MiniAlbertForQuestionAnswering,
@@ -42,7 +42,7 @@ CONFIG_NAME = "adapter_config.json"
 AdaptedModel = (
     MiniAlbertForSequenceClassification | MiniAlbertForTokenClassification | MiniAlbertForQuestionAnswering
 )
-_ARCHITECTURES: dict[str, type[AdaptedModel]] = {cls.__name__: cls for cls in get_args(AdaptedModel)}
+_ARCHITECTURES = [cls.__name__ for cls in get_args(AdaptedModel)]
 
 _ADAPTER_PREFIXES = ("attention_adapters.", "ffn_adapters.")
 # What changes the function of a backbone without changing the shape of any of its tensors.
@@ -311,7 +311,7 @@ def load_adapters(
     values["exit_threshold"] = None  # of the backbone's own task
     config = _changed_config(encoder.config, values, f"{source}: {CONFIG_NAME}")
     with torch.device("meta"):  # shapes alone: every tensor comes from the backbone or the file
-        model = _ARCHITECTURES[record.architecture](config)
+        model = ARCHITECTURES[record.architecture].ours(config)
     tensors = _read_tensors(_locate(source, WEIGHTS_NAME, revision), model, source)
 
     model.minialbert.embeddings = encoder.embeddings
@@ -376,20 +376,14 @@ def _read_tensors(path: Path, model: AdaptedModel, source: str) -> dict[str, Ten
         tensors: dict[str, Tensor] = load_file(path)
     except LOADING_ERRORS as error:
         raise UserError(f"{where} is damaged ({one_line(error)}): save the adapters again") from error
-    expected = {key: tuple(tensor.shape) for key, tensor in _task_tensors(model)}
-    problems = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unknown": sorted(tensors.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} (file {tuple(tensors[key].shape)}, model {expected[key]})"
-            for key in sorted(expected.keys() & tensors.keys())
-            if tuple(tensors[key].shape) != expected[key]
-        ],
-    }
-    told = [f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys]
+    told = tell_misfit(_shapes(_task_tensors(model)), _shapes(tensors.items()))
     if told:
-        raise UserError(f"{where} does not fit its {CONFIG_NAME}; {shown('; '.join(told), 400)}")
+        raise UserError(f"{where} does not fit its {CONFIG_NAME}; {told}")
     return tensors
+
+
+def _shapes(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors}
 
 
 def _task_tensors(model: AdaptedModel) -> Iterator[tuple[str, Tensor]]:

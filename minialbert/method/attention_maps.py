@@ -20,8 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from minialbert.data.tokenizers import special_affixes
 from minialbert.data.window_store import record_from_plain
 from minialbert.errors import UserError
-from minialbert.method.encoders import Teacher, enable_recording, load_teacher, max_input_length, view_encoder
+from minialbert.method.encoders import Teacher, load_teacher, max_input_length
 from minialbert.method.losses import layer_map
+from minialbert.method.objective import Request
 from minialbert.runs.directory import display_name, write_atomically
 
 FORMAT_VERSION = 1
@@ -345,16 +346,14 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _reading_copy(model: PreTrainedModel) -> PreTrainedModel:
+def _reading_copy(model: PreTrainedModel) -> Teacher:
     """Return a model's encoder, in fp32 and eval mode on the CPU, as one that shows its rows.
 
     A copy, because a teacher may be in half precision, layers may be compiled for training, and some encoders
     change with the lengths that they read.
     """
     encoder: PreTrainedModel = copy.deepcopy(model.base_model)
-    encoder.cpu().float().eval()
-    enable_recording(encoder)
-    return encoder
+    return Teacher(encoder.cpu().float(), has_mlm_head=False)
 
 
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
@@ -363,21 +362,18 @@ def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> lis
     return [*prefix, *content["input_ids"][: max(0, limit - len(prefix) - len(suffix))], *suffix]
 
 
-@torch.no_grad()
-def _probabilities(
-    encoder: PreTrainedModel, ids: Sequence[int], layers: Collection[int]
-) -> dict[int, Tensor]:
+def _probabilities(encoder: Teacher, ids: Sequence[int], layers: Collection[int]) -> dict[int, Tensor]:
     """Return the rows of some layers for one sentence, (H, T, T)."""
-    input_ids = torch.tensor([list(ids)], device=encoder.device)
+    input_ids = torch.tensor([list(ids)], device=encoder.model.device)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    with torch.autocast(encoder.device.type, enabled=False):
-        view = view_encoder(encoder, batch, attention_layers=layers)
+    with torch.autocast(encoder.model.device.type, enabled=False):
+        view = encoder.view(batch, Request(attention_layers=layers))
     rows = {layer: row[0].exp() if view.log_rows else row[0] for layer, row in view.attention_rows.items()}
     for layer in layers:
         if layer not in rows or rows[layer].shape[1:] != (len(ids), len(ids)):
             raise UserError(
-                f"an encoder of the kind {encoder.config.model_type} does not show a row of attention over all tokens "
-                f"for each token (layer {layer}): its maps cannot be shown"
+                f"an encoder of the kind {encoder.model.config.model_type} does not show a row of attention over all "
+                f"tokens for each token (layer {layer}): its maps cannot be shown"
             )
     return rows
 

@@ -12,7 +12,7 @@ from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import duration
 
 if TYPE_CHECKING:
-    from minialbert.method.distill import DistillationPlan
+    from minialbert.method.plan import DistillationPlan
 
 # Share of the measured matrix-multiplication rate that a whole step reaches; the rest is element-wise work.
 _EFFICIENCY = 0.6
@@ -165,7 +165,7 @@ def _memory_bytes(plan: DistillationPlan, length: int) -> float:
     activations = (
         4.0 * tokens * student.num_hidden_layers * (16 * student.hidden_size + 3 * student.intermediate_size)
     )
-    matched = sum(1 for layer in plan.layers if layer) if plan.objective.needs_attention else 0
+    matched = len(plan.objective.compared_layers(plan.layers))
     rows = 4.0 * tokens * length * student.num_attention_heads * matched * 4
     logits = 4.0 * plan.recipe.data.mask_probability * tokens * student.vocab_size * 6
     return weights + activations + rows + logits

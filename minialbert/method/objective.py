@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -33,9 +33,35 @@ Preset = Literal["default", "paper", "as-published"]
 TERMS = ("mlm", "attention", "hidden", "output", "embedding", "relation")
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What an encoder is asked about a batch, beside its hidden states; `encoders.view_encoder` fulfils it.
+
+    Layers, and iterations of a student, count from 1.
+
+    Args:
+        positions: bool (B, T), where logits are wanted; None for no logits.
+        attention_layers: layers whose attention rows are wanted.
+        after_dropout: these rows as probabilities after dropout, instead of log-probabilities before it; a
+            teacher runs with its dropout on, as the release does in training.
+        attention_inputs: layers whose queries, keys and values are wanted; only where attention is recorded.
+        references: by layer, what its rows are compared with as they are made; only where it is recorded.
+        direction: of that comparison, see `rows.attend_and_compare`.
+        depths: iterations before the last whose logits at the masked tokens are wanted, of a student.
+    """
+
+    positions: Tensor | None = None
+    attention_layers: Collection[int] = ()
+    after_dropout: bool = False
+    attention_inputs: Collection[int] = ()
+    references: Mapping[int, AttentionInputs] = field(default_factory=dict)
+    direction: KLDirection = "teacher-student"
+    depths: Collection[int] = ()
+
+
 @dataclass
 class EncoderView:
-    """What one encoder says about a batch, as far as the objective asks.
+    """What one encoder says about a batch, as far as it was asked.
 
     Args:
         hidden_states: hidden states by layer, (B, T, D); 0 is the embedding output, layers count from 1.
@@ -246,12 +272,17 @@ class DistillationObjective:
         )
 
     @property
+    def depends_on_length(self) -> bool:
+        """Whether the losses of a window depend on how far its row of the batch is filled up."""
+        return self.needs_attention and self.attention_reduction == "elements"
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term compares the student with a teacher."""
         return any(name not in ("mlm", "elastic") for name in self.weighted_terms)
 
-    def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the iterations, and the layers they are matched with, whose relations are compared.
+    def compared_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the iterations, and the layers they are matched with, whose attention rows are compared.
 
         Args:
             layers: the resolved layer map.
@@ -259,10 +290,70 @@ class DistillationObjective:
         Returns:
             Pairs, counted from 1.
         """
-        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+        return matched_pairs(layers) if self.needs_attention else []
+
+    def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the pairs, as `compared_layers` does, whose relations are compared."""
         if not self.relation_weight:
             return []
-        return pairs if self.relation_layers == "all" else pairs[-1:]
+        return matched_pairs(layers) if self.relation_layers == "all" else matched_pairs(layers)[-1:]
+
+    def teacher_request(
+        self, layers: Sequence[int], positions: Tensor | None = None, *, as_it_attends: bool = False
+    ) -> Request:
+        """Return what to ask a teacher about a batch.
+
+        Args:
+            layers: the resolved layer map.
+            positions: where logits are needed, from `positions`.
+            as_it_attends: the student's rows are compared as they are made, so no rows are kept.
+
+        Returns:
+            The request.
+        """
+        compared = [layer for _, layer in self.compared_layers(layers)]
+        related = [layer for _, layer in self.related_layers(layers)]
+        return Request(
+            positions=positions if self.output_weight else None,
+            attention_layers=() if as_it_attends else compared,
+            attention_inputs=[*related, *compared] if as_it_attends else related,
+            after_dropout=self.teacher_dropout,
+        )
+
+    def student_request(
+        self,
+        layers: Sequence[int],
+        positions: Tensor | None = None,
+        *,
+        teacher: EncoderView | None = None,
+        as_it_attends: bool = False,
+        depths: Sequence[int] = (),
+    ) -> Request:
+        """Return what to ask a student about the batch that its teacher has seen.
+
+        Args:
+            layers: the resolved layer map.
+            positions: where logits are needed, from `positions`.
+            teacher: the teacher's view, or None.
+            as_it_attends: compare rows as they are made with those of the teacher's view.
+            depths: iterations before the last that this step trains too.
+
+        Returns:
+            The request.
+        """
+        compared = self.compared_layers(layers) if teacher is not None else []
+        references = {}
+        if teacher is not None and as_it_attends:
+            references = {iteration: teacher.attention_inputs[layer] for iteration, layer in compared}
+        return Request(
+            positions=positions,
+            attention_layers=() if as_it_attends else [iteration for iteration, _ in compared],
+            attention_inputs=[iteration for iteration, _ in self.related_layers(layers)],
+            after_dropout=self.teacher_dropout,
+            references=references,
+            direction=self.kl_direction,
+            depths=depths,
+        )
 
     def positions(self, labels: Tensor, attention_mask: Tensor) -> Tensor:
         """Return where logits are needed, bool (B, T)."""
@@ -375,7 +466,7 @@ class DistillationObjective:
         layers = self.resolve_layers(
             max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
         )
-        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+        pairs = matched_pairs(layers)
 
         def hidden(iteration: int, layer: int) -> Tensor:
             student_hidden = _get(student.hidden_states, iteration, "student hidden states", "hidden_weight")
@@ -437,17 +528,8 @@ class DistillationObjective:
                 reduction=self.attention_reduction,
                 count=counts.valid,
             )
-        student_rows = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
-        teacher_rows = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
-        if self.attention_heads == "average":
-            student_rows = average_heads(student_rows, student.log_rows)
-            teacher_rows = average_heads(teacher_rows, teacher.log_rows)
-        if student.log_rows != teacher.log_rows:
-            student_rows = student_rows.exp() if student.log_rows else student_rows
-            teacher_rows = teacher_rows.exp() if teacher.log_rows else teacher_rows
         return attention_loss(
-            student_rows,
-            teacher_rows,
+            *comparable_rows(student, iteration, teacher, layer, average=self.attention_heads == "average"),
             attention_mask,
             direction=self.kl_direction,
             reduction=self.attention_reduction,
@@ -455,6 +537,40 @@ class DistillationObjective:
             log_rows=student.log_rows and teacher.log_rows,
             count=counts.valid,
         )
+
+
+def matched_pairs(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return each iteration that a layer map matches with a layer, and that layer, counted from 1."""
+    return [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+
+
+def comparable_rows(
+    student: EncoderView, iteration: int, teacher: EncoderView, layer: int, *, average: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the rows of an iteration and of its teacher's layer in one form.
+
+    Args:
+        student: the student's view.
+        iteration: of the student.
+        teacher: the teacher's view.
+        layer: of the teacher.
+        average: over heads, so that their numbers may differ.
+
+    Returns:
+        Two tensors (B, H, T, T): log-probabilities where both views hold such, else probabilities. Only the
+        student's have gradients.
+
+    Raises:
+        ValueError: if a view lacks its rows.
+    """
+    ours = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
+    theirs = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
+    if average:
+        ours, theirs = average_heads(ours, student.log_rows), average_heads(theirs, teacher.log_rows)
+    if student.log_rows != teacher.log_rows:
+        ours = ours.exp() if student.log_rows else ours
+        theirs = theirs.exp() if teacher.log_rows else theirs
+    return ours, theirs
 
 
 def average_heads(rows: Tensor, log_rows: bool) -> Tensor:
@@ -483,6 +599,9 @@ __all__: Sequence[str] = [
     "DistillationTerms",
     "EncoderView",
     "Preset",
+    "Request",
     "TokenCounts",
     "average_heads",
+    "comparable_rows",
+    "matched_pairs",
 ]

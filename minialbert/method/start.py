@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
     BertConfig,
     BertForMaskedLM,
     PreTrainedConfig,
@@ -21,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import LOADING_ERRORS, Teacher, load_encoder_config, one_line, position_offset
+from minialbert.method.encoders import Teacher, load_encoder, position_offset
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.schema import StudentRecipe
 from minialbert.runs.directory import display_name
@@ -485,7 +484,9 @@ def build_student(
             student, _required(teacher, recipe.init), batches, layer=recipe.init_layer
         )
     elif recipe.init == "donor":
-        report = initialize_from_donor(student, _load_donor(recipe))
+        report = initialize_from_donor(
+            student, load_encoder(str(recipe.init_from), "features", role="donor").model
+        )
     else:
         report = ["all weights: random"]
     return student.train(), report
@@ -542,33 +543,28 @@ def _from_checkpoint(
     recipe: StudentRecipe, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, list[str]]:
     assert recipe.init_from is not None
-    model_class = BertForMaskedLM if recipe.arch == "bert" else MiniAlbertForMaskedLM
-    load_encoder_config(recipe.init_from)
-    try:
-        student = model_class.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"student {recipe.init_from}: could not be loaded ({one_line(error)})") from error
-    if student.config.vocab_size < len(tokenizer):
+    called = f"student {recipe.init_from}"
+    loaded = load_encoder(recipe.init_from, role="student")
+    student, config = loaded.model, loaded.model.config
+    if config.model_type != recipe.arch:
         raise UserError(
-            f"student {recipe.init_from} has {student.config.vocab_size} word embeddings, the tokenizer "
-            f"{len(tokenizer)} entries: take a checkpoint of the same tokenizer"
+            f"{called} is a {config.model_type} model, and the recipe asks for student.arch={recipe.arch}: give a "
+            "checkpoint of that kind"
         )
-    if student.config.num_hidden_layers != recipe.num_hidden_layers:
+    if config.vocab_size < len(tokenizer):
         raise UserError(
-            f"student {recipe.init_from} has {student.config.num_hidden_layers} iterations, the recipe "
-            f"asks for {recipe.num_hidden_layers}: set "
-            f"student.num_hidden_layers={student.config.num_hidden_layers}"
+            f"{called} has {config.vocab_size} word embeddings, the tokenizer {len(tokenizer)} entries: take a "
+            "checkpoint of the same tokenizer"
         )
-    return student.train(), [f"all weights: checkpoint {display_name(recipe.init_from)}"]
-
-
-def _load_donor(recipe: StudentRecipe) -> PreTrainedModel:
-    assert recipe.init_from is not None
-    load_encoder_config(recipe.init_from)
-    try:
-        return AutoModel.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"donor {recipe.init_from}: could not be loaded ({one_line(error)})") from error
+    if config.num_hidden_layers != recipe.num_hidden_layers:
+        raise UserError(
+            f"{called} has {config.num_hidden_layers} iterations, the recipe asks for {recipe.num_hidden_layers}: set "
+            f"student.num_hidden_layers={config.num_hidden_layers}"
+        )
+    report = [f"all weights: checkpoint {display_name(recipe.init_from)}"]
+    if not loaded.has_head:
+        report.append("masked-LM head: random (the checkpoint has none)")
+    return student.train(), report
 
 
 def _required(teacher: Teacher | None, init: str) -> Teacher:

@@ -33,6 +33,7 @@ from minialbert.method.encoders import (
     view_encoder,
 )
 from minialbert.method.fast.recording import RECORDING
+from minialbert.method.objective import Request
 from minialbert.method.trainer import DistillationStudent
 
 SHAPE = {
@@ -96,7 +97,7 @@ def test_view_equals_plain_outputs(family, batch):
     model.set_attn_implementation("eager")
     expected = model(**forward_inputs(model, batch), output_attentions=True, output_hidden_states=True)
     teacher = Teacher(model, has_mlm_head=True)
-    view = teacher.view(batch, attention_layers=[2, 4], positions=POSITIONS)
+    view = teacher.view(batch, Request(attention_layers=[2, 4], positions=POSITIONS))
     assert view.log_rows == (family != "mpnet")  # which does not take part in the registry
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(view.logits, expected.logits[POSITIONS], **close)
@@ -127,7 +128,7 @@ def test_any_number_of_positions(batch, chosen):
     positions = torch.zeros(2, 10, dtype=torch.bool)
     for place in chosen:
         positions[place] = True
-    view = Teacher(encoder(), True).view(batch, positions=positions)
+    view = Teacher(encoder(), True).view(batch, Request(positions=positions))
     assert view.logits.shape == (len(chosen), 61)
 
 
@@ -135,7 +136,7 @@ def test_the_head_sees_only_the_chosen_positions(batch):
     model, seen = encoder(), []
     model.cls.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     teacher = Teacher(model, True)
-    teacher.view(batch, positions=POSITIONS)
+    teacher.view(batch, Request(positions=POSITIONS))
     assert seen == [(1, 3, 32)]
     assert teacher.model(**forward_inputs(model, batch)).logits.shape == (2, 10, 61)  # the hook is gone
 
@@ -143,7 +144,7 @@ def test_the_head_sees_only_the_chosen_positions(batch):
 def test_view_of_a_bare_encoder(batch):
     torch.manual_seed(0)
     model = BertModel(BertConfig(**SHAPE), add_pooling_layer=False).eval()
-    view = Teacher(model, has_mlm_head=False).view(batch, attention_layers=[1], positions=POSITIONS)
+    view = Teacher(model, has_mlm_head=False).view(batch, Request(attention_layers=[1], positions=POSITIONS))
     assert view.logits is None and sorted(view.attention_rows) == [1]
 
 
@@ -177,7 +178,7 @@ def test_teacher_is_frozen_and_stays_in_eval_mode(batch):
     teacher = Teacher(encoder().train(), True)
     student = DistillationStudent(encoder(num_hidden_layers=2), 32)
     student.train()
-    first, second = (teacher.view(batch, positions=POSITIONS) for _ in range(2))
+    first, second = (teacher.view(batch, Request(positions=POSITIONS)) for _ in range(2))
     assert not teacher.model.training and not first.logits.requires_grad
     assert torch.equal(first.logits, second.logits)
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
@@ -190,11 +191,11 @@ def test_teacher_is_frozen_and_stays_in_eval_mode(batch):
 def test_dropout_of_the_teacher_is_on_when_asked_for_and_then_off_again(batch):
     teacher = Teacher(encoder(attention_probs_dropout_prob=0.5), True)
     torch.manual_seed(0)
-    calm = teacher.view(batch, attention_layers=[1])
-    noisy = teacher.view(batch, attention_layers=[1], dropout=True)
+    calm = teacher.view(batch, Request(attention_layers=[1]))
+    noisy = teacher.view(batch, Request(attention_layers=[1], after_dropout=True))
     assert not noisy.log_rows and (noisy.attention_rows[1][0] == 0).any()
     assert not torch.allclose(noisy.hidden_states[4], calm.hidden_states[4])
-    again = teacher.view(batch, attention_layers=[1])
+    again = teacher.view(batch, Request(attention_layers=[1]))
     assert torch.equal(again.hidden_states[4], calm.hidden_states[4]) and again.log_rows
 
 
@@ -207,8 +208,8 @@ def test_teachers_with_a_head_load(family, tmp_path, batch):
     model.save_pretrained(tmp_path)
     teacher = load_teacher(tmp_path, with_tokenizer=False)
     assert teacher.has_mlm_head and teacher.tokenizer is None and teacher.name == str(tmp_path)
-    expected = Teacher(model, True).view(batch, positions=POSITIONS)
-    torch.testing.assert_close(teacher.view(batch, positions=POSITIONS).logits, expected.logits)
+    expected = Teacher(model, True).view(batch, Request(positions=POSITIONS))
+    torch.testing.assert_close(teacher.view(batch, Request(positions=POSITIONS)).logits, expected.logits)
 
 
 def test_teacher_brings_its_tokenizer(tmp_path, tiny_teacher, tiny_tokenizer):
@@ -229,7 +230,7 @@ def test_teachers_without_a_head_give_no_logits(kind, tmp_path, batch):
     model.eval().save_pretrained(tmp_path)
     teacher = load_teacher(tmp_path, with_tokenizer=False)
     assert not teacher.has_mlm_head
-    view = teacher.view(batch, positions=POSITIONS)
+    view = teacher.view(batch, Request(positions=POSITIONS))
     assert view.logits is None
     with torch.no_grad():
         expected = model.base_model(**forward_inputs(model.base_model, batch)).last_hidden_state
