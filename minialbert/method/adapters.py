@@ -99,16 +99,9 @@ def count_parameters(model: nn.Module) -> TrainableCount:
 
 
 def freeze_all_but_adapters(model: PreTrainedModel) -> TrainableCount:
-    """Let training change the adapters (with their LayerNorms) and the task head, and nothing else.
+    """Let training change the adapters (with their LayerNorms) and the task head, and count what it may change.
 
-    Args:
-        model: a MiniALBERT student with adapters, under any head.
-
-    Returns:
-        The count of parameters after freezing.
-
-    Raises:
-        UserError: if the model is no MiniALBERT or has no adapters.
+    Raises UserError for a model that is no MiniALBERT or has no adapters.
     """
     encoder = _encoder(model)
     if not has_adapters(encoder):
@@ -181,16 +174,11 @@ def add_adapters(
 
 
 def backbone_fingerprint(encoder: MiniAlbertModel) -> str:
-    """Return what tells one backbone from another, whatever adapters and head it carries.
+    """Return 64 hex digits that tell one backbone from another, whatever adapters and head it carries.
 
-    Values count as rounded to bfloat16, so a student loaded in float32 and in bfloat16 has one fingerprint.
-
-    Args:
-        encoder: the bare encoder.
-
-    Returns:
-        64 hex digits: SHA-256 over name, shape and values of the tensors that are not adapters, and over the
-        fields of the configuration that change what they compute.
+    SHA-256 over name, shape and values of the tensors that are not adapters, and over the fields of the configuration
+    that change what they compute. Values count as rounded to bfloat16, so that a student loaded in float32 and in
+    bfloat16 has one fingerprint.
     """
     fields = {name: getattr(encoder.config, name) for name in _FUNCTIONAL_FIELDS}
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
@@ -395,12 +383,9 @@ def _task_tensors(model: AdaptedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 class AdaptedTasks:
-    """Several tasks on one backbone that is in memory once; each call names its task.
+    """Several tasks on one backbone (under any head or bare) that is in memory once; each call names its task.
 
     Modules are shared as `load_adapters` says; gradients are the caller's choice, as with any model.
-
-    Args:
-        backbone: a MiniALBERT under any head or bare.
     """
 
     def __init__(self, backbone: MiniAlbertPreTrainedModel) -> None:

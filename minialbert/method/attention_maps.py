@@ -118,17 +118,8 @@ def compare_attention(
 ) -> dict[str, Any]:
     """Return the attention maps of a saved student and a teacher; the student's tokenizer makes the tokens of both.
 
-    Args:
-        model: directory or hub id of the student.
-        teacher: directory or hub id of the teacher.
-        layers: see `attention_maps`.
-        sentences: what they read.
-
-    Returns:
-        The maps, as from `attention_maps`.
-
-    Raises:
-        UserError: if a model cannot be loaded, their vocabularies differ in size, or the maps cannot be made.
+    Layers and sentences are as for `attention_maps`. Raises UserError if a model cannot be loaded, their vocabularies
+    differ in size, or the maps cannot be made.
     """
     _check_sentences(sentences)
     student = load_teacher(model, role="student")
@@ -157,17 +148,11 @@ def compare_attention(
 
 
 def row_overlap(maps: dict[str, Any]) -> list[float]:
-    """Return how far the rows of student and teacher agree, one figure per iteration.
+    """Return how far the rows of student and teacher agree, one figure between 0 and 1 per iteration.
 
-    It is what two distributions share, 1 - total variation, so 1 for equal rows and 0 for rows that look at
-    different tokens; the mean over rows, then heads, then sentences. Where the numbers of heads differ, rows are
-    averaged over heads first. What maps keep of a probability, 8 bits, is normalised to rows of sum 1 again.
-
-    Args:
-        maps: as from `attention_maps`.
-
-    Returns:
-        Figures between 0 and 1.
+    It is what two distributions share, 1 - total variation, so 1 for equal rows and 0 for rows that look at different
+    tokens; the mean over rows, then heads, then sentences. Where the numbers of heads differ, rows are averaged over
+    heads first. What maps keep of a probability, 8 bits, is normalised to rows of sum 1 again.
     """
     averaged = maps["teacher_heads"] != maps["student_heads"]
     figures = []
@@ -186,48 +171,21 @@ def row_overlap(maps: dict[str, Any]) -> list[float]:
 
 
 def decode_map(encoded: str, heads: int, tokens: int) -> np.ndarray:
-    """Return one map as an array.
-
-    Args:
-        encoded: the map, base64.
-        heads: number of heads.
-        tokens: number of tokens.
-
-    Returns:
-        uint8 (heads, tokens, tokens), probabilities times 255.
-
-    Raises:
-        ValueError: if it is not base64 of so many bytes.
-    """
+    """Return one map as uint8 (heads, tokens, tokens), probabilities times 255; ValueError if it is none."""
     return np.frombuffer(base64.b64decode(encoded, validate=True), np.uint8).reshape(heads, tokens, tokens)
 
 
 def write_attention_maps(path: str | Path, maps: dict[str, Any]) -> None:
-    """Write maps as JSON; a crash leaves either the old file or the new one.
-
-    Args:
-        path: the file.
-        maps: as from `attention_maps`.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write maps as JSON; a crash leaves either the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(maps) + "\n")
 
 
 def read_attention_maps(path: str | Path) -> dict[str, Any]:
-    """Return the maps in a file, every field of which has been checked.
+    """Return the maps in a file, every field of which has been checked; texts and names may hold any characters.
 
-    Args:
-        path: a file from `write_attention_maps`.
-
-    Returns:
-        The maps, as from `attention_maps`. Texts, tokens and names may hold any characters.
-
-    Raises:
-        UserError: naming the file and the field that no version of this program writes.
+    Raises UserError, naming the file and the field that no version of this program writes.
     """
     path = Path(path)
     try:

@@ -23,15 +23,9 @@ _WORTH_A_CHANGE = 1.3
 def forward_flops_per_token(
     config: PreTrainedConfig, length: int, *, adapter_size: int | None = None
 ) -> float:
-    """Return the floating-point operations of one encoder forward pass, per token, without any head.
+    """Return the operations of one encoder forward pass, per token of windows of a length, without any head.
 
-    Args:
-        config: shape of the encoder.
-        length: tokens per window (attention grows with it).
-        adapter_size: width of the bottleneck of two adapters per layer, or None.
-
-    Returns:
-        Operations; one multiply-add counts as two.
+    One multiply-add counts as two. `adapter_size` is the width of the bottleneck of two adapters per layer.
     """
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
@@ -75,16 +69,10 @@ def step_flops_per_token(
 
 
 def estimate(plan: DistillationPlan) -> dict[str, int | str]:
-    """Return an estimate of a plan's size, time and memory on this machine.
+    """Return named figures on a plan's size, time and memory on this machine: counts, or text with its unit.
 
-    Time is the arithmetic of all steps at 60 % of the rate that a matrix multiplication reaches here, measured
-    now; memory is weights, gradients, optimiser states and the activations of one micro-batch.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        Named figures: counts as integers, the rest as text with its unit.
+    Time is the arithmetic of all steps at 60 % of the rate that a matrix multiplication reaches here, measured now;
+    memory is weights, gradients, optimiser states and the activations of one micro-batch.
     """
     student, teacher = plan.student.config, plan.teacher
     length = plan.windows.window_length
@@ -121,14 +109,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
 
 
 def measured_matmul_rate(precision: str) -> float:
-    """Return the rate of a square matrix multiplication on this machine in FLOP/s, the median of five.
-
-    Args:
-        precision: "fp32", "bf16" or "fp16".
-
-    Returns:
-        Operations per second.
-    """
+    """Return the rate of a square matrix multiplication on this machine in FLOP/s, the median of five."""
     on_gpu = torch.cuda.is_available()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     size = 8192 if on_gpu else 1024

@@ -17,14 +17,20 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 
 from minialbert.data.masking import ShuffledWindows
 from minialbert.data.packing import PackedCollator
 from minialbert.data.prepare import WindowDataset, data_identity
 from minialbert.errors import UserError, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
-from minialbert.method.encoders import Teacher, load_encoder
+from minialbert.method.encoders import Teacher, load_encoder_config
 from minialbert.method.fast.compilation import compile_layers
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.plan import DistillationPlan, Folders, plan_distillation
@@ -110,20 +116,9 @@ def initialise(
 ) -> dict[str, Any]:
     """Write a recipe's student with its first weights, which no step has changed, and return the record.
 
-    It is what a distilled student is to be compared with to see what distillation gives.
-
-    Args:
-        recipe: the resolved recipe.
-        data: as for `distill`; a start from the teacher is fitted on some of it, and the rest held out.
-        output: the run directory.
-        resume: take over a directory of the same recipe.
-        overwrite: replace an earlier run.
-
-    Returns:
-        The record, of kind "initialisation", with the held-out figures.
-
-    Raises:
-        UserError: if models, data, recipe and directory do not fit together.
+    It is what a distilled student is to be compared with to see what distillation gives. The arguments are those of
+    `distill`: a start from the teacher is fitted on some of the data, and the rest held out. The record is of kind
+    "initialisation". Raises UserError if models, data, recipe and directory do not fit together.
     """
     run = RunDirectory(output)
     plan = plan_distillation(recipe, data)
@@ -179,26 +174,21 @@ def distill_models(
     if isinstance(teacher, PreTrainedModel):
         has_head = teacher.get_output_embeddings() is not None
         teacher = Teacher(teacher, has_head, name=teacher.config.name_or_path)
-    if isinstance(teacher, Teacher) or teacher is None:
-        source = teacher.name or _IN_MEMORY if teacher is not None else None
-    else:
-        source, teacher = str(teacher), None
-    settings["teacher.model"] = source
-    if isinstance(student, str | Path):
-        student = load_encoder(student, role="student").model
-    if student is not None:
-        settings |= _student_settings(student)
-    elif source is None and resolved.student.init == "teacher":
+    live = teacher if isinstance(teacher, Teacher) else None
+    if live is not None:
+        live.name = live.name or _IN_MEMORY
+    named = None if teacher is None else live.name if live is not None else str(teacher)
+    settings["teacher.model"] = named
+    trained = student.train() if isinstance(student, PreTrainedModel) else None
+    if trained is not None:
+        settings |= _student_settings(trained.config, trained.config.name_or_path or _IN_MEMORY)
+    elif student is not None:
+        settings |= _student_settings(load_encoder_config(str(student)), str(student))
+    elif named is None and resolved.student.init == "teacher":
         settings.setdefault("init", "random")
     resolved = _with_settings(resolved, settings)
     check_trackers(resolved.training.report_to)
-    plan = plan_distillation(
-        resolved,
-        data,
-        teacher=teacher,
-        student=student.train() if student is not None else None,
-        objective=objective,
-    )
+    plan = plan_distillation(resolved, data, teacher=live, student=trained, objective=objective)
     kept = nullcontext(output) if output is not None else TemporaryDirectory(prefix="minialbert-")
     with kept as folder:
         run = RunDirectory(folder)
@@ -208,13 +198,12 @@ def distill_models(
     return Distilled(plan.student, plan.tokenizer, record, None if output is None else Path(output))
 
 
-def _student_settings(student: PreTrainedModel) -> dict[str, Any]:
+def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
     """Return what a recipe says of a student that is given as it is."""
-    config = student.config
     recursive = config.model_type == "minialbert"
     return {
         "student.init": "checkpoint",
-        "student.init_from": config.name_or_path or _IN_MEMORY,
+        "student.init_from": name,
         "student.arch": "minialbert" if recursive else "bert",
         "student.num_hidden_layers": int(config.num_hidden_layers),
         "student.embedding_size": config.embedding_size if recursive else None,
@@ -282,16 +271,7 @@ def _run(
 
 
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:
-    """Return the trainer of a plan.
-
-    Args:
-        plan: the plan.
-        run: where log and checkpoints go.
-        progress: show a progress bar on a terminal.
-
-    Returns:
-        The trainer, ready for `train()`.
-    """
+    """Return the trainer of a plan, ready for `train()`; log and checkpoints go into the run's directory."""
     training = plan.recipe.training
     precision = resolve_precision(training.precision)
     if training.compile:
@@ -377,12 +357,7 @@ def _loading_processes(asked: int | None) -> int:
 
 
 def save_student(plan: DistillationPlan, directory: Path) -> None:
-    """Write the student and its tokenizer, and nothing else, to a directory, which appears complete or not at all.
-
-    Args:
-        plan: the plan whose student was trained.
-        directory: where to.
-    """
+    """Write a plan's student and tokenizer, and nothing else, to a directory that appears complete or not at all."""
     _finish(plan.student)
     with whole_folder(directory) as folder:
         plan.student.save_pretrained(folder)

@@ -20,28 +20,15 @@ from minialbert.recipes.schema import resolve_depths
 def draw_depth(depths: Sequence[int], *, seed: int, step: int) -> int:
     """Return the depth that an optimiser step trains, every one as likely as the others.
 
-    It depends on seed and step alone. So all processes and micro-batches of a step agree, and a resumed run
-    goes on as an uninterrupted one does.
-
-    Args:
-        depths: what to draw from.
-        seed: of the run.
-        step: optimiser steps before this one.
-
-    Returns:
-        One of `depths`.
+    It depends on the run's seed and the steps before this one alone. So all processes and micro-batches of a step
+    agree, and a resumed run goes on as an uninterrupted one does.
     """
     digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
     return depths[int.from_bytes(digest, "big") % len(depths)]
 
 
 def mark_depths(config: PreTrainedConfig, depths: Sequence[int] | None) -> None:
-    """Write into a model's config which depths it is trained for, or that it is trained for none but the last.
-
-    Args:
-        config: changed in place.
-        depths: depths before the last; None takes the mark of an earlier training away.
-    """
+    """Write into a model's config which depths before the last it is trained for; None takes an earlier mark away."""
     if depths is not None:
         config.elastic_depths = list(depths)
     elif getattr(config, "elastic_depths", None) is not None:
@@ -57,21 +44,9 @@ def plan_elastic(
     notes: list[str],
     verb: str = "trains",
 ) -> ElasticObjective:
-    """Return how depths before the last are trained too; the model's config is marked, and a note is taken.
+    """Return how depths before the last (all, when None) are trained too; the model's config is marked.
 
-    Args:
-        model: the student.
-        depths: those asked for; all before the last when None.
-        label_weight: see `ElasticObjective`.
-        last_weight: see `ElasticObjective`.
-        notes: receives a line.
-        verb: what the note says that a step does.
-
-    Returns:
-        The objective of these depths.
-
-    Raises:
-        ValueError: if the model has no such depths.
+    `notes` receives a line that says what a step does. Raises ValueError if the model has no such depths.
     """
     iterations = model.config.num_hidden_layers
     chosen = resolve_depths(depths, iterations)

@@ -56,14 +56,7 @@ from minialbert.runs.untrusted import check_config, check_model_folder
 
 @dataclass(frozen=True)
 class Head:
-    """A kind of model.
-
-    Args:
-        ours: our class of it.
-        auto: Transformers' Auto class, which finds that of any encoder.
-        pipeline: the task of Transformers' pipelines that it does.
-        description: what to call it.
-    """
+    """A kind of model: our class, Transformers' Auto class and pipeline for it, and what to call it."""
 
     ours: type[MiniAlbertPreTrainedModel]
     auto: Any
@@ -130,10 +123,10 @@ _REPORTS = ("LOAD REPORT", "newly initialized", "Some weights of", "This checkpo
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A model as its checkpoint has it, and what the checkpoint lacks.
+    """A model in fp32 and eval mode, and what its checkpoint lacks.
 
     Args:
-        model: in fp32 and eval mode.
+        model: the model.
         missing: names of weights that were drawn anew: of the head, or of a pooler that nothing trained.
         misshapen: names of those of a head that were, because the checkpoint's have another shape.
     """
@@ -229,15 +222,9 @@ def quiet_loading() -> Iterator[None]:
 def tell_misfit(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], limit: int = 400
 ) -> str:
-    """Return how the tensors of a file differ from those of a model, or nothing where they do not.
+    """Return how the shapes of a file's tensors differ from a model's, by name: nothing where they do not.
 
-    Args:
-        expected: shapes by name, as the model has them.
-        found: the same, as the file has them.
-        limit: letters.
-
-    Returns:
-        What is missing, unknown, or of another shape, by name.
+    What is missing, unknown, or of another shape is told in about `limit` letters.
     """
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
@@ -257,17 +244,8 @@ def load_teacher(
 ) -> Teacher:
     """Return the teacher at a directory or hub id, with its masked-LM head where it has one.
 
-    Args:
-        name: any Transformers encoder.
-        revision: git revision on the hub.
-        with_tokenizer: also load its tokenizer.
-        role: what messages call it; a student is read in the same way where it is to be looked at.
-
-    Returns:
-        The teacher, frozen and in eval mode.
-
-    Raises:
-        UserError: as `load_encoder` does.
+    It is frozen and in eval mode. `role` is what messages call it: a student is read in the same way where it is to be
+    looked at. Raises UserError as `load_encoder` does.
     """
     loaded = load_encoder(name, revision=revision, role=role)
     tokenizer = load_tokenizer(name) if with_tokenizer else None
@@ -277,15 +255,8 @@ def load_teacher(
 def load_encoder_config(name: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
     """Return the configuration with which the encoder at a directory or hub id is built.
 
-    Args:
-        name: directory or hub id.
-        revision: git revision on the hub.
-
-    Returns:
-        The configuration; a `MiniAlbertConfig` for a checkpoint of the paper's release.
-
-    Raises:
-        UserError: if it cannot be found or read, or is not that of an encoder.
+    That of a checkpoint of the paper's release is a `MiniAlbertConfig`. Raises UserError where there is none that can
+    be read, or it is not that of an encoder.
     """
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -359,16 +330,9 @@ def view_encoder(
 ) -> EncoderView:
     """Return what an encoder says about a batch, computing no more than is asked for.
 
-    The masked-LM head runs on the positions asked for alone: at 15 % masking that removes a quarter of all
-    FLOPs of a distillation step and 85 % of the logits' memory.
-
-    Args:
-        model: an encoder with a masked-LM head, or a bare one when no logits are asked for.
-        batch: model inputs; what its forward does not take is left out.
-        request: what is asked for; hidden states alone when absent.
-
-    Returns:
-        The view, with all hidden states.
+    The masked-LM head runs on the positions asked for alone: at 15 % masking that removes a quarter of all FLOPs of a
+    distillation step and 85 % of the logits' memory. A bare encoder may be asked for no logits. What the model's
+    forward does not take of the batch is left out.
     """
     asked = request or Request()
     encoder = model.base_model
@@ -428,15 +392,7 @@ def forward_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[
 
 
 def supports_packing(model: PreTrainedModel) -> bool:
-    """Returns whether a model gives packed windows the hidden states of separate ones.
-
-    Args:
-        model: an encoder, with or without a head, with the attention implementation that it will run with.
-
-    Returns:
-        True for encoders of `PACKING_FAMILIES` that take position ids and a ready-made mask, with our own
-        attention, SDPA or eager attention.
-    """
+    """Return whether a model, with its attention as it is, gives packed windows the hidden states of separate ones."""
     encoder = model.base_model
     return (
         model.config.model_type in PACKING_FAMILIES
@@ -450,16 +406,10 @@ def supports_packing(model: PreTrainedModel) -> bool:
 
 
 def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the arguments with which a model's forward takes a packed batch.
+    """Return the arguments with which a model that `supports_packing` takes a batch of `PackedCollator`.
 
-    Args:
-        model: one that `supports_packing`.
-        batch: what `PackedCollator` gives.
-
-    Returns:
-        "input_ids", "token_type_ids" where the model takes them, "attention_mask" of shape (R, 1, T, T):
-        bool, or additive in the model's precision for eager attention, which would add True as 1; and
-        "position_ids", counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
+    The mask (R, 1, T, T) is bool, or additive in the model's precision for eager attention, which would add True as 1.
+    Position ids are counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
     """
     accepted = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor] = {
@@ -481,12 +431,8 @@ def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[s
 def enable_recording(model: PreTrainedModel) -> bool:
     """Route a model's attention through `recording.recording_attention`, or fall back to eager maps.
 
-    Args:
-        model: any Transformers encoder.
-
-    Returns:
-        True when only matched layers pay for their maps; False for models that do not use the registry of
-        attention functions (MPNet), which compute all maps in the open.
+    Returns True when only matched layers pay for their maps; False for models that do not use the registry of attention
+    functions (MPNet), which compute all maps in the open.
     """
     if route_attention(model):
         return True

@@ -17,16 +17,11 @@ Batch = Mapping[str, Tensor]
 
 @dataclass
 class HeldOutMetrics:
-    """Means over held-out windows.
+    """Means over held-out windows: nats, shares and cosines; None or absent where there is nothing to compare with.
 
-    Args:
-        mlm_loss: cross-entropy at masked tokens, nats.
-        mlm_accuracy: share of masked tokens predicted right; between 0 and 1.
-        output_kl: KL(teacher || student) at masked tokens, nats; None where the teacher has no masked-LM head.
-        cosine: per student iteration with a matched layer, the mean cosine to it.
-        attention_kl: per such iteration, KL(teacher || student) between attention rows, nats.
-        masked_tokens: how many masked tokens were scored.
-        depths: `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
+    `output_kl` is KL(teacher || student) at masked tokens. By iteration with a matched layer: `cosine` to it, and
+    `attention_kl`, KL(teacher || student) between attention rows. `masked_tokens` says how many were scored; `depths`
+    has `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
     """
 
     mlm_loss: float | None = None
@@ -83,13 +78,13 @@ def measure_held_out(
     The spread of the two halves tells how far a difference between two students can be trusted.
 
     Args:
-        student: called with a batch, `attention_layers` and `positions`; returns its view. In eval mode.
+        student: called with a batch and a request; returns its view. In eval mode.
         teacher: the same for the teacher; None for masked-LM metrics alone.
         batches: masked batches with `input_ids`, `attention_mask` and `labels`, the same for every student.
         layers: the teacher layer of each iteration (0: none).
         with_attention: whether attention rows can be compared.
         attention_heads: "match", or "average" over heads.
-        depths: depths before the last to score too; the student is called with `depths` then.
+        depths: depths before the last to score too.
         num_windows: windows in all batches together.
 
     Returns:

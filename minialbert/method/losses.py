@@ -224,16 +224,9 @@ def mean_divergence(
     reduction: AttentionReduction = "rows",
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Return divergences of attention rows averaged over heads and valid queries, as Eq. 7 does.
+    """Return divergences of attention rows, (B, H, T), averaged over heads and valid queries, as Eq. 7 does.
 
-    Args:
-        divergence: of each row, (B, H, T).
-        attention_mask: see `attention_loss`.
-        reduction: see `attention_loss`.
-        count: see `attention_loss`.
-
-    Returns:
-        A scalar in nats.
+    The rest is as for `attention_loss`.
     """
     batch, heads, length = divergence.shape
     if attention_mask is not None:

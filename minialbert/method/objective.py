@@ -84,15 +84,10 @@ class EncoderView:
 
     @classmethod
     def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
-        """Return the view of plain Transformers outputs.
+        """Return the view of plain Transformers outputs, called with `output_hidden_states=True`.
 
-        Args:
-            outputs: outputs of an encoder called with `output_hidden_states=True` and, for the attention
-                term, `output_attentions=True`.
-            positions: bool (B, T), the positions whose logits count.
-
-        Returns:
-            The view; logits are None for an encoder without a masked-LM head.
+        The attention term needs `output_attentions=True` too. Logits count at `positions`, bool (B, T); they are None
+        for an encoder without a masked-LM head.
         """
         hidden_states = dict(enumerate(outputs.get("hidden_states") or ()))
         rows = {
@@ -129,10 +124,7 @@ class DistillationTerms:
 class TokenCounts:
     """How many items the losses of one optimiser step cover, over all its micro-batches and processes.
 
-    Args:
-        masked: masked tokens.
-        valid: tokens that are not padding.
-        windows: windows (sequences).
+    Masked tokens, tokens that are not padding, and windows (sequences).
     """
 
     masked: Tensor | float
@@ -201,19 +193,11 @@ class DistillationObjective:
 
     @classmethod
     def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
-        """Return one of three objectives, with overrides.
+        """Return one of three objectives, with overrides; None keeps the preset's value.
 
-        Args:
-            name: "default" (KL(teacher || student), attention averaged per row, means over tokens, teacher
-                in eval mode), "paper" (as printed: KL(student || teacher), Eqs. 6 and 10 summed over each
-                window) or "as-published" (the release's arithmetic).
-            **overrides: fields to set; None keeps the preset's value.
-
-        Returns:
-            The objective.
-
-        Raises:
-            ValueError: if the name is not known.
+        "default" has KL(teacher || student), attention averaged per row, means over tokens, and the teacher in eval
+        mode; "paper" is as printed: KL(student || teacher), Eqs. 6 and 10 summed over each window; "as-published" has
+        the release's arithmetic.
         """
         presets: dict[str, dict[str, Any]] = {
             "default": {},
@@ -227,10 +211,11 @@ class DistillationObjective:
         }
         if name not in presets:
             raise ValueError(f"preset {name!r} is not known: give one of {', '.join(presets)}")
-        chosen = {key: value for key, value in overrides.items() if value is not None}
-        for name_of_list in ("layer_map", "relations"):
-            if isinstance(chosen.get(name_of_list), list):
-                chosen[name_of_list] = tuple(chosen[name_of_list])
+        chosen = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in overrides.items()
+            if value is not None
+        }
         return cls(**{**presets[name], **chosen})
 
     def without(self, *terms: str) -> DistillationObjective:
@@ -282,18 +267,11 @@ class DistillationObjective:
         return any(name not in ("mlm", "elastic") for name in self.weighted_terms)
 
     def compared_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the iterations, and the layers they are matched with, whose attention rows are compared.
-
-        Args:
-            layers: the resolved layer map.
-
-        Returns:
-            Pairs, counted from 1.
-        """
+        """Return the (iteration, layer) pairs of a resolved layer map whose attention rows are compared."""
         return matched_pairs(layers) if self.needs_attention else []
 
     def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the pairs, as `compared_layers` does, whose relations are compared."""
+        """Return the (iteration, layer) pairs of a resolved layer map whose relations are compared."""
         if not self.relation_weight:
             return []
         return matched_pairs(layers) if self.relation_layers == "all" else matched_pairs(layers)[-1:]
@@ -301,15 +279,9 @@ class DistillationObjective:
     def teacher_request(
         self, layers: Sequence[int], positions: Tensor | None = None, *, as_it_attends: bool = False
     ) -> Request:
-        """Return what to ask a teacher about a batch.
+        """Return what to ask a teacher about a batch, whose logits are needed at `positions`.
 
-        Args:
-            layers: the resolved layer map.
-            positions: where logits are needed, from `positions`.
-            as_it_attends: the student's rows are compared as they are made, so no rows are kept.
-
-        Returns:
-            The request.
+        With `as_it_attends` it is what rows are made of: the student's are then compared as they are made.
         """
         compared = [layer for _, layer in self.compared_layers(layers)]
         related = [layer for _, layer in self.related_layers(layers)]
@@ -329,17 +301,10 @@ class DistillationObjective:
         as_it_attends: bool = False,
         depths: Sequence[int] = (),
     ) -> Request:
-        """Return what to ask a student about the batch that its teacher has seen.
+        """Return what to ask a student about the batch of which its teacher has given a view.
 
-        Args:
-            layers: the resolved layer map.
-            positions: where logits are needed, from `positions`.
-            teacher: the teacher's view, or None.
-            as_it_attends: compare rows as they are made with those of the teacher's view.
-            depths: iterations before the last that this step trains too.
-
-        Returns:
-            The request.
+        With `as_it_attends` its rows are compared with that view as they are made. `depths` are iterations before the
+        last that this step trains too.
         """
         compared = self.compared_layers(layers) if teacher is not None else []
         references = {}
@@ -547,21 +512,10 @@ def matched_pairs(layers: Sequence[int]) -> list[tuple[int, int]]:
 def comparable_rows(
     student: EncoderView, iteration: int, teacher: EncoderView, layer: int, *, average: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the rows of an iteration and of its teacher's layer in one form.
+    """Return the rows of an iteration and of its teacher's layer, (B, H, T, T), in one form.
 
-    Args:
-        student: the student's view.
-        iteration: of the student.
-        teacher: the teacher's view.
-        layer: of the teacher.
-        average: over heads, so that their numbers may differ.
-
-    Returns:
-        Two tensors (B, H, T, T): log-probabilities where both views hold such, else probabilities. Only the
-        student's have gradients.
-
-    Raises:
-        ValueError: if a view lacks its rows.
+    They are log-probabilities where both views hold such, else probabilities; with `average`, those of all heads as
+    one, so that head counts may differ. Only the student's have gradients. Raises ValueError where a view lacks them.
     """
     ours = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
     theirs = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()

@@ -175,20 +175,9 @@ def resolve_objective(
     *,
     cached: bool = False,
 ) -> DistillationObjective:
-    """Return an objective without what this teacher cannot give; what is switched off is added to `notes`.
+    """Return an objective without what this teacher cannot give; each term switched off is a line in `notes`.
 
-    Args:
-        objective: what is asked for.
-        teacher: the teacher, or None.
-        student: the student.
-        notes: receives a line for every term that this teacher cannot give.
-        cached: whether the teacher's answers are kept on disk.
-
-    Returns:
-        The objective.
-
-    Raises:
-        UserError: if it asks for a comparison that cannot be made.
+    `cached` says that the teacher's answers are kept on disk. Raises UserError for a comparison that cannot be made.
     """
     if teacher is None:
         notes.append("no teacher: masked-LM alone")

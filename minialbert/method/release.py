@@ -39,15 +39,9 @@ _ARCHITECTURES = [name for name in ARCHITECTURES if name != "MiniAlbertForQuesti
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _MODEL_FILES = ("config.json", "model.safetensors", "configuration_minialbert.py", "modeling_minialbert.py")
 _TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "spiece.model",
-    "vocab.json",
-    "merges.txt",
-)
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "spiece.model", "vocab.json", "merges.txt",
+)  # fmt: skip
 _PREFIX = "minialbert."
 
 
@@ -132,12 +126,6 @@ def rename_release_key(key: str) -> str | None:
     """Return our name of a release key as part of a model with a head; None for a key that no student uses.
 
     Keys without a counterpart (those of a task head, and unknown ones) come back as they are.
-
-    Args:
-        key: key of a state dict of the release.
-
-    Returns:
-        The key of ours, beginning with "minialbert." for the encoder.
     """
     if any(re.search(pattern, key) for pattern in RELEASE_UNUSED_KEYS):
         return None
@@ -149,15 +137,7 @@ def rename_release_key(key: str) -> str | None:
 
 
 def release_key(key: str, *, bare: bool = False) -> str:
-    """Return the name that the release gives to a key of ours; the way back of `rename_release_key`.
-
-    Args:
-        key: key of one of our state dicts.
-        bare: whether it is that of an encoder without a head.
-
-    Returns:
-        The key of the release.
-    """
+    """Return the name that the release gives to a key of ours (or of a bare encoder): the way back."""
     release = f"{_PREFIX}{key}" if bare else key
     # The mapping's patterns use four constructs only: ^, the optional outer "albert.", one number, "\.".
     # "minialbert.block.LayerNorm." comes before "minialbert.block."

@@ -121,11 +121,7 @@ def initialize_from_teacher(
 def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return an encoder's embedding tables under our names, without rows reserved for padding positions.
 
-    Args:
-        model: any Transformers encoder.
-
-    Returns:
-        "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
+    "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
     """
     tables = {"word_embeddings": model.get_input_embeddings().weight.detach()}
     embeddings = getattr(model.base_model, "embeddings", None)
@@ -140,19 +136,10 @@ def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel) -> list[str]:
-    """Copy a donor's embeddings (word, position, token type, LayerNorm) into a student of the same rank.
+    """Copy a donor's embeddings (word, position, token type, LayerNorm) into a student, and say so in a line.
 
-    The paper starts its rank-312 students from TinyBERT_General_4L_312D and TinyBioBERT.
-
-    Args:
-        student: a constructed student.
-        donor: any encoder whose embeddings have the student's rank and vocabulary.
-
-    Returns:
-        One line per part.
-
-    Raises:
-        UserError: if rank or vocabulary differ.
+    The paper starts its rank-312 students from TinyBERT_General_4L_312D and TinyBioBERT. Raises UserError if rank or
+    vocabulary differ.
     """
     embeddings = student.minialbert.embeddings
     tables = embedding_tables(donor)
@@ -175,19 +162,10 @@ def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel
 
 @torch.no_grad()
 def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher) -> list[str]:
-    """Copy embeddings, masked-LM head and evenly spread layers of a BERT teacher into a shallower BERT.
+    """Copy embeddings, head and evenly spread layers of a BERT teacher into a shallower BERT; one line per part.
 
-    For 12 -> 6 these are layers 0, 2, 4, 7, 9 and 11 (from zero), those of DistilBERT's own script.
-
-    Args:
-        student: a fully parameterised student.
-        teacher: a BERT teacher of the same width.
-
-    Returns:
-        One line per part.
-
-    Raises:
-        UserError: if the teacher is no BERT, or of another shape.
+    For 12 -> 6 these are layers 0, 2, 4, 7, 9 and 11 (from zero), those of DistilBERT's own script. Raises UserError
+    for another teacher, or one of another shape.
     """
     if teacher.model.config.model_type != "bert":
         raise UserError(
@@ -497,16 +475,8 @@ def student_config(
 ) -> PreTrainedConfig:
     """Return the configuration of a student; what the recipe leaves open is the teacher's, or BERT-base's.
 
-    Args:
-        recipe: architecture and shapes.
-        teacher: the teacher, or None.
-        tokenizer: gives the padding id, and the vocabulary size when there is no teacher.
-
-    Returns:
-        A `MiniAlbertConfig`, or a `BertConfig` for a fully parameterised student.
-
-    Raises:
-        UserError: if the shapes contradict each other.
+    The tokenizer gives the padding id, and the vocabulary size when there is no teacher. Raises UserError if the shapes
+    contradict each other.
     """
     source = teacher.model.config if teacher is not None else BertConfig()
     hidden_size = recipe.hidden_size or source.hidden_size

@@ -97,18 +97,11 @@ class CachedTeacherView:
         self._claim_directory(json.loads(json.dumps(identity)))
 
     def __call__(self, batch: Mapping[str, Tensor], request: Request | None = None) -> EncoderView:
-        """Return the teacher's view of a batch, without gradients.
+        """Return the teacher's view of a batch with "window_ids" (B,), without gradients, as `Teacher.view` does.
 
-        Args:
-            batch: model inputs, and "window_ids" (B,).
-            request: as for `Teacher.view`; it may not ask for dropout.
-
-        Returns:
-            The view in fp32, with the hidden states of the matched layers only. What lies beyond a window's
-            last token is zero (-1e4 in rows of log-probabilities).
-
-        Raises:
-            UserError: if a window was cached with other ids or masks, or the disk is too small.
+        It is in fp32, with the hidden states of the matched layers only; what lies beyond a window's last token is
+        zero (-1e4 in rows of log-probabilities). Raises UserError if dropout is asked for, a window was cached with
+        other ids or masks, or the disk is too small.
         """
         asked = request or Request()
         if asked.after_dropout:
@@ -298,11 +291,7 @@ class CachedTeacherView:
 
 
 class FixedMasks(Dataset[dict[str, Any]]):
-    """Shuffled windows with the masks of epoch 0 in every epoch; their order still varies.
-
-    Args:
-        windows: the samples.
-    """
+    """Shuffled windows with the masks of epoch 0 in every epoch; their order still varies."""
 
     def __init__(self, windows: ShuffledWindows) -> None:
         self.windows = windows

@@ -1,14 +1,18 @@
 """Teachers of several families: what a view holds, how they are loaded, and what is refused."""
 
 import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from transformers import (
     AlbertConfig,
     AutoModelForMaskedLM,
+    AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
     BertModel,
     DistilBertConfig,
     ElectraConfig,
@@ -22,14 +26,20 @@ from transformers import (
 
 from minialbert.errors import UserError
 from minialbert.method.encoders import (
+    ARCHITECTURES,
+    HEADS,
     Teacher,
     enable_recording,
     forward_inputs,
+    head_of,
+    load_encoder,
     load_encoder_config,
     load_teacher,
     max_input_length,
     one_line,
     position_offset,
+    quiet_loading,
+    tell_misfit,
     view_encoder,
 )
 from minialbert.method.fast.recording import RECORDING
@@ -323,3 +333,82 @@ def test_counts_that_would_take_hours_to_build_are_refused(counts, tiny_teacher_
     file.write_text(json.dumps(json.loads(file.read_text()) | counts))
     with pytest.raises(UserError, match=f"{next(iter(counts))} must be at most"):
         load_encoder_config(tiny_teacher_dir)
+
+
+# The door
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+@pytest.mark.parametrize("head", HEADS)
+def test_any_encoder_opens_with_any_head(family, head, tmp_path):
+    encoder(family).save_pretrained(tmp_path)
+    loaded = load_encoder(tmp_path, head)
+    assert type(loaded.model).__name__.endswith(HEADS[head].suffix) and not loaded.model.training
+    assert loaded.has_head == (head in ("features", "masked-lm")) and not loaded.misshapen
+    assert loaded.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_releases_and_students_open_as_ours(head, release_dir, tiny_student_dir):
+    for folder in (release_dir / "adapter-factorised" / "student-mlm", tiny_student_dir):
+        assert type(load_encoder(folder, head).model) is HEADS[head].ours
+        assert load_encoder_config(folder).model_type == "minialbert"
+        assert head_of(load_encoder_config(folder)) == "masked-lm"
+
+
+def test_every_head_is_found_by_its_architecture():
+    for name, head in HEADS.items():
+        config = BertConfig(architectures=[f"Bert{head.suffix}"])
+        assert head_of(config) == name and ARCHITECTURES[head.ours.__name__] is head
+    assert head_of(BertConfig(architectures=["BertForNextSentencePrediction"])) is None
+    assert head_of(BertConfig()) is None
+
+
+def test_a_head_of_another_shape_is_refused_or_new(tmp_path):
+    BertForSequenceClassification(BertConfig(**SHAPE, num_labels=3)).save_pretrained(tmp_path)
+    config = load_encoder_config(tmp_path)
+    config.num_labels = 5
+    loaded = load_encoder(tmp_path, "sequence-classification", config=config, new_head=True)
+    assert loaded.misshapen == ("classifier.bias", "classifier.weight") and loaded.has_head
+    assert loaded.model.classifier.weight.shape == (5, 32)
+    with pytest.raises(
+        UserError, match="do not fit its config.json; .*: classifier.bias, classifier.weight$"
+    ):
+        load_encoder(tmp_path, "sequence-classification", config=config)
+
+
+FRIGHTENING = ("newly initialized", "MISSING", "LOAD REPORT", "corrupted", "Some weights")
+
+
+@pytest.fixture
+def heard(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING)
+    return lambda: any(mark in caplog.text for mark in FRIGHTENING)
+
+
+def test_missing_heads_are_not_reported_but_to_others(heard, caplog, tmp_path):
+    encoder().save_pretrained(tmp_path)
+    load_encoder(tmp_path, "token-classification")
+    assert not heard()
+    with quiet_loading():
+        logging.getLogger("transformers.modeling_utils").warning("of something else")
+        with ThreadPoolExecutor(1) as pool:  # another thread's own loading
+            pool.submit(AutoModelForTokenClassification.from_pretrained, tmp_path).result()
+    assert heard() and "of something else" in caplog.text
+    caplog.clear()
+    AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert heard()  # as it was before
+    caplog.clear()
+    with pytest.raises(RuntimeError), quiet_loading():
+        raise RuntimeError
+    AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert heard()
+
+
+def test_a_misfit_is_told_by_name():
+    assert tell_misfit({"a": (1,)}, {"a": (1,)}) == ""
+    told = tell_misfit({"a": (1,), "b": (2, 3), "d": ()}, {"b": (3, 2), "c": (), "d": ()})
+    assert told == "missing: a; unknown: c; of another shape: b (file (3, 2), model (2, 3))"
+    many = {f"weight.{number:04}": (1,) for number in range(500)}
+    assert len(tell_misfit(many, {"other": ()})) < 440

@@ -58,8 +58,7 @@ _ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention
 def record_attention(request: Request) -> Iterator[AttentionRecorder]:
     """Record attention of the models called inside the block, as a request asks.
 
-    Yields:
-        The recorder; its `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
+    The recorder's `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
     """
     with _active(AttentionRecorder(request)) as recorder:
         yield recorder
@@ -187,11 +186,7 @@ def _fused_attention(
 def route_attention(model: PreTrainedModel) -> bool:
     """Route a model's attention through `recording_attention`, where Transformers' registry reaches it.
 
-    Args:
-        model: any Transformers encoder.
-
-    Returns:
-        False for models that do not use the registry (MPNet), which stay as they are.
+    Returns False for models that do not use the registry (MPNet), which stay as they are.
     """
     if getattr(model, "_supports_attention_backend", False) or model.config.model_type == "minialbert":
         with suppress(ValueError, KeyError):
