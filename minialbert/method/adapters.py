@@ -198,7 +198,7 @@ def save_adapters(
     metadata: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write the adapters and the task head of a student, without its backbone.
+    """Write the adapters and the task head of a student, without its backbone, to a directory, and return that.
 
     The directory appears complete or not at all.
 
@@ -213,8 +213,7 @@ def save_adapters(
         The directory.
 
     Raises:
-        UserError: if the model has no adapters or no task head, the metadata is not JSON, or the directory is
-            not empty or cannot be written.
+        UserError: if the model, the metadata or the directory do not serve.
     """
     encoder = _encoder(model)
     architecture = type(model).__name__
@@ -263,11 +262,11 @@ def save_adapters(
 def load_adapters(
     backbone: MiniAlbertPreTrainedModel, directory_or_hub_id: str | Path, *, revision: str | None = None
 ) -> AdaptedModel:
-    """Return a full model: the backbone's own modules with the adapters and the head of a file.
+    """Return a full model in eval mode: the backbone's own modules with the adapters and the head of a file.
 
-    `embeddings` and `block` are shared in memory, so training one model's backbone changes it for all, and so
-    does a switch between train and eval mode. The backbone's own adapters, head and configuration, if any, are
-    neither used nor changed.
+    `embeddings` and `block` are shared in memory, so training one model's backbone changes it for all, and so does a
+    switch between train and eval mode. The backbone's own adapters, head and configuration, if any, are neither used
+    nor changed.
 
     Args:
         backbone: a MiniALBERT under any head or bare, with other adapters or none.
@@ -275,11 +274,10 @@ def load_adapters(
         revision: git revision on the hub.
 
     Returns:
-        A model of the saved architecture in eval mode, on the device and in the dtype of the backbone.
+        A model of the saved architecture, on the device and in the dtype of the backbone.
 
     Raises:
-        UserError: if the adapters were trained on another backbone, or a file is missing, damaged, incomplete
-            or holds something else.
+        UserError: if the adapters were trained on another backbone, or a file is not whole.
     """
     encoder = _encoder(backbone)
     source = str(directory_or_hub_id)

@@ -291,17 +291,10 @@ def _check_sentences(sentences: Sequence[str]) -> None:
                 f"sentence {number} has {len(text):,} letters, and at most {_MOST_LETTERS:,} are taken: give a shorter "
                 f"one, of which {MAX_TOKENS} tokens are shown"
             )
-        if not _is_unicode(text):
-            raise UserError(f"sentence {number} is not valid UTF-8: expected text")
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether text can be written: what a command line gives may hold halves of characters."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:  # what a command line gives may hold halves of characters
+            raise UserError(f"sentence {number} is not valid UTF-8: expected text") from None
 
 
 def _reading_copy(model: PreTrainedModel) -> Teacher:
@@ -339,16 +332,3 @@ def _probabilities(encoder: Teacher, ids: Sequence[int], layers: Collection[int]
 def _encoded(rows: Tensor) -> str:
     levels = (rows.float() * _LEVELS).round().clamp(0, _LEVELS).to(torch.uint8)
     return base64.b64encode(levels.cpu().contiguous().numpy().tobytes()).decode("ascii")
-
-
-__all__ = [
-    "FORMAT_VERSION",
-    "MAX_TOKENS",
-    "SENTENCES",
-    "attention_maps",
-    "compare_attention",
-    "decode_map",
-    "read_attention_maps",
-    "row_overlap",
-    "write_attention_maps",
-]

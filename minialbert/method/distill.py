@@ -216,12 +216,12 @@ def _with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
     overrides = []
     for key, value in settings.items():
         sections = [name for name, kind in Recipe.sections().items() if key in kind.model_fields]
-        if "." not in key and len(sections) != 1:
-            known = (
-                f"in {' and in '.join(sections)}: give the section too" if sections else "no key of a recipe"
-            )
-            raise UserError(f"{key} is {known}")
-        overrides.append(f"{key if '.' in key else f'{sections[0]}.{key}'}={json.dumps(value)}")
+        if len(sections) > 1:
+            raise UserError(f"{key} is a key of {' and of '.join(sections)}: give it as {sections[0]}.{key}")
+        if "." not in key and not sections and key not in ("name", "description"):
+            raise UserError(f"{key} is no key of a recipe: docs/recipes.md has them all")
+        place = f"{sections[0]}.{key}" if sections else key
+        overrides.append(f"{place}={json.dumps(value, default=str)}")
     return apply_overrides(recipe, overrides)
 
 
@@ -275,9 +275,9 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
     training = plan.recipe.training
     precision = resolve_precision(training.precision)
     if training.compile:
-        for model in (plan.student, plan.teacher.model if plan.teacher is not None else None):
-            if model is not None:
-                compile_layers(model)
+        compile_layers(plan.student)
+        if plan.teacher is not None:
+            compile_layers(plan.teacher.model)
     args = TrainingArguments(
         output_dir=str(run.checkpoints),
         max_steps=plan.max_steps,
@@ -409,14 +409,12 @@ def _first_measurement(
 
 def _parts(measured: tuple[Any, Any, Any]) -> dict[str, Any]:
     whole, first, second = measured
-    halves = {"halves": [first.flat(), second.flat()]}
-    depths = {"depths": {str(depth): values for depth, values in whole.depths.items()}}
-    return {
-        **whole.flat(),
-        "masked_tokens": whole.masked_tokens,
-        **halves,
-        **(depths if whole.depths else {}),
-    }
+    parts = {
+        **whole.flat(), "masked_tokens": whole.masked_tokens, "halves": [first.flat(), second.flat()],
+    }  # fmt: skip
+    if whole.depths:
+        parts["depths"] = {str(depth): values for depth, values in whole.depths.items()}
+    return parts
 
 
 def _record(
@@ -441,9 +439,9 @@ def _record(
             "wall_seconds": round(trainer.training_seconds, 1),
             "skipped_steps": trainer.skipped_steps,
             "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
-            "last_logged_losses": {key: value for key, value in steps[-1].items() if key.startswith("loss")}
-            if steps
-            else {},
+            "last_logged_losses": {
+                key: value for step in steps[-1:] for key, value in step.items() if key.startswith("loss")
+            },
             "precision": resolve_precision(plan.recipe.training.precision),
         },
         "seed": plan.recipe.training.seed,

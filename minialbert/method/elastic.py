@@ -129,6 +129,3 @@ class ElasticObjective:
             if self.last_weight:
                 total = total + self.last_weight * temperature**2 * divergence.sum()
         return total / at_least_one(count)
-
-
-__all__ = ["ElasticObjective", "draw_depth", "mark_depths", "plan_elastic"]

@@ -286,7 +286,8 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
 
 def head_of(config: PreTrainedConfig) -> str | None:
     """Return which of `HEADS` the checkpoint of a configuration has, by its architecture's name; None for another."""
-    architecture = str((config.architectures or [""])[0])
+    names = config.architectures
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
     return next((name for name, head in HEADS.items() if architecture.endswith(head.suffix)), None)
 
 

@@ -432,72 +432,64 @@ class DistillationObjective:
             max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
         )
         pairs = matched_pairs(layers)
-
-        def hidden(iteration: int, layer: int) -> Tensor:
-            student_hidden = _get(student.hidden_states, iteration, "student hidden states", "hidden_weight")
-            teacher_hidden = _get(teacher.hidden_states, layer, "hidden states", "hidden_weight")
-            return hidden_loss(student_hidden, teacher_hidden.detach(), attention_mask, count=counts.valid)
-
-        def attention(iteration: int, layer: int) -> Tensor:
-            return self._attention(student, teacher, iteration, layer, attention_mask, counts)
-
-        def embedding(iteration: int, layer: int) -> Tensor:
-            teacher_embeddings = _get(teacher.hidden_states, 0, "embeddings", "embedding_weight").detach()
-            return embedding_loss(
-                student.hidden_states[0], teacher_embeddings, attention_mask, count=counts.valid
-            )
-
-        def relation(iteration: int, layer: int) -> Tensor:
-            return relation_loss(
-                _get(student.attention_inputs, iteration, "student queries and keys", "relation_weight"),
-                _get(teacher.attention_inputs, layer, "queries and keys", "relation_weight"),
-                attention_mask,
-                relations=self.relations,
-                heads=self.relation_heads,
-                direction=self.kl_direction,
-                count=counts.valid,
-            )
-
         terms = {}
-        for name, term, matched in (
-            ("attention", attention, pairs),
-            ("hidden", hidden, pairs),
-            ("embedding", embedding, [(0, 0)]),
-            ("relation", relation, self.related_layers(layers)),
+        for name, matched in (
+            ("attention", pairs),
+            ("hidden", pairs),
+            ("embedding", [(0, 0)]),
+            ("relation", self.related_layers(layers)),
         ):
             if not matched:
                 continue
             weight = getattr(self, f"{name}_weight")
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 try:
-                    terms[name] = sum((term(*pair) for pair in matched), zero)
+                    parts = (
+                        self._term(name, student, teacher, *pair, attention_mask, counts) for pair in matched
+                    )
+                    terms[name] = sum(parts, zero)
                 except ValueError:
                     if weight:
                         raise
                     terms[name] = zero  # nothing to compare, and nothing was asked for
         return terms
 
-    def _attention(
+    def _term(
         self,
+        name: str,
         student: EncoderView,
         teacher: EncoderView,
         iteration: int,
         layer: int,
-        attention_mask: Tensor,
+        mask: Tensor,
         counts: TokenCounts,
     ) -> Tensor:
-        if iteration in student.attention_divergences:
-            return mean_divergence(
-                student.attention_divergences[iteration],
-                attention_mask,
-                reduction=self.attention_reduction,
+        """Return one alignment term between an iteration and its layer; 0 is the embeddings of both."""
+        if name in ("hidden", "embedding"):
+            what = "hidden states" if name == "hidden" else "embeddings"
+            ours = _get(student.hidden_states, iteration, f"student {what}", f"{name}_weight")
+            theirs = _get(teacher.hidden_states, layer, what, f"{name}_weight").detach()
+            loss = hidden_loss if name == "hidden" else embedding_loss
+            return loss(ours, theirs, mask, count=counts.valid)
+        if name == "relation":
+            return relation_loss(
+                _get(student.attention_inputs, iteration, "student queries and keys", "relation_weight"),
+                _get(teacher.attention_inputs, layer, "queries and keys", "relation_weight"),
+                mask,
+                relations=self.relations,
+                heads=self.relation_heads,
+                direction=self.kl_direction,
                 count=counts.valid,
             )
+        reduction = self.attention_reduction
+        if iteration in student.attention_divergences:
+            divergence = student.attention_divergences[iteration]
+            return mean_divergence(divergence, mask, reduction=reduction, count=counts.valid)
         return attention_loss(
             *comparable_rows(student, iteration, teacher, layer, average=self.attention_heads == "average"),
-            attention_mask,
+            mask,
             direction=self.kl_direction,
-            reduction=self.attention_reduction,
+            reduction=reduction,
             epsilon=self.attention_epsilon,
             log_rows=student.log_rows and teacher.log_rows,
             count=counts.valid,
@@ -546,16 +538,3 @@ def _get(values: Mapping[int, Value], layer: int, what: str, weight: str) -> Val
             "to 0"
         )
     return values[layer]
-
-
-__all__: Sequence[str] = [
-    "DistillationObjective",
-    "DistillationTerms",
-    "EncoderView",
-    "Preset",
-    "Request",
-    "TokenCounts",
-    "average_heads",
-    "comparable_rows",
-    "matched_pairs",
-]

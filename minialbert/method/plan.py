@@ -42,8 +42,8 @@ class DistillationPlan:
         tokenizer: the tokenizer of both.
         objective: the objective, without what this teacher cannot give.
         layers: the teacher layer of each iteration (0: none); empty without a teacher.
-        windows: training windows.
-        held_out: evaluation windows.
+        windows: training windows; `held_out` are those for evaluation.
+        held_out: see `windows`.
         collator: masks batches.
         packs: whether short windows share rows in training.
         max_steps: optimiser steps.

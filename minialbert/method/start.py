@@ -80,7 +80,6 @@ def initialize_from_teacher(
         UserError: if the vocabularies differ in size, or the teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
-    report = []
     tables = embedding_tables(teacher.model)
     word = tables["word_embeddings"]
     if word.shape[0] != config.vocab_size:
@@ -92,7 +91,6 @@ def initialize_from_teacher(
         raise UserError(f"student.init_layer is {layer}, but the teacher has layers 1-{teacher.num_layers}")
     samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
-    full_rank = low_rank is None
     encoder.embeddings.token_type_embeddings.weight.zero_()  # where the teacher has none
     for name, table in tables.items():
         target = getattr(encoder.embeddings, name).weight
@@ -103,19 +101,13 @@ def initialize_from_teacher(
         encoder.embeddings.token_type_embeddings.weight.sub_(low_rank.mean @ low_rank.directions)
     if config.pad_token_id is not None:
         encoder.embeddings.word_embeddings.weight[config.pad_token_id] = 0
-    report.append(
-        f"embedding tables ({', '.join(tables)}): "
-        + (
-            "the teacher's"
-            if full_rank
-            else f"the teacher's, in {config.embedding_size - 1} principal directions"
-        )
-    )
-    same_width = teacher.hidden_size == config.hidden_size
-    report.append(_start_projection(student, teacher, samples, full_rank=full_rank, same_width=same_width))
-    report.append(_start_block(student, teacher, layer))
-    report.append(_start_head(student, teacher, low_rank))
-    return report
+    directions = "" if low_rank is None else f", in {config.embedding_size - 1} principal directions"
+    return [
+        f"embedding tables ({', '.join(tables)}): the teacher's{directions}",
+        _start_projection(student, teacher, samples, full_rank=low_rank is None),
+        _start_block(student, teacher, layer),
+        _start_head(student, teacher, low_rank),
+    ]
 
 
 def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -291,7 +283,6 @@ def _start_projection(
     samples: Sequence[dict[str, Tensor]],
     *,
     full_rank: bool,
-    same_width: bool,
 ) -> str:
     embeddings = student.minialbert.embeddings
     source = getattr(teacher.model.base_model, "embeddings", None)
@@ -301,7 +292,7 @@ def _start_projection(
             _copy(norm, embeddings.LayerNorm)
             return "embedding LayerNorm: the teacher's (full rank, no projection)"
         return "embedding LayerNorm: one and zero"
-    if not same_width or not samples:
+    if teacher.hidden_size != student.config.hidden_size or not samples:
         reason = "the teacher has another width" if samples else "no text to fit it on"
         return f"embedding projection: random ({reason})"
     was_training = student.training
@@ -367,13 +358,10 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
 
 def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Module]] | None:
     for path in _LAYER_LISTS:
-        try:
-            modules = list(model.base_model.get_submodule(path))
-        except AttributeError:
-            continue
-        for parts in _BLOCK_PARTS[1:]:
-            if all(_has(modules[0], name) for name in parts):
-                return parts, modules
+        found: Any = _part(model.base_model, path)
+        for parts in _BLOCK_PARTS[1:] if found is not None else ():
+            if all(_part(found[0], name) is not None for name in parts):
+                return parts, list(found)
     return None
 
 
@@ -390,14 +378,13 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     if not teacher.has_mlm_head:
         return f"masked-LM head: random{fitted_to} (the teacher has none)"
     for dense, norm, decoder in _HEAD_PARTS:
-        if not (_has(teacher.model, dense) and _has(teacher.model, decoder)):
+        source, teacher_decoder = _part(teacher.model, dense), _part(teacher.model, decoder)
+        if source is None or teacher_decoder is None:
             continue
-        source = teacher.model.get_submodule(dense)
         if source.weight.shape != head.dense.weight.shape:
             return "masked-LM head: random (width differs from the teacher's)"
         _copy(source, head.dense)
-        _copy(teacher.model.get_submodule(norm), head.LayerNorm)
-        teacher_decoder = teacher.model.get_submodule(decoder)
+        _copy(_part(teacher.model, norm), head.LayerNorm)
         if not student.config.tie_word_embeddings:
             head.decoder.weight.copy_(teacher_decoder.weight)
         if teacher_decoder.bias is not None:
@@ -406,12 +393,12 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     return f"masked-LM head: random (the head of {teacher.model.config.model_type} has another structure)"
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def _part(module: nn.Module, path: str) -> Any:  # noqa: ANN401 - Linear, LayerNorm or a list of layers
+    """Return a part of a module by its path, or None."""
     try:
-        module.get_submodule(path)
+        return module.get_submodule(path)
     except AttributeError:
-        return False
-    return True
+        return None
 
 
 def _copy(source: Any, target: Any) -> None:  # noqa: ANN401 - Linear or LayerNorm

@@ -343,6 +343,3 @@ def _readable(num_bytes: float) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:,.1f} TB"
-
-
-__all__ = ["CachedTeacherView", "FixedMasks"]

@@ -56,7 +56,7 @@ def test_two_models_and_an_objective_without_a_folder(
     before = copy.deepcopy(student)
     objective = replace(DistillationObjective.preset("paper"), attention_epsilon=1e-9)
     distilled = distill_models(
-        tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=2, learning_rate=1e-3,
+        tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=2, learning_rate=1e-3, name="mine",
         **SETTINGS | {"student.adapter_reduction_factor": 8},
     )  # fmt: skip
     assert distilled.model is student and not same(student, before)
@@ -64,6 +64,7 @@ def test_two_models_and_an_objective_without_a_folder(
     record = distilled.record
     assert record["training"]["steps"] == 2 and record["recipe"]["training"]["learning_rate"] == 1e-3
     assert record["objective"] == objective.to_dict()
+    assert (record["model"]["name"], record["model"]["teacher"]) == ("mine", "(in memory)")
     assert record["model"]["parameters"] == student.num_parameters()
 
 
