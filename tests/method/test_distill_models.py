@@ -133,18 +133,15 @@ def test_what_does_not_fit_is_one_line(tiny_teacher, tiny_windows, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_nothing_frightening_is_said(tiny_teacher, tiny_tokenizer, tiny_windows, tmp_path, caplog):
+def test_nothing_frightening_is_said(
+    tiny_teacher, tiny_tokenizer, tiny_windows, tmp_path, caplog, monkeypatch
+):
     folder = tmp_path / "headless"
     BertModel(tiny_teacher.config, add_pooling_layer=False).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
-    logger = logging.getLogger("transformers")
-    monitored = logger.propagate
-    logger.propagate = True
-    try:
-        with caplog.at_level(logging.WARNING):
-            distill_models(folder, tiny_windows, max_steps=1, **SETTINGS)
-    finally:
-        logger.propagate = monitored
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="transformers")  # which the command line lowers
+    distill_models(folder, tiny_windows, max_steps=1, **SETTINGS)
     assert not any(
         word in caplog.text for word in ("newly initialized", "MISSING", "LOAD REPORT", "corrupted")
     )
