@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from minialbert.errors import UserError, display_name, listed, quoted, shown, spelled_as_path
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, tell_misfit
 from minialbert.method.modeling_minialbert import (
     BottleneckAdapter,
     MiniAlbertForQuestionAnswering,
@@ -41,7 +41,7 @@ CONFIG_NAME = "adapter_config.json"
 AdaptedModel = (
     MiniAlbertForSequenceClassification | MiniAlbertForTokenClassification | MiniAlbertForQuestionAnswering
 )
-_ARCHITECTURES: dict[str, type[AdaptedModel]] = {cls.__name__: cls for cls in get_args(AdaptedModel)}
+_ARCHITECTURES = [cls.__name__ for cls in get_args(AdaptedModel)]
 
 _ADAPTER_PREFIXES = ("attention_adapters.", "ffn_adapters.")
 # What changes the function of a backbone without changing the shape of any of its tensors.
@@ -98,16 +98,9 @@ def count_parameters(model: nn.Module) -> TrainableCount:
 
 
 def freeze_all_but_adapters(model: PreTrainedModel) -> TrainableCount:
-    """Let training change the adapters (with their LayerNorms) and the task head, and nothing else.
+    """Let training change the adapters (with their LayerNorms) and the task head, and count what it may change.
 
-    Args:
-        model: a MiniALBERT student with adapters, under any head.
-
-    Returns:
-        The count of parameters after freezing.
-
-    Raises:
-        UserError: if the model is no MiniALBERT or has no adapters.
+    Raises UserError for a model that is no MiniALBERT or has no adapters.
     """
     encoder = _encoder(model)
     if not has_adapters(encoder):
@@ -180,16 +173,11 @@ def add_adapters(
 
 
 def backbone_fingerprint(encoder: MiniAlbertModel) -> str:
-    """Return what tells one backbone from another, whatever adapters and head it carries.
+    """Return 64 hex digits that tell one backbone from another, whatever adapters and head it carries.
 
-    Values count as rounded to bfloat16, so a student loaded in float32 and in bfloat16 has one fingerprint.
-
-    Args:
-        encoder: the bare encoder.
-
-    Returns:
-        64 hex digits: SHA-256 over name, shape and values of the tensors that are not adapters, and over the
-        fields of the configuration that change what they compute.
+    SHA-256 over name, shape and values of the tensors that are not adapters, and over the fields of the configuration
+    that change what they compute. Values count as rounded to bfloat16, so that a student loaded in float32 and in
+    bfloat16 has one fingerprint.
     """
     fields = {name: getattr(encoder.config, name) for name in _FUNCTIONAL_FIELDS}
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
@@ -209,7 +197,7 @@ def save_adapters(
     metadata: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write the adapters and the task head of a student, without its backbone.
+    """Write the adapters and the task head of a student, without its backbone, to a directory, and return that.
 
     The directory appears complete or not at all.
 
@@ -224,8 +212,7 @@ def save_adapters(
         The directory.
 
     Raises:
-        UserError: if the model has no adapters or no task head, the metadata is not JSON, or the directory is
-            not empty or cannot be written.
+        UserError: if the model, the metadata or the directory do not serve.
     """
     encoder = _encoder(model)
     architecture = type(model).__name__
@@ -269,11 +256,11 @@ def save_adapters(
 def load_adapters(
     backbone: MiniAlbertPreTrainedModel, directory_or_hub_id: str | Path, *, revision: str | None = None
 ) -> AdaptedModel:
-    """Return a full model: the backbone's own modules with the adapters and the head of a file.
+    """Return a full model in eval mode: the backbone's own modules with the adapters and the head of a file.
 
-    `embeddings` and `block` are shared in memory, so training one model's backbone changes it for all, and so
-    does a switch between train and eval mode. The backbone's own adapters, head and configuration, if any, are
-    neither used nor changed.
+    `embeddings` and `block` are shared in memory, so training one model's backbone changes it for all, and so does a
+    switch between train and eval mode. The backbone's own adapters, head and configuration, if any, are neither used
+    nor changed.
 
     Args:
         backbone: a MiniALBERT under any head or bare, with other adapters or none.
@@ -281,11 +268,10 @@ def load_adapters(
         revision: git revision on the hub.
 
     Returns:
-        A model of the saved architecture in eval mode, on the device and in the dtype of the backbone.
+        A model of the saved architecture, on the device and in the dtype of the backbone.
 
     Raises:
-        UserError: if the adapters were trained on another backbone, or a file is missing, damaged, incomplete
-            or holds something else.
+        UserError: if the adapters were trained on another backbone, or a file is not whole.
     """
     encoder = _encoder(backbone)
     source = str(directory_or_hub_id)
@@ -305,7 +291,7 @@ def load_adapters(
     values["exit_threshold"] = None  # of the backbone's own task
     config = _changed_config(encoder.config, values, f"{source}: {CONFIG_NAME}")
     with torch.device("meta"):  # shapes alone: every tensor comes from the backbone or the file
-        model = _ARCHITECTURES[record.architecture](config)
+        model = ARCHITECTURES[record.architecture].ours(config)
     tensors = _read_tensors(_locate(source, WEIGHTS_NAME, revision), model, source)
 
     model.minialbert.embeddings = encoder.embeddings
@@ -370,20 +356,14 @@ def _read_tensors(path: Path, model: AdaptedModel, source: str) -> dict[str, Ten
         tensors: dict[str, Tensor] = load_file(path)
     except LOADING_ERRORS as error:
         raise UserError(f"{where} is damaged ({one_line(error)}): save the adapters again") from error
-    expected = {key: tuple(tensor.shape) for key, tensor in _task_tensors(model)}
-    problems = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unknown": sorted(tensors.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} (file {tuple(tensors[key].shape)}, model {expected[key]})"
-            for key in sorted(expected.keys() & tensors.keys())
-            if tuple(tensors[key].shape) != expected[key]
-        ],
-    }
-    told = [f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys]
+    told = tell_misfit(_shapes(_task_tensors(model)), _shapes(tensors.items()))
     if told:
-        raise UserError(f"{where} does not fit its {CONFIG_NAME}; {shown('; '.join(told), 400)}")
+        raise UserError(f"{where} does not fit its {CONFIG_NAME}; {told}")
     return tensors
+
+
+def _shapes(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors}
 
 
 def _task_tensors(model: AdaptedModel) -> Iterator[tuple[str, Tensor]]:
@@ -395,12 +375,9 @@ def _task_tensors(model: AdaptedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 class AdaptedTasks:
-    """Several tasks on one backbone that is in memory once; each call names its task.
+    """Several tasks on one backbone (under any head or bare) that is in memory once; each call names its task.
 
     Modules are shared as `load_adapters` says; gradients are the caller's choice, as with any model.
-
-    Args:
-        backbone: a MiniALBERT under any head or bare.
     """
 
     def __init__(self, backbone: MiniAlbertPreTrainedModel) -> None:

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from minialbert.data.tokenizers import special_affixes
 from minialbert.data.window_store import record_from_plain
 from minialbert.errors import UserError, display_name
-from minialbert.method.encoders import Teacher, enable_recording, load_teacher, max_input_length, view_encoder
+from minialbert.method.encoders import Teacher, load_teacher, max_input_length
 from minialbert.method.losses import layer_map
+from minialbert.method.objective import Request
 from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import packed
 
@@ -118,17 +119,8 @@ def compare_attention(
 ) -> dict[str, Any]:
     """Return the attention maps of a saved student and a teacher; the student's tokenizer makes the tokens of both.
 
-    Args:
-        model: directory or hub id of the student.
-        teacher: directory or hub id of the teacher.
-        layers: see `attention_maps`.
-        sentences: what they read.
-
-    Returns:
-        The maps, as from `attention_maps`.
-
-    Raises:
-        UserError: if a model cannot be loaded, their vocabularies differ in size, or the maps cannot be made.
+    Layers and sentences are as for `attention_maps`. Raises UserError if a model cannot be loaded, their vocabularies
+    differ in size, or the maps cannot be made.
     """
     _check_sentences(sentences)
     student = load_teacher(model, role="student")
@@ -157,17 +149,11 @@ def compare_attention(
 
 
 def row_overlap(maps: dict[str, Any]) -> list[float]:
-    """Return how far the rows of student and teacher agree, one figure per iteration.
+    """Return how far the rows of student and teacher agree, one figure between 0 and 1 per iteration.
 
-    It is what two distributions share, 1 - total variation, so 1 for equal rows and 0 for rows that look at
-    different tokens; the mean over rows, then heads, then sentences. Where the numbers of heads differ, rows are
-    averaged over heads first. What maps keep of a probability, 8 bits, is normalised to rows of sum 1 again.
-
-    Args:
-        maps: as from `attention_maps`.
-
-    Returns:
-        Figures between 0 and 1.
+    It is what two distributions share, 1 - total variation, so 1 for equal rows and 0 for rows that look at different
+    tokens; the mean over rows, then heads, then sentences. Where the numbers of heads differ, rows are averaged over
+    heads first. What maps keep of a probability, 8 bits, is normalised to rows of sum 1 again.
     """
     averaged = maps["teacher_heads"] != maps["student_heads"]
     figures = []
@@ -186,48 +172,21 @@ def row_overlap(maps: dict[str, Any]) -> list[float]:
 
 
 def decode_map(encoded: str, heads: int, tokens: int) -> np.ndarray:
-    """Return one map as an array.
-
-    Args:
-        encoded: the map, base64.
-        heads: number of heads.
-        tokens: number of tokens.
-
-    Returns:
-        uint8 (heads, tokens, tokens), probabilities times 255.
-
-    Raises:
-        ValueError: if it is not base64 of so many bytes.
-    """
+    """Return one map as uint8 (heads, tokens, tokens), probabilities times 255; ValueError if it is none."""
     return np.frombuffer(base64.b64decode(encoded, validate=True), np.uint8).reshape(heads, tokens, tokens)
 
 
 def write_attention_maps(path: str | Path, maps: dict[str, Any]) -> None:
-    """Write maps as JSON; a crash leaves either the old file or the new one.
-
-    Args:
-        path: the file.
-        maps: as from `attention_maps`.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write maps as JSON; a crash leaves either the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(maps) + "\n")
 
 
 def read_attention_maps(path: str | Path) -> dict[str, Any]:
-    """Return the maps in a file, every field of which has been checked.
+    """Return the maps in a file, every field of which has been checked; texts and names may hold any characters.
 
-    Args:
-        path: a file from `write_attention_maps`.
-
-    Returns:
-        The maps, as from `attention_maps`. Texts, tokens and names may hold any characters.
-
-    Raises:
-        UserError: naming the file and the field that no version of this program writes.
+    Raises UserError, naming the file and the field that no version of this program writes.
     """
     path = Path(path)
     try:
@@ -335,29 +294,20 @@ def _check_sentences(sentences: Sequence[str]) -> None:
                 f"sentence {number} has {len(text):,} letters, and at most {_MOST_LETTERS:,} are taken: give a shorter "
                 f"one, of which {MAX_TOKENS} tokens are shown"
             )
-        if not _is_unicode(text):
-            raise UserError(f"sentence {number} is not valid UTF-8: expected text")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:  # what a command line gives may hold halves of characters
+            raise UserError(f"sentence {number} is not valid UTF-8: expected text") from None
 
 
-def _is_unicode(text: str) -> bool:
-    """Tell whether text can be written: what a command line gives may hold halves of characters."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _reading_copy(model: PreTrainedModel) -> PreTrainedModel:
+def _reading_copy(model: PreTrainedModel) -> Teacher:
     """Return a model's encoder, in fp32 and eval mode on the CPU, as one that shows its rows.
 
     A copy, because a teacher may be in half precision, layers may be compiled for training, and some encoders
     change with the lengths that they read.
     """
     encoder: PreTrainedModel = copy.deepcopy(model.base_model)
-    encoder.cpu().float().eval()
-    enable_recording(encoder)
-    return encoder
+    return Teacher(encoder.cpu().float(), has_mlm_head=False)
 
 
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
@@ -366,21 +316,18 @@ def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> lis
     return [*prefix, *content["input_ids"][: max(0, limit - len(prefix) - len(suffix))], *suffix]
 
 
-@torch.no_grad()
-def _probabilities(
-    encoder: PreTrainedModel, ids: Sequence[int], layers: Collection[int]
-) -> dict[int, Tensor]:
+def _probabilities(encoder: Teacher, ids: Sequence[int], layers: Collection[int]) -> dict[int, Tensor]:
     """Return the rows of some layers for one sentence, (H, T, T)."""
-    input_ids = torch.tensor([list(ids)], device=encoder.device)
+    input_ids = torch.tensor([list(ids)], device=encoder.model.device)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    with torch.autocast(encoder.device.type, enabled=False):
-        view = view_encoder(encoder, batch, attention_layers=layers)
+    with torch.autocast(encoder.model.device.type, enabled=False):
+        view = encoder.view(batch, Request(attention_layers=layers))
     rows = {layer: row[0].exp() if view.log_rows else row[0] for layer, row in view.attention_rows.items()}
     for layer in layers:
         if layer not in rows or rows[layer].shape[1:] != (len(ids), len(ids)):
             raise UserError(
-                f"an encoder of the kind {encoder.config.model_type} does not show a row of attention over all tokens "
-                f"for each token (layer {layer}): its maps cannot be shown"
+                f"an encoder of the kind {encoder.model.config.model_type} does not show a row of attention over all "
+                f"tokens for each token (layer {layer}): its maps cannot be shown"
             )
     return rows
 
@@ -388,16 +335,3 @@ def _probabilities(
 def _encoded(rows: Tensor) -> str:
     levels = (rows.float() * _LEVELS).round().clamp(0, _LEVELS).to(torch.uint8)
     return base64.b64encode(levels.cpu().contiguous().numpy().tobytes()).decode("ascii")
-
-
-__all__ = [
-    "FORMAT_VERSION",
-    "MAX_TOKENS",
-    "SENTENCES",
-    "attention_maps",
-    "compare_attention",
-    "decode_map",
-    "read_attention_maps",
-    "row_overlap",
-    "write_attention_maps",
-]

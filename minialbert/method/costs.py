@@ -12,7 +12,7 @@ from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import duration, size
 
 if TYPE_CHECKING:
-    from minialbert.method.distill import DistillationPlan
+    from minialbert.method.plan import DistillationPlan
 
 # Share of the measured matrix-multiplication rate that a whole step reaches; the rest is element-wise work.
 _EFFICIENCY = 0.6
@@ -23,15 +23,9 @@ _WORTH_A_CHANGE = 1.3
 def forward_flops_per_token(
     config: PreTrainedConfig, length: int, *, adapter_size: int | None = None
 ) -> float:
-    """Return the floating-point operations of one encoder forward pass, per token, without any head.
+    """Return the operations of one encoder forward pass, per token of windows of a length, without any head.
 
-    Args:
-        config: shape of the encoder.
-        length: tokens per window (attention grows with it).
-        adapter_size: width of the bottleneck of two adapters per layer, or None.
-
-    Returns:
-        Operations; one multiply-add counts as two.
+    One multiply-add counts as two. `adapter_size` is the width of the bottleneck of two adapters per layer.
     """
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
@@ -75,16 +69,10 @@ def step_flops_per_token(
 
 
 def estimate(plan: DistillationPlan) -> dict[str, int | str]:
-    """Return an estimate of a plan's size, time and memory on this machine.
+    """Return named figures on a plan's size, time and memory on this machine: counts, or text with its unit.
 
-    Time is the arithmetic of all steps at 60 % of the rate that a matrix multiplication reaches here, measured
-    now; memory is weights, gradients, optimiser states and the activations of one micro-batch.
-
-    Args:
-        plan: the plan.
-
-    Returns:
-        Named figures: counts as integers, the rest as text with its unit.
+    Time is the arithmetic of all steps at 60 % of the rate that a matrix multiplication reaches here, measured now;
+    memory is weights, gradients, optimiser states and the activations of one micro-batch.
     """
     student, teacher = plan.student.config, plan.teacher
     length = plan.windows.window_length
@@ -121,14 +109,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
 
 
 def measured_matmul_rate(precision: str) -> float:
-    """Return the rate of a square matrix multiplication on this machine in FLOP/s, the median of five.
-
-    Args:
-        precision: "fp32", "bf16" or "fp16".
-
-    Returns:
-        Operations per second.
-    """
+    """Return the rate of a square matrix multiplication on this machine in FLOP/s, the median of five."""
     on_gpu = torch.cuda.is_available()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     size = 8192 if on_gpu else 1024
@@ -165,7 +146,7 @@ def _memory_bytes(plan: DistillationPlan, length: int) -> float:
     activations = (
         4.0 * tokens * student.num_hidden_layers * (16 * student.hidden_size + 3 * student.intermediate_size)
     )
-    matched = sum(1 for layer in plan.layers if layer) if plan.objective.needs_attention else 0
+    matched = len(plan.objective.compared_layers(plan.layers))
     rows = 4.0 * tokens * length * student.num_attention_heads * matched * 4
     logits = 4.0 * plan.recipe.data.mask_probability * tokens * student.vocab_size * 6
     return weights + activations + rows + logits

@@ -9,71 +9,82 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from minialbert.data.masking import IGNORED_LABEL
 from minialbert.method.fast.vocabulary import vocabulary_losses
 from minialbert.method.losses import at_least_one
+from minialbert.recipes.schema import resolve_depths
 
 
 def draw_depth(depths: Sequence[int], *, seed: int, step: int) -> int:
     """Return the depth that an optimiser step trains, every one as likely as the others.
 
-    It depends on seed and step alone. So all processes and micro-batches of a step agree, and a resumed run
-    goes on as an uninterrupted one does.
-
-    Args:
-        depths: what to draw from.
-        seed: of the run.
-        step: optimiser steps before this one.
-
-    Returns:
-        One of `depths`.
+    It depends on the run's seed and the steps before this one alone. So all processes and micro-batches of a step
+    agree, and a resumed run goes on as an uninterrupted one does.
     """
     digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
     return depths[int.from_bytes(digest, "big") % len(depths)]
 
 
 def mark_depths(config: PreTrainedConfig, depths: Sequence[int] | None) -> None:
-    """Write into a model's config which depths it is trained for, or that it is trained for none but the last.
-
-    Args:
-        config: changed in place.
-        depths: depths before the last; None takes the mark of an earlier training away.
-    """
+    """Write into a model's config which depths before the last it is trained for; None takes an earlier mark away."""
     if depths is not None:
         config.elastic_depths = list(depths)
     elif getattr(config, "elastic_depths", None) is not None:
         config.elastic_depths = None
 
 
+def plan_elastic(
+    model: PreTrainedModel,
+    depths: Sequence[int] | None,
+    *,
+    label_weight: float,
+    last_weight: float,
+    notes: list[str],
+    verb: str = "trains",
+) -> ElasticObjective:
+    """Return how depths before the last (all, when None) are trained too; the model's config is marked.
+
+    `notes` receives a line that says what a step does. Raises ValueError if the model has no such depths.
+    """
+    iterations = model.config.num_hidden_layers
+    chosen = resolve_depths(depths, iterations)
+    mark_depths(model.config, chosen)
+    notes.append(
+        f"elastic: besides depth {iterations}, every step {verb} one of {', '.join(map(str, chosen))}"
+    )
+    return ElasticObjective(chosen, label_weight, last_weight)
+
+
 @dataclass(frozen=True)
 class ElasticObjective:
-    """What a depth before the last is trained for: the masked tokens, and the prediction of the last depth.
+    """What a depth before the last is trained for: the labels, and the prediction of the last depth.
 
-    L_elastic = mlm_weight CE(k) + output_weight T^2 KL(last || k), at masked tokens, with T the temperature
-    of the output loss. The last depth is the teacher here, and gets no gradient.
+    L_elastic = label_weight CE(k) + last_weight T^2 KL(last || k), at masked tokens, with T the temperature
+    of the output loss. The last depth is the teacher here, and gets no gradient. For the labels of a task, see
+    `tasks.losses.elastic_loss`.
 
     Args:
         depths: depths before the last; a step trains one of them.
-        mlm_weight: weight of the cross-entropy with the masked tokens.
-        output_weight: weight of the divergence from the last depth.
+        label_weight: weight of the loss on the labels; of the masked tokens, in distillation.
+        last_weight: weight of the divergence from the last depth.
     """
 
     depths: tuple[int, ...]
-    mlm_weight: float = 1.0
-    output_weight: float = 5.0
+    label_weight: float = 1.0
+    last_weight: float = 5.0
 
     def draw(self, *, seed: int, step: int) -> int:
         """Return the depth that an optimiser step trains; see `draw_depth`."""
         return draw_depth(self.depths, seed=seed, step=step)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain data."""
+        """Return all fields as plain data, under the names of a distillation's recipe."""
         return {
             "depths": list(self.depths),
-            "mlm_weight": self.mlm_weight,
-            "output_weight": self.output_weight,
+            "mlm_weight": self.label_weight,
+            "output_weight": self.last_weight,
         }
 
     def __call__(
@@ -112,12 +123,9 @@ class ElasticObjective:
         total = last.new_zeros((), dtype=torch.float64 if last.dtype == torch.float64 else torch.float32)
         for logits in depth_logits.values():
             cross_entropy, divergence = vocabulary_losses(
-                logits, labels, last if self.output_weight else None, temperature=temperature
+                logits, labels, last if self.last_weight else None, temperature=temperature
             )
-            total = total + self.mlm_weight * cross_entropy.sum()
-            if self.output_weight:
-                total = total + self.output_weight * temperature**2 * divergence.sum()
+            total = total + self.label_weight * cross_entropy.sum()
+            if self.last_weight:
+                total = total + self.last_weight * temperature**2 * divergence.sum()
         return total / at_least_one(count)
-
-
-__all__ = ["ElasticObjective", "draw_depth", "mark_depths"]

@@ -1,15 +1,21 @@
-"""One view of any Transformers encoder: hidden states, attention rows and logits, at the layers asked for."""
+"""One door to any Transformers encoder, with whatever head, and one view of all of them.
+
+`load_encoder` opens a directory or hub id, and says in one line that weights do not fit their config. `view_encoder`
+returns hidden states, attention rows and logits, at the layers and positions that a `Request` asks for.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import json
+import logging
 import pickle
 import struct
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +26,11 @@ from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,13 +38,65 @@ from transformers import (
 
 from minialbert.data.packing import block_mask
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError
+from minialbert.errors import UserError, listed
 from minialbert.errors import one_line as first_line
+from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.fast.recording import RECORDING, record_attention, records_attention, route_attention
-from minialbert.method.fast.rows import AttentionInputs
-from minialbert.method.losses import KLDirection
-from minialbert.method.objective import EncoderView
+from minialbert.method.modeling_minialbert import (
+    MiniAlbertForMaskedLM,
+    MiniAlbertForQuestionAnswering,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+    MiniAlbertModel,
+    MiniAlbertPreTrainedModel,
+)
+from minialbert.method.objective import EncoderView, Request
 from minialbert.runs.untrusted import check_config, check_model_folder
+
+
+@dataclass(frozen=True)
+class Head:
+    """A kind of model: our class, Transformers' Auto class and pipeline for it, and what to call it."""
+
+    ours: type[MiniAlbertPreTrainedModel]
+    auto: Any
+    pipeline: str
+    description: str
+
+    @property
+    def suffix(self) -> str:
+        """How the names of its classes end, whatever the family."""
+        return self.ours.__name__.removeprefix("MiniAlbert")
+
+
+HEADS: dict[str, Head] = {
+    "features": Head(MiniAlbertModel, AutoModel, "feature-extraction", "encoder without a head"),
+    "masked-lm": Head(
+        MiniAlbertForMaskedLM,
+        AutoModelForMaskedLM,
+        "fill-mask",
+        "encoder with a masked-language-modelling head",
+    ),
+    "sequence-classification": Head(
+        MiniAlbertForSequenceClassification,
+        AutoModelForSequenceClassification,
+        "text-classification",
+        "encoder with a head that classifies a text",
+    ),
+    "token-classification": Head(
+        MiniAlbertForTokenClassification,
+        AutoModelForTokenClassification,
+        "token-classification",
+        "encoder with a head that labels every token",
+    ),
+    "question-answering": Head(
+        MiniAlbertForQuestionAnswering,
+        AutoModelForQuestionAnswering,
+        "question-answering",
+        "encoder with a head that marks the span of an answer",
+    ),
+}
+ARCHITECTURES: dict[str, Head] = {head.ours.__name__: head for head in HEADS.values()}
 
 # Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
 # mask. ModernBERT is none of them: its local layers would lose their own mask to the one given here.
@@ -51,53 +113,239 @@ LOADING_ERRORS = (
     MemoryError, SafetensorError, EOFError, ImportError, pickle.UnpicklingError, struct.error, StrictDataclassError,
 )  # fmt: skip
 
+# Loggers and marks of what Transformers writes about weights that a checkpoint does not have.
+_REPORTERS = ("transformers.modeling_utils", "transformers.utils.loading_report")
+_REPORTS = ("LOAD REPORT", "newly initialized", "Some weights of", "This checkpoint seem corrupted")
+
+
+# Loading
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A model in fp32 and eval mode, and what its checkpoint lacks.
+
+    Args:
+        model: the model.
+        missing: names of weights that were drawn anew: of the head, or of a pooler that nothing trained.
+        misshapen: names of those of a head that were, because the checkpoint's have another shape.
+    """
+
+    model: PreTrainedModel
+    missing: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether every part of the head came with the checkpoint, in whatever shape."""
+        return all(_is_of_encoder(self.model, key) for key in self.missing)
+
+
+def load_encoder(
+    name: str | Path,
+    head: str = "masked-lm",
+    *,
+    config: PreTrainedConfig | None = None,
+    revision: str | None = None,
+    role: str = "",
+    new_head: bool = False,
+) -> LoadedEncoder:
+    """Return the encoder at a directory or hub id: one of ours, of the paper's release, or any of Transformers.
+
+    What Transformers writes about parts that a checkpoint does not have is left out: a head that is missing is for
+    the caller to judge, and anything else is refused here.
+
+    Args:
+        name: directory or hub id.
+        head: one of `HEADS`; drawn from torch's global generator where the checkpoint has none.
+        config: from `load_encoder_config`, perhaps changed; read anew when absent.
+        revision: git revision on the hub.
+        role: what messages call it before its name.
+        new_head: whether a head of another shape than the config's is drawn anew, too, instead of refused.
+
+    Returns:
+        The model and what it lacked.
+
+    Raises:
+        UserError: if there is no such model, its files are damaged, it is no encoder, or its weights do not fit its
+            config.
+    """
+    config = config if config is not None else load_encoder_config(name, revision=revision)
+    called = f"{role} {name}".strip()
+    try:
+        with quiet_loading():
+            model, info = HEADS[head].auto.from_pretrained(
+                name,
+                config=config,
+                revision=revision,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, by key name
+                trust_remote_code=False,
+            )
+    except LOADING_ERRORS as error:
+        raise UserError(f"{called}: its weights could not be loaded ({one_line(error)})") from error
+    missing = sorted(info["missing_keys"])
+    misshapen = sorted(key for key, *_ in info["mismatched_keys"])
+    wrong = [key for key in missing if _is_of_encoder(model, key) and "pooler." not in key]
+    wrong += [key for key in misshapen if _is_of_encoder(model, key) or not new_head]
+    if wrong:
+        raise UserError(
+            f"{called}: its weights do not fit its config.json; missing or of another shape: "
+            f"{', '.join(sorted(wrong)[:4])}{' …' if len(wrong) > 4 else ''}"
+        )
+    return LoadedEncoder(model, tuple(missing), tuple(misshapen))
+
+
+def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:
+    return model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep Transformers' reports about the weights of models that this thread loads inside the block to ourselves."""
+    thread = threading.get_ident()
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return record.thread != thread or not any(mark in record.getMessage() for mark in _REPORTS)
+
+    reporters = [logging.getLogger(name) for name in _REPORTERS]
+    for reporter in reporters:
+        reporter.addFilter(is_other)
+    try:
+        yield
+    finally:
+        for reporter in reporters:
+            reporter.removeFilter(is_other)
+
+
+def tell_misfit(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], limit: int = 400
+) -> str:
+    """Return how the shapes of a file's tensors differ from a model's, by name: nothing where they do not.
+
+    What is missing, unknown, or of another shape is told in about `limit` letters.
+    """
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unknown": sorted(found.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} (file {found[key]}, model {expected[key]})"
+            for key in sorted(expected.keys() & found.keys())
+            if found[key] != expected[key]
+        ],
+    }
+    room = limit // max(1, sum(map(bool, problems.values())))
+    return "; ".join(f"{what}: {listed(keys, room)}" for what, keys in problems.items() if keys)
+
+
+def load_teacher(
+    name: str | Path, *, revision: str | None = None, with_tokenizer: bool = True, role: str = "teacher"
+) -> Teacher:
+    """Return the teacher at a directory or hub id, with its masked-LM head where it has one.
+
+    It is frozen and in eval mode. `role` is what messages call it: a student is read in the same way where it is to be
+    looked at. Raises UserError as `load_encoder` does.
+    """
+    loaded = load_encoder(name, revision=revision, role=role)
+    tokenizer = load_tokenizer(name) if with_tokenizer else None
+    return Teacher(loaded.model, has_mlm_head=loaded.has_head, tokenizer=tokenizer, name=str(name))
+
+
+def load_encoder_config(name: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
+    """Return the configuration with which the encoder at a directory or hub id is built.
+
+    That of a checkpoint of the paper's release is a `MiniAlbertConfig`. Raises UserError where there is none that can
+    be read, or it is not that of an encoder.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{name} has no config.json: expected the directory of a Transformers model")
+    if not path.exists() and str(name).startswith((".", "/", "~")):
+        raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
+    check_model_folder(path)
+    _check_counts(path / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        if hasattr(config, "use_adapter"):
+            config = MiniAlbertConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise UserError(_not_loaded(str(name), error)) from error
+    check_config(config, name)
+    decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    if decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"{name} is a {config.model_type} {'decoder' if decoder else 'model'}, not an encoder: expected "
+            "one that Transformers can load for masked language modelling (BERT, RoBERTa, ELECTRA, "
+            "DistilBERT, MPNet, ModernBERT, …)"
+        )
+    if config.model_type != MiniAlbertConfig.model_type:
+        vars(config).pop("auto_map", None)  # names code that was not run, and is not passed on
+    return config
+
+
+def head_of(config: PreTrainedConfig) -> str | None:
+    """Return which of `HEADS` the checkpoint of a configuration has, by its architecture's name; None for another."""
+    names = config.architectures
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
+    return next((name for name, head in HEADS.items() if architecture.endswith(head.suffix)), None)
+
+
+def _check_counts(file: Path) -> None:
+    """Refuse counts of layers and labels that would keep Transformers building for hours."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # told by whoever reads it as a configuration
+        return
+    for key, value in values.items() if isinstance(values, dict) else ():
+        most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS if "layers" in key else None
+        if most is not None and isinstance(value, int) and value > most:
+            raise UserError(f"{file}: {key} must be at most {most:,}")
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return an exception's first line, cut to `limit` characters."""
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own advice is to run the code
+        return "a .bin file is damaged or holds code, which is never run: get the weights as safetensors"
+    return first_line(error, limit + 1)  # with the mark of what was cut
+
+
+def _not_loaded(name: str, error: BaseException) -> str:
+    text = str(error).lower()
+    if "trust_remote_code" in text:
+        return f"{name} needs Python code that comes with it, which is never run: give one that Transformers knows"
+    offline = any(word in text for word in ("connect", "offline", "couldn't reach", "max retries", "network"))
+    if not Path(name).exists() and offline:
+        return (
+            f"{name} is not a directory, not in the local cache, and the hub could not be reached: check the "
+            "name and the network, or give a local directory"
+        )
+    return f"{name} could not be loaded as a Transformers model ({one_line(error)})"
+
+
+# What an encoder says
+
 
 def view_encoder(
-    model: PreTrainedModel,
-    batch: Mapping[str, Tensor],
-    *,
-    attention_layers: Collection[int] = (),
-    positions: Tensor | None = None,
-    after_dropout: bool = False,
-    attention_inputs: Collection[int] = (),
-    references: Mapping[int, AttentionInputs] | None = None,
-    direction: KLDirection = "teacher-student",
+    model: PreTrainedModel, batch: Mapping[str, Tensor], request: Request | None = None
 ) -> EncoderView:
     """Return what an encoder says about a batch, computing no more than is asked for.
 
-    The masked-LM head runs on the rows named by `positions` alone: at 15 % masking that removes a quarter of
-    all FLOPs of a distillation step and 85 % of the logits' memory.
-
-    Args:
-        model: an encoder with a masked-LM head, or a bare one when `positions` is None.
-        batch: model inputs; what its forward does not take is left out.
-        attention_layers: layers whose attention rows to return, counted from 1.
-        positions: bool (B, T), where logits are wanted; None for no logits.
-        after_dropout: return attention probabilities after dropout (the release in training) instead of
-            log-probabilities before it.
-        attention_inputs: layers whose queries, keys and values to return; only where `records_attention`.
-        references: by layer, attention to compare that layer's rows with; only where `records_attention`.
-        direction: of that comparison.
-
-    Returns:
-        The view, with all hidden states.
+    The masked-LM head runs on the positions asked for alone: at 15 % masking that removes a quarter of all FLOPs of a
+    distillation step and 85 % of the logits' memory. A bare encoder may be asked for no logits. What the model's
+    forward does not take of the batch is left out.
     """
+    asked = request or Request()
     encoder = model.base_model
-    inputs = forward_inputs(model if positions is not None else encoder, batch)
+    inputs = forward_inputs(model if asked.positions is not None else encoder, batch)
     records = records_attention(model)
-    assert records or not (attention_inputs or references)
-    inputs["output_attentions"] = bool(attention_layers) and not records
-    with record_attention(
-        attention_layers,
-        after_dropout=after_dropout,
-        inputs=attention_inputs,
-        references=references,
-        direction=direction,
-    ) as recorder:
-        if positions is None:
+    assert records or not (asked.attention_inputs or asked.references)
+    inputs["output_attentions"] = bool(asked.attention_layers) and not records
+    with record_attention(asked) as recorder:
+        if asked.positions is None:
             outputs, logits = encoder(**inputs, output_hidden_states=True), None
         else:
-            handle = encoder.register_forward_hook(_SelectRows(positions))
+            handle = encoder.register_forward_hook(_SelectRows(asked.positions))
             try:
                 outputs = model(**inputs, output_hidden_states=True)
             finally:
@@ -107,15 +355,21 @@ def view_encoder(
         rows = recorder.rows
     else:
         attentions = outputs.attentions or ()
-        rows = {layer: attentions[layer - 1] for layer in attention_layers if layer <= len(attentions)}
-    return EncoderView(
+        rows = {layer: attentions[layer - 1] for layer in asked.attention_layers if layer <= len(attentions)}
+    view = EncoderView(
         dict(enumerate(outputs.hidden_states)),
         rows,
-        log_rows=records and not after_dropout,
+        log_rows=records and not asked.after_dropout,
         logits=logits,
         attention_inputs=recorder.inputs,
         attention_divergences=recorder.divergences,
     )
+    if asked.depths:
+        masked = batch["labels"] != -100
+        view.depth_logits = {
+            depth: model.read_out(view.hidden_states[depth][masked]) for depth in asked.depths
+        }
+    return view
 
 
 class _SelectRows:
@@ -139,15 +393,7 @@ def forward_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[
 
 
 def supports_packing(model: PreTrainedModel) -> bool:
-    """Returns whether a model gives packed windows the hidden states of separate ones.
-
-    Args:
-        model: an encoder, with or without a head, with the attention implementation that it will run with.
-
-    Returns:
-        True for encoders of `PACKING_FAMILIES` that take position ids and a ready-made mask, with our own
-        attention, SDPA or eager attention.
-    """
+    """Return whether a model, with its attention as it is, gives packed windows the hidden states of separate ones."""
     encoder = model.base_model
     return (
         model.config.model_type in PACKING_FAMILIES
@@ -161,16 +407,10 @@ def supports_packing(model: PreTrainedModel) -> bool:
 
 
 def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the arguments with which a model's forward takes a packed batch.
+    """Return the arguments with which a model that `supports_packing` takes a batch of `PackedCollator`.
 
-    Args:
-        model: one that `supports_packing`.
-        batch: what `PackedCollator` gives.
-
-    Returns:
-        "input_ids", "token_type_ids" where the model takes them, "attention_mask" of shape (R, 1, T, T):
-        bool, or additive in the model's precision for eager attention, which would add True as 1; and
-        "position_ids", counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
+    The mask (R, 1, T, T) is bool, or additive in the model's precision for eager attention, which would add True as 1.
+    Position ids are counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
     """
     accepted = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor] = {
@@ -192,12 +432,8 @@ def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[s
 def enable_recording(model: PreTrainedModel) -> bool:
     """Route a model's attention through `recording.recording_attention`, or fall back to eager maps.
 
-    Args:
-        model: any Transformers encoder.
-
-    Returns:
-        True when only matched layers pay for their maps; False for models that do not use the registry of
-        attention functions (MPNet), which compute all maps in the open.
+    Returns True when only matched layers pay for their maps; False for models that do not use the registry of attention
+    functions (MPNet), which compute all maps in the open.
     """
     if route_attention(model):
         return True
@@ -247,39 +483,16 @@ class Teacher:
         return max_input_length(self.model)
 
     @torch.no_grad()
-    def view(
-        self,
-        batch: Mapping[str, Tensor],
-        *,
-        attention_layers: Collection[int] = (),
-        positions: Tensor | None = None,
-        dropout: bool = False,
-        attention_inputs: Collection[int] = (),
-    ) -> EncoderView:
-        """Return the teacher's view of a batch, without gradients.
-
-        Args:
-            batch: model inputs.
-            attention_layers: layers whose attention rows to return, counted from 1.
-            positions: bool (B, T), where logits are wanted; ignored without a masked-LM head.
-            dropout: run with dropout on, as the release does in training.
-            attention_inputs: layers whose queries, keys and values to return; only where `records_attention`.
-
-        Returns:
-            The view.
-        """
-        self.model.train(dropout)
+    def view(self, batch: Mapping[str, Tensor], request: Request | None = None) -> EncoderView:
+        """Return the teacher's view of a batch, without gradients; without a masked-LM head it has no logits."""
+        asked = request or Request()
+        if not self.has_mlm_head:
+            asked = replace(asked, positions=None)
+        self.model.train(asked.after_dropout)
         half = self.model.dtype in (torch.float16, torch.bfloat16)
         # Weights that were cast once need no casting by autocast in every step.
         with torch.autocast(self.model.device.type, enabled=False) if half else contextlib.nullcontext():
-            return view_encoder(
-                self.model,
-                batch,
-                attention_layers=attention_layers,
-                positions=positions if self.has_mlm_head else None,
-                after_dropout=dropout,
-                attention_inputs=attention_inputs,
-            )
+            return view_encoder(self.model, batch, asked)
 
 
 def max_input_length(model: PreTrainedModel) -> int:
@@ -293,113 +506,3 @@ def position_offset(model: PreTrainedModel) -> int:
     table = getattr(embeddings, "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
-
-
-def load_teacher(
-    name: str | Path, *, revision: str | None = None, with_tokenizer: bool = True, role: str = "teacher"
-) -> Teacher:
-    """Return the teacher at a directory or hub id.
-
-    Args:
-        name: any Transformers encoder, with or without a masked-LM head.
-        revision: git revision on the hub.
-        with_tokenizer: also load its tokenizer.
-        role: what messages call it; a student is read in the same way where it is to be looked at.
-
-    Returns:
-        The teacher, frozen and in eval mode.
-
-    Raises:
-        UserError: if there is no such model, its files are damaged, or it is not an encoder.
-    """
-    config = load_encoder_config(name, revision=revision)
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name,
-            config=config,
-            revision=revision,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, by key name
-            trust_remote_code=False,
-        )
-    except LOADING_ERRORS as error:
-        raise UserError(f"{role} {name}: its weights could not be loaded ({one_line(error)})") from error
-    encoder_prefix = f"{model.base_model_prefix}."
-    missing = sorted(info["missing_keys"])
-    missing_in_encoder = [key for key in missing if key.startswith(encoder_prefix)]
-    if missing_in_encoder or info["mismatched_keys"]:
-        keys = missing_in_encoder or sorted(key for key, *_ in info["mismatched_keys"])
-        raise UserError(
-            f"{role} {name}: its weights do not fit its config.json; missing or of another shape: "
-            f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
-        )
-    tokenizer = load_tokenizer(name) if with_tokenizer else None
-    return Teacher(model, has_mlm_head=not missing, tokenizer=tokenizer, name=str(name))
-
-
-def load_encoder_config(name: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
-    """Return the configuration of an encoder at a directory or hub id.
-
-    Args:
-        name: directory or hub id.
-        revision: git revision on the hub.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        UserError: if it cannot be found or read, or is not that of an encoder.
-    """
-    path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{name} has no config.json: expected the directory of a Transformers model")
-    if not path.exists() and str(name).startswith((".", "/", "~")):
-        raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
-    check_model_folder(path)
-    _check_counts(path / "config.json")
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(_not_loaded(str(name), error)) from error
-    check_config(config, name)
-    decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
-    if decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-        raise UserError(
-            f"{name} is a {config.model_type} {'decoder' if decoder else 'model'}, not an encoder: expected "
-            "one that Transformers can load for masked language modelling (BERT, RoBERTa, ELECTRA, "
-            "DistilBERT, MPNet, ModernBERT, …)"
-        )
-    return config
-
-
-def _check_counts(file: Path) -> None:
-    """Refuse counts of layers and labels that would keep Transformers building for hours."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # told by whoever reads it as a configuration
-        return
-    for key, value in values.items() if isinstance(values, dict) else ():
-        most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS if "layers" in key else None
-        if most is not None and isinstance(value, int) and value > most:
-            raise UserError(f"{file}: {key} must be at most {most:,}")
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return an exception's first line, cut to `limit` characters."""
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own advice is to run the code
-        return "a .bin file is damaged or holds code, which is never run: get the weights as safetensors"
-    return first_line(error, limit + 1)  # with the mark of what was cut
-
-
-def _not_loaded(name: str, error: BaseException) -> str:
-    text = str(error).lower()
-    if "trust_remote_code" in text:
-        return f"{name} needs Python code that comes with it, which is never run: give one that Transformers knows"
-    offline = any(word in text for word in ("connect", "offline", "couldn't reach", "max retries", "network"))
-    if not Path(name).exists() and offline:
-        return (
-            f"{name} is not a directory, not in the local cache, and the hub could not be reached: check the "
-            "name and the network, or give a local directory"
-        )
-    return f"{name} could not be loaded as a Transformers model ({one_line(error)})"

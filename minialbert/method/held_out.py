@@ -10,23 +10,18 @@ import torch
 from torch import Tensor
 
 from minialbert.method.losses import attention_loss, hidden_loss, output_loss
-from minialbert.method.objective import EncoderView, average_heads
+from minialbert.method.objective import EncoderView, Request, comparable_rows, matched_pairs
 
 Batch = Mapping[str, Tensor]
 
 
 @dataclass
 class HeldOutMetrics:
-    """Means over held-out windows.
+    """Means over held-out windows: nats, shares and cosines; None or absent where there is nothing to compare with.
 
-    Args:
-        mlm_loss: cross-entropy at masked tokens, nats.
-        mlm_accuracy: share of masked tokens predicted right; between 0 and 1.
-        output_kl: KL(teacher || student) at masked tokens, nats; None where the teacher has no masked-LM head.
-        cosine: per student iteration with a matched layer, the mean cosine to it.
-        attention_kl: per such iteration, KL(teacher || student) between attention rows, nats.
-        masked_tokens: how many masked tokens were scored.
-        depths: `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
+    `output_kl` is KL(teacher || student) at masked tokens. By iteration with a matched layer: `cosine` to it, and
+    `attention_kl`, KL(teacher || student) between attention rows. `masked_tokens` says how many were scored; `depths`
+    has `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
     """
 
     mlm_loss: float | None = None
@@ -83,13 +78,13 @@ def measure_held_out(
     The spread of the two halves tells how far a difference between two students can be trusted.
 
     Args:
-        student: called with a batch, `attention_layers` and `positions`; returns its view. In eval mode.
+        student: called with a batch and a request; returns its view. In eval mode.
         teacher: the same for the teacher; None for masked-LM metrics alone.
         batches: masked batches with `input_ids`, `attention_mask` and `labels`, the same for every student.
         layers: the teacher layer of each iteration (0: none).
         with_attention: whether attention rows can be compared.
         attention_heads: "match", or "average" over heads.
-        depths: depths before the last to score too; the student is called with `depths` then.
+        depths: depths before the last to score too.
         num_windows: windows in all batches together.
 
     Returns:
@@ -97,21 +92,15 @@ def measure_held_out(
     """
     parts = [_Sums(), _Sums()]
     seen = 0
-    pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+    pairs = matched_pairs(layers)
     for batch in batches:
         half = parts[0] if seen < num_windows / 2 else parts[1]
         seen += batch["input_ids"].shape[0]
         positions = batch["labels"] != -100
         rows = with_attention and teacher is not None
-        asked = {"depths": depths} if depths else {}
-        view = student(
-            batch, attention_layers=[i for i, _ in pairs] if rows else (), positions=positions, **asked
-        )
-        target = None
-        if teacher is not None:
-            target = teacher(
-                batch, attention_layers=[layer for _, layer in pairs] if rows else (), positions=positions
-            )
+        iterations, matched = zip(*pairs, strict=True) if rows and pairs else ((), ())
+        view = student(batch, Request(positions, iterations, depths=depths))
+        target = None if teacher is None else teacher(batch, Request(positions, matched))
         _add_batch(half, view, target, batch, positions, pairs, rows, attention_heads)
     whole = _Sums()
     for part in parts:
@@ -151,15 +140,12 @@ def _add_batch(
         distance = hidden_loss(view.hidden_states[iteration], target.hidden_states[layer], mask)
         sums.add(("cosine", iteration), 1 - distance, valid)
         if rows:
-            ours, theirs = view.attention_rows[iteration], target.attention_rows[layer]
-            ours, theirs = (
-                rows if view.log_rows == target.log_rows or not log else rows.exp()
-                for rows, log in ((ours, view.log_rows), (theirs, target.log_rows))
+            average = attention_heads == "average"
+            divergence = attention_loss(
+                *comparable_rows(view, iteration, target, layer, average=average),
+                mask,
+                log_rows=view.log_rows and target.log_rows,
             )
-            log_rows = view.log_rows and target.log_rows
-            if attention_heads == "average":
-                ours, theirs = average_heads(ours, log_rows), average_heads(theirs, log_rows)
-            divergence = attention_loss(ours, theirs, mask, log_rows=log_rows)
             sums.add(("attention_kl", iteration), divergence, valid)
 
 

@@ -152,10 +152,20 @@ def output_loss(
                 f"mask of shape {tuple(mask.shape)} does not fit logits of {tuple(student_logits.shape)}"
             )
         student_logits, teacher_logits = student_logits[mask.bool()], teacher_logits[mask.bool()]
+    divergence = softened_divergence(student_logits, teacher_logits, temperature, direction).sum(-1)
+    return temperature**2 * divergence.sum() / at_least_one(divergence.numel() if count is None else count)
+
+
+def softened_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    direction: KLDirection = "teacher-student",
+) -> Tensor:
+    """Return the summands of the KL divergence between two softened distributions, in the shape of the logits."""
     student = nn.functional.log_softmax(_full_precision(student_logits) / temperature, dim=-1)
     teacher = nn.functional.log_softmax(_full_precision(teacher_logits) / temperature, dim=-1)
-    divergence = _kl_rows(student, teacher, direction)
-    return temperature**2 * divergence.sum() / at_least_one(divergence.numel() if count is None else count)
+    return _kl(student, teacher, direction)
 
 
 def attention_loss(
@@ -203,7 +213,7 @@ def attention_loss(
     if epsilon or not log_rows:
         student = _log(student.exp() if log_rows else student, epsilon)
         teacher = _log(teacher.exp() if log_rows else teacher, epsilon)
-    divergence = _kl_rows(student, teacher, direction)  # (B, H, T)
+    divergence = _kl(student, teacher, direction).sum(-1)  # (B, H, T)
     return mean_divergence(divergence, attention_mask, reduction=reduction, count=count)
 
 
@@ -214,16 +224,9 @@ def mean_divergence(
     reduction: AttentionReduction = "rows",
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Return divergences of attention rows averaged over heads and valid queries, as Eq. 7 does.
+    """Return divergences of attention rows, (B, H, T), averaged over heads and valid queries, as Eq. 7 does.
 
-    Args:
-        divergence: of each row, (B, H, T).
-        attention_mask: see `attention_loss`.
-        reduction: see `attention_loss`.
-        count: see `attention_loss`.
-
-    Returns:
-        A scalar in nats.
+    The rest is as for `attention_loss`.
     """
     batch, heads, length = divergence.shape
     if attention_mask is not None:
@@ -293,12 +296,12 @@ def embedding_loss(
     return hidden_loss(student_embeddings, teacher_embeddings, attention_mask, count=count)
 
 
-def _kl_rows(student_log: Tensor, teacher_log: Tensor, direction: KLDirection) -> Tensor:
-    """Return the KL divergence along the last dimension of two tensors of log-probabilities."""
+def _kl(student_log: Tensor, teacher_log: Tensor, direction: KLDirection) -> Tensor:
+    """Return the summands of the KL divergence of two tensors of log-probabilities."""
     target, other = (
         (teacher_log, student_log) if direction == "teacher-student" else (student_log, teacher_log)
     )
-    return (target.exp() * (target - other)).sum(-1)
+    return target.exp() * (target - other)
 
 
 def _log(probabilities: Tensor, epsilon: float) -> Tensor:

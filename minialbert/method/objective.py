@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -33,9 +33,35 @@ Preset = Literal["default", "paper", "as-published"]
 TERMS = ("mlm", "attention", "hidden", "output", "embedding", "relation")
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What an encoder is asked about a batch, beside its hidden states; `encoders.view_encoder` fulfils it.
+
+    Layers, and iterations of a student, count from 1.
+
+    Args:
+        positions: bool (B, T), where logits are wanted; None for no logits.
+        attention_layers: layers whose attention rows are wanted.
+        after_dropout: these rows as probabilities after dropout, instead of log-probabilities before it; a
+            teacher runs with its dropout on, as the release does in training.
+        attention_inputs: layers whose queries, keys and values are wanted; only where attention is recorded.
+        references: by layer, what its rows are compared with as they are made; only where it is recorded.
+        direction: of that comparison, see `rows.attend_and_compare`.
+        depths: iterations before the last whose logits at the masked tokens are wanted, of a student.
+    """
+
+    positions: Tensor | None = None
+    attention_layers: Collection[int] = ()
+    after_dropout: bool = False
+    attention_inputs: Collection[int] = ()
+    references: Mapping[int, AttentionInputs] = field(default_factory=dict)
+    direction: KLDirection = "teacher-student"
+    depths: Collection[int] = ()
+
+
 @dataclass
 class EncoderView:
-    """What one encoder says about a batch, as far as the objective asks.
+    """What one encoder says about a batch, as far as it was asked.
 
     Args:
         hidden_states: hidden states by layer, (B, T, D); 0 is the embedding output, layers count from 1.
@@ -58,15 +84,10 @@ class EncoderView:
 
     @classmethod
     def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
-        """Return the view of plain Transformers outputs.
+        """Return the view of plain Transformers outputs, called with `output_hidden_states=True`.
 
-        Args:
-            outputs: outputs of an encoder called with `output_hidden_states=True` and, for the attention
-                term, `output_attentions=True`.
-            positions: bool (B, T), the positions whose logits count.
-
-        Returns:
-            The view; logits are None for an encoder without a masked-LM head.
+        The attention term needs `output_attentions=True` too. Logits count at `positions`, bool (B, T); they are None
+        for an encoder without a masked-LM head.
         """
         hidden_states = dict(enumerate(outputs.get("hidden_states") or ()))
         rows = {
@@ -103,10 +124,7 @@ class DistillationTerms:
 class TokenCounts:
     """How many items the losses of one optimiser step cover, over all its micro-batches and processes.
 
-    Args:
-        masked: masked tokens.
-        valid: tokens that are not padding.
-        windows: windows (sequences).
+    Masked tokens, tokens that are not padding, and windows (sequences).
     """
 
     masked: Tensor | float
@@ -175,19 +193,11 @@ class DistillationObjective:
 
     @classmethod
     def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
-        """Return one of three objectives, with overrides.
+        """Return one of three objectives, with overrides; None keeps the preset's value.
 
-        Args:
-            name: "default" (KL(teacher || student), attention averaged per row, means over tokens, teacher
-                in eval mode), "paper" (as printed: KL(student || teacher), Eqs. 6 and 10 summed over each
-                window) or "as-published" (the release's arithmetic).
-            **overrides: fields to set; None keeps the preset's value.
-
-        Returns:
-            The objective.
-
-        Raises:
-            ValueError: if the name is not known.
+        "default" has KL(teacher || student), attention averaged per row, means over tokens, and the teacher in eval
+        mode; "paper" is as printed: KL(student || teacher), Eqs. 6 and 10 summed over each window; "as-published" has
+        the release's arithmetic.
         """
         presets: dict[str, dict[str, Any]] = {
             "default": {},
@@ -201,10 +211,11 @@ class DistillationObjective:
         }
         if name not in presets:
             raise ValueError(f"preset {name!r} is not known: give one of {', '.join(presets)}")
-        chosen = {key: value for key, value in overrides.items() if value is not None}
-        for name_of_list in ("layer_map", "relations"):
-            if isinstance(chosen.get(name_of_list), list):
-                chosen[name_of_list] = tuple(chosen[name_of_list])
+        chosen = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in overrides.items()
+            if value is not None
+        }
         return cls(**{**presets[name], **chosen})
 
     def without(self, *terms: str) -> DistillationObjective:
@@ -246,23 +257,68 @@ class DistillationObjective:
         )
 
     @property
+    def depends_on_length(self) -> bool:
+        """Whether the losses of a window depend on how far its row of the batch is filled up."""
+        return self.needs_attention and self.attention_reduction == "elements"
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term compares the student with a teacher."""
         return any(name not in ("mlm", "elastic") for name in self.weighted_terms)
 
+    def compared_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the (iteration, layer) pairs of a resolved layer map whose attention rows are compared."""
+        return matched_pairs(layers) if self.needs_attention else []
+
     def related_layers(self, layers: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the iterations, and the layers they are matched with, whose relations are compared.
-
-        Args:
-            layers: the resolved layer map.
-
-        Returns:
-            Pairs, counted from 1.
-        """
-        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+        """Return the (iteration, layer) pairs of a resolved layer map whose relations are compared."""
         if not self.relation_weight:
             return []
-        return pairs if self.relation_layers == "all" else pairs[-1:]
+        return matched_pairs(layers) if self.relation_layers == "all" else matched_pairs(layers)[-1:]
+
+    def teacher_request(
+        self, layers: Sequence[int], positions: Tensor | None = None, *, as_it_attends: bool = False
+    ) -> Request:
+        """Return what to ask a teacher about a batch, whose logits are needed at `positions`.
+
+        With `as_it_attends` it is what rows are made of: the student's are then compared as they are made.
+        """
+        compared = [layer for _, layer in self.compared_layers(layers)]
+        related = [layer for _, layer in self.related_layers(layers)]
+        return Request(
+            positions=positions if self.output_weight else None,
+            attention_layers=() if as_it_attends else compared,
+            attention_inputs=[*related, *compared] if as_it_attends else related,
+            after_dropout=self.teacher_dropout,
+        )
+
+    def student_request(
+        self,
+        layers: Sequence[int],
+        positions: Tensor | None = None,
+        *,
+        teacher: EncoderView | None = None,
+        as_it_attends: bool = False,
+        depths: Sequence[int] = (),
+    ) -> Request:
+        """Return what to ask a student about the batch of which its teacher has given a view.
+
+        With `as_it_attends` its rows are compared with that view as they are made. `depths` are iterations before the
+        last that this step trains too.
+        """
+        compared = self.compared_layers(layers) if teacher is not None else []
+        references = {}
+        if teacher is not None and as_it_attends:
+            references = {iteration: teacher.attention_inputs[layer] for iteration, layer in compared}
+        return Request(
+            positions=positions,
+            attention_layers=() if as_it_attends else [iteration for iteration, _ in compared],
+            attention_inputs=[iteration for iteration, _ in self.related_layers(layers)],
+            after_dropout=self.teacher_dropout,
+            references=references,
+            direction=self.kl_direction,
+            depths=depths,
+        )
 
     def positions(self, labels: Tensor, attention_mask: Tensor) -> Tensor:
         """Return where logits are needed, bool (B, T)."""
@@ -375,86 +431,92 @@ class DistillationObjective:
         layers = self.resolve_layers(
             max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
         )
-        pairs = [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
-
-        def hidden(iteration: int, layer: int) -> Tensor:
-            student_hidden = _get(student.hidden_states, iteration, "student hidden states", "hidden_weight")
-            teacher_hidden = _get(teacher.hidden_states, layer, "hidden states", "hidden_weight")
-            return hidden_loss(student_hidden, teacher_hidden.detach(), attention_mask, count=counts.valid)
-
-        def attention(iteration: int, layer: int) -> Tensor:
-            return self._attention(student, teacher, iteration, layer, attention_mask, counts)
-
-        def embedding(iteration: int, layer: int) -> Tensor:
-            teacher_embeddings = _get(teacher.hidden_states, 0, "embeddings", "embedding_weight").detach()
-            return embedding_loss(
-                student.hidden_states[0], teacher_embeddings, attention_mask, count=counts.valid
-            )
-
-        def relation(iteration: int, layer: int) -> Tensor:
-            return relation_loss(
-                _get(student.attention_inputs, iteration, "student queries and keys", "relation_weight"),
-                _get(teacher.attention_inputs, layer, "queries and keys", "relation_weight"),
-                attention_mask,
-                relations=self.relations,
-                heads=self.relation_heads,
-                direction=self.kl_direction,
-                count=counts.valid,
-            )
-
+        pairs = matched_pairs(layers)
         terms = {}
-        for name, term, matched in (
-            ("attention", attention, pairs),
-            ("hidden", hidden, pairs),
-            ("embedding", embedding, [(0, 0)]),
-            ("relation", relation, self.related_layers(layers)),
+        for name, matched in (
+            ("attention", pairs),
+            ("hidden", pairs),
+            ("embedding", [(0, 0)]),
+            ("relation", self.related_layers(layers)),
         ):
             if not matched:
                 continue
             weight = getattr(self, f"{name}_weight")
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
                 try:
-                    terms[name] = sum((term(*pair) for pair in matched), zero)
+                    parts = (
+                        self._term(name, student, teacher, *pair, attention_mask, counts) for pair in matched
+                    )
+                    terms[name] = sum(parts, zero)
                 except ValueError:
                     if weight:
                         raise
                     terms[name] = zero  # nothing to compare, and nothing was asked for
         return terms
 
-    def _attention(
+    def _term(
         self,
+        name: str,
         student: EncoderView,
         teacher: EncoderView,
         iteration: int,
         layer: int,
-        attention_mask: Tensor,
+        mask: Tensor,
         counts: TokenCounts,
     ) -> Tensor:
-        if iteration in student.attention_divergences:
-            return mean_divergence(
-                student.attention_divergences[iteration],
-                attention_mask,
-                reduction=self.attention_reduction,
+        """Return one alignment term between an iteration and its layer; 0 is the embeddings of both."""
+        if name in ("hidden", "embedding"):
+            what = "hidden states" if name == "hidden" else "embeddings"
+            ours = _get(student.hidden_states, iteration, f"student {what}", f"{name}_weight")
+            theirs = _get(teacher.hidden_states, layer, what, f"{name}_weight").detach()
+            loss = hidden_loss if name == "hidden" else embedding_loss
+            return loss(ours, theirs, mask, count=counts.valid)
+        if name == "relation":
+            return relation_loss(
+                _get(student.attention_inputs, iteration, "student queries and keys", "relation_weight"),
+                _get(teacher.attention_inputs, layer, "queries and keys", "relation_weight"),
+                mask,
+                relations=self.relations,
+                heads=self.relation_heads,
+                direction=self.kl_direction,
                 count=counts.valid,
             )
-        student_rows = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
-        teacher_rows = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
-        if self.attention_heads == "average":
-            student_rows = average_heads(student_rows, student.log_rows)
-            teacher_rows = average_heads(teacher_rows, teacher.log_rows)
-        if student.log_rows != teacher.log_rows:
-            student_rows = student_rows.exp() if student.log_rows else student_rows
-            teacher_rows = teacher_rows.exp() if teacher.log_rows else teacher_rows
+        reduction = self.attention_reduction
+        if iteration in student.attention_divergences:
+            divergence = student.attention_divergences[iteration]
+            return mean_divergence(divergence, mask, reduction=reduction, count=counts.valid)
         return attention_loss(
-            student_rows,
-            teacher_rows,
-            attention_mask,
+            *comparable_rows(student, iteration, teacher, layer, average=self.attention_heads == "average"),
+            mask,
             direction=self.kl_direction,
-            reduction=self.attention_reduction,
+            reduction=reduction,
             epsilon=self.attention_epsilon,
             log_rows=student.log_rows and teacher.log_rows,
             count=counts.valid,
         )
+
+
+def matched_pairs(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return each iteration that a layer map matches with a layer, and that layer, counted from 1."""
+    return [(iteration, layer) for iteration, layer in enumerate(layers, 1) if layer]
+
+
+def comparable_rows(
+    student: EncoderView, iteration: int, teacher: EncoderView, layer: int, *, average: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the rows of an iteration and of its teacher's layer, (B, H, T, T), in one form.
+
+    They are log-probabilities where both views hold such, else probabilities; with `average`, those of all heads as
+    one, so that head counts may differ. Only the student's have gradients. Raises ValueError where a view lacks them.
+    """
+    ours = _get(student.attention_rows, iteration, "student attention rows", "attention_weight")
+    theirs = _get(teacher.attention_rows, layer, "attention rows", "attention_weight").detach()
+    if average:
+        ours, theirs = average_heads(ours, student.log_rows), average_heads(theirs, teacher.log_rows)
+    if student.log_rows != teacher.log_rows:
+        ours = ours.exp() if student.log_rows else ours
+        theirs = theirs.exp() if teacher.log_rows else theirs
+    return ours, theirs
 
 
 def average_heads(rows: Tensor, log_rows: bool) -> Tensor:
@@ -476,13 +538,3 @@ def _get(values: Mapping[int, Value], layer: int, what: str, weight: str) -> Val
             "to 0"
         )
     return values[layer]
-
-
-__all__: Sequence[str] = [
-    "DistillationObjective",
-    "DistillationTerms",
-    "EncoderView",
-    "Preset",
-    "TokenCounts",
-    "average_heads",
-]

@@ -90,6 +90,3 @@ def _split(values: Tensor, heads: int, whose: str) -> Tensor:
             f"the {whose}'s width {joined.shape[-1]} cannot be split into {heads} relation heads: give a divisor"
         )
     return joined.view(batch, length, heads, -1).transpose(1, 2)
-
-
-__all__ = ["Relation", "relation_loss"]

@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's release, turned into ours and back.
+"""Checkpoints of the paper's release, turned into ours.
 
 The release saved its students as `model_type` "albert" with two extra keys, and with the parameter names
 of its own wrapper. `from_pretrained` reads such a directory as it is; `convert` writes a new one that the
@@ -23,41 +23,25 @@ from transformers.utils.hub import is_offline_mode
 
 from minialbert.errors import UserError, listed, one_line, quoted
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.encoders import ARCHITECTURES, tell_misfit
 from minialbert.method.modeling_minialbert import (
     RELEASE_KEY_MAPPING,
     RELEASE_UNUSED_KEYS,
-    MiniAlbertForMaskedLM,
-    MiniAlbertForSequenceClassification,
-    MiniAlbertForTokenClassification,
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
 )
 from minialbert.runs.files import check_folder, whole_folder
 from minialbert.runs.untrusted import check_config, check_model_folder
 
-# The classes of the release; it has none for question answering.
-ARCHITECTURES: dict[str, type[MiniAlbertPreTrainedModel]] = {
-    cls.__name__: cls
-    for cls in (
-        MiniAlbertModel,
-        MiniAlbertForMaskedLM,
-        MiniAlbertForSequenceClassification,
-        MiniAlbertForTokenClassification,
-    )
-}
+# The release has no class for question answering.
+_ARCHITECTURES = [name for name in ARCHITECTURES if name != "MiniAlbertForQuestionAnswering"]
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _MODEL_FILES = ("config.json", "model.safetensors", "configuration_minialbert.py", "modeling_minialbert.py")
 _TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "spiece.model",
-    "vocab.json",
-    "merges.txt",
-)
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "spiece.model", "vocab.json", "merges.txt",
+)  # fmt: skip
 _PREFIX = "minialbert."
 
 
@@ -122,7 +106,7 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
         raise UserError(f"{source}: {one_line(error)}") from error
     architecture = _architecture(source, config)
     tensors = _read_weights(source)
-    model, renamed, dropped = _build(source, ARCHITECTURES[architecture], config, tensors)
+    model, renamed, dropped = _build(source, ARCHITECTURES[architecture].ours, config, tensors)
 
     with whole_folder(target, replaces=(*_MODEL_FILES, *_TOKENIZER_FILES)) as staging:
         model.save_pretrained(staging)
@@ -138,51 +122,10 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     )
 
 
-def release_state_dict(model: MiniAlbertPreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's tensors under the key names of the paper's release.
-
-    Args:
-        model: a student that the release can express: full adapters with their LayerNorm or none, and a
-            masked-LM head, if any, with a decoder of its own.
-
-    Returns:
-        Release key to tensor (shared with the model, not copied). The pooler, which the release's file
-        carries and its students never use, is absent.
-
-    Raises:
-        UserError: if the release has no counterpart for the model.
-    """
-    architecture = type(model).__name__
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"the release has no {architecture}; it has {', '.join(ARCHITECTURES)}")
-    config = model.config
-    if config.adapter_reduction_factor is not None and not config.adapter_layer_norm:
-        raise UserError(
-            "the release's adapters end in a LayerNorm; this student has adapter_layer_norm=False"
-        )
-    if config.tie_word_embeddings and architecture == "MiniAlbertForMaskedLM":
-        raise UserError(
-            "the release's masked-LM decoder is not tied to the word table; this student has "
-            "tie_word_embeddings=True (its encoder alone, model.minialbert, can be given)"
-        )
-    bare = architecture == "MiniAlbertModel"
-    keys = {}
-    for key, tensor in model.state_dict().items():
-        release = _to_release(_PREFIX + key if bare else key)
-        keys[release.removeprefix("albert.") if bare else release] = tensor
-    return keys
-
-
 def rename_release_key(key: str) -> str | None:
     """Return our name of a release key as part of a model with a head; None for a key that no student uses.
 
     Keys without a counterpart (those of a task head, and unknown ones) come back as they are.
-
-    Args:
-        key: key of a state dict of the release.
-
-    Returns:
-        The key of ours, beginning with "minialbert." for the encoder.
     """
     if any(re.search(pattern, key) for pattern in RELEASE_UNUSED_KEYS):
         return None
@@ -193,24 +136,18 @@ def rename_release_key(key: str) -> str | None:
     return key
 
 
-def _inverted_mapping() -> list[tuple[re.Pattern[str], str]]:
+def release_key(key: str, *, bare: bool = False) -> str:
+    """Return the name that the release gives to a key of ours (or of a bare encoder): the way back."""
+    release = f"{_PREFIX}{key}" if bare else key
     # The mapping's patterns use four constructs only: ^, the optional outer "albert.", one number, "\.".
-    inverted = []
-    for pattern, replacement in RELEASE_KEY_MAPPING.items():
-        release = pattern.removeprefix("^").replace(r"(?:albert\.)?", "albert.")
-        release = release.replace(r"(\d+)", r"\g<1>").replace(r"\.", ".")
+    # "minialbert.block.LayerNorm." comes before "minialbert.block."
+    for pattern, replacement in sorted(RELEASE_KEY_MAPPING.items(), key=lambda pair: -len(pair[1])):
         ours = re.escape(replacement).replace(r"\\1", r"(\d+)")
-        inverted.append((re.compile("^" + ours), release))
-    # "minialbert.block.LayerNorm." before "minialbert.block."
-    return sorted(inverted, key=lambda pair: len(pair[0].pattern), reverse=True)
-
-
-def _to_release(key: str) -> str:
-    for pattern, replacement in _inverted_mapping():
-        renamed, count = pattern.subn(replacement, key)
+        theirs = pattern.removeprefix("^").replace(r"(?:albert\.)?", "albert.")
+        release, count = re.subn("^" + ours, theirs.replace(r"(\d+)", r"\g<1>").replace(r"\.", "."), release)
         if count:
-            return renamed
-    return key
+            break
+    return release.removeprefix("albert.") if bare else release
 
 
 def _check_target(source: str | Path, target: Path, overwrite: bool) -> None:
@@ -260,18 +197,12 @@ def _read_config(source: str | Path) -> dict[str, Any]:
 
 def _architecture(source: str | Path, config: MiniAlbertConfig) -> str:
     names = config.architectures or []
-    known = (
-        isinstance(names, list)
-        and len(names) == 1
-        and isinstance(names[0], str)
-        and names[0] in ARCHITECTURES
-    )
-    if not known:
+    if not (isinstance(names, list) and len(names) == 1 and names[0] in _ARCHITECTURES):
         raise UserError(
-            f"{source}/config.json: architectures must name one class of {', '.join(ARCHITECTURES)}, "
+            f"{source}/config.json: architectures must name one class of {', '.join(_ARCHITECTURES)}, "
             f"got {quoted(names)}"
         )
-    return names[0]
+    return str(names[0])
 
 
 def _read_weights(source: str | Path) -> dict[str, Tensor]:
@@ -323,29 +254,16 @@ def _build(
             model = model_class(config)
         except (RuntimeError, TypeError, OverflowError) as error:  # of sizes beyond what torch counts
             raise UserError(f"{source}: its config.json describes no model ({one_line(error)})") from error
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     origin = {ours: key for key, ours in renamed.items()}
-    problems = {
-        "missing": sorted(_release_name(model_class, ours) for ours in expected.keys() - origin.keys()),
-        "unknown": sorted(key for key, ours in renamed.items() if ours not in expected),
-        "given twice": sorted(key for key, ours in renamed.items() if origin[ours] != key),
-        "of another shape": [
-            f"{key} ({tuple(tensors[key].shape)}, the config says {expected[ours]})"
-            for key, ours in sorted(renamed.items())
-            if ours in expected and tuple(tensors[key].shape) != expected[ours]
-        ],
+    twice = sorted(key for key, ours in renamed.items() if origin[ours] != key)
+    expected = {
+        origin.get(key, release_key(key, bare=model_class is MiniAlbertModel)): tuple(tensor.shape)
+        for key, tensor in model.state_dict().items()
     }
-    room = 400 // max(1, sum(map(bool, problems.values())))
-    found = [f"{what}: {listed(keys, room)}" for what, keys in problems.items() if keys]
+    found = tell_misfit(expected, {key: tuple(tensors[key].shape) for key in origin.values()})
+    if twice:
+        found = "; ".join(part for part in (found, f"given twice: {listed(twice, 200)}") if part)
     if found:
-        raise UserError(
-            f"{source} is not a complete checkpoint of the MiniALBERT release; {'; '.join(found)}"
-        )
+        raise UserError(f"{source} is not a complete checkpoint of the MiniALBERT release; {found}")
     model.load_state_dict({ours: tensors[key] for key, ours in renamed.items()}, assign=True)
     return model, renamed, tuple(dropped)
-
-
-def _release_name(model_class: type[MiniAlbertPreTrainedModel], key: str) -> str:
-    if model_class is MiniAlbertModel:
-        return _to_release(_PREFIX + key).removeprefix("albert.")
-    return _to_release(key)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
     BertConfig,
     BertForMaskedLM,
     PreTrainedConfig,
@@ -21,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import LOADING_ERRORS, Teacher, load_encoder_config, one_line, position_offset
+from minialbert.method.encoders import Teacher, load_encoder, position_offset
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.schema import StudentRecipe
 
@@ -80,7 +79,6 @@ def initialize_from_teacher(
         UserError: if the vocabularies differ in size, or the teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
-    report = []
     tables = embedding_tables(teacher.model)
     word = tables["word_embeddings"]
     if word.shape[0] != config.vocab_size:
@@ -92,7 +90,6 @@ def initialize_from_teacher(
         raise UserError(f"student.init_layer is {layer}, but the teacher has layers 1-{teacher.num_layers}")
     samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
-    full_rank = low_rank is None
     encoder.embeddings.token_type_embeddings.weight.zero_()  # where the teacher has none
     for name, table in tables.items():
         target = getattr(encoder.embeddings, name).weight
@@ -103,29 +100,19 @@ def initialize_from_teacher(
         encoder.embeddings.token_type_embeddings.weight.sub_(low_rank.mean @ low_rank.directions)
     if config.pad_token_id is not None:
         encoder.embeddings.word_embeddings.weight[config.pad_token_id] = 0
-    report.append(
-        f"embedding tables ({', '.join(tables)}): "
-        + (
-            "the teacher's"
-            if full_rank
-            else f"the teacher's, in {config.embedding_size - 1} principal directions"
-        )
-    )
-    same_width = teacher.hidden_size == config.hidden_size
-    report.append(_start_projection(student, teacher, samples, full_rank=full_rank, same_width=same_width))
-    report.append(_start_block(student, teacher, layer))
-    report.append(_start_head(student, teacher, low_rank))
-    return report
+    directions = "" if low_rank is None else f", in {config.embedding_size - 1} principal directions"
+    return [
+        f"embedding tables ({', '.join(tables)}): the teacher's{directions}",
+        _start_projection(student, teacher, samples, full_rank=low_rank is None),
+        _start_block(student, teacher, layer),
+        _start_head(student, teacher, low_rank),
+    ]
 
 
 def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return an encoder's embedding tables under our names, without rows reserved for padding positions.
 
-    Args:
-        model: any Transformers encoder.
-
-    Returns:
-        "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
+    "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
     """
     tables = {"word_embeddings": model.get_input_embeddings().weight.detach()}
     embeddings = getattr(model.base_model, "embeddings", None)
@@ -140,19 +127,10 @@ def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel) -> list[str]:
-    """Copy a donor's embeddings (word, position, token type, LayerNorm) into a student of the same rank.
+    """Copy a donor's embeddings (word, position, token type, LayerNorm) into a student, and say so in a line.
 
-    The paper starts its rank-312 students from TinyBERT_General_4L_312D and TinyBioBERT.
-
-    Args:
-        student: a constructed student.
-        donor: any encoder whose embeddings have the student's rank and vocabulary.
-
-    Returns:
-        One line per part.
-
-    Raises:
-        UserError: if rank or vocabulary differ.
+    The paper starts its rank-312 students from TinyBERT_General_4L_312D and TinyBioBERT. Raises UserError if rank or
+    vocabulary differ.
     """
     embeddings = student.minialbert.embeddings
     tables = embedding_tables(donor)
@@ -175,19 +153,10 @@ def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel
 
 @torch.no_grad()
 def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher) -> list[str]:
-    """Copy embeddings, masked-LM head and evenly spread layers of a BERT teacher into a shallower BERT.
+    """Copy embeddings, head and evenly spread layers of a BERT teacher into a shallower BERT; one line per part.
 
-    For 12 -> 6 these are layers 0, 2, 4, 7, 9 and 11 (from zero), those of DistilBERT's own script.
-
-    Args:
-        student: a fully parameterised student.
-        teacher: a BERT teacher of the same width.
-
-    Returns:
-        One line per part.
-
-    Raises:
-        UserError: if the teacher is no BERT, or of another shape.
+    For 12 -> 6 these are layers 0, 2, 4, 7, 9 and 11 (from zero), those of DistilBERT's own script. Raises UserError
+    for another teacher, or one of another shape.
     """
     if teacher.model.config.model_type != "bert":
         raise UserError(
@@ -313,7 +282,6 @@ def _start_projection(
     samples: Sequence[dict[str, Tensor]],
     *,
     full_rank: bool,
-    same_width: bool,
 ) -> str:
     embeddings = student.minialbert.embeddings
     source = getattr(teacher.model.base_model, "embeddings", None)
@@ -323,7 +291,7 @@ def _start_projection(
             _copy(norm, embeddings.LayerNorm)
             return "embedding LayerNorm: the teacher's (full rank, no projection)"
         return "embedding LayerNorm: one and zero"
-    if not same_width or not samples:
+    if teacher.hidden_size != student.config.hidden_size or not samples:
         reason = "the teacher has another width" if samples else "no text to fit it on"
         return f"embedding projection: random ({reason})"
     was_training = student.training
@@ -389,13 +357,10 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
 
 def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Module]] | None:
     for path in _LAYER_LISTS:
-        try:
-            modules = list(model.base_model.get_submodule(path))
-        except AttributeError:
-            continue
-        for parts in _BLOCK_PARTS[1:]:
-            if all(_has(modules[0], name) for name in parts):
-                return parts, modules
+        found: Any = _part(model.base_model, path)
+        for parts in _BLOCK_PARTS[1:] if found is not None else ():
+            if all(_part(found[0], name) is not None for name in parts):
+                return parts, list(found)
     return None
 
 
@@ -412,14 +377,13 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     if not teacher.has_mlm_head:
         return f"masked-LM head: random{fitted_to} (the teacher has none)"
     for dense, norm, decoder in _HEAD_PARTS:
-        if not (_has(teacher.model, dense) and _has(teacher.model, decoder)):
+        source, teacher_decoder = _part(teacher.model, dense), _part(teacher.model, decoder)
+        if source is None or teacher_decoder is None:
             continue
-        source = teacher.model.get_submodule(dense)
         if source.weight.shape != head.dense.weight.shape:
             return "masked-LM head: random (width differs from the teacher's)"
         _copy(source, head.dense)
-        _copy(teacher.model.get_submodule(norm), head.LayerNorm)
-        teacher_decoder = teacher.model.get_submodule(decoder)
+        _copy(_part(teacher.model, norm), head.LayerNorm)
         if not student.config.tie_word_embeddings:
             head.decoder.weight.copy_(teacher_decoder.weight)
         if teacher_decoder.bias is not None:
@@ -428,12 +392,12 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     return f"masked-LM head: random (the head of {teacher.model.config.model_type} has another structure)"
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def _part(module: nn.Module, path: str) -> Any:  # noqa: ANN401 - Linear, LayerNorm or a list of layers
+    """Return a part of a module by its path, or None."""
     try:
-        module.get_submodule(path)
+        return module.get_submodule(path)
     except AttributeError:
-        return False
-    return True
+        return None
 
 
 def _copy(source: Any, target: Any) -> None:  # noqa: ANN401 - Linear or LayerNorm
@@ -484,7 +448,9 @@ def build_student(
             student, _required(teacher, recipe.init), batches, layer=recipe.init_layer
         )
     elif recipe.init == "donor":
-        report = initialize_from_donor(student, _load_donor(recipe))
+        report = initialize_from_donor(
+            student, load_encoder(str(recipe.init_from), "features", role="donor").model
+        )
     else:
         report = ["all weights: random"]
     return student.train(), report
@@ -495,16 +461,8 @@ def student_config(
 ) -> PreTrainedConfig:
     """Return the configuration of a student; what the recipe leaves open is the teacher's, or BERT-base's.
 
-    Args:
-        recipe: architecture and shapes.
-        teacher: the teacher, or None.
-        tokenizer: gives the padding id, and the vocabulary size when there is no teacher.
-
-    Returns:
-        A `MiniAlbertConfig`, or a `BertConfig` for a fully parameterised student.
-
-    Raises:
-        UserError: if the shapes contradict each other.
+    The tokenizer gives the padding id, and the vocabulary size when there is no teacher. Raises UserError if the shapes
+    contradict each other.
     """
     source = teacher.model.config if teacher is not None else BertConfig()
     hidden_size = recipe.hidden_size or source.hidden_size
@@ -541,33 +499,28 @@ def _from_checkpoint(
     recipe: StudentRecipe, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, list[str]]:
     assert recipe.init_from is not None
-    model_class = BertForMaskedLM if recipe.arch == "bert" else MiniAlbertForMaskedLM
-    load_encoder_config(recipe.init_from)
-    try:
-        student = model_class.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"student {recipe.init_from}: could not be loaded ({one_line(error)})") from error
-    if student.config.vocab_size < len(tokenizer):
+    called = f"student {recipe.init_from}"
+    loaded = load_encoder(recipe.init_from, role="student")
+    student, config = loaded.model, loaded.model.config
+    if config.model_type != recipe.arch:
         raise UserError(
-            f"student {recipe.init_from} has {student.config.vocab_size} word embeddings, the tokenizer "
-            f"{len(tokenizer)} entries: take a checkpoint of the same tokenizer"
+            f"{called} is a {config.model_type} model, and the recipe asks for student.arch={recipe.arch}: give a "
+            "checkpoint of that kind"
         )
-    if student.config.num_hidden_layers != recipe.num_hidden_layers:
+    if config.vocab_size < len(tokenizer):
         raise UserError(
-            f"student {recipe.init_from} has {student.config.num_hidden_layers} iterations, the recipe "
-            f"asks for {recipe.num_hidden_layers}: set "
-            f"student.num_hidden_layers={student.config.num_hidden_layers}"
+            f"{called} has {config.vocab_size} word embeddings, the tokenizer {len(tokenizer)} entries: take a "
+            "checkpoint of the same tokenizer"
         )
-    return student.train(), [f"all weights: checkpoint {display_name(recipe.init_from)}"]
-
-
-def _load_donor(recipe: StudentRecipe) -> PreTrainedModel:
-    assert recipe.init_from is not None
-    load_encoder_config(recipe.init_from)
-    try:
-        return AutoModel.from_pretrained(recipe.init_from, dtype=torch.float32, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"donor {recipe.init_from}: could not be loaded ({one_line(error)})") from error
+    if config.num_hidden_layers != recipe.num_hidden_layers:
+        raise UserError(
+            f"{called} has {config.num_hidden_layers} iterations, the recipe asks for {recipe.num_hidden_layers}: set "
+            f"student.num_hidden_layers={config.num_hidden_layers}"
+        )
+    report = [f"all weights: checkpoint {display_name(recipe.init_from)}"]
+    if not loaded.has_head:
+        report.append("masked-LM head: random (the checkpoint has none)")
+    return student.train(), report
 
 
 def _required(teacher: Teacher | None, init: str) -> Teacher:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from minialbert.data.masking import ShuffledWindows
 from minialbert.errors import UserError
 from minialbert.method.encoders import Teacher, one_line
-from minialbert.method.objective import DistillationObjective, EncoderView
+from minialbert.method.objective import DistillationObjective, EncoderView, Request
 from minialbert.runs.files import whole_file, writing
 from minialbert.runs.progress import size
 
@@ -86,7 +86,7 @@ class CachedTeacherView:
         self.num_windows = num_windows
         matched = sorted({layer for layer in layers if layer})
         self.hidden_layers = tuple([0, *matched] if objective.embedding_weight > 0 else matched)
-        self.attention_layers = tuple(matched if objective.attention_weight > 0 else ())
+        self.attention_layers = tuple(sorted(set(objective.teacher_request(layers).attention_layers)))
         self.with_logits = objective.output_weight > 0 and teacher.has_mlm_head
         self._size_checked = False
         self._damage_told = False
@@ -98,34 +98,20 @@ class CachedTeacherView:
         }
         self._claim_directory(json.loads(json.dumps(identity)))
 
-    def __call__(
-        self,
-        batch: Mapping[str, Tensor],
-        *,
-        attention_layers: Collection[int] = (),
-        positions: Tensor | None = None,
-        dropout: bool = False,
-    ) -> EncoderView:
-        """Return the teacher's view of a batch, without gradients.
+    def __call__(self, batch: Mapping[str, Tensor], request: Request | None = None) -> EncoderView:
+        """Return the teacher's view of a batch with "window_ids" (B,), without gradients, as `Teacher.view` does.
 
-        Args:
-            batch: model inputs, and "window_ids" (B,).
-            attention_layers: layers whose attention rows to return, counted from 1.
-            positions: bool (B, T), where logits are wanted; ignored without a masked-LM head.
-            dropout: must be False.
-
-        Returns:
-            The view in fp32, with the hidden states of the matched layers only. What lies beyond a window's
-            last token is zero (-1e4 in rows of log-probabilities).
-
-        Raises:
-            UserError: if a window was cached with other ids or masks, or the disk is too small.
+        It is in fp32, with the hidden states of the matched layers only; what lies beyond a window's last token is
+        zero (-1e4 in rows of log-probabilities). Raises UserError if dropout is asked for, a window was cached with
+        other ids or masks, or the disk is too small.
         """
-        if dropout:
+        asked = request or Request()
+        if asked.after_dropout:
             raise UserError("a teacher cache cannot answer for a teacher with dropout")
-        uncached = set(attention_layers) - set(self.attention_layers)
+        positions = asked.positions
+        uncached = set(asked.attention_layers) - set(self.attention_layers)
         if uncached or (positions is not None and self.teacher.has_mlm_head and not self.with_logits):
-            return self.teacher.view(batch, attention_layers=attention_layers, positions=positions)
+            return self.teacher.view(batch, asked)
         counts = None if positions is None or not self.with_logits else positions.sum(1).tolist()
         inputs = _split_inputs(batch)
         window_ids = [int(window_id) for window_id in batch["window_ids"].tolist()]
@@ -140,18 +126,15 @@ class CachedTeacherView:
                     if ("logits" in fresh[row]) == self.with_logits:
                         self._write(window_id, fresh[row])
         complete = [entry for entry in entries if entry is not None]
-        wanted = [layer for layer in self.attention_layers if layer in set(attention_layers)]
+        wanted = [layer for layer in self.attention_layers if layer in set(asked.attention_layers)]
         return self._assemble(complete, batch["attention_mask"], wanted, with_logits=counts is not None)
 
     def _ask_teacher(
         self, batch: Mapping[str, Tensor], inputs: list[Tensor], positions: Tensor | None
     ) -> list[Entry]:
         """Return one entry per window, as it goes into its file."""
-        view = self.teacher.view(
-            batch,
-            attention_layers=self.attention_layers,
-            positions=positions if self.with_logits else None,
-        )
+        asked = Request(positions if self.with_logits else None, self.attention_layers)
+        view = self.teacher.view(batch, asked)
         rows_name = "log_rows" if view.log_rows else "rows"
         logits: Sequence[Tensor] = ()
         if view.logits is not None and positions is not None:
@@ -305,11 +288,7 @@ class CachedTeacherView:
 
 
 class FixedMasks(Dataset[dict[str, Any]]):
-    """Shuffled windows with the masks of epoch 0 in every epoch; their order still varies.
-
-    Args:
-        windows: the samples.
-    """
+    """Shuffled windows with the masks of epoch 0 in every epoch; their order still varies."""
 
     def __init__(self, windows: ShuffledWindows) -> None:
         self.windows = windows
@@ -349,6 +328,3 @@ def _write_atomically(path: Path, content: bytes) -> None:
     # Several processes may write the same window, with the same content.
     with whole_file(path, "xb", by=f".{os.getpid()}", synced=False) as file:
         file.write(content)
-
-
-__all__ = ["CachedTeacherView", "FixedMasks"]

@@ -15,10 +15,14 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from minialbert.data.window_store import WindowDataset
 from minialbert.method.encoders import Teacher, enable_recording, view_encoder
 from minialbert.method.fast.recording import records_attention
-from minialbert.method.fast.rows import AttentionInputs
 from minialbert.method.held_out import HeldOutMetrics, measure_held_out
-from minialbert.method.losses import KLDirection
-from minialbert.method.objective import DistillationObjective, DistillationTerms, EncoderView, TokenCounts
+from minialbert.method.objective import (
+    DistillationObjective,
+    DistillationTerms,
+    EncoderView,
+    Request,
+    TokenCounts,
+)
 from minialbert.runs.trainer import ResumableTrainer
 
 logger = logging.getLogger(__name__)
@@ -47,35 +51,14 @@ class DistillationStudent(nn.Module):
     def forward(
         self,
         batch: Mapping[str, Tensor],
-        *,
-        attention_layers: Sequence[int] = (),
-        positions: Tensor | None = None,
-        after_dropout: bool = False,
-        attention_inputs: Sequence[int] = (),
-        references: Mapping[int, AttentionInputs] | None = None,
-        direction: KLDirection = "teacher-student",
-        depths: Sequence[int] = (),
+        request: Request,
         compare: Callable[[EncoderView], DistillationTerms] | None = None,
     ) -> EncoderView | DistillationTerms:
         """Return the student's view of a batch, hidden states in the teacher's width, or what `compare` makes of it.
 
         Between processes, torch sees by what a module returns which weights get a gradient: a loss says it exactly.
         """
-        view = view_encoder(
-            self.student,
-            batch,
-            attention_layers=attention_layers,
-            positions=positions,
-            after_dropout=after_dropout,
-            attention_inputs=attention_inputs,
-            references=references,
-            direction=direction,
-        )
-        if depths:
-            masked = batch["labels"] != -100
-            view.depth_logits = {
-                depth: self.student.read_out(view.hidden_states[depth][masked]) for depth in depths
-            }
+        view = view_encoder(self.student, batch, request)
         if not isinstance(self.projection, nn.Identity):
             view.hidden_states = {
                 layer: self.projection(states) for layer, states in view.hidden_states.items()
@@ -134,7 +117,7 @@ class DistillationTrainer(ResumableTrainer):
             teacher.model.to(args.device, torch.bfloat16 if args.bf16 else None)
             self.layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers)
         self._teacher_view = teacher_view or (teacher.view if teacher is not None else None)
-        enable_recording(student)
+        model = DistillationStudent(student, teacher.hidden_size if teacher else None)
         self._compares_as_it_attends = (
             teacher is not None
             and teacher_view is None  # a cache keeps rows
@@ -150,7 +133,7 @@ class DistillationTrainer(ResumableTrainer):
             verb="distill",
             section="training",
             max_skipped_steps=max_skipped_steps,
-            model=DistillationStudent(student, teacher.hidden_size if teacher else None),
+            model=model,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
@@ -187,41 +170,21 @@ class DistillationTrainer(ResumableTrainer):
     ) -> Any:  # noqa: ANN401
         """Return this micro-batch's share of the step's loss."""
         labels, mask = inputs["labels"], inputs["attention_mask"]
-        objective = self.objective
+        objective, compares = self.objective, self._compares_as_it_attends
         positions = objective.positions(labels, mask)
-        matched = [(iteration, layer) for iteration, layer in enumerate(self.layers, 1) if layer]
-        if not objective.needs_attention:
-            matched = []
         teacher_view = None
-        related = objective.related_layers(self.layers)
-        compares = self._compares_as_it_attends
-        asked_of_teacher: dict[str, Any] = {}
-        if compares or related:
-            asked_of_teacher["attention_inputs"] = {
-                layer for _, layer in (*related, *(matched if compares else ()))
-            }
-        if not compares:
-            asked_of_teacher["attention_layers"] = [layer for _, layer in matched]
         if self._teacher_view is not None and objective.needs_teacher:
+            asked = objective.teacher_request(self.layers, positions, as_it_attends=compares)
             with self._autocast():
-                teacher_view = self._teacher_view(
-                    inputs,
-                    positions=positions if objective.output_weight else None,
-                    dropout=objective.teacher_dropout,
-                    **asked_of_teacher,
-                )
-        asked_of_student: dict[str, Any] = {"attention_inputs": [iteration for iteration, _ in related]}
-        if teacher_view is not None and compares:
-            asked_of_student["references"] = {
-                iteration: teacher_view.attention_inputs[layer] for iteration, layer in matched
-            }
-            asked_of_student["direction"] = objective.kl_direction
-        elif teacher_view is not None:
-            asked_of_student["attention_layers"] = [iteration for iteration, _ in matched]
-        if objective.elastic is not None:
-            asked_of_student["depths"] = [
-                objective.elastic.draw(seed=self.args.seed, step=self.state.global_step)
-            ]
+                teacher_view = self._teacher_view(inputs, asked)
+        elastic = objective.elastic
+        asked = objective.student_request(
+            self.layers,
+            positions,
+            teacher=teacher_view,
+            as_it_attends=compares,
+            depths=[elastic.draw(seed=self.args.seed, step=self.state.global_step)] if elastic else (),
+        )
         compare = partial(
             objective,
             teacher_outputs=teacher_view,
@@ -230,13 +193,7 @@ class DistillationTrainer(ResumableTrainer):
             counts=num_items_in_batch,
             num_teacher_layers=self.teacher.num_layers if self.teacher is not None else None,
         )
-        terms = model(
-            inputs,
-            positions=positions,
-            after_dropout=objective.teacher_dropout,
-            compare=compare,
-            **asked_of_student,
-        )
+        terms = model(inputs, asked, compare)
         # Gradients are averaged over processes, but the counts are already those of all of them.
         loss = self.note_terms(dict(terms.items()), terms.total, inputs["window_ids"]) * self.args.world_size
         return (loss, terms) if return_outputs else loss

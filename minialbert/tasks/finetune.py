@@ -28,6 +28,7 @@ from minialbert.method.adapters import (
     freeze_all_but_adapters,
     save_adapters,
 )
+from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.recipes.load import load_recipe
@@ -40,7 +41,6 @@ from minialbert.runs.records import write_result
 from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
-from minialbert.tasks.elastic import ElasticTuning, measure_depths, plan_elastic
 from minialbert.tasks.losses import TaskTeacher, label_order
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import (
@@ -117,7 +117,7 @@ class FinetuningPlan:
     encoded: dict[str, Encoded]
     teacher: TaskTeacher | None
     class_weights: Tensor | None
-    elastic: ElasticTuning | None
+    elastic: ElasticObjective | None
     parameters: TrainableCount
     adapters: str | None
     max_length: int
@@ -151,7 +151,7 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
     )
     notes += model_notes
     adapters = _prepare_adapters(recipe, model, notes)
-    elastic = plan_elastic(recipe, model, notes)
+    elastic = _plan_elastic(recipe, model, notes)
     parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
     max_length = min(recipe.task.max_length, max_input_length(model))
     overlap = min(recipe.task.overlap, max_length - 8)
@@ -196,6 +196,31 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
         max_steps=max_steps,
         notes=tuple(notes),
     )
+
+
+def _plan_elastic(
+    recipe: FinetuneRecipe, model: PreTrainedModel, notes: list[str]
+) -> ElasticObjective | None:
+    """Return how depths before the last are tuned, or None, and mark the model's config accordingly."""
+    tuning = recipe.tuning
+    if not tuning.elastic:
+        mark_depths(model.config, None)
+        return None
+    if not is_minialbert(model):
+        raise UserError(
+            f"tuning.elastic needs a MiniALBERT; {display_name(recipe.model.name)} is a {model.config.model_type}: "
+            "set it to false, or distil a student from it first"
+        )
+    chosen = tuning.elastic_depths
+    if chosen is None and model.config.elastic_depths is not None:
+        chosen = [
+            depth for depth in model.config.elastic_depths if depth < model.config.num_hidden_layers
+        ] or None
+    weights = {"label_weight": tuning.elastic_task_weight, "last_weight": tuning.elastic_logit_weight}
+    try:
+        return plan_elastic(model, chosen, notes=notes, verb="tunes", **weights)
+    except ValueError as error:
+        raise UserError(f"tuning: {error}") from error
 
 
 def finetune(
@@ -450,9 +475,10 @@ def _measure_best(
         for split in plan.task.splits
         if split != "train" and _is_labelled(plan.encoded[split])
     }
-    by_depth = measure_depths(
-        plan.elastic, predictions, lambda split, depth: _measure(plan, split, num_iterations=depth).metrics
-    )
+    by_depth = {
+        str(depth): {split: _measure(plan, split, num_iterations=depth).metrics for split in predictions}
+        for depth in (plan.elastic.depths if plan.elastic is not None else ())
+    }
     return predictions, by_depth
 
 

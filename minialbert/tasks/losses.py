@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from minialbert.data.examples import Problem
 from minialbert.data.task_inputs import IGNORED
 from minialbert.errors import UserError
+from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
-from minialbert.method.losses import layer_map
+from minialbert.method.losses import hidden_loss, layer_map, softened_divergence
 
 
 def task_loss(
@@ -132,9 +133,44 @@ def logit_loss(
         )
         return temperature**2 * (cross - entropy)
     kept = labels.flatten() != IGNORED
-    log_student = nn.functional.log_softmax(student.flatten(0, -2)[kept] / temperature, dim=-1)
-    log_teacher = nn.functional.log_softmax(teacher.flatten(0, -2)[kept] / temperature, dim=-1)
-    return temperature**2 * nn.functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    ours, theirs = (logits.flatten(0, -2)[kept] for logits in (student, teacher))
+    return temperature**2 * softened_divergence(ours, theirs, temperature).sum()
+
+
+def elastic_loss(
+    elastic: ElasticObjective,
+    logits: Tensor,
+    last_logits: Tensor,
+    labels: Tensor,
+    problem: Problem,
+    *,
+    weight: float,
+    count: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return what a depth before the last is tuned for: the gold labels, and the logits of the last depth.
+
+    L_elastic = label_weight L_task(k) + last_weight L_logit(last || k), at temperature 1.
+
+    Args:
+        elastic: the two weights.
+        logits: what the head reads at that depth, (B, L) or (B, T, L).
+        last_logits: the same of the last depth, which is the teacher here.
+        labels: gold labels, as for `task_loss`.
+        problem: the kind of task.
+        weight: what the sum over gold labels is divided by.
+        count: what the sum over logits is divided by.
+        class_weights: (L,) or None.
+
+    Returns:
+        A scalar in fp32, with gradients towards `logits` only.
+    """
+    summed, _ = task_loss(logits, labels, problem, class_weights)
+    value = elastic.label_weight * summed / max(weight, 1e-9)
+    if elastic.last_weight:
+        divergence = logit_loss(logits, last_logits.detach().float(), labels, problem, 1.0)
+        value = value + elastic.last_weight * divergence / max(count, 1e-9)
+    return value
 
 
 def hidden_state_loss(
@@ -153,9 +189,7 @@ def hidden_state_loss(
     mask = attention_mask.bool()
     layers = layer_map(len(student) - 1, len(teacher) - 1)
     losses = [
-        (
-            1 - nn.functional.cosine_similarity(states[mask].float(), teacher[layer][mask].float(), dim=-1)
-        ).mean()
+        hidden_loss(states[mask], teacher[layer][mask])
         for states, layer in zip(student[1:], layers, strict=True)
         if layer
     ]

@@ -7,27 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import pre_tokenizers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Problem, Task, TextExample
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError
-from minialbert.method.encoders import LOADING_ERRORS, load_encoder_config, max_input_length, one_line
-from minialbert.method.modeling_minialbert import (
-    MiniAlbertForSequenceClassification,
-    MiniAlbertForTokenClassification,
-)
+from minialbert.errors import UserError, one_line
+from minialbert.method.encoders import head_of, load_encoder, load_encoder_config, max_input_length
 from minialbert.runs.files import whole_folder
 from minialbert.runs.untrusted import check_tokenizer_files
 
@@ -88,7 +75,6 @@ def load_for_tuning(
     """
     config = load_encoder_config(name, revision=revision)
     saved = list(config.id2label.values())
-    model_class, config = _class_and_config(name, config, task.problem, revision)
     config.num_labels = len(task.labels) or 1
     if task.labels:
         config.id2label = dict(enumerate(task.labels))
@@ -100,23 +86,14 @@ def load_for_tuning(
         for field in _DROPOUTS:
             if hasattr(config, field):
                 setattr(config, field, dropout)
-    model, info = _load(name, model_class, config, revision)
-    prefix = f"{model.base_model_prefix}."
-    missing = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
-    misshapen = [key for key, *_ in info["mismatched_keys"] if key.startswith(prefix)]
-    if missing or misshapen:
-        keys = sorted(missing + misshapen)
-        raise UserError(
-            f"{name}: its weights do not fit its config.json; missing or of another shape: "
-            f"{', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
-        )
+    loaded = load_encoder(name, _head(task.problem), config=config, revision=revision, new_head=True)
+    model, has_head = loaded.model, loaded.has_head
     notes = []
-    has_head = not any(not key.startswith(prefix) for key in info["missing_keys"])
     is_foreign = saved != (list(task.labels) or saved)
     if has_head and is_foreign:
         _reset_head(model)
         notes.append(f"head: new (the checkpoint's is for {_some(saved)})")
-    if has_head and not is_foreign and not info["mismatched_keys"]:
+    if has_head and not is_foreign and not loaded.misshapen:
         notes.append("head: the checkpoint's")
     elif task.problem == "regression":
         notes += _start_at_mean(model, task)
@@ -140,10 +117,9 @@ def load_tuned(
     """
     config = load_encoder_config(name, revision=revision)
     problem = _saved_problem(name, config)
-    model_class, config = _class_and_config(name, config, problem, revision)
-    model, info = _load(name, model_class, config, revision)
-    if info["missing_keys"] or info["mismatched_keys"]:
-        keys = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    loaded = load_encoder(name, _head(problem), config=config, revision=revision, new_head=True)
+    model = loaded.model
+    if keys := sorted([*loaded.missing, *loaded.misshapen]):
         raise UserError(
             f"{name} has no trained head for {'token' if problem == 'token' else 'sequence'} classification (missing: "
             f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
@@ -245,38 +221,8 @@ def is_minialbert(model: PreTrainedModel) -> bool:
     return model.config.model_type == "minialbert"
 
 
-def _class_and_config(
-    name: str, config: PreTrainedConfig, problem: Problem, revision: str | None
-) -> tuple[Any, PreTrainedConfig]:
-    token = problem == "token"
-    if config.model_type == "minialbert" or hasattr(config, "use_adapter"):  # ours, or the paper's release
-        model_class = MiniAlbertForTokenClassification if token else MiniAlbertForSequenceClassification
-        return model_class, model_class.config_class.from_pretrained(
-            name, revision=revision, trust_remote_code=False
-        )
-    loaded = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    vars(loaded).pop("auto_map", None)  # names code that was not run, and is not passed on
-    return AutoModelForTokenClassification if token else AutoModelForSequenceClassification, loaded
-
-
-def _load(
-    name: str,
-    model_class: Any,
-    config: PreTrainedConfig,
-    revision: str | None,  # noqa: ANN401
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    try:
-        return model_class.from_pretrained(
-            name,
-            config=config,
-            revision=revision,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
-    except LOADING_ERRORS as error:
-        raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
+def _head(problem: Problem) -> str:
+    return "token-classification" if problem == "token" else "sequence-classification"
 
 
 def _reset_head(model: PreTrainedModel) -> None:
@@ -309,12 +255,13 @@ def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
     inputs = read_task_file(name)
     if inputs is not None:
         return inputs.problem
-    architectures = " ".join(config.architectures or ())
-    if "TokenClassification" in architectures:
+    head = head_of(config)
+    if head == "token-classification":
         return "token"
-    if "SequenceClassification" not in architectures:
+    if head != "sequence-classification":
+        named = " ".join(config.architectures or ())
         raise UserError(
-            f"{name} has no task head ({architectures or 'no architecture in its config.json'}): give a model that "
+            f"{name} has no task head ({named or 'no architecture in its config.json'}): give a model that "
             "`minialbert finetune` wrote"
         )
     for problem, problem_type in _PROBLEM_TYPES.items():

@@ -16,10 +16,17 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from minialbert.data.examples import LOWER_IS_BETTER, Problem
 from minialbert.data.task_inputs import Encoded, LengthGroupedSampler, PaddingCollator
+from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
 from minialbert.runs.trainer import ResumableTrainer
-from minialbert.tasks.elastic import ElasticTuning
-from minialbert.tasks.losses import TaskTeacher, hidden_state_loss, label_weight, logit_loss, task_loss
+from minialbert.tasks.losses import (
+    TaskTeacher,
+    elastic_loss,
+    hidden_state_loss,
+    label_weight,
+    logit_loss,
+    task_loss,
+)
 
 BEST_FILE = "best.safetensors"
 _NO_ROWS = "no_rows"  # marks the batch of a process for which an epoch's last step has no rows
@@ -64,7 +71,7 @@ class TuningTrainer(ResumableTrainer):
         class_weights: Tensor | None = None,
         teacher: TaskTeacher | None = None,
         task_weight: float = 1.0,
-        elastic: ElasticTuning | None = None,
+        elastic: ElasticObjective | None = None,
         patience: int | None = None,
         max_skipped_steps: int = 10,
         callbacks: list[TrainerCallback] | None = None,
@@ -169,7 +176,8 @@ class TuningTrainer(ResumableTrainer):
             depth = self.elastic.draw(seed=self.args.seed, step=self.state.global_step)
             with self.compute_loss_context_manager():
                 depth_logits = tuned.read_out(outputs.hidden_states[depth])
-            terms["elastic"] = self.elastic(
+            terms["elastic"] = elastic_loss(
+                self.elastic,
                 depth_logits,
                 outputs.logits,
                 labels,

@@ -36,7 +36,7 @@ from minialbert.method.encoders import (
 )
 from minialbert.method.fast.recording import RECORDING, record_attention
 from minialbert.method.losses import attention_loss, mean_divergence
-from minialbert.method.objective import DistillationObjective, EncoderView, TokenCounts
+from minialbert.method.objective import DistillationObjective, EncoderView, Request, TokenCounts
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 LENGTHS = [12, 5, 4, 9, 7, 3, 12]  # 52 tokens
@@ -369,7 +369,7 @@ def rows_in_double(monkeypatch):
 
 def view(model, inputs, layers, positions):
     eager = model.config._attn_implementation == "eager"
-    with record_attention(layers) as recorder:
+    with record_attention(Request(attention_layers=layers)) as recorder:
         outputs = model(**inputs, output_hidden_states=True, output_attentions=eager)
     rows = {layer: outputs.attentions[layer - 1] for layer in layers} if eager else recorder.rows
     assert sorted(rows) == list(layers)
@@ -476,9 +476,10 @@ def test_rows_that_are_compared_as_they_are_made(batches):
     found = []
     for batch, inputs in zip(batches[:2], (forward_inputs, packed_inputs), strict=True):
         student, teacher = encoder("minialbert"), encoder("roberta")
-        with torch.no_grad(), record_attention(inputs=[2, 4]) as reference:
+        with torch.no_grad(), record_attention(Request(attention_inputs=[2, 4])) as reference:
             teacher(**inputs(teacher, batch))
-        with record_attention(references={1: reference.inputs[2], 2: reference.inputs[4]}) as recorder:
+        references = {1: reference.inputs[2], 2: reference.inputs[4]}
+        with record_attention(Request(references=references)) as recorder:
             student(**inputs(student, batch))
         loss = sum(mean_divergence(rows, batch["attention_mask"]) for rows in recorder.divergences.values())
         loss.backward()

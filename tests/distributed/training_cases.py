@@ -37,7 +37,6 @@ from minialbert.method.objective import DistillationObjective
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.runs.stopping import StopRequested, end_process_group, rank, world_size
 from minialbert.runs.trainer import ResumableTrainer
-from minialbert.tasks.elastic import ElasticTuning
 from minialbert.tasks.losses import TaskTeacher
 from minialbert.tasks.trainer import TuningTrainer
 
@@ -228,7 +227,7 @@ def tuning(
         class_weights=torch.tensor(weights) if weights else None,
         teacher=TaskTeacher(task_teacher, torch.arange(labels), 0.7, 0.4, 2.0) if task_teacher else None,
         task_weight=0.6 if teacher else 1.0,
-        elastic=ElasticTuning((1,)) if elastic else None,
+        elastic=ElasticObjective((1,), 1.0, 1.0) if elastic else None,
         patience=patience,
         callbacks=[communication],
     )  # fmt: skip

@@ -23,7 +23,7 @@ from minialbert.tasks.predict import Predictor
 
 RELEASE = (
     Path(__file__).parent.parent
-    / "data"
+    / "fixtures"
     / "release"
     / "adapter-factorised"
     / "student-sequence-classification"

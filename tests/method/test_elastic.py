@@ -85,7 +85,7 @@ def test_the_term_by_hand():
     # Two tokens over two words: probabilities (3/4, 1/4) and (1/2, 1/2) at the depth, (1/2, 1/2) at the last.
     logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
     labels = torch.tensor([1, 0])
-    elastic = ElasticObjective((1,), mlm_weight=2.0, output_weight=5.0)
+    elastic = ElasticObjective((1,), label_weight=2.0, last_weight=5.0)
     cross_entropy = math.log(4) + math.log(2)
     divergence = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     value = elastic({1: logits}, torch.zeros(2, 2), labels, count=4)

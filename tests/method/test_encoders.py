@@ -1,14 +1,18 @@
 """Teachers of several families: what a view holds, how they are loaded, and what is refused."""
 
 import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from transformers import (
     AlbertConfig,
     AutoModelForMaskedLM,
+    AutoModelForTokenClassification,
     BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
     BertModel,
     DistilBertConfig,
     ElectraConfig,
@@ -22,17 +26,24 @@ from transformers import (
 
 from minialbert.errors import UserError
 from minialbert.method.encoders import (
+    ARCHITECTURES,
+    HEADS,
     Teacher,
     enable_recording,
     forward_inputs,
+    head_of,
+    load_encoder,
     load_encoder_config,
     load_teacher,
     max_input_length,
     one_line,
     position_offset,
+    quiet_loading,
+    tell_misfit,
     view_encoder,
 )
 from minialbert.method.fast.recording import RECORDING
+from minialbert.method.objective import Request
 from minialbert.method.trainer import DistillationStudent
 
 SHAPE = {
@@ -96,7 +107,7 @@ def test_view_equals_plain_outputs(family, batch):
     model.set_attn_implementation("eager")
     expected = model(**forward_inputs(model, batch), output_attentions=True, output_hidden_states=True)
     teacher = Teacher(model, has_mlm_head=True)
-    view = teacher.view(batch, attention_layers=[2, 4], positions=POSITIONS)
+    view = teacher.view(batch, Request(attention_layers=[2, 4], positions=POSITIONS))
     assert view.log_rows == (family != "mpnet")  # which does not take part in the registry
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(view.logits, expected.logits[POSITIONS], **close)
@@ -127,7 +138,7 @@ def test_any_number_of_positions(batch, chosen):
     positions = torch.zeros(2, 10, dtype=torch.bool)
     for place in chosen:
         positions[place] = True
-    view = Teacher(encoder(), True).view(batch, positions=positions)
+    view = Teacher(encoder(), True).view(batch, Request(positions=positions))
     assert view.logits.shape == (len(chosen), 61)
 
 
@@ -135,7 +146,7 @@ def test_the_head_sees_only_the_chosen_positions(batch):
     model, seen = encoder(), []
     model.cls.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     teacher = Teacher(model, True)
-    teacher.view(batch, positions=POSITIONS)
+    teacher.view(batch, Request(positions=POSITIONS))
     assert seen == [(1, 3, 32)]
     assert teacher.model(**forward_inputs(model, batch)).logits.shape == (2, 10, 61)  # the hook is gone
 
@@ -143,7 +154,7 @@ def test_the_head_sees_only_the_chosen_positions(batch):
 def test_view_of_a_bare_encoder(batch):
     torch.manual_seed(0)
     model = BertModel(BertConfig(**SHAPE), add_pooling_layer=False).eval()
-    view = Teacher(model, has_mlm_head=False).view(batch, attention_layers=[1], positions=POSITIONS)
+    view = Teacher(model, has_mlm_head=False).view(batch, Request(attention_layers=[1], positions=POSITIONS))
     assert view.logits is None and sorted(view.attention_rows) == [1]
 
 
@@ -177,7 +188,7 @@ def test_teacher_is_frozen_and_stays_in_eval_mode(batch):
     teacher = Teacher(encoder().train(), True)
     student = DistillationStudent(encoder(num_hidden_layers=2), 32)
     student.train()
-    first, second = (teacher.view(batch, positions=POSITIONS) for _ in range(2))
+    first, second = (teacher.view(batch, Request(positions=POSITIONS)) for _ in range(2))
     assert not teacher.model.training and not first.logits.requires_grad
     assert torch.equal(first.logits, second.logits)
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
@@ -190,11 +201,11 @@ def test_teacher_is_frozen_and_stays_in_eval_mode(batch):
 def test_dropout_of_the_teacher_is_on_when_asked_for_and_then_off_again(batch):
     teacher = Teacher(encoder(attention_probs_dropout_prob=0.5), True)
     torch.manual_seed(0)
-    calm = teacher.view(batch, attention_layers=[1])
-    noisy = teacher.view(batch, attention_layers=[1], dropout=True)
+    calm = teacher.view(batch, Request(attention_layers=[1]))
+    noisy = teacher.view(batch, Request(attention_layers=[1], after_dropout=True))
     assert not noisy.log_rows and (noisy.attention_rows[1][0] == 0).any()
     assert not torch.allclose(noisy.hidden_states[4], calm.hidden_states[4])
-    again = teacher.view(batch, attention_layers=[1])
+    again = teacher.view(batch, Request(attention_layers=[1]))
     assert torch.equal(again.hidden_states[4], calm.hidden_states[4]) and again.log_rows
 
 
@@ -207,8 +218,8 @@ def test_teachers_with_a_head_load(family, tmp_path, batch):
     model.save_pretrained(tmp_path)
     teacher = load_teacher(tmp_path, with_tokenizer=False)
     assert teacher.has_mlm_head and teacher.tokenizer is None and teacher.name == str(tmp_path)
-    expected = Teacher(model, True).view(batch, positions=POSITIONS)
-    torch.testing.assert_close(teacher.view(batch, positions=POSITIONS).logits, expected.logits)
+    expected = Teacher(model, True).view(batch, Request(positions=POSITIONS))
+    torch.testing.assert_close(teacher.view(batch, Request(positions=POSITIONS)).logits, expected.logits)
 
 
 def test_teacher_brings_its_tokenizer(tmp_path, tiny_teacher, tiny_tokenizer):
@@ -229,7 +240,7 @@ def test_teachers_without_a_head_give_no_logits(kind, tmp_path, batch):
     model.eval().save_pretrained(tmp_path)
     teacher = load_teacher(tmp_path, with_tokenizer=False)
     assert not teacher.has_mlm_head
-    view = teacher.view(batch, positions=POSITIONS)
+    view = teacher.view(batch, Request(positions=POSITIONS))
     assert view.logits is None
     with torch.no_grad():
         expected = model.base_model(**forward_inputs(model.base_model, batch)).last_hidden_state
@@ -322,3 +333,82 @@ def test_counts_that_would_take_hours_to_build_are_refused(counts, tiny_teacher_
     file.write_text(json.dumps(json.loads(file.read_text()) | counts))
     with pytest.raises(UserError, match=f"{next(iter(counts))} must be at most"):
         load_encoder_config(tiny_teacher_dir)
+
+
+# The door
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+@pytest.mark.parametrize("head", HEADS)
+def test_any_encoder_opens_with_any_head(family, head, tmp_path):
+    encoder(family).save_pretrained(tmp_path)
+    loaded = load_encoder(tmp_path, head)
+    assert type(loaded.model).__name__.endswith(HEADS[head].suffix) and not loaded.model.training
+    assert loaded.has_head == (head in ("features", "masked-lm")) and not loaded.misshapen
+    assert loaded.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_releases_and_students_open_as_ours(head, release_dir, tiny_student_dir):
+    for folder in (release_dir / "adapter-factorised" / "student-mlm", tiny_student_dir):
+        assert type(load_encoder(folder, head).model) is HEADS[head].ours
+        assert load_encoder_config(folder).model_type == "minialbert"
+        assert head_of(load_encoder_config(folder)) == "masked-lm"
+
+
+def test_every_head_is_found_by_its_architecture():
+    for name, head in HEADS.items():
+        config = BertConfig(architectures=[f"Bert{head.suffix}"])
+        assert head_of(config) == name and ARCHITECTURES[head.ours.__name__] is head
+    assert head_of(BertConfig(architectures=["BertForNextSentencePrediction"])) is None
+    assert head_of(BertConfig()) is None
+
+
+def test_a_head_of_another_shape_is_refused_or_new(tmp_path):
+    BertForSequenceClassification(BertConfig(**SHAPE, num_labels=3)).save_pretrained(tmp_path)
+    config = load_encoder_config(tmp_path)
+    config.num_labels = 5
+    loaded = load_encoder(tmp_path, "sequence-classification", config=config, new_head=True)
+    assert loaded.misshapen == ("classifier.bias", "classifier.weight") and loaded.has_head
+    assert loaded.model.classifier.weight.shape == (5, 32)
+    with pytest.raises(
+        UserError, match="do not fit its config.json; .*: classifier.bias, classifier.weight$"
+    ):
+        load_encoder(tmp_path, "sequence-classification", config=config)
+
+
+FRIGHTENING = ("newly initialized", "MISSING", "LOAD REPORT", "corrupted", "Some weights")
+
+
+@pytest.fixture
+def heard(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="transformers")  # which the command line lowers
+    return lambda: any(mark in caplog.text for mark in FRIGHTENING)
+
+
+def test_missing_heads_are_not_reported_but_to_others(heard, caplog, tmp_path):
+    encoder().save_pretrained(tmp_path)
+    load_encoder(tmp_path, "token-classification")
+    assert not heard()
+    with quiet_loading():
+        logging.getLogger("transformers.modeling_utils").warning("of something else")
+        with ThreadPoolExecutor(1) as pool:  # another thread's own loading
+            pool.submit(AutoModelForTokenClassification.from_pretrained, tmp_path).result()
+    assert heard() and "of something else" in caplog.text
+    caplog.clear()
+    AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert heard()  # as it was before
+    caplog.clear()
+    with pytest.raises(RuntimeError), quiet_loading():
+        raise RuntimeError
+    AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert heard()
+
+
+def test_a_misfit_is_told_by_name():
+    assert tell_misfit({"a": (1,)}, {"a": (1,)}) == ""
+    told = tell_misfit({"a": (1,), "b": (2, 3), "d": ()}, {"b": (3, 2), "c": (), "d": ()})
+    assert told == "missing: a; unknown: c; of another shape: b (file (3, 2), model (2, 3))"
+    many = {f"weight.{number:04}": (1,) for number in range(500)}
+    assert len(tell_misfit(many, {"other": ()})) < 440

@@ -17,6 +17,7 @@ from minialbert.method.objective import (
     DistillationObjective,
     DistillationTerms,
     EncoderView,
+    Request,
     TokenCounts,
     average_heads,
 )
@@ -44,10 +45,10 @@ def plain_outputs(student, teacher, inputs):
 def recorded_views(student, teacher, inputs, labels, objective):
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
     positions = objective.positions(labels, inputs["attention_mask"])
-    teacher_view = Teacher(teacher, True).view(inputs, attention_layers=layers, positions=positions)
+    teacher_view = Teacher(teacher, True).view(inputs, Request(attention_layers=layers, positions=positions))
     iterations = range(1, len(layers) + 1)
     student_view = DistillationStudent(student, teacher.config.hidden_size).eval()(
-        inputs, attention_layers=iterations, positions=positions
+        inputs, Request(attention_layers=iterations, positions=positions)
     )
     return student_view, teacher_view
 

@@ -8,6 +8,7 @@ from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.errors import UserError
+from minialbert.method.objective import Request
 from minialbert.method.start import (
     build_student,
     embedding_tables,
@@ -166,7 +167,7 @@ def test_head_gives_the_teachers_logits(family, head, tiny_tokenizer, batches):
     report = initialize_from_teacher(student, teacher, batches)
     assert report[3] == "masked-LM head: the teacher's"
     positions = batches[0]["attention_mask"].bool()
-    view = teacher.view(batches[0], positions=positions)
+    view = teacher.view(batches[0], Request(positions=positions))
     with torch.no_grad():
         logits = student.mlm_head(view.hidden_states[4][positions])
     torch.testing.assert_close(logits, view.logits, rtol=1e-3, atol=1e-3)
@@ -177,7 +178,7 @@ def test_factorised_head_is_near_the_teachers_logits(tiny_tokenizer, batches):
     student = make_student(teacher, tiny_tokenizer, embedding_size=24)
     initialize_from_teacher(student, teacher, batches)
     positions = batches[0]["attention_mask"].bool()
-    view = teacher.view(batches[0], positions=positions)
+    view = teacher.view(batches[0], Request(positions=positions))
     with torch.no_grad():
         logits = student.mlm_head(view.hidden_states[4][positions])
     assert nn.functional.cosine_similarity(logits, view.logits, dim=-1).mean() > 0.8

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.errors import UserError
 from minialbert.method import teacher_cache
 from minialbert.method.encoders import Teacher, load_teacher
-from minialbert.method.objective import DistillationObjective
+from minialbert.method.objective import DistillationObjective, Request
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationStudent
 
@@ -56,9 +57,11 @@ def ask(view, batch, objective=None):
     positions = objective.positions(batch["labels"], batch["attention_mask"])
     return view(
         batch,
-        attention_layers=LAYERS if objective.needs_attention else (),
-        positions=positions if objective.output_weight else None,
-        dropout=objective.teacher_dropout,
+        Request(
+            positions=positions if objective.output_weight else None,
+            attention_layers=LAYERS if objective.needs_attention else (),
+            after_dropout=objective.teacher_dropout,
+        ),
     )
 
 
@@ -67,9 +70,9 @@ def calls(teacher, monkeypatch):
     """Window ids of every batch that the teacher was asked for."""
     seen, view = [], Teacher.view
 
-    def counted(self, batch, **options):
+    def counted(self, batch, request=None):
         seen.append(batch["window_ids"].tolist())
-        return view(self, batch, **options)
+        return view(self, batch, request)
 
     monkeypatch.setattr(Teacher, "view", counted)
     return seen
@@ -80,7 +83,9 @@ def step(config, objective, view, batch):
     torch.manual_seed(0)
     student = DistillationStudent(MiniAlbertForMaskedLM(config), 32).eval()
     labels, mask = batch["labels"], batch["attention_mask"]
-    student_view = student(batch, attention_layers=[1, 2], positions=objective.positions(labels, mask))
+    student_view = student(
+        batch, Request(attention_layers=[1, 2], positions=objective.positions(labels, mask))
+    )
     terms = objective(
         student_view, ask(view, batch, objective), labels=labels, attention_mask=mask, num_teacher_layers=4
     )
@@ -125,7 +130,7 @@ def test_losses_and_gradients_are_those_without_a_cache(
         ask_layers = [layer for layer in layers if layer]
 
         def only(source):
-            return lambda batch, **options: source(batch, **{**options, "attention_layers": ask_layers})
+            return lambda batch, request: source(batch, replace(request, attention_layers=ask_layers))
 
         expected = step(tiny_student_config, objective, only(teacher.view), batch)
         found = [step(tiny_student_config, objective, only(view), batch) for _ in range(2)]
@@ -178,7 +183,7 @@ def test_windows_do_not_depend_on_the_padding_of_their_batch(teacher, windows, c
     assert len(calls) == 1
     tokens = len(short["input_ids"])
     fresh = teacher.view(
-        collate([short]), attention_layers=LAYERS, positions=collate([short])["labels"] != -100
+        collate([short]), Request(attention_layers=LAYERS, positions=collate([short])["labels"] != -100)
     )
     for layer in LAYERS:
         torch.testing.assert_close(
@@ -240,13 +245,13 @@ def test_what_is_not_kept_comes_from_the_teacher(teacher, windows, collate, call
     objective = DistillationObjective(output_weight=0.0)
     view, batch = cached(teacher, tmp_path, objective), collate(windows[:2])
     ask(view, batch, objective)
-    other = view(batch, attention_layers=[1], positions=batch["labels"] != -100)
+    other = view(batch, Request(attention_layers=[1], positions=batch["labels"] != -100))
     assert sorted(other.attention_rows) == [1] and other.logits is not None and len(calls) == 2
 
 
 def test_a_call_without_positions_writes_nothing_incomplete(teacher, windows, collate, calls, tmp_path):
     view, batch = cached(teacher, tmp_path), collate(windows[:2])
-    assert view(batch, attention_layers=LAYERS).logits is None
+    assert view(batch, Request(attention_layers=LAYERS)).logits is None
     assert list(tmp_path.rglob("*.safetensors")) == []
     ask(view, batch)
     assert view(batch).logits is None and view(batch).attention_rows == {} and len(calls) == 2
@@ -434,7 +439,7 @@ def test_a_teacher_with_dropout_cannot_be_cached(teacher, windows, collate, tmp_
         cached(teacher, tmp_path / "cache", DistillationObjective.preset("as-published"))
     assert not (tmp_path / "cache").exists()
     with pytest.raises(UserError, match="with dropout"):
-        cached(teacher, tmp_path)(collate(windows[:1]), dropout=True)
+        cached(teacher, tmp_path)(collate(windows[:1]), Request(after_dropout=True))
 
 
 # Masks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -338,8 +339,8 @@ def test_the_teacher_agrees_with_itself(make_trainer, tiny_teacher):
     trainer.layers = (2, 4)
     identical = Teacher(tiny_teacher, True)
 
-    def view(batch, *, attention_layers, positions):
-        seen = identical.view(batch, attention_layers=[2, 4], positions=positions)
+    def view(batch, request):
+        seen = identical.view(batch, replace(request, attention_layers=[2, 4]))
         seen.hidden_states = {1: seen.hidden_states[2], 2: seen.hidden_states[4]}
         seen.attention_rows = {1: seen.attention_rows[2], 2: seen.attention_rows[4]}
         return seen

@@ -10,19 +10,11 @@ from minialbert.errors import UserError
 
 
 def compile_layers(model: PreTrainedModel) -> int:
-    """Compile every transformer layer of a model in place, for batches of any size and length.
+    """Compile every transformer layer of a model in place, for batches of any size and length, and count them.
 
-    A recursive student has one such layer. Attention stays outside (`recording.recording_attention`): what
-    is fused is what lies between its matrix products, element-wise operations and LayerNorms.
-
-    Args:
-        model: any Transformers encoder whose layers are Transformers' own kind of layer.
-
-    Returns:
-        The number of layers; 0 for a model with none of that kind.
-
-    Raises:
-        UserError: if this machine cannot compile.
+    A recursive student has one such layer. Attention stays outside (`recording.recording_attention`): what is fused
+    is what lies between its matrix products, element-wise operations and LayerNorms. Raises UserError on a machine
+    that cannot compile.
     """
     _check_compiler()
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -7,10 +7,10 @@ layer: the rows, computed in the open; or what rows are made of; or how far they
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,76 +20,47 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from minialbert.method.fast.rows import AttentionInputs, attend_and_compare
-from minialbert.method.losses import KLDirection
+
+if TYPE_CHECKING:
+    from minialbert.method.objective import Request
 
 RECORDING = "minialbert_recording"
 
 
 class AttentionRecorder:
-    """Counts attention calls and keeps something of some.
+    """Counts attention calls and keeps of some what a request asks for.
 
     Layers (or iterations) are counted from 1 in the order of the calls: some models do not number their
     attention modules, and a recursive one has a single module.
 
     Args:
-        layers: layers whose rows to keep, in `rows`.
-        after_dropout: keep probabilities after dropout, as the release does in training, instead of
-            log-probabilities before it.
-        inputs: layers whose queries, keys and values to keep, in `inputs`.
-        references: by layer, what its rows are compared with; the divergence of each is kept in `divergences`.
-        direction: of that divergence, see `rows.attend_and_compare`.
+        request: which layers' rows to keep in `rows`, whose queries, keys and values in `inputs`, and with what
+            to compare whose rows, for `divergences`.
+        calls: attention calls so far.
     """
 
-    def __init__(
-        self,
-        layers: Collection[int] = (),
-        *,
-        after_dropout: bool = False,
-        inputs: Collection[int] = (),
-        references: Mapping[int, AttentionInputs] | None = None,
-        direction: KLDirection = "teacher-student",
-    ) -> None:
-        self.layers = frozenset(layers)
-        self.after_dropout = after_dropout
-        self.input_layers = frozenset(inputs)
-        self.references = dict(references or {})
-        self.direction = direction
+    def __init__(self, request: Request, calls: int = 0) -> None:
+        self.request = request
+        self.calls = calls
         self.rows: dict[int, Tensor] = {}
         self.inputs: dict[int, AttentionInputs] = {}
         self.divergences: dict[int, Tensor] = {}
-        self.calls = 0
 
     def replay(self) -> AttentionRecorder:
         """Return a recorder that goes on where this one stands, and does the same."""
-        copy = AttentionRecorder(
-            self.layers,
-            after_dropout=self.after_dropout,
-            inputs=self.input_layers,
-            references=self.references,
-            direction=self.direction,
-        )
-        copy.calls = self.calls
-        return copy
+        return AttentionRecorder(self.request, self.calls)
 
 
 _ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention_recorder", default=None)
 
 
 @contextmanager
-def record_attention(
-    layers: Collection[int] = (),
-    **options: Any,  # noqa: ANN401
-) -> Iterator[AttentionRecorder]:
-    """Record attention of the models called inside the block.
+def record_attention(request: Request) -> Iterator[AttentionRecorder]:
+    """Record attention of the models called inside the block, as a request asks.
 
-    Args:
-        layers: see `AttentionRecorder`.
-        **options: see `AttentionRecorder`.
-
-    Yields:
-        The recorder; its `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
+    The recorder's `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
     """
-    with _active(AttentionRecorder(layers, **options)) as recorder:
+    with _active(AttentionRecorder(request)) as recorder:
         yield recorder
 
 
@@ -158,17 +129,18 @@ def recording_attention(
         layer = recorder.calls
         bias = kwargs.get("position_bias")
         inputs = AttentionInputs(query, key, value, attention_mask, scaling, bias)
-        if layer in recorder.input_layers:
+        asked = recorder.request
+        if layer in asked.attention_inputs:
             recorder.inputs[layer] = inputs
-        if layer in recorder.references:
+        if layer in asked.references:
             attended, recorder.divergences[layer] = attend_and_compare(
                 inputs,
-                recorder.references[layer],
-                direction=recorder.direction,
+                asked.references[layer],
+                direction=asked.direction,
                 dropout=dropout if module.training else 0.0,
             )
             return attended.transpose(1, 2).contiguous(), None
-    if recorder is None or layer not in recorder.layers:
+    if recorder is None or layer not in recorder.request.attention_layers:
         return _fused_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -182,7 +154,7 @@ def recording_attention(
             scores = scores + attention_mask
     log_rows = nn.functional.log_softmax(scores, dim=-1)
     weights = nn.functional.dropout(log_rows.exp(), p=dropout, training=module.training)
-    recorder.rows[layer] = weights if recorder.after_dropout else log_rows
+    recorder.rows[layer] = weights if recorder.request.after_dropout else log_rows
     attended = torch.matmul(weights.to(value.dtype), value)
     return attended.transpose(1, 2).contiguous(), None
 
@@ -214,11 +186,7 @@ def _fused_attention(
 def route_attention(model: PreTrainedModel) -> bool:
     """Route a model's attention through `recording_attention`, where Transformers' registry reaches it.
 
-    Args:
-        model: any Transformers encoder.
-
-    Returns:
-        False for models that do not use the registry (MPNet), which stay as they are.
+    Returns False for models that do not use the registry (MPNet), which stay as they are.
     """
     if getattr(model, "_supports_attention_backend", False) or model.config.model_type == "minialbert":
         with suppress(ValueError, KeyError):

@@ -40,11 +40,6 @@ if triton is not None:
     _LOWEST = tl.constexpr(_LOWEST)  # the only kind of global number that a kernel may read
 
 
-def triton_available() -> bool:
-    """Return whether Triton can be imported."""
-    return triton is not None
-
-
 def supports(inputs: AttentionInputs, reference: AttentionInputs, dropout: float) -> bool:
     """Return whether `forward` and `backward` can take these tensors.
 
@@ -496,4 +491,4 @@ def _key_kernel(
         _store(d_value, b, h, dv_b, dv_h, dv_t, keys, length, v_total, SIZE, PADDED)
 
 
-__all__ = ["backward", "forward", "supports", "triton_available"]
+__all__ = ["backward", "forward", "supports"]

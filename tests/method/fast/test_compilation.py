@@ -10,6 +10,7 @@ from minialbert.errors import UserError
 from minialbert.method.encoders import enable_recording, view_encoder
 from minialbert.method.fast import compilation
 from minialbert.method.fast.compilation import compile_layers
+from minialbert.method.objective import Request
 
 
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch, tiny_student_config):
@@ -44,7 +45,7 @@ def test_compiled_layers_give_the_same_terms_at_every_length(tiny_teacher, tiny_
         results = []
         for model in (student, compiled):
             model.zero_grad()
-            view = view_encoder(model, inputs, positions=inputs["input_ids"] > 5)
+            view = view_encoder(model, inputs, Request(positions=inputs["input_ids"] > 5))
             view.logits.square().mean().backward()
             results.append((view.logits.detach(), model.minialbert.block.ffn.weight.grad))
         torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)

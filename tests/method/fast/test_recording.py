@@ -13,7 +13,7 @@ from minialbert.method.fast.recording import (
     record_attention,
     recording_attention,
 )
-from minialbert.method.objective import DistillationObjective
+from minialbert.method.objective import DistillationObjective, Request
 from minialbert.method.trainer import DistillationStudent
 
 
@@ -46,7 +46,7 @@ def test_rows_are_those_of_the_layers_asked_for(inputs):
     model.set_attn_implementation("eager")
     expected = model(**inputs, output_attentions=True)
     model.set_attn_implementation(RECORDING)
-    with record_attention([1, 3]) as recorder:
+    with record_attention(Request(attention_layers=[1, 3])) as recorder:
         outputs = model(**inputs)
     assert sorted(recorder.rows) == [1, 3] and recorder.calls == 3
     torch.testing.assert_close(outputs.logits, expected.logits)
@@ -65,7 +65,7 @@ def test_outside_the_context_it_is_sdpa(inputs, padded, monkeypatch):
     expected = model(**inputs).logits
     model.set_attn_implementation(RECORDING)
     assert torch.equal(model(**inputs).logits, expected)
-    with record_attention([]) as recorder:
+    with record_attention(Request(attention_layers=[])) as recorder:
         assert torch.equal(model(**inputs).logits, expected)
     assert recorder.rows == {} and recorder.calls == 3
     calls = []
@@ -73,7 +73,7 @@ def test_outside_the_context_it_is_sdpa(inputs, padded, monkeypatch):
     monkeypatch.setattr(
         nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
     )
-    with record_attention([2]):
+    with record_attention(Request(attention_layers=[2])):
         model(**inputs)
     assert len(calls) == 2  # the other layers stay fused
 
@@ -83,14 +83,14 @@ def test_contexts_nest_and_end(inputs):
     first, second = bert(seed=1), bert(seed=2)
     for model in (first, second):
         model.set_attn_implementation(RECORDING)
-    with record_attention([1]) as outer:
+    with record_attention(Request(attention_layers=[1])) as outer:
         first(**inputs)
-        with record_attention([2]) as inner:
+        with record_attention(Request(attention_layers=[2])) as inner:
             second(**inputs)
         first(**inputs)
     assert (outer.calls, inner.calls) == (6, 3)
     assert sorted(outer.rows) == [1] and sorted(inner.rows) == [2]
-    with pytest.raises(RuntimeError), record_attention([1]) as broken:
+    with pytest.raises(RuntimeError), record_attention(Request(attention_layers=[1])) as broken:
         raise RuntimeError
     first(**inputs)
     assert broken.calls == 0 and outer.calls == 6
@@ -115,7 +115,7 @@ def test_rows_after_dropout_hold_zeros_and_are_scaled(inputs):
 
 def view_encoder_rows(model, inputs, *, after_dropout):
     model.set_attn_implementation(RECORDING)
-    view = view_encoder(model, inputs, attention_layers=[1], after_dropout=after_dropout)
+    view = view_encoder(model, inputs, Request(attention_layers=[1], after_dropout=after_dropout))
     assert view.log_rows is not after_dropout
     return view.attention_rows[1]
 
@@ -124,7 +124,7 @@ def test_dropout_of_a_recorded_layer_acts_on_its_values():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 4, 8).unbind(0)
     module = nn.Module().train()
-    with record_attention([1], after_dropout=True) as recorder:
+    with record_attention(Request(attention_layers=[1], after_dropout=True)) as recorder:
         attended, rows = recording_attention(module, query, key, value, None, dropout=0.5, scaling=0.3)
     assert rows is None
     torch.testing.assert_close(attended, (recorder.rows[1] @ value).transpose(1, 2))
@@ -136,7 +136,7 @@ def test_masks_of_both_kinds(additive):
     query, key, value = torch.randn(3, 1, 2, 4, 8).unbind(0)
     mask = torch.tensor([True, True, False, True])[None, None, None].expand(1, 1, 4, 4)
     given = torch.zeros(1, 1, 4, 4).masked_fill(~mask, torch.finfo(torch.float32).min) if additive else mask
-    with record_attention([1]) as recorder:
+    with record_attention(Request(attention_layers=[1])) as recorder:
         attended, _ = recording_attention(nn.Module(), query, key, value, given)
     expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     torch.testing.assert_close(attended, expected.transpose(1, 2))
@@ -151,7 +151,7 @@ def test_a_recursive_student_counts_iterations(inputs, tiny_student_config):
     model.set_attn_implementation("eager")
     expected = model(**inputs, output_attentions=True).attentions
     model.set_attn_implementation(RECORDING)
-    rows = view_encoder(model, inputs, attention_layers=[1, 2]).attention_rows
+    rows = view_encoder(model, inputs, Request(attention_layers=[1, 2])).attention_rows
     for iteration in (1, 2):
         torch.testing.assert_close(rows[iteration].exp(), expected[iteration - 1])
     assert not torch.allclose(rows[1], rows[2])
@@ -163,7 +163,7 @@ def test_checkpointed_layers_record_the_same_gradients(inputs, tiny_student_conf
     labels = torch.full((2, 10), -100)
     labels[0, 3] = labels[1, 2] = 7
     positions = labels != -100
-    teacher_view = teacher.view(inputs, attention_layers=[2, 4], positions=positions)
+    teacher_view = teacher.view(inputs, Request(attention_layers=[2, 4], positions=positions))
     gradients = []
     for checkpointed in (False, True):
         torch.manual_seed(1)
@@ -173,7 +173,7 @@ def test_checkpointed_layers_record_the_same_gradients(inputs, tiny_student_conf
             checkpoint_activations(model)
         student = DistillationStudent(model, 32).train()
         torch.manual_seed(2)
-        view = student(inputs, attention_layers=[1, 2], positions=positions)
+        view = student(inputs, Request(attention_layers=[1, 2], positions=positions))
         objective = DistillationObjective()
         objective(
             view, teacher_view, labels=labels, attention_mask=inputs["attention_mask"], num_teacher_layers=4

@@ -16,12 +16,12 @@ from transformers import BertForSequenceClassification
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.errors import UserError
-from minialbert.method.elastic import draw_depth
+from minialbert.method.elastic import ElasticObjective, draw_depth
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.tasks.elastic import ElasticTuning
 from minialbert.tasks.finetune import finetune, make_tuning_trainer, plan_finetuning
+from minialbert.tasks.losses import elastic_loss
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import encode, evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
@@ -100,8 +100,8 @@ def test_the_term_by_hand():
     # Probabilities (3/4, 1/4) at the depth, (1/2, 1/2) at the last; the second row's label is ignored.
     logits = torch.tensor([[[1.0986123, 0.0], [9.0, 0.0]]])
     labels = torch.tensor([[1, -100]])
-    elastic = ElasticTuning((1,), task_weight=2.0, logit_weight=3.0)
-    value = elastic(logits, torch.zeros(1, 2, 2), labels, "token", weight=4.0, count=2.0)
+    elastic = ElasticObjective((1,), label_weight=2.0, last_weight=3.0)
+    value = elastic_loss(elastic, logits, torch.zeros(1, 2, 2), labels, "token", weight=4.0, count=2.0)
     cross_entropy, divergence = 1.3862944, 0.1438410  # ln 4, and ln(2/3)/2 + ln(2)/2
     assert value.item() == pytest.approx(2 * cross_entropy / 4 + 3 * divergence / 2, rel=1e-5)
 
@@ -112,7 +112,8 @@ def test_the_last_depth_gets_no_gradient_from_it(problem):
     depth, last = (torch.randn(4, width, requires_grad=True) for _ in range(2))
     labels = torch.tensor([0, 1, 2, 0]) if problem == "single-label" else torch.rand(4, width)
     labels = labels.squeeze(-1) if problem == "regression" else labels
-    ElasticTuning((1,))(depth, last, labels, problem, weight=4, count=4).backward()
+    elastic = ElasticObjective((1,), 1.0, 1.0)
+    elastic_loss(elastic, depth, last, labels, problem, weight=4, count=4).backward()
     assert depth.grad.abs().sum() > 0 and last.grad is None
 
 
@@ -158,7 +159,7 @@ def test_a_step_adds_the_loss_of_a_shallower_run(kind, make_trainer):
 
 def test_off_leaves_every_number_as_it_was(make_trainer):
     off, weightless = make_trainer("tuning.elastic=false"), make_trainer()
-    weightless.elastic = ElasticTuning((1, 2), 0.0, 0.0)
+    weightless.elastic = ElasticObjective((1, 2), 0.0, 0.0)
     for trainer in (off, weightless):
         trainer.train()
     assert off.terms == () and "loss_elastic" not in off.state.log_history[0]
@@ -202,10 +203,10 @@ def test_the_depths_of_the_model_are_those_tuned(make_recipe, tmp_path, student,
     model.config.elastic_depths = [2, 3]  # the last is tuned in any case
     model.save_pretrained(tmp_path / "marked")
     tiny_tokenizer.save_pretrained(tmp_path / "marked")
-    assert plan_finetuning(make_recipe(model=tmp_path / "marked")).elastic == ElasticTuning((2,))
+    assert plan_finetuning(make_recipe(model=tmp_path / "marked")).elastic == ElasticObjective((2,), 1.0, 1.0)
     chosen = plan_finetuning(make_recipe("tuning.elastic_depths=[1]", model=tmp_path / "marked"))
-    assert chosen.elastic == ElasticTuning((1,)) and chosen.model.config.elastic_depths == [1]
-    assert plan_finetuning(make_recipe()).elastic == ElasticTuning((1, 2))
+    assert chosen.elastic == ElasticObjective((1,), 1.0, 1.0) and chosen.model.config.elastic_depths == [1]
+    assert plan_finetuning(make_recipe()).elastic == ElasticObjective((1, 2), 1.0, 1.0)
     off = plan_finetuning(make_recipe("tuning.elastic=false", model=tmp_path / "marked"))
     assert off.elastic is None and off.model.config.elastic_depths is None
 

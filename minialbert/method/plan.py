@@ -1,0 +1,279 @@
+"""What a distillation needs: models, data and objective, checked to fit together before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minialbert.data.masking import MaskedLanguageModelCollator
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.data.window_store import WindowDataset, check_tokenizer
+from minialbert.errors import UserError
+from minialbert.method.elastic import mark_depths, plan_elastic
+from minialbert.method.encoders import Teacher, load_teacher, supports_packing
+from minialbert.method.fast.recording import checkpoint_activations, records_attention
+from minialbert.method.objective import DistillationObjective
+from minialbert.method.start import build_student
+from minialbert.recipes.load import Recipe
+from minialbert.recipes.schema import TrainingRecipe
+from minialbert.runs.stopping import share_of
+
+# Real text for `init: teacher`; more changes the fit of the projection little.
+_SAMPLE_WINDOWS = 256
+_SAMPLE_BATCH = 16
+_ELASTIC_KEYS = ("elastic", "elastic_depths", "elastic_mlm_weight", "elastic_output_weight")
+
+Folders = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class DistillationPlan:
+    """Everything a run needs, checked, before anything is written.
+
+    Args:
+        recipe: the resolved recipe.
+        teacher: the teacher, or None for masked-LM alone.
+        student: the student with its first weights.
+        tokenizer: the tokenizer of both.
+        objective: the objective, without what this teacher cannot give.
+        layers: the teacher layer of each iteration (0: none); empty without a teacher.
+        windows: training windows; `held_out` are those for evaluation.
+        held_out: see `windows`.
+        collator: masks batches.
+        packs: whether short windows share rows in training.
+        max_steps: optimiser steps.
+        micro_batch_size: windows per forward pass and process.
+        accumulation: micro-batches per optimiser step and process.
+        notes: what was decided, one line each.
+    """
+
+    recipe: Recipe
+    teacher: Teacher | None
+    student: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    objective: DistillationObjective
+    layers: tuple[int, ...]
+    windows: WindowDataset
+    held_out: WindowDataset
+    collator: MaskedLanguageModelCollator
+    packs: bool
+    max_steps: int
+    micro_batch_size: int
+    accumulation: int
+    notes: tuple[str, ...]
+
+
+def plan_distillation(
+    recipe: Recipe,
+    data: Folders | WindowDataset,
+    *,
+    teacher: Teacher | None = None,
+    student: PreTrainedModel | None = None,
+    objective: DistillationObjective | None = None,
+) -> DistillationPlan:
+    """Return a checked plan: models loaded, student initialised, objective resolved.
+
+    Args:
+        recipe: the resolved recipe; its `teacher.model` may be None for masked-LM alone.
+        data: a folder made by `prepare`, or several of one tokenizer, whose windows are mixed.
+        teacher: one in memory, in place of the recipe's.
+        student: one in memory, in place of the recipe's.
+        objective: in place of the recipe's.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: if models, data and recipe do not fit together.
+    """
+    folders = data.directories if isinstance(data, WindowDataset) else data
+    windows, held_out = WindowDataset(folders, "train"), WindowDataset(folders, "held_out")
+    tokenizer = load_tokenizer(windows.directories[0] / "tokenizer")
+    check_tokenizer(windows.tokenizer, tokenizer)
+    training = recipe.training
+    notes: list[str] = []
+    collator = MaskedLanguageModelCollator(
+        tokenizer,
+        mask_probability=recipe.data.mask_probability,
+        whole_word=recipe.data.whole_word_masking,
+        seed=training.seed,
+    )
+    if teacher is None and recipe.teacher.model is not None:
+        teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision)
+    if teacher is not None:
+        if teacher.tokenizer is not None:
+            check_tokenizer(windows.tokenizer, teacher.tokenizer)
+        _check_size(windows, "teacher", teacher.model, teacher.max_length)
+    if student is None:
+        samples = _sample_batches(windows, collator)
+        student, notes = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
+    if training.gradient_checkpointing:
+        checkpoint_activations(student)
+    if objective is None:
+        objective = _recipe_objective(recipe, student, notes)
+    objective = resolve_objective(objective, teacher, student, notes, cached=training.cache_teacher)
+    mark_depths(student.config, objective.elastic.depths if objective.elastic is not None else None)
+    layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
+    _check_size(windows, "student", student, int(student.config.max_position_embeddings))
+    per_process = share_of(training.batch_size, "training.batch_size")
+    micro = training.micro_batch_size or _micro_batch_size(per_process, windows.window_length)
+    if per_process % micro:
+        raise UserError(
+            f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
+        )
+    max_steps = training.max_steps
+    if max_steps is None:
+        assert training.epochs is not None
+        max_steps = max(1, round(training.epochs * len(windows) / training.batch_size))
+    if training.warmup_steps >= max_steps:
+        notes.append(
+            f"warm-up: {training.warmup_steps} steps are not fewer than the {max_steps} of the run, so the learning "
+            "rate never reaches its highest value; set training.warmup_steps"
+        )
+    return DistillationPlan(
+        recipe=recipe,
+        teacher=teacher,
+        student=student,
+        tokenizer=tokenizer,
+        objective=objective,
+        layers=layers,
+        windows=windows,
+        held_out=held_out,
+        collator=collator,
+        packs=_can_pack(training, objective, student, teacher),
+        max_steps=max_steps,
+        micro_batch_size=micro,
+        accumulation=per_process // micro,
+        notes=tuple(notes),
+    )
+
+
+def _recipe_objective(recipe: Recipe, student: PreTrainedModel, notes: list[str]) -> DistillationObjective:
+    """Return the objective that a recipe names; a line on elastic depths is added to `notes`."""
+    settings = recipe.distill.model_dump(exclude=set(_ELASTIC_KEYS))
+    if recipe.distill.elastic:
+        settings["elastic"] = plan_elastic(
+            student,
+            recipe.distill.elastic_depths,
+            label_weight=recipe.distill.elastic_mlm_weight,
+            last_weight=recipe.distill.elastic_output_weight,
+            notes=notes,
+        )
+    return DistillationObjective.preset(settings.pop("preset"), **settings)
+
+
+def resolve_objective(
+    objective: DistillationObjective,
+    teacher: Teacher | None,
+    student: PreTrainedModel,
+    notes: list[str],
+    *,
+    cached: bool = False,
+) -> DistillationObjective:
+    """Return an objective without what this teacher cannot give; each term switched off is a line in `notes`.
+
+    `cached` says that the teacher's answers are kept on disk. Raises UserError for a comparison that cannot be made.
+    """
+    if teacher is None:
+        notes.append("no teacher: masked-LM alone")
+        if not objective.mlm_weight:
+            raise UserError("without a teacher only the MLM term is left, and distill.mlm_weight is 0")
+        return objective.without("attention", "hidden", "output", "embedding", "relation")
+    if not teacher.has_mlm_head and objective.output_weight:
+        notes.append("output term: off (the teacher has no masked-LM head)")
+        objective = objective.without("output")
+    try:
+        objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers)
+    except ValueError as error:
+        raise UserError(f"distill.{error}") from error
+    heads, teacher_heads = student.config.num_attention_heads, teacher.num_heads
+    if objective.attention_weight and objective.attention_heads == "match" and heads != teacher_heads:
+        raise UserError(
+            f"the student has {heads} attention heads and the teacher {teacher_heads}, so their maps cannot be "
+            f"compared head by head: set student.num_attention_heads={teacher_heads}, distill.attention_heads=average "
+            "to compare the mean over heads, or distill.attention_weight=0 for hidden states only"
+        )
+    if objective.relation_weight:
+        _check_relations(objective, teacher, student, cached=cached)
+    if student.config.hidden_size != teacher.hidden_size:
+        notes.append(
+            f"hidden states: a projection {student.config.hidden_size} -> {teacher.hidden_size}, in training only"
+        )
+    return objective
+
+
+def _sample_batches(
+    windows: WindowDataset, collator: MaskedLanguageModelCollator
+) -> Iterator[dict[str, Tensor]]:
+    """Yield a few unmasked batches, evenly spread over the training windows."""
+    count = min(_SAMPLE_WINDOWS, len(windows))
+    chosen = [windows[index * len(windows) // count] for index in range(count)]
+    for begin in range(0, count, _SAMPLE_BATCH):
+        batch = collator(chosen[begin : begin + _SAMPLE_BATCH])
+        for row, example in enumerate(chosen[begin : begin + _SAMPLE_BATCH]):
+            ids = torch.as_tensor(example["input_ids"])
+            batch["input_ids"][row, : len(ids)] = ids  # undo the masking
+        yield batch
+
+
+def _check_size(windows: WindowDataset, whose: str, model: PreTrainedModel, longest: int) -> None:
+    if windows.window_length > longest:
+        raise UserError(
+            f"the windows are {windows.window_length} tokens long, but the {whose} takes at most {longest}: prepare "
+            f"them with --window-length {longest}"
+        )
+    if model.config.vocab_size < windows.tokenizer.vocab_size:
+        raise UserError(
+            f"the {whose} has {model.config.vocab_size} word embeddings, and the windows' tokenizer "
+            f"{windows.tokenizer.vocab_size} entries: prepare the corpus with this model's"
+        )
+
+
+def _can_pack(
+    training: TrainingRecipe,
+    objective: DistillationObjective,
+    student: PreTrainedModel,
+    teacher: Teacher | None,
+) -> bool:
+    """Return whether packed windows give these models the same losses as padded ones."""
+    return (
+        training.pack_windows
+        and not training.cache_teacher  # a cache keeps one row per window
+        and not objective.depends_on_length
+        and supports_packing(student)
+        and (teacher is None or supports_packing(teacher.model))
+    )
+
+
+def _check_relations(
+    objective: DistillationObjective, teacher: Teacher, student: PreTrainedModel, *, cached: bool
+) -> None:
+    heads = objective.relation_heads or teacher.num_heads
+    for whose, width in (("student", int(student.config.hidden_size)), ("teacher", teacher.hidden_size)):
+        if width % heads:
+            raise UserError(
+                f"the {whose}'s width {width} cannot be split into {heads} relation heads: set "
+                "distill.relation_heads to a divisor of both widths"
+            )
+    if not records_attention(teacher.model):
+        raise UserError(
+            f"distill.relation_weight: a teacher of the kind {teacher.model.config.model_type} does not show its "
+            "queries and keys; set it to 0"
+        )
+    if cached:
+        raise UserError("training.cache_teacher keeps no relations: set it, or distill.relation_weight, to 0")
+
+
+def _micro_batch_size(per_process: int, window_length: int) -> int:
+    """Return the largest divisor of a process's windows that fits a usual memory."""
+    budget = 32768 if torch.cuda.is_available() else 4096  # tokens
+    most = max(1, budget // window_length)
+    return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
+
+
+__all__ = ["DistillationPlan", "Folders", "plan_distillation", "resolve_objective"]

@@ -1,0 +1,147 @@
+"""Distillation from Python: models in memory or in folders, windows in memory or in folders, settings by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from minialbert import MiniAlbertForMaskedLM
+from minialbert.data.window_store import WindowDataset
+from minialbert.errors import UserError
+from minialbert.method.distill import distill, distill_models
+from minialbert.method.elastic import ElasticObjective
+from minialbert.method.encoders import Teacher
+from minialbert.method.objective import DistillationObjective
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.runs.directory import RunDirectory
+
+SETTINGS = {"recipe": "tiny", "student.adapter_reduction_factor": 8, "eval_windows": 8, "progress": False}
+
+
+def same(one, other) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_it_is_the_run_of_the_recipe(live, tiny_teacher, tiny_teacher_dir, tiny_windows, tmp_path):
+    overrides = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
+    recipe = apply_overrides(load_recipe("tiny"), [f"teacher.model='{tiny_teacher_dir}'", *overrides])
+    record = distill(recipe, data=tiny_windows, output=tmp_path / "recipe", progress=False)
+    teacher = copy.deepcopy(tiny_teacher) if live else tiny_teacher_dir
+    data = WindowDataset(tiny_windows) if live else tiny_windows
+    distilled = distill_models(teacher, data, output=tmp_path / "run", **SETTINGS)
+    assert distilled.output == tmp_path / "run"
+    assert distilled.record == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert distilled.record["metrics"] == record["metrics"]
+    assert distilled.record["objective"] == record["objective"]
+    saved = MiniAlbertForMaskedLM.from_pretrained(tmp_path / "run" / "model")
+    assert same(saved, MiniAlbertForMaskedLM.from_pretrained(tmp_path / "recipe" / "model"))
+    assert same(saved, distilled.model)
+    assert not distilled.model.training and len(distilled.tokenizer) == tiny_teacher.config.vocab_size
+    assert load_recipe(str(RunDirectory(tmp_path / "run").recipe)).training == recipe.training
+
+
+def test_two_models_and_an_objective_without_a_folder(
+    tiny_teacher, tiny_student_config, tiny_windows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    student = MiniAlbertForMaskedLM(tiny_student_config)
+    before = copy.deepcopy(student)
+    objective = replace(DistillationObjective.preset("paper"), attention_epsilon=1e-9)
+    distilled = distill_models(
+        tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=2, learning_rate=1e-3, name="mine",
+        **SETTINGS | {"student.adapter_reduction_factor": 8},
+    )  # fmt: skip
+    assert distilled.model is student and not same(student, before)
+    assert distilled.output is None and not any(tmp_path.iterdir())
+    record = distilled.record
+    assert record["training"]["steps"] == 2 and record["recipe"]["training"]["learning_rate"] == 1e-3
+    assert record["objective"] == objective.to_dict()
+    assert (record["model"]["name"], record["model"]["teacher"]) == ("mine", "(in memory)")
+    assert record["model"]["parameters"] == student.num_parameters()
+
+
+def test_elastic_depths_of_an_objective(tiny_teacher, tiny_student_config, tiny_windows):
+    objective = DistillationObjective(elastic=ElasticObjective((1,)))
+    student = MiniAlbertForMaskedLM(tiny_student_config)
+    distilled = distill_models(
+        tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=1, **SETTINGS
+    )
+    assert distilled.record["training"]["last_logged_losses"]["loss_elastic"] > 0
+    assert distilled.model.config.elastic_depths == [1]
+
+
+def test_a_student_goes_on_where_it_was(tiny_teacher, tiny_windows, tmp_path):
+    first = distill_models(tiny_teacher, tiny_windows, output=tmp_path / "first", max_steps=1, **SETTINGS)
+    again = distill_models(
+        None, tiny_windows, student=tmp_path / "first" / "model", output=tmp_path / "second", max_steps=1,
+        **SETTINGS,
+    )  # fmt: skip
+    assert again.record["metrics"]["student_start"]["mlm_loss"] == pytest.approx(
+        first.record["metrics"]["student_end"]["mlm_loss"], rel=1e-6
+    )
+    assert again.record["layer_map"] == [] and "no teacher: masked-LM alone" in again.record["notes"]
+
+
+def test_without_a_teacher_a_student_starts_from_noise(tiny_windows):
+    distilled = distill_models(None, tiny_windows, max_steps=1, **SETTINGS)
+    assert "all weights: random" in distilled.record["notes"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_teacher_without_a_head_gives_no_logits(wrapped, tiny_teacher, tiny_windows):
+    encoder = BertModel(tiny_teacher.config, add_pooling_layer=False)
+    teacher = Teacher(encoder, has_mlm_head=False) if wrapped else encoder
+    distilled = distill_models(teacher, tiny_windows, max_steps=1, **SETTINGS)
+    assert distilled.record["objective"]["output_weight"] == 0
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_a_full_student_can_be_given(tiny_teacher, tiny_windows):
+    shape = tiny_teacher.config.to_dict() | {"num_hidden_layers": 2}
+    student = BertForMaskedLM(BertConfig(**shape))
+    distilled = distill_models(
+        tiny_teacher, tiny_windows, student=student, max_steps=1,
+        **{name: value for name, value in SETTINGS.items() if name != "student.adapter_reduction_factor"},
+    )  # fmt: skip
+    assert distilled.record["model"]["arch"] == "bert"
+    assert distilled.record["recipe"]["student"]["arch"] == "bert"
+
+
+def test_what_does_not_fit_is_one_line(tiny_teacher, tiny_windows, tmp_path):
+    small = BertForMaskedLM(BertConfig(**(tiny_teacher.config.to_dict() | {"vocab_size": 50})))
+    for teacher, arguments, message in (
+        (small, {}, "the teacher has 50 word embeddings, and the windows' tokenizer 135 entries"),
+        (tiny_teacher, {"resume": True}, "needs a directory: give output"),
+        (tiny_teacher, {"learning_rat": 1}, "learning_rat is no key of a recipe"),
+        (tiny_teacher, {"training.learning_rat": 1}, "learning_rat.*learning_rate"),
+        (
+            tiny_teacher,
+            {"student": tmp_path / "nowhere"},
+            "student .*nowhere does not exist|nowhere does not",
+        ),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            distill_models(teacher, tiny_windows, **SETTINGS | arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_nothing_frightening_is_said(
+    tiny_teacher, tiny_tokenizer, tiny_windows, tmp_path, caplog, monkeypatch
+):
+    folder = tmp_path / "headless"
+    BertModel(tiny_teacher.config, add_pooling_layer=False).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="transformers")  # which the command line lowers
+    distill_models(folder, tiny_windows, max_steps=1, **SETTINGS)
+    assert not any(
+        word in caplog.text for word in ("newly initialized", "MISSING", "LOAD REPORT", "corrupted")
+    )
