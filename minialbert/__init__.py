@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from minialbert.data.prepare import prepare
+    from minialbert.deploy.export import export
     from minialbert.method.configuration_minialbert import MiniAlbertConfig
+    from minialbert.method.distill import distill
     from minialbert.method.losses import layer_map
     from minialbert.method.modeling_minialbert import (
         MiniAlbertForMaskedLM,
@@ -26,10 +29,18 @@ if TYPE_CHECKING:
     )
     from minialbert.method.objective import DistillationObjective
     from minialbert.method.trainer import DistillationTrainer
+    from minialbert.report import report
+    from minialbert.runs.results import ModelResult, Result
+    from minialbert.tasks.calibrate import calibrate
+    from minialbert.tasks.evaluate import evaluate
+    from minialbert.tasks.finetune import finetune
+    from minialbert.tasks.predict import predict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ModelResult",
+    "Result",
     "DistillationObjective",
     "DistillationTrainer",
     "MiniAlbertConfig",
@@ -39,7 +50,15 @@ __all__ = [
     "MiniAlbertForTokenClassification",
     "MiniAlbertModel",
     "__version__",
+    "calibrate",
+    "distill",
+    "evaluate",
+    "export",
+    "finetune",
     "layer_map",
+    "predict",
+    "prepare",
+    "report",
 ]
 
 _MODELING = "minialbert.method.modeling_minialbert"
@@ -53,11 +72,22 @@ _PLACES = {
     "MiniAlbertForSequenceClassification": _MODELING,
     "MiniAlbertForTokenClassification": _MODELING,
     "MiniAlbertModel": _MODELING,
+    "ModelResult": "minialbert.runs.results",
+    "Result": "minialbert.runs.results",
+    "calibrate": "minialbert.tasks.calibrate",
+    "distill": "minialbert.method.distill",
+    "evaluate": "minialbert.tasks.evaluate",
+    "export": "minialbert.deploy.export",
+    "finetune": "minialbert.tasks.finetune",
     "layer_map": "minialbert.method.losses",
+    "predict": "minialbert.tasks.predict",
+    "prepare": "minialbert.data.prepare",
 }
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has
+    if name == "report":  # the room is the verb too
+        return import_module("minialbert.report")
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_PLACES[name]), name)

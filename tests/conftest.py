@@ -148,10 +148,10 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_windows(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny corpus as windows of 32 tokens; a tenth of the documents is held out."""
-    from minialbert.data.prepare import prepare
+    from minialbert.data.prepare import make_windows
 
     folder = tmp_path_factory.mktemp("windows") / "w"
-    prepare(
+    make_windows(
         [tiny_corpus], DATA / "tiny-tokenizer", folder, window_length=32, overlap=8, held_out_fraction=0.15,
         num_workers=1, progress=False,
     )  # fmt: skip
@@ -251,7 +251,7 @@ def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def tune(kind: str) -> Tuned:
         from minialbert.recipes.load import apply_overrides, load_recipe
         from minialbert.recipes.schema import FinetuneRecipe
-        from minialbert.tasks.finetune import finetune
+        from minialbert.tasks.finetune import run_finetuning
 
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
@@ -264,7 +264,7 @@ def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
                 ],
             )  # fmt: skip
             made[kind] = Tuned(
-                folder / "tuned", data, finetune(recipe, output=folder / "tuned", progress=False)
+                folder / "tuned", data, run_finetuning(recipe, output=folder / "tuned", progress=False).record
             )
         return made[kind]
 

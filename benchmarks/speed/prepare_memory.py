@@ -86,7 +86,7 @@ def _measure_apart(arguments: argparse.Namespace, corpus: list[Path], output: Pa
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     # Imported late: the process that only compares should not hold torch.
-    from minialbert.data.prepare import prepare
+    from minialbert.data.prepare import make_windows
 
     peaks = {"worker": 0.0}
     done = threading.Event()
@@ -100,7 +100,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     watcher = threading.Thread(target=watch_workers, daemon=True)
     watcher.start()
     start = time.perf_counter()
-    manifest = prepare(
+    manifest = make_windows(
         arguments.corpus,
         arguments.tokenizer,
         arguments.output,

@@ -61,9 +61,9 @@ def run_plain(corpus: list[Path], tokenizer_name: str, output: Path, workers: in
 
 def run_prepare(corpus: list[Path], tokenizer_name: str, output: Path, workers: int) -> None:
     """Prepare the same windows."""
-    from minialbert.data.prepare import prepare
+    from minialbert.data.prepare import make_windows
 
-    prepare(
+    make_windows(
         corpus,
         tokenizer_name,
         output,

@@ -19,8 +19,8 @@ from minialbert.cli.shared import (
     quiet_transformers,
     say,
 )
-from minialbert.cli.tasks import TASK_HELP, finetune_recipe
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.cli.tasks import TASK_HELP
+from minialbert.errors import UserError
 
 
 class Target(StrEnum):
@@ -82,37 +82,26 @@ def export(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a model to an ONNX graph that was proved equal, or to a folder that the hub understands."""
+    """Export a model to an ONNX graph that was checked against it, or to a folder that the hub understands."""
     quiet_transformers()
-    for_onnx: dict[str, Any] = {
-        "quantize": quantize, "head": head, "opset": opset, "num_iterations": num_iterations,
-        "calibration": calibration, "evaluate": evaluate, "data": data, "split": split, "max_drop": max_drop,
-        "tolerance": tolerance,
-    }  # fmt: skip
-    for_hub: dict[str, Any] = {
-        "records": records, "license": license_, "language": language, "repo_id": repo_id, "push": push or None,
-        "private": private or None,
-    }  # fmt: skip
-    others = for_hub if to is Target.onnx else for_onnx
-    misplaced = [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None]
-    if misplaced:
-        raise UserError(f"{', '.join(misplaced)}: no option of --to {to.value}")
+    from minialbert.deploy.export import export as run
+
     with interruptible("nothing was written; the same command starts it again"):
-        if to is Target.hub:
-            chosen = {name: value for name, value in for_hub.items() if value is not None}
-            _to_hub(model, output, chosen, overwrite=overwrite, as_json=as_json)
-        else:
-            chosen = {name: value for name, value in for_onnx.items() if value is not None}
-            _to_onnx(model, output, chosen, overwrite=overwrite, as_json=as_json)
-
-
-def _to_hub(model: str, output: Path, chosen: dict[str, Any], *, overwrite: bool, as_json: bool) -> None:
-    from minialbert.deploy.hub import export_to_hub_folder
-
-    record = export_to_hub_folder(model, output, overwrite=overwrite, **chosen)
+        record = run(
+            model, output, to=to.value, quantize=quantize.value if quantize else None, head=head, opset=opset,
+            num_iterations=num_iterations, calibration=calibration, evaluate=evaluate, data=data, split=split,
+            max_drop=max_drop, tolerance=tolerance, records=records, license=license_, language=language,
+            repo_id=repo_id, push=push or None, private=private or None, overwrite=overwrite, progress=not as_json,
+        ).record  # fmt: skip
     if as_json:
         print_json(record)
-        return
+    elif to is Target.hub:
+        _print_hub(record, output)
+    else:
+        _print_export(record, output)
+
+
+def _print_hub(record: dict[str, Any], output: Path) -> None:
     say(f"{record['architecture']}, {record['parameters']:,} parameters: {len(record['files'])} files, "
         f"{record['bytes']:,} bytes in {output}")  # fmt: skip
     say(f"model card: {record['results']} measured results" + _passed_over(record))
@@ -126,44 +115,6 @@ def _to_hub(model: str, output: Path, chosen: dict[str, Any], *, overwrite: bool
 def _passed_over(record: dict[str, Any]) -> str:
     count = record["records_passed_over"]
     return f"; {count} records are of other models" if count else ""
-
-
-def _to_onnx(model: str, output: Path, chosen: dict[str, Any], *, overwrite: bool, as_json: bool) -> None:
-    try:
-        from minialbert.deploy.onnx.export import export_onnx
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "export", "export to ONNX") from error
-    from minialbert.tasks.predict import read_inputs
-
-    options: dict[str, Any] = {
-        name: chosen[name] for name in ("head", "opset", "num_iterations", "tolerance") if name in chosen
-    }
-    if "calibration" in chosen:
-        if chosen.get("quantize") is not Quantization.int8_static:
-            raise UserError("--calibration is for --quantize int8-static: dynamic int8 and fp32 need no text")
-        options["calibration"] = (
-            text for text in read_inputs([str(chosen["calibration"])]) if isinstance(text, str)
-        )
-    if "evaluate" in chosen:
-        recipe = finetune_recipe(None, False, None, task=chosen["evaluate"], data=chosen.get("data"))
-        options |= {"task": recipe.task, "split": chosen.get("split")}
-        if "max_drop" in chosen:
-            options["max_drop"] = chosen["max_drop"]
-    else:
-        lost = [f"--{name.replace('_', '-')}" for name in ("data", "split", "max_drop") if name in chosen]
-        if lost:
-            raise UserError(f"{', '.join(lost)}: only with --evaluate TASK")
-    record = export_onnx(
-        model,
-        output,
-        precision=chosen["quantize"].value if "quantize" in chosen else "fp32",
-        overwrite=overwrite,
-        **options,
-    )
-    if as_json:
-        print_json(record)
-        return
-    _print_export(record, output)
 
 
 def _print_export(record: dict[str, Any], output: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from enum import StrEnum
@@ -106,12 +105,10 @@ def prepare(
     as_json: JsonFlag = False,
 ) -> None:
     """Cut a corpus into token windows on disk."""
-    from minialbert.data.prepare import prepare_recipe
-    from minialbert.recipes.load import load_recipe
+    from minialbert.data.corpora import find_sources
+    from minialbert.data.prepare import prepare as run
 
     options = {
-        "corpus": corpus or None,
-        "tokenizer": tokenizer,
         "window_length": window_length,
         "overlap": overlap,
         "truncate": truncate,
@@ -120,19 +117,15 @@ def prepare(
         "separator": documents.value if documents is not None else None,
         "text_field": text_field,
     }
-    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if max_windows_per_document is not None:
-        changes["max_windows_per_document"] = max_windows_per_document or None
+        chosen["max_windows_per_document"] = max_windows_per_document or None
     with interruptible("the same command goes on where it stopped"):
-        manifest = prepare_recipe(
-            load_recipe(recipe),
-            output,
-            max_document_bytes=int(max_document_mb * 1_000_000),
-            num_workers=workers,
-            overwrite=overwrite,
-            progress=not as_json,
-            **changes,
-        )
+        manifest = run(
+            find_sources(corpus) if corpus else None, tokenizer, output, recipe=recipe, num_workers=workers,
+            max_document_bytes=int(max_document_mb * 1_000_000), overwrite=overwrite, progress=not as_json, **chosen,
+        ).manifest  # fmt: skip
+    assert manifest is not None
     if as_json:
         print_json(manifest.to_dict())
         return
@@ -168,33 +161,18 @@ def distill(
 ) -> None:
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
     quiet_transformers()
-    from minialbert.method.distill import distill as run_distill
-    from minialbert.method.distill import initialise
-    from minialbert.recipes.load import apply_overrides, load_recipe
+    from minialbert.method.distill import distill as run
+    from minialbert.method.distill import distillation_recipe
 
-    overrides = list(set_ or [])
-    if student_arch is not None:
-        overrides.append(f"student.arch={student_arch}")
-        if student_arch == "bert":  # what only a recursive student has
-            overrides += ["student.embedding_size=null", "student.adapter_reduction_factor=null"]
-            if load_recipe(recipe).student.init not in ("alternate-layers", "checkpoint"):
-                overrides.append("student.init=" + ("alternate-layers" if teacher else "random"))
-    resolved = load_recipe(recipe)
-    if teacher is not None:
-        overrides.append(f"teacher.model={json.dumps(teacher)}")
-    elif resolved.teacher.model is None and resolved.student.init == "teacher":
-        overrides.append("student.init=random")
-    resolved = apply_overrides(resolved, overrides)
     if dry_run:
+        resolved = distillation_recipe(recipe, set_ or [], teacher=teacher, student_arch=student_arch)
         _show_plan(resolved, data, as_json=as_json)
         return
     with interruptible("the same command with --resume goes on from the last checkpoint"):
-        if start_only:
-            record = initialise(resolved, data=data, output=output, resume=resume, overwrite=overwrite)
-        else:
-            record = run_distill(
-                resolved, data=data, output=output, resume=resume, overwrite=overwrite, progress=not as_json
-            )
+        record = run(
+            teacher, data, student_arch=student_arch, recipe=recipe, settings=set_ or [], output=output,
+            start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json,
+        ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +23,7 @@ from minialbert.errors import UserError
 from minialbert.runs.files import check_file, whole_file, writing
 
 if TYPE_CHECKING:
-    from minialbert.recipes.schema import FinetuneRecipe, TaskRecipe
+    from minialbert.recipes.schema import FinetuneRecipe
 
 
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
@@ -77,29 +76,34 @@ def finetune(
 ) -> None:
     """Tune an encoder, or its adapters alone, on a labelled task."""
     quiet_transformers()
-    resolved = finetune_recipe(recipe, adapters, set_, model=model, task=task, data=data, teacher=teacher)
     if grid:
+        from minialbert.tasks.finetune import tuning_recipe
+
+        resolved = tuning_recipe(
+            recipe, set_ or [], adapters=adapters, model=model, task=task, data=data, teacher=teacher
+        )
         _run_grid(resolved, output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json)
         return
     if jobs != 1 or ray is not None or keep_models is KeepModels.all:
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
-    from minialbert.tasks.finetune import finetune as run_finetune
+    from minialbert.tasks.finetune import finetune as run
 
     kept = keep_models is not KeepModels.none
     with interruptible("the same command with --resume goes on from the last checkpoint"):
-        record = run_finetune(
-            resolved, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept
-        )
+        record = run(
+            model, task, data, adapters=adapters, teacher=teacher, recipe=recipe, settings=set_ or [], output=output,
+            resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
+        ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return
     if as_json:
         print_json(record)
         return
     _print_scores(record)
-    say(
-        (f"model and tokenizer in {output / 'model'}; " if kept else "")
-        + f"record in {output / 'result.json'}"
-    )
+    if kept:
+        say(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+    else:
+        say(f"record in {output / 'result.json'}")
 
 
 def evaluate(
@@ -126,23 +130,14 @@ def evaluate(
 ) -> None:
     """Score a tuned model on a split of a task."""
     quiet_transformers()
-    from minialbert.tasks.evaluate import evaluate as run_evaluate
+    from minialbert.tasks.evaluate import evaluate as run
 
-    recipe = finetune_recipe(None, False, set_, task=task, data=data)
     with interruptible("the same command starts it again"):
-        record = run_evaluate(
-            model,
-            as_given(recipe.task, set_, "name", "data"),
-            split=split,
-            output=output,
-            submission=submission,
-            overwrite=overwrite,
-            batch_size=batch_size,
-            precision=recipe.tuning.precision,
-            num_iterations=num_iterations,
-            exit_threshold=exit_threshold,
+        record = run(
+            model, data, task=task, split=split, output=output, submission=submission, overwrite=overwrite,
+            batch_size=batch_size, num_iterations=num_iterations, exit_threshold=exit_threshold, settings=set_ or [],
             progress=not as_json,
-        )
+        ).record  # fmt: skip
     if as_json:
         print_json(record)
         return
@@ -228,26 +223,15 @@ def report(
     """Put the records of runs into tables beside the paper's rows, or two runs side by side."""
     if (compare is None) == (not paths):
         raise UserError("give either records and run directories, or --compare and two of them")
-    if compare is not None:
-        _compare(*compare, output)
-        return
-    from minialbert.report import write_report
+    from minialbert.report import report as run
 
-    page = write_report(paths or [], output)
+    page = run(compare or paths or [], output, compare=compare is not None)
+    name = "report" if compare is None else "compare"
     if output is None:
         sys.stdout.write(page)
     else:
-        say(f"report in {output / 'report.md'}, as a page in {output / 'report.html'}")
-
-
-def _compare(a: Path, b: Path, output: Path | None) -> None:
-    from minialbert.report.compare import compare_runs, comparison_markdown, write_comparison
-
-    if output is None:
-        sys.stdout.write(comparison_markdown(compare_runs(a, b)))
-        return
-    write_comparison(a, b, output)
-    say(f"comparison in {output / 'compare.md'} and {output / 'compare.html'}")
+        said = "report in" if compare is None else "comparison in"
+        say(f"{said} {output / f'{name}.md'}, as a page in {output / f'{name}.html'}")
 
 
 def _run_grid(
@@ -287,54 +271,6 @@ def _run_grid(
         f"{chosen['epochs']:g} epochs; {record['metric'].replace('_', ' ')} on {record['split']} "
         f"{chosen['score']:.4f}{spread} over {chosen['n']} seeds"
     )
-
-
-def finetune_recipe(
-    recipe: str | None,
-    adapters: bool,
-    overrides: list[str] | None,
-    **named: str | None,
-) -> FinetuneRecipe:
-    """Return a fine-tuning recipe with what the options say in its place.
-
-    Args:
-        recipe: name or file; None for the default.
-        adapters: train adapters and head alone.
-        overrides: what `--set` gave.
-        **named: values of options by name.
-
-    Returns:
-        The recipe.
-    """
-    from minialbert.recipes.load import apply_overrides, load_recipe
-    from minialbert.recipes.schema import FinetuneRecipe
-
-    places = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
-    given = [
-        f"{places[name]}={json.dumps(value, ensure_ascii=False)}"
-        for name, value in named.items()
-        if value is not None
-    ]
-    if adapters:
-        given.append("tuning.mode=adapters")
-    loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
-    return apply_overrides(loaded, [*given, *(overrides or [])])
-
-
-def as_given(task: TaskRecipe, overrides: list[str] | None, *fields: str) -> TaskRecipe:
-    """Return a task recipe in which only what was given counts as set; all else is as in tuning.
-
-    Args:
-        task: the recipe as resolved.
-        overrides: what `--set` gave.
-        *fields: fields that options of their own gave.
-
-    Returns:
-        The recipe.
-    """
-    keys = [override.partition("=")[0].strip() for override in overrides or []]
-    given = {*fields, *(key.removeprefix("task.") for key in keys if key.startswith("task."))}
-    return type(task)(**task.model_dump(include=given))
 
 
 def _print_scores(record: dict[str, Any]) -> None:
@@ -387,25 +323,14 @@ def calibrate(
 ) -> None:
     """Find the confidence at which inputs may leave a tuned model early."""
     quiet_transformers()
-    from minialbert.tasks.calibrate import calibrate_exit
+    from minialbert.tasks.calibrate import calibrate as run
 
-    recipe = finetune_recipe(None, False, set_, task=task, data=data)
     with interruptible("the same command starts it again"):
-        record = calibrate_exit(
-            model,
-            as_given(recipe.task, set_, "name", "data"),
-            max_drop=max_drop,
-            split=split.value,
-            fraction=fraction,
-            rows=rows,
-            seed=seed,
-            output=output,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            batch_size=batch_size,
-            precision=recipe.tuning.precision,
+        record = run(
+            model, data, task=task, max_drop=max_drop, split=split.value, fraction=fraction, rows=rows, seed=seed,
+            output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size, settings=set_ or [],
             progress=not as_json,
-        )
+        ).record  # fmt: skip
     if as_json:
         print_json(record)
         return

@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -60,9 +61,11 @@ from minialbert.data.window_store import (
     write_json,
 )
 from minialbert.errors import UserError
+from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.files import sole_user, writing
-from minialbert.runs.progress import progress_bar
+from minialbert.runs.progress import progress_bar, speaking
+from minialbert.runs.results import Result, output_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -77,7 +80,62 @@ _MAX_DEFAULT_WORKERS = 16
 _READ_ONCE = "texts in memory, read once"
 
 
+@dataclass(frozen=True, repr=False)
+class Windows(Result):
+    """Prepared windows: `path` is their folder, `record` their manifest as plain values.
+
+    Attributes:
+        manifest: what the folder says of itself.
+    """
+
+    manifest: WindowsManifest | None = None
+
+
 def prepare(
+    corpus: Corpus | None = None,
+    tokenizer: str | Path | PreTrainedTokenizerFast | None = None,
+    output: str | Path | None = None,
+    *,
+    recipe: str | Path | Recipe = "default",
+    progress: bool = True,
+    **options: Any,  # noqa: ANN401 - those of `make_windows`, by name
+) -> Windows:
+    """Cut a corpus into token windows on disk.
+
+    Example:
+        >>> windows = minialbert.prepare(["A text.", "Another one."], "bert-base-uncased", "windows/")  # doctest: +SKIP
+
+    Args:
+        corpus: files, directories, globs, hub data sets; texts, or dictionaries with a field for the text, in a list or
+            from an iterator; a data set of the `datasets` library, a pandas frame; or a list of such. Without, that of
+            the recipe.
+        tokenizer: a fast tokenizer, its directory or hub id: the teacher's. Without, that of the recipe.
+        output: the folder; a temporary one without, which is said.
+        recipe: whose data settings to start from.
+        progress: show a bar.
+        **options: of `make_windows`, by name, as in `window_length=128`.
+
+    Returns:
+        The folder and its manifest, which `distill` takes as its data.
+
+    Raises:
+        UserError: there is no corpus or tokenizer, an option is out of range, a text cannot be read, or the folder
+            holds something else.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    known = set(signature(make_windows).parameters) - {"corpus", "tokenizer", "output"}
+    if unknown := sorted(set(options) - known):
+        raise UserError(f"prepare has no option {unknown[0]}; it has {', '.join(sorted(known))}")
+    given = {"corpus": None if corpus is None else corpus_entries(corpus), "tokenizer": tokenizer}
+    folder = output_folder(output, "prepare")
+    with speaking(progress):
+        manifest = prepare_recipe(
+            loaded, folder, progress=progress, **{k: v for k, v in given.items() if v is not None}, **options
+        )
+    return Windows(manifest.to_dict(), folder, manifest)
+
+
+def make_windows(
     corpus: Corpus,
     tokenizer: str | Path | PreTrainedTokenizerFast,
     output: str | Path,
@@ -189,7 +247,7 @@ def prepare_recipe(recipe: Recipe, output: str | Path, **changes: Any) -> Window
     """Returns the manifest of a folder with the windows that a recipe asks for, as `prepare` writes it.
 
     Args:
-        recipe: its sections `data`, `teacher` and `training`. Each entry of the corpus is a place, never a text.
+        recipe: its sections `data`, `teacher` and `training`. Each entry of its corpus is a place, never a text.
         output: a folder that is new, empty, or left by an earlier call.
         **changes: arguments of `prepare` that differ from the recipe's.
 
@@ -201,11 +259,11 @@ def prepare_recipe(recipe: Recipe, output: str | Path, **changes: Any) -> Window
     """
     options = recipe_options(recipe) | changes
     corpus, tokenizer = options.pop("corpus"), options.pop("tokenizer")
-    if not corpus:
+    if corpus is None or (isinstance(corpus, list) and not corpus):
         raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
     if tokenizer is None:
         raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
-    return prepare(find_sources(corpus), tokenizer, output, **options)
+    return make_windows(find_sources(corpus, options["text_field"]), tokenizer, output, **options)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,13 @@ from minialbert.errors import UserError, quoted
 LabelledData = str | Path | Iterable[Any] | Mapping[str, Any]
 
 
+def kept(data: LabelledData) -> LabelledData:
+    """Returns labelled data that can be read more than once: iterators are lists."""
+    if isinstance(data, Mapping):
+        return {split: list(rows) if isinstance(rows, Iterator) else rows for split, rows in data.items()}
+    return list(data) if isinstance(data, Iterator) else data
+
+
 def is_frame(rows: object) -> bool:
     """Returns whether something is a pandas frame; pandas is not imported for it."""
     return hasattr(rows, "itertuples") and hasattr(rows, "columns")

@@ -1,6 +1,6 @@
 """From windows of text to a student: train as a plan says, and leave model and record behind.
 
-`distill_models` takes plain arguments, models in memory among them; `distill` takes a recipe, as the command line
+`distill` takes plain arguments, models in memory among them; `run_distillation` takes a recipe, as the command line
 does. `initialise` leaves a student as it is before its first step.
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from minialbert.data.masking import ShuffledWindows
 from minialbert.data.packing import PackedCollator
+from minialbert.data.prepare import prepare
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
@@ -30,13 +29,14 @@ from minialbert.method.objective import DistillationObjective
 from minialbert.method.plan import DistillationPlan, Folders, plan_distillation
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationTrainer
-from minialbert.recipes.load import Recipe, apply_overrides, load_recipe
+from minialbert.recipes.load import Recipe, Settings, apply_overrides, load_recipe
 from minialbert.recipes.schema import without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision
-from minialbert.runs.progress import RunProgress
+from minialbert.runs.progress import RunProgress, speaking
 from minialbert.runs.records import write_result
+from minialbert.runs.results import ModelResult, Result, output_folder
 from minialbert.runs.stopping import rank, world_size
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
@@ -48,24 +48,7 @@ logger = logging.getLogger(__name__)
 _IN_MEMORY = "(in memory)"
 
 
-@dataclass(frozen=True)
-class Distilled:
-    """A distilled student and what is known of it.
-
-    Args:
-        model: the student, in eval mode.
-        tokenizer: its tokenizer.
-        record: what `result.json` says; empty in all processes of a job but the first.
-        output: the run directory, or None where none was asked for.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    record: dict[str, Any]
-    output: Path | None
-
-
-def distill(
+def run_distillation(
     recipe: Recipe,
     *,
     data: Folders,
@@ -122,41 +105,57 @@ def initialise(
         return _run(plan, run, trains=False, resume=resume, overwrite=overwrite, progress=False)
 
 
-def distill_models(
+def distill(
     teacher: str | Path | PreTrainedModel | Teacher | None,
-    data: Folders | WindowDataset,
+    data: Any,  # noqa: ANN401 - all that `prepare` takes, too
     *,
     student: str | Path | PreTrainedModel | None = None,
+    student_arch: str | None = None,
     recipe: str | Path | Recipe = "default",
     objective: DistillationObjective | None = None,
-    output: str | Path | None = None,
     max_steps: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    settings: Settings = (),
+    tokenizer: Any = None,  # noqa: ANN401 - a name or a live one
+    output: str | Path | None = None,
+    start_only: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
-    **settings: Any,  # noqa: ANN401 - whatever a recipe's key takes
-) -> Distilled:
+) -> ModelResult:
     """Distil a teacher into a student, either of which may be in memory, and return the student.
 
     A model in memory is used as it is: the student is trained, and the teacher frozen and, in half precision, cast.
     Give copies of those that are to stay as they are.
 
+    Example:
+        >>> distilled = minialbert.distill("bert-base-uncased", "windows/", max_steps=2000)  # doctest: +SKIP
+
     Args:
         teacher: a model, or its directory or hub id; None for masked-LM alone.
-        data: a folder made by `prepare`, several of one tokenizer, or a `WindowDataset` of them.
+        data: what `prepare` gave back, its folder, several of one tokenizer, or a `WindowDataset`; or texts in memory
+            as `prepare` takes them, which are cut into windows in the run directory first.
         student: a masked-LM model to train on, or its directory or hub id; None for one that the recipe builds.
+        student_arch: "minialbert" (recursive) or "bert" (full), of a student that the recipe builds.
         recipe: a name, a YAML file, or a `Recipe`; it says what nothing else here does.
         objective: what the student is trained for; None for the recipe's.
-        output: the run directory, as `distill` leaves it; None to keep nothing on disk, and so nothing to resume.
-        max_steps: length in optimiser steps; None for the recipe's.
+        max_steps: length in optimiser steps.
+        learning_rate: the highest of the schedule.
+        batch_size: windows of an optimiser step.
+        seed: of order, masks and dropout.
+        settings: any other key of the recipe, as in `{"student.num_hidden_layers": 3, "distill.output_weight": 4}`.
+        tokenizer: where `data` is a corpus and the teacher is in memory: a directory, hub id, or tokenizer.
+        output: the run directory; a temporary one without, which is said.
+        start_only: leave the student as it starts: measure it, and train nothing.
         resume: go on from the last checkpoint of the same run.
         overwrite: replace an earlier run.
-        progress: show a progress bar on a terminal.
-        **settings: keys of the recipe, as in `learning_rate=1e-3`, or with their section,
-            `**{"training.seed": 1}`.
+        progress: show a bar and lines.
 
     Returns:
-        The student with its tokenizer and record.
+        The student, its tokenizer, the record of `result.json` (empty in all processes of a job but the first), and the
+        run directory.
 
     Raises:
         UserError: if models, data, settings and directory do not fit together.
@@ -164,9 +163,6 @@ def distill_models(
     """
     if output is None and (resume or world_size() > 1):
         raise UserError("a run that is resumed, or has several processes, needs a directory: give output")
-    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    if max_steps is not None:
-        settings["max_steps"] = max_steps
     if isinstance(teacher, PreTrainedModel):
         has_head = teacher.get_output_embeddings() is not None
         teacher = Teacher(teacher, has_head, name=teacher.config.name_or_path)
@@ -174,24 +170,98 @@ def distill_models(
     if live is not None:
         live.name = live.name or _IN_MEMORY
     named = None if teacher is None else live.name if live is not None else str(teacher)
-    settings["teacher.model"] = named
+    lengths = {"max_steps": max_steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    given: dict[str, Any] = {f"training.{key}": value for key, value in lengths.items() if value is not None}
     trained = student.train() if isinstance(student, PreTrainedModel) else None
     if trained is not None:
-        settings |= _student_settings(trained.config, trained.config.name_or_path or _IN_MEMORY)
+        given |= _student_settings(trained.config, trained.config.name_or_path or _IN_MEMORY)
     elif student is not None:
-        settings |= _student_settings(load_encoder_config(str(student)), str(student))
-    elif named is None and resolved.student.init == "teacher":
-        settings.setdefault("init", "random")
-    resolved = _with_settings(resolved, settings)
+        given |= _student_settings(load_encoder_config(str(student)), str(student))
+    resolved = distillation_recipe(recipe, settings, teacher=named, student_arch=student_arch, more=given)
     check_trackers(resolved.training.report_to)
-    plan = plan_distillation(resolved, data, teacher=live, student=trained, objective=objective)
-    kept = nullcontext(output) if output is not None else TemporaryDirectory(prefix="minialbert-")
-    with kept as folder:
-        run = RunDirectory(folder)
+    run = RunDirectory(output_folder(output, "distill"))
+    with speaking(progress):
+        windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)
+        plan = plan_distillation(resolved, windows, teacher=live, student=trained, objective=objective)
         with run.alone(resume=resume):
-            record = _run(plan, run, resume=resume, overwrite=overwrite, progress=progress)
+            record = _run(
+                plan, run, trains=not start_only, resume=resume, overwrite=overwrite, progress=progress
+            )
     _finish(plan.student)
-    return Distilled(plan.student, plan.tokenizer, record, None if output is None else Path(output))
+    plan.student.name_or_path = str(run.model)
+    return ModelResult(record, run.path, plan.student, plan.tokenizer)
+
+
+def distillation_recipe(
+    recipe: str | Path | Recipe = "default",
+    settings: Settings = (),
+    *,
+    teacher: str | None = None,
+    student_arch: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return a recipe with what a caller says in its place; `settings` count most.
+
+    A full student has neither an embedding rank nor adapters, and starts from its teacher's alternate layers; without a
+    teacher a student that would start from it starts at random.
+
+    Args:
+        recipe: a name, a YAML file, or a `Recipe`.
+        settings: values by key, or entries as `--set` takes them.
+        teacher: directory or hub id.
+        student_arch: "minialbert" or "bert".
+        more: values by key.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    given = dict(more or {})
+    if student_arch is not None:
+        given["student.arch"] = student_arch
+        if student_arch == "bert":
+            given |= {"student.embedding_size": None, "student.adapter_reduction_factor": None}
+            if loaded.student.init not in ("alternate-layers", "checkpoint"):
+                given["student.init"] = "alternate-layers" if teacher else "random"
+    if teacher is not None:
+        given["teacher.model"] = teacher
+    elif loaded.teacher.model is None and loaded.student.init == "teacher" and "student.init" not in given:
+        given["student.init"] = "random"
+    if isinstance(settings, Mapping):
+        return apply_overrides(loaded, given | dict(settings))
+    return apply_overrides(
+        loaded, [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *settings]
+    )
+
+
+def _as_windows(
+    data: Any, run: RunDirectory, recipe: Recipe, teacher: Teacher | None, tokenizer: Any, *, progress: bool
+) -> Folders | WindowDataset:
+    """Return the windows that were handed over, or those of texts, which are prepared in the run directory."""
+    if isinstance(data, WindowDataset):
+        return data
+    if isinstance(data, Result):
+        data = data.path
+    if isinstance(data, str | Path):
+        return data
+    if isinstance(data, list | tuple) and data and all(_is_place(one) for one in data):
+        return list(data)
+    if tokenizer is None and teacher is not None:
+        raise UserError("these texts are no windows yet, and the teacher is in memory: give tokenizer too")
+    source = tokenizer if tokenizer is not None else recipe.teacher.model
+    if source is None:
+        raise UserError("these texts are no windows yet: give tokenizer too")
+    config = teacher.model.config if teacher is not None else None
+    if config is None and recipe.teacher.model is not None:
+        config = load_encoder_config(recipe.teacher.model)
+    longest = getattr(config, "max_position_embeddings", None) or recipe.data.window_length
+    length = min(recipe.data.window_length, longest)
+    lengths = {"window_length": length, "overlap": min(recipe.data.overlap, length // 2)}
+    return (
+        prepare(data, source, run.path / "windows", recipe=recipe, progress=progress, **lengths).path
+        or run.path
+    )
+
+
+def _is_place(one: Any) -> bool:
+    return isinstance(one, Path) or (isinstance(one, str) and Path(one).is_dir())
 
 
 def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
@@ -205,20 +275,6 @@ def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
         "student.embedding_size": config.embedding_size if recursive else None,
         "student.adapter_reduction_factor": config.adapter_reduction_factor if recursive else None,
     }
-
-
-def _with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
-    """Return a recipe with other values; a key without its section has to be in one alone."""
-    overrides = []
-    for key, value in settings.items():
-        sections = [name for name, kind in Recipe.sections().items() if key in kind.model_fields]
-        if len(sections) > 1:
-            raise UserError(f"{key} is a key of {' and of '.join(sections)}: give it as {sections[0]}.{key}")
-        if "." not in key and not sections and key not in ("name", "description"):
-            raise UserError(f"{key} is no key of a recipe: docs/recipes.md has them all")
-        place = f"{sections[0]}.{key}" if sections else key
-        overrides.append(f"{place}={json.dumps(value, default=str)}")
-    return apply_overrides(recipe, overrides)
 
 
 def _run(
@@ -459,14 +515,14 @@ def model_summary(plan: DistillationPlan) -> dict[str, Any]:
 
 
 __all__ = [
-    "Distilled",
     "DistillationObjective",
     "DistillationPlan",
     "distill",
-    "distill_models",
+    "distillation_recipe",
     "initialise",
     "make_trainer",
     "model_summary",
     "plan_distillation",
+    "run_distillation",
     "save_student",
 ]

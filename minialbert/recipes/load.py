@@ -55,6 +55,8 @@ _FOLDERS: dict[type[RecipeBase], dict[str, str]] = {
     Recipe: {"distil": "", "miniature": "miniature/"},
     FinetuneRecipe: {"finetune": "finetune/"},
 }
+# What a caller changes of a recipe: values by key, or entries as `--set` takes them.
+Settings = Mapping[str, Any] | Sequence[str]
 _LONGEST_CHAIN = 8
 # Faults of one file that are told at once.
 _MAX_FAULTS = 8
@@ -90,13 +92,14 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
     return _read_recipe(path, kind)
 
 
-def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
+def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
     """Returns a new recipe with some values replaced, checked again as a whole.
 
     Args:
         recipe: the recipe to start from.
-        overrides: entries like `distill.output_weight=4`. Values are YAML scalars or lists; `null` clears a
-            value. Overriding only one of `training.max_steps` and `training.epochs` clears the other.
+        overrides: values by key, as in `{"distill.output_weight": 4}`, or entries like `distill.output_weight=4`,
+            whose values are YAML scalars or lists. `None` and `null` clear a value. Overriding only one of
+            `training.max_steps` and `training.epochs` clears the other.
 
     Returns:
         The recipe.
@@ -106,13 +109,8 @@ def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
     """
     values: dict[str, Any] = recipe.model_dump()
     sections = recipe.sections()
-    changed: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise UserError(f"--set takes key=value, as in distill.output_weight=4; got {quoted(override)}")
-        changed[key] = read_yaml_value(text, f"--set {shown(key)}")
+    label = "settings:" if isinstance(overrides, Mapping) else "--set"
+    changed = dict(overrides) if isinstance(overrides, Mapping) else _parsed(overrides)
     if "training" in sections:
         given = {
             key.removeprefix("training."): changed[key] for key in changed if key.startswith("training.")
@@ -122,11 +120,24 @@ def apply_overrides(recipe: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
         section, dot, field = key.partition(".")
         if section in sections and not dot:
             example = next(iter(sections[section].model_fields))
-            raise UserError(f"--set {shown(key)}: is a section; name one of its keys, as in {key}.{example}")
+            raise UserError(
+                f"{label} {shown(key)}: is a section; name one of its keys, as in {key}.{example}"
+            )
         if dot and section not in sections:
-            raise UserError(f"--set {shown(key)}: unknown section{_did_you_mean(section, list(sections))}")
+            raise UserError(f"{label} {shown(key)}: unknown section{_did_you_mean(section, list(sections))}")
         (values[section] if dot else values)[field or section] = value
-    return _validate(values, "--set", type(recipe))
+    return _validate(values, label.removesuffix(":"), type(recipe))
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, as in distill.output_weight=4; got {quoted(override)}")
+        changed[key] = read_yaml_value(text, f"--set {shown(key)}")
+    return changed
 
 
 def list_recipes() -> list[RecipeSummary]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from minialbert.errors import UserError, quoted
@@ -39,8 +41,47 @@ from minialbert.runs.records import Cell, Record, cell, find_records, group, loa
 
 __all__ = [
     "Cell", "Record", "Table", "command_lines", "distillation_table", "entity_table", "escape", "find_records",
-    "glue_table", "group", "ner_table", "other_table", "without_paths", "write_page", "write_report",
+    "glue_table", "group", "ner_table", "other_table", "report", "without_paths", "write_page", "write_report",
 ]  # fmt: skip
+
+
+def report(
+    paths: str | Path | Sequence[str | Path], output: str | Path | None = None, *, compare: bool = False
+) -> str:
+    """Put the records of runs into tables beside the paper's rows, or two runs side by side.
+
+    The package itself can be called: `minialbert.report("runs/", "page/")`.
+
+    Args:
+        paths: records, run directories, or trees of them.
+        output: a directory for the page, its tables and figures.
+        compare: put two runs of one kind side by side instead.
+
+    Returns:
+        The page as Markdown.
+
+    Raises:
+        UserError: if there is no record, one cannot be used, or `output` cannot be written.
+    """
+    places = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    target = None if output is None else Path(output)
+    if not compare:
+        return write_report(places, target)
+    from minialbert.report.compare import compare_runs, comparison_markdown, write_comparison
+
+    if len(places) != 2:
+        raise UserError(f"two runs can be compared, not {len(places)}")
+    if target is not None:
+        write_comparison(places[0], places[1], target)
+    return comparison_markdown(compare_runs(places[0], places[1]))
+
+
+class _Report(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        return report(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Report  # `minialbert.report` is both the room and the verb
 
 
 def write_report(paths: Sequence[Path], output: Path | None = None) -> str:

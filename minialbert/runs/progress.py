@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -139,6 +141,49 @@ def progress_bar(
     return Progress(
         title, BarColumn(), *columns, console=console, transient=transient, disable=not (shown and drawn)
     )
+
+
+@contextmanager
+def speaking(shown: bool = True) -> Iterator[None]:
+    """Show our log lines inside the block where nobody has set up logging: a notebook, an interactive shell.
+
+    A script that configures `logging` gets them there, and Transformers' bars and loading reports, which frighten
+    people who did nothing wrong, reach nobody in the meantime.
+    """
+    ours = logging.getLogger("minialbert")
+    handler = None
+    with quiet_transformers():
+        if shown and _is_interactive() and not ours.hasHandlers():
+            handler = logging.StreamHandler()
+            level = ours.level
+            ours.addHandler(handler)
+            ours.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            if handler is not None:
+                ours.removeHandler(handler)
+                ours.setLevel(level)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep Transformers' bars and loading reports off the screen inside the block; what matters is in our lines."""
+    from transformers.utils import logging as theirs
+
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+def _is_interactive() -> bool:
+    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
 
 
 def stderr_console() -> Console:

@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from minialbert.data.examples import Example, Task, TokenExample
+from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import count_parameters
+from minialbert.method.live import AnyModel, on_disk
+from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.machine import autocast, resolve_precision
+from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
-from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model
+from minialbert.runs.results import Result
+from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model, task_recipe
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
@@ -152,10 +157,69 @@ def _between(low: float, high: float) -> float:
     return middle
 
 
+def calibrate(
+    model: AnyModel,
+    data: LabelledData | None = None,
+    *,
+    task: str | None = None,
+    max_drop: float = 0.5,
+    split: str = "train",
+    fraction: float = 0.1,
+    rows: int | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    batch_size: int = 64,
+    settings: Settings = (),
+    progress: bool = True,
+) -> Result:
+    """Find the confidence at which inputs may leave a tuned model early, and write it into the model's config.
+
+    Example:
+        >>> minialbert.calibrate(tuned, data="my-table/").record["exit_threshold"]  # doctest: +SKIP
+
+    Args:
+        model: the directory of a tuned MiniALBERT, or what `finetune` gave back.
+        data: labelled rows, as for `evaluate`.
+        task: without, what the model was tuned for.
+        max_drop: how far the metric may fall, in points (hundredths).
+        split: "train" or "validation", whose rows choose.
+        fraction: share of the training rows that is drawn.
+        rows: draw that many rows instead.
+        seed: of the draw.
+        output: directory for the record.
+        overwrite: replace what an earlier calibration left there.
+        dry_run: leave the model's config as it is.
+        batch_size: inputs per forward pass.
+        settings: keys of a recipe, as for `evaluate`.
+        progress: show a bar.
+
+    Returns:
+        The record of kind "exit-calibration", and the directory if one was written.
+
+    Raises:
+        UserError: if model, task and split do not fit together, or an option is out of range.
+    """
+    if not isinstance(model, str | Path | Result):
+        raise UserError(
+            "calibrate writes into a model's config.json: give its directory, or what finetune gave back"
+        )
+    with speaking(progress), on_disk(model) as source:
+        recipe, precision, in_memory = task_recipe(task, data, settings)
+        record = calibrate_exit(
+            source, recipe, data=in_memory, max_drop=max_drop, split=split, fraction=fraction, rows=rows, seed=seed,
+            output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size, precision=precision,
+            progress=progress,
+        )  # fmt: skip
+    return Result(record, None if output is None else Path(output))
+
+
 def calibrate_exit(
     model_name: str,
     recipe: TaskRecipe,
     *,
+    data: LabelledData | None = None,
     max_drop: float = 0.5,
     split: str = "train",
     fraction: float = 0.1,
@@ -178,6 +242,7 @@ def calibrate_exit(
     Args:
         model_name: directory of a MiniALBERT with a head that classifies; a hub id for a dry run.
         recipe: the task; without a name, the one that the model was tuned for.
+        data: labelled rows in memory, in place of the recipe's data.
         max_drop: how far the task's metric may fall below that of the full depth, in points (hundredths).
         split: "train" or "validation".
         fraction: share of the split's rows that is drawn from train; validation is taken as a whole.
@@ -207,7 +272,7 @@ def calibrate_exit(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     name = str(display_name(model_name))
     # Without a split named, rows for validation are set apart from train wherever these would be reported.
-    task = task_of_model(recipe, inputs, model, name, split if split == "validation" else None)
+    task = task_of_model(recipe, inputs, model, name, split if split == "validation" else None, data)
     check_packages(task.problem)
     examples = _drawn(task, split, fraction, rows, seed)
     max_length, overlap = input_lengths(recipe, inputs, model)

@@ -19,15 +19,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Problem, Task, TextExample, TokenExample, check_metric
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
+from minialbert.data.rows import LabelledData, kept
 from minialbert.data.tasks import GENERIC, load_task
 from minialbert.errors import MissingExtraError, UserError, display_name
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
+from minialbert.method.live import AnyModel, on_disk
+from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_file, write_atomically, writing
 from minialbert.runs.machine import resolve_precision
+from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
+from minialbert.runs.results import Result
+from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.losses import label_order
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
@@ -46,9 +52,79 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 
 def evaluate(
+    model: AnyModel,
+    data: LabelledData | None = None,
+    *,
+    task: str | None = None,
+    split: str | None = None,
+    output: str | Path | None = None,
+    submission: str | Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 64,
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
+    settings: Settings = (),
+    tokenizer: Any = None,
+    progress: bool = True,
+) -> Result:
+    """Score a tuned model on a split of a task.
+
+    Example:
+        >>> minialbert.evaluate("tuned/model", data="my-ner/").score  # doctest: +SKIP
+
+    Args:
+        model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.
+        data: a directory, a file or `hub:OWNER/NAME`, or labelled rows in memory, as for `finetune`.
+        task: as for `finetune`; without, what the model was tuned for.
+        split: test where it has labels, else validation, without.
+        output: directory for record and predictions.
+        submission: directory for the files that the GLUE benchmark takes.
+        overwrite: replace what an earlier evaluation left there.
+        batch_size: inputs per forward pass.
+        num_iterations: how often a MiniALBERT applies its block; as trained, without.
+        exit_threshold: confidence (0 to 1) at which an input leaves early; as calibrated, without.
+        settings: keys of a recipe, as in `{"task.text": "sentence", "tuning.precision": "fp32"}`.
+        tokenizer: of a live model.
+        progress: show a bar.
+
+    Returns:
+        The record of kind "evaluation", and the directory if one was written.
+
+    Raises:
+        UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
+    """
+    with speaking(progress), on_disk(model, tokenizer) as source:
+        recipe, precision, rows = task_recipe(task, data, settings)
+        record = run_evaluation(
+            source, recipe, data=rows, split=split, output=output, submission=submission, overwrite=overwrite,
+            batch_size=batch_size, precision=precision, num_iterations=num_iterations, exit_threshold=exit_threshold,
+            progress=progress,
+        )  # fmt: skip
+    return Result(record, None if output is None else Path(output))
+
+
+def task_recipe(
+    task: str | None, data: LabelledData | None, settings: Settings
+) -> tuple[TaskRecipe, str, LabelledData | None]:
+    """Return what a caller says of a task, where only what was given counts as set: all else is as in tuning.
+
+    With it come the precision, and the labelled rows if they are in memory.
+    """
+    in_memory = data is not None and not isinstance(data, str | Path)
+    resolved = tuning_recipe(None, settings, task=task, data=None if in_memory or data is None else str(data))
+    entries = (
+        settings if isinstance(settings, Mapping) else [entry.partition("=")[0].strip() for entry in settings]
+    )
+    given = {"name", "data", *(key.removeprefix("task.") for key in entries if key.startswith("task."))}
+    recipe = TaskRecipe(**resolved.task.model_dump(include=given))
+    return recipe, resolved.tuning.precision, kept(data) if in_memory and data is not None else None
+
+
+def run_evaluation(
     model_name: str,
     recipe: TaskRecipe,
     *,
+    data: LabelledData | None = None,
     split: str | None = None,
     output: str | Path | None = None,
     submission: str | Path | None = None,
@@ -68,6 +144,7 @@ def evaluate(
         model_name: directory or hub id of a model with a task head.
         recipe: the task; without a name, the one that the model was tuned for. Inputs are as long as in tuning
             unless `max_length` or `overlap` is set.
+        data: labelled rows in memory, in place of the recipe's data.
         split: "train", "validation", "test", …; None for test where it has labels, else validation, which is set
             apart from train as in tuning where a directory has none; of a single file all rows, as "train".
         output: directory for `result.json` and `predictions.jsonl`; None to write neither.
@@ -92,7 +169,7 @@ def evaluate(
     depth_arguments(model, num_iterations, exit_threshold)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     shown_name = str(display_name(model_name))
-    task = task_of_model(recipe, inputs, model, shown_name, split)
+    task = task_of_model(recipe, inputs, model, shown_name, split, data)
     check_packages(task.problem)
     chosen = _chosen_split(task, split, has_submission=submission is not None)
     submitted: dict[str, Path] = {}
@@ -173,7 +250,12 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInpu
 
 
 def task_of_model(
-    recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel, name: str, split: str | None
+    recipe: TaskRecipe,
+    inputs: TaskInputs,
+    model: PreTrainedModel,
+    name: str,
+    split: str | None,
+    data: LabelledData | None = None,
 ) -> Task:
     """Return the task that a tuned model is to be scored on, with its data.
 
@@ -183,6 +265,7 @@ def task_of_model(
         model: a tuned model.
         name: what to call the model.
         split: the split that is asked for; None for any.
+        data: labelled rows in memory, in place of the recipe's data.
 
     Returns:
         The task, with the model's labels in whatever order.
@@ -195,7 +278,7 @@ def task_of_model(
     problem = _problem_of(recipe)
     if problem is not None and problem != inputs.problem:
         raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {problem} one")
-    task = _read_task(recipe, model, name, split)
+    task = _read_task(recipe, model, name, split, data)
     if task.problem == "token" and set(task.labels) < set(labels):
         task = replace(task, labels=labels)  # of a data set that has not all of the model's entity types
     if recipe.metric is None and inputs.metric and task.name == inputs.task:
@@ -233,16 +316,18 @@ def _problem_of(recipe: TaskRecipe) -> Problem | None:
     return recipe.problem or GENERIC.get(str(recipe.name))
 
 
-def _read_task(recipe: TaskRecipe, model: PreTrainedModel, name: str, split: str | None) -> Task:
+def _read_task(
+    recipe: TaskRecipe, model: PreTrainedModel, name: str, split: str | None, data: LabelledData | None
+) -> Task:
     """Read the data; a table takes the model's labels, so that rows of all of them need not occur."""
     labels = list(model_labels(model))
     if _is_glue(recipe) or recipe.labels is not None or _problem_of(recipe) == "regression":
-        return _with_validation(recipe, split)
+        return _with_validation(recipe, split, data)
     try:
-        return _with_validation(recipe.model_copy(update={"labels": labels}), split)
+        return _with_validation(recipe.model_copy(update={"labels": labels}), split, data)
     except UserError:
         try:
-            task = load_task(recipe, carve=False)
+            task = load_task(recipe, data=data, carve=False)
         except UserError:
             task = None
         if task is not None:  # that the labels are others says more than the first row with one
@@ -250,12 +335,12 @@ def _read_task(recipe: TaskRecipe, model: PreTrainedModel, name: str, split: str
         raise
 
 
-def _with_validation(recipe: TaskRecipe, split: str | None) -> Task:
-    task = load_task(recipe, carve=False)
+def _with_validation(recipe: TaskRecipe, split: str | None, data: LabelledData | None) -> Task:
+    task = load_task(recipe, data=data, carve=False)
     is_file = recipe.data is not None and Path(recipe.data).expanduser().is_file()
     by_default = split is None and task.reported_split == "validation" and not is_file
     if "validation" not in task.splits and (split == "validation" or by_default):
-        return load_task(recipe)
+        return load_task(recipe, data=data)
     return task
 
 

@@ -8,6 +8,8 @@ import math
 import shlex
 import statistics
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from minialbert.data.examples import Task
+from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_inputs import IGNORED, Encoded
 from minialbert.data.tasks import load_task, task_summary
 from minialbert.data.tokenizers import tokenizer_fingerprint
@@ -31,13 +34,15 @@ from minialbert.method.adapters import (
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
-from minialbert.recipes.load import load_recipe
+from minialbert.method.live import AnyModel, on_disk
+from minialbert.recipes.load import Settings, apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
-from minialbert.runs.progress import RunProgress
+from minialbert.runs.progress import RunProgress, speaking
 from minialbert.runs.records import write_result
+from minialbert.runs.results import ModelResult, output_folder
 from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
@@ -127,11 +132,12 @@ class FinetuningPlan:
     notes: tuple[str, ...]
 
 
-def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
+def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) -> FinetuningPlan:
     """Return a checked plan: data read, model loaded and frozen as asked, inputs encoded.
 
     Args:
         recipe: the resolved recipe.
+        data: labelled rows in memory, in place of the recipe's data.
 
     Returns:
         The plan.
@@ -141,7 +147,7 @@ def plan_finetuning(recipe: FinetuneRecipe) -> FinetuningPlan:
     """
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
-    task = load_task(recipe.task)
+    task = load_task(recipe.task, data=data)
     check_packages(task.problem)
     notes = list(task.notes)
     tuning = recipe.tuning
@@ -224,15 +230,116 @@ def _plan_elastic(
 
 
 def finetune(
-    recipe: FinetuneRecipe,
+    model: AnyModel,
+    task: str | None = None,
+    data: LabelledData | None = None,
     *,
-    output: str | Path,
+    adapters: bool = False,
+    teacher: AnyModel | None = None,
+    recipe: str | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    settings: Settings = (),
+    tokenizer: Any = None,
+    output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     keep_model: bool = True,
-) -> dict[str, Any]:
-    """Tune a model as a recipe says, and return the record that is left in `result.json`.
+) -> ModelResult:
+    """Tune an encoder, or its adapters alone, on a labelled task, and return the best model with its record.
+
+    Example:
+        >>> tuned = minialbert.finetune("bert-base-uncased", task="classification",
+        ...                             data={"train": [("good", "pos"), ("bad", "neg")] * 20})  # doctest: +SKIP
+
+    Args:
+        model: a directory or hub id, a live model, or what `distill` gave back.
+        task: a GLUE task, "ner", "classification", "multi-label", "regression", or a name of your own.
+        data: a directory, a file or `hub:OWNER/NAME`; or labelled rows in memory: a data set or a dictionary of splits,
+            rows as dictionaries or tuples, a pandas frame. GLUE comes from the hub without.
+        adapters: train adapters and head alone; all else is frozen.
+        teacher: a model tuned for the task, to learn from while tuning.
+        recipe: name of a fine-tuning recipe, or a YAML file.
+        epochs: passes over the training rows.
+        learning_rate: the highest of the schedule.
+        batch_size: rows of an optimiser step.
+        seed: of head, order and dropout.
+        settings: any other key of the recipe, as in `{"tuning.warmup_ratio": 0.1, "task.text": "sentence"}`.
+        tokenizer: of a live model; without one that of the directory it was loaded from.
+        output: the run directory; a temporary one without, which is said.
+        resume: go on from the last checkpoint of the same run.
+        overwrite: replace an earlier run.
+        progress: show a bar and lines.
+        keep_model: write `model/` and `adapters/`.
+
+    Returns:
+        The model that was best on validation, its tokenizer, the record of `result.json`, and the run directory.
+
+    Raises:
+        UserError: if model, data, settings and directory do not fit together.
+        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+    """
+    named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    given = {f"tuning.{name}": value for name, value in named.items() if value is not None}
+    is_place = isinstance(data, str | Path)
+    rows = None if is_place or data is None else kept(data)
+    with (
+        speaking(progress),
+        on_disk(model, tokenizer) as source,
+        nullcontext() if teacher is None else on_disk(teacher) as learned_from,
+    ):
+        resolved = tuning_recipe(
+            recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,
+            data=str(data) if is_place else None,
+        )  # fmt: skip
+        return run_finetuning(
+            resolved, output=output_folder(output, "finetune"), data=rows, resume=resume, overwrite=overwrite,
+            progress=progress, keep_model=keep_model,
+        )  # fmt: skip
+
+
+def tuning_recipe(
+    recipe: str | None = None,
+    settings: Settings = (),
+    *,
+    adapters: bool = False,
+    more: Mapping[str, Any] | None = None,
+    **places: str | None,
+) -> FinetuneRecipe:
+    """Return a fine-tuning recipe with what a caller says in its place.
+
+    Args:
+        recipe: name or file; None for the default.
+        settings: values by key, or entries as `--set` takes them; they count most.
+        adapters: train adapters and head alone.
+        more: values by key.
+        **places: `model`, `task`, `data` and `teacher`, by name.
+    """
+    keys = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
+    given = {keys[name]: value for name, value in places.items() if value is not None} | dict(more or {})
+    if adapters:
+        given["tuning.mode"] = "adapters"
+    loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
+    if isinstance(settings, Mapping):
+        return apply_overrides(loaded, given | dict(settings))
+    named = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    return apply_overrides(loaded, [*named, *settings])
+
+
+def run_finetuning(
+    recipe: FinetuneRecipe,
+    *,
+    output: str | Path,
+    data: LabelledData | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    keep_model: bool = True,
+) -> ModelResult:
+    """Tune a model as a recipe says, and return it with the record that is left in `result.json`.
 
     The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on
     validation, tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`.
@@ -240,13 +347,14 @@ def finetune(
     Args:
         recipe: the resolved recipe.
         output: the run directory.
+        data: labelled rows in memory, in place of the recipe's data.
         resume: go on from the last checkpoint of the same recipe.
         overwrite: replace an earlier run.
         progress: show a progress bar on a terminal, and a line per log.
         keep_model: write `model/` and `adapters/`.
 
     Returns:
-        The record.
+        The model that was best on validation, and the record; of several processes only the first has one.
 
     Raises:
         UserError: if model, data, recipe and directory do not fit together.
@@ -254,11 +362,14 @@ def finetune(
     """
     check_trackers(recipe.tuning.report_to)
     run = RunDirectory(output)
-    plan = plan_finetuning(recipe)
+    plan = plan_finetuning(recipe, data)
     with run.alone(resume=resume):
-        return _finetune(
+        record = _finetune(
             plan, run, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
         )
+    if keep_model and run.model.is_dir():
+        plan.model.name_or_path = str(run.model)
+    return ModelResult(record, run.path, plan.model.eval(), plan.tokenizer)
 
 
 def _finetune(

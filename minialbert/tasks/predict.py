@@ -7,7 +7,7 @@ exported folders alike.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,11 +24,13 @@ from minialbert.data.examples import Task
 from minialbert.data.table_files import EXTENSIONS, read_table
 from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.errors import MissingExtraError, UserError, listed, quoted
+from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.machine import resolve_precision
+from minialbert.runs.progress import quiet_transformers
 from minialbert.tasks.models import TaskInputs, load_tuned, model_labels
 from minialbert.tasks.predictions import depth_arguments, depth_notes, make_collator, run_model
 
-__all__ = ["Predictor", "load_predictor", "read_inputs", "to_json_line"]
+__all__ = ["Predictor", "load_predictor", "predict", "read_inputs", "to_json_line"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,48 @@ class Predictor(TextModel):
                 + ("its weights are damaged" if self.precision == "fp32" else "use the precision fp32")
             )
         return results
+
+
+def predict(
+    model: AnyModel,
+    texts: str | Iterable[Text],
+    *,
+    batch_size: int = 32,
+    threshold: float = 0.5,
+    precision: str = "auto",
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
+    tokenizer: Any = None,
+) -> list[dict[str, Any]]:
+    """Return what a tuned model says of texts: a dictionary each, entities with character offsets.
+
+    Example:
+        >>> minialbert.predict("tuned/model", ["A mutation that causes cystic fibrosis."])  # doctest: +SKIP
+        [{"entities": [{"label": "Disease", "start": 23, "end": 38, "score": 0.98, "text": "cystic fibrosis"}]}]
+
+    Args:
+        model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.
+            To ask again and again, keep a `Predictor`: this loads the model anew.
+        texts: a text, or texts, or pairs of texts.
+        batch_size: inputs per forward pass.
+        threshold: probability over which a label of several applies.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        num_iterations: how often a MiniALBERT applies its block; as trained, without.
+        exit_threshold: confidence (0 to 1) at which an input leaves early; as calibrated, without.
+        tokenizer: of a live model.
+
+    Returns:
+        One dictionary per text, in their order.
+
+    Raises:
+        UserError: if the model cannot be loaded, an option is out of range, or a text is none.
+    """
+    with quiet_transformers(), on_disk(model, tokenizer) as source:
+        predictor = load_predictor(
+            source, batch_size=batch_size, threshold=threshold, precision=precision, num_iterations=num_iterations,
+            exit_threshold=exit_threshold,
+        )  # fmt: skip
+        return list(predictor.predict([texts] if isinstance(texts, str) else texts))
 
 
 def load_predictor(

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 import minialbert.data.prepare as windows_module
 from minialbert.data import tokenizers, window_store
 from minialbert.data.corpora import find_sources, read_documents
-from minialbert.data.prepare import prepare
+from minialbert.data.prepare import make_windows
 from minialbert.data.tokenizers import (
     load_tokenizer,
     serialized_backend,
@@ -89,7 +89,7 @@ def digest(folder):
 
 def refused(*arguments, **options):
     with pytest.raises(UserError) as caught:
-        prepare(*arguments, **{**SMALL, **options})
+        make_windows(*arguments, **{**SMALL, **options})
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -101,7 +101,7 @@ def test_windows_are_those_of_the_tokenizer(tmp_path, tokenizer):
     texts = documents(30)
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
     options = {**SMALL, "held_out_fraction": 0, "max_windows_per_document": None}
-    manifest = prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **options)
+    manifest = make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **options)
     expected = tokenizer(texts, max_length=12, stride=4, truncation=True, return_overflowing_tokens=True)
     dataset = WindowDataset(tmp_path / "out")
     assert [dataset[i]["input_ids"].tolist() for i in range(len(dataset))] == expected["input_ids"]
@@ -117,7 +117,7 @@ def test_windows_are_those_of_the_tokenizer(tmp_path, tokenizer):
 
 def test_the_windows_of_the_paper_are_126_tokens_apart(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("the river " * 254)  # 508 tokens
-    prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", held_out_fraction=0, progress=False)
+    make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", held_out_fraction=0, progress=False)
     rows = np.fromfile(
         tmp_path / "out/train.windows.bin", WindowDataset(tmp_path / "out").manifests[0].window_dtype
     )
@@ -130,7 +130,7 @@ def test_long_documents_give_a_random_choice(tmp_path, tokenizer):
 
     def drawn(name, **options):
         options = {**SMALL, "held_out_fraction": 0, **options}
-        manifest = prepare([tmp_path / "a.txt"], tokenizer, tmp_path / name, **options)
+        manifest = make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / name, **options)
         dataset = WindowDataset(tmp_path / name)
         return manifest, [tuple(dataset[i]["input_ids"].tolist()) for i in range(len(dataset))]
 
@@ -161,7 +161,7 @@ def test_held_out_documents_are_a_hash_of_seed_and_index():
 
 
 def test_splits_share_no_document(tmp_path, corpus, tokenizer):
-    manifest = prepare([corpus], tokenizer, tmp_path / "out", **SMALL)
+    manifest = make_windows([corpus], tokenizer, tmp_path / "out", **SMALL)
     assert {s: manifest.splits[s].documents for s in manifest.splits} == {"train": 200, "held_out": 20}
     assert manifest.skipped_documents == 1
     assert [source.name for source in manifest.sources] == ["a.txt", "b.jsonl", "c.txt"]
@@ -173,7 +173,7 @@ def test_splits_share_no_document(tmp_path, corpus, tokenizer):
 
 def test_two_documents_are_enough_for_two_splits(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("one house\n\nthe river")
-    manifest = prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", progress=False)
+    manifest = make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", progress=False)
     assert [counts.documents for counts in manifest.splits.values()] == [1, 1]
 
 
@@ -182,7 +182,7 @@ def test_one_document_cannot_be_split(tmp_path, tokenizer):
     message = refused([tmp_path / "a.txt"], tokenizer, tmp_path / "out")
     assert "1 document(s)" in message and "--held-out-fraction 0" in message and "--documents line" in message
     # The mended call goes through without --overwrite.
-    prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **{**SMALL, "held_out_fraction": 0})
+    make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **{**SMALL, "held_out_fraction": 0})
     assert len(WindowDataset(tmp_path / "out")) == 1 and len(WindowDataset(tmp_path / "out", "held_out")) == 0
 
 
@@ -231,7 +231,7 @@ def test_a_corpus_cannot_spell_special_tokens(tokenizer):
 def test_byte_level_tokenizer_and_its_template(tmp_path, corpus):
     tokenizer = byte_level_tokenizer("<s> $A </s> </s>")
     assert special_affixes(tokenizer) == ([1], [2, 2])
-    prepare([corpus], tokenizer, tmp_path / "out", **SMALL)
+    make_windows([corpus], tokenizer, tmp_path / "out", **SMALL)
     dataset = WindowDataset(tmp_path / "out")
     ids = [dataset[i]["input_ids"].tolist() for i in range(len(dataset))]
     assert all(w[0] == 1 and w[-2:] == [2, 2] and len(w) <= 12 for w in ids)
@@ -244,7 +244,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path, corpus):
     tokenizer = BertTokenizer(vocab=vocab)
     (tmp_path / "a.txt").write_text("the river extra69999")
     options = {**SMALL, "held_out_fraction": 0}
-    manifest = prepare([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **options)
+    manifest = make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **options)
     assert manifest.token_dtype == np.uint32
     assert WindowDataset(tmp_path / "out")[0]["input_ids"][-2] == len(vocab) - 1
 
@@ -261,7 +261,7 @@ def test_fingerprints(tokenizer):
 
 
 def test_another_tokenizer_is_refused(tmp_path, corpus, tokenizer):
-    manifest = prepare([corpus], TOKENIZER, tmp_path / "out", **SMALL)
+    manifest = make_windows([corpus], TOKENIZER, tmp_path / "out", **SMALL)
     check_tokenizer(manifest.tokenizer, tokenizer)
     with pytest.raises(UserError, match=r"tokenizer tiny-tokenizer \(135 .*not with TokenizersBackend"):
         check_tokenizer(manifest.tokenizer, byte_level_tokenizer())
@@ -282,13 +282,13 @@ def test_slow_and_missing_tokenizers(tmp_path):
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, corpus, small_batches):
     for workers in (1, 2):
-        prepare([corpus], TOKENIZER, tmp_path / str(workers), num_workers=workers, **SMALL)
+        make_windows([corpus], TOKENIZER, tmp_path / str(workers), num_workers=workers, **SMALL)
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
     assert len(digest(tmp_path / "1")) == 7
 
 
 def test_an_interrupted_call_goes_on(tmp_path, corpus, small_batches, monkeypatch):
-    whole = prepare([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
+    whole = make_windows([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
     for stop_after in (1, 28):
         out = tmp_path / f"out{stop_after}"
         write, calls = window_store.SplitWriter.write, []
@@ -301,7 +301,7 @@ def test_an_interrupted_call_goes_on(tmp_path, corpus, small_batches, monkeypatc
 
         monkeypatch.setattr(window_store.SplitWriter, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            prepare([corpus], TOKENIZER, out, **SMALL)
+            make_windows([corpus], TOKENIZER, out, **SMALL)
         monkeypatch.setattr(window_store.SplitWriter, "write", write)
         saved = json.loads((out / "progress.json").read_text())["state"]["documents"]
         assert saved < 220 and (saved > 0 or stop_after == 1)
@@ -316,7 +316,7 @@ def test_an_interrupted_call_goes_on(tmp_path, corpus, small_batches, monkeypatc
             return read_documents(source, **options)
 
         monkeypatch.setattr(windows_module, "read_documents", recorded)
-        assert prepare([corpus], TOKENIZER, out, **SMALL) == whole
+        assert make_windows([corpus], TOKENIZER, out, **SMALL) == whole
         assert digest(out) == digest(tmp_path / "whole")
         assert read == sources[first:]  # sources that are finished are not read again
         assert (first > 0) == (stop_after > 1)
@@ -338,7 +338,7 @@ windows.prepare([sys.argv[1]], sys.argv[2], sys.argv[3], window_length=12, overl
 
 
 def test_a_killed_process_leaves_what_the_next_needs(tmp_path, corpus):
-    prepare([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
+    make_windows([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
     out = tmp_path / "out"
     command = [sys.executable, "-c", SLOW_SCRIPT, str(corpus), str(TOKENIZER), str(out)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -352,7 +352,7 @@ def test_a_killed_process_leaves_what_the_next_needs(tmp_path, corpus):
     assert process.wait() == -signal.SIGKILL and not (out / "manifest.json").exists()
     with (out / "train.tokens.bin").open("ab") as file:
         file.write(b"half a batch")
-    prepare([corpus], TOKENIZER, out, **SMALL)
+    make_windows([corpus], TOKENIZER, out, **SMALL)
     assert digest(out) == digest(tmp_path / "whole")
 
 
@@ -370,8 +370,8 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, corpus):
         "cannot be written (File too large): free some space" in message
         and "goes on where it stopped" in message
     )
-    prepare([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
-    prepare([corpus], TOKENIZER, out, **SMALL)
+    make_windows([corpus], TOKENIZER, tmp_path / "whole", **SMALL)
+    make_windows([corpus], TOKENIZER, out, **SMALL)
     assert digest(out) == digest(tmp_path / "whole")
 
 
@@ -416,16 +416,16 @@ def test_two_calls_at_once(tmp_path, corpus):
 
 
 def test_a_finished_folder_is_left_as_it_is(tmp_path, corpus, monkeypatch):
-    manifest = prepare([corpus], TOKENIZER, tmp_path / "out", **SMALL)
+    manifest = make_windows([corpus], TOKENIZER, tmp_path / "out", **SMALL)
     before = digest(tmp_path / "out")
     monkeypatch.setattr(windows_module, "read_documents", None)
-    assert prepare([corpus], TOKENIZER, tmp_path / "out", num_workers=2, **SMALL) == manifest
+    assert make_windows([corpus], TOKENIZER, tmp_path / "out", num_workers=2, **SMALL) == manifest
     assert digest(tmp_path / "out") == before
 
 
 def test_other_options_need_overwrite(tmp_path, corpus):
     out = tmp_path / "out"
-    prepare([corpus], TOKENIZER, out, **SMALL)
+    make_windows([corpus], TOKENIZER, out, **SMALL)
     message = refused([corpus], TOKENIZER, out, overlap=5, seed=1)
     assert "overlap 4, now 5; seed 42, now 1" in message and "--overwrite" in message
     assert "corpus files (b.jsonl, c.txt)" in refused([corpus / "a.txt"], TOKENIZER, out)
@@ -433,7 +433,7 @@ def test_other_options_need_overwrite(tmp_path, corpus):
     assert "tokenizer tiny-tokenizer, now TokenizersBackend" in message
     (out / "notes.md").write_text("mine")
     (out / "tokenizer/notes.md").write_text("mine")
-    again = prepare([corpus], TOKENIZER, out, overwrite=True, **{**SMALL, "overlap": 5})
+    again = make_windows([corpus], TOKENIZER, out, overwrite=True, **{**SMALL, "overlap": 5})
     assert again.options.overlap == 5
     assert (out / "notes.md").read_text() == (out / "tokenizer/notes.md").read_text() == "mine"
 
@@ -442,19 +442,21 @@ def test_an_unfinished_folder_of_other_options_needs_overwrite(tmp_path, corpus,
     with monkeypatch.context() as patch:
         patch.setattr(windows_module, "_finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            prepare([corpus], TOKENIZER, tmp_path / "out", **SMALL)
+            make_windows([corpus], TOKENIZER, tmp_path / "out", **SMALL)
     assert "overlap 4, now 5" in refused([corpus], TOKENIZER, tmp_path / "out", overlap=5)
     (tmp_path / "out/train.tokens.bin").write_bytes(b"")
     message = refused([corpus], TOKENIZER, tmp_path / "out")
     assert "train.tokens.bin is shorter than progress.json says" in message
-    assert prepare([corpus], TOKENIZER, tmp_path / "out", overwrite=True, **SMALL).splits["train"].windows
+    assert (
+        make_windows([corpus], TOKENIZER, tmp_path / "out", overwrite=True, **SMALL).splits["train"].windows
+    )
 
 
 def test_foreign_folders_are_refused(tmp_path, corpus):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("mine")
     assert "not empty (thesis.tex" in refused([corpus], TOKENIZER, tmp_path / "out")
-    prepare([corpus], TOKENIZER, tmp_path / "out", overwrite=True, **SMALL)
+    make_windows([corpus], TOKENIZER, tmp_path / "out", overwrite=True, **SMALL)
     assert (tmp_path / "out/thesis.tex").read_text() == "mine"
     (tmp_path / "web").mkdir()
     (tmp_path / "web/manifest.json").write_text('{"name": "a web application"}')
@@ -486,7 +488,7 @@ def test_options_out_of_range(tmp_path, corpus, options, expected):
 
 def test_windows_longer_than_the_model_are_a_warning(tmp_path, corpus, caplog):
     options = {**SMALL, "window_length": 513}
-    prepare([corpus], TOKENIZER, tmp_path / "out", **options)
+    make_windows([corpus], TOKENIZER, tmp_path / "out", **options)
     assert "longer than the 512 tokens that the tokenizer tiny-tokenizer states" in caplog.text
 
 
@@ -498,16 +500,16 @@ def test_a_corpus_of_spaces(tmp_path):
 
 def test_documents_without_a_token_are_counted(tmp_path):
     (tmp_path / "a.txt").write_text("the river\n\n\u200e\u200f\n\none house\n\nwords")
-    manifest = prepare([tmp_path / "a.txt"], TOKENIZER, tmp_path / "out", **SMALL)
+    manifest = make_windows([tmp_path / "a.txt"], TOKENIZER, tmp_path / "out", **SMALL)
     assert manifest.skipped_documents == 1
     assert sum(counts.documents for counts in manifest.splits.values()) == 3
 
 
 def test_progress_goes_to_stderr(tmp_path, corpus, capfd):
-    prepare(corpus / "a.txt", TOKENIZER, tmp_path / "one", **{**SMALL, "progress": True})
+    make_windows(corpus / "a.txt", TOKENIZER, tmp_path / "one", **{**SMALL, "progress": True})
     out, err = capfd.readouterr()
     assert out == "" and "prepare" in err
-    prepare(corpus / "a.txt", TOKENIZER, tmp_path / "two", **SMALL)
+    make_windows(corpus / "a.txt", TOKENIZER, tmp_path / "two", **SMALL)
     assert capfd.readouterr() == ("", "")
 
 
@@ -515,7 +517,7 @@ def test_progress_goes_to_stderr(tmp_path, corpus, capfd):
 
 
 def test_dataset_in_loader_processes(tmp_path, corpus):
-    prepare([corpus], TOKENIZER, tmp_path / "out", **SMALL)
+    make_windows([corpus], TOKENIZER, tmp_path / "out", **SMALL)
     dataset = WindowDataset(tmp_path / "out")
     first = dataset[3]["input_ids"].tolist()  # the files are mapped before the fork
     assert len(pickle.dumps(dataset)) < 10_000
@@ -533,7 +535,7 @@ def test_damaged_folders(tmp_path, corpus):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="run prepare first"):
         WindowDataset(out)
-    prepare([corpus], TOKENIZER, out, **SMALL)
+    make_windows([corpus], TOKENIZER, out, **SMALL)
     path, manifest = out / "train.tokens.bin", (out / "manifest.json").read_text()
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -561,7 +563,7 @@ def test_damaged_folders(tmp_path, corpus):
 
 
 def test_table_that_points_past_the_tokens(tmp_path, corpus):
-    prepare([corpus], TOKENIZER, tmp_path / "out", **SMALL)
+    make_windows([corpus], TOKENIZER, tmp_path / "out", **SMALL)
     path = tmp_path / "out/train.windows.bin"
     path.write_bytes(b"\xff" * path.stat().st_size)
     with pytest.raises(UserError, match="window 0 of train is damaged"):

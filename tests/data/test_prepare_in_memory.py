@@ -12,7 +12,7 @@ import pytest
 
 import minialbert.data.prepare as prepare_module
 from minialbert.data.corpora import corpus_entries, find_sources
-from minialbert.data.prepare import prepare, prepare_recipe, recipe_options
+from minialbert.data.prepare import make_windows, prepare_recipe, recipe_options
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
 from minialbert.recipes.load import load_recipe
@@ -23,13 +23,13 @@ OPTIONS = {"window_length": 12, "overlap": 4, "held_out_fraction": 0.1, "progres
 
 
 def windows(corpus, folder, **options):
-    prepare(corpus, TOKENIZER, folder, **{**OPTIONS, **options})
+    make_windows(corpus, TOKENIZER, folder, **{**OPTIONS, **options})
     return {path.name: path.read_bytes() for path in folder.glob("*.bin")}
 
 
 def refused(corpus, folder, **options):
     with pytest.raises(UserError) as caught:
-        prepare(corpus, TOKENIZER, folder, **{**OPTIONS, **options})
+        make_windows(corpus, TOKENIZER, folder, **{**OPTIONS, **options})
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     return str(caught.value)
 
@@ -76,7 +76,7 @@ def test_a_list_and_an_iterator_of_the_same_texts_give_the_same_folder(tmp_path,
     assert one == other
     caplog.set_level("INFO")
     for corpus in (TEXTS, iter(TEXTS), datasets.Dataset.from_list(rows())):
-        assert prepare(corpus, TOKENIZER, tmp_path / "iterator", **OPTIONS).splits["train"].windows
+        assert make_windows(corpus, TOKENIZER, tmp_path / "iterator", **OPTIONS).splits["train"].windows
     assert caplog.text.count("is finished: nothing to do") == 3
     for corpus in (TEXTS[1:], iter(TEXTS[1:])):
         message = refused(corpus, tmp_path / "iterator")

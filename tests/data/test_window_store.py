@@ -18,11 +18,11 @@ from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
-from minialbert.data.prepare import prepare
+from minialbert.data.prepare import make_windows
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate
-from minialbert.method.distill import distill, plan_distillation
+from minialbert.method.distill import plan_distillation, run_distillation
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.trainer import DistillationTrainer
@@ -43,7 +43,7 @@ def folders(tmp_path_factory):
         texts = [" ".join(generator.choice(words, generator.integers(5, 60))) for _ in range(documents)]
         (root / f"{number}.txt").write_text("\n\n".join(texts))
         folder = root / f"w{number}"
-        prepare(
+        make_windows(
             root / f"{number}.txt", TOKENIZER, folder, window_length=length, overlap=4,
             held_out_fraction=held_out, num_workers=1, progress=False,
         )  # fmt: skip
@@ -105,7 +105,7 @@ def test_folders_that_do_not_go_together(folders, tmp_path):
     assert "run prepare first" in refusal([folders[0], tmp_path / "nowhere"])
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     tokenizer.add_tokens(["river-bank"])
-    prepare(
+    make_windows(
         folders[0].parent / "0.txt",
         tokenizer,
         tmp_path / "other",
@@ -196,7 +196,9 @@ def test_a_plan_and_a_run_of_several_folders(folders, tmp_path):
     assert len(plan.windows) == len(windows) and plan.max_steps == round(len(windows) / 4)
     assert len(plan.held_out) == len(WindowDataset(folders, "held_out"))
     assert estimate(plan)["tokens_in_all"] == plan.max_steps * 4 * 32
-    record = distill(recipe("training.max_steps=2"), data=folders, output=tmp_path / "run", progress=False)
+    record = run_distillation(
+        recipe("training.max_steps=2"), data=folders, output=tmp_path / "run", progress=False
+    )
     assert record["data"]["sources"] == ["0.txt", "1.txt", "2.txt"]
     assert record["data"]["folders"] == data_identity(windows)["folders"]
     assert record["data"]["windows"] == len(windows)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import minialbert.data.prepare as windows_module
-from minialbert.data.prepare import prepare
+from minialbert.data.prepare import make_windows
 from minialbert.data.window_store import (
     WindowDataset,
     WindowsManifest,
@@ -162,7 +162,7 @@ def test_every_value_of_a_progress_file_may_be_anything(tiny_corpus, tmp_path, m
         patch.setattr(windows_module, "_finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         patch.setattr(windows_module, "BATCHES_PER_SAVE", 1)
         with pytest.raises(KeyboardInterrupt):
-            prepare([tiny_corpus], TOKENIZER, tmp_path / "out", **options)
+            make_windows([tiny_corpus], TOKENIZER, tmp_path / "out", **options)
     path = tmp_path / "out" / "progress.json"
     values = json.loads(path.read_text())
     assert values["state"]["documents"] == 60

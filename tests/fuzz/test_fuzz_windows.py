@@ -12,7 +12,7 @@ import pytest
 from hostile import hunt, mutated, mutated_json, tiers
 from hypothesis import strategies as st
 
-from minialbert.data.prepare import prepare
+from minialbert.data.prepare import make_windows
 from minialbert.data.window_store import WindowDataset, WindowsManifest
 from minialbert.errors import UserError
 
@@ -41,7 +41,7 @@ def again(corpus: Path) -> Prepare:
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
 
     def call(folder: Path, **options: Any) -> Any:
-        return prepare([corpus], tokenizer, folder, progress=False, **{**OPTIONS, **options})
+        return make_windows([corpus], tokenizer, folder, progress=False, **{**OPTIONS, **options})
 
     return call
 
@@ -152,7 +152,7 @@ def test_a_hostile_corpus(examples: int, again: Prepare, tmp_path: Path) -> None
         shutil.rmtree(folder, ignore_errors=True)
         path.write_bytes(content)
         try:
-            prepare([path], tokenizer, folder, progress=False, **OPTIONS)
+            make_windows([path], tokenizer, folder, progress=False, **OPTIONS)
         except UserError:
             assert not (folder / MANIFEST).exists()
             raise

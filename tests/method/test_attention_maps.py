@@ -37,7 +37,7 @@ from minialbert.method.attention_maps import (
     row_overlap,
     write_attention_maps,
 )
-from minialbert.method.distill import distill, initialise
+from minialbert.method.distill import initialise, run_distillation
 from minialbert.method.encoders import Teacher
 from minialbert.recipes.load import apply_overrides, load_recipe
 
@@ -357,14 +357,14 @@ def recipe(teacher, *overrides):
 
 def test_a_run_leaves_the_maps_of_its_student(tiny_teacher_dir, tiny_windows, tmp_path):
     run = tmp_path / "run"
-    distill(recipe(tiny_teacher_dir), data=tiny_windows, output=run)
+    run_distillation(recipe(tiny_teacher_dir), data=tiny_windows, output=run)
     maps = read_attention_maps(run / "attention.json")
     assert (maps["teacher"], maps["layer_map"], maps["teacher_heads"]) == ("teacher", [2, 4], 4)
     assert [sentence["text"] for sentence in maps["sentences"]] == list(SENTENCES)
     again = compare_attention(run / "model", tiny_teacher_dir, layers=(2, 4))
     assert again["sentences"] == maps["sentences"]  # of the student as it was saved
     # Hidden states alone, of one iteration: the maps are shown of what was matched.
-    distill(
+    run_distillation(
         recipe(tiny_teacher_dir, "distill.attention_weight=0", "distill.layer_map=[0,3]"),
         data=tiny_windows,
         output=run,
@@ -378,7 +378,7 @@ def test_a_run_without_teacher_has_none_and_removes_those_of_another(tiny_window
     run.mkdir()
     for name in ("attention.json", ".attention.json.partial"):
         (run / name).write_text("{}")
-    distill(recipe(None, "student.init=random"), data=tiny_windows, output=run, overwrite=True)
+    run_distillation(recipe(None, "student.init=random"), data=tiny_windows, output=run, overwrite=True)
     assert (run / "result.json").is_file()
     assert not list(run.glob("*attention.json*"))
 
@@ -395,7 +395,7 @@ def test_a_run_that_was_killed_before_its_maps_is_resumed(
     from minialbert.method import distill as distillation
 
     def start(**arguments):
-        return distill(
+        return run_distillation(
             recipe(tiny_teacher_dir), data=tiny_windows, output=tmp_path / arguments.pop("name"), **arguments
         )
 
@@ -425,7 +425,7 @@ def test_no_run_is_lost_for_maps_that_cannot_be_made(
 
     monkeypatch.setattr(distillation, "attention_maps", refuse)
     with caplog.at_level(logging.WARNING):
-        record = distill(recipe(tiny_teacher_dir), data=tiny_windows, output=tmp_path / "run")
+        record = run_distillation(recipe(tiny_teacher_dir), data=tiny_windows, output=tmp_path / "run")
     assert record == json.loads((tmp_path / "run" / "result.json").read_text())
     assert "attention.json is not written (UserError: no rows to show)" in caplog.text
     assert not (tmp_path / "run" / "attention.json").exists()

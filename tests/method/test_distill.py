@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate, forward_flops_per_token
-from minialbert.method.distill import distill, initialise, plan_distillation
+from minialbert.method.distill import initialise, plan_distillation, run_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
 
@@ -29,7 +29,9 @@ def recipe(teacher: Path | None, *overrides: str):
 @pytest.fixture
 def run(tiny_teacher_dir, tiny_windows, tmp_path):
     def start(*overrides: str, teacher: Path | None = tiny_teacher_dir, output: str = "run", **arguments):
-        return distill(recipe(teacher, *overrides), data=tiny_windows, output=tmp_path / output, **arguments)
+        return run_distillation(
+            recipe(teacher, *overrides), data=tiny_windows, output=tmp_path / output, **arguments
+        )
 
     return start
 
@@ -111,7 +113,7 @@ def test_no_run_is_lost_for_a_picture(run, tmp_path, monkeypatch, caplog):
 
 def test_a_record_has_no_folders(tiny_teacher_dir, tiny_windows, tmp_path):
     chosen = recipe(tiny_teacher_dir, "data.corpus=['/home/me/texts/notes.txt']", "training.max_steps=1")
-    record = distill(chosen, data=tiny_windows, output=tmp_path / "run")
+    record = run_distillation(chosen, data=tiny_windows, output=tmp_path / "run")
     assert record["recipe"]["data"]["corpus"] == ["notes.txt"]
     assert "/home/me" not in (tmp_path / "run" / "result.json").read_text()
 

@@ -14,14 +14,15 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
-from minialbert.method.distill import distill, distill_models
+from minialbert.method.distill import distill, run_distillation
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
 
-SETTINGS = {"recipe": "tiny", "student.adapter_reduction_factor": 8, "eval_windows": 8, "progress": False}
+TUNED = {"student.adapter_reduction_factor": 8, "training.eval_windows": 8}
+SETTINGS = {"recipe": "tiny", "settings": TUNED, "progress": False}
 
 
 def same(one, other) -> bool:
@@ -33,11 +34,11 @@ def same(one, other) -> bool:
 def test_it_is_the_run_of_the_recipe(live, tiny_teacher, tiny_teacher_dir, tiny_windows, tmp_path):
     overrides = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
     recipe = apply_overrides(load_recipe("tiny"), [f"teacher.model='{tiny_teacher_dir}'", *overrides])
-    record = distill(recipe, data=tiny_windows, output=tmp_path / "recipe", progress=False)
+    record = run_distillation(recipe, data=tiny_windows, output=tmp_path / "recipe", progress=False)
     teacher = copy.deepcopy(tiny_teacher) if live else tiny_teacher_dir
     data = WindowDataset(tiny_windows) if live else tiny_windows
-    distilled = distill_models(teacher, data, output=tmp_path / "run", **SETTINGS)
-    assert distilled.output == tmp_path / "run"
+    distilled = distill(teacher, data, output=tmp_path / "run", **SETTINGS)
+    assert distilled.path == tmp_path / "run"
     assert distilled.record == json.loads((tmp_path / "run" / "result.json").read_text())
     assert distilled.record["metrics"] == record["metrics"]
     assert distilled.record["objective"] == record["objective"]
@@ -55,12 +56,12 @@ def test_two_models_and_an_objective_without_a_folder(
     student = MiniAlbertForMaskedLM(tiny_student_config)
     before = copy.deepcopy(student)
     objective = replace(DistillationObjective.preset("paper"), attention_epsilon=1e-9)
-    distilled = distill_models(
-        tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=2, learning_rate=1e-3, name="mine",
-        **SETTINGS | {"student.adapter_reduction_factor": 8},
+    distilled = distill(
+        tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=2, learning_rate=1e-3,
+        **SETTINGS | {"settings": {**TUNED, "name": "mine"}},
     )  # fmt: skip
     assert distilled.model is student and not same(student, before)
-    assert distilled.output is None and not any(tmp_path.iterdir())
+    assert distilled.path.parent == tmp_path and (distilled.path / "result.json").is_file()
     record = distilled.record
     assert record["training"]["steps"] == 2 and record["recipe"]["training"]["learning_rate"] == 1e-3
     assert record["objective"] == objective.to_dict()
@@ -71,7 +72,7 @@ def test_two_models_and_an_objective_without_a_folder(
 def test_elastic_depths_of_an_objective(tiny_teacher, tiny_student_config, tiny_windows):
     objective = DistillationObjective(elastic=ElasticObjective((1,)))
     student = MiniAlbertForMaskedLM(tiny_student_config)
-    distilled = distill_models(
+    distilled = distill(
         tiny_teacher, tiny_windows, student=student, objective=objective, max_steps=1, **SETTINGS
     )
     assert distilled.record["training"]["last_logged_losses"]["loss_elastic"] > 0
@@ -79,8 +80,8 @@ def test_elastic_depths_of_an_objective(tiny_teacher, tiny_student_config, tiny_
 
 
 def test_a_student_goes_on_where_it_was(tiny_teacher, tiny_windows, tmp_path):
-    first = distill_models(tiny_teacher, tiny_windows, output=tmp_path / "first", max_steps=1, **SETTINGS)
-    again = distill_models(
+    first = distill(tiny_teacher, tiny_windows, output=tmp_path / "first", max_steps=1, **SETTINGS)
+    again = distill(
         None, tiny_windows, student=tmp_path / "first" / "model", output=tmp_path / "second", max_steps=1,
         **SETTINGS,
     )  # fmt: skip
@@ -91,7 +92,7 @@ def test_a_student_goes_on_where_it_was(tiny_teacher, tiny_windows, tmp_path):
 
 
 def test_without_a_teacher_a_student_starts_from_noise(tiny_windows):
-    distilled = distill_models(None, tiny_windows, max_steps=1, **SETTINGS)
+    distilled = distill(None, tiny_windows, max_steps=1, **SETTINGS)
     assert "all weights: random" in distilled.record["notes"]
 
 
@@ -99,7 +100,7 @@ def test_without_a_teacher_a_student_starts_from_noise(tiny_windows):
 def test_a_teacher_without_a_head_gives_no_logits(wrapped, tiny_teacher, tiny_windows):
     encoder = BertModel(tiny_teacher.config, add_pooling_layer=False)
     teacher = Teacher(encoder, has_mlm_head=False) if wrapped else encoder
-    distilled = distill_models(teacher, tiny_windows, max_steps=1, **SETTINGS)
+    distilled = distill(teacher, tiny_windows, max_steps=1, **SETTINGS)
     assert distilled.record["objective"]["output_weight"] == 0
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
@@ -107,9 +108,9 @@ def test_a_teacher_without_a_head_gives_no_logits(wrapped, tiny_teacher, tiny_wi
 def test_a_full_student_can_be_given(tiny_teacher, tiny_windows):
     shape = tiny_teacher.config.to_dict() | {"num_hidden_layers": 2}
     student = BertForMaskedLM(BertConfig(**shape))
-    distilled = distill_models(
+    distilled = distill(
         tiny_teacher, tiny_windows, student=student, max_steps=1,
-        **{name: value for name, value in SETTINGS.items() if name != "student.adapter_reduction_factor"},
+        **SETTINGS | {"settings": {"training.eval_windows": 8}},
     )  # fmt: skip
     assert distilled.record["model"]["arch"] == "bert"
     assert distilled.record["recipe"]["student"]["arch"] == "bert"
@@ -120,8 +121,8 @@ def test_what_does_not_fit_is_one_line(tiny_teacher, tiny_windows, tmp_path):
     for teacher, arguments, message in (
         (small, {}, "the teacher has 50 word embeddings, and the windows' tokenizer 135 entries"),
         (tiny_teacher, {"resume": True}, "needs a directory: give output"),
-        (tiny_teacher, {"learning_rat": 1}, "learning_rat is no key of a recipe"),
-        (tiny_teacher, {"training.learning_rat": 1}, "learning_rat.*learning_rate"),
+        (tiny_teacher, {"settings": {"learning_rat": 1}}, "settings.*learning_rat"),
+        (tiny_teacher, {"settings": {"training.learning_rat": 1}}, "learning_rat.*learning_rate"),
         (
             tiny_teacher,
             {"student": tmp_path / "nowhere"},
@@ -129,7 +130,7 @@ def test_what_does_not_fit_is_one_line(tiny_teacher, tiny_windows, tmp_path):
         ),
     ):
         with pytest.raises(UserError, match=message) as caught:
-            distill_models(teacher, tiny_windows, **SETTINGS | arguments)
+            distill(teacher, tiny_windows, **SETTINGS | arguments)
         assert "\n" not in str(caught.value)
 
 
@@ -141,7 +142,7 @@ def test_nothing_frightening_is_said(
     tiny_tokenizer.save_pretrained(folder)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="transformers")  # which the command line lowers
-    distill_models(folder, tiny_windows, max_steps=1, **SETTINGS)
+    distill(folder, tiny_windows, max_steps=1, **SETTINGS)
     assert not any(
         word in caplog.text for word in ("newly initialized", "MISSING", "LOAD REPORT", "corrupted")
     )

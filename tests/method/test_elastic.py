@@ -16,7 +16,7 @@ from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
-from minialbert.method.distill import distill
+from minialbert.method.distill import run_distillation
 from minialbert.method.elastic import ElasticObjective, draw_depth, mark_depths
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective, EncoderView
@@ -320,7 +320,7 @@ def run(tiny_teacher_dir, tiny_windows, tmp_path):
             *([] if teacher is None else [f"teacher.model='{teacher}'"]), *overrides,
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("tiny"), settings)
-        return distill(recipe, data=tiny_windows, output=tmp_path / output)
+        return run_distillation(recipe, data=tiny_windows, output=tmp_path / output)
 
     return start
 

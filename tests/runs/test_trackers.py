@@ -21,14 +21,14 @@ from conftest import write_tiny_task
 
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.method import distill as distillation
-from minialbert.method.distill import distill
+from minialbert.method.distill import run_distillation
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, flat_settings, without_folders, without_places
 from minialbert.runs import trackers
 from minialbert.runs.directory import RunDirectory
 from minialbert.tasks import finetune as finetuning
-from minialbert.tasks.finetune import finetune, finetune_command
+from minialbert.tasks.finetune import finetune_command, run_finetuning
 
 # What the packages themselves, and what they are built on, deprecate.
 pytestmark = [
@@ -45,7 +45,9 @@ def distil(tiny_teacher_dir, tiny_windows, tmp_path):
             "student.adapter_reduction_factor=8", "training.eval_windows=8", f"teacher.model='{tiny_teacher_dir}'",
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("tiny"), [*settings, *overrides])
-        return distill(recipe, data=tiny_windows, output=tmp_path / output, progress=False, **arguments)
+        return run_distillation(
+            recipe, data=tiny_windows, output=tmp_path / output, progress=False, **arguments
+        )
 
     return start
 
@@ -61,7 +63,7 @@ def tune(tiny_student_dir, tmp_path):
             "tuning.batch_size=16", "tuning.epochs=2", "tuning.logging_steps=5", "tuning.dropout=0",
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("default", FinetuneRecipe), [*settings, *overrides])
-        return finetune(recipe, output=tmp_path / output, progress=False, **arguments)
+        return run_finetuning(recipe, output=tmp_path / output, progress=False, **arguments).record
 
     return start
 

@@ -16,7 +16,7 @@ from minialbert.data.tasks import load_task
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.tasks.calibrate import calibrate_exit, candidate_thresholds, choose_threshold, measure_depths
-from minialbert.tasks.evaluate import evaluate
+from minialbert.tasks.evaluate import run_evaluation
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor
 from minialbert.tasks.predictions import encode, evaluate_split, make_collator, run_with_exits
@@ -123,7 +123,7 @@ def test_it_chooses_what_runs_at_every_threshold_choose(kind, tuned, tmp_path):
     assert record["mean_iterations"] < 2
     # Written: the model now does so by itself.
     assert json.loads((folder / "config.json").read_text())["exit_threshold"] == min(near)
-    after = evaluate(str(folder), TaskRecipe(data=str(data)), split="validation", progress=False)
+    after = run_evaluation(str(folder), TaskRecipe(data=str(data)), split="validation", progress=False)
     assert after["exit_threshold"] == min(near)
     assert after["score"] == record["score"]
     assert after["mean_iterations"] == {"validation": record["mean_iterations"]}
@@ -154,7 +154,7 @@ def test_rows_that_would_be_reported_are_set_apart_from_train(tuned, tmp_path):
     model, data = copied(tuned, "classification", tmp_path), tmp_path / "only-train"
     data.mkdir()
     shutil.copy(tuned("classification").data / "train.jsonl", data)
-    reported = evaluate(str(model), TaskRecipe(data=str(data)), progress=False)
+    reported = run_evaluation(str(model), TaskRecipe(data=str(data)), progress=False)
     record = calibrated(model, data, fraction=1.0, dry_run=True)
     assert record["rows"] == 160 - reported["rows"]["validation"] < 160
 
@@ -249,7 +249,7 @@ def test_another_depth_is_recorded(tuned):
     made = tuned("classification")
 
     def score(**options):
-        return evaluate(str(made.model), TaskRecipe(data=str(made.data)), progress=False, **options)
+        return run_evaluation(str(made.model), TaskRecipe(data=str(made.data)), progress=False, **options)
 
     full = score()
     assert not {"num_iterations", "exit_threshold", "mean_iterations"} & full.keys()

@@ -32,8 +32,9 @@ from minialbert.method.adapters import load_adapters
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.results import ModelResult
 from minialbert.tasks import finetune as finetuning
-from minialbert.tasks.finetune import finetune, finetune_command, plan_finetuning
+from minialbert.tasks.finetune import finetune_command, plan_finetuning, run_finetuning
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import encode, evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
@@ -152,7 +153,7 @@ def run(student, tmp_path):
         if data is None:
             data = tmp_path / kind if (tmp_path / kind).exists() else write_task(tmp_path / kind, kind)
         recipe = make_recipe(model, kind, data, *overrides, adapters=adapters)
-        return finetune(recipe, output=tmp_path / output, progress=False, **options)
+        return run_finetuning(recipe, output=tmp_path / output, progress=False, **options).record
 
     return tune
 
@@ -352,7 +353,9 @@ def test_the_command_of_a_record_runs_its_recipe(adapters, overrides, call, monk
     mode = ["tuning.mode=adapters"] if adapters else []
     recipe = make_recipe("somebody/model", "single", "folder", *mode, *overrides, adapters=adapters)
     ran = []
-    monkeypatch.setattr(finetuning, "finetune", lambda recipe, **_: ran.append(recipe) or {})
+    monkeypatch.setattr(
+        finetuning, "run_finetuning", lambda recipe, **_: ran.append(recipe) or ModelResult({})
+    )
     words = shlex.split(finetune_command(recipe))
     assert words[:2] == ["minialbert", "finetune"]
     assert call(*words[1:], "--output", "run")[0] == 0

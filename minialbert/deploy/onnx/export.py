@@ -35,7 +35,7 @@ from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, write_atomically
 from minialbert.runs.records import write_result
-from minialbert.tasks.evaluate import evaluate
+from minialbert.tasks.evaluate import run_evaluation
 from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
 
@@ -321,8 +321,8 @@ def _evaluated(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the scores of model and graph, or refuse the graph."""
-    before = evaluate(model_name, task, split=split, progress=False, **options)
-    after = evaluate(str(folder), task, split=split, progress=False)
+    before = run_evaluation(model_name, task, split=split, progress=False, **options)
+    after = run_evaluation(str(folder), task, split=split, progress=False)
     if before["score"] is None or after["score"] is None:
         raise UserError(f"{before['task']}: the {before['split']} split has no labels to score on")
     drop = 100 * (before["score"] - after["score"])

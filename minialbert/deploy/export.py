@@ -1,0 +1,119 @@
+"""The verb `export`: a model as one ONNX file that was checked against it, or as a folder for the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from minialbert.errors import MissingExtraError, UserError
+from minialbert.method.live import AnyModel, on_disk
+from minialbert.runs.progress import speaking
+from minialbert.runs.results import Result
+from minialbert.tasks.finetune import tuning_recipe
+from minialbert.tasks.predict import read_inputs
+
+_FOR_ONNX = (
+    "quantize", "head", "opset", "num_iterations", "calibration", "evaluate", "data", "split", "max_drop", "tolerance",
+)  # fmt: skip
+_FOR_HUB = ("records", "license", "language", "repo_id", "push", "private")
+
+
+def export(
+    model: AnyModel,
+    output: str | Path,
+    *,
+    to: str = "onnx",
+    quantize: str | None = None,
+    head: str | None = None,
+    opset: int | None = None,
+    num_iterations: int | None = None,
+    calibration: str | Path | Iterable[str] | None = None,
+    evaluate: str | None = None,
+    data: str | Path | None = None,
+    split: str | None = None,
+    max_drop: float | None = None,
+    tolerance: float | None = None,
+    records: Sequence[Path] | None = None,
+    license: str | None = None,
+    language: str | None = None,
+    repo_id: str | None = None,
+    push: bool | None = None,
+    private: bool | None = None,
+    tokenizer: Any = None,  # noqa: ANN401 - a name or a live one
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Export a model to an ONNX graph that was checked against it, or to a folder that the hub understands.
+
+    Example:
+        >>> minialbert.export(tuned, "exported/", quantize="int8")  # doctest: +SKIP
+
+    Args:
+        model: a directory or hub id, a live model, or what `distill` or `finetune` gave back.
+        output: the folder to write; it appears complete or not at all.
+        to: "onnx" or "hub".
+        quantize: ONNX: "int8", or "int8-static" with activation ranges from `calibration`; None for fp32.
+        head: ONNX: a head, or "features" for the bare encoder; the model's own, without.
+        opset: ONNX: version of the operators, 18 to 23.
+        num_iterations: ONNX: depth of the graph.
+        calibration: ONNX, int8-static: texts of your own, or a file of them.
+        evaluate: ONNX: a task to score model and graph on.
+        data: ONNX: the data of `evaluate`.
+        split: ONNX: the split of `evaluate`.
+        max_drop: ONNX: points (hundredths) that the graph may score below the model.
+        tolerance: ONNX: largest difference, as a share of the largest output.
+        records: hub: result.json files or folders of them, for the model card.
+        license: hub: licence of the model.
+        language: hub: language of the model.
+        repo_id: hub: OWNER/NAME, for card and upload.
+        push: hub: upload the folder to `repo_id`.
+        private: hub: make a new repository private.
+        tokenizer: of a live model.
+        overwrite: replace an earlier export.
+        progress: show lines.
+
+    Returns:
+        The record, and the folder.
+
+    Raises:
+        UserError: if the model, an option or the target is at fault, or the graph does not pass: nothing is written.
+    """
+    given = {
+        name: value for name, value in locals().items() if name in _FOR_ONNX + _FOR_HUB and value is not None
+    }
+    if to not in ("onnx", "hub"):
+        raise UserError(f"to={to!r}: expected onnx or hub")
+    misplaced = [name for name in given if name not in (_FOR_ONNX if to == "onnx" else _FOR_HUB)]
+    if misplaced:
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced)
+        raise UserError(f"{told}: no option of --to {to}")
+    with speaking(progress), on_disk(model, tokenizer) as source:
+        if to == "hub":
+            from minialbert.deploy.hub import export_to_hub_folder
+
+            record = export_to_hub_folder(source, output, overwrite=overwrite, **given)
+        else:
+            record = _to_onnx(source, output, given, overwrite=overwrite)
+    return Result(record, Path(output))
+
+
+def _to_onnx(model: str, output: str | Path, given: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
+    try:
+        from minialbert.deploy.onnx.export import export_onnx
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "export", "export to ONNX") from error
+    precision = given.pop("quantize", "fp32")
+    if "calibration" in given and precision != "int8-static":
+        raise UserError("--calibration is for --quantize int8-static: dynamic int8 and fp32 need no text")
+    if isinstance(texts := given.get("calibration"), str | Path):
+        given["calibration"] = (text for text in read_inputs([str(texts)]) if isinstance(text, str))
+    task = given.pop("evaluate", None)
+    lost = [f"--{name.replace('_', '-')}" for name in ("data", "split", "max_drop") if name in given]
+    if lost and task is None:
+        raise UserError(f"{', '.join(lost)}: only with --evaluate TASK")
+    if task is not None:
+        given["task"] = tuning_recipe(
+            None, task=task, data=str(given.pop("data")) if "data" in given else None
+        ).task
+    return export_onnx(model, output, precision=precision, overwrite=overwrite, **given)

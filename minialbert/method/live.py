@@ -1,0 +1,78 @@
+"""Models as people hand them over in Python: by name, alive, or as what an earlier verb gave back."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.errors import UserError, quoted
+from minialbert.runs.results import ModelResult, Result
+
+# A directory or hub id, a live Transformers model, or what an earlier verb gave back.
+AnyModel: TypeAlias = "str | Path | Any"
+# What lies beside a model's weights and says how it wants its inputs.
+_SIDE_FILES = ("task.json",)
+
+
+@contextmanager
+def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: ANN401
+    """Yield a directory or hub id that holds a model; a live one is written to a temporary folder meanwhile.
+
+    Args:
+        model: a directory or hub id, what `distill`, `finetune` or `export` gave back, or a live model.
+        tokenizer: of a live model; without one that of the directory it was loaded from.
+
+    Yields:
+        The directory or hub id.
+
+    Raises:
+        UserError: if it is none of these, or a live model comes without a tokenizer.
+    """
+    alive = getattr(model, "model", None) if isinstance(model, Result) else model
+    if isinstance(model, Result) and model.path is not None:
+        folder = model.path / "model" if isinstance(model, ModelResult) else model.path  # a run, or an export
+        if folder.is_dir():
+            yield str(folder)
+            return
+    if isinstance(model, str | Path):
+        yield str(model)
+        return
+    if model is None:
+        raise UserError("no model: give --model, a directory or hub id")
+    if not isinstance(alive, PreTrainedModel):
+        raise UserError(
+            "expected a model (a directory, a hub id, a live Transformers model, or what distill, finetune or export "
+            f"gave back), found {quoted(type(model).__name__)}"
+        )
+    if tokenizer is None:
+        tokenizer = getattr(model, "tokenizer", None)
+    source = str(getattr(alive, "name_or_path", "") or "")
+    name = (
+        Path(source).resolve() if source and Path(source).is_dir() else Path(source or type(alive).__name__)
+    )
+    shown = name.parent.name if name.name == "model" else name.name
+    with tempfile.TemporaryDirectory(prefix="minialbert-live-") as root:
+        folder = Path(root) / (shown or "model")
+        alive.save_pretrained(folder)
+        for side in _SIDE_FILES:
+            if source and (Path(source) / side).is_file():
+                shutil.copy2(Path(source) / side, folder / side)
+        _tokenizer_of(tokenizer, source).save_pretrained(folder)
+        yield str(folder)
+
+
+def _tokenizer_of(tokenizer: Any, source: str) -> PreTrainedTokenizerBase:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    if tokenizer is not None:
+        return load_tokenizer(str(tokenizer))
+    if not source:
+        raise UserError("a live model that was not loaded from anywhere needs its tokenizer: give tokenizer=")
+    return load_tokenizer(source)

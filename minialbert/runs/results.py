@@ -1,0 +1,68 @@
+"""What a verb gives back in Python: its record, where it lies, and the model that came of it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A record and its place.
+
+    Attributes:
+        record: what `result.json` holds; empty in all but the first of several processes.
+        path: the directory that was written, if one was.
+    """
+
+    record: dict[str, Any]
+    path: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the record."""
+        found: dict[str, Any] = self.record.get("metrics", {})
+        return found
+
+    @property
+    def score(self) -> float | None:
+        """The figure that counts, where the record has one."""
+        return self.record.get("score")
+
+    def __repr__(self) -> str:
+        said = [str(self.record.get("kind", "result"))]
+        if self.score is not None:
+            said.append(f"{self.record.get('metric')} {self.score:.4f} on {self.record.get('split')}")
+        if self.path is not None:
+            said.append(f"in {self.path}")
+        return f"<{type(self).__name__}: {', '.join(said)}>"
+
+
+@dataclass(frozen=True, repr=False)
+class ModelResult(Result):
+    """A record with the model that came of it, ready to use and to hand on to the next verb.
+
+    Attributes:
+        model: the model, in eval mode.
+        tokenizer: its tokenizer.
+    """
+
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
+def output_folder(output: str | Path | None, what: str) -> Path:
+    """Return the directory that was asked for; without one a temporary one, which is said."""
+    if output is not None:
+        return Path(output)
+    folder = Path(tempfile.mkdtemp(prefix=f"minialbert-{what}-"))
+    logger.info("%s goes to %s, which is temporary: give output=DIR to keep it elsewhere", what, folder)
+    return folder
