@@ -30,7 +30,7 @@ def test_a_classifier_from_texts_to_an_int8_folder(teacher, tiny_tokenizer, tmp_
                                    settings={"student.adapter_reduction_factor": 8})  # fmt: skip
     tuned = minialbert.finetune(distilled, task="classification", data={"train": ROWS, "validation": ROWS},
                                 adapters=True, epochs=1, output=tmp_path / "tuned")  # fmt: skip
-    scored = minialbert.evaluate(tuned, data={"validation": ROWS}, split="validation")
+    scored = minialbert.evaluate(tuned, data=ROWS, split="train")
     said = minialbert.predict(tuned, [text for text, _ in ROWS])
     exported = minialbert.export(tuned, tmp_path / "exported", quantize="int8")
     again = minialbert.predict(exported, [text for text, _ in ROWS])
@@ -41,7 +41,7 @@ def test_a_classifier_from_texts_to_an_int8_folder(teacher, tiny_tokenizer, tmp_
     assert isinstance(distilled.model, minialbert.MiniAlbertForMaskedLM) and not distilled.model.training
     assert tuned.path == tmp_path / "tuned" and tuned.score == tuned.record["score"]
     right = sum(one["label"] == label for one, (_, label) in zip(said, ROWS, strict=True)) / len(ROWS)
-    assert scored.metrics["validation"]["accuracy"] == pytest.approx(right)
+    assert scored.metrics["train"]["accuracy"] == pytest.approx(right)
     assert (exported.path / "model.onnx").is_file() and exported.record["precision"] == "int8"
     assert [one["label"] for one in again] == [one["label"] for one in said]
     assert "classification" in page or "in-memory" in page
@@ -66,7 +66,7 @@ def test_texts_alone_are_cut_into_windows_on_the_way(tiny_teacher, tiny_tokenize
         tiny_teacher, texts, tokenizer=tiny_tokenizer, recipe="tiny", max_steps=1, output=tmp_path / "run",
         settings={"student.adapter_reduction_factor": 8},
     )  # fmt: skip
-    assert (tmp_path / "run" / "windows" / "manifest.json").is_file() and distilled.record["training"][
+    assert (tmp_path / "run-windows" / "manifest.json").is_file() and distilled.record["training"][
         "steps"
     ] == 1
 

@@ -136,7 +136,7 @@ def distill(
     Args:
         teacher: a model, or its directory or hub id; None for masked-LM alone.
         data: what `prepare` gave back, its folder, several of one tokenizer, or a `WindowDataset`; or texts in memory
-            as `prepare` takes them, which are cut into windows in the run directory first.
+            as `prepare` takes them, which are first cut into windows in `OUTPUT-windows`.
         student: a masked-LM model to train on, or its directory or hub id; None for one that the recipe builds.
         student_arch: "minialbert" (recursive) or "bert" (full), of a student that the recipe builds.
         recipe: a name, a YAML file, or a `Recipe`; it says what nothing else here does.
@@ -234,7 +234,7 @@ def distillation_recipe(
 def _as_windows(
     data: Any, run: RunDirectory, recipe: Recipe, teacher: Teacher | None, tokenizer: Any, *, progress: bool
 ) -> Folders | WindowDataset:
-    """Return the windows that were handed over, or those of texts, which are prepared in the run directory."""
+    """Return the windows that were handed over, or those of texts, which are prepared beside the run directory."""
     if isinstance(data, WindowDataset):
         return data
     if isinstance(data, Result):
@@ -254,10 +254,9 @@ def _as_windows(
     longest = getattr(config, "max_position_embeddings", None) or recipe.data.window_length
     length = min(recipe.data.window_length, longest)
     lengths = {"window_length": length, "overlap": min(recipe.data.overlap, length // 2)}
-    return (
-        prepare(data, source, run.path / "windows", recipe=recipe, progress=progress, **lengths).path
-        or run.path
-    )
+    folder = run.path.with_name(f"{run.path.name}-windows")
+    prepare(data, source, folder, recipe=recipe, progress=progress, **lengths)
+    return folder
 
 
 def _is_place(one: Any) -> bool:
