@@ -407,6 +407,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="folder of the record (default: print alone)")
+    parser.add_argument("--json", type=Path, help="file for the record alone")
     parser.add_argument("--profile", choices=MODES, help="print where the time of one step goes, and stop")
     parser.add_argument("--memory-only", action="store_true", help="print peak memory alone")
     parser.add_argument("--peak-of", choices=(*MODES, *ABLATIONS), help=argparse.SUPPRESS)
@@ -446,6 +447,8 @@ def main() -> None:
         },
     }
     page = table(record)
+    if options.json is not None:
+        write_result(options.json, record)
     if options.output is not None:
         name = options.name or f"{options.geometry}-{options.batch}x{options.length}"
         folder = options.output / name
