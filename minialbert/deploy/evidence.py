@@ -25,43 +25,31 @@ from minialbert.runs.records import (
 from minialbert.tasks.models import TaskInputs
 
 THIS_MODEL, ITS_TEACHER, ITS_SIBLINGS = "this model", "its teacher", "tuned alike"
+# Of a task's hidden states nobody knows what they are good for; with these a checkpoint is first of all an encoder.
+ENCODERS = ("MiniAlbertModel", "MiniAlbertForMaskedLM")
 _DISTILLED = ("distillation", "demo")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a card says about a model without any record.
+    """What a card says about a model without any record."""
 
-    Attributes:
-        name: its name, never a path.
-        architecture: name of its class.
-        config: its configuration.
-        parameters: all of them; shared tensors count once.
-        encoder_parameters: those without the head.
-        adapter_parameters: those of the adapters.
-        max_tokens: longest input.
-        mask_token: the tokenizer's, or None.
-        labels: of its task head, in the order of their ids.
-        task: what `task.json` says, or None.
-        sentence_embeddings: whether it can be loaded by sentence-transformers.
-    """
-
-    name: str
+    name: str  # never a path
     architecture: str
     config: MiniAlbertConfig
-    parameters: int
-    encoder_parameters: int
+    parameters: int  # all of them; shared tensors count once
+    encoder_parameters: int  # those without the head
     adapter_parameters: int
     max_tokens: int
     mask_token: str | None = None
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # of its task head, in the order of their ids
     task: TaskInputs | None = None
-    sentence_embeddings: bool = False
+    sentence_embeddings: bool = False  # whether sentence-transformers can load it
 
     @property
     def is_tuned(self) -> bool:
         """Whether it carries the head of a task."""
-        return self.architecture not in ("MiniAlbertModel", "MiniAlbertForMaskedLM")
+        return self.architecture not in ENCODERS
 
 
 @dataclass(frozen=True)
@@ -78,40 +66,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The records about one model.
+    """The records about one model."""
 
-    Attributes:
-        distillation: how it, or the student that it was tuned from, was distilled.
-        tuning: the run that tuned it.
-        results: measured figures.
-        used: files of the records that were used.
-        passed_over: how many of the records that were named are about other models.
-    """
-
-    distillation: Mapping[str, Any] | None = None
+    distillation: Mapping[str, Any] | None = None  # of it, or of the student that it was tuned from
     tuning: Record | None = None
     results: tuple[Result, ...] = ()
     used: tuple[Path, ...] = ()
-    passed_over: int = 0
+    passed_over: int = 0  # how many of the records that were named are about other models
 
 
 def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequence[Path] = ()) -> Evidence:
     """Return what was measured of a model: by the run that made it, and by further records.
 
     For a distilled student, fine-tuning records count that tuned this student; for a tuned model those of its
-    task and its way of tuning, which are its siblings of other seeds.
-
-    Args:
-        facts: the model.
-        own: the `result.json` of the run that made it.
-        records: further records, run directories, or trees of them.
-
-    Returns:
-        What they say about the model.
-
-    Raises:
-        UserError: if a record is damaged, if the model's own is not about it, if none of `records` is, or if they do
-            not tell which of several runs it comes from.
+    task and its way of tuning, which are its siblings of other seeds. `own` is the `result.json` of the run that made
+    it; `records` are further ones, run directories, or trees of them. A UserError tells that a record is damaged, that
+    the model's own is not about it, that none of `records` is, or that they do not tell which of several runs it comes
+    from.
     """
     paths = [*records, *([own] if own is not None else [])]
     if not paths:
