@@ -146,7 +146,7 @@ def benchmark(
     timed: dict[Pair, Timed] = {}
     try:
         with _progress_bar(progress) as bar:
-            bar.reset(_TASK, total=float(len(choices)))
+            bar.reset(_TASK, total=float(len(choices) * len(engines)))
             for choice in choices:
                 bar.update(_TASK, description=f"preparing {choice.name}")
                 model = build_model(choice, seed)
@@ -155,9 +155,8 @@ def benchmark(
                     "parameters": model.parameters, "num_iterations": choice.num_iterations,
                     "max_length": model.max_length, "memory_length": model.memory_length if memory else None,
                 }  # fmt: skip
-                timed |= _prepared(model, engines, notes, threads=count, seed=seed, memory=memory)
+                timed |= _prepared(model, engines, notes, bar, threads=count, seed=seed, memory=memory)
                 gc.collect()
-                bar.advance(_TASK)
             take_turns(timed, settings, repeats=repeats, seconds=seconds, bar=bar)
         notes += [f"{' '.join(pair)}: {one.failure}" for pair, one in timed.items() if one.failure]
         record = {
@@ -286,7 +285,14 @@ def _check_options(
 
 
 def _prepared(
-    model: BenchModel, engines: Sequence[str], notes: list[str], *, threads: int, seed: int, memory: bool
+    model: BenchModel,
+    engines: Sequence[str],
+    notes: list[str],
+    bar: Progress,
+    *,
+    threads: int,
+    seed: int,
+    memory: bool,
 ) -> dict[Pair, Timed]:
     """Return a model in each engine; those in which it cannot be prepared get a note."""
     config = model.model.config
@@ -315,6 +321,8 @@ def _prepared(
                 reason = f"{type(error).__name__}: {one_line(error)}"
                 notes.append(f"{' '.join(pair)}: cannot be prepared ({reason})")
                 continue
+            finally:
+                bar.advance(_TASK)
             peak = None
             try:
                 peak = _measure_memory(model, name, engine, threads) if memory else None
@@ -443,7 +451,10 @@ def tables(record: Mapping[str, Any]) -> list[BenchTable]:
         ]
         rows[0].append((model, engine, f"{record['models'][model]['parameters'] / 1e6:.2f} M", *sizes))
         timings = {(timing["batch_size"], timing["length"]): timing for timing in cell["timings"]}
-        for part, size, figure in ((rows[1], 1, _milliseconds), (rows[2], batch, _tokens_per_second)):
+        for part, size, figure in (
+            (rows[1], 1, _milliseconds),
+            (rows[2], batch, lambda timing: f"{timing['tokens_per_second']:,.0f}"),
+        ):
             part.append((model, engine))
             for timing in (timings.get((size, length)) for length in lengths):
                 ratio = timing and timing["speed_ratio"]
@@ -456,10 +467,6 @@ def tables(record: Mapping[str, Any]) -> list[BenchTable]:
 
 def _shown(value: Any, figure: Callable[[Any], str]) -> str:  # noqa: ANN401
     return _DASH if value is None else figure(value)
-
-
-def _tokens_per_second(timing: Mapping[str, Any]) -> str:
-    return f"{timing['tokens_per_second']:,.0f}"
 
 
 def _milliseconds(timing: Mapping[str, Any]) -> str:

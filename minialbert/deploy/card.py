@@ -43,18 +43,14 @@ _METRICS = {
     "spearmanr": ("spearmanr", "Spearman correlation"),
     "pearson_spearman": ("pearson_spearman", "mean of Pearson and Spearman correlation"),
     "mean_squared_error": ("mse", "mean squared error"),
-    "accuracy": ("accuracy", "accuracy"),
     "f1": ("f1", "F1"),
     "f1_macro": ("f1", "F1, macro"),
     "f1_micro": ("f1", "F1, micro"),
 }
 # Of the objective's terms, for a reader; a term that is not among them is called as the objective calls it.
 _TERMS = {
-    "mlm": "masked LM",
-    "hidden": "hidden states",
-    "output": "output distribution",
-    "embedding": "embeddings",
-}
+    "mlm": "masked LM", "hidden": "hidden states", "output": "output distribution", "embedding": "embeddings",
+}  # fmt: skip
 _TASK_TYPES = {"token": "token-classification", "masked-lm": "fill-mask"}
 
 

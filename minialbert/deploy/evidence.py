@@ -97,24 +97,20 @@ def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequenc
         raise _not_about(facts, tuning.file, tuning.row.model)
     source = _distillation(facts, others, own, tuning.row.model if tuning is not None else None)
     distilled = others[source] if source is not None else None
-    names = {facts.name, look_up(distilled, "model", "name", kind=str)}
+    names = {facts.name, _name_of(distilled)}
     alike = _siblings(facts, tuned, tuning) if facts.is_tuned else _offspring(facts, tuned, names)
     evaluations = {
         file: data
         for file, data in others.items()
         if data.get("kind") == "evaluation"
-        and look_up(data, "model", "name", kind=str) == facts.name
+        and _name_of(data) == facts.name
         and look_up(data, "model", "parameters", kind=int) == facts.parameters
     }
     used = {*evaluations, *(record.file for record in alike)} | {source, own if tuning else None} - {None}
     named = {record.file for record in tuned} | set(others)
     if records and not (used - {own}) and named - {own}:
         found = {record.row.model for record in tuned if record.file != own}
-        found |= {
-            str(look_up(data, "model", "name", kind=str) or "")
-            for file, data in others.items()
-            if file != own
-        }
+        found |= {_name_of(data) or "" for file, data in others.items() if file != own}
         raise UserError(
             f"none of the {len(named - {own})} records is about this model ({facts.name}, {facts.architecture} of "
             f"{facts.encoder_parameters:,} encoder parameters); they are about "
@@ -144,6 +140,11 @@ def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[typ
     return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
+def _name_of(record: Mapping[str, Any] | None) -> str | None:
+    name: str | None = look_up(record, "model", "name", kind=str)
+    return name
+
+
 def _distillation(
     facts: ModelFacts, others: Mapping[Path, Mapping[str, Any]], own: Path | None, student: str | None
 ) -> Path | None:
@@ -151,15 +152,12 @@ def _distillation(
     made = {file: data for file, data in others.items() if data.get("kind") in _DISTILLED}
     if own in made:
         if facts.is_tuned or not _is_backbone(facts, made[own]):
-            raise _not_about(facts, own, str(look_up(made[own], "model", "name", kind=str)))
+            raise _not_about(facts, own, str(_name_of(made[own])))
         return own
     fitting = {file: data for file, data in made.items() if _is_backbone(facts, data)}
     wanted = student or facts.name
-    called = [
-        file
-        for file, data in fitting.items()
-        if wanted in (file.parent.name, look_up(data, "model", "name", kind=str))
-    ] or list(fitting)
+    called = [file for file, data in fitting.items() if wanted in (file.parent.name, _name_of(data))]
+    called = called or list(fitting)
     if len(called) > 1:
         raise UserError(
             f"{len(called)} distillation records could be that of {wanted}: {', '.join(map(str, called[:4]))}; name "
@@ -234,9 +232,8 @@ def _figures(
         value = look_up(figures, metric, kind=(int, float))
         if value is not None:
             percent = not any(part in metric for part in ("mse", "mae", "loss", "error"))
-            results.append(
-                Result(what, task, problem, split, metric, Cell(float(value), None, 1, (), percent))
-            )
+            measured = Cell(float(value), None, 1, (), percent)
+            results.append(Result(what, task, problem, split, metric, measured))
     return results
 
 

@@ -41,6 +41,7 @@ _WEIGHTS = (
 )
 _CARD, _LICENSE = "README.md", "LICENSE"
 _POOLING_FOLDER = "1_Pooling"
+_POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 SENTENCE_FILES = (
     "modules.json",
     "sentence_bert_config.json",
@@ -71,27 +72,23 @@ def export_to_hub_folder(
 
     The folder appears complete or not at all. It holds weights, config, the two files that define the model,
     tokenizer, `task.json` where there is one, licence and model card, and for an encoder or a masked LM what
-    sentence-transformers needs.
+    sentence-transformers needs. Files of an earlier export are replaced with `overwrite`; those that no export writes
+    stay, and are not uploaded.
 
     Args:
-        model: directory of a model, or of the run that made it.
+        model: directory of a model, or of the run that made it, whose record the card is made from too.
         output: the folder to write.
-        records: `result.json` files, run directories or trees of them, for the model card; the record of the run that
-            made the model is always used.
+        records: for the card: `result.json` files, run directories or trees of them.
         license: the hub's identifier of a licence.
         language: code of the model's language, as "en".
         repo_id: where it is to be on the hub, OWNER/NAME.
         push: upload it to `repo_id`.
         private: whether a repository that `push` creates is private; None for the account's default.
-        overwrite: replace an earlier export. Files that no export writes stay, and are not uploaded.
+        overwrite: write where there are files.
         sentence_embeddings: whether to write what sentence-transformers needs; None for all but task heads.
 
     Returns:
         A record of what was written: its folder, files, parameters, and the address where it was uploaded.
-
-    Raises:
-        UserError: if the model, a record or an option is at fault, if the output is in the way or cannot be written,
-            or if the upload fails.
     """
     license = license.strip().lower()
     _check_options(license, language, repo_id, push=push)
@@ -155,18 +152,13 @@ def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq
         ],
         "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
         "config_sentence_transformers.json": {
-            "prompts": {},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
+            "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine",
         },
         f"{_POOLING_FOLDER}/config.json": {
             "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
+            **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in _POOLING_MODES},
         },
-    }
+    }  # fmt: skip
     assert tuple(contents) == SENTENCE_FILES
     (folder / _POOLING_FOLDER).mkdir(exist_ok=True)
     for name, content in contents.items():
@@ -216,14 +208,12 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read ({one_line(error)})") from error
-    if kind == "albert":
+    if kind != MiniAlbertConfig.model_type:
         raise UserError(
             f"{folder} holds an ALBERT, not a MiniALBERT of this package: if it is of the paper's release, write it "
             "anew with minialbert convert, and export that"
-        )
-    if kind != MiniAlbertConfig.model_type:
-        raise UserError(
-            f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
+            if kind == "albert"
+            else f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
         )
     check_model_folder(folder)
     try:

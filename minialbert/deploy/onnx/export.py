@@ -89,8 +89,7 @@ def export_onnx(
         The record that is left in `result.json`; `export.json` holds what a runtime needs of it.
 
     Raises:
-        UserError: if the model, an option or the target is at fault, or if the graph does not pass. Nothing is
-            written then.
+        UserError: the model, an option or the target is at fault, or the graph does not pass; nothing is written.
     """
     _check_options(precision, opset, max_drop, tolerance)
     if precision == "int8-static" and calibration is None:
