@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
-import onnxruntime
+from minialbert_runtime.session import open_session
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -16,13 +18,13 @@ def _model(nodes, inputs, outputs, tensors):
 
 
 def _run(model, **inputs):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, inputs)
+    return open_session(model.SerializeToString()).run(None, inputs)
 
 
 def _floats(random, *shape):
     return random.normal(size=shape).astype(np.float32)
+
+
+def count_operators(model):
+    """How many nodes of each kind a graph has."""
+    return Counter(node.op_type for node in model.graph.node)

@@ -20,7 +20,7 @@ from pathlib import Path
 from distillation_step import machine
 
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.deploy.bench import build_model, parse_models
+from minialbert.deploy.bench_models import build_model, parse_models
 from minialbert.deploy.onnx.export import export_onnx
 from minialbert.runs.files import write_atomically
 from minialbert.runs.records import write_result

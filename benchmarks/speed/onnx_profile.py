@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from distillation_step import machine
 
-from minialbert.deploy.bench import build_model, parse_models
+from minialbert.deploy.bench_models import build_model, parse_models
 from minialbert.deploy.onnx.int8 import quantize_int8
 from minialbert.deploy.onnx.trace import trace_onnx
 from minialbert.runs.files import write_atomically

@@ -3,14 +3,12 @@
 Times are taken in turns: every turn runs each model in each engine once, in an order that changes, so that what
 else the machine does falls on all alike. Inputs have no padding. All models go through our own ONNX exporter and
 quantiser, which store a shared weight once and undo fusions that cost time: that favours the ones compared with as
-well. Threads of ONNX Runtime do not spin between runs (`bench_memory.load_session`), or they would take the cores
-from the engine that is timed next.
+well. Threads of ONNX Runtime rest between runs, or they would take the cores from the engine that is timed next.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import importlib
 import importlib.util
@@ -18,61 +16,36 @@ import io
 import json
 import logging
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from rich.progress import Progress, TaskID, TimeElapsedColumn
-from transformers import (
-    AlbertConfig,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    BertConfig,
-    DistilBertConfig,
-    MobileBertConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from rich.progress import Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minialbert.deploy import bench_memory
 from minialbert.deploy.bench_memory import (
     Inputs,
     converted,
-    load_session,
     make_inputs,
     quantized_backend,
     quiet_about_quantization,
     torch_runner,
 )
-from minialbert.errors import MissingExtraError, UserError, display_name
-from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import (
-    LOADING_ERRORS,
-    forward_inputs,
-    load_encoder_config,
-    max_input_length,
-    one_line,
-)
-from minialbert.method.modeling_minialbert import (
-    MiniAlbertForSequenceClassification,
-    MiniAlbertForTokenClassification,
-)
+from minialbert.deploy.bench_models import BenchModel, build_model, parse_models
+from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.report.tables import escape
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import write_atomically
-from minialbert.runs.progress import duration, stderr_console
+from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.progress import duration, progress_bar
 from minialbert.runs.records import check_output, write_result
-from minialbert.runs.untrusted import check_config
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -84,80 +57,21 @@ DEFAULT_LENGTHS = (16, 128, 512)
 TORCH_ENGINES = ("torch-fp32", "torch-bf16", "torch-int8")
 ONNX_ENGINES = ("onnx-fp32", "onnx-int8")
 ENGINES = TORCH_ENGINES + ONNX_ENGINES
-# The paper's students and what they are compared with; no weights, so nothing is downloaded.
-SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
-    "minialbert-128": lambda: MiniAlbertConfig(embedding_size=128),
-    "minialbert-312": lambda: MiniAlbertConfig(embedding_size=312),
-    "minialbert-768": lambda: MiniAlbertConfig(embedding_size=768),
-    "distilbert": DistilBertConfig,
-    "bert-base": BertConfig,
-    "albert-base": lambda: AlbertConfig(
-        embedding_size=128, hidden_size=768, num_attention_heads=12, intermediate_size=3072
-    ),
-    "tinybert-4l-312": lambda: BertConfig(
-        hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1200
-    ),
-    "mobilebert": MobileBertConfig,
-}
-_CONFIG = "config:"
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LEAST_REPEATS = 3
 _SHORT = 0.25  # seconds; a run this short is made twice, and timed with its weights in the caches again
 _BUSY = 0.5  # processes per core, of others
-_MEMORY_RUNS, _MEMORY_LENGTH, _MEMORY_SECONDS = 3, 128, 900
+_MEMORY_RUNS, _MEMORY_SECONDS = 3, 900
 _TASK = TaskID(0)
 _DASH = "–"
 
 Pair = tuple[str, str]  # model, engine
 Setting = tuple[int, int]  # batch size, length
-Run = Callable[[Inputs], object]
-
-
-class ModelChoice(NamedTuple):
-    """A model as asked for: a name in `SHAPES`, "config:" and a file, or a directory or hub id; None: its own depth."""
-
-    name: str
-    source: str
-    num_iterations: int | None = None
-
-    @property
-    def shown(self) -> str:
-        """The source without the folders of a local path."""
-        if self.source.startswith(_CONFIG):
-            return Path(self.source.removeprefix(_CONFIG)).name
-        return self.source if self.source in SHAPES else display_name(self.source) or self.source
-
-
-class BenchModel(NamedTuple):
-    """A model that is ready to run, in fp32 and eval mode, with the names of its inputs and its longest input."""
-
-    choice: ModelChoice
-    model: PreTrainedModel
-    head: str
-    inputs: tuple[str, ...]
-    max_length: int
-
-    @property
-    def parameters(self) -> int:
-        """How many it has, shared ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What its forward is called with beside the inputs."""
-        depth = self.choice.num_iterations
-        return {} if depth is None else {"num_iterations": depth}
-
-    @property
-    def memory_length(self) -> int:
-        """The length at which memory is measured."""
-        return min(_MEMORY_LENGTH, self.max_length)
 
 
 class Engine(NamedTuple):
     """A model in one engine: what runs it, its bytes on disk, and the directory or ONNX file that the engine loads."""
 
-    run: Run
+    run: Callable[[Inputs], object]
     bytes: int
     path: Path
 
@@ -200,37 +114,22 @@ def benchmark(
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Measure models in engines, taking turns.
+    """Measure models in engines, taking turns, and return the record.
 
-    Args:
-        models: see `parse_models`; the first, in the first engine, is what others are compared with.
-        engines: some of `ENGINES`.
-        lengths: tokens per input; those that a model cannot take are left out for it.
-        batch_size: of the throughput.
-        repeats: timed runs of each cell, at most.
-        seconds: what the timed runs of a cell may take together; three are made in any case.
-        threads: of one run; None for torch's own number.
-        seed: of random weights and inputs.
-        memory: also measure peak memory, in a process per model and engine.
-        output: directory for `result.json` and `table.md`.
-        overwrite: replace what an earlier benchmark left there.
-        progress: show a bar.
+    Of `models` (see `parse_models`) the first, in the first engine, is what others are compared with. Of `lengths`
+    (tokens) those that a model cannot take are left out for it. A cell is timed `repeats` times at most, or as often
+    as `seconds` allow, but three times at least. Peak memory is that of a process per model and engine. `output` gets
+    `result.json` and `table.md`.
 
-    Returns:
-        The record. `metrics` has, by model and engine: `bytes`, `peak_memory_bytes` and `timings`, of which each has
-        `batch_size`, `length`, `n`, `seconds` (median, min, q1, q3), `tokens_per_second` (by the median) and
-        `speed_ratio` (the first pair's median over this one's).
-
-    Raises:
-        UserError: an unknown model or engine, an option out of range, or a directory that cannot be written.
-        MissingExtraError: ONNX Runtime or the exporter is not installed.
+    `metrics` has, by model and engine: `bytes`, `peak_memory_bytes` and `timings`, of which each has `batch_size`,
+    `length`, `n`, `seconds` (median, min, q1, q3), `tokens_per_second` (by the median) and `speed_ratio` (the first
+    pair's median over this one's). A UserError tells of an unknown model or engine, an option out of range, a package
+    that is missing, or a directory that cannot be written.
     """
     choices = parse_models(models)
     numbers = {"batch size": batch_size, "number of repeats": repeats, "number of threads": threads}
-    _check_options(engines, lengths, numbers, seconds)
+    _check_options(engines, lengths, numbers, seconds, output, overwrite=overwrite)
     onnxruntime: Any = importlib.import_module("onnxruntime") if set(engines) & set(ONNX_ENGINES) else None
-    if output is not None:
-        _check_writable(output, overwrite=overwrite)
     load = None
     with contextlib.suppress(AttributeError, OSError):  # not on Windows
         load = os.getloadavg()[0]
@@ -247,22 +146,17 @@ def benchmark(
     timed: dict[Pair, Timed] = {}
     try:
         with _progress_bar(progress) as bar:
-            bar.reset(_TASK, description="preparing", total=float(len(choices) * len(engines)))
+            bar.reset(_TASK, total=float(len(choices) * len(engines)))
             for choice in choices:
-                with tempfile.TemporaryDirectory(prefix="minialbert-bench-") as folder:
-                    bar.update(_TASK, description=f"preparing {choice.name}")
-                    model = build_model(choice, seed)
-                    about[choice.name] = {
-                        "source": choice.shown, "architecture": type(model.model).__name__,
-                        "parameters": model.parameters, "num_iterations": choice.num_iterations,
-                        "max_length": model.max_length, "memory_length": model.memory_length if memory else None,
-                    }  # fmt: skip
-                    for pair, made in _prepared(
-                        model, engines, Path(folder), notes, threads=count, seed=seed, memory=memory
-                    ):
-                        bar.advance(_TASK)
-                        if made is not None:
-                            timed[pair] = made
+                bar.update(_TASK, description=f"preparing {choice.name}")
+                model = build_model(choice, seed)
+                about[choice.name] = {
+                    "source": choice.shown, "architecture": type(model.model).__name__,
+                    "parameters": model.parameters, "num_iterations": choice.num_iterations,
+                    "max_length": model.max_length, "memory_length": model.memory_length if memory else None,
+                }  # fmt: skip
+                timed |= _prepared(model, engines, notes, bar, threads=count, seed=seed, memory=memory)
+                gc.collect()
             take_turns(timed, settings, repeats=repeats, seconds=seconds, bar=bar)
         notes += [f"{' '.join(pair)}: {one.failure}" for pair, one in timed.items() if one.failure]
         record = {
@@ -298,22 +192,14 @@ def take_turns(
 
     Each cell is run once beforehand. What that took decides how often it is timed: `repeats` times, or as often as
     `seconds` allow, but three times at least. Turn t begins with the t-th of all, and every other goes backwards.
-
-    Args:
-        timed: what to run, by model and engine.
-        settings: batch sizes and lengths.
-        repeats: timed runs of a cell, at most.
-        seconds: what they may take together.
-        bar: tells how far it is.
-        clock: tells the time, in seconds.
+    `clock` tells the time, in seconds.
     """
     bar = bar or _progress_bar(False)
     cells = [
         (pair, setting) for setting in settings for pair in timed if setting[1] <= timed[pair].max_length
     ]
-    bar.reset(
-        _TASK, description="first runs", total=float(sum(batch * length for _, (batch, length) in cells))
-    )
+    total = float(sum(batch * length for _, (batch, length) in cells))
+    bar.reset(_TASK, description="first runs", total=total)
     first: dict[tuple[Pair, Setting], float] = {}
     for pair, (batch, length) in cells:
         bar.update(_TASK, description=f"first runs: {' '.join(pair)}, {batch} x {length}")
@@ -334,9 +220,11 @@ def take_turns(
     total = sum(count * cost[cell] for cell, count in plan.items())
     logger.info("timing %d cells, about %s", len(plan), duration(total))
     bar.reset(_TASK, description="timing", total=total)
+    pairs = list(timed)
     for setting in settings:
         for turn in range(repeats):
-            for pair in _order(list(timed), turn):
+            start = turn % max(1, len(pairs))
+            for pair in (pairs[start:] + pairs[:start])[:: -1 if turn % 2 else 1]:
                 cell = pair, setting
                 if turn < plan.get(cell, 0):
                     bar.update(_TASK, description=f"timing {' '.join(pair)}, {setting[0]} x {setting[1]}")
@@ -348,134 +236,49 @@ def take_turns(
                     bar.update(_TASK, advance=cost[cell])
 
 
-def _order(pairs: list[Pair], turn: int) -> list[Pair]:
-    start = turn % len(pairs) if pairs else 0
-    order = pairs[start:] + pairs[:start]
-    return order[::-1] if turn % 2 else order
-
-
 def _progress_bar(shown: bool) -> Progress:
-    """Return a bar on standard error with the time left; silent where that is no terminal."""
-    console = stderr_console()
-    bar = Progress(
-        *Progress.get_default_columns(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        speed_estimate_period=600,  # a single step can take a minute
-        disable=not (shown and console.is_terminal),
-    )
+    """Return a bar of one task with the time left."""
+    columns = TaskProgressColumn(), TimeRemainingColumn(), TimeElapsedColumn()
+    bar = progress_bar("{task.description}", *columns, shown=shown, transient=True)
+    bar.speed_estimate_period = 600  # a single step can take a minute
     bar.add_task("", total=None)
     return bar
 
 
-# --- models: from a directory, the hub, a config alone, or a well-known shape with random weights
-
-
-def parse_models(values: Sequence[str]) -> list[ModelChoice]:
-    """Return the models that `--models` names: "SOURCE", "NAME=SOURCE", "SOURCE@K" (K iterations), "NAME=SOURCE@K"."""
-    if not values:
-        raise UserError(f"no model to benchmark: give --models, such as {', '.join(SHAPES)}, or a directory")
-    choices = [_parse(value) for value in values]
-    names = [choice.name for choice in choices]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(
-            f"two models are called {', '.join(twice)}: give --models NAME=PATH to tell them apart"
-        )
-    return choices
-
-
-def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
-    """Return a model, read or with random weights.
-
-    A checkpoint keeps its classification head; one without gets a sequence classifier with two labels.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if choice.source in SHAPES:
-            model = _from_config(SHAPES[choice.source]())
-        elif choice.source.startswith(_CONFIG):
-            model = _from_config(_read_config(choice.source.removeprefix(_CONFIG)))
-        else:
-            try:
-                config = load_encoder_config(choice.source)
-            except UserError as error:
-                if Path(choice.source).exists():
-                    raise
-                raise UserError(f"{error}. Names that need no files: {', '.join(SHAPES)}") from error
-            model = _from_checkpoint(choice.source, config)
-    if model.config.model_type == MiniAlbertConfig.model_type:
-        model.config.exit_threshold = None  # times are those of a fixed depth
-    elif choice.num_iterations is not None:
-        raise UserError(
-            f"{choice.name}: @{choice.num_iterations} sets the iterations of a MiniALBERT, and {choice.source} is a "
-            f"{model.config.model_type}"
-        )
-    token = "TokenClassification" in type(model).__name__
-    example = {name: torch.ones(1, 1, dtype=torch.int64) for name in _INPUTS}
-    return BenchModel(
-        choice,
-        model.eval().requires_grad_(False),
-        "token-classification" if token else "sequence-classification",
-        tuple(forward_inputs(model, example)),
-        max_input_length(model),
-    )
-
-
-def _parse(value: str) -> ModelChoice:
-    name, separator, source = value.partition("=")
-    if not separator or "/" in name or ":" in name or Path(value).exists():
-        name, source = "", value
-    depth = None
-    found = re.fullmatch(r"(.+)@(\d+)", source)
-    if found and not Path(source).exists():
-        source, depth = found[1], int(found[2])
-        if depth < 1:
-            raise UserError(f"{value}: expected at least 1 iteration after @, found {depth}")
-    if not source:
-        raise UserError(f"--models {value}: expected a model after =, such as {next(iter(SHAPES))}")
-    suffix = "" if depth is None else f"@{depth}"
-    name = name or f"{ModelChoice('', source).shown.removesuffix('.json')}{suffix}"
-    return ModelChoice(name, source, depth)
-
-
-def _read_config(file: str) -> PreTrainedConfig:
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"{_CONFIG}{file}: there is no such file; expected the config.json of an encoder")
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        if hasattr(config, "use_adapter"):  # of the paper's release
-            config = MiniAlbertConfig.from_pretrained(path)
-    except LOADING_ERRORS as error:
-        raise UserError(f"{file} is not the config.json of an encoder ({one_line(error)})") from error
-    check_config(config, file)
-    return config
-
-
-def _from_config(config: PreTrainedConfig) -> PreTrainedModel:
-    config.num_labels = 2
-    if isinstance(config, MiniAlbertConfig):
-        return MiniAlbertForSequenceClassification(config)
-    try:
-        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"a {config.model_type} cannot classify sequences ({one_line(error)})") from error
-
-
-def _from_checkpoint(name: str, config: PreTrainedConfig) -> PreTrainedModel:
-    heads = " ".join(config.architectures or ())
-    token = "TokenClassification" in heads
-    if config.model_type == MiniAlbertConfig.model_type or hasattr(config, "use_adapter"):
-        model_class: Any = MiniAlbertForTokenClassification if token else MiniAlbertForSequenceClassification
-    else:
-        model_class = AutoModelForTokenClassification if token else AutoModelForSequenceClassification
-    options = {} if "Classification" in heads else {"num_labels": 2}
-    try:
-        return model_class.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **options)
-    except LOADING_ERRORS as error:
-        raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
+def _check_options(
+    engines: Sequence[str],
+    lengths: Sequence[int],
+    numbers: Mapping[str, int | None],
+    seconds: float,
+    output: Path | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse now what would fail after an hour."""
+    unknown = ", ".join(engine for engine in engines if engine not in ENGINES)
+    listed = ", ".join(map(str, lengths))
+    rules = {
+        f"engines: expected some of {', '.join(ENGINES)}, found {unknown or 'none'}": engines and not unknown,
+        f"engines: expected each once, found {', '.join(engines)}": len(set(engines)) == len(engines),
+        f"lengths: expected numbers of tokens from 1, found {listed or 'none'}": lengths
+        and min(lengths) >= 1,
+        **{
+            f"expected a {name} of at least 1, found {value}": value is None or value >= 1
+            for name, value in numbers.items()
+        },
+        f"expected a number of seconds above 0, found {seconds:g}": seconds > 0,
+    }
+    for fault, holds in rules.items():
+        if not holds:
+            raise UserError(fault)
+    for package in ("onnx", "onnxruntime", "onnxscript") if set(engines) & set(ONNX_ENGINES) else ():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "export", "benchmarking with ONNX Runtime")
+    if output is not None:
+        check_output(output, TABLE_FILE, kind="bench", overwrite=overwrite)
+        with writing(output, advice=None):
+            output.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=output).close()
 
 
 # --- engines, and what each takes on disk and in memory
@@ -484,50 +287,50 @@ def _from_checkpoint(name: str, config: PreTrainedConfig) -> PreTrainedModel:
 def _prepared(
     model: BenchModel,
     engines: Sequence[str],
-    folder: Path,
     notes: list[str],
+    bar: Progress,
     *,
     threads: int,
     seed: int,
     memory: bool,
-) -> Iterator[tuple[Pair, Timed | None]]:
-    """Yield a model in each engine, or None and a note where it cannot be prepared."""
+) -> dict[Pair, Timed]:
+    """Return a model in each engine; those in which it cannot be prepared get a note."""
     config = model.model.config
     padding = getattr(config, "pad_token_id", None)
     # Inputs are made in the first run of a setting, which is not timed.
-    feed = functools.cache(
-        functools.partial(make_inputs, model.inputs, config.vocab_size, padding, seed=seed)
-    )
-    graph: ModelProto | Exception | None = None  # traced once, and a failure is kept too: it takes long
-    for name in engines:
-        pair = (model.choice.name, name)
+    feed = cache(partial(make_inputs, model.inputs, config.vocab_size, padding, seed=seed))
+    found: dict[Pair, Timed] = {}
+    graph: ModelProto | Exception | None = None
+    if set(engines) & set(ONNX_ENGINES):
         try:
-            if name in ONNX_ENGINES:
-                graph = _traced(model) if graph is None else graph
-                if isinstance(graph, Exception):
-                    raise graph
-                engine = prepare_onnx(graph, name, folder / name, threads)
-            else:
-                engine = prepare_torch(model, name, folder / name)
-        except Exception as error:  # of the exporter, of ONNX Runtime, of torch: no common base
-            notes.append(f"{' '.join(pair)}: cannot be prepared ({type(error).__name__}: {one_line(error)})")
-            yield pair, None
-            continue
-        peak = None
-        try:
-            peak = _measure_memory(model, name, engine, threads) if memory else None
-        except Exception as error:
-            notes.append(f"{' '.join(pair)}: memory was not measured ({one_line(error)})")
-        run = functools.partial(lambda run, batch, length: run(feed(batch, length)), engine.run)
-        yield pair, Timed(run, model.max_length, engine.bytes, peak)
-    gc.collect()
-
-
-def _traced(model: BenchModel) -> ModelProto | Exception:
-    try:
-        return trace(model)
-    except Exception as error:  # of the exporter, of many kinds
-        return error
+            graph = trace(model)
+        except Exception as error:  # of the exporter, of many kinds
+            graph = error  # told of every engine: tracing takes long, and is not tried again
+    with tempfile.TemporaryDirectory(prefix="minialbert-bench-") as folder:
+        for name in engines:
+            pair, path = (model.choice.name, name), Path(folder) / name
+            try:
+                if name in ONNX_ENGINES:
+                    if isinstance(graph, Exception):
+                        raise graph
+                    assert graph is not None
+                    engine = prepare_onnx(graph, name, path, threads)
+                else:
+                    engine = prepare_torch(model, name, path)
+            except Exception as error:  # of the exporter, of ONNX Runtime, of torch: no common base
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                notes.append(f"{' '.join(pair)}: cannot be prepared ({reason})")
+                continue
+            finally:
+                bar.advance(_TASK)
+            peak = None
+            try:
+                peak = _measure_memory(model, name, engine, threads) if memory else None
+            except Exception as error:
+                notes.append(f"{' '.join(pair)}: memory was not measured ({one_line(error)})")
+            run = partial(lambda run, batch, length: run(feed(batch, length)), engine.run)
+            found[pair] = Timed(run, model.max_length, engine.bytes, peak)
+    return found
 
 
 def trace(model: BenchModel) -> ModelProto:
@@ -540,18 +343,19 @@ def trace(model: BenchModel) -> ModelProto:
 def prepare_onnx(graph: ModelProto, engine: str, folder: Path, threads: int) -> Engine:
     """Return a traced model, which is left as it is, in one of `ONNX_ENGINES`, saved as `model.onnx` in its folder."""
     import onnx
+    from minialbert_runtime.session import open_session
 
+    from minialbert.deploy.onnx.graph import keep_biases_apart
     from minialbert.deploy.onnx.int8 import quantize_int8
-    from minialbert.deploy.onnx.trace import finish_fp32
 
     own = onnx.ModelProto()
     own.CopyFrom(graph)
-    (quantize_int8 if engine == "onnx-int8" else finish_fp32)(own)
+    (quantize_int8 if engine == "onnx-int8" else keep_biases_apart)(own)
     folder.mkdir(parents=True)
     path = folder / "model.onnx"
     onnx.save(own, path)
     del own
-    session = load_session(path, threads)
+    session = open_session(path, threads, rests=True)
     return Engine(lambda inputs: session.run(None, inputs), path.stat().st_size, path)
 
 
@@ -586,12 +390,11 @@ def _measure_memory(model: BenchModel, name: str, engine: Engine, threads: int) 
         "padding": getattr(model.model.config, "pad_token_id", None), "length": model.memory_length,
         "runs": _MEMORY_RUNS,
     }  # fmt: skip
-    root = str(resources.files("minialbert").joinpath(os.pardir))
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     # -P: the script's own folder is part of this package, whose module names must not hide others.
     done = subprocess.run(
         [sys.executable, "-P", str(bench_memory.__file__), json.dumps(request)],
-        capture_output=True, text=True, timeout=_MEMORY_SECONDS, check=False, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=_MEMORY_SECONDS, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -632,34 +435,43 @@ def _timing(setting: Setting, seconds: list[float], base: list[float] | None) ->
 
 def tables(record: Mapping[str, Any]) -> list[BenchTable]:
     """Return a record as three tables, size, latency and throughput; a dash is what could not be measured."""
-    metrics, models = record["metrics"], record["models"]
-    cells = {(model, engine): metrics[model][engine] for model in metrics for engine in metrics[model]}
-    counts = {model: f"{models[model]['parameters'] / 1e6:.2f} M" for model in metrics}
-    sizes = tuple(
-        (*pair, counts[pair[0]], _megabytes(cell["bytes"]), _megabytes(cell["peak_memory_bytes"]))
-        for pair, cell in cells.items()
-    )
     lengths, batch = record["settings"]["lengths"], record["settings"]["batch_size"]
     against = f"x: times as fast as {record['reference']['model']} in {record['reference']['engine']}"
-    header = ("model", "engine", *(name for length in lengths for name in (f"{length} tokens", "x")))
-
-    def timings(size: int, figure: Callable[[Mapping[str, Any]], str]) -> tuple[tuple[str, ...], ...]:
-        found = []
-        for pair, cell in cells.items():
-            row = {t["length"]: t for t in cell["timings"] if t["batch_size"] == size}
-            parts = [part for length in lengths for part in _figures(row.get(length), figure)]
-            found.append((*pair, *parts))
-        return tuple(found)
-
-    return [
-        BenchTable("Size", ("model", "engine", "parameters", "MB on disk", "peak memory, MB"), sizes),
-        BenchTable(f"Latency: batch 1, median ms ({against})", header, timings(1, _milliseconds)),
-        BenchTable(
-            f"Throughput: batch {batch}, tokens/s ({against})",
-            header,
-            timings(batch, lambda timing: f"{timing['tokens_per_second']:,.0f}"),
-        ),
+    figures = [name for length in lengths for name in (f"{length} tokens", "x")]
+    described = [
+        ("Size", ["parameters", "MB on disk", "peak memory, MB"]),
+        (f"Latency: batch 1, median ms ({against})", figures),
+        (f"Throughput: batch {batch}, tokens/s ({against})", figures),
     ]
+    rows: list[list[tuple[str, ...]]] = [[], [], []]
+    for model, engine in ((model, engine) for model, found in record["metrics"].items() for engine in found):
+        cell = record["metrics"][model][engine]
+        sizes = [
+            _shown(cell[key], lambda size: f"{size / 1e6:,.1f}") for key in ("bytes", "peak_memory_bytes")
+        ]
+        rows[0].append((model, engine, f"{record['models'][model]['parameters'] / 1e6:.2f} M", *sizes))
+        timings = {(timing["batch_size"], timing["length"]): timing for timing in cell["timings"]}
+        for part, size, figure in (
+            (rows[1], 1, _milliseconds),
+            (rows[2], batch, lambda timing: f"{timing['tokens_per_second']:,.0f}"),
+        ):
+            part.append((model, engine))
+            for timing in (timings.get((size, length)) for length in lengths):
+                ratio = timing and timing["speed_ratio"]
+                part[-1] += (_shown(timing, figure), _shown(ratio, "{:.2f}".format))
+    return [
+        BenchTable(title, ("model", "engine", *columns), tuple(part))
+        for (title, columns), part in zip(described, rows, strict=True)
+    ]
+
+
+def _shown(value: Any, figure: Callable[[Any], str]) -> str:  # noqa: ANN401
+    return _DASH if value is None else figure(value)
+
+
+def _milliseconds(timing: Mapping[str, Any]) -> str:
+    seconds = timing["seconds"]["median"]
+    return f"{1e3 * seconds:.1f}" if seconds >= 0.01 else f"{1e3 * seconds:.2f}"
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
@@ -672,58 +484,3 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     if record["notes"]:
         parts.append("\n".join(f"- {escape(note)}" for note in record["notes"]))
     return "\n\n".join(parts) + "\n"
-
-
-def _figures(timing: Mapping[str, Any] | None, figure: Callable[[Mapping[str, Any]], str]) -> tuple[str, str]:
-    if timing is None:
-        return _DASH, _DASH
-    ratio = timing["speed_ratio"]
-    return figure(timing), _DASH if ratio is None else f"{ratio:.2f}"
-
-
-def _megabytes(size: int | None) -> str:
-    return _DASH if size is None else f"{size / 1e6:,.1f}"
-
-
-def _milliseconds(timing: Mapping[str, Any]) -> str:
-    seconds = timing["seconds"]["median"]
-    return f"{1e3 * seconds:.1f}" if seconds >= 0.01 else f"{1e3 * seconds:.2f}"
-
-
-# --- checks before anything is measured
-
-
-def _check_options(
-    engines: Sequence[str], lengths: Sequence[int], numbers: Mapping[str, int | None], seconds: float
-) -> None:
-    unknown = [engine for engine in engines if engine not in ENGINES]
-    if unknown or not engines:
-        raise UserError(
-            f"engines: expected some of {', '.join(ENGINES)}, found {', '.join(unknown) or 'none'}"
-        )
-    if len(set(engines)) < len(engines):
-        raise UserError(f"engines: expected each once, found {', '.join(engines)}")
-    if not lengths or min(lengths) < 1:
-        raise UserError(
-            f"lengths: expected numbers of tokens from 1, found {', '.join(map(str, lengths)) or 'none'}"
-        )
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise UserError(f"expected a {name} of at least 1, found {value}")
-    if not seconds > 0:
-        raise UserError(f"expected a number of seconds above 0, found {seconds:g}")
-    if set(engines) & set(ONNX_ENGINES):
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, "export", "benchmarking with ONNX Runtime")
-
-
-def _check_writable(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output now that could not be written after an hour."""
-    check_output(output, TABLE_FILE, kind="bench", overwrite=overwrite)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror or error})") from error

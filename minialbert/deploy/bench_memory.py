@@ -1,4 +1,4 @@
-"""What runs a model in one engine: inputs, sessions, PyTorch's engines; and as a script, the engine's peak memory.
+"""What runs a model in one engine: inputs, PyTorch's engines; and as a script, the engine's peak memory.
 
 The script is started by its path, so that nothing of the package, which needs torch, is imported for ONNX Runtime. For
 PyTorch's engines it imports what they need and no more, which would count too.
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 Inputs = dict[str, NDArray[np.int64]]
 _BACKENDS = ("x86", "onednn", "fbgemm", "qnnpack")  # of torch's int8 kernels, best first
-_FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions
 
 
 def make_inputs(
@@ -39,22 +38,6 @@ def make_inputs(
         "token_type_ids": np.zeros(shape, np.int64),
     }
     return {name: every[name] for name in names}
-
-
-def load_session(path: str | Path, threads: int) -> Any:
-    """Return an ONNX Runtime session on the CPU.
-
-    By default a session's threads go on spinning after a run, for the next one, and would take the cores from
-    whichever engine is timed next. `force_spinning_stop` ends that when a run returns; within a run they spin as
-    they always do. (Without spinning altogether every operator would have to wake them.)
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _FATAL
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def load_torch(path: str, engine: str, threads: int) -> Any:
@@ -138,7 +121,9 @@ def peak_bytes() -> int | None:
 
 def _load(request: Mapping[str, Any]) -> Callable[[Inputs], object]:
     if request["engine"].startswith("onnx"):
-        session = load_session(request["path"], request["threads"])
+        from minialbert_runtime.session import open_session
+
+        session = open_session(request["path"], request["threads"], rests=True)
         return lambda inputs: session.run(None, inputs)
     module = load_torch(request["path"], request["engine"], request["threads"])
     return torch_runner(module, request["options"])

@@ -13,26 +13,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from minialbert.data.glue import GLUE_TASKS
 from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result, look_up
+from minialbert.method.encoders import ARCHITECTURES
 from minialbert.report.tables import escape
 from minialbert.runs.records import Cell
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 
-# By architecture: its Auto class, its task on the hub, and what it is, for a reader.
-_HEADS = {
-    "MiniAlbertModel": ("AutoModel", "feature-extraction", "encoder without a head"),
-    "MiniAlbertForMaskedLM": ("AutoModelForMaskedLM", "fill-mask", "encoder with a masked-language-modelling head"),
-    "MiniAlbertForSequenceClassification": (
-        "AutoModelForSequenceClassification", "text-classification", "encoder with a head that classifies a text",
-    ),
-    "MiniAlbertForTokenClassification": (
-        "AutoModelForTokenClassification", "token-classification", "encoder with a head that labels every token",
-    ),
-    "MiniAlbertForQuestionAnswering": (
-        "AutoModelForQuestionAnswering", "question-answering", "encoder with a head that marks the span of an answer",
-    ),
-}  # fmt: skip
-ARCHITECTURES = tuple(_HEADS)
 # Ids of old that the hub still redirects, the only ones without an owner.
 _OWNERS = {
     "google-bert": (
@@ -57,45 +43,34 @@ _METRICS = {
     "spearmanr": ("spearmanr", "Spearman correlation"),
     "pearson_spearman": ("pearson_spearman", "mean of Pearson and Spearman correlation"),
     "mean_squared_error": ("mse", "mean squared error"),
-    "accuracy": ("accuracy", "accuracy"),
     "f1": ("f1", "F1"),
     "f1_macro": ("f1", "F1, macro"),
     "f1_micro": ("f1", "F1, micro"),
 }
 # Of the objective's terms, for a reader; a term that is not among them is called as the objective calls it.
 _TERMS = {
-    "mlm": "masked LM",
-    "hidden": "hidden states",
-    "output": "output distribution",
-    "embedding": "embeddings",
-}
+    "mlm": "masked LM", "hidden": "hidden states", "output": "output distribution", "embedding": "embeddings",
+}  # fmt: skip
 _TASK_TYPES = {"token": "token-classification", "masked-lm": "fill-mask"}
 
 
 def model_card(
     facts: ModelFacts, evidence: Evidence, *, license: str, language: str, repo_id: str | None = None
 ) -> str:
-    """Return the model card.
+    """Return the model card, the contents of `README.md`, from facts and what records say about the model.
 
-    Args:
-        facts: the model.
-        evidence: what records say about it.
-        license: the hub's identifier of a licence.
-        language: code of a language, as "en".
-        repo_id: where it will be, OWNER/NAME; a placeholder stands in the examples when absent.
-
-    Returns:
-        Contents of `README.md`. A figure without a record is not in it, and neither is a local path.
+    A figure without a record is not in it, and neither is a local path. Where there is no `repo_id`, a placeholder
+    stands in the examples.
     """
     title = repo_id.rpartition("/")[2] if repo_id else facts.name
-    auto, pipeline, what = _HEADS[facts.architecture]
+    head = ARCHITECTURES[facts.architecture]
     distilled, tuning, results = _distilled(evidence.distillation), evidence.tuning, evidence.results
     tags = ["minialbert", *(["distillation"] if distilled else [])]
     data = ModelCardData(
         language=language,
         license=license,
         library_name="transformers",
-        pipeline_tag=pipeline,
+        pipeline_tag=head.pipeline,
         tags=tags + (["sentence-transformers", "feature-extraction"] if facts.sentence_embeddings else []),
         datasets=_hub_data_sets(distilled.get("sources", [])) or None,
         base_model=hub_id(tuning.row.model if tuning is not None else distilled.get("teacher")),
@@ -110,9 +85,9 @@ def model_card(
         number="{:,}".format,
         title=title,
         name=repo_id or "OWNER/NAME",
-        auto=auto,
-        pipeline=pipeline,
-        what=what,
+        auto=head.auto.__name__,
+        pipeline=head.pipeline,
+        what=head.description,
         license=license,
         facts=facts,
         config=facts.config,
@@ -126,14 +101,7 @@ def model_card(
 
 
 def hub_id(name: str | None) -> str | None:
-    """Return the hub id that a record's name of a model is, with its owner, or None for a local one.
-
-    Args:
-        name: as in a record, where a local path is down to its last part.
-
-    Returns:
-        OWNER/NAME or None.
-    """
+    """Return the hub id, OWNER/NAME, that a record's name of a model is, or None for a local one."""
     if name is None or name in _CANONICAL:
         return _CANONICAL.get(name or "")
     try:
@@ -145,14 +113,7 @@ def hub_id(name: str | None) -> str | None:
 
 
 def public_name(name: str) -> str:
-    """Return a name as a card may show it: a hub id, a hub data set, or the last part of a path.
-
-    Args:
-        name: of a model, or of data.
-
-    Returns:
-        A name without directories.
-    """
+    """Return a name of a model or of data as a card may show it: a hub id, a hub data set, or a path's last part."""
     plain = " ".join(name.split())
     if hub_id(plain) is not None or re.fullmatch(r"hub:[\w.-]+/[\w.-]+(:[\w.-]*){0,2}", plain):
         return plain

@@ -25,43 +25,31 @@ from minialbert.runs.records import (
 from minialbert.tasks.models import TaskInputs
 
 THIS_MODEL, ITS_TEACHER, ITS_SIBLINGS = "this model", "its teacher", "tuned alike"
+# Of a task's hidden states nobody knows what they are good for; with these a checkpoint is first of all an encoder.
+ENCODERS = ("MiniAlbertModel", "MiniAlbertForMaskedLM")
 _DISTILLED = ("distillation", "demo")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a card says about a model without any record.
+    """What a card says about a model without any record."""
 
-    Attributes:
-        name: its name, never a path.
-        architecture: name of its class.
-        config: its configuration.
-        parameters: all of them; shared tensors count once.
-        encoder_parameters: those without the head.
-        adapter_parameters: those of the adapters.
-        max_tokens: longest input.
-        mask_token: the tokenizer's, or None.
-        labels: of its task head, in the order of their ids.
-        task: what `task.json` says, or None.
-        sentence_embeddings: whether it can be loaded by sentence-transformers.
-    """
-
-    name: str
+    name: str  # never a path
     architecture: str
     config: MiniAlbertConfig
-    parameters: int
-    encoder_parameters: int
+    parameters: int  # all of them; shared tensors count once
+    encoder_parameters: int  # those without the head
     adapter_parameters: int
     max_tokens: int
     mask_token: str | None = None
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # of its task head, in the order of their ids
     task: TaskInputs | None = None
-    sentence_embeddings: bool = False
+    sentence_embeddings: bool = False  # whether sentence-transformers can load it
 
     @property
     def is_tuned(self) -> bool:
         """Whether it carries the head of a task."""
-        return self.architecture not in ("MiniAlbertModel", "MiniAlbertForMaskedLM")
+        return self.architecture not in ENCODERS
 
 
 @dataclass(frozen=True)
@@ -78,40 +66,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The records about one model.
+    """The records about one model."""
 
-    Attributes:
-        distillation: how it, or the student that it was tuned from, was distilled.
-        tuning: the run that tuned it.
-        results: measured figures.
-        used: files of the records that were used.
-        passed_over: how many of the records that were named are about other models.
-    """
-
-    distillation: Mapping[str, Any] | None = None
+    distillation: Mapping[str, Any] | None = None  # of it, or of the student that it was tuned from
     tuning: Record | None = None
     results: tuple[Result, ...] = ()
     used: tuple[Path, ...] = ()
-    passed_over: int = 0
+    passed_over: int = 0  # how many of the records that were named are about other models
 
 
 def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequence[Path] = ()) -> Evidence:
     """Return what was measured of a model: by the run that made it, and by further records.
 
     For a distilled student, fine-tuning records count that tuned this student; for a tuned model those of its
-    task and its way of tuning, which are its siblings of other seeds.
-
-    Args:
-        facts: the model.
-        own: the `result.json` of the run that made it.
-        records: further records, run directories, or trees of them.
-
-    Returns:
-        What they say about the model.
-
-    Raises:
-        UserError: if a record is damaged, if the model's own is not about it, if none of `records` is, or if they do
-            not tell which of several runs it comes from.
+    task and its way of tuning, which are its siblings of other seeds. `own` is the `result.json` of the run that made
+    it; `records` are further ones, run directories, or trees of them. A UserError tells that a record is damaged, that
+    the model's own is not about it, that none of `records` is, or that they do not tell which of several runs it comes
+    from.
     """
     paths = [*records, *([own] if own is not None else [])]
     if not paths:
@@ -126,24 +97,20 @@ def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequenc
         raise _not_about(facts, tuning.file, tuning.row.model)
     source = _distillation(facts, others, own, tuning.row.model if tuning is not None else None)
     distilled = others[source] if source is not None else None
-    names = {facts.name, look_up(distilled, "model", "name", kind=str)}
+    names = {facts.name, _name_of(distilled)}
     alike = _siblings(facts, tuned, tuning) if facts.is_tuned else _offspring(facts, tuned, names)
     evaluations = {
         file: data
         for file, data in others.items()
         if data.get("kind") == "evaluation"
-        and look_up(data, "model", "name", kind=str) == facts.name
+        and _name_of(data) == facts.name
         and look_up(data, "model", "parameters", kind=int) == facts.parameters
     }
     used = {*evaluations, *(record.file for record in alike)} | {source, own if tuning else None} - {None}
     named = {record.file for record in tuned} | set(others)
     if records and not (used - {own}) and named - {own}:
         found = {record.row.model for record in tuned if record.file != own}
-        found |= {
-            str(look_up(data, "model", "name", kind=str) or "")
-            for file, data in others.items()
-            if file != own
-        }
+        found |= {_name_of(data) or "" for file, data in others.items() if file != own}
         raise UserError(
             f"none of the {len(named - {own})} records is about this model ({facts.name}, {facts.architecture} of "
             f"{facts.encoder_parameters:,} encoder parameters); they are about "
@@ -173,6 +140,11 @@ def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[typ
     return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
+def _name_of(record: Mapping[str, Any] | None) -> str | None:
+    name: str | None = look_up(record, "model", "name", kind=str)
+    return name
+
+
 def _distillation(
     facts: ModelFacts, others: Mapping[Path, Mapping[str, Any]], own: Path | None, student: str | None
 ) -> Path | None:
@@ -180,15 +152,12 @@ def _distillation(
     made = {file: data for file, data in others.items() if data.get("kind") in _DISTILLED}
     if own in made:
         if facts.is_tuned or not _is_backbone(facts, made[own]):
-            raise _not_about(facts, own, str(look_up(made[own], "model", "name", kind=str)))
+            raise _not_about(facts, own, str(_name_of(made[own])))
         return own
     fitting = {file: data for file, data in made.items() if _is_backbone(facts, data)}
     wanted = student or facts.name
-    called = [
-        file
-        for file, data in fitting.items()
-        if wanted in (file.parent.name, look_up(data, "model", "name", kind=str))
-    ] or list(fitting)
+    called = [file for file, data in fitting.items() if wanted in (file.parent.name, _name_of(data))]
+    called = called or list(fitting)
     if len(called) > 1:
         raise UserError(
             f"{len(called)} distillation records could be that of {wanted}: {', '.join(map(str, called[:4]))}; name "
@@ -263,9 +232,8 @@ def _figures(
         value = look_up(figures, metric, kind=(int, float))
         if value is not None:
             percent = not any(part in metric for part in ("mse", "mae", "loss", "error"))
-            results.append(
-                Result(what, task, problem, split, metric, Cell(float(value), None, 1, (), percent))
-            )
+            measured = Cell(float(value), None, 1, (), percent)
+            results.append(Result(what, task, problem, split, metric, measured))
     return results
 
 

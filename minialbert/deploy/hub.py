@@ -18,20 +18,18 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.deploy.card import ARCHITECTURES, model_card
-from minialbert.deploy.evidence import ModelFacts, gather_evidence
+from minialbert.deploy.card import model_card
+from minialbert.deploy.evidence import ENCODERS, ModelFacts, gather_evidence
 from minialbert.errors import UserError, display_name
-from minialbert.method import modeling_minialbert
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import whole_folder
+from minialbert.runs.files import check_folder, whole_folder, writing
 from minialbert.runs.untrusted import check_config, check_model_folder
 from minialbert.tasks.models import TASK_FILE, read_task_file
 
@@ -43,14 +41,13 @@ _WEIGHTS = (
 )
 _CARD, _LICENSE = "README.md", "LICENSE"
 _POOLING_FOLDER = "1_Pooling"
+_POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
 SENTENCE_FILES = (
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     f"{_POOLING_FOLDER}/config.json",
 )
-# Heads whose checkpoint is first of all an encoder. Of a task's hidden states nobody knows what they are good for.
-_SENTENCE_ARCHITECTURES = ("MiniAlbertModel", "MiniAlbertForMaskedLM")
 # What an export may have left that the next one need not write.
 _OPTIONAL_FILES = (TASK_FILE, _LICENSE, *SENTENCE_FILES)
 # Where a tokenizer was loaded from is of no use to anyone else.
@@ -75,35 +72,31 @@ def export_to_hub_folder(
 
     The folder appears complete or not at all. It holds weights, config, the two files that define the model,
     tokenizer, `task.json` where there is one, licence and model card, and for an encoder or a masked LM what
-    sentence-transformers needs.
+    sentence-transformers needs. Files of an earlier export are replaced with `overwrite`; those that no export writes
+    stay, and are not uploaded.
 
     Args:
-        model: directory of a model, or of the run that made it.
+        model: directory of a model, or of the run that made it, whose record the card is made from too.
         output: the folder to write.
-        records: `result.json` files, run directories or trees of them, for the model card; the record of the run that
-            made the model is always used.
+        records: for the card: `result.json` files, run directories or trees of them.
         license: the hub's identifier of a licence.
         language: code of the model's language, as "en".
         repo_id: where it is to be on the hub, OWNER/NAME.
         push: upload it to `repo_id`.
         private: whether a repository that `push` creates is private; None for the account's default.
-        overwrite: replace an earlier export. Files that no export writes stay, and are not uploaded.
+        overwrite: write where there are files.
         sentence_embeddings: whether to write what sentence-transformers needs; None for all but task heads.
 
     Returns:
         A record of what was written: its folder, files, parameters, and the address where it was uploaded.
-
-    Raises:
-        UserError: if the model, a record or an option is at fault, if the output is in the way or cannot be written,
-            or if the upload fails.
     """
-    license = _checked_license(license)
-    if not _LANGUAGE.fullmatch(language):
-        raise UserError(f"language must be a code such as en, de or multilingual, got {language!r}")
-    _check_repo_id(repo_id, push=push)
+    license = license.strip().lower()
+    _check_options(license, language, repo_id, push=push)
     source = _model_folder(Path(model).expanduser())
     target = Path(output).expanduser().resolve()
-    _check_target(target, source, str(output), overwrite=overwrite)
+    if target == source or target in source.parents:
+        raise UserError(f"{output} is the model itself, or a directory around it: give another --output")
+    check_folder(Path(output).expanduser(), "export", overwrite=overwrite)
 
     loaded = _load(source)
     tokenizer = load_tokenizer(source)
@@ -114,65 +107,38 @@ def export_to_hub_folder(
     card = model_card(facts, evidence, license=license, language=language, repo_id=repo_id)
     license_text = _license_text() if license == "apache-2.0" else None
 
-    try:
-        with whole_folder(target, replaces=_OPTIONAL_FILES) as staging:
-            loaded.save_pretrained(staging)
-            tokenizer.save_pretrained(staging)
-            _drop_local_keys(staging / "tokenizer_config.json")
-            if facts.task is not None:
-                shutil.copyfile(source / TASK_FILE, staging / TASK_FILE)
-            if facts.sentence_embeddings:
-                write_sentence_embeddings(staging, loaded.config, max_seq_length=facts.max_tokens)
-            if license_text is not None:
-                (staging / _LICENSE).write_text(license_text, encoding="utf-8")
-            (staging / _CARD).write_text(card, encoding="utf-8")
-            files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in _files(staging)}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{output} cannot be written ({one_line(error)})") from error
+    with writing(output, advice=None), whole_folder(target, replaces=_OPTIONAL_FILES) as staging:
+        loaded.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        _drop_local_keys(staging / "tokenizer_config.json")
+        if facts.task is not None:
+            shutil.copyfile(source / TASK_FILE, staging / TASK_FILE)
+        if facts.sentence_embeddings:
+            write_sentence_embeddings(staging, loaded.config, max_seq_length=facts.max_tokens)
+        if license_text is not None:
+            (staging / _LICENSE).write_text(license_text, encoding="utf-8")
+        (staging / _CARD).write_text(card, encoding="utf-8")
+        written = [path for path in staging.rglob("*") if path.is_file()]
+        files = {path.relative_to(staging).as_posix(): path.stat().st_size for path in written}
     return {
-        "output": str(output),
-        "model": facts.name,
-        "architecture": facts.architecture,
-        "parameters": facts.parameters,
-        "encoder_parameters": facts.encoder_parameters,
-        "files": sorted(files),
-        "bytes": sum(files.values()),
-        "sentence_embeddings": facts.sentence_embeddings,
-        "results": len(evidence.results),
-        "records": ["/".join(file.parent.parts[-2:]) for file in evidence.used],
-        "records_passed_over": evidence.passed_over,
-        "license": license,
-        "repo_id": repo_id,
+        "output": str(output), "model": facts.name, "architecture": facts.architecture,
+        "parameters": facts.parameters, "encoder_parameters": facts.encoder_parameters,
+        "files": sorted(files), "bytes": sum(files.values()), "sentence_embeddings": facts.sentence_embeddings,
+        "results": len(evidence.results), "records": ["/".join(file.parent.parts[-2:]) for file in evidence.used],
+        "records_passed_over": evidence.passed_over, "license": license, "repo_id": repo_id,
         "url": _push(target, sorted(files), str(repo_id), private) if push else None,
-    }
+    }  # fmt: skip
 
 
 def max_tokens(config: MiniAlbertConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many tokens an input may have: what the positions hold, or the tokenizer's limit if lower.
-
-    Args:
-        config: of the model.
-        tokenizer: its tokenizer.
-
-    Returns:
-        The number, special tokens included.
-    """
+    """Return how many tokens an input may have: what the positions hold, or the tokenizer's limit if lower."""
     return int(min(config.max_position_embeddings, tokenizer.model_max_length))
 
 
 def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq_length: int) -> list[str]:
-    """Write what makes a saved student a model for sentence-transformers.
+    """Write what makes a saved student a model for sentence-transformers, and return the names of the files.
 
-    Args:
-        folder: where its weights, config and tokenizer are.
-        config: its configuration.
-        max_seq_length: tokens after which a sentence is cut.
-
-    Returns:
-        The names of the files written, relative to the folder.
-
-    Raises:
-        UserError: if the model has not that many positions.
+    A sentence is cut after `max_seq_length` tokens; a UserError tells where the model has not as many positions.
     """
     if not 1 <= max_seq_length <= config.max_position_embeddings:
         raise UserError(
@@ -186,18 +152,13 @@ def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq
         ],
         "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
         "config_sentence_transformers.json": {
-            "prompts": {},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
+            "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine",
         },
         f"{_POOLING_FOLDER}/config.json": {
             "word_embedding_dimension": config.hidden_size,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
+            **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in _POOLING_MODES},
         },
-    }
+    }  # fmt: skip
     assert tuple(contents) == SENTENCE_FILES
     (folder / _POOLING_FOLDER).mkdir(exist_ok=True)
     for name, content in contents.items():
@@ -205,23 +166,19 @@ def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq
     return list(contents)
 
 
-def _checked_license(license: str) -> str:
-    plain = license.strip().lower()
-    if not re.fullmatch(r"[a-z0-9]+([.+-][a-z0-9]+)*", plain):
+def _check_options(license: str, language: str, repo_id: str | None, *, push: bool) -> None:
+    if not re.fullmatch(r"[a-z0-9]+([.+-][a-z0-9]+)*", license):
         raise UserError(
             "license must be one of the hub's identifiers, such as apache-2.0, mit, cc-by-4.0 or other, got "
             f"{license!r}"
         )
-    return plain
-
-
-def _check_repo_id(repo_id: str | None, *, push: bool) -> None:
-    if repo_id is None:
-        if push:
-            raise UserError("push needs repo_id: name the repository as OWNER/NAME")
-        return
+    if not _LANGUAGE.fullmatch(language):
+        raise UserError(f"language must be a code such as en, de or multilingual, got {language!r}")
+    if repo_id is None and push:
+        raise UserError("push needs repo_id: name the repository as OWNER/NAME")
     try:
-        validate_repo_id(repo_id)
+        if repo_id is not None:
+            validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(
             f"repo_id {repo_id!r} is none of the hub's: expected OWNER/NAME ({one_line(error)})"
@@ -230,12 +187,9 @@ def _check_repo_id(repo_id: str | None, *, push: bool) -> None:
 
 def _model_folder(path: Path) -> Path:
     """Return the model's folder: the one that was named, or `model` in the run that was named."""
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist: expected the directory of a model, or of a run with model/ in it"
-        )
+    expected = "expected the directory of a model, or of a run with model/ in it"
     if not path.is_dir():
-        raise UserError(f"{path} is a file: expected the directory of a model, or of a run with model/ in it")
+        raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: {expected}")
     folder = path if (path / "config.json").is_file() else RunDirectory(path).model
     if (folder / "config.json").is_file():
         if not any((folder / name).is_file() for name in _WEIGHTS):
@@ -246,20 +200,7 @@ def _model_folder(path: Path) -> Path:
             f"{path} holds adapters without their model: export the model beside them, the run's model/, which has "
             "them in it"
         )
-    raise UserError(
-        f"{path} has no config.json: expected the directory of a model, or of a run with model/ in it"
-    )
-
-
-def _check_target(target: Path, source: Path, output: str, *, overwrite: bool) -> None:
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{output} is a file: expected a directory for the export")
-    if target == source or target in source.parents:
-        raise UserError(f"{output} is the model itself, or a directory around it: give another --output")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise UserError(
-            f"{output} is not empty: give --overwrite to replace an export there, or another --output"
-        )
+    raise UserError(f"{path} has no config.json: {expected}")
 
 
 def _load(folder: Path) -> MiniAlbertPreTrainedModel:
@@ -267,14 +208,12 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read ({one_line(error)})") from error
-    if kind == "albert":
+    if kind != MiniAlbertConfig.model_type:
         raise UserError(
             f"{folder} holds an ALBERT, not a MiniALBERT of this package: if it is of the paper's release, write it "
             "anew with minialbert convert, and export that"
-        )
-    if kind != MiniAlbertConfig.model_type:
-        raise UserError(
-            f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
+            if kind == "albert"
+            else f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
         )
     check_model_folder(folder)
     try:
@@ -285,7 +224,7 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
             raise UserError(
                 f"{folder}: config.json names no architecture; expected one of {', '.join(ARCHITECTURES)}"
             )
-        model, info = getattr(modeling_minialbert, names[0]).from_pretrained(
+        model, info = ARCHITECTURES[names[0]].ours.from_pretrained(
             folder,
             dtype="auto",
             output_loading_info=True,
@@ -322,7 +261,7 @@ def _facts(
             f"{folder}: its tokenizer has {len(tokenizer)} entries, its model {config.vocab_size} word embeddings; "
             "expected the tokenizer that it was trained with"
         )
-    encodes = architecture in _SENTENCE_ARCHITECTURES
+    encodes = architecture in ENCODERS
     if sentence_embeddings and not encodes:
         raise UserError(
             f"{folder} has the head of a task ({architecture}): sentence embeddings need an encoder or a masked LM"
@@ -366,10 +305,6 @@ def _drop_local_keys(path: Path) -> None:
         values = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in values.items() if key not in _LOCAL_KEYS}
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) -> str:

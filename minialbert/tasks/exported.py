@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from minialbert_runtime.folder import EXPORT_FILE, MODEL_FILE
+from minialbert_runtime.session import open_session
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
@@ -25,7 +25,6 @@ class OnnxEncoder(nn.Module):
     Args:
         path: the graph.
         config: of the model that was exported.
-        threads: of one run; 0 for ONNX Runtime's choice.
 
     Raises:
         UserError: if ONNX Runtime does not take the file.
@@ -33,16 +32,11 @@ class OnnxEncoder(nn.Module):
 
     base_model_prefix = ""
 
-    def __init__(self, path: Path, config: PreTrainedConfig, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, config: PreTrainedConfig) -> None:
         super().__init__()
         self.config = config
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self.session = open_session(path)
         except Exception as error:  # its own exception types share no base
             raise UserError(
                 f"{path} is damaged or no ONNX graph ({one_line(error)}): export it again"

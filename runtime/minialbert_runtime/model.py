@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from onnxruntime import InferenceSession
 from tokenizers import Tokenizer, pre_tokenizers
 
 from .answers import Logits, TextModel
 from .errors import UserError, one_line
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
+from .session import open_session
 from .windows import Cutter, Row
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions, and need not be printed too
 
 
 class Model(TextModel):
@@ -123,13 +123,10 @@ def _token_id(tokenizer: Tokenizer, token: str | None, otherwise: int) -> int:
     return otherwise if found is None else int(found)
 
 
-def _load_session(folder: Folder, threads: int) -> onnxruntime.InferenceSession:
+def _load_session(folder: Folder, threads: int) -> InferenceSession:
     path = folder.path / MODEL_FILE
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _FATAL
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path, threads)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise UserError(f"{path} could not be loaded ({one_line(error)}): export the model again") from error
     strange = [node.name for node in session.get_inputs() if node.name not in _INPUTS]

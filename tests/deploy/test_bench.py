@@ -14,16 +14,14 @@ from minialbert.cli.deploy import bench
 from minialbert.deploy import bench as benchmarks
 from minialbert.deploy.bench import (
     ENGINES,
-    SHAPES,
     Timed,
     as_markdown,
     benchmark,
-    build_model,
-    parse_models,
     tables,
     take_turns,
 )
-from minialbert.deploy.bench_memory import make_inputs
+from minialbert.deploy.bench_memory import converted, make_inputs, torch_runner
+from minialbert.deploy.bench_models import SHAPES, build_model, parse_models
 from minialbert.errors import MissingExtraError, UserError
 
 SHAPE = {
@@ -216,13 +214,13 @@ def test_quantised_torch_is_still_the_model(configs):
     model = build_model(choice)
     inputs = make_inputs(model.inputs, 400, 0, 2, 8)
     assert (inputs["input_ids"] != 0).all() and inputs["attention_mask"].all()
-    exact = benchmarks.torch_runner(model.model, {})(inputs).logits
-    quantised = benchmarks.converted(model.model, "torch-int8")
+    exact = torch_runner(model.model, {})(inputs).logits
+    quantised = converted(model.model, "torch-int8")
     assert sum(
         type(part).__module__.endswith("quantized.dynamic.modules.linear") for part in quantised.modules()
     )
-    assert benchmarks.torch_runner(quantised, {})(inputs).logits == pytest.approx(exact, abs=0.05)
-    assert benchmarks.torch_runner(model.model, {})(inputs).logits.equal(exact)
+    assert torch_runner(quantised, {})(inputs).logits == pytest.approx(exact, abs=0.05)
+    assert torch_runner(model.model, {})(inputs).logits.equal(exact)
 
 
 def test_names_of_models(tmp_path):

@@ -11,29 +11,29 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-import transformers
 from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE
 from numpy.typing import NDArray
 from onnx import ModelProto
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.deploy.onnx.graph import weight_bytes
+from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches
-from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, finish_fp32, trace_onnx
+from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, trace_onnx
 from minialbert.errors import UserError, display_name
-from minialbert.method import modeling_minialbert
 from minialbert.method.encoders import (
-    LOADING_ERRORS,
+    HEADS,
     forward_inputs,
+    head_of,
+    load_encoder,
     load_encoder_config,
     max_input_length,
     one_line,
 )
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import whole_folder, write_atomically
+from minialbert.runs.files import check_folder, whole_folder, write_atomically, writing
 from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import run_evaluation
 from minialbert.tasks.exported import OnnxEncoder
@@ -46,15 +46,6 @@ SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-static": 0.30}
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
 _CONTRACT = ("head", "precision", "opset", "iterations")
-# How classes with a head are called, after MiniAlbert or AutoModel.
-_HEADS = {
-    "features": "Model",
-    "masked-lm": "ForMaskedLM",
-    "sequence-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-    "question-answering": "ForQuestionAnswering",
-}
-HEADS = tuple(_HEADS)
 
 
 def export_onnx(
@@ -82,7 +73,7 @@ def export_onnx(
         model_name: directory or hub id of one of our students, or of any encoder whose attention goes through
             Transformers' registry.
         output: the folder to write.
-        head: which head; None for the checkpoint's own. "features" gives the encoder of any.
+        head: None for the checkpoint's own; "features" gives the encoder of any.
         precision: "fp32"; "int8", whose activations are quantised by their range at each call; "int8-static",
             whose activations have a range of their own in every iteration, from `calibration`.
         opset: version of ONNX's operators. From 23 on attention is one operator.
@@ -98,15 +89,14 @@ def export_onnx(
         The record that is left in `result.json`; `export.json` holds what a runtime needs of it.
 
     Raises:
-        UserError: if the model, an option or the target is at fault, or if the graph does not pass. Nothing is
-            written then.
+        UserError: the model, an option or the target is at fault, or the graph does not pass; nothing is written.
     """
     _check_options(precision, opset, max_drop, tolerance)
     if precision == "int8-static" and calibration is None:
         raise UserError(
             "int8-static needs text to calibrate on: give --calibration, a file with texts of your own"
         )
-    _check_target(Path(output), overwrite=overwrite)
+    check_folder(Path(output), "export", overwrite=overwrite, marker=EXPORT_FILE)
     model, tokenizer, head, inputs = _load(model_name, head)
     if task is not None and inputs is None:
         raise UserError(f"{model_name} was not tuned for a task, so that there is nothing to evaluate on")
@@ -119,58 +109,46 @@ def export_onnx(
     names = OUTPUTS.get(head, ("logits",))
     longest = min(max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
     graph = _trace(model, head, opset, num_iterations)
-    if precision == "int8-static":
-        assert calibration is not None
-        batches = calibration_batches(model, tokenizer, calibration, max_length=longest)
-        quantize_int8(graph, activation_ranges(graph, batches))
-    elif precision == "int8":
-        quantize_int8(graph)
+    if precision == "fp32":
+        keep_biases_apart(graph)
     else:
-        finish_fp32(graph)
+        ranges = None
+        if precision == "int8-static":
+            batches = calibration_batches(model, tokenizer, calibration or (), max_length=longest)
+            ranges = activation_ranges(graph, batches)
+        quantize_int8(graph, ranges)
     depth = {} if num_iterations is None else {"num_iterations": num_iterations}
     state_bytes = _state_bytes(model)
-    try:
-        with whole_folder(output, replaces=(TASK_FILE,)) as staging:
-            onnx.save(graph, staging / MODEL_FILE)
-            size = (staging / MODEL_FILE).stat().st_size
-            _check_size(graph, size, state_bytes, precision)
-            parity = measure_parity(
-                model,
-                OnnxEncoder(staging / MODEL_FILE, model.config),
-                parity_batches(model, tokenizer, max_length=longest),
-                names,
-                tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
-                **depth,
-            )
-            _check_parity(parity, precision)
-            record = {
-                "kind": "export",
-                "task": None if inputs is None else inputs.task,
-                "seed": None,
-                "model": {
-                    "name": display_name(model_name),
-                    "model_type": model.config.model_type,
-                    "parameters": model.num_parameters(),
-                    "bytes": state_bytes,
-                },
-                "head": head,
-                "precision": precision,
-                "opset": opset,
-                "iterations": num_iterations or getattr(model.config, "num_hidden_layers", None),
-                "bytes": size,
-                "bytes_of_model": round(size / state_bytes, 4),
-                "parity": parity.to_dict(),
-                "metrics": {},
-            }
-            _write_rest(staging, model, tokenizer, model_name, inputs, record)
-            if task is not None:
-                # At full depth, which is what the graph runs.
-                exits = {"exit_threshold": 1.0} if getattr(model.config, "exit_threshold", None) else {}
-                options = {"num_iterations": num_iterations, **exits}
-                record["metrics"] = _evaluated(model_name, staging, task, split, max_drop, options)
-            record = write_result(RunDirectory(staging).result, record)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror or one_line(error)})") from error
+    with writing(output, advice=None), whole_folder(output, replaces=(TASK_FILE,)) as staging:
+        onnx.save(graph, staging / MODEL_FILE)
+        size = (staging / MODEL_FILE).stat().st_size
+        _check_size(graph, size, state_bytes, precision)
+        parity = measure_parity(
+            model,
+            OnnxEncoder(staging / MODEL_FILE, model.config),
+            parity_batches(model, tokenizer, max_length=longest),
+            names,
+            tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
+            **depth,
+        )
+        _check_parity(parity, precision)
+        record = {
+            "kind": "export", "task": None if inputs is None else inputs.task, "seed": None,
+            "model": {
+                "name": display_name(model_name), "model_type": model.config.model_type,
+                "parameters": model.num_parameters(), "bytes": state_bytes,
+            },
+            "head": head, "precision": precision, "opset": opset,
+            "iterations": num_iterations or getattr(model.config, "num_hidden_layers", None),
+            "bytes": size, "bytes_of_model": round(size / state_bytes, 4), "parity": parity.to_dict(), "metrics": {},
+        }  # fmt: skip
+        _write_rest(staging, model, tokenizer, inputs, record)
+        if task is not None:
+            # At full depth, which is what the graph runs.
+            exits = {"exit_threshold": 1.0} if getattr(model.config, "exit_threshold", None) else {}
+            options = {"num_iterations": num_iterations, **exits}
+            record["metrics"] = _evaluated(model_name, staging, task, split, max_drop, options)
+        record = write_result(RunDirectory(staging).result, record)
     return record
 
 
@@ -198,25 +176,17 @@ def calibration_batches(
 
 
 def _check_options(precision: str, opset: int, max_drop: float, tolerance: float | None) -> None:
-    if precision not in PRECISIONS:
-        raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if opset not in OPSETS:
-        raise UserError(f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}")
-    if not 0 <= max_drop <= 100:
-        raise UserError(f"max_drop is in points, from 0 to 100; got {max_drop}")
-    if tolerance is not None and not 0 < tolerance <= 1:
-        raise UserError(f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}")
-
-
-def _check_target(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: expected a directory for the export")
-    if not output.is_dir() or not any(output.iterdir()):
-        return
-    if not (output / EXPORT_FILE).is_file():
-        raise UserError(f"{output} is not empty and holds no export: give another --output")
-    if not overwrite:
-        raise UserError(f"{output} holds an export: give --overwrite to replace it, or another --output")
+    rules = {
+        f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}": precision in PRECISIONS,
+        f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
+        f"max_drop is in points, from 0 to 100; got {max_drop}": 0 <= max_drop <= 100,
+        f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}": (
+            tolerance is None or 0 < tolerance <= 1
+        ),
+    }
+    for fault, holds in rules.items():
+        if not holds:
+            raise UserError(fault)
 
 
 def _load(
@@ -224,9 +194,8 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str, TaskInputs | None]:
     """Return model, tokenizer, head, and of a tuned model how it wants its inputs."""
     config = load_encoder_config(name)
-    architecture = (config.architectures or [""])[0]
-    own = next((key for key, suffix in _HEADS.items() if architecture.endswith(suffix)), None)
-    if head is not None and head not in _HEADS:
+    architecture, own = (config.architectures or [""])[0], head_of(config)
+    if head is not None and head not in HEADS:
         raise UserError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
     if own is None and head is None:
         raise UserError(
@@ -238,18 +207,8 @@ def _load(
             f"it as {own}, or tune it first (minialbert finetune)"
         )
     chosen = str(head or own)
-    suffix = _HEADS[chosen]
-    if config.model_type == "minialbert" or hasattr(config, "use_adapter"):  # ours, or the paper's release
-        model_class = getattr(modeling_minialbert, f"MiniAlbert{suffix}")
-    else:
-        model_class = getattr(transformers, f"AutoModel{suffix.removeprefix('Model')}")
-    try:
-        model, info = model_class.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
-    except LOADING_ERRORS as error:
-        raise UserError(f"{name}: its weights could not be loaded ({one_line(error)})") from error
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    loaded = load_encoder(name, chosen, config=config)
+    missing = [key for key in loaded.missing if "pooler" not in key]
     if missing:
         raise UserError(f"{name} lacks weights of its {chosen} model: {', '.join(missing[:4])}")
     inputs = read_task_file(name) if chosen in ("sequence-classification", "token-classification") else None
@@ -257,7 +216,7 @@ def _load(
     tokenizer = load_task_tokenizer(name, "token") if token else load_tokenizer(name)
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
-    return model.eval(), tokenizer, chosen, inputs
+    return loaded.model, tokenizer, chosen, inputs
 
 
 def _trace(model: PreTrainedModel, head: str, opset: int, num_iterations: int | None) -> ModelProto:
@@ -296,7 +255,6 @@ def _write_rest(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    model_name: str,
     inputs: TaskInputs | None,
     record: dict[str, Any],
 ) -> None:
@@ -333,8 +291,5 @@ def _evaluated(
         )
     return {
         **{name: before[name] for name in ("task", "split", "metric", "rows")},
-        "before": before["score"],
-        "after": after["score"],
-        "drop_points": round(drop, 4),
-        "max_drop_points": max_drop,
-    }
+        "before": before["score"], "after": after["score"], "drop_points": round(drop, 4), "max_drop_points": max_drop,
+    }  # fmt: skip

@@ -8,7 +8,6 @@ and unused nodes are found by onnx_ir's passes.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -32,9 +31,6 @@ def store_weights_once(model: ModelProto) -> None:
 
     A matrix that an embedding looks up and a MatMul reads transposed (a tied decoder) stays as the embedding
     has it; the Transpose before that MatMul stays too, and a runtime folds it away when it loads the file.
-
-    Args:
-        model: changed in place.
     """
     # The tracer folds Transposes of weights that it sees once, so a tied decoder may come as a copy.
     _apply(model, DeduplicateHashedInitializersPass(), RemoveUnusedNodesPass())
@@ -67,9 +63,6 @@ def keep_layer_norms_apart(model: ModelProto) -> None:
 
     ONNX Runtime fuses Add and LayerNormalization into SkipLayerNormalization, whose CPU kernel takes more
     than twice as long as the two apart (results/onnx-kernels). It leaves `Sum` alone.
-
-    Args:
-        model: changed in place.
     """
     normalised = {node.input[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
     tensors = initializers(model.graph)
@@ -83,9 +76,6 @@ def keep_biases_apart(model: ModelProto) -> None:
 
     ONNX Runtime's fused BiasGelu takes longer on a CPU than Sum and Gelu (results/onnx-kernels).
     An int8 graph has no such Add left when it is fused: MatMul takes the bias.
-
-    Args:
-        model: changed in place.
     """
     activated = {node.input[0] for node in model.graph.node if node.op_type == "Gelu"}
     for node in model.graph.node:
@@ -95,7 +85,8 @@ def keep_biases_apart(model: ModelProto) -> None:
 
 def weight_bytes(model: ModelProto) -> int:
     """Return how many bytes the stored tensors take."""
-    return sum(_stored_bytes(tensor) for tensor in model.graph.initializer)
+    stored = model.graph.initializer
+    return sum(len(tensor.raw_data) or numpy_helper.to_array(tensor).nbytes for tensor in stored)
 
 
 def drop_unused(model: ModelProto) -> None:
@@ -105,9 +96,8 @@ def drop_unused(model: ModelProto) -> None:
 
 def _apply(model: ModelProto, *passes: InPlacePass) -> None:
     graph = onnx_ir.from_proto(model)
-    if any(
-        [one(graph).modified for one in passes]
-    ):  # all of them, and no copy of a model that stays as it is
+    modified = [one(graph).modified for one in passes]  # all of them run
+    if any(modified):  # no copy of a model that stays as it is
         model.CopyFrom(onnx_ir.to_proto(graph))
 
 
@@ -184,14 +174,3 @@ def _untie_transposed(graph: GraphProto) -> None:
 def _identity(values: Array) -> tuple[str, tuple[int, ...], str]:
     digest = hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
     return str(values.dtype), values.shape, digest
-
-
-def _stored_bytes(tensor: TensorProto) -> int:
-    if tensor.raw_data:
-        return len(tensor.raw_data)
-    return int(numpy_helper.to_array(tensor).nbytes)
-
-
-def count_operators(model: ModelProto) -> Counter[str]:
-    """Return how many nodes of each kind the graph has."""
-    return Counter(node.op_type for node in model.graph.node)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
+from minialbert_runtime.session import open_session
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -29,15 +29,10 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """What one MatMul of one iteration was seen to receive.
+    """What one MatMul of one iteration was seen to receive."""
 
-    Attributes:
-        low: smallest value, at most 0.
-        high: largest value, at least 0.
-    """
-
-    low: float
-    high: float
+    low: float  # at most 0
+    high: float  # at least 0
 
     @property
     def scale(self) -> float:
@@ -51,12 +46,9 @@ class ActivationRange:
 
 
 def quantize_int8(model: ModelProto, ranges: Mapping[str, ActivationRange] | None = None) -> None:
-    """Quantise the weights of a graph and the activations they meet, in place.
+    """Quantise the weights of a graph, seen by `graph.store_weights_once`, and the activations they meet, in place.
 
-    Args:
-        model: an fp32 graph that `graph.store_weights_once` has seen.
-        ranges: by name of the tensor, from `activation_ranges`; None quantises activations by their range at
-            each call.
+    `ranges` are those of `activation_ranges`; None quantises activations by their range at each call.
     """
     _Quantizer(model, ranges).run()
 
@@ -72,34 +64,20 @@ def activation_ranges(
     batches: Iterable[Mapping[str, NDArray[np.int64]]],
     *,
     coverage: float = 0.9999,
-    threads: int = 0,
 ) -> dict[str, ActivationRange]:
-    """Return the range of every activation that static quantisation fixes, measured on calibration batches.
+    """Return the range of every activation that static quantisation fixes by its name, measured on an fp32 graph.
 
     Padding counts as the rest does; give batches of equal length, or one text each. Of each batch the quantiles
     (1 - coverage) / 2 and 1 - (1 - coverage) / 2 are taken, and of these the extremes over batches: single values
-    far out would cost all others resolution.
-
-    Args:
-        model: the fp32 graph.
-        batches: inputs by name.
-        coverage: share of the values of a batch that lie inside the range.
-        threads: for ONNX Runtime; 0 for its own choice.
-
-    Returns:
-        Ranges by tensor name; each contains zero. A MatMul has its own input, so each iteration has its own range.
+    far out would cost all others resolution. Each range contains zero. A MatMul has its own input, so each iteration
+    has its own range.
     """
     names = quantized_inputs(model)
     probe = ModelProto()
     probe.CopyFrom(model)
     for name in names:
         probe.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(probe.SerializeToString())
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     tail = (1 - coverage) / 2
     for batch in batches:

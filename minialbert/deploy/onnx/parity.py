@@ -21,23 +21,16 @@ _SHAPES = ((1, 8), (3, 24), (2, 77), (16, 32), (32, 16), (1, 128))  # batch, lon
 
 @dataclass(frozen=True)
 class Parity:
-    """What a comparison found.
+    """What a comparison found."""
 
-    Attributes:
-        max_difference: largest absolute difference of two outputs.
-        largest_output: largest absolute output of the model.
-        argmax_agreement: share of rows (texts, or tokens) with the same highest output; None of a single score.
-        rows: how many were compared.
-        shapes: batch and length of every batch.
-        tolerance: share of the largest output that may differ.
-    """
-
-    max_difference: float
-    largest_output: float
-    argmax_agreement: float | None
+    max_difference: float  # of two outputs, absolute
+    largest_output: float  # of the model, absolute
+    argmax_agreement: (
+        float | None
+    )  # share of rows (texts, or tokens) with the same highest output; None of one score
     rows: int
-    shapes: tuple[tuple[int, int], ...]
-    tolerance: float
+    shapes: tuple[tuple[int, int], ...]  # batch and length of every batch
+    tolerance: float  # share of the largest output that may differ
 
     @property
     def allowed(self) -> float:

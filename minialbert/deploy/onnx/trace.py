@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from minialbert.deploy.onnx.graph import keep_biases_apart, keep_layer_norms_apart, store_weights_once
+from minialbert.deploy.onnx.graph import keep_layer_norms_apart, store_weights_once
 from minialbert.method.encoders import forward_inputs, max_input_length
 
 OPSETS = range(18, 24)
@@ -37,14 +37,8 @@ def trace_onnx(
     Inputs are `input_ids`, `attention_mask` and, where the model knows segments, `token_type_ids`, int64
     (batch, sequence), both free. Outputs are those of the head, fp32.
 
-    Args:
-        model: any encoder whose attention goes through Transformers' registry; in eval mode afterwards.
-        head: "features", "masked-lm", "sequence-classification", "token-classification" or "question-answering".
-        opset: version of the operator set.
-        num_iterations: depth of a recursive model; None for all of it.
-
-    Returns:
-        The graph.
+    The model is any encoder whose attention goes through Transformers' registry, in eval mode afterwards. `head` is one
+    of `encoders.HEADS`, `num_iterations` the depth of a recursive model, None for all of it.
     """
     model.eval()
     implementation = model.config._attn_implementation
@@ -80,11 +74,6 @@ def trace_onnx(
     store_weights_once(graph)
     keep_layer_norms_apart(graph)
     return graph
-
-
-def finish_fp32(graph: ModelProto) -> None:
-    """Apply what only helps a graph that stays in fp32, in place."""
-    keep_biases_apart(graph)
 
 
 class _Positional(nn.Module):
@@ -133,12 +122,8 @@ def _attention(
     return attended.reshape(batch, length, heads, size), None
 
 
-def _register(name: str, attention: Callable[..., Any]) -> None:
-    ALL_ATTENTION_FUNCTIONS.register(name, attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, eager_mask)
-
-
-_register(_ATTENTION, _attention)
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_ATTENTION, eager_mask)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from small_graphs import count_operators
 from typer.testing import CliRunner
 
 from minialbert import (
@@ -21,7 +22,7 @@ from minialbert.cli.main import app
 from minialbert.deploy.onnx import export
 from minialbert.deploy.onnx import parity as onnx_parity
 from minialbert.deploy.onnx.export import calibration_batches, export_onnx
-from minialbert.deploy.onnx.graph import count_operators, initializers
+from minialbert.deploy.onnx.graph import initializers
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.tasks.evaluate import run_evaluation

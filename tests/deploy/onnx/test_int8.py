@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from small_graphs import _floats, _model, _run
+from small_graphs import _floats, _model, _run, count_operators
 
-from minialbert.deploy.onnx.graph import count_operators, initializers, weight_bytes
+from minialbert.deploy.onnx.graph import initializers, weight_bytes
 from minialbert.deploy.onnx.int8 import ActivationRange, activation_ranges, quantize_int8, quantized_inputs
 
 X = [("x", TensorProto.FLOAT, [None, 40])]

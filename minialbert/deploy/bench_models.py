@@ -1,0 +1,171 @@
+"""Models for the bench: from a directory, the hub, a config alone, or a well-known shape with random weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    DistilBertConfig,
+    MobileBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from minialbert.errors import UserError, display_name
+from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.encoders import (
+    HEADS,
+    LOADING_ERRORS,
+    forward_inputs,
+    head_of,
+    load_encoder,
+    load_encoder_config,
+    max_input_length,
+    one_line,
+)
+
+# The paper's students and what they are compared with; no weights, so nothing is downloaded.
+SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
+    **{f"minialbert-{rank}": partial(MiniAlbertConfig, embedding_size=rank) for rank in (128, 312, 768)},
+    "distilbert": DistilBertConfig,
+    "bert-base": BertConfig,
+    "albert-base": partial(
+        AlbertConfig, embedding_size=128, hidden_size=768, num_attention_heads=12, intermediate_size=3072
+    ),
+    "tinybert-4l-312": partial(
+        BertConfig, hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1200
+    ),
+    "mobilebert": MobileBertConfig,
+}
+_CONFIG = "config:"
+_HEAD, _TOKEN_HEAD = "sequence-classification", "token-classification"
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_MEMORY_LENGTH = 128
+
+
+class ModelChoice(NamedTuple):
+    """A model as asked for: a name in `SHAPES`, "config:" and a file, or a directory or hub id; None: its own depth."""
+
+    name: str
+    source: str
+    num_iterations: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """The source without the folders of a local path."""
+        if self.source.startswith(_CONFIG):
+            return Path(self.source.removeprefix(_CONFIG)).name
+        return self.source if self.source in SHAPES else display_name(self.source) or self.source
+
+
+class BenchModel(NamedTuple):
+    """A model that is ready to run, in fp32 and eval mode, with the names of its inputs and its longest input."""
+
+    choice: ModelChoice
+    model: PreTrainedModel
+    head: str
+    inputs: tuple[str, ...]
+    max_length: int
+
+    @property
+    def parameters(self) -> int:
+        """How many it has, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What its forward is called with beside the inputs."""
+        depth = self.choice.num_iterations
+        return {} if depth is None else {"num_iterations": depth}
+
+    @property
+    def memory_length(self) -> int:
+        """The length at which memory is measured."""
+        return min(_MEMORY_LENGTH, self.max_length)
+
+
+def parse_models(values: Sequence[str]) -> list[ModelChoice]:
+    """Return the models that `--models` names: "SOURCE", "NAME=SOURCE", "SOURCE@K" (K iterations), "NAME=SOURCE@K"."""
+    if not values:
+        raise UserError(f"no model to benchmark: give --models, such as {', '.join(SHAPES)}, or a directory")
+    choices = [_parse(value) for value in values]
+    names = [choice.name for choice in choices]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"two models are called {', '.join(twice)}: give --models NAME=PATH to tell them apart"
+        )
+    return choices
+
+
+def _parse(value: str) -> ModelChoice:
+    name, separator, source = value.partition("=")
+    if not separator or "/" in name or ":" in name or Path(value).exists():
+        name, source = "", value
+    depth = None
+    found = re.fullmatch(r"(.+)@(\d+)", source)
+    if found and not Path(source).exists():
+        source, depth = found[1], int(found[2])
+        if depth < 1:
+            raise UserError(f"{value}: expected at least 1 iteration after @, found {depth}")
+    if not source:
+        raise UserError(f"--models {value}: expected a model after =, such as {next(iter(SHAPES))}")
+    suffix = "" if depth is None else f"@{depth}"
+    name = name or f"{ModelChoice('', source).shown.removesuffix('.json')}{suffix}"
+    return ModelChoice(name, source, depth)
+
+
+def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
+    """Return a model, read or with random weights.
+
+    A checkpoint keeps its classification head; one without gets a sequence classifier with two labels.
+    """
+    name, head, depth = choice.source, _HEAD, choice.num_iterations
+    has_weights = name not in SHAPES and not name.startswith(_CONFIG)
+    config = _config_of(name)
+    if has_weights and head_of(config) in (_HEAD, _TOKEN_HEAD):
+        head = str(head_of(config))
+    else:
+        config.num_labels = 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = (
+                load_encoder(name, head, config=config).model
+                if has_weights
+                else HEADS[head].auto.from_config(config, trust_remote_code=False)
+            )
+        except UserError:
+            raise
+        except LOADING_ERRORS as error:
+            raise UserError(f"a {config.model_type} cannot classify sequences ({one_line(error)})") from error
+    if config.model_type == MiniAlbertConfig.model_type:
+        model.config.exit_threshold = None  # times are those of a fixed depth
+    elif depth is not None:
+        raise UserError(
+            f"{choice.name}: @{depth} sets the iterations of a MiniALBERT, and {name} is a {config.model_type}"
+        )
+    example = {name: torch.ones(1, 1, dtype=torch.int64) for name in _INPUTS}
+    inputs = tuple(forward_inputs(model, example))
+    return BenchModel(choice, model.eval().requires_grad_(False), head, inputs, max_input_length(model))
+
+
+def _config_of(source: str) -> PreTrainedConfig:
+    if source in SHAPES:
+        return SHAPES[source]()
+    file = source.removeprefix(_CONFIG)
+    if file != source and not Path(file).is_file():
+        raise UserError(f"{source}: there is no such file; expected the config.json of an encoder")
+    try:
+        return load_encoder_config(file)
+    except UserError as error:
+        if Path(file).exists():
+            raise
+        raise UserError(f"{error}. Names that need no files: {', '.join(SHAPES)}") from error
