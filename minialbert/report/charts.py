@@ -97,8 +97,8 @@ class Charts:
 def placeable(chart: Chart) -> Chart:
     """Return a chart without what has no place: what is not finite, or not above zero on a logarithmic axis."""
     if isinstance(chart, ScatterChart):
-        points = [one for one in chart.points if _usable(one.x, log=chart.log_x) and _usable(one.y)]
-        return replace(chart, points=tuple(points))
+        shown = [one for one in chart.points if _usable(one.x, log=chart.log_x) and _usable(one.y)]
+        return replace(chart, points=tuple(shown))
     series = []
     for one in chart.series:
         if points := tuple((x, y) for x, y in one.points if _usable(x) and _usable(y, log=chart.log_y)):

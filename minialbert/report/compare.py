@@ -48,12 +48,8 @@ _Pair = tuple[Run, Run]
 def compare_runs(a: Path, b: Path) -> list[Section]:
     """Return the sections of a page that puts two runs of one kind side by side.
 
-    They are summary, settings that differ, results, cost, training curves where a run has a log, what else differs, and
-    commands. A record that is missing or broken, and two of different kinds, are a `UserError`.
-
-    Args:
-        a: a run directory or its `result.json`; of a distillation, a fine-tuning or an evaluation.
-        b: another.
+    Each is given as its directory or its `result.json`; of a distillation, a fine-tuning or an evaluation. A record
+    that is missing or broken, and two of different kinds, are a `UserError`.
     """
     runs = _read("A", a), _read("B", b)
     one, other = map(_kind, runs)

@@ -37,9 +37,9 @@ from minialbert.experiments.pool import (
 from minialbert.experiments.ray import import_ray, node_share, run_on_node
 from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
-from minialbert.report import find_records, group
 from minialbert.runs.files import sole_user
 from minialbert.runs.records import cell as measured_cell
+from minialbert.runs.records import find_records, group
 from minialbert.tasks.models import load_tuned
 
 

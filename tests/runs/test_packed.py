@@ -15,7 +15,9 @@ import pytest
 from suite_records import make_suite, write_record, write_suite
 
 from minialbert.errors import UserError
-from minialbert.experiments.suite import find_results, plan_work, write_suite_report
+from minialbert.experiments.suite.cells import find_results
+from minialbert.experiments.suite.page import write_suite_report
+from minialbert.experiments.suite.run import plan_work
 from minialbert.report import write_report
 from minialbert.report.compare import comparison_markdown
 from minialbert.report.curves import held_out_curves, read_curves

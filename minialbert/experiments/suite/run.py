@@ -20,11 +20,10 @@ from minialbert.data.prepare import prepare_recipe, recipe_options
 from minialbert.errors import UserError
 from minialbert.experiments.pool import (
     ADVICE,
-    CellBar,
     Job,
     LocalWorkers,
     begin_folder,
-    check_folder,
+    cell_bar,
     run_jobs,
 )
 from minialbert.experiments.suite.cells import (
@@ -42,10 +41,8 @@ from minialbert.experiments.suite.time_left import time_left
 from minialbert.recipes.load import dump_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import sole_user, write_atomically, writing
+from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
 from minialbert.runs.progress import duration
-
-__all__ = ["KeepModels", "Work", "plan_work", "run_suite"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +52,16 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Work:
-    """What a suite has left to do.
+    """What a suite has left to do, and all its records.
 
-    Attributes:
-        asked: the cells that were asked for, whose teachers are there.
-        pending: those of them without a record.
-        jobs: the cells to run, in order: the pending ones, and the distillations that are made again because a pending
-            tuning needs a model that is gone.
-        left_out: cells that were asked for, but whose teacher was not named.
-        results: all records.
+    The jobs are the cells to run, in order: those pending, and the distillations that are made again because a pending
+    tuning needs a model that is gone.
     """
 
-    asked: list[Cell]
-    pending: list[Cell]
+    asked: list[Cell]  # whose teachers are there
+    pending: list[Cell]  # those of them without a record
     jobs: list[Cell]
-    left_out: list[Cell]
+    left_out: list[Cell]  # asked for too, but their teacher was not named
     results: dict[str, Result]
 
 
@@ -81,17 +73,10 @@ def plan_work(
     records: Path | None = None,
     only: Sequence[str] = (),
 ) -> Work:
-    """Return what a suite has left to do.
+    """Return what of the cells that `select` finds is left to do; a record that does not fit is a `UserError`.
 
-    Args:
-        suite: the suite.
-        teachers: its teachers by name; None: as if all were there.
-        output: its directory, which need not exist.
-        records: another folder with records of finished cells.
-        only: which cells; see `select`.
-
-    Returns:
-        The work; a record that does not fit the suite is a `UserError`.
+    The output need not exist, and `records` is another folder with records of finished cells. Teachers are by name;
+    None is as if all were there.
     """
     folders = [output] if records is None else [output, records]
     results = find_results(suite, folders)
@@ -159,7 +144,7 @@ def run_suite(
         raise UserError(
             f"--records {extra}: has no folder cells; name the directory of a suite, or of its records"
         )
-    check_folder(output, "suite", "give another --output")
+    check_folder(output, "suite", overwrite=True, marker="cells", advice="give another --output")
     places = Places(data, {name: _located(where) for name, where in teachers.items()}, output / "models")
     work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
     _check_data(suite, work.jobs, data)
@@ -215,9 +200,9 @@ class _Run:
             left = self._told(jobs)
             what = "made again" if again else _figure(cell, result)
             line = f"{cell.name}: {what} ({duration(result.seconds)})  suite: {left}"
-            bar.finish(line, left, counts=not again and cell in asked)
+            tell(line, left, not again and cell in asked)
 
-        with CellBar(f"suite {name}", len(asked), done, shown=progress, left=left) as bar:
+        with cell_bar(f"suite {name}", len(asked), done, shown=progress, left=left) as tell:
             run_jobs(
                 [self._job(cell, windows) for cell in cells.values()],
                 lambda: LocalWorkers(min(jobs, len(cells))),
@@ -271,9 +256,7 @@ class _Run:
 def _figure(cell: Cell, result: Result) -> str:
     if not cell.is_distillation:
         return f"{str(result.record['metric']).replace('_', ' ')} {result.points:.1f} on {result.record['split']}"
-    metrics = result.record["metrics"]
-    end = metrics.get("student_end") or metrics.get("student_start") or {}
-    accuracy = end.get("mlm_accuracy")
+    accuracy = result.end().get("mlm_accuracy")
     return "made" if accuracy is None else f"masked-token accuracy {100 * accuracy:.1f} %"
 
 
@@ -335,10 +318,7 @@ def _dumped(suite: Suite) -> str:
 def prepare_windows(
     suite: Suite, cells: Sequence[Cell], places: Places, folder: Path, *, progress: bool = True
 ) -> dict[str, str]:
-    """Cut the corpora of some distillations into windows, once per corpus, tokenizer and settings.
-
-    Windows that are in the folder already stay. Returns the folder with the windows of each row.
-    """
+    """Return the folder with the windows of each row, cut once per corpus, tokenizer and settings, or there already."""
     made: dict[str, Path] = {}
     found: dict[str, str] = {}
     for cell in cells:

@@ -15,19 +15,12 @@ from minialbert.runs.progress import duration
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """An estimate.
+    """An estimate."""
 
-    Attributes:
-        seconds: of all cells that can be estimated, one after the other.
-        unknown: cells that cannot, because none like them is done.
-        distillation: whether distillations are among those.
-        tasks: tasks among those, by name.
-    """
-
-    seconds: float
-    unknown: int
-    distillation: bool
-    tasks: tuple[str, ...]
+    seconds: float  # of all cells that can be estimated, one after the other
+    unknown: int  # cells that cannot, because none like them is done
+    distillation: bool  # whether distillations are among those
+    tasks: tuple[str, ...]  # tasks among those, by name
 
     def told(self, jobs: int = 1) -> str:
         """Return it as a line, for so many cells at a time. Those that are done are taken to have run as many."""
