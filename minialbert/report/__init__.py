@@ -32,7 +32,7 @@ from minialbert.report.tables import (
     ner_table,
     other_table,
 )
-from minialbert.runs.files import write_atomically
+from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.records import Record, cell, find_records, group, load_record, record_files
 
 
@@ -105,7 +105,7 @@ def write_page(
         return page
     figures: dict[str, str] = {}
     html = html_page(title, sections, summary=summary, figures=figures)
-    try:
+    with writing(output, advice="name a directory"):
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / f"{name}.md", page)
         write_atomically(output / f"{name}.html", html)
@@ -119,10 +119,6 @@ def write_page(
                 write_atomically(output / f"{stem}.csv", table.to_csv())
             else:  # of an earlier report, which the page no longer shows
                 (output / f"{stem}.csv").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{output} cannot be written ({error.strerror or error}): name a directory"
-        ) from error
     return page
 
 

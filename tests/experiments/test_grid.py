@@ -114,7 +114,7 @@ def record_of(cell, validation, test=None, *, metric="accuracy"):
             "name": "student", "model_type": "minialbert", "parameters": 9, "encoder_parameters": 7,
             "trainable_parameters": 9,
         },
-        "training": {"wall_seconds": 10.0 * recipe.tuning.epochs},
+        "training": {"steps": 10, "wall_seconds": 10.0 * recipe.tuning.epochs},
         "data": {"rows": {"train": 8}},
         "notes": [],
         "recipe": recipe.model_dump(),

@@ -92,9 +92,26 @@ def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cel
 
 def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | FinetuneRecipe:
     """Return the resolved recipe of a cell, without teachers, models and data where `places` is None."""
-    if cell.is_distillation:
+    if cell.task is None:
         return distillation_recipe(suite, cell.row, places)
-    return _tuning_recipe(suite, cell, places)
+    row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
+    settings: dict[str, Any] = {
+        **mode.settings,
+        **mode.tasks.get(cell.task, {}),
+        "task.name": task.name,
+        **{f"task.{key}": value for key, value in task.settings.items()},
+        "tuning.seed": cell.seed,
+        "model.name": row.model,
+    }
+    if places is not None:
+        if row.recipe is not None:
+            settings["model.name"] = str(places.models / cell.row)
+        elif row.teacher is not None:
+            settings["model.name"] = places.teachers[row.teacher]
+        if task.data is not None:
+            settings["task.data"] = str(places.data / task.data)
+    with _naming(f"suite {suite.name}, cell {cell.name}"):
+        return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
 
 
 def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recipe:
@@ -109,36 +126,6 @@ def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recip
             settings["data.corpus"] = [str(places.data / suite.corpora[row.corpus])]
     with _naming(f"suite {suite.name}, row {name}"):
         return apply_overrides(_loaded(row.recipe, Recipe), _assignments(settings))
-
-
-def _tuning_recipe(suite: Suite, cell: Cell, places: Places | None) -> FinetuneRecipe:
-    assert cell.task is not None
-    row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
-    settings: dict[str, Any] = {
-        **mode.settings,
-        **mode.tasks.get(cell.task, {}),
-        "task.name": task.name,
-        **{f"task.{key}": value for key, value in task.settings.items()},
-        "tuning.seed": cell.seed,
-    }
-    if places is not None:
-        settings["model.name"] = _model_of(suite, cell.row, places)
-        if task.data is not None:
-            settings["task.data"] = str(places.data / task.data)
-    else:
-        settings["model.name"] = row.model
-    with _naming(f"suite {suite.name}, cell {cell.name}"):
-        return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
-
-
-def _model_of(suite: Suite, name: str, places: Places) -> str:
-    row = suite.rows[name]
-    if row.recipe is not None:
-        return str(places.models / name)
-    if row.model is not None:
-        return row.model
-    assert row.teacher is not None
-    return places.teachers[row.teacher]
 
 
 @cache  # a suite has many cells of few recipes

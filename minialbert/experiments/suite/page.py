@@ -166,7 +166,7 @@ class _Page:
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             means = ", ".join(f"{self._label(task)} {value:+.1f}" for task, value in one.task_means().items())
-            verdict = _worded(one.verdict, one.interim)
+            verdict = one.verdict + (", interim" if one.interim else "")
             rows.append(
                 (
                     said.a + (f", {said.label}" if said.label else ""),
@@ -186,7 +186,7 @@ class _Page:
     def _verdict(self, claim: Claim) -> str:
         verdict = judge(claim, self._compared[claim.name])
         interim = any(one.interim for said, one in self._pairs(claim) if said.counts)
-        return _worded(verdict, verdict != "unfinished" and interim)
+        return verdict + (", interim" if interim and verdict != "unfinished" else "")
 
     def _without_marked(self, said: Comparison) -> Value:
         marked = [task for task in said.tasks if task in self._marks]
@@ -419,10 +419,6 @@ def _paper_rows(table: SuiteTable) -> tuple[published.PaperRow, ...]:
 def difference(one: Compared) -> Difference | None:
     """Return what a comparison came to as a value of a table; None without pairs."""
     return None if one.mean is None else Difference(one.mean, one.interval)
-
-
-def _worded(verdict: str, interim: bool) -> str:
-    return f"{verdict}, interim" if interim else verdict
 
 
 def _tasks_and_seeds(cells: Iterable[Cell]) -> str | None:

@@ -149,7 +149,8 @@ def run_suite(
     work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
     _check_data(suite, work.jobs, data)
     with sole_user(output, "suite"):
-        begin_folder(output / "suite.yaml", _dumped(suite))
+        text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=1000)
+        begin_folder(output / "suite.yaml", text)
         check_teachers(output / "teachers.json", extra, {name: places.teachers[name] for name in teachers})
         for cell in expand(suite):
             if cell.is_distillation:
@@ -308,11 +309,6 @@ def _settle(output: Path, cell: Cell) -> None:
             else:
                 os.replace(run.model, target)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-
-
-def _dumped(suite: Suite) -> str:
-    values = json.loads(suite.model_dump_json())
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def prepare_windows(

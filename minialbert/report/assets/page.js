@@ -6,48 +6,34 @@
   const root = document.documentElement;
 
   // A page from a disk may be refused storage; the theme then lasts as long as the page.
-  const stored = () => {
+  const stored = (use) => {
     try {
-      return localStorage.getItem("theme");
+      return use(localStorage);
     } catch {
       return null;
     }
   };
-  const store = (theme) => {
-    try {
-      localStorage.setItem("theme", theme);
-    } catch {
-      /* see above */
-    }
-  };
-  const setTheme = (theme) => {
-    if (theme === "auto") delete root.dataset.theme;
-    else root.dataset.theme = theme;
-  };
-
-  let theme = THEMES.includes(stored()) ? stored() : "auto";
-  setTheme(theme); // before the body is there, so that nothing flashes
+  // The style knows of no theme "auto", which leaves the choice to the system. Set before the body is there, so that
+  // nothing flashes.
+  root.dataset.theme = THEMES.find((one) => one === stored((storage) => storage.getItem("theme"))) ?? "auto";
 
   const setUpTheme = (button) => {
-    const tell = () => {
+    const set = (theme) => {
+      root.dataset.theme = theme;
       button.textContent = `Theme: ${theme}`;
     };
     button.addEventListener("click", () => {
-      theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-      setTheme(theme);
-      store(theme);
-      tell();
+      set(THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length]);
+      stored((storage) => storage.setItem("theme", root.dataset.theme));
     });
-    tell();
+    set(root.dataset.theme);
     button.hidden = false;
   };
 
   const setUpContents = (nav) => {
     const wide = matchMedia("(min-width: 68rem)");
     const details = nav.querySelector("details");
-    const fold = () => {
-      details.open = wide.matches;
-    };
+    const fold = () => details.toggleAttribute("open", wide.matches);
     wide.addEventListener("change", fold);
     fold();
     nav.addEventListener("click", (event) => {
@@ -58,18 +44,12 @@
     const seen = new Set();
     const mark = () => {
       const current = [...links.keys()].filter((id) => seen.has(id)).pop();
-      for (const [id, link] of links) {
-        if (id === current) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
-      }
+      for (const [id, link] of links) link.ariaCurrent = id === current ? "true" : null;
     };
     // A line near the top decides; of nested parts that it crosses, the innermost comes last.
     const observer = new IntersectionObserver(
       (entries) => {
-        for (const entry of entries) {
-          if (entry.isIntersecting) seen.add(entry.target.id);
-          else seen.delete(entry.target.id);
-        }
+        for (const entry of entries) seen[entry.isIntersecting ? "add" : "delete"](entry.target.id);
         mark();
       },
       { rootMargin: "-15% 0px -84% 0px" },
@@ -314,21 +294,6 @@
       read();
     };
 
-    const drawScale = () => {
-      const scale = figure.querySelector(".scale svg");
-      const steps = 50;
-      const [left, width] = [10, 240];
-      scale.setAttribute("viewBox", "0 0 260 30");
-      for (let step = 0; step < steps; step += 1) {
-        const cell = svg("rect", { class: "cell", x: left + (step * width) / steps, width: width / steps + 0.3, height: 12 });
-        cell.style.fill = fillOf((step / (steps - 1)) ** 2);
-        scale.append(cell);
-      }
-      for (const value of [0, 0.05, 0.25, 0.5, 1]) {
-        scale.append(svg("text", { x: left + width * Math.sqrt(value), y: 26, "text-anchor": "middle" }, value));
-      }
-    };
-
     const KEYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -Infinity], End: [0, Infinity] };
     const clamp = (value) => Math.max(0, Math.min(shown.tokens.length - 1, value));
     const point = (event) => {
@@ -364,7 +329,6 @@
       });
     }
     fillPicks();
-    drawScale();
     update();
     figure.querySelector(".map-app").hidden = false;
   };
