@@ -241,13 +241,13 @@ def report(
 
 
 def _compare(a: Path, b: Path, output: Path | None) -> None:
-    from minialbert.report.compare import compare_runs, comparison_markdown, write_comparison
+    from minialbert.report.compare import write_comparison
 
+    page = write_comparison(a, b, output)
     if output is None:
-        sys.stdout.write(comparison_markdown(compare_runs(a, b)))
-        return
-    write_comparison(a, b, output)
-    say(f"comparison in {output / 'compare.md'} and {output / 'compare.html'}")
+        sys.stdout.write(page)
+    else:
+        say(f"comparison in {output / 'compare.md'} and {output / 'compare.html'}")
 
 
 def _run_grid(

@@ -152,19 +152,19 @@ def _run_cells(
     """Run the cells that are pending until each has a record. Cells count by their epochs for the time left."""
     if not pending:
         return
-    jobs = {}
+    jobs = []
     for cell in pending:
         folder, log = output / "cells" / cell.name, output / "logs" / f"{cell.name}.log"
         if (folder / "result.json").is_file():  # finished, but without the model
             shutil.rmtree(folder)
         recipe = dump_recipe(cell.recipe)
-        jobs[cell.name] = Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()))
+        jobs.append(Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd())))
     left = {cell.name: cell for cell in pending}
     epochs, started = 0.0, time.monotonic()
     if progress and len(pending) < len(cells):
         logger.info("%d of %d cells are finished already", len(cells) - len(pending), len(cells))
 
-    def finish(job: Job) -> None:
+    def finish(job: Job, _: float) -> None:
         nonlocal epochs
         cell = left.pop(job.name)
         record = _read_record(output, cell)
@@ -175,7 +175,7 @@ def _run_cells(
         tell(f"{cell.name}: {score} ({duration(record['training']['wall_seconds'])})  {told}", told, True)
 
     with cell_bar("grid", len(cells), len(cells) - len(pending), shown=progress) as tell:
-        run_jobs(list(jobs.values()), lambda: workers(len(pending)), finish, logs=output / "logs")
+        run_jobs(jobs, workers, finish, logs=output / "logs")
 
 
 def expand(recipe: FinetuneRecipe) -> list[GridCell]:

@@ -169,12 +169,10 @@ def begin_folder(definition: Path, text: str) -> None:
 
 def run_jobs(
     jobs: Sequence[Job],
-    make_workers: Callable[[], Workers],
-    finish: Callable[[Job], None],
+    make_workers: Callable[[int], Workers],
+    finish: Callable[[Job, float], None],
     *,
     logs: Path,
-    begin: Callable[[Job], None] = lambda job: None,
-    names_mistakes: bool = False,
 ) -> None:
     """Run jobs until each has its record, as many at a time as there is room for.
 
@@ -183,31 +181,29 @@ def run_jobs(
 
     Args:
         jobs: the jobs, in the order in which they start.
-        make_workers: makes those who run them; they are stopped in the end, however it comes.
-        finish: called with each job that is done.
+        make_workers: makes those who run so many jobs; they are stopped in the end, however it comes.
+        finish: called with each job that is done, and the seconds since it started.
         logs: where their logs are.
-        begin: called with each job that starts.
-        names_mistakes: begin a mistake's message with its job.
     """
     stop, waiting = GracefulStop(), list(jobs)
-    attempts, failed = Counter[str](), dict[str, str]()
+    attempts, failed, started = Counter[str](), dict[str, str](), dict[str, float]()
     with stop.listening(), contextlib.ExitStack() as ending:
-        workers = make_workers()
+        workers = make_workers(len(jobs))
         ending.callback(workers.stop)
         while True:
             while workers.has_room and not stop.requested and (job := _take(waiting)) is not None:
-                begin(job)
+                started[job.name] = time.monotonic()
                 job.write_recipe()
                 workers.start(job)
             if not workers.running and not stop.requested:
                 break
             for job, outcome in workers.wait(0.5) if workers.running else []:
                 if outcome.status == "mistake":
-                    raise UserError(f"{job.name}: {outcome.message}" if names_mistakes else outcome.message)
+                    raise UserError(f"{job.name}: {outcome.message}")
                 if outcome.status == "done":
                     _check_written(job)
                     shutil.rmtree(Path(job.output) / "checkpoints", ignore_errors=True)  # it never goes on
-                    finish(job)
+                    finish(job, time.monotonic() - started[job.name])
                     continue
                 attempts[job.name] += 1
                 again = attempts[job.name] < _ATTEMPTS

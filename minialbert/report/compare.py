@@ -12,13 +12,10 @@ from minialbert.recipes.schema import Mark, flat_settings, marked, without_folde
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
 from minialbert.report.curves import Points, finite, held_out_curves, read_curves
-from minialbert.report.markdown import markdown_page
 from minialbert.report.sections import Run, figures_of, without_paths
 from minialbert.report.tables import Table
 from minialbert.runs.packed import is_run_file
 from minialbert.runs.records import load_record
-
-TITLE = "Comparison of two runs"
 
 _KINDS = {
     "distillation": "distillation",
@@ -69,14 +66,12 @@ def compare_runs(a: Path, b: Path) -> list[Section]:
     return [section for section in sections if section.blocks]
 
 
-def comparison_markdown(sections: Sequence[Section]) -> str:
-    """Return a comparison for a terminal: without the charts, whose first and last values stand in a table."""
-    return markdown_page(TITLE, sections)
+def write_comparison(a: Path, b: Path, output: Path | None = None) -> str:
+    """Return what `compare_runs` finds as Markdown, with the first and last values of the charts in a table.
 
-
-def write_comparison(a: Path, b: Path, output: Path) -> None:
-    """Compare two runs and write `compare.md` and `compare.html`; errors are those of `compare_runs`."""
-    write_page(TITLE, compare_runs(a, b), output, name="compare")
+    A directory as output gets `compare.md` and `compare.html`.
+    """
+    return write_page("Comparison of two runs", compare_runs(a, b), output, name="compare")
 
 
 def _read(letter: str, path: Path) -> Run:

@@ -43,15 +43,8 @@ _SHOWN_DOCUMENTS = 3
 def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[str, Any]:
     """Distil the demo's teacher, compare the student with it, tune the student on a task, and return the record.
 
-    Args:
-        output: run directory, taken over from an earlier demo.
-        say: receives what to show, as text and tables; None for silence.
-
-    Returns:
-        What stands in `result.json`.
-
-    Raises:
-        UserError: if the teacher's wheel is not installed or holds another file than expected.
+    The run directory may be that of an earlier demo; `say` receives what to show, as text and tables. A teacher's wheel
+    that is not installed or holds another file than expected is a `UserError`.
     """
     tell = say or (lambda _: None)
     started = time.perf_counter()

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +179,6 @@ class _Run:
         self._suite, self._places, self._output, self._folders = suite, places, output, folders
         self._work, self._keep = work, keep
         self._left = {cell.name: cell for cell in work.jobs}
-        self._started: dict[str, float] = {}
         self._overheads: list[float] = []
         self.results = dict(work.results)
 
@@ -191,27 +189,18 @@ class _Run:
         if progress:
             logger.info("suite %s: %d of %d cells are done; %s", name, done, len(asked), left)
 
-        def begin(job: Job) -> None:
-            self._started[job.name] = time.monotonic()
-
-        def finish(job: Job) -> None:
+        def finish(job: Job, seconds: float) -> None:
             cell = cells[job.name]
             again = cell.name in self.results
-            result = self._take_in(cell)
+            result = self._take_in(cell, seconds)
             left = self._told(jobs)
             what = "made again" if again else _figure(cell, result)
             line = f"{cell.name}: {what} ({duration(result.seconds)})  suite: {left}"
             tell(line, left, not again and cell in asked)
 
         with cell_bar(f"suite {name}", len(asked), done, shown=progress, left=left) as tell:
-            run_jobs(
-                [self._job(cell, windows) for cell in cells.values()],
-                lambda: LocalWorkers(min(jobs, len(cells))),
-                finish,
-                logs=self._output / "logs",
-                begin=begin,
-                names_mistakes=True,
-            )
+            todo = [self._job(cell, windows) for cell in cells.values()]
+            run_jobs(todo, lambda most: LocalWorkers(min(jobs, most)), finish, logs=self._output / "logs")
 
     def clean(self) -> None:
         """Remove students that no cell needs any more."""
@@ -236,12 +225,12 @@ class _Run:
         log = self._output / "logs" / f"{cell.name}.log"
         return Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
 
-    def _take_in(self, cell: Cell) -> Result:
+    def _take_in(self, cell: Cell, seconds: float) -> Result:
         """Return the record of a cell that is done, and put everything where it belongs."""
         if cell.is_distillation:
             _settle(self._output, cell)
         result = find_results(self._suite, self._folders, (cell,))[cell.name]
-        self._overheads.append(max(0.0, time.monotonic() - self._started[cell.name] - result.seconds))
+        self._overheads.append(max(0.0, seconds - result.seconds))
         self.results[cell.name] = result
         del self._left[cell.name]
         self.clean()
