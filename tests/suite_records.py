@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from minialbert.experiments.suite import Suite, expand
-from minialbert.experiments.suite.cells import Cell, recipe_of
+from minialbert.experiments.suite.cells import Cell, expand, recipe_of
+from minialbert.experiments.suite.schema import Suite
 
 DEFINITION: dict[str, Any] = {
     "name": "trial",

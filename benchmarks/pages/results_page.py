@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from minialbert.experiments.suite import Result, Suite, find_results, load_suite, write_suite_report
+from minialbert.experiments.suite.cells import Result, find_results
 from minialbert.experiments.suite.claims import compare, kept
-from minialbert.experiments.suite.page import difference, measured
-from minialbert.experiments.suite.schema import Comparison
+from minialbert.experiments.suite.page import difference, measured, write_suite_report
+from minialbert.experiments.suite.schema import Comparison, Suite, load_suite
 from minialbert.report.tables import show
 
 RESULTS = Path("results") / "miniature"

@@ -14,7 +14,8 @@ from minialbert.cli.shared import JsonFlag, interruptible, out, print_json, quie
 from minialbert.errors import UserError
 
 if TYPE_CHECKING:
-    from minialbert.experiments.suite import Suite, Work
+    from minialbert.experiments.suite.run import Work
+    from minialbert.experiments.suite.schema import Suite
 
 suite_app = typer.Typer(
     help="Run many recipes as one experiment, resumable at any point, and judge the paper's claims.",
@@ -59,7 +60,9 @@ def suite_run(
 ) -> None:
     """Run the cells of a suite that have no record yet, the most informative first."""
     quiet_transformers()
-    from minialbert.experiments.suite import load_suite, plan_work, run_suite, time_left
+    from minialbert.experiments.suite.run import plan_work, run_suite
+    from minialbert.experiments.suite.schema import load_suite
+    from minialbert.experiments.suite.time_left import time_left
 
     loaded = load_suite(suite)
     teachers = _teachers(loaded, teacher or [])
@@ -103,7 +106,9 @@ def suite_status(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what of a suite is done and what is missing."""
-    from minialbert.experiments.suite import load_suite, plan_work, time_left
+    from minialbert.experiments.suite.run import plan_work
+    from minialbert.experiments.suite.schema import load_suite
+    from minialbert.experiments.suite.time_left import time_left
 
     loaded = load_suite(suite)
     work = plan_work(loaded, teachers=None, output=output, records=records, only=only or [])
@@ -146,7 +151,8 @@ def suite_report(
     ] = False,
 ) -> None:
     """Put the records of a suite into tables beside the paper's, and judge its claims."""
-    from minialbert.experiments.suite import load_suite, write_suite_report
+    from minialbert.experiments.suite.page import write_suite_report
+    from minialbert.experiments.suite.schema import load_suite
 
     if with_records and output is None:
         raise UserError("--with-records copies to the directory of the report: give --output too")
@@ -160,7 +166,8 @@ def suite_report(
 @suite_app.command("ls")
 def suite_ls() -> None:
     """List the suites that come with the package."""
-    from minialbert.experiments.suite import expand, list_suites, load_suite
+    from minialbert.experiments.suite.cells import expand
+    from minialbert.experiments.suite.schema import list_suites, load_suite
 
     table = Table("suite", "what", "cells")
     for name in list_suites():
@@ -190,7 +197,7 @@ def _teachers(suite: Suite, options: list[str]) -> dict[str, str]:
 
 
 def _groups(suite: Suite, work: Work, jobs: int) -> list[dict[str, str | int]]:
-    from minialbert.experiments.suite import time_left
+    from minialbert.experiments.suite.time_left import time_left
 
     told: list[dict[str, str | int]] = []
     for group in suite.groups:

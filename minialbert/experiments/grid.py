@@ -21,30 +21,28 @@ from minialbert.data.examples import LOWER_IS_BETTER
 from minialbert.errors import UserError
 from minialbert.experiments.pool import (
     ADVICE,
-    CellBar,
     Job,
     LocalWorkers,
     Workers,
     begin_folder,
-    check_folder,
+    cell_bar,
     run_jobs,
 )
 from minialbert.experiments.ray import RayWorkers, import_ray
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
 from minialbert.runs.directory import RunDirectory, check_same_recipe
-from minialbert.runs.files import sole_user, writing
+from minialbert.runs.files import check_folder, sole_user, writing
 from minialbert.runs.progress import duration
 from minialbert.runs.records import mean_and_sd, write_result
 from minialbert.tasks.finetune import finetune_command, plan_finetuning
-
-__all__ = ["GridCell", "KeepModels", "expand", "grid_record", "grid_rows", "run_grid", "select"]
 
 logger = logging.getLogger(__name__)
 
 KeepModels = Literal["selected", "all", "none"]
 _KEPT = ("model", "adapters")
 _VALUES = ("learning_rate", "batch_size", "epochs")
+_OTHER = "give another --output, or --overwrite to replace what an earlier run left there"
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,6 @@ def run_grid(
 
     Raises:
         UserError: if model, data, recipe and directory do not fit together, or if a cell's worker died twice.
-        MissingExtraError: if Ray is asked for and not installed.
         KeyboardInterrupt: after all workers have stopped, when the grid was asked to by Ctrl-C or SIGTERM.
     """
     if jobs < 1:
@@ -107,7 +104,8 @@ def run_grid(
     output = Path(output).absolute()
     cells = expand(recipe)
     if not overwrite:
-        _check_folder(output, recipe)
+        check_folder(output, "grid", overwrite=True, marker="cells", advice=_OTHER)
+        _check_same(output, output / "recipe.yaml", recipe)
     pending = [
         cell for cell in cells if overwrite or not _is_finished(output, cell, with_model=keep_models == "all")
     ]
@@ -154,19 +152,19 @@ def _run_cells(
     """Run the cells that are pending until each has a record. Cells count by their epochs for the time left."""
     if not pending:
         return
-    jobs = {}
+    jobs = []
     for cell in pending:
         folder, log = output / "cells" / cell.name, output / "logs" / f"{cell.name}.log"
         if (folder / "result.json").is_file():  # finished, but without the model
             shutil.rmtree(folder)
         recipe = dump_recipe(cell.recipe)
-        jobs[cell.name] = Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()))
+        jobs.append(Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd())))
     left = {cell.name: cell for cell in pending}
     epochs, started = 0.0, time.monotonic()
     if progress and len(pending) < len(cells):
         logger.info("%d of %d cells are finished already", len(cells) - len(pending), len(cells))
 
-    def finish(job: Job) -> None:
+    def finish(job: Job, _: float) -> None:
         nonlocal epochs
         cell = left.pop(job.name)
         record = _read_record(output, cell)
@@ -174,10 +172,10 @@ def _run_cells(
         left_epochs = sum(one.recipe.tuning.epochs for one in left.values())
         told = f"left {duration((time.monotonic() - started) / epochs * left_epochs)}"
         score = f"validation {record['metric'].replace('_', ' ')} {validation_score(record):.4f}"
-        bar.finish(f"{cell.name}: {score} ({duration(record['training']['wall_seconds'])})  {told}", told)
+        tell(f"{cell.name}: {score} ({duration(record['training']['wall_seconds'])})  {told}", told, True)
 
-    with CellBar("grid", len(cells), len(cells) - len(pending), shown=progress) as bar:
-        run_jobs(list(jobs.values()), lambda: workers(len(pending)), finish, logs=output / "logs")
+    with cell_bar("grid", len(cells), len(cells) - len(pending), shown=progress) as tell:
+        run_jobs(jobs, workers, finish, logs=output / "logs")
 
 
 def expand(recipe: FinetuneRecipe) -> list[GridCell]:
@@ -341,21 +339,12 @@ def _with_deviation(mean: float, sd: float | None) -> str:
     return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
 
 
-_SAME = "Give the same settings, another --output, or --overwrite"
-
-
-def _check_folder(output: Path, recipe: FinetuneRecipe) -> None:
-    """Refuse a directory that holds something else than a grid of this recipe, whatever its lists of values."""
-    check_folder(
-        output, "grid", "give another --output, or --overwrite to replace what an earlier run left there"
-    )
-    _check_same(output, output / "recipe.yaml", recipe)
-
-
 def _check_same(folder: Path, file: Path, recipe: FinetuneRecipe) -> None:
+    """Refuse a directory of another recipe than this, whatever their lists of values."""
     if file.is_file():
         earlier = without_grid(load_recipe(str(file), FinetuneRecipe))
-        check_same_recipe(folder, earlier, without_grid(recipe), advice=_SAME)
+        advice = "Give the same settings, another --output, or --overwrite"
+        check_same_recipe(folder, earlier, without_grid(recipe), advice=advice)
 
 
 def _is_finished(output: Path, cell: GridCell, *, with_model: bool) -> bool:

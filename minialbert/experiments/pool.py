@@ -15,17 +15,18 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Any, Literal
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
 from minialbert.errors import UserError
 from minialbert.runs.files import write_atomically, writing
-from minialbert.runs.progress import stderr_console
+from minialbert.runs.progress import progress_bar
 from minialbert.runs.stopping import GracefulStop
 
 logger = logging.getLogger(__name__)
@@ -41,25 +42,15 @@ _ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One cell, in a form that travels between machines.
-
-    Attributes:
-        name: the cell's name.
-        words: the command and its options, without recipe and output.
-        recipe: its recipe, as YAML.
-        output: its run directory.
-        log: the file that takes what the command prints; its recipe is written beside it.
-        directory: where relative paths of the recipe start.
-        needs: what has to be there before it can start.
-    """
+    """One cell, in a form that travels between machines."""
 
     name: str
-    words: Sequence[str]
-    recipe: str
-    output: str
-    log: str
-    directory: str
-    needs: str | None = None
+    words: Sequence[str]  # the command and its options, without recipe and output
+    recipe: str  # as YAML
+    output: str  # its run directory
+    log: str  # the file that takes what the command prints; its recipe is written beside it
+    directory: str  # where relative paths of the recipe start
+    needs: str | None = None  # what has to be there before it can start
 
     @property
     def recipe_file(self) -> Path:
@@ -87,28 +78,31 @@ class Outcome:
     message: str = ""
 
 
-class Workers(Protocol):
+class Workers(ABC):
     """Those who run jobs."""
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another job may start now."""
+    has_room = True  # whether another job may start now
+    _running: dict[Any, Any]
 
     @property
     def running(self) -> int:
         """How many jobs are under way."""
+        return len(self._running)
 
+    @abstractmethod
     def start(self, job: Job) -> None:
         """Start a job."""
 
+    @abstractmethod
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
         """Return the jobs that ended, after that time at most."""
 
+    @abstractmethod
     def stop(self) -> None:
         """End all that still runs; it saves what it can."""
 
 
-class LocalWorkers:
+class LocalWorkers(Workers):
     """Processes on this machine, so many at a time; they share its cores and take turns on its GPUs."""
 
     def __init__(self, jobs: int) -> None:
@@ -117,21 +111,12 @@ class LocalWorkers:
         self._free = list(range(jobs))
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another job may start now."""
-        return bool(self._free)
-
-    @property
-    def running(self) -> int:
-        """How many jobs are under way."""
-        return len(self._running)
-
     def start(self, job: Job) -> None:
         """Start a job in a process of its own."""
         slot = self._free.pop(0)
         device = self._devices[slot % len(self._devices)] if len(self._devices) > 1 else None
         self._running[slot] = (job, start_process(job, self.threads, device))
+        self.has_room = bool(self._free)
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
         """Return the jobs that ended, after that time at most."""
@@ -142,6 +127,7 @@ class LocalWorkers:
                 break
             time.sleep(POLL_SECONDS)
         self._free = sorted([*self._free, *ended])
+        self.has_room = bool(self._free)
         found = [self._running.pop(slot) for slot in ended]
         return [(job, outcome_of(job, process)) for job, process in found]
 
@@ -151,48 +137,27 @@ class LocalWorkers:
         self._running.clear()
 
 
-class CellBar:
-    """A bar over cells with the time left, and a line per finished cell.
+@contextlib.contextmanager
+def cell_bar(
+    title: str, total: int, done: int, *, shown: bool, left: str = ""
+) -> Iterator[Callable[[str, str, bool], None]]:
+    """Show a bar over cells with the time left, of which `left` is said before anything is measured.
 
-    Args:
-        title: what the bar is called.
-        total: how many cells there are.
-        done: how many of them are finished already.
-        shown: show anything at all; the bar, only on a terminal.
-        left: what is said of the time left before anything is measured.
+    Yields what tells a cell's end: with its line, what is left, and whether it counts, as one that was done before
+    does not.
     """
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[left]}")
+    with progress_bar(title, *columns, shown=shown) as bar:
+        task = bar.add_task(title, total=total, completed=done, left=left)
 
-    def __init__(self, title: str, total: int, done: int, *, shown: bool, left: str = "") -> None:
-        self._shown, self._total, self._done = shown, total, done
-        console = stderr_console()
-        left_column = TextColumn("{task.fields[left]}")
-        self._bar = Progress(
-            TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left_column,
-            console=console, disable=not (shown and console.is_terminal),
-        )  # fmt: skip
-        self._task = self._bar.add_task(title, total=total, completed=done, left=left)
+        def finish(line: str, left: str, counts: bool) -> None:
+            nonlocal done
+            done += counts
+            bar.update(task, completed=done, left=left)
+            if shown:
+                logger.info("%d/%d %s", done, total, line)
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def finish(self, line: str, left: str, *, counts: bool = True) -> None:
-        """Count a cell, unless it was finished before, and say how it went."""
-        self._done += counts
-        self._bar.update(self._task, completed=self._done, left=left)
-        if self._shown:
-            logger.info("%d/%d %s", self._done, self._total, line)
-
-
-def check_folder(output: Path, kind: str, remedy: str) -> None:
-    """Raise a `UserError` if a folder holds something else than a grid or a suite."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: expected a directory for the {kind}")
-    if output.is_dir() and any(output.iterdir()) and not (output / "cells").is_dir():
-        raise UserError(f"{output} is not empty and holds no {kind}: {remedy}")
+        yield finish
 
 
 def begin_folder(definition: Path, text: str) -> None:
@@ -204,48 +169,41 @@ def begin_folder(definition: Path, text: str) -> None:
 
 def run_jobs(
     jobs: Sequence[Job],
-    make_workers: Callable[[], Workers],
-    finish: Callable[[Job], None],
+    make_workers: Callable[[int], Workers],
+    finish: Callable[[Job, float], None],
     *,
     logs: Path,
-    begin: Callable[[Job], None] = lambda job: None,
-    names_mistakes: bool = False,
 ) -> None:
     """Run jobs until each has its record, as many at a time as there is room for.
 
-    A job starts as soon as what it needs is there, and one whose worker dies is started once more.
+    A job starts as soon as what it needs is there, and one whose worker dies is started once more. A job that is a
+    mistake, failed twice, or left no record on this machine is a `UserError`; to be stopped, a `KeyboardInterrupt`.
 
     Args:
         jobs: the jobs, in the order in which they start.
-        make_workers: makes those who run them; they are stopped in the end, however it comes.
-        finish: called with each job that is done.
+        make_workers: makes those who run so many jobs; they are stopped in the end, however it comes.
+        finish: called with each job that is done, and the seconds since it started.
         logs: where their logs are.
-        begin: called with each job that starts.
-        names_mistakes: begin a mistake's message with its job.
-
-    Raises:
-        UserError: if a job is a mistake, failed twice, or left no record on this machine.
-        KeyboardInterrupt: if it was asked to stop.
     """
     stop, waiting = GracefulStop(), list(jobs)
-    attempts, failed = Counter[str](), dict[str, str]()
+    attempts, failed, started = Counter[str](), dict[str, str](), dict[str, float]()
     with stop.listening(), contextlib.ExitStack() as ending:
-        workers = make_workers()
+        workers = make_workers(len(jobs))
         ending.callback(workers.stop)
         while True:
             while workers.has_room and not stop.requested and (job := _take(waiting)) is not None:
-                begin(job)
+                started[job.name] = time.monotonic()
                 job.write_recipe()
                 workers.start(job)
             if not workers.running and not stop.requested:
                 break
             for job, outcome in workers.wait(0.5) if workers.running else []:
                 if outcome.status == "mistake":
-                    raise UserError(f"{job.name}: {outcome.message}" if names_mistakes else outcome.message)
+                    raise UserError(f"{job.name}: {outcome.message}")
                 if outcome.status == "done":
                     _check_written(job)
                     shutil.rmtree(Path(job.output) / "checkpoints", ignore_errors=True)  # it never goes on
-                    finish(job)
+                    finish(job, time.monotonic() - started[job.name])
                     continue
                 attempts[job.name] += 1
                 again = attempts[job.name] < _ATTEMPTS
@@ -283,15 +241,10 @@ def _check_written(job: Job) -> None:
 
 
 def start_process(job: Job, threads: int, device: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a worker.
+    """Return a worker that was started on a job, whose recipe is written; None as its device lets it see all GPUs.
 
-    Args:
-        job: the job, whose recipe is written.
-        threads: for torch and the tokenizer; a lower OMP_NUM_THREADS that is set already stays.
-        device: the GPU that it is to see; None for all.
-
-    Returns:
-        The process, leader of a session of its own, so that Ctrl-C in a terminal reaches its parent only.
+    The threads are for torch and the tokenizer; a lower OMP_NUM_THREADS that is set already stays. It leads a session
+    of its own, so that Ctrl-C in a terminal reaches its parent only.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     count = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
@@ -334,11 +287,9 @@ def outcome_of(job: Job, process: subprocess.Popen[bytes]) -> Outcome:
 
 
 def end_processes(processes: list[subprocess.Popen[bytes]], grace: float = GRACE_SECONDS) -> None:
-    """Ask workers to stop; kill, with all that they started, those that take too long.
+    """Ask workers to stop; after so many seconds of grace kill them, with all that they started.
 
-    Args:
-        processes: the workers; ended ones are passed over.
-        grace: seconds until they are killed. An exception in the meantime, as by Ctrl-C, kills at once.
+    An exception in the meantime, as by Ctrl-C, kills at once. Those that have ended are passed over.
     """
     try:
         for process in processes:

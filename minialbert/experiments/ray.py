@@ -11,28 +11,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.experiments.pool import (
     GRACE_SECONDS,
     POLL_SECONDS,
     Job,
     Outcome,
+    Workers,
     end_processes,
     outcome_of,
     start_process,
 )
 
 
-class RayWorkers:
-    """Tasks of a Ray cluster.
+class RayWorkers(Workers):
+    """Tasks of a Ray cluster, which keeps what does not fit waiting.
 
     Args:
         address: "local" for an instance of its own, "auto", "host:port" or "ray://host:port" for a cluster.
         jobs: how many cells share a node.
-
-    Raises:
-        UserError: if the cluster cannot be reached.
-        MissingExtraError: if ray is not installed.
     """
 
     def __init__(self, address: str, jobs: int) -> None:
@@ -45,7 +42,7 @@ class RayWorkers:
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
-                    f"--ray {address}: no Ray cluster answers there ({_first_line(error)}); `ray start --head` starts "
+                    f"--ray {address}: no Ray cluster answers there ({one_line(error)}); `ray start --head` starts "
                     "one, --ray local runs an instance for this grid alone"
                 ) from error
         cpus, gpus = node_share(self._ray.nodes(), jobs)
@@ -53,16 +50,6 @@ class RayWorkers:
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run_on_node)
         self._threads = cpus
         self._running: dict[Any, Job] = {}
-
-    @property
-    def has_room(self) -> bool:
-        """Always: Ray keeps what does not fit waiting."""
-        return True
-
-    @property
-    def running(self) -> int:
-        """How many jobs are handed in and not ended."""
-        return len(self._running)
 
     def start(self, job: Job) -> None:
         """Hand a job to the cluster."""
@@ -76,7 +63,7 @@ class RayWorkers:
             try:
                 outcome = Outcome(**self._ray.get(reference))
             except self._ray.exceptions.RayError as error:  # its node or its Ray worker is gone
-                outcome = Outcome("crashed", _first_line(error))
+                outcome = Outcome("crashed", one_line(error))
             found.append((self._running.pop(reference), outcome))
         return found
 
@@ -104,17 +91,9 @@ def import_ray() -> Any:  # noqa: ANN401 - a module
 
 
 def node_share(nodes: Iterable[dict[str, Any]], jobs: int) -> tuple[int, float]:
-    """Return the cores and GPUs of one cell, when so many share a node.
+    """Return whole cores and GPUs (at most 1) of one cell, when so many share a node as `ray.nodes()` describes it.
 
-    Args:
-        nodes: as `ray.nodes()` describes them.
-        jobs: cells per node.
-
-    Returns:
-        Cores (whole) and GPUs (at most 1), from the smallest node that has any.
-
-    Raises:
-        UserError: if no node has a core to give.
+    They are those of the smallest node that has any; a `UserError` if no node has a core to give.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     cpus = [node["CPU"] for node in alive if node.get("CPU", 0) >= 1]
@@ -141,7 +120,3 @@ def run_on_node(values: dict[str, Any], threads: int) -> dict[str, Any]:
         return asdict(outcome_of(job, process))
     finally:
         end_processes([process])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
 from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.sections import (
     Bench,
-    Distilled,
+    Run,
     command_lines,
     headline,
     latency_charts,
@@ -25,24 +26,17 @@ from minialbert.report.sections import (
     recipe_listing,
     size_chart,
     training_sections,
-    without_paths,
 )
 from minialbert.report.tables import (
     Table,
     distillation_table,
     entity_table,
-    escape,
     glue_table,
     ner_table,
     other_table,
 )
-from minialbert.runs.files import write_atomically
-from minialbert.runs.records import Cell, Record, cell, find_records, group, load_record, record_files
-
-__all__ = [
-    "Cell", "Record", "Table", "command_lines", "distillation_table", "entity_table", "escape", "find_records",
-    "glue_table", "group", "ner_table", "other_table", "report", "without_paths", "write_page", "write_report",
-]  # fmt: skip
+from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.records import Record, cell, find_records, group, load_record, record_files
 
 
 def report(
@@ -67,13 +61,11 @@ def report(
     target = None if output is None else Path(output)
     if not compare:
         return write_report(places, target)
-    from minialbert.report.compare import compare_runs, comparison_markdown, write_comparison
+    from minialbert.report.compare import write_comparison
 
     if len(places) != 2:
         raise UserError(f"two runs can be compared, not {len(places)}")
-    if target is not None:
-        write_comparison(places[0], places[1], target)
-    return comparison_markdown(compare_runs(places[0], places[1]))
+    return write_comparison(places[0], places[1], target)
 
 
 class _Report(ModuleType):
@@ -87,7 +79,8 @@ sys.modules[__name__].__class__ = _Report  # `minialbert.report` is both the roo
 def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
     """Put all records below some paths on one page: fine-tunings, distillations, and benchmarks for the plots.
 
-    Tables without a measured row are left out.
+    Tables without a measured row are left out. If there is no record of fine-tuning or distillation, if one cannot be
+    used, or if the directory cannot be written, it is a `UserError`.
 
     Args:
         paths: records, run directories, or trees of them.
@@ -96,10 +89,6 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
 
     Returns:
         The page as Markdown.
-
-    Raises:
-        UserError: if there is no record of fine-tuning or distillation, if one cannot be used, or if `output` cannot
-            be written.
     """
     records = find_records(paths)
     runs, benches = _others(paths)
@@ -138,28 +127,25 @@ def write_page(
     summary: Sequence[Block] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> str:
-    """Write a page as Markdown and as one HTML file, its tables as CSV, and its charts as `figures/NAME-*.svg`.
+    """Return a page as Markdown; write it as NAME.md and NAME.html, with charts as `figures/NAME-*.svg`.
 
     Args:
         title: of the page.
         sections: its parts.
-        output: the directory; None writes nothing.
+        output: the directory; None writes nothing. One that cannot be written is a `UserError`.
         name: of the files, without their endings.
         summary: what stands before the sections.
         tables: CSV files by name; one without rows is removed if an earlier report left it.
 
     Returns:
         The page as Markdown.
-
-    Raises:
-        UserError: if the directory cannot be written.
     """
     page = markdown_page(title, sections, summary=summary)
     if output is None:
         return page
     figures: dict[str, str] = {}
     html = html_page(title, sections, summary=summary, figures=figures)
-    try:
+    with writing(output, advice="name a directory"):
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / f"{name}.md", page)
         write_atomically(output / f"{name}.html", html)
@@ -173,45 +159,26 @@ def write_page(
                 write_atomically(output / f"{stem}.csv", table.to_csv())
             else:  # of an earlier report, which the page no longer shows
                 (output / f"{stem}.csv").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{output} cannot be written ({error.strerror or error}): name a directory"
-        ) from error
     return page
 
 
-def _others(paths: Sequence[Path]) -> tuple[list[Distilled], list[Bench]]:
+def _others(paths: Sequence[Path]) -> tuple[list[Run], list[Bench]]:
     """Return the distillations and benchmarks among the records."""
-    found: dict[Path, dict[str, Any]] = {}
+    runs: dict[str, Run] = {}
     benches = []
     for file in record_files(paths):
         record = load_record(file)
         if record.get("kind") in ("distillation", "initialisation", "demo"):
-            _check_parts(record, file)
-            found[file] = record
+            run = Run("", file, record)
+            for part in ("recipe", "metrics.student_start", "metrics.student_end", "versions", "machine"):
+                run.part(part)  # a record that is broken is told before anything is drawn
+            found = run.part("model").get("name")
+            base = found if isinstance(found, str) and found else file.parent.name
+            name = next(one for one in chain([base], (f"{base} {at}" for at in count(2))) if one not in runs)
+            runs[name] = replace(run, name=name)
         elif record.get("kind") == "bench":
             benches.append(read_bench(file))
-    runs: dict[str, Distilled] = {}
-    for file, record in found.items():
-        base = _name(file, record)
-        name = next(name for name in chain([base], (f"{base} {at}" for at in count(2))) if name not in runs)
-        runs[name] = Distilled(name, file.parent, record)
     return list(runs.values()), benches
-
-
-def _check_parts(record: Mapping[str, Any], file: Path) -> None:
-    metrics = record.get("metrics") if isinstance(record.get("metrics"), dict) else {}
-    parts = {name: record.get(name) for name in ("recipe", "metrics", "versions", "machine", "model")}
-    parts |= {f"metrics.{name}": (metrics or {}).get(name) for name in ("student_start", "student_end")}
-    for name, part in parts.items():
-        if part is not None and not isinstance(part, dict):
-            raise UserError(f"{file}: the field {name} should be an object, but is {quoted(part)}")
-
-
-def _name(file: Path, record: Mapping[str, Any]) -> str:
-    model = record.get("model")
-    name = model.get("name") if isinstance(model, dict) else None
-    return name if isinstance(name, str) and name else file.parent.name
 
 
 def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> Iterator[Block]:
@@ -238,7 +205,7 @@ def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> Iterator[Bloc
             yield from latency_charts(points, benches, what)
 
 
-def _provenance(records: Sequence[Record], runs: Sequence[Distilled]) -> list[Section]:
+def _provenance(records: Sequence[Record], runs: Sequence[Run]) -> list[Section]:
     sections = []
     commands = [record.command for record in records if record.command is not None]
     commands += [run.record["command"] for run in runs if isinstance(run.record.get("command"), str)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from minialbert.report.tables import Table
@@ -49,21 +49,13 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Point:
-    """One model of a scatter plot.
-
-    Attributes:
-        label: its name.
-        x: size or latency.
-        y: its score.
-        sd: spread of the score over seeds, where there are several.
-        group: what is drawn alike, such as "measured" and "paper".
-    """
+    """One model of a scatter plot: its size or latency, and its score with the spread over seeds, if there is one."""
 
     label: str
     x: float
     y: float
     sd: float | None = None
-    group: str = ""
+    group: str = ""  # what is drawn alike, such as "measured" and "paper"
 
 
 @dataclass(frozen=True)
@@ -98,17 +90,4 @@ class Section:
 
     title: str
     blocks: tuple[Block, ...]
-    sections: tuple[Section, ...] = field(default=())
-
-
-__all__ = [
-    "AttentionMaps",
-    "Block",
-    "LineChart",
-    "Listing",
-    "Point",
-    "ScatterChart",
-    "Section",
-    "Series",
-    "Text",
-]
+    sections: tuple[Section, ...] = ()

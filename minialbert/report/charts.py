@@ -41,24 +41,17 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart as the page shows it.
-
-    Attributes:
-        svg: the drawing.
-        legend: key, name and a small drawing of each series or group; empty where there is but one group.
-        names: what numbers beside the points stand for, where names have no room.
-    """
+    """A chart as the page shows it."""
 
     svg: Markup
-    legend: tuple[tuple[int, str, Markup], ...]
-    names: tuple[str, ...]
+    legend: tuple[tuple[int, str, Markup], ...]  # key, name and a small drawing; empty for a single group
+    names: tuple[str, ...]  # what numbers beside the points stand for, where names have no room
 
 
 class Charts:
     """Draws the charts of one page; a series of one name looks the same in all of them.
 
-    Args:
-        files: gets each chart as an SVG file, by a name made of its title.
+    `files` gets each chart as an SVG file, by a name made of its title.
     """
 
     def __init__(self, files: dict[str, str]) -> None:
@@ -104,15 +97,13 @@ class Charts:
 def placeable(chart: Chart) -> Chart:
     """Return a chart without what has no place: what is not finite, or not above zero on a logarithmic axis."""
     if isinstance(chart, ScatterChart):
-        points = [one for one in chart.points if _usable(one.x, log=chart.log_x) and _usable(one.y)]
-        return replace(chart, points=tuple(points))
-    series = [
-        replace(
-            one, points=tuple((x, y) for x, y in one.points if _usable(x) and _usable(y, log=chart.log_y))
-        )
-        for one in chart.series
-    ]
-    return replace(chart, series=tuple(one for one in series if one.points))
+        shown = [one for one in chart.points if _usable(one.x, log=chart.log_x) and _usable(one.y)]
+        return replace(chart, points=tuple(shown))
+    series = []
+    for one in chart.series:
+        if points := tuple((x, y) for x, y in one.points if _usable(x) and _usable(y, log=chart.log_y)):
+            series.append(replace(one, points=points))
+    return replace(chart, series=tuple(series))
 
 
 def stem(title: str, without: str, taken: Container[str]) -> str:
@@ -418,6 +409,3 @@ def _markup(element: ElementTree.Element) -> Markup:
     return Markup(
         re.sub(r"\s*\n\s*", " ", ElementTree.tostring(element, encoding="unicode")).replace("> <", "><")
     )
-
-
-__all__ = ["Charts", "Drawing", "placeable", "stem", "thinned"]

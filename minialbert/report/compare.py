@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minialbert.data.examples import LOWER_IS_BETTER
 from minialbert.errors import UserError, quoted, shown
 from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
-from minialbert.report.curves import Points, held_out_curves, read_curves
-from minialbert.report.markdown import markdown_page
-from minialbert.report.sections import figures_of, finite, without_paths
+from minialbert.report.curves import Points, finite, held_out_curves, read_curves
+from minialbert.report.sections import Run, figures_of, without_paths
 from minialbert.report.tables import Table
 from minialbert.runs.packed import is_run_file
 from minialbert.runs.records import load_record
-
-TITLE = "Comparison of two runs"
 
 _KINDS = {
     "distillation": "distillation",
@@ -44,60 +39,20 @@ _COST = {
 }
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A record, and what the page calls it: by a letter, "A" or "B", and the name of its directory."""
-
-    letter: str
-    name: str
-    file: Path
-    record: Mapping[str, Any]
-
-    @property
-    def label(self) -> str:
-        return f"{self.letter}: {self.name}"
-
-    @property
-    def kind(self) -> str:
-        return _KINDS[self.record["kind"]]
-
-    def part(self, name: str) -> Mapping[str, Any]:
-        """Return an object of the record; one that is missing is empty, and anything else in its place refused."""
-        found = self.record.get(name)
-        if found is None:
-            return {}
-        if not isinstance(found, dict):
-            raise UserError(f"{self.file}: the field {name} should be an object, but is {quoted(found)}")
-        return found
-
-    def figure(self, path: str) -> float | None:
-        """Return a number by its dotted name, or None where there is none."""
-        section, _, name = path.rpartition(".")
-        return finite((self.part(section) if section else self.record).get(name))
-
-
-_Pair = tuple[_Run, _Run]
+_Pair = tuple[Run, Run]
 
 
 def compare_runs(a: Path, b: Path) -> list[Section]:
-    """Put two runs of one kind side by side.
+    """Return the sections of a page that puts two runs of one kind side by side.
 
-    Args:
-        a: a run directory or its `result.json`; of a distillation, a fine-tuning or an evaluation.
-        b: another.
-
-    Returns:
-        Sections: summary, settings that differ, results, cost, training curves where a run has a log, what else
-        differs, and commands.
-
-    Raises:
-        UserError: if a record is missing or broken, or if the two are of different kinds.
+    Each is given as its directory or its `result.json`; of a distillation, a fine-tuning or an evaluation. A record
+    that is missing or broken, and two of different kinds, are a `UserError`.
     """
     runs = _read("A", a), _read("B", b)
-    if runs[0].kind != runs[1].kind:
+    one, other = map(_kind, runs)
+    if one != other:
         raise UserError(
-            f"{runs[0].file} is a record of {runs[0].kind}, {runs[1].file} one of {runs[1].kind}: compare two runs of "
-            "one kind"
+            f"{runs[0].file} is a record of {one}, {runs[1].file} one of {other}: compare two runs of one kind"
         )
     sections = [
         Section("Summary", tuple(_summary(runs))),
@@ -111,17 +66,15 @@ def compare_runs(a: Path, b: Path) -> list[Section]:
     return [section for section in sections if section.blocks]
 
 
-def comparison_markdown(sections: Sequence[Section]) -> str:
-    """Return a comparison for a terminal: without the charts, whose first and last values stand in a table."""
-    return markdown_page(TITLE, sections)
+def write_comparison(a: Path, b: Path, output: Path | None = None) -> str:
+    """Return what `compare_runs` finds as Markdown, with the first and last values of the charts in a table.
+
+    A directory as output gets `compare.md` and `compare.html`.
+    """
+    return write_page("Comparison of two runs", compare_runs(a, b), output, name="compare")
 
 
-def write_comparison(a: Path, b: Path, output: Path) -> None:
-    """Compare two runs and write `compare.md` and `compare.html`; errors are those of `compare_runs`."""
-    write_page(TITLE, compare_runs(a, b), output, name="compare")
-
-
-def _read(letter: str, path: Path) -> _Run:
+def _read(letter: str, path: Path) -> Run:
     file = path if path.is_file() or path.name == "result.json" else path / "result.json"
     if not is_run_file(file):
         what = "has no result.json" if path.is_dir() else "does not exist"
@@ -132,10 +85,14 @@ def _read(letter: str, path: Path) -> _Run:
         raise UserError(
             f"{file} is of kind {quoted(kind)}: expected a record of distill, finetune or evaluate"
         )
-    run = _Run(letter, shown(file.resolve().parent.name), file, record)
+    run = Run(f"{letter}: {shown(file.resolve().parent.name)}", file, record)
     if not run.part("metrics"):
         raise UserError(f"{file} has no metrics: name the record of a run that measured something")
     return run
+
+
+def _kind(run: Run) -> str:
+    return _KINDS[run.record["kind"]]
 
 
 # The summary
@@ -145,8 +102,8 @@ def _summary(runs: _Pair) -> Iterator[Block]:
     yield Text(_verdict(runs), strong=True)
     rows = (
         (
-            run.label,
-            str(run.record["kind"]),
+            run.name,
+            run.record["kind"],
             shown(run.part("model").get("name") or "-"),
             _text(run.record.get("seed")),
         )
@@ -161,9 +118,7 @@ def _summary(runs: _Pair) -> Iterator[Block]:
 def _verdict(runs: _Pair) -> str:
     (what, one), (other_what, other) = (_reported(run) for run in runs)
     if one is None or other is None:
-        missing = " and ".join(
-            run.letter for run, value in zip(runs, (one, other), strict=True) if value is None
-        )
+        missing = " and ".join(name for name, value in (("A", one), ("B", other)) if value is None)
         return f"No verdict: {missing} has no reported figure."
     if what != other_what:
         return f"No verdict: A reports {what}, B {other_what}."
@@ -171,13 +126,14 @@ def _verdict(runs: _Pair) -> str:
     if _text(one) == _text(other):
         return f"Equal as far as shown: {figures}."
     better = runs[(other > one) != (runs[0].record.get("metric") in LOWER_IS_BETTER)]
-    return f"{better.letter} ({better.name}) is better: {figures} ({_gap(one, other)})."
+    letter, _, name = better.name.partition(": ")
+    return f"{letter} ({name}) is better: {figures} ({_gap(one, other)})."
 
 
-def _reported(run: _Run) -> tuple[str, float | None]:
+def _reported(run: Run) -> tuple[str, float | None]:
     """Return the figure that a run is judged by, after its name and where it was measured."""
-    if run.kind == "distillation":
-        return "masked-token accuracy on held-out text", finite(_end(run).get("mlm_accuracy"))
+    if _kind(run) == "distillation":
+        return "masked-token accuracy on held-out text", finite(run.end().get("mlm_accuracy"))
     split, metric = run.record.get("split"), run.record.get("metric")
     if not (isinstance(split, str) and isinstance(metric, str)):
         return "", None
@@ -185,10 +141,10 @@ def _reported(run: _Run) -> tuple[str, float | None]:
     return shown(what, 100), run.figure("score")
 
 
-def _identity(run: _Run) -> object:
+def _identity(run: Run) -> object:
     """Return what tells apart the data that a run was measured on, as far as its record has it."""
     data = run.part("data")
-    if run.kind == "distillation":
+    if _kind(run) == "distillation":
         folders = data.get("folders")
         prints = [one.get("fingerprint") for one in folders or () if isinstance(one, dict)]
         return prints, flat_settings(run.part("recipe")).get("training.eval_windows")
@@ -197,19 +153,10 @@ def _identity(run: _Run) -> object:
     return run.record.get("task"), measured
 
 
-def _end(run: _Run) -> Mapping[str, Any]:
-    """Return what a distillation measured last; of first weights, their only measurement."""
-    metrics = run.part("metrics")
-    for name in ("student_end", "student_start"):
-        if isinstance(metrics.get(name), dict):
-            return metrics[name]
-    return {}
-
-
 # Settings and origin
 
 
-def _settings(run: _Run) -> dict[str, str]:
+def _settings(run: Run) -> dict[str, str]:
     flat = flat_settings(run.part("recipe"))
     flat = {name: value for name, value in flat.items() if name not in marked(Mark.NAME, Mark.LOG)}
     for name in marked(Mark.PLACE) & flat.keys():
@@ -220,14 +167,14 @@ def _settings(run: _Run) -> dict[str, str]:
             flat[f"{name} (resolved)"] = run.record[name]
     if "precision" in run.part("training"):
         flat["precision (resolved)"] = run.part("training")["precision"]
-    if run.kind == "evaluation":  # which has no recipe
+    if _kind(run) == "evaluation":  # which has no recipe
         flat |= {f"model.{name}": run.part("model").get(name) for name in ("name", "model_type")}
         names = ("task", "problem", "split", "num_iterations", "exit_threshold")
         flat |= {name: run.record[name] for name in names if name in run.record}
     return {shown(name): _text(value) for name, value in flat.items()}
 
 
-def _origin(run: _Run) -> dict[str, str]:
+def _origin(run: Run) -> dict[str, str]:
     found = {
         **flat_settings(run.part("versions")),
         "commit": str(run.record.get("commit") or "-")[:12],
@@ -236,7 +183,7 @@ def _origin(run: _Run) -> dict[str, str]:
     return {shown(name): _text(value) for name, value in found.items()}
 
 
-def _differences(title: str, what: str, runs: _Pair, read: Callable[[_Run], dict[str, str]]) -> Section:
+def _differences(title: str, what: str, runs: _Pair, read: Callable[[Run], dict[str, str]]) -> Section:
     one, other = (read(run) for run in runs)
     rows = tuple(
         (name, one.get(name, "-"), other.get(name, "-"))
@@ -248,14 +195,14 @@ def _differences(title: str, what: str, runs: _Pair, read: Callable[[_Run], dict
 
 def _labels(runs: _Pair, *whens: str) -> list[str]:
     """Return headings: the runs, or each at some times."""
-    return [f"{run.label}{f', {when}' if when else ''}" for run in runs for when in whens or ("",)]
+    return [f"{run.name}{f', {when}' if when else ''}" for run in runs for when in whens or ("",)]
 
 
 # Results and cost
 
 
 def _results(runs: _Pair) -> Iterator[Table]:
-    if runs[0].kind == "distillation":
+    if _kind(runs[0]) == "distillation":
         yield _held_out(runs)
         return
     reported = [split for run in runs if isinstance(split := run.record.get("split"), str)]
@@ -300,7 +247,7 @@ def _cost(runs: _Pair) -> Table:
     a, b = runs
     pairs = {name: (a.figure(path), b.figure(path)) for name, path in _COST.items()}
     pairs["rows per second"] = _rows_per_second(a), _rows_per_second(b)
-    if a.kind == "evaluation":
+    if _kind(a) == "evaluation":
         pairs["seconds"] = a.figure("wall_seconds"), b.figure("wall_seconds")
     rows = tuple(
         (name, _amount(one), _amount(other), f"{other / one:.2f}" if one and other is not None else "-")
@@ -310,8 +257,8 @@ def _cost(runs: _Pair) -> Table:
     return Table("Cost", ("what", *_labels(runs), "B / A"), rows)
 
 
-def _rows_per_second(run: _Run) -> float | None:
-    if run.kind == "evaluation":
+def _rows_per_second(run: Run) -> float | None:
+    if _kind(run) == "evaluation":
         rows, seconds = sum(figures_of(run.record.get("rows")).values()), run.figure("wall_seconds")
     else:
         rows = finite(flat_settings(run.part("recipe")).get("tuning.batch_size")) or 0.0
@@ -323,17 +270,16 @@ def _rows_per_second(run: _Run) -> float | None:
 
 
 def _curves(runs: _Pair) -> Iterator[Block]:
-    logs = [run.file.parent / "log.jsonl" for run in runs]
-    read = [(read_curves(log), held_out_curves(log)) if is_run_file(log) else ({}, {}) for log in logs]
+    read = [(run.log(read_curves), run.log(held_out_curves)) for run in runs]
     charts, rows = [], []
-    for part, where in enumerate(("", "held out" if runs[0].kind == "distillation" else "validation")):
+    for part, where in enumerate(("", "held out" if _kind(runs[0]) == "distillation" else "validation")):
         one, other = (curves[part] for curves in read)
         for name in dict.fromkeys((*one, *other)):
             lines = [(run, curves.get(name, ())) for run, curves in zip(runs, (one, other), strict=True)]
             if not any(value for _, points in lines for _, value in points):  # a term without a weight
                 continue
             title = f"{name.replace('_', ' ')}{f', {where}' if where else ''}"
-            series = tuple(Series(run.label, points) for run, points in lines if points)
+            series = tuple(Series(run.name, points) for run, points in lines if points)
             charts.append(LineChart(title, "optimiser steps", name.replace("_", " "), series))
             rows.append((title, *(text for _, points in lines for text in _ends(points))))
     if rows:
@@ -345,11 +291,11 @@ def _ends(points: Points) -> tuple[str, str]:
     return (_text(points[0][1]), _text(points[-1][1])) if points else ("-", "-")
 
 
-def _commands(runs: Iterable[_Run]) -> Iterator[Listing]:
+def _commands(runs: Iterable[Run]) -> Iterator[Listing]:
     for run in runs:
         command = run.record.get("command") or run.part("recipe").get("command")
         if isinstance(command, str):
-            yield Listing(run.label, (without_paths(command)[0],), folded=False, language="sh")
+            yield Listing(run.name, (without_paths(command)[0],), folded=False, language="sh")
 
 
 # Figures
@@ -385,6 +331,3 @@ def _gap(one: float | None, other: float | None) -> str:
     if abs(value) < 1e-6:  # rounding
         return "0.0000"
     return f"{value:+.4f}" if 5e-4 <= abs(value) < 1e6 else f"{value:+.4g}"
-
-
-__all__ = ["compare_runs", "comparison_markdown", "write_comparison"]

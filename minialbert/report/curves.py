@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,92 +22,75 @@ _NAME = re.compile(r"[A-Za-z]\w{0,59}", re.ASCII)
 
 
 def read_curves(log: Path) -> dict[str, Points]:
-    """Read the loss terms that a training run logged.
+    """Return the loss terms in a run's `log.jsonl`: points (step, value) by names such as "loss" and "loss_mlm".
 
-    Args:
-        log: a run's `log.jsonl`.
-
-    Returns:
-        Points (step, value) by the name of the term, such as "loss" and "loss_mlm", by rising step. Where a step
-        was logged again, as by a run that was resumed, the later line counts. Figures that are not finite are left
-        out.
-
-    Raises:
-        UserError: if the file cannot be read or is no log.
+    They come by rising step. Where a step was logged again, as by a run that was resumed, the later line counts.
+    Figures that are not finite are left out. What cannot be read or is no log is a `UserError`.
     """
-    curves = _Curves(log)
-    for record in _records(log):
-        if record.get("kind") == "training":
-            terms = {name: record[name] for name in record if name == "loss" or name.startswith("loss_")}
-            curves.add(record, terms)
-    return curves.points()
+    return _curves(log, _terms)
 
 
 def held_out_curves(log: Path) -> dict[str, Points]:
-    """Read the measurements that a run logged: of a student on held-out windows, or of a tuned model on validation.
+    """Return what a run's log says of a student on held-out windows, or of a tuned model on validation.
 
-    Args:
-        log: a run's `log.jsonl`.
-
-    Returns:
-        Points (step, value) by the name of the figure, such as "mlm_accuracy" and "cosine_1", as `read_curves` has
-        them. What a distillation measured before its first step stands at step 0.
-
-    Raises:
-        UserError: if the file cannot be read or is no log.
+    It is by the name of the figure, such as "mlm_accuracy" and "cosine_1", and like `read_curves` else. What a
+    distillation measured before its first step stands at step 0.
     """
-    curves = _Curves(log)
+    return _curves(log, _measured)
+
+
+def _terms(record: dict[str, Any]) -> dict[str, Any] | None:
+    if record.get("kind") != "training":
+        return None
+    return {name: record[name] for name in record if name == "loss" or name.startswith("loss_")}
+
+
+def _measured(record: dict[str, Any]) -> dict[str, Any] | None:
+    if record.get("kind") == "start" and isinstance(record.get("metrics"), dict):
+        start = record["metrics"].get("student_start")
+        return start if isinstance(start, dict) else {}
+    if record.get("kind") != "evaluation":
+        return None
+    # The score is the task's metric, by its second name.
+    names = [name for name in record if name.startswith("eval_") and name != "eval_score"]
+    return {name.removeprefix("eval_"): record[name] for name in names}
+
+
+def _curves(log: Path, figures_of: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Points]:
+    """Return the last value of each figure and step, of the records that have figures."""
+    values: dict[str, dict[int, float]] = defaultdict(dict)
     for record in _records(log):
-        if record.get("kind") == "start" and isinstance(record.get("metrics"), dict):
-            start = record["metrics"].get("student_start")
-            curves.add(record, start if isinstance(start, dict) else {})
-        elif record.get("kind") == "evaluation":
-            figures = {
-                name.removeprefix("eval_"): value
-                for name, value in record.items()
-                if name.startswith("eval_") and name != "eval_score"  # the task's metric, by its second name
-            }
-            curves.add(record, figures)
-    return curves.points()
-
-
-class _Curves:
-    """Values by name and step, the last one of each."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._values: dict[str, dict[int, float]] = defaultdict(dict)
-
-    def add(self, record: dict[str, Any], figures: dict[str, Any]) -> None:
+        if (figures := figures_of(record)) is None:
+            continue
         step = record.get("step")
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**53:
-            raise UserError(f"{self._log} is no log of a run: a record has the step {quoted(step)}")
+            raise UserError(f"{log} is no log of a run: a record has the step {quoted(step)}")
         for name, value in figures.items():
-            number = _number(value)
-            if number is None or name == "masked_tokens" or not _NAME.fullmatch(name):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if name not in self._values and len(self._values) == _MOST_CURVES:
-                raise UserError(f"{self._log} is no log of a run: it has more than {_MOST_CURVES} figures")
-            if math.isfinite(number):
-                self._values[name][step] = number
+            if name == "masked_tokens" or not _NAME.fullmatch(name):
+                continue
+            if name not in values and len(values) == _MOST_CURVES:
+                raise UserError(f"{log} is no log of a run: it has more than {_MOST_CURVES} figures")
+            if (number := finite(value)) is not None:
+                values[name][step] = float(number)
             else:  # what an earlier line has of this step no longer holds
-                self._values[name].pop(step, None)
-
-    def points(self) -> dict[str, Points]:
-        return {
-            name: tuple((float(step), values[step]) for step in sorted(values))
-            for name, values in self._values.items()
-            if values
-        }
+                values[name].pop(step, None)
+    return {
+        name: tuple((float(step), found[step]) for step in sorted(found))
+        for name, found in values.items()
+        if found
+    }
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
+    """Return a finite number as it is, and None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(value)
+        return value if math.isfinite(value) else None
     except OverflowError:
-        return math.inf
+        return None
 
 
 def _records(log: Path) -> Iterator[dict[str, Any]]:

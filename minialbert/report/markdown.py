@@ -10,16 +10,7 @@ from minialbert.report.tables import Table, escape
 
 
 def markdown_page(title: str, sections: Sequence[Section], *, summary: Sequence[Block] = ()) -> str:
-    """Write a page.
-
-    Args:
-        title: its heading.
-        sections: its parts; those without text, table or listing are left out.
-        summary: what stands before them.
-
-    Returns:
-        The page.
-    """
+    """Return a page; sections without text, table or listing are left out, and `summary` stands before them."""
     parts = [f"# {escape(title)}", *_blocks(summary, title)]
     for section in sections:
         parts += _section(section, "##")
@@ -47,6 +38,3 @@ def _blocks(blocks: Sequence[Block], heading: str) -> Iterator[str]:
             text = "\n".join(block.lines)
             fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text) or [""]))
             yield f"{fence}{block.language}\n{text}\n{fence}"
-
-
-__all__ = ["markdown_page"]

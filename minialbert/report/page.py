@@ -35,24 +35,14 @@ def html_page(
     sections: Sequence[Section],
     *,
     summary: Sequence[Block] = (),
-    footer: str = "",
     figures: dict[str, str] | None = None,
 ) -> str:
-    """Write a report as one HTML file: the same blocks give the same file.
+    """Return a report as one HTML file: the same blocks give the same file.
 
     The page opens from a disk and may load nothing: its content security policy allows only the style and the script
     in it, by their hashes. Text, charts and tables are there without the script, which adds sorting, choices and the
-    attention maps. Without matplotlib, each chart is a table of its values and a line that says why.
-
-    Args:
-        title: heading of the page.
-        sections: its parts.
-        summary: blocks below the heading.
-        footer: a line at the end.
-        figures: gets each chart as an SVG file by its name.
-
-    Returns:
-        The file.
+    attention maps. Without matplotlib, each chart is a table of its values and a line that says why. The summary stands
+    below the heading; `figures` gets each chart as an SVG file by its name.
     """
     view = _View(figures)
     style, script = _asset("page.css"), _asset("page.js")
@@ -60,7 +50,6 @@ def html_page(
         title=title,
         summary=[view.block(block, title) for block in summary],
         parts=view.parts(sections),
-        footer=footer,
         style=style,
         script=script,
         policy=(
@@ -285,6 +274,3 @@ def _attention(name: str, maps: Mapping[str, Any], pool: dict[str, int]) -> dict
             for sentence in maps["sentences"]
         ],
     }
-
-
-__all__ = ["html_page"]

@@ -11,42 +11,25 @@ SOURCE = "Nouriborji, Rohanian, Kouchaki, Clifton, MiniALBERT (EACL 2023)"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of scores.
-
-    Attributes:
-        label: its heading.
-        task: the task as records name it.
-        mismatched: whether it is MNLI's second validation split.
-    """
+    """One column of scores: its heading, and the task as records name it."""
 
     label: str
     task: str
-    mismatched: bool = False
+    mismatched: bool = False  # MNLI's second validation split
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of the paper.
-
-    Attributes:
-        model: the model as printed.
-        adapter: whether it was pre-trained with adapters; None where the paper does not say.
-        rank: rank of its embedding; None where the paper does not say.
-        params: the printed "#Params": trained parameters where `marks` has †.
-        scores: one per column, in percent; None for N/A.
-        average: the printed average.
-        marks: † adapter-tuned, ∗ with adapters that pre-training had not.
-        source: the table it stands in.
-    """
+    """One row of the paper, as printed."""
 
     model: str
-    adapter: bool | None
-    rank: int | None
-    params: str
-    scores: tuple[Decimal | None, ...]
+    adapter: bool | None  # whether it was pre-trained with adapters; None where the paper does not say
+    rank: int | None  # of its embedding; None where the paper does not say
+    params: str  # trained parameters where `marks` has †
+    scores: tuple[Decimal | None, ...]  # one per column, in percent; None for N/A
     average: Decimal
-    marks: str
-    source: str
+    marks: str  # † adapter-tuned, ∗ with adapters that pre-training had not
+    source: str  # the table it stands in
 
     @property
     def label(self) -> str:
@@ -126,14 +109,7 @@ def ner_rows() -> tuple[PaperRow, ...]:
 
 
 def average(scores: Sequence[Decimal | None]) -> Decimal:
-    """Average scores as the paper does: N/A counts as 0.
-
-    Args:
-        scores: one per column, in percent.
-
-    Returns:
-        The mean, truncated to two decimals.
-    """
+    """Return the mean of scores as the paper has it: N/A counts as 0, and it is truncated to two decimals."""
     total = sum((score for score in scores if score is not None), Decimal(0))
     return (total / len(scores)).quantize(Decimal("0.01"), rounding=ROUND_DOWN)
 
@@ -142,16 +118,8 @@ def _rows(table: str, source: str) -> tuple[PaperRow, ...]:
     rows = []
     for line in table.strip().splitlines():
         model, adapter, rank, params, scores, mean, marks = (cell.strip() for cell in line.split("|"))
-        rows.append(
-            PaperRow(
-                model=model,
-                adapter={"": None, "yes": True, "no": False}[adapter],
-                rank=int(rank) if rank else None,
-                params=params,
-                scores=tuple(None if score == "N/A" else Decimal(score) for score in scores.split()),
-                average=Decimal(mean),
-                marks=marks,
-                source=source,
-            )
-        )
+        printed = tuple(None if score == "N/A" else Decimal(score) for score in scores.split())
+        known = {"": None, "yes": True, "no": False}[adapter]
+        size = int(rank) if rank else None
+        rows.append(PaperRow(model, known, size, params, printed, Decimal(mean), marks, source))
     return tuple(rows)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from minialbert.errors import UserError, shown
+from minialbert.errors import UserError, quoted, shown
 from minialbert.method.attention_maps import read_attention_maps
 from minialbert.recipes.schema import flat_settings, without_places
 from minialbert.report.blocks import (
@@ -27,7 +27,7 @@ from minialbert.report.blocks import (
     Series,
     Text,
 )
-from minialbert.report.curves import Points, held_out_curves, read_curves
+from minialbert.report.curves import Points, finite, held_out_curves, read_curves
 from minialbert.report.paper import PaperRow
 from minialbert.runs.packed import is_run_file, read_run_file
 
@@ -80,39 +80,51 @@ _HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a r
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """A distillation, or the first weights of one.
-
-    Attributes:
-        name: what the page calls it.
-        folder: where its log and its attention maps are.
-        record: its result.
-    """
+class Run:
+    """A record, with its log and attention maps beside it, and what the page calls it."""
 
     name: str
-    folder: Path
+    file: Path
     record: Mapping[str, Any]
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        """Return an object by its dotted name; one that is missing is empty, and anything else there is refused."""
+        section, _, last = name.rpartition(".")
+        found = (self.part(section) if section else self.record).get(last)
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            raise UserError(f"{self.file}: the field {name} should be an object, but is {quoted(found)}")
+        return found
+
+    def end(self) -> Mapping[str, Any]:
+        """Return what a distillation measured last; of first weights, their only measurement."""
+        return self.part("metrics.student_end") or self.part("metrics.student_start")
+
+    def figure(self, name: str) -> float | None:
+        """Return a number by its dotted name, or None where there is none."""
+        section, _, last = name.rpartition(".")
+        return finite((self.part(section) if section else self.record).get(last))
+
+    def log(self, read: Callable[[Path], dict[str, Points]]) -> dict[str, Points]:
+        """Return what is read from its log; nothing where there is none."""
+        log = self.file.parent / "log.jsonl"
+        return read(log) if is_run_file(log) else {}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Latencies that `minialbert bench` measured.
-
-    Attributes:
-        file: its record.
-        length: tokens of the one input.
-        milliseconds: medians by engine and model.
-    """
+    """Latencies that `minialbert bench` measured."""
 
     file: Path
-    length: int
-    milliseconds: Mapping[str, Mapping[str, float]]
+    length: int  # tokens of the one input
+    milliseconds: Mapping[str, Mapping[str, float]]  # medians by engine and model
 
 
 # Distillations
 
 
-def training_sections(runs: Sequence[Distilled]) -> list[Section]:
+def training_sections(runs: Sequence[Run]) -> list[Section]:
     """Return what distillations looked like, where their logs and maps are at hand.
 
     Sections with training curves, held-out curves, alignment by iteration, and attention maps; those that would be
@@ -139,7 +151,7 @@ def _set(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value is not None and value != {}}
 
 
-def _losses(runs: Sequence[Distilled]) -> Iterator[Block]:
+def _losses(runs: Sequence[Run]) -> Iterator[Block]:
     """Yield a chart per loss term, but for lines that are always 0: their term has no weight."""
     found = _lines(runs, read_curves)
     for term in (*_TERMS, *sorted(found.keys() - _TERMS.keys())):
@@ -148,7 +160,7 @@ def _losses(runs: Sequence[Distilled]) -> Iterator[Block]:
             yield _chart(_TERMS.get(term, term), "loss", weighted, log_y=True)
 
 
-def _held_out(runs: Sequence[Distilled]) -> Iterator[Block]:
+def _held_out(runs: Sequence[Run]) -> Iterator[Block]:
     found = _lines(runs, held_out_curves)
     for figure, (title, unit) in _HELD_OUT.items():
         if figure in found:
@@ -159,25 +171,22 @@ def _chart(title: str, unit: str, lines: Sequence[Series], *, log_y: bool = Fals
     return LineChart(title[:1].upper() + title[1:], "optimiser steps", unit, tuple(lines), log_y)
 
 
-def _lines(runs: Sequence[Distilled], read: Callable[[Path], dict[str, Points]]) -> dict[str, list[Series]]:
+def _lines(runs: Sequence[Run], read: Callable[[Path], dict[str, Points]]) -> dict[str, list[Series]]:
     """Return a line per run by the name of what was logged."""
     lines: dict[str, list[Series]] = {}
     for run in runs:
-        log = run.folder / "log.jsonl"
-        for name, points in read(log).items() if is_run_file(log) else ():
+        for name, points in run.log(read).items():
             lines.setdefault(name, []).append(Series(run.name, points))
     return lines
 
 
-def _alignment(runs: Sequence[Distilled]) -> Iterator[Block]:
+def _alignment(runs: Sequence[Run]) -> Iterator[Block]:
     for figure, (title, unit) in _ALIGNED.items():
         lines = []
         for run in runs:
-            metrics = run.record.get("metrics") or {}
-            end = metrics.get("student_end") or metrics.get("student_start") or {}
             points = sorted(
                 (float(found[1]), float(value))
-                for key, value in end.items()
+                for key, value in run.end().items()
                 if (found := re.fullmatch(rf"{figure}_(\d+)", key)) and isinstance(value, int | float)
             )
             if points:
@@ -186,8 +195,8 @@ def _alignment(runs: Sequence[Distilled]) -> Iterator[Block]:
             yield replace(_chart(title, unit, lines), x_label="iteration")
 
 
-def _maps(runs: Sequence[Distilled]) -> Iterator[Block]:
-    files = {run.name: run.folder / "attention.json" for run in runs}
+def _maps(runs: Sequence[Run]) -> Iterator[Block]:
+    files = {run.name: run.file.with_name("attention.json") for run in runs}
     files = {name: file for name, file in files.items() if is_run_file(file)}
     first, left = list(files)[:_MOST_MAPS], list(files)[_MOST_MAPS:]
     if left:
@@ -196,7 +205,7 @@ def _maps(runs: Sequence[Distilled]) -> Iterator[Block]:
         yield AttentionMaps("Attention maps", {name: read_attention_maps(files[name]) for name in first})
 
 
-def headline(run: Distilled) -> str:
+def headline(run: Run) -> str:
     """Return in words what a distillation came to, and the demo's tuning and export; empty if none was measured."""
     told = figures_of(run.record.get("metrics"))
     sentences = []
@@ -212,16 +221,6 @@ def figures_of(values: object) -> dict[str, float]:
     flat = flat_settings(values) if isinstance(values, dict) else {}
     found = {name: one for name, value in flat.items() if (one := finite(value)) is not None}
     return {name: one for name, one in found.items() if name.rpartition(".")[2] != "masked_tokens"}
-
-
-def finite(value: object) -> float | None:
-    """Return a finite number as it is, and None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 # Size and latency against score
@@ -267,13 +266,7 @@ def size_chart(title: str, points: Sequence[Point], what: str) -> ScatterChart:
 def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str) -> list[ScatterChart]:
     """Return plots of latency against score, one per engine in which a model was measured.
 
-    Args:
-        points: models, by the names that they have in a benchmark.
-        benches: the benchmarks; each makes plots of its own, since two are not comparable.
-        what: the score, in percent.
-
-    Returns:
-        The plots.
+    Models are found by their names in a benchmark. Each benchmark makes plots of its own: two are not comparable.
     """
     charts = []
     for bench in benches:
@@ -382,9 +375,3 @@ def made_with(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     lines += [f"commit {', '.join(sorted(commits))}"] if commits else []
     lines += [f"machine: {machine}" for machine in sorted(machines) if machine]
     return tuple(shown(line, 200) for line in lines)
-
-
-__all__ = [
-    "Bench", "Distilled", "command_lines", "figures_of", "finite", "headline", "latency_charts", "made_with",
-    "paper_chart", "read_bench", "recipe_listing", "size_chart", "training_sections", "without_paths",
-]  # fmt: skip

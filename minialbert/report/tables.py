@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 
 from minialbert.report import paper as published
 from minialbert.report.paper import Column, PaperRow
@@ -16,15 +17,10 @@ from minialbert.runs.records import Cell, Record, Row, cell, group, known_task
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one figure lies above another.
-
-    Attributes:
-        mean: of the differences, in points or percent.
-        interval: of the mean; None where there are too few to have one.
-    """
+    """How far one figure lies above another, in points or percent."""
 
     mean: float
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None  # of the mean; None where there are too few to have one
 
 
 Value = str | int | Decimal | Cell | Difference | None
@@ -39,14 +35,10 @@ _MARKUP = re.compile(r"([\\`*_\[\]|#~$])")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings, with notes.
+    """Rows under headings, with notes of a line each.
 
-    Attributes:
-        title: what it shows.
-        columns: the headings.
-        rows: as many values as columns: text, a parameter count, a printed or computed figure in percent, a measured
-            figure, or None where nothing was measured.
-        notes: a line each, below the table.
+    A row has as many values as columns: text, a parameter count, a printed or computed figure in percent, a measured
+    figure, or None where nothing was measured.
     """
 
     title: str
@@ -59,11 +51,12 @@ class Table:
         text = {
             index: any(isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))
         }
-        lines = [
-            _markdown_row([escape(column) for column in self.columns]),
-            _markdown_row(["---" if text[index] else "---:" for index in text]),
+        rows = [
+            [escape(column) for column in self.columns],
+            ["---" if text[index] else "---:" for index in text],
+            *([escape(show(value)) for value in row] for row in self.rows),
         ]
-        lines += [_markdown_row([escape(show(value)) for value in row]) for row in self.rows]
+        lines = [f"| {' | '.join(row)} |" for row in rows]
         if self.notes:
             lines += ["", *(f"- {escape(note)}" for note in self.notes)]
         return "\n".join(lines) + "\n"
@@ -78,28 +71,15 @@ class Table:
         ]
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        heading: list[str] = []
-        for column, wide in zip(self.columns, measured, strict=True):
-            name = _no_formula(column)
-            heading += [name, f"{name} sd", f"{name} n"] if wide else [name]
-        writer.writerow(heading)
-        for row in self.rows:
-            cells: list[str] = []
-            for value, wide in zip(row, measured, strict=True):
-                cells += _csv_cells(value) if wide else _csv_cells(value)[:1]
-            writer.writerow(cells)
+        heads = [[name, f"{name} sd", f"{name} n"] for name in map(_no_formula, self.columns)]
+        for row in (heads, *([_csv_cells(value) for value in row] for row in self.rows)):
+            parts = (cells if wide else cells[:1] for cells, wide in zip(row, measured, strict=True))
+            writer.writerow(chain.from_iterable(parts))
         return file.getvalue()
 
 
 def escape(text: str) -> str:
-    """Escape text for Markdown.
-
-    Args:
-        text: any text.
-
-    Returns:
-        One line that shows it as it is.
-    """
+    """Return a line of Markdown that shows any text as it is."""
     visible = "".join(letter if letter.isprintable() else " " for letter in text)
     line = " ".join(visible.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _MARKUP.sub(r"\\\1", line)
@@ -120,14 +100,9 @@ def number(value: float) -> str:
 
 
 def show(value: Value) -> str:
-    """Write a value for a reader.
+    """Return a value for a reader: "41.2 ± 1.3 (3)" for a measured figure, "-" for a missing one, "4.6M" for a count.
 
-    Args:
-        value: a cell of a table.
-
-    Returns:
-        "41.2 ± 1.3 (3)" for a measured figure, "+1.2 (-0.1, +2.5)" for a difference and its interval, "-" for a
-        missing one, "4.6M" for a count.
+    A difference and its interval are "+1.2 (-0.1, +2.5)".
     """
     if value is None:
         return "-"
@@ -147,26 +122,25 @@ def show(value: Value) -> str:
 # a table has no rows.
 
 
-def glue_table(records: Iterable[Record], *, paper: bool = True) -> Table:
-    """Return GLUE in the form of the paper's Table 1, with the paper's rows where asked for."""
+def glue_table(records: Iterable[Record]) -> Table:
+    """Return GLUE in the form of the paper's Table 1, with the paper's rows."""
     kept = [record for record in records if record.task in _GLUE and record.problem != "token"]
     notes = (
         "Paper rows: GLUE development sets. The paper names no metrics; accuracy, Matthews correlation for CoLA, F1 "
         "for QQP and MRPC and a mean of both correlations for STS-B fit its values.",
         "DistilBERT_base, ALBERT_6 and ALBERT_12 are the paper's own, trained on MiniALBERT's data and steps.",
     )
-    return _paper_table("GLUE", kept, published.GLUE_COLUMNS, published.glue_rows() if paper else (), notes)
+    return _paper_table("GLUE", kept, published.GLUE_COLUMNS, published.glue_rows(), notes)
 
 
-def ner_table(records: Iterable[Record], *, paper: bool = True) -> Table:
+def ner_table(records: Iterable[Record]) -> Table:
     """Return biomedical NER in the form of the paper's Table 2: entity F1 by word, in percent."""
     kept = [record for record in records if record.task in _NER and record.problem == "token"]
     notes = (
         "Paper rows: test sets. The paper's release scores word pieces, the measured rows words; the sub-word F1 is "
         "in the table of entities.",
     )
-    rows = published.ner_rows() if paper else ()
-    return _paper_table("Biomedical NER", kept, published.NER_COLUMNS, rows, notes)
+    return _paper_table("Biomedical NER", kept, published.NER_COLUMNS, published.ner_rows(), notes)
 
 
 def other_table(records: Iterable[Record]) -> Table:
@@ -226,32 +200,27 @@ def _paper_table(
         complete = all(figure is not None for figure in figures)
         means = [published.average(figures) if complete else None, _mean_of(figures, shown)]
         rows.append((row.label, "measured", *_parameters(groups, row), *cells, *means[: 1 + partial]))
-    if rows:
-        rows += [_published(row, shown if partial else None) for row in paper_rows]
     headings = ("model", "source", "#params", "trainable", *(column.label for column in columns), "Avg")
     notes = _notes(groups, columns)
-    if measured and partial:
+    if partial:
         notes.append(
             f"mean of shown: over {', '.join(columns[index].label for index in shown)}, which every measured row has; "
             "truncated like Avg."
         )
-    if measured:
-        notes.append(
+    if rows:
+        rows += [_published(row, shown if partial else None) for row in paper_rows]
+        notes += [
             f"Avg: as in the paper, over all {len(columns)} columns, truncated to two decimals, and N/A counts as 0; "
-            "a measured row has one only where it has every column."
-        )
-    if rows and paper_rows:
-        notes.append(
+            "a measured row has one only where it has every column.",
             f"Paper rows: {paper_rows[0].source} of {published.SOURCE}, as printed. Its #params of adapter-tuned rows "
-            "are the trained ones, so they stand under trainable."
-        )
-        notes += paper_notes
+            "are the trained ones, so they stand under trainable.",
+            *paper_notes,
+        ]
     return Table(title, (*headings, *(["mean of shown"] if partial else [])), tuple(rows), tuple(notes))
 
 
 def _published(row: PaperRow, shown: Sequence[int] | None) -> tuple[Value, ...]:
-    adapted = "†" in row.marks
-    params = (None, row.params) if adapted else (row.params, None)
+    params = (None, row.params) if "†" in row.marks else (row.params, None)
     mean = [] if shown is None else [_mean_of(row.scores, shown)]
     return (row.label, f"paper, {row.source}", *params, *row.scores, row.average, *mean)
 
@@ -293,10 +262,8 @@ def _parameters(groups: Groups, row: Row) -> tuple[Value, Value]:
 
 
 def _heading(task: str) -> str:
-    for column in published.GLUE_COLUMNS + published.NER_COLUMNS:
-        if column.task == task:
-            return "MNLI" if task == "mnli" else column.label
-    return task
+    labels = {column.task: column.label for column in published.GLUE_COLUMNS + published.NER_COLUMNS}
+    return "MNLI" if task == "mnli" else labels.get(task, task)
 
 
 def _first(records: Sequence[Record], *names: str) -> Cell | None:
@@ -385,10 +352,6 @@ def _lines(groups: Groups, texts: Callable[[Record], Iterable[str]]) -> list[str
         f"{text} — " + "; ".join(f"{label} ({', '.join(tasks)})" for label, tasks in rows.items())
         for text, rows in places.items()
     ]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _csv_cells(value: Value) -> list[str]:

@@ -50,7 +50,7 @@ def check_folder(
     if not path.is_dir() or not any(path.iterdir()):
         return
     if marker is not None and not (path / marker).exists():
-        raise UserError(f"{path} is not empty and holds no {what}: give another --output")
+        raise UserError(f"{path} is not empty and holds no {what}: {advice}")
     if not overwrite:
         raise UserError(f"{path} is not empty: {advice}")
 

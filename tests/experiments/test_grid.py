@@ -37,9 +37,9 @@ from minialbert.experiments.pool import (
 from minialbert.experiments.ray import import_ray, node_share, run_on_node
 from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
-from minialbert.report import find_records, group
 from minialbert.runs.files import sole_user
 from minialbert.runs.records import cell as measured_cell
+from minialbert.runs.records import find_records, group
 from minialbert.tasks.models import load_tuned
 
 
@@ -114,7 +114,7 @@ def record_of(cell, validation, test=None, *, metric="accuracy"):
             "name": "student", "model_type": "minialbert", "parameters": 9, "encoder_parameters": 7,
             "trainable_parameters": 9,
         },
-        "training": {"wall_seconds": 10.0 * recipe.tuning.epochs},
+        "training": {"steps": 10, "wall_seconds": 10.0 * recipe.tuning.epochs},
         "data": {"rows": {"train": 8}},
         "notes": [],
         "recipe": recipe.model_dump(),
@@ -436,7 +436,7 @@ def test_a_mistake_in_the_data_is_told_before_anything_is_written(tmp_path):
 def test_a_mistake_ends_the_grid_at_once(grid):
     recipe = make_recipe(TWO_BY_TWO)
     second = expand(recipe)[1].name
-    with pytest.raises(UserError, match="^row 3 has no label$"):
+    with pytest.raises(UserError, match=f"^{second}: row 3 has no label$"):
         grid(recipe, ends={second: [Outcome("mistake", "row 3 has no label")]})
     assert [path.parent.name for path in grid.cells.glob("*/result.json")] == [expand(recipe)[0].name]
     assert not (grid.output / "result.json").exists()
@@ -643,7 +643,7 @@ class InProcess:
 
 def run_here(call, job) -> InProcess:
     workers = InProcess(call)
-    run_jobs([job], lambda: workers, lambda job: None, logs=Path(job.log).parent)
+    run_jobs([job], lambda jobs: workers, lambda job, seconds: None, logs=Path(job.log).parent)
     return workers
 
 
@@ -695,7 +695,8 @@ def test_a_finished_job_has_its_record_here(tmp_path):
             return [(self._jobs.pop(), Outcome("done"))]
 
     with pytest.raises(UserError, match="cell is finished, but .* has no result.json on this machine"):
-        run_jobs([job_in(tmp_path, make_recipe())], Elsewhere, lambda job: None, logs=tmp_path)
+        job = job_in(tmp_path, make_recipe())
+        run_jobs([job], lambda jobs: Elsewhere(), lambda job, seconds: None, logs=tmp_path)
 
 
 @pytest.mark.slow

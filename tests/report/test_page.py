@@ -112,11 +112,11 @@ def shape(page: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def test_hostile_text_adds_no_element_and_no_attribute():
-    harmless = html_page("words", sections("words"), summary=(Text("words"),), footer="words")
-    hostile = html_page(HOSTILE, sections(HOSTILE), summary=(Text(HOSTILE),), footer=HOSTILE)
+    harmless = html_page("words", sections("words"), summary=(Text("words"),))
+    hostile = html_page(HOSTILE, sections(HOSTILE), summary=(Text(HOSTILE),))
     # Long cells differ by a class: compare with harmless text of the same length.
     plain = "w" * len(HOSTILE)
-    assert shape(hostile) == shape(html_page(plain, sections(plain), summary=(Text(plain),), footer=plain))
+    assert shape(hostile) == shape(html_page(plain, sections(plain), summary=(Text(plain),)))
     assert Page(hostile).comments == []
     assert not any(name.startswith("on") for _, found in Page(hostile).elements for name in found)
     assert "\u2028" not in hostile and "\u202e" not in hostile
@@ -164,7 +164,7 @@ def test_the_policy_allows_what_is_inlined_and_nothing_else():
 
 
 def test_no_reference_leaves_the_page():
-    page = html_page("t", sections(), footer="f")
+    page = html_page("t", sections())
     assert "http:" not in page and "https:" not in page
     wanted = ("href", "src", "action", "data", "xlink:href")
     found = [one[name] for _, one in Page(page).elements for name in wanted if name in one]
@@ -177,9 +177,9 @@ def test_the_same_blocks_give_the_same_page():
 
 
 def test_structure():
-    page = Page(html_page("t", sections(), footer="f"))
+    page = Page(html_page("t", sections()))
     assert page.all("html")[0]["lang"] == "en"
-    for landmark in ("header", "nav", "main", "footer", "h1"):
+    for landmark in ("header", "nav", "main", "h1"):
         assert len(page.all(landmark)) == 1, landmark
     assert page.all("a")[0] == {"class": "skip", "href": "#main"}
     assert (len(page.all("h2")), len(page.all("h3"))) == (1, 1)

@@ -96,7 +96,6 @@ def page() -> str:
             Section("Commands", (Listing("Commands", (LONG, "b"), folded=False), Listing("More", (LONG,)))),
         ],
         summary=(Text("All is well.", strong=True), Text(LONG)),
-        footer="The end.",
     )
 
 

@@ -12,7 +12,7 @@ from minialbert.errors import UserError
 from minialbert.method.attention_maps import write_attention_maps
 from minialbert.report import write_report
 from minialbert.report.blocks import AttentionMaps, LineChart
-from minialbert.report.sections import Distilled, headline, recipe_listing, training_sections
+from minialbert.report.sections import Run, headline, recipe_listing, training_sections
 
 
 def lines(*records):
@@ -70,7 +70,7 @@ def run(tmp_path):
                 "student_heads": 1, "sentences": [sentence],
             }  # fmt: skip
             write_attention_maps(folder / "attention.json", maps)
-        return Distilled(name, folder, record)
+        return Run(name, folder / "result.json", record)
 
     return make
 
@@ -101,7 +101,7 @@ def test_a_chart_per_term_with_a_line_per_run(run):
 
 def test_a_run_whose_log_is_gone_still_has_its_alignment(run):
     one = run(attention=False)
-    (one.folder / "log.jsonl").unlink()
+    one.file.with_name("log.jsonl").unlink()
     assert [section.title for section in training_sections([one])] == ["Alignment by iteration"]
 
 
@@ -125,12 +125,12 @@ def test_the_headline_tells_what_was_measured(run):
         "bytes": {"teacher": 90_261_504, "student": 23_639_616},
         "export": {"bytes": {"student, ONNX Runtime int8": 6_352_356}},
     }
-    assert headline(Distilled("demo", one.folder, {"metrics": metrics})) == (
+    assert headline(Run("demo", one.file, {"metrics": metrics})) == (
         "demo: Tuned, it names the package of 77.0 % of other texts; its teacher's features 84.9 %, the commonest "
         "class 18.7 %. Teacher 90.3 MB, student 23.6 MB, as an int8 file 6.4 MB."
     )
     for nothing in ({}, {"metrics": None}, {"metrics": {"student_end": {"mlm_accuracy": "high"}}}):
-        assert headline(Distilled("x", one.folder, nothing)) == ""
+        assert headline(Run("x", one.file, nothing)) == ""
 
 
 def test_a_distillation_alone_has_a_page(run, tmp_path):
@@ -147,7 +147,7 @@ def test_a_distillation_alone_has_a_page(run, tmp_path):
 
 def test_broken_maps_are_told(run, tmp_path):
     one = run()
-    (one.folder / "attention.json").write_text("{}")
+    one.file.with_name("attention.json").write_text("{}")
     with pytest.raises(UserError, match="attention.json"):
         write_report([tmp_path / "runs"], tmp_path / "report")
     assert not (tmp_path / "report").exists()
@@ -156,7 +156,7 @@ def test_broken_maps_are_told(run, tmp_path):
 @pytest.mark.parametrize("part", ["recipe", "metrics", "versions", "machine", "model"])
 def test_a_record_of_another_form_is_named(run, tmp_path, part):
     one = run()
-    (one.folder / "result.json").write_text(json.dumps({**one.record, part: [1]}))
+    one.file.write_text(json.dumps({**one.record, part: [1]}))
     with pytest.raises(UserError, match=f"result.json: the field {part} should be an object, but is"):
         write_report([tmp_path / "runs"])
 
@@ -164,7 +164,7 @@ def test_a_record_of_another_form_is_named(run, tmp_path, part):
 def test_runs_of_one_name_are_told_apart(run, tmp_path):
     for folder, name in (("x", "a"), ("y", "a"), ("z", "a 2")):
         one = run(folder)
-        (one.folder / "result.json").write_text(json.dumps({**one.record, "model": {"name": name}}))
+        one.file.write_text(json.dumps({**one.record, "model": {"name": name}}))
     write_report([tmp_path / "runs"], tmp_path / "report")
     html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "a 2 2" in html

@@ -217,7 +217,7 @@ def test_what_is_there_is_told_before_it_is_written_over(tmp_path):
     with pytest.raises(UserError, match="is not empty: give --overwrite"):
         check_folder(tmp_path, "grid", overwrite=False)
     with pytest.raises(UserError, match="is not empty and holds no grid: give another --output"):
-        check_folder(tmp_path, "grid", overwrite=True, marker="cells")
+        check_folder(tmp_path, "grid", overwrite=True, marker="cells", advice="give another --output")
 
 
 @pytest.mark.parametrize(

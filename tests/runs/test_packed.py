@@ -15,9 +15,11 @@ import pytest
 from suite_records import make_suite, write_record, write_suite
 
 from minialbert.errors import UserError
-from minialbert.experiments.suite import find_results, plan_work, write_suite_report
+from minialbert.experiments.suite.cells import find_results
+from minialbert.experiments.suite.page import write_suite_report
+from minialbert.experiments.suite.run import plan_work
 from minialbert.report import write_report
-from minialbert.report.compare import comparison_markdown
+from minialbert.report.compare import write_comparison
 from minialbert.report.curves import held_out_curves, read_curves
 from minialbert.runs import packed
 from minialbert.runs.packed import LOGS, RECORDS, find_run_records, is_run_file, pack_files, read_run_file
@@ -101,16 +103,10 @@ def test_curves_of_a_packed_log_are_those_of_the_log(suite, script):
         expected = read(suite / "cells" / "small" / "distill" / "log.jsonl")
         assert expected and read(copy / "cells" / "small" / "distill" / "log.jsonl") == expected
     pairs = [
-        comparison_markdown_of(folder / "cells" / "small" / "distill", folder / "cells" / "plain" / "distill")
+        write_comparison(folder / "cells" / "small" / "distill", folder / "cells" / "plain" / "distill")
         for folder in (suite, copy)
     ]
     assert pairs[0] == pairs[1] and "loss" in pairs[0]
-
-
-def comparison_markdown_of(a, b):
-    from minialbert.report.compare import compare_runs
-
-    return comparison_markdown(compare_runs(a, b))
 
 
 def test_records_are_found_below_any_folder_and_by_name(suite, script):

@@ -22,12 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.prepare import prepare_recipe
 from minialbert.errors import MissingExtraError, UserError
-from minialbert.experiments.demo.task import export_and_time, tune_on_packages
+from minialbert.experiments.demo.task import export_and_time, table_of, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
 from minialbert.method.distill import plan_distillation, run_distillation
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import write_report
+from minialbert.runs.progress import size
 from minialbert.runs.records import write_result
 
 logger = logging.getLogger(__name__)
@@ -42,15 +43,8 @@ _SHOWN_DOCUMENTS = 3
 def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[str, Any]:
     """Distil the demo's teacher, compare the student with it, tune the student on a task, and return the record.
 
-    Args:
-        output: run directory, taken over from an earlier demo.
-        say: receives what to show, as text and tables; None for silence.
-
-    Returns:
-        What stands in `result.json`.
-
-    Raises:
-        UserError: if the teacher's wheel is not installed or holds another file than expected.
+    The run directory may be that of an earlier demo; `say` receives what to show, as text and tables. A teacher's wheel
+    that is not installed or holds another file than expected is a `UserError`.
     """
     tell = say or (lambda _: None)
     started = time.perf_counter()
@@ -178,38 +172,33 @@ def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
 
 def _sizes(record: dict[str, Any]) -> Table:
     model, sizes = record["model"], record["metrics"]["bytes"]
-    table = Table("encoder", "parameters", "fp32 bytes", title="Size")
-    table.add_row("teacher", f"{model['teacher_encoder_parameters']:,}", f"{sizes['teacher'] / 1e6:.1f} MB")
-    table.add_row("student", f"{model['encoder_parameters']:,}", f"{sizes['student'] / 1e6:.1f} MB")
-    return table
+    counts = {"teacher": model["teacher_encoder_parameters"], "student": model["encoder_parameters"]}
+    rows = [(side, f"{count:,}", size(sizes[side])) for side, count in counts.items()]
+    return table_of("Size", ("encoder", "parameters", "fp32 bytes"), rows)
 
 
 def _agreement(record: dict[str, Any]) -> Table:
-    metrics = record["metrics"]
-    start, end = metrics["student_start"], metrics["student_end"]
-    table = Table("held-out agreement with the teacher", "before", "after", title="Distillation")
+    start, end, ranks = (
+        record["metrics"][name] for name in ("student_start", "student_end", "similarity_rank_correlation")
+    )
+    figures = {}
     for iteration, layer in enumerate(record["layer_map"], 1):
         name = f"cosine_{iteration}"
-        table.add_row(
-            f"cosine, iteration {iteration} to layer {layer}", f"{start[name]:.3f}", f"{end[name]:.3f}"
-        )
-    ranks = metrics["similarity_rank_correlation"]
+        figures[f"cosine, iteration {iteration} to layer {layer}"] = start[name], end[name]
     label = f"rank correlation of similarities ({ranks['documents']} documents)"
-    table.add_row(label, f"{ranks['student_start']:.3f}", f"{ranks['student_end']:.3f}")
-    return table
+    figures[label] = ranks["student_start"], ranks["student_end"]
+    rows = [(label, f"{before:.3f}", f"{after:.3f}") for label, (before, after) in figures.items()]
+    return table_of("Distillation", ("held-out agreement with the teacher", "before", "after"), rows)
 
 
 def _neighbours(documents: list[NamedText], teacher: Tensor, student: Tensor) -> Table:
-    table = Table(title="Neighbours")
-    for column in ("held-out docstring", "nearest by teacher", "nearest by student"):
-        table.add_column(column, overflow="fold")
     nearest = []
     for vectors in (teacher, student):
         similarities = vectors @ vectors.T
         similarities.fill_diagonal_(-1)
         nearest.append(similarities.max(dim=1))
     # Those whose nearest neighbour is nearest by the teacher: where a neighbour means most.
-    for index in nearest[0].values.argsort(descending=True).tolist()[: 2 * _SHOWN_DOCUMENTS : 2]:
-        by_teacher, by_student = (documents[side.indices[index]].name for side in nearest)
-        table.add_row(documents[index].name, by_teacher, by_student)
-    return table
+    closest = nearest[0].values.argsort(descending=True).tolist()[: 2 * _SHOWN_DOCUMENTS : 2]
+    shown = [(index, *(int(side.indices[index]) for side in nearest)) for index in closest]
+    rows = [[documents[at].name for at in row] for row in shown]
+    return table_of("Neighbours", ("held-out docstring", "nearest by teacher", "nearest by student"), rows)

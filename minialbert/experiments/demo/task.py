@@ -6,7 +6,7 @@ import functools
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from minialbert.experiments.demo.text import package_texts
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.files import write_atomically
+from minialbert.runs.progress import size
 from minialbert.tasks.finetune import run_finetuning
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor
@@ -69,10 +70,8 @@ def tune_on_packages(
         f"student, {trainable:,} of {total:,} parameters tuned ({100 * trainable / total:.1f} %)": "student",
         "teacher's mean-pooled vectors, logistic regression": "teacher_features",
     }
-    table = Table("accuracy on docstrings of other modules", "", title="Adapter-tuning")
-    for label, name in told.items():
-        table.add_row(label, f"{100 * accuracy[name]:.1f} %")
-    tell(table)
+    rows = [(label, f"{100 * accuracy[name]:.1f} %") for label, name in told.items()]
+    tell(table_of("Adapter-tuning", ("accuracy on docstrings of other modules", ""), rows))
     tell(_examples(output / "tuned" / "model", test))
     return {
         "accuracy": accuracy,
@@ -106,12 +105,11 @@ def export_and_time(
         "student, ONNX Runtime int8": record["bytes"],
     }
     milliseconds = median_latencies(dict(zip(bytes_of, (teacher, student, graph), strict=True)), _LENGTHS)
-    table = Table("model", "bytes", *(f"ms, 1 x {length} tokens" for length in _LENGTHS), title="Latency")
-    for name, size in bytes_of.items():
-        table.add_row(
-            name, f"{size / 1e6:.1f} MB", *(f"{value:.1f}" for value in milliseconds[name].values())
-        )
-    tell(table)
+    rows = [
+        (name, size(held), *(f"{value:.1f}" for value in milliseconds[name].values()))
+        for name, held in bytes_of.items()
+    ]
+    tell(table_of("Latency", ("model", "bytes", *(f"ms, 1 x {length} tokens" for length in _LENGTHS)), rows))
     return {
         "bytes": bytes_of,
         "parity": record["parity"],
@@ -159,11 +157,22 @@ def _logistic_regression(
 
 
 def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
-    table = Table(title="What it says")
-    for column in ("docstring of a module it has not seen", "package", "predicted", "score"):
-        table.add_column(column, overflow="fold")
     shown = [example for example in test if len(example[0].split()) > 3][:_SHOWN]  # some are a mere sign
     results = Predictor.load(str(model)).predict(text for text, _ in shown)
-    for (text, package), result in zip(shown, results, strict=True):
-        table.add_row(text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
+    rows = [
+        (text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
+        for (text, package), result in zip(shown, results, strict=True)
+    ]
+    return table_of(
+        "What it says", ("docstring of a module it has not seen", "package", "predicted", "score"), rows
+    )
+
+
+def table_of(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table that breaks what is too long for a terminal into lines."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table

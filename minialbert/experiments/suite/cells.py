@@ -23,19 +23,11 @@ from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a suite.
-
-    Attributes:
-        row: the row's name.
-        mode: the way of tuning, or "distill" for the row's distillation.
-        group: the first group that asks for it.
-        task: the task; None for a distillation.
-        seed: the seed of the tuning; None for a distillation, which has its recipe's.
-    """
+    """One run of a suite: a tuning, or a distillation, which has no task and its recipe's seed."""
 
     row: str
-    mode: str
-    group: str
+    mode: str  # the way of tuning, or "distill"
+    group: str  # the first that asks for it
     task: str | None = None
     seed: int | None = None
 
@@ -52,17 +44,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Places:
-    """What stands where on this machine.
+    """What stands where on this machine."""
 
-    Attributes:
-        data: the folder with tasks and corpora.
-        teachers: directory or hub id of the suite's teachers, by name.
-        models: where distilled students are kept.
-    """
-
-    data: Path
-    teachers: Mapping[str, str]
-    models: Path
+    data: Path  # the folder with tasks and corpora
+    teachers: Mapping[str, str]  # directory or hub id, by name
+    models: Path  # where distilled students are kept
 
 
 def expand(suite: Suite) -> list[Cell]:
@@ -87,13 +73,8 @@ def expand(suite: Suite) -> list[Cell]:
 def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cell]:
     """Return the cells that one of some patterns names, in their order; all of them without a pattern.
 
-    Args:
-        cells: the cells.
-        patterns: names of groups or rows, or globs over names of cells, as in `student-*/full/cola-*`; comma-separated
-            lists of them. One that names nothing is a `UserError`.
-
-    Returns:
-        The cells.
+    Patterns are names of groups or rows, or globs over names of cells, as in `student-*/full/cola-*`, or
+    comma-separated lists of them. One that names nothing is a `UserError`.
     """
     wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
     if not wanted:
@@ -111,9 +92,26 @@ def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cel
 
 def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | FinetuneRecipe:
     """Return the resolved recipe of a cell, without teachers, models and data where `places` is None."""
-    if cell.is_distillation:
+    if cell.task is None:
         return distillation_recipe(suite, cell.row, places)
-    return _tuning_recipe(suite, cell, places)
+    row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
+    settings: dict[str, Any] = {
+        **mode.settings,
+        **mode.tasks.get(cell.task, {}),
+        "task.name": task.name,
+        **{f"task.{key}": value for key, value in task.settings.items()},
+        "tuning.seed": cell.seed,
+        "model.name": row.model,
+    }
+    if places is not None:
+        if row.recipe is not None:
+            settings["model.name"] = str(places.models / cell.row)
+        elif row.teacher is not None:
+            settings["model.name"] = places.teachers[row.teacher]
+        if task.data is not None:
+            settings["task.data"] = str(places.data / task.data)
+    with _naming(f"suite {suite.name}, cell {cell.name}"):
+        return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
 
 
 def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recipe:
@@ -128,36 +126,6 @@ def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recip
             settings["data.corpus"] = [str(places.data / suite.corpora[row.corpus])]
     with _naming(f"suite {suite.name}, row {name}"):
         return apply_overrides(_loaded(row.recipe, Recipe), _assignments(settings))
-
-
-def _tuning_recipe(suite: Suite, cell: Cell, places: Places | None) -> FinetuneRecipe:
-    assert cell.task is not None
-    row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
-    settings: dict[str, Any] = {
-        **mode.settings,
-        **mode.tasks.get(cell.task, {}),
-        "task.name": task.name,
-        **{f"task.{key}": value for key, value in task.settings.items()},
-        "tuning.seed": cell.seed,
-    }
-    if places is not None:
-        settings["model.name"] = _model_of(suite, cell.row, places)
-        if task.data is not None:
-            settings["task.data"] = str(places.data / task.data)
-    else:
-        settings["model.name"] = row.model
-    with _naming(f"suite {suite.name}, cell {cell.name}"):
-        return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
-
-
-def _model_of(suite: Suite, name: str, places: Places) -> str:
-    row = suite.rows[name]
-    if row.recipe is not None:
-        return str(places.models / name)
-    if row.model is not None:
-        return row.model
-    assert row.teacher is not None
-    return places.teachers[row.teacher]
 
 
 @cache  # a suite has many cells of few recipes
@@ -189,6 +157,11 @@ class Result:
     file: Path
     record: Mapping[str, Any]
 
+    def end(self) -> Mapping[str, Any]:
+        """Return what a distillation measured last; of first weights, their only measurement."""
+        metrics = self.record["metrics"]
+        return metrics.get("student_end") or metrics.get("student_start") or {}
+
     @property
     def points(self) -> float:
         """The reported score of a tuning, in percent."""
@@ -210,17 +183,8 @@ def find_results(
 ) -> dict[str, Result]:
     """Return the records of a suite's finished cells, by the names of cells, in the suite's order.
 
-    Args:
-        suite: the suite.
-        folders: outputs of the suite, or folders that hold only their records; of two records of a cell that of the
-            first folder counts.
-        cells: which cells; None: all.
-
-    Returns:
-        The records.
-
-    Raises:
-        UserError: if a folder has a record of another recipe than the suite's, or one that cannot be read.
+    Folders are outputs of the suite, or hold only their records; of two records of a cell that of the first folder
+    counts. One of another recipe than the suite's, or one that cannot be read, is a `UserError`.
     """
     found: dict[str, Result] = {}
     homes = [folder / "cells" for folder in folders]

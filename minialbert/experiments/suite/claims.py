@@ -18,21 +18,13 @@ Verdict = Literal["held", "reversed", "undecided at this size", "unfinished"]
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison came to.
+    """What a comparison came to."""
 
-    Attributes:
-        differences: a - b by (task, seed), in points or percent.
-        planned: how many pairs there are to be.
-        mean: the mean of the tasks' means; None without pairs.
-        interval: of the mean over seeds; None as long as a task has fewer pairs than two.
-        verdict: of the statement that the difference exceeds what the comparison says.
-    """
-
-    differences: Mapping[tuple[str, int], float]
-    planned: int
-    mean: float | None
-    interval: tuple[float, float] | None
-    verdict: Verdict
+    differences: Mapping[tuple[str, int], float]  # a - b by (task, seed), in points or percent
+    planned: int  # how many pairs there are to be
+    mean: float | None  # of the tasks' means; None without pairs
+    interval: tuple[float, float] | None  # of the mean over seeds; None while a task has fewer than two pairs
+    verdict: Verdict  # of the statement that the difference exceeds what the comparison says
 
     @property
     def interim(self) -> bool:
@@ -46,21 +38,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Kept:
-    """What share of a reference's mean a row keeps.
+    """What share of a reference's mean a row keeps."""
 
-    Attributes:
-        share: percent, the mean over seeds; None where no seed has all tasks.
-        sd: sample standard deviation over seeds.
-        n: seeds that have all tasks.
-        planned: seeds that there are to be.
-        reached: whether it is as much as was asked for; None as long as seeds are missing.
-    """
-
-    share: float | None
-    sd: float | None
-    n: int
-    planned: int
-    reached: bool | None
+    share: float | None  # percent, the mean over seeds; None where no seed has all tasks
+    sd: float | None  # sample standard deviation over seeds
+    n: int  # seeds that have all tasks
+    planned: int  # seeds that there are to be
+    reached: bool | None  # whether it is as much as was asked for; None as long as seeds are missing
 
 
 def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple[float, float]:
@@ -130,14 +114,10 @@ def judge(claim: Claim, compared: Sequence[Compared]) -> Verdict:
 
     It is "unfinished" if one of those that count is; "reversed" if one is; "held" if all are; undecided otherwise.
     """
-    verdicts = [
-        one.verdict for comparison, one in zip(claim.comparisons, compared, strict=True) if comparison.counts
-    ]
-    if "unfinished" in verdicts:
-        return "unfinished"
-    if "reversed" in verdicts:
-        return "reversed"
-    return "held" if all(verdict == "held" for verdict in verdicts) else "undecided at this size"
+    pairs = zip(claim.comparisons, compared, strict=True)
+    verdicts = {one.verdict for comparison, one in pairs if comparison.counts}
+    worst: Sequence[Verdict] = ("unfinished", "reversed", "undecided at this size")
+    return next((verdict for verdict in worst if verdict in verdicts), "held")
 
 
 def kept(suite: Suite, keep: Keep, side: str, results: Mapping[str, Result]) -> Kept:

@@ -28,7 +28,7 @@ from minialbert.report import paper as published
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, Listing, Point, ScatterChart, Section, Text
 from minialbert.report.sections import (
-    Distilled,
+    Run,
     latency_charts,
     made_with,
     paper_chart,
@@ -44,28 +44,16 @@ from minialbert.runs.progress import duration
 from minialbert.runs.records import Cell as Measured
 from minialbert.runs.records import known_task, mean_and_sd
 
-__all__ = ["difference", "find_paper_row", "measured", "write_suite_report"]
-
 
 def write_suite_report(
     suite: Suite, records: Path, output: Path | None = None, *, with_records: bool = False
 ) -> str:
-    """Put the records of a suite on one page.
+    """Return a page with the records of a suite as Markdown; no record, or one that does not fit, is a `UserError`.
 
-    Args:
-        suite: the suite.
-        records: its output, or a folder with its records; benchmarks in `bench*` beside them, whose models are called
-            like rows, add plots of latency.
-        output: a directory for `report.md`, `report.html`, `claims.csv` and one CSV file per table; those of earlier
-            calls are replaced.
-        with_records: also copy records, logs and attention maps there, without models: all that another `--records`
-            needs.
-
-    Returns:
-        The page as Markdown.
-
-    Raises:
-        UserError: if there is no record, if one does not fit the suite, or if `output` cannot be written.
+    The records are the suite's output, or a folder with them; benchmarks in `bench*` beside them, whose models are
+    called like rows, add plots of latency. A directory as output gets `report.md`, `report.html`, `claims.csv` and one
+    CSV file per table, in place of those of earlier calls; `with_records` also copies records, logs and attention maps
+    there, without models: all that another `--records` needs.
     """
     results = find_results(suite, [records])
     if not results:
@@ -178,7 +166,7 @@ class _Page:
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             means = ", ".join(f"{self._label(task)} {value:+.1f}" for task, value in one.task_means().items())
-            verdict = _worded(one.verdict, one.interim)
+            verdict = one.verdict + (", interim" if one.interim else "")
             rows.append(
                 (
                     said.a + (f", {said.label}" if said.label else ""),
@@ -198,7 +186,7 @@ class _Page:
     def _verdict(self, claim: Claim) -> str:
         verdict = judge(claim, self._compared[claim.name])
         interim = any(one.interim for said, one in self._pairs(claim) if said.counts)
-        return _worded(verdict, verdict != "unfinished" and interim)
+        return verdict + (", interim" if interim and verdict != "unfinished" else "")
 
     def _without_marked(self, said: Comparison) -> Value:
         marked = [task for task in said.tasks if task in self._marks]
@@ -275,8 +263,7 @@ class _Page:
         """Return what each distillation came to on held-out text."""
         rows: list[tuple[Value, ...]] = []
         for row, result in self._distilled():
-            metrics = result.record["metrics"]
-            end = metrics.get("student_end") or metrics.get("student_start") or {}
+            end = result.end()
             speed = result.record["training"].get("tokens_per_second")
             cosines = [value for key, value in end.items() if key.startswith("cosine_")]
             rows.append(
@@ -345,7 +332,7 @@ class _Page:
 
     def _distillation(self) -> Section:
         table = self.tables["distillation"]
-        runs = [Distilled(row, result.file.parent, result.record) for row, result in self._distilled()]
+        runs = [Run(row, result.file, result.record) for row, result in self._distilled()]
         return Section("Distillation", (table,) if table.rows else (), tuple(training_sections(runs)))
 
     def _settings(self) -> Section:
@@ -432,10 +419,6 @@ def _paper_rows(table: SuiteTable) -> tuple[published.PaperRow, ...]:
 def difference(one: Compared) -> Difference | None:
     """Return what a comparison came to as a value of a table; None without pairs."""
     return None if one.mean is None else Difference(one.mean, one.interval)
-
-
-def _worded(verdict: str, interim: bool) -> str:
-    return f"{verdict}, interim" if interim else verdict
 
 
 def _tasks_and_seeds(cells: Iterable[Cell]) -> str | None:

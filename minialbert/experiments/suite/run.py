@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,10 @@ from minialbert.data.prepare import prepare_recipe, recipe_options
 from minialbert.errors import UserError
 from minialbert.experiments.pool import (
     ADVICE,
-    CellBar,
     Job,
     LocalWorkers,
     begin_folder,
-    check_folder,
+    cell_bar,
     run_jobs,
 )
 from minialbert.experiments.suite.cells import (
@@ -42,10 +40,8 @@ from minialbert.experiments.suite.time_left import time_left
 from minialbert.recipes.load import dump_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import sole_user, write_atomically, writing
+from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
 from minialbert.runs.progress import duration
-
-__all__ = ["KeepModels", "Work", "plan_work", "run_suite"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +51,16 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Work:
-    """What a suite has left to do.
+    """What a suite has left to do, and all its records.
 
-    Attributes:
-        asked: the cells that were asked for, whose teachers are there.
-        pending: those of them without a record.
-        jobs: the cells to run, in order: the pending ones, and the distillations that are made again because a pending
-            tuning needs a model that is gone.
-        left_out: cells that were asked for, but whose teacher was not named.
-        results: all records.
+    The jobs are the cells to run, in order: those pending, and the distillations that are made again because a pending
+    tuning needs a model that is gone.
     """
 
-    asked: list[Cell]
-    pending: list[Cell]
+    asked: list[Cell]  # whose teachers are there
+    pending: list[Cell]  # those of them without a record
     jobs: list[Cell]
-    left_out: list[Cell]
+    left_out: list[Cell]  # asked for too, but their teacher was not named
     results: dict[str, Result]
 
 
@@ -81,17 +72,10 @@ def plan_work(
     records: Path | None = None,
     only: Sequence[str] = (),
 ) -> Work:
-    """Return what a suite has left to do.
+    """Return what of the cells that `select` finds is left to do; a record that does not fit is a `UserError`.
 
-    Args:
-        suite: the suite.
-        teachers: its teachers by name; None: as if all were there.
-        output: its directory, which need not exist.
-        records: another folder with records of finished cells.
-        only: which cells; see `select`.
-
-    Returns:
-        The work; a record that does not fit the suite is a `UserError`.
+    The output need not exist, and `records` is another folder with records of finished cells. Teachers are by name;
+    None is as if all were there.
     """
     folders = [output] if records is None else [output, records]
     results = find_results(suite, folders)
@@ -159,12 +143,13 @@ def run_suite(
         raise UserError(
             f"--records {extra}: has no folder cells; name the directory of a suite, or of its records"
         )
-    check_folder(output, "suite", "give another --output")
+    check_folder(output, "suite", overwrite=True, marker="cells", advice="give another --output")
     places = Places(data, {name: _located(where) for name, where in teachers.items()}, output / "models")
     work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
     _check_data(suite, work.jobs, data)
     with sole_user(output, "suite"):
-        begin_folder(output / "suite.yaml", _dumped(suite))
+        text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=1000)
+        begin_folder(output / "suite.yaml", text)
         check_teachers(output / "teachers.json", extra, {name: places.teachers[name] for name in teachers})
         for cell in expand(suite):
             if cell.is_distillation:
@@ -194,7 +179,6 @@ class _Run:
         self._suite, self._places, self._output, self._folders = suite, places, output, folders
         self._work, self._keep = work, keep
         self._left = {cell.name: cell for cell in work.jobs}
-        self._started: dict[str, float] = {}
         self._overheads: list[float] = []
         self.results = dict(work.results)
 
@@ -205,27 +189,18 @@ class _Run:
         if progress:
             logger.info("suite %s: %d of %d cells are done; %s", name, done, len(asked), left)
 
-        def begin(job: Job) -> None:
-            self._started[job.name] = time.monotonic()
-
-        def finish(job: Job) -> None:
+        def finish(job: Job, seconds: float) -> None:
             cell = cells[job.name]
             again = cell.name in self.results
-            result = self._take_in(cell)
+            result = self._take_in(cell, seconds)
             left = self._told(jobs)
             what = "made again" if again else _figure(cell, result)
             line = f"{cell.name}: {what} ({duration(result.seconds)})  suite: {left}"
-            bar.finish(line, left, counts=not again and cell in asked)
+            tell(line, left, not again and cell in asked)
 
-        with CellBar(f"suite {name}", len(asked), done, shown=progress, left=left) as bar:
-            run_jobs(
-                [self._job(cell, windows) for cell in cells.values()],
-                lambda: LocalWorkers(min(jobs, len(cells))),
-                finish,
-                logs=self._output / "logs",
-                begin=begin,
-                names_mistakes=True,
-            )
+        with cell_bar(f"suite {name}", len(asked), done, shown=progress, left=left) as tell:
+            todo = [self._job(cell, windows) for cell in cells.values()]
+            run_jobs(todo, lambda most: LocalWorkers(min(jobs, most)), finish, logs=self._output / "logs")
 
     def clean(self) -> None:
         """Remove students that no cell needs any more."""
@@ -250,12 +225,12 @@ class _Run:
         log = self._output / "logs" / f"{cell.name}.log"
         return Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
 
-    def _take_in(self, cell: Cell) -> Result:
+    def _take_in(self, cell: Cell, seconds: float) -> Result:
         """Return the record of a cell that is done, and put everything where it belongs."""
         if cell.is_distillation:
             _settle(self._output, cell)
         result = find_results(self._suite, self._folders, (cell,))[cell.name]
-        self._overheads.append(max(0.0, time.monotonic() - self._started[cell.name] - result.seconds))
+        self._overheads.append(max(0.0, seconds - result.seconds))
         self.results[cell.name] = result
         del self._left[cell.name]
         self.clean()
@@ -271,9 +246,7 @@ class _Run:
 def _figure(cell: Cell, result: Result) -> str:
     if not cell.is_distillation:
         return f"{str(result.record['metric']).replace('_', ' ')} {result.points:.1f} on {result.record['split']}"
-    metrics = result.record["metrics"]
-    end = metrics.get("student_end") or metrics.get("student_start") or {}
-    accuracy = end.get("mlm_accuracy")
+    accuracy = result.end().get("mlm_accuracy")
     return "made" if accuracy is None else f"masked-token accuracy {100 * accuracy:.1f} %"
 
 
@@ -327,18 +300,10 @@ def _settle(output: Path, cell: Cell) -> None:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
-def _dumped(suite: Suite) -> str:
-    values = json.loads(suite.model_dump_json())
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
-
-
 def prepare_windows(
     suite: Suite, cells: Sequence[Cell], places: Places, folder: Path, *, progress: bool = True
 ) -> dict[str, str]:
-    """Cut the corpora of some distillations into windows, once per corpus, tokenizer and settings.
-
-    Windows that are in the folder already stay. Returns the folder with the windows of each row.
-    """
+    """Return the folder with the windows of each row, cut once per corpus, tokenizer and settings, or there already."""
     made: dict[str, Path] = {}
     found: dict[str, str] = {}
     for cell in cells:

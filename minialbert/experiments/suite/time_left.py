@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minialbert.experiments.suite.cells import Cell, Result, distillation_recipe
+from minialbert.experiments.suite.cells import Cell, Result, distillation_recipe, expand
 from minialbert.experiments.suite.schema import Suite
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.progress import duration
@@ -15,28 +15,21 @@ from minialbert.runs.progress import duration
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """An estimate.
+    """An estimate."""
 
-    Attributes:
-        seconds: of all cells that can be estimated, one after the other.
-        unknown: cells that cannot, because none like them is done.
-        distillation: whether distillations are among those.
-        tasks: tasks among those, by name.
-    """
-
-    seconds: float
-    unknown: int
-    distillation: bool
-    tasks: tuple[str, ...]
+    seconds: float  # of all cells that can be estimated, one after the other
+    unknown: int  # cells that cannot, because none like them is done
+    distillation: bool  # whether distillations are among those
+    tasks: tuple[str, ...]  # tasks among those, by name
 
     def told(self, jobs: int = 1) -> str:
         """Return it as a line, for so many cells at a time. Those that are done are taken to have run as many."""
         without = [*(["distillation"] if self.distillation else []), *self.tasks]
         if self.unknown and not self.seconds:
             return f"no estimate yet: the first of each kind is to be measured ({', '.join(without)})"
-        line = f"about {self.seconds / jobs / 3600:.1f} h of compute left on this machine"
-        if self.seconds / jobs < 360:
-            line = f"about {duration(self.seconds / jobs)} of compute left on this machine"
+        seconds = self.seconds / jobs
+        told = duration(seconds) if seconds < 360 else f"{seconds / 3600:.1f} h"
+        line = f"about {told} of compute left on this machine"
         if not self.unknown:
             return line
         unknown = "1 cell" if self.unknown == 1 else f"{self.unknown} cells"
@@ -53,12 +46,11 @@ def time_left(
     of all on its task.
     """
     done: dict[tuple[Any, ...], list[float]] = {}
-    for name, result in results.items():
-        cell = _cell(name)
-        for key in _keys(suite, cell):
-            done.setdefault(key, []).append(
-                result.seconds / max(result.steps, 1) if cell.is_distillation else result.seconds
-            )
+    for cell in expand(suite):
+        if (result := results.get(cell.name)) is not None:
+            cost = result.seconds / max(result.steps, 1) if cell.is_distillation else result.seconds
+            for key in _keys(suite, cell):
+                done.setdefault(key, []).append(cost)
     seconds, unknown = 0.0, []
     for cell in left:
         if cell.is_distillation and not suite.rows[cell.row].distilled:
@@ -72,12 +64,6 @@ def time_left(
         seconds += statistics.fmean(measured) * steps + overhead
     tasks = dict.fromkeys(cell.task for cell in unknown if cell.task is not None)
     return TimeLeft(seconds, len(unknown), any(cell.is_distillation for cell in unknown), tuple(tasks))
-
-
-def _cell(name: str) -> Cell:
-    row, mode, *rest = name.split("/")
-    task, _, seed = rest[0].rpartition("-") if rest else ("", "", "")
-    return Cell(row, mode, "", task or None, int(seed) if seed else None)
 
 
 def _keys(suite: Suite, cell: Cell) -> list[tuple[Any, ...]]:

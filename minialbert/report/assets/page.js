@@ -6,48 +6,34 @@
   const root = document.documentElement;
 
   // A page from a disk may be refused storage; the theme then lasts as long as the page.
-  const stored = () => {
+  const stored = (use) => {
     try {
-      return localStorage.getItem("theme");
+      return use(localStorage);
     } catch {
       return null;
     }
   };
-  const store = (theme) => {
-    try {
-      localStorage.setItem("theme", theme);
-    } catch {
-      /* see above */
-    }
-  };
-  const setTheme = (theme) => {
-    if (theme === "auto") delete root.dataset.theme;
-    else root.dataset.theme = theme;
-  };
-
-  let theme = THEMES.includes(stored()) ? stored() : "auto";
-  setTheme(theme); // before the body is there, so that nothing flashes
+  // The style knows of no theme "auto", which leaves the choice to the system. Set before the body is there, so that
+  // nothing flashes.
+  root.dataset.theme = THEMES.find((one) => one === stored((storage) => storage.getItem("theme"))) ?? "auto";
 
   const setUpTheme = (button) => {
-    const tell = () => {
+    const set = (theme) => {
+      root.dataset.theme = theme;
       button.textContent = `Theme: ${theme}`;
     };
     button.addEventListener("click", () => {
-      theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-      setTheme(theme);
-      store(theme);
-      tell();
+      set(THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length]);
+      stored((storage) => storage.setItem("theme", root.dataset.theme));
     });
-    tell();
+    set(root.dataset.theme);
     button.hidden = false;
   };
 
   const setUpContents = (nav) => {
     const wide = matchMedia("(min-width: 68rem)");
     const details = nav.querySelector("details");
-    const fold = () => {
-      details.open = wide.matches;
-    };
+    const fold = () => details.toggleAttribute("open", wide.matches);
     wide.addEventListener("change", fold);
     fold();
     nav.addEventListener("click", (event) => {
@@ -58,18 +44,12 @@
     const seen = new Set();
     const mark = () => {
       const current = [...links.keys()].filter((id) => seen.has(id)).pop();
-      for (const [id, link] of links) {
-        if (id === current) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
-      }
+      for (const [id, link] of links) link.ariaCurrent = id === current ? "true" : null;
     };
     // A line near the top decides; of nested parts that it crosses, the innermost comes last.
     const observer = new IntersectionObserver(
       (entries) => {
-        for (const entry of entries) {
-          if (entry.isIntersecting) seen.add(entry.target.id);
-          else seen.delete(entry.target.id);
-        }
+        for (const entry of entries) seen[entry.isIntersecting ? "add" : "delete"](entry.target.id);
         mark();
       },
       { rootMargin: "-15% 0px -84% 0px" },
@@ -179,41 +159,28 @@
       return bytes.get(index);
     };
 
-    /** Attention of one head, or of all on average, by query and key. */
-    const attention = (index, heads, head, size) => {
-      const all = decoded(index);
-      const area = size * size;
+    const sum = (values) => values.reduce((total, value) => total + value, 0);
+    const mean = (values) => sum(values) / values.length;
+    const averaged = (maps) => Array.from(maps[0], (_, at) => mean(maps.map((map) => map[at])));
+
+    /** The map of one head, or those of all, by query and key. */
+    const planes = (index, heads, head, size) => {
       const chosen = head === "" ? [...Array(heads).keys()] : [Number(head)];
-      const values = new Float64Array(area);
-      for (const one of chosen) {
-        for (let at = 0; at < area; at += 1) values[at] += all[one * area + at];
-      }
-      return values.map((value) => value / (255 * chosen.length));
+      return chosen.map((one) => decoded(index).subarray(one * size * size, (one + 1) * size * size));
     };
 
-    const mean = (values) => values.reduce((total, value) => total + value, 0) / values.length;
-
-    /** Rows of one head that sum to 1 again; those that sum to nothing stay as they are. */
-    const distributions = (index, head, size) => {
-      const area = size * size;
-      const values = Float64Array.from(decoded(index).subarray(head * area, (head + 1) * area));
-      for (let start = 0; start < area; start += size) {
-        const row = values.subarray(start, start + size);
-        const total = Math.max(1, row.reduce((sum, value) => sum + value, 0));
-        row.forEach((value, at) => {
-          row[at] = value / total;
-        });
-      }
-      return values;
+    /** Rows that sum to 1 again; those that sum to nothing stay as they are. */
+    const distributions = (map, size) => {
+      const totals = [...Array(size).keys()].map((row) => Math.max(1, sum(map.subarray(row * size, (row + 1) * size))));
+      return Array.from(map, (value, at) => value / totals[Math.floor(at / size)]);
     };
 
     /** What rows of teacher and student share, as attention_maps.row_overlap has it for one sentence. */
-    const overlap = (maps, heads, head, size) => {
-      const chosen = heads.map((count) => (head === "" ? [...Array(count).keys()] : [Number(head)]));
-      const rows = maps.map((index, side) => chosen[side].map((one) => distributions(index, one, size)));
-      const shared = ([a, b]) => a.reduce((total, value, at) => total + Math.min(value, b[at]), 0) / size;
-      if (heads[0] === heads[1]) return mean(rows[0].map((a, at) => shared([a, rows[1][at]])));
-      return shared(rows.map((planes) => planes[0].map((_, at) => mean(planes.map((plane) => plane[at])))));
+    const overlap = (sides, size) => {
+      const rows = sides.map((maps) => maps.map((map) => distributions(map, size)));
+      const shared = (a, b) => sum(a.map((value, at) => Math.min(value, b[at]))) / size;
+      if (rows[0].length === rows[1].length) return mean(rows[0].map((a, at) => shared(a, rows[1][at])));
+      return shared(...rows.map(averaged));
     };
 
     const fill = (select, labels, values) => {
@@ -292,41 +259,25 @@
       const sentence = run.sentences[Number(picks.sentence.value)];
       const iteration = Number(picks.iteration.value);
       const size = sentence.tokens.length;
-      const values = {};
-      ["teacher", "student"].forEach((side, index) => {
-        values[side] = attention(sentence[side][iteration], run.heads[index], picks.head.value, size);
-      });
+      const maps = ["teacher", "student"].map((side, index) =>
+        planes(sentence[side][iteration], run.heads[index], picks.head.value, size),
+      );
+      const [teacher, student] = maps.map((one) => averaged(one).map((value) => value / 255));
       if (shown?.tokens !== sentence.tokens) cursor = null;
-      shown = { tokens: sentence.tokens, values };
-      draw("teacher", `Teacher ${run.teacher}, layer ${run.layers[iteration]}`, values.teacher, fillOf);
-      draw("student", `Student ${run.student}, iteration ${iteration + 1}`, values.student, fillOf);
+      shown = { tokens: sentence.tokens, values: { teacher, student } };
+      draw("teacher", `Teacher ${run.teacher}, layer ${run.layers[iteration]}`, teacher, fillOf);
+      draw("student", `Student ${run.student}, iteration ${iteration + 1}`, student, fillOf);
       sides.difference.hidden = !picks.difference.checked;
       if (picks.difference.checked) {
-        const difference = values.student.map((value, at) => value - values.teacher[at]);
+        const difference = student.map((value, at) => value - teacher[at]);
         draw("difference", "Student − teacher: blue is more, orange is less", difference, fillOfDifference);
       }
-      const maps = [sentence.teacher[iteration], sentence.student[iteration]];
-      const share = overlap(maps, run.heads, picks.head.value, size).toFixed(3);
+      const share = overlap(maps, size).toFixed(3);
       figure.querySelector(".overlap").textContent =
         run.heads[0] === run.heads[1]
           ? `Mean row overlap (1 − total variation), ${picks.head.selectedOptions[0].textContent}: ${share}`
           : `Mean row overlap of the maps averaged over heads (1 − total variation): ${share}`;
       read();
-    };
-
-    const drawScale = () => {
-      const scale = figure.querySelector(".scale svg");
-      const steps = 50;
-      const [left, width] = [10, 240];
-      scale.setAttribute("viewBox", "0 0 260 30");
-      for (let step = 0; step < steps; step += 1) {
-        const cell = svg("rect", { class: "cell", x: left + (step * width) / steps, width: width / steps + 0.3, height: 12 });
-        cell.style.fill = fillOf((step / (steps - 1)) ** 2);
-        scale.append(cell);
-      }
-      for (const value of [0, 0.05, 0.25, 0.5, 1]) {
-        scale.append(svg("text", { x: left + width * Math.sqrt(value), y: 26, "text-anchor": "middle" }, value));
-      }
     };
 
     const KEYS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -Infinity], End: [0, Infinity] };
@@ -364,7 +315,6 @@
       });
     }
     fillPicks();
-    drawScale();
     update();
     figure.querySelector(".map-app").hidden = false;
   };

@@ -11,8 +11,8 @@ import pytest
 from suite_records import make_suite, write_record, write_suite
 
 from minialbert.errors import UserError
-from minialbert.experiments.suite import expand, find_results, write_suite_report
-from minialbert.experiments.suite.page import find_paper_row
+from minialbert.experiments.suite.cells import expand, find_results
+from minialbert.experiments.suite.page import find_paper_row, write_suite_report
 from minialbert.experiments.suite.schema import SuiteTable, TableRow
 from minialbert.runs.packed import LOGS, RECORDS, read_run_file
 

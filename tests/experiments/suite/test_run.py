@@ -18,8 +18,9 @@ from suite_records import DEFINITION, make_suite, record_of, write_record, write
 
 from minialbert.errors import UserError
 from minialbert.experiments.pool import Outcome
-from minialbert.experiments.suite import expand, find_results, load_suite, plan_work, run_suite
-from minialbert.experiments.suite.run import check_teachers
+from minialbert.experiments.suite.cells import expand, find_results
+from minialbert.experiments.suite.run import check_teachers, plan_work, run_suite
+from minialbert.experiments.suite.schema import load_suite
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe
 from minialbert.runs.files import sole_user

@@ -8,10 +8,9 @@ import pytest
 from suite_records import DEFINITION, make_suite, write_suite
 
 from minialbert.errors import UserError
-from minialbert.experiments.suite import expand, list_suites, load_suite, select
-from minialbert.experiments.suite.cells import Places, recipe_of
+from minialbert.experiments.suite.cells import Places, expand, recipe_of, select
 from minialbert.experiments.suite.page import find_paper_row
-from minialbert.experiments.suite.schema import split_side
+from minialbert.experiments.suite.schema import list_suites, load_suite, split_side
 from minialbert.recipes.load import Recipe
 from minialbert.recipes.schema import FinetuneRecipe
 
