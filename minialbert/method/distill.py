@@ -28,8 +28,7 @@ from minialbert.method.objective import DistillationObjective
 from minialbert.method.start import build_student
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationTrainer
-from minialbert.recipes.load import Recipe
-from minialbert.recipes.schema import DistillRecipe, TrainingRecipe, resolve_depths, without_places
+from minialbert.recipes.schema import DistillRecipe, Recipe, TrainingRecipe, resolve_depths, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision

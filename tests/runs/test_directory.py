@@ -7,7 +7,8 @@ import json
 import pytest
 
 from minialbert.errors import UserError, display_name, spelled_as_path
-from minialbert.recipes.load import FinetuneRecipe, apply_overrides, dump_recipe, load_recipe
+from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.checkpoints import new_checkpoint
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_atomically
