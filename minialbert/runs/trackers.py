@@ -34,14 +34,9 @@ _TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio":
 _SECONDS_TO_FINISH = 60.0
 
 
-class Tracker(Protocol):
-    """What takes a run's figures."""
-
-    def write(self, figures: Mapping[str, float], step: int) -> None:
-        """Take the figures of one step."""
-
-    def finish(self) -> None:
-        """Take no more."""
+class _Tracker(Protocol):
+    def write(self, figures: Mapping[str, float], step: int) -> None: ...
+    def finish(self) -> None: ...
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -67,7 +62,7 @@ class RunTracking(TrainerCallback):
         self.name = name
         self._run = run
         self._recipe = recipe
-        self._tracker: Tracker | None = None
+        self._tracker: _Tracker | None = None
         self._is_over = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -258,10 +253,8 @@ def _name(run: RunDirectory) -> str:
     return run.path.resolve().name
 
 
-_TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], Tracker]] = {
+_TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], _Tracker]] = {
     "tensorboard": _TensorBoard,
     "wandb": _Wandb,
     "trackio": _Trackio,
 }
-
-__all__ = ["RunTracking", "check_trackers", "named", "trackers"]
