@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,7 @@ class TextsInMemory:
                 value = _text_of_record(value, source, row, self._text_field)
             if not isinstance(value, str | Mapping | None):
                 expected = f"a text, or a dictionary with the field {quoted(self._text_field)}"
-                raise UserError(f"{source.path}:{row}: expected {expected}, found {type(value).__name__}")
+                raise source.error(row, f"expected {expected}, found {type(value).__name__}")
             text = value.encode("utf-8", "replace") if isinstance(value, str) else b""
             digest.update(len(text).to_bytes(8, "little") + text)
             num_bytes += len(text)
@@ -78,6 +79,10 @@ class Source:
     def reads_once(self) -> bool:
         """Whether there is no reading it from the start again."""
         return self.texts is not None and self.texts.once
+
+    def error(self, row: int, message: str) -> UserError:
+        """Returns the error that names the source and the row."""
+        return UserError(f"{self.path}:{row}: {message}")
 
     @property
     def compression(self) -> str | None:
@@ -102,13 +107,6 @@ def corpus_entries(corpus: Corpus) -> list[Any]:
 
     Strings alone are ambiguous. A list or iterator is one of texts where, of the first twenty strings, one has several
     words and none looks like a place: a file that is there, a name with a known suffix, `hub:`, `~` or `/`.
-
-    Args:
-        corpus: a place, or several; texts, or dictionaries with a field for the text; a data set, a frame; or a list
-            of places, lists of texts, data sets and frames.
-
-    Returns:
-        The entries.
     """
     if isinstance(corpus, (str, Path, Source)) or is_frame(corpus) or is_dataset(corpus):
         return [corpus]
@@ -134,8 +132,9 @@ def _is_place(entry: object) -> bool:
         return isinstance(entry, (Path, Source, Iterable)) and not isinstance(entry, Mapping)
     if entry.startswith((PREFIX, "~", "/", "./", "../")):
         return True
+    # Unlike those of `Path`, this `exists` also takes what is too long for a name.
     short = 0 < len(entry) < 1024 and "\n" not in entry and "\0" not in entry
-    return short and (_kind(Path(entry)) is not None or Path(entry).exists())
+    return short and (_kind(Path(entry)) is not None or os.path.exists(entry))
 
 
 def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
@@ -154,9 +153,6 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
 
     Returns:
         At least one source, and at least one that is not empty.
-
-    Raises:
-        UserError: an entry does not exist, or nothing in the corpus can hold text.
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     sources: dict[str, Source] = {}
@@ -168,10 +164,7 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     if not sources:
         known = " ".join(sorted(_KIND_OF_SUFFIX))
         raise UserError(f"the corpus ({names}) has no file: expected {known}, also with .gz or .zst")
-    if all(
-        source.num_bytes == 0 and source.kind != "hub" and not source.reads_once
-        for source in sources.values()
-    ):
+    if not any(source.num_bytes or source.kind == "hub" or source.reads_once for source in sources.values()):
         what = "texts in memory" if all(s.kind == "memory" for s in sources.values()) else "file(s)"
         raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} {what} have 0 bytes")
     return list(sources.values())
@@ -269,9 +262,6 @@ def read_documents(
 
     Yields:
         Documents in the order of the source. Empty and whitespace-only ones are skipped and counted.
-
-    Raises:
-        UserError: the source cannot be read, is not UTF-8 text, or has a row that is not as expected.
     """
     stats = ReadStats() if stats is None else stats
     if source.kind == "text":
@@ -337,22 +327,20 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{source.path}:{row}: not a row of JSON ({one_line(error)})") from error
+        raise source.error(row, f"not a row of JSON ({one_line(error)})") from error
     if not isinstance(record, dict):
-        raise UserError(f"{source.path}:{row}: expected a JSON object, found {type(record).__name__}")
+        raise source.error(row, f"expected a JSON object, found {type(record).__name__}")
     return _text_of_record(record, source, row, text_field)
 
 
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:
     if text_field not in record:
         option = "text_field" if source.kind == "memory" else "--text-field"
-        raise UserError(
-            f"{source.path}:{row}: no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
-        )
+        found = f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
+        raise source.error(row, found)
     text = record[text_field]
     if not isinstance(text, str):
-        found = type(text).__name__
-        raise UserError(f"{source.path}:{row}: the field {quoted(text_field)} is {found}, not a string")
+        raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")
     # JSON can spell half of a surrogate pair, which is no text and which no tokenizer takes.
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -370,10 +358,8 @@ def _read_parquet(
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = file.schema_arrow.names
             if text_field not in columns:
-                raise UserError(
-                    f"{source.path}: no column {quoted(text_field)}; the columns are: {listed(columns)} "
-                    "(--text-field)"
-                )
+                found = f"no column {quoted(text_field)}; the columns are: {listed(columns)} (--text-field)"
+                raise UserError(f"{source.path}: {found}")
             column_type = file.schema_arrow.field(text_field).type
             if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
                 found = shown(column_type)
@@ -417,11 +403,9 @@ def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        place = f"byte 0x{raw[error.start]:02x} at offset {offset + error.start} of the text"
         row = first_row + raw.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{source.path}:{row}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {offset + error.start} "
-            "of the text); convert the file to UTF-8"
-        ) from error
+        raise source.error(row, f"not UTF-8 ({place}); convert the file to UTF-8") from error
     return text.replace("\r\n", "\n").rstrip("\n") if "\r" in text else text.rstrip("\n")
 
 
@@ -432,14 +416,10 @@ def _check_length(text: str, source: Source, row: int, max_document_bytes: int) 
 
 
 def _too_long(source: Source, row: int, limit: int, separator: DocumentSeparator | None) -> UserError:
-    if separator == "file":
-        advice = "--documents blank-line or --documents line cuts the file into documents, "
-    elif separator == "blank-line":
-        advice = "--documents line makes every line a document, "
-    else:
-        advice = ""
+    advice = {
+        "file": "--documents blank-line or --documents line cuts the file into documents, ",
+        "blank-line": "--documents line makes every line a document, ",
+    }.get(separator or "", "")
     option = "max_document_bytes" if source.kind == "memory" else "--max-document-mb"
-    return UserError(
-        f"{source.path}:{row}: the document that starts here is longer than {limit / 1e6:g} MB; "
-        f"{advice}{option} raises the limit"
-    )
+    found = f"the document that starts here is longer than {limit / 1e6:g} MB"
+    return source.error(row, f"{found}; {advice}{option} raises the limit")

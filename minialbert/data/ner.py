@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,49 +24,27 @@ _SUFFIXES = (".tsv", ".txt", ".conll", ".bio", ".iob", ".iob2")
 
 @dataclass(frozen=True)
 class BioFile:
-    """The sentences of one file, with IOB2 tags.
+    """The sentences of one file, with IOB2 tags."""
 
-    Attributes:
-        sentences: at least one, each with at least one word.
-        repaired: how many I- tags followed nothing or another type and were read as B-.
-        notes: what was repaired or left out, a line each.
-        first_seen: entity types in the order of the file, each with the row of its first tag and that tag.
-    """
-
-    sentences: list[TokenExample]
-    repaired: int
-    notes: tuple[str, ...] = ()
-    first_seen: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    sentences: list[TokenExample]  # at least one, each with at least one word
+    repaired: int  # how many I- tags followed nothing or another type and were read as B-
+    notes: tuple[str, ...]  # what was repaired or left out, a line each
+    first_seen: Mapping[
+        str, tuple[int, str]
+    ]  # entity types in order, each with row and text of its first tag
 
 
-def read_bio(
-    path: Path, *, repair: Repair = "repair", token_column: int = 0, tag_column: int = -1
-) -> BioFile:
-    """Return the sentences of a file with a word and its tag on each line.
+def read_bio(path: Path, *, repair: Repair = "repair") -> BioFile:
+    """Return the sentences of a file with a word and its tag in the first and the last column of each line.
 
     Columns are separated by TAB, or by spaces where the first row has no TAB. A blank line ends a sentence.
     `-DOCSTART-` lines are left out, and so are lines of one column that start with "# ". Quotes are ordinary
-    characters. Files in IOB1 become IOB2 by the repair.
-
-    Args:
-        path: the file, UTF-8 with or without a byte-order mark.
-        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the file.
-        token_column: the column of the word, from 0; negative from the right.
-        tag_column: the column of the tag, likewise.
-
-    Returns:
-        The sentences, and what was repaired.
-
-    Raises:
-        UserError: the file cannot be read, is not UTF-8, has no sentence, or a row has too few columns, no word
-            or a tag that is not O, B-TYPE or I-TYPE.
+    characters. An I- tag that follows nothing or another type is read as B- by the repair, so that files in IOB1 become
+    IOB2; else the file is refused. So is one without a sentence, and any row without a word or a tag of IOB2.
     """
-    if token_column == tag_column:
-        raise UserError(f"words and tags cannot both be in column {token_column}: give two different columns")
-    path = Path(path)
     tags = TagReader(lambda row, message: UserError(f"{path}, row {row}: {message}"), repair)
     sentences = []
-    for block in _blocks(path, token_column, tag_column):
+    for block in _blocks(path):
         rows, words, file_tags = zip(*block, strict=True)
         sentences.append(TokenExample(words, tags.read(file_tags, rows)))
     if not sentences:
@@ -82,20 +58,10 @@ def read_bio(
 def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "repair") -> Task:
     """Return a named-entity task from a directory of tagged files; `tables.load_table` reads tables and the hub.
 
-    The labels are "O", then B-TYPE and I-TYPE for the entity types of train in alphabetical order.
-
-    Args:
-        data: a directory with train.tsv and, if there are any, devel.tsv and test.tsv (also dev, valid, validation,
-            testa; testb; and .txt .conll .bio .iob .iob2).
-        name: what records call the task; by default the directory, in lower case.
-        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
-
-    Returns:
-        The task, with the splits that there are; a note says so where there is no validation split.
-
-    Raises:
-        UserError: there is no train split, a split has two candidates, train has no entity, another split has an
-            entity type that train has not, or a file is not as `read_bio` expects.
+    The labels are "O", then B-TYPE and I-TYPE for the entity types of train in alphabetical order; other splits have
+    none but these. The directory has train.tsv and, if there are any, devel.tsv and test.tsv (also dev, valid,
+    validation, testa; testb; and .txt .conll .bio .iob .iob2), as `read_bio` reads them. Records call the task by its
+    name, by default the directory's in lower case.
     """
     folder = local_path(data)
     paths = _find_splits(folder)
@@ -122,9 +88,7 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
 class TagReader:
     """Checks and repairs the tags of one file or split, whatever its format, and keeps what was found.
 
-    Args:
-        error: makes the error of a row and a message.
-        repair: what to do with an I- tag that follows nothing or another type.
+    An `error` is made of a row and a message.
     """
 
     def __init__(self, error: Callable[[int, str], UserError], repair: Repair) -> None:
@@ -139,7 +103,7 @@ class TagReader:
         for given, row in zip(tags, rows, strict=True):
             tag = given.strip()
             match = TAG.fullmatch(tag)
-            if match is None or _is_padded(match[2]):
+            if match is None or match[2] != (match[2] and match[2].strip()):
                 raise self.error(row, _bad_tag(tag))
             prefix, type_ = match.groups()
             if prefix == "I" and type_ != previous:
@@ -168,10 +132,6 @@ class TagReader:
         return (f"{short_name}: {self.repaired} {tags} read as B-",)
 
 
-def _is_padded(type_: str | None) -> bool:
-    return type_ is not None and type_ != type_.strip()
-
-
 def _bad_tag(tag: str) -> str:
     if _OTHER_SCHEME.fullmatch(tag):
         return (
@@ -181,7 +141,7 @@ def _bad_tag(tag: str) -> str:
     return f"expected a tag O, B-TYPE or I-TYPE, found {quoted(tag)}"
 
 
-def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tuple[int, str, str]]]:
+def _blocks(path: Path) -> Iterator[list[tuple[int, str, str]]]:
     """Yield the sentences of a file, as a row number, word and tag for each word."""
     lines = list(numbered_lines(path))
     separator = _separator(lines)
@@ -195,13 +155,12 @@ def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tup
         if separator == "TAB" and _is_comment(line):
             continue
         columns = line.split("\t") if separator == "TAB" else re.split(r"[ \t]+", line.strip(" \t"))
-        _check_columns(columns, separator, token_column, tag_column, f"{path}, row {row}")
-        word = columns[token_column]
-        if not word.strip():
-            raise UserError(
-                f"{path}, row {row}: the word in column {token_column} is empty: mend or remove the row"
-            )
-        block.append((row, word, columns[tag_column].strip()))
+        if len(columns) < 2:
+            expected = f"expected at least 2 columns separated by {separator}, found 1"
+            raise UserError(f"{path}, row {row}: {expected}: {quoted(columns[0])}")
+        if not columns[0].strip():
+            raise UserError(f"{path}, row {row}: the word in column 0 is empty: mend or remove the row")
+        block.append((row, columns[0], columns[-1].strip()))
     if block:
         yield block
 
@@ -219,27 +178,6 @@ def _separator(lines: Iterable[tuple[int, str]]) -> Literal["TAB", "spaces"]:
         if line.strip() and not _starts_document(line) and not _is_comment(line):
             return "TAB" if "\t" in line else "spaces"
     return "spaces"
-
-
-def _check_columns(
-    columns: Sequence[str], separator: str, token_column: int, tag_column: int, where: str
-) -> None:
-    if not _suffices(len(columns), token_column, tag_column):
-        fewest = max(column + 1 if column >= 0 else -column for column in (token_column, tag_column))
-        expected = next(
-            count for count in itertools.count(fewest) if _suffices(count, token_column, tag_column)
-        )
-        raise UserError(
-            f"{where}: expected at least {expected} columns separated by {separator}, found {len(columns)}: "
-            f"{quoted(' '.join(columns))}"
-        )
-
-
-@lru_cache
-def _suffices(count: int, token_column: int, tag_column: int) -> bool:
-    """Return whether a row of so many columns has both, and not in one place."""
-    indices = [column if column >= 0 else count + column for column in (token_column, tag_column)]
-    return all(0 <= index < count for index in indices) and indices[0] != indices[1]
 
 
 def _find_splits(folder: Path) -> dict[str, Path]:

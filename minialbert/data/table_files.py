@@ -26,19 +26,14 @@ _PARQUET_BATCH = 1024
 
 @dataclass(frozen=True)
 class Table:
-    """One split, read.
+    """One split, read: row numbers, and cells by column, which can be lists and numbers, but for csv and tsv.
 
-    Attributes:
-        name: the file, or what messages call rows that come from none.
-        columns: names of its columns, in the order of the file; of JSON lines all keys that occur.
-        rows: row number and cells by column. The number is the line on which the row begins, counted from 1;
-            of Parquet and rows in memory the row, counted from 1. JSON lines leave out the keys that a line does not
-            have. Cells can be lists and numbers, but for csv and tsv.
-        is_file: whether it was read from a file.
+    The number is the line on which the row begins, counted from 1; of Parquet and rows in memory the row, counted from
+    1. JSON lines leave out the keys that a line does not have.
     """
 
-    name: str
-    columns: tuple[str, ...]
+    name: str  # the file, or what messages call rows that come from none
+    columns: tuple[str, ...]  # in the order of the file; of JSON lines all keys that occur
     rows: list[tuple[int, dict[str, Any]]]
     is_file: bool = True
 
@@ -50,15 +45,8 @@ class Table:
 def find_tables(data: Path) -> dict[str, Path]:
     """Returns the file of each split, under "train", "validation", "test", in this order.
 
-    Args:
-        data: a file, which is the train split, or a directory with train.EXT and, where there are such,
-            validation.EXT (or valid, dev, devel) and test.EXT. Other files are left alone.
-
-    Returns:
-        The paths.
-
-    Raises:
-        UserError: no such path, no train split, two files for a split, or one with an unknown extension.
+    A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, dev, devel)
+    and test.EXT, one of each. Other files are left alone.
     """
     if data.is_file():
         return {"train": data}
@@ -100,16 +88,8 @@ def read_table(path: Path) -> Table:
     - jsonl, ndjson: one JSON object a line.
     - parquet: read by pyarrow.
 
-    Text is UTF-8, with or without byte order mark. Blank lines are left out, and keep their number.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The table; it has at least one row.
-
-    Raises:
-        UserError: the file cannot be read, is damaged or has no rows; names the file and the row.
+    Text is UTF-8, with or without byte order mark. Blank lines are left out, and keep their number. A file that cannot
+    be read, is damaged or has no rows is refused.
     """
     suffix = path.suffix.lower()
     if suffix not in EXTENSIONS:
@@ -232,25 +212,29 @@ def _read_parquet(path: Path) -> Table:
             _check_unique(path, None, names)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 rows.extend(enumerate(batch.to_pylist(), start=len(rows) + 1))
+    except UserError:
+        raise
     except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
         # Dates beyond the calendar, unknown time zones, structs that name a field twice: the list is pyarrow's.
-        message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
-        raise UserError(f"{path}: {message}") from error
+        raise UserError(
+            f"{path}: not readable as Parquet after row {len(rows)} ({one_line(error)})"
+        ) from error
     return Table(str(path), names, rows)
 
 
 def _read_text(path: Path) -> str:
     raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if b"\0" in raw:
-        message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
-        raise _error(path, _line_of(raw, raw.index(0)), message)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file to UTF-8"
-        raise _error(path, _line_of(raw, error.start), message) from error
+    offset, message = (
+        raw.find(0),
+        "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)",
+    )
+    if offset < 0:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            offset = error.start
+            message = f"not UTF-8 (byte 0x{raw[offset]:02x}); convert the file to UTF-8"
+    raise _error(path, len(_LINE_END.findall(raw, 0, offset)) + 1, message)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -266,10 +250,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise UserError(f"{path}, row {number}: {problem}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-
-
-def _line_of(raw: bytes, offset: int) -> int:
-    return len(_LINE_END.findall(raw, 0, offset)) + 1
 
 
 def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:

@@ -10,7 +10,6 @@ import pytest
 from minialbert.data.examples import TextExample, first_rows
 from minialbert.data.glue import (
     GLUE_TASKS,
-    glue_from_hub_rows,
     glue_task_name,
     load_glue,
 )
@@ -377,42 +376,42 @@ def test_hub_rows_of_a_classification_task(monkeypatch):
 
 def test_hub_labels_go_by_name_not_by_id():
     names = ["not_entailment", "entailment"]
-    task = glue_from_hub_rows("rte", dict.fromkeys(["train", "validation"], hub_split(RTE_HUB, names)))
+    task = load_glue("rte", dict.fromkeys(["train", "validation"], hub_split(RTE_HUB, names)))
     assert [example.label for example in task.splits["train"]] == ["not_entailment", "entailment"]
     assert task.labels == ("entailment", "not_entailment")
     other = hub_split(RTE_HUB, ["yes", "no"])
-    text = message(glue_from_hub_rows, "rte", {"train": other, "validation": other})
-    assert "labels yes, no; expected entailment, not_entailment" in text
+    text = message(load_glue, "rte", {"train": other, "validation": other})
+    assert "train, row 1: unknown label 'yes'; expected one of 0, 1, entailment, not_entailment" in text
 
 
 def test_hub_scores_lose_their_single_precision():
     rows = hub_split([{"sentence1": "a", "sentence2": "b", "label": 3.8, "idx": 0}])
     assert rows[0]["label"] != 3.8  # the trap is there
-    task = glue_from_hub_rows("stsb", {"train": rows, "validation": rows, "test": rows})
+    task = load_glue("stsb", {"train": rows, "validation": rows, "test": rows})
     assert task.splits["train"] == [TextExample("a", "b", 3.8, "0")]
     assert task.splits["test"] == [TextExample("a", "b", None, "0")]
     for score in (None, -1.0):
-        wrong = {"train": [{"sentence1": "a", "sentence2": "b", "label": score}]}
-        assert "expected a number from 0 to 5" in message(glue_from_hub_rows, "stsb", wrong)
+        wrong = {"train": [{"sentence1": "a", "sentence2": "b", "label": score}], "validation": rows}
+        assert "expected a number from 0 to 5" in message(load_glue, "stsb", wrong)
 
 
 def test_hub_mnli():
     row = {"premise": "a", "hypothesis": "b", "label": 2, "idx": 4}
     names = ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
-    task = glue_from_hub_rows("mnli", {name: [row, {**row, "label": -1}] for name in names})
+    task = load_glue("mnli", {name: [row, {**row, "label": -1}] for name in names})
     assert task.splits["validation_mismatched"] == [TextExample("a", "b", "contradiction", "4")]
     assert task.splits["test_mismatched"] == [TextExample("a", "b", None, "4")] * 2
     assert "validation_matched: left out 1 row without an agreed label" in task.notes
 
 
 def test_hub_rows_that_are_wrong():
-    text = message(glue_from_hub_rows, "rte", {"train": RTE_HUB, "dev": RTE_HUB})
-    assert "has no split validation; the splits are: train, dev" in text
-    text = message(glue_from_hub_rows, "qnli", {"train": RTE_HUB})
-    assert "train, row 0: no column question, sentence; the columns are: sentence1, sentence2" in text
-    text = message(glue_from_hub_rows, "rte", {"train": [{**RTE_HUB[0], "label": -1}]})
+    text = message(load_glue, "rte", {"train": RTE_HUB, "other": RTE_HUB})
+    assert "has no split validation; the splits are: train, other" in text
+    text = message(load_glue, "qnli", {"train": RTE_HUB, "validation": RTE_HUB})
+    assert "train, row 1: no column question, sentence; the columns are: sentence1, sentence2" in text
+    text = message(load_glue, "rte", {"train": [{**RTE_HUB[0], "label": -1}], "validation": RTE_HUB})
     assert "unknown label '-1'; expected one of 0, 1" in text
-    text = message(glue_from_hub_rows, "rte", {"train": [{**RTE_HUB[0], "sentence1": None}]})
+    text = message(load_glue, "rte", {"train": [{**RTE_HUB[0], "sentence1": None}], "validation": RTE_HUB})
     assert "'sentence1' is empty" in text
 
 
