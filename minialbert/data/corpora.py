@@ -84,12 +84,6 @@ class Source:
         """Returns the error that names the source and the row."""
         return UserError(f"{self.path}:{row}: {message}")
 
-    @property
-    def compression(self) -> str | None:
-        """`".gz"`, `".zst"` or None."""
-        suffix = self.path.suffix.lower()
-        return suffix if suffix in COMPRESSIONS else None
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -145,14 +139,9 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     have any suffix and is read as text where the suffix says nothing. Nothing is fetched here. Texts in memory that
     can be read again are read once for their fingerprint.
 
-    Args:
-        corpus: files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name`
-            or `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may
-            also hold sources that were found before, lists and iterators of texts, data sets and frames.
-        text_field: the field or column that holds the text of a row in memory.
-
-    Returns:
-        At least one source, and at least one that is not empty.
+    A corpus is of files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name` or
+    `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may also hold
+    sources that were found before, lists and iterators of texts, data sets and frames. At least one is not empty.
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     sources: dict[str, Source] = {}
@@ -212,10 +201,9 @@ def _kind(path: Path) -> SourceKind | None:
 
 def _file_source(path: Path) -> Source:
     kind = _kind(path) or "text"
-    source = Source(path, kind, path.stat().st_size)
-    if kind == "parquet" and source.compression:
+    if kind == "parquet" and path.suffix.lower() in COMPRESSIONS:
         raise UserError(f"{path}: a Parquet file compressed as a whole cannot be read; decompress it first")
-    return source
+    return Source(path, kind, path.stat().st_size)
 
 
 def _hub_source(name: str) -> Source:
@@ -250,30 +238,17 @@ def read_documents(
     max_document_bytes: int = 16_000_000,
     stats: ReadStats | None = None,
 ) -> Iterator[Document]:
-    """Yields the documents of one source, one at a time.
+    """Yields the documents of one source, one at a time; empty and whitespace-only ones are skipped and counted.
 
-    Args:
-        source: one of `find_sources`.
-        separator: what ends a document of a text file: a blank line, every line end, or the end of the file.
-            JSON lines, Parquet and hub data sets have one document per row.
-        text_field: the field or column that holds the text of a row.
-        max_document_bytes: a longer document is refused, in bytes of UTF-8 (JSON: of the whole row).
-        stats: counters to keep up to date.
-
-    Yields:
-        Documents in the order of the source. Empty and whitespace-only ones are skipped and counted.
+    The separator is what ends a document of a text file: a blank line, every line end, or the end of the file. JSON
+    lines, Parquet and hub data sets have one document per row. A longer document than `max_document_bytes` of UTF-8
+    (JSON: of the whole row) is refused. The counters are kept up to date.
     """
     stats = ReadStats() if stats is None else stats
     if source.kind == "text":
         documents = _read_text(source, separator, max_document_bytes, stats)
-    elif source.kind == "jsonl":
-        documents = _read_jsonl(source, text_field, max_document_bytes, stats)
-    elif source.kind == "parquet":
-        documents = _read_parquet(source, text_field, max_document_bytes, stats)
-    elif source.kind == "hub":
-        documents = _read_hub(source, text_field, max_document_bytes)
     else:
-        documents = _read_memory(source, max_document_bytes, stats)
+        documents = _READERS[source.kind](source, text_field, max_document_bytes, stats)
     for document in documents:
         if not document.text or document.text.isspace():
             stats.skipped += 1
@@ -377,7 +352,7 @@ def _read_parquet(
         raise UserError(message) from error
 
 
-def _read_hub(source: Source, text_field: str, max_document_bytes: int) -> Iterator[Document]:
+def _read_hub(source: Source, text_field: str, max_document_bytes: int, _: ReadStats) -> Iterator[Document]:
     name, config, split = (str(source.path).removeprefix(PREFIX).split(":") + ["", ""])[:3]
     failure = "could not reach the hub for {}: give a local path, or check the name and the network"
     rows = load_hub(name, config or None, failure.format(name), split=split or "train", streaming=True)
@@ -391,12 +366,15 @@ def _read_hub(source: Source, text_field: str, max_document_bytes: int) -> Itera
         yield Document(text, row)
 
 
-def _read_memory(source: Source, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+def _read_memory(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
     assert source.texts is not None
     for row, text in source.texts.read(source):
         _check_length(text, source, row, max_document_bytes)
         stats.bytes_read += len(text.encode())
         yield Document(text, row)
+
+
+_READERS = {"jsonl": _read_jsonl, "parquet": _read_parquet, "hub": _read_hub, "memory": _read_memory}
 
 
 def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from minialbert.data.examples import Task, TextExample
 from minialbert.data.hub import assign_splits, load_hub
 from minialbert.data.rows import LabelledData, table_in_memory
-from minialbert.data.table_files import numbered_lines
+from minialbert.data.table_files import file_error, numbered_lines
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 from minialbert.runs.files import write_atomically, writing
 
@@ -314,14 +314,13 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
         # A stray TAB in a text moves the fields after it; the label column could then hold another valid label.
         if len(fields) < len(header) or any(extra.strip() for extra in fields[len(header) :]):
             if not part.may_leave_out:
-                raise UserError(
-                    f"{path}, row {line}: expected {len(header)} columns split at TAB, found {len(fields)}"
-                )
+                expected = f"expected {len(header)} columns split at TAB"
+                raise file_error(path, line, f"{expected}, found {len(fields)}")
             part.left_out["with too few or too many columns"] += 1
             continue
         row_id = None if index is None else fields[index].strip() or None
         spelled = None if label is None else fields[label]
-        part.add(f"{path}, row {line}", [fields[position] for position in texts], spelled, row_id)
+        part.add(f"{path}:{line}", [fields[position] for position in texts], spelled, row_id)
     return part
 
 

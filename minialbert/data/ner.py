@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from minialbert_runtime.words import TAG
 
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.hub import assign_splits
-from minialbert.data.table_files import numbered_lines
+from minialbert.data.table_files import file_error, numbered_lines
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 Repair = Literal["repair", "refuse"]
@@ -42,7 +43,7 @@ def read_bio(path: Path, *, repair: Repair = "repair") -> BioFile:
     characters. An I- tag that follows nothing or another type is read as B- by the repair, so that files in IOB1 become
     IOB2; else the file is refused. So is one without a sentence, and any row without a word or a tag of IOB2.
     """
-    tags = TagReader(lambda row, message: UserError(f"{path}, row {row}: {message}"), repair)
+    tags = TagReader(partial(file_error, path), repair)
     sentences = []
     for block in _blocks(path):
         rows, words, file_tags = zip(*block, strict=True)
@@ -71,7 +72,7 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
     if not types:
         raise UserError(f"{paths['train']} has no entity: expected B-TYPE and I-TYPE tags, all are O")
     for split, file in files.items():
-        _check_types(file, str(paths[split]), types)
+        _check_types(file, paths[split], types)
     notes = [note for file in files.values() for note in file.notes]
     if "validation" not in files:
         notes.append(f"{default_name}: there is no validation split")
@@ -157,9 +158,9 @@ def _blocks(path: Path) -> Iterator[list[tuple[int, str, str]]]:
         columns = line.split("\t") if separator == "TAB" else re.split(r"[ \t]+", line.strip(" \t"))
         if len(columns) < 2:
             expected = f"expected at least 2 columns separated by {separator}, found 1"
-            raise UserError(f"{path}, row {row}: {expected}: {quoted(columns[0])}")
+            raise file_error(path, row, f"{expected}: {quoted(columns[0])}")
         if not columns[0].strip():
-            raise UserError(f"{path}, row {row}: the word in column 0 is empty: mend or remove the row")
+            raise file_error(path, row, "the word in column 0 is empty: mend or remove the row")
         block.append((row, columns[0], columns[-1].strip()))
     if block:
         yield block
@@ -194,10 +195,12 @@ def _find_splits(folder: Path) -> dict[str, Path]:
     return {split: folder / file for split, file in found.items()}
 
 
-def _check_types(file: BioFile, title: str, types: Sequence[str]) -> None:
+def _check_types(file: BioFile, path: Path, types: Sequence[str]) -> None:
     for type_, (row, tag) in file.first_seen.items():
         if type_ not in types:
-            raise UserError(
-                f"{title}, row {row}: the entity type of the tag {quoted(tag)} does not occur in train, which has "
-                f"{listed(types)}; no model learns it: rename the type, or tag such words O"
+            unknown = (
+                f"the entity type of the tag {quoted(tag)} does not occur in train, which has {listed(types)}"
+            )
+            raise file_error(
+                path, row, f"{unknown}; no model learns it: rename the type, or tag such words O"
             )

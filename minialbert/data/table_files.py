@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.hub import SPLIT_NAMES
+from minialbert.data.hub import SPLIT_NAMES, assign_splits
 from minialbert.errors import UserError, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -52,25 +52,16 @@ def find_tables(data: Path) -> dict[str, Path]:
         return {"train": data}
     if not data.is_dir():
         raise UserError(f"no such file or directory: {data}")
-    files = [path for path in sorted(data.iterdir()) if path.is_file()]
-    found = {
-        split: [path for path in files if path.name.partition(".")[0].lower() in names]
-        for split, names in SPLIT_NAMES.items()
-    }
-    if not found["train"]:
-        raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
-    return {split: _only(split, paths) for split, paths in found.items() if paths}
-
-
-def _only(split: str, paths: list[Path]) -> Path:
+    stems = {path.name: path.name.partition(".")[0] for path in sorted(data.iterdir()) if path.is_file()}
+    tables = {name: stem for name, stem in stems.items() if name.partition(".")[2].lower() in _NAMES}
+    found = assign_splits(tables, str(data))
     # A table beside train.txt is meant; train.txt alone would be a split that silently goes missing.
-    known = [path for path in paths if path.name.partition(".")[2].lower() in _NAMES]
-    if not known:
-        raise _unknown_extension(paths[0])
-    if len(known) > 1:
-        names = " and ".join(path.name for path in known)
-        raise UserError(f"{known[0].parent}: {names} are both the {split} split; keep one")
-    return known[0]
+    for name in sorted(stems.keys() - tables.keys()):
+        if any(stems[name].lower() in names for split, names in SPLIT_NAMES.items() if split not in found):
+            raise _unknown_extension(data / name)
+    if "train" not in found:
+        raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
+    return {split: data / name for split, name in found.items()}
 
 
 def _unknown_extension(path: Path) -> UserError:
@@ -123,7 +114,7 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
         if len(fields) != len(names):
             advice = "" if tabs else "; a field with a delimiter or line end in it must be in quotes"
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
-            raise _error(path, line, counts + advice)
+            raise file_error(path, line, counts + advice)
         rows.append((line, dict(zip(names, fields, strict=True))))
     return Table(str(path), names, rows)
 
@@ -145,7 +136,7 @@ def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[s
             problem = str(error)
             if problem == "unexpected end of data":
                 problem = "a quote that opens in this row is never closed"
-            raise _error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
+            raise file_error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
         if fields:
             yield begin, fields
         begin = reader.line_num + 1
@@ -183,12 +174,12 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
         if "\\u" in content:  # JSON can spell half of a surrogate pair, which no tokenizer takes
             json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise _error(path, line, "holds half of a surrogate pair, which is no character") from error
+        raise file_error(path, line, "holds half of a surrogate pair, which is no character") from error
     except (ValueError, RecursionError) as error:
-        raise _error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
+        raise file_error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
     if not isinstance(record, dict):
         found = "an array" if isinstance(record, list) else "a plain value"
-        raise _error(path, line, f"expected a JSON object, found {found}")
+        raise file_error(path, line, f"expected a JSON object, found {found}")
     return record
 
 
@@ -216,48 +207,42 @@ def _read_parquet(path: Path) -> Table:
         raise
     except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError) as error:
         # Dates beyond the calendar, unknown time zones, structs that name a field twice: the list is pyarrow's.
-        raise UserError(
-            f"{path}: not readable as Parquet after row {len(rows)} ({one_line(error)})"
-        ) from error
+        message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
+        raise UserError(f"{path}: {message}") from error
     return Table(str(path), names, rows)
 
 
-def _read_text(path: Path) -> str:
-    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    offset, message = (
-        raw.find(0),
-        "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)",
-    )
-    if offset < 0:
+def _read_text(path: Path, *, in_lines: bool = False) -> str:
+    """Returns the text of a UTF-8 file; where LF alone ends its lines, NUL is a character as any other."""
+    try:
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
+    offset = raw.find(0)
+    if offset < 0 or in_lines:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             offset = error.start
             message = f"not UTF-8 (byte 0x{raw[offset]:02x}); convert the file to UTF-8"
-    raise _error(path, len(_LINE_END.findall(raw, 0, offset)) + 1, message)
+    ends = raw.count(b"\n", 0, offset) if in_lines else len(_LINE_END.findall(raw, 0, offset))
+    raise file_error(path, ends + 1, message)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the number and the text of each line of a UTF-8 file; LF or CR LF ends a line, and nothing else does."""
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-                try:
-                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-                except UnicodeDecodeError as error:
-                    problem = f"not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8"
-                    raise UserError(f"{path}, row {number}: {problem}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    for number, line in enumerate(_read_text(path, in_lines=True).split("\n"), start=1):
+        yield number, line.removesuffix("\r")
 
 
 def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         message = f"the header names {quoted(twice[0])} more than once"
-        raise _error(path, line, message) if line else UserError(f"{path}: {message}")
+        raise file_error(path, line, message) if line else UserError(f"{path}: {message}")
 
 
-def _error(path: Path, row: int, message: str) -> UserError:
+def file_error(path: Path, row: int, message: str) -> UserError:
+    """Returns the error that names a file, the row and what is wrong there."""
     return UserError(f"{path}:{row}: {message}")

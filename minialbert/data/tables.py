@@ -15,19 +15,12 @@ from typing import Any
 
 from minialbert_runtime.words import Span, spans_to_tags
 
-from minialbert.data.examples import Example, Problem, Task, TextExample, TokenExample
+from minialbert.data.examples import METRICS, Example, Problem, Task, TextExample, TokenExample
 from minialbert.data.hub import PREFIX, assign_splits, load_splits
 from minialbert.data.ner import Repair, TagReader
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, find_tables, read_table
 from minialbert.errors import UserError, listed, local_path, quoted
-
-DEFAULT_METRICS: Mapping[Problem, str] = {
-    "single-label": "accuracy",
-    "multi-label": "f1_micro",
-    "regression": "pearson_spearman",
-    "token": "entity_f1",
-}
 
 _COMMON_NAMES = {
     "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
@@ -110,9 +103,7 @@ def load_table(
         for split, table in tables.items():
             _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
     splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    return Task(
-        name or default_name, problem, names, metric or DEFAULT_METRICS[problem], splits, tuple(notes)
-    )
+    return Task(name or default_name, problem, names, metric or METRICS[problem][0], splits, tuple(notes))
 
 
 def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tuple[str, dict[str, Table]]:
@@ -138,8 +129,8 @@ def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tupl
 
 
 def _check_options(problem: Problem, labels: Sequence[str] | None, label_separator: str) -> None:
-    if problem not in DEFAULT_METRICS:
-        raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(DEFAULT_METRICS)}")
+    if problem not in METRICS:
+        raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(METRICS)}")
     if labels is not None and problem == "regression":
         raise UserError("regression has scores and no classes; leave `labels` out")
     if labels is not None and (not labels or len(set(labels)) < len(labels)):

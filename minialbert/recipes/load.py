@@ -217,8 +217,9 @@ def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
         _clear_other_length(training, merged["training"])
     for key, value in values.items():
         section = merged.get(key)
-        in_section = isinstance(section, dict) and isinstance(value, dict | None)
-        merged[key] = section | (value or {}) if in_section else value
+        if isinstance(section, dict) and isinstance(value, dict | None):
+            value = section | (value or {})
+        merged[key] = value
     return merged
 
 

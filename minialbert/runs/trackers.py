@@ -179,7 +179,7 @@ class _Wandb:
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            name=_name(run),
+            name=run.path.resolve().name,
             id=_wandb_id(run),
             resume="allow",
             reinit="create_new",
@@ -225,10 +225,11 @@ class _Trackio:
         import trackio
 
         self._trackio = trackio
-        with _to_stderr():
+        # What the package prints is kept out of standard output, which belongs to --json.
+        with contextlib.redirect_stdout(sys.stderr):
             self._run = trackio.init(
                 project=PROJECT,
-                name=_name(run),
+                name=run.path.resolve().name,
                 config=dict(config),
                 resume="allow" if step else "never",
                 embed=False,
@@ -240,17 +241,8 @@ class _Trackio:
         self._run.log(dict(figures), step=step)
 
     def finish(self) -> None:
-        with _to_stderr():
+        with contextlib.redirect_stdout(sys.stderr):
             self._trackio.finish()  # which also keeps it from being finished again at exit, on standard output
-
-
-def _to_stderr() -> contextlib.AbstractContextManager[Any]:
-    """Keep what a package prints out of standard output, which belongs to --json."""
-    return contextlib.redirect_stdout(sys.stderr)
-
-
-def _name(run: RunDirectory) -> str:
-    return run.path.resolve().name
 
 
 _TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], _Tracker]] = {

@@ -262,16 +262,16 @@ def test_max_train_rows(tmp_path):
 
 
 BAD_ROWS = [
-    ("rte", "2\tonly\ttwo", "train.tsv, row 4: expected 4 columns split at TAB, found 3"),
-    ("rte", "2\ta\tstray tab\tb\tentailment", "train.tsv, row 4: expected 4 columns split at TAB, found 5"),
-    ("rte", "2\ta\tb\tneutral", "row 4: unknown label 'neutral'; expected one of entailment, not_entailment"),
-    ("rte", "2\ta\tb\t", "row 4: unknown label ''; expected one of"),
-    ("rte", "2\ta\t \tentailment", "row 4: 'sentence2' is empty"),
-    ("cola", "x\t2\t\tHe ran.", "train.tsv, row 3: unknown label '2'; expected one of 0, 1"),
-    ("cola", "x\t1\tHe ran.", "row 3: expected 4 columns split at TAB, found 3"),
-    ("sst2", " \t1", "row 4: 'sentence' is empty"),
+    ("rte", "2\tonly\ttwo", "train.tsv:4: expected 4 columns split at TAB, found 3"),
+    ("rte", "2\ta\tstray tab\tb\tentailment", "train.tsv:4: expected 4 columns split at TAB, found 5"),
+    ("rte", "2\ta\tb\tneutral", ":4: unknown label 'neutral'; expected one of entailment, not_entailment"),
+    ("rte", "2\ta\tb\t", ":4: unknown label ''; expected one of"),
+    ("rte", "2\ta\t \tentailment", ":4: 'sentence2' is empty"),
+    ("cola", "x\t2\t\tHe ran.", "train.tsv:3: unknown label '2'; expected one of 0, 1"),
+    ("cola", "x\t1\tHe ran.", ":3: expected 4 columns split at TAB, found 3"),
+    ("sst2", " \t1", ":4: 'sentence' is empty"),
     *(
-        ("stsb", f"2\tg\tf\ty\to\tn\tn\ta\tb\t{score}", f"row 4: score '{score}'; expected a number from 0 to 5")
+        ("stsb", f"2\tg\tf\ty\to\tn\tn\ta\tb\t{score}", f":4: score '{score}'; expected a number from 0 to 5")
         for score in ("high", "", "nan", "5.01", "-0.1", "inf")
     ),
 ]  # fmt: skip
@@ -288,7 +288,7 @@ def test_mnli_refuses_a_label_of_no_class(tmp_path):
     rows = mnli_rows(("a", "b", "maybe"), annotators=1)
     write(tmp_path, train=rows, dev=rows)
     text = message(load_glue, "mnli", tmp_path)
-    assert text.endswith("row 2: unknown label 'maybe'; expected one of entailment, neutral, contradiction")
+    assert text.endswith(":2: unknown label 'maybe'; expected one of entailment, neutral, contradiction")
 
 
 def test_empty_columns_after_the_last_are_let_be(tmp_path):
@@ -311,7 +311,7 @@ def test_known_defects_of_qqp_are_counted(tmp_path):
     )
     assert task.splits["test"][0] == TextExample("", "b?", None, "0")
     write(tmp_path, test="id\tquestion1\tquestion2\n0\tb?\n")
-    assert "test.tsv, row 2: expected 3 columns split at TAB, found 2" in message(load_glue, "qqp", tmp_path)
+    assert "test.tsv:2: expected 3 columns split at TAB, found 2" in message(load_glue, "qqp", tmp_path)
 
 
 def test_rows_are_needed(tmp_path):
@@ -326,9 +326,9 @@ def test_rows_are_needed(tmp_path):
 
 def test_not_utf8(tmp_path):
     write(tmp_path, train=RTE.encode() + "2\tcafé\tb\tentailment\n".encode("latin-1"), dev=RTE)
-    assert "train.tsv, row 4: not UTF-8" in message(load_glue, "rte", tmp_path)
+    assert "train.tsv:4: not UTF-8" in message(load_glue, "rte", tmp_path)
     write(tmp_path, train=RTE.encode("utf-16"))
-    assert "train.tsv, row 1: not UTF-8" in message(load_glue, "rte", tmp_path)
+    assert "train.tsv:1: not UTF-8" in message(load_glue, "rte", tmp_path)
 
 
 def test_missing_columns_are_listed(tmp_path):

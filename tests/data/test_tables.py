@@ -258,10 +258,13 @@ def test_splits_of_a_directory(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train.csv", "train.tsv"], "train.csv and train.tsv are both the train split; keep one"),
+        (
+            ["train.csv", "train.tsv"],
+            "both train.csv and train.tsv could be the train split: keep one of them",
+        ),
         (
             ["train.csv", "dev.csv", "validation.csv"],
-            "dev.csv and validation.csv are both the validation split",
+            "both dev.csv and validation.csv could be the validation split",
         ),
         (["test.csv"], "no train split; expected train with one of .csv"),
         (["train.csv.gz"], "train.csv.gz: unknown extension"),
