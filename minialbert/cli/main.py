@@ -245,7 +245,8 @@ def recipes_ls() -> None:
 @recipes_app.command("show")
 def recipes_show(name: str) -> None:
     """Print a recipe with every value."""
-    from minialbert.recipes.load import FinetuneRecipe, Recipe, dump_recipe, find_recipe, load_recipe
+    from minialbert.recipes.load import dump_recipe, find_recipe, load_recipe
+    from minialbert.recipes.schema import FinetuneRecipe, Recipe
     from minialbert.recipes.yaml import read_yaml
 
     if name.endswith((".yaml", ".yml")):

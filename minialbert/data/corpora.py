@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,7 @@ class TextsInMemory:
                 value = _text_of_record(value, source, row, self._text_field)
             if not isinstance(value, str | Mapping | None):
                 expected = f"a text, or a dictionary with the field {quoted(self._text_field)}"
-                raise UserError(f"{source.path}:{row}: expected {expected}, found {type(value).__name__}")
+                raise source.error(row, f"expected {expected}, found {type(value).__name__}")
             text = value.encode("utf-8", "replace") if isinstance(value, str) else b""
             digest.update(len(text).to_bytes(8, "little") + text)
             num_bytes += len(text)
@@ -79,11 +80,9 @@ class Source:
         """Whether there is no reading it from the start again."""
         return self.texts is not None and self.texts.once
 
-    @property
-    def compression(self) -> str | None:
-        """`".gz"`, `".zst"` or None."""
-        suffix = self.path.suffix.lower()
-        return suffix if suffix in COMPRESSIONS else None
+    def error(self, row: int, message: str) -> UserError:
+        """Returns the error that names the source and the row."""
+        return UserError(f"{self.path}:{row}: {message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +101,6 @@ def corpus_entries(corpus: Corpus) -> list[Any]:
 
     Strings alone are ambiguous. A list or iterator is one of texts where, of the first twenty strings, one has several
     words and none looks like a place: a file that is there, a name with a known suffix, `hub:`, `~` or `/`.
-
-    Args:
-        corpus: a place, or several; texts, or dictionaries with a field for the text; a data set, a frame; or a list
-            of places, lists of texts, data sets and frames.
-
-    Returns:
-        The entries.
     """
     if isinstance(corpus, (str, Path, Source)) or is_frame(corpus) or is_dataset(corpus):
         return [corpus]
@@ -134,8 +126,9 @@ def _is_place(entry: object) -> bool:
         return isinstance(entry, (Path, Source, Iterable)) and not isinstance(entry, Mapping)
     if entry.startswith((PREFIX, "~", "/", "./", "../")):
         return True
+    # Unlike those of `Path`, this `exists` also takes what is too long for a name.
     short = 0 < len(entry) < 1024 and "\n" not in entry and "\0" not in entry
-    return short and (_kind(Path(entry)) is not None or Path(entry).exists())
+    return short and (_kind(Path(entry)) is not None or os.path.exists(entry))
 
 
 def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
@@ -146,17 +139,9 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     have any suffix and is read as text where the suffix says nothing. Nothing is fetched here. Texts in memory that
     can be read again are read once for their fingerprint.
 
-    Args:
-        corpus: files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name`
-            or `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may
-            also hold sources that were found before, lists and iterators of texts, data sets and frames.
-        text_field: the field or column that holds the text of a row in memory.
-
-    Returns:
-        At least one source, and at least one that is not empty.
-
-    Raises:
-        UserError: an entry does not exist, or nothing in the corpus can hold text.
+    A corpus is of files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name` or
+    `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may also hold
+    sources that were found before, lists and iterators of texts, data sets and frames. At least one is not empty.
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     sources: dict[str, Source] = {}
@@ -168,10 +153,7 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     if not sources:
         known = " ".join(sorted(_KIND_OF_SUFFIX))
         raise UserError(f"the corpus ({names}) has no file: expected {known}, also with .gz or .zst")
-    if all(
-        source.num_bytes == 0 and source.kind != "hub" and not source.reads_once
-        for source in sources.values()
-    ):
+    if not any(source.num_bytes or source.kind == "hub" or source.reads_once for source in sources.values()):
         what = "texts in memory" if all(s.kind == "memory" for s in sources.values()) else "file(s)"
         raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} {what} have 0 bytes")
     return list(sources.values())
@@ -219,10 +201,9 @@ def _kind(path: Path) -> SourceKind | None:
 
 def _file_source(path: Path) -> Source:
     kind = _kind(path) or "text"
-    source = Source(path, kind, path.stat().st_size)
-    if kind == "parquet" and source.compression:
+    if kind == "parquet" and path.suffix.lower() in COMPRESSIONS:
         raise UserError(f"{path}: a Parquet file compressed as a whole cannot be read; decompress it first")
-    return source
+    return Source(path, kind, path.stat().st_size)
 
 
 def _hub_source(name: str) -> Source:
@@ -257,33 +238,17 @@ def read_documents(
     max_document_bytes: int = 16_000_000,
     stats: ReadStats | None = None,
 ) -> Iterator[Document]:
-    """Yields the documents of one source, one at a time.
+    """Yields the documents of one source, one at a time; empty and whitespace-only ones are skipped and counted.
 
-    Args:
-        source: one of `find_sources`.
-        separator: what ends a document of a text file: a blank line, every line end, or the end of the file.
-            JSON lines, Parquet and hub data sets have one document per row.
-        text_field: the field or column that holds the text of a row.
-        max_document_bytes: a longer document is refused, in bytes of UTF-8 (JSON: of the whole row).
-        stats: counters to keep up to date.
-
-    Yields:
-        Documents in the order of the source. Empty and whitespace-only ones are skipped and counted.
-
-    Raises:
-        UserError: the source cannot be read, is not UTF-8 text, or has a row that is not as expected.
+    The separator is what ends a document of a text file: a blank line, every line end, or the end of the file. JSON
+    lines, Parquet and hub data sets have one document per row. A longer document than `max_document_bytes` of UTF-8
+    (JSON: of the whole row) is refused. The counters are kept up to date.
     """
     stats = ReadStats() if stats is None else stats
     if source.kind == "text":
         documents = _read_text(source, separator, max_document_bytes, stats)
-    elif source.kind == "jsonl":
-        documents = _read_jsonl(source, text_field, max_document_bytes, stats)
-    elif source.kind == "parquet":
-        documents = _read_parquet(source, text_field, max_document_bytes, stats)
-    elif source.kind == "hub":
-        documents = _read_hub(source, text_field, max_document_bytes)
     else:
-        documents = _read_memory(source, max_document_bytes, stats)
+        documents = _READERS[source.kind](source, text_field, max_document_bytes, stats)
     for document in documents:
         if not document.text or document.text.isspace():
             stats.skipped += 1
@@ -337,22 +302,20 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{source.path}:{row}: not a row of JSON ({one_line(error)})") from error
+        raise source.error(row, f"not a row of JSON ({one_line(error)})") from error
     if not isinstance(record, dict):
-        raise UserError(f"{source.path}:{row}: expected a JSON object, found {type(record).__name__}")
+        raise source.error(row, f"expected a JSON object, found {type(record).__name__}")
     return _text_of_record(record, source, row, text_field)
 
 
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:
     if text_field not in record:
         option = "text_field" if source.kind == "memory" else "--text-field"
-        raise UserError(
-            f"{source.path}:{row}: no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
-        )
+        found = f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
+        raise source.error(row, found)
     text = record[text_field]
     if not isinstance(text, str):
-        found = type(text).__name__
-        raise UserError(f"{source.path}:{row}: the field {quoted(text_field)} is {found}, not a string")
+        raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")
     # JSON can spell half of a surrogate pair, which is no text and which no tokenizer takes.
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -370,10 +333,8 @@ def _read_parquet(
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = file.schema_arrow.names
             if text_field not in columns:
-                raise UserError(
-                    f"{source.path}: no column {quoted(text_field)}; the columns are: {listed(columns)} "
-                    "(--text-field)"
-                )
+                found = f"no column {quoted(text_field)}; the columns are: {listed(columns)} (--text-field)"
+                raise UserError(f"{source.path}: {found}")
             column_type = file.schema_arrow.field(text_field).type
             if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
                 found = shown(column_type)
@@ -391,7 +352,7 @@ def _read_parquet(
         raise UserError(message) from error
 
 
-def _read_hub(source: Source, text_field: str, max_document_bytes: int) -> Iterator[Document]:
+def _read_hub(source: Source, text_field: str, max_document_bytes: int, _: ReadStats) -> Iterator[Document]:
     name, config, split = (str(source.path).removeprefix(PREFIX).split(":") + ["", ""])[:3]
     failure = "could not reach the hub for {}: give a local path, or check the name and the network"
     rows = load_hub(name, config or None, failure.format(name), split=split or "train", streaming=True)
@@ -405,7 +366,7 @@ def _read_hub(source: Source, text_field: str, max_document_bytes: int) -> Itera
         yield Document(text, row)
 
 
-def _read_memory(source: Source, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+def _read_memory(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
     assert source.texts is not None
     for row, text in source.texts.read(source):
         _check_length(text, source, row, max_document_bytes)
@@ -413,15 +374,16 @@ def _read_memory(source: Source, max_document_bytes: int, stats: ReadStats) -> I
         yield Document(text, row)
 
 
+_READERS = {"jsonl": _read_jsonl, "parquet": _read_parquet, "hub": _read_hub, "memory": _read_memory}
+
+
 def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        place = f"byte 0x{raw[error.start]:02x} at offset {offset + error.start} of the text"
         row = first_row + raw.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{source.path}:{row}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {offset + error.start} "
-            "of the text); convert the file to UTF-8"
-        ) from error
+        raise source.error(row, f"not UTF-8 ({place}); convert the file to UTF-8") from error
     return text.replace("\r\n", "\n").rstrip("\n") if "\r" in text else text.rstrip("\n")
 
 
@@ -432,14 +394,10 @@ def _check_length(text: str, source: Source, row: int, max_document_bytes: int) 
 
 
 def _too_long(source: Source, row: int, limit: int, separator: DocumentSeparator | None) -> UserError:
-    if separator == "file":
-        advice = "--documents blank-line or --documents line cuts the file into documents, "
-    elif separator == "blank-line":
-        advice = "--documents line makes every line a document, "
-    else:
-        advice = ""
+    advice = {
+        "file": "--documents blank-line or --documents line cuts the file into documents, ",
+        "blank-line": "--documents line makes every line a document, ",
+    }.get(separator or "", "")
     option = "max_document_bytes" if source.kind == "memory" else "--max-document-mb"
-    return UserError(
-        f"{source.path}:{row}: the document that starts here is longer than {limit / 1e6:g} MB; "
-        f"{advice}{option} raises the limit"
-    )
+    found = f"the document that starts here is longer than {limit / 1e6:g} MB"
+    return source.error(row, f"{found}; {advice}{option} raises the limit")

@@ -7,7 +7,7 @@ Labels are kept as names. Ids are given in one place, by the order of `Task.labe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from minialbert.errors import UserError, quoted
@@ -35,34 +35,23 @@ def check_metric(problem: Problem, name: str) -> None:
 class TextExample:
     """A text or a pair of texts to classify or score.
 
-    Attributes:
-        text: the text.
-        pair: the second text of a pair.
-        label: the name of its class, its score, the names of all classes that apply, or None when unlabelled.
-        id: what the file calls the row, for submissions.
+    Its label is the name of its class, its score, the names of all classes that apply, or None when unlabelled.
     """
 
     text: str
     pair: str | None = None
     label: str | float | tuple[str, ...] | None = None
-    id: str | None = None
+    id: str | None = None  # what the file calls the row, for submissions
 
 
 @dataclass(frozen=True, slots=True)
 class TokenExample:
-    """A sentence as words, each with an IOB2 tag.
+    """A sentence as words, each with an IOB2 tag."""
 
-    Attributes:
-        words: the words, none of them empty.
-        tags: as many tags ("O", "B-Disease", "I-Disease"), or None when unlabelled.
-        text: the running text that the words were cut from, where the file has it.
-        offsets: first and last character (exclusive) of each word in `text`.
-    """
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...] | None = None
-    text: str | None = None
-    offsets: tuple[tuple[int, int], ...] | None = None
+    words: tuple[str, ...]  # none of them empty
+    tags: tuple[str, ...] | None = None  # as many ("O", "B-Disease", "I-Disease"), or None when unlabelled
+    text: str | None = None  # the running text that the words were cut from, where the file has it
+    offsets: tuple[tuple[int, int], ...] | None = None  # first and last character (exclusive) of each word
 
 
 Example = TextExample | TokenExample
@@ -70,23 +59,14 @@ Example = TextExample | TokenExample
 
 @dataclass(frozen=True)
 class Task:
-    """One labelled task.
+    """One labelled task."""
 
-    Attributes:
-        name: what records and tables call it ("cola", "ncbi-disease").
-        problem: which kind of head and loss it needs.
-        labels: label names in the order of their ids; empty for regression.
-        metric: the figure that selects checkpoints and is reported (a key of `metrics.compute`).
-        splits: examples under "train", "validation", "test" (MNLI: also "validation_mismatched").
-        notes: what a reader repaired or left out, a line each; shown and recorded.
-    """
-
-    name: str
+    name: str  # what records and tables call it ("cola", "ncbi-disease")
     problem: Problem
-    labels: tuple[str, ...]
-    metric: str
-    splits: Mapping[str, Sequence[Example]]
-    notes: tuple[str, ...] = field(default=())
+    labels: tuple[str, ...]  # in the order of their ids; empty for regression
+    metric: str  # that selects checkpoints and is reported (a key of `metrics.compute`)
+    splits: Mapping[str, Sequence[Example]]  # train, validation, test (MNLI: also "validation_mismatched")
+    notes: tuple[str, ...] = ()  # what a reader repaired or left out, a line each; shown and recorded
 
     @property
     def reported_split(self) -> str:

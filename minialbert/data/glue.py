@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from minialbert.data.examples import Task, TextExample
 from minialbert.data.hub import assign_splits, load_hub
 from minialbert.data.rows import LabelledData, table_in_memory
-from minialbert.data.table_files import numbered_lines
+from minialbert.data.table_files import file_error, numbered_lines
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 from minialbert.runs.files import write_atomically, writing
 
@@ -41,32 +41,23 @@ _INDEX_COLUMNS = ("index", "id")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """What is particular to one task.
+    """What is particular to one task."""
 
-    Attributes:
-        name: its key in `GLUE_TASKS` and its config on the hub.
-        folder: its folder in the official download.
-        columns: the one or two text columns in the files.
-        spellings: how the files spell each label, in the order of the hub's ids; None stands for "no label was
-            agreed on", and such rows are left out. Empty for a score from 0 to 5.
-        label_column: the column with the label in the files; on the hub it is always "label".
-        hub_columns: the text columns on the hub, where they are called otherwise.
-        metric: the figure that is reported.
-        header: the columns of a train or dev file that has no header line.
-        files: the names that each split may have, the first that is there being read.
-        known_defects: whether the official files hold broken rows and empty texts, to be left out and counted.
-    """
-
-    name: str
-    folder: str
-    columns: tuple[str, ...]
+    name: str  # its key in `GLUE_TASKS` and its config on the hub
+    folder: str  # in the official download
+    columns: tuple[str, ...]  # the one or two text columns in the files
+    # How the files spell each label, in the order of the hub's ids; None stands for "no label was agreed on", and such
+    # rows are left out. Empty for a score from 0 to 5.
     spellings: Mapping[str, str | None]
-    label_column: str = "label"
-    hub_columns: tuple[str, ...] = ()
-    metric: str = "accuracy"
-    header: tuple[str, ...] = ()
+    label_column: str = "label"  # in the files; on the hub it is always "label"
+    hub_columns: tuple[str, ...] = ()  # the text columns on the hub, where they are called otherwise
+    metric: str = "accuracy"  # that is reported
+    header: tuple[str, ...] = ()  # of a train or dev file that has no header line
+    # The names that each split may have, the first that is there being read.
     files: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _USUAL_FILES)
-    known_defects: bool = False
+    known_defects: bool = (
+        False  # the official files hold broken rows and empty texts, to be left out and counted
+    )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -122,24 +113,19 @@ def load_glue(name: str, data: LabelledData | None = None) -> Task:
 
     The splits are "train", "validation" and, where its file is there, "test", whose examples have no label but
     the benchmark's index as `id`. MNLI also has "validation_mismatched", "test_mismatched" and, with a
-    `diagnostic.tsv` in its folder or in a folder `diagnostic` beside it, "diagnostic".
+    `diagnostic.tsv` in its folder or in a folder `diagnostic` beside it, "diagnostic". What was left out stands in the
+    notes.
 
-    Args:
-        name: any spelling that `glue_task_name` knows.
-        data: the task's own directory, the directory that holds it under its official name, None or "hub" for the hub,
-            or rows in memory by split, with the hub's columns and the names of classes or their ids.
-
-    Returns:
-        The task; what was left out stands in its notes.
-
-    Raises:
-        UserError: if there is no such task, a file is missing or malformed, or the hub does not answer.
+    The data are the task's own directory, the directory that holds it under its official name, None or "hub" for the
+    hub, or rows in memory by split, with the hub's columns and the names of classes or their ids.
     """
     task = glue_task(name)
     if data is None or str(data) == "hub":
-        return glue_from_hub_rows(task.name, _hub_rows(task))
+        advice = f"check the network, or give the directory with {task.folder}/train.tsv as the task's data"
+        failure = f"could not get {HUB_DATASET} ({task.name}) from the hub: {advice}"
+        return _of_rows(task, f"{HUB_DATASET} ({task.name})", load_hub(HUB_DATASET, task.name, failure))
     if not isinstance(data, str | Path):
-        return _in_memory(task, data)
+        return _of_rows(task, f"rows in memory ({task.name})", data)
     folder = _find_folder(task, local_path(data))
     parts: dict[str, _Split] = {}
     notes = []
@@ -151,82 +137,34 @@ def load_glue(name: str, data: LabelledData | None = None) -> Task:
     return _task(task, parts, notes)
 
 
-def glue_from_hub_rows(name: str, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Task:
-    """Bring the rows of the hub's GLUE data set into the same form as the files.
+def _of_rows(task: GlueTask, title: str, data: Any) -> Task:
+    """Return a task of rows in memory, such as the hub's, as `load_glue` returns one of files.
 
-    Args:
-        name: any spelling that `glue_task_name` knows.
-        splits: rows by split, such as a `datasets.DatasetDict`. Ids of labels are those of the column's own
-            `ClassLabel` where it has one, else the order of the task's labels.
-
-    Returns:
-        The task, as `load_glue` returns it.
-
-    Raises:
-        UserError: if train or validation is missing, or a row is malformed.
+    Ids of labels are those of the column's own `ClassLabel` where it has one, else the order of the task's labels.
     """
-    task = glue_task(name)
-    title = f"{HUB_DATASET} ({task.name})"
-    parts: dict[str, _Split] = {}
-    for split, rows in splits.items():
-        if split not in _HUB_SPLITS:
-            continue
-        names = getattr((getattr(rows, "features", None) or {}).get("label"), "names", None) or task.labels
-        if task.labels and sorted(names) != sorted(task.labels):
-            raise UserError(f"{title}: labels {listed(names)}; expected {', '.join(task.labels)}")
-        ids = {str(number): name for number, name in enumerate(names)}
-        parts[_HUB_SPLITS[split]] = _convert_rows(task, title, split, enumerate(rows), ids)
-    _check_splits(title, parts, splits)
-    return _task(task, parts, [])
-
-
-def _in_memory(task: GlueTask, data: Any) -> Task:
-    title = f"rows in memory ({task.name})"
     splits = data if isinstance(data, Mapping) else {"train": data}
     stems = {split: _HUB_SPLITS.get(split, split) for split in splits}
     known = assign_splits(stems, title)
     known |= {stem: split for split, stem in stems.items() if stem.endswith("_mismatched")}
-    _check_splits(title, known, splits)
-    names = {str(number): name for number, name in enumerate(task.labels)} | {
-        name: name for name in task.labels
-    }
-    parts = {}
-    for split, key in known.items():
-        rows = table_in_memory(splits[key], f"{title}, {key}", in_words=False).rows
-        parts[split] = _convert_rows(task, title, key, rows, names)
-    return _task(task, parts, [])
-
-
-def _check_splits(title: str, found: Mapping[str, Any], splits: Iterable[str]) -> None:
     for split in ("train", "validation"):
-        if split not in found:
+        if split not in known:
             raise UserError(f"{title} has no split {split}; the splits are: {listed(splits)}")
+    return _task(
+        task, {split: _convert_rows(task, title, key, splits[key]) for split, key in known.items()}, []
+    )
 
 
+@dataclass
 class _Split:
-    """Examples of one split, gathered row by row, and a count of what was left out.
+    """Examples of one split, gathered row by row, and a count of what was left out."""
 
-    Args:
-        task: the task.
-        source: what notes call the split: the file's name, or the hub's name of the split.
-        columns: names of the texts, for messages.
-        spellings: as in `GlueTask`; for the hub, ids instead of spellings.
-        labelled: whether rows have labels.
-    """
-
-    def __init__(
-        self,
-        task: GlueTask,
-        source: str,
-        columns: Sequence[str],
-        spellings: Mapping[str, str | None],
-        *,
-        labelled: bool,
-    ) -> None:
-        self.task, self.source, self.columns = task, source, columns
-        self.spellings, self.labelled = spellings, labelled
-        self.examples: list[TextExample] = []
-        self.left_out: Counter[str] = Counter()
+    task: GlueTask
+    source: str  # what notes call the split: the file's name, or the hub's name of the split
+    columns: Sequence[str]  # names of the texts, for messages
+    spellings: Mapping[str, str | None]  # as in `GlueTask`; for rows in memory, also ids and names
+    labelled: bool
+    examples: list[TextExample] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def may_leave_out(self) -> bool:
@@ -355,7 +293,7 @@ def _listing(folder: Path, at_most: int = 12) -> str:
 
 
 def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
-    part = _Split(task, path.name, task.columns, task.spellings, labelled=labelled)
+    part = _Split(task, path.name, task.columns, task.spellings, labelled)
     # Split by hand at LF and TAB: the fields hold bare quotation marks, and characters such as U+2028 that
     # `str.splitlines` takes for line ends.
     rows = ((number, line.split("\t")) for number, line in numbered_lines(path) if line)
@@ -376,42 +314,29 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
         # A stray TAB in a text moves the fields after it; the label column could then hold another valid label.
         if len(fields) < len(header) or any(extra.strip() for extra in fields[len(header) :]):
             if not part.may_leave_out:
-                raise UserError(
-                    f"{path}, row {line}: expected {len(header)} columns split at TAB, found {len(fields)}"
-                )
+                expected = f"expected {len(header)} columns split at TAB"
+                raise file_error(path, line, f"{expected}, found {len(fields)}")
             part.left_out["with too few or too many columns"] += 1
             continue
         row_id = None if index is None else fields[index].strip() or None
         spelled = None if label is None else fields[label]
-        part.add(f"{path}, row {line}", [fields[position] for position in texts], spelled, row_id)
+        part.add(f"{path}:{line}", [fields[position] for position in texts], spelled, row_id)
     return part
 
 
-# Hub
+# Rows in memory
 
 
-def _hub_rows(task: GlueTask) -> Mapping[str, Iterable[Mapping[str, Any]]]:
-    advice = f"check the network, or give the directory with {task.folder}/train.tsv as the task's data"
-    rows: Mapping[str, Iterable[Mapping[str, Any]]] = load_hub(
-        HUB_DATASET, task.name, f"could not get {HUB_DATASET} ({task.name}) from the hub: {advice}"
-    )
-    return rows
-
-
-def _convert_rows(
-    task: GlueTask,
-    title: str,
-    split: str,
-    rows: Iterable[tuple[int, Mapping[str, Any]]],
-    ids: Mapping[str, str | None],
-) -> _Split:
+def _convert_rows(task: GlueTask, title: str, split: str, rows: Any) -> _Split:
     labelled = _has_labels(split)
+    names: dict[str, str | None] = {str(number): name for number, name in enumerate(task.labels)}
+    names |= {name: name for name in task.labels}
     if None in task.spellings.values():
-        ids = {**ids, "-1": None, "None": None}
+        names |= {"-1": None, "None": None}
     columns = task.hub_columns or task.columns
-    part = _Split(task, split, columns, ids if task.labels else {}, labelled=labelled)
+    part = _Split(task, split, columns, names, labelled)
     needed = [*columns, "label"] if labelled else columns
-    for number, row in rows:
+    for number, row in table_in_memory(rows, f"{title}, {split}", in_words=False).rows:
         where = f"{title}, {split}, row {number}"
         missing = [column for column in needed if column not in row]
         if missing:
@@ -455,7 +380,7 @@ def submission_file(task: str, split: str, folder: Path) -> Path:
 def write_submission(
     task: str, split: str, ids: Sequence[str | None], predictions: Sequence[str | float], folder: Path
 ) -> Path:
-    """Write the predictions for an unlabelled split as the benchmark's file.
+    """Write the predictions for an unlabelled split as the benchmark's file, such as `CoLA.tsv`, and return its path.
 
     A number of rows other than the official one is logged as a warning: the benchmark would refuse the file.
 
@@ -467,11 +392,7 @@ def write_submission(
         folder: where the file goes; made if need be.
 
     Returns:
-        The file: `CoLA.tsv`, `MNLI-mm.tsv`, `AX.tsv`.
-
-    Raises:
-        UserError: if the benchmark takes no such split, numbers of ids and predictions differ, ids repeat or are
-            missing in part, a label is unknown or a score is not finite, or the file cannot be written.
+        The file.
     """
     glue, path = glue_task(task), submission_file(task, split, Path(folder))
     name, official_rows = _FILES[glue.name, split]
@@ -484,12 +405,8 @@ def write_submission(
         for index, prediction in zip(_indexes(ids, name), predictions, strict=True)
     ]
     if len(lines) != official_rows:
-        logger.warning(
-            "%s.tsv: %d rows, but the official split has %d: the benchmark would refuse the file",
-            name,
-            len(lines),
-            official_rows,
-        )
+        told = "%s.tsv: %d rows, but the official split has %d: the benchmark would refuse the file"
+        logger.warning(told, name, len(lines), official_rows)
     with writing(path, advice=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "index\tprediction\n" + "".join(lines))
@@ -518,9 +435,8 @@ def _indexes(ids: Sequence[str | None], name: str) -> list[str]:
 
 def _spell(task: GlueTask, prediction: str | float, where: str) -> str:
     if not task.labels:
-        if (
-            isinstance(prediction, str) or not -math.inf < prediction < math.inf
-        ):  # also of integers beyond floats
+        # The comparison also holds for integers beyond floats.
+        if isinstance(prediction, str) or not -math.inf < prediction < math.inf:
             raise UserError(f"{where}: score {quoted(prediction)}; expected a finite number")
         return f"{float(min(max(prediction, 0.0), 5.0)):.3f}"
     for spelling, label in task.spellings.items():

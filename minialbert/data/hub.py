@@ -19,19 +19,9 @@ SPLIT_NAMES = {
 
 
 def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any:
-    """Returns a data set of the hub, as `datasets.load_dataset` does.
+    """Returns a data set of the hub, or its splits by name, as `datasets.load_dataset` does.
 
-    Args:
-        name: owner and name.
-        config: of a data set that has several.
-        failure: what a message says of data that cannot be had: what was wanted, and what to do.
-        **options: of `datasets.load_dataset`.
-
-    Returns:
-        The data set, or its splits by name.
-
-    Raises:
-        UserError: it cannot be had.
+    The failure is what a message says of data that cannot be had: what was wanted, and what to do.
     """
     import datasets  # takes seconds, and most data are files
 
@@ -42,17 +32,7 @@ def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any
 
 
 def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
-    """Returns the name of a labelled data set, without its owner, and its splits.
-
-    Args:
-        data: `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`.
-
-    Returns:
-        The name, and rows by split.
-
-    Raises:
-        UserError: this is no such name, or the hub does not answer.
-    """
+    """Returns the name, without its owner, and the splits of a labelled data set, `hub:OWNER/NAME[:CONFIG]`."""
     match = _LABELLED.fullmatch(data)
     if match is None:
         raise UserError(
@@ -68,17 +48,9 @@ def failed(failure: str, error: Exception) -> UserError:
 
 
 def assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
-    """Returns which of some files or splits is train, validation and test; others are left out.
+    """Returns which of some files or splits is train, validation and test, no two the same; others are left out.
 
-    Args:
-        stems: what each is called, by what it is known as.
-        title: of all of them, for the message.
-
-    Returns:
-        Keys of `stems`.
-
-    Raises:
-        UserError: two are the same split.
+    What each is called stands in `stems` under what it is known as, which is returned; `title` is that of them all.
     """
     found = {}
     for split, names in SPLIT_NAMES.items():

@@ -34,21 +34,9 @@ _MASK = 2**64 - 1
 
 
 def permuted(position: int, count: int, *, seed: int, epoch: int) -> int:
-    """Returns what stands at a position of a random order of 0, ..., count - 1.
+    """Returns what stands at a position in [0, count) of a random order of 0, ..., count - 1; no number twice.
 
-    The order is a function of (count, seed, epoch), and takes neither memory nor preparation.
-
-    Args:
-        position: in [0, count).
-        count: length of the order, below 2^64.
-        seed: in [0, 2^64).
-        epoch: in [0, 2^64); another one gives another order.
-
-    Returns:
-        A number in [0, count), another one for each position.
-
-    Raises:
-        IndexError: there is no such position.
+    The order is a function of (count, seed, epoch), all in [0, 2^64), and takes neither memory nor preparation.
     """
     if not 0 <= position < count:
         raise IndexError(f"position {position} of {count}")
@@ -64,9 +52,8 @@ def permuted(position: int, count: int, *, seed: int, epoch: int) -> int:
             return value
 
 
-@lru_cache(
-    maxsize=4
-)  # two, for batches that straddle the end of an epoch, of training and of a test beside it
+# Two, for batches that straddle the end of an epoch, of training and of a test beside it.
+@lru_cache(maxsize=4)
 def _network(count: int, seed: int, epoch: int) -> tuple[int, int, tuple[tuple[int, int], ...]]:
     """Returns a, b and the keys of each pair of rounds."""
     width = isqrt(count - 1) + 1
@@ -105,15 +92,8 @@ class MaskedLanguageModelCollator:
     the continuations after it: `##` pieces (WordPiece), or pieces without a leading `Ġ` (byte-level BPE) or
     `▁` (sentencepiece), so there punctuation belongs to the word before it.
 
-    Args:
-        tokenizer: gives the mask, padding and special token ids; it is not kept.
-        mask_probability: fraction of tokens in [0, 1].
-        whole_word: choose words, not tokens.
-        seed: of all masks.
-        pad_to_multiple_of: the padded length is a multiple of this, in tokens.
-
-    Raises:
-        UserError: the tokenizer has no mask or padding token or marks no words, or a value is out of range.
+    The tokenizer gives the mask, padding and special token ids, and is not kept. The padded length is a multiple of
+    `pad_to_multiple_of` tokens.
     """
 
     def __init__(
@@ -146,16 +126,12 @@ class MaskedLanguageModelCollator:
         self._continues = _continuations(tokenizer, tokens, len(self._is_special)) if whole_word else None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns one masked batch.
+        """Returns one masked batch of examples.
 
-        Args:
-            examples: each with "input_ids" (1-D, special tokens included), "window_id", and "epoch"
-                (0 where missing).
-
-        Returns:
-            int64 tensors: "input_ids", "attention_mask" and "labels" (the original id where a token was
-            chosen, -100 elsewhere) of shape (B, T), "window_ids" of shape (B,), and "token_type_ids"
-            (zeros) where the tokenizer's model takes them.
+        These have "input_ids" (1-D, special tokens included), "window_id", and "epoch" (0 where missing). The batch has
+        int64 tensors: "input_ids", "attention_mask" and "labels" (the original id where a token was chosen, -100
+        elsewhere) of shape (B, T), "window_ids" of shape (B,), and "token_type_ids" (zeros) where the tokenizer's model
+        takes them.
         """
         return self.lay_out(examples, [[index] for index in range(len(examples))])
 
@@ -194,15 +170,9 @@ class MaskedLanguageModelCollator:
     def mask(
         self, input_ids: NDArray[np.int64], *, epoch: int, window_id: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the masked ids and the labels of one window: a function of (seed, epoch, window_id).
+        """Returns the masked ids and the labels, each (T,), of one window: a function of (seed, epoch, window_id).
 
-        Args:
-            input_ids: shape (T,), special tokens included, without padding.
-            epoch: from 0.
-            window_id: from 0.
-
-        Returns:
-            Two arrays of shape (T,): the ids a model sees, and the labels.
+        Its ids, (T,), are without padding, special tokens included.
         """
         count = len(input_ids)
         generator = _generator(self.seed, epoch, window_id)
@@ -229,14 +199,6 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
     Sample i is window `permuted(i % n)` of epoch `i // n`: a function of (seed, i, n) that is computed on the spot,
     so a run that resumes at sample i, or a rank that reads every k-th batch, needs no state, and none of the
     windows of the others. Read it in order (a sequential sampler): it is shuffled already.
-
-    Args:
-        windows: the n windows.
-        num_samples: length of this data set.
-        seed: of the permutations.
-
-    Raises:
-        UserError: there is no window to draw from, or a value is out of range.
     """
 
     def __init__(self, windows: WindowDataset, num_samples: int, seed: int) -> None:

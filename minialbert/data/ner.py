@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from minialbert_runtime.words import TAG
 
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.hub import assign_splits
-from minialbert.data.table_files import numbered_lines
+from minialbert.data.table_files import file_error, numbered_lines
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 Repair = Literal["repair", "refuse"]
@@ -26,49 +25,27 @@ _SUFFIXES = (".tsv", ".txt", ".conll", ".bio", ".iob", ".iob2")
 
 @dataclass(frozen=True)
 class BioFile:
-    """The sentences of one file, with IOB2 tags.
+    """The sentences of one file, with IOB2 tags."""
 
-    Attributes:
-        sentences: at least one, each with at least one word.
-        repaired: how many I- tags followed nothing or another type and were read as B-.
-        notes: what was repaired or left out, a line each.
-        first_seen: entity types in the order of the file, each with the row of its first tag and that tag.
-    """
-
-    sentences: list[TokenExample]
-    repaired: int
-    notes: tuple[str, ...] = ()
-    first_seen: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    sentences: list[TokenExample]  # at least one, each with at least one word
+    repaired: int  # how many I- tags followed nothing or another type and were read as B-
+    notes: tuple[str, ...]  # what was repaired or left out, a line each
+    first_seen: Mapping[
+        str, tuple[int, str]
+    ]  # entity types in order, each with row and text of its first tag
 
 
-def read_bio(
-    path: Path, *, repair: Repair = "repair", token_column: int = 0, tag_column: int = -1
-) -> BioFile:
-    """Return the sentences of a file with a word and its tag on each line.
+def read_bio(path: Path, *, repair: Repair = "repair") -> BioFile:
+    """Return the sentences of a file with a word and its tag in the first and the last column of each line.
 
     Columns are separated by TAB, or by spaces where the first row has no TAB. A blank line ends a sentence.
     `-DOCSTART-` lines are left out, and so are lines of one column that start with "# ". Quotes are ordinary
-    characters. Files in IOB1 become IOB2 by the repair.
-
-    Args:
-        path: the file, UTF-8 with or without a byte-order mark.
-        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the file.
-        token_column: the column of the word, from 0; negative from the right.
-        tag_column: the column of the tag, likewise.
-
-    Returns:
-        The sentences, and what was repaired.
-
-    Raises:
-        UserError: the file cannot be read, is not UTF-8, has no sentence, or a row has too few columns, no word
-            or a tag that is not O, B-TYPE or I-TYPE.
+    characters. An I- tag that follows nothing or another type is read as B- by the repair, so that files in IOB1 become
+    IOB2; else the file is refused. So is one without a sentence, and any row without a word or a tag of IOB2.
     """
-    if token_column == tag_column:
-        raise UserError(f"words and tags cannot both be in column {token_column}: give two different columns")
-    path = Path(path)
-    tags = TagReader(lambda row, message: UserError(f"{path}, row {row}: {message}"), repair)
+    tags = TagReader(partial(file_error, path), repair)
     sentences = []
-    for block in _blocks(path, token_column, tag_column):
+    for block in _blocks(path):
         rows, words, file_tags = zip(*block, strict=True)
         sentences.append(TokenExample(words, tags.read(file_tags, rows)))
     if not sentences:
@@ -82,20 +59,10 @@ def read_bio(
 def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "repair") -> Task:
     """Return a named-entity task from a directory of tagged files; `tables.load_table` reads tables and the hub.
 
-    The labels are "O", then B-TYPE and I-TYPE for the entity types of train in alphabetical order.
-
-    Args:
-        data: a directory with train.tsv and, if there are any, devel.tsv and test.tsv (also dev, valid, validation,
-            testa; testb; and .txt .conll .bio .iob .iob2).
-        name: what records call the task; by default the directory, in lower case.
-        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
-
-    Returns:
-        The task, with the splits that there are; a note says so where there is no validation split.
-
-    Raises:
-        UserError: there is no train split, a split has two candidates, train has no entity, another split has an
-            entity type that train has not, or a file is not as `read_bio` expects.
+    The labels are "O", then B-TYPE and I-TYPE for the entity types of train in alphabetical order; other splits have
+    none but these. The directory has train.tsv and, if there are any, devel.tsv and test.tsv (also dev, valid,
+    validation, testa; testb; and .txt .conll .bio .iob .iob2), as `read_bio` reads them. Records call the task by its
+    name, by default the directory's in lower case.
     """
     folder = local_path(data)
     paths = _find_splits(folder)
@@ -105,7 +72,7 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
     if not types:
         raise UserError(f"{paths['train']} has no entity: expected B-TYPE and I-TYPE tags, all are O")
     for split, file in files.items():
-        _check_types(file, str(paths[split]), types)
+        _check_types(file, paths[split], types)
     notes = [note for file in files.values() for note in file.notes]
     if "validation" not in files:
         notes.append(f"{default_name}: there is no validation split")
@@ -122,9 +89,7 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
 class TagReader:
     """Checks and repairs the tags of one file or split, whatever its format, and keeps what was found.
 
-    Args:
-        error: makes the error of a row and a message.
-        repair: what to do with an I- tag that follows nothing or another type.
+    An `error` is made of a row and a message.
     """
 
     def __init__(self, error: Callable[[int, str], UserError], repair: Repair) -> None:
@@ -139,7 +104,7 @@ class TagReader:
         for given, row in zip(tags, rows, strict=True):
             tag = given.strip()
             match = TAG.fullmatch(tag)
-            if match is None or _is_padded(match[2]):
+            if match is None or match[2] != (match[2] and match[2].strip()):
                 raise self.error(row, _bad_tag(tag))
             prefix, type_ = match.groups()
             if prefix == "I" and type_ != previous:
@@ -168,10 +133,6 @@ class TagReader:
         return (f"{short_name}: {self.repaired} {tags} read as B-",)
 
 
-def _is_padded(type_: str | None) -> bool:
-    return type_ is not None and type_ != type_.strip()
-
-
 def _bad_tag(tag: str) -> str:
     if _OTHER_SCHEME.fullmatch(tag):
         return (
@@ -181,7 +142,7 @@ def _bad_tag(tag: str) -> str:
     return f"expected a tag O, B-TYPE or I-TYPE, found {quoted(tag)}"
 
 
-def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tuple[int, str, str]]]:
+def _blocks(path: Path) -> Iterator[list[tuple[int, str, str]]]:
     """Yield the sentences of a file, as a row number, word and tag for each word."""
     lines = list(numbered_lines(path))
     separator = _separator(lines)
@@ -195,13 +156,12 @@ def _blocks(path: Path, token_column: int, tag_column: int) -> Iterator[list[tup
         if separator == "TAB" and _is_comment(line):
             continue
         columns = line.split("\t") if separator == "TAB" else re.split(r"[ \t]+", line.strip(" \t"))
-        _check_columns(columns, separator, token_column, tag_column, f"{path}, row {row}")
-        word = columns[token_column]
-        if not word.strip():
-            raise UserError(
-                f"{path}, row {row}: the word in column {token_column} is empty: mend or remove the row"
-            )
-        block.append((row, word, columns[tag_column].strip()))
+        if len(columns) < 2:
+            expected = f"expected at least 2 columns separated by {separator}, found 1"
+            raise file_error(path, row, f"{expected}: {quoted(columns[0])}")
+        if not columns[0].strip():
+            raise file_error(path, row, "the word in column 0 is empty: mend or remove the row")
+        block.append((row, columns[0], columns[-1].strip()))
     if block:
         yield block
 
@@ -221,27 +181,6 @@ def _separator(lines: Iterable[tuple[int, str]]) -> Literal["TAB", "spaces"]:
     return "spaces"
 
 
-def _check_columns(
-    columns: Sequence[str], separator: str, token_column: int, tag_column: int, where: str
-) -> None:
-    if not _suffices(len(columns), token_column, tag_column):
-        fewest = max(column + 1 if column >= 0 else -column for column in (token_column, tag_column))
-        expected = next(
-            count for count in itertools.count(fewest) if _suffices(count, token_column, tag_column)
-        )
-        raise UserError(
-            f"{where}: expected at least {expected} columns separated by {separator}, found {len(columns)}: "
-            f"{quoted(' '.join(columns))}"
-        )
-
-
-@lru_cache
-def _suffices(count: int, token_column: int, tag_column: int) -> bool:
-    """Return whether a row of so many columns has both, and not in one place."""
-    indices = [column if column >= 0 else count + column for column in (token_column, tag_column)]
-    return all(0 <= index < count for index in indices) and indices[0] != indices[1]
-
-
 def _find_splits(folder: Path) -> dict[str, Path]:
     expected = f"a directory with train.tsv, devel.tsv and test.tsv (also {' '.join(_SUFFIXES[1:])})"
     if not folder.is_dir():
@@ -256,10 +195,12 @@ def _find_splits(folder: Path) -> dict[str, Path]:
     return {split: folder / file for split, file in found.items()}
 
 
-def _check_types(file: BioFile, title: str, types: Sequence[str]) -> None:
+def _check_types(file: BioFile, path: Path, types: Sequence[str]) -> None:
     for type_, (row, tag) in file.first_seen.items():
         if type_ not in types:
-            raise UserError(
-                f"{title}, row {row}: the entity type of the tag {quoted(tag)} does not occur in train, which has "
-                f"{listed(types)}; no model learns it: rename the type, or tag such words O"
+            unknown = (
+                f"the entity type of the tag {quoted(tag)} does not occur in train, which has {listed(types)}"
+            )
+            raise file_error(
+                path, row, f"{unknown}; no model learns it: rename the type, or tag such words O"
             )

@@ -26,18 +26,8 @@ def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """Returns which windows share a row: first-fit decreasing, a function of the arguments alone.
 
     The longest window goes first, each into the first row with room for it. No two rows could be made one,
-    and there are at most 11/9 as many as needed, plus one.
-
-    Args:
-        lengths: tokens of each window.
-        row_length: tokens that a row holds.
-
-    Returns:
-        The rows, each with the indices of its windows in ascending order; rows are in the order of their
-        first window, so they are [[0], [1], …] where nothing can be shared.
-
-    Raises:
-        UserError: a window is longer than a row.
+    and there are at most 11/9 as many as needed, plus one. Each row has the indices of its windows in ascending order;
+    rows are in the order of their first window, so they are [[0], [1], …] where nothing can be shared.
     """
     for index, length in enumerate(lengths):
         if length > row_length:
@@ -60,16 +50,9 @@ class PackedCollator:
     """Masks windows as another collator does, and lays several in one row.
 
     What a window's tokens and labels are does not depend on packing: the masks are the other collator's, a
-    function of seed, epoch and window. A row holds at most `row_length` tokens; it is then padded to the
-    other collator's multiple.
-
-    Args:
-        collator: masks the windows.
-        row_length: tokens that a row holds, such as the window length of the manifest. None: the length to
-            which the other collator would pad the batch, so rows get fewer but no longer.
-
-    Raises:
-        UserError: the row length is not positive.
+    function of seed, epoch and window. A row holds at most `row_length` tokens, such as the window length of the
+    manifest, and is then padded to the other collator's multiple. None is the length to which the other collator would
+    pad the batch, so rows get fewer but no longer.
     """
 
     def __init__(self, collator: MaskedLanguageModelCollator, row_length: int | None = None) -> None:
@@ -79,20 +62,12 @@ class PackedCollator:
         self.row_length = row_length
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Returns one masked batch of packed rows.
+        """Returns one masked batch of packed rows; where no two windows fit in one row, what the other collator gives.
 
-        Args:
-            examples: as the other collator takes them.
-
-        Returns:
-            int64 tensors. Of shape (R, T): "input_ids", "labels" (-100 elsewhere), "attention_mask" (1 for
-            tokens, 0 for padding), "position_ids" (from 0 in each window; 0 for padding), "sequence_ids"
-            (0, 1, … within the row; -1 for padding), and "token_type_ids" where the other collator gives
-            them. "window_ids" of shape (B,), in the order of the examples. Where no two windows fit in one
-            row, what the other collator gives.
-
-        Raises:
-            UserError: a window is longer than a row.
+        It has int64 tensors. Of shape (R, T): "input_ids", "labels" (-100 elsewhere), "attention_mask" (1 for tokens, 0
+        for padding), "position_ids" (from 0 in each window; 0 for padding), "sequence_ids" (0, 1, … within the row; -1
+        for padding), and "token_type_ids" where the other collator gives them. "window_ids" of shape (B,), in the order
+        of the examples.
         """
         lengths = [len(example["input_ids"]) for example in examples]
         rows = pack_rows(lengths, self.row_length or self.collator.padded_length(max(lengths)))

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib import metadata
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,6 +19,7 @@ from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColu
 
 from minialbert.data.corpora import (
     Corpus,
+    Document,
     DocumentSeparator,
     Source,
     corpus_entries,
@@ -33,6 +32,7 @@ from minialbert.data.tokenizers import (
     load_tokenizer,
     serialized_backend,
     special_affixes,
+    special_ids,
     tokenizer_fingerprint,
     tokenizer_name,
 )
@@ -52,18 +52,19 @@ from minialbert.data.window_store import (
     WindowOptions,
     WindowsManifest,
     choose_windows,
+    data_sizes,
+    data_types,
     is_held_out,
     read_json,
     record_from_plain,
     remove_own_files,
-    table_type,
-    token_type,
     write_json,
 )
 from minialbert.errors import UserError
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.files import sole_user, writing
+from minialbert.runs.machine import installed_versions
 from minialbert.runs.progress import progress_bar, speaking
 from minialbert.runs.results import Result, output_folder
 
@@ -183,10 +184,6 @@ def make_windows(
     Returns:
         What was written.
 
-    Raises:
-        UserError: an option is out of range, the corpus cannot be read, the folder holds something else, or
-            the disk is full (free some space and call it again).
-
     Note:
         The paper says "stride 128"; its code passes 128 as the tokenizer's `stride`, which is the OVERLAP.
         With two special tokens the windows of the defaults are therefore 254 - 128 = 126 tokens apart.
@@ -226,14 +223,7 @@ def make_windows(
 def recipe_options(recipe: Recipe) -> dict[str, Any]:
     """Returns the arguments of `prepare` that a recipe has: "corpus" and "tokenizer", perhaps None, and all others."""
     data = recipe.data
-    same = {
-        "window_length",
-        "overlap",
-        "max_windows_per_document",
-        "truncate",
-        "held_out_fraction",
-        "text_field",
-    }
+    same = {field.name for field in fields(WindowOptions)}  # what is called as the recipe calls it
     return {
         "corpus": data.corpus,
         "tokenizer": data.tokenizer or recipe.teacher.model,
@@ -246,16 +236,8 @@ def recipe_options(recipe: Recipe) -> dict[str, Any]:
 def prepare_recipe(recipe: Recipe, output: str | Path, **changes: Any) -> WindowsManifest:
     """Returns the manifest of a folder with the windows that a recipe asks for, as `prepare` writes it.
 
-    Args:
-        recipe: its sections `data`, `teacher` and `training`. Each entry of its corpus is a place, never a text.
-        output: a folder that is new, empty, or left by an earlier call.
-        **changes: arguments of `prepare` that differ from the recipe's.
-
-    Returns:
-        What was written.
-
-    Raises:
-        UserError: the recipe names no corpus or no tokenizer, or `prepare` raises it.
+    They follow from the recipe's sections `data`, `teacher` and `training`, but for the arguments of `make_windows`
+    that are given. Each entry of the recipe's corpus is a place, never a text.
     """
     options = recipe_options(recipe) | changes
     corpus, tokenizer = options.pop("corpus"), options.pop("tokenizer")
@@ -276,16 +258,13 @@ class _Plan:
 
     def differences(self, other: _Plan) -> str:
         """Names what another plan has otherwise; empty when nothing."""
-        found = []
-        for item in fields(WindowOptions):
-            old, new = getattr(other.options, item.name), getattr(self.options, item.name)
-            if old != new:
-                found.append(f"{item.name} {old!r}, now {new!r}")
+        before, now = asdict(other.options), asdict(self.options)
+        found = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
         if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
             found.append(f"tokenizer {other.tokenizer.name}, now {self.tokenizer.name}")
         if other.sources != self.sources:
-            before, now = ({s.name: s.num_bytes for s in side.sources} for side in (other, self))
-            changed = sorted(name for name in before | now if before.get(name) != now.get(name))
+            old, new = ({s.name: s.num_bytes for s in side.sources} for side in (other, self))
+            changed = sorted(name for name in old | new if old.get(name) != new.get(name))
             found.append(f"corpus files ({', '.join(changed[:3]) or 'their order'})")
         return "; ".join(found)
 
@@ -307,12 +286,13 @@ class _State:
 
 
 def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:
-    prefix, suffix = special_affixes(tokenizer)
-    named = tokenizer.special_tokens_map.items()
-    special = {name: int(tokenizer.convert_tokens_to_ids(t)) for name, t in named if isinstance(t, str)}
-    vocab_size = max(tokenizer.get_vocab().values()) + 1
-    fingerprint = tokenizer_fingerprint(tokenizer)
-    return TokenizerRecord(tokenizer_name(tokenizer), fingerprint, vocab_size, special, prefix, suffix)
+    return TokenizerRecord(
+        tokenizer_name(tokenizer),
+        tokenizer_fingerprint(tokenizer),
+        max(tokenizer.get_vocab().values()) + 1,
+        special_ids(tokenizer),
+        *special_affixes(tokenizer),
+    )
 
 
 def _check_options(
@@ -343,12 +323,11 @@ def _check_options(
     if options.max_document_bytes < 1:
         raise UserError(f"max_document_bytes must be at least 1, found {options.max_document_bytes}")
     if options.window_length > tokenizer.model_max_length:
-        logger.warning(
-            "window_length %d is longer than the %d tokens that the tokenizer %s states as its model's limit",
-            options.window_length,
-            tokenizer.model_max_length,
-            record.name,
+        limits = options.window_length, tokenizer.model_max_length, record.name
+        told = (
+            "window_length %d is longer than the %d tokens that the tokenizer %s states as its model's limit"
         )
+        logger.warning(told, *limits)
 
 
 def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> int:
@@ -390,11 +369,7 @@ def _open_folder(
         manifest = WindowsManifest.from_dict(read_json(folder / MANIFEST))
         if not overwrite:
             for source in once:
-                for _ in read_documents(
-                    source,
-                    text_field=plan.options.text_field,
-                    max_document_bytes=plan.options.max_document_bytes,
-                ):
+                for _ in _documents(source, plan.options, ReadStats()):
                     pass
             plan = replace(plan, sources=_source_records(sources))
             _refuse_differences(folder, plan, _Plan(manifest.tokenizer, manifest.options, manifest.sources))
@@ -435,10 +410,8 @@ def _read_progress(path: Path) -> tuple[_Plan, _State]:
     """Returns what decides the bytes of an unfinished folder, and how far they are written."""
     saved = read_json(path)
     try:
-        plan, state = (
-            record_from_plain(_Plan, saved.get("plan")),
-            record_from_plain(_State, saved.get("state")),
-        )
+        plan = record_from_plain(_Plan, saved.get("plan"))
+        state = record_from_plain(_State, saved.get("state"))
         numbers = [value for value in asdict(state).values() if isinstance(value, int)]
         counts = [number for split in SPLITS for number in asdict(state.splits[split]).values()]
         if min(numbers + counts) < 0 or state.source > len(plan.sources):
@@ -449,13 +422,8 @@ def _read_progress(path: Path) -> tuple[_Plan, _State]:
 
 
 def _save_progress(folder: Path, plan: _Plan, state: _State) -> None:
-    values = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "plan": asdict(plan),
-        "state": asdict(state),
-    }
-    write_json(folder / PROGRESS, values)
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    write_json(folder / PROGRESS, head | {"plan": asdict(plan), "state": asdict(state)})
 
 
 def _write_windows(
@@ -469,17 +437,15 @@ def _write_windows(
 ) -> None:
     """Reads, tokenises and stores what the state does not cover yet; the state is complete afterwards."""
     reader = _DocumentReader(sources, plan.options, state)
-    token_dtype = token_type(plan.tokenizer.vocab_size)
-    table_dtype = table_type(plan.options.window_length)
-    total = sum(source.num_bytes for source in sources)
+    types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with contextlib.ExitStack() as stack:
         writers = {
-            split: stack.enter_context(
-                SplitWriter(folder, split, state.splits[split], token_dtype, table_dtype)
-            )
+            split: stack.enter_context(SplitWriter(folder, split, state.splits[split], types))
             for split in SPLITS
         }
-        show = stack.enter_context(_progress_bar(progress, total))
+        bar = stack.enter_context(progress_bar("prepare", *columns, shown=progress, in_files=True))
+        task = bar.add_task("prepare", total=sum(source.num_bytes for source in sources) or None)
         batches = stack.enter_context(contextlib.closing(encode_batches(reader.batches(), backend, workers)))
         for number, (documents, position) in enumerate(batches, start=1):
             for ids in documents:
@@ -494,12 +460,12 @@ def _write_windows(
             for writer in writers.values():
                 writer.write()
             state.source, state.documents_in_source, state.skipped_before = position
-            show(reader.bytes_read)
+            bar.update(task, completed=reader.bytes_read)
             if number % BATCHES_PER_SAVE == 0:
                 for writer in writers.values():
                     writer.sync()
                 _save_progress(folder, plan, state)
-        show(reader.bytes_read)
+        bar.update(task, completed=reader.bytes_read)
     state.source, state.documents_in_source, state.skipped_before = len(sources), 0, reader.skipped
 
 
@@ -520,14 +486,7 @@ class _DocumentReader:
         for index, source in enumerate(self._sources[self._first :], start=self._first):
             stats = ReadStats()
             bytes_before, skipped_before = self.bytes_read, self.skipped
-            documents = read_documents(
-                source,
-                separator=self._options.separator,
-                text_field=self._options.text_field,
-                max_document_bytes=self._options.max_document_bytes,
-                stats=stats,
-            )
-            for count, document in enumerate(documents, start=1):
+            for count, document in enumerate(_documents(source, self._options, stats), start=1):
                 if index == self._first and count <= self._already_read:
                     continue
                 texts.append(document.text)
@@ -543,6 +502,16 @@ class _DocumentReader:
             yield texts, position
 
 
+def _documents(source: Source, options: WindowOptions, stats: ReadStats) -> Iterator[Document]:
+    return read_documents(
+        source,
+        separator=options.separator,
+        text_field=options.text_field,
+        max_document_bytes=options.max_document_bytes,
+        stats=stats,
+    )
+
+
 def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
     counts, fraction = state.splits, plan.options.held_out_fraction
     expected: list[Split] = ["train", "held_out"] if fraction > 0 else ["train"]
@@ -556,35 +525,17 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
             f"the corpus has {found} document(s), too few for a training and a held-out split: hold out "
             "nothing (--held-out-fraction 0), or cut it into more documents (--documents line)"
         )
-    token_dtype, table_dtype = token_type(plan.tokenizer.vocab_size), table_type(plan.options.window_length)
-    tokens = sum(count.tokens for count in counts.values())
-    num_bytes = tokens * token_dtype.itemsize + sum(c.windows for c in counts.values()) * table_dtype.itemsize
+    types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
+    num_bytes = sum(size for split in SPLITS for _, size in data_sizes(folder, split, counts[split], types))
     manifest = WindowsManifest(
         tokenizer=plan.tokenizer,
         options=plan.options,
         sources=plan.sources,
         splits=counts,
         skipped_documents=state.skipped_before + state.empty,
-        bytes_per_token=round(num_bytes / tokens, 4),
-        versions=_versions(),
+        bytes_per_token=round(num_bytes / sum(count.tokens for count in counts.values()), 4),
+        versions=installed_versions("minialbert", "transformers", "tokenizers", "numpy"),
     )
     write_json(folder / MANIFEST, manifest.to_dict())
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("minialbert", "transformers", "tokenizers", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
-@contextlib.contextmanager
-def _progress_bar(enabled: bool, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told the bytes read so far."""
-    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with progress_bar("prepare", *columns, shown=enabled, in_files=True) as bar:
-        task = bar.add_task("prepare", total=total or None)
-        yield lambda completed: bar.update(task, completed=completed)

@@ -40,20 +40,9 @@ def numbered_rows(
 ) -> Iterator[tuple[int, Any]]:
     """Yields the number and the content of each row.
 
-    Rows of data sets and frames are dictionaries; classes have their names, and what is missing is None. Rows of
-    anything else are what it yields.
-
-    Args:
-        rows: a list, iterator, data set or frame.
-        name: of the rows, for messages.
-        column: the only column that is wanted of a data set or frame.
-        failure: what a message says where no row could be read after the one of this number.
-
-    Yields:
-        Numbers, from 1, and rows.
-
-    Raises:
-        UserError: the iterator raises an error, which is the cause of this one.
+    Rows of data sets and frames are dictionaries, perhaps of the one column that is wanted; classes have their names,
+    and what is missing is None. Rows of anything else are what it yields. Where it raises an error, a message says that
+    no row could be read after the one of this number, or what `failure` makes of it.
     """
     iterator, row = _iterate(rows, column), 0
     while True:
@@ -107,19 +96,10 @@ def _name(cell: Any, names: tuple[str, ...]) -> Any:
 
 
 def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
-    """Returns rows in memory as a table, as `read_table` returns a file.
+    """Returns rows in memory, at least one, as a table, as `read_table` returns a file.
 
-    Args:
-        rows: dictionaries, a data set or a frame; or pairs of text and label, or of words and tags; or a text, a
-            second one and their label.
-        name: of the rows, for messages.
-        in_words: whether pairs are of words and tags, or of a text and its spans.
-
-    Returns:
-        The table; it has at least one row.
-
-    Raises:
-        UserError: a row is none of these, or there is none.
+    They are dictionaries, a data set or a frame; or pairs of text and label; or a text, a second one and their label;
+    or, `in_words`, pairs of words and tags, or of a text and its spans.
     """
     if isinstance(rows, str | Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
         raise UserError(f"{name}: expected rows, a data set or a frame, found {type(rows).__name__}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.hub import SPLIT_NAMES
+from minialbert.data.hub import SPLIT_NAMES, assign_splits
 from minialbert.errors import UserError, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -26,19 +26,14 @@ _PARQUET_BATCH = 1024
 
 @dataclass(frozen=True)
 class Table:
-    """One split, read.
+    """One split, read: row numbers, and cells by column, which can be lists and numbers, but for csv and tsv.
 
-    Attributes:
-        name: the file, or what messages call rows that come from none.
-        columns: names of its columns, in the order of the file; of JSON lines all keys that occur.
-        rows: row number and cells by column. The number is the line on which the row begins, counted from 1;
-            of Parquet and rows in memory the row, counted from 1. JSON lines leave out the keys that a line does not
-            have. Cells can be lists and numbers, but for csv and tsv.
-        is_file: whether it was read from a file.
+    The number is the line on which the row begins, counted from 1; of Parquet and rows in memory the row, counted from
+    1. JSON lines leave out the keys that a line does not have.
     """
 
-    name: str
-    columns: tuple[str, ...]
+    name: str  # the file, or what messages call rows that come from none
+    columns: tuple[str, ...]  # in the order of the file; of JSON lines all keys that occur
     rows: list[tuple[int, dict[str, Any]]]
     is_file: bool = True
 
@@ -50,39 +45,23 @@ class Table:
 def find_tables(data: Path) -> dict[str, Path]:
     """Returns the file of each split, under "train", "validation", "test", in this order.
 
-    Args:
-        data: a file, which is the train split, or a directory with train.EXT and, where there are such,
-            validation.EXT (or valid, dev, devel) and test.EXT. Other files are left alone.
-
-    Returns:
-        The paths.
-
-    Raises:
-        UserError: no such path, no train split, two files for a split, or one with an unknown extension.
+    A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, dev, devel)
+    and test.EXT, one of each. Other files are left alone.
     """
     if data.is_file():
         return {"train": data}
     if not data.is_dir():
         raise UserError(f"no such file or directory: {data}")
-    files = [path for path in sorted(data.iterdir()) if path.is_file()]
-    found = {
-        split: [path for path in files if path.name.partition(".")[0].lower() in names]
-        for split, names in SPLIT_NAMES.items()
-    }
-    if not found["train"]:
-        raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
-    return {split: _only(split, paths) for split, paths in found.items() if paths}
-
-
-def _only(split: str, paths: list[Path]) -> Path:
+    stems = {path.name: path.name.partition(".")[0] for path in sorted(data.iterdir()) if path.is_file()}
+    tables = {name: stem for name, stem in stems.items() if name.partition(".")[2].lower() in _NAMES}
+    found = assign_splits(tables, str(data))
     # A table beside train.txt is meant; train.txt alone would be a split that silently goes missing.
-    known = [path for path in paths if path.name.partition(".")[2].lower() in _NAMES]
-    if not known:
-        raise _unknown_extension(paths[0])
-    if len(known) > 1:
-        names = " and ".join(path.name for path in known)
-        raise UserError(f"{known[0].parent}: {names} are both the {split} split; keep one")
-    return known[0]
+    for name in sorted(stems.keys() - tables.keys()):
+        if any(stems[name].lower() in names for split, names in SPLIT_NAMES.items() if split not in found):
+            raise _unknown_extension(data / name)
+    if "train" not in found:
+        raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
+    return {split: data / name for split, name in found.items()}
 
 
 def _unknown_extension(path: Path) -> UserError:
@@ -100,16 +79,8 @@ def read_table(path: Path) -> Table:
     - jsonl, ndjson: one JSON object a line.
     - parquet: read by pyarrow.
 
-    Text is UTF-8, with or without byte order mark. Blank lines are left out, and keep their number.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The table; it has at least one row.
-
-    Raises:
-        UserError: the file cannot be read, is damaged or has no rows; names the file and the row.
+    Text is UTF-8, with or without byte order mark. Blank lines are left out, and keep their number. A file that cannot
+    be read, is damaged or has no rows is refused.
     """
     suffix = path.suffix.lower()
     if suffix not in EXTENSIONS:
@@ -143,7 +114,7 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
         if len(fields) != len(names):
             advice = "" if tabs else "; a field with a delimiter or line end in it must be in quotes"
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
-            raise _error(path, line, counts + advice)
+            raise file_error(path, line, counts + advice)
         rows.append((line, dict(zip(names, fields, strict=True))))
     return Table(str(path), names, rows)
 
@@ -165,7 +136,7 @@ def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[s
             problem = str(error)
             if problem == "unexpected end of data":
                 problem = "a quote that opens in this row is never closed"
-            raise _error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
+            raise file_error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
         if fields:
             yield begin, fields
         begin = reader.line_num + 1
@@ -203,12 +174,12 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
         if "\\u" in content:  # JSON can spell half of a surrogate pair, which no tokenizer takes
             json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise _error(path, line, "holds half of a surrogate pair, which is no character") from error
+        raise file_error(path, line, "holds half of a surrogate pair, which is no character") from error
     except (ValueError, RecursionError) as error:
-        raise _error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
+        raise file_error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
     if not isinstance(record, dict):
         found = "an array" if isinstance(record, list) else "a plain value"
-        raise _error(path, line, f"expected a JSON object, found {found}")
+        raise file_error(path, line, f"expected a JSON object, found {found}")
     return record
 
 
@@ -232,52 +203,46 @@ def _read_parquet(path: Path) -> Table:
             _check_unique(path, None, names)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 rows.extend(enumerate(batch.to_pylist(), start=len(rows) + 1))
+    except UserError:
+        raise
     except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
         # Dates beyond the calendar, unknown time zones, structs that name a field twice: the list is pyarrow's.
         message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
         raise UserError(f"{path}: {message}") from error
     return Table(str(path), names, rows)
 
 
-def _read_text(path: Path) -> str:
-    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if b"\0" in raw:
-        message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
-        raise _error(path, _line_of(raw, raw.index(0)), message)
+def _read_text(path: Path, *, in_lines: bool = False) -> str:
+    """Returns the text of a UTF-8 file; where LF alone ends its lines, NUL is a character as any other."""
     try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file to UTF-8"
-        raise _error(path, _line_of(raw, error.start), message) from error
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
+    offset = raw.find(0)
+    if offset < 0 or in_lines:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            offset = error.start
+            message = f"not UTF-8 (byte 0x{raw[offset]:02x}); convert the file to UTF-8"
+    ends = raw.count(b"\n", 0, offset) if in_lines else len(_LINE_END.findall(raw, 0, offset))
+    raise file_error(path, ends + 1, message)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the number and the text of each line of a UTF-8 file; LF or CR LF ends a line, and nothing else does."""
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-                try:
-                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-                except UnicodeDecodeError as error:
-                    problem = f"not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8"
-                    raise UserError(f"{path}, row {number}: {problem}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-
-
-def _line_of(raw: bytes, offset: int) -> int:
-    return len(_LINE_END.findall(raw, 0, offset)) + 1
+    for number, line in enumerate(_read_text(path, in_lines=True).split("\n"), start=1):
+        yield number, line.removesuffix("\r")
 
 
 def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         message = f"the header names {quoted(twice[0])} more than once"
-        raise _error(path, line, message) if line else UserError(f"{path}: {message}")
+        raise file_error(path, line, message) if line else UserError(f"{path}: {message}")
 
 
-def _error(path: Path, row: int, message: str) -> UserError:
+def file_error(path: Path, row: int, message: str) -> UserError:
+    """Returns the error that names a file, the row and what is wrong there."""
     return UserError(f"{path}:{row}: {message}")

@@ -9,26 +9,18 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from minialbert_runtime.words import Span, spans_to_tags
 
-from minialbert.data.examples import Example, Problem, Task, TextExample, TokenExample
+from minialbert.data.examples import METRICS, Example, Problem, Task, TextExample, TokenExample
 from minialbert.data.hub import PREFIX, assign_splits, load_splits
 from minialbert.data.ner import Repair, TagReader
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, find_tables, read_table
 from minialbert.errors import UserError, listed, local_path, quoted
-
-DEFAULT_METRICS: Mapping[Problem, str] = {
-    "single-label": "accuracy",
-    "multi-label": "f1_micro",
-    "regression": "pearson_spearman",
-    "token": "entity_f1",
-}
 
 _COMMON_NAMES = {
     "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
@@ -46,28 +38,9 @@ _Cells = Mapping[str, Any]
 _Rows = list[tuple[int, Example]]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column holds what; None means that it is found by its common name, in any case.
-
-    Attributes:
-        text: the text, or the first text of a pair: text, sentence, sentence1, premise, question, question1.
-        pair: the second text of a pair. Found beside sentence1, premise or question1 as sentence2, hypothesis,
-            question2; with other names it has to be given.
-        label: the class, the classes or the score: label, labels, class; of regression also score.
-        tokens: the words of a sentence: tokens, words.
-        tags: their tags: tags, ner_tags, labels.
-        spans: the entities of a text: spans, entities.
-        id: what the row is called: id, idx.
-    """
-
-    text: str | None = None
-    pair: str | None = None
-    label: str | None = None
-    tokens: str | None = None
-    tags: str | None = None
-    spans: str | None = None
-    id: str | None = None
+# The columns that may be named, by what they hold; a second text ("pair") is found beside the first alone.
+_Columns = Mapping[str, str | None]
+ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id")
 
 
 def load_table(
@@ -75,7 +48,7 @@ def load_table(
     problem: Problem,
     *,
     name: str | None = None,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    columns: _Columns | None = None,
     labels: Sequence[str] | None = None,
     label_separator: str = "|",
     metric: str | None = None,
@@ -100,7 +73,7 @@ def load_table(
             split, of several splits they stand under their names.
         problem: which kind of label the table has.
         name: what records call the task; by default the name of the directory or file.
-        columns: the columns, where they do not have their common names.
+        columns: the columns of `ROLES` that do not have their common names.
         labels: label names in the order of their ids; of a token task the tags, "O" among them. By default those of
             the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
         label_separator: divides the classes of a multi-label cell.
@@ -108,11 +81,9 @@ def load_table(
         repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the table.
 
     Returns:
-        The task.
-
-    Raises:
-        UserError: the table is not as described; the message names the file and the row.
+        The task. A `UserError` names the file and the row where the table is not as described.
     """
+    columns = columns or {}
     _check_options(problem, labels, label_separator)
     notes: list[str] = []
     rows: dict[str, _Rows] = {}
@@ -132,9 +103,7 @@ def load_table(
         for split, table in tables.items():
             _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
     splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    return Task(
-        name or default_name, problem, names, metric or DEFAULT_METRICS[problem], splits, tuple(notes)
-    )
+    return Task(name or default_name, problem, names, metric or METRICS[problem][0], splits, tuple(notes))
 
 
 def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tuple[str, dict[str, Table]]:
@@ -160,8 +129,8 @@ def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tupl
 
 
 def _check_options(problem: Problem, labels: Sequence[str] | None, label_separator: str) -> None:
-    if problem not in DEFAULT_METRICS:
-        raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(DEFAULT_METRICS)}")
+    if problem not in METRICS:
+        raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(METRICS)}")
     if labels is not None and problem == "regression":
         raise UserError("regression has scores and no classes; leave `labels` out")
     if labels is not None and (not labels or len(set(labels)) < len(labels)):
@@ -175,9 +144,11 @@ def _check_options(problem: Problem, labels: Sequence[str] | None, label_separat
 # Columns
 
 
-def _find(table: Table, role: str, named: str | None, common: str, *, required: bool) -> str | None:
+def _find(
+    table: Table, role: str, columns: _Columns, common: str | None = None, *, required: bool
+) -> str | None:
     """Returns the column of a role; None where there is none and none is required."""
-    names = _COMMON_NAMES[common]
+    names, named = _COMMON_NAMES[common or role], columns.get(role)
     found = [column for column in table.columns if column.lower() in names]
     if named is not None:
         found = [named] if named in table.columns else []
@@ -191,39 +162,38 @@ def _find(table: Table, role: str, named: str | None, common: str, *, required: 
     return found[0] if found else None
 
 
-def _find_required(table: Table, role: str, named: str | None) -> str:
-    column = _find(table, role, named, role, required=True)
+def _find_required(table: Table, role: str, columns: _Columns) -> str:
+    column = _find(table, role, columns, required=True)
     assert column is not None
     return column
 
 
-def _find_pair(table: Table, text: str, named: str | None) -> str | None:
-    if named is not None:
-        return _find(table, "pair", named, "text", required=True)
+def _find_pair(table: Table, text: str, columns: _Columns) -> str | None:
+    if columns.get("pair") is not None:
+        return _find(table, "pair", columns, "text", required=True)
     partner = _PAIR_OF_TEXT.get(text.lower())
     return next((column for column in table.columns if column.lower() == partner), None)
 
 
-def _train_is_in_words(table: Table, columns: Columns) -> bool:
+def _train_is_in_words(table: Table, columns: _Columns) -> bool:
     """Whether the table has words and tags, rather than a text and spans."""
-    in_words = columns.tokens is not None or columns.tags is not None
-    in_text = columns.text is not None or columns.spans is not None
+    in_words, in_text = (
+        any(columns.get(role) is not None for role in roles)
+        for roles in (("tokens", "tags"), ("text", "spans"))
+    )
     if in_words and in_text:
         raise UserError(
             "a token task has tokens and tags, or text and spans; name the columns of one of them"
         )
     if in_words or in_text:
         return in_words
-    tokens = _find(table, "tokens", None, "tokens", required=False)
-    spans = _find(table, "spans", None, "spans", required=False)
+    tokens, spans = (_find(table, role, {}, required=False) for role in ("tokens", "spans"))
     if tokens is None and spans is None:
         have = listed(map(quoted, table.columns))
         raise UserError(
             f"{table.name}: expected columns tokens and tags, or text and spans; found the columns {have}"
         )
-    return spans is None or (
-        tokens is not None and _find(table, "tags", None, "tags", required=False) is not None
-    )
+    return spans is None or (tokens is not None and _find(table, "tags", {}, required=False) is not None)
 
 
 # Cells
@@ -312,18 +282,13 @@ def _span(table: Table, row: int, item: object) -> Span:
 
 
 def _text_rows(
-    table: Table,
-    split: str,
-    columns: Columns,
-    problem: Problem,
-    separator: str,
-    notes: list[str],
+    table: Table, split: str, columns: _Columns, problem: Problem, separator: str, notes: list[str]
 ) -> _Rows:
-    text = _find_required(table, "text", columns.text)
-    pair = _find_pair(table, text, columns.pair)
+    text = _find_required(table, "text", columns)
+    pair = _find_pair(table, text, columns)
     common = "score" if problem == "regression" else "label"
-    label = _find(table, "label", columns.label, common, required=split != "test")
-    id_column = _find(table, "id", columns.id, "id", required=columns.id is not None)
+    label = _find(table, "label", columns, common, required=split != "test")
+    id_column = _find(table, "id", columns, required=columns.get("id") is not None)
     # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
     empty = label is None or all(_missing(cells.get(label)) for _, cells in table.rows)
     empty_is_no_class = problem == "multi-label" and not (empty and split == "test")
@@ -342,26 +307,22 @@ def _text_rows(
 
     def example(row: int, cells: _Cells) -> TextExample:
         second = None if pair is None else _text(table, row, cells, pair)
-        row_id = None if id_column is None else cells.get(id_column)
-        return TextExample(
-            _text(table, row, cells, text),
-            second,
-            value(row, cells),
-            None if row_id is None or row_id == "" else str(row_id),
-        )
+        row_id = "" if id_column is None else cells.get(id_column)
+        row_id = None if row_id in (None, "") else str(row_id)
+        return TextExample(_text(table, row, cells, text), second, value(row, cells), row_id)
 
     return [(row, example(row, cells)) for row, cells in table.rows]
 
 
 def _token_rows(
-    table: Table, split: str, columns: Columns, in_words: bool, repair: Repair, notes: list[str]
+    table: Table, split: str, columns: _Columns, in_words: bool, repair: Repair, notes: list[str]
 ) -> _Rows:
     if not in_words:
-        text = _find_required(table, "text", columns.text)
-        spans = _find(table, "spans", columns.spans, "spans", required=split != "test")
+        text = _find_required(table, "text", columns)
+        spans = _find(table, "spans", columns, required=split != "test")
         return [(row, _example_of_spans(table, row, cells, text, spans)) for row, cells in table.rows]
-    tokens = _find_required(table, "tokens", columns.tokens)
-    tags = _find(table, "tags", columns.tags, "tags", required=split != "test")
+    tokens = _find_required(table, "tokens", columns)
+    tags = _find(table, "tags", columns, required=split != "test")
     reader = TagReader(table.error, repair)
     # Published data sets have empty sentences, which nobody can remove from there.
     kept = [(row, cells) for row, cells in table.rows if table.is_file or cells.get(tokens) != []]

@@ -24,19 +24,12 @@ _BUCKET_BATCHES = 50  # batches whose rows are sorted by length together
 
 @dataclass(slots=True)
 class Encoded:
-    """A split ready for the model.
+    """A split ready for the model."""
 
-    Attributes:
-        rows: one mapping per input: `input_ids`, perhaps `token_type_ids`, and `labels`.
-        owners: the example of each row.
-        windows: for token labels the window of each row.
-        cut: how many texts were longer than the model's input and lost their end.
-    """
-
-    rows: list[dict[str, Any]]
-    owners: list[int]
-    windows: list[WordWindow] = field(default_factory=list)
-    cut: int = 0
+    rows: list[dict[str, Any]]  # one per input: `input_ids`, perhaps `token_type_ids`, and `labels`
+    owners: list[int]  # the example of each row
+    windows: list[WordWindow] = field(default_factory=list)  # for token labels the window of each row
+    cut: int = 0  # how many texts were longer than the model's input and lost their end
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -59,16 +52,9 @@ def encode_texts(
     *,
     max_length: int,
 ) -> Encoded:
-    """Return texts or pairs as model inputs, cut at `max_length` (a pair at the end of its longer text).
+    """Return texts or pairs as model inputs, cut at `max_length` tokens (a pair at the end of its longer text).
 
-    Args:
-        examples: the examples, labelled or not.
-        tokenizer: a fast tokenizer.
-        task: names the labels; ids are their positions.
-        max_length: in tokens, special tokens included.
-
-    Returns:
-        One input per example; `labels` is an int, a float, or one float per class.
+    There is one input per example, labelled or not; `labels` is an int, a float, or one float per class.
     """
     if not examples:
         return Encoded([], [])
@@ -93,15 +79,7 @@ def encode_texts(
 
 
 def label_value(label: str | float | tuple[str, ...], ids: Mapping[str, int]) -> int | float | list[float]:
-    """Return a label as the loss wants it: an id, a score, or one 0/1 per class.
-
-    Args:
-        label: a name, a score, or the names that apply.
-        ids: id of each name.
-
-    Returns:
-        The value.
-    """
+    """Return a label as the loss wants it: an id, a score, or one 0/1 per class."""
     if isinstance(label, tuple):
         return [float(name in label) for name in ids]
     return ids[label] if isinstance(label, str) else float(label)
@@ -116,19 +94,11 @@ def encode_sentences(
     overlap: int,
     all_pieces: bool = False,
 ) -> Encoded:
-    """Return sentences of words as windows, with the tag of each word on its first piece.
+    """Return sentences of words, tagged or not, as windows, with the tag of each word on its first piece.
 
-    Args:
-        examples: the sentences, tagged or not.
-        tokenizer: a fast tokenizer.
-        task: names the tags.
-        max_length: in tokens, special tokens included.
-        overlap: pieces that neighbouring windows share at most.
-        all_pieces: tag the other pieces too, with I- where the task has that tag (what
-            `aggregation_strategy="simple"` relies on); otherwise they are ignored by the loss.
-
-    Returns:
-        One input per window.
+    Windows have at most `max_length` tokens, special tokens included, and share at most `overlap` pieces. `all_pieces`
+    tags the other pieces too, with I- where the task has that tag (what `aggregation_strategy="simple"` relies on);
+    otherwise they are ignored by the loss.
     """
     ids = {name: index for index, name in enumerate(task.labels)}
     cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap)
@@ -149,14 +119,6 @@ def make_cutter(tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap:
     """Return what cuts texts and words into a model's inputs, as an exported folder's model does.
 
     It shares the tokenizer's backend, which calls of the tokenizer change: use it before the next of them.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        max_length: in tokens, special tokens included.
-        overlap: tokens that neighbouring windows share at most.
-
-    Returns:
-        The cutter.
     """
     backend = tokenizer.backend_tokenizer
     # What a tokenizer.json says about lengths is for training; a text must come through whole.
@@ -191,12 +153,7 @@ def _inside(tag: str) -> str:
 
 
 class PaddingCollator:
-    """Pads a batch to its longest row.
-
-    Args:
-        pad_token_id: fills `input_ids`.
-        labels: "class", "score", "classes" or "token": type and shape of the labels.
-    """
+    """Pads a batch to its longest row; labels are of type and shape "class", "score", "classes" or "token"."""
 
     def __init__(self, pad_token_id: int, labels: str) -> None:
         self.pad_token_id = pad_token_id
@@ -209,11 +166,10 @@ class PaddingCollator:
         def padded(name: str, value: int) -> Tensor:
             return torch.tensor([list(row[name]) + [value] * (longest - len(row[name])) for row in rows])
 
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         batch = {
             "input_ids": padded("input_ids", self.pad_token_id),
-            "attention_mask": torch.tensor(
-                [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows]
-            ),
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
         }
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = padded("token_type_ids", 0)
@@ -229,14 +185,9 @@ class PaddingCollator:
 class LengthGroupedSampler(Sampler[int]):
     """An order in which rows of a batch are of similar length, a function of seed and epoch alone.
 
-    Rows are shuffled, then sorted by length within buckets of 50 batches, and the batches shuffled again.
-
-    Args:
-        lengths: tokens of each row.
-        batch_size: rows per batch.
-        seed: of the order.
-        multiple_of: the order ends with as many `len(lengths)`, which is no row, as make its length a multiple of
-            this, so that all processes get equally many batches.
+    Rows are shuffled, then sorted by length within buckets of 50 batches, and the batches shuffled again. The order
+    ends with as many `len(lengths)`, which is no row, as make its length a multiple of `multiple_of`, so that all
+    processes get equally many batches.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, multiple_of: int = 1) -> None:

@@ -14,7 +14,7 @@ from minialbert.data.hub import PREFIX
 from minialbert.data.ner import load_ner
 from minialbert.data.rows import LabelledData
 from minialbert.data.table_files import EXTENSIONS
-from minialbert.data.tables import Columns, load_table
+from minialbert.data.tables import ROLES, load_table
 from minialbert.errors import UserError, local_path, quoted
 from minialbert.recipes.schema import TaskRecipe
 
@@ -30,20 +30,13 @@ GENERIC: dict[str, Problem] = {
 def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bool = True) -> Task:
     """Return the task that a recipe names.
 
-    Args:
-        recipe: name, data, columns and options.
-        data: instead of the recipe's; also rows in memory, see `load_table`.
-        carve: set rows of train apart for validation where there is no such split.
-
-    Returns:
-        The task.
-
-    Raises:
-        UserError: if the name is unknown, or the files do not hold what it needs.
+    The data may be others than the recipe's, also rows in memory, see `load_table`; `carve` sets rows of train apart
+    for validation where there is no such split.
     """
     name, data = recipe.name, recipe.data if data is None else data
+    known = ", ".join([*GLUE_TASKS, *GENERIC])
     if name is None:
-        raise UserError(f"no task: give --task, one of {', '.join([*GLUE_TASKS, *GENERIC])}, or task.problem")
+        raise UserError(f"no task: give --task, one of {known}, or task.problem")
     glue = glue_task_name(name) if recipe.problem is None else None
     if glue is not None:
         task = load_glue(glue, data)
@@ -51,8 +44,8 @@ def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bo
         problem = recipe.problem or GENERIC.get(name)
         if problem is None:
             raise UserError(
-                f"no task is called {quoted(name)}: expected one of {', '.join([*GLUE_TASKS, *GENERIC])}, or a name of "
-                "your own with task.problem (single-label, multi-label, regression, token)"
+                f"no task is called {quoted(name)}: expected one of {known}, or a name of your own with task.problem "
+                "(single-label, multi-label, regression, token)"
             )
         if data is None:
             raise UserError(f"task {name} has no data: give --data, a directory or file")
@@ -64,7 +57,7 @@ def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bo
                 data,
                 problem,
                 name=own_name,
-                columns=Columns(**recipe.model_dump(include=set(Columns.__dataclass_fields__))),
+                columns=recipe.model_dump(include=set(ROLES)),
                 labels=recipe.labels,
                 label_separator=recipe.label_separator,
                 repair=recipe.iob,
@@ -73,11 +66,9 @@ def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bo
     if recipe.metric is not None:
         check_metric(task.problem, recipe.metric)
         task = replace(task, metric=recipe.metric)
-    return (
-        task
-        if "validation" in task.splits or not carve
-        else _carve_validation(task, recipe.validation_fraction)
-    )
+    if carve and "validation" not in task.splits:
+        task = _carve_validation(task, recipe.validation_fraction)
+    return task
 
 
 def _is_table(data: str | Path) -> bool:

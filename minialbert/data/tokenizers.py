@@ -20,7 +20,7 @@ import numpy as np
 from minialbert_runtime.encoding import Ids, encode_documents
 from tokenizers import Tokenizer
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, one_line
 from minialbert.runs.untrusted import check_model_folder, check_tokenizer_files
 
 if TYPE_CHECKING:
@@ -47,10 +47,9 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTraine
         try:
             loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
         except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises
-            reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
                 f"no tokenizer could be loaded from {tokenizer}: give a directory with tokenizer.json or a "
-                f"hub id ({type(error).__name__}: {reason})"
+                f"hub id ({type(error).__name__}: {one_line(error)})"
             ) from error
     else:
         loaded = tokenizer
@@ -79,13 +78,15 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     It covers the sorted vocabulary, the special token ids, and the ids of a fixed probe sentence with upper
     case, accents, digits and punctuation; not the name, not the padding or truncation settings.
     """
-    named = tokenizer.special_tokens_map.items()
-    special = {
-        name: tokenizer.convert_tokens_to_ids(token) for name, token in named if isinstance(token, str)
-    }
     probe = tokenizer(_PROBE, truncation=False, padding=False, add_special_tokens=True)["input_ids"]
-    facts = [sorted(tokenizer.get_vocab().items()), sorted(special.items()), list(probe)]
+    facts = [sorted(tokenizer.get_vocab().items()), sorted(special_ids(tokenizer).items()), list(probe)]
     return hashlib.sha256(json.dumps(facts, ensure_ascii=True).encode()).hexdigest()
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Returns the ids of the special tokens by their roles, as `{"cls_token": 101}`."""
+    named = tokenizer.special_tokens_map.items()
+    return {name: int(tokenizer.convert_tokens_to_ids(t)) for name, t in named if isinstance(t, str)}
 
 
 def special_affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
@@ -118,18 +119,9 @@ def encode_batches(
 ) -> Generator[tuple[list[Ids], Tag], None, None]:
     """Yields the ids of each batch of documents, in order, whatever the number of processes.
 
-    No more than two batches per worker are in flight, so memory does not grow with the corpus.
-
-    Args:
-        batches: documents, each batch with a tag that comes back beside its ids.
-        backend: as from `serialized_backend`.
-        num_workers: processes; with 1 the work is done in this one.
-
-    Yields:
-        For each batch one array per document, and the tag.
-
-    Raises:
-        UserError: a worker process died.
+    No more than two batches per worker are in flight, so memory does not grow with the corpus. With one worker the work
+    is done in this process. Each batch has a tag, which comes back beside its ids; the backend is as from
+    `serialized_backend`.
     """
     if num_workers == 1:
         tokenizer = Tokenizer.from_str(backend)

@@ -106,14 +106,9 @@ class WindowsManifest:
     format_version: int = FORMAT_VERSION
 
     @property
-    def token_dtype(self) -> np.dtype[Any]:
-        """Type of the stored ids."""
-        return token_type(self.tokenizer.vocab_size)
-
-    @property
-    def window_dtype(self) -> np.dtype[Any]:
-        """Type of the rows of the window table."""
-        return table_type(self.options.window_length)
+    def types(self) -> tuple[np.dtype[Any], np.dtype[Any]]:
+        """Types of the stored ids, and of the rows of the window table."""
+        return data_types(self.tokenizer.vocab_size, self.options.window_length)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON, which `from_dict` takes."""
@@ -144,11 +139,8 @@ class WindowsManifest:
         """
         folder = local_path(directory)
         if not local_path(folder / MANIFEST).is_file():
-            hint = (
-                "prepare was interrupted: run it again"
-                if (folder / PROGRESS).exists()
-                else "run prepare first"
-            )
+            begun = (folder / PROGRESS).exists()
+            hint = "prepare was interrupted: run it again" if begun else "run prepare first"
             raise UserError(f"{folder}: no {MANIFEST} ({hint})")
         values = read_json(folder / MANIFEST)
         try:
@@ -156,8 +148,7 @@ class WindowsManifest:
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
         for split in SPLITS:
-            counts = manifest.splits[split]
-            for path, size in data_sizes(folder, split, counts, manifest.token_dtype, manifest.window_dtype):
+            for path, size in data_sizes(folder, split, manifest.splits[split], manifest.types):
                 found = path.stat().st_size if path.is_file() else None
                 if found != size:
                     state = "is missing" if found is None else f"has {found} bytes, the manifest says {size}"
@@ -165,27 +156,24 @@ class WindowsManifest:
         return manifest
 
 
-def token_type(vocab_size: int) -> np.dtype[Any]:
-    """Returns the smallest of uint16 and uint32, little-endian, that holds every id below `vocab_size`."""
-    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+def data_types(vocab_size: int, window_length: int) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """Returns the types, packed and little-endian, of an id and of a row of the window table: start and length.
 
-
-def table_type(window_length: int) -> np.dtype[Any]:
-    """Returns the type of a row of the window table: start and length, packed, little-endian."""
-    return np.dtype([("start", "<u8"), ("length", "<u2" if window_length < 2**16 else "<u4")])
+    They are as small as holds every id below `vocab_size`, and every length.
+    """
+    token = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    return token, np.dtype([("start", "<u8"), ("length", "<u2" if window_length < 2**16 else "<u4")])
 
 
 def data_sizes(
-    folder: Path, split: Split, counts: SplitCounts, token_dtype: np.dtype[Any], table_dtype: np.dtype[Any]
+    folder: Path, split: Split, counts: SplitCounts, types: Sequence[np.dtype[Any]]
 ) -> list[tuple[Path, int]]:
     """Returns the two data files of a split, tokens then windows, and the bytes that each must have.
 
     The names are fixed here and never taken from a manifest, so none can lead out of the folder.
     """
-    return [
-        (folder / f"{split}.tokens.bin", counts.tokens * token_dtype.itemsize),
-        (folder / f"{split}.windows.bin", counts.windows * table_dtype.itemsize),
-    ]
+    names, items = (f"{split}.tokens.bin", f"{split}.windows.bin"), (counts.tokens, counts.windows)
+    return [(folder / n, count * kind.itemsize) for n, count, kind in zip(names, items, types, strict=True)]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -204,15 +192,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def record_from_plain(kind: type[Record], values: object) -> Record:
     """Returns a dataclass from what `asdict` gave and JSON kept; nothing is converted, left out or passed over.
 
-    Args:
-        kind: the dataclass.
-        values: as read from JSON.
-
-    Returns:
-        The record.
-
-    Raises:
-        ValueError: the values are not those of such a record; says in one line which.
+    A ValueError says in one line which of the values is not that of such a record.
     """
     try:
         record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)  # type: ignore[arg-type]
@@ -284,16 +264,9 @@ def is_held_out(document: int, options: WindowOptions) -> bool:
 def choose_windows(
     ids: Ids, document: int, options: WindowOptions, tokenizer: TokenizerRecord
 ) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the windows of one document, and the ids that they cover.
+    """Returns the content ids that the windows of one document cover, the start of each window in them, and its length.
 
-    Args:
-        ids: all content ids of the document, at least one.
-        document: index as for `is_held_out`; the draw is a function of (seed, document).
-        options: of `prepare`.
-        tokenizer: says how many special tokens a window has.
-
-    Returns:
-        The covered ids, each once and in order; the start of each window in them; its length.
+    The document has at least one id; the draw is a function of (seed, document), as in `is_held_out`.
     """
     content = options.window_length - len(tokenizer.prefix_ids) - len(tokenizer.suffix_ids)
     if len(ids) <= content or options.truncate:
@@ -320,33 +293,20 @@ def choose_windows(
 class SplitWriter:
     """Appends windows to the two data files of a split, after cutting them back to the counts given.
 
-    Args:
-        folder: of the windows.
-        split: which files.
-        counts: what the files hold that can be trusted; kept up to date by `write`.
-        token_dtype: of the ids.
-        table_dtype: of the rows of the table.
-
-    Raises:
-        UserError: a file holds less than the counts say.
+    These are what the files hold that can be trusted, which `write` keeps up to date; a file may not hold less.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        split: Split,
-        counts: SplitCounts,
-        token_dtype: np.dtype[Any],
-        table_dtype: np.dtype[Any],
+        self, folder: Path, split: Split, counts: SplitCounts, types: tuple[np.dtype[Any], np.dtype[Any]]
     ) -> None:
-        self._counts, self._token_dtype, self._table_dtype = counts, token_dtype, table_dtype
+        self._counts, self._types = counts, types
         self._ids: list[Ids] = []
         self._starts: list[NDArray[np.int64]] = []
         self._lengths: list[NDArray[np.int64]] = []
         self._end = counts.tokens
         self._documents = 0
         self._files: list[IO[bytes]] = []
-        for path, size in data_sizes(folder, split, counts, token_dtype, table_dtype):
+        for path, size in data_sizes(folder, split, counts, types):
             # Unbuffered, so that a write that fails leaves nothing behind that fails again on closing.
             path.touch()
             file = path.open("r+b", buffering=0)
@@ -376,9 +336,9 @@ class SplitWriter:
         """Appends what was added since the last call."""
         if not self._ids:
             return
-        tokens = np.concatenate(self._ids).astype(self._token_dtype)
+        tokens = np.concatenate(self._ids).astype(self._types[0])
         lengths = np.concatenate(self._lengths)
-        table = np.empty(len(lengths), dtype=self._table_dtype)
+        table = np.empty(len(lengths), dtype=self._types[1])
         table["start"], table["length"] = np.concatenate(self._starts), lengths
         for file, array in zip(self._files, (tokens, table), strict=True):
             block = memoryview(array.tobytes())
@@ -415,15 +375,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
     """The windows of one split, read from disk as they are asked for.
 
     Those of several folders are numbered through, folder after folder, in the order that the folders are given.
-    It can be pickled and forked: each process maps the files for itself, each folder at its first access.
-
-    Args:
-        directories: that `prepare` has finished, one or several, of one tokenizer.
-        split: "train" or "held_out".
-
-    Raises:
-        UserError: a folder is not finished, is damaged, is given twice or has nothing to train on, or the folders
-            are of different tokenizers.
+    It can be pickled and forked: each process maps the files for itself, each folder at its first access. The folders
+    are whole, of one tokenizer, and none is given twice or has nothing to train on.
     """
 
     def __init__(self, directories: str | Path | Sequence[str | Path], split: Split = "train") -> None:
@@ -482,8 +435,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def _map_files(self, folder: int) -> tuple[NDArray[Any], NDArray[Any]]:
         if folder not in self._files:
             directory, manifest = self.directories[folder], self.manifests[folder]
-            tokens = np.memmap(directory / f"{self.split}.tokens.bin", manifest.token_dtype, "r")
-            windows = np.memmap(directory / f"{self.split}.windows.bin", manifest.window_dtype, "r")
+            files = data_sizes(directory, self.split, manifest.splits[self.split], manifest.types)
+            tokens, windows = (
+                np.memmap(path, kind, "r") for (path, _), kind in zip(files, manifest.types, strict=True)
+            )
             self._files[folder] = tokens, windows
         return self._files[folder]
 

@@ -29,8 +29,8 @@ from minialbert.method.objective import DistillationObjective
 from minialbert.method.plan import DistillationPlan, Folders, plan_distillation
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationTrainer
-from minialbert.recipes.load import Recipe, Settings, apply_overrides, load_recipe
-from minialbert.recipes.schema import without_places
+from minialbert.recipes.load import Settings, apply_overrides, load_recipe
+from minialbert.recipes.schema import Recipe, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision

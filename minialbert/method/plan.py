@@ -19,8 +19,7 @@ from minialbert.method.encoders import Teacher, load_teacher, supports_packing
 from minialbert.method.fast.recording import checkpoint_activations, records_attention
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.start import build_student
-from minialbert.recipes.load import Recipe
-from minialbert.recipes.schema import TrainingRecipe
+from minialbert.recipes.schema import Recipe, TrainingRecipe
 from minialbert.runs.stopping import share_of
 
 # Real text for `init: teacher`; more changes the fit of the projection little.

@@ -18,36 +18,8 @@ import yaml
 from pydantic import ValidationError
 
 from minialbert.errors import UserError, listed, local_path, quoted, shown
-from minialbert.recipes.schema import (
-    DataRecipe,
-    DistillRecipe,
-    FinetuneRecipe,
-    Mark,
-    Recipe,
-    RecipeBase,
-    StudentRecipe,
-    TeacherRecipe,
-    TrainingRecipe,
-    marked,
-)
+from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, RecipeBase, marked
 from minialbert.recipes.yaml import line_of, read_yaml, read_yaml_value
-
-__all__ = [
-    "DataRecipe",
-    "DistillRecipe",
-    "FinetuneRecipe",
-    "Recipe",
-    "RecipeSummary",
-    "StudentRecipe",
-    "TeacherRecipe",
-    "TrainingRecipe",
-    "apply_overrides",
-    "copy_recipe",
-    "dump_recipe",
-    "list_recipes",
-    "load_recipe",
-    "with_reference",
-]
 
 SHIPPED = Path(__file__).parent
 # Where the shipped recipes of each kind lie under that folder, and what their names begin with.
@@ -95,27 +67,18 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
 def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
     """Returns a new recipe with some values replaced, checked again as a whole.
 
-    Args:
-        recipe: the recipe to start from.
-        overrides: values by key, as in `{"distill.output_weight": 4}`, or entries like `distill.output_weight=4`,
-            whose values are YAML scalars or lists. `None` and `null` clear a value. Overriding only one of
-            `training.max_steps` and `training.epochs` clears the other.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        UserError: if an entry is no `key=value`, names an unknown key or holds a value that does not fit.
+    Overrides are values by key, as in `{"distill.output_weight": 4}`, or entries like `distill.output_weight=4`, whose
+    values are YAML scalars or lists; `None` and `null` clear a value. Overriding only one of `training.max_steps` and
+    `training.epochs` clears the other.
     """
     values: dict[str, Any] = recipe.model_dump()
     sections = recipe.sections()
     label = "settings:" if isinstance(overrides, Mapping) else "--set"
     changed = dict(overrides) if isinstance(overrides, Mapping) else _parsed(overrides)
     if "training" in sections:
-        given = {
-            key.removeprefix("training."): changed[key] for key in changed if key.startswith("training.")
-        }
-        _clear_other_length(given, values["training"])
+        _clear_other_length(
+            {key.removeprefix("training."): value for key, value in changed.items()}, values["training"]
+        )
     for key, value in changed.items():
         section, dot, field = key.partition(".")
         if section in sections and not dot:
@@ -142,18 +105,15 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def list_recipes() -> list[RecipeSummary]:
     """Returns a summary of each shipped recipe, those of distillation first, in the order of their names."""
-    return [_summary(name, kind) for name, kind in _all_shipped().items()]
+    return [_summary(name, path, kind) for kind in _FOLDERS for name, path in _shipped(kind).items()]
 
 
 def find_recipe(name: str) -> RecipeSummary:
     """Returns the summary of a shipped recipe, by its name in `list_recipes`."""
-    kinds = _all_shipped()
-    if name not in kinds:
-        names = list(kinds)
-        raise UserError(
-            f"no recipe is called {quoted(name)}{_did_you_mean(name, names)}; there are: {listed(names, 400)}"
-        )
-    return _summary(name, kinds[name])
+    for kind in _FOLDERS:
+        if path := _shipped(kind).get(name):
+            return _summary(name, path, kind)
+    raise _no_recipe(name, [known for kind in _FOLDERS for known in _shipped(kind)])
 
 
 def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> Path:
@@ -205,15 +165,15 @@ def _shipped(kind: type[RecipeBase]) -> dict[str, Path]:
     }
 
 
-def _all_shipped() -> dict[str, type[RecipeBase]]:
-    """Return the kind of each shipped recipe by the name to give to `--recipe`."""
-    return {name: kind for kind in _FOLDERS for name in _shipped(kind)}
-
-
-def _summary(name: str, kind: type[RecipeBase]) -> RecipeSummary:
-    path = _shipped(kind)[name]
+def _summary(name: str, path: Path, kind: type[RecipeBase]) -> RecipeSummary:
     recipe = _read_recipe(path, kind)
     return RecipeSummary(name, recipe.description, recipe.paper, path, kind)
+
+
+def _no_recipe(name: str, known: list[str]) -> UserError:
+    return UserError(
+        f"no recipe is called {quoted(name)}{_did_you_mean(name, known)}; there are: {listed(known, 400)}"
+    )
 
 
 def _shipped_path(name: str, kind: type[RecipeBase]) -> Path | None:
@@ -229,9 +189,7 @@ def _own_path(text: str, kind: type[RecipeBase]) -> Path:
     if path.suffix in (".yaml", ".yml") or (len(path.parts) > 1 and not in_ours) or path.exists():
         return path
     names = [name.removeprefix(next(iter(_FOLDERS[kind].values()))) for name in _shipped(kind)]
-    raise UserError(
-        f"no recipe is called {quoted(text)}{_did_you_mean(text, names)}; there are: {listed(names, 400)}"
-    )
+    raise _no_recipe(text, names)
 
 
 def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()) -> AnyRecipe:
@@ -263,18 +221,16 @@ def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()
 
 def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return a base's values with those of a file in their place, section by section."""
-    merged: dict[Any, Any] = base.model_dump(
-        exclude=set(marked(Mark.NAME))
-    )  # which say nothing of what is based on it
+    # What names the base says nothing of what is based on it.
+    merged: dict[Any, Any] = base.model_dump(exclude=set(marked(Mark.NAME)))
     training = values.get("training")
     if isinstance(training, dict):
         _clear_other_length(training, merged["training"])
     for key, value in values.items():
         section = merged.get(key)
-        if isinstance(section, dict) and (isinstance(value, dict) or value is None):
-            merged[key] = section | (value or {})
-        else:
-            merged[key] = value
+        if isinstance(section, dict) and isinstance(value, dict | None):
+            value = section | (value or {})
+        merged[key] = value
     return merged
 
 
@@ -320,9 +276,8 @@ def _faults(error: ValidationError, kind: type[RecipeBase], node: yaml.Node | No
 def _key_path(location: Iterable[int | str], kind: str) -> tuple[int | str, ...]:
     """Returns pydantic's location without the names it gives to the members of a union."""
     path = tuple(location)
-    if kind == "extra_forbidden":
-        return path
-    return path[:2] + tuple(part for part in path[2:] if isinstance(part, int))
+    members = path[2:] if kind == "extra_forbidden" else (part for part in path[2:] if isinstance(part, int))
+    return path[:2] + tuple(members)
 
 
 def _suggest_key(path: tuple[int | str, ...], kind: type[RecipeBase]) -> str:

@@ -38,14 +38,14 @@ Count = Annotated[int, Field(ge=1)]
 Place = Annotated[str | None, Field(min_length=1), Mark.PLACE]
 
 
-def as_list(value: object) -> object:
+def _as_list(value: object) -> object:
     """Return a single text as a list of one; anything else as it is."""
     return [value] if isinstance(value, str) else value
 
 
 def _as_trackers(value: object) -> object:
     """Return one name as a list; "none", as Transformers spells it, and null as an empty one."""
-    return [] if value is None or value == "none" else as_list(value)
+    return [] if value is None or value == "none" else _as_list(value)
 
 
 # What distilling and tuning have in common; where it stands among a section's keys is the section's own.
@@ -153,7 +153,7 @@ class StudentRecipe(Section):
 class DataRecipe(Section):
     """Text, how it is cut into windows, and how it is masked."""
 
-    corpus: Annotated[Annotated[list[str], BeforeValidator(as_list)] | None, Mark.PLACE, Mark.DATA] = key(
+    corpus: Annotated[Annotated[list[str], BeforeValidator(_as_list)] | None, Mark.PLACE, Mark.DATA] = key(
         None, "Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]", min_length=1
     )
     tokenizer: Place = key(None, "Hub id or directory (null: the teacher's)")
@@ -330,24 +330,16 @@ class Recipe(RecipeBase):
 
 
 def resolve_depths(depths: Sequence[int] | None, iterations: int) -> tuple[int, ...]:
-    """Return the depths to train besides the last, in rising order.
+    """Return the depths to train besides the last, in rising order: between 1 and `iterations` - 1, None for all.
 
-    Args:
-        depths: numbers of iterations after which the head is to read; None for every one but the last.
-        iterations: iterations of the model.
-
-    Returns:
-        Depths between 1 and `iterations` - 1.
-
-    Raises:
-        ValueError: if the model has one iteration only, or a depth is not between these, or given twice.
+    A ValueError says if the model has one iteration only, or a depth is not between these, or given twice.
     """
     if iterations < 2:
         raise ValueError(
             f"elastic training needs at least 2 iterations, got {iterations}: there is no depth before the last"
         )
     if depths is None:
-        return tuple(range(1, iterations))
+        depths = range(1, iterations)
     if not depths:
         raise ValueError("elastic_depths is empty: name depths, or give null for all before the last")
     wrong = [depth for depth in depths if not 1 <= depth < iterations]
@@ -559,12 +551,8 @@ def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
 def without_folders(value: Any, place: str) -> Any:
     """Return the value of a place (`Mark.PLACE`) without the folders of a machine.
 
-    Args:
-        value: a path, a hub id, a list of them, or None.
-        place: the setting.
-
-    Returns:
-        The last part of a path, and for the folder `model` of a run also the run's name; anything else as it is.
+    That is the last part of a path, and for the folder `model` of a run also the run's name; of a list those of each;
+    anything else as it is.
     """
     if isinstance(value, list):
         return [without_folders(entry, place) for entry in value]

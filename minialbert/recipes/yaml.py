@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class _Loader(yaml.SafeLoader):
     """Plain scalars, lists and mappings only; YAML 1.2 floats; duplicate keys, aliases and other types refused."""
 
     _depth = 0
+    close = yaml.SafeLoader.dispose
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
         # A few lines of aliases to aliases stand for more values than any memory holds.
@@ -76,17 +78,9 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> tuple[dict[Hashable, Any], yaml.Node]:
-    """Returns the mapping that a YAML file holds, and its node tree.
+    """Returns the mapping of plain values that a YAML file holds, and the nodes in which `line_of` finds a key.
 
-    Args:
-        path: the file, UTF-8, at most 100 kB.
-
-    Returns:
-        The values, and the nodes in which `line_of` finds a key.
-
-    Raises:
-        UserError: if the file is missing, no regular file, too large, not UTF-8, not YAML, empty, or holds
-            anything but a mapping of plain values.
+    The file is UTF-8 and has at most 100 kB; whatever else it is, is told in one line.
     """
     try:
         if path.is_dir():
@@ -100,9 +94,9 @@ def read_yaml(path: Path) -> tuple[dict[Hashable, Any], yaml.Node]:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from None
     values, node = _parse(text, str(path))
     if node is None:
@@ -139,12 +133,9 @@ def line_of(node: yaml.Node | None, path: Sequence[int | str]) -> int | None:
 
 def _parse(text: str, source: str) -> tuple[Any, yaml.Node | None]:
     try:
-        loader = _Loader(text)
-        try:
+        with closing(_Loader(text)) as loader:
             node = loader.get_single_node()
             return (None if node is None else loader.construct_document(node)), node
-        finally:
-            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}" if mark else ""

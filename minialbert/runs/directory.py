@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import yaml
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
-from minialbert.runs.checkpoints import last_whole_checkpoint
 from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
 from minialbert.runs.stopping import rank
 
@@ -49,24 +48,15 @@ class RunDirectory:
 
     def _left_over(self) -> list[Path]:
         """Return what was left half-written by a run that was killed."""
+        files = (self.log, self.data, self.recipe, self.attention, self.result)
         folders = [path for name in ("model", "adapters") for path in self.path.glob(f".{name}.*")]
-        return [
-            *folders,
-            *(
-                self.path / f".{file.name}.partial"
-                for file in (self.log, self.data, self.recipe, self.attention, self.result)
-            ),
-        ]
+        return folders + [self.path / f".{file.name}.partial" for file in files]
 
     @contextmanager
     def alone(self, *, resume: bool = False) -> Iterator[None]:
         """Keep other runs out of the directory, which is created; the processes of one run are as one.
 
-        Args:
-            resume: wait for a run that is about to end, such as that of a grid whose driver was killed.
-
-        Yields:
-            Nothing.
+        One that resumes waits for a run that is about to end, such as that of a grid whose driver was killed.
         """
         patience = _PATIENCE if resume else 0.0
         with sole_user(self.path, "run", patience=patience) if rank() == 0 else nullcontext():
@@ -87,10 +77,6 @@ class RunDirectory:
             data: what identifies the data, as plain values, written to `data.json`.
             resume: go on with a run of the same recipe and data; a directory without one starts anew.
             overwrite: remove what an earlier run left here. Files that no run writes are never touched.
-
-        Raises:
-            UserError: if the directory is not empty and neither is asked for, if it holds a run of another
-                recipe or of other data, or if it cannot be written.
         """
         if resume and overwrite:
             raise UserError(
@@ -105,7 +91,8 @@ class RunDirectory:
         if overwrite:
             _remove(self._own)
         elif resume:
-            self._check_same_recipe(recipe)
+            if self.recipe.is_file():
+                check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
             self._check_same_data(data)
             _remove(self._left_over())
         with writing(self.path, advice=None):
@@ -113,11 +100,6 @@ class RunDirectory:
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
                 write_atomically(self.data, json.dumps(data, indent=2) + "\n")
-
-    def _check_same_recipe(self, recipe: RecipeBase) -> None:
-        if not self.recipe.is_file():
-            return
-        check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
 
     def _check_same_data(self, data: dict[str, Any] | None) -> None:
         if data is None or not self.data.is_file():
@@ -130,10 +112,6 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} holds a run on other data ({differences}): give the same --data, or another --output"
             )
-
-    def last_checkpoint(self, *, tell: bool = False) -> Path | None:
-        """Return the newest undamaged checkpoint, or None; `tell` says which newer ones are damaged."""
-        return last_whole_checkpoint(self.checkpoints, tell=tell)
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to `log.jsonl`, and wait until it is on the disk."""
@@ -148,17 +126,13 @@ class RunDirectory:
         """Drop log records past a step: a resumed run writes them again."""
         if not self.log.is_file():
             return
-        kept = []
+        kept = ""
         for line in self.log.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-                is_kept = record.get("step", 0) <= step
-            except (ValueError, TypeError, AttributeError, RecursionError):
-                continue  # a line that was being written when the run was killed, or one that no run writes
-            if is_kept:
-                kept.append(line)
+            # Some line was being written when the run was killed, or is none that a run writes.
+            with suppress(ValueError, TypeError, AttributeError, RecursionError):
+                kept += f"{line}\n" if json.loads(line).get("step", 0) <= step else ""
         with writing(self.log):
-            write_atomically(self.log, "".join(f"{line}\n" for line in kept))
+            write_atomically(self.log, kept)
 
     def read_log(self) -> list[dict[str, Any]]:
         """Return all log records."""
@@ -190,16 +164,9 @@ def check_same_recipe(
     *,
     advice: str = "Resume with the same settings, give another --output, or remove that folder to begin anew",
 ) -> None:
-    """Refuse to go on with what was begun by a recipe that teaches something else.
+    """Refuse to go on in a folder with what was begun by a recipe that differs in more than where its logs go.
 
-    Args:
-        folder: where it was begun.
-        before: the recipe there, read with its schema: keys that are newer than it have their defaults.
-        now: the recipe of today.
-        advice: what to do.
-
-    Raises:
-        UserError: if they differ in more than where their logs go.
+    The recipe there is read with its schema: keys that are newer than it have their defaults.
     """
     old, new = learned_settings(before), learned_settings(now)
     different = {key.rpartition(".")[2]: new[key] for key in new if new[key] != old[key]}

@@ -33,17 +33,9 @@ def check_file(path: Path, *, overwrite: bool, advice: str = REPLACE) -> None:
 def check_folder(
     path: Path, what: str, *, overwrite: bool, advice: str = REPLACE, marker: str | None = None
 ) -> None:
-    """Refuse to write into a folder with files in it.
+    """Refuse to write into a folder with files in it, unless to overwrite them, and where a folder should be a file.
 
-    Args:
-        path: the folder, which need not exist.
-        what: what it is for, as in "run".
-        overwrite: allow for files in it.
-        advice: what to do.
-        marker: what has to be in it, even to overwrite it, if anything is.
-
-    Raises:
-        UserError: if it is a file, or is not empty.
+    It is for a `what`, as in "run"; even one to be overwritten has to hold the `marker`, if it holds anything.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: expected a directory for the {what}")
@@ -59,15 +51,7 @@ def check_folder(
 def writing(
     path: str | Path, *, advice: str | None = "make room, then go on with --resume"
 ) -> Iterator[None]:
-    """Turn what a full or read-only disk raises, in whatever library, into one line.
-
-    Args:
-        path: what is written.
-        advice: what to do then.
-
-    Yields:
-        Nothing.
-    """
+    """Turn what a full or read-only disk raises, in whatever library, into one line with some advice."""
     try:
         yield
     except UserError:
@@ -99,19 +83,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path, mode: str = "x", *, by: str = "", synced: bool = True) -> Iterator[IO[Any]]:
-    """Yield a new file beside another; when the block ends without an error it takes its place.
+    """Yield a new file beside another; when the block ends without an error it takes its place, synced or not.
 
-    Args:
-        path: the file; a crash leaves either its old or its new contents.
-        mode: "x" for text, "xb" for bytes.
-        by: what tells this process's new file from those of others that write the same one.
-        synced: wait until it is on the disk.
-
-    Yields:
-        The open file.
-
-    Raises:
-        OSError: if it cannot be written.
+    A crash leaves either the old or the new contents. The mode is "x" for text, "xb" for bytes; `by` tells this
+    process's new file from those of others that write the same one.
     """
     partial = path.with_name(f".{path.name}{by}.partial")
     partial.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
@@ -146,16 +121,8 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
     whom the umask lets read the other files: safetensors 0.8 writes them for their owner alone, and a service under
     another user could not load them.
 
-    Args:
-        directory: the folder to write.
-        replaces: files, relative and with forward slashes, that an earlier run may have left and this one need not
-            write again.
-
-    Yields:
-        Where to write.
-
-    Raises:
-        OSError: if it cannot be written.
+    `replaces` are files, relative and with forward slashes, that an earlier run may have left and this one need not
+    write again.
     """
     target = Path(directory).expanduser().resolve()
     fixed = _cannot_be_renamed(target)
@@ -173,13 +140,7 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
 def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[None]:
     """Create a directory and keep a second process out of it, where the system has locks; they go with the process.
 
-    Args:
-        directory: the directory.
-        what: what works in it, as in "grid".
-        patience: seconds to wait for another one to end.
-
-    Yields:
-        Nothing.
+    What works in it is called `what`, as in "grid"; `patience` is how many seconds to wait for another one to end.
     """
     check_folder(directory, what, overwrite=True)
     with writing(directory, advice=None):

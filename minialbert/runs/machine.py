@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,17 +45,22 @@ def peak_memory_mb() -> float:
     """Return the most memory that this process has held so far, in MB (with a GPU: on it; on Windows: 0)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage's figure would include what the parent held when it started this process
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    # getrusage's figure would include what the parent held when it started this process.
+    if held := _of_proc("self/status", "VmHWM"):
+        return int(held.split()[0]) * 1024 / 1e6
     if sys.platform == "win32":
         return 0.0  # the standard library has no such figure there
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _of_proc(file: str, name: str) -> str:
+    """Return what stands behind a name in a file of Linux's /proc; empty where there is none."""
+    path = Path("/proc") / file
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _libc_function(name: str) -> Any:
@@ -81,21 +86,24 @@ def autocast(device_type: str, precision: str) -> Any:  # noqa: ANN401 - a conte
     return torch.autocast(device_type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, and of those packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
 def environment() -> dict[str, Any]:
     """Return what a number was measured with: versions, commit, machine."""
     packages = ("minialbert", "torch", "transformers", "datasets", "accelerate", "numpy", "onnxruntime")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
-        "versions": versions,
+        "versions": installed_versions(*packages),
         "commit": _commit(),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
+            "processor": _of_proc("cpuinfo", "model name") or platform.processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -108,22 +116,7 @@ def _commit() -> str | None:
     if not (root / ".git").exists():  # installed from a wheel
         return None
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -62,15 +62,7 @@ def find_run_records(path: Path) -> list[Path]:
 
 
 def pack_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Add files to a folder's packs; one that is packed already is replaced.
-
-    Args:
-        folder: where the packs are, which is made.
-        texts: the files' contents by their paths below it.
-
-    Raises:
-        UserError: if they cannot be written, or are more than can be read again.
-    """
+    """Add files, by their paths below the folder, to its packs; one that is packed already is replaced."""
     for name, held in _NAMES.items():
         new = {path: text for path, text in texts.items() if PurePosixPath(path).name in held}
         if not new:
@@ -137,6 +129,3 @@ def _entry(entry: Any, names: tuple[str, ...]) -> tuple[str, str]:
     if not isinstance(content, dict if names == (_RECORD,) else str):
         raise ValueError(f"the content of {quoted(path)} is missing")
     return path, content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-
-
-__all__ = ["LOGS", "RECORDS", "find_run_records", "is_run_file", "pack_files", "packed", "read_run_file"]

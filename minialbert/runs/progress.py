@@ -28,15 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunProgress(TrainerCallback):
-    """Writes every log record to the run directory and shows it.
-
-    Args:
-        run: the run directory.
-        terms: loss terms to show on a line; all are in the log.
-        bar: show a bar.
-        title: what it is called.
-        lines: also write a line per log.
-    """
+    """Writes every log record to the run directory and shows it: on a bar with a title, on a line with some terms."""
 
     def __init__(
         self,
@@ -88,13 +80,8 @@ class RunProgress(TrainerCallback):
         if not self._lines:
             return
         if kind == "evaluation":
-            logger.info(
-                "step %d/%d  %s: %s",
-                state.global_step,
-                state.max_steps,
-                "validation" if "eval_score" in logs else "held-out",
-                _evaluation_line(logs),
-            )
+            step, line = f"{state.global_step}/{state.max_steps}", _evaluation_line(logs)
+            logger.info("step %s  %s: %s", step, "validation" if "eval_score" in logs else "held-out", line)
         elif "loss" in logs:
             logger.info("%s", self._training_line(state, logs))
 
@@ -123,15 +110,9 @@ def progress_bar(
 ) -> Progress:
     """Return a bar on standard error: drawn where that is a terminal, or a notebook with ipywidgets.
 
-    Args:
-        title: what it is called, or a template of rich.
-        *columns: what stands after the bar; without, how many of how many, and the time gone by and left.
-        shown: draw it at all.
-        transient: leave nothing behind.
-        in_files: write its last state where standard error is a file or a pipe.
-
-    Returns:
-        A context; its `add_task`, `update` and `track` are rich's.
+    Its title may be a template of rich. After the bar stand `columns`; without, how many of how many, and the time gone
+    by and left. `transient` leaves nothing behind; `in_files` writes its last state where standard error is a file or a
+    pipe. It is a context, with rich's `add_task`, `update` and `track`.
     """
     console = stderr_console()
     drawn = in_files or console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)

@@ -202,12 +202,7 @@ AnyRecord = TypeVar("AnyRecord", bound=RunRecord)
 def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Write a `result.json` and return it, completed with versions, commit and machine.
 
-    Args:
-        path: the file.
-        record: at least `kind`, `metrics`, `seed` and `model`, as the type of its kind has them.
-
-    Returns:
-        The record as written.
+    It has at least `kind`, `metrics`, `seed` and `model`, as the type of its kind has them.
     """
     complete = {"format_version": FORMAT_VERSION, **record, **environment()}
     if record["kind"] in _TYPES:  # benchmarks have kinds of their own
@@ -324,14 +319,7 @@ class Cell:
 
 
 def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None:
-    """Refuse a directory with an earlier record, and one with another run's record even to `overwrite`.
-
-    Args:
-        folder: where the record is to be.
-        *others: further files that would be replaced.
-        kind: of the record.
-        overwrite: allow for a record of the same kind.
-    """
+    """Refuse a directory with an earlier record, or others of these files, and of another kind even to overwrite it."""
     check_folder(folder, "record", overwrite=True)
     result_file = folder / RESULT_FILE
     for file in (result_file, *(folder / name for name in others)):
@@ -352,18 +340,9 @@ def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None
 def find_records(paths: Sequence[Path]) -> list[Record]:
     """Return the fine-tuning records below some paths, in the order of their files.
 
-    Records of other kinds are passed over. The cells of a grid are records like others, `selected` where the
-    grid chose their hyper-parameters; without its cells, a grid counts by its summary.
-
-    Args:
-        paths: records, run directories, or trees of them.
-
-    Returns:
-        The records.
-
-    Raises:
-        UserError: if a path has no record, if a file is not JSON or lacks a field, or if a grid's summary is not
-            the mean of its cells.
+    Paths are records, run directories, or trees of them. Records of other kinds are passed over. The cells of a grid
+    are records like others, `selected` where the grid chose their hyper-parameters; without its cells, a grid counts by
+    its summary, which has to be their mean.
     """
     tuned: dict[Path, Record] = {}
     grids: dict[Path, dict[str, Any]] = {}
@@ -403,13 +382,8 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
 def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: bool = False) -> Cell | None:
     """Return one figure averaged over a group of `group`, or None where no record has it.
 
-    Args:
-        records: the group.
-        keys: the path to another figure than the reported one.
-        mismatched: take it from the mismatched half of the reported split (MNLI).
-
-    Returns:
-        The cell.
+    `keys` is the path to another figure than the reported one, `mismatched` takes it from the mismatched half of the
+    reported split (MNLI).
     """
     first = records[0]
     metric = keys[-1] if keys else first.metric
@@ -418,9 +392,8 @@ def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: boo
         if not keys and not mismatched:
             return Cell(first.score, first.sd, first.n, (), percent)
         measured = first.value((first.metric,))
-        if measured is None or not math.isclose(
-            measured, first.score, abs_tol=1e-6
-        ):  # figures of one run beside a mean of several
+        # Its figures may be those of one run, beside a mean of several.
+        if measured is None or not math.isclose(measured, first.score, abs_tol=1e-6):
             return None
     split = f"{first.split}_mismatched" if mismatched else None
     found = [(record, record.value(keys or (record.metric,), split)) for record in records]
@@ -504,26 +477,17 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
             raise UserError(f"{file} lacks the field {name} (a number): write it again")
         if not math.isclose(made.score, measured, rel_tol=1e-6, abs_tol=1e-9):
             raise UserError(f"{file}: score is {made.score}, but {name} is {measured}")
+    same = ("problem", "metric", "split", "metrics", "score", "command", "versions", "commit", "machine")
     return Record(
         file=file,
         row=Row(made.model.name, made.mode, made.adapter_init if made.mode != "full" else None, made.teacher),
         task=known_task(made.task),
-        problem=made.problem,
-        metric=made.metric,
-        split=made.split,
-        metrics=made.metrics,
-        score=made.score,
         seed=made.seed if isinstance(made, FinetuneRecord) else None,
         parameters=made.model.encoder_parameters,
         trainable_parameters=made.model.trainable_parameters,
         settings=_settings(made.recipe),
         notes=tuple(made.notes or ()),
-        command=made.command,
-        versions=made.versions,
-        commit=made.commit,
-        machine=made.machine,
-        n=made.n if isinstance(made, SelectedPart) else 1,
-        sd=made.sd if isinstance(made, SelectedPart) else None,
+        **{name: getattr(made, name) for name in (*same, *(("n", "sd") if summary else ()))},
     )
 
 

@@ -34,14 +34,9 @@ _TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio":
 _SECONDS_TO_FINISH = 60.0
 
 
-class Tracker(Protocol):
-    """What takes a run's figures."""
-
-    def write(self, figures: Mapping[str, float], step: int) -> None:
-        """Take the figures of one step."""
-
-    def finish(self) -> None:
-        """Take no more."""
+class _Tracker(Protocol):
+    def write(self, figures: Mapping[str, float], step: int) -> None: ...
+    def finish(self) -> None: ...
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -67,7 +62,7 @@ class RunTracking(TrainerCallback):
         self.name = name
         self._run = run
         self._recipe = recipe
-        self._tracker: Tracker | None = None
+        self._tracker: _Tracker | None = None
         self._is_over = False
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -184,7 +179,7 @@ class _Wandb:
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            name=_name(run),
+            name=run.path.resolve().name,
             id=_wandb_id(run),
             resume="allow",
             reinit="create_new",
@@ -230,10 +225,11 @@ class _Trackio:
         import trackio
 
         self._trackio = trackio
-        with _to_stderr():
+        # What the package prints is kept out of standard output, which belongs to --json.
+        with contextlib.redirect_stdout(sys.stderr):
             self._run = trackio.init(
                 project=PROJECT,
-                name=_name(run),
+                name=run.path.resolve().name,
                 config=dict(config),
                 resume="allow" if step else "never",
                 embed=False,
@@ -245,23 +241,12 @@ class _Trackio:
         self._run.log(dict(figures), step=step)
 
     def finish(self) -> None:
-        with _to_stderr():
+        with contextlib.redirect_stdout(sys.stderr):
             self._trackio.finish()  # which also keeps it from being finished again at exit, on standard output
 
 
-def _to_stderr() -> contextlib.AbstractContextManager[Any]:
-    """Keep what a package prints out of standard output, which belongs to --json."""
-    return contextlib.redirect_stdout(sys.stderr)
-
-
-def _name(run: RunDirectory) -> str:
-    return run.path.resolve().name
-
-
-_TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], Tracker]] = {
+_TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], _Tracker]] = {
     "tensorboard": _TensorBoard,
     "wandb": _Wandb,
     "trackio": _Trackio,
 }
-
-__all__ = ["RunTracking", "check_trackers", "named", "trackers"]

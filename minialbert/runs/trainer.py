@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from minialbert.errors import UserError
 from minialbert.recipes.schema import Optimisation
-from minialbert.runs.checkpoints import is_whole, new_checkpoint, step_of
+from minialbert.runs.checkpoints import is_whole, last_whole_checkpoint, new_checkpoint, step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
@@ -60,18 +60,13 @@ class LossMeter:
         return [name for name in names if name != "total"] or names
 
     def end_step(self, tokens: float, *, kept: bool) -> None:
-        """Close the step under way.
-
-        Args:
-            tokens: that it covered.
-            kept: whether it changed the model.
-        """
+        """Close the step under way, which covered these tokens; only one that changed the model is kept."""
         if kept:
             for name, value in self.step_terms().items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self.steps += 1
         self.tokens += tokens
-        self._step = {}
+        self.drop_step()
 
     def drop_step(self) -> None:
         """Forget the step under way."""
@@ -96,7 +91,7 @@ class LossMeter:
         """Go on from what `state` returned."""
         self._sums = {str(name): float(value) for name, value in state["sums"].items()}
         self.steps, self.tokens = int(state["steps"]), float(state["tokens"])
-        self._step = {}
+        self.drop_step()
 
 
 def share_of_meters(states: Sequence[Mapping[str, Any]], process: int, processes: int) -> Mapping[str, Any]:
@@ -166,18 +161,8 @@ class ResumableTrainer(Trainer):
     whether an evaluation is due, and what a subclass adds.
 
     A step whose loss or gradient is not finite changes nothing but the schedule; it is logged and counted. More than
-    `max_skipped_steps` in a row end the run.
-
-    Args:
-        verb: the command that trains, for messages.
-        section: where its settings are in a recipe, for messages.
-        max_skipped_steps: how many steps in a row may be skipped.
-        callbacks: further callbacks.
-        some_weights_rest: whether a step may leave trained weights without a gradient.
-        **kwargs: of Transformers' Trainer.
-
-    Raises:
-        UserError: if this process sees several GPUs.
+    `max_skipped_steps` in a row end the run. `verb` and `section`, for messages, are the command that trains and where
+    its settings are in a recipe; `some_weights_rest` where a step may leave trained weights without a gradient.
     """
 
     def __init__(
@@ -219,18 +204,11 @@ class ResumableTrainer(Trainer):
     def resume_point(self, run: RunDirectory, *, resume: bool) -> str | None:
         """Return the checkpoint to go on from, for `train`, after dropping what the log holds beyond it.
 
-        Args:
-            run: the run directory, opened by the first process.
-            resume: whether to go on at all.
-
-        Returns:
-            Its path; None to start at the beginning.
-
-        Raises:
-            UserError: if the processes see different directories.
+        None is to start at the beginning. The first process has opened the run directory, which all must see.
         """
         self.accelerator.wait_for_everyone()
-        checkpoint = run.last_checkpoint(tell=self.args.should_save) if resume else None
+        tell = self.args.should_save
+        checkpoint = last_whole_checkpoint(run.checkpoints, tell=tell) if resume else None
         name = checkpoint.name if checkpoint is not None else None
         if len(set(gather_object([name]))) > 1:
             raise UserError(
@@ -304,16 +282,10 @@ class ResumableTrainer(Trainer):
     def note_terms(
         self, terms: Mapping[str, Tensor], total: Tensor, window_ids: Tensor | None = None
     ) -> Tensor:
-        """Return the total to differentiate, after adding a micro-batch's terms to the meter.
+        """Return the total to differentiate, after adding a micro-batch's terms, the total among them, to the meter.
 
-        Args:
-            terms: by name, the total among them.
-            total: the loss. One that is not finite is made NaN, and with it every gradient, so that all processes
-                skip the step, whichever of them saw it.
-            window_ids: which windows the batch holds, to be logged with a step that is skipped.
-
-        Returns:
-            A scalar.
+        A total that is not finite is made NaN, and with it every gradient, so that all processes skip the step,
+        whichever of them saw it; `window_ids` says which windows the batch holds, to be logged with such a step.
         """
         self.meter.add(terms)
         if window_ids is not None:
@@ -337,11 +309,7 @@ class ResumableTrainer(Trainer):
             optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is not updated, nor decayed
 
     def end_step(self) -> None:
-        """Close the books of the optimiser step that just ended.
-
-        Raises:
-            UserError: if more than `max_skipped_steps` were skipped in a row.
-        """
+        """Close the books of the optimiser step that just ended; one skipped step too many ends the run."""
         skipped = not self._gradient_was_finite or self.accelerator.optimizer_step_was_skipped
         if not skipped:
             self._skipped_in_a_row = 0

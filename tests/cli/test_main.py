@@ -187,7 +187,8 @@ def test_recipes(call, refuse, tmp_path):
 
 
 def test_recipes_for_fine_tuning(call, refuse, tmp_path, monkeypatch):
-    from minialbert.recipes.load import FinetuneRecipe, dump_recipe, load_recipe
+    from minialbert.recipes.load import dump_recipe, load_recipe
+    from minialbert.recipes.schema import FinetuneRecipe
 
     monkeypatch.setenv("COLUMNS", "200")
     assert "finetune/grid-ner-full" in call("recipes", "ls")[1]

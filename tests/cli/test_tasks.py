@@ -200,7 +200,7 @@ def test_a_row_with_too_few_columns(finetune, people, moods, tmp_path):
     (tmp_path / "CoLA").mkdir()
     (tmp_path / "CoLA" / "dev.tsv").write_text("x\t1\t\tthe king\nx\t1\tthe river\n")
     (tmp_path / "CoLA" / "train.tsv").write_text("x\t1\t\tthe king\nx\t0\t\tthe river\n")
-    assert "dev.tsv, row 2: expected 4 columns split at TAB, found 3" in finetune("cola", tmp_path / "CoLA")
+    assert "dev.tsv:2: expected 4 columns split at TAB, found 3" in finetune("cola", tmp_path / "CoLA")
 
 
 def test_an_unknown_label_in_dev(finetune, people, moods, tmp_path):
@@ -215,7 +215,7 @@ def test_an_unknown_label_in_dev(finetune, people, moods, tmp_path):
     (tmp_path / "SST-2").mkdir()
     (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\nthe king\t1\n")
     (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nthe king\t2\n")
-    assert "dev.tsv, row 2: unknown label '2'; expected one of 0, 1" in finetune("sst2", tmp_path / "SST-2")
+    assert "dev.tsv:2: unknown label '2'; expected one of 0, 1" in finetune("sst2", tmp_path / "SST-2")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from minialbert.data.examples import TextExample, first_rows
 from minialbert.data.glue import (
     GLUE_TASKS,
-    glue_from_hub_rows,
     glue_task_name,
     load_glue,
 )
@@ -263,16 +262,16 @@ def test_max_train_rows(tmp_path):
 
 
 BAD_ROWS = [
-    ("rte", "2\tonly\ttwo", "train.tsv, row 4: expected 4 columns split at TAB, found 3"),
-    ("rte", "2\ta\tstray tab\tb\tentailment", "train.tsv, row 4: expected 4 columns split at TAB, found 5"),
-    ("rte", "2\ta\tb\tneutral", "row 4: unknown label 'neutral'; expected one of entailment, not_entailment"),
-    ("rte", "2\ta\tb\t", "row 4: unknown label ''; expected one of"),
-    ("rte", "2\ta\t \tentailment", "row 4: 'sentence2' is empty"),
-    ("cola", "x\t2\t\tHe ran.", "train.tsv, row 3: unknown label '2'; expected one of 0, 1"),
-    ("cola", "x\t1\tHe ran.", "row 3: expected 4 columns split at TAB, found 3"),
-    ("sst2", " \t1", "row 4: 'sentence' is empty"),
+    ("rte", "2\tonly\ttwo", "train.tsv:4: expected 4 columns split at TAB, found 3"),
+    ("rte", "2\ta\tstray tab\tb\tentailment", "train.tsv:4: expected 4 columns split at TAB, found 5"),
+    ("rte", "2\ta\tb\tneutral", ":4: unknown label 'neutral'; expected one of entailment, not_entailment"),
+    ("rte", "2\ta\tb\t", ":4: unknown label ''; expected one of"),
+    ("rte", "2\ta\t \tentailment", ":4: 'sentence2' is empty"),
+    ("cola", "x\t2\t\tHe ran.", "train.tsv:3: unknown label '2'; expected one of 0, 1"),
+    ("cola", "x\t1\tHe ran.", ":3: expected 4 columns split at TAB, found 3"),
+    ("sst2", " \t1", ":4: 'sentence' is empty"),
     *(
-        ("stsb", f"2\tg\tf\ty\to\tn\tn\ta\tb\t{score}", f"row 4: score '{score}'; expected a number from 0 to 5")
+        ("stsb", f"2\tg\tf\ty\to\tn\tn\ta\tb\t{score}", f":4: score '{score}'; expected a number from 0 to 5")
         for score in ("high", "", "nan", "5.01", "-0.1", "inf")
     ),
 ]  # fmt: skip
@@ -289,7 +288,7 @@ def test_mnli_refuses_a_label_of_no_class(tmp_path):
     rows = mnli_rows(("a", "b", "maybe"), annotators=1)
     write(tmp_path, train=rows, dev=rows)
     text = message(load_glue, "mnli", tmp_path)
-    assert text.endswith("row 2: unknown label 'maybe'; expected one of entailment, neutral, contradiction")
+    assert text.endswith(":2: unknown label 'maybe'; expected one of entailment, neutral, contradiction")
 
 
 def test_empty_columns_after_the_last_are_let_be(tmp_path):
@@ -312,7 +311,7 @@ def test_known_defects_of_qqp_are_counted(tmp_path):
     )
     assert task.splits["test"][0] == TextExample("", "b?", None, "0")
     write(tmp_path, test="id\tquestion1\tquestion2\n0\tb?\n")
-    assert "test.tsv, row 2: expected 3 columns split at TAB, found 2" in message(load_glue, "qqp", tmp_path)
+    assert "test.tsv:2: expected 3 columns split at TAB, found 2" in message(load_glue, "qqp", tmp_path)
 
 
 def test_rows_are_needed(tmp_path):
@@ -327,9 +326,9 @@ def test_rows_are_needed(tmp_path):
 
 def test_not_utf8(tmp_path):
     write(tmp_path, train=RTE.encode() + "2\tcafé\tb\tentailment\n".encode("latin-1"), dev=RTE)
-    assert "train.tsv, row 4: not UTF-8" in message(load_glue, "rte", tmp_path)
+    assert "train.tsv:4: not UTF-8" in message(load_glue, "rte", tmp_path)
     write(tmp_path, train=RTE.encode("utf-16"))
-    assert "train.tsv, row 1: not UTF-8" in message(load_glue, "rte", tmp_path)
+    assert "train.tsv:1: not UTF-8" in message(load_glue, "rte", tmp_path)
 
 
 def test_missing_columns_are_listed(tmp_path):
@@ -377,42 +376,42 @@ def test_hub_rows_of_a_classification_task(monkeypatch):
 
 def test_hub_labels_go_by_name_not_by_id():
     names = ["not_entailment", "entailment"]
-    task = glue_from_hub_rows("rte", dict.fromkeys(["train", "validation"], hub_split(RTE_HUB, names)))
+    task = load_glue("rte", dict.fromkeys(["train", "validation"], hub_split(RTE_HUB, names)))
     assert [example.label for example in task.splits["train"]] == ["not_entailment", "entailment"]
     assert task.labels == ("entailment", "not_entailment")
     other = hub_split(RTE_HUB, ["yes", "no"])
-    text = message(glue_from_hub_rows, "rte", {"train": other, "validation": other})
-    assert "labels yes, no; expected entailment, not_entailment" in text
+    text = message(load_glue, "rte", {"train": other, "validation": other})
+    assert "train, row 1: unknown label 'yes'; expected one of 0, 1, entailment, not_entailment" in text
 
 
 def test_hub_scores_lose_their_single_precision():
     rows = hub_split([{"sentence1": "a", "sentence2": "b", "label": 3.8, "idx": 0}])
     assert rows[0]["label"] != 3.8  # the trap is there
-    task = glue_from_hub_rows("stsb", {"train": rows, "validation": rows, "test": rows})
+    task = load_glue("stsb", {"train": rows, "validation": rows, "test": rows})
     assert task.splits["train"] == [TextExample("a", "b", 3.8, "0")]
     assert task.splits["test"] == [TextExample("a", "b", None, "0")]
     for score in (None, -1.0):
-        wrong = {"train": [{"sentence1": "a", "sentence2": "b", "label": score}]}
-        assert "expected a number from 0 to 5" in message(glue_from_hub_rows, "stsb", wrong)
+        wrong = {"train": [{"sentence1": "a", "sentence2": "b", "label": score}], "validation": rows}
+        assert "expected a number from 0 to 5" in message(load_glue, "stsb", wrong)
 
 
 def test_hub_mnli():
     row = {"premise": "a", "hypothesis": "b", "label": 2, "idx": 4}
     names = ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
-    task = glue_from_hub_rows("mnli", {name: [row, {**row, "label": -1}] for name in names})
+    task = load_glue("mnli", {name: [row, {**row, "label": -1}] for name in names})
     assert task.splits["validation_mismatched"] == [TextExample("a", "b", "contradiction", "4")]
     assert task.splits["test_mismatched"] == [TextExample("a", "b", None, "4")] * 2
     assert "validation_matched: left out 1 row without an agreed label" in task.notes
 
 
 def test_hub_rows_that_are_wrong():
-    text = message(glue_from_hub_rows, "rte", {"train": RTE_HUB, "dev": RTE_HUB})
-    assert "has no split validation; the splits are: train, dev" in text
-    text = message(glue_from_hub_rows, "qnli", {"train": RTE_HUB})
-    assert "train, row 0: no column question, sentence; the columns are: sentence1, sentence2" in text
-    text = message(glue_from_hub_rows, "rte", {"train": [{**RTE_HUB[0], "label": -1}]})
+    text = message(load_glue, "rte", {"train": RTE_HUB, "other": RTE_HUB})
+    assert "has no split validation; the splits are: train, other" in text
+    text = message(load_glue, "qnli", {"train": RTE_HUB, "validation": RTE_HUB})
+    assert "train, row 1: no column question, sentence; the columns are: sentence1, sentence2" in text
+    text = message(load_glue, "rte", {"train": [{**RTE_HUB[0], "label": -1}], "validation": RTE_HUB})
     assert "unknown label '-1'; expected one of 0, 1" in text
-    text = message(glue_from_hub_rows, "rte", {"train": [{**RTE_HUB[0], "sentence1": None}]})
+    text = message(load_glue, "rte", {"train": [{**RTE_HUB[0], "sentence1": None}], "validation": RTE_HUB})
     assert "'sentence1' is empty" in text
 
 

@@ -119,7 +119,7 @@ def test_the_windows_of_the_paper_are_126_tokens_apart(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("the river " * 254)  # 508 tokens
     make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", held_out_fraction=0, progress=False)
     rows = np.fromfile(
-        tmp_path / "out/train.windows.bin", WindowDataset(tmp_path / "out").manifests[0].window_dtype
+        tmp_path / "out/train.windows.bin", WindowDataset(tmp_path / "out").manifests[0].types[1]
     )
     assert rows.tolist() == [(0, 254), (126, 254), (252, 254), (378, 130)]
 
@@ -245,7 +245,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path, corpus):
     (tmp_path / "a.txt").write_text("the river extra69999")
     options = {**SMALL, "held_out_fraction": 0}
     manifest = make_windows([tmp_path / "a.txt"], tokenizer, tmp_path / "out", **options)
-    assert manifest.token_dtype == np.uint32
+    assert manifest.types[0] == np.uint32
     assert WindowDataset(tmp_path / "out")[0]["input_ids"][-2] == len(vocab) - 1
 
 
@@ -332,7 +332,7 @@ import minialbert.data.prepare as windows
 windows.BATCH_CHARACTERS, windows.BATCHES_PER_SAVE = 3000, 1
 save = windows._save_progress
 windows._save_progress = lambda *a: (save(*a), time.sleep(0.05))
-windows.prepare([sys.argv[1]], sys.argv[2], sys.argv[3], window_length=12, overlap=4,
+windows.make_windows([sys.argv[1]], sys.argv[2], sys.argv[3], window_length=12, overlap=4,
                 held_out_fraction=0.1, progress=False)
 """
 

@@ -157,6 +157,8 @@ def test_strings_alone_are_texts_where_they_look_like_texts(tmp_path, monkeypatc
     texts = ["One text.", "Yes", ""]
     assert corpus_entries(texts) == [texts]
     assert list(corpus_entries(iter(texts))[0]) == texts
+    too_long_for_a_name = ["words " * 100]
+    assert corpus_entries(too_long_for_a_name) == [too_long_for_a_name]
     for places in (
         ["my corpus"],
         ["my corpus", "One text."],

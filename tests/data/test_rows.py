@@ -10,7 +10,7 @@ import pytest
 
 from minialbert.data.examples import TextExample, TokenExample
 from minialbert.data.rows import numbered_rows
-from minialbert.data.tables import Columns, load_table
+from minialbert.data.tables import load_table
 from minialbert.data.tasks import load_task
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
@@ -181,7 +181,7 @@ def test_a_classification_data_set_of_the_hub(monkeypatch):
     task = load_task(TaskRecipe(name="classification", data="hub:owner/Name:small"), carve=False)
     assert calls == [("owner/Name", "small")]
     assert (task.name, task.labels, task.reported_split) == ("name", ("no", "yes"), "test")
-    columns = Columns(label="kind")
+    columns = dict(label="kind")
     assert error_of(load_table, "hub:owner/name", "single-label", columns=columns).startswith(
         "hub:owner/name (train): no label column; expected 'kind'"
     )

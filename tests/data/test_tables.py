@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from minialbert.data.examples import TextExample, TokenExample, first_rows
 from minialbert.data.table_files import find_tables, read_table
-from minialbert.data.tables import Columns, load_table
+from minialbert.data.tables import load_table
 from minialbert.errors import UserError
 
 
@@ -258,10 +258,13 @@ def test_splits_of_a_directory(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train.csv", "train.tsv"], "train.csv and train.tsv are both the train split; keep one"),
+        (
+            ["train.csv", "train.tsv"],
+            "both train.csv and train.tsv could be the train split: keep one of them",
+        ),
         (
             ["train.csv", "dev.csv", "validation.csv"],
-            "dev.csv and validation.csv are both the validation split",
+            "both dev.csv and validation.csv could be the validation split",
         ),
         (["test.csv"], "no train split; expected train with one of .csv"),
         (["train.csv.gz"], "train.csv.gz: unknown extension"),
@@ -309,14 +312,14 @@ def test_pairs_with_common_names(tmp_path, names):
 
 def test_columns_with_names_of_their_own(tmp_path):
     path = write(tmp_path / "t.csv", "q,answer,y,key\na,b,x,k1\nc,d,z,k2\n")
-    columns = Columns(text="q", pair="answer", label="y", id="key")
+    columns = dict(text="q", pair="answer", label="y", id="key")
     assert load_table(path, "single-label", columns=columns).splits["train"][1] == TextExample(
         "c", "d", "z", "k2"
     )
     assert "no pair column; expected 'b', found the columns 'q', 'answer', 'y', 'key'" in error(
-        path, columns=Columns(text="q", pair="b", label="y")
+        path, columns=dict(text="q", pair="b", label="y")
     )
-    assert "no label column; expected 'Y', found" in error(path, columns=Columns(text="q", label="Y"))
+    assert "no label column; expected 'Y', found" in error(path, columns=dict(text="q", label="Y"))
 
 
 def test_a_pair_needs_its_second_text_in_every_row_and_split(tmp_path):
@@ -430,7 +433,7 @@ def test_max_train_rows(tmp_path):
         ("single-label", {"labels": ["a", "b", "a"]}, "expected `labels` to name each class once"),
         ("single-label", {"labels": []}, "expected `labels` to name each class once, found []"),
         ("token", {"labels": ["Disease"]}, "'O' among them; found Disease"),
-        ("token", {"columns": Columns(tokens="a", spans="b")}, "name the columns of one of them"),
+        ("token", {"columns": dict(tokens="a", spans="b")}, "name the columns of one of them"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, problem, options, message):
@@ -578,7 +581,7 @@ def test_which_form_a_token_table_has(tmp_path):
     both = {"text": "a b", "tokens": ["a", "b"], "tags": ["B-X", "O"], "spans": [[2, 3, "Y"]]}
     path = write_jsonl(tmp_path / "t.jsonl", [both])
     assert load_table(path, "token").labels == ("O", "B-X", "I-X")
-    assert load_table(path, "token", columns=Columns(spans="spans")).labels == ("O", "B-Y", "I-Y")
+    assert load_table(path, "token", columns=dict(spans="spans")).labels == ("O", "B-Y", "I-Y")
     del both["tags"]
     write_jsonl(path, [both])
     assert load_table(path, "token").labels == ("O", "B-Y", "I-Y")

@@ -248,7 +248,7 @@ def test_iob2_stays_as_it_is_in_every_kind_of_file(tagged, kind):
 
 # Of the first sentence's last tag, the third's first and the third's last: the line, of Parquet and the hub the row.
 PLACES = {
-    "conll": ("train.conll, row 2: ", "train.conll, row 10: ", "train.conll, row 11: "),
+    "conll": ("train.conll:2: ", "train.conll:10: ", "train.conll:11: "),
     "csv": ("train.csv:2: ", "train.csv:4: ", "train.csv:4: "),
     "tsv": ("train.tsv:2: ", "train.tsv:4: ", "train.tsv:4: "),
     "jsonl": ("train.jsonl:1: ", "train.jsonl:3: ", "train.jsonl:3: "),

@@ -14,9 +14,9 @@ from minialbert.data.prepare import make_windows
 from minialbert.data.window_store import (
     WindowDataset,
     WindowsManifest,
+    data_types,
     read_json,
     record_from_plain,
-    token_type,
 )
 from minialbert.errors import UserError
 
@@ -176,4 +176,4 @@ def test_every_value_of_a_progress_file_may_be_anything(tiny_corpus, tmp_path, m
 
 
 def test_ids_take_two_bytes_while_they_fit():
-    assert [token_type(size).itemsize for size in (1, 2**16, 2**16 + 1)] == [2, 2, 4]
+    assert [data_types(size, 128)[0].itemsize for size in (1, 2**16, 2**16 + 1)] == [2, 2, 4]

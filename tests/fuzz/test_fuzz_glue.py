@@ -9,7 +9,7 @@ from hostile import NAMES, VALUES, hunt, mutated, tiers, values
 from hypothesis import strategies as st
 
 from minialbert.data.examples import Task, TextExample, first_rows
-from minialbert.data.glue import GLUE_TASKS, GlueTask, glue_from_hub_rows, load_glue, write_submission
+from minialbert.data.glue import GLUE_TASKS, GlueTask, load_glue, write_submission
 
 
 def check(task: Task) -> None:
@@ -75,7 +75,7 @@ def test_files(examples: int, tmp_path: Path) -> None:
 @tiers
 def test_rows_of_the_hub(examples: int) -> None:
     def attack(hostile: tuple[str, dict[str, list[dict[str, Any]]]]) -> None:
-        check(glue_from_hub_rows(*hostile))
+        check(load_glue(*hostile))
 
     def inputs(known: GlueTask) -> st.SearchStrategy[Any]:
         columns = known.hub_columns or known.columns

@@ -11,8 +11,6 @@ from hostile import NAMES, hunt, mutated, mutated_values, tiers
 from hypothesis import strategies as st
 
 from minialbert.recipes.load import (
-    FinetuneRecipe,
-    Recipe,
     apply_overrides,
     copy_recipe,
     dump_recipe,
@@ -20,7 +18,7 @@ from minialbert.recipes.load import (
     list_recipes,
     load_recipe,
 )
-from minialbert.recipes.schema import RecipeBase
+from minialbert.recipes.schema import FinetuneRecipe, Recipe, RecipeBase
 
 KINDS: tuple[type[RecipeBase], ...] = (Recipe, FinetuneRecipe)
 SHORT: dict[type[RecipeBase], bytes] = {

@@ -7,8 +7,6 @@ from pydantic import ValidationError
 from minialbert.errors import UserError
 from minialbert.recipes import load as recipe_module
 from minialbert.recipes.load import (
-    FinetuneRecipe,
-    Recipe,
     apply_overrides,
     copy_recipe,
     dump_recipe,
@@ -16,6 +14,7 @@ from minialbert.recipes.load import (
     load_recipe,
     with_reference,
 )
+from minialbert.recipes.schema import FinetuneRecipe, Recipe
 
 ALL_NAMES = [summary.name for summary in list_recipes() if summary.kind is Recipe]
 MINIATURE = [name for name in ALL_NAMES if name.startswith("miniature/")]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from minialbert.errors import UserError
-from minialbert.recipes.load import SHIPPED, Recipe, copy_recipe, dump_recipe, list_recipes, load_recipe
-from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.recipes.load import SHIPPED, copy_recipe, dump_recipe, list_recipes, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe, Recipe
 
 NAMES = [summary.name for summary in list_recipes() if summary.name.startswith("miniature/")]
 STUDENTS = [f"student-{rank}{end}" for rank in (384, 156) for end in ("", "-no-adapters")] + ["student-64"]

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from minialbert.errors import UserError, display_name, spelled_as_path
-from minialbert.recipes.load import FinetuneRecipe, apply_overrides, dump_recipe, load_recipe
-from minialbert.runs.checkpoints import new_checkpoint
+from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.checkpoints import last_whole_checkpoint, new_checkpoint
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_atomically
 from minialbert.runs.machine import environment
@@ -73,13 +74,13 @@ def test_resume_wants_the_same_data(tmp_path):
 
 def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
     run = RunDirectory(tmp_path)
-    assert run.last_checkpoint() is None
+    assert last_whole_checkpoint(run.checkpoints) is None
     for step in (2, 10):
         with new_checkpoint(run.checkpoints, step, keep=None) as folder:
             (folder / "weights").write_text("1")
     (run.checkpoints / "checkpoint-30").mkdir()
     (run.checkpoints / "partial").mkdir()
-    assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
+    assert last_whole_checkpoint(run.checkpoints) == run.checkpoints / "checkpoint-10"
 
 
 def test_a_log_is_rewound_past_a_line_that_was_cut_off(tmp_path):

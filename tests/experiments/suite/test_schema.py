@@ -11,8 +11,7 @@ from minialbert.errors import UserError
 from minialbert.experiments.suite.cells import Places, expand, recipe_of, select
 from minialbert.experiments.suite.page import find_paper_row
 from minialbert.experiments.suite.schema import list_suites, load_suite, split_side
-from minialbert.recipes.load import Recipe
-from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.recipes.schema import FinetuneRecipe, Recipe
 
 
 def test_cells_come_group_by_group_and_seed_by_seed_each_once():
