@@ -65,7 +65,7 @@ def activation_ranges(
     *,
     coverage: float = 0.9999,
 ) -> dict[str, ActivationRange]:
-    """Return the range of every activation that static quantisation fixes by its name, measured on an fp32 graph.
+    """Return, by name, the range of every activation that static quantisation fixes, measured on an fp32 graph.
 
     Padding counts as the rest does; give batches of equal length, or one text each. Of each batch the quantiles
     (1 - coverage) / 2 and 1 - (1 - coverage) / 2 are taken, and of these the extremes over batches: single values

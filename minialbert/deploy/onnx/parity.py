@@ -25,9 +25,8 @@ class Parity:
 
     max_difference: float  # of two outputs, absolute
     largest_output: float  # of the model, absolute
-    argmax_agreement: (
-        float | None
-    )  # share of rows (texts, or tokens) with the same highest output; None of one score
+    # Share of rows (texts, or tokens) with the same highest output; None of a single score.
+    argmax_agreement: float | None
     rows: int
     shapes: tuple[tuple[int, int], ...]  # batch and length of every batch
     tolerance: float  # share of the largest output that may differ
