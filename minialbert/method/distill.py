@@ -211,6 +211,9 @@ def distillation_recipe(
         teacher: directory or hub id.
         student_arch: "minialbert" or "bert".
         more: values by key.
+
+    Returns:
+        The recipe.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
     given = dict(more or {})

@@ -317,6 +317,9 @@ def tuning_recipe(
         adapters: train adapters and head alone.
         more: values by key.
         **places: `model`, `task`, `data` and `teacher`, by name.
+
+    Returns:
+        The recipe.
     """
     keys = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
     given = {keys[name]: value for name, value in places.items() if value is not None} | dict(more or {})
