@@ -309,7 +309,7 @@ def test_pickles_in_a_checkpoint_are_not_run_when_tuning_goes_on(
         patch.setattr(TuningTrainer, "training_step", stop_in_the_third_step)
         run_finetuning(recipe, output=tmp_path / "run", progress=False)
     sabotage(tmp_path / "run", marker, how)
-    goes_on_or_is_refused(lambda: run_finetuning(recipe, output=tmp_path / "run", resume=True))
+    goes_on_or_is_refused(lambda: run_finetuning(recipe, output=tmp_path / "run", resume=True).record)
 
 
 def goes_on_or_is_refused(resume) -> None:

@@ -44,8 +44,6 @@ def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: A
     if isinstance(model, str | Path):
         yield str(model)
         return
-    if model is None:
-        raise UserError("no model: give --model, a directory or hub id")
     if not isinstance(alive, PreTrainedModel):
         raise UserError(
             "expected a model (a directory, a hub id, a live Transformers model, or what distill, finetune or export "

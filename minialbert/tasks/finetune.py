@@ -230,7 +230,7 @@ def _plan_elastic(
 
 
 def finetune(
-    model: AnyModel,
+    model: AnyModel | None = None,
     task: str | None = None,
     data: LabelledData | None = None,
     *,
@@ -256,7 +256,7 @@ def finetune(
         ...                             data={"train": [("good", "pos"), ("bad", "neg")] * 20})  # doctest: +SKIP
 
     Args:
-        model: a directory or hub id, a live model, or what `distill` gave back.
+        model: a directory or hub id, a live model, or what `distill` gave back; without, that of the recipe.
         task: a GLUE task, "ner", "classification", "multi-label", "regression", or a name of your own.
         data: a directory, a file or `hub:OWNER/NAME`; or labelled rows in memory: a data set or a dictionary of splits,
             rows as dictionaries or tuples, a pandas frame. GLUE comes from the hub without.
@@ -288,7 +288,7 @@ def finetune(
     rows = None if is_place or data is None else kept(data)
     with (
         speaking(progress),
-        on_disk(model, tokenizer) as source,
+        nullcontext() if model is None else on_disk(model, tokenizer) as source,
         nullcontext() if teacher is None else on_disk(teacher) as learned_from,
     ):
         resolved = tuning_recipe(
