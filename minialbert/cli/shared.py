@@ -22,10 +22,8 @@ from minialbert.runs.stopping import rank, world_size
 class PlainConsole(Console):
     """A console that takes text as text, whatever data it comes from.
 
-    Brackets are no markup, `:name:` no picture, and control characters reach no terminal: they are spelled out.
-
-    Args:
-        stderr: write to standard error.
+    Brackets are no markup, `:name:` no picture, and control characters reach no terminal: they are spelled
+    out.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:

@@ -60,23 +60,8 @@ def run_distillation(
     """Distil a student as a recipe says, and return the record that is left in `result.json`.
 
     The run directory receives the resolved recipe, `log.jsonl`, checkpoints, `model/` (student and tokenizer
-    alone), `attention.json` (maps of student and teacher, where there is one) and `result.json`.
-
-    Args:
-        recipe: the resolved recipe.
-        data: a folder made by `prepare`, or several of one tokenizer, whose windows are mixed; a resumed run takes
-            the same ones in the same order.
-        output: the run directory.
-        resume: go on from the last checkpoint of the same recipe.
-        overwrite: replace an earlier run.
-        progress: show a progress bar on a terminal.
-
-    Returns:
-        The record.
-
-    Raises:
-        UserError: if models, data, recipe and directory do not fit together.
-        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+    alone), `attention.json` (maps of student and teacher, where there is one) and `result.json`. A resumed
+    run takes the same folders of windows in the same order. The rest is as for `distill`.
     """
     check_trackers(recipe.training.report_to)
     run = RunDirectory(output)
@@ -200,17 +185,11 @@ def distillation_recipe(
     student_arch: str | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Return a recipe with what a caller says in its place; `settings` count most.
+    """Return a recipe (a name, a YAML file, or a `Recipe`) with what a caller says in its place.
 
-    A full student has neither an embedding rank nor adapters, and starts from its teacher's alternate layers; without a
-    teacher a student that would start from it starts at random.
-
-    Args:
-        recipe: a name, a YAML file, or a `Recipe`.
-        settings: values by key, or entries as `--set` takes them.
-        teacher: directory or hub id.
-        student_arch: "minialbert" or "bert".
-        more: values by key.
+    `settings` count most, `more` are values by key. A full student has neither an embedding rank nor
+    adapters, and starts from its teacher's alternate layers; without a teacher a student that would start
+    from it starts at random.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
     given = dict(more or {})

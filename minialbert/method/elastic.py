@@ -62,13 +62,8 @@ class ElasticObjective:
     """What a depth before the last is trained for: the labels, and the prediction of the last depth.
 
     L_elastic = label_weight CE(k) + last_weight T^2 KL(last || k), at masked tokens, with T the temperature
-    of the output loss. The last depth is the teacher here, and gets no gradient. For the labels of a task, see
-    `tasks.losses.elastic_loss`.
-
-    Args:
-        depths: depths before the last; a step trains one of them.
-        label_weight: weight of the loss on the labels; of the masked tokens, in distillation.
-        last_weight: weight of the divergence from the last depth.
+    of the output loss. The last depth is the teacher here, and gets no gradient. A step trains one of the
+    `depths`. For the labels of a task, see `tasks.losses.elastic_loss`.
     """
 
     depths: tuple[int, ...]
@@ -96,20 +91,11 @@ class ElasticObjective:
         count: Tensor | float,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Return the term, summed over the depths given.
+        """Return the term, summed over the depths given, with gradients towards `depth_logits` only.
 
-        Args:
-            depth_logits: by depth, what the head reads there at the masked tokens, (M, V).
-            last_logits: what it reads at the last depth, (N, V), at the masked tokens or at more.
-            labels: int64 (N,), -100 where a token was not masked.
-            count: what the sum over tokens is divided by, as in the MLM term.
-            temperature: of the divergence.
-
-        Returns:
-            A scalar, with gradients towards `depth_logits` only.
-
-        Raises:
-            ValueError: if logits are missing.
+        These are, by depth, what the head reads there at the masked tokens, (M, V); `last_logits`, (N, V),
+        may be at more. Labels are int64 (N,), -100 where a token was not masked; the sum over tokens is
+        divided by `count`, as in the MLM term. Raises ValueError if logits are missing.
         """
         if last_logits is None or not depth_logits:
             raise ValueError(

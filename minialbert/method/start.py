@@ -57,26 +57,15 @@ def initialize_from_teacher(
     *,
     layer: int | None = None,
 ) -> list[str]:
-    """Write a starting point taken from the teacher into a student.
+    """Write a starting point taken from the teacher into a student; return per part what it starts from, or why not.
 
     Embedding tables: at full rank the teacher's own; below it their rows in the R - 1 directions in which the
-    teacher's embedding output varies most over `batches`, laid out so that the student's LayerNorm, which takes
-    the mean of a row away, takes none of them. Embedding projection (Eq. 5): least squares from the student's
-    rank-R vectors to the teacher's embedding output. Shared block: one of the teacher's layers, or the mean of
-    all. Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the teacher's, or to its
-    word table where it has no head. Adapters stay as they are.
-
-    Args:
-        student: a constructed student.
-        teacher: a teacher with the same vocabulary.
-        batches: a few batches of `input_ids` and `attention_mask` of real text.
-        layer: the teacher's layer, from 1, that the block starts as; None for the mean of all.
-
-    Returns:
-        One line per part: what it starts from, or why it stays random.
-
-    Raises:
-        UserError: if the vocabularies differ in size, or the teacher has no such layer.
+    teacher's embedding output varies most over `batches` of real text, laid out so that the student's
+    LayerNorm, which takes the mean of a row away, takes none of them. Embedding projection (Eq. 5): least
+    squares from the student's rank-R vectors to the teacher's embedding output. Shared block: one of the
+    teacher's layers, counted from 1, or the mean of all. Masked-LM head: the teacher's; what leads to a
+    factorised decoder is fitted to the teacher's, or to its word table where it has no head. Adapters stay as
+    they are. Raises UserError if the vocabularies differ in size, or the teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
     tables = embedding_tables(teacher.model)
@@ -195,12 +184,10 @@ def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher)
 
 @dataclass(frozen=True)
 class _LowRank:
-    """A linear map from rows of the teacher's tables to rank R.
+    """A linear map from rows of the teacher's tables to rank R: directions (teacher's width, R).
 
-    Args:
-        directions: (teacher's width, R).
-        mean: (teacher's width,), the mean sum of the rows of a token, over the text.
-        frequency: (V,), how often the text has each word, plus one.
+    `mean` is the mean sum of the rows of a token, over the text; `frequency` (V,) how often it has each word,
+    plus one.
     """
 
     directions: Tensor
@@ -413,20 +400,10 @@ def build_student(
     *,
     seed: int,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a student with its first weights, and one line per part on where they come from.
+    """Return a student in train mode with its first weights, and one line per part on where they come from.
 
-    Args:
-        recipe: architecture and initialisation; shapes left open are the teacher's, or BERT-base's.
-        teacher: the teacher, or None.
-        tokenizer: the tokenizer that student and teacher share.
-        batches: a few batches of real text, used by `init: teacher`.
-        seed: of random weights.
-
-    Returns:
-        The student in train mode, and the report.
-
-    Raises:
-        UserError: if the recipe asks for what cannot be had.
+    Shapes that the recipe leaves open are the teacher's, or BERT-base's. A few batches of real text are used
+    by `init: teacher`. Raises UserError if the recipe asks for what cannot be had.
     """
     torch.manual_seed(seed)
     if recipe.init == "checkpoint":

@@ -32,10 +32,6 @@ class DistillationStudent(nn.Module):
     """What is trained: the student and, where widths differ, one projection onto the teacher's.
 
     The projection exists only in training; `student` alone is what is saved as the result.
-
-    Args:
-        student: a masked-LM model.
-        teacher_hidden_size: width of the teacher's hidden states; None without a teacher.
     """
 
     def __init__(self, student: PreTrainedModel, teacher_hidden_size: int | None = None) -> None:
@@ -76,20 +72,9 @@ class DistillationTrainer(ResumableTrainer):
     release's dropout), never given to the optimiser, never saved. Losses are normalised by the masked and
     valid tokens of the whole optimiser step, over its micro-batches and processes.
 
-    Args:
-        student: a masked-LM model.
-        teacher: the teacher, or None.
-        objective: weights, layer map, directions and reductions.
-        args: Transformers' arguments; `output_dir` receives the checkpoints.
-        train_dataset: masked by `data_collator`, in an order of its own (`ShuffledWindows`).
-        data_collator: makes masked batches, perhaps packed; masks depend on seed, epoch and window alone.
-        held_out_collator: makes those of evaluation; `data_collator` when absent.
-        held_out: windows for evaluation.
-        held_out_windows: how many of them to use, evenly spread; None for all.
-        teacher_view: where the teacher's view of a batch comes from; by default the teacher itself (a cache
-            may stand in).
-        max_skipped_steps: how many steps in a row may be skipped because something was not finite.
-        callbacks: further callbacks.
+    Training data come in an order of their own (`ShuffledWindows`), and their collator may pack them;
+    `held_out_collator` makes the batches of evaluation, on `held_out_windows` evenly spread windows (None:
+    all). `teacher_view` may be a cache.
     """
 
     def __init__(

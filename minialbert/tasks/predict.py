@@ -38,20 +38,9 @@ _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 class Predictor(TextModel):
-    """A tuned model that takes texts and gives results as dictionaries.
+    """A tuned model that takes texts and gives results as dictionaries; options are as for `predict`.
 
-    Args:
-        model: a model with a task head.
-        tokenizer: its tokenizer.
-        inputs: the kind of task, and how long inputs are.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        batch_size: inputs per forward pass.
-        threshold: probability over which a label of a multi-label task applies.
-        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
-        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
-
-    Raises:
-        UserError: an option is out of range, or the labels of a token task are not IOB2 tags.
+    Raises UserError if one is out of range, or the labels of a token task are not IOB2 tags.
     """
 
     def __init__(
@@ -84,15 +73,7 @@ class Predictor(TextModel):
     def load(cls, name: str, **options: Any) -> Predictor:  # noqa: ANN401
         """Return the predictor of a model that was tuned before, on the GPU where there is one.
 
-        Args:
-            name: directory or hub id.
-            **options: of `Predictor`, by name.
-
-        Returns:
-            The predictor.
-
-        Raises:
-            UserError: if the model cannot be loaded or has no task head, or an option is out of range.
+        Raises UserError if the model cannot be loaded or has no task head, or an option is out of range.
         """
         model, tokenizer, inputs = load_tuned(name)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -171,21 +152,11 @@ def load_predictor(
     precision: str = "auto",
     **options: Any,
 ) -> TextModel:
-    """Return the predictor of a tuned model, or of an exported folder.
+    """Return the predictor of a tuned model, or of a folder that `minialbert export` wrote.
 
-    Args:
-        name: directory or hub id of a tuned model, or a folder that `minialbert export` wrote.
-        batch_size: inputs per forward pass.
-        threshold: probability over which a label of a multi-label task applies.
-        precision: "auto", "fp32", "bf16" or "fp16"; an exported folder has its own, and takes "auto" alone.
-        **options: further options of `Predictor.load`; those that are None are left at their defaults.
-
-    Returns:
-        The predictor.
-
-    Raises:
-        UserError: the model cannot be loaded, or an option is out of range or settled by the export, or
-            ONNX Runtime is not installed.
+    Such a folder has its own precision, and takes "auto" alone. `options` are further ones of
+    `Predictor.load`; those that are None are left at their defaults. Raises UserError if the model cannot be
+    loaded, an option is out of range or settled by the export, or ONNX Runtime is not installed.
     """
     chosen = {option: value for option, value in options.items() if value is not None}
     if not is_exported(name):
@@ -212,21 +183,12 @@ def read_inputs(
 ) -> Iterator[Text]:
     """Return the texts of files, in order: one per line of text files and stdin, one per row of tables.
 
-    All paths are looked at before the first text is read. Blank lines are texts too, so that results can be put
-    beside their lines; blank lines of tables are no rows.
+    Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose `text` column is read unless
+    another is named; "-" for stdin, of bytes. With a `pair_column` pairs of texts are returned.
 
-    Args:
-        paths: .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet); "-" for stdin.
-        column: the column of a table that holds the text; `text` by default.
-        pair_column: the column with the second text of a pair.
-        stdin: the stream that "-" means, of bytes; the process's by default.
-
-    Returns:
-        Texts, or pairs where there is a `pair_column`.
-
-    Raises:
-        UserError: a file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell of it;
-            names the file and the row.
+    All paths are looked at before the first text is read. Blank lines are texts too, so that results can be
+    put beside their lines; blank lines of tables are no rows. Raises UserError, naming file and row, if a
+    file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell of it.
     """
     kinds = [_kind(path) for path in paths]
     if (column is not None or pair_column is not None) and "table" not in kinds:
