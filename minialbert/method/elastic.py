@@ -17,16 +17,6 @@ from minialbert.method.losses import at_least_one
 from minialbert.recipes.schema import resolve_depths
 
 
-def draw_depth(depths: Sequence[int], *, seed: int, step: int) -> int:
-    """Return the depth that an optimiser step trains, every one as likely as the others.
-
-    It depends on the run's seed and the steps before this one alone. So all processes and micro-batches of a step
-    agree, and a resumed run goes on as an uninterrupted one does.
-    """
-    digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
-    return depths[int.from_bytes(digest, "big") % len(depths)]
-
-
 def mark_depths(config: PreTrainedConfig, depths: Sequence[int] | None) -> None:
     """Write into a model's config which depths before the last it is trained for; None takes an earlier mark away."""
     if depths is not None:
@@ -71,8 +61,13 @@ class ElasticObjective:
     last_weight: float = 5.0
 
     def draw(self, *, seed: int, step: int) -> int:
-        """Return the depth that an optimiser step trains; see `draw_depth`."""
-        return draw_depth(self.depths, seed=seed, step=step)
+        """Return the depth that an optimiser step trains, every one as likely as the others.
+
+        It depends on the run's seed and the steps before this one alone. So all processes and micro-batches of a
+        step agree, and a resumed run goes on as an uninterrupted one does.
+        """
+        digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
+        return self.depths[int.from_bytes(digest, "big") % len(self.depths)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, under the names of a distillation's recipe."""

@@ -72,30 +72,21 @@ class Head:
 HEADS: dict[str, Head] = {
     "features": Head(MiniAlbertModel, AutoModel, "feature-extraction", "encoder without a head"),
     "masked-lm": Head(
-        MiniAlbertForMaskedLM,
-        AutoModelForMaskedLM,
-        "fill-mask",
-        "encoder with a masked-language-modelling head",
+        MiniAlbertForMaskedLM, AutoModelForMaskedLM, "fill-mask", "encoder with a masked-language-modelling head"
     ),
     "sequence-classification": Head(
-        MiniAlbertForSequenceClassification,
-        AutoModelForSequenceClassification,
-        "text-classification",
-        "encoder with a head that classifies a text",
+        MiniAlbertForSequenceClassification, AutoModelForSequenceClassification,
+        "text-classification", "encoder with a head that classifies a text",
     ),
     "token-classification": Head(
-        MiniAlbertForTokenClassification,
-        AutoModelForTokenClassification,
-        "token-classification",
-        "encoder with a head that labels every token",
+        MiniAlbertForTokenClassification, AutoModelForTokenClassification,
+        "token-classification", "encoder with a head that labels every token",
     ),
     "question-answering": Head(
-        MiniAlbertForQuestionAnswering,
-        AutoModelForQuestionAnswering,
-        "question-answering",
-        "encoder with a head that marks the span of an answer",
+        MiniAlbertForQuestionAnswering, AutoModelForQuestionAnswering,
+        "question-answering", "encoder with a head that marks the span of an answer",
     ),
-}
+}  # fmt: skip
 ARCHITECTURES: dict[str, Head] = {head.ours.__name__: head for head in HEADS.values()}
 
 # Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
@@ -311,6 +302,17 @@ def _not_loaded(name: str, error: BaseException) -> str:
 
 
 # What an encoder says
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode inside the block, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def view_encoder(

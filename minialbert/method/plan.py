@@ -254,6 +254,3 @@ def _micro_batch_size(per_process: int, window_length: int) -> int:
     budget = 32768 if torch.cuda.is_available() else 4096  # tokens
     most = max(1, budget // window_length)
     return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
-
-
-__all__ = ["DistillationPlan", "Folders", "plan_distillation", "resolve_objective"]

@@ -98,13 +98,7 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
         for name in _TOKENIZER_FILES:
             if (path := _locate(source, name)) is not None:
                 shutil.copyfile(path, staging / name)
-    return ConversionReport(
-        source=str(source),
-        architecture=architecture,
-        renamed=renamed,
-        dropped=dropped,
-        parameters=model.num_parameters(),
-    )
+    return ConversionReport(str(source), architecture, renamed, dropped, model.num_parameters())
 
 
 def rename_release_key(key: str) -> str | None:

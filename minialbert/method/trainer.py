@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from minialbert.data.window_store import WindowDataset
-from minialbert.method.encoders import Teacher, enable_recording, view_encoder
+from minialbert.method.encoders import Teacher, enable_recording, evaluating, view_encoder
 from minialbert.method.fast.recording import records_attention
 from minialbert.method.held_out import HeldOutMetrics, measure_held_out
 from minialbert.method.objective import (
@@ -224,22 +224,17 @@ class DistillationTrainer(ResumableTrainer):
             collate_fn=self._held_out_collator,
             shuffle=False,
         )
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with self._autocast():
-                return measure_held_out(
-                    view,
-                    self.teacher.view if with_teacher and self.teacher is not None else None,
-                    self._until_stopped(loader),
-                    layers=self.layers,
-                    with_attention=self._comparable_rows(),
-                    depths=depths,
-                    attention_heads=self.objective.attention_heads,
-                    num_windows=len(self._held_out),  # type: ignore[arg-type]
-                )
-        finally:
-            self.model.train(was_training)
+        with evaluating(self.model), self._autocast():
+            return measure_held_out(
+                view,
+                self.teacher.view if with_teacher and self.teacher is not None else None,
+                self._until_stopped(loader),
+                layers=self.layers,
+                with_attention=self._comparable_rows(),
+                depths=depths,
+                attention_heads=self.objective.attention_heads,
+                num_windows=len(self._held_out),  # type: ignore[arg-type]
+            )
 
     def _comparable_rows(self) -> bool:
         if self.teacher is None:

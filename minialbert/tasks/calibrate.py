@@ -21,7 +21,7 @@ from minialbert.data.examples import Example, Task, TokenExample
 from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
 from minialbert.errors import UserError, display_name
-from minialbert.method.adapters import count_parameters
+from minialbert.method.encoders import evaluating
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
@@ -31,7 +31,7 @@ from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
-from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model, task_recipe
+from minialbert.tasks.evaluate import input_lengths, label_ids, model_entry, task_of_model, task_recipe
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
@@ -94,9 +94,7 @@ def measure_depths(
     lengths = encoded.lengths
     logits: list[Logits] = [np.empty(0, np.float32)] * len(encoded)
     confidences = np.empty((len(encoded), len(depths)), np.float32)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
             with autocast(model.device.type, precision):
                 states = model(**inputs, output_hidden_states=True).hidden_states
@@ -106,8 +104,6 @@ def measure_depths(
             confidences[rows] = sure.cpu().numpy()
             for row, values in zip(rows, read.float().cpu().numpy(), strict=True):
                 logits[row] = values[:, : lengths[row]].copy() if values.ndim == 3 else values
-    finally:
-        model.train(was_training)
     return DepthOutputs(depths, logits, confidences)
 
 
@@ -264,12 +260,8 @@ def calibrate_exit(
         table.append({**row, "compute_share": mean / depth})
     chosen = choose_threshold(table, by_depth[depth], max_drop)
     if chosen is None or chosen["mean_iterations"] == depth:
-        chosen = {
-            "threshold": None,
-            "score": by_depth[depth],
-            "mean_iterations": float(depth),
-            "compute_share": 1.0,
-        }
+        full = {"score": by_depth[depth], "mean_iterations": float(depth), "compute_share": 1.0}
+        chosen = {"threshold": None, **full}
     if config_file is not None:
         _write_threshold(config_file, chosen["threshold"])
     record: dict[str, Any] = {
@@ -284,18 +276,12 @@ def calibrate_exit(
         "max_drop": max_drop,
         "exit_threshold": chosen["threshold"],
         "written": config_file is not None,
-        "score": chosen["score"],
-        "mean_iterations": chosen["mean_iterations"],
-        "compute_share": chosen["compute_share"],
+        **{key: chosen[key] for key in ("score", "mean_iterations", "compute_share")},
         "metrics": {split: {task.metric: chosen["score"]}},
         "full_depth_score": by_depth[depth],
         "score_by_depth": {str(number): value for number, value in by_depth.items()},
         "thresholds": table,
-        "model": {
-            "name": name,
-            "model_type": model.config.model_type,
-            "parameters": count_parameters(model).total,
-        },
+        "model": model_entry(model, name),
         "notes": [*task.notes, *_notes(model, task, split, chosen["threshold"], max_drop)],
         "wall_seconds": round(time.perf_counter() - started, 2),
     }

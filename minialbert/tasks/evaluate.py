@@ -200,11 +200,7 @@ def run_evaluation(
         "score": results[chosen].metrics.get(task.metric) if chosen is not None else None,
         "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
         "seed": None,
-        "model": {
-            "name": shown_name,
-            "model_type": model.config.model_type,
-            "parameters": count_parameters(model).total,
-        },
+        "model": model_entry(model, shown_name),
         "rows": {name: len(result.values) for name, result in results.items()},
         **_depth_record(model, num_iterations, exit_threshold, results),
         "notes": [
@@ -317,12 +313,17 @@ def _with_validation(recipe: TaskRecipe, split: str | None, data: LabelledData |
     return task
 
 
+def model_entry(model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """Return what a record says of a tuned model."""
+    total = count_parameters(model).total
+    return {"name": name, "model_type": model.config.model_type, "parameters": total}
+
+
 def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
     """Return for each of the task's labels the model's id of the same name; None where they agree."""
     if task.problem == "regression" or model_labels(model) == task.labels:
         return None
-    order: list[int] = label_order(model_labels(model), task.labels, name).tolist()
-    return order
+    return list(label_order(model_labels(model), task.labels, name).tolist())
 
 
 def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel) -> tuple[int, int]:
@@ -339,9 +340,7 @@ def _depth_record(
     exit_threshold: float | None,
     results: Mapping[str, Predictions],
 ) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    if num_iterations is not None:
-        record["num_iterations"] = num_iterations
+    record: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
     means = {name: result.mean_iterations for name, result in results.items()}
     if any(mean is not None for mean in means.values()):
         record["exit_threshold"] = model.config.exit_threshold if exit_threshold is None else exit_threshold

@@ -35,7 +35,7 @@ from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elasti
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, on_disk
-from minialbert.recipes.load import Settings, apply_overrides, load_recipe
+from minialbert.recipes.load import Settings, load_recipe, with_settings
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
@@ -290,10 +290,7 @@ def tuning_recipe(
     if adapters:
         given["tuning.mode"] = "adapters"
     loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
-    if isinstance(settings, Mapping):
-        return apply_overrides(loaded, given | dict(settings))
-    named = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
-    return apply_overrides(loaded, [*named, *settings])
+    return with_settings(loaded, given, settings)
 
 
 def run_finetuning(

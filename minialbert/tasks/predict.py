@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -195,7 +196,12 @@ def read_inputs(
         raise UserError(
             f"columns are for tables ({' '.join(EXTENSIONS)}), and there is none: leave the column out"
         )
-    return _all_inputs(list(zip(paths, kinds, strict=True)), column or "text", pair_column, stdin)
+    return chain.from_iterable(
+        _table_inputs(Path(path), column or "text", pair_column)
+        if kind == "table"
+        else read_lines(path, stdin)
+        for path, kind in zip(list(paths), kinds, strict=True)
+    )
 
 
 def _kind(path: str) -> str:
@@ -208,16 +214,6 @@ def _kind(path: str) -> str:
     if not Path(path).is_file():
         raise UserError(f"no such file: {path}")
     return "table" if suffix in EXTENSIONS else "lines"
-
-
-def _all_inputs(
-    sources: Sequence[tuple[str, str]], column: str, pair_column: str | None, stdin: BinaryIO | None
-) -> Iterator[Text]:
-    for path, kind in sources:
-        if kind == "table":
-            yield from _table_inputs(Path(path), column, pair_column)
-        else:
-            yield from read_lines(path, stdin)
 
 
 def _table_inputs(path: Path, column: str, pair_column: str | None) -> Iterator[Text]:

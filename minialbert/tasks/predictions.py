@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.examples import Example, Task, TextExample, TokenExample
 from minialbert.data.task_inputs import Encoded, PaddingCollator, encode_sentences, encode_texts
 from minialbert.errors import UserError
-from minialbert.method.encoders import forward_inputs
+from minialbert.method.encoders import evaluating, forward_inputs
 from minialbert.runs.machine import autocast
 from minialbert.runs.progress import progress_bar
 from minialbert.tasks.metrics import (
@@ -112,9 +112,7 @@ def run_with_exits(
     lengths = encoded.lengths
     results: list[Logits | None] = [None] * len(encoded)
     exits: dict[int, int] = {}
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
             with autocast(model.device.type, precision):
                 output = model(**inputs, **depth)
@@ -124,8 +122,6 @@ def run_with_exits(
             taken = getattr(output, "exit_iterations", None)
             if taken is not None:
                 exits.update(zip(rows, taken.tolist(), strict=True))
-    finally:
-        model.train(was_training)
     iterations = [exits[row] for row in range(len(encoded))] if exits else None
     return cast("list[Logits]", results), iterations
 
@@ -142,9 +138,10 @@ def input_batches(
     lengths = encoded.lengths
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    for rows in _tracked(batches, progress):
-        batch = collator([encoded[row] for row in rows])
-        yield rows, {name: value.to(model.device) for name, value in forward_inputs(model, batch).items()}
+    with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:
+        for rows in bar.track(batches):
+            inputs = forward_inputs(model, collator([encoded[row] for row in rows]))
+            yield rows, {name: value.to(model.device) for name, value in inputs.items()}
 
 
 def depth_arguments(
@@ -215,7 +212,6 @@ def read_predictions(
     exit_iterations: list[int] | None = None,
 ) -> Predictions:
     """Return what the logits of `run_model` say about examples; the rest is as for `evaluate_split`."""
-    exits = exit_iterations
     if order is not None:
         logits = [values[..., list(order)] for values in logits]
     finite = all(bool(np.isfinite(values).all()) for values in logits)
@@ -227,18 +223,16 @@ def read_predictions(
             gold = [list(sentence.tags or ()) for sentence in sentences]
             metrics = entity_metrics(gold, tags)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
-        return Predictions(
-            tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut, finite, exits
-        )
+        nothing = np.empty((0, 0), np.float32)
+        return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, finite, exit_iterations)
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
     stacked = np.stack(logits)
-    texts = cast("Sequence[TextExample]", examples)
     gold_labels = [row.get("labels") for row in encoded.rows]
     labelled = all(label is not None for label in gold_labels)
     values, metrics = _text_result(task, stacked, gold_labels if labelled else None)
-    assert len(values) == len(texts)
-    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exits)
+    assert len(values) == len(examples)
+    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exit_iterations)
 
 
 def _text_result(task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
@@ -278,8 +272,3 @@ def _piece_tags(
                 gold_pieces[owner].append(gold[owner][word])
                 predicted_pieces[owner].append(predicted[owner][word])
     return gold_pieces, predicted_pieces
-
-
-def _tracked(batches: list[list[int]], title: str | None) -> Iterator[list[int]]:
-    with progress_bar(title or "", shown=title is not None, transient=True) as bar:
-        yield from bar.track(batches)

@@ -283,6 +283,3 @@ def _check_shapes(inputs: AttentionInputs, reference: AttentionInputs) -> None:
             f"attention of the student has (batch, heads, tokens) {tuple(inputs.query.shape[:-1])}, that of the "
             f"teacher {tuple(reference.query.shape[:-1])}"
         )
-
-
-__all__ = ["AttentionInputs", "attend_and_compare", "compare_rows"]

@@ -82,7 +82,7 @@ def forward(
             attended, divergence, normaliser, other,
             *_strides(query, key, value, reference_query, reference_key, attended),
             *_mask_strides(mask, reference_mask),
-            heads, length, _scaling(inputs), _scaling(reference), float(dropout), kept, seed,
+            heads, length, inputs.factor, reference.factor, float(dropout), kept, seed,
             **options,
         )  # fmt: skip
     return attended, divergence, normaliser, other
@@ -118,7 +118,7 @@ def backward(
     kept = 1 / (1 - dropout) if dropout < 1 else 0.0
     block, options = _plan(inputs, reference, direction, dropout)
     grid = (triton.cdiv(length, block) * batch * heads,)
-    shared = (heads, length, _scaling(inputs), _scaling(reference), float(dropout), kept, seed)
+    shared = (heads, length, inputs.factor, reference.factor, float(dropout), kept, seed)
     with _on(query.device):
         _query_kernel[grid](
             query, key, value, mask, reference_query, reference_key, reference_mask,
@@ -179,10 +179,6 @@ def _mask_strides(*masks: Tensor | None) -> list[int | None]:
     # None, which a kernel is compiled for, where all queries are alike.
     strides = [(0, 0, 0, 0) if each is None else each.stride() for each in masks]
     return [stride for b, h, q, k in strides for stride in (b, h, q or None, k)]
-
-
-def _scaling(inputs: AttentionInputs) -> float:
-    return float(inputs.scaling or inputs.query.shape[-1] ** -0.5)
 
 
 def _plan(
@@ -468,6 +464,3 @@ def _key_kernel(
     _store(d_key, b, h, dk_b, dk_h, dk_t, keys, length, k_total * scaling, SIZE, PADDED)
     if d_value is not None:
         _store(d_value, b, h, dv_b, dv_h, dv_t, keys, length, v_total, SIZE, PADDED)
-
-
-__all__ = ["backward", "forward", "supports"]

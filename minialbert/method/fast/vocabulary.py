@@ -146,6 +146,3 @@ def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities, and the logarithm of what each row was divided by."""
     probabilities = nn.functional.softmax(scores, dim=-1)
     return probabilities, scores.amax(-1) - probabilities.amax(-1).log()
-
-
-__all__ = ["vocabulary_losses"]
