@@ -32,7 +32,7 @@ from minialbert.deploy.hub import export_to_hub_folder
 from minialbert.errors import UserError
 from minialbert.method.adapters import load_adapters, save_adapters
 from minialbert.method.configuration_minialbert import AUTO_MAP
-from minialbert.method.distill import run_distillation
+from minialbert.method.distill import distill
 from minialbert.method.encoders import load_teacher
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
@@ -224,7 +224,7 @@ def test_pickles_in_a_teacher_cache_are_computed_again(tiny_teacher_dir, tiny_wi
     ]
     recipe = apply_overrides(load_recipe("tiny"), settings)
     run = tmp_path / "run"
-    run_distillation(recipe, data=tiny_windows, output=run, progress=False)
+    distill(None, tiny_windows, recipe=recipe, output=run, progress=False)
     entries = sorted((run / "teacher-cache").rglob("*.safetensors"))
     assert entries
     for file in entries:
@@ -232,7 +232,7 @@ def test_pickles_in_a_teacher_cache_are_computed_again(tiny_teacher_dir, tiny_wi
     for name in ("model", "checkpoints"):
         shutil.rmtree(run / name)
     (run / "result.json").unlink()
-    run_distillation(recipe, data=tiny_windows, output=run, resume=True, progress=False)
+    distill(None, tiny_windows, recipe=recipe, output=run, resume=True, progress=False)
     assert load_file(entries[0])
 
 
@@ -282,10 +282,10 @@ def test_pickles_in_a_checkpoint_are_not_run_when_distillation_goes_on(
 ):
     settings = [f"teacher.model={tiny_teacher_dir}", "student.adapter_reduction_factor=8"]
     recipe = apply_overrides(load_recipe("tiny"), settings)
-    run_distillation(recipe, data=tiny_windows, output=tmp_path / "run", progress=False)
+    distill(None, tiny_windows, recipe=recipe, output=tmp_path / "run", progress=False)
     sabotage(tmp_path / "run", marker, how)
     goes_on_or_is_refused(
-        lambda: run_distillation(recipe, data=tiny_windows, output=tmp_path / "run", resume=True)
+        lambda: distill(None, tiny_windows, recipe=recipe, output=tmp_path / "run", resume=True).record
     )
 
 

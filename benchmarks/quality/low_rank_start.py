@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from minialbert.errors import display_name
-from minialbert.method.distill import DistillationPlan, plan_distillation
+from minialbert.method.plan import DistillationPlan, plan_distillation
 from minialbert.method.start import embedding_tables
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.files import write_atomically

@@ -22,19 +22,9 @@ from minialbert.cli.shared import (
 from minialbert.cli.tasks import TASK_HELP
 from minialbert.errors import UserError
 
-
-class Target(StrEnum):
-    """What to export to."""
-
-    onnx = "onnx"
-    hub = "hub"
-
-
-class Quantization(StrEnum):
-    """How an ONNX graph is quantised."""
-
-    int8 = "int8"
-    int8_static = "int8-static"
+# What to export to, and how an ONNX graph is quantised.
+Target = StrEnum("Target", ["onnx", "hub"])
+Quantization = StrEnum("Quantization", {"int8": "int8", "int8_static": "int8-static"})
 
 
 def export(
@@ -173,19 +163,11 @@ def bench(
 
     with interruptible("the same command starts it again"):
         record = benchmark(
-            _several(models),
-            engines=ENGINES if engines is None else _several(engines),
-            lengths=DEFAULT_LENGTHS if lengths is None else _numbers(_several(lengths)),
-            batch_size=batch_size,
-            repeats=repeats,
-            seconds=seconds,
-            threads=threads,
-            seed=seed,
-            memory=not no_memory,
-            output=output,
-            overwrite=overwrite,
-            progress=not as_json,
-        )
+            _several(models), engines=ENGINES if engines is None else _several(engines),
+            lengths=DEFAULT_LENGTHS if lengths is None else _numbers(_several(lengths)), batch_size=batch_size,
+            repeats=repeats, seconds=seconds, threads=threads, seed=seed, memory=not no_memory, output=output,
+            overwrite=overwrite, progress=not as_json,
+        )  # fmt: skip
     if as_json:
         print_json(record)
         return

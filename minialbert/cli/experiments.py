@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from minialbert.cli.shared import JsonFlag, interruptible, out, print_json, quiet_transformers, say
+from minialbert.cli.shared import JsonFlag, interruptible, print_json, print_table, quiet_transformers, say
 from minialbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,16 +77,9 @@ def suite_run(
         return
     with interruptible("the same command goes on; finished cells are not run again"):
         results = run_suite(
-            loaded,
-            teachers=teachers,
-            data=data,
-            output=output,
-            records=records,
-            only=only or [],
-            jobs=jobs,
-            keep_models=keep_models.value,
-            progress=not as_json,
-        )
+            loaded, teachers=teachers, data=data, output=output, records=records, only=only or [], jobs=jobs,
+            keep_models=keep_models.value, progress=not as_json,
+        )  # fmt: skip
     if as_json:
         print_json({name: str(result.file) for name, result in results.items()})
         return
@@ -128,11 +120,11 @@ def suite_status(
         missing = [cell.name for cell in work.pending]
         print_json({"suite": loaded.name, "rows": counts, "groups": groups, "missing": missing, "left": left})
         return
-    table = Table("row", "what", "done", "missing")
+    lines = []
     for (row, mode), names in rows.items():
         missing = [name.rpartition("/")[2] for name in names if name not in work.results]
-        table.add_row(row, mode, f"{done[row, mode]} of {len(names)}", _shortened(missing))
-    out.print(table)
+        lines.append((row, mode, f"{done[row, mode]} of {len(names)}", _shortened(missing)))
+    print_table(("row", "what", "done", "missing"), lines)
     for group in groups:
         say(f"{group['group']}: {group['done']} of {group['cells']} cells are done; {group['left']}")
     say(f"in all: {len(work.asked) - len(work.pending)} of {len(work.asked)} cells are done; {left}")
@@ -169,11 +161,9 @@ def suite_ls() -> None:
     from minialbert.experiments.suite.cells import expand
     from minialbert.experiments.suite.schema import list_suites, load_suite
 
-    table = Table("suite", "what", "cells")
-    for name in list_suites():
-        loaded = load_suite(name)
-        table.add_row(name, loaded.description, str(len(expand(loaded))))
-    out.print(table)
+    suites = ((name, load_suite(name)) for name in list_suites())
+    rows = ((name, loaded.description, str(len(expand(loaded)))) for name, loaded in suites)
+    print_table(("suite", "what", "cells"), rows)
 
 
 def _teachers(suite: Suite, options: list[str]) -> dict[str, str]:

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from minialbert import __version__
 from minialbert.cli.deploy import bench, export
 from minialbert.cli.experiments import suite_app
-from minialbert.cli.report import attention
 from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
+    ResumeFlag,
     err,
     interruptible,
     out,
     print_json,
+    print_table,
     quiet_transformers,
 )
-from minialbert.cli.tasks import calibrate, evaluate, finetune, predict, report
+from minialbert.cli.tasks import attention, calibrate, evaluate, finetune, predict, report
 from minialbert.errors import UserError, printable
 from minialbert.runs.stopping import (
     end_process_group,
@@ -67,12 +67,7 @@ def _options(
     pass
 
 
-class Documents(StrEnum):
-    """What separates documents in a text file."""
-
-    blank_line = "blank-line"
-    line = "line"
-    file = "file"
+Documents = StrEnum("Documents", {"blank_line": "blank-line", "line": "line", "file": "file"})
 
 
 @app.command()
@@ -129,10 +124,11 @@ def prepare(
     if as_json:
         print_json(manifest.to_dict())
         return
-    table = Table("split", "documents", "windows", "tokens stored")
-    for name, counts in manifest.splits.items():
-        table.add_row(name, f"{counts.documents:,}", f"{counts.windows:,}", f"{counts.tokens:,}")
-    out.print(table)
+    rows = (
+        (name, f"{counts.documents:,}", f"{counts.windows:,}", f"{counts.tokens:,}")
+        for name, counts in manifest.splits.items()
+    )
+    print_table(("split", "documents", "windows", "tokens stored"), rows)
     out.print(f"{manifest.bytes_per_token:.2f} bytes per token; windows in {output}")
 
 
@@ -152,7 +148,7 @@ def distill(
         bool,
         typer.Option("--start-only", help="Leave the student as it starts: measure it, and train nothing."),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show recipe, sizes, time and memory; do nothing.")
@@ -202,15 +198,8 @@ def convert(
 
     report = run_convert(source, output, overwrite=overwrite)
     if as_json:
-        print_json(
-            {
-                "source": report.source,
-                "architecture": report.architecture,
-                "parameters": report.parameters,
-                "renamed": report.renamed,
-                "dropped": list(report.dropped),
-            }
-        )
+        keys = ("source", "architecture", "parameters", "renamed", "dropped")
+        print_json({key: getattr(report, key) for key in keys})
         return
     for line in report.lines():
         out.print(line, markup=False, highlight=False)
@@ -236,10 +225,8 @@ def recipes_ls() -> None:
     """List the recipes."""
     from minialbert.recipes.load import list_recipes
 
-    table = Table("recipe", "what", "paper")
-    for summary in list_recipes():
-        table.add_row(summary.name, summary.description, summary.paper or "")
-    out.print(table)
+    rows = ((summary.name, summary.description, summary.paper or "") for summary in list_recipes())
+    print_table(("recipe", "what", "paper"), rows)
 
 
 @recipes_app.command("show")
@@ -268,7 +255,7 @@ def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -
 
 def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
     from minialbert.method.costs import estimate
-    from minialbert.method.distill import plan_distillation
+    from minialbert.method.plan import plan_distillation
     from minialbert.recipes.load import dump_recipe
 
     plan = plan_distillation(resolved, data)
@@ -280,30 +267,33 @@ def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
     for note in plan.notes:
         out.print(note, markup=False)
     _print_layer_map(plan.layers)
-    table = Table("estimate", "")
-    for name, value in figures.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    out.print(table)
+    rows = (
+        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value)
+        for name, value in figures.items()
+    )
+    print_table(("estimate", ""), rows)
 
 
 def _print_layer_map(layers: tuple[int, ...] | list[int]) -> None:
     if not layers:
         return
-    table = Table("student iteration", *(str(iteration) for iteration in range(1, len(layers) + 1)))
-    table.add_row("teacher layer", *(str(layer) if layer else "-" for layer in layers))
-    out.print(table)
+    header = ("student iteration", *map(str, range(1, len(layers) + 1)))
+    print_table(header, [("teacher layer", *(str(layer) if layer else "-" for layer in layers))])
 
 
 def _print_held_out(metrics: dict[str, Any]) -> None:
     names = [name for name in ("teacher", "student_start", "student_end") if name in metrics]
     if not names:
         return
-    table = Table("held-out", *(name.replace("_", " ") for name in names))
-    rows = {key: None for name in names for key, value in metrics[name].items() if isinstance(value, float)}
-    for row in rows:
-        values = [metrics[name].get(row) for name in names]
-        table.add_row(row.replace("_", " "), *("" if value is None else f"{value:.4f}" for value in values))
-    out.print(table)
+    keys = {key: None for name in names for key, value in metrics[name].items() if isinstance(value, float)}
+    rows = (
+        (
+            key.replace("_", " "),
+            *(f"{metrics[name][key]:.4f}" if key in metrics[name] else "" for name in names),
+        )
+        for key in keys
+    )
+    print_table(("held-out", *(name.replace("_", " ") for name in names)), rows)
 
 
 class _StandardError(logging.Handler):

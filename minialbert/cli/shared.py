@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from minialbert.errors import printable
 from minialbert.runs.stopping import rank, world_size
@@ -22,10 +23,8 @@ from minialbert.runs.stopping import rank, world_size
 class PlainConsole(Console):
     """A console that takes text as text, whatever data it comes from.
 
-    Brackets are no markup, `:name:` no picture, and control characters reach no terminal: they are spelled out.
-
-    Args:
-        stderr: write to standard error.
+    Brackets are no markup, `:name:` no picture, and control characters reach no terminal: they are spelled
+    out.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -46,11 +45,20 @@ err = PlainConsole(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")]
 
 
 def print_json(record: Any) -> None:  # noqa: ANN401
     """Write a record to standard output."""
     sys.stdout.write(json.dumps(record, indent=2) + "\n")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table."""
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The verbs about labelled tasks: finetune, evaluate, predict, report."""
+"""The verbs about models and their runs: finetune, evaluate, predict, calibrate, report, attention."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from rich.table import Table
 from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
+    ResumeFlag,
     interruptible,
     out,
     print_json,
+    print_table,
     quiet_transformers,
     say,
 )
-from minialbert.errors import UserError
+from minialbert.errors import UserError, local_path, quoted
 from minialbert.runs.files import check_file, whole_file, writing
 
 if TYPE_CHECKING:
@@ -36,7 +38,12 @@ _ExitThreshold = Annotated[
         help="Confidence (0 to 1) at which an input leaves early. Default: as calibrated, if it is."
     ),
 ]
-_SET = typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
+_Data = Annotated[
+    str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
+]
+_TaskOfModel = Annotated[str | None, typer.Option(help=f"{TASK_HELP} Default: what it was tuned for.")]
+_Set = Annotated[list[str] | None, typer.Option("--set", help="Override, as in task.text=sentence.")]
+CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 
 
 class KeepModels(StrEnum):
@@ -51,9 +58,7 @@ def finetune(
     output: Annotated[Path, typer.Option(help="Run directory.")],
     model: Annotated[str | None, typer.Option(help="Directory or hub id of the encoder to tune.")] = None,
     task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
-    ] = None,
+    data: _Data = None,
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Train adapters and head alone; all else is frozen.")
     ] = False,
@@ -61,7 +66,9 @@ def finetune(
         str | None, typer.Option(help="A model tuned for the task, to learn from while tuning.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Name of a fine-tuning recipe, or a YAML file.")] = None,
-    set_: Annotated[list[str] | None, _SET] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
+    ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="Run every combination in the recipe's grid, and select the best.")
     ] = False,
@@ -70,7 +77,7 @@ def finetune(
     keep_models: Annotated[
         KeepModels, typer.Option(help="With --grid: which models stay on disk. Without: none, or the one.")
     ] = KeepModels.selected,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")] = False,
+    resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -108,10 +115,8 @@ def finetune(
 
 def evaluate(
     model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model.")],
-    data: Annotated[
-        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help=f"{TASK_HELP} Default: what it was tuned for.")] = None,
+    data: _Data = None,
+    task: _TaskOfModel = None,
     split: Annotated[
         str | None, typer.Option(help="Default: test where it has labels, else validation.")
     ] = None,
@@ -119,9 +124,7 @@ def evaluate(
     submission: Annotated[
         Path | None, typer.Option(help="Directory for the files that the GLUE benchmark takes.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as in task.text=sentence.")
-    ] = None,
+    set_: _Set = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 64,
     num_iterations: _Iterations = None,
     exit_threshold: _ExitThreshold = None,
@@ -187,13 +190,8 @@ def predict(
         check_file(output, overwrite=overwrite)
     inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
     predictor = load_predictor(
-        model,
-        precision="auto",
-        batch_size=batch_size,
-        threshold=threshold,
-        num_iterations=num_iterations,
-        exit_threshold=exit_threshold,
-    )
+        model, batch_size=batch_size, threshold=threshold, num_iterations=num_iterations, exit_threshold=exit_threshold
+    )  # fmt: skip
     with interruptible("the same command starts it again"):
         lines = (to_json_line(result) for result in predictor.predict(inputs))
         if output is None:
@@ -248,22 +246,14 @@ def _run_grid(
 
     with interruptible("the same command goes on; finished cells are not run again"):
         record = run_grid(
-            recipe,
-            output=output,
-            jobs=jobs,
-            ray_address=ray,
-            keep_models=keep_models.value,
-            overwrite=overwrite,
+            recipe, output=output, jobs=jobs, ray_address=ray, keep_models=keep_models.value, overwrite=overwrite,
             progress=not as_json,
-        )
+        )  # fmt: skip
     if as_json:
         print_json(record)
         return
     header, *rows = grid_rows(record)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    print_table(header, rows)
     chosen = record["selected"]
     spread = f" ± {chosen['sd']:.4f}" if chosen["sd"] is not None else ""
     out.print(
@@ -284,38 +274,31 @@ def _print_scores(record: dict[str, Any]) -> None:
                 table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
         out.print(table)
         if metrics.get("per_type"):
-            types = Table("type", "precision", "recall", "F1", "entities")
-            for name, values in metrics["per_type"].items():
-                figures = (f"{values[key]:.4f}" for key in ("precision", "recall", "f1"))
-                types.add_row(name, *figures, str(values["support"]))
-            out.print(types)
+            rows = (
+                (
+                    name,
+                    *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")),
+                    str(values["support"]),
+                )
+                for name, values in metrics["per_type"].items()
+            )
+            print_table(("type", "precision", "recall", "F1", "entities"), rows)
 
 
 _SHOWN = 12
 
 
-class CalibrationSplit(StrEnum):
-    """Which rows choose the threshold."""
-
-    train = "train"
-    validation = "validation"
-
-
 def calibrate(
     model: Annotated[str, typer.Option(help="Directory of a tuned MiniALBERT; its config is changed.")],
-    data: Annotated[
-        str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help=f"{TASK_HELP} Default: what it was tuned for.")] = None,
+    data: _Data = None,
+    task: _TaskOfModel = None,
     max_drop: Annotated[float, typer.Option(help="How far the metric may fall, in points.")] = 0.5,
     split: Annotated[CalibrationSplit, typer.Option(help="Whose rows choose.")] = CalibrationSplit.train,
     fraction: Annotated[float, typer.Option(help="Share of the training rows that is drawn.")] = 0.1,
     rows: Annotated[int | None, typer.Option(help="Draw that many rows instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Directory for the record.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as in task.text=sentence.")
-    ] = None,
+    set_: _Set = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 64,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Leave the model's config as it is.")] = False,
     overwrite: OverwriteFlag = False,
@@ -354,13 +337,74 @@ def _print_thresholds(record: dict[str, Any]) -> None:
         if index % step and index not in (chosen, len(rows) - 1):
             continue
         style = "bold" if row["threshold"] == record["exit_threshold"] else None
-        table.add_row(
+        threshold, score, mean = (
             f"{row['threshold']:g}",
             f"{row['score']:.4f}",
             f"{row['mean_iterations']:.2f}",
-            f"{row['compute_share']:.0%}",
-            style=style,
         )
+        table.add_row(threshold, score, mean, f"{row['compute_share']:.0%}", style=style)
     depth = max(map(int, record["score_by_depth"]))
     table.add_row("full depth", f"{record['full_depth_score']:.4f}", f"{depth:.2f}", "100%")
     out.print(table)
+
+
+def attention(
+    model: Annotated[str, typer.Option(help="Directory or hub id of a student.")],
+    teacher: Annotated[str, typer.Option(help="Directory or hub id of its teacher.")],
+    output: Annotated[Path, typer.Option(help="File for the maps, as attention.json of a run.")],
+    sentence: Annotated[
+        list[str] | None, typer.Option(help="Text to read, instead of five of our own; may be repeated.")
+    ] = None,
+    layer_map: Annotated[
+        str | None,
+        typer.Option(help="Teacher layer of each iteration, as in 2,4,6; spread evenly without."),
+    ] = None,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Record where a student and its teacher attend in a few sentences."""
+    quiet_transformers()
+    from minialbert.method.attention_maps import (
+        SENTENCES,
+        compare_attention,
+        row_overlap,
+        write_attention_maps,
+    )
+
+    file = local_path(output)
+    if file.is_dir():
+        raise UserError(f"{output} is a directory: expected a file, as in {output / 'attention.json'}")
+    check_file(file, overwrite=overwrite)
+    layers = _layers(layer_map)
+    with interruptible("the same command starts it again"):
+        maps = compare_attention(model, teacher, layers=layers, sentences=sentence or SENTENCES)
+        with writing(file, advice="make room, or give another --output"):
+            write_attention_maps(file, maps)
+    overlap = row_overlap(maps)
+    if as_json:
+        print_json(
+            {name: value for name, value in maps.items() if name != "sentences"} | {"row_overlap": overlap}
+        )
+        return
+    figures = enumerate(zip(maps["layer_map"], overlap, strict=True), 1)
+    rows = ((str(iteration), str(layer), f"{figure:.3f}") for iteration, (layer, figure) in figures)
+    print_table(("student iteration", "teacher layer", "row overlap"), rows)
+    if maps["teacher_heads"] != maps["student_heads"]:
+        say(
+            f"the student has {maps['student_heads']} heads and the teacher {maps['teacher_heads']}: overlap of the "
+            "means over heads"
+        )
+    say(f"attention maps of {len(maps['sentences'])} sentences in {output}")
+
+
+def _layers(given: str | None) -> tuple[int, ...]:
+    """Return the layers that an option names; none when it is absent."""
+    if given is None:
+        return ()
+    parts = given.split(",")
+    if not all(part.strip().isdecimal() and len(part.strip()) <= 4 for part in parts):
+        raise UserError(f"--layer-map: expected layers divided by commas, as in 2,4,6; found {quoted(given)}")
+    layers = tuple(map(int, parts))
+    if not all(layers):
+        raise UserError(f"--layer-map: layers are counted from 1; found {quoted(given)}")
+    return layers

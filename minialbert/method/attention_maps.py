@@ -55,27 +55,14 @@ def attention_maps(
     """Return where each iteration of a student attends, and where its teacher's layer does.
 
     Both read one sentence at a time, without padding, in eval mode and fp32. They do so as copies of their
-    encoders: the models stay as they are, and no random number is drawn.
+    encoders: the models stay as they are, and no random number is drawn. `layers` is the teacher layer of
+    each iteration, from 1; one without (0) is shown beside that of the "uniform" map, and so are all when
+    there are no layers. A sentence that is longer than `MAX_TOKENS` tokens, or than either model takes, is
+    cut; its text is kept whole.
 
-    Args:
-        teacher: the teacher.
-        student: the student, recursive or fully parameterised, with or without a head.
-        tokenizer: the tokenizer of both.
-        layers: the teacher layer of each iteration, counted from 1. An iteration without one (0) is shown beside
-            the layer that the "uniform" map gives it, and so are all when there are no layers.
-        teacher_name: what to call the teacher.
-        student_name: what to call the student.
-        sentences: what they read. One that is longer than `MAX_TOKENS` tokens, or than either model takes, is cut;
-            its text is kept whole.
-
-    Returns:
-        Names, "layer_map", "teacher_heads", "student_heads", and "sentences": of each its "text" and "tokens", and
-        under "teacher" and "student" one map per iteration. A map is base64 of H x T x T bytes (a row per query),
-        each a probability times 255.
-
-    Raises:
-        UserError: if a sentence is empty or too long, the layers do not fit the models, or one of them has no rows
-            of T probabilities to show.
+    A map is base64 of H x T x T bytes (a row per query), each a probability times 255. Raises UserError if a
+    sentence is empty or too long, the layers do not fit the models, or one of them has no rows of T
+    probabilities to show.
     """
     _check_sentences(sentences)
     chosen = _shown_layers(int(student.config.num_hidden_layers), teacher.num_layers, layers)

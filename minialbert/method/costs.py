@@ -45,15 +45,8 @@ def step_flops_per_token(
 ) -> float:
     """Return the operations of one optimiser step per token: teacher forward, student forward and backward.
 
-    Args:
-        student: configuration of the student, a masked-LM model.
-        teacher: that of the teacher, or None without one.
-        length: tokens per window.
-        masked: share of the tokens that the student predicts.
-        teacher_predicts: share that the teacher's masked-LM head is asked for.
-
-    Returns:
-        Operations; a backward pass counts as two forward passes.
+    A backward pass counts as two forward passes. `length` are tokens per window, `masked` is the share that
+    the student predicts, `teacher_predicts` that which the teacher's masked-LM head is asked for.
     """
     width, vocabulary = student.hidden_size, student.vocab_size
     head = 2 * width * (width + vocabulary)

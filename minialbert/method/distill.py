@@ -1,12 +1,11 @@
 """From windows of text to a student: train as a plan says, and leave model and record behind.
 
-`distill` takes plain arguments, models in memory among them; `run_distillation` takes a recipe, as the command line
-does. `initialise` leaves a student as it is before its first step.
+`distill` takes plain arguments, models in memory among them. `initialise` leaves a student as it is before its first
+step.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from minialbert.method.objective import DistillationObjective
 from minialbert.method.plan import DistillationPlan, Folders, plan_distillation
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
 from minialbert.method.trainer import DistillationTrainer
-from minialbert.recipes.load import Settings, apply_overrides, load_recipe
+from minialbert.recipes.load import Settings, load_recipe, with_settings
 from minialbert.recipes.schema import Recipe, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
@@ -48,43 +47,6 @@ logger = logging.getLogger(__name__)
 _IN_MEMORY = "(in memory)"
 
 
-def run_distillation(
-    recipe: Recipe,
-    *,
-    data: Folders,
-    output: str | Path,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Distil a student as a recipe says, and return the record that is left in `result.json`.
-
-    The run directory receives the resolved recipe, `log.jsonl`, checkpoints, `model/` (student and tokenizer
-    alone), `attention.json` (maps of student and teacher, where there is one) and `result.json`.
-
-    Args:
-        recipe: the resolved recipe.
-        data: a folder made by `prepare`, or several of one tokenizer, whose windows are mixed; a resumed run takes
-            the same ones in the same order.
-        output: the run directory.
-        resume: go on from the last checkpoint of the same recipe.
-        overwrite: replace an earlier run.
-        progress: show a progress bar on a terminal.
-
-    Returns:
-        The record.
-
-    Raises:
-        UserError: if models, data, recipe and directory do not fit together.
-        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
-    """
-    check_trackers(recipe.training.report_to)
-    run = RunDirectory(output)
-    plan = plan_distillation(recipe, data)
-    with run.alone(resume=resume):
-        return _run(plan, run, resume=resume, overwrite=overwrite, progress=progress)
-
-
 def initialise(
     recipe: Recipe,
     *,
@@ -99,10 +61,11 @@ def initialise(
     `distill`: a start from the teacher is fitted on some of the data, and the rest held out. The record is of kind
     "initialisation". Raises UserError if models, data, recipe and directory do not fit together.
     """
-    run = RunDirectory(output)
-    plan = plan_distillation(recipe, data)
-    with run.alone(resume=resume):
-        return _run(plan, run, trains=False, resume=resume, overwrite=overwrite, progress=False)
+    start = {"student.init": recipe.student.init}  # which is not to be another one where there is no teacher
+    return distill(
+        None, data, recipe=recipe, settings=start, output=output, start_only=True, resume=resume, overwrite=overwrite,
+        progress=False,
+    ).record  # fmt: skip
 
 
 def distill(
@@ -128,7 +91,9 @@ def distill(
     """Distil a teacher into a student, either of which may be in memory, and return the student.
 
     A model in memory is used as it is: the student is trained, and the teacher frozen and, in half precision, cast.
-    Give copies of those that are to stay as they are.
+    Give copies of those that are to stay as they are. The run directory receives the resolved recipe, `log.jsonl`,
+    checkpoints, `model/` (student and tokenizer alone), `attention.json` (maps of student and teacher, where there
+    is one) and `result.json`.
 
     Example:
         >>> distilled = minialbert.distill("bert-base-uncased", "windows/", max_steps=2000)  # doctest: +SKIP
@@ -200,20 +165,11 @@ def distillation_recipe(
     student_arch: str | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Return a recipe with what a caller says in its place; `settings` count most.
+    """Return a recipe (a name, a YAML file, or a `Recipe`) with what a caller says in its place.
 
-    A full student has neither an embedding rank nor adapters, and starts from its teacher's alternate layers; without a
-    teacher a student that would start from it starts at random.
-
-    Args:
-        recipe: a name, a YAML file, or a `Recipe`.
-        settings: values by key, or entries as `--set` takes them.
-        teacher: directory or hub id.
-        student_arch: "minialbert" or "bert".
-        more: values by key.
-
-    Returns:
-        The recipe.
+    `settings` count most, `more` are values by key. A full student has neither an embedding rank nor
+    adapters, and starts from its teacher's alternate layers; without a teacher a student that would start
+    from it starts at random.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
     given = dict(more or {})
@@ -227,11 +183,7 @@ def distillation_recipe(
         given["teacher.model"] = teacher
     elif loaded.teacher.model is None and loaded.student.init == "teacher" and "student.init" not in given:
         given["student.init"] = "random"
-    if isinstance(settings, Mapping):
-        return apply_overrides(loaded, given | dict(settings))
-    return apply_overrides(
-        loaded, [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *settings]
-    )
+    return with_settings(loaded, given, settings)
 
 
 def _as_windows(
@@ -283,7 +235,7 @@ def _run(
     plan: DistillationPlan,
     run: RunDirectory,
     *,
-    trains: bool = True,
+    trains: bool,
     resume: bool,
     overwrite: bool,
     progress: bool,
@@ -514,17 +466,3 @@ def model_summary(plan: DistillationPlan) -> dict[str, Any]:
         summary["teacher_parameters"] = plan.teacher.model.num_parameters()
         summary["teacher_encoder_parameters"] = plan.teacher.model.base_model.num_parameters()
     return summary
-
-
-__all__ = [
-    "DistillationObjective",
-    "DistillationPlan",
-    "distill",
-    "distillation_recipe",
-    "initialise",
-    "make_trainer",
-    "model_summary",
-    "plan_distillation",
-    "run_distillation",
-    "save_student",
-]

@@ -17,16 +17,6 @@ from minialbert.method.losses import at_least_one
 from minialbert.recipes.schema import resolve_depths
 
 
-def draw_depth(depths: Sequence[int], *, seed: int, step: int) -> int:
-    """Return the depth that an optimiser step trains, every one as likely as the others.
-
-    It depends on the run's seed and the steps before this one alone. So all processes and micro-batches of a step
-    agree, and a resumed run goes on as an uninterrupted one does.
-    """
-    digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
-    return depths[int.from_bytes(digest, "big") % len(depths)]
-
-
 def mark_depths(config: PreTrainedConfig, depths: Sequence[int] | None) -> None:
     """Write into a model's config which depths before the last it is trained for; None takes an earlier mark away."""
     if depths is not None:
@@ -62,13 +52,8 @@ class ElasticObjective:
     """What a depth before the last is trained for: the labels, and the prediction of the last depth.
 
     L_elastic = label_weight CE(k) + last_weight T^2 KL(last || k), at masked tokens, with T the temperature
-    of the output loss. The last depth is the teacher here, and gets no gradient. For the labels of a task, see
-    `tasks.losses.elastic_loss`.
-
-    Args:
-        depths: depths before the last; a step trains one of them.
-        label_weight: weight of the loss on the labels; of the masked tokens, in distillation.
-        last_weight: weight of the divergence from the last depth.
+    of the output loss. The last depth is the teacher here, and gets no gradient. A step trains one of the
+    `depths`. For the labels of a task, see `tasks.losses.elastic_loss`.
     """
 
     depths: tuple[int, ...]
@@ -76,8 +61,13 @@ class ElasticObjective:
     last_weight: float = 5.0
 
     def draw(self, *, seed: int, step: int) -> int:
-        """Return the depth that an optimiser step trains; see `draw_depth`."""
-        return draw_depth(self.depths, seed=seed, step=step)
+        """Return the depth that an optimiser step trains, every one as likely as the others.
+
+        It depends on the run's seed and the steps before this one alone. So all processes and micro-batches of a
+        step agree, and a resumed run goes on as an uninterrupted one does.
+        """
+        digest = hashlib.blake2b(f"elastic depth {seed} {step}".encode(), digest_size=8).digest()
+        return self.depths[int.from_bytes(digest, "big") % len(self.depths)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, under the names of a distillation's recipe."""
@@ -96,20 +86,11 @@ class ElasticObjective:
         count: Tensor | float,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Return the term, summed over the depths given.
+        """Return the term, summed over the depths given, with gradients towards `depth_logits` only.
 
-        Args:
-            depth_logits: by depth, what the head reads there at the masked tokens, (M, V).
-            last_logits: what it reads at the last depth, (N, V), at the masked tokens or at more.
-            labels: int64 (N,), -100 where a token was not masked.
-            count: what the sum over tokens is divided by, as in the MLM term.
-            temperature: of the divergence.
-
-        Returns:
-            A scalar, with gradients towards `depth_logits` only.
-
-        Raises:
-            ValueError: if logits are missing.
+        These are, by depth, what the head reads there at the masked tokens, (M, V); `last_logits`, (N, V),
+        may be at more. Labels are int64 (N,), -100 where a token was not masked; the sum over tokens is
+        divided by `count`, as in the MLM term. Raises ValueError if logits are missing.
         """
         if last_logits is None or not depth_logits:
             raise ValueError(

@@ -72,30 +72,21 @@ class Head:
 HEADS: dict[str, Head] = {
     "features": Head(MiniAlbertModel, AutoModel, "feature-extraction", "encoder without a head"),
     "masked-lm": Head(
-        MiniAlbertForMaskedLM,
-        AutoModelForMaskedLM,
-        "fill-mask",
-        "encoder with a masked-language-modelling head",
+        MiniAlbertForMaskedLM, AutoModelForMaskedLM, "fill-mask", "encoder with a masked-language-modelling head"
     ),
     "sequence-classification": Head(
-        MiniAlbertForSequenceClassification,
-        AutoModelForSequenceClassification,
-        "text-classification",
-        "encoder with a head that classifies a text",
+        MiniAlbertForSequenceClassification, AutoModelForSequenceClassification,
+        "text-classification", "encoder with a head that classifies a text",
     ),
     "token-classification": Head(
-        MiniAlbertForTokenClassification,
-        AutoModelForTokenClassification,
-        "token-classification",
-        "encoder with a head that labels every token",
+        MiniAlbertForTokenClassification, AutoModelForTokenClassification,
+        "token-classification", "encoder with a head that labels every token",
     ),
     "question-answering": Head(
-        MiniAlbertForQuestionAnswering,
-        AutoModelForQuestionAnswering,
-        "question-answering",
-        "encoder with a head that marks the span of an answer",
+        MiniAlbertForQuestionAnswering, AutoModelForQuestionAnswering,
+        "question-answering", "encoder with a head that marks the span of an answer",
     ),
-}
+}  # fmt: skip
 ARCHITECTURES: dict[str, Head] = {head.ours.__name__: head for head in HEADS.values()}
 
 # Encoders whose positions are a table, or differences within a window (MPNet), and whose attention takes any
@@ -123,12 +114,10 @@ _REPORTS = ("LOAD REPORT", "newly initialized", "Some weights of", "This checkpo
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A model in fp32 and eval mode, and what its checkpoint lacks.
+    """A model in fp32 and eval mode, and what its checkpoint lacks: names of weights that were drawn anew.
 
-    Args:
-        model: the model.
-        missing: names of weights that were drawn anew: of the head, or of a pooler that nothing trained.
-        misshapen: names of those of a head that were, because the checkpoint's have another shape.
+    `missing` are of the head, or of a pooler that nothing trained; `misshapen` those of a head because the
+    checkpoint's have another shape.
     """
 
     model: PreTrainedModel
@@ -152,23 +141,12 @@ def load_encoder(
 ) -> LoadedEncoder:
     """Return the encoder at a directory or hub id: one of ours, of the paper's release, or any of Transformers.
 
-    What Transformers writes about parts that a checkpoint does not have is left out: a head that is missing is for
-    the caller to judge, and anything else is refused here.
-
-    Args:
-        name: directory or hub id.
-        head: one of `HEADS`; drawn from torch's global generator where the checkpoint has none.
-        config: from `load_encoder_config`, perhaps changed; read anew when absent.
-        revision: git revision on the hub.
-        role: what messages call it before its name.
-        new_head: whether a head of another shape than the config's is drawn anew, too, instead of refused.
-
-    Returns:
-        The model and what it lacked.
-
-    Raises:
-        UserError: if there is no such model, its files are damaged, it is no encoder, or its weights do not fit its
-            config.
+    `head` is one of `HEADS`, drawn from torch's global generator where the checkpoint has none, and with
+    `new_head` also where it has another shape than the config's. `config` is from `load_encoder_config`,
+    perhaps changed; read anew when absent. Messages call the model by its `role`. What Transformers writes
+    about parts that a checkpoint does not have is left out: a head that is missing is for the caller to
+    judge. Raises UserError if there is no such model, its files are damaged, it is no encoder, or its weights
+    do not fit its config.
     """
     config = config if config is not None else load_encoder_config(name, revision=revision)
     called = f"{role} {name}".strip()
@@ -326,6 +304,17 @@ def _not_loaded(name: str, error: BaseException) -> str:
 # What an encoder says
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode inside the block, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def view_encoder(
     model: PreTrainedModel, batch: Mapping[str, Tensor], request: Request | None = None
 ) -> EncoderView:
@@ -445,11 +434,7 @@ def enable_recording(model: PreTrainedModel) -> bool:
 class Teacher:
     """A fully parameterised encoder to learn from. It is not part of the trained module and never saved.
 
-    Args:
-        model: the encoder, with its masked-LM head where it has one.
-        has_mlm_head: whether that head came with the checkpoint.
-        tokenizer: its tokenizer, which the student uses too.
-        name: where it came from.
+    `has_mlm_head` says whether a masked-LM head came with the checkpoint; the student uses the tokenizer too.
     """
 
     model: PreTrainedModel

@@ -75,20 +75,11 @@ def measure_held_out(
 ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
     """Return metrics over all windows, over the first half of them, and over the second.
 
-    The spread of the two halves tells how far a difference between two students can be trusted.
-
-    Args:
-        student: called with a batch and a request; returns its view. In eval mode.
-        teacher: the same for the teacher; None for masked-LM metrics alone.
-        batches: masked batches with `input_ids`, `attention_mask` and `labels`, the same for every student.
-        layers: the teacher layer of each iteration (0: none).
-        with_attention: whether attention rows can be compared.
-        attention_heads: "match", or "average" over heads.
-        depths: depths before the last to score too.
-        num_windows: windows in all batches together.
-
-    Returns:
-        Three sets of metrics.
+    The spread of the two halves tells how far a difference between two students can be trusted. Student (in
+    eval mode) and teacher (None for masked-LM metrics alone) are called with a batch and a request, and
+    return a view. Batches are masked, the same for every student, and hold `num_windows` windows together.
+    `layers` is the teacher layer of each iteration (0: none), `depths` are those before the last to score
+    too.
     """
     parts = [_Sums(), _Sums()]
     seen = 0

@@ -32,21 +32,10 @@ def layer_map(
 ) -> tuple[int, ...]:
     """Return g(l) of Eq. 11: for each student iteration the teacher layer it is aligned with, counted from 1.
 
-    Args:
-        num_iterations: iterations of the student, the paper's L.
-        num_teacher_layers: layers of the teacher.
-        strategy: "uniform" spreads the iterations evenly and ends at the last layer; "last" takes the
-            teacher's last layers; "alternate" is the release's g(l) = 2l; or one layer per iteration,
-            where 0 leaves an iteration without alignment.
-
-    Returns:
-        One entry per iteration, each between 1 and `num_teacher_layers`, or 0.
-
-    Raises:
-        ValueError: if the map has the wrong length or names a layer that the teacher does not have.
-
-    Note:
-        The paper's appendix counts from zero; its layers 1 and 9 are our 2 and 10.
+    "uniform" spreads the iterations evenly and ends at the last layer; "last" takes the teacher's last
+    layers; "alternate" is the release's g(l) = 2l; or one layer per iteration, where 0 leaves an iteration
+    without alignment. The paper's appendix counts from zero; its layers 1 and 9 are our 2 and 10. Raises
+    ValueError if the map has the wrong length or names a layer that the teacher does not have.
     """
     if isinstance(strategy, str):
         if strategy == "uniform":
@@ -84,25 +73,15 @@ def layer_map(
 
 
 def masked_lm_loss(logits: Tensor, labels: Tensor, *, count: Tensor | float | None = None) -> Tensor:
-    """Return the cross-entropy of the masked tokens (Eq. 6).
+    """Return the cross-entropy of the masked tokens (Eq. 6), in nats per masked token; 0 when nothing is masked.
 
     L_MLM = (1 / M) sum_n CE(f_s(X)_n, Y_n)
 
-    Args:
-        logits: scores over the vocabulary, (B, T, V) or (M, V).
-        labels: int64 token ids, (B, T) or (M,); -100 where the token was not masked.
-        count: masked tokens to divide by; those of this batch when absent.
-
-    Returns:
-        A scalar in nats per masked token; 0 when nothing is masked.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    Note:
-        Eq. 6 is a sum over the sequence, the release a mean over masked tokens; `count` gives either.
-        Training calls `vocabulary.vocabulary_losses` instead, which `tests/method/fast/test_vocabulary.py`
-        compares with this (`test_values_and_gradients_are_those_of_the_plain_formulas`).
+    Logits are (B, T, V) or (M, V), labels int64 (B, T) or (M,), -100 where the token was not masked;
+    ValueError if they do not fit. Eq. 6 is a sum over the sequence, the release a mean over masked tokens;
+    `count` gives either. Training calls `vocabulary.vocabulary_losses` instead, which
+    `tests/method/fast/test_vocabulary.py` compares with this
+    (`test_values_and_gradients_are_those_of_the_plain_formulas`).
     """
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of {tuple(logits.shape)}")
@@ -123,27 +102,14 @@ def output_loss(
 ) -> Tensor:
     """Return the KL divergence between the two distributions over the vocabulary at masked tokens (Eq. 10).
 
-    L_out = (1 / M) sum_n W_n D_KL(…), times temperature squared
+    L_out = (1 / M) sum_n W_n D_KL(…), times temperature squared, in nats; 0 when no position counts
 
-    Args:
-        student_logits: scores, (B, T, V) or (M, V).
-        teacher_logits: scores of the same shape.
-        mask: true where a position counts, (B, T) or (M,); all positions when absent.
-        direction: "teacher-student" is KL(teacher || student), the usual one and the release's;
-            "student-teacher" is Eq. 10 as printed.
-        temperature: both logits are divided by it, and the loss multiplied by its square.
-        count: positions to divide by; those of this batch when absent.
-
-    Returns:
-        A scalar in nats per position; 0 when no position counts.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    Note:
-        Eq. 10 is a sum over the sequence, the release a mean over masked tokens; `count` gives either.
-        Training calls `vocabulary.vocabulary_losses` instead, which `tests/method/fast/test_vocabulary.py`
-        compares with this (`test_values_and_gradients_are_those_of_the_plain_formulas`); `held_out` calls this.
+    Logits are (B, T, V) or (M, V), and divided by the temperature; the mask is true where a position counts,
+    (B, T) or (M,); ValueError if they do not fit. "teacher-student" is KL(teacher || student), the usual one
+    and the release's; "student-teacher" is Eq. 10 as printed. Eq. 10 is a sum over the sequence, the release
+    a mean over masked tokens; `count` gives either. Training calls `vocabulary.vocabulary_losses` instead,
+    which `tests/method/fast/test_vocabulary.py` compares with this
+    (`test_values_and_gradients_are_those_of_the_plain_formulas`); `held_out` calls this.
     """
     _check_same_shape("logits", student_logits, teacher_logits)
     if mask is not None:
@@ -179,34 +145,22 @@ def attention_loss(
     log_rows: bool = False,
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Return the KL divergence between attention rows, averaged over heads and valid queries (Eq. 7).
+    """Return the KL divergence between attention rows, averaged over heads and valid queries (Eq. 7), in nats.
 
     L_att = 1 / (H N) sum_h sum_n D_KL(…)
 
-    Args:
-        student_attentions: attention rows, (B, H, T, T), each summing to one.
-        teacher_attentions: rows of the same shape.
-        attention_mask: (B, T), 1 for tokens and 0 for padding; the rows of padded queries are skipped.
-        direction: "teacher-student" is KL(teacher || student); "student-teacher" is Eq. 7 as printed.
-        reduction: "rows" as in Eq. 7; "elements" also divides by the key length T, as the release does.
-        epsilon: added to both maps before the logarithm (1e-12 in the release).
-        log_rows: the two maps hold log-probabilities instead of probabilities.
-        count: valid queries to divide by; those of this batch when absent.
+    Rows are (B, H, T, T), each summing to one, or with `log_rows` their logarithms; ValueError if they differ
+    in shape. The mask is (B, T), 1 for tokens and 0 for padding; the rows of padded queries are skipped.
+    "teacher-student" is KL(teacher || student); "student-teacher" is Eq. 7 as printed. "rows" is as in Eq. 7;
+    "elements" also divides by the key length T, as the release does. `epsilon` is added to both maps before
+    the logarithm (1e-12 in the release).
 
-    Returns:
-        A scalar in nats.
-
-    Raises:
-        ValueError: if head counts or lengths differ.
-
-    Note:
-        The release computes KL(teacher || student), reduces by elements (so its term is T times smaller
-        than Eq. 7's) and skips padded queries only.
-        Training calls `rows.attend_and_compare` and averages with `mean_divergence`, which
-        `tests/method/fast/test_rows.py` compares with this
-        (`test_the_mean_of_the_divergences_is_the_attention_loss_of_the_rows`). It calls this where rows are kept,
-        as with an epsilon, averaged heads, the teacher's dropout (the preset "as-published") or a cached teacher. So
-        does `held_out`.
+    The release computes KL(teacher || student), reduces by elements (so its term is T times smaller than Eq.
+    7's) and skips padded queries only. Training calls `rows.attend_and_compare` and averages with
+    `mean_divergence`, which `tests/method/fast/test_rows.py` compares with this
+    (`test_the_mean_of_the_divergences_is_the_attention_loss_of_the_rows`). It calls this where rows are kept,
+    as with an epsilon, averaged heads, the teacher's dropout (the preset "as-published") or a cached teacher.
+    So does `held_out`.
     """
     _check_same_shape("attention maps", student_attentions, teacher_attentions)
     student, teacher = _full_precision(student_attentions), _full_precision(teacher_attentions)
@@ -247,19 +201,10 @@ def hidden_loss(
 ) -> Tensor:
     """Return one minus the cosine between student and teacher vectors, averaged over valid tokens (Eq. 8).
 
-    L_hidden = (1 / N) sum_n 1 - cos(H_s_n, H_t_n)
+    L_hidden = (1 / N) sum_n 1 - cos(H_s_n, H_t_n), between 0 and 2
 
-    Args:
-        student_hidden: hidden states of one iteration, (B, T, D).
-        teacher_hidden: hidden states of the matched layer, (B, T, D).
-        attention_mask: (B, T), 1 for tokens and 0 for padding.
-        count: valid tokens to divide by; those of this batch when absent.
-
-    Returns:
-        A scalar between 0 and 2.
-
-    Raises:
-        ValueError: if the shapes differ.
+    Both are (B, T, D), of one iteration and the matched layer; ValueError if they differ in shape. The mask
+    is (B, T), 1 for tokens and 0 for padding.
     """
     _check_same_shape("hidden states", student_hidden, teacher_hidden)
     student, teacher = _full_precision(student_hidden), _full_precision(teacher_hidden)
@@ -281,17 +226,8 @@ def embedding_loss(
 ) -> Tensor:
     """Return one minus the cosine between the two embedding outputs, averaged over valid tokens (Eq. 12).
 
-    The arithmetic is that of `hidden_loss`, on the inputs of the first iteration and the first layer. The
-    paper found that it does not help (Table 4); it is off by default.
-
-    Args:
-        student_embeddings: output of the student's embeddings, after the projection, (B, T, D).
-        teacher_embeddings: output of the teacher's embeddings, (B, T, D).
-        attention_mask: (B, T), 1 for tokens and 0 for padding.
-        count: valid tokens to divide by; those of this batch when absent.
-
-    Returns:
-        A scalar between 0 and 2.
+    The arithmetic is that of `hidden_loss`, on the inputs of the first iteration (after the projection) and
+    the first layer. The paper found that it does not help (Table 4); it is off by default.
     """
     return hidden_loss(student_embeddings, teacher_embeddings, attention_mask, count=count)
 

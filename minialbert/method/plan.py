@@ -34,21 +34,10 @@ Folders = str | Path | Sequence[str | Path]
 class DistillationPlan:
     """Everything a run needs, checked, before anything is written.
 
-    Args:
-        recipe: the resolved recipe.
-        teacher: the teacher, or None for masked-LM alone.
-        student: the student with its first weights.
-        tokenizer: the tokenizer of both.
-        objective: the objective, without what this teacher cannot give.
-        layers: the teacher layer of each iteration (0: none); empty without a teacher.
-        windows: training windows; `held_out` are those for evaluation.
-        held_out: see `windows`.
-        collator: masks batches.
-        packs: whether short windows share rows in training.
-        max_steps: optimiser steps.
-        micro_batch_size: windows per forward pass and process.
-        accumulation: micro-batches per optimiser step and process.
-        notes: what was decided, one line each.
+    The objective is without what this teacher cannot give; `layers` is the teacher layer of each iteration
+    (0: none), empty without a teacher. `packs` says whether short windows share rows in training. A
+    micro-batch is of one process, and `accumulation` of them make its optimiser step. `notes` tell what was
+    decided, one line each.
     """
 
     recipe: Recipe
@@ -77,18 +66,9 @@ def plan_distillation(
 ) -> DistillationPlan:
     """Return a checked plan: models loaded, student initialised, objective resolved.
 
-    Args:
-        recipe: the resolved recipe; its `teacher.model` may be None for masked-LM alone.
-        data: a folder made by `prepare`, or several of one tokenizer, whose windows are mixed.
-        teacher: one in memory, in place of the recipe's.
-        student: one in memory, in place of the recipe's.
-        objective: in place of the recipe's.
-
-    Returns:
-        The plan.
-
-    Raises:
-        UserError: if models, data and recipe do not fit together.
+    `data` is a folder made by `prepare`, or several of one tokenizer, whose windows are mixed. Teacher,
+    student and objective are in place of the recipe's. Raises UserError if models, data and recipe do not fit
+    together.
     """
     folders = data.directories if isinstance(data, WindowDataset) else data
     windows, held_out = WindowDataset(folders, "train"), WindowDataset(folders, "held_out")
@@ -273,6 +253,3 @@ def _micro_batch_size(per_process: int, window_length: int) -> int:
     budget = 32768 if torch.cuda.is_available() else 4096  # tokens
     most = max(1, budget // window_length)
     return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
-
-
-__all__ = ["DistillationPlan", "Folders", "plan_distillation", "resolve_objective"]

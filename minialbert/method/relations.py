@@ -30,27 +30,16 @@ def relation_loss(
     direction: KLDirection = "teacher-student",
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Return the KL divergence between relations of two layers, summed over the kinds of relation.
+    """Return the KL divergence between relations of two layers, summed over the kinds of relation, in nats.
 
     L = sum_XY 1 / (A N) sum_a sum_n D_KL(R_t || R_s), with R = softmax(X_a Y_a^T / sqrt(D / A)) by row
 
-    X and Y are queries, keys or values of all heads, concatenated and split anew into A relation heads. What
-    is kept for the backward pass grows with T, not with its square.
-
-    Args:
-        student: of one iteration; its queries, keys and values (B, H, T, d) have gradients.
-        teacher: of the matched layer.
-        attention_mask: (B, T), 1 for tokens and 0 for padding; the rows of padded queries are skipped.
-        relations: the pairs XY.
-        heads: A; the teacher's own number when absent.
-        direction: "teacher-student" is KL(teacher || student), as in MiniLMv2.
-        count: valid queries to divide by; those of this batch when absent.
-
-    Returns:
-        A scalar in nats.
-
-    Raises:
-        ValueError: if a width cannot be split into so many heads, or a relation is not known.
+    X and Y are queries, keys or values of all heads, concatenated and split anew into A relation heads (the
+    teacher's own number when absent). What is kept for the backward pass grows with T, not with its square.
+    The student's queries, keys and values (B, H, T, d) have gradients. The rows of padded queries (0 in the
+    mask, (B, T)) are skipped; `count` are the valid ones to divide by. "teacher-student" is KL(teacher ||
+    student), as in MiniLMv2. Raises ValueError if a width cannot be split into so many heads, or a relation
+    is not known.
     """
     heads = heads or teacher.query.shape[1]
     total = None

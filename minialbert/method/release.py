@@ -49,12 +49,8 @@ _PREFIX = "minialbert."
 class ConversionReport:
     """What `convert` did with every key of the source.
 
-    Args:
-        source: directory or hub id that was read.
-        architecture: class of the model, such as "MiniAlbertForMaskedLM".
-        renamed: key of the release to key of ours, for every tensor that was kept.
-        dropped: keys of the release that no student uses.
-        parameters: number of parameters of the written model.
+    `renamed` has the key of ours by that of the release, for every tensor that was kept; `dropped` the
+    release's keys that no student uses.
     """
 
     source: str
@@ -77,21 +73,10 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     """Write a checkpoint of the paper's release as one of ours, and return an account of every key.
 
     The output holds `config.json`, `model.safetensors`, the two files that define the model, and the
-    tokenizer's files where the source has them. A new directory is complete or absent: everything is
-    written beside it first, then moved into place (file by file into one that is overwritten).
-
-    Args:
-        source: directory or hub id of a release checkpoint.
-        output: directory to write.
-        overwrite: whether a non-empty `output` may be written to. Files that a conversion writes are
-            replaced there, all others stay.
-
-    Returns:
-        The report.
-
-    Raises:
-        UserError: if the source is not a complete, readable checkpoint of the release, or if the output
-            exists and may not be replaced.
+    tokenizer's files where the source has them. A new directory is complete or absent: everything is written
+    beside it first, then moved into place (file by file into one that is overwritten, whose other files
+    stay). Raises UserError if the source is not a complete, readable checkpoint of the release, or if the
+    output exists and may not be replaced.
     """
     target = Path(output).resolve()
     _check_target(source, target, overwrite)
@@ -113,13 +98,7 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
         for name in _TOKENIZER_FILES:
             if (path := _locate(source, name)) is not None:
                 shutil.copyfile(path, staging / name)
-    return ConversionReport(
-        source=str(source),
-        architecture=architecture,
-        renamed=renamed,
-        dropped=dropped,
-        parameters=model.num_parameters(),
-    )
+    return ConversionReport(str(source), architecture, renamed, dropped, model.num_parameters())
 
 
 def rename_release_key(key: str) -> str | None:

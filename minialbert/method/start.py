@@ -22,7 +22,7 @@ from transformers import (
 
 from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import Teacher, load_encoder, position_offset
+from minialbert.method.encoders import Teacher, evaluating, load_encoder, position_offset
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.schema import StudentRecipe
 
@@ -57,26 +57,15 @@ def initialize_from_teacher(
     *,
     layer: int | None = None,
 ) -> list[str]:
-    """Write a starting point taken from the teacher into a student.
+    """Write a starting point taken from the teacher into a student; return per part what it starts from, or why not.
 
     Embedding tables: at full rank the teacher's own; below it their rows in the R - 1 directions in which the
-    teacher's embedding output varies most over `batches`, laid out so that the student's LayerNorm, which takes
-    the mean of a row away, takes none of them. Embedding projection (Eq. 5): least squares from the student's
-    rank-R vectors to the teacher's embedding output. Shared block: one of the teacher's layers, or the mean of
-    all. Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the teacher's, or to its
-    word table where it has no head. Adapters stay as they are.
-
-    Args:
-        student: a constructed student.
-        teacher: a teacher with the same vocabulary.
-        batches: a few batches of `input_ids` and `attention_mask` of real text.
-        layer: the teacher's layer, from 1, that the block starts as; None for the mean of all.
-
-    Returns:
-        One line per part: what it starts from, or why it stays random.
-
-    Raises:
-        UserError: if the vocabularies differ in size, or the teacher has no such layer.
+    teacher's embedding output varies most over `batches` of real text, laid out so that the student's
+    LayerNorm, which takes the mean of a row away, takes none of them. Embedding projection (Eq. 5): least
+    squares from the student's rank-R vectors to the teacher's embedding output. Shared block: one of the
+    teacher's layers, counted from 1, or the mean of all. Masked-LM head: the teacher's; what leads to a
+    factorised decoder is fitted to the teacher's, or to its word table where it has no head. Adapters stay as
+    they are. Raises UserError if the vocabularies differ in size, or the teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
     tables = embedding_tables(teacher.model)
@@ -144,9 +133,8 @@ def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel
         target = getattr(embeddings, name).weight
         rows = min(len(target), len(table))
         target[:rows] = table[:rows]
-    source = getattr(donor.base_model, "embeddings", None)
-    norm = getattr(source, "LayerNorm", None)
-    if isinstance(norm, nn.LayerNorm):
+    norm = _embedding_norm(donor)
+    if norm is not None:
         _copy(norm, embeddings.LayerNorm)
     return [f"embeddings ({', '.join(tables)}{', LayerNorm' if norm is not None else ''}): the donor's"]
 
@@ -195,12 +183,10 @@ def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher)
 
 @dataclass(frozen=True)
 class _LowRank:
-    """A linear map from rows of the teacher's tables to rank R.
+    """A linear map from rows of the teacher's tables to rank R: directions (teacher's width, R).
 
-    Args:
-        directions: (teacher's width, R).
-        mean: (teacher's width,), the mean sum of the rows of a token, over the text.
-        frequency: (V,), how often the text has each word, plus one.
+    `mean` is the mean sum of the rows of a token, over the text; `frequency` (V,) how often it has each word,
+    plus one.
     """
 
     directions: Tensor
@@ -220,7 +206,8 @@ def _fit_low_rank(
     width = word.shape[1]
     if rank == width:
         return None
-    gain = _embedding_gain(teacher, width)
+    norm = _embedding_norm(teacher.model)
+    gain = norm.weight.double().cpu() if norm is not None and norm.normalized_shape == (width,) else None
     frequency = torch.ones(len(word), dtype=torch.float64)
     count, total = 0, torch.zeros(width, dtype=torch.float64)
     output_total, gram = torch.zeros_like(total), torch.zeros(width, width, dtype=torch.float64)
@@ -249,12 +236,10 @@ def _fit_low_rank(
     return _LowRank(directions.to(word), (total / count).to(word), frequency)
 
 
-def _embedding_gain(teacher: Teacher, width: int) -> Tensor | None:
-    """Return the gain of the LayerNorm that the teacher's table rows go through, or None where there is none."""
-    norm = getattr(getattr(teacher.model.base_model, "embeddings", None), "LayerNorm", None)
-    if isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (width,):
-        return norm.weight.double().cpu()
-    return None
+def _embedding_norm(model: PreTrainedModel) -> nn.LayerNorm | None:
+    """Return the LayerNorm that a model's table rows go through, or None where there is none."""
+    norm = _part(model.base_model, "embeddings.LayerNorm")
+    return norm if isinstance(norm, nn.LayerNorm) else None
 
 
 def _token_rows(
@@ -284,31 +269,25 @@ def _start_projection(
     full_rank: bool,
 ) -> str:
     embeddings = student.minialbert.embeddings
-    source = getattr(teacher.model.base_model, "embeddings", None)
     if isinstance(embeddings.projection, nn.Identity):
-        norm = getattr(source, "LayerNorm", None)
-        if full_rank and isinstance(norm, nn.LayerNorm):
+        norm = _embedding_norm(teacher.model)
+        if full_rank and norm is not None:
             _copy(norm, embeddings.LayerNorm)
             return "embedding LayerNorm: the teacher's (full rank, no projection)"
         return "embedding LayerNorm: one and zero"
     if teacher.hidden_size != student.config.hidden_size or not samples:
         reason = "the teacher has another width" if samples else "no text to fit it on"
         return f"embedding projection: random ({reason})"
-    was_training = student.training
-    student.eval()
+    seen: list[Tensor] = []  # the LayerNorm's output is what the projection sees; dropout is off
+    handle = embeddings.projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     inputs, targets = [], []
-    for sample in samples:
-        valid = sample["attention_mask"].bool()
-        # The LayerNorm's output is what the projection sees; dropout is off.
-        captured: list[Tensor] = []
-        handle = embeddings.projection.register_forward_pre_hook(
-            lambda _, args, seen=captured: seen.append(args[0])
-        )
-        embeddings(sample["input_ids"], sample.get("token_type_ids"), None, None)
-        handle.remove()
-        inputs.append(captured[0][valid].double())
-        targets.append(teacher.view(sample).hidden_states[0][valid].double())
-    student.train(was_training)
+    with evaluating(student):
+        for sample in samples:
+            valid = sample["attention_mask"].bool()
+            embeddings(sample["input_ids"], sample.get("token_type_ids"), None, None)
+            inputs.append(seen.pop()[valid].double())
+            targets.append(teacher.view(sample).hidden_states[0][valid].double())
+    handle.remove()
     x, y = torch.cat(inputs), torch.cat(targets)
     solution = _least_squares(x, y)
     embeddings.projection.weight.copy_(solution[:-1].T)
@@ -413,20 +392,10 @@ def build_student(
     *,
     seed: int,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a student with its first weights, and one line per part on where they come from.
+    """Return a student in train mode with its first weights, and one line per part on where they come from.
 
-    Args:
-        recipe: architecture and initialisation; shapes left open are the teacher's, or BERT-base's.
-        teacher: the teacher, or None.
-        tokenizer: the tokenizer that student and teacher share.
-        batches: a few batches of real text, used by `init: teacher`.
-        seed: of random weights.
-
-    Returns:
-        The student in train mode, and the report.
-
-    Raises:
-        UserError: if the recipe asks for what cannot be had.
+    Shapes that the recipe leaves open are the teacher's, or BERT-base's. A few batches of real text are used
+    by `init: teacher`. Raises UserError if the recipe asks for what cannot be had.
     """
     torch.manual_seed(seed)
     if recipe.init == "checkpoint":

@@ -50,20 +50,11 @@ class CachedTeacherView:
     """The teacher's view of a batch, from disk where all of its windows are there.
 
     Otherwise the teacher is asked for the whole batch, and the missing windows are written. Either way the
-    numbers returned are those of the files, rounded to fp16, so that a resumed run sees what an
-    uninterrupted one sees.
-
-    Args:
-        teacher: asked for what is missing.
-        directory: where the cache lies, or is to lie; another run of the same teacher, objective, layers and
-            masks may have made it.
-        objective: decides which parts are kept.
-        layers: the matched teacher layer of each iteration, 0 for none.
-        masking: whatever the masks and ids of a window depend on (seed, rate, tokenizer, …), as plain data.
-        num_windows: windows the whole run will ask for; tells the size of the whole cache.
-
-    Raises:
-        UserError: if the teacher is to run with dropout, or the directory holds another cache.
+    numbers returned are those of the files, rounded to fp16, so that a resumed run sees what an uninterrupted
+    one sees. The directory may be that of another run of the same teacher, objective, layers and masks.
+    `masking` is whatever the masks and ids of a window depend on (seed, rate, tokenizer, …), as plain data;
+    `num_windows`, those that the whole run will ask for, tells the size of the whole cache. Raises UserError
+    if the teacher is to run with dropout, or the directory holds another cache.
     """
 
     def __init__(

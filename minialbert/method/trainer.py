@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from minialbert.data.window_store import WindowDataset
-from minialbert.method.encoders import Teacher, enable_recording, view_encoder
+from minialbert.method.encoders import Teacher, enable_recording, evaluating, view_encoder
 from minialbert.method.fast.recording import records_attention
 from minialbert.method.held_out import HeldOutMetrics, measure_held_out
 from minialbert.method.objective import (
@@ -32,10 +32,6 @@ class DistillationStudent(nn.Module):
     """What is trained: the student and, where widths differ, one projection onto the teacher's.
 
     The projection exists only in training; `student` alone is what is saved as the result.
-
-    Args:
-        student: a masked-LM model.
-        teacher_hidden_size: width of the teacher's hidden states; None without a teacher.
     """
 
     def __init__(self, student: PreTrainedModel, teacher_hidden_size: int | None = None) -> None:
@@ -76,20 +72,9 @@ class DistillationTrainer(ResumableTrainer):
     release's dropout), never given to the optimiser, never saved. Losses are normalised by the masked and
     valid tokens of the whole optimiser step, over its micro-batches and processes.
 
-    Args:
-        student: a masked-LM model.
-        teacher: the teacher, or None.
-        objective: weights, layer map, directions and reductions.
-        args: Transformers' arguments; `output_dir` receives the checkpoints.
-        train_dataset: masked by `data_collator`, in an order of its own (`ShuffledWindows`).
-        data_collator: makes masked batches, perhaps packed; masks depend on seed, epoch and window alone.
-        held_out_collator: makes those of evaluation; `data_collator` when absent.
-        held_out: windows for evaluation.
-        held_out_windows: how many of them to use, evenly spread; None for all.
-        teacher_view: where the teacher's view of a batch comes from; by default the teacher itself (a cache
-            may stand in).
-        max_skipped_steps: how many steps in a row may be skipped because something was not finite.
-        callbacks: further callbacks.
+    Training data come in an order of their own (`ShuffledWindows`), and their collator may pack them;
+    `held_out_collator` makes the batches of evaluation, on `held_out_windows` evenly spread windows (None:
+    all). `teacher_view` may be a cache.
     """
 
     def __init__(
@@ -239,22 +224,17 @@ class DistillationTrainer(ResumableTrainer):
             collate_fn=self._held_out_collator,
             shuffle=False,
         )
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with self._autocast():
-                return measure_held_out(
-                    view,
-                    self.teacher.view if with_teacher and self.teacher is not None else None,
-                    self._until_stopped(loader),
-                    layers=self.layers,
-                    with_attention=self._comparable_rows(),
-                    depths=depths,
-                    attention_heads=self.objective.attention_heads,
-                    num_windows=len(self._held_out),  # type: ignore[arg-type]
-                )
-        finally:
-            self.model.train(was_training)
+        with evaluating(self.model), self._autocast():
+            return measure_held_out(
+                view,
+                self.teacher.view if with_teacher and self.teacher is not None else None,
+                self._until_stopped(loader),
+                layers=self.layers,
+                with_attention=self._comparable_rows(),
+                depths=depths,
+                attention_heads=self.objective.attention_heads,
+                num_windows=len(self._held_out),  # type: ignore[arg-type]
+            )
 
     def _comparable_rows(self) -> bool:
         if self.teacher is None:

@@ -8,6 +8,7 @@ kind lie in a folder, and are listed as `finetune/NAME`; those of the paper in m
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -62,6 +63,14 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
     text = str(name_or_path)
     path = _shipped_path(text, kind) or _own_path(text, kind)
     return _read_recipe(path, kind)
+
+
+def with_settings(recipe: AnyRecipe, given: Mapping[str, Any], settings: Settings) -> AnyRecipe:
+    """Return a recipe with values by key, and with settings as `apply_overrides` takes them, which count more."""
+    if isinstance(settings, Mapping):
+        return apply_overrides(recipe, {**given, **settings})
+    named = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    return apply_overrides(recipe, [*named, *settings])
 
 
 def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:

@@ -21,7 +21,7 @@ from minialbert.data.examples import Example, Task, TokenExample
 from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
 from minialbert.errors import UserError, display_name
-from minialbert.method.adapters import count_parameters
+from minialbert.method.encoders import evaluating
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
@@ -31,7 +31,7 @@ from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
-from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model, task_recipe
+from minialbert.tasks.evaluate import input_lengths, label_ids, model_entry, task_of_model, task_recipe
 from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
@@ -52,12 +52,10 @@ _NARROW = 1e-6  # confidences closer than this may swap places in another batch
 
 @dataclass(frozen=True)
 class DepthOutputs:
-    """What a model says about each input at every depth where inputs may leave, and at the last.
+    """What a model says of each input at every depth where inputs may leave, ascending to its own.
 
-    Attributes:
-        depths: numbers of iterations, ascending; the last is the model's own.
-        logits: per input (depths, labels), or (depths, tokens, labels) for token labels.
-        confidences: (inputs, depths).
+    Logits are (depths, labels) per input, or (depths, tokens, labels) for token labels; confidences (inputs,
+    depths).
     """
 
     depths: tuple[int, ...]
@@ -88,19 +86,7 @@ def measure_depths(
     precision: str = "fp32",
     progress: str | None = None,
 ) -> DepthOutputs:
-    """Return what a classifier says after every number of iterations where inputs may leave, in one pass.
-
-    Args:
-        model: a MiniALBERT with a head that classifies; it is put in eval mode and back.
-        encoded: the inputs.
-        collator: pads them.
-        batch_size: inputs per forward pass.
-        precision: "fp32", or "bf16" / "fp16" for autocast.
-        progress: title of a progress bar; None for none.
-
-    Returns:
-        Logits and confidences.
-    """
+    """Return what a classifier says after every number of iterations where inputs may leave, in one pass."""
     head = cast("Any", model)
     own = model.config.num_hidden_layers
     marked = model.config.elastic_depths or range(1, own)
@@ -108,9 +94,7 @@ def measure_depths(
     lengths = encoded.lengths
     logits: list[Logits] = [np.empty(0, np.float32)] * len(encoded)
     confidences = np.empty((len(encoded), len(depths)), np.float32)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
             with autocast(model.device.type, precision):
                 states = model(**inputs, output_hidden_states=True).hidden_states
@@ -120,23 +104,14 @@ def measure_depths(
             confidences[rows] = sure.cpu().numpy()
             for row, values in zip(rows, read.float().cpu().numpy(), strict=True):
                 logits[row] = values[:, : lengths[row]].copy() if values.ndim == 3 else values
-    finally:
-        model.train(was_training)
     return DepthOutputs(depths, logits, confidences)
 
 
 def candidate_thresholds(confidences: NDArray[np.float32], count: int = _CANDIDATES) -> list[float]:
-    """Return thresholds to try: quantiles of the confidences before the last depth, and 1.
+    """Return thresholds to try, ascending: `count` quantiles of confidences before the last depth, and 1.
 
     Each lies between two confidences rather than on one, so that a rounding error in another batch does not
     decide whether an input leaves.
-
-    Args:
-        confidences: (inputs, depths), the last depth of no account.
-        count: how many at most, besides 1.
-
-    Returns:
-        Thresholds, ascending.
     """
     values = np.unique(confidences[:, :-1].astype(np.float64))
     lower = np.concatenate([np.zeros(1), values[:-1]])
@@ -232,36 +207,17 @@ def calibrate_exit(
     precision: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Choose the smallest threshold that costs little enough, write it into the model's config, return the record.
+    """Choose the smallest threshold that costs little, write it to the model's config, and return a record.
 
     All depths are read in one pass, and early exit at every threshold is simulated from that. The split that
     results are quoted on plays no part where the task has another. Of rows that the model was tuned on it is
-    surer, and more often right, than of new ones: a threshold from them is optimistic. Rows that were kept out
-    of the tuning, or `split="validation"`, are the safer choice.
+    surer, and more often right, than of new ones: a threshold from them is optimistic. Rows that were kept
+    out of the tuning, or `split="validation"`, are the safer choice.
 
-    Args:
-        model_name: directory of a MiniALBERT with a head that classifies; a hub id for a dry run.
-        recipe: the task; without a name, the one that the model was tuned for.
-        data: labelled rows in memory, in place of the recipe's data.
-        max_drop: how far the task's metric may fall below that of the full depth, in points (hundredths).
-        split: "train" or "validation".
-        fraction: share of the split's rows that is drawn from train; validation is taken as a whole.
-        rows: how many rows to draw instead, of either split.
-        seed: of the draw.
-        output: directory for a `result.json`; None to write none.
-        overwrite: replace what an earlier calibration left in `output`.
-        dry_run: leave the model's config as it is.
-        batch_size: inputs per forward pass.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        progress: show a progress bar on a terminal.
-
-    Returns:
-        A record of kind "exit-calibration" with all thresholds that were tried: score, mean iterations, and their
-        share of the full depth's (embeddings and reading out are not counted). `exit_threshold` is None where no
-        threshold saves an iteration within `max_drop`.
-
-    Raises:
-        UserError: if model, task and split do not fit together, or an option is out of range.
+    Arguments and errors are those of `calibrate`; for a dry run the model may be on the hub. The record has
+    all thresholds that were tried: score, mean iterations, and their share of the full depth's (embeddings
+    and reading out are not counted). `exit_threshold` is None where no threshold saves an iteration within
+    `max_drop`.
     """
     _check_options(max_drop, split, fraction, rows)
     if output is not None:
@@ -304,12 +260,8 @@ def calibrate_exit(
         table.append({**row, "compute_share": mean / depth})
     chosen = choose_threshold(table, by_depth[depth], max_drop)
     if chosen is None or chosen["mean_iterations"] == depth:
-        chosen = {
-            "threshold": None,
-            "score": by_depth[depth],
-            "mean_iterations": float(depth),
-            "compute_share": 1.0,
-        }
+        full = {"score": by_depth[depth], "mean_iterations": float(depth), "compute_share": 1.0}
+        chosen = {"threshold": None, **full}
     if config_file is not None:
         _write_threshold(config_file, chosen["threshold"])
     record: dict[str, Any] = {
@@ -324,18 +276,12 @@ def calibrate_exit(
         "max_drop": max_drop,
         "exit_threshold": chosen["threshold"],
         "written": config_file is not None,
-        "score": chosen["score"],
-        "mean_iterations": chosen["mean_iterations"],
-        "compute_share": chosen["compute_share"],
+        **{key: chosen[key] for key in ("score", "mean_iterations", "compute_share")},
         "metrics": {split: {task.metric: chosen["score"]}},
         "full_depth_score": by_depth[depth],
         "score_by_depth": {str(number): value for number, value in by_depth.items()},
         "thresholds": table,
-        "model": {
-            "name": name,
-            "model_type": model.config.model_type,
-            "parameters": count_parameters(model).total,
-        },
+        "model": model_entry(model, name),
         "notes": [*task.notes, *_notes(model, task, split, chosen["threshold"], max_drop)],
         "wall_seconds": round(time.perf_counter() - started, 2),
     }
@@ -348,15 +294,9 @@ def calibrate_exit(
 def choose_threshold(
     table: Sequence[dict[str, Any]], full_depth_score: float, max_drop: float
 ) -> dict[str, Any] | None:
-    """Return the row of the smallest threshold whose score is near enough to that of the full depth.
+    """Return the row of the smallest threshold whose score is near enough to that of the full depth, or None.
 
-    Args:
-        table: rows with `threshold` and `score`.
-        full_depth_score: what all iterations reach.
-        max_drop: in points, hundredths of the score.
-
-    Returns:
-        The row; None if there is no such threshold.
+    Near enough is `max_drop` points, hundredths of the score.
     """
     allowed = full_depth_score - max_drop / 100 - 1e-9
     near = [row for row in table if row["score"] >= allowed]

@@ -135,33 +135,16 @@ def run_evaluation(
     exit_threshold: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score a tuned model on a split, and return the record.
+    """Score a tuned model on a split, and return the record; arguments and errors are those of `evaluate`.
 
     The model's labels are matched with the task's by name, whatever their ids. Sentences of words that are
-    longer than the model's input are read in windows; texts are cut, as in tuning, and counted.
+    longer than the model's input are read in windows; texts are cut, as in tuning, and counted. Inputs are as
+    long as in tuning unless `max_length` or `overlap` is set. Without a split named: test where it has
+    labels, else validation, which is set apart from train as in tuning where a directory has none; of a
+    single file all rows, as "train".
 
-    Args:
-        model_name: directory or hub id of a model with a task head.
-        recipe: the task; without a name, the one that the model was tuned for. Inputs are as long as in tuning
-            unless `max_length` or `overlap` is set.
-        data: labelled rows in memory, in place of the recipe's data.
-        split: "train", "validation", "test", …; None for test where it has labels, else validation, which is set
-            apart from train as in tuning where a directory has none; of a single file all rows, as "train".
-        output: directory for `result.json` and `predictions.jsonl`; None to write neither.
-        submission: directory for the benchmark's files of every unlabelled split of a GLUE task.
-        overwrite: replace what an earlier evaluation left in `output` and `submission`.
-        batch_size: inputs per forward pass.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
-        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
-        progress: show a progress bar on a terminal.
-
-    Returns:
-        A record of kind "evaluation"; at another depth than the model's own also with what was asked for, and with
-        the mean iterations of each split where inputs could leave early.
-
-    Raises:
-        UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
+    The record has at another depth than the model's own also what was asked for, and the mean iterations of
+    each split where inputs could leave early.
     """
     if output is not None:
         check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
@@ -217,11 +200,7 @@ def run_evaluation(
         "score": results[chosen].metrics.get(task.metric) if chosen is not None else None,
         "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
         "seed": None,
-        "model": {
-            "name": shown_name,
-            "model_type": model.config.model_type,
-            "parameters": count_parameters(model).total,
-        },
+        "model": model_entry(model, shown_name),
         "rows": {name: len(result.values) for name, result in results.items()},
         **_depth_record(model, num_iterations, exit_threshold, results),
         "notes": [
@@ -257,21 +236,11 @@ def task_of_model(
     split: str | None,
     data: LabelledData | None = None,
 ) -> Task:
-    """Return the task that a tuned model is to be scored on, with its data.
+    """Return the task that a tuned model is to be scored on, with its data; labels are in whatever order.
 
-    Args:
-        recipe: the task; without a name, the one that the model was tuned for.
-        inputs: what the model was tuned for.
-        model: a tuned model.
-        name: what to call the model.
-        split: the split that is asked for; None for any.
-        data: labelled rows in memory, in place of the recipe's data.
-
-    Returns:
-        The task, with the model's labels in whatever order.
-
-    Raises:
-        UserError: if model, task and split do not fit together.
+    Without a name in the recipe it is the one that the model was tuned for. `split` is the one asked for,
+    None for any; `data` are rows in memory, in place of the recipe's. Raises UserError if they do not fit
+    together.
     """
     labels = model_labels(model)
     recipe = _named(recipe, inputs, labels)
@@ -344,34 +313,21 @@ def _with_validation(recipe: TaskRecipe, split: str | None, data: LabelledData |
     return task
 
 
+def model_entry(model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """Return what a record says of a tuned model."""
+    total = count_parameters(model).total
+    return {"name": name, "model_type": model.config.model_type, "parameters": total}
+
+
 def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
-    """Return for each of the task's labels the model's id of the same name; None where they agree.
-
-    Args:
-        model: a tuned model.
-        task: the task.
-        name: what to call the model.
-
-    Returns:
-        The ids.
-    """
+    """Return for each of the task's labels the model's id of the same name; None where they agree."""
     if task.problem == "regression" or model_labels(model) == task.labels:
         return None
-    order: list[int] = label_order(model_labels(model), task.labels, name).tolist()
-    return order
+    return list(label_order(model_labels(model), task.labels, name).tolist())
 
 
 def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel) -> tuple[int, int]:
-    """Return tokens per input and those that windows share: as in tuning, unless the recipe sets them.
-
-    Args:
-        recipe: the task.
-        inputs: how the model wants its inputs.
-        model: limits the length.
-
-    Returns:
-        Length and overlap.
-    """
+    """Return tokens per input and those that windows share: as in tuning, unless the recipe sets them."""
     given = recipe.model_fields_set
     max_length = recipe.max_length if "max_length" in given else inputs.max_length
     max_length = min(max_length, max_input_length(model))
@@ -384,9 +340,7 @@ def _depth_record(
     exit_threshold: float | None,
     results: Mapping[str, Predictions],
 ) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    if num_iterations is not None:
-        record["num_iterations"] = num_iterations
+    record: dict[str, Any] = {} if num_iterations is None else {"num_iterations": num_iterations}
     means = {name: result.mean_iterations for name, result in results.items()}
     if any(mean is not None for mean in means.values()):
         record["exit_threshold"] = model.config.exit_threshold if exit_threshold is None else exit_threshold

@@ -22,12 +22,7 @@ from minialbert.tasks.models import TaskInputs, read_task_file
 class OnnxEncoder(nn.Module):
     """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
 
-    Args:
-        path: the graph.
-        config: of the model that was exported.
-
-    Raises:
-        UserError: if ONNX Runtime does not take the file.
+    It is a `UserError` if ONNX Runtime does not take the file.
     """
 
     base_model_prefix = ""
@@ -64,16 +59,7 @@ class OnnxEncoder(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> ModelOutput:
-        """Return the graph's outputs by name.
-
-        Args:
-            input_ids: int64 (B, T).
-            attention_mask: (B, T); ones when absent.
-            token_type_ids: (B, T); zeros when absent.
-
-        Returns:
-            `logits`, or what else the head gives, fp32.
-        """
+        """Return the graph's outputs by name, `logits` or what else the head gives, in fp32, of int64 (B, T)."""
         given = {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
@@ -86,16 +72,9 @@ class OnnxEncoder(nn.Module):
 
 
 def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerFast, TaskInputs]:
-    """Return the model of an exported folder that was tuned for a task, its tokenizer, and how it wants its inputs.
+    """Return the tuned model of an exported folder, its tokenizer, and how it wants its inputs.
 
-    Args:
-        folder: what `minialbert export --to onnx` wrote.
-
-    Returns:
-        The three.
-
-    Raises:
-        UserError: if a file is missing or damaged, or the model has no task head.
+    Raises UserError if a file is missing or damaged, or the model has no task head.
     """
     folder = Path(folder)
     try:

@@ -35,7 +35,7 @@ from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elasti
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, on_disk
-from minialbert.recipes.load import Settings, apply_overrides, load_recipe
+from minialbert.recipes.load import Settings, load_recipe, with_settings
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
@@ -63,14 +63,7 @@ logger = logging.getLogger(__name__)
 
 
 def finetune_command(recipe: FinetuneRecipe) -> str:
-    """Return the command line that runs a recipe again, with placeholders for directories.
-
-    Args:
-        recipe: the resolved recipe.
-
-    Returns:
-        One line.
-    """
+    """Return the command line that runs a recipe again, with placeholders for directories."""
     model, task = str(display_name(recipe.model.name)), str(recipe.task.name)
     words = ["minialbert", "finetune", "--model", model, "--task", task]
     if recipe.task.data is not None:
@@ -97,22 +90,8 @@ _FEW_STEPS = 50
 class FinetuningPlan:
     """Everything a tuning needs, checked, before anything is written.
 
-    Attributes:
-        recipe: the resolved recipe.
-        task: the labelled data.
-        model: the model with its head.
-        tokenizer: its tokenizer.
-        encoded: the inputs of every split.
-        teacher: a fine-tuned teacher, or None.
-        class_weights: (L,) or None.
-        elastic: how depths before the last are tuned too, or None.
-        parameters: how many are trained.
-        adapters: "pre-trained", "identity" or "as-published" when adapters are tuned, else None.
-        max_length: tokens per input.
-        overlap: tokens that windows of a long sentence share.
-        steps_per_epoch: optimiser steps.
-        max_steps: optimiser steps.
-        notes: what was decided, one line each.
+    `adapters` is "pre-trained", "identity" or "as-published" when adapters are tuned, else None. `overlap`
+    are the tokens that windows of a long sentence share; `notes` tell what was decided, one line each.
     """
 
     recipe: FinetuneRecipe
@@ -135,15 +114,8 @@ class FinetuningPlan:
 def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) -> FinetuningPlan:
     """Return a checked plan: data read, model loaded and frozen as asked, inputs encoded.
 
-    Args:
-        recipe: the resolved recipe.
-        data: labelled rows in memory, in place of the recipe's data.
-
-    Returns:
-        The plan.
-
-    Raises:
-        UserError: if model, data and recipe do not fit together.
+    `data` are rows in memory, in place of the recipe's. Raises UserError if model, data and recipe do not fit
+    together.
     """
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
@@ -309,27 +281,16 @@ def tuning_recipe(
     more: Mapping[str, Any] | None = None,
     **places: str | None,
 ) -> FinetuneRecipe:
-    """Return a fine-tuning recipe with what a caller says in its place.
+    """Return a fine-tuning recipe with what a caller says in its place; `settings` count most.
 
-    Args:
-        recipe: name or file; None for the default.
-        settings: values by key, or entries as `--set` takes them; they count most.
-        adapters: train adapters and head alone.
-        more: values by key.
-        **places: `model`, `task`, `data` and `teacher`, by name.
-
-    Returns:
-        The recipe.
+    `more` are values by key, `places` are `model`, `task`, `data` and `teacher`.
     """
     keys = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
     given = {keys[name]: value for name, value in places.items() if value is not None} | dict(more or {})
     if adapters:
         given["tuning.mode"] = "adapters"
     loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
-    if isinstance(settings, Mapping):
-        return apply_overrides(loaded, given | dict(settings))
-    named = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
-    return apply_overrides(loaded, [*named, *settings])
+    return with_settings(loaded, given, settings)
 
 
 def run_finetuning(
@@ -345,23 +306,8 @@ def run_finetuning(
     """Tune a model as a recipe says, and return it with the record that is left in `result.json`.
 
     The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on
-    validation, tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`.
-
-    Args:
-        recipe: the resolved recipe.
-        output: the run directory.
-        data: labelled rows in memory, in place of the recipe's data.
-        resume: go on from the last checkpoint of the same recipe.
-        overwrite: replace an earlier run.
-        progress: show a progress bar on a terminal, and a line per log.
-        keep_model: write `model/` and `adapters/`.
-
-    Returns:
-        The model that was best on validation, and the record; of several processes only the first has one.
-
-    Raises:
-        UserError: if model, data, recipe and directory do not fit together.
-        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+    validation, tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`. Of several
+    processes only the first has a record. The rest is as for `finetune`.
     """
     check_trackers(recipe.tuning.report_to)
     run = RunDirectory(output)
@@ -422,16 +368,7 @@ def _finetune(
 
 
 def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bool = True) -> TuningTrainer:
-    """Return the trainer of a plan.
-
-    Args:
-        plan: the plan.
-        run: where log and checkpoints go.
-        progress: show a bar and lines.
-
-    Returns:
-        The trainer, ready for `train()`.
-    """
+    """Return the trainer of a plan, ready for `train()`; log and checkpoints go into the run's directory."""
     tuning = plan.recipe.tuning
     per_process = share_of(tuning.batch_size, "tuning.batch_size")
     micro = min(tuning.micro_batch_size or per_process, per_process)

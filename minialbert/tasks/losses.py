@@ -23,17 +23,9 @@ def task_loss(
     """Return the summed loss on gold labels in nats (regression: squared error), and the weight it sums over.
 
     Their quotient, taken over a whole optimiser step, is the mean that torch's losses take over a batch: of
-    cross-entropy (weighted by class where weights are given), of binary cross-entropy over all classes, or of
-    squared errors.
-
-    Args:
-        logits: (B, L), or (B, T, L) for token labels.
-        labels: (B,) or (B, L) or (B, T), -100 ignored.
-        problem: the kind of task.
-        class_weights: (L,), for one class of several and for tokens.
-
-    Returns:
-        Sum and weight, scalars in fp32.
+    cross-entropy (weighted by class, (L,), where weights are given), of binary cross-entropy over all
+    classes, or of squared errors. Both are scalars in fp32. Logits are (B, L), or (B, T, L) for token labels;
+    labels (B,), (B, L) or (B, T), -100 ignored.
     """
     logits = logits.float()
     if problem == "regression":
@@ -49,16 +41,7 @@ def task_loss(
 
 
 def label_weight(labels: Tensor, problem: Problem, class_weights: Tensor | None = None) -> Tensor:
-    """Return what a batch's loss is divided by: its labels, each with the weight of its class.
-
-    Args:
-        labels: as for `task_loss`.
-        problem: the kind of task.
-        class_weights: (L,).
-
-    Returns:
-        A scalar in fp32.
-    """
+    """Return what a batch's loss is divided by: its labels, each with the weight of its class."""
     if problem in ("regression", "multi-label"):
         return _count(labels)
     targets = labels.flatten()
@@ -72,14 +55,10 @@ def _count(tensor: Tensor) -> Tensor:
 
 @dataclass
 class TaskTeacher:
-    """A fine-tuned teacher whose logits, and where layers match hidden states, a student learns while it is tuned.
+    """A fine-tuned teacher whose logits, and hidden states of matched layers, a student learns while tuned.
 
-    Args:
-        model: the teacher with its head.
-        order: for each of the task's labels the teacher's id of the same name.
-        logit_weight: weight of the loss on logits.
-        hidden_weight: weight of Eq. 8 between matched layers.
-        temperature: softening of both distributions.
+    `order` has for each of the task's labels the teacher's id of the same name; `hidden_weight` is that of
+    Eq. 8 between matched layers, and `temperature` softens both distributions.
     """
 
     model: PreTrainedModel
@@ -104,21 +83,11 @@ class TaskTeacher:
 def logit_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, problem: Problem, temperature: float
 ) -> Tensor:
-    """Return the summed loss between a student's and a teacher's logits.
+    """Return the summed loss between a student's and a teacher's logits, (B, L) or (B, T, L), in fp32.
 
     One class of several, and tokens: T^2 KL(teacher || student) of the softened distributions (Hinton et al.,
     2015, as in Eq. 10), at labelled positions. Several classes at once: the same of each Bernoulli variable.
     Regression: the squared difference.
-
-    Args:
-        student: (B, L) or (B, T, L).
-        teacher: of the same shape.
-        labels: tell which positions count.
-        problem: the kind of task.
-        temperature: T.
-
-    Returns:
-        A scalar in fp32.
     """
     student = student.float()
     if problem == "regression":
@@ -150,20 +119,9 @@ def elastic_loss(
 ) -> Tensor:
     """Return what a depth before the last is tuned for: the gold labels, and the logits of the last depth.
 
-    L_elastic = label_weight L_task(k) + last_weight L_logit(last || k), at temperature 1.
-
-    Args:
-        elastic: the two weights.
-        logits: what the head reads at that depth, (B, L) or (B, T, L).
-        last_logits: the same of the last depth, which is the teacher here.
-        labels: gold labels, as for `task_loss`.
-        problem: the kind of task.
-        weight: what the sum over gold labels is divided by.
-        count: what the sum over logits is divided by.
-        class_weights: (L,) or None.
-
-    Returns:
-        A scalar in fp32, with gradients towards `logits` only.
+    L_elastic = label_weight L_task(k) + last_weight L_logit(last || k), at temperature 1. The sum over gold
+    labels is divided by `weight`, that over logits by `count`. The last depth is the teacher here, and gets
+    no gradient.
     """
     summed, _ = task_loss(logits, labels, problem, class_weights)
     value = elastic.label_weight * summed / max(weight, 1e-9)
@@ -178,13 +136,7 @@ def hidden_state_loss(
 ) -> Tensor:
     """Return Eq. 8 summed over iterations: 1 - cosine(student, teacher), a mean over the batch's tokens.
 
-    Args:
-        student: embedding output and the output of every iteration, each (B, T, D).
-        teacher: the same of every layer, of the same width.
-        attention_mask: (B, T).
-
-    Returns:
-        A scalar in fp32.
+    Both are the embedding output and that of every iteration or layer, (B, T, D) of one width.
     """
     mask = attention_mask.bool()
     layers = layer_map(len(student) - 1, len(teacher) - 1)
@@ -197,18 +149,9 @@ def hidden_state_loss(
 
 
 def label_order(teacher_labels: tuple[str, ...], task_labels: tuple[str, ...], name: str) -> Tensor:
-    """Return for each of the task's labels the teacher's id of the same name.
+    """Return for each of the task's labels the teacher's id of the same name, int64 (L,).
 
-    Args:
-        teacher_labels: the teacher's names by id.
-        task_labels: the task's names by id; empty for regression.
-        name: what to call the teacher.
-
-    Returns:
-        int64 (L,).
-
-    Raises:
-        UserError: if the names differ.
+    A regression has no labels. Raises UserError if the names differ.
     """
     if not task_labels:
         if len(teacher_labels) != 1:

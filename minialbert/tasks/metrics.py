@@ -19,28 +19,15 @@ from minialbert.errors import MissingExtraError
 
 
 def check_packages(problem: Problem) -> None:
-    """Refuse a problem whose figures cannot be computed here, before anything is trained.
-
-    Args:
-        problem: the kind of task.
-
-    Raises:
-        MissingExtraError: if a package is not installed.
-    """
+    """Refuse a problem whose figures cannot be computed here, before anything is trained (MissingExtraError)."""
     needed = {"regression": ("scipy.stats", "scipy"), "token": ("seqeval.metrics", "seqeval")}
     _load(*needed.get(problem, ("sklearn.metrics", "scikit-learn")))
 
 
 def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labels: int) -> dict[str, float]:
-    """Return accuracy, F1 and Matthews' correlation of one class out of several.
+    """Return accuracy, F1 and Matthews' correlation of one class out of several, given as ids.
 
-    Args:
-        gold: class ids.
-        predicted: class ids.
-        num_labels: number of classes; with two, `f1` is that of class 1, as in GLUE, else the macro mean.
-
-    Returns:
-        `accuracy`, `f1`, `f1_macro`, `matthews_correlation`.
+    With two classes `f1` is that of class 1, as in GLUE, else the macro mean.
     """
     scores = _load("sklearn.metrics", "scikit-learn")
     ids = list(range(num_labels))
@@ -57,15 +44,7 @@ def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labe
 
 
 def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[str, float]:
-    """Return micro and macro F1, and the share of rows with exactly the right classes.
-
-    Args:
-        gold: (rows, classes).
-        predicted: (rows, classes).
-
-    Returns:
-        `f1_micro`, `f1_macro`, `accuracy`.
-    """
+    """Return micro and macro F1, and the share of rows with exactly the right classes, of (rows, classes)."""
     scores = _load("sklearn.metrics", "scikit-learn")
     # scikit-learn reads one column as two classes, whose micro mean would be the accuracy.
     single = gold.shape[1] == 1
@@ -78,15 +57,7 @@ def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -
 
 
 def regression_metrics(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
-    """Return both correlations, their mean and the mean squared error.
-
-    Args:
-        gold: scores.
-        predicted: scores; where all are equal, correlations are 0.
-
-    Returns:
-        `pearson`, `spearmanr`, `pearson_spearman`, `mean_squared_error`.
-    """
+    """Return both correlations (0 where all scores are equal), their mean and the mean squared error."""
     stats = _load("scipy.stats", "scipy")
     defined = len(set(gold)) > 1 and len(set(predicted)) > 1
     pearson = float(stats.pearsonr(gold, predicted).statistic) if defined else 0.0
@@ -100,18 +71,11 @@ def regression_metrics(gold: Sequence[float], predicted: Sequence[float]) -> dic
 
 
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return precision, recall and F1 of entities, over all and per type (seqeval, strict IOB2).
+    """Return precision, recall and F1 of entities, over all (micro) and per type (seqeval, strict IOB2).
 
     An entity counts when its type and both of its ends are right. In strict IOB2 it begins with B-: a
-    predicted I- that follows nothing is no entity.
-
-    Args:
-        gold: tags per sentence.
-        predicted: as many tags per sentence.
-
-    Returns:
-        `entity_f1`, `entity_precision`, `entity_recall` (micro means), `token_accuracy`, and `per_type` with
-        `precision`, `recall`, `f1` and `support` of each type.
+    predicted I- that follows nothing is no entity. Both are tags per sentence, as many in one as in the
+    other.
     """
     seqeval = _load("seqeval.metrics", "seqeval")
     scheme = _load("seqeval.scheme", "seqeval").IOB2
@@ -153,15 +117,9 @@ def subword_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     """Return the release's figure: micro F1 of entities over word pieces, each with a copy of its word's tag.
 
     A word of several pieces tagged B-X counts as so many entities, so the figure is not comparable with F1 by
-    word. seqeval in its default (lenient) mode, as the release called it. The release also trained and predicted
-    every piece by itself; here a word is predicted once, and its tag copied to its pieces like the gold one.
-
-    Args:
-        gold: tags per sentence, a copy for every piece.
-        predicted: as many tags.
-
-    Returns:
-        Micro F1.
+    word. seqeval in its default (lenient) mode, as the release called it. The release also trained and
+    predicted every piece by itself; here a word is predicted once, and its tag copied to its pieces like the
+    gold one.
     """
     seqeval = _load("seqeval.metrics", "seqeval")
     rows, other_rows = [list(tags) for tags in gold], [list(tags) for tags in predicted]

@@ -36,12 +36,7 @@ _DROPOUTS = (
 class TaskInputs:
     """How a tuned model wants its inputs; kept beside it in `task.json`.
 
-    Attributes:
-        task: the task's name.
-        problem: its kind.
-        metric: what it is reported by.
-        max_length: tokens per input.
-        overlap: tokens that windows of a long text share.
+    `metric` is what the task is reported by, `overlap` the tokens that windows of a long text share.
     """
 
     task: str
@@ -54,24 +49,13 @@ class TaskInputs:
 def load_for_tuning(
     name: str, task: Task, *, revision: str | None = None, dropout: float | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, list[str]]:
-    """Return an encoder with a head for a task, and its tokenizer.
+    """Return an encoder in fp32 with a head for a task, its tokenizer, and notes about the head.
 
     A head that comes with the checkpoint is kept only when its labels are the task's, in the same order;
-    otherwise a new one is drawn from torch's global generator. That of a regression starts from the mean of the
-    training scores: a bias moves by about one learning rate per step, so from 0 the encoder has to make up for it,
-    and a small one sits on a plateau first.
-
-    Args:
-        name: directory or hub id: one of ours, of the paper's release, or any Transformers encoder.
-        task: names the labels.
-        revision: git revision on the hub.
-        dropout: dropout while tuning; None for the model's own.
-
-    Returns:
-        The model in fp32, the tokenizer, and notes about the head.
-
-    Raises:
-        UserError: if it cannot be loaded or is no encoder.
+    otherwise a new one is drawn from torch's global generator. That of a regression starts from the mean of
+    the training scores: a bias moves by about one learning rate per step, so from 0 the encoder has to make
+    up for it, and a small one sits on a plateau first. Without `dropout` the model's own stays. Raises
+    UserError if the model cannot be loaded or is no encoder.
     """
     config = load_encoder_config(name, revision=revision)
     saved = list(config.id2label.values())
@@ -103,17 +87,9 @@ def load_for_tuning(
 def load_tuned(
     name: str, *, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
-    """Return a model that was tuned before (by `finetune`, or by anyone), ready to predict.
+    """Return a tuned model (by `finetune`, or by anyone), its tokenizer, and how it wants its inputs.
 
-    Args:
-        name: directory or hub id.
-        revision: git revision on the hub.
-
-    Returns:
-        Model in eval mode, tokenizer, and how it wants its inputs.
-
-    Raises:
-        UserError: if it cannot be loaded or has no task head.
+    It is in eval mode. Raises UserError if it cannot be loaded or has no task head.
     """
     config = load_encoder_config(name, revision=revision)
     problem = _saved_problem(name, config)
@@ -136,14 +112,7 @@ def load_tuned(
 def save_tuned(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, inputs: TaskInputs, directory: Path
 ) -> None:
-    """Write model, tokenizer and `task.json` to a directory, which appears complete or not at all.
-
-    Args:
-        model: the tuned model.
-        tokenizer: its tokenizer.
-        inputs: how it wants its inputs.
-        directory: where to.
-    """
+    """Write model, tokenizer and `task.json` to a directory, which appears complete or not at all."""
     model.eval()
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
@@ -154,19 +123,7 @@ def save_tuned(
 def load_task_tokenizer(
     name: str, problem: Problem, *, revision: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """Return a model's tokenizer, able to take words where the problem gives words.
-
-    Args:
-        name: directory or hub id.
-        problem: the kind of task.
-        revision: git revision on the hub.
-
-    Returns:
-        A fast tokenizer.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """Return a model's fast tokenizer, able to take words where the problem gives words, or a UserError."""
     tokenizer = load_tokenizer(name)
     if revision is not None:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -195,16 +152,7 @@ def model_labels(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def check_labels(model: PreTrainedModel, task: Task, name: str) -> None:
-    """Refuse a model whose labels are not the task's, in whatever order.
-
-    Args:
-        model: a tuned model.
-        task: the task.
-        name: what to call the model.
-
-    Raises:
-        UserError: naming the labels that differ.
-    """
+    """Refuse a model whose labels are not the task's, in whatever order, naming those that differ."""
     labels = model_labels(model)
     if task.problem == "regression":
         if model.config.num_labels != 1:
@@ -271,17 +219,7 @@ def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
 
 
 def read_task_file(name: str | Path) -> TaskInputs | None:
-    """Return what `task.json` in a model's directory says, or None where there is none.
-
-    Args:
-        name: directory or hub id.
-
-    Returns:
-        How the model wants its inputs.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
+    """Return what `task.json` in a model's directory says, None where there is none; UserError if damaged."""
     path = Path(name) / TASK_FILE
     if not path.is_file():
         return None

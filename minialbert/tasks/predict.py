@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,20 +39,9 @@ _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 class Predictor(TextModel):
-    """A tuned model that takes texts and gives results as dictionaries.
+    """A tuned model that takes texts and gives results as dictionaries; options are as for `predict`.
 
-    Args:
-        model: a model with a task head.
-        tokenizer: its tokenizer.
-        inputs: the kind of task, and how long inputs are.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        batch_size: inputs per forward pass.
-        threshold: probability over which a label of a multi-label task applies.
-        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
-        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
-
-    Raises:
-        UserError: an option is out of range, or the labels of a token task are not IOB2 tags.
+    Raises UserError if one is out of range, or the labels of a token task are not IOB2 tags.
     """
 
     def __init__(
@@ -84,15 +74,7 @@ class Predictor(TextModel):
     def load(cls, name: str, **options: Any) -> Predictor:  # noqa: ANN401
         """Return the predictor of a model that was tuned before, on the GPU where there is one.
 
-        Args:
-            name: directory or hub id.
-            **options: of `Predictor`, by name.
-
-        Returns:
-            The predictor.
-
-        Raises:
-            UserError: if the model cannot be loaded or has no task head, or an option is out of range.
+        Raises UserError if the model cannot be loaded or has no task head, or an option is out of range.
         """
         model, tokenizer, inputs = load_tuned(name)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -171,21 +153,11 @@ def load_predictor(
     precision: str = "auto",
     **options: Any,
 ) -> TextModel:
-    """Return the predictor of a tuned model, or of an exported folder.
+    """Return the predictor of a tuned model, or of a folder that `minialbert export` wrote.
 
-    Args:
-        name: directory or hub id of a tuned model, or a folder that `minialbert export` wrote.
-        batch_size: inputs per forward pass.
-        threshold: probability over which a label of a multi-label task applies.
-        precision: "auto", "fp32", "bf16" or "fp16"; an exported folder has its own, and takes "auto" alone.
-        **options: further options of `Predictor.load`; those that are None are left at their defaults.
-
-    Returns:
-        The predictor.
-
-    Raises:
-        UserError: the model cannot be loaded, or an option is out of range or settled by the export, or
-            ONNX Runtime is not installed.
+    Such a folder has its own precision, and takes "auto" alone. `options` are further ones of
+    `Predictor.load`; those that are None are left at their defaults. Raises UserError if the model cannot be
+    loaded, an option is out of range or settled by the export, or ONNX Runtime is not installed.
     """
     chosen = {option: value for option, value in options.items() if value is not None}
     if not is_exported(name):
@@ -212,28 +184,24 @@ def read_inputs(
 ) -> Iterator[Text]:
     """Return the texts of files, in order: one per line of text files and stdin, one per row of tables.
 
-    All paths are looked at before the first text is read. Blank lines are texts too, so that results can be put
-    beside their lines; blank lines of tables are no rows.
+    Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose `text` column is read unless
+    another is named; "-" for stdin, of bytes. With a `pair_column` pairs of texts are returned.
 
-    Args:
-        paths: .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet); "-" for stdin.
-        column: the column of a table that holds the text; `text` by default.
-        pair_column: the column with the second text of a pair.
-        stdin: the stream that "-" means, of bytes; the process's by default.
-
-    Returns:
-        Texts, or pairs where there is a `pair_column`.
-
-    Raises:
-        UserError: a file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell of it;
-            names the file and the row.
+    All paths are looked at before the first text is read. Blank lines are texts too, so that results can be
+    put beside their lines; blank lines of tables are no rows. Raises UserError, naming file and row, if a
+    file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell of it.
     """
     kinds = [_kind(path) for path in paths]
     if (column is not None or pair_column is not None) and "table" not in kinds:
         raise UserError(
             f"columns are for tables ({' '.join(EXTENSIONS)}), and there is none: leave the column out"
         )
-    return _all_inputs(list(zip(paths, kinds, strict=True)), column or "text", pair_column, stdin)
+    return chain.from_iterable(
+        _table_inputs(Path(path), column or "text", pair_column)
+        if kind == "table"
+        else read_lines(path, stdin)
+        for path, kind in zip(list(paths), kinds, strict=True)
+    )
 
 
 def _kind(path: str) -> str:
@@ -246,16 +214,6 @@ def _kind(path: str) -> str:
     if not Path(path).is_file():
         raise UserError(f"no such file: {path}")
     return "table" if suffix in EXTENSIONS else "lines"
-
-
-def _all_inputs(
-    sources: Sequence[tuple[str, str]], column: str, pair_column: str | None, stdin: BinaryIO | None
-) -> Iterator[Text]:
-    for path, kind in sources:
-        if kind == "table":
-            yield from _table_inputs(Path(path), column, pair_column)
-        else:
-            yield from read_lines(path, stdin)
 
 
 def _table_inputs(path: Path, column: str, pair_column: str | None) -> Iterator[Text]:

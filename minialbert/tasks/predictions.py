@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.examples import Example, Task, TextExample, TokenExample
 from minialbert.data.task_inputs import Encoded, PaddingCollator, encode_sentences, encode_texts
 from minialbert.errors import UserError
-from minialbert.method.encoders import forward_inputs
+from minialbert.method.encoders import evaluating, forward_inputs
 from minialbert.runs.machine import autocast
 from minialbert.runs.progress import progress_bar
 from minialbert.tasks.metrics import (
@@ -34,14 +34,10 @@ _LABEL_KINDS = {"single-label": "class", "multi-label": "classes", "regression":
 class Predictions:
     """What a model says about a split, in the order of its examples.
 
-    Attributes:
-        values: a label name, a score, the names that apply, or one tag per word.
-        logits: (rows, labels) of a text task; empty for token labels.
-        metrics: figures by name, empty without gold labels.
-        inputs: model inputs that were run (windows, for long sentences).
-        cut: texts that lost their end.
-        finite: whether no output was NaN or infinite.
-        exit_iterations: how often the block was applied to each input, where inputs could leave early.
+    `values` are of each row a label name, a score, the names that apply, or one tag per word; `logits` (rows,
+    labels) of a text task, empty for token labels; `metrics` empty without gold labels. `inputs` counts
+    windows, for long sentences, and `cut` texts that lost their end. `exit_iterations` has how often the
+    block was applied to each input, where inputs could leave early.
     """
 
     values: list[Any]
@@ -67,19 +63,7 @@ def encode(
     overlap: int,
     all_pieces: bool = False,
 ) -> Encoded:
-    """Return examples of any task as model inputs.
-
-    Args:
-        examples: one split.
-        tokenizer: a fast tokenizer.
-        task: names problem and labels.
-        max_length: tokens per input.
-        overlap: pieces that windows of a long sentence share.
-        all_pieces: see `encode_sentences`.
-
-    Returns:
-        The inputs.
-    """
+    """Return examples of any task as model inputs; windows of a long sentence share `overlap` pieces."""
     if task.problem == "token":
         sentences = cast("Sequence[TokenExample]", examples)
         return encode_sentences(
@@ -89,15 +73,7 @@ def encode(
 
 
 def make_collator(task: Task, tokenizer: PreTrainedTokenizerFast) -> PaddingCollator:
-    """Return the collator of a task's batches.
-
-    Args:
-        task: names the problem.
-        tokenizer: names the padding token.
-
-    Returns:
-        The collator.
-    """
+    """Return the collator of a task's batches."""
     return PaddingCollator(int(tokenizer.pad_token_id or 0), _LABEL_KINDS[task.problem])
 
 
@@ -107,16 +83,9 @@ def run_model(
     collator: PaddingCollator,
     **options: Any,  # noqa: ANN401
 ) -> list[Logits]:
-    """Return the logits of every input, computed longest first so that batches need little padding.
+    """Return the logits of every input, in order: (labels,), or (tokens, labels) for token labels.
 
-    Args:
-        model: a model with a task head; it is put in eval mode and back.
-        encoded: the inputs.
-        collator: pads them.
-        **options: of `run_with_exits`.
-
-    Returns:
-        One array per input, in order: (labels,), or (tokens, labels) for token labels.
+    The model is put in eval mode and back; options are those of `run_with_exits`.
     """
     return run_with_exits(model, encoded, collator, **options)[0]
 
@@ -133,31 +102,17 @@ def run_with_exits(
     num_iterations: int | None = None,
     exit_threshold: float | None = None,
 ) -> tuple[list[Logits], list[int] | None]:
-    """Return the logits of every input, and how many iterations each took where it could leave early.
+    """Return the logits as `run_model`, and iterations per input; None where all inputs ran the full depth.
 
-    Args:
-        model: a model with a task head; it is put in eval mode and back.
-        encoded: the inputs.
-        collator: pads them.
-        batch_size: inputs per forward pass.
-        precision: "fp32", or "bf16" / "fp16" for autocast.
-        progress: title of a progress bar; None for none.
-        num_iterations: how often a MiniALBERT applies its block; None for its own depth.
-        exit_threshold: confidence at which an input leaves a MiniALBERT early; None for what its config says.
-
-    Returns:
-        The logits as in `run_model`; and iterations per input, None where all inputs ran the full depth.
-
-    Raises:
-        UserError: if depth or threshold are out of range, or not for this model.
+    Without `num_iterations` and `exit_threshold` (the confidence at which an input leaves early) a MiniALBERT
+    runs as its config says. `precision` is "fp32", or "bf16" / "fp16" for autocast; `progress` the title of a
+    bar. Raises UserError if depth or threshold are out of range, or not for this model.
     """
     depth = depth_arguments(model, num_iterations, exit_threshold)
     lengths = encoded.lengths
     results: list[Logits | None] = [None] * len(encoded)
     exits: dict[int, int] = {}
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
             with autocast(model.device.type, precision):
                 output = model(**inputs, **depth)
@@ -167,8 +122,6 @@ def run_with_exits(
             taken = getattr(output, "exit_iterations", None)
             if taken is not None:
                 exits.update(zip(rows, taken.tolist(), strict=True))
-    finally:
-        model.train(was_training)
     iterations = [exits[row] for row in range(len(encoded))] if exits else None
     return cast("list[Logits]", results), iterations
 
@@ -181,41 +134,22 @@ def input_batches(
     batch_size: int,
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Yield batches on the model's device, longest inputs first so that they need little padding.
-
-    Args:
-        model: says which inputs it takes.
-        encoded: the inputs.
-        collator: pads them.
-        batch_size: inputs per batch.
-        progress: title of a progress bar; None for none.
-
-    Yields:
-        Which inputs, and what to call the model with.
-    """
+    """Yield which inputs and what to call the model with, on its device, longest first for little padding."""
     lengths = encoded.lengths
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    for rows in _tracked(batches, progress):
-        batch = collator([encoded[row] for row in rows])
-        yield rows, {name: value.to(model.device) for name, value in forward_inputs(model, batch).items()}
+    with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:
+        for rows in bar.track(batches):
+            inputs = forward_inputs(model, collator([encoded[row] for row in rows]))
+            yield rows, {name: value.to(model.device) for name, value in inputs.items()}
 
 
 def depth_arguments(
     model: PreTrainedModel, num_iterations: int | None, exit_threshold: float | None
 ) -> dict[str, Any]:
-    """Return what to call a model with for another depth than its own.
+    """Return what to call a model with for another depth than its own; None means as its config says.
 
-    Args:
-        model: a model with a task head.
-        num_iterations: how often to apply the block; None for its own depth.
-        exit_threshold: confidence at which an input leaves early; None for what its config says.
-
-    Returns:
-        The arguments that were given, by name.
-
-    Raises:
-        UserError: if one is out of range, or not for this model.
+    Raises UserError if one is out of range, or not for this model.
     """
     asked = {"num_iterations": num_iterations, "exit_threshold": exit_threshold}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -237,15 +171,7 @@ def depth_arguments(
 
 
 def depth_notes(model: PreTrainedModel, num_iterations: int | None) -> list[str]:
-    """Return what to know of a number of iterations: that the model was not trained to be read there.
-
-    Args:
-        model: a MiniALBERT, where there is a number.
-        num_iterations: how often the block is applied; None for its own depth.
-
-    Returns:
-        Lines, mostly none.
-    """
+    """Return what to know of a number of iterations: that the model was not trained to be read there."""
     if num_iterations is None:
         return []
     own = model.config.num_hidden_layers
@@ -269,17 +195,8 @@ def evaluate_split(
 ) -> Predictions:
     """Return predictions and, where there are examples and all have gold labels, the task's figures.
 
-    Args:
-        model: a model with a task head.
-        examples: one split.
-        encoded: the same examples as inputs.
-        task: names problem and labels.
-        collator: pads batches.
-        order: for each of the task's labels the model's id of the same name; None when they agree.
-        **options: of `run_with_exits`.
-
-    Returns:
-        The predictions.
+    `order` has for each of the task's labels the model's id of the same name, None when they agree; options
+    are those of `run_with_exits`.
     """
     logits, exits = run_with_exits(model, encoded, collator, **options)
     return read_predictions(examples, encoded, task, logits, order=order, exit_iterations=exits)
@@ -294,20 +211,7 @@ def read_predictions(
     order: Sequence[int] | None = None,
     exit_iterations: list[int] | None = None,
 ) -> Predictions:
-    """Return what logits say about examples and, where there are examples and all have gold labels, figures.
-
-    Args:
-        examples: one split.
-        encoded: the same examples as inputs.
-        task: names problem and labels.
-        logits: of each input, as `run_model` returns them.
-        order: for each of the task's labels the model's id of the same name; None when they agree.
-        exit_iterations: iterations that each input took, where it could leave early.
-
-    Returns:
-        The predictions.
-    """
-    exits = exit_iterations
+    """Return what the logits of `run_model` say about examples; the rest is as for `evaluate_split`."""
     if order is not None:
         logits = [values[..., list(order)] for values in logits]
     finite = all(bool(np.isfinite(values).all()) for values in logits)
@@ -319,18 +223,16 @@ def read_predictions(
             gold = [list(sentence.tags or ()) for sentence in sentences]
             metrics = entity_metrics(gold, tags)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
-        return Predictions(
-            tags, np.empty((0, 0), np.float32), metrics, len(encoded), encoded.cut, finite, exits
-        )
+        nothing = np.empty((0, 0), np.float32)
+        return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, finite, exit_iterations)
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
     stacked = np.stack(logits)
-    texts = cast("Sequence[TextExample]", examples)
     gold_labels = [row.get("labels") for row in encoded.rows]
     labelled = all(label is not None for label in gold_labels)
     values, metrics = _text_result(task, stacked, gold_labels if labelled else None)
-    assert len(values) == len(texts)
-    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exits)
+    assert len(values) == len(examples)
+    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exit_iterations)
 
 
 def _text_result(task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
@@ -351,14 +253,7 @@ def word_tags(
 ) -> list[list[str]]:
     """Return one tag per word: that of its first piece, in the window to which the word belongs.
 
-    Args:
-        sentences: the sentences.
-        encoded: their windows.
-        logits: of each window, (tokens, labels).
-        labels: tag names by id.
-
-    Returns:
-        Tags per sentence, as many as it has words.
+    The logits are (tokens, labels) of each window, the labels tag names by id.
     """
     counts = [len(sentence.words) for sentence in sentences]
     by_word = word_logits(counts, encoded.owners, encoded.windows, logits, len(labels))
@@ -377,8 +272,3 @@ def _piece_tags(
                 gold_pieces[owner].append(gold[owner][word])
                 predicted_pieces[owner].append(predicted[owner][word])
     return gold_pieces, predicted_pieces
-
-
-def _tracked(batches: list[list[int]], title: str | None) -> Iterator[list[int]]:
-    with progress_bar(title or "", shown=title is not None, transient=True) as bar:
-        yield from bar.track(batches)

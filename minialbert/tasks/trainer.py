@@ -34,27 +34,12 @@ _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
 class TuningTrainer(ResumableTrainer):
-    """Tunes a model with a task head.
+    """Tunes a model with a task head; parameters without `requires_grad` stay as they are.
 
-    The loss of an optimiser step is a mean over its labels, whatever the micro-batches. After each evaluation
-    the trained tensors are kept when validation is better than before; `restore_best` puts them back.
-
-    Args:
-        model: the model; parameters without `requires_grad` stay as they are.
-        problem: the kind of task.
-        metric: the figure that tells which state is best.
-        args: Transformers' arguments.
-        train: training inputs.
-        collator: pads batches.
-        measure: returns the validation figures of the model as it is.
-        batch_size: rows per optimiser step, for the order of rows.
-        class_weights: (L,) or None.
-        teacher: a fine-tuned teacher, or None.
-        task_weight: weight of the loss on gold labels (1 without a teacher).
-        elastic: how depths before the last are tuned too; None for the last alone.
-        patience: evaluations without a better one after which to stop; None for never.
-        max_skipped_steps: how many steps in a row may be skipped because something was not finite.
-        callbacks: further callbacks.
+    The loss of an optimiser step is a mean over its labels, whatever the micro-batches. After each
+    evaluation, by `measure`, the trained tensors are kept when `metric` is better than before; `restore_best`
+    puts them back. `batch_size` are the rows of an optimiser step. `patience` evaluations without a better
+    one end the training, and `max_skipped_steps` in a row that were not finite.
     """
 
     def __init__(

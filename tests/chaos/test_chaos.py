@@ -16,7 +16,7 @@ from injected import Fault
 from inputs import make_commands
 from processes import ROOT, ForkServer, environment
 
-from minialbert.method.distill import run_distillation
+from minialbert.method.distill import distill
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
 
@@ -138,7 +138,7 @@ def run(tiny_teacher_dir, tiny_windows, tmp_path):
     recipe = apply_overrides(load_recipe("tiny"), overrides)
 
     def start(name):
-        run_distillation(recipe, data=tiny_windows, output=tmp_path / name, resume=True, progress=False)
+        distill(None, tiny_windows, recipe=recipe, output=tmp_path / name, resume=True, progress=False)
 
     return start
 

@@ -22,9 +22,10 @@ from minialbert.data.prepare import make_windows
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate
-from minialbert.method.distill import plan_distillation, run_distillation
+from minialbert.method.distill import distill
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective
+from minialbert.method.plan import plan_distillation
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import data_differences
@@ -196,9 +197,9 @@ def test_a_plan_and_a_run_of_several_folders(folders, tmp_path):
     assert len(plan.windows) == len(windows) and plan.max_steps == round(len(windows) / 4)
     assert len(plan.held_out) == len(WindowDataset(folders, "held_out"))
     assert estimate(plan)["tokens_in_all"] == plan.max_steps * 4 * 32
-    record = run_distillation(
-        recipe("training.max_steps=2"), data=folders, output=tmp_path / "run", progress=False
-    )
+    record = distill(
+        None, folders, recipe=recipe("training.max_steps=2"), output=tmp_path / "run", progress=False
+    ).record
     assert record["data"]["sources"] == ["0.txt", "1.txt", "2.txt"]
     assert record["data"]["folders"] == data_identity(windows)["folders"]
     assert record["data"]["windows"] == len(windows)

@@ -37,7 +37,7 @@ from minialbert.method.attention_maps import (
     row_overlap,
     write_attention_maps,
 )
-from minialbert.method.distill import initialise, run_distillation
+from minialbert.method.distill import distill, initialise
 from minialbert.method.encoders import Teacher
 from minialbert.recipes.load import apply_overrides, load_recipe
 
@@ -357,16 +357,17 @@ def recipe(teacher, *overrides):
 
 def test_a_run_leaves_the_maps_of_its_student(tiny_teacher_dir, tiny_windows, tmp_path):
     run = tmp_path / "run"
-    run_distillation(recipe(tiny_teacher_dir), data=tiny_windows, output=run)
+    distill(None, tiny_windows, recipe=recipe(tiny_teacher_dir), output=run)
     maps = read_attention_maps(run / "attention.json")
     assert (maps["teacher"], maps["layer_map"], maps["teacher_heads"]) == ("teacher", [2, 4], 4)
     assert [sentence["text"] for sentence in maps["sentences"]] == list(SENTENCES)
     again = compare_attention(run / "model", tiny_teacher_dir, layers=(2, 4))
     assert again["sentences"] == maps["sentences"]  # of the student as it was saved
     # Hidden states alone, of one iteration: the maps are shown of what was matched.
-    run_distillation(
-        recipe(tiny_teacher_dir, "distill.attention_weight=0", "distill.layer_map=[0,3]"),
-        data=tiny_windows,
+    distill(
+        None,
+        tiny_windows,
+        recipe=recipe(tiny_teacher_dir, "distill.attention_weight=0", "distill.layer_map=[0,3]"),
         output=run,
         overwrite=True,
     )
@@ -378,7 +379,7 @@ def test_a_run_without_teacher_has_none_and_removes_those_of_another(tiny_window
     run.mkdir()
     for name in ("attention.json", ".attention.json.partial"):
         (run / name).write_text("{}")
-    run_distillation(recipe(None, "student.init=random"), data=tiny_windows, output=run, overwrite=True)
+    distill(None, tiny_windows, recipe=recipe(None, "student.init=random"), output=run, overwrite=True)
     assert (run / "result.json").is_file()
     assert not list(run.glob("*attention.json*"))
 
@@ -395,9 +396,13 @@ def test_a_run_that_was_killed_before_its_maps_is_resumed(
     from minialbert.method import distill as distillation
 
     def start(**arguments):
-        return run_distillation(
-            recipe(tiny_teacher_dir), data=tiny_windows, output=tmp_path / arguments.pop("name"), **arguments
-        )
+        return distill(
+            None,
+            tiny_windows,
+            recipe=recipe(tiny_teacher_dir),
+            output=tmp_path / arguments.pop("name"),
+            **arguments,
+        ).record
 
     start(name="whole")
     with monkeypatch.context() as patch:
@@ -425,7 +430,7 @@ def test_no_run_is_lost_for_maps_that_cannot_be_made(
 
     monkeypatch.setattr(distillation, "attention_maps", refuse)
     with caplog.at_level(logging.WARNING):
-        record = run_distillation(recipe(tiny_teacher_dir), data=tiny_windows, output=tmp_path / "run")
+        record = distill(None, tiny_windows, recipe=recipe(tiny_teacher_dir), output=tmp_path / "run").record
     assert record == json.loads((tmp_path / "run" / "result.json").read_text())
     assert "attention.json is not written (UserError: no rows to show)" in caplog.text
     assert not (tmp_path / "run" / "attention.json").exists()

@@ -14,7 +14,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate, forward_flops_per_token
-from minialbert.method.distill import initialise, plan_distillation, run_distillation
+from minialbert.method.distill import distill, initialise
+from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
 
@@ -29,9 +30,9 @@ def recipe(teacher: Path | None, *overrides: str):
 @pytest.fixture
 def run(tiny_teacher_dir, tiny_windows, tmp_path):
     def start(*overrides: str, teacher: Path | None = tiny_teacher_dir, output: str = "run", **arguments):
-        return run_distillation(
-            recipe(teacher, *overrides), data=tiny_windows, output=tmp_path / output, **arguments
-        )
+        return distill(
+            None, tiny_windows, recipe=recipe(teacher, *overrides), output=tmp_path / output, **arguments
+        ).record
 
     return start
 
@@ -113,7 +114,7 @@ def test_no_run_is_lost_for_a_picture(run, tmp_path, monkeypatch, caplog):
 
 def test_a_record_has_no_folders(tiny_teacher_dir, tiny_windows, tmp_path):
     chosen = recipe(tiny_teacher_dir, "data.corpus=['/home/me/texts/notes.txt']", "training.max_steps=1")
-    record = run_distillation(chosen, data=tiny_windows, output=tmp_path / "run")
+    record = distill(None, tiny_windows, recipe=chosen, output=tmp_path / "run").record
     assert record["recipe"]["data"]["corpus"] == ["notes.txt"]
     assert "/home/me" not in (tmp_path / "run" / "result.json").read_text()
 
@@ -224,13 +225,20 @@ def test_gradient_checkpointing_does_not_change_the_result(run):
         (["student.hidden_size=30"], "multiple of num_attention_heads"),
         (["student.num_hidden_layers=9", "distill.layer_map=alternate"], "would match 9 iterations"),
         (["distill.mlm_weight=0", "teacher.model=null", "student.init=random"], "only the MLM term is left"),
-        (["teacher.model=null"], "needs a teacher"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(overrides, message, run, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         run(*overrides)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_from_a_teacher_needs_one(run, tiny_windows, tmp_path):
+    with pytest.raises(UserError, match="needs a teacher"):
+        run("teacher.model=null", settings=["student.init=teacher"])
+    with pytest.raises(UserError, match="needs a teacher"):
+        initialise(recipe(None), data=tiny_windows, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

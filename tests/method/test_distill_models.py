@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
-from minialbert.method.distill import distill, run_distillation
+from minialbert.method.distill import distill
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective
@@ -34,7 +34,7 @@ def same(one, other) -> bool:
 def test_it_is_the_run_of_the_recipe(live, tiny_teacher, tiny_teacher_dir, tiny_windows, tmp_path):
     overrides = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
     recipe = apply_overrides(load_recipe("tiny"), [f"teacher.model='{tiny_teacher_dir}'", *overrides])
-    record = run_distillation(recipe, data=tiny_windows, output=tmp_path / "recipe", progress=False)
+    record = distill(None, tiny_windows, recipe=recipe, output=tmp_path / "recipe", progress=False).record
     teacher = copy.deepcopy(tiny_teacher) if live else tiny_teacher_dir
     data = WindowDataset(tiny_windows) if live else tiny_windows
     distilled = distill(teacher, data, output=tmp_path / "run", **SETTINGS)

@@ -16,8 +16,8 @@ from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
-from minialbert.method.distill import run_distillation
-from minialbert.method.elastic import ElasticObjective, draw_depth, mark_depths
+from minialbert.method.distill import distill
+from minialbert.method.elastic import ElasticObjective, mark_depths
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective, EncoderView
 from minialbert.method.trainer import DistillationTrainer
@@ -48,20 +48,23 @@ def test_depths_that_cannot_be_trained(depths, iterations, message):
 
 
 def test_a_draw_depends_on_seed_and_step_alone():
-    drawn = [draw_depth((1, 2, 3), seed=7, step=step) for step in range(50)]
+    drawn = [ElasticObjective((1, 2, 3)).draw(seed=7, step=step) for step in range(50)]
     torch.manual_seed(123)
-    assert drawn == [draw_depth((1, 2, 3), seed=7, step=step) for step in range(50)]
-    assert drawn != [draw_depth((1, 2, 3), seed=8, step=step) for step in range(50)]
+    assert drawn == [ElasticObjective((1, 2, 3)).draw(seed=7, step=step) for step in range(50)]
+    assert drawn != [ElasticObjective((1, 2, 3)).draw(seed=8, step=step) for step in range(50)]
 
 
 def test_every_depth_is_as_likely_as_the_others():
     steps = 6000
-    counts = Counter(draw_depth((1, 3, 5), seed=42, step=step) for step in range(steps))
+    counts = Counter(ElasticObjective((1, 3, 5)).draw(seed=42, step=step) for step in range(steps))
     assert set(counts) == {1, 3, 5}
     chi_squared = sum((count - steps / 3) ** 2 / (steps / 3) for count in counts.values())
     assert chi_squared < 13.8  # one in a thousand, with two degrees of freedom
     pairs = Counter(
-        (draw_depth((1, 2), seed=42, step=step), draw_depth((1, 2), seed=42, step=step + 1))
+        (
+            ElasticObjective((1, 2)).draw(seed=42, step=step),
+            ElasticObjective((1, 2)).draw(seed=42, step=step + 1),
+        )
         for step in range(steps)
     )
     assert all(abs(count - steps / 4) < 4 * math.sqrt(steps * 3 / 16) for count in pairs.values())
@@ -320,7 +323,7 @@ def run(tiny_teacher_dir, tiny_windows, tmp_path):
             *([] if teacher is None else [f"teacher.model='{teacher}'"]), *overrides,
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("tiny"), settings)
-        return run_distillation(recipe, data=tiny_windows, output=tmp_path / output)
+        return distill(None, tiny_windows, recipe=recipe, output=tmp_path / output).record
 
     return start
 

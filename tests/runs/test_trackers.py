@@ -21,7 +21,7 @@ from conftest import write_tiny_task
 
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.method import distill as distillation
-from minialbert.method.distill import run_distillation
+from minialbert.method.distill import distill
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, flat_settings, without_folders, without_places
@@ -45,9 +45,9 @@ def distil(tiny_teacher_dir, tiny_windows, tmp_path):
             "student.adapter_reduction_factor=8", "training.eval_windows=8", f"teacher.model='{tiny_teacher_dir}'",
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("tiny"), [*settings, *overrides])
-        return run_distillation(
-            recipe, data=tiny_windows, output=tmp_path / output, progress=False, **arguments
-        )
+        return distill(
+            None, tiny_windows, recipe=recipe, output=tmp_path / output, progress=False, **arguments
+        ).record
 
     return start
 

@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
 from minialbert.errors import UserError
-from minialbert.method.elastic import ElasticObjective, draw_depth
+from minialbert.method.elastic import ElasticObjective
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
@@ -181,7 +181,7 @@ def test_the_depth_changes_from_step_to_step_and_not_between_micro_batches(make_
     monkeypatch.setattr(TuningTrainer, "compute_loss", remember)
     parts = make_trainer("tuning.epochs=2", "tuning.micro_batch_size=2")
     parts.train()
-    assert drawn == [draw_depth((1, 2), seed=42, step=step) for step in range(8) for _ in range(4)]
+    assert drawn == [ElasticObjective((1, 2)).draw(seed=42, step=step) for step in range(8) for _ in range(4)]
     assert set(drawn) == {1, 2}
     assert logged(parts, "loss_elastic") == pytest.approx(logged(whole, "loss_elastic"), rel=1e-4)
 

@@ -24,8 +24,9 @@ from minialbert.data.prepare import prepare_recipe
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.experiments.demo.task import export_and_time, table_of, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
-from minialbert.method.distill import plan_distillation, run_distillation
+from minialbert.method.distill import distill
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
+from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import write_report
 from minialbert.runs.progress import size
@@ -70,7 +71,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     texts = [document.text for document in held_out]
     teacher_vectors = embed(plan.teacher.model.base_model, plan.tokenizer, texts)
     before = rank_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
-    distilled = run_distillation(recipe, data=output / "windows", output=output, overwrite=True)
+    distilled = distill(None, output / "windows", recipe=recipe, output=output, overwrite=True).record
     student = MiniAlbertForMaskedLM.from_pretrained(output / "model").eval()
     student_vectors = embed(student.base_model, plan.tokenizer, texts)
     after = rank_correlation(student_vectors, teacher_vectors)

@@ -28,15 +28,10 @@ RECORDING = "minialbert_recording"
 
 
 class AttentionRecorder:
-    """Counts attention calls and keeps of some what a request asks for.
+    """Counts attention calls and keeps of some what a request asks for: rows, inputs, or divergences.
 
     Layers (or iterations) are counted from 1 in the order of the calls: some models do not number their
     attention modules, and a recursive one has a single module.
-
-    Args:
-        request: which layers' rows to keep in `rows`, whose queries, keys and values in `inputs`, and with what
-            to compare whose rows, for `divergences`.
-        calls: attention calls so far.
     """
 
     def __init__(self, request: Request, calls: int = 0) -> None:
@@ -68,9 +63,6 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     """Recompute a model's layers in the backward pass, to save memory; recorded rows keep their gradients.
 
     The backward pass runs outside `record_attention`, so each layer takes along what it has to record again.
-
-    Args:
-        model: any Transformers model that supports activation checkpointing.
     """
     options = {"use_reentrant": False, "context_fn": _checkpoint_contexts}
     if hasattr(model, "activation_checkpointing_enable"):
@@ -109,18 +101,9 @@ def recording_attention(
 ) -> tuple[Tensor, None]:
     """Return attended values; under `record_attention`, keep what is asked for of this layer.
 
-    Args:
-        module: the attention module that calls.
-        query: (B, H, T, D/H).
-        key: (B, H, T, D/H).
-        value: (B, H, T, D/H).
-        attention_mask: what `sdpa_mask` made: bool, additive, or None when nothing is padded.
-        dropout: probability; 0 outside training.
-        scaling: factor of the scores; 1 / sqrt(D/H) when absent.
-        **kwargs: whatever else a model hands to its attention function.
-
-    Returns:
-        (B, T, H, D/H), and None in the place of the rows, as with SDPA.
+    Query, key and value are (B, H, T, D/H); the mask is what `sdpa_mask` made: bool, additive, or None when
+    nothing is padded. Scores are scaled by 1 / sqrt(D/H) unless told otherwise. The values are (B, T, H,
+    D/H); None stands in the place of the rows, as with SDPA.
     """
     recorder = _ACTIVE.get()
     layer = 0

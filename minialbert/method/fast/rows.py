@@ -26,16 +26,11 @@ _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """What a layer's attention rows are made of.
+    """What a layer's attention rows are made of: query, key and, where it is wanted, value, (B, H, T, d).
 
-    Args:
-        query: (B, H, T, d).
-        key: (B, H, T, d).
-        value: (B, H, T, d), where it is wanted.
-        mask: bool (true: may be seen) or additive, broadcastable to (B, H, T, T); None when nothing is hidden.
-            Every query must see a key: gradients of one that sees none would be wrong.
-        scaling: factor of the scores; 1 / sqrt(d) when absent.
-        bias: added to the scores, broadcastable to (B, H, T, T).
+    The mask is bool (true: may be seen) or additive, broadcastable to (B, H, T, T); None when nothing is
+    hidden. Every query must see a key: gradients of one that sees none would be wrong. The scores' factor is
+    1 / sqrt(d) when absent; a bias, broadcastable to (B, H, T, T), is added to them.
     """
 
     query: Tensor
@@ -55,14 +50,9 @@ class AttentionInputs:
         return replace(self, query=self.query.detach(), key=self.key.detach())
 
     def scores(self, rows: slice, queries: slice) -> Tensor:
-        """Return a block of masked scores, (rows, H, queries, T) in fp32 (fp64 stays fp64).
+        """Return masked scores of some sequences and queries, (rows, H, queries, T), a tensor that may be overwritten.
 
-        Args:
-            rows: which of the B sequences.
-            queries: which of their T queries.
-
-        Returns:
-            A new tensor, which may be overwritten.
+        They are in fp32 (fp64 stays fp64).
         """
         # Queries are scaled, not scores, of which there are T / d times as many.
         scores = torch.matmul(self.query[rows, :, queries] * self.factor, self.key[rows].transpose(2, 3))
@@ -88,22 +78,14 @@ def attend_and_compare(
 ) -> tuple[Tensor, Tensor]:
     """Return attended values, and the KL divergence of each attention row from the reference's (Eq. 7).
 
-    attended_n = p_s,n V, and D_n = KL(p_t,n || p_s,n) or the other way round. Their gradient with respect to
-    the scores s is p_s (dp - <dp, p_s>) + g (p_s - p_t), or with g p_s (log p_s - log p_t - D) in place of
-    the second term; rows are computed again for it.
+    attended_n = p_s,n V, and D_n = KL(p_t,n || p_s,n) ("teacher-student", p_t the reference's) or the other
+    way round. Their gradient with respect to the scores s is p_s (dp - <dp, p_s>) + g (p_s - p_t), or with g
+    p_s (log p_s - log p_t - D) in place of the second term; rows are computed again for it. The rows that are
+    compared are those before dropout.
 
-    Args:
-        inputs: of the layer that is trained, with values.
-        reference: of the layer it is compared with; of the same B, H and T.
-        direction: "teacher-student" is KL(reference || inputs); "student-teacher" the other way round.
-        dropout: probability of dropping an attention weight; the rows that are compared are those before it.
-
-    Returns:
-        (B, H, T, d) in the values' dtype, and (B, H, T) in nats, fp32 (fp64 stays fp64). Gradients flow to
-        query, key and value of `inputs` alone, once (they have no gradients of their own).
-
-    Raises:
-        ValueError: if the shapes do not fit.
+    Shapes: (B, H, T, d) in the values' dtype, and (B, H, T) in nats, fp32 (fp64 stays fp64). Gradients flow
+    to query, key and value of `inputs` alone, once (they have no gradients of their own). Raises ValueError
+    if the shapes do not fit.
     """
     if inputs.value is None:
         raise ValueError("attend_and_compare needs values; compare_rows does without")
@@ -301,6 +283,3 @@ def _check_shapes(inputs: AttentionInputs, reference: AttentionInputs) -> None:
             f"attention of the student has (batch, heads, tokens) {tuple(inputs.query.shape[:-1])}, that of the "
             f"teacher {tuple(reference.query.shape[:-1])}"
         )
-
-
-__all__ = ["AttentionInputs", "attend_and_compare", "compare_rows"]

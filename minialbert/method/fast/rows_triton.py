@@ -63,18 +63,11 @@ def supports(inputs: AttentionInputs, reference: AttentionInputs, dropout: float
 def forward(
     inputs: AttentionInputs, reference: AttentionInputs, direction: KLDirection, dropout: float, seed: int
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Return what attention attends to, and how far its rows are from the reference's.
+    """Return what attention attends to, and how far its rows are from the reference's, as `attend_and_compare`.
 
-    Args:
-        inputs: of the layer that is trained; without values nothing is attended.
-        reference: of the layer it is compared with.
-        direction: "teacher-student" is KL(reference || inputs); "student-teacher" the other way round.
-        dropout: probability of dropping an attention weight; the rows that are compared are those before it.
-        seed: of the dropout, below 2**62.
-
-    Returns:
-        Attended values (B, H, T, d), lying in memory as (B, T, H, d), or None; and (B, H, T) in fp32: the
-        divergence, and log sum exp of the student's and of the reference's scores, which `backward` needs.
+    Attended values (B, H, T, d) lie in memory as (B, T, H, d), or are None without values; the divergence,
+    and log sum exp of the student's and of the reference's scores, which `backward` needs, are (B, H, T) in
+    fp32. The seed of the dropout is below 2**62.
     """
     batch, heads, length, _ = inputs.query.shape
     query, key, value, mask = _packed(inputs)
@@ -89,7 +82,7 @@ def forward(
             attended, divergence, normaliser, other,
             *_strides(query, key, value, reference_query, reference_key, attended),
             *_mask_strides(mask, reference_mask),
-            heads, length, _scaling(inputs), _scaling(reference), float(dropout), kept, seed,
+            heads, length, inputs.factor, reference.factor, float(dropout), kept, seed,
             **options,
         )  # fmt: skip
     return attended, divergence, normaliser, other
@@ -110,23 +103,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of query, key and value, from rows that are computed again.
 
-    Scores of hidden keys have no gradient.
-
-    Args:
-        inputs: of `forward`, and so are reference, direction, dropout and seed.
-        reference: of `forward`.
-        attended: from `forward`.
-        divergence: from `forward`.
-        normaliser: from `forward`.
-        other: from `forward`.
-        d_attended: gradient of the attended values; None without values.
-        d_divergence: gradient of the divergence.
-        direction: "teacher-student" or "student-teacher".
-        dropout: probability of dropping an attention weight.
-        seed: of the dropout.
-
-    Returns:
-        Gradients (B, H, T, d) that lie in memory as (B, T, H, d); of value None without values.
+    They are (B, H, T, d) and lie in memory as (B, T, H, d); of value None without values. Scores of hidden
+    keys have no gradient. Arguments are those and the results of `forward`, and the gradients of attended
+    values and divergence.
     """
     batch, heads, length, _ = inputs.query.shape
     query, key, value, mask = _packed(inputs)
@@ -139,7 +118,7 @@ def backward(
     kept = 1 / (1 - dropout) if dropout < 1 else 0.0
     block, options = _plan(inputs, reference, direction, dropout)
     grid = (triton.cdiv(length, block) * batch * heads,)
-    shared = (heads, length, _scaling(inputs), _scaling(reference), float(dropout), kept, seed)
+    shared = (heads, length, inputs.factor, reference.factor, float(dropout), kept, seed)
     with _on(query.device):
         _query_kernel[grid](
             query, key, value, mask, reference_query, reference_key, reference_mask,
@@ -200,10 +179,6 @@ def _mask_strides(*masks: Tensor | None) -> list[int | None]:
     # None, which a kernel is compiled for, where all queries are alike.
     strides = [(0, 0, 0, 0) if each is None else each.stride() for each in masks]
     return [stride for b, h, q, k in strides for stride in (b, h, q or None, k)]
-
-
-def _scaling(inputs: AttentionInputs) -> float:
-    return float(inputs.scaling or inputs.query.shape[-1] ** -0.5)
 
 
 def _plan(
@@ -489,6 +464,3 @@ def _key_kernel(
     _store(d_key, b, h, dk_b, dk_h, dk_t, keys, length, k_total * scaling, SIZE, PADDED)
     if d_value is not None:
         _store(d_value, b, h, dv_b, dv_h, dv_t, keys, length, v_total, SIZE, PADDED)
-
-
-__all__ = ["backward", "forward", "supports"]

@@ -33,23 +33,13 @@ def vocabulary_losses(
 ) -> tuple[Tensor, Tensor]:
     """Return, for every position, the cross-entropy with its label and the KL divergence from the teacher.
 
-    CE_n = lse(s_n) - s_n[Y_n] and D_n = KL(p_t,n || p_s,n), or the other way round, both logits divided by
-    the temperature. Their gradients are p_s - onehot(Y) and (p_s - p_t) / temperature, or
-    p_s (log p_s - log p_t - D) / temperature.
+    CE_n = lse(s_n) - s_n[Y_n] and D_n = KL(p_t,n || p_s,n) ("teacher-student"), or the other way round (Eq.
+    10 as printed), both logits (M, V) divided by the temperature. Their gradients are p_s - onehot(Y) and
+    (p_s - p_t) / temperature, or p_s (log p_s - log p_t - D) / temperature. The divergence is not multiplied
+    by the square of the temperature here.
 
-    Args:
-        student_logits: (M, V).
-        labels: int64 (M,); -100 where there is none.
-        teacher_logits: (M, V), or None.
-        direction: "teacher-student" is KL(teacher || student); "student-teacher" is Eq. 10 as printed.
-        temperature: of the divergence; it is not multiplied by its square here.
-
-    Returns:
-        Two tensors (M,) in nats, fp32 (fp64 stays fp64); 0 without a label, or without a teacher. Gradients
-        flow to the student's logits alone, once.
-
-    Raises:
-        ValueError: if the shapes do not fit.
+    Both are (M,) in nats, fp32 (fp64 stays fp64); 0 where the label is -100, or without a teacher. Gradients
+    flow to the student's logits alone, once. Raises ValueError if the shapes do not fit.
     """
     if labels.shape != student_logits.shape[:1]:
         raise ValueError(
@@ -156,6 +146,3 @@ def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities, and the logarithm of what each row was divided by."""
     probabilities = nn.functional.softmax(scores, dim=-1)
     return probabilities, scores.amax(-1) - probabilities.amax(-1).log()
-
-
-__all__ = ["vocabulary_losses"]
