@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from minialbert.errors import UserError, listed, local_path, one_line, quoted, s
 logger = logging.getLogger(__name__)
 
 DocumentSeparator = Literal["blank-line", "line", "file"]
-SourceKind = Literal["text", "jsonl", "parquet", "hub", "memory"]
+SourceKind = Literal["text", "jsonl", "parquet", "hub", "memory", "other"]
 
 _KIND_OF_SUFFIX: dict[str, SourceKind] = {
     ".txt": "text",
@@ -38,6 +38,28 @@ _KIND_OF_SUFFIX: dict[str, SourceKind] = {
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _IN_MEMORY = "texts in memory"
+
+
+# Readers by suffix that `register_reader` added.
+_REGISTERED: dict[str, Callable[[Path], Iterable[str]]] = {}
+
+
+def register_reader(suffix: str, read: Callable[[Path], Iterable[str]]) -> None:
+    """Make files with a suffix (".srt") part of corpora, until the process ends.
+
+    `read` is called with the path and yields a file's documents, one at a time and in the same order each time, which
+    is how an interrupted `prepare` goes on. What it raises as `UserError` is told as it is.
+    """
+    suffix = suffix.lower()
+    if (
+        not re.fullmatch(r"\.\w+", suffix)
+        or suffix in COMPRESSIONS
+        or _KIND_OF_SUFFIX.get(suffix, "other") != "other"
+    ):
+        raise UserError(
+            f"a reader cannot be registered for {quoted(suffix)}: give a new suffix, as in '.srt'"
+        )
+    _KIND_OF_SUFFIX[suffix], _REGISTERED[suffix] = "other", read
 
 
 class TextsInMemory:
@@ -203,6 +225,8 @@ def _file_source(path: Path) -> Source:
     kind = _kind(path) or "text"
     if kind == "parquet" and path.suffix.lower() in COMPRESSIONS:
         raise UserError(f"{path}: a Parquet file compressed as a whole cannot be read; decompress it first")
+    if kind == "other" and path.suffix.lower() in COMPRESSIONS:
+        raise UserError(f"{path}: a registered reader takes no compressed file; decompress it first")
     return Source(path, kind, path.stat().st_size)
 
 
@@ -366,6 +390,15 @@ def _read_hub(source: Source, text_field: str, max_document_bytes: int, _: ReadS
         yield Document(text, row)
 
 
+def _read_other(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+    for row, text in enumerate(_REGISTERED[source.path.suffix.lower()](source.path), 1):
+        if not isinstance(text, str):
+            raise UserError(f"{source.path}:{row}: its reader gave {type(text).__name__}, not a string")
+        _check_length(text, source, row, max_document_bytes)
+        stats.bytes_read = min(stats.bytes_read + len(text.encode("utf-8", "replace")), source.num_bytes)
+        yield Document(text.encode("utf-8", "replace").decode("utf-8"), row)
+
+
 def _read_memory(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
     assert source.texts is not None
     for row, text in source.texts.read(source):
@@ -374,7 +407,13 @@ def _read_memory(source: Source, _: str, max_document_bytes: int, stats: ReadSta
         yield Document(text, row)
 
 
-_READERS = {"jsonl": _read_jsonl, "parquet": _read_parquet, "hub": _read_hub, "memory": _read_memory}
+_READERS = {
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+    "hub": _read_hub,
+    "other": _read_other,
+    "memory": _read_memory,
+}
 
 
 def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:

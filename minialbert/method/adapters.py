@@ -25,12 +25,13 @@ from minialbert.errors import UserError, display_name, listed, quoted, shown, sp
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, tell_misfit
 from minialbert.method.modeling_minialbert import (
-    BottleneckAdapter,
+    AdapterLinear,
     MiniAlbertForQuestionAnswering,
     MiniAlbertForSequenceClassification,
     MiniAlbertForTokenClassification,
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
+    build_adapter,
 )
 from minialbert.runs.files import check_folder, whole_folder, writing
 
@@ -49,7 +50,7 @@ _FUNCTIONAL_FIELDS = ("num_hidden_layers", "num_attention_heads", "hidden_act", 
 # Fields of a model's configuration that belong to its task and travel with the adapters.
 _TASK_FIELDS = (
     "adapter_reduction_factor", "adapter_layer_norm", "adapter_init", "problem_type", "classifier_dropout",
-    "elastic_depths",
+    "elastic_depths", "adapter_kind",
 )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ class _Record(BaseModel):
     backbone_fingerprint: str
     num_iterations: int
     adapter_reduction_factor: int
+    adapter_kind: str = "bottleneck"
     adapter_layer_norm: bool
     adapter_init: str
     num_labels: int
@@ -127,6 +129,7 @@ def add_adapters(
     initialization: Literal["identity", "as-published"] = "identity",
     layer_norm: bool | None = None,
     seed: int | None = None,
+    kind: str = "bottleneck",
 ) -> None:
     """Give a student without adapters fresh ones, in place, and say so in its configuration.
 
@@ -139,6 +142,7 @@ def add_adapters(
         layer_norm: whether each adapter ends in a LayerNorm; None for False with "identity" and True, as in
             the release, with "as-published".
         seed: of the random values; None draws from torch's global generator.
+        kind: Eq. 3's, or a name given to `register_adapter`.
 
     Raises:
         UserError: if the model is no MiniALBERT, has adapters already, or cannot have such ones.
@@ -153,16 +157,21 @@ def add_adapters(
         "adapter_reduction_factor": reduction_factor,
         "adapter_init": initialization,
         "adapter_layer_norm": initialization == "as-published" if layer_norm is None else layer_norm,
+        "adapter_kind": kind,
     }
     config = _changed_config(encoder.config, values, "adapters")
     pairs = config.num_hidden_layers
     with torch.random.fork_rng(devices=[], enabled=seed is not None), torch.device("cpu"):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        adapters = [BottleneckAdapter(config) for _ in range(2 * pairs)]
+        try:
+            adapters = [build_adapter(config) for _ in range(2 * pairs)]
+        except ValueError as error:
+            raise UserError(str(error)) from error
         for adapter in adapters:  # their LayerNorms start at one and zero, as torch's do
-            adapter.down.initialize()
-            adapter.up.initialize()
+            for module in adapter.modules():
+                if isinstance(module, AdapterLinear):
+                    module.initialize()
     for adapter in adapters:
         adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
     encoder.attention_adapters.extend(adapters[:pairs])
@@ -235,6 +244,8 @@ def save_adapters(
         **{name: getattr(config, name) for name in _TASK_FIELDS},
         "task": metadata or {},
     }
+    if record["adapter_kind"] == "bottleneck":  # as in files of before kinds
+        del record["adapter_kind"]
     try:
         text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
@@ -290,8 +301,11 @@ def load_adapters(
     values["architectures"] = [record.architecture]
     values["exit_threshold"] = None  # of the backbone's own task
     config = _changed_config(encoder.config, values, f"{source}: {CONFIG_NAME}")
-    with torch.device("meta"):  # shapes alone: every tensor comes from the backbone or the file
-        model = ARCHITECTURES[record.architecture].ours(config)
+    try:
+        with torch.device("meta"):  # shapes alone: every tensor comes from the backbone or the file
+            model = ARCHITECTURES[record.architecture].ours(config)
+    except ValueError as error:
+        raise UserError(f"{source}: {one_line(error)}") from error
     tensors = _read_tensors(_locate(source, WEIGHTS_NAME, revision), model, source)
 
     model.minialbert.embeddings = encoder.embeddings

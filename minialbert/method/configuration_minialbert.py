@@ -66,6 +66,7 @@ class MiniAlbertConfig(PreTrainedConfig):
             the exact GELU, as in the release.
         adapter_reduction_factor: `hidden_size` divided by the width of the adapters' bottleneck; None for
             a student without adapters.
+        adapter_kind: "bottleneck" (Eq. 3), or a name given to `modeling_minialbert.register_adapter`.
         adapter_layer_norm: whether each adapter ends in a LayerNorm (the release has one; Eq. 3 has none).
         adapter_init: "identity" starts each adapter as the identity (zero up-projection; needs
             `adapter_layer_norm=False`), "as-published" with torch's default for Linear.
@@ -112,6 +113,7 @@ class MiniAlbertConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     elastic_depths: list[int] | tuple[int, ...] | None = None
     exit_threshold: int | float | None = None
+    adapter_kind: str = "bottleneck"
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the base class accepts
         """Fill in the base class's fields, then refuse a shape that cannot be built."""
@@ -205,7 +207,10 @@ class MiniAlbertConfig(PreTrainedConfig):
         Saving one head through Transformers records that head only, and a reader that asks for the
         bare encoder then fails; so all are listed, always.
         """
-        return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+        values = {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+        if self.adapter_kind == "bottleneck":  # files of before kinds stay as they are
+            values.pop("adapter_kind", None)
+        return values
 
     @classmethod
     def get_config_dict(

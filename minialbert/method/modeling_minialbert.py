@@ -170,6 +170,30 @@ class BottleneckAdapter(nn.Module):
         return self.LayerNorm(self.up(nn.functional.gelu(self.down(hidden_states))) + hidden_states)
 
 
+ADAPTER_KINDS: dict[str, Callable[[MiniAlbertConfig], nn.Module]] = {"bottleneck": BottleneckAdapter}
+
+
+def register_adapter(kind: str, build: Callable[[MiniAlbertConfig], nn.Module]) -> None:
+    """Let configurations name a kind of adapter, until the process ends: `build(config)` makes one.
+
+    Each iteration has two, called on hidden states (B, T, D) before the attention and before the feed-forward network.
+    Linear layers that are `AdapterLinear` start at torch's default or at zero, others as the model's own.
+    """
+    if kind == "bottleneck":
+        raise ValueError("the adapter kind 'bottleneck' is the package's own: give another name")
+    ADAPTER_KINDS[kind] = build
+
+
+def build_adapter(config: MiniAlbertConfig) -> nn.Module:
+    """Return an adapter of the kind that a configuration names."""
+    if config.adapter_kind not in ADAPTER_KINDS:
+        raise ValueError(
+            f"the adapter kind {config.adapter_kind!r} is not known here ({', '.join(ADAPTER_KINDS)}): call "
+            "register_adapter with its class first"
+        )
+    return ADAPTER_KINDS[config.adapter_kind](config)
+
+
 def eager_attention(
     module: nn.Module,
     query: Tensor,
@@ -391,8 +415,8 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         self.embeddings = MiniAlbertEmbeddings(config)
         self.block = MiniAlbertBlock(config)
         adapters = config.num_hidden_layers if config.adapter_reduction_factor is not None else 0
-        self.attention_adapters = nn.ModuleList(BottleneckAdapter(config) for _ in range(adapters))
-        self.ffn_adapters = nn.ModuleList(BottleneckAdapter(config) for _ in range(adapters))
+        self.attention_adapters = nn.ModuleList(build_adapter(config) for _ in range(adapters))
+        self.ffn_adapters = nn.ModuleList(build_adapter(config) for _ in range(adapters))
         self.gradient_checkpointing = False
         self.post_init()
 

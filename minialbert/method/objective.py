@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from minialbert.errors import UserError, listed, quoted
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.fast.rows import AttentionInputs
 from minialbert.method.fast.vocabulary import vocabulary_losses
@@ -97,6 +98,47 @@ class EncoderView:
         return cls(hidden_states, rows, logits=None if logits is None else logits[positions])
 
 
+@dataclass(frozen=True)
+class LossBatch:
+    """What a registered term knows of a batch: `mask` (B, T), `labels` (B, T), -100 where not masked, and `positions`.
+
+    `positions` (B, T) are where the logits stand. `pairs` are the matched iterations and layers, both from 1; divide
+    sums by `counts`, so that micro-batches add up.
+    """
+
+    pairs: Sequence[tuple[int, int]]
+    mask: Tensor
+    labels: Tensor
+    positions: Tensor
+    counts: TokenCounts
+
+
+Compute = Callable[[EncoderView, EncoderView, LossBatch], Tensor]
+Need = Literal["hidden_states", "attention_rows", "attention_inputs", "logits"]
+_REGISTERED: dict[str, tuple[Compute, frozenset[str]]] = {}
+
+
+def register_loss(name: str, *, needs: tuple[Need, ...] = ("hidden_states",)) -> Callable[[Compute], Compute]:
+    """Return a decorator that makes a function of two views and a `LossBatch` a term, until the process ends.
+
+    Its weight is `DistillationObjective(extra={name: weight})`; without one it is not computed. `needs` are the fields
+    of `EncoderView` it reads; hidden states are always there, 0 being the embeddings. The teacher's have no gradients.
+    A name registered again is replaced.
+    """
+    if not name.isidentifier() or name in (*TERMS, "elastic", "total"):
+        raise UserError(f"a loss term cannot be called {quoted(name)}: give a new name of letters and digits")
+    if unknown := set(needs) - set(get_args(Need)):
+        raise UserError(
+            f"needs of {name}: {listed(sorted(unknown))} not known: give {listed(get_args(Need))}"
+        )
+
+    def register(compute: Compute) -> Compute:
+        _REGISTERED[name] = (compute, frozenset(needs))
+        return compute
+
+    return register
+
+
 @dataclass
 class DistillationTerms:
     """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total.
@@ -113,10 +155,12 @@ class DistillationTerms:
     total: Tensor
     relation: Tensor | None = None
     elastic: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def items(self) -> list[tuple[str, Tensor]]:
         """Return (name, scalar) pairs in the order of Eq. 11, the total last."""
-        values = [(name, getattr(self, name)) for name in (*TERMS, "elastic", "total")]
+        values = [(name, getattr(self, name)) for name in TERMS]
+        values += [*self.extra.items(), ("elastic", self.elastic), ("total", self.total)]
         return [(name, value) for name, value in values if value is not None]
 
 
@@ -169,6 +213,7 @@ class DistillationObjective:
         teacher_dropout: run the teacher with its dropout on and take attention rows after dropout, as the
             release does in training.
         elastic: how depths before the last are trained too; None for the last alone.
+        extra: weights, above 0, of terms that `register_loss` made, by name.
     """
 
     mlm_weight: float = 1.0
@@ -190,6 +235,19 @@ class DistillationObjective:
     temperature: float = 1.0
     teacher_dropout: bool = False
     elastic: ElasticObjective | None = None
+    extra: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse weights of terms that nobody registered."""
+        for name, weight in self.extra.items():
+            if name not in _REGISTERED:
+                known = listed(_REGISTERED) or "none"
+                raise UserError(f"no loss term {quoted(name)} is registered ({known}): see register_loss")
+            if not weight > 0:
+                raise UserError(f"the weight of the loss term {name} must be above 0, got {weight}")
+
+    def _needs(self, field_of_view: Need) -> bool:
+        return any(field_of_view in _REGISTERED[name][1] for name in self.extra)
 
     @classmethod
     def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
@@ -220,15 +278,17 @@ class DistillationObjective:
 
     def without(self, *terms: str) -> DistillationObjective:
         """Return the same objective with the weight of the named terms ("output", …) set to 0."""
-        weights: dict[str, Any] = {f"{term}_weight": 0.0 for term in terms}
-        return replace(self, **weights)
+        weights: dict[str, Any] = {f"{term}_weight": 0.0 for term in terms if term not in self.extra}
+        extra = {name: weight for name, weight in self.extra.items() if name not in terms}
+        return replace(self, extra=extra, **weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, as JSON would give them back."""
         values = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
-        del values["elastic"]
+        del values["elastic"], values["extra"]
+        values |= {f"{name}_weight": weight for name, weight in self.extra.items()}
         return values if self.elastic is None else {**values, "elastic": self.elastic.to_dict()}
 
     def resolve_layers(self, num_iterations: int, num_teacher_layers: int) -> tuple[int, ...]:
@@ -238,13 +298,13 @@ class DistillationObjective:
     @property
     def weighted_terms(self) -> tuple[str, ...]:
         """Names of the terms that have a weight, in the order of Eq. 11."""
-        names = tuple(name for name in TERMS if getattr(self, f"{name}_weight"))
+        names = (*(name for name in TERMS if getattr(self, f"{name}_weight")), *self.extra)
         return names if self.elastic is None else (*names, "elastic")
 
     @property
     def needs_attention(self) -> bool:
         """Whether attention rows are compared."""
-        return self.attention_weight > 0
+        return self.attention_weight > 0 or self._needs("attention_rows")
 
     @property
     def compares_plain_rows(self) -> bool:
@@ -254,12 +314,13 @@ class DistillationObjective:
             and self.attention_heads == "match"
             and self.attention_epsilon == 0
             and not self.teacher_dropout
+            and not self._needs("attention_rows")
         )
 
     @property
     def depends_on_length(self) -> bool:
         """Whether the losses of a window depend on how far its row of the batch is filled up."""
-        return self.needs_attention and self.attention_reduction == "elements"
+        return bool(self.extra) or (self.needs_attention and self.attention_reduction == "elements")
 
     @property
     def needs_teacher(self) -> bool:
@@ -276,6 +337,9 @@ class DistillationObjective:
             return []
         return matched_pairs(layers) if self.relation_layers == "all" else matched_pairs(layers)[-1:]
 
+    def _asked_inputs(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        return matched_pairs(layers) if self._needs("attention_inputs") else self.related_layers(layers)
+
     def teacher_request(
         self, layers: Sequence[int], positions: Tensor | None = None, *, as_it_attends: bool = False
     ) -> Request:
@@ -284,9 +348,9 @@ class DistillationObjective:
         With `as_it_attends` it is what rows are made of: the student's are then compared as they are made.
         """
         compared = [layer for _, layer in self.compared_layers(layers)]
-        related = [layer for _, layer in self.related_layers(layers)]
+        related = [layer for _, layer in self._asked_inputs(layers)]
         return Request(
-            positions=positions if self.output_weight else None,
+            positions=positions if self.output_weight or self._needs("logits") else None,
             attention_layers=() if as_it_attends else compared,
             attention_inputs=[*related, *compared] if as_it_attends else related,
             after_dropout=self.teacher_dropout,
@@ -313,7 +377,7 @@ class DistillationObjective:
         return Request(
             positions=positions,
             attention_layers=() if as_it_attends else [iteration for iteration, _ in compared],
-            attention_inputs=[iteration for iteration, _ in self.related_layers(layers)],
+            attention_inputs=[iteration for iteration, _ in self._asked_inputs(layers)],
             after_dropout=self.teacher_dropout,
             references=references,
             direction=self.kl_direction,
@@ -369,8 +433,16 @@ class DistillationObjective:
         output_count = masked_count if self.output_positions == "masked" else valid_count
         terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
         total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
+        extra = {}
+        if teacher is not None and self.extra:
+            layers = self.resolve_layers(
+                max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
+            )
+            batch = LossBatch(matched_pairs(layers), attention_mask, labels, positions, counts)
+            extra = {name: _REGISTERED[name][0](student, teacher, batch) for name in self.extra}
+            total = sum((self.extra[name] * value for name, value in extra.items()), total)
         if self.elastic is None:
-            return DistillationTerms(**terms, total=total)
+            return DistillationTerms(**terms, total=total, extra=extra)
         elastic = self.elastic(
             student.depth_logits,
             student.logits,
@@ -378,7 +450,7 @@ class DistillationObjective:
             count=masked_count,
             temperature=self.temperature,
         )
-        return DistillationTerms(**terms, total=total + elastic, elastic=elastic)
+        return DistillationTerms(**terms, total=total + elastic, elastic=elastic, extra=extra)
 
     def _vocabulary(
         self,

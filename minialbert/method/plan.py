@@ -162,7 +162,11 @@ def resolve_objective(
         notes.append("no teacher: masked-LM alone")
         if not objective.mlm_weight:
             raise UserError("without a teacher only the MLM term is left, and distill.mlm_weight is 0")
-        return objective.without("attention", "hidden", "output", "embedding", "relation")
+        return objective.without("attention", "hidden", "output", "embedding", "relation", *objective.extra)
+    if cached and objective.extra:
+        raise UserError(
+            f"training.cache_teacher keeps nothing for registered terms ({', '.join(objective.extra)}): set it to false"
+        )
     if not teacher.has_mlm_head and objective.output_weight:
         notes.append("output term: off (the teacher has no masked-LM head)")
         objective = objective.without("output")

@@ -1,0 +1,137 @@
+"""docs/extending.md: its examples run as they stand, one after the other; what nobody registered is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import minialbert
+from minialbert.data import corpora
+from minialbert.deploy import card
+from minialbert.errors import UserError
+from minialbert.method import modeling_minialbert, objective
+from minialbert.method.adapters import add_adapters, load_adapters, save_adapters
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+ROWS = [(f"the king was {word}", label) for word, label in [("small", "a"), ("large", "b")] * 8]
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """Registries that forget what a test adds."""
+    for owner, name in (
+        (objective, "_REGISTERED"), (corpora, "_REGISTERED"), (corpora, "_KIND_OF_SUFFIX"),
+        (modeling_minialbert, "ADAPTER_KINDS"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, dict(getattr(owner, name)))
+
+
+def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code) == 4
+    names = {"teacher": str(tiny_teacher_dir), "folder": tmp_path, "rows": ROWS, "__name__": "example"}
+    for block in code:
+        exec(compile(block, PAGE.name, "exec", dont_inherit=True), names)  # noqa: S102
+    record = names["distilled"].record
+    assert record["training"]["steps"] == 2
+    assert "cosine 2" in card._weights(record["objective"])
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in logged if "loss_cosine" in line]
+    assert len(steps) == 2 and all(0 < line["loss_cosine"] < 20 for line in steps)
+    manifest = json.loads((tmp_path / "windows" / "manifest.json").read_text())
+    assert '"film.srt"' in json.dumps(manifest) and '"other"' in json.dumps(manifest)
+    # an adapter file says its kind, and is refused where nobody registered it
+    folder = tmp_path / "tuned" / "adapters"
+    assert json.loads((folder / "adapter_config.json").read_text())["adapter_kind"] == "low-rank"
+    load_adapters(names["plain"].model, folder)
+    del modeling_minialbert.ADAPTER_KINDS["low-rank"]
+    with pytest.raises(UserError, match=r"the adapter kind 'low-rank' is not known here \(bottleneck\)"):
+        load_adapters(names["plain"].model, folder)
+    with pytest.raises(UserError, match="the adapter kind 'low-rank' is not known here"):
+        minialbert.predict(tmp_path / "tuned" / "model", ["the king"])
+
+
+@pytest.mark.parametrize("need", ["attention_rows", "attention_inputs", "logits"])
+def test_a_term_gets_what_it_needs_though_no_other_term_does(need, tiny_teacher_dir, tmp_path):
+    seen = []
+
+    @objective.register_loss("look", needs=(need,))
+    def look(student, teacher, batch):
+        seen.append((getattr(student, need), getattr(teacher, need), batch))
+        return student.hidden_states[0].sum() * 0 + 3
+
+    texts = ["the king was small and large city by river"] * 40
+    result = minialbert.distill(
+        str(tiny_teacher_dir), texts, recipe="tiny", max_steps=1, output=tmp_path / "run",
+        objective=objective.DistillationObjective(
+            attention_weight=0, output_weight=0, hidden_weight=0, extra={"look": 2.0}
+        ),
+        settings={"student.adapter_reduction_factor": 8},
+    )  # fmt: skip
+    assert result.record["objective"]["look_weight"] == 2.0
+    for ours, theirs, batch in seen:
+        if need == "logits":
+            assert ours.shape == theirs.shape and len(ours) == int(batch.positions.sum())
+        else:
+            assert set(ours) >= {i for i, _ in batch.pairs} and set(theirs) >= {i for _, i in batch.pairs}
+
+
+def test_weights_add_up_and_nothing_changes_without_terms():
+    plain = objective.DistillationObjective()
+    objective.register_loss("three")(lambda student, teacher, batch: torch.tensor(3.0))
+    weighted = objective.DistillationObjective(extra={"three": 2.0})
+    view = objective.EncoderView({0: torch.zeros(1, 2, 4), 1: torch.ones(1, 2, 4)})
+    both = [
+        one.without("mlm", "attention", "output")(view, view, labels=torch.full((1, 2), -100))
+        for one in (plain, weighted)
+    ]
+    assert both[1].total - both[0].total == 6 and dict(both[1].items())["three"] == 3
+    assert [name for name, _ in both[0].items()] == [name for name, _ in both[1].items() if name != "three"]
+    assert weighted.without("three") == plain and "extra" not in plain.to_dict()
+    assert weighted.weighted_terms == (*plain.weighted_terms, "three")
+
+
+def test_wrong_names_are_refused():
+    with pytest.raises(UserError, match="no loss term 'absent' is registered"):
+        objective.DistillationObjective(extra={"absent": 1.0})
+    with pytest.raises(UserError, match="cannot be called 'hidden'"):
+        objective.register_loss("hidden")
+    with pytest.raises(UserError, match="not known: give"):
+        objective.register_loss("new", needs=("gradients",))
+    objective.register_loss("new")(lambda *_: torch.zeros(()))
+    with pytest.raises(UserError, match="must be above 0"):
+        objective.DistillationObjective(extra={"new": 0.0})
+    for suffix in (".txt", ".gz", "srt"):
+        with pytest.raises(UserError, match="give a new suffix"):
+            corpora.register_reader(suffix, lambda path: [])
+    with pytest.raises(ValueError, match="give another name"):
+        modeling_minialbert.register_adapter("bottleneck", torch.nn.Identity)
+
+
+def test_files_of_the_bottleneck_do_not_name_it(tmp_path):
+    config = minialbert.MiniAlbertConfig(
+        vocab_size=50, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=32,
+        adapter_reduction_factor=None,
+    )  # fmt: skip
+    model = minialbert.MiniAlbertForSequenceClassification(config)
+    add_adapters(model, reduction_factor=4)
+    model.save_pretrained(tmp_path / "model")
+    save_adapters(model, tmp_path / "adapters")
+    assert "adapter_kind" not in (tmp_path / "model" / "config.json").read_text()
+    assert "adapter_kind" not in (tmp_path / "adapters" / "adapter_config.json").read_text()
+    assert minialbert.MiniAlbertConfig.from_pretrained(tmp_path / "model").adapter_kind == "bottleneck"
+    bare = minialbert.MiniAlbertModel(
+        minialbert.MiniAlbertConfig(
+            vocab_size=9,
+            embedding_size=8,
+            hidden_size=16,
+            num_attention_heads=2,
+            adapter_reduction_factor=None,
+        )
+    )
+    with pytest.raises(UserError, match="'strange' is not known here"):
+        add_adapters(bare, kind="strange")
