@@ -192,7 +192,7 @@ def test_a_directory_that_lacks_a_file(finetune, people, moods, tmp_path):
 def test_a_row_with_too_few_columns(finetune, people, moods, tmp_path):
     (people / "dev.tsv").write_text("the\tO\nking\n")
     line = finetune("ner", people)
-    assert f"{people / 'dev.tsv'}, row 2: expected at least 2 columns" in line
+    assert f"{people / 'dev.tsv'}:2: expected at least 2 columns" in line
     assert "found 1: 'king'" in line
     (moods / "train.csv").write_text("text,label\nthe king,glad\nthe river\n")
     line = finetune("classification", moods)
@@ -210,7 +210,7 @@ def test_an_unknown_label_in_dev(finetune, people, moods, tmp_path):
     assert "is not among those of the train split: 'glad', 'sad'" in line
     (people / "dev.tsv").write_text("the\tO\nking\tB-Animal\n")
     line = finetune("ner", people)
-    assert f"{people / 'dev.tsv'}, row 2" in line
+    assert f"{people / 'dev.tsv'}:2" in line
     assert "'B-Animal' does not occur in train, which has Person" in line
     (tmp_path / "SST-2").mkdir()
     (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\nthe king\t1\n")
@@ -229,7 +229,7 @@ def test_an_unknown_label_in_dev(finetune, people, moods, tmp_path):
 def test_a_tag_outside_bio(tag, message, finetune, people):
     (people / "train.tsv").write_text(f"the\tO\n\nking\t{tag}\n")
     line = finetune("ner", people)
-    assert f"{people / 'train.tsv'}, row 3: " in line
+    assert f"{people / 'train.tsv'}:3: " in line
     assert message in line
 
 
@@ -251,12 +251,12 @@ def test_an_inside_tag_after_nothing_is_repaired_and_counted(
 def test_an_inside_tag_after_nothing_is_refused_on_request(finetune, people):
     (people / "train.tsv").write_text("the\tO\nking\tI-Person\n")
     line = finetune("ner", people, "--set", "task.iob=refuse")
-    assert f"{people / 'train.tsv'}, row 2: 'I-Person' follows no entity: expected 'B-Person'" in line
+    assert f"{people / 'train.tsv'}:2: 'I-Person' follows no entity: expected 'B-Person'" in line
 
 
 def test_a_sentence_without_words(finetune, people, tmp_path):
     (people / "train.tsv").write_text("the\tO\n \tB-Person\n")
-    assert f"{people / 'train.tsv'}, row 2: the word in column 0 is empty" in finetune("ner", people)
+    assert f"{people / 'train.tsv'}:2: the word in column 0 is empty" in finetune("ner", people)
     table = tmp_path / "table"
     table.mkdir()
     rows = [{"tokens": ["the", "king"], "tags": ["O", "B-Person"]}, {"tokens": [], "tags": []}]
