@@ -114,3 +114,16 @@ def test_a_report_is_a_room_and_a_verb():
     from minialbert.report.tables import Table
 
     assert callable(minialbert.report) and Table.__module__ == "minialbert.report.tables"
+
+
+def test_a_run_with_a_live_model_is_the_same_run_again(tiny_teacher, tiny_tokenizer, tmp_path):
+    def again(**options):
+        return minialbert.finetune(
+            tiny_teacher, "classification", {"train": ROWS, "validation": ROWS}, tokenizer=tiny_tokenizer, epochs=1,
+            output=tmp_path / "run", **options,
+        )  # fmt: skip
+
+    record = again().record
+    assert record["recipe"]["model"]["name"] == record["model"]["name"] == "BertForMaskedLM"
+    with pytest.raises(minialbert.errors.UserError, match="holds a finished run"):  # not: of another recipe
+        again(resume=True)

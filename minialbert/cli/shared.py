@@ -98,7 +98,6 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def quiet_transformers() -> None:
     """Leave out Transformers' bars and loading reports; what matters of them is in our own lines."""
-    from transformers.utils import logging as transformers_logging
+    from minialbert.runs.progress import silence_transformers
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    silence_transformers()

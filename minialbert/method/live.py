@@ -19,6 +19,16 @@ from minialbert.runs.results import ModelResult, Result
 AnyModel: TypeAlias = "str | Path | Any"
 # What lies beside a model's weights and says how it wants its inputs.
 _SIDE_FILES = ("task.json",)
+_PREFIX = "minialbert-live-"
+
+
+def lasting_name(place: str | None) -> str | None:
+    """Return what a recipe calls a model: a live one by its name, since its folder is gone when the call ends.
+
+    So a run with a live model can be resumed with that model.
+    """
+    is_live = place is not None and Path(place).parent.name.startswith(_PREFIX)
+    return Path(place).name if is_live and place is not None else place
 
 
 @contextmanager
@@ -56,7 +66,7 @@ def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: A
         Path(source).resolve() if source and Path(source).is_dir() else Path(source or type(alive).__name__)
     )
     shown = name.parent.name if name.name == "model" else name.name
-    with tempfile.TemporaryDirectory(prefix="minialbert-live-") as root:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as root:
         folder = Path(root) / (shown or "model")
         alive.save_pretrained(folder)
         for side in _SIDE_FILES:

@@ -147,14 +147,21 @@ def speaking(shown: bool = True) -> Iterator[None]:
                 ours.setLevel(level)
 
 
+def silence_transformers() -> None:
+    """Keep Transformers' bars and loading reports off the screen until the process ends."""
+    from transformers.utils import logging as theirs
+
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep Transformers' bars and loading reports off the screen inside the block; what matters is in our lines."""
     from transformers.utils import logging as theirs
 
     verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    silence_transformers()
     try:
         yield
     finally:

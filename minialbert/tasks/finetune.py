@@ -10,7 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from minialbert.method.adapters import (
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
-from minialbert.method.live import AnyModel, on_disk
-from minialbert.recipes.load import Settings, load_recipe, with_settings
+from minialbert.method.live import AnyModel, lasting_name, on_disk
+from minialbert.recipes.load import Settings, apply_overrides, load_recipe, with_settings
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
@@ -312,6 +312,9 @@ def run_finetuning(
     check_trackers(recipe.tuning.report_to)
     run = RunDirectory(output)
     plan = plan_finetuning(recipe, data)
+    places = {"model.name": recipe.model.name, "teacher.model": recipe.teacher.model}
+    named = {key: lasting_name(place) for key, place in places.items()}
+    plan = replace(plan, recipe=apply_overrides(recipe, named))
     with run.alone(resume=resume):
         record = _finetune(
             plan, run, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
