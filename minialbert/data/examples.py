@@ -64,7 +64,7 @@ class Task:
     name: str  # what records and tables call it ("cola", "ncbi-disease")
     problem: Problem
     labels: tuple[str, ...]  # in the order of their ids; empty for regression
-    metric: str  # that selects checkpoints and is reported (a key of `metrics.compute`)
+    metric: str  # that selects checkpoints and is reported (one of `METRICS` of its problem)
     splits: Mapping[str, Sequence[Example]]  # train, validation, test (MNLI: also "validation_mismatched")
     notes: tuple[str, ...] = ()  # what a reader repaired or left out, a line each; shown and recorded
 
