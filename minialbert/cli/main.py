@@ -307,7 +307,7 @@ class _StandardError(logging.Handler):
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StandardError()])
-    for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate"):
+    for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate", "onnx_ir", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         refuse_several_processes(sys.argv[1:])

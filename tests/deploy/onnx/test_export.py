@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -336,3 +338,12 @@ def test_the_command_line(classifier, traced, tmp_path):
     ):
         result = runner.invoke(app, [*arguments, "--overwrite", *more])
         assert isinstance(result.exception, UserError) and message in str(result.exception)
+
+
+def test_the_command_line_says_nothing_that_is_not_ours(classifier, tmp_path):
+    words = ["export", "--model", str(classifier), "--output", str(tmp_path / "out"), "--quantize", "int8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "minialbert", *words], capture_output=True, text=True, check=True, timeout=240
+    )
+    assert done.stderr == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()][1:] == ["parity:", "folder:"]
