@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, printable
 from minialbert.runs.files import sync
 
 logger = logging.getLogger(__name__)
@@ -61,14 +61,23 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
         shutil.rmtree(path, ignore_errors=True)
 
 
-def last_whole_checkpoint(root: Path, *, tell: bool = False) -> Path | None:
-    """Return the newest checkpoint whose files are those of its manifest, or None; `tell` says what ails newer ones."""
+def last_whole_checkpoint(
+    root: Path, *, tell: bool = False, find_misfit: Callable[[Path], str | None] | None = None
+) -> Path | None:
+    """Return the newest checkpoint whose files are those of its manifest, or None.
+
+    `tell` says what ails newer ones; `find_misfit` returns why one that is whole does not serve either.
+    """
     for _, path in reversed(_found(root)):
         damage = find_damage(path)
+        if damage is None and find_misfit is not None:
+            damage = find_misfit(path)
         if damage is None:
             return path
         if tell:
-            logger.warning("%s is damaged (%s): the one before it is used", path.name, damage)
+            logger.warning("%s is damaged (%s): the one before it is used", path.name, printable(damage))
+    if tell and _found(root):
+        logger.warning("%s holds no checkpoint that can be used: the run starts anew", root)
     return None
 
 

@@ -24,6 +24,7 @@ from minialbert.errors import UserError
 from minialbert.recipes.schema import Optimisation
 from minialbert.runs.checkpoints import is_whole, last_whole_checkpoint, new_checkpoint, step_of
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
 from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
 
@@ -149,7 +150,6 @@ def training_arguments(
 
 
 WEIGHTS_FILE = "model.safetensors"
-PROGRESS_FILE = "progress.json"
 
 
 class ResumableTrainer(Trainer):
@@ -164,6 +164,8 @@ class ResumableTrainer(Trainer):
     `max_skipped_steps` in a row end the run. `verb` and `section`, for messages, are the command that trains and where
     its settings are in a recipe; `some_weights_rest` where a step may leave trained weights without a gradient.
     """
+
+    progress_form: type[Progress] = Progress
 
     def __init__(
         self,
@@ -191,6 +193,7 @@ class ResumableTrainer(Trainer):
         self._step_tokens = 0.0
         self._evaluation_is_due = False
         self._evaluated_at = -1
+        self._unfit_steps: set[int] = set()
         self._seconds_before = 0.0
         self._started = self._clock = time.perf_counter()
         super().__init__(callbacks=[*callbacks, _Bookkeeping(self)], **kwargs)
@@ -208,7 +211,9 @@ class ResumableTrainer(Trainer):
         """
         self.accelerator.wait_for_everyone()
         tell = self.args.should_save
-        checkpoint = last_whole_checkpoint(run.checkpoints, tell=tell) if resume else None
+        checkpoint = None
+        if resume:
+            checkpoint = last_whole_checkpoint(run.checkpoints, tell=tell, find_misfit=self._find_misfit)
         name = checkpoint.name if checkpoint is not None else None
         if len(set(gather_object([name]))) > 1:
             raise UserError(
@@ -220,6 +225,17 @@ class ResumableTrainer(Trainer):
                 logger.info("resuming from %s", name)
         self.accelerator.wait_for_everyone()  # before others read the log
         return str(checkpoint) if checkpoint is not None else None
+
+    def _find_misfit(self, checkpoint: Path) -> str | None:
+        step = step_of(checkpoint)
+        misfit = find_misfit(checkpoint, step, self)
+        if misfit is not None:
+            self._unfit_steps.add(step)
+        return misfit
+
+    def saved_tensors(self, progress: Any) -> dict[str, Mapping[str, Tensor]]:
+        """Return what each safetensors file of a checkpoint with such progress holds: names, and tensors like them."""
+        return {WEIGHTS_FILE: self.accelerator.unwrap_model(self.model).state_dict()}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; asked to stop, save what is needed to go on and raise `StopRequested`."""
@@ -403,10 +419,11 @@ class ResumableTrainer(Trainer):
         self._seconds_before = float(progress["seconds"])
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
-        root, progress = Path(self.args.output_dir), self.progress()
+        root, progress, step = Path(self.args.output_dir), self.progress(), self.state.global_step
         # One that is whole may be there since the run was last asked to stop.
-        if self.args.should_save and not is_whole(root, self.state.global_step):
-            with new_checkpoint(root, self.state.global_step, keep=self.args.save_total_limit) as folder:
+        if self.args.should_save and (step in self._unfit_steps or not is_whole(root, step)):
+            self._unfit_steps.discard(step)
+            with new_checkpoint(root, step, keep=self.args.save_total_limit) as folder:
                 self._save(str(folder))
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_scaler(str(folder))

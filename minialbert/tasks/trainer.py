@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -18,6 +19,7 @@ from minialbert.data.examples import LOWER_IS_BETTER, Problem
 from minialbert.data.task_inputs import Encoded, LengthGroupedSampler, PaddingCollator
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
+from minialbert.runs.fitting import Progress
 from minialbert.runs.trainer import ResumableTrainer
 from minialbert.tasks.losses import (
     TaskTeacher,
@@ -33,6 +35,19 @@ _NO_ROWS = "no_rows"  # marks the batch of a process for which an epoch's last s
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
+class _Best(BaseModel, strict=True, allow_inf_nan=False):
+    score: float | None
+    step: NonNegativeInt
+    stale: NonNegativeInt
+
+
+class TuningProgress(Progress):
+    """What `progress.json` holds of a tuning run."""
+
+    best: _Best
+    step_seconds: list[NonNegativeFloat]
+
+
 class TuningTrainer(ResumableTrainer):
     """Tunes a model with a task head; parameters without `requires_grad` stay as they are.
 
@@ -41,6 +56,8 @@ class TuningTrainer(ResumableTrainer):
     puts them back. `batch_size` are the rows of an optimiser step. `patience` evaluations without a better
     one end the training, and `max_skipped_steps` in a row that were not finite.
     """
+
+    progress_form = TuningProgress
 
     def __init__(
         self,
@@ -248,6 +265,11 @@ class TuningTrainer(ResumableTrainer):
         best = progress["best"]
         self.best_score, self.best_step, self._stale = best["score"], best["step"], best["stale"]
         self.step_seconds[:] = progress["step_seconds"]
+
+    def saved_tensors(self, progress: TuningProgress) -> dict[str, Mapping[str, Tensor]]:
+        """Return what each safetensors file of a checkpoint holds; there is a best state once one was measured."""
+        best = {BEST_FILE: dict(self._trained())} if progress.best.score is not None else {}
+        return super().saved_tensors(progress) | best
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -7,10 +7,12 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainingArguments
 
 from minialbert import MiniAlbertForMaskedLM
@@ -23,7 +25,7 @@ from minialbert.method.objective import DistillationObjective
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe
-from minialbert.runs.checkpoints import find_damage
+from minialbert.runs.checkpoints import MANIFEST, _seal, find_damage
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.progress import RunProgress
 from minialbert.runs.stopping import StopRequested
@@ -181,6 +183,120 @@ def test_twice_stopped_and_with_a_damaged_checkpoint(make, whole, monkeypatch, c
     assert_equal(weights(again), whole[0])
     assert log_of(run) == whole[1]
     assert all(find_damage(path) is None for path in run.checkpoints.iterdir())
+
+
+def _optimizer(change):
+    def spoil(folder):
+        state = torch.load(folder / "optimizer.pt", weights_only=True)
+        change(state)
+        torch.save(state, folder / "optimizer.pt")
+
+    return spoil
+
+
+def _every(name, value):
+    """Set an entry of every weight's moments to what a function makes of it."""
+
+    def change(state):
+        for moments in state["state"].values():
+            moments[name] = value(moments[name])
+
+    return _optimizer(change)
+
+
+def _json(name, **changes):
+    def spoil(folder):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return spoil
+
+
+def _weights(change):
+    def spoil(folder):
+        tensors = load_file(folder / "model.safetensors")
+        save_file(change(tensors), folder / "model.safetensors")
+
+    return spoil
+
+
+def _without_first(tensors):
+    return dict(list(tensors.items())[1:])
+
+
+# What a checkpoint from elsewhere may hold though its manifest is right, and what is said of it.
+MISFITS = {
+    "moments of three numbers": (_every("exp_avg", lambda _: torch.full((3,), 0.5)), "exp_avg is float32 [3]"),
+    "moments with less memory than they say": (
+        _every("exp_avg_sq", lambda old: torch.zeros([1] * old.dim()).expand(old.shape)),
+        "optimizer.pt: exp_avg_sq is no plain tensor",
+    ),
+    "a step of no number": (_every("step", lambda _: torch.zeros(0)), "optimizer.pt: step is float32 [0]"),
+    "moments that are no tensors": (_every("exp_avg", lambda _: "x"), "optimizer.pt: exp_avg is no plain tensor"),
+    "moments that are not finite": (_every("exp_avg", lambda old: old * math.nan), "exp_avg holds numbers"),
+    "squares below zero": (_every("exp_avg_sq", lambda old: old - 1), "exp_avg_sq holds negative numbers"),
+    "moments of one kind": (_optimizer(lambda s: [m.pop("exp_avg") for m in s["state"].values()]), "it holds ['exp"),
+    "moments of a strange weight": (_optimizer(lambda s: s["state"].update({999: {}})), "it is of 999, which is none"),
+    "no moments": (_optimizer(lambda s: s.update(state={})), "it holds no moments"),
+    "another optimiser": (_optimizer(lambda s: s.update(param_groups=[])), "optimizer.pt does not fit"),
+    "other betas": (_optimizer(lambda s: s["param_groups"][0].update(betas="xy")), "betas is 'xy', expected"),
+    "an infinite rate": (_optimizer(lambda s: s["param_groups"][0].update(lr=math.inf)), "lr is inf"),
+    "no optimiser": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "a list": (lambda folder: torch.save([1], folder / "scheduler.pt"), "scheduler.pt: it holds a list"),
+    "a far step": (
+        lambda folder: torch.save(torch.load(folder / "scheduler.pt") | {"last_epoch": 10**9}, folder / "scheduler.pt"),
+        "scheduler.pt: it is of step 1000000000",
+    ),
+    "a method": (
+        lambda folder: torch.save(torch.load(folder / "scheduler.pt") | {"step": 5}, folder / "scheduler.pt"),
+        "scheduler.pt: it sets step",
+    ),
+    "a tensor less": (_weights(_without_first), "model.safetensors: "),
+    "a tensor more": (_weights(lambda t: t | {"x": torch.zeros(1)}), "model.safetensors: x is none of the model's"),
+    "weights that are not finite": (_weights(lambda t: {k: v * math.nan for k, v in t.items()}), "model.safetensors: "),
+    "weights in halves": (_weights(lambda t: {k: v.half() for k, v in t.items()}), "model.safetensors: "),
+    "no weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors does not"),
+    "no meters": (_json("progress.json", meters=["x"]), "progress.json: meters.0: "),
+    "steps below zero": (_json("progress.json", skipped_steps=-5), "progress.json: skipped_steps: "),
+    "time without end": (_json("progress.json", seconds=math.inf), "progress.json: seconds: "),
+    "a list for progress": (lambda folder: (folder / "progress.json").write_text("[]"), "progress.json: input"),
+    "the state of another step": (_json("trainer_state.json", global_step=3), "trainer_state.json: it is of step 3"),
+    "a step in words": (_json("trainer_state.json", global_step="6"), "trainer_state.json: global_step: "),
+    "logs every 0 steps": (_json("trainer_state.json", logging_steps=0), "trainer_state.json: logging_steps: "),
+    "an unknown key": (_json("trainer_state.json", evil=1), "trainer_state.json does not fit"),
+}  # fmt: skip
+
+
+def test_a_checkpoint_that_is_as_its_manifest_says_and_does_not_fit_is_passed_over(make, caplog):
+    trainer, run = make(save_strategy="steps", save_steps=2)
+    trainer.train()
+    newest = run.checkpoints / "checkpoint-6"
+    shutil.copytree(newest, run.path / "whole")
+    again, run = make(save_strategy="steps", save_steps=2)
+    assert again.resume_point(run, resume=True).endswith("checkpoint-6")
+    for what, (spoil, told) in MISFITS.items():
+        shutil.rmtree(newest)
+        shutil.copytree(run.path / "whole", newest)
+        (newest / MANIFEST).unlink()
+        spoil(newest)
+        _seal(newest, 6)
+        caplog.clear()
+        assert again.resume_point(run, resume=True).endswith("checkpoint-4"), what
+        assert "checkpoint-6 is damaged" in caplog.text and told in caplog.text, (what, caplog.text)
+    assert find_damage(newest) is None
+    again.train(resume_from_checkpoint=str(run.checkpoints / "checkpoint-4"))
+    assert again.resume_point(run, resume=True).endswith("checkpoint-6")  # it was written anew
+
+
+def test_a_run_none_of_whose_checkpoints_fit_says_that_it_starts_anew(make, caplog):
+    trainer, run = make(save_strategy="steps", save_steps=4, max_steps=4)
+    trainer.train()
+    checkpoint = run.checkpoints / "checkpoint-4"
+    (checkpoint / MANIFEST).unlink()
+    _json("progress.json", skipped_in_a_row=None)(checkpoint)
+    _seal(checkpoint, 4)
+    assert make()[0].resume_point(run, resume=True) is None
+    assert "the run starts anew" in caplog.text
 
 
 def test_a_checkpoint_holds_what_is_needed_and_no_state_of_generators(make):
