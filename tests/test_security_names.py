@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -72,6 +73,89 @@ def test_an_index_may_not_name_weights_outside(name, index, tiny_teacher_dir):
         load_teacher(tiny_teacher_dir)
 
 
+SECRET = "TOPSECRET"
+
+
+@pytest.fixture
+def secret(tmp_path, monkeypatch) -> Path:
+    """A file beside the folder of the model, and the folder where a command is run."""
+    file = tmp_path / "secret.txt"
+    file.write_text(f"[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n{SECRET}\n")
+    (tmp_path / "tokenizer.1.0.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return file
+
+
+@pytest.mark.parametrize("settings", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"init_inputs": ["{secret}"]},
+        {"init_inputs": ["../secret.txt"]},
+        {"init_inputs": ["secret.txt"]},  # Transformers opens it from where it is run
+        {"init_inputs": [["x", {"y": "{secret}"}]]},
+        {"vocab_file": "{secret}"},
+        {"merges_file": "secret.txt"},
+        {"tokenizer_file": "{secret}"},
+        {"special_tokens_map_file": "{secret}"},
+        {"vocab": "{secret}"},
+        {"sp_model_kwargs": {"model_file": "secret.txt"}},
+        {"source_spm": "secret.txt"},
+        {"fast_tokenizer_files": ["../tokenizer.1.0.json"]},
+        {"whatever_a_class_takes": "{secret}"},
+    ],
+)
+def test_no_setting_of_a_tokenizer_names_a_file_outside(entry, settings, tiny_teacher_dir, secret):
+    for name in ("tokenizer.json", settings):
+        (tiny_teacher_dir / name).unlink(missing_ok=True)
+    text = json.dumps({"tokenizer_class": "BertTokenizer", "unk_token": "[UNK]"} | entry)
+    (tiny_teacher_dir / settings).write_text(text.replace("{secret}", str(secret)))
+    with pytest.raises(
+        UserError, match=rf"{settings} names a file outside of its folder \({next(iter(entry))}:"
+    ):
+        load_tokenizer(tiny_teacher_dir)
+    with pytest.raises(UserError, match="names a file outside"):
+        load_teacher(tiny_teacher_dir, with_tokenizer=False)
+
+
+def test_a_tokenizer_of_the_hub_names_no_file_outside_either(tiny_teacher_dir, secret, monkeypatch):
+    edit(tiny_teacher_dir / "tokenizer_config.json", init_inputs=[str(secret)])
+    monkeypatch.setattr(
+        "transformers.utils.cached_file", lambda name, file, **_: str(tiny_teacher_dir / file)
+    )
+    with pytest.raises(UserError, match="names a file outside of its folder"):
+        load_tokenizer("someone/model")
+
+
+def test_a_tokenizer_may_name_what_is_beside_it_and_what_was_once_elsewhere(tiny_teacher_dir, secret):
+    edit(
+        tiny_teacher_dir / "tokenizer_config.json",
+        vocab_file="tokenizer.json",
+        tokenizer_file="/home/nobody/.cache/tokenizer.json",
+        name_or_path=str(secret),
+        model_input_names=["input_ids", "attention_mask"],
+        extra_special_tokens=["/"],
+    )
+    assert load_tokenizer(tiny_teacher_dir).is_fast
+
+
+def test_a_template_may_not_be_a_link_to_a_file_outside(tiny_teacher_dir, secret):
+    (tiny_teacher_dir / "additional_chat_templates").mkdir()
+    (tiny_teacher_dir / "additional_chat_templates" / "x.jinja").symlink_to(secret)
+    with pytest.raises(UserError, match="leads out of its folder"):
+        load_tokenizer(tiny_teacher_dir)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_told(name, tiny_teacher_dir):
+    (tiny_teacher_dir / name).unlink()
+    os.mkfifo(tiny_teacher_dir / name)
+    with pytest.raises(UserError, match="is a pipe or a device|has no config.json"):
+        load_teacher(tiny_teacher_dir)
+
+
 def test_an_index_may_name_weights_beside_it(tiny_teacher, tiny_tokenizer, tmp_path):
     tiny_teacher.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     tiny_tokenizer.save_pretrained(tmp_path / "shards")
@@ -120,12 +204,8 @@ def test_links_of_the_hubs_cache_and_within_a_folder_are_followed(tiny_teacher_d
     assert load_teacher(tiny_teacher_dir).has_mlm_head
 
 
-def test_a_tokenizers_settings_read_and_write_nothing_outside(tiny_teacher_dir, tiny_tokenizer, tmp_path):
-    secret = tmp_path / "secret.txt"
-    secret.write_text("password")
+def test_a_tokenizers_settings_write_nothing_outside(tiny_teacher_dir):
     settings = tiny_teacher_dir / "tokenizer_config.json"
-    edit(settings, tokenizer_file=str(secret), vocab_file=str(secret), special_tokens_map_file=str(secret))
-    assert load_tokenizer(tiny_teacher_dir).get_vocab() == tiny_tokenizer.get_vocab()
     edit(settings, chat_template=[{"name": "../../outside", "template": "x"}])
     with pytest.raises(UserError, match=r"chat template called '\.\./\.\./outside'"):
         load_tokenizer(tiny_teacher_dir)

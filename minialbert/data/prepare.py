@@ -55,6 +55,7 @@ from minialbert.data.window_store import (
     data_sizes,
     data_types,
     is_held_out,
+    own_files,
     read_json,
     record_from_plain,
     remove_own_files,
@@ -63,7 +64,7 @@ from minialbert.data.window_store import (
 from minialbert.errors import UserError
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
-from minialbert.runs.files import sole_user, writing
+from minialbert.runs.files import check_own, sole_user, writing
 from minialbert.runs.machine import installed_versions
 from minialbert.runs.progress import progress_bar, speaking
 from minialbert.runs.results import Result, output_folder
@@ -211,6 +212,7 @@ def make_windows(
     ):
         folder.mkdir(parents=True, exist_ok=True)
         with sole_user(folder, "prepare"):
+            check_own(*own_files(folder))
             state = _open_folder(folder, plan, sources, overwrite)
             if isinstance(state, WindowsManifest):
                 logger.info("%s is finished: nothing to do", folder)

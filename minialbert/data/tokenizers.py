@@ -14,14 +14,15 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from minialbert_runtime.encoding import Ids, encode_documents
+from minialbert_runtime.errors import panics_as_errors
 from tokenizers import Tokenizer
 
 from minialbert.errors import UserError, one_line
-from minialbert.runs.untrusted import check_model_folder, check_tokenizer_files
+from minialbert.runs.untrusted import TOKENIZER_SETTINGS, check_model_folder, check_tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,17 +36,24 @@ _WORKER = "minialbert_runtime.encoding"  # imports neither torch nor transformer
 Tag = TypeVar("Tag")
 
 
-def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    tokenizer: str | Path | PreTrainedTokenizerFast,
+    **settings: Any,  # noqa: ANN401
+) -> PreTrainedTokenizerFast:
     """Returns the fast tokenizer of that directory or hub id, or the one that was given.
 
-    Raises UserError if there is none of that name, or it has no fast backend.
+    `settings` are for Transformers, as `revision`. Raises UserError if there is none of that name, or it has no fast
+    backend.
     """
     if isinstance(tokenizer, (str, Path)):
         from transformers import AutoTokenizer
 
-        check_model_folder(tokenizer)
         try:
-            loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
+            check_model_folder(_folder_of_settings(str(tokenizer), settings.get("revision")))
+            with panics_as_errors():
+                loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False, **settings)
+        except UserError:
+            raise
         except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises
             raise UserError(
                 f"no tokenizer could be loaded from {tokenizer}: give a directory with tokenizer.json or a "
@@ -65,6 +73,26 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerFast) -> PreTraine
         )
     check_tokenizer_files(loaded, tokenizer_name(loaded))
     return loaded
+
+
+def _folder_of_settings(name: str, revision: str | None) -> Path:
+    """Returns the folder with the files that a tokenizer's are named in: that of a hub id is in the cache."""
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        return Path(name)
+    places = [
+        cached_file(
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        for file in TOKENIZER_SETTINGS
+    ]
+    return next((Path(place).parent for place in places if place is not None), Path(name))
 
 
 def tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:

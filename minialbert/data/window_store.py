@@ -361,12 +361,17 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
+def own_files(folder: Path) -> list[Path]:
+    """Returns the paths of what `prepare` may write, by name, and of nothing else; the tokenizer's folder is last."""
+    names = (MANIFEST, PROGRESS, *_DATA_FILES, *HALF_WRITTEN)
+    tokenizer = folder / TOKENIZER
+    return [*(folder / name for name in names), *(tokenizer / name for name in _TOKENIZER_FILES), tokenizer]
+
+
 def remove_own_files(folder: Path) -> None:
-    """Removes what `prepare` writes, by name, and nothing else."""
-    for name in (MANIFEST, PROGRESS, *_DATA_FILES, *HALF_WRITTEN):
-        (folder / name).unlink(missing_ok=True)
-    for name in _TOKENIZER_FILES:
-        (folder / TOKENIZER / name).unlink(missing_ok=True)
+    """Removes what `prepare` writes, and nothing else."""
+    for path in own_files(folder)[:-1]:
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / TOKENIZER).rmdir()
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
 from minialbert.errors import UserError
-from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.files import check_own, write_atomically, writing
 from minialbert.runs.progress import progress_bar
 from minialbert.runs.stopping import GracefulStop
 
@@ -162,8 +162,11 @@ def cell_bar(
 
 def begin_folder(definition: Path, text: str) -> None:
     """Write what a grid or a suite is into its folder, which exists."""
-    with writing(definition.parent, advice=ADVICE):
-        (definition.parent / "cells").mkdir(exist_ok=True)
+    folder = definition.parent
+    own = ("cells", "cells/*", "cells/*/*", "logs", "logs/*", "again", "again/*")
+    check_own(*(path for pattern in own for path in folder.glob(pattern)))
+    with writing(folder, advice=ADVICE):
+        (folder / "cells").mkdir(exist_ok=True)
         write_atomically(definition, text)
 
 

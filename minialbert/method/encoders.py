@@ -226,7 +226,7 @@ def load_teacher(
     looked at. Raises UserError as `load_encoder` does.
     """
     loaded = load_encoder(name, revision=revision, role=role)
-    tokenizer = load_tokenizer(name) if with_tokenizer else None
+    tokenizer = load_tokenizer(name, revision=revision) if with_tokenizer else None
     return Teacher(loaded.model, has_mlm_head=loaded.has_head, tokenizer=tokenizer, name=str(name))
 
 

@@ -15,7 +15,7 @@ import yaml
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
-from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
+from minialbert.runs.files import check_folder, check_own, sole_user, write_atomically, writing
 from minialbert.runs.stopping import rank
 
 # A worker notices within 20 s that its driver is gone.
@@ -90,7 +90,8 @@ class RunDirectory:
         )
         if overwrite:
             _remove(self._own)
-        elif resume:
+        check_own(*self._own, *self.checkpoints.glob("*"), *self.teacher_cache.glob("*"))
+        if resume:
             if self.recipe.is_file():
                 check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
             self._check_same_data(data)
@@ -115,8 +116,7 @@ class RunDirectory:
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to `log.jsonl`, and wait until it is on the disk."""
-        if self.log.is_symlink():  # of a run from elsewhere: it may lead anywhere
-            raise UserError(f"{self.log} is a link, which no run writes: remove it")
+        check_own(self.log)
         with writing(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -45,6 +46,18 @@ def check_folder(
         raise UserError(f"{path} is not empty and holds no {what}: {advice}")
     if not overwrite:
         raise UserError(f"{path} is not empty: {advice}")
+
+
+def check_own(*paths: Path) -> None:
+    """Refuse a link, a pipe or a device in the place of what we write, empty or delete: it may lead anywhere."""
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            kind = path.lstat().st_mode
+            if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+                what = "link" if stat.S_ISLNK(kind) else "pipe or device"
+                raise UserError(
+                    f"{path} is a {what}, which nothing here writes: remove it, or take another folder"
+                )
 
 
 @contextmanager

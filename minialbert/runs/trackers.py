@@ -24,7 +24,7 @@ from transformers import TrainerCallback, TrainerState
 from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import write_atomically
+from minialbert.runs.files import check_own, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,7 @@ class RunTracking(TrainerCallback):
                 self._write({f"eval_{name}": value for name, value in first.items()}, step)
 
     def _start(self, step: int) -> None:
-        if self._run.tracking.is_symlink():  # of a run from elsewhere: it may lead anywhere
-            raise UserError(f"{self._run.tracking} is a link, which no run writes: remove it")
+        check_own(self._run.tracking)
         self._run.tracking.mkdir(exist_ok=True)
         self._tracker = _TRACKERS[self.name](self._run, _sent(self._recipe), step)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError, quoted, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -15,17 +17,30 @@ if TYPE_CHECKING:
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TENSORS = (".safetensors", ".bin")
 _PEFT_FILE, _PEFT_BASE = "adapter_config.json", "base_model_name_or_path"
+_TEMPLATES = "additional_chat_templates"
+# Whatever a tokenizer's class takes is passed to it, so that any value may be opened as a file.
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_NAMES_FILES = re.compile(r"init_inputs|_files?$|spm|_path$|^vocab$|^merges$|sp_model|transformers_weights")
+# Text, and names that are not followed: `name_or_path` is set anew, `auto_map` is of code that is not run.
+_NAMES_NONE = re.compile(r"chat_template|tokens?(_decoder|_map)?$|name_or_path$|auto_map|_class$")
 
 
 def check_model_folder(name: str | Path) -> None:
-    """Refuse a folder whose files send the reader elsewhere: to weights beside it, to another model, or by a link.
+    """Refuse a folder whose files send the reader elsewhere: to files outside, to another model, or by a link.
 
     Links to weights are followed, which nothing but tensors can be read from; a vocabulary could be any text. A hub id
-    is passed over, since nothing lies outside of a repository.
+    is passed over.
     """
     folder = Path(name)
     if not folder.is_dir():
         return
+    for file in (*sorted(folder.iterdir()), *sorted((folder / _TEMPLATES).glob("*"))):
+        if file.is_symlink() and file.suffix not in _TENSORS and not _is_of(folder.resolve(), file.resolve()):
+            raise UserError(
+                f"{file} is a link that leads out of its folder: put the file itself in its place"
+            )
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise UserError(f"{file} is a pipe or a device: put a file in its place")
     for file in (folder / index for index in _INDEXES):
         weight_map = _values(file).get("weight_map")
         for shard in sorted(map(str, weight_map.values())) if isinstance(weight_map, dict) else ():
@@ -33,11 +48,13 @@ def check_model_folder(name: str | Path) -> None:
                 raise UserError(
                     f"{file} names weights outside of its folder ({quoted(shard)}): expected names of files beside it"
                 )
-    for file in sorted(folder.iterdir()):
-        if file.is_symlink() and file.suffix not in _TENSORS and not _is_of(folder.resolve(), file.resolve()):
-            raise UserError(
-                f"{file} is a link that leads out of its folder: put the file itself in its place"
-            )
+    for file in (folder / settings for settings in (*TOKENIZER_SETTINGS, "config.json")):
+        for key, text in _texts(_values(file)):
+            is_name = _NAMES_FILES.search(key) is not None
+            if (is_name or file.name in TOKENIZER_SETTINGS) and _leads_out(folder, text, is_name=is_name):
+                raise UserError(
+                    f"{file} names a file outside of its folder ({shown(key, 30)}: {quoted(text)}): take it out"
+                )
     # With peft installed, Transformers would load the base model in its place.
     if (base := _values(folder / _PEFT_FILE).get(_PEFT_BASE)) is not None:
         raise UserError(
@@ -77,8 +94,34 @@ def _is_of(folder: Path, file: Path) -> bool:
     return folder in file.parents or (is_cached and file.parent == folder.parent.parent / "blobs")
 
 
+def _texts(values: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text in plain values that may be opened as a file, with the key that it is under, at any depth."""
+    if isinstance(values, str):
+        yield key, values
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            if not _NAMES_NONE.search(str(name)):
+                yield from _texts(value, key if _NAMES_FILES.search(key) else str(name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _texts(value, key)
+
+
+def _leads_out(folder: Path, text: str, *, is_name: bool) -> bool:
+    """Tell whether there is a file of this name outside of the folder, seen from it or from where we are."""
+    if not is_name and "/" not in text and "\\" not in text:
+        return False
+    for path in (folder / text, Path(text)):
+        with suppress(OSError, ValueError, RuntimeError):  # as for 10,000 letters: no name of a file
+            if path.exists() and not _is_of(folder.resolve(), path.resolve()):
+                return True
+    return False
+
+
 def _values(file: Path) -> dict[str, Any]:
     # What cannot be read is told by whoever needs it.
+    if not file.is_file():
+        return {}
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -9,14 +9,13 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Problem, Task, TextExample
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, one_line
 from minialbert.method.encoders import head_of, load_encoder, load_encoder_config, max_input_length
 from minialbert.runs.files import whole_folder
-from minialbert.runs.untrusted import check_tokenizer_files
 
 TASK_FILE = "task.json"
 _PROBLEM_TYPES: dict[Problem, str | None] = {
@@ -124,20 +123,15 @@ def load_task_tokenizer(
     name: str, problem: Problem, *, revision: str | None = None
 ) -> PreTrainedTokenizerFast:
     """Return a model's fast tokenizer, able to take words where the problem gives words, or a UserError."""
-    tokenizer = load_tokenizer(name)
-    if revision is not None:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    tokenizer = load_tokenizer(name, revision=revision)
     if problem == "token":
         # Byte-level BPE tells a word by the space before it; words alone have none.
         if getattr(tokenizer, "add_prefix_space", None) is False:
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, revision=revision, add_prefix_space=True, trust_remote_code=False
-            )
+            tokenizer = load_tokenizer(name, revision=revision, add_prefix_space=True)
         # A class that reads tokenizer.json as it is (ModernBERT's) leaves its rule alone.
         rule = tokenizer.backend_tokenizer.pre_tokenizer
         if isinstance(rule, pre_tokenizers.ByteLevel):
             rule.add_prefix_space = True
-    check_tokenizer_files(tokenizer, name)
     if not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"the tokenizer of {name} has a model_max_length that is no number: mend its config")
     if tokenizer.pad_token_id is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def printable(text: str) -> str:
     """Return text with line ends, control characters and all else that does not print spelled out."""
@@ -38,6 +41,17 @@ def quoted(value: object, limit: int = 60) -> str:
         return shown(repr(value[: limit + 1] if isinstance(value, str | bytes) else value), limit)
     except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
         return f"a large {type(value).__name__}"
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Make an exception of a panic of tokenizers, which is none, so that `except Exception` takes it."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise RuntimeError(str(error)) from error
+        raise
 
 
 def one_line(error: BaseException) -> str:

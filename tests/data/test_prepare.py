@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -421,6 +422,24 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(windows_module, "read_documents", None)
     assert make_windows([corpus], TOKENIZER, tmp_path / "out", num_workers=2, **SMALL) == manifest
     assert digest(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    "name", ["train.tokens.bin", "progress.json", "tokenizer", "tokenizer/tokenizer.json"]
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_link_leads_what_is_written_or_removed_outside(name, overwrite, tmp_path, corpus):
+    folder, outside = tmp_path / "windows", tmp_path / "outside"
+    make_windows([corpus], TOKENIZER, folder, window_length=32, overlap=8)
+    outside.mkdir()
+    (outside / "tokenizer.json").write_text("mine")
+    (folder / "manifest.json").rename(folder / "progress.json")
+    target = outside if name == "tokenizer" else outside / "tokenizer.json"
+    shutil.rmtree(folder / name) if name == "tokenizer" else (folder / name).unlink()
+    (folder / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{name} is a link"):
+        make_windows([corpus], TOKENIZER, folder, window_length=32, overlap=8, overwrite=overwrite)
+    assert (outside / "tokenizer.json").read_text() == "mine"
 
 
 def test_other_options_need_overwrite(tmp_path, corpus):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -167,3 +168,38 @@ def test_a_log_may_go_elsewhere_when_a_run_is_resumed(tmp_path):
     run.open(apply_overrides(recipe, ["training.report_to=tensorboard"]), resume=True)
     with pytest.raises(UserError, match="seed: 7"):
         run.open(apply_overrides(recipe, ["training.seed=7"]), resume=True)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "checkpoints",
+        "checkpoints/checkpoint-9",
+        "checkpoints/partial",
+        "model",
+        "teacher-cache/0",
+        "tracking",
+    ],
+)
+def test_a_run_from_elsewhere_goes_on_in_no_folder_that_a_link_leads_to(place, tmp_path):
+    run, outside = RunDirectory(tmp_path / "run"), tmp_path / "outside"
+    run.open(TINY)
+    (outside / "checkpoint-1").mkdir(parents=True)
+    (run.path / place).parent.mkdir(exist_ok=True)
+    (run.path / place).symlink_to(outside)
+    with pytest.raises(UserError, match=f"{place} is a link"):
+        run.open(TINY, resume=True)
+    if "/" not in place:  # only the link is removed
+        run.open(TINY, overwrite=True)
+        assert not (run.path / place).exists()
+    assert [path.name for path in outside.iterdir()] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "data.json", "recipe.yaml", "result.json"])
+def test_a_pipe_in_the_place_of_a_file_is_told_at_once(name, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.open(TINY, data={})
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    with pytest.raises(UserError, match=f"{name} is a pipe or device"):
+        run.open(TINY, data={}, resume=True)
