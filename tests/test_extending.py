@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import minialbert
-from minialbert.data import corpora
+from minialbert.data import corpora, task_types
 from minialbert.deploy import card
 from minialbert.errors import UserError
 from minialbert.method import modeling_minialbert, objective
@@ -21,18 +21,22 @@ ROWS = [(f"the king was {word}", label) for word, label in [("small", "a"), ("la
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch):
+def registries():
     """Registries that forget what a test adds."""
-    for owner, name in (
-        (objective, "_REGISTERED"), (corpora, "_REGISTERED"), (corpora, "_KIND_OF_SUFFIX"),
-        (modeling_minialbert, "ADAPTER_KINDS"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, dict(getattr(owner, name)))
+    all_of_them = (
+        objective._REGISTERED, corpora._REGISTERED, corpora._KIND_OF_SUFFIX, modeling_minialbert.ADAPTER_KINDS,
+        task_types.TASK_TYPES, task_types.ANSWERS,
+    )  # fmt: skip
+    before = [dict(registry) for registry in all_of_them]
+    yield
+    for registry, entries in zip(all_of_them, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(code) == 4
+    assert len(code) == 5
     names = {"teacher": str(tiny_teacher_dir), "folder": tmp_path, "rows": ROWS, "__name__": "example"}
     for block in code:
         exec(compile(block, PAGE.name, "exec", dont_inherit=True), names)  # noqa: S102
@@ -53,6 +57,20 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
         load_adapters(names["plain"].model, folder)
     with pytest.raises(UserError, match="the adapter kind 'low-rank' is not known here"):
         minialbert.predict(tmp_path / "tuned" / "model", ["the king"])
+    # a folder of a kind of task that nobody registered here is refused by name
+    record = names["grader"].record
+    assert (
+        record["metric"] == "mean_distance"
+        and record["score"] == record["metrics"]["validation"]["mean_distance"]
+    )
+    assert task_types.lower_is_better("mean_distance") and not task_types.is_tagging("grades")
+    with pytest.raises(UserError, match=r"train.* row 2: expected a grade, found 'bad'"):
+        minialbert.finetune(str(tiny_teacher_dir), task="grades", data=[("a", "1"), ("b", "bad")])
+    del task_types.TASK_TYPES["grades"]
+    with pytest.raises(
+        UserError, match="nobody registered its kind of task 'grades' here: there are single-label"
+    ):
+        minialbert.predict(tmp_path / "grades" / "model", ["the king"])
 
 
 @pytest.mark.parametrize("need", ["attention_rows", "attention_inputs", "logits"])
@@ -108,6 +126,12 @@ def test_wrong_names_are_refused():
     for suffix in (".txt", ".gz", "srt"):
         with pytest.raises(UserError, match="give a new suffix"):
             corpora.register_reader(suffix, lambda path: [])
+    for name in ("token", "classification"):
+        kind = type("Kind", (task_types.SingleLabel,), {"name": name, "option": name})()
+        with pytest.raises(UserError, match="there is a task type .* already"):
+            task_types.register_task_type(kind)
+    with pytest.raises(UserError, match="unknown problem 'grade'; expected one of single-label, multi-label"):
+        minialbert.finetune("model", task="mine", data="d", settings={"task.problem": "grade"})
     with pytest.raises(ValueError, match="give another name"):
         modeling_minialbert.register_adapter("bottleneck", torch.nn.Identity)
 

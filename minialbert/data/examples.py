@@ -8,27 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from minialbert.data.task_types import TaskType, task_type
 from minialbert.errors import UserError, quoted
-
-Problem = Literal["single-label", "multi-label", "regression", "token"]
-
-
-# Figures that a problem has, the usual one first.
-METRICS: dict[Problem, tuple[str, ...]] = {
-    "single-label": ("accuracy", "f1", "f1_macro", "matthews_correlation"),
-    "multi-label": ("f1_micro", "f1_macro", "accuracy"),
-    "regression": ("pearson_spearman", "pearson", "spearmanr", "mean_squared_error"),
-    "token": ("entity_f1", "entity_precision", "entity_recall", "entity_f1_subword", "token_accuracy"),
-}
-LOWER_IS_BETTER = ("mean_squared_error",)
-
-
-def check_metric(problem: Problem, name: str) -> None:
-    """Raise UserError for a metric that a problem does not have."""
-    if name not in METRICS[problem]:
-        raise UserError(f"task.metric {quoted(name)}: a {problem} task has {', '.join(METRICS[problem])}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +44,16 @@ class Task:
     """One labelled task."""
 
     name: str  # what records and tables call it ("cola", "ncbi-disease")
-    problem: Problem
+    problem: str  # its kind, a name of `task_types`
     labels: tuple[str, ...]  # in the order of their ids; empty for regression
-    metric: str  # that selects checkpoints and is reported (one of `METRICS` of its problem)
+    metric: str  # that selects checkpoints and is reported (one of its type's)
     splits: Mapping[str, Sequence[Example]]  # train, validation, test (MNLI: also "validation_mismatched")
     notes: tuple[str, ...] = ()  # what a reader repaired or left out, a line each; shown and recorded
+
+    @property
+    def type(self) -> TaskType:
+        """What kind of task it is."""
+        return task_type(self.problem)
 
     @property
     def reported_split(self) -> str:
@@ -74,6 +61,12 @@ class Task:
         test = self.splits.get("test", ())
         labelled = any(_is_labelled(example) for example in test[:1])
         return "test" if labelled else "validation"
+
+
+def check_metric(kind: TaskType, name: str) -> None:
+    """Raise UserError for a metric that a kind of task does not have."""
+    if name not in kind.metrics:
+        raise UserError(f"task.metric {quoted(name)}: a {kind.name} task has {', '.join(kind.metrics)}")
 
 
 def first_rows(task: Task, limit: int | None) -> Task:
@@ -87,5 +80,10 @@ def first_rows(task: Task, limit: int | None) -> Task:
     return replace(task, splits={**task.splits, "train": train[:limit]}, notes=(*task.notes, note))
 
 
+def label_of(example: Example) -> str | float | tuple[str, ...] | None:
+    """Returns an example's label, or its tags; None where it has none."""
+    return example.tags if isinstance(example, TokenExample) else example.label
+
+
 def _is_labelled(example: Example) -> bool:
-    return (example.tags if isinstance(example, TokenExample) else example.label) is not None
+    return label_of(example) is not None

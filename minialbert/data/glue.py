@@ -14,6 +14,7 @@ from minialbert.data.examples import Task, TextExample
 from minialbert.data.hub import assign_splits, load_hub
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import file_error, numbered_lines
+from minialbert.data.task_types import Regression, SingleLabel
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 from minialbert.runs.files import write_atomically, writing
 
@@ -63,6 +64,11 @@ class GlueTask:
     def labels(self) -> tuple[str, ...]:
         """Names of the labels in the order of their ids; empty for a score."""
         return tuple(name for name in self.spellings.values() if name is not None)
+
+    @property
+    def problem(self) -> str:
+        """The kind of task."""
+        return (SingleLabel if self.labels else Regression).name
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -232,7 +238,7 @@ def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task
         notes.append("no mismatched validation split (dev_mismatched.tsv): MNLI-mm is not reported")
     return Task(
         name=task.name,
-        problem="single-label" if task.labels else "regression",
+        problem=task.problem,
         labels=task.labels,
         metric=task.metric,
         splits=splits,

@@ -14,6 +14,7 @@ from minialbert_runtime.words import TAG
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.hub import assign_splits
 from minialbert.data.table_files import file_error, numbered_lines
+from minialbert.data.task_types import Token
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 Repair = Literal["repair", "refuse"]
@@ -78,9 +79,9 @@ def load_ner(data: str | Path, *, name: str | None = None, repair: Repair = "rep
         notes.append(f"{default_name}: there is no validation split")
     return Task(
         name=name or default_name.lower(),
-        problem="token",
+        problem=Token.name,
         labels=("O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")),
-        metric="entity_f1",
+        metric=Token.metrics[0],
         splits={split: file.sentences for split, file in files.items()},
         notes=tuple(notes),
     )

@@ -15,11 +15,12 @@ from typing import Any
 
 from minialbert_runtime.words import Span, spans_to_tags
 
-from minialbert.data.examples import METRICS, Example, Problem, Task, TextExample, TokenExample
+from minialbert.data.examples import Example, Task, TextExample, TokenExample, label_of
 from minialbert.data.hub import PREFIX, assign_splits, load_splits
 from minialbert.data.ner import Repair, TagReader
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, find_tables, read_table
+from minialbert.data.task_types import TaskType, task_type
 from minialbert.errors import UserError, listed, local_path, quoted
 
 _COMMON_NAMES = {
@@ -45,7 +46,7 @@ ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id")
 
 def load_table(
     data: LabelledData,
-    problem: Problem,
+    problem: str,
     *,
     name: str | None = None,
     columns: _Columns | None = None,
@@ -84,29 +85,30 @@ def load_table(
         The task. A `UserError` names the file and the row where the table is not as described.
     """
     columns = columns or {}
-    _check_options(problem, labels, label_separator)
+    kind = task_type(problem)
+    _check_options(kind, labels, label_separator)
     notes: list[str] = []
     rows: dict[str, _Rows] = {}
-    default_name, tables = _read_tables(data, problem, notes)
-    in_words = problem == "token" and _train_is_in_words(tables["train"], columns)
+    default_name, tables = _read_tables(data, kind, notes)
+    in_words = kind.tagging and _train_is_in_words(tables["train"], columns)
     for split, table in tables.items():
-        if problem == "token":
+        if kind.tagging:
             rows[split] = _token_rows(table, split, columns, in_words, repair, notes)
         else:
-            rows[split] = _text_rows(table, split, columns, problem, label_separator, notes)
+            rows[split] = _text_rows(table, split, columns, kind, label_separator, notes)
         _check_labelled(table, rows[split], split)
-    if problem != "token":
+    if not kind.tagging:
         _check_pairs(tables, rows)
-    names = tuple(labels) if labels is not None else _label_names(problem, rows["train"])
-    if problem != "regression":
-        _check_number_of_labels(tables["train"], problem, names)
+    names = tuple(labels) if labels is not None else _label_names(kind, rows["train"])
+    if kind.has_classes:
+        _check_number_of_labels(tables["train"], kind, names)
         for split, table in tables.items():
             _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
     splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    return Task(name or default_name, problem, names, metric or METRICS[problem][0], splits, tuple(notes))
+    return Task(name or default_name, problem, names, metric or kind.metrics[0], splits, tuple(notes))
 
 
-def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tuple[str, dict[str, Table]]:
+def _read_tables(data: LabelledData, kind: TaskType, notes: list[str]) -> tuple[str, dict[str, Table]]:
     """Returns a name for the task, and the table of each split."""
     if isinstance(data, (str, Path)) and not str(data).startswith(PREFIX):
         path = local_path(data)
@@ -121,22 +123,19 @@ def _read_tables(data: LabelledData, problem: Problem, notes: list[str]) -> tupl
         raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
     if others := [str(key) for key in splits if key not in found.values()]:
         notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
-    in_words = problem == "token"
     return name.lower(), {
-        split: table_in_memory(splits[key], f"{title} ({key})", in_words=in_words)
+        split: table_in_memory(splits[key], f"{title} ({key})", in_words=kind.tagging)
         for split, key in found.items()
     }
 
 
-def _check_options(problem: Problem, labels: Sequence[str] | None, label_separator: str) -> None:
-    if problem not in METRICS:
-        raise UserError(f"unknown problem {quoted(problem)}; expected one of {', '.join(METRICS)}")
-    if labels is not None and problem == "regression":
-        raise UserError("regression has scores and no classes; leave `labels` out")
+def _check_options(kind: TaskType, labels: Sequence[str] | None, label_separator: str) -> None:
+    if labels is not None and not kind.has_classes:
+        raise UserError(f"{kind.name} has scores and no classes; leave `labels` out")
     if labels is not None and (not labels or len(set(labels)) < len(labels)):
         raise UserError(f"expected `labels` to name each class once, found {quoted(list(labels), 200)}")
-    if labels is not None and problem == "token" and "O" not in labels:
-        raise UserError(f"`labels` of a token task are tags, 'O' among them; found {listed(labels)}")
+    if labels is not None and kind.tagging and "O" not in labels:
+        raise UserError(f"`labels` of a {kind.name} task are tags, 'O' among them; found {listed(labels)}")
     if not label_separator.strip():
         raise UserError(f"expected a label separator that is no blank, found {quoted(label_separator)}")
 
@@ -282,28 +281,33 @@ def _span(table: Table, row: int, item: object) -> Span:
 
 
 def _text_rows(
-    table: Table, split: str, columns: _Columns, problem: Problem, separator: str, notes: list[str]
+    table: Table, split: str, columns: _Columns, kind: TaskType, separator: str, notes: list[str]
 ) -> _Rows:
     text = _find_required(table, "text", columns)
     pair = _find_pair(table, text, columns)
-    common = "score" if problem == "regression" else "label"
+    common = "label" if kind.has_classes else "score"
     label = _find(table, "label", columns, common, required=split != "test")
     id_column = _find(table, "id", columns, required=columns.get("id") is not None)
     # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
     empty = label is None or all(_missing(cells.get(label)) for _, cells in table.rows)
-    empty_is_no_class = problem == "multi-label" and not (empty and split == "test")
-    if problem == "multi-label" and label is not None and empty and split == "test":
+    several = kind.label == "classes"
+    empty_is_no_class = several and not (empty and split == "test")
+    if several and label is not None and empty and split == "test":
         notes.append(f"test: every cell of {quoted(label)} is empty, so the split counts as unlabelled")
 
     def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
         cell = None if label is None else cells.get(label)
         if cell is None or (_missing(cell) and not empty_is_no_class):
             return None
-        if problem == "regression":
-            return _score(table, row, cell)
-        if problem == "multi-label":
+        try:
+            own = kind.read_cell(cell)
+        except ValueError as error:
+            raise table.error(row, str(error)) from error
+        if own is not NotImplemented:
+            return own
+        if several:
             return _class_names(table, row, cell, separator)
-        return _class_name(table, row, cell)
+        return (_class_name if kind.has_classes else _score)(table, row, cell)
 
     def example(row: int, cells: _Cells) -> TextExample:
         second = None if pair is None else _text(table, row, cells, pair)
@@ -368,12 +372,8 @@ def _example_of_spans(table: Table, row: int, cells: _Cells, column: str, spans:
 # What must hold of all rows
 
 
-def _label_of(example: Example) -> str | float | tuple[str, ...] | None:
-    return example.tags if isinstance(example, TokenExample) else example.label
-
-
 def _check_labelled(table: Table, rows: _Rows, split: str) -> None:
-    without = [row for row, example in rows if _label_of(example) is None]
+    without = [row for row, example in rows if label_of(example) is None]
     if without and split != "test":
         raise table.error(without[0], f"no label; every row of {split} needs one")
     if without and len(without) < len(rows):
@@ -394,28 +394,28 @@ def _check_pairs(tables: Mapping[str, Table], rows: Mapping[str, _Rows]) -> None
             raise UserError(f"{table.name}: {here}, but {tables['train'].name} has {there}; name the columns")
 
 
-def _label_names(problem: Problem, rows: _Rows) -> tuple[str, ...]:
-    if problem == "regression":
+def _label_names(kind: TaskType, rows: _Rows) -> tuple[str, ...]:
+    if not kind.has_classes:
         return ()
     names = {name for _, example in rows for name in _names_in(example)}
-    if problem == "token":
+    if kind.tagging:
         types = sorted({name[2:] for name in names if name != "O"})
-        return ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+        return ("O", *(f"{prefix}-{one}" for one in types for prefix in "BI"))
     if all(_INTEGER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
 def _names_in(example: Example) -> tuple[str, ...]:
-    label = _label_of(example)
+    label = label_of(example)
     if isinstance(label, str):
         return (label,)
     return label if isinstance(label, tuple) else ()
 
 
-def _check_number_of_labels(train: Table, problem: Problem, names: Sequence[str]) -> None:
+def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) -> None:
     # One class is no classification, and Transformers takes a head with one output for a regression.
-    if problem == "multi-label":
+    if kind.label == "classes":
         if not names:
             raise UserError(f"{train.name}: no row has a class; there is nothing to learn")
     elif len(names) < 2:

@@ -11,12 +11,10 @@ from minialbert_runtime.windows import Cutter, WordWindow
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from minialbert.data.examples import TextExample, TokenExample
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from minialbert.data.examples import Task
+    from minialbert.data.examples import Task, TextExample, TokenExample
 
 IGNORED = -100
 _BUCKET_BATCHES = 50  # batches whose rows are sorted by length together

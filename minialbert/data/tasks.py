@@ -8,23 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.examples import Example, Problem, Task, check_metric, first_rows
+from minialbert.data.examples import Example, Task, check_metric, first_rows
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, load_glue
 from minialbert.data.hub import PREFIX
 from minialbert.data.ner import load_ner
 from minialbert.data.rows import LabelledData
 from minialbert.data.table_files import EXTENSIONS
 from minialbert.data.tables import ROLES, load_table
+from minialbert.data.task_types import TASK_TYPES, task_options, task_type
 from minialbert.errors import UserError, local_path, quoted
 from minialbert.recipes.schema import TaskRecipe
-
-# What --task may be besides a GLUE task; "ner" is for tagged files, the others for tables of one's own.
-GENERIC: dict[str, Problem] = {
-    "ner": "token",
-    "classification": "single-label",
-    "multi-label": "multi-label",
-    "regression": "regression",
-}
 
 
 def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bool = True) -> Task:
@@ -34,28 +27,30 @@ def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bo
     for validation where there is no such split.
     """
     name, data = recipe.name, recipe.data if data is None else data
-    known = ", ".join([*GLUE_TASKS, *GENERIC])
+    options = task_options()
+    known = ", ".join([*GLUE_TASKS, *options])
     if name is None:
         raise UserError(f"no task: give --task, one of {known}, or task.problem")
     glue = glue_task_name(name) if recipe.problem is None else None
     if glue is not None:
         task = load_glue(glue, data)
     else:
-        problem = recipe.problem or GENERIC.get(name)
-        if problem is None:
+        kind = task_type(recipe.problem) if recipe.problem else options.get(name)
+        if kind is None:
             raise UserError(
                 f"no task is called {quoted(name)}: expected one of {known}, or a name of your own with task.problem "
-                "(single-label, multi-label, regression, token)"
+                f"({', '.join(TASK_TYPES)})"
             )
         if data is None:
             raise UserError(f"task {name} has no data: give --data, a directory or file")
-        own_name = None if name in GENERIC else name
-        if name == "ner" and isinstance(data, str | Path) and not _is_table(data):
+        own_name = None if name in options else name
+        # A name of one's own is for tables alone.
+        if own_name is None and kind.tagging and isinstance(data, str | Path) and not _is_table(data):
             task = load_ner(data, name=own_name, repair=recipe.iob)
         else:
             task = load_table(
                 data,
-                problem,
+                kind.name,
                 name=own_name,
                 columns=recipe.model_dump(include=set(ROLES)),
                 labels=recipe.labels,
@@ -64,7 +59,7 @@ def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bo
             )
     task = first_rows(task, recipe.max_train_rows)
     if recipe.metric is not None:
-        check_metric(task.problem, recipe.metric)
+        check_metric(task.type, recipe.metric)
         task = replace(task, metric=recipe.metric)
     if carve and "validation" not in task.splits:
         task = _carve_validation(task, recipe.validation_fraction)

@@ -12,8 +12,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from minialbert.data.glue import GLUE_TASKS
+from minialbert.data.task_types import TASK_TYPES, is_tagging
 from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result, look_up
-from minialbert.method.encoders import ARCHITECTURES
+from minialbert.method.encoders import ARCHITECTURES, HEADS
 from minialbert.report.tables import escape
 from minialbert.runs.records import Cell
 
@@ -51,7 +52,6 @@ _METRICS = {
 _TERMS = {
     "mlm": "masked LM", "hidden": "hidden states", "output": "output distribution", "embedding": "embeddings",
 }  # fmt: skip
-_TASK_TYPES = {"token": "token-classification", "masked-lm": "fill-mask"}
 
 
 def model_card(
@@ -132,7 +132,7 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
         about += [f"mean of {result.value.n} seeds"] if result.value.n > 1 else []
         found.append(
             EvalResult(
-                task_type=_TASK_TYPES.get(result.problem, "text-classification"),
+                task_type=_task_type(result.problem),
                 metric_type=metric,
                 metric_value=round(result.value.mean, 6),
                 metric_name=f"{name} ({'; '.join(about)})" if about else name,
@@ -142,12 +142,18 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
     return found
 
 
+def _task_type(problem: str) -> str:
+    """Return what the hub calls a kind of task."""
+    head = TASK_TYPES[problem].head if problem in TASK_TYPES else problem
+    return HEADS[head].pipeline if head in HEADS else "text-classification"
+
+
 def _dataset(result: Result) -> dict[str, Any]:
     if result.problem == "masked-lm":
         name = "held-out windows of the training texts"
         return {"dataset_type": "held-out-windows", "dataset_name": name}
     named: dict[str, Any] = {"dataset_split": result.split}
-    if result.task in GLUE_TASKS and result.problem != "token":
+    if result.task in GLUE_TASKS and not is_tagging(result.problem):
         name = f"GLUE {GLUE_TASKS[result.task].folder}"
         return {"dataset_type": "glue", "dataset_config": result.task, "dataset_name": name, **named}
     task = public_name(result.task)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.examples import METRICS
+from minialbert.data.task_types import TASK_TYPES
 from minialbert.errors import UserError
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.runs.records import (
@@ -226,7 +226,7 @@ def _figures(
 ) -> list[Result]:
     """Return the figures that a problem has, as one run measured them; the reported one first."""
     known: dict[str, Sequence[str]] = {"masked-lm": ("mlm_accuracy", "mlm_loss")}
-    known.update({str(name): metrics for name, metrics in METRICS.items()})
+    known.update({name: kind.metrics for name, kind in TASK_TYPES.items()})
     results = []
     for metric in dict.fromkeys((reported, *known.get(problem, ()))):
         value = look_up(figures, metric, kind=(int, float))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from minialbert.data.examples import LOWER_IS_BETTER
+from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError
 from minialbert.experiments.pool import (
     ADVICE,
@@ -276,7 +276,7 @@ def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     groups: dict[tuple[float, int, float], list[dict[str, Any]]] = {}
     for cell in record["cells"]:
         groups.setdefault((cell["learning_rate"], cell["batch_size"], cell["epochs"]), []).append(cell)
-    sign = -1.0 if record["metric"] in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower_is_better(record["metric"]) else 1.0
     rows = []
     for values, cells in groups.items():
         mean, sd = mean_and_sd([cell["validation_score"] for cell in cells])
@@ -309,7 +309,7 @@ def validation_score(record: dict[str, Any]) -> float:
 
 def _merit(records: Sequence[dict[str, Any]]) -> float:
     mean = statistics.fmean(validation_score(record) for record in records)
-    return _finite(-mean if records[0]["metric"] in LOWER_IS_BETTER else mean)
+    return _finite(-mean if lower_is_better(records[0]["metric"]) else mean)
 
 
 def _finite(value: float) -> float:

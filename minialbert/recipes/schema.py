@@ -371,8 +371,9 @@ class TaskRecipe(Section):
         None, "A GLUE task, ner, or a name of your own (null: named when running)", min_length=1
     )
     data: Annotated[Place, Mark.DATA, Mark.OPTION] = key(None, "Directory, file, or hub:OWNER/NAME")
-    problem: Literal["single-label", "multi-label", "regression", "token"] | None = key(
-        None, "Kind of a task of your own (GLUE and ner know theirs)"
+    problem: str | None = key(
+        None,
+        "Kind of a task of your own: single-label, multi-label, regression, token (GLUE and ner know theirs)",
     )
     text: str | None = key(None, "Column of the text (null: found by its usual names)")
     pair: str | None = key(None, "Column of the second text")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from minialbert.data.task_types import is_tagging
 from minialbert.errors import UserError
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
 from minialbert.report.markdown import markdown_page
@@ -185,7 +186,7 @@ def _plots(records: Sequence[Record], benches: Sequence[Bench]) -> Iterator[Bloc
     """Yield plots of the mean over the tasks that all rows share, by size and by latency."""
     # An encoder may have a pooler for one of the two kinds of tasks alone, and so two sizes.
     for kind, tagging in (("texts", False), ("tagging", True)):
-        groups = group(record for record in records if (record.problem == "token") == tagging)
+        groups = group(record for record in records if is_tagging(record.problem) == tagging)
         cells = {key: cell(members) for key, members in groups.items()}
         rows = dict.fromkeys(row for row, _ in groups)
         shared = [

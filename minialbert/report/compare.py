@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from minialbert.data.examples import LOWER_IS_BETTER
+from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError, quoted, shown
 from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
 from minialbert.report import write_page
@@ -125,7 +125,7 @@ def _verdict(runs: _Pair) -> str:
     figures = f"{what} {_text(one)} of A, {_text(other)} of B"
     if _text(one) == _text(other):
         return f"Equal as far as shown: {figures}."
-    better = runs[(other > one) != (runs[0].record.get("metric") in LOWER_IS_BETTER)]
+    better = runs[(other > one) != lower_is_better(runs[0].record.get("metric"))]
     letter, _, name = better.name.partition(": ")
     return f"{letter} ({name}) is better: {figures} ({_gap(one, other)})."
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
 
+from minialbert.data.task_types import is_tagging
 from minialbert.report import paper as published
 from minialbert.report.paper import Column, PaperRow
 from minialbert.runs.records import Cell, Record, Row, cell, group, known_task
@@ -124,7 +125,7 @@ def show(value: Value) -> str:
 
 def glue_table(records: Iterable[Record]) -> Table:
     """Return GLUE in the form of the paper's Table 1, with the paper's rows."""
-    kept = [record for record in records if record.task in _GLUE and record.problem != "token"]
+    kept = [record for record in records if record.task in _GLUE and not is_tagging(record.problem)]
     notes = (
         "Paper rows: GLUE development sets. The paper names no metrics; accuracy, Matthews correlation for CoLA, F1 "
         "for QQP and MRPC and a mean of both correlations for STS-B fit its values.",
@@ -135,7 +136,7 @@ def glue_table(records: Iterable[Record]) -> Table:
 
 def ner_table(records: Iterable[Record]) -> Table:
     """Return biomedical NER in the form of the paper's Table 2: entity F1 by word, in percent."""
-    kept = [record for record in records if record.task in _NER and record.problem == "token"]
+    kept = [record for record in records if record.task in _NER and is_tagging(record.problem)]
     notes = (
         "Paper rows: test sets. The paper's release scores word pieces, the measured rows words; the sub-word F1 is "
         "in the table of entities.",
@@ -148,7 +149,7 @@ def other_table(records: Iterable[Record]) -> Table:
     kept = [
         record
         for record in records
-        if record.row.teacher is None and record.task not in (_NER if record.problem == "token" else _GLUE)
+        if record.row.teacher is None and record.task not in (_NER if is_tagging(record.problem) else _GLUE)
     ]
     return _task_table("Other tasks", kept)
 
@@ -161,7 +162,7 @@ def distillation_table(records: Iterable[Record]) -> Table:
 
 def entity_table(records: Iterable[Record]) -> Table:
     """Return precision, recall and F1 of every token task, over all entities and by type."""
-    groups = group(record for record in records if record.problem == "token")
+    groups = group(record for record in records if is_tagging(record.problem))
     rows: list[tuple[Value, ...]] = []
     for (row, task), members in groups.items():
         figures = [_first(members, f"entity_{name}", name) for name in ("precision", "recall", "f1")]

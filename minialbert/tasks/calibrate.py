@@ -17,7 +17,8 @@ from minialbert_runtime.answers import Logits
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from minialbert.data.examples import Example, Task, TokenExample
+from minialbert.data.examples import Example, Task, label_of
+from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
 from minialbert.errors import UserError, display_name
@@ -32,7 +33,6 @@ from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
 from minialbert.tasks.evaluate import input_lengths, label_ids, model_entry, task_of_model, task_recipe
-from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
     depth_arguments,
@@ -229,7 +229,7 @@ def calibrate_exit(
     name = str(display_name(model_name))
     # Without a split named, rows for validation are set apart from train wherever these would be reported.
     task = task_of_model(recipe, inputs, model, name, split if split == "validation" else None, data)
-    check_packages(task.problem)
+    check_package(*task.type.package)
     examples = _drawn(task, split, fraction, rows, seed)
     max_length, overlap = input_lengths(recipe, inputs, model)
     started = time.perf_counter()
@@ -349,11 +349,7 @@ def _drawn(task: Task, split: str, fraction: float, rows: int | None, seed: int)
     if split not in task.splits:
         raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
     examples = task.splits[split]
-    labelled = [
-        example
-        for example in examples
-        if (example.tags if isinstance(example, TokenExample) else example.label) is not None
-    ]
+    labelled = [example for example in examples if label_of(example) is not None]
     if not labelled:
         raise UserError(f"{task.name}: {split} has no labels to calibrate on")
     share = fraction if split == "train" else 1.0

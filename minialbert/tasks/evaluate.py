@@ -17,10 +17,12 @@ import torch
 from minialbert_runtime.folder import is_exported
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.examples import Problem, Task, TextExample, TokenExample, check_metric
+from minialbert.data.examples import Task, TextExample, TokenExample, check_metric
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
+from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
-from minialbert.data.tasks import GENERIC, load_task
+from minialbert.data.task_types import TaskType, task_options, task_type
+from minialbert.data.tasks import load_task
 from minialbert.errors import MissingExtraError, UserError, display_name
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
@@ -35,7 +37,6 @@ from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
 from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.losses import label_order
-from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
 from minialbert.tasks.predictions import (
     Predictions,
@@ -153,7 +154,7 @@ def run_evaluation(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     shown_name = str(display_name(model_name))
     task = task_of_model(recipe, inputs, model, shown_name, split, data)
-    check_packages(task.problem)
+    check_package(*task.type.package)
     chosen = _chosen_split(task, split, has_submission=submission is not None)
     submitted: dict[str, Path] = {}
     if submission is not None:
@@ -244,14 +245,14 @@ def task_of_model(
     """
     labels = model_labels(model)
     recipe = _named(recipe, inputs, labels)
-    problem = _problem_of(recipe)
-    if problem is not None and problem != inputs.problem:
-        raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {problem} one")
+    kind = _type_of(recipe)
+    if kind is not None and kind is not inputs.type:
+        raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {kind.name} one")
     task = _read_task(recipe, model, name, split, data)
-    if task.problem == "token" and set(task.labels) < set(labels):
+    if task.type.tagging and set(task.labels) < set(labels):
         task = replace(task, labels=labels)  # of a data set that has not all of the model's entity types
     if recipe.metric is None and inputs.metric and task.name == inputs.task:
-        check_metric(task.problem, inputs.metric)
+        check_metric(task.type, inputs.metric)
         task = replace(task, metric=inputs.metric)
     if split is not None and split not in task.splits:
         raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
@@ -269,8 +270,8 @@ def _named(recipe: TaskRecipe, inputs: TaskInputs, labels: tuple[str, ...]) -> T
     # Tables of one's own may lie in a folder of such a name.
     if glue is not None and (not GLUE_TASKS[glue].labels or set(GLUE_TASKS[glue].labels) == set(labels)):
         return recipe.model_copy(update={"name": glue, "problem": None})
-    if inputs.problem == "token":
-        return recipe.model_copy(update={"name": "ner", "problem": None})
+    if inputs.type.tagging:
+        return recipe.model_copy(update={"name": inputs.type.option, "problem": None})
     return recipe.model_copy(update={"name": inputs.task, "problem": inputs.problem})
 
 
@@ -278,11 +279,10 @@ def _is_glue(recipe: TaskRecipe) -> bool:
     return recipe.problem is None and glue_task_name(str(recipe.name)) is not None
 
 
-def _problem_of(recipe: TaskRecipe) -> Problem | None:
+def _type_of(recipe: TaskRecipe) -> TaskType | None:
     if _is_glue(recipe):
-        has_classes = bool(GLUE_TASKS[str(glue_task_name(str(recipe.name)))].labels)
-        return "single-label" if has_classes else "regression"
-    return recipe.problem or GENERIC.get(str(recipe.name))
+        return task_type(GLUE_TASKS[str(glue_task_name(str(recipe.name)))].problem)
+    return task_type(recipe.problem) if recipe.problem else task_options().get(str(recipe.name))
 
 
 def _read_task(
@@ -290,7 +290,8 @@ def _read_task(
 ) -> Task:
     """Read the data; a table takes the model's labels, so that rows of all of them need not occur."""
     labels = list(model_labels(model))
-    if _is_glue(recipe) or recipe.labels is not None or _problem_of(recipe) == "regression":
+    kind = _type_of(recipe)
+    if _is_glue(recipe) or recipe.labels is not None or (kind is not None and not kind.has_classes):
         return _with_validation(recipe, split, data)
     try:
         return _with_validation(recipe.model_copy(update={"labels": labels}), split, data)
@@ -321,7 +322,7 @@ def model_entry(model: PreTrainedModel, name: str) -> dict[str, Any]:
 
 def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:
     """Return for each of the task's labels the model's id of the same name; None where they agree."""
-    if task.problem == "regression" or model_labels(model) == task.labels:
+    if not task.type.has_classes or model_labels(model) == task.labels:
         return None
     return list(label_order(model_labels(model), task.labels, name).tolist())
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from minialbert.data.examples import Task
+from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_inputs import IGNORED, Encoded
 from minialbert.data.tasks import load_task, task_summary
@@ -47,7 +48,6 @@ from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
 from minialbert.tasks.losses import TaskTeacher, label_order
-from minialbert.tasks.metrics import check_packages
 from minialbert.tasks.models import (
     TaskInputs,
     is_minialbert,
@@ -120,7 +120,7 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
     task = load_task(recipe.task, data=data)
-    check_packages(task.problem)
+    check_package(*task.type.package)
     notes = list(task.notes)
     tuning = recipe.tuning
     set_seed(tuning.seed)
@@ -449,7 +449,7 @@ def _load_task_teacher(
         return None
     teacher, teacher_tokenizer, inputs = load_tuned(settings.model, revision=settings.revision)
     name = display_name(settings.model)
-    if (inputs.problem == "token") != (task.problem == "token"):
+    if inputs.type.tagging != task.type.tagging:
         raise UserError(
             f"teacher {name} was tuned for a {inputs.problem} task, {task.name} is a {task.problem} task"
         )
@@ -482,7 +482,7 @@ def _class_weights(recipe: FinetuneRecipe, task: Task, train: Encoded) -> Tensor
     wanted = recipe.tuning.class_weights
     if wanted is None:
         return None
-    if task.problem not in ("single-label", "token"):
+    if not task.type.class_weights:
         raise UserError(
             f"tuning.class_weights: a {task.problem} task has no classes to weigh against each other"
         )

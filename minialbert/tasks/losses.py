@@ -1,56 +1,27 @@
-"""The loss of a task, and of a fine-tuned teacher beside it, as sums over what is labelled."""
+"""What is learnt beside a task's labels: a fine-tuned teacher's logits and states, and depths before the last."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from minialbert.data.examples import Problem
-from minialbert.data.task_inputs import IGNORED
+from minialbert.data.task_types import TaskType
 from minialbert.errors import UserError
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
-from minialbert.method.losses import hidden_loss, layer_map, softened_divergence
+from minialbert.method.losses import hidden_loss, layer_map
 
 
-def task_loss(
-    logits: Tensor, labels: Tensor, problem: Problem, class_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the summed loss on gold labels in nats (regression: squared error), and the weight it sums over.
-
-    Their quotient, taken over a whole optimiser step, is the mean that torch's losses take over a batch: of
-    cross-entropy (weighted by class, (L,), where weights are given), of binary cross-entropy over all
-    classes, or of squared errors. Both are scalars in fp32. Logits are (B, L), or (B, T, L) for token labels;
-    labels (B,), (B, L) or (B, T), -100 ignored.
-    """
-    logits = logits.float()
-    if problem == "regression":
-        return nn.functional.mse_loss(logits.squeeze(-1), labels, reduction="sum"), _count(labels)
-    if problem == "multi-label":
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-        return loss, _count(labels)
-    flat, targets = logits.flatten(0, -2), labels.flatten()
-    loss = nn.functional.cross_entropy(
-        flat, targets, weight=class_weights, reduction="sum", ignore_index=IGNORED
-    )
-    return loss, label_weight(labels, problem, class_weights)
-
-
-def label_weight(labels: Tensor, problem: Problem, class_weights: Tensor | None = None) -> Tensor:
-    """Return what a batch's loss is divided by: its labels, each with the weight of its class."""
-    if problem in ("regression", "multi-label"):
-        return _count(labels)
-    targets = labels.flatten()
-    targets = targets[targets != IGNORED]
-    return _count(targets) if class_weights is None else class_weights.to(targets.device)[targets].sum()
-
-
-def _count(tensor: Tensor) -> Tensor:
-    return torch.tensor(float(tensor.numel()), device=tensor.device)
+def logits_of(outputs: Any) -> Tensor:  # noqa: ANN401
+    """Return a head's logits; those of a head for answers in a text, of first and last token, as (B, T, 2)."""
+    if "logits" in outputs:
+        return outputs.logits
+    return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
 
 
 @dataclass
@@ -77,33 +48,8 @@ class TaskTeacher:
         outputs = self.model(
             **forward_inputs(self.model, batch), output_hidden_states=bool(self.hidden_weight)
         )
-        return outputs.logits.float()[..., self.order.to(outputs.logits.device)], outputs.hidden_states or ()
-
-
-def logit_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor, problem: Problem, temperature: float
-) -> Tensor:
-    """Return the summed loss between a student's and a teacher's logits, (B, L) or (B, T, L), in fp32.
-
-    One class of several, and tokens: T^2 KL(teacher || student) of the softened distributions (Hinton et al.,
-    2015, as in Eq. 10), at labelled positions. Several classes at once: the same of each Bernoulli variable.
-    Regression: the squared difference.
-    """
-    student = student.float()
-    if problem == "regression":
-        return nn.functional.mse_loss(student, teacher, reduction="sum")
-    if problem == "multi-label":
-        targets = torch.sigmoid(teacher / temperature)
-        cross = nn.functional.binary_cross_entropy_with_logits(
-            student / temperature, targets, reduction="sum"
-        )
-        entropy = nn.functional.binary_cross_entropy_with_logits(
-            teacher / temperature, targets, reduction="sum"
-        )
-        return temperature**2 * (cross - entropy)
-    kept = labels.flatten() != IGNORED
-    ours, theirs = (logits.flatten(0, -2)[kept] for logits in (student, teacher))
-    return temperature**2 * softened_divergence(ours, theirs, temperature).sum()
+        logits = logits_of(outputs).float()
+        return logits[..., self.order.to(logits.device)], outputs.hidden_states or ()
 
 
 def elastic_loss(
@@ -111,7 +57,7 @@ def elastic_loss(
     logits: Tensor,
     last_logits: Tensor,
     labels: Tensor,
-    problem: Problem,
+    kind: TaskType,
     *,
     weight: float,
     count: float,
@@ -123,10 +69,10 @@ def elastic_loss(
     labels is divided by `weight`, that over logits by `count`. The last depth is the teacher here, and gets
     no gradient.
     """
-    summed, _ = task_loss(logits, labels, problem, class_weights)
+    summed, _ = kind.loss(logits, labels, class_weights)
     value = elastic.label_weight * summed / max(weight, 1e-9)
     if elastic.last_weight:
-        divergence = logit_loss(logits, last_logits.detach().float(), labels, problem, 1.0)
+        divergence = kind.logit_loss(logits, last_logits.detach().float(), labels, 1.0)
         value = value + elastic.last_weight * divergence / max(count, 1e-9)
     return value
 

@@ -11,19 +11,14 @@ from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.examples import Problem, Task, TextExample
+from minialbert.data.examples import Task, TextExample
+from minialbert.data.task_types import TASK_TYPES, TaskType, task_type
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, one_line
+from minialbert.errors import UserError, one_line, quoted
 from minialbert.method.encoders import head_of, load_encoder, load_encoder_config, max_input_length
 from minialbert.runs.files import whole_folder
 
 TASK_FILE = "task.json"
-_PROBLEM_TYPES: dict[Problem, str | None] = {
-    "single-label": "single_label_classification",
-    "multi-label": "multi_label_classification",
-    "regression": "regression",
-    "token": None,
-}
 # Names under which architectures keep their dropout.
 _DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
@@ -39,10 +34,15 @@ class TaskInputs:
     """
 
     task: str
-    problem: Problem
+    problem: str
     metric: str
     max_length: int
     overlap: int
+
+    @property
+    def type(self) -> TaskType:
+        """What kind of task it is."""
+        return task_type(self.problem)
 
 
 def load_for_tuning(
@@ -62,14 +62,14 @@ def load_for_tuning(
     if task.labels:
         config.id2label = dict(enumerate(task.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
-    config.problem_type = _PROBLEM_TYPES[task.problem]
+    config.problem_type = task.type.problem_type
     if getattr(config, "exit_threshold", None) is not None:
         config.exit_threshold = None  # it was calibrated for what the model was before
     if dropout is not None:
         for field in _DROPOUTS:
             if hasattr(config, field):
                 setattr(config, field, dropout)
-    loaded = load_encoder(name, _head(task.problem), config=config, revision=revision, new_head=True)
+    loaded = load_encoder(name, task.type.head, config=config, revision=revision, new_head=True)
     model, has_head = loaded.model, loaded.has_head
     notes = []
     is_foreign = saved != (list(task.labels) or saved)
@@ -78,9 +78,9 @@ def load_for_tuning(
         notes.append(f"head: new (the checkpoint's is for {_some(saved)})")
     if has_head and not is_foreign and not loaded.misshapen:
         notes.append("head: the checkpoint's")
-    elif task.problem == "regression":
+    elif not task.type.has_classes:
         notes += _start_at_mean(model, task)
-    return model, load_task_tokenizer(name, task.problem, revision=revision), notes
+    return model, load_task_tokenizer(name, words=task.type.tagging, revision=revision), notes
 
 
 def load_tuned(
@@ -91,18 +91,18 @@ def load_tuned(
     It is in eval mode. Raises UserError if it cannot be loaded or has no task head.
     """
     config = load_encoder_config(name, revision=revision)
-    problem = _saved_problem(name, config)
-    loaded = load_encoder(name, _head(problem), config=config, revision=revision, new_head=True)
+    kind = _saved_type(name, config)
+    loaded = load_encoder(name, kind.head, config=config, revision=revision, new_head=True)
     model = loaded.model
     if keys := sorted([*loaded.missing, *loaded.misshapen]):
         raise UserError(
-            f"{name} has no trained head for {'token' if problem == 'token' else 'sequence'} classification (missing: "
+            f"{name} has no trained head for {kind.head.replace('-', ' ')} (missing: "
             f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
         )
     inputs = read_task_file(name) or TaskInputs(
-        "", problem, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
+        "", kind.name, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
     )
-    tokenizer = load_task_tokenizer(name, problem, revision=revision)
+    tokenizer = load_task_tokenizer(name, words=kind.tagging, revision=revision)
     if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().weight.shape[0]):
         raise UserError(f"the tokenizer of {name} has ids beyond the {rows} rows of the model's word table")
     return model.eval(), tokenizer, inputs
@@ -119,12 +119,10 @@ def save_tuned(
         (folder / TASK_FILE).write_text(json.dumps(asdict(inputs), indent=2) + "\n", encoding="utf-8")
 
 
-def load_task_tokenizer(
-    name: str, problem: Problem, *, revision: str | None = None
-) -> PreTrainedTokenizerFast:
-    """Return a model's fast tokenizer, able to take words where the problem gives words, or a UserError."""
+def load_task_tokenizer(name: str, *, words: bool, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """Return a model's fast tokenizer, perhaps one that takes words, or a UserError."""
     tokenizer = load_tokenizer(name, revision=revision)
-    if problem == "token":
+    if words:
         # Byte-level BPE tells a word by the space before it; words alone have none.
         if getattr(tokenizer, "add_prefix_space", None) is False:
             tokenizer = load_tokenizer(name, revision=revision, add_prefix_space=True)
@@ -148,7 +146,7 @@ def model_labels(model: PreTrainedModel) -> tuple[str, ...]:
 def check_labels(model: PreTrainedModel, task: Task, name: str) -> None:
     """Refuse a model whose labels are not the task's, in whatever order, naming those that differ."""
     labels = model_labels(model)
-    if task.problem == "regression":
+    if not task.type.has_classes:
         if model.config.num_labels != 1:
             raise UserError(f"{name} has {model.config.num_labels} classes, but {task.name} is a regression")
         return
@@ -161,10 +159,6 @@ def check_labels(model: PreTrainedModel, task: Task, name: str) -> None:
 def is_minialbert(model: PreTrainedModel) -> bool:
     """Tell whether a model is one of ours."""
     return model.config.model_type == "minialbert"
-
-
-def _head(problem: Problem) -> str:
-    return "token-classification" if problem == "token" else "sequence-classification"
 
 
 def _reset_head(model: PreTrainedModel) -> None:
@@ -193,23 +187,21 @@ def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
     return [f"head: new, starts from {mean:.4g}, the mean of the training scores"]
 
 
-def _saved_problem(name: str, config: PreTrainedConfig) -> Problem:
+def _saved_type(name: str, config: PreTrainedConfig) -> TaskType:
     inputs = read_task_file(name)
     if inputs is not None:
-        return inputs.problem
+        return inputs.type
     head = head_of(config)
-    if head == "token-classification":
-        return "token"
-    if head != "sequence-classification":
+    kinds = [kind for kind in TASK_TYPES.values() if kind.head == head]
+    if not kinds:
         named = " ".join(config.architectures or ())
         raise UserError(
             f"{name} has no task head ({named or 'no architecture in its config.json'}): give a model that "
             "`minialbert finetune` wrote"
         )
-    for problem, problem_type in _PROBLEM_TYPES.items():
-        if problem_type is not None and problem_type == config.problem_type:
-            return problem
-    return "regression" if config.num_labels == 1 else "single-label"
+    exact = (kind for kind in kinds if kind.problem_type == config.problem_type)
+    usual = (kind for kind in kinds if kind.has_classes == (config.num_labels > 1))
+    return next(exact, None) or next(usual, kinds[0])
 
 
 def read_task_file(name: str | Path) -> TaskInputs | None:
@@ -224,6 +216,11 @@ def read_task_file(name: str | Path) -> TaskInputs | None:
             raise ValueError("a value is out of range, or of another type")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
+    if inputs.problem not in TASK_TYPES:
+        known = ", ".join(TASK_TYPES)
+        raise UserError(
+            f"{path} is damaged, or nobody registered its kind of task {quoted(inputs.problem)} here: there are {known}"
+        )
     return inputs
 
 
@@ -231,7 +228,7 @@ def _is_sound(inputs: TaskInputs) -> bool:
     texts, counts = (inputs.task, inputs.problem, inputs.metric), (inputs.max_length, inputs.overlap)
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
         return False
-    return inputs.problem in _PROBLEM_TYPES and 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
+    return 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
 
 
 def _some(labels: Any) -> str:  # noqa: ANN401

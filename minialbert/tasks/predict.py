@@ -67,7 +67,7 @@ class Predictor(TextModel):
         self._collator = make_collator(
             Task(inputs.task, inputs.problem, self.labels, inputs.metric, {}), tokenizer
         )
-        if inputs.problem == "token":
+        if inputs.type.tagging:
             check_tags(self.labels)
 
     @classmethod

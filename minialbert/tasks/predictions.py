@@ -12,22 +12,15 @@ from minialbert_runtime.answers import Logits, word_logits
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.examples import Example, Task, TextExample, TokenExample
-from minialbert.data.task_inputs import Encoded, PaddingCollator, encode_sentences, encode_texts
+from minialbert.data.examples import Example, Task, TokenExample
+from minialbert.data.metrics import entity_metrics, subword_f1
+from minialbert.data.task_inputs import Encoded, PaddingCollator
 from minialbert.errors import UserError
 from minialbert.method.encoders import evaluating, forward_inputs
 from minialbert.runs.machine import autocast
 from minialbert.runs.progress import progress_bar
-from minialbert.tasks.metrics import (
-    entity_metrics,
-    multi_label_metrics,
-    regression_metrics,
-    single_label_metrics,
-    subword_f1,
-)
+from minialbert.tasks.losses import logits_of
 from minialbert.tasks.models import is_minialbert
-
-_LABEL_KINDS = {"single-label": "class", "multi-label": "classes", "regression": "score", "token": "token"}
 
 
 @dataclass(frozen=True)
@@ -55,26 +48,15 @@ class Predictions:
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
-    task: Task,
-    *,
-    max_length: int,
-    overlap: int,
-    all_pieces: bool = False,
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, task: Task, **lengths: Any
 ) -> Encoded:
-    """Return examples of any task as model inputs; windows of a long sentence share `overlap` pieces."""
-    if task.problem == "token":
-        sentences = cast("Sequence[TokenExample]", examples)
-        return encode_sentences(
-            sentences, tokenizer, task, max_length=max_length, overlap=overlap, all_pieces=all_pieces
-        )
-    return encode_texts(cast("Sequence[TextExample]", examples), tokenizer, task, max_length=max_length)
+    """Return examples of any task as model inputs; lengths are `max_length`, `overlap` and `all_pieces`."""
+    return task.type.encode(examples, tokenizer, task, **lengths)
 
 
 def make_collator(task: Task, tokenizer: PreTrainedTokenizerFast) -> PaddingCollator:
     """Return the collator of a task's batches."""
-    return PaddingCollator(int(tokenizer.pad_token_id or 0), _LABEL_KINDS[task.problem])
+    return PaddingCollator(int(tokenizer.pad_token_id or 0), task.type.label)
 
 
 def run_model(
@@ -116,7 +98,7 @@ def run_with_exits(
         for rows, inputs in input_batches(model, encoded, collator, batch_size=batch_size, progress=progress):
             with autocast(model.device.type, precision):
                 output = model(**inputs, **depth)
-            logits = output.logits.float().cpu().numpy()
+            logits = logits_of(output).float().cpu().numpy()
             for row, values in zip(rows, logits, strict=True):
                 results[row] = values[: lengths[row]] if values.ndim == 2 else values
             taken = getattr(output, "exit_iterations", None)
@@ -215,7 +197,7 @@ def read_predictions(
     if order is not None:
         logits = [values[..., list(order)] for values in logits]
     finite = all(bool(np.isfinite(values).all()) for values in logits)
-    if task.problem == "token":
+    if task.type.tagging:
         sentences = cast("Sequence[TokenExample]", examples)
         tags = word_tags(sentences, encoded, logits, task.labels)
         metrics: dict[str, Any] = {}
@@ -227,25 +209,9 @@ def read_predictions(
         return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, finite, exit_iterations)
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
-    stacked = np.stack(logits)
-    gold_labels = [row.get("labels") for row in encoded.rows]
-    labelled = all(label is not None for label in gold_labels)
-    values, metrics = _text_result(task, stacked, gold_labels if labelled else None)
+    values, metrics = task.type.results(task, examples, encoded, logits)
     assert len(values) == len(examples)
-    return Predictions(values, stacked, metrics, len(encoded), encoded.cut, finite, exit_iterations)
-
-
-def _text_result(task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
-    if task.problem == "regression":
-        scores = logits[:, 0].tolist()
-        return scores, regression_metrics(gold, scores) if gold is not None else {}
-    if task.problem == "multi-label":
-        chosen = logits > 0  # a probability above one half
-        named = [tuple(name for name, is_in in zip(task.labels, row, strict=True) if is_in) for row in chosen]
-        return named, multi_label_metrics(np.array(gold, dtype=bool), chosen) if gold is not None else {}
-    ids = logits.argmax(axis=1).tolist()
-    metrics = single_label_metrics(gold, ids, len(task.labels)) if gold is not None else {}
-    return [task.labels[index] for index in ids], metrics
+    return Predictions(values, np.stack(logits), metrics, len(encoded), encoded.cut, finite, exit_iterations)
 
 
 def word_tags(

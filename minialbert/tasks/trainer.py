@@ -15,20 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from minialbert.data.examples import LOWER_IS_BETTER, Problem
 from minialbert.data.task_inputs import Encoded, LengthGroupedSampler, PaddingCollator
+from minialbert.data.task_types import task_type
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
 from minialbert.runs.fitting import Progress
 from minialbert.runs.trainer import ResumableTrainer
-from minialbert.tasks.losses import (
-    TaskTeacher,
-    elastic_loss,
-    hidden_state_loss,
-    label_weight,
-    logit_loss,
-    task_loss,
-)
+from minialbert.tasks.losses import TaskTeacher, elastic_loss, hidden_state_loss, logits_of
 
 BEST_FILE = "best.safetensors"
 _NO_ROWS = "no_rows"  # marks the batch of a process for which an epoch's last step has no rows
@@ -62,7 +55,7 @@ class TuningTrainer(ResumableTrainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        problem: Problem,
+        problem: str,
         metric: str,
         *,
         args: TrainingArguments,
@@ -78,7 +71,7 @@ class TuningTrainer(ResumableTrainer):
         max_skipped_steps: int = 10,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        self.problem, self.metric = problem, metric
+        self.kind, self.metric = task_type(problem), metric
         self.teacher, self.task_weight, self.elastic = teacher, task_weight, elastic
         self.class_weights = class_weights.to(args.device) if class_weights is not None else None
         self.patience = patience
@@ -135,8 +128,8 @@ class TuningTrainer(ResumableTrainer):
         tokens = sum(int(batch["attention_mask"].sum()) for batch in own)
         *counts, clocks = self.sum_over_processes(
             [
-                sum(float(label_weight(part, self.problem, weights)) for part in labels),
-                sum(float(label_weight(part, self.problem)) for part in labels),
+                sum(float(self.kind.weight(part, weights)) for part in labels),
+                sum(float(self.kind.weight(part)) for part in labels),
                 tokens,
                 float(self._periodic.is_due()),
             ]
@@ -159,14 +152,15 @@ class TuningTrainer(ResumableTrainer):
         tuned = self.accelerator.unwrap_model(model)
         needs_states = self.elastic is not None or bool(teacher is not None and teacher.hidden_weight)
         outputs = model(**forward_inputs(tuned, inputs), output_hidden_states=needs_states)
-        loss, _ = task_loss(outputs.logits, labels, self.problem, self.class_weights)
+        logits = logits_of(outputs)
+        loss, _ = self.kind.loss(logits, labels, self.class_weights)
         terms = {"task": loss / max(weight, 1e-9)}
         total = self.task_weight * terms["task"]
         if teacher is not None:
             with self.compute_loss_context_manager():
                 teacher_logits, teacher_states = teacher.view(inputs)
             if teacher.logit_weight:
-                summed = logit_loss(outputs.logits, teacher_logits, labels, self.problem, teacher.temperature)
+                summed = self.kind.logit_loss(logits, teacher_logits, labels, teacher.temperature)
                 terms["logit"] = summed / max(count, 1e-9)
                 total = total + teacher.logit_weight * terms["logit"]
             if teacher.hidden_weight:
@@ -181,9 +175,9 @@ class TuningTrainer(ResumableTrainer):
             terms["elastic"] = elastic_loss(
                 self.elastic,
                 depth_logits,
-                outputs.logits,
+                logits,
                 labels,
-                self.problem,
+                self.kind,
                 weight=weight,
                 count=count,
                 class_weights=self.class_weights,
@@ -210,7 +204,7 @@ class TuningTrainer(ResumableTrainer):
             [self._measure()]
         )  # all decide by the figures of the first process
         score = float(metrics[self.metric])
-        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        sign = -1 if self.metric in self.kind.lower_is_better else 1
         if self.best_score is None or sign * score > sign * self.best_score:
             self.best_score, self.best_step, self._stale = score, self.state.global_step, 0
             self._best = {name: value.detach().cpu().clone() for name, value in self._trained()}

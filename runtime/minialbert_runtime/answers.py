@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class TextModel(ABC):
     """A model that labels texts; an engine gives the windows and their logits.
 
     Args:
-        problem: "single-label", "multi-label", "regression" or "token".
+        problem: a name of `ANSWERS`, or "token".
         labels: their names, by id.
         batch_size: inputs per run of the model.
         threshold: probability over which a label of a multi-label task applies.
@@ -40,6 +40,7 @@ class TextModel(ABC):
         if not 0 <= threshold <= 1:
             raise UserError(f"expected a threshold from 0 to 1, found {threshold}")
         self.problem, self.labels = problem, tuple(labels)
+        self.tagging = problem not in ANSWERS
         self.batch_size = batch_size
         self._logit_threshold = _logit(threshold)
 
@@ -99,9 +100,8 @@ class TextModel(ABC):
         return self._results(texts)
 
     def _results(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
-        single = self.problem == "token"
-        for chunk in _chunks(texts, _CHUNK_BATCHES * self.batch_size, single=single):
-            yield from self._entities(chunk) if single else self._classes(chunk)
+        for chunk in _chunks(texts, _CHUNK_BATCHES * self.batch_size, single=self.tagging):
+            yield from self._entities(chunk) if self.tagging else self._classes(chunk)
 
     def _classes(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
         windows = list(self._cutter().texts(texts))
@@ -113,26 +113,12 @@ class TextModel(ABC):
             begin = end
             pair = isinstance(text, tuple)
             result: dict[str, Any] = {"text": text[0], "pair": text[1]} if pair else {"text": text}
-            result |= self._answer(mean)
+            result |= ANSWERS[self.problem](mean, self.labels, self._logit_threshold)
             if len(part.rows) > 1:
                 result["windows"] = len(part.rows)
             if part.cut:
                 result["cut"] = part.cut
             yield result
-
-    def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
-        if self.problem == "regression":
-            return {"score": float(logits[0])}
-        multi = self.problem == "multi-label"
-        # Of -x, and as a logarithm: exp(x) would overflow.
-        values = np.exp(-np.logaddexp(0, -logits)) if multi else _softmax(logits)
-        scores = dict(zip(self.labels, values.tolist(), strict=True))
-        if multi:
-            chosen = (logits > self._logit_threshold).tolist()
-            names = [name for name, applies in zip(self.labels, chosen, strict=True) if applies]
-            return {"labels": names, "scores": scores}
-        label = self.labels[int(logits.argmax())]
-        return {"label": label, "score": scores[label], "scores": scores}
 
     def _entities(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
         sentences = [text for text in texts if isinstance(text, str)]
@@ -150,6 +136,45 @@ class TextModel(ABC):
             tags = [self.labels[best] for best in values.argmax(axis=1).tolist()]
             chances = _softmax(values.astype(np.float64)).max(axis=1).tolist()
             yield {"text": text, "entities": _entities(text, its_offsets, tags, chances)}
+
+
+def class_of(
+    logits: NDArray[np.float64],
+    labels: Sequence[str],
+    logit_threshold: float,  # noqa: ARG001 - of several classes
+) -> dict[str, Any]:
+    """Return the likeliest class of a text and all probabilities, from its logits (labels,)."""
+    scores = dict(zip(labels, _softmax(logits).tolist(), strict=True))
+    label = labels[int(logits.argmax())]
+    return {"label": label, "score": scores[label], "scores": scores}
+
+
+def classes_over(
+    logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
+) -> dict[str, Any]:
+    """Return the classes of a text that are over a threshold, and all probabilities, from its logits (labels,)."""
+    chosen = (logits > logit_threshold).tolist()
+    names = [name for name, applies in zip(labels, chosen, strict=True) if applies]
+    # Of -x, and as a logarithm: exp(x) would overflow.
+    values = np.exp(-np.logaddexp(0, -logits))
+    return {"labels": names, "scores": dict(zip(labels, values.tolist(), strict=True))}
+
+
+def score_of(
+    logits: NDArray[np.float64],
+    labels: Sequence[str],  # noqa: ARG001 - of classes
+    logit_threshold: float,  # noqa: ARG001
+) -> dict[str, Any]:
+    """Return the score of a text, from its logits (1,)."""
+    return {"score": float(logits[0])}
+
+
+# What the logits of a text say, by kind of task; a kind that is none of these labels words.
+ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], float], dict[str, Any]]] = {
+    "single-label": class_of,
+    "multi-label": classes_over,
+    "regression": score_of,
+}
 
 
 def word_logits(

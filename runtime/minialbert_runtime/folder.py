@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from .answers import ANSWERS
 from .errors import UserError, one_line
 from .words import check_tags
 
 FORMAT_VERSION = 1
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
-_PROBLEMS = {
-    "sequence-classification": ("single-label", "multi-label", "regression"),
+_PROBLEMS: dict[str, Collection[str]] = {
+    "sequence-classification": ANSWERS,
     "token-classification": ("token",),
 }
 
@@ -26,7 +27,7 @@ class Folder:
     Attributes:
         path: the folder.
         task: the task's name.
-        problem: "single-label", "multi-label", "regression" or "token".
+        problem: a name of `answers.ANSWERS`, or "token".
         labels: their names, by id.
         max_length: tokens of an input at most, special tokens included.
         overlap: tokens that windows of a long text share.
@@ -86,7 +87,7 @@ def read_folder(path: str | Path) -> Folder:
     labels = _labels(path / "config.json", config)
     special = _read_object(path / "special_tokens_map.json", optional=True)
     special |= _read_object(path / "tokenizer_config.json", optional=True)
-    if task["problem"] == "token":
+    if task["problem"] not in ANSWERS:
         check_tags(labels, f"{path / 'config.json'}: ")
     return Folder(
         path=path,

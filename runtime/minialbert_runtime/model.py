@@ -10,7 +10,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer, pre_tokenizers
 
-from .answers import Logits, TextModel
+from .answers import ANSWERS, Logits, TextModel
 from .errors import UserError, one_line
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
 from .session import open_session
@@ -90,7 +90,7 @@ class Model(TextModel):
             raise UserError(
                 f"{path} could not be run on {shape[0]} inputs of {shape[1]} tokens ({one_line(error)})"
             ) from error
-        expected = (*shape, len(self.labels)) if self.problem == "token" else (shape[0], len(self.labels))
+        expected = (*shape, len(self.labels)) if self.tagging else (shape[0], len(self.labels))
         if logits.shape != expected:
             raise UserError(
                 f"{path} gives logits of shape {logits.shape}, expected {expected}: config.json or export.json belong "
@@ -113,7 +113,7 @@ def _load_tokenizer(folder: Folder) -> Tokenizer:
     tokenizer.encode_special_tokens = folder.split_special_tokens
     rule = tokenizer.pre_tokenizer
     # Byte-level BPE tells a word by the space before it; words alone have none.
-    if folder.problem == "token" and isinstance(rule, pre_tokenizers.ByteLevel):
+    if folder.problem not in ANSWERS and isinstance(rule, pre_tokenizers.ByteLevel):
         rule.add_prefix_space = True
     return tokenizer
 

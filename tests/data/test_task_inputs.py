@@ -230,7 +230,7 @@ def byte_level_dir(request, byte_level_backend, tmp_path):
 
 
 def test_words_of_a_byte_level_tokenizer_are_the_pieces_of_the_sentence(byte_level_dir):
-    tokenizer = load_task_tokenizer(str(byte_level_dir), "token")
+    tokenizer = load_task_tokenizer(str(byte_level_dir), words=True)
     words = ["the", "city", "was", "large", "by", "the", "river"]
     (window,) = word_windows(words, tokenizer, max_length=64, overlap=8)
     assert tokenizer.convert_ids_to_tokens(window.input_ids) == [
@@ -241,9 +241,9 @@ def test_words_of_a_byte_level_tokenizer_are_the_pieces_of_the_sentence(byte_lev
 
 
 def test_words_of_a_byte_level_tokenizer_survive_saving(byte_level_dir, tmp_path):
-    tokenizer = load_task_tokenizer(str(byte_level_dir), "token")
+    tokenizer = load_task_tokenizer(str(byte_level_dir), words=True)
     tokenizer.save_pretrained(tmp_path / "tuned")
-    again = load_task_tokenizer(str(tmp_path / "tuned"), "token")
+    again = load_task_tokenizer(str(tmp_path / "tuned"), words=True)
     words = ["river", "\u200b", "xyz", "中国", "city"]
     assert word_windows(words, again, max_length=12, overlap=2) == word_windows(
         words, tokenizer, max_length=12, overlap=2
@@ -251,7 +251,7 @@ def test_words_of_a_byte_level_tokenizer_survive_saving(byte_level_dir, tmp_path
 
 
 def test_windows_of_a_byte_level_tokenizer(byte_level_dir):
-    tokenizer = load_task_tokenizer(str(byte_level_dir), "token")
+    tokenizer = load_task_tokenizer(str(byte_level_dir), words=True)
     words = [
         "the",
         "small",
@@ -285,7 +285,7 @@ def test_text_tasks_leave_a_byte_level_tokenizer_alone(byte_level_backend, tmp_p
         vocab=byte_level_backend.get_vocab(), merges=[tuple(merge) for merge in merges]
     )
     made.save_pretrained(tmp_path)
-    tokenizer = load_task_tokenizer(str(tmp_path), "single-label")
+    tokenizer = load_task_tokenizer(str(tmp_path), words=False)
     assert tokenizer.tokenize("the city") == ["the", "Ġcity"]
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
+from minialbert.data.task_types import task_type
 from minialbert.errors import UserError
 from minialbert.method.elastic import ElasticObjective
 from minialbert.recipes.load import apply_overrides, load_recipe
@@ -101,7 +102,9 @@ def test_the_term_by_hand():
     logits = torch.tensor([[[1.0986123, 0.0], [9.0, 0.0]]])
     labels = torch.tensor([[1, -100]])
     elastic = ElasticObjective((1,), label_weight=2.0, last_weight=3.0)
-    value = elastic_loss(elastic, logits, torch.zeros(1, 2, 2), labels, "token", weight=4.0, count=2.0)
+    value = elastic_loss(
+        elastic, logits, torch.zeros(1, 2, 2), labels, task_type("token"), weight=4.0, count=2.0
+    )
     cross_entropy, divergence = 1.3862944, 0.1438410  # ln 4, and ln(2/3)/2 + ln(2)/2
     assert value.item() == pytest.approx(2 * cross_entropy / 4 + 3 * divergence / 2, rel=1e-5)
 
@@ -113,7 +116,7 @@ def test_the_last_depth_gets_no_gradient_from_it(problem):
     labels = torch.tensor([0, 1, 2, 0]) if problem == "single-label" else torch.rand(4, width)
     labels = labels.squeeze(-1) if problem == "regression" else labels
     elastic = ElasticObjective((1,), 1.0, 1.0)
-    elastic_loss(elastic, depth, last, labels, problem, weight=4, count=4).backward()
+    elastic_loss(elastic, depth, last, labels, task_type(problem), weight=4, count=4).backward()
     assert depth.grad.abs().sum() > 0 and last.grad is None
 
 

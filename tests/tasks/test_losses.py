@@ -8,20 +8,26 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
 from minialbert.data.task_inputs import IGNORED
+from minialbert.data.task_types import task_type
 from minialbert.errors import UserError
-from minialbert.tasks.losses import (
-    TaskTeacher,
-    hidden_state_loss,
-    label_order,
-    label_weight,
-    logit_loss,
-    task_loss,
-)
+from minialbert.tasks.losses import TaskTeacher, hidden_state_loss, label_order, logits_of
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.25])
+
+
+def task_loss(logits, labels, problem, weights=None):
+    return task_type(problem).loss(logits, labels, weights)
+
+
+def label_weight(labels, problem, weights=None):
+    return task_type(problem).weight(labels, weights)
+
+
+def logit_loss(student, teacher, labels, problem, temperature):
+    return task_type(problem).logit_loss(student, teacher, labels, temperature)
 
 
 @pytest.fixture
@@ -270,3 +276,13 @@ def test_a_teacher_is_frozen_and_speaks_in_the_tasks_order(hidden_weight):
     torch.testing.assert_close(logits, torch.stack([own[:, 2], own[:, 0], own[:, 1]], dim=1))
     assert not logits.requires_grad
     assert len(states) == (3 if hidden_weight else 0)
+
+
+def test_logits_of_a_head_for_answers_are_those_of_first_and_last_token():
+    config = BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    outputs = BertForQuestionAnswering(config)(torch.tensor([[1, 2, 3]]))
+    assert logits_of(outputs).shape == (1, 3, 2)
+    assert torch.equal(logits_of(outputs)[..., 1], outputs.end_logits)
+    assert logits_of(BertForSequenceClassification(config)(torch.tensor([[1, 2, 3]]))).shape == (1, 2)

@@ -275,7 +275,7 @@ def test_a_tokenizer_without_padding(tiny_tokenizer, tmp_path):
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(UserError, match="has no padding token: add one"):
-        load_task_tokenizer(str(tmp_path / "tokenizer"), "token")
+        load_task_tokenizer(str(tmp_path / "tokenizer"), words=True)
 
 
 def test_byte_level_pieces_of_words_begin_with_their_space(tmp_path):
@@ -293,7 +293,7 @@ def test_byte_level_pieces_of_words_begin_with_their_space(tmp_path):
     )
     RobertaConfig(vocab_size=len(vocabulary)).save_pretrained(tmp_path / "t")
     words = {"is_split_into_words": True, "add_special_tokens": False}
-    tokenizer = load_task_tokenizer(str(tmp_path / "t"), "token")
+    tokenizer = load_task_tokenizer(str(tmp_path / "t"), words=True)
     assert tokenizer.convert_ids_to_tokens(tokenizer(["a", "b"], **words)["input_ids"]) == [
         "Ġ",
         "a",

@@ -213,7 +213,7 @@ def _load(
         raise UserError(f"{name} lacks weights of its {chosen} model: {', '.join(missing[:4])}")
     inputs = read_task_file(name) if chosen in ("sequence-classification", "token-classification") else None
     token = chosen == "token-classification"
-    tokenizer = load_task_tokenizer(name, "token") if token else load_tokenizer(name)
+    tokenizer = load_task_tokenizer(name, words=True) if token else load_tokenizer(name)
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
     return loaded.model, tokenizer, chosen, inputs

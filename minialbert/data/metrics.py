@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minialbert.data.examples import Problem
 from minialbert.errors import MissingExtraError
 
 
-def check_packages(problem: Problem) -> None:
-    """Refuse a problem whose figures cannot be computed here, before anything is trained (MissingExtraError)."""
-    needed = {"regression": ("scipy.stats", "scipy"), "token": ("seqeval.metrics", "seqeval")}
-    _load(*needed.get(problem, ("sklearn.metrics", "scikit-learn")))
+def check_package(module: str, package: str) -> None:
+    """Refuse figures that cannot be computed here, before anything is trained (MissingExtraError)."""
+    _load(module, package)
 
 
 def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labels: int) -> dict[str, float]:

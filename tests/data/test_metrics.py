@@ -14,17 +14,18 @@ from seqeval.metrics import classification_report
 from seqeval.metrics import f1_score as lenient_f1
 from seqeval.scheme import IOB2
 
-from minialbert.data.examples import METRICS, check_metric
-from minialbert.errors import MissingExtraError, UserError
-from minialbert.tasks import metrics
-from minialbert.tasks.metrics import (
-    check_packages,
+from minialbert.data import metrics
+from minialbert.data.examples import check_metric
+from minialbert.data.metrics import (
+    check_package,
     entity_metrics,
     multi_label_metrics,
     regression_metrics,
     single_label_metrics,
     subword_f1,
 )
+from minialbert.data.task_types import TASK_TYPES, task_type
+from minialbert.errors import MissingExtraError, UserError
 
 # One class of several
 
@@ -335,15 +336,16 @@ def test_every_figure_that_is_listed_is_returned():
         "regression": regression_metrics([0.0, 1.0], [0.0, 1.0]),
         "token": {**entity_metrics(GOLD, PREDICTED), "entity_f1_subword": 0.0},
     }
-    for problem, names in METRICS.items():
-        for name in names:
-            check_metric(problem, name)
-        assert set(returned[problem]) - {"per_type"} == set(names)
+    assert set(returned) == set(TASK_TYPES)
+    for problem, kind in TASK_TYPES.items():
+        for name in kind.metrics:
+            check_metric(kind, name)
+        assert set(returned[problem]) - {"per_type"} == set(kind.metrics)
 
 
 def test_a_figure_of_another_problem_is_refused():
     with pytest.raises(UserError, match="'entity_f1': a regression task has pearson_spearman, pearson"):
-        check_metric("regression", "entity_f1")
+        check_metric(task_type("regression"), "entity_f1")
 
 
 @pytest.mark.parametrize(
@@ -358,10 +360,10 @@ def test_a_figure_of_another_problem_is_refused():
         (lambda: regression_metrics([0.0], [0.0]), "scipy", "scipy"),
         (lambda: entity_metrics(GOLD, PREDICTED), "seqeval", "seqeval"),
         (lambda: subword_f1(GOLD, PREDICTED), "seqeval", "seqeval"),
-        (lambda: check_packages("single-label"), "sklearn", "scikit-learn"),
-        (lambda: check_packages("multi-label"), "sklearn", "scikit-learn"),
-        (lambda: check_packages("regression"), "scipy", "scipy"),
-        (lambda: check_packages("token"), "seqeval", "seqeval"),
+        (lambda: check_package(*task_type("single-label").package), "sklearn", "scikit-learn"),
+        (lambda: check_package(*task_type("multi-label").package), "sklearn", "scikit-learn"),
+        (lambda: check_package(*task_type("regression").package), "scipy", "scipy"),
+        (lambda: check_package(*task_type("token").package), "seqeval", "seqeval"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, call, module, package):

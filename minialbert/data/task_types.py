@@ -1,0 +1,313 @@
+"""What sets one kind of task apart from another: its labels, head, loss, answers and figures, in one object.
+
+Everything else asks the object. Records, recipes and `task.json` name it (`problem`). Another kind is a subclass of
+`TaskType` or of one of its four, given to `register_task_type`; see docs/extending.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from minialbert_runtime.answers import ANSWERS, Logits, class_of, classes_over, score_of
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from minialbert.data.metrics import multi_label_metrics, regression_metrics, single_label_metrics
+from minialbert.data.task_inputs import IGNORED, Encoded, encode_sentences, encode_texts
+from minialbert.errors import UserError, quoted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from minialbert.data.examples import Task
+
+
+class TaskType:
+    """A kind of task; a subclass says what is other in its own.
+
+    Attributes:
+        name: what records, recipes and `task.json` call it.
+        option: what --task calls it; "" for a kind that only `task.problem` names.
+        metrics: its figures, the one that selects and is reported first.
+        lower_is_better: those of them that are errors.
+        label: what an example's label is: a class by its name, several, a score, or a tag for each word.
+        head: Transformers' class of model ("question-answering", ...).
+        problem_type: what the model's config says to Transformers.
+        package: module and package that its figures need.
+        class_weights: whether classes can be weighed against each other.
+    """
+
+    name: ClassVar[str]
+    option: ClassVar[str] = ""
+    metrics: ClassVar[tuple[str, ...]]
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    label: ClassVar[Literal["class", "classes", "score", "token"]] = "class"
+    head: ClassVar[str] = "sequence-classification"
+    problem_type: ClassVar[str | None] = None
+    package: ClassVar[tuple[str, str]] = ("sklearn.metrics", "scikit-learn")
+    class_weights: ClassVar[bool] = False
+
+    @property
+    def tagging(self) -> bool:
+        """Whether words are labelled rather than texts."""
+        return self.label == "token"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are names, rather than scores."""
+        return self.label != "score"
+
+    def read_cell(self, cell: object) -> Any:  # noqa: ANN401
+        """Return the label of a table's cell that is not empty; NotImplemented: as any label of its sort is read.
+
+        Raises ValueError with what was expected.
+        """
+        return NotImplemented
+
+    def encode(
+        self,
+        examples: Sequence[Any],
+        tokenizer: PreTrainedTokenizerFast,
+        task: Task,
+        *,
+        max_length: int,
+        overlap: int,  # noqa: ARG002 - of kinds that read in windows
+        all_pieces: bool = False,  # noqa: ARG002 - of tags
+    ) -> Encoded:
+        """Return examples as model inputs, with `labels` as the loss wants them."""
+        return encode_texts(examples, tokenizer, task, max_length=max_length)
+
+    def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return what a batch's loss is divided by: its labels, each with the weight of its class."""
+        return _count(labels)
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the summed loss on gold labels, and the weight it sums over, as scalars in fp32.
+
+        Their quotient, taken over a whole optimiser step, is the mean that torch's losses take over a batch. Logits
+        are (B, L), or (B, T, L) for tags; labels (B,), (B, L) or (B, T), -100 ignored.
+        """
+        raise NotImplementedError
+
+    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """Return the summed loss between a student's and a teacher's logits of one shape, in fp32."""
+        raise NotImplementedError
+
+    def results(
+        self,
+        task: Task,
+        examples: Sequence[Any],  # noqa: ARG002 - of kinds whose examples are not rows
+        encoded: Encoded,
+        logits: Sequence[Logits],
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return the model's answer to each example, and the figures where all have gold labels (else none)."""
+        gold = [row.get("labels") for row in encoded.rows]
+        labelled = all(label is not None for label in gold)
+        return self.answers(task, np.stack(logits), gold if labelled else None)
+
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+        """Return the answers to texts with logits (rows, L), and the figures against gold labels as encoded."""
+        raise NotImplementedError
+
+    def answer(
+        self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
+    ) -> dict[str, Any]:
+        """Return what `predict` says of a text with logits (L,); the threshold is that of several classes."""
+        return class_of(logits, labels, logit_threshold)
+
+
+class SingleLabel(TaskType):
+    """One class of several."""
+
+    name, option = "single-label", "classification"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "matthews_correlation")
+    problem_type: ClassVar[str | None] = "single_label_classification"
+    class_weights = True
+
+    def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """Return the number of labels, each with the weight of its class."""
+        targets = labels.flatten()
+        targets = targets[targets != IGNORED]
+        return _count(targets) if class_weights is None else class_weights.to(targets.device)[targets].sum()
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return cross-entropy in nats, weighted by class, (L,), where weights are given."""
+        flat, targets = logits.float().flatten(0, -2), labels.flatten()
+        loss = functional.cross_entropy(
+            flat, targets, weight=class_weights, reduction="sum", ignore_index=IGNORED
+        )
+        return loss, self.weight(labels, class_weights)
+
+    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """Return T^2 KL(teacher || student) of the softened distributions at labelled positions.
+
+        As Hinton et al., 2015, and Eq. 10.
+        """
+        kept = labels.flatten() != IGNORED
+        ours, theirs = (
+            torch.log_softmax(logits.float().flatten(0, -2)[kept] / temperature, dim=-1)
+            for logits in (student, teacher)
+        )
+        return temperature**2 * functional.kl_div(ours, theirs, reduction="sum", log_target=True)
+
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+        """Return the likeliest class of each text."""
+        ids = logits.argmax(axis=1).tolist()
+        metrics = single_label_metrics(gold, ids, len(task.labels)) if gold is not None else {}
+        return [task.labels[index] for index in ids], metrics
+
+
+class Token(SingleLabel):
+    """A tag for each word. Its answers are read by words, in tasks/predictions."""
+
+    name, option, label = "token", "ner", "token"
+    metrics = ("entity_f1", "entity_precision", "entity_recall", "entity_f1_subword", "token_accuracy")
+    head, problem_type = "token-classification", None
+    package = ("seqeval.metrics", "seqeval")
+
+    def encode(
+        self,
+        examples: Sequence[Any],
+        tokenizer: PreTrainedTokenizerFast,
+        task: Task,
+        *,
+        max_length: int,
+        overlap: int,
+        all_pieces: bool = False,
+    ) -> Encoded:
+        """Return sentences as windows that share `overlap` pieces."""
+        return encode_sentences(
+            examples, tokenizer, task, max_length=max_length, overlap=overlap, all_pieces=all_pieces
+        )
+
+
+class MultiLabel(TaskType):
+    """All classes that apply, perhaps none."""
+
+    name = option = "multi-label"
+    label = "classes"
+    metrics = ("f1_micro", "f1_macro", "accuracy")
+    problem_type = "multi_label_classification"
+
+    def loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        class_weights: Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Return binary cross-entropy over all classes, in nats."""
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+        return loss, self.weight(labels)
+
+    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
+        """Return T^2 KL(teacher || student) of the softened Bernoulli variables."""
+        targets = torch.sigmoid(teacher / temperature)
+        cross, entropy = (
+            functional.binary_cross_entropy_with_logits(logits / temperature, targets, reduction="sum")
+            for logits in (student.float(), teacher)
+        )
+        return temperature**2 * (cross - entropy)
+
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+        """Return the names of the classes whose probability is above one half."""
+        chosen = logits > 0
+        named = [tuple(name for name, is_in in zip(task.labels, row, strict=True) if is_in) for row in chosen]
+        return named, multi_label_metrics(np.array(gold, dtype=bool), chosen) if gold is not None else {}
+
+    def answer(
+        self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
+    ) -> dict[str, Any]:
+        """Return the names over the threshold, and all probabilities."""
+        return classes_over(logits, labels, logit_threshold)
+
+
+class Regression(TaskType):
+    """A score."""
+
+    name = option = "regression"
+    label = "score"
+    metrics = ("pearson_spearman", "pearson", "spearmanr", "mean_squared_error")
+    lower_is_better = ("mean_squared_error",)
+    problem_type = "regression"
+    package = ("scipy.stats", "scipy")
+
+    def loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        class_weights: Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Return squared errors."""
+        loss = functional.mse_loss(logits.float().squeeze(-1), labels, reduction="sum")
+        return loss, self.weight(labels)
+
+    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
+        """Return squared differences."""
+        return functional.mse_loss(student.float(), teacher, reduction="sum")
+
+    def answers(
+        self,
+        task: Task,
+        logits: Logits,
+        gold: list[Any] | None,  # noqa: ARG002
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return the scores."""
+        scores = logits[:, 0].tolist()
+        return scores, regression_metrics(gold, scores) if gold is not None else {}
+
+    def answer(
+        self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
+    ) -> dict[str, Any]:
+        """Return the score."""
+        return score_of(logits, labels, logit_threshold)
+
+
+TASK_TYPES: dict[str, TaskType] = {
+    kind.name: kind for kind in (SingleLabel(), MultiLabel(), Regression(), Token())
+}
+
+
+def register_task_type(kind: TaskType) -> None:
+    """Let tasks be of another kind, until the process ends; exported folders can be run, too.
+
+    Raises UserError if its name is taken.
+    """
+    if kind.name in TASK_TYPES or kind.option in task_options():
+        raise UserError(f"there is a task type {quoted(kind.name)} already: give another name")
+    TASK_TYPES[kind.name] = kind
+    if not kind.tagging:
+        ANSWERS[kind.name] = kind.answer
+
+
+def task_type(name: str) -> TaskType:
+    """Return the kind of task of a name; a UserError where nobody registered it."""
+    if name not in TASK_TYPES:
+        raise UserError(f"unknown problem {quoted(name)}; expected one of {', '.join(TASK_TYPES)}")
+    return TASK_TYPES[name]
+
+
+def task_options() -> dict[str, TaskType]:
+    """Return kinds by what --task calls them."""
+    return {kind.option: kind for kind in TASK_TYPES.values() if kind.option}
+
+
+def is_tagging(problem: str) -> bool:
+    """Return whether words are labelled in a record's kind of task; a kind that is not known here labels texts."""
+    return problem in TASK_TYPES and TASK_TYPES[problem].tagging
+
+
+def lower_is_better(metric: str | None) -> bool:
+    """Return whether a figure of any kind of task is an error."""
+    return any(metric in kind.lower_is_better for kind in TASK_TYPES.values())
+
+
+def _count(tensor: Tensor) -> Tensor:
+    return torch.tensor(float(tensor.numel()), device=tensor.device)
