@@ -31,11 +31,11 @@ from minialbert.experiments.pool import (
 from minialbert.experiments.ray import RayWorkers, import_ray
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
-from minialbert.runs.directory import RunDirectory, check_same_recipe
+from minialbert.runs.directory import RunDirectory, check_same_recipe, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, writing
 from minialbert.runs.progress import duration
 from minialbert.runs.records import mean_and_sd, write_result
-from minialbert.tasks.finetune import finetune_command, plan_finetuning
+from minialbert.tasks.finetune import finetune_command, plan_finetuning, tuning_identity
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,10 @@ def run_grid(
     pending = [
         cell for cell in cells if overwrite or not _is_finished(output, cell, with_model=keep_models == "all")
     ]
-    if pending:  # a mistake is told once, and before anything is written
-        plan_finetuning(pending[0].recipe)
+    # A mistake is told once, and before anything is written.
+    identity = tuning_identity(plan_finetuning((pending or cells)[0].recipe))
+    if not overwrite:
+        _check_same_data(output, cells, identity)
     with sole_user(output, "grid"):
         if overwrite:
             _remove_earlier(output)
@@ -345,6 +347,17 @@ def _check_same(folder: Path, file: Path, recipe: FinetuneRecipe) -> None:
         earlier = without_grid(load_recipe(str(file), FinetuneRecipe))
         advice = "Give the same settings, another --output, or --overwrite"
         check_same_recipe(folder, earlier, without_grid(recipe), advice=advice)
+
+
+def _check_same_data(output: Path, cells: Sequence[GridCell], identity: dict[str, Any]) -> None:
+    """Refuse to mix cells of other data or models with those to come."""
+    unknown: dict[str, None] = {}
+    for cell in cells:
+        run = RunDirectory(output / "cells" / cell.name)
+        if run.recipe.is_file():
+            unknown |= dict.fromkeys(run.check_same_data(identity, advice=_OTHER))
+    if unknown:
+        tell_unchecked(output, unknown)
 
 
 def _is_finished(output: Path, cell: GridCell, *, with_model: bool) -> bool:

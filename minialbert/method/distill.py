@@ -6,6 +6,7 @@ step.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -24,9 +25,10 @@ from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
 from minialbert.method.encoders import Teacher, load_encoder_config
 from minialbert.method.fast.compilation import compile_layers
+from minialbert.method.live import model_identity
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.plan import DistillationPlan, Folders, plan_distillation
-from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks
+from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teacher_fingerprint
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Settings, load_recipe, with_settings
 from minialbert.recipes.schema import Recipe, without_places
@@ -149,9 +151,10 @@ def distill(
         windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)
         plan = plan_distillation(resolved, windows, teacher=live, student=trained, objective=objective)
         with run.alone(resume=resume):
-            record = _run(
-                plan, run, trains=not start_only, resume=resume, overwrite=overwrite, progress=progress
-            )
+            if rank() == 0:
+                identity = _identity(plan, live_teacher=live is not None, live_student=trained is not None)
+                run.open(plan.recipe, data=identity, resume=resume, overwrite=overwrite)
+            record = _run(plan, run, trains=not start_only, resume=resume, progress=progress)
     _finish(plan.student)
     plan.student.name_or_path = str(run.model)
     return ModelResult(record, run.path, plan.student, plan.tokenizer)
@@ -237,14 +240,10 @@ def _run(
     *,
     trains: bool,
     resume: bool,
-    overwrite: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """Carry a plan out, with its training or without, and return the record."""
-    finished = trains and resume and run.result.is_file() and run.model.is_dir()
-    if rank() == 0:
-        run.open(plan.recipe, data=data_identity(plan.windows), resume=resume, overwrite=overwrite)
-    if finished:
+    """Carry a plan out in a directory that is open, with its training or without, and return the record."""
+    if trains and resume and run.result.is_file() and run.model.is_dir():
         raise UserError(
             f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
         )
@@ -274,6 +273,22 @@ def _run(
         record["training"] |= {"steps": 0, "windows": 0}
     with writing(run.result):
         return write_result(run.result, record)
+
+
+def _identity(plan: DistillationPlan, *, live_teacher: bool, live_student: bool) -> dict[str, Any]:
+    """Return what the run reads, to be known again when it is resumed."""
+    said = data_identity(plan.windows)
+    if plan.teacher is not None and live_teacher:
+        # One in half precision may be what an earlier call has cast in place.
+        is_whole = plan.teacher.model.dtype == torch.float32
+        said["teacher"] = {"weights": teacher_fingerprint(plan.teacher) if is_whole else None}
+    elif plan.teacher is not None:
+        said["teacher"] = model_identity(plan.teacher.model.name_or_path, plan.teacher.model.config)
+    # A live student is trained in place, so it is another one when its run is resumed.
+    if plan.recipe.student.init_from is not None and not live_student:
+        config = plan.student.config if plan.recipe.student.init == "checkpoint" else None
+        said["student"] = model_identity(plan.recipe.student.init_from, config)
+    return said
 
 
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:
@@ -442,7 +457,7 @@ def _record(
             "windows": len(plan.windows),
             "held_out_windows": len(plan.held_out),
             "sources": [source.name for source in plan.windows.sources],
-            **data_identity(plan.windows),
+            "folders": json.loads(run.data.read_text(encoding="utf-8"))["folders"],
         },
         "recipe": recipe,
     }

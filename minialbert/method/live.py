@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError, display_name, quoted
+from minialbert.runs.files import sha256_of
 from minialbert.runs.results import ModelResult, Result
 
 # A directory or hub id, a live Transformers model, or what an earlier verb gave back.
@@ -20,6 +22,12 @@ AnyModel: TypeAlias = "str | Path | Any"
 # What lies beside a model's weights and says how it wants its inputs.
 _SIDE_FILES = ("task.json",)
 _PREFIX = "minialbert-live-"
+# What a model is read from, by what it says.
+MODEL_FILES = {
+    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "config": ("config.json",),
+    "tokenizer": ("*token*.json", "vocab.*", "merges.txt", "*.model"),
+}
 
 
 def lasting_name(place: str | None) -> str | None:
@@ -84,3 +92,23 @@ def _tokenizer_of(tokenizer: Any, source: str) -> PreTrainedTokenizerBase:
     if not source:
         raise UserError("a live model that was not loaded from anywhere needs its tokenizer: give tokenizer=")
     return load_tokenizer(source)
+
+
+def model_identity(place: str, config: PreTrainedConfig | None = None) -> dict[str, str | None]:
+    """Return what a run keeps of a model that it loads, to know it again.
+
+    "weights", "config" and "tokenizer" are fingerprints of the files in its folder, which are read for it (about 0.6 s
+    for a GB); of a model of the hub the commit, which its configuration knows, stands for them.
+    """
+    folder, name = Path(place).expanduser(), {"name": display_name(place)}
+    if not folder.is_dir():
+        return {**name, "commit": getattr(config, "_commit_hash", None)}
+    found = {kind: hash_files(folder, patterns) for kind, patterns in MODEL_FILES.items()}
+    return {**name, **{kind: digest for kind, digest in found.items() if digest or kind == "weights"}}
+
+
+def hash_files(folder: Path, patterns: Iterable[str]) -> str | None:
+    """Return a SHA-256 of the files in a folder that fit one of some patterns, None where there is none."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    digest = hashlib.sha256(b"".join(bytes.fromhex(sha256_of(file)) for file in files))
+    return digest.hexdigest() if files else None

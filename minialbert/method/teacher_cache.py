@@ -82,7 +82,7 @@ class CachedTeacherView:
         self._size_checked = False
         self._damage_told = False
         identity = {
-            "teacher": _fingerprint(teacher),
+            "teacher": teacher_fingerprint(teacher),
             "objective": objective.to_dict(),
             "layers": list(layers),
             "masking": dict(masking),
@@ -292,7 +292,7 @@ class FixedMasks(Dataset[dict[str, Any]]):
         return {**self.windows[index], "epoch": 0}
 
 
-def _fingerprint(teacher: Teacher) -> str:
+def teacher_fingerprint(teacher: Teacher) -> str:
     """Return a sha256 over names and values of the parameters that give the teacher's view."""
     # Without a masked-LM head of its own, the one on top is random and differs each time.
     model = teacher.model if teacher.has_mlm_head else teacher.model.base_model

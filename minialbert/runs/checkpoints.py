@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from minialbert.errors import UserError, printable
-from minialbert.runs.files import sync
+from minialbert.runs.files import sha256_of, sync
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +28,10 @@ _FORMAT = "minialbert-checkpoint"
 def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]:
     """Yield an empty folder; when the block ends without an error it is `checkpoint-STEP`, and the oldest are gone.
 
-    Before it gets its name, everything in it is on the disk, and its manifest holds size and SHA-256 of each file.
-    Only then are others removed: those before the newest `keep` (None: none), and those of later steps, which are
-    damaged or belong to a past that the run has left. An error leaves the checkpoints from before.
+    Before it gets its name, everything in it is on the disk, and its manifest holds size and SHA-256 of each file, and
+    whether `data.json` beside the checkpoints says what the run reads. Only then are others removed: those before the
+    newest `keep` (None: none), and those of later steps, which are damaged or belong to a past that the run has left.
+    An error leaves the checkpoints from before.
     """
     partial, final = root / _PARTIAL, root / f"{_PREFIX}{step}"
     try:
@@ -81,6 +81,12 @@ def last_whole_checkpoint(
     return None
 
 
+def has_known_data(root: Path) -> bool | None:
+    """Return whether a checkpoint was written by a run that kept what it reads; None where there is no checkpoint."""
+    manifests = [path / MANIFEST for _, path in _found(root) if (path / MANIFEST).is_file()]
+    return any(b'"data": true' in file.read_bytes() for file in manifests) if manifests else None
+
+
 def is_whole(root: Path, step: int) -> bool:
     """Return whether there is an undamaged checkpoint of a step."""
     path = root / f"{_PREFIX}{step}"
@@ -114,7 +120,7 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} is no file"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if _digest(path) != digest:
+        if sha256_of(path) != digest:
             return f"the contents of {name} have changed"
     return None
 
@@ -129,18 +135,13 @@ def _seal(folder: Path, step: int) -> None:
     files: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     manifest = folder / MANIFEST
-    manifest.write_text(
-        json.dumps({"format": _FORMAT, "step": step, "files": files}, indent=2), encoding="utf-8"
-    )
+    has_data = folder.parent.with_name("data.json").is_file()
+    values = {"format": _FORMAT, "step": step, "data": has_data, "files": files}
+    manifest.write_text(json.dumps(values, indent=2), encoding="utf-8")
     sync(manifest)
     sync(folder)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reason(error: Exception, root: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +16,11 @@ import yaml
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
+from minialbert.runs.checkpoints import has_known_data
 from minialbert.runs.files import check_folder, check_own, sole_user, write_atomically, writing
 from minialbert.runs.stopping import rank
+
+logger = logging.getLogger(__name__)
 
 # A worker notices within 20 s that its driver is gone.
 _PATIENCE = 30.0
@@ -74,7 +78,8 @@ class RunDirectory:
 
         Args:
             recipe: the resolved recipe, written to `recipe.yaml`.
-            data: what identifies the data, as plain values, written to `data.json`.
+            data: what tells data and models from others, as plain values, written to `data.json`: "folders" of
+                windows, and by name whatever else is read, each a dictionary of fingerprints, None where there is none.
             resume: go on with a run of the same recipe and data; a directory without one starts anew.
             overwrite: remove what an earlier run left here. Files that no run writes are never touched.
         """
@@ -92,9 +97,14 @@ class RunDirectory:
             _remove(self._own)
         check_own(*self._own, *self.checkpoints.glob("*"), *self.teacher_cache.glob("*"))
         if resume:
+            self._check_whole()
             if self.recipe.is_file():
                 check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
-            self._check_same_data(data)
+            unknown = self.check_same_data(data or {})
+            if unknown and has_known_data(self.checkpoints) is not None:
+                tell_unchecked(self.path, unknown)
+            elif not unknown:
+                data = None  # what is there says it all
             _remove(self._left_over())
         with writing(self.path, advice=None):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -102,17 +112,29 @@ class RunDirectory:
             if data is not None:
                 write_atomically(self.data, json.dumps(data, indent=2) + "\n")
 
-    def _check_same_data(self, data: dict[str, Any] | None) -> None:
-        if data is None or not self.data.is_file():
-            return
+    def _check_whole(self) -> None:
+        """Refuse checkpoints without the files that say what they belong to."""
+        known = has_known_data(self.checkpoints)
+        for file in () if known is None else (self.recipe, self.data) if known else (self.recipe,):
+            if not file.is_file():
+                raise UserError(
+                    f"{file} is missing, which says what the checkpoints beside it belong to: put it back, or start "
+                    "the run anew with --overwrite"
+                )
+
+    def check_same_data(
+        self, data: Mapping[str, Any], *, advice: str = "give the same --data and models, or another --output"
+    ) -> list[str]:
+        """Return what of the data has no fingerprint now or from before, by name; refuse other data than the run's."""
+        if not self.data.is_file():
+            return list(data)
         try:
             before = json.loads(self.data.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self.data} is damaged: start the run anew with --overwrite") from error
-        if differences := data_differences(before, data):
-            raise UserError(
-                f"{self.path} holds a run on other data ({differences}): give the same --data, or another --output"
-            )
+        if data and (differences := data_differences(before, data)):
+            raise UserError(f"{self.path} holds a run on other data ({differences}): {advice}")
+        return [name for name, old, new in _parts(before, data) if any(_gap(old, new, key) for key in new)]
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to `log.jsonl`, and wait until it is on the disk."""
@@ -141,20 +163,58 @@ class RunDirectory:
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 
 
+def tell_unchecked(folder: Path, names: Iterable[str]) -> None:
+    """Say what of the data of a folder's runs could not be compared."""
+    told = (
+        "%s: no fingerprint of %s to compare: it could not be checked that nothing has changed since it began"
+    )
+    logger.warning(told, folder, listed(names))
+
+
 def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return how `data_identity` differs from what it was, in one line for a message; empty if it does not."""
-    folders = before.get("folders") if isinstance(before, Mapping) else None
+    """Return how what a run reads differs from what it was, in one line for a message; empty if it does not."""
+    of_windows = "folders" in now
+    folders = before.get("folders", None if of_windows else []) if isinstance(before, Mapping) else None
     if not isinstance(folders, list) or not all(isinstance(folder, dict) for folder in folders):
         return "what the run says of its windows is damaged"
+    now = {"folders": [], **now}
     old, new = ([folder.get("fingerprint") for folder in side] for side in (folders, now["folders"]))
     if old == new:
-        return ""
+        changed = [
+            f"{name}: {key} {_short(was[key])}, now {_short(value)}"
+            for name, was, part in _parts(before, now)
+            for key, value in part.items()
+            if key != "name" and not _gap(was, part, key) and was[key] != value
+        ]
+        return "; ".join(changed[:3])
     if len(old) != len(new):
         return f"{_number(folders)}, now {_number(now['folders'])}"
     if sorted(map(str, old)) == sorted(map(str, new)):
         return f"the same folders in another order: {_names(folders)}, now {_names(now['folders'])}"
     place = next(place for place, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
     return f"{_folder(folders[place])}, now {_folder(now['folders'][place])}"
+
+
+def _parts(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield the name of each thing that is read, what was said of it, and what is said now."""
+    for name, part in now.items():
+        if name == "folders":
+            folders = before.get(name, [])
+            yield from ((f"windows {new['name']}", old, new) for old, new in zip(folders, part, strict=True))
+        else:
+            old = before.get(name)
+            yield name, old if isinstance(old, Mapping) else {}, part
+
+
+def _gap(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+    return old.get(key) is None or new[key] is None
+
+
+def _short(value: object) -> str:
+    # Enough of a fingerprint; counts and names as they are.
+    return listed(value) if isinstance(value, list) else shown(value, 12)
 
 
 def check_same_recipe(

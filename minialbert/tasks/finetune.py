@@ -22,7 +22,7 @@ from minialbert.data.examples import Task
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_inputs import IGNORED, Encoded
-from minialbert.data.tasks import load_task, task_summary
+from minialbert.data.tasks import load_task, task_identity, task_summary
 from minialbert.data.tokenizers import tokenizer_fingerprint
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import (
@@ -35,7 +35,7 @@ from minialbert.method.adapters import (
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
-from minialbert.method.live import AnyModel, lasting_name, on_disk
+from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
 from minialbert.recipes.load import Settings, apply_overrides, load_recipe, with_settings
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.directory import RunDirectory
@@ -324,6 +324,17 @@ def run_finetuning(
     return ModelResult(record, run.path, plan.model.eval(), plan.tokenizer)
 
 
+def tuning_identity(plan: FinetuningPlan) -> dict[str, Any]:
+    """Return what a tuning reads, to be known again when it is resumed: its data, its model, its teacher."""
+    models = {"model": plan.model, "teacher": plan.teacher.model if plan.teacher is not None else None}
+    found = {
+        role: model_identity(model.name_or_path, model.config)
+        for role, model in models.items()
+        if model is not None
+    }
+    return {"data": task_identity(plan.task), **found}
+
+
 def _finetune(
     plan: FinetuningPlan,
     run: RunDirectory,
@@ -335,7 +346,7 @@ def _finetune(
 ) -> dict[str, Any]:
     finished = resume and run.result.is_file()
     if rank() == 0:
-        run.open(plan.recipe, resume=resume, overwrite=overwrite)
+        run.open(plan.recipe, data=tuning_identity(plan), resume=resume, overwrite=overwrite)
     if finished:
         raise UserError(
             f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"

@@ -471,6 +471,40 @@ def test_an_unfinished_folder_of_other_options_needs_overwrite(tmp_path, corpus,
     )
 
 
+def test_a_corpus_edited_to_the_same_size_is_another(tmp_path, corpus, small_batches, monkeypatch, caplog):
+    mine, out = shutil.copytree(corpus, tmp_path / "corpus"), tmp_path / "out"
+
+    def edit():
+        text = (mine / "c.txt").read_text()
+        (mine / "c.txt").write_text(text.swapcase())
+        os.utime(mine / "c.txt", (1, 1))
+
+    make_windows([mine], TOKENIZER, out, **SMALL)
+    edit()
+    assert "made otherwise (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
+    make_windows([mine], TOKENIZER, out, overwrite=True, **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(windows_module, "_finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make_windows([mine], TOKENIZER, out, overwrite=True, **SMALL)
+    edit()
+    assert "made otherwise (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
+    edit()
+    assert make_windows([mine], TOKENIZER, out, **SMALL).splits["train"].windows
+    # A folder of an earlier version knows names and sizes alone, which is said.
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["files"]
+    for source in manifest["sources"]:
+        del source["sha256"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    edit()
+    assert caplog.text == ""
+    make_windows([mine], TOKENIZER, out, **SMALL)
+    assert "kept no fingerprint of the corpus" in caplog.text
+    (mine / "c.txt").write_text("of another size")
+    assert "made otherwise (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
+
+
 def test_foreign_folders_are_refused(tmp_path, corpus):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("mine")

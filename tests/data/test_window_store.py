@@ -158,6 +158,21 @@ def test_the_identity_of_windows(folders, tmp_path):
     assert data_differences(identity, data_identity(WindowDataset([moved, *folders[1:]]))) == ""
 
 
+def test_ids_that_were_shuffled_are_other_windows(folders, tmp_path):
+    before = data_identity(WindowDataset(folders[0]))
+    changed = shutil.copytree(folders[0], tmp_path / "changed")
+    ids = np.fromfile(changed / "train.tokens.bin", "<u2")
+    ids[::-1].tofile(changed / "train.tokens.bin")
+    with pytest.raises(UserError, match="'train.tokens.bin' does not hold what prepare wrote: prepare again"):
+        data_identity(WindowDataset(changed))
+    # Of an earlier version: no fingerprint in the manifest, so that of a run is all there is.
+    old = edited(folders[0], tmp_path / "w0", lambda manifest: manifest.pop("files"))
+    assert data_differences(before, data_identity(WindowDataset(old))) == ""
+    shutil.copy(changed / "train.tokens.bin", old)
+    told = data_differences(before, data_identity(WindowDataset(old)))
+    assert told.startswith("windows w0: content ") and ", now " in told
+
+
 def test_differences_are_named(folders):
     w0, w1, w2 = folders
     before = data_identity(WindowDataset([w0, w1]))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -260,6 +261,7 @@ def grid(tmp_path, monkeypatch):
     """Call `run_grid` with fake workers; the call returns them, with the record."""
     planned = []
     monkeypatch.setattr(grids, "plan_finetuning", planned.append)
+    monkeypatch.setattr(grids, "tuning_identity", lambda plan: {})
 
     def run(recipe, *, scores=None, ends=None, **options):
         workers = FakeWorkers(scores, ends)
@@ -308,7 +310,7 @@ def test_a_finished_cell_is_never_run_again(grid):
     before = [path.stat().st_mtime_ns for path in files]
     again = grid(recipe)
     assert again.started == []
-    assert len(again.planned) == 1  # by the first call
+    assert len(again.planned) == 2  # by each call: the data may have changed
     assert [path.stat().st_mtime_ns for path in files] == before
     (grid.cells / "lr1e-05-bs32-ep3-seed2" / "result.json").unlink()  # as if it had been killed half-way
     assert grid(recipe).started == ["lr1e-05-bs32-ep3-seed2"]
@@ -665,6 +667,24 @@ def test_a_job_leaves_a_finished_run_without_checkpoints(keep, student, rows, tm
     assert result.stat().st_mtime_ns == written
 
 
+def test_cells_of_other_labels_are_not_mixed_with_finished_ones(student, rows, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(grids, "LocalWorkers", lambda jobs: InProcess(call))
+    one, two = (
+        real_recipe(student, rows, {"learning_rate": rates}, epochs=1.0) for rates in ([1e-3], [1e-3, 1e-4])
+    )
+    options = {"output": tmp_path / "grid", "keep_models": "none", "progress": False}
+    run_grid(one, **options)
+    text = (rows / "train.csv").read_text()
+    (rows / "train.csv").write_text(re.sub(",(cat|dog)", lambda m: ",dog" if m[1] == "cat" else ",cat", text))
+    for recipe in (one, two):
+        with pytest.raises(
+            UserError, match=r"cells/lr0.001.* on other data \(data: train .*\): give another --out"
+        ):
+            run_grid(recipe, **options)
+    (rows / "train.csv").write_text(text)
+    assert len(run_grid(two, **options)["cells"]) == 2
+
+
 def test_a_job_of_another_recipe_does_not_go_on_in_its_folder(student, rows, tmp_path, call):
     run_here(call, job_in(tmp_path, real_recipe(student, rows, {}, epochs=0.5)))
     (tmp_path / "cell" / "result.json").unlink()
@@ -843,6 +863,7 @@ class FakeRay:
 @pytest.fixture
 def ray(monkeypatch):
     monkeypatch.setattr(grids, "plan_finetuning", lambda recipe: None)
+    monkeypatch.setattr(grids, "tuning_identity", lambda plan: {})
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
 
     def install(node, **options):

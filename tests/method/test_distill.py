@@ -137,6 +137,19 @@ def test_resume_wants_the_same_recipe(run, tmp_path):
         run("training.learning_rate=0.5", resume=True)
 
 
+def test_resume_wants_the_same_teacher(run, tiny_teacher_dir, tmp_path):
+    run()
+    (tmp_path / "run" / "result.json").unlink()
+    model = AutoModelForMaskedLM.from_pretrained(tiny_teacher_dir)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7, 0] += 1.0
+    model.save_pretrained(tiny_teacher_dir)
+    with pytest.raises(
+        UserError, match=r"a run on other data \(teacher: weights .*, now .*\): give the same"
+    ):
+        run(resume=True)
+
+
 def test_a_run_stopped_by_sigterm_resumes_to_the_same_student_and_log(run, tmp_path, monkeypatch):
     from minialbert.method.trainer import DistillationTrainer
 

@@ -73,6 +73,44 @@ def test_resume_wants_the_same_data(tmp_path):
         run.open(TINY, data=data("1"), resume=True)
 
 
+def test_what_else_is_read_is_compared_by_name(tmp_path, caplog):
+    data = {"teacher": {"name": "a", "weights": "1" * 64, "config": None}, "rows": {"labels": ["x", "y"]}}
+    run = RunDirectory(tmp_path)
+    run.open(TINY, data=data)
+    moved = {**data, "teacher": {**data["teacher"], "name": "b"}}
+    run.open(TINY, data=moved, resume=True)
+    other = {"teacher": {"name": "a", "weights": "2" * 64, "config": "3"}, "rows": {"labels": ["x", "z"]}}
+    told = r"teacher: weights 11111111111…, now 22222222222…; rows: labels x, y, now x, z\): give the same"
+    with pytest.raises(UserError, match=told):
+        run.open(TINY, data=other, resume=True)
+    assert caplog.text == ""  # without a checkpoint there is nothing to go on with
+    with new_checkpoint(run.checkpoints, 1, keep=None):
+        pass
+    run.open(TINY, data=data, resume=True)
+    assert "no fingerprint of teacher to compare" in caplog.text and "rows" not in caplog.text
+
+
+def test_checkpoints_without_what_they_belong_to_are_refused(tmp_path, caplog):
+    run = RunDirectory(tmp_path)
+    run.open(TINY)  # as versions did that kept no data of a tuning
+    with new_checkpoint(run.checkpoints, 1, keep=None):
+        pass
+    run.open(TINY, data={"rows": {"train": "1"}}, resume=True)
+    assert "no fingerprint of rows to compare" in caplog.text
+    with new_checkpoint(run.checkpoints, 2, keep=None):
+        pass
+    for file in (run.data, run.recipe):
+        kept = file.read_bytes()
+        file.unlink()
+        with pytest.raises(
+            UserError, match=f"{file.name} is missing, which says what the checkpoints beside it"
+        ):
+            run.open(TINY, data={"rows": {"train": "1"}}, resume=True)
+        assert not file.exists()
+        file.write_bytes(kept)
+    run.open(TINY, data={"rows": {"train": "1"}}, resume=True)
+
+
 def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path):
     run = RunDirectory(tmp_path)
     assert last_whole_checkpoint(run.checkpoints) is None

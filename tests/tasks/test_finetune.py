@@ -502,6 +502,39 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(mode, run, tmp_path, 
     assert logs[0] == logs[1]
 
 
+def test_resume_wants_the_same_rows_labels_and_models(run, student, tmp_path):
+    data, model = write_task(tmp_path / "single", "single"), student()
+    run()
+    (tmp_path / "run" / "result.json").unlink()
+    train, weights = data / "train.jsonl", model / "model.safetensors"
+    rows, dev, before = train.read_text(), (data / "dev.jsonl").read_text(), weights.read_bytes()
+
+    def refused() -> str:
+        with pytest.raises(UserError, match="a run on other data") as caught:
+            run(resume=True)
+        return str(caught.value)
+
+    train.write_text(rows.replace("without", "X").replace("with", "without").replace("X", "with"))
+    assert "(data: train " in refused()
+    train.write_text("".join(rows.splitlines(keepends=True)[:30]))
+    assert "data: train rows 40, now 30; data: train " in refused()
+    train.write_text(rows.replace('"with"', '"zith"'))
+    (data / "dev.jsonl").write_text(dev.replace('"with"', '"zith"'))
+    assert "data: labels with, without, now without, zith; " in refused()
+    train.write_text(rows)
+    (data / "dev.jsonl").write_text(dev)
+    write_rows(data / "test.jsonl", [{"text": "a cat", "label": "with"}])
+    assert "data: splits train, validation, now train, validation, test" in refused()
+    (data / "test.jsonl").unlink()
+    other = MiniAlbertForMaskedLM.from_pretrained(model)
+    with torch.no_grad():
+        other.get_input_embeddings().weight[7, 0] += 1.0
+    other.save_pretrained(model)
+    assert "(model: weights " in refused()
+    weights.write_bytes(before)
+    assert run(resume=True)["training"]["steps"] == 10
+
+
 def test_resuming_an_empty_directory_starts_a_run(run):
     assert run(resume=True)["training"]["steps"] == 10
 

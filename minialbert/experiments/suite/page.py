@@ -443,7 +443,7 @@ def _copy_records(results: Mapping[str, Result], records: Path, output: Path) ->
 
     Cells are packed, but for files that `output` has already, as a suite's own directory does.
     """
-    files = [records / "teachers.json", *_bench_records(records)]
+    files = [records / "teachers.json", records / "tasks.json", *_bench_records(records)]
     names = ("log.jsonl", "attention.json", "result.json")
     cells = {result.file.parent / name: None for result in results.values() for name in names}
     texts: dict[str, str] = {}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from minialbert.data.prepare import prepare_recipe, recipe_options
+from minialbert.data.tasks import load_task, task_identity
 from minialbert.errors import UserError
 from minialbert.experiments.pool import (
     ADVICE,
@@ -37,16 +38,16 @@ from minialbert.experiments.suite.cells import (
 )
 from minialbert.experiments.suite.schema import Suite
 from minialbert.experiments.suite.time_left import time_left
+from minialbert.method.live import MODEL_FILES, hash_files
 from minialbert.recipes.load import dump_recipe
-from minialbert.recipes.schema import Recipe
-from minialbert.runs.directory import RunDirectory
+from minialbert.recipes.schema import Recipe, TaskRecipe
+from minialbert.runs.directory import RunDirectory, data_differences, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
 from minialbert.runs.progress import duration
 
 logger = logging.getLogger(__name__)
 
 KeepModels = Literal["needed", "all"]
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def run_suite(
         text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=1000)
         begin_folder(output / "suite.yaml", text)
         check_teachers(output / "teachers.json", extra, {name: places.teachers[name] for name in teachers})
+        check_tasks(suite, output / "tasks.json", extra, work, data)
         for cell in expand(suite):
             if cell.is_distillation:
                 _settle(output, cell)
@@ -327,15 +329,10 @@ def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]
 
     The checksums are kept in a file, and there may be one of the same name in a folder with records.
     """
-    known: dict[str, str] = {}
-    for one in ([records / file.name] if records is not None else []) + [file]:
-        if one.is_file():
-            try:
-                known |= {str(key): str(value) for key, value in json.loads(one.read_text("utf-8")).items()}
-            except (OSError, ValueError, AttributeError) as error:
-                raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
+    known = _known(file, records)
     for name, where in teachers.items():
-        digest = _checksum(where)
+        # A hub id stands for itself.
+        digest = (hash_files(Path(where), MODEL_FILES["weights"]) or "") if Path(where).is_dir() else where
         if known.setdefault(name, digest) != digest:
             raise UserError(
                 f"--teacher {name}={where}: other weights than the finished cells of {file.parent} were made with; "
@@ -345,6 +342,45 @@ def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]
         write_atomically(file, json.dumps(known, indent=2) + "\n")
 
 
+def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data: Path) -> None:
+    """Refuse to mix scores on other rows or labels with those of cells that are finished.
+
+    What was read is kept in a file, as by `check_teachers`.
+    """
+    known = _known(file, records)
+    unknown = []
+    for name in dict.fromkeys(cell.task for cell in work.pending if cell.task is not None):
+        task = suite.tasks[name]
+        if task.data is None:
+            continue
+        recipe = TaskRecipe.model_validate({"name": task.name, **task.settings})
+        found = {name: task_identity(load_task(recipe, data=data / task.data))}
+        if differences := data_differences(known, found):
+            raise UserError(
+                f"--data {data}: other data than the finished cells of {file.parent} were made with ({differences}); "
+                "give the same data, or another --output"
+            )
+        if name not in known and any(f"/{name}-" in cell for cell in work.results):
+            unknown.append(name)
+        known |= found
+    if unknown:
+        tell_unchecked(file.parent, unknown)
+    with writing(file, advice=ADVICE):
+        write_atomically(file, json.dumps(known, indent=2) + "\n")
+
+
+def _known(file: Path, records: Path | None) -> dict[str, Any]:
+    """Return what is kept in a file, and in one of the same name in a folder with records."""
+    known: dict[str, Any] = {}
+    for one in ([records / file.name] if records is not None else []) + [file]:
+        if one.is_file():
+            try:
+                known |= json.loads(one.read_text("utf-8"))
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
+    return known
+
+
 def _options(recipe: Recipe, where: str) -> dict[str, Any]:
     options = recipe_options(recipe)
     if not options["corpus"]:
@@ -352,15 +388,3 @@ def _options(recipe: Recipe, where: str) -> dict[str, Any]:
     if options["tokenizer"] is None:
         raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
     return options
-
-
-def _checksum(model: str) -> str:
-    """Return the SHA-256 of a local model's weights; a hub id stands for itself."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for file in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()

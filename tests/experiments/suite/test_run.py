@@ -16,6 +16,7 @@ import pytest
 from conftest import write_tiny_task
 from suite_records import DEFINITION, make_suite, record_of, write_record, write_suite
 
+from minialbert.data.examples import Task, TextExample
 from minialbert.errors import UserError
 from minialbert.experiments.pool import Outcome
 from minialbert.experiments.suite.cells import expand, find_results
@@ -99,7 +100,12 @@ def trial(tmp_path, monkeypatch):
         prepared.append([cell.row for cell in cells if cell.is_distillation])
         return {cell.row: str(folder / "text") for cell in cells if cell.is_distillation}
 
+    def load_task(recipe, *, data):
+        rows = {"train": [TextExample(data.read_text(), label="a")]}
+        return Task(recipe.name, "single-label", ("a", "b"), "accuracy", rows)
+
     monkeypatch.setattr("minialbert.experiments.suite.run.prepare_windows", prepare_windows)
+    monkeypatch.setattr("minialbert.experiments.suite.run.load_task", load_task)
 
     def run(suite=None, *, ends=None, room=1, teachers=None, **options):
         suite = suite or make_suite()
@@ -298,6 +304,20 @@ def test_another_teacher_is_refused(trial):
     (trial.teacher / "model.safetensors").write_text("other weights")
     with pytest.raises(UserError, match="--teacher main=.*: other weights than the finished cells of"):
         trial()
+
+
+def test_other_rows_of_a_task_are_not_mixed_with_those_of_finished_cells(trial, caplog):
+    trial(only=["plain/full/king-*"])
+    kept = trial.output / "tasks.json"
+    assert list(json.loads(kept.read_text())) == ["king"]
+    (trial.data / "king").write_text("other text")
+    with pytest.raises(
+        UserError, match=r"--data .*: other data than the finished cells .*\(king: train .*, now "
+    ):
+        trial()
+    kept.unlink()  # a suite of an earlier version
+    trial()
+    assert "no fingerprint of king to compare" in caplog.text
 
 
 def test_teachers_of_records_count_too(tmp_path):
