@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from minialbert_runtime.words import Span
+
 from minialbert.data.task_types import TaskType, task_type
 from minialbert.errors import UserError, quoted
 
@@ -34,6 +36,7 @@ class TokenExample:
     tags: tuple[str, ...] | None = None  # as many ("O", "B-Disease", "I-Disease"), or None when unlabelled
     text: str | None = None  # the running text that the words were cut from, where the file has it
     offsets: tuple[tuple[int, int], ...] | None = None  # first and last character (exclusive) of each word
+    spans: tuple[Span, ...] | None = None  # entities, where they need not end where a word does
 
 
 Example = TextExample | TokenExample

@@ -1,4 +1,4 @@
-"""What a task is scored by: the official figures of GLUE, and entity F1 by word (strict IOB2).
+"""What a task is scored by: the official figures of GLUE, and F1 of entities.
 
 All figures are fractions, except errors and correlations, which are what they are. scikit-learn, SciPy and
 seqeval compute them.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from minialbert_runtime.words import Span, tags_to_spans
 from numpy.typing import NDArray
 
 from minialbert.errors import MissingExtraError
@@ -69,11 +71,10 @@ def regression_metrics(gold: Sequence[float], predicted: Sequence[float]) -> dic
 
 
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return precision, recall and F1 of entities, over all (micro) and per type (seqeval, strict IOB2).
+    """Return the figures of `span_metrics` for tags per sentence, as many in one as in the other, and those of tags.
 
-    An entity counts when its type and both of its ends are right. In strict IOB2 it begins with B-: a
-    predicted I- that follows nothing is no entity. Both are tags per sentence, as many in one as in the
-    other.
+    Tags are read as `predict` reads them: an I- that follows nothing begins an entity. `entity_f1_strict` is seqeval's
+    strict IOB2, in which it is none; of well-formed tags both are the same.
     """
     seqeval = _load("seqeval.metrics", "seqeval")
     scheme = _load("seqeval.scheme", "seqeval").IOB2
@@ -81,34 +82,49 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
         [list(tags) for tags in gold],
         [list(tags) for tags in predicted],
     )  # it takes only lists
-    report: dict[str, Any] = {}
+    strict = 0.0
     if rows or other_rows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about types that are never predicted: they score 0
-            report = seqeval.classification_report(
-                rows, other_rows, mode="strict", scheme=scheme, output_dict=True, zero_division=0
-            )
-    micro = report.pop("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
+            strict = float(seqeval.f1_score(rows, other_rows, mode="strict", scheme=scheme, zero_division=0))
     words = sum(map(len, gold))
     right = sum(
         g == p for row, other in zip(gold, predicted, strict=True) for g, p in zip(row, other, strict=True)
     )
+    by_word = [
+        [tags_to_spans(tags, [(at, at + 1) for at in range(len(tags))]) for tags in side]
+        for side in (gold, predicted)
+    ]
     return {
-        "entity_f1": float(micro["f1-score"]),
-        "entity_precision": float(micro["precision"]),
-        "entity_recall": float(micro["recall"]),
+        **span_metrics(*by_word),
+        "entity_f1_strict": strict,
         "token_accuracy": right / words if words else 0.0,
+    }
+
+
+def span_metrics(gold: Sequence[Sequence[Span]], found: Sequence[Sequence[Span]]) -> dict[str, Any]:
+    """Return precision, recall and F1 of the entities of each text, over all (micro) and per type.
+
+    An entity counts when its type and both of its ends are right.
+    """
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])  # right, found, gold
+    for row, other in zip(gold, found, strict=True):
+        for place, spans in enumerate((set(row) & set(other), set(other), set(row))):
+            for span in spans:
+                counts[span.label][place] += 1
+    total = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0, 0]
+    return {
+        **{f"entity_{name}": value for name, value in _ratios(*total).items()},
         "per_type": {
-            name: {
-                "precision": float(values["precision"]),
-                "recall": float(values["recall"]),
-                "f1": float(values["f1-score"]),
-                "support": int(values["support"]),
-            }
-            for name, values in sorted(report.items())
-            if not name.endswith(" avg")
+            name: {**_ratios(*counted), "support": counted[2]} for name, counted in sorted(counts.items())
         },
     }
+
+
+def _ratios(right: int, found: int, gold: int) -> dict[str, float]:
+    precision, recall = right / found if found else 0.0, right / gold if gold else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def subword_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:

@@ -11,7 +11,10 @@ from minialbert_runtime.windows import Cutter, WordWindow
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from minialbert.data.words import split_differently
+
 if TYPE_CHECKING:
+    from minialbert_runtime.words import WordRule
     from transformers import PreTrainedTokenizerFast
 
     from minialbert.data.examples import Task, TextExample, TokenExample
@@ -28,6 +31,8 @@ class Encoded:
     owners: list[int]  # the example of each row
     windows: list[WordWindow] = field(default_factory=list)  # for token labels the window of each row
     cut: int = 0  # how many texts were longer than the model's input and lost their end
+    # Sentences whose words running text is not cut into: as `predict` cuts them, by number; and their inputs.
+    running: tuple[dict[int, TokenExample], Encoded] | None = None
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -91,12 +96,14 @@ def encode_sentences(
     max_length: int,
     overlap: int,
     all_pieces: bool = False,
+    rule: WordRule | None = None,
 ) -> Encoded:
     """Return sentences of words, tagged or not, as windows, with the tag of each word on its first piece.
 
     Windows have at most `max_length` tokens, special tokens included, and share at most `overlap` pieces. `all_pieces`
     tags the other pieces too, with I- where the task has that tag (what `aggregation_strategy="simple"` relies on);
-    otherwise they are ignored by the loss.
+    otherwise they are ignored by the loss. With the `rule` that cuts running text, sentences that it cuts otherwise are
+    encoded as it does too.
     """
     ids = {name: index for index, name in enumerate(task.labels)}
     cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap)
@@ -110,7 +117,13 @@ def encode_sentences(
             rows.append(row)
             owners.append(owner)
             windows.append(window)
-    return Encoded(rows, owners, windows)
+    encoded = Encoded(rows, owners, windows)
+    if rule is not None and (other := split_differently(examples, rule)):
+        as_text = encode_sentences(
+            list(other.values()), tokenizer, task, max_length=max_length, overlap=overlap
+        )
+        encoded.running = other, as_text
+    return encoded
 
 
 def make_cutter(tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap: int) -> Cutter:

@@ -21,6 +21,7 @@ from minialbert.data.task_inputs import IGNORED, Encoded, encode_sentences, enco
 from minialbert.errors import UserError, quoted
 
 if TYPE_CHECKING:
+    from minialbert_runtime.words import WordRule
     from transformers import PreTrainedTokenizerFast
 
     from minialbert.data.examples import Task
@@ -169,7 +170,9 @@ class Token(SingleLabel):
     """A tag for each word. Its answers are read by words, in tasks/predictions."""
 
     name, option, label = "token", "ner", "token"
-    metrics = ("entity_f1", "entity_precision", "entity_recall", "entity_f1_subword", "token_accuracy")
+    metrics = (
+        "entity_f1", "entity_precision", "entity_recall", "entity_f1_strict", "entity_f1_subword", "token_accuracy",
+    )  # fmt: skip
     head, problem_type = "token-classification", None
     package = ("seqeval.metrics", "seqeval")
 
@@ -182,10 +185,20 @@ class Token(SingleLabel):
         max_length: int,
         overlap: int,
         all_pieces: bool = False,
+        rule: WordRule | None = None,
     ) -> Encoded:
-        """Return sentences as windows that share `overlap` pieces."""
+        """Return sentences as windows that share `overlap` pieces.
+
+        With the `rule` that cuts running text, sentences of other words are also read as `predict` reads them.
+        """
         return encode_sentences(
-            examples, tokenizer, task, max_length=max_length, overlap=overlap, all_pieces=all_pieces
+            examples,
+            tokenizer,
+            task,
+            max_length=max_length,
+            overlap=overlap,
+            all_pieces=all_pieces,
+            rule=rule,
         )
 
 

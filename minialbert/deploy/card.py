@@ -35,7 +35,7 @@ _METRICS = {
     "mlm_accuracy": ("accuracy", "masked-token accuracy"),
     "mlm_loss": ("loss", "masked-token loss, nats"),
     "matthews_correlation": ("matthews_correlation", "Matthews correlation"),
-    "entity_f1": ("f1", "entity F1, by word, strict IOB2"),
+    "entity_f1": ("f1", "entity F1, by word"),
     "entity_precision": ("precision", "entity precision"),
     "entity_recall": ("recall", "entity recall"),
     "entity_f1_subword": ("f1", "entity F1, by word piece"),

@@ -174,7 +174,7 @@ def entity_table(records: Iterable[Record]) -> Table:
             rows.append((row.label, _heading(task), kind, *figures, None))
     columns = ("model", "task", "entities", "precision", "recall", "F1", "sub-word F1")
     notes = (
-        "precision, recall, F1: an entity counts by its words, with both ends and its type right (strict IOB2).",
+        "precision, recall, F1: an entity counts by its words, with both ends and its type right.",
         "sub-word F1: the release's measure, which tags and scores every word piece.",
     )
     return Table("Entities", columns, tuple(rows), notes if rows else ())

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from minialbert_runtime.folder import is_exported
+from minialbert_runtime.words import WordRule
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Task, TextExample, TokenExample, check_metric
@@ -23,6 +24,7 @@ from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task
+from minialbert.data.words import with_words
 from minialbert.errors import MissingExtraError, UserError, display_name
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
@@ -45,6 +47,7 @@ from minialbert.tasks.predictions import (
     encode,
     evaluate_split,
     make_collator,
+    running_notes,
 )
 
 logger = logging.getLogger(__name__)
@@ -162,11 +165,16 @@ def run_evaluation(
     order = label_ids(model, task, shown_name)
     max_length, overlap = input_lengths(recipe, inputs, model)
     started = time.perf_counter()
+    notes = [*task.notes, *depth_notes(model, num_iterations)]
+    if task.type.tagging and inputs.words is None:
+        notes.append(f"{shown_name} has no rule of words: running text is cut at every punctuation mark")
 
     @functools.cache
     def run(name: str) -> Predictions:
         rows = task.splits[name]
-        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap)
+        rule = {"rule": inputs.words or WordRule()} if task.type.tagging else {}
+        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap, **rule)
+        notes.extend(running_notes(name, rows, encoded))
         result = evaluate_split(
             model,
             rows,
@@ -204,11 +212,7 @@ def run_evaluation(
         "model": model_entry(model, shown_name),
         "rows": {name: len(result.values) for name, result in results.items()},
         **_depth_record(model, num_iterations, exit_threshold, results),
-        "notes": [
-            *task.notes,
-            *depth_notes(model, num_iterations),
-            *_notes({**results, **for_benchmark}, chosen, max_length),
-        ],
+        "notes": [*notes, *_notes({**results, **for_benchmark}, chosen, max_length)],
         "wall_seconds": round(time.perf_counter() - started, 2),
         "submission": [path.name for path in submitted.values()],
     }
@@ -257,7 +261,7 @@ def task_of_model(
     if split is not None and split not in task.splits:
         raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
     check_labels(model, task, name)
-    return task
+    return with_words(task, inputs.words or WordRule(), tuning=False) if task.type.tagging else task
 
 
 def _named(recipe: TaskRecipe, inputs: TaskInputs, labels: tuple[str, ...]) -> TaskRecipe:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from minialbert_runtime.words import WordRule
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
@@ -24,6 +25,7 @@ from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_inputs import IGNORED, Encoded
 from minialbert.data.tasks import load_task, task_identity, task_summary
 from minialbert.data.tokenizers import tokenizer_fingerprint
+from minialbert.data.words import learn_words, with_words
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import (
     TrainableCount,
@@ -56,7 +58,7 @@ from minialbert.tasks.models import (
     model_labels,
     save_tuned,
 )
-from minialbert.tasks.predictions import Predictions, encode, evaluate_split, make_collator
+from minialbert.tasks.predictions import Predictions, encode, evaluate_split, make_collator, running_notes
 from minialbert.tasks.trainer import TuningTrainer
 
 logger = logging.getLogger(__name__)
@@ -106,6 +108,7 @@ class FinetuningPlan:
     adapters: str | None
     max_length: int
     overlap: int
+    words: WordRule | None
     steps_per_epoch: int
     max_steps: int
     notes: tuple[str, ...]
@@ -121,6 +124,10 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         raise UserError("no model: give --model, a directory or hub id")
     task = load_task(recipe.task, data=data)
     check_package(*task.type.package)
+    words = None
+    if task.type.tagging:
+        words, statement = learn_words(task.splits["train"])
+        task = with_words(replace(task, notes=(*task.notes, statement)), words, tuning=True)
     notes = list(task.notes)
     tuning = recipe.tuning
     set_seed(tuning.seed)
@@ -141,10 +148,12 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
             max_length=max_length,
             overlap=overlap,
             all_pieces=recipe.task.label_pieces == "all",
+            **({"rule": words} if task.type.tagging and split != "train" else {}),
         )
         for split, rows in task.splits.items()
     }
     for split, inputs in encoded.items():
+        notes += running_notes(split, task.splits[split], inputs)
         if inputs.cut:
             notes.append(f"{split}: {inputs.cut:,} of {len(inputs):,} texts were cut at {max_length} tokens")
         if len(inputs) > len(task.splits[split]):
@@ -170,6 +179,7 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         adapters=adapters,
         max_length=max_length,
         overlap=overlap,
+        words=words,
         steps_per_epoch=steps,
         max_steps=max_steps,
         notes=tuple(notes),
@@ -367,7 +377,7 @@ def _finetune(
         return {}
     if keep_model:
         inputs = TaskInputs(
-            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, plan.overlap
+            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, plan.overlap, plan.words
         )
         with writing(run.model):
             save_tuned(plan.model, plan.tokenizer, inputs, run.model)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from minialbert_runtime.words import WordRule, word_rule
 from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -30,7 +31,8 @@ _DROPOUTS = (
 class TaskInputs:
     """How a tuned model wants its inputs; kept beside it in `task.json`.
 
-    `metric` is what the task is reported by, `overlap` the tokens that windows of a long text share.
+    `metric` is what the task is reported by, `overlap` the tokens that windows of a long text share. `words` cuts
+    running text for a tagger; without, every punctuation mark is a word, as for models from before there was a rule.
     """
 
     task: str
@@ -38,6 +40,7 @@ class TaskInputs:
     metric: str
     max_length: int
     overlap: int
+    words: WordRule | None = None
 
     @property
     def type(self) -> TaskType:
@@ -211,10 +214,10 @@ def read_task_file(name: str | Path) -> TaskInputs | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        inputs = TaskInputs(**values)
+        inputs = TaskInputs(**{**values, "words": word_rule(values.get("words"))})
         if not _is_sound(inputs):
             raise ValueError("a value is out of range, or of another type")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
     if inputs.problem not in TASK_TYPES:
         known = ", ".join(TASK_TYPES)

@@ -58,7 +58,13 @@ class Predictor(TextModel):
     ) -> None:
         if precision not in _PRECISIONS:
             raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(_PRECISIONS)}")
-        super().__init__(inputs.problem, model_labels(model), batch_size=batch_size, threshold=threshold)
+        super().__init__(
+            inputs.problem,
+            model_labels(model),
+            batch_size=batch_size,
+            threshold=threshold,
+            words=inputs.words,
+        )
         self._depth = depth_arguments(model, num_iterations, exit_threshold)
         for note in depth_notes(model, num_iterations):
             logger.warning(note)

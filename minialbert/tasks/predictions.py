@@ -9,13 +9,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 from minialbert_runtime.answers import Logits, word_logits
+from minialbert_runtime.words import Span, tags_to_spans
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Example, Task, TokenExample
-from minialbert.data.metrics import entity_metrics, subword_f1
+from minialbert.data.metrics import entity_metrics, span_metrics, subword_f1
 from minialbert.data.task_inputs import Encoded, PaddingCollator
-from minialbert.errors import UserError
+from minialbert.data.words import gold_spans, running_text
+from minialbert.errors import UserError, quoted
 from minialbert.method.encoders import evaluating, forward_inputs
 from minialbert.runs.machine import autocast
 from minialbert.runs.progress import progress_bar
@@ -50,8 +52,21 @@ class Predictions:
 def encode(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, task: Task, **lengths: Any
 ) -> Encoded:
-    """Return examples of any task as model inputs; lengths are `max_length`, `overlap` and `all_pieces`."""
+    """Return examples of any task as model inputs; lengths are those of `TaskType.encode`."""
     return task.type.encode(examples, tokenizer, task, **lengths)
+
+
+def running_notes(split: str, examples: Sequence[Example], encoded: Encoded) -> list[str]:
+    """Return what to know of a split whose words running text is not cut into; nothing where it is."""
+    if encoded.running is None:
+        return []
+    others, _ = encoded.running
+    first, cut = next((examples[index], other) for index, other in others.items())
+    words = [word for word in cast("TokenExample", first).words if word not in cut.words] or cut.words
+    return [
+        f"{split}: {len(others):,} of {len(examples):,} sentences have words that running text is not cut into, such "
+        f"as {quoted(words[0])}: entity_f1 is of the words as given, span_f1 of what predict returns"
+    ]
 
 
 def make_collator(task: Task, tokenizer: PreTrainedTokenizerFast) -> PaddingCollator:
@@ -177,11 +192,34 @@ def evaluate_split(
 ) -> Predictions:
     """Return predictions and, where there are examples and all have gold labels, the task's figures.
 
+    Those of a token task are of the words of the examples, and as `span_f1` of what `predict` returns for them as
+    running text.
+
     `order` has for each of the task's labels the model's id of the same name, None when they agree; options
     are those of `run_with_exits`.
     """
     logits, exits = run_with_exits(model, encoded, collator, **options)
-    return read_predictions(examples, encoded, task, logits, order=order, exit_iterations=exits)
+    result = read_predictions(examples, encoded, task, logits, order=order, exit_iterations=exits)
+    if task.type.tagging and "entity_f1" in result.metrics:
+        sentences = cast("Sequence[TokenExample]", examples)
+        found = [_found_spans(*pair) for pair in zip(sentences, result.values, strict=True)]
+        if encoded.running is not None:
+            others, inputs = encoded.running
+            cut = list(others.values())
+            again = read_predictions(
+                cut, inputs, task, run_model(model, inputs, collator, **options), order=order
+            )
+            for index, sentence, tags in zip(others, cut, again.values, strict=True):
+                found[index] = _found_spans(sentence, tags)
+        delivered = span_metrics(list(map(gold_spans, sentences)), found)
+        delivered["span_per_type"] = delivered.pop("per_type")
+        result.metrics.update({name.replace("entity", "span"): value for name, value in delivered.items()})
+    return result
+
+
+def _found_spans(sentence: TokenExample, tags: Sequence[str]) -> list[Span]:
+    text, offsets = running_text(sentence)
+    return tags_to_spans(tags, offsets, text)
 
 
 def read_predictions(
@@ -204,6 +242,9 @@ def read_predictions(
         if sentences and all(sentence.tags is not None for sentence in sentences):
             gold = [list(sentence.tags or ()) for sentence in sentences]
             metrics = entity_metrics(gold, tags)
+            if any(sentence.spans is not None for sentence in sentences):
+                found = [_found_spans(*pair) for pair in zip(sentences, tags, strict=True)]
+                metrics |= span_metrics(list(map(gold_spans, sentences)), found)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
         nothing = np.empty((0, 0), np.float32)
         return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, finite, exit_iterations)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import UserError
 from .windows import Cutter, Row, Text, WordWindow
-from .words import split_words, tags_to_spans
+from .words import WordRule, tags_to_spans
 
 Logits = NDArray[np.float32]
 
@@ -29,12 +29,21 @@ class TextModel(ABC):
         labels: their names, by id.
         batch_size: inputs per run of the model.
         threshold: probability over which a label of a multi-label task applies.
+        words: how texts are cut into words for a token task; None for a word at every punctuation mark.
 
     Raises:
         UserError: an option is out of range.
     """
 
-    def __init__(self, problem: str, labels: Sequence[str], *, batch_size: int, threshold: float) -> None:
+    def __init__(
+        self,
+        problem: str,
+        labels: Sequence[str],
+        *,
+        batch_size: int,
+        threshold: float,
+        words: WordRule | None = None,
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"expected a batch size of at least 1, found {batch_size}")
         if not 0 <= threshold <= 1:
@@ -42,6 +51,7 @@ class TextModel(ABC):
         self.problem, self.labels = problem, tuple(labels)
         self.tagging = problem not in ANSWERS
         self.batch_size = batch_size
+        self._words = words or WordRule()
         self._logit_threshold = _logit(threshold)
 
     @abstractmethod
@@ -122,7 +132,7 @@ class TextModel(ABC):
 
     def _entities(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
         sentences = [text for text in texts if isinstance(text, str)]
-        offsets = [split_words(text) for text in sentences]
+        offsets = [self._words.split(text) for text in sentences]
         words = [
             [text[start:end] for start, end in its_offsets]
             for text, its_offsets in zip(sentences, offsets, strict=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from .answers import ANSWERS
 from .errors import UserError, one_line
-from .words import check_tags
+from .words import WordRule, check_tags, word_rule
 
 FORMAT_VERSION = 1
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
@@ -37,6 +37,7 @@ class Folder:
         has_token_types: whether the tokenizer tells the texts of a pair apart by token types.
         split_special_tokens: whether special tokens that are spelled out in a text are plain text.
         precision: of the weights, as in "int8".
+        words: how a tagger's texts are cut into words; None for a folder from before there was a rule.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Folder:
     has_token_types: bool
     split_special_tokens: bool
     precision: str
+    words: WordRule | None = None
 
 
 def is_exported(path: str | Path) -> bool:
@@ -102,6 +104,7 @@ def read_folder(path: str | Path) -> Folder:
         has_token_types=_has_token_types(special),
         split_special_tokens=special.get("split_special_tokens") is True,
         precision=precision,
+        words=task["words"],
     )
 
 
@@ -139,7 +142,12 @@ def _read_task(path: Path, head: str) -> dict[str, Any]:
         raise _damaged(file, f"max_length is {max_length!r}, expected 8 to 65536")
     if not _is_count(overlap):
         raise _damaged(file, f"overlap is {overlap!r}, expected a number of tokens")
+    try:
+        words = word_rule(task.get("words"))
+    except ValueError as error:
+        raise _damaged(file, str(error)) from error
     return {
+        "words": words,
         "task": str(task.get("task", "")),
         "problem": problem,
         "max_length": max_length,

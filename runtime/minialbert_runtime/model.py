@@ -43,7 +43,13 @@ class Model(TextModel):
         if threads is not None and threads < 1:
             raise UserError(f"expected at least 1 thread, found {threads}")
         self.folder = read_folder(folder)
-        super().__init__(self.folder.problem, self.folder.labels, batch_size=batch_size, threshold=threshold)
+        super().__init__(
+            self.folder.problem,
+            self.folder.labels,
+            batch_size=batch_size,
+            threshold=threshold,
+            words=self.folder.words,
+        )
         tokenizer = _load_tokenizer(self.folder)
         self._pad = _token_id(tokenizer, self.folder.pad_token, self.folder.pad_token_id)
         self._cuts = Cutter(

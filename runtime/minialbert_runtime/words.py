@@ -1,7 +1,7 @@
 """Words of a text with their place in it; entities as character spans, and as IOB2 tags of the words.
 
-What a word of running text is stands here alone: for texts that are labelled, and for texts with spans that a tagger is
-trained on. Training data that come as words keep theirs.
+What a word of running text is stands here alone. A text is cut at whitespace, and every punctuation mark is a word of
+its own, but for what a model's own `WordRule` says, which was learnt from the words that the model was tuned on.
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Literal
 
 from .errors import UserError, quoted, shown
 
 TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
+Part = tuple[int, int, str]  # start and end (exclusive) in a text, and kind
+
+_RUNS = ("x", "X", "9")
+_RUN_BORDER = "w|w"
+_JOINER = "\u200d"
+# Hyphens and apostrophes that look alike.
+_ALIKE = {"\u2010": "-", "\u2011": "-", "\u2019": "'", "\u02bc": "'"}
 # BERT's list of ideograph blocks, with the planes 2 and 3 as a whole.
 _IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 
@@ -36,11 +42,115 @@ class Span:
     label: str
 
 
+@dataclass(frozen=True)
+class WordRule:
+    """Which words of running text hold punctuation; none does without a word about it.
+
+    A border lies between two neighbours that no whitespace parts: runs of letters, runs of digits, and single marks.
+    Its keys (`border_keys`) go from the closest description to the widest, and the first that is listed decides. If
+    none is, letters and digits stay together, and all else is cut.
+
+    Attributes:
+        joined: keys of borders that lie inside a word.
+        cut: keys of borders that part two words.
+        whole: words that are kept as they are, whatever the keys say.
+    """
+
+    joined: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+
+    @cached_property
+    def _decided(self) -> dict[str, bool]:
+        return dict.fromkeys(self.joined, True) | dict.fromkeys(self.cut, False)
+
+    @cached_property
+    def _whole(self) -> frozenset[str]:
+        return frozenset(self.whole)
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.whole), default=0)
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """Return the start and end (exclusive) of each word of a text, as this rule cuts it.
+
+        Args:
+            text: any text.
+
+        Returns:
+            The words in the order of the text.
+        """
+        parts = text_parts(text)
+        joins = [keys is not None and self.joins(keys) for keys in borders(parts)]
+        if self._whole:
+            self._keep_whole(text, parts, joins)
+        words: list[tuple[int, int]] = []
+        for (start, end, _), is_joined in zip(parts, joins, strict=True):
+            words.append((words.pop()[0] if is_joined else start, end))
+        return words
+
+    def joins(self, keys: Sequence[str]) -> bool:
+        """Tell whether a border lies inside a word.
+
+        Args:
+            keys: the keys of the border.
+
+        Returns:
+            Whether it does.
+        """
+        for key in keys:
+            if key in self._decided:
+                return self._decided[key]
+        return keys[-1] == _RUN_BORDER
+
+    def _keep_whole(self, text: str, parts: Sequence[Part], joins: list[bool]) -> None:
+        """Join the parts of the longest listed word that starts where a word does."""
+        first = 0
+        while first < len(parts):
+            last = first + 1
+            if not joins[first]:
+                start, best = parts[first][0], first
+                while last < len(parts) and parts[last][0] == parts[last - 1][1]:
+                    if parts[last][1] - start > self._longest:
+                        break
+                    if text[start : parts[last][1]] in self._whole:
+                        best = last
+                    last += 1
+                joins[first + 1 : best + 1] = [True] * (best - first)
+                last = best + 1
+            first = last
+
+
+def word_rule(values: object) -> WordRule | None:
+    """Return the rule that a task.json holds.
+
+    Args:
+        values: what it says of words.
+
+    Returns:
+        The rule; None where there is none.
+
+    Raises:
+        ValueError: the values are none of a rule.
+    """
+    if values is None:
+        return None
+    names = [field.name for field in fields(WordRule)]
+    if not isinstance(values, dict) or not {*values} <= {*names}:
+        raise ValueError(f"words is no mapping of {', '.join(names)}")
+    lists = [values.get(name, []) for name in names]
+    if not all(isinstance(part, list) and all(isinstance(item, str) for item in part) for part in lists):
+        raise ValueError("words holds something else than lists of texts")
+    return WordRule(*map(tuple, lists))
+
+
 def split_words(text: str) -> list[tuple[int, int]]:
-    """Return the start and end (exclusive) of each word of a text.
+    """Return the start and end (exclusive) of each word of a text that no rule of a model says more about.
 
     A run of letters, digits, underscores and combining marks is a word; an ideograph, and every other character
-    that is no whitespace, is a word of its own. So each character stands in one word, or is whitespace.
+    that is no whitespace, is a word of its own. What is not seen by itself (soft hyphens, joiners, direction marks,
+    variation selectors) belongs to what it stands beside. So each character stands in one word, or is whitespace.
 
     Args:
         text: any text.
@@ -48,44 +158,136 @@ def split_words(text: str) -> list[tuple[int, int]]:
     Returns:
         The words in the order of the text.
     """
-    words: list[tuple[int, int]] = []
-    run_start: int | None = None
+    return WordRule().split(text)
+
+
+def text_parts(text: str) -> list[Part]:
+    """Return the runs of letters, the runs of digits and the single marks of a text.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Start, end (exclusive) and kind of each: "x" for a letter alone, "X" for letters, "9" for digits, else the mark.
+    """
+    parts: list[Part] = []
+    start, letters, kind = -1, 0, ""  # of the part that is open; start is -1 where none is
+
+    def close(end: int) -> None:
+        if start >= 0:
+            parts.append((start, end, "x" if kind == "X" and letters == 1 else kind or text[start]))
+
     for position, character in enumerate(text):
-        kind = _kind(character)
-        if kind == "run":
-            run_start = position if run_start is None else run_start
+        its_kind = _kind(character)
+        goes_on = (
+            its_kind == "beside"
+            or not kind
+            or (its_kind == kind and kind in ("9", "X"))
+            or (its_kind == "picture" and kind not in ("9", "X") and text[position - 1] == _JOINER)
+        )
+        if its_kind == " " or not goes_on:
+            close(position)
+            start, letters, kind = -1, 0, ""
+        if its_kind == " ":
             continue
-        if run_start is not None:
-            words.append((run_start, position))
-            run_start = None
-        if kind == "single":
-            words.append((position, position + 1))
-    if run_start is not None:
-        words.append((run_start, len(text)))
-    return words
+        start = position if start < 0 else start
+        if not kind and its_kind != "beside":
+            kind = _ALIKE.get(character, character) if its_kind in ("mark", "picture") else its_kind
+        letters += its_kind == "X"
+    close(len(text))
+    return parts
 
 
 @lru_cache(maxsize=1 << 14)
-def _kind(character: str) -> Literal["space", "run", "single"]:
+def _kind(character: str) -> str:
+    """Return " " for whitespace, "X" or "9" for what runs on, "mark" or "picture", and "beside" for the unseen."""
     if character.isspace():
-        return "space"
-    if character != "_" and unicodedata.category(character)[0] not in "LMN":
-        return "single"
-    code = ord(character)
-    return "single" if any(first <= code <= last for first, last in _IDEOGRAPHS) else "run"
+        return " "
+    category, code = unicodedata.category(character), ord(character)
+    # Format characters; combining marks with the variation selectors; the skin tones of pictographs.
+    if category == "Cf" or category[0] == "M" or 0x1F3FB <= code <= 0x1F3FF:
+        return "beside"
+    if any(first <= code <= last for first, last in _IDEOGRAPHS):
+        return "mark"
+    if category[0] in "LN" or character == "_":
+        return "9" if category[0] == "N" else "X"
+    return "picture" if category == "So" else "mark"
+
+
+def borders(parts: Sequence[Part]) -> list[tuple[str, ...] | None]:
+    """Return the keys of the border before each part.
+
+    Args:
+        parts: of a text.
+
+    Returns:
+        As many; None where whitespace stands before a part.
+    """
+    kinds = [kind for _, _, kind in parts]
+    touches = [False] + [start == end for (_, end, _), (start, _, _) in pairwise(parts)] + [False] * 2
+    return [
+        border_keys(
+            kinds[at - 2] if at > 1 and touches[at - 1] else "",
+            kinds[at - 1],
+            kinds[at],
+            kinds[at + 1] if touches[at + 1] else "",
+        )
+        if touches[at]
+        else None
+        for at in range(len(parts))
+    ]
+
+
+@lru_cache(maxsize=1 << 14)
+def border_keys(before: str, left: str, right: str, after: str) -> tuple[str, ...]:
+    """Return the keys of a border between two parts, from the closest description of it to the widest.
+
+    A mark is described with what stands behind it: "X|-X" is the border before the hyphen of "beta-blocker", "X-|X"
+    the one after it, "9|%$" that of "10%", "^(|X" that of "(see". Wider keys do not tell a single letter from several
+    ("X" for both), then not letters from digits ("w"). Closer is ".x|.$", after an earlier dot of the same word.
+
+    Args:
+        before: the kind of the part before the left one; "" where there is none, or whitespace.
+        left: the kind of the part to the left.
+        right: the kind of the part to the right.
+        after: the kind of the part after the right one; "" where there is none, or whitespace.
+
+    Returns:
+        The keys, without repetition.
+    """
+    if left in _RUNS and right in _RUNS:
+        keys = [f"{left}|{right}", f"{left}|{right}".upper(), _RUN_BORDER]
+    elif left not in _RUNS and right not in _RUNS:
+        keys = [f"{left}|{right}"]
+    elif left in _RUNS:
+        end = "$" if after not in _RUNS else after
+        again = [f"{right}{left}|{right}{end}"] if before == right else []
+        keys = again + [f"{run}|{right}{last}" for run, last in _wider(left, end)]
+    else:
+        begin = "^" if before not in _RUNS else before
+        keys = [f"{first}{left}|{run}" for first, run in _wider(begin, right)]
+    return tuple(dict.fromkeys(keys))
+
+
+def _wider(*kinds: str) -> Iterator[tuple[str, ...]]:
+    yield kinds
+    yield tuple("X" if kind == "x" else kind for kind in kinds)
+    yield tuple("w" if kind in _RUNS else kind for kind in kinds)
 
 
 def spans_to_tags(
-    text: str, spans: Sequence[Span]
+    text: str, spans: Sequence[Span], rule: WordRule | None = None, *, at_spans: bool = True
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...]]:
     """Return the words of a text, their offsets, and IOB2 tags for the entities in it.
 
-    Words are also split where an entity starts or ends inside one, so that each entity is a run of whole words.
     Whitespace at the ends of an entity is left out of it.
 
     Args:
         text: the text.
         spans: the entities, in any order.
+        rule: which words the text has.
+        at_spans: split words also where an entity starts or ends inside one, so that each entity is a run of whole
+            words; else a word that holds a part of an entity has the tag of the first of them.
 
     Returns:
         Words, start and end of each, and the tag of each.
@@ -101,16 +303,16 @@ def spans_to_tags(
                 f"{_described(after_given)} overlaps {_described(before_given)}: expected spans that share no word"
             )
     entities = [span for span, _ in pairs]
-    cuts = sorted({border for span in entities for border in (span.start, span.end)})
-    offsets = tuple(_split_at(split_words(text), cuts))
+    cuts = sorted({border for span in entities for border in (span.start, span.end)}) if at_spans else []
+    offsets = tuple(_split_at((rule or WordRule()).split(text), cuts))
     tags = ["O"] * len(offsets)
     waiting = iter(entities)
     span = next(waiting, None)
     for index, (start, end) in enumerate(offsets):
         while span is not None and span.end <= start:
             span = next(waiting, None)
-        if span is not None and span.start <= start and end <= span.end:
-            tags[index] = f"{'B' if start == span.start else 'I'}-{span.label}"
+        if span is not None and span.start < end:
+            tags[index] = f"{'B' if start <= span.start else 'I'}-{span.label}"
     return tuple(text[start:end] for start, end in offsets), offsets, tuple(tags)
 
 

@@ -254,10 +254,10 @@ def test_a_tuned_model_shows_its_own_figures_and_its_siblings_mean(write, tmp_pa
     assert evidence.passed_over == 4
     text = card(tagger(), evidence)
     assert rows(text) == [
-        ("this model", "ncbi-disease", "test", "entity F1, by word, strict IOB2", "70.0 %", "1"),
+        ("this model", "ncbi-disease", "test", "entity F1, by word", "70.0 %", "1"),
         ("this model", "ncbi-disease", "test", "entity precision", "75.0 %", "1"),
-        ("this model", "my-notes", "test", "entity F1, by word, strict IOB2", "33.3 %", "1"),
-        ("tuned alike", "ncbi-disease", "test", "entity F1, by word, strict IOB2", "60.0 ± 14.1 %", "2"),
+        ("this model", "my-notes", "test", "entity F1, by word", "33.3 %", "1"),
+        ("tuned alike", "ncbi-disease", "test", "entity F1, by word", "60.0 ± 14.1 %", "2"),
     ]
     assert index(text) == {
         ("ncbi-disease", None, "f1"): 0.7,
