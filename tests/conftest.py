@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Two threads on tensors this small only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# ONNX Runtime reads this one then, which some tests import themselves.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 DATA = Path(__file__).parent / "fixtures"
+_THIS_MACHINE = (None, "", "localhost", "::1", "0.0.0.0", socket.gethostname())
+_asked: list[str] = []
+
+
+def _refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.sendto"):
+        host = arguments[1][0] if isinstance(arguments[1], tuple) else None  # else a socket of this system
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    else:
+        return
+    if host not in _THIS_MACHINE and not str(host).startswith("127."):
+        _asked.append(str(host))
+        raise OSError(f"tests have no network, and this one asked for {host}")
+
+
+sys.addaudithook(_refuse_the_network)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,8 +59,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def hosts_asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Refuse every other machine, and fail a test that asked for one even if it was told of no error."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # for child processes of tests that change the environment
+    _asked.clear()
+    yield _asked
+    assert not _asked, f"tests have no network, and this one asked for {_asked}"
 
 
 @pytest.fixture(autouse=True, scope="session")

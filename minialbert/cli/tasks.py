@@ -171,9 +171,17 @@ def predict(
         Path | None, typer.Option(help="File for the results; standard output without.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Probability over which a label of several applies.")
-    ] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 32,
+        float | None,
+        typer.Option(
+            help="Probability over which a label of any number applies (0.5), or a class or an entity is given (0)."
+        ),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Scores of so many labels, the highest first.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Inputs per forward pass (32; 1 where int8 ranges are those of a pass)."),
+    ] = None,
+    max_characters: Annotated[int, typer.Option(help="Longest text that is taken.")] = 1_000_000,
     num_iterations: _Iterations = None,
     exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
@@ -190,7 +198,8 @@ def predict(
         check_file(output, overwrite=overwrite)
     inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
     predictor = load_predictor(
-        model, batch_size=batch_size, threshold=threshold, num_iterations=num_iterations, exit_threshold=exit_threshold
+        model, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
+        num_iterations=num_iterations, exit_threshold=exit_threshold,
     )  # fmt: skip
     with interruptible("the same command starts it again"):
         lines = (to_json_line(result) for result in predictor.predict(inputs))

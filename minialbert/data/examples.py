@@ -65,6 +65,13 @@ class Task:
         labelled = any(_is_labelled(example) for example in test[:1])
         return "test" if labelled else "validation"
 
+    @property
+    def pairs(self) -> bool | None:
+        """Whether it is trained on pairs of texts; None where rows differ, or are words."""
+        train = self.splits.get("train", ())
+        kinds = {example.pair is not None for example in train if isinstance(example, TextExample)}
+        return kinds.pop() if len(kinds) == 1 else None
+
 
 def check_metric(kind: TaskType, name: str) -> None:
     """Raise UserError for a metric that a kind of task does not have."""

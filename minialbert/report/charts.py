@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import math
+import os
 import re
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,6 +65,7 @@ class Charts:
 
     def draw(self, chart: Chart) -> Drawing:
         """Return a chart, drawn; `placeable` has taken from it what has no place."""
+        _keep_fonts_out_of_the_home()
         try:
             import matplotlib
             from matplotlib.figure import Figure
@@ -92,6 +98,13 @@ class Charts:
             svg, swatches = _inlined(_saved(figure), chart, f"c{len(self._files)}")
             self._files[name] = _file(figure, chart, legend, names)
         return Drawing(svg, tuple((key, name, swatches[key]) for key, name in legend.items()), names)
+
+
+def _keep_fonts_out_of_the_home() -> None:
+    """Give matplotlib a folder for its list of fonts that goes with the process."""
+    if "matplotlib" not in sys.modules and "MPLCONFIGDIR" not in os.environ:
+        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="minialbert-fonts-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def placeable(chart: Chart) -> Chart:

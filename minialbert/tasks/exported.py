@@ -22,14 +22,15 @@ from minialbert.tasks.models import TaskInputs, read_task_file
 class OnnxEncoder(nn.Module):
     """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
 
-    It is a `UserError` if ONNX Runtime does not take the file.
+    With `one_by_one` each text is run alone, without its padding, as the runtime does where activations are quantised
+    by their range at each call. It is a `UserError` if ONNX Runtime does not take the file.
     """
 
     base_model_prefix = ""
 
-    def __init__(self, path: Path, config: PreTrainedConfig) -> None:
+    def __init__(self, path: Path, config: PreTrainedConfig, *, one_by_one: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._one_by_one = config, one_by_one
         try:
             self.session = open_session(path)
         except Exception as error:  # its own exception types share no base
@@ -65,6 +66,19 @@ class OnnxEncoder(nn.Module):
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
         }
+        if not self._one_by_one:
+            return self._run(given)
+        rows, kept = [], given["attention_mask"].bool()
+        for row, mask in enumerate(kept):
+            found = self._run({name: ids[row, mask][None] for name, ids in given.items()})
+            for name, values in found.items():
+                if values.ndim == 3:  # of each token
+                    found[name] = values.new_zeros(1, len(mask), values.shape[2])
+                    found[name][0, mask] = values[0]
+            rows.append(found)
+        return ModelOutput({name: torch.cat([found[name] for found in rows]) for name in self._outputs})
+
+    def _run(self, given: dict[str, Tensor]) -> ModelOutput:
         results = self.session.run(None, {name: given[name].long().numpy() for name in self._inputs})
         return ModelOutput(
             {name: torch.from_numpy(values) for name, values in zip(self._outputs, results, strict=True)}
@@ -79,10 +93,12 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     folder = Path(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+        export = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
     except LOADING_ERRORS as error:
         raise UserError(f"{folder}: the export is damaged ({one_line(error)}): export it again") from error
     inputs = read_task_file(folder)
     if inputs is None:
         raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
-    return OnnxEncoder(folder / MODEL_FILE, config), load_tokenizer(folder), inputs
+    by_range = isinstance(export, dict) and export.get("precision") == "int8"
+    model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=by_range)
+    return model, load_tokenizer(folder), inputs

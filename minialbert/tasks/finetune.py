@@ -377,7 +377,13 @@ def _finetune(
         return {}
     if keep_model:
         inputs = TaskInputs(
-            plan.task.name, plan.task.problem, plan.task.metric, plan.max_length, plan.overlap, plan.words
+            plan.task.name,
+            plan.task.problem,
+            plan.task.metric,
+            plan.max_length,
+            plan.overlap,
+            plan.words,
+            plan.task.pairs,
         )
         with writing(run.model):
             save_tuned(plan.model, plan.tokenizer, inputs, run.model)

@@ -33,6 +33,7 @@ class TaskInputs:
 
     `metric` is what the task is reported by, `overlap` the tokens that windows of a long text share. `words` cuts
     running text for a tagger; without, every punctuation mark is a word, as for models from before there was a rule.
+    `pairs` tells whether it was tuned on pairs of texts (None in a file that does not say so).
     """
 
     task: str
@@ -41,6 +42,7 @@ class TaskInputs:
     max_length: int
     overlap: int
     words: WordRule | None = None
+    pairs: bool | None = None
 
     @property
     def type(self) -> TaskType:
@@ -230,6 +232,8 @@ def read_task_file(name: str | Path) -> TaskInputs | None:
 def _is_sound(inputs: TaskInputs) -> bool:
     texts, counts = (inputs.task, inputs.problem, inputs.metric), (inputs.max_length, inputs.overlap)
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
+        return False
+    if inputs.pairs not in (None, False, True):
         return False
     return 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from minialbert_runtime.answers import Logits, TextModel
+from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
 from minialbert_runtime.folder import is_exported
 from minialbert_runtime.lines import STDIN, read_lines, to_json_line
 from minialbert_runtime.windows import Cutter, Row, Text
@@ -51,8 +51,10 @@ class Predictor(TextModel):
         inputs: TaskInputs,
         *,
         precision: str = "fp32",
-        batch_size: int = 32,
-        threshold: float = 0.5,
+        batch_size: int | None = None,
+        threshold: float | None = None,
+        top_k: int | None = None,
+        max_characters: int = MAX_CHARACTERS,
         num_iterations: int | None = None,
         exit_threshold: float | None = None,
     ) -> None:
@@ -61,8 +63,11 @@ class Predictor(TextModel):
         super().__init__(
             inputs.problem,
             model_labels(model),
-            batch_size=batch_size,
+            batch_size=32 if batch_size is None else batch_size,
             threshold=threshold,
+            top_k=top_k,
+            max_characters=max_characters,
+            pairs=inputs.pairs,
             words=inputs.words,
         )
         self._depth = depth_arguments(model, num_iterations, exit_threshold)
@@ -113,8 +118,10 @@ def predict(
     model: AnyModel,
     texts: str | Iterable[Text],
     *,
-    batch_size: int = 32,
-    threshold: float = 0.5,
+    batch_size: int | None = None,
+    threshold: float | None = None,
+    top_k: int | None = None,
+    max_characters: int = MAX_CHARACTERS,
     precision: str = "auto",
     num_iterations: int | None = None,
     exit_threshold: float | None = None,
@@ -130,8 +137,12 @@ def predict(
         model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.
             To ask again and again, keep a `Predictor`: this loads the model anew.
         texts: a text, or texts, or pairs of texts.
-        batch_size: inputs per forward pass.
-        threshold: probability over which a label of several applies.
+        batch_size: inputs per forward pass; 32 without, but 1 for an exported folder whose activations are quantised
+            by their range at each call, because more would give a text another answer beside other texts.
+        threshold: probability over which a label of any number applies (0.5 without), or one of several, or an entity,
+            is given (always without).
+        top_k: of how many labels, the most probable ones, results have scores; all without.
+        max_characters: of a text; a longer one is refused.
         precision: "auto", "fp32", "bf16" or "fp16".
         num_iterations: how often a MiniALBERT applies its block; as trained, without.
         exit_threshold: confidence (0 to 1) at which an input leaves early; as calibrated, without.
@@ -145,8 +156,8 @@ def predict(
     """
     with quiet_transformers(), on_disk(model, tokenizer) as source:
         predictor = load_predictor(
-            source, batch_size=batch_size, threshold=threshold, precision=precision, num_iterations=num_iterations,
-            exit_threshold=exit_threshold,
+            source, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
+            precision=precision, num_iterations=num_iterations, exit_threshold=exit_threshold,
         )  # fmt: skip
         return list(predictor.predict([texts] if isinstance(texts, str) else texts))
 
@@ -154,8 +165,10 @@ def predict(
 def load_predictor(
     name: str,
     *,
-    batch_size: int = 32,
-    threshold: float = 0.5,
+    batch_size: int | None = None,
+    threshold: float | None = None,
+    top_k: int | None = None,
+    max_characters: int = MAX_CHARACTERS,
     precision: str = "auto",
     **options: Any,
 ) -> TextModel:
@@ -166,8 +179,14 @@ def load_predictor(
     loaded, an option is out of range or settled by the export, or ONNX Runtime is not installed.
     """
     chosen = {option: value for option, value in options.items() if value is not None}
+    usual: dict[str, Any] = {
+        "batch_size": batch_size,
+        "threshold": threshold,
+        "top_k": top_k,
+        "max_characters": max_characters,
+    }
     if not is_exported(name):
-        return Predictor.load(name, batch_size=batch_size, threshold=threshold, precision=precision, **chosen)
+        return Predictor.load(name, precision=precision, **usual, **chosen)
     settled = [*chosen, *(["precision"] if precision != "auto" else [])]
     if settled:
         raise UserError(
@@ -178,7 +197,7 @@ def load_predictor(
         from minialbert_runtime.model import Model
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export", "predicting with an exported folder") from error
-    return Model(name, batch_size=batch_size, threshold=threshold)
+    return Model(name, **usual)
 
 
 def read_inputs(

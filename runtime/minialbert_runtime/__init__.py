@@ -5,6 +5,7 @@ Importing the package imports neither numpy nor ONNX Runtime; the first use of `
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError as RuntimeUserError
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from .model import Model
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reads this when it is imported, which no module of this package or the library does before this one.
+# Without it, it would keep a device id in the user's home and ask for a host of Microsoft's to send events to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Model", "RuntimeUserError", "__version__"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from .words import WordRule, tags_to_spans
 Logits = NDArray[np.float32]
 
 _CHUNK_BATCHES = 16  # batches whose texts are read, and sorted by length, together
-_CHUNK_CHARACTERS = 1 << 22  # a chunk ends here too, so that long texts do not add up
+_CHUNK_CHARACTERS = 1 << 20  # a chunk ends here too, so that long texts do not add up
+MAX_CHARACTERS = 1_000_000
 
 
 class TextModel(ABC):
@@ -28,11 +29,15 @@ class TextModel(ABC):
         problem: a name of `ANSWERS`, or "token".
         labels: their names, by id.
         batch_size: inputs per run of the model.
-        threshold: probability over which a label of a multi-label task applies.
+        threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
+            given, or an entity is kept (always without).
+        top_k: of how many labels, the most probable ones, results have scores; all without.
+        max_characters: of a text, or of each text of a pair; a longer one is refused.
+        pairs: whether the model was tuned on pairs of texts; None where nobody knows.
         words: how texts are cut into words for a token task; None for a word at every punctuation mark.
 
     Raises:
-        UserError: an option is out of range.
+        UserError: an option is out of range, or not for this problem.
     """
 
     def __init__(
@@ -41,18 +46,30 @@ class TextModel(ABC):
         labels: Sequence[str],
         *,
         batch_size: int,
-        threshold: float,
+        threshold: float | None = None,
+        top_k: int | None = None,
+        max_characters: int = MAX_CHARACTERS,
+        pairs: bool | None = None,
         words: WordRule | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"expected a batch size of at least 1, found {batch_size}")
-        if not 0 <= threshold <= 1:
+        numbers = {"a batch size": batch_size, "top_k": top_k, "max_characters": max_characters}
+        for name, value in numbers.items():
+            if value is not None and value < 1:
+                raise UserError(f"expected {name} of at least 1, found {value}")
+        if threshold is not None and not 0 <= threshold <= 1:
             raise UserError(f"expected a threshold from 0 to 1, found {threshold}")
+        for option, given, without in (
+            ("threshold", threshold, ("regression",)),
+            ("top_k", top_k, ("regression", "token")),
+        ):
+            if given is not None and problem in without:
+                raise UserError(f"a {problem} model has no use for {option}: leave it out")
         self.problem, self.labels = problem, tuple(labels)
         self.tagging = problem not in ANSWERS
         self.batch_size = batch_size
         self._words = words or WordRule()
-        self._logit_threshold = _logit(threshold)
+        self._threshold, self._top_k = threshold, top_k
+        self.max_characters, self._pairs = max_characters, pairs
 
     @abstractmethod
     def _cutter(self) -> Cutter:
@@ -83,8 +100,10 @@ class TextModel(ABC):
 
         Each result repeats its `text` (and `pair`) and adds
 
-        - single-label: `label`, its probability as `score`, and all probabilities by name as `scores`;
+        - single-label: `label` (None where a threshold is given and not exceeded), its probability as `score`, and
+          all probabilities by name as `scores`;
         - multi-label: `labels`, the names over the threshold, and all probabilities as `scores`;
+          with `top_k`, `scores` has the highest ones alone, the highest first;
         - regression: `score`;
         - token: `entities`, each with `start` and `end` (exclusive) in the text as given, `text`, `label`, and as
           `score` the mean probability of its words' tags.
@@ -97,21 +116,65 @@ class TextModel(ABC):
         special tokens alone.
 
         Args:
-            texts: texts, or pairs of texts; may be endless.
+            texts: texts, or pairs of texts (as tuples or lists); may be endless.
 
         Returns:
             The results.
 
         Raises:
-            UserError: a text is no text, or a pair where the task wants none, or the model cannot be run.
+            UserError: a text is no text, too long, or a pair where the task wants none (or the other way round), or
+                the model cannot be run. What comes before such a text has its results.
         """
-        if isinstance(texts, str):
-            raise UserError("predict expects an iterable of texts: give [text] for one text")
+        if isinstance(texts, str | bytes | Mapping):
+            raise UserError(
+                f"predict expects a list of texts, found {type(texts).__name__}: give [text] for one text"
+            )
         return self._results(texts)
 
-    def _results(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
-        for chunk in _chunks(texts, _CHUNK_BATCHES * self.batch_size, single=self.tagging):
+    def _results(self, texts: Iterable[Text | list[str]]) -> Iterator[dict[str, Any]]:
+        for chunk in self._chunks(texts):
             yield from self._entities(chunk) if self.tagging else self._classes(chunk)
+
+    def _chunks(self, texts: Iterable[Text | list[str]]) -> Iterator[list[Text]]:
+        chunk: list[Text] = []
+        characters = 0
+        try:
+            for number, given in enumerate(texts, start=1):
+                text = self._checked(f"text {number}", given)
+                characters += len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+                chunk.append(text)
+                if len(chunk) >= _CHUNK_BATCHES * self.batch_size or characters >= _CHUNK_CHARACTERS:
+                    yield chunk
+                    chunk, characters = [], 0
+        except UserError:  # of this text, or of a file that could not be read on
+            if chunk:
+                yield chunk
+            raise
+        if chunk:
+            yield chunk
+
+    def _checked(self, name: str, given: Text | list[str]) -> Text:
+        """Return a text, or a pair as a tuple, or raise the error that names it."""
+        pair = isinstance(given, tuple | list) and len(given) == 2
+        for part in given if pair else (given,):
+            if not isinstance(part, str):
+                raise UserError(f"{name}: expected a text or a pair of texts, found {type(part).__name__}")
+            if len(part) > self.max_characters:
+                raise UserError(
+                    f"{name}: {len(part):,} characters, and the limit is {self.max_characters:,}: divide the text, or "
+                    "give a larger max_characters (--max-characters)"
+                )
+            try:
+                part.encode()
+            except UnicodeEncodeError as error:
+                message = "holds half of a surrogate pair, which is no character"
+                raise UserError(f"{name}: {message}; decode the input as UTF-8") from error
+        if pair and self.tagging:
+            raise UserError(f"{name}: found a pair, but entities are found in single texts")
+        if self._pairs is not None and pair != self._pairs:
+            found, wanted = ("a pair", "single texts") if pair else ("a single text", "pairs of texts")
+            raise UserError(f"{name}: found {found}, but the model was tuned on {wanted}")
+        return given if isinstance(given, str) else (given[0], given[1])
 
     def _classes(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
         windows = list(self._cutter().texts(texts))
@@ -123,12 +186,22 @@ class TextModel(ABC):
             begin = end
             pair = isinstance(text, tuple)
             result: dict[str, Any] = {"text": text[0], "pair": text[1]} if pair else {"text": text}
-            result |= ANSWERS[self.problem](mean, self.labels, self._logit_threshold)
+            result |= self._answer(mean)
             if len(part.rows) > 1:
                 result["windows"] = len(part.rows)
             if part.cut:
                 result["cut"] = part.cut
             yield result
+
+    def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+        over = _logit(0.5 if self._threshold is None else self._threshold)
+        answer = ANSWERS[self.problem](logits, self.labels, over)
+        if self._threshold is not None and "label" in answer and answer["score"] <= self._threshold:
+            answer["label"] = None
+        if self._top_k is not None and "scores" in answer:
+            highest = sorted(answer["scores"].items(), key=lambda item: -item[1])
+            answer["scores"] = dict(highest[: self._top_k])
+        return answer
 
     def _entities(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
         sentences = [text for text in texts if isinstance(text, str)]
@@ -145,7 +218,9 @@ class TextModel(ABC):
         for text, its_offsets, values in zip(sentences, offsets, by_word, strict=True):
             tags = [self.labels[best] for best in values.argmax(axis=1).tolist()]
             chances = _softmax(values.astype(np.float64)).max(axis=1).tolist()
-            yield {"text": text, "entities": _entities(text, its_offsets, tags, chances)}
+            found = _entities(text, its_offsets, tags, chances)
+            least = self._threshold
+            yield {"text": text, "entities": [one for one in found if least is None or one["score"] > least]}
 
 
 def class_of(
@@ -230,37 +305,6 @@ def _entities(
             }
         )
     return entities
-
-
-def _chunks(texts: Iterable[Text], size: int, *, single: bool) -> Iterator[list[Text]]:
-    chunk: list[Text] = []
-    characters = 0
-    for number, text in enumerate(texts, start=1):
-        characters += _checked_length(number, text, single=single)
-        chunk.append(text)
-        if len(chunk) >= size or characters >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _checked_length(number: int, text: object, *, single: bool) -> int:
-    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
-    characters = 0
-    for part in parts:
-        if not isinstance(part, str):
-            found = type(part).__name__
-            raise UserError(f"text {number}: expected a text or a pair of texts, found {found}")
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            message = "holds half of a surrogate pair, which is no character"
-            raise UserError(f"text {number}: {message}; decode the input as UTF-8") from error
-        characters += len(part)
-    if single and len(parts) > 1:
-        raise UserError(f"text {number}: found a pair, but entities are found in single texts")
-    return characters
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -76,10 +76,12 @@ def _run(arguments: Sequence[str]) -> None:
     except ImportError as error:  # the library brings this package along without them
         raise UserError(f"{error.name} is missing: pip install {error.name}") from error
 
-    model = Model(
-        options.model, batch_size=options.batch_size, threshold=options.threshold, threads=options.threads
-    )
-    texts: Iterable[str] = options.texts if options.file is None else read_lines(options.file)
+    given = ("batch_size", "threshold", "threads", "top_k", "max_characters")
+    chosen = {name: value for name in given if (value := getattr(options, name)) is not None}
+    model = Model(options.model, **chosen)
+    texts: Iterable[str] = options.texts
+    if options.file is not None:
+        texts = read_lines(options.file, max_characters=model.max_characters)
     for result in model.predict(_with_pair(texts, options.pair)):
         sys.stdout.buffer.write(f"{to_json_line(result)}\n".encode())
         sys.stdout.buffer.flush()
@@ -96,10 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--file", metavar="FILE", help="a file of one text a line, or - for standard input")
     parser.add_argument("--pair", metavar="TEXT", help="second text of each pair, for a task of pairs")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="probability over which a label of several applies (0.5)"
+        "--threshold",
+        type=float,
+        help="probability over which a label of any number applies (0.5), or a class or an entity is given (0)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="inputs per run of the model (32)")
+    parser.add_argument("--top-k", type=int, help="scores of so many labels, the highest first (all)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="inputs per run of the model (32; 1 where int8 ranges are those of a run)",
+    )
     parser.add_argument("--threads", type=int, help="threads of one run (one per physical core)")
+    parser.add_argument("--max-characters", type=int, help="longest text that is taken (1,000,000)")
     return parser
 
 

@@ -38,6 +38,7 @@ class Folder:
         split_special_tokens: whether special tokens that are spelled out in a text are plain text.
         precision: of the weights, as in "int8".
         words: how a tagger's texts are cut into words; None for a folder from before there was a rule.
+        pairs: whether the model was tuned on pairs of texts; None in folders that do not say so.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Folder:
     split_special_tokens: bool
     precision: str
     words: WordRule | None = None
+    pairs: bool | None = None
 
 
 def is_exported(path: str | Path) -> bool:
@@ -105,6 +107,7 @@ def read_folder(path: str | Path) -> Folder:
         split_special_tokens=special.get("split_special_tokens") is True,
         precision=precision,
         words=task["words"],
+        pairs=task["pairs"],
     )
 
 
@@ -146,12 +149,16 @@ def _read_task(path: Path, head: str) -> dict[str, Any]:
         words = word_rule(task.get("words"))
     except ValueError as error:
         raise _damaged(file, str(error)) from error
+    pairs = task.get("pairs")
+    if not isinstance(pairs, bool | None):
+        raise _damaged(file, f"pairs is {pairs!r}, expected true or false")
     return {
         "words": words,
         "task": str(task.get("task", "")),
         "problem": problem,
         "max_length": max_length,
         "overlap": overlap,
+        "pairs": pairs,
     }
 
 

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer, pre_tokenizers
 
-from .answers import ANSWERS, Logits, TextModel
+from .answers import ANSWERS, MAX_CHARACTERS, Logits, TextModel
 from .errors import UserError, one_line
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
 from .session import open_session
 from .windows import Cutter, Row
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_models: WeakSet[Model] = WeakSet()  # all that a forked process inherits
 
 
 class Model(TextModel):
     """A model that labels texts, read from an exported folder.
 
+    A copy, also one by pickle, reads the folder again; a process that was forked since opens the graph anew.
+
     Args:
         folder: a folder that `minialbert export` wrote for a task.
-        batch_size: inputs per run of the model.
-        threshold: probability over which a label of a multi-label task applies.
+        batch_size: inputs per run of the model. None for 32; but for 1 where activations are quantised by their range
+            at each call (int8), because more would give a text another answer beside other texts.
+        threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
+            given, or an entity is kept (always without).
         threads: threads of one run; None for one on each physical core that the process may use.
+        top_k: of how many labels, the most probable ones, results have scores; all without.
+        max_characters: of a text, or of each text of a pair; a longer one is refused.
 
     Raises:
         UserError: a file is missing or damaged, the model labels no text, or an option is out of range.
@@ -36,19 +46,34 @@ class Model(TextModel):
         self,
         folder: str | Path,
         *,
-        batch_size: int = 32,
-        threshold: float = 0.5,
+        batch_size: int | None = None,
+        threshold: float | None = None,
         threads: int | None = None,
+        top_k: int | None = None,
+        max_characters: int = MAX_CHARACTERS,
     ) -> None:
         if threads is not None and threads < 1:
             raise UserError(f"expected at least 1 thread, found {threads}")
         self.folder = read_folder(folder)
+        usual = 1 if self.folder.precision == "int8" else 32
         super().__init__(
             self.folder.problem,
             self.folder.labels,
+            batch_size=usual if batch_size is None else batch_size,
+            threshold=threshold,
+            top_k=top_k,
+            max_characters=max_characters,
+            pairs=self.folder.pairs,
+            words=self.folder.words,
+        )
+        self._again = partial(
+            Model,
+            self.folder.path.absolute(),
             batch_size=batch_size,
             threshold=threshold,
-            words=self.folder.words,
+            threads=threads,
+            top_k=top_k,
+            max_characters=max_characters,
         )
         tokenizer = _load_tokenizer(self.folder)
         self._pad = _token_id(tokenizer, self.folder.pad_token, self.folder.pad_token_id)
@@ -60,9 +85,17 @@ class Model(TextModel):
             unknown_token_id=_token_id(tokenizer, self.folder.unknown_token, self._pad),
             token_types=self.folder.has_token_types,
         )
-        self._session = _load_session(self.folder, threads or _physical_cores())
+        self._graph = (self.folder.path / MODEL_FILE).absolute()
+        self._file = _identity(self._graph)
+        self._threads = threads or _physical_cores()
+        self._session: InferenceSession | None = _load_session(self._graph, self._threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
         self._output = self._session.get_outputs()[0].name
+        _models.add(self)
+
+    def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
+        """Return what makes the model again from its folder."""
+        return self._again, ()
 
     def _cutter(self) -> Cutter:
         return self._cuts
@@ -89,7 +122,13 @@ class Model(TextModel):
             if row.token_type_ids is not None:
                 types[index, :length] = row.token_type_ids
         columns = dict(zip(_INPUTS, (ids, mask, types), strict=True))
-        path = self.folder.path / MODEL_FILE
+        path = self._graph
+        if self._session is None:  # in a process that was forked since
+            if _identity(path) != self._file:
+                raise UserError(
+                    f"{path} is not the file that was loaded before the fork: load the model again"
+                )
+            self._session = _load_session(path, self._threads)
         try:
             (logits,) = self._session.run([self._output], {name: columns[name] for name in self._inputs})
         except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -129,8 +168,7 @@ def _token_id(tokenizer: Tokenizer, token: str | None, otherwise: int) -> int:
     return otherwise if found is None else int(found)
 
 
-def _load_session(folder: Folder, threads: int) -> InferenceSession:
-    path = folder.path / MODEL_FILE
+def _load_session(path: Path, threads: int) -> InferenceSession:
     try:
         session = open_session(path, threads)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -141,6 +179,29 @@ def _load_session(folder: Folder, threads: int) -> InferenceSession:
             f"{path} wants the inputs {', '.join(strange)}: expected some of {', '.join(_INPUTS)}"
         )
     return session
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _drop_sessions() -> None:
+    """Let a forked process open its graphs anew: the sessions that it inherits have lost their threads.
+
+    When one is freed it would wait for them; so it is kept for good.
+    """
+    for model in list(_models):
+        if model._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(model._session))
+            model._session = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_sessions)
 
 
 def _physical_cores() -> int:

@@ -396,10 +396,23 @@ def test_predict_texts_files_and_standard_input(predict, said, tmp_path, monkeyp
     assert [result["label"] for result in both] == [result["label"] for result in expected] * 2
 
 
-def test_predict_pairs(predict, said, tmp_path):
+def test_predict_pairs(call, refuse, tuned, tmp_path):
     (tmp_path / "pairs.tsv").write_text("a\tb\nthe king\tto it\nthe river\tas it is\n")
     pairs = [("the king", "to it"), ("the river", "as it is")]
-    assert predict("--input", tmp_path / "pairs.tsv", "--column", "a", "--pair-column", "b") == said(pairs)
+    columns = ("--input", tmp_path / "pairs.tsv", "--column", "a", "--pair-column", "b")
+    single, of_pairs = tuned("classification").model, tmp_path / "model"
+    assert "text 1: found a pair, but the model was tuned on single texts" in refuse(
+        "predict", "--model", single, *columns
+    )
+    shutil.copytree(single, of_pairs)
+    task = json.loads((of_pairs / "task.json").read_text())
+    (of_pairs / "task.json").write_text(json.dumps(task | {"pairs": True}))
+    status, out, _ = call("predict", "--model", of_pairs, *columns)
+    assert status == 0
+    assert read_lines(out) == list(Predictor.load(str(of_pairs), precision="auto").predict(pairs))
+    assert "text 1: found a single text, but the model was tuned on pairs" in refuse(
+        "predict", "--model", of_pairs, "the king"
+    )
 
 
 def test_predict_with_a_threshold(call, tuned):
