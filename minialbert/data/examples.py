@@ -52,6 +52,7 @@ class Task:
     metric: str  # that selects checkpoints and is reported (one of its type's)
     splits: Mapping[str, Sequence[Example]]  # train, validation, test (MNLI: also "validation_mismatched")
     notes: tuple[str, ...] = ()  # what a reader repaired or left out, a line each; shown and recorded
+    columns: str = ""  # which columns of a table were used, and which were left out
 
     @property
     def type(self) -> TaskType:
@@ -62,7 +63,7 @@ class Task:
     def reported_split(self) -> str:
         """The split that a result is quoted on: test where it has labels, else validation."""
         test = self.splits.get("test", ())
-        labelled = any(_is_labelled(example) for example in test[:1])
+        labelled = any(label_of(example) is not None for example in test[:1])
         return "test" if labelled else "validation"
 
     @property
@@ -83,7 +84,7 @@ def first_rows(task: Task, limit: int | None) -> Task:
     """Returns a task with its first training rows alone, which a note says; None keeps all."""
     if limit is not None and limit < 1:
         raise UserError(f"max_train_rows is {limit}: expected at least 1, or None for all")
-    train = task.splits["train"]
+    train = task.splits.get("train", ())
     if limit is None or limit >= len(train):
         return task
     note = f"train: the first {limit:,} of {len(train):,} rows"
@@ -95,5 +96,9 @@ def label_of(example: Example) -> str | float | tuple[str, ...] | None:
     return example.tags if isinstance(example, TokenExample) else example.label
 
 
-def _is_labelled(example: Example) -> bool:
-    return label_of(example) is not None
+def counted_labels(example: Example) -> tuple[str, ...]:
+    """Returns the classes of an example, or the types of its entities, one for each; () for scores."""
+    label = label_of(example)
+    if isinstance(example, TokenExample):
+        return tuple(tag[2:] for tag in example.tags or () if tag.startswith("B-"))
+    return label if isinstance(label, tuple) else (label,) if isinstance(label, str) else ()

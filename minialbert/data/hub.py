@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from minialbert.errors import UserError, one_line, quoted, shown
@@ -65,7 +66,46 @@ def assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
 
 
 def class_names(feature: Any) -> tuple[str, ...]:
-    """Returns the names behind the numbers of a column of the `datasets` library, or of its lists; () for others."""
-    element = feature if getattr(feature, "names", None) else getattr(feature, "feature", None)
-    names: Iterable[str] = getattr(element, "names", None) or ()
-    return tuple(names)
+    """Returns the names behind the numbers of a column of the `datasets` library, or of its lists; () for others.
+
+    The feature is the library's own, or what it writes of one as JSON.
+    """
+    get = feature.get if isinstance(feature, Mapping) else lambda name: getattr(feature, name, None)
+    if isinstance(feature, list) and feature:  # how it once wrote lists
+        return class_names(feature[0])
+    if names := get("names"):
+        return tuple(map(str, names))
+    element = get("feature")
+    return class_names(element) if element is not None else ()
+
+
+def named_classes(row: dict[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Returns a row with names in place of the numbers of its classes, given those of each column that has classes."""
+    return {
+        **row,
+        **{column: _name(row[column], names) for column, names in classes.items() if column in row},
+    }
+
+
+def _name(cell: Any, names: tuple[str, ...]) -> Any:
+    """Returns the name of a class, or those of a list; None where the number is the one that stands for none."""
+    if isinstance(cell, list):
+        named = [_name(item, names) for item in cell]
+        return named if any(named) or not named else None
+    if not isinstance(cell, int) or not -1 <= cell < len(names):
+        return cell
+    return None if cell == -1 else names[cell]
+
+
+def load_saved(folder: Path) -> Mapping[str, Any] | None:
+    """Returns the splits of a folder that `save_to_disk` of the `datasets` library wrote, None of any other folder."""
+    is_one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    if not is_one and not (folder / "dataset_dict.json").is_file():
+        return None
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(folder)
+    except Exception as error:  # whatever Arrow raises
+        raise failed(f"{folder}: not readable as a data set that was saved to disk", error) from error
+    return saved if isinstance(saved, Mapping) else {"train": saved}

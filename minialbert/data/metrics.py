@@ -36,7 +36,10 @@ def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labe
     seen = len({*gold, *predicted})
     return {
         "accuracy": float(scores.accuracy_score(gold, predicted)),
-        "f1": float(scores.f1_score(gold, predicted, zero_division=0)) if binary else macro,
+        # As class 1 alone: a gold label may be of a class that the model does not have.
+        "f1": float(scores.f1_score(gold, predicted, labels=[1], average="micro", zero_division=0))
+        if binary
+        else macro,
         "f1_macro": macro,
         # Undefined where only one class occurs; scikit-learn returns 0 too, but warns.
         "matthews_correlation": float(scores.matthews_corrcoef(gold, predicted)) if seen > 1 else 0.0,

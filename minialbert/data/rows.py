@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.hub import class_names, failed
+from minialbert.data.hub import class_names, failed, named_classes
 from minialbert.data.table_files import Table
 from minialbert.errors import UserError, quoted
 
@@ -72,27 +72,13 @@ def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
             rows = rows.select_columns([column])
         classes = {name: class_names(feature) for name, feature in (rows.features or {}).items()}
         classes = {name: names for name, names in classes.items() if names}
-        return (_named(_plain(row), classes) for row in rows)
+        return (named_classes(_plain(row), classes) for row in rows)
     return iter(rows)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a row without arrays, tensors and numbers of a library's own."""
     return {name: cell.tolist() if hasattr(cell, "tolist") else cell for name, cell in row.items()}
-
-
-def _named(row: dict[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    return {**row, **{column: _name(row[column], names) for column, names in classes.items()}}
-
-
-def _name(cell: Any, names: tuple[str, ...]) -> Any:
-    """Returns the name of a class, or those of a list; None where the number is the one that stands for none."""
-    if isinstance(cell, list):
-        named = [_name(item, names) for item in cell]
-        return named if any(named) or not named else None
-    if not isinstance(cell, int) or not -1 <= cell < len(names):
-        return cell
-    return None if cell == -1 else names[cell]
 
 
 def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:

@@ -1,4 +1,4 @@
-"""Files of a user's table (csv, tsv, JSON lines, Parquet), read into rows that know their row number."""
+"""Files of labelled data (csv, tsv, JSON, Parquet): which is which split, and rows that know their number."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.hub import SPLIT_NAMES, assign_splits
-from minialbert.errors import UserError, one_line, quoted
+from minialbert.data.hub import SPLIT_NAMES, assign_splits, class_names, named_classes
+from minialbert.errors import UserError, listed, one_line, quoted
 
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_NAMES = tuple(extension[1:] for extension in EXTENSIONS)
+EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+TAGGED = (
+    ".txt",
+    ".conll",
+    ".bio",
+    ".iob",
+    ".iob2",
+)  # files of a word and its tag a line; .tsv may be one too
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_FIRST_LINE = re.compile(r"[\r\n]*([^\r\n]*)(?:\r\n|\r|\n)?")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars (|)"}
+_QUOTED_CELL = re.compile(r'(?:(?<=[\t\r\n])|\A)"([^"]*(?:""[^"]*)*)"(?=[\t\r\n]|\Z)')
+_SHARD = re.compile(r"(.+?)-\d{3,9}-of-(\d{3,9})(\..+)?")
 _LARGEST_FIELD = 2**31 - 1  # a C long on every platform
+_SAMPLE = 100  # records that a delimiter must fit
 _PARQUET_BATCH = 1024
 
 
@@ -28,56 +40,108 @@ _PARQUET_BATCH = 1024
 class Table:
     """One split, read: row numbers, and cells by column, which can be lists and numbers, but for csv and tsv.
 
-    The number is the line on which the row begins, counted from 1; of Parquet and rows in memory the row, counted from
-    1. JSON lines leave out the keys that a line does not have.
+    The number is the line on which the row begins, counted from 1; of Parquet, JSON arrays and rows in memory the row,
+    counted from 1. JSON leaves out the keys that a row does not have.
     """
 
     name: str  # the file, or what messages call rows that come from none
-    columns: tuple[str, ...]  # in the order of the file; of JSON lines all keys that occur
+    columns: tuple[str, ...]  # in the order of the file; of JSON all keys that occur
     rows: list[tuple[int, dict[str, Any]]]
     is_file: bool = True
+    notes: tuple[str, ...] = ()  # what was seen of the file that is not as usual, a line each
 
     def error(self, row: int, message: str) -> UserError:
         """Returns the error that names the file, or what stands for it, and the row."""
         return UserError(f"{self.name}{':' if self.is_file else ', row '}{row}: {message}")
 
 
-def find_tables(data: Path) -> dict[str, Path]:
-    """Returns the file of each split, under "train", "validation", "test", in this order.
+def find_tables(
+    data: Path, *, tagged: bool = False, needs_train: bool = True
+) -> tuple[dict[str, list[Path]], list[str]]:
+    """Returns the files of each split, under "train", "validation", "test", in this order, and what was left out.
 
-    A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, dev, devel)
-    and test.EXT, one of each. Other files are left alone.
+    A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, dev, devel,
+    testa) and test.EXT (testb), one of each. Shards of one name (train-00000-of-00002.EXT) are one, in their order.
+    More may stand between name and extension (dev.final.csv) where there is no dev.csv. Other data files and folders
+    are left out, and named. `tagged` takes files of a word and its tag a line too.
     """
     if data.is_file():
-        return {"train": data}
+        return {"train": [data]}, []
     if not data.is_dir():
-        raise UserError(f"no such file or directory: {data}")
-    stems = {path.name: path.name.partition(".")[0] for path in sorted(data.iterdir()) if path.is_file()}
-    tables = {name: stem for name, stem in stems.items() if name.partition(".")[2].lower() in _NAMES}
-    found = assign_splits(tables, str(data))
-    # A table beside train.txt is meant; train.txt alone would be a split that silently goes missing.
-    for name in sorted(stems.keys() - tables.keys()):
-        if any(stems[name].lower() in names for split, names in SPLIT_NAMES.items() if split not in found):
-            raise _unknown_extension(data / name)
-    if "train" not in found:
-        raise UserError(f"{data}: no train split; expected train with one of {' '.join(EXTENSIONS)}")
-    return {split: data / name for split, name in found.items()}
+        gone = f"{data} is a link to a file that is not there: fetch it" if data.is_symlink() else None
+        raise UserError(gone or f"no such file or directory: {data}")
+    extensions = (*EXTENSIONS, *(TAGGED if tagged else ()))
+    entries = sorted(data.iterdir())
+    stems = {path.name: path.name.partition(".")[0] for path in entries if not path.is_dir()}
+    groups: dict[str, list[str]] = {}  # the files of a table, of which there are several only of shards
+    for name in stems:
+        if Path(name).suffix.lower() in extensions:
+            shard = _SHARD.fullmatch(name)
+            groups.setdefault(f"{shard[1]}{shard[3]}" if shard else name, []).append(name)
+    plain = {key.partition(".")[0].lower() for key in groups if key.count(".") == 1}
+    tables = {key: key.partition(".")[0] for key in groups}
+    found = assign_splits(
+        {key: stem for key, stem in tables.items() if key.count(".") == 1 or stem.lower() not in plain},
+        str(data),
+    )
+    missing = {name for split, names in SPLIT_NAMES.items() if split not in found for name in names}
+    # A table beside train.xlsx is meant; train.xlsx alone would be a split that silently goes missing.
+    for name, stem in stems.items():
+        if Path(name).suffix.lower() not in extensions and stem.lower() in missing:
+            raise _unknown_extension(data / name, extensions)
+    if not found and (data / "data").is_dir():
+        return find_tables(data / "data", tagged=tagged, needs_train=needs_train)
+    if "train" not in found and (needs_train or not found):
+        have = f"; found {listed([path.name for path in entries[:10]])}"
+        wanted = "no train split; expected train" if needs_train else "no split; expected train, dev or test"
+        raise UserError(f"{data}: {wanted} with one of {' '.join(extensions)}{have}")
+    files = {split: [data / name for name in _whole(data, groups[key])] for split, key in found.items()}
+    left_out = [key for key in groups if key not in found.values()]
+    left_out += [f"{path.name}/" for path in entries if path.is_dir() and path.name.lower() in missing]
+    return files, left_out
 
 
-def _unknown_extension(path: Path) -> UserError:
-    hint = "; a file with one JSON object a line is named .jsonl" if path.suffix.lower() == ".json" else ""
-    return UserError(f"{path}: unknown extension; expected one of {' '.join(EXTENSIONS)}{hint}")
+def _whole(folder: Path, names: list[str]) -> list[str]:
+    """Returns the files of one split, all of which are there."""
+    shard = _SHARD.fullmatch(names[0])
+    if (shard or len(names) > 1) and len(names) != (wanted := int(shard[2]) if shard else 1):
+        raise UserError(f"{folder}: {listed(names)}: expected {wanted:,} shards, found {len(names)}")
+    for name in names:
+        if not (folder / name).is_file():
+            is_link = (folder / name).is_symlink() and not (folder / name).exists()
+            state = (
+                "a link to a file that is not there: fetch it, or remove the link" if is_link else "no file"
+            )
+            raise UserError(f"{folder / name} is {state}")
+    return names
+
+
+def _unknown_extension(path: Path, extensions: tuple[str, ...] = EXTENSIONS) -> UserError:
+    return UserError(f"{path}: unknown extension; expected one of {' '.join(extensions)}")
+
+
+def read_tables(paths: list[Path]) -> Table:
+    """Returns all rows of a file, or of the shards of one, whose rows are then counted through."""
+    first, *others = [read_table(path) for path in paths]
+    if not others:
+        return first
+    columns, rows = dict.fromkeys(first.columns), list(first.rows)
+    for table in others:
+        columns.update(dict.fromkeys(table.columns))
+        begin = rows[-1][0]
+        rows += [(begin + row, cells) for row, cells in table.rows]
+    return replace(first, columns=tuple(columns), rows=rows)
 
 
 def read_table(path: Path) -> Table:
     """Returns all rows of a file; its extension says how it is read.
 
-    - csv: RFC 4180 quoting, a field may hold line ends; the delimiter is the comma, or the semicolon where
-      the header has no comma. A header is required.
-    - tsv: one TAB between columns. Quoting is off: a quote is a character as any other, and a field can hold
-      neither TAB nor line end. A header is required.
-    - jsonl, ndjson: one JSON object a line.
-    - parquet: read by pyarrow.
+    - csv: RFC 4180 quoting, a field may hold line ends; the delimiter is the first of comma, semicolon, TAB and bar
+      that parts all rows (the first hundred) as the header; a first line `sep=;` is left out. A header is required.
+    - tsv: one TAB between columns. A quote is a character as any other, and a field can hold neither TAB nor line
+      end, unless the file is quoted as Excel and pandas do. A header is required.
+    - jsonl, ndjson: one JSON object a line. json: the same, or an array of objects.
+    - parquet: read by pyarrow. Classes have their names where the file was written by the `datasets` library.
 
     Text is UTF-8, with or without byte order mark. Blank lines are left out, and keep their number. A file that cannot
     be read, is damaged or has no rows is refused.
@@ -93,7 +157,7 @@ def read_table(path: Path) -> Table:
         elif suffix in (".csv", ".tsv"):
             table = _read_separated(path, tabs=suffix == ".tsv")
         else:
-            table = _read_json_lines(path)
+            table = _read_json(path, may_be_array=suffix == ".json")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not table.rows:
@@ -102,8 +166,21 @@ def read_table(path: Path) -> Table:
 
 
 def _read_separated(path: Path, *, tabs: bool) -> Table:
-    text = _read_text(path)
-    records = _records(path, text, tabs=tabs)
+    text, delimiter, notes = _read_text(path), "\t", list[str]()
+    begin, quoted_cells = 1, not tabs
+    first = _FIRST_LINE.match(text)
+    if first is not None and re.fullmatch(r'"?sep=.?"?', first[1], re.IGNORECASE):  # Excel's, for itself
+        begin += len(_LINE_END.findall(first[0].encode()))
+        text = text[first.end() :]
+    if tabs:
+        quoted_cells = _is_quoted(path, text)
+        if quoted_cells:
+            notes.append("cells in quotes are read without them, as spreadsheets write them")
+    else:
+        delimiter = _delimiter(path, text)
+        if delimiter != ",":
+            notes.append(f"columns are divided by {_DELIMITERS[delimiter]}")
+    records = _records(path, text, delimiter, quoted_cells=quoted_cells, begin=begin)
     header_line, header = next(records, (1, None))
     if header is None:
         raise UserError(f"{path}: the file holds blank lines only; expected a header")
@@ -112,20 +189,24 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
     rows = []
     for line, fields in records:
         if len(fields) != len(names):
-            advice = "" if tabs else "; a field with a delimiter or line end in it must be in quotes"
+            held = "a delimiter or line end" if quoted_cells else "a TAB or line end"
+            advice = f"; a field with {held} in it must be in quotes"
+            if len(names) == 1:
+                advice = f"; the header {quoted(names[0])} is one column where {_DELIMITERS[delimiter]} divide them"
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             raise file_error(path, line, counts + advice)
         rows.append((line, dict(zip(names, fields, strict=True))))
-    return Table(str(path), names, rows)
+    return Table(str(path), names, rows, notes=tuple(notes))
 
 
-def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[str]]]:
-    lines = io.StringIO(text, newline="")
-    if tabs:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _records(
+    path: Path, text: str, delimiter: str, *, quoted_cells: bool, begin: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    lines, before = io.StringIO(text, newline=""), begin - 1
+    if quoted_cells:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
     else:
-        reader = csv.reader(lines, delimiter=_delimiter(text), strict=True)
-    begin = 1
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     while True:
         try:
             with _long_fields():
@@ -139,13 +220,43 @@ def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[s
             raise file_error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
         if fields:
             yield begin, fields
-        begin = reader.line_num + 1
+        begin = before + reader.line_num + 1
 
 
-def _delimiter(text: str) -> str:
-    first_line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    header = _QUOTED.sub("", first_line)
-    return ";" if ";" in header and "," not in header else ","
+def _widths(
+    path: Path, text: str, delimiter: str, *, quoted_cells: bool, at_most: int | None = None
+) -> list[int]:
+    """Returns the columns of the first records, the header's first; 0 ends them where the text cannot be read so."""
+    widths = []
+    try:
+        for _, fields in islice(_records(path, text, delimiter, quoted_cells=quoted_cells), at_most):
+            widths.append(len(fields))
+    except UserError:
+        widths.append(0)
+    return widths
+
+
+def _delimiter(path: Path, text: str) -> str:
+    widths = {mark: _widths(path, text, mark, quoted_cells=True, at_most=_SAMPLE) for mark in _DELIMITERS}
+    fitting = [mark for mark, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
+    # Where none fits a row is wrong, which is told as of the one that parts the header.
+    return (
+        fitting[0] if fitting else max(_DELIMITERS, key=lambda mark: widths[mark][0] if widths[mark] else 0)
+    )
+
+
+def _is_quoted(path: Path, text: str) -> bool:
+    """Tells whether the quotes of tsv are those of a spreadsheet rather than characters of the texts."""
+    if '"' not in text or '"' in _QUOTED_CELL.sub("", text):
+        return False  # a spreadsheet puts every cell with a quote in quotes, and doubles it
+    if len(set(_widths(path, text, "\t", quoted_cells=False))) > 1:
+        return len(set(_widths(path, text, "\t", quoted_cells=True))) == 1
+    cells = _QUOTED_CELL.findall(text)
+    # Excel quotes also what has a comma: then every cell with one is in quotes.
+    commas = all("," in cell for cell in cells) and "," not in _QUOTED_CELL.sub("", text)
+    return not any("\t" in cell for cell in cells) and (
+        text.lstrip("\r\n").startswith('"') or commas or any('""' in cell for cell in cells)
+    )
 
 
 @contextmanager
@@ -158,9 +269,17 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_json_lines(path: Path) -> Table:
+def _read_json(path: Path, *, may_be_array: bool) -> Table:
+    text = _read_text(path)
+    lines: Iterator[tuple[int, str]] = enumerate(text.split("\n"), start=1)
+    if may_be_array and text.lstrip()[:1] == "[":
+        try:
+            records = enumerate(json.loads(text, object_pairs_hook=_without_duplicates), start=1)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not JSON ({one_line(error)}); expected an array of objects") from error
+        lines = ((row, json.dumps(record)) for row, record in records)
     rows, columns = [], dict[str, None]()
-    for line, content in enumerate(_read_text(path).split("\n"), start=1):
+    for line, content in lines:
         if content.strip():
             record = _json_object(path, line, content)
             rows.append((line, record))
@@ -186,9 +305,8 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {quoted(twice)} occurs twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"the key {quoted(max(counts, key=counts.__getitem__))} occurs twice")
     return record
 
 
@@ -201,8 +319,10 @@ def _read_parquet(path: Path) -> Table:
         with pq.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)
             _check_unique(path, None, names)
+            classes = _classes_of(file.schema_arrow.metadata or {})
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
-                rows.extend(enumerate(batch.to_pylist(), start=len(rows) + 1))
+                cells = (named_classes(row, classes) for row in batch.to_pylist())
+                rows.extend(enumerate(cells, start=len(rows) + 1))
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError) as error:
@@ -210,6 +330,15 @@ def _read_parquet(path: Path) -> Table:
         message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
         raise UserError(f"{path}: {message}") from error
     return Table(str(path), names, rows)
+
+
+def _classes_of(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """Returns the names of classes by column that the `datasets` library wrote into a Parquet file."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {column: names for column, feature in features.items() if (names := class_names(feature))}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _read_text(path: Path, *, in_lines: bool = False) -> str:
@@ -237,7 +366,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         message = f"the header names {quoted(twice[0])} more than once"
         raise file_error(path, line, message) if line else UserError(f"{path}: {message}")

@@ -1,46 +1,77 @@
-"""A user's own labelled table (csv, tsv, JSON lines, Parquet, a hub data set, rows in memory) as a task.
+"""Labelled data of one's own (tables, tagged files, a hub data set, rows in memory) as a task.
 
-`table_files` and `rows` read the rows; here their columns are found, and each row becomes an example.
+`table_files`, `rows` and `ner` read the rows, `cells` what stands in them; here their columns are found, and each row
+becomes an example.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minialbert_runtime.words import Span, spans_to_tags
+from minialbert_runtime.words import spans_to_tags
 
-from minialbert.data.examples import Example, Task, TextExample, TokenExample, label_of
-from minialbert.data.hub import PREFIX, assign_splits, load_splits
-from minialbert.data.ner import Repair, TagReader
+from minialbert.data.cells import (
+    ClassCells,
+    Overlaps,
+    class_name,
+    classes_of_flags,
+    flag_columns,
+    missing,
+    score_of,
+    spans_of,
+    tags_of,
+    text_of,
+    understand_classes,
+    without_overlaps,
+    words_of,
+)
+from minialbert.data.examples import (
+    Example,
+    Task,
+    TextExample,
+    TokenExample,
+    counted_labels,
+    label_of,
+)
+from minialbert.data.hub import PREFIX, assign_splits, load_saved, load_splits
+from minialbert.data.ner import LINES, Repair, TagReader, is_tagged, read_tagged
 from minialbert.data.rows import LabelledData, table_in_memory
-from minialbert.data.table_files import Table, find_tables, read_table
+from minialbert.data.table_files import Table, find_tables, read_tables
 from minialbert.data.task_types import TaskType, task_type
-from minialbert.errors import UserError, listed, local_path, quoted
+from minialbert.errors import UserError, listed, local_path, quoted, shown
 
+# What a pair of texts is called, in lower case and without underscores, hyphens and spaces.
+_PAIRS = (
+    ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text", "textpair"),
+    ("text1", "text2"), ("texta", "textb"), ("sentencea", "sentenceb"), ("text", "text2"), ("question", "context"),
+    ("question", "passage"), ("question", "sentence"), ("question", "answer"), ("query", "passage"),
+    ("query", "document"), ("claim", "evidence"),
+)  # fmt: skip
 _COMMON_NAMES = {
     "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
-    "label": ("label", "labels", "class"),
-    "score": ("label", "labels", "class", "score"),
+    "label": ("label", "labels", "class", "gold_label"),
+    "score": ("label", "labels", "class", "gold_label", "score"),
     "tokens": ("tokens", "words"),
     "tags": ("tags", "ner_tags", "labels"),
     "spans": ("spans", "entities"),
     "id": ("id", "idx"),
 }
-_PAIR_OF_TEXT = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "question2"}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_ANSWERS = ("accept", "reject", "ignore")  # of Prodigy
 
 _Cells = Mapping[str, Any]
 _Rows = list[tuple[int, Example]]
+_Used = dict[str, tuple[str, ...]]  # columns by role
 
 
-# The columns that may be named, by what they hold; a second text ("pair") is found beside the first alone.
-_Columns = Mapping[str, str | None]
+# The columns that may be named, by what they hold; a second text ("pair") is found beside the first alone. Of several
+# classes the label may be the columns that hold a 0 or 1 for each.
+_Columns = Mapping[str, str | Sequence[str] | None]
 ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id")
 
 
@@ -51,96 +82,191 @@ def load_table(
     name: str | None = None,
     columns: _Columns | None = None,
     labels: Sequence[str] | None = None,
-    label_separator: str = "|",
+    model_labels: Sequence[str] | None = None,
+    label_separator: str | None = None,
     metric: str | None = None,
     repair: Repair = "repair",
+    overlaps: Overlaps = "refuse",
 ) -> Task:
-    """Returns a labelled table as a task.
+    """Returns labelled data as a task.
 
-    A label of a single-label task is a text or an integer. Those of a multi-label task are a list, or one string
-    whose parts `label_separator` divides (an empty string: no class). A token task has either a column of words
-    and a column of tags (lists, or strings divided by spaces), or a text and the entities in it: a list, in csv and
-    tsv as JSON, of `{"start": 0, "end": 4, "label": "Disease"}` (also "begin", and "type" or "entity") or
-    `[0, 4, "Disease"]`, the end exclusive. Tags are IOB2, or become it by the repair, which the notes count. For how
-    the files are read see `table_files.read_table`; tsv knows no quoting.
+    A label of a single-label task is a text or an integer. Those of a multi-label task are a list (in csv as JSON or
+    Python write it), or one string whose parts a separator divides (an empty string: no class), or a 0 or 1 for each.
+    A token task has a file of a word and its tag a line; or a column of words and a column of tags (lists, or strings
+    divided by spaces); or a text and the entities in it: a list, in csv and tsv as JSON, of
+    `{"start": 0, "end": 4, "label": "Disease"}` or `[0, 4, "Disease"]`, the end exclusive. Tags are IOB2, or become it
+    by the repair, which the notes count. For how the files are read see `table_files.read_table` and `ner.read_tagged`.
 
-    Rows of train and validation must be labelled; those of test all or none.
+    Rows of train and validation must be labelled; those of test all or none. Rows that an annotator rejected are left
+    out. Labels of validation and test that train does not have count as missed, which the notes say.
 
     Args:
         data: a file (the task then has a train split only), or a directory with train.EXT and perhaps
-            validation.EXT (or dev, devel, valid) and test.EXT; EXT is csv, tsv, jsonl, ndjson or parquet. Or
+            validation.EXT (or dev, devel, valid) and test.EXT, see `table_files.find_tables`. Or
             `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`. Or rows in memory: dictionaries, pairs of text and label (words
             and tags; text and spans), a data set of the `datasets` library or a pandas frame; alone they are the train
             split, of several splits they stand under their names.
-        problem: which kind of label the table has.
+        problem: which kind of label the data have.
         name: what records call the task; by default the name of the directory or file.
         columns: the columns of `ROLES` that do not have their common names.
         labels: label names in the order of their ids; of a token task the tags, "O" among them. By default those of
             the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
-        label_separator: divides the classes of a multi-label cell.
+        model_labels: those of a model to be scored, where `labels` are not given; a train split is then not needed.
+        label_separator: divides the classes of a multi-label cell; by default what the cells themselves show.
         metric: the figure that counts, where it is not the usual one of the problem.
-        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the table.
+        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
+        overlaps: what to do with spans that share a word: refuse the data, or keep the longest or the first.
 
     Returns:
-        The task. A `UserError` names the file and the row where the table is not as described.
+        The task. A `UserError` names the file and the row where the data are not as described.
     """
     columns = columns or {}
     kind = task_type(problem)
-    _check_options(kind, labels, label_separator)
+    _check_options(kind, labels, label_separator, columns)
     notes: list[str] = []
+    default_name, tables = _read_splits(data, kind, notes, columns, needs_train=model_labels is None)
+    main_split = next(iter(tables))
+    main = tables[main_split]
     rows: dict[str, _Rows] = {}
-    default_name, tables = _read_tables(data, kind, notes)
-    in_words = kind.tagging and _train_is_in_words(tables["train"], columns)
+    in_words = kind.tagging and _is_in_words(main, columns)
+    classes = None
+    if kind.label == "classes":
+        classes = _class_cells(tables, columns, labels or model_labels, label_separator, notes)
+    used: dict[str, _Used] = {}
     for split, table in tables.items():
         if kind.tagging:
-            rows[split] = _token_rows(table, split, columns, in_words, repair, notes)
+            rows[split], used[split] = _token_rows(
+                table,
+                split,
+                columns,
+                notes,
+                in_words=in_words,
+                labels=labels,
+                repair=repair,
+                overlaps=overlaps,
+            )
         else:
-            rows[split] = _text_rows(table, split, columns, kind, label_separator, notes)
+            rows[split], used[split] = _text_rows(table, split, columns, kind, classes, notes)
         _check_labelled(table, rows[split], split)
     if not kind.tagging:
-        _check_pairs(tables, rows)
-    names = tuple(labels) if labels is not None else _label_names(kind, rows["train"])
+        _check_pairs(tables, used)
+    own = tuple(labels or model_labels or _flag_names(columns)) if kind.has_classes else ()
+    names = own or _label_names(kind, rows[main_split])
     if kind.has_classes:
-        _check_number_of_labels(tables["train"], kind, names)
+        _check_number_of_labels(main, kind, names)
+        source = (
+            "`labels`" if labels is not None else "the train split" if model_labels is None else "the model"
+        )
         for split, table in tables.items():
-            _check_known(table, rows[split], names, "`labels`" if labels is not None else "the train split")
+            strict = split == "train" and model_labels is None
+            notes += _unknown_labels(table, split, rows[split], names, source, strict=strict)
     splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    return Task(name or default_name, problem, names, metric or kind.metrics[0], splits, tuple(notes))
+    return Task(
+        name or default_name, problem, names, metric or kind.metrics[0], splits, tuple(notes),
+        _columns_told(main, used[main_split]),
+    )  # fmt: skip
 
 
-def _read_tables(data: LabelledData, kind: TaskType, notes: list[str]) -> tuple[str, dict[str, Table]]:
-    """Returns a name for the task, and the table of each split."""
-    if isinstance(data, (str, Path)) and not str(data).startswith(PREFIX):
-        path = local_path(data)
-        tables = {split: read_table(file) for split, file in find_tables(path).items()}
-        return path.resolve().name if path.is_dir() else path.stem, tables
-    name, title = "in-memory", "rows in memory"
-    splits: Mapping[str, Any] = data if isinstance(data, Mapping) else {"train": data}
-    if isinstance(data, str):
+def _read_splits(
+    data: LabelledData, kind: TaskType, notes: list[str], columns: _Columns, *, needs_train: bool
+) -> tuple[str, dict[str, Table]]:
+    """Returns a name for the task, and the table of each split, without the rows that an annotator rejected."""
+    splits: Mapping[str, Any] | None = None
+    name = title = "rows in memory"
+    if isinstance(data, str) and data.startswith(PREFIX):
         (name, splits), title = load_splits(data), data
+        name = name.lower()
+    elif isinstance(data, str | Path):
+        path = local_path(data)
+        name, title, splits = path.resolve().name if path.is_dir() else path.stem, str(path), load_saved(path)
+        if splits is None:
+            tables = _read_files(path, kind, notes, columns, needs_train=needs_train)
+            if any(LINES in table.rows[0][1] for table in tables.values()):
+                name = name.lower()
+    else:
+        name, splits = "in-memory", data if isinstance(data, Mapping) else {"train": data}
+    if splits is not None:
+        tables = _tables_of(splits, title, kind, notes, needs_train=needs_train)
+    return name, {split: _accepted(table, split, notes) for split, table in tables.items()}
+
+
+def _read_files(
+    path: Path, kind: TaskType, notes: list[str], columns: _Columns, *, needs_train: bool
+) -> dict[str, Table]:
+    files, left_out = find_tables(path, tagged=kind.tagging, needs_train=needs_train)
+    if left_out:
+        notes.append(f"{shown(path.name)}: left out {listed(left_out)}")
+    roles = ("text", "tokens", "tags", "spans", "label")
+    names = [*(name for role in roles for name in _COMMON_NAMES[role]), *map(str, columns.values())]
+    tables = {}
+    for split, paths in files.items():
+        one_tagged = kind.tagging and len(paths) == 1 and is_tagged(paths[0], names)
+        tables[split] = read_tagged(paths[0]) if one_tagged else read_tables(paths)
+        notes += (f"{split}: {note}" for note in tables[split].notes)
+        if path.is_dir() and paths[0].name.count(".") > 1:
+            notes.append(f"{split}: read from {shown(paths[0].name)}")
+    return tables
+
+
+def _tables_of(
+    splits: Mapping[str, Any], title: str, kind: TaskType, notes: list[str], *, needs_train: bool
+) -> dict[str, Table]:
     found = assign_splits({str(key): str(key) for key in splits}, title)
-    if "train" not in found:
+    if "train" not in found and (needs_train or not found):
         raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
     if others := [str(key) for key in splits if key not in found.values()]:
         notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
-    return name.lower(), {
+    return {
         split: table_in_memory(splits[key], f"{title} ({key})", in_words=kind.tagging)
         for split, key in found.items()
     }
 
 
-def _check_options(kind: TaskType, labels: Sequence[str] | None, label_separator: str) -> None:
+def _accepted(table: Table, split: str, notes: list[str]) -> Table:
+    """Returns the rows that nobody rejected or ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
+    from_prodigy = all(cells.get("answer") in (*_ANSWERS, None) for _, cells in table.rows)
+
+    def rejected(cells: _Cells) -> bool:
+        cancelled = str(cells.get("was_cancelled")).lower() in ("true", "1")
+        return cancelled or (from_prodigy and cells.get("answer") in ("reject", "ignore"))
+
+    kept = [(row, cells) for row, cells in table.rows if not rejected(cells)]
+    if left_out := len(table.rows) - len(kept):
+        notes.append(
+            f"{split}: {left_out:,} row{'s' if left_out > 1 else ''} left out that an annotator rejected, ignored or "
+            "cancelled"
+        )
+    if not kept:
+        raise UserError(
+            f"{table.name}: an annotator rejected, ignored or cancelled every row; 0 rows are left"
+        )
+    return replace(table, rows=kept)
+
+
+def _check_options(
+    kind: TaskType, labels: Sequence[str] | None, label_separator: str | None, columns: _Columns
+) -> None:
     if labels is not None and not kind.has_classes:
         raise UserError(f"{kind.name} has scores and no classes; leave `labels` out")
     if labels is not None and (not labels or len(set(labels)) < len(labels)):
         raise UserError(f"expected `labels` to name each class once, found {quoted(list(labels), 200)}")
     if labels is not None and kind.tagging and "O" not in labels:
         raise UserError(f"`labels` of a {kind.name} task are tags, 'O' among them; found {listed(labels)}")
-    if not label_separator.strip():
+    if label_separator is not None and not label_separator.strip():
         raise UserError(f"expected a label separator that is no blank, found {quoted(label_separator)}")
+    if (flags := _flag_names(columns)) and (kind.label != "classes" or len(set(flags)) < len(flags)):
+        raise UserError(
+            f"the label columns {listed(flags)}: several are for multi-label tasks, a 0 or 1 in each, each named once"
+        )
 
 
 # Columns
+
+
+def _flag_names(columns: _Columns) -> list[str]:
+    """Returns the columns that hold a 0 or 1 for each class, where several are named."""
+    label = columns.get("label")
+    return [] if label is None or isinstance(label, str) else list(label)
 
 
 def _find(
@@ -148,9 +274,9 @@ def _find(
 ) -> str | None:
     """Returns the column of a role; None where there is none and none is required."""
     names, named = _COMMON_NAMES[common or role], columns.get(role)
-    found = [column for column in table.columns if column.lower() in names]
+    found = _find_all(table, common or role)
     if named is not None:
-        found = [named] if named in table.columns else []
+        found = [str(named)] if named in table.columns else []
     if len(found) > 1:
         both = " and ".join(quoted(column) for column in found[:3])
         raise UserError(f"{table.name}: {both} could each be the {role} column; name the one that is")
@@ -167,14 +293,42 @@ def _find_required(table: Table, role: str, columns: _Columns) -> str:
     return column
 
 
-def _find_pair(table: Table, text: str, columns: _Columns) -> str | None:
+def _find_texts(table: Table, columns: _Columns) -> tuple[str, str | None]:
+    """Returns the columns of the text and of the second one of a pair, if there is such."""
     if columns.get("pair") is not None:
-        return _find(table, "pair", columns, "text", required=True)
-    partner = _PAIR_OF_TEXT.get(text.lower())
-    return next((column for column in table.columns if column.lower() == partner), None)
+        text = _find_required(table, "text", columns)
+        return text, _find(table, "pair", columns, "text", required=True)
+    own = {re.sub("[ _-]", "", column.lower()): column for column in table.columns}
+    named = columns.get("text")
+    pairs = [(own[first], own[second]) for first, second in _PAIRS if first in own and second in own]
+    pairs = [pair for pair in pairs if named in (None, pair[0])]
+    if not pairs:
+        return _find_required(table, "text", columns), None
+    others = [column for column in _find_all(table, "text") if column not in pairs[0]]
+    if named is None and (others or len(pairs) > 1):
+        texts = listed(map(quoted, dict.fromkeys([*pairs[0], *others, *pairs[-1]])))
+        raise UserError(
+            f"{table.name}: {texts} could each be the text or its pair; name them (task.text, task.pair)"
+        )
+    return pairs[0]
 
 
-def _train_is_in_words(table: Table, columns: _Columns) -> bool:
+def _find_spans(table: Table, columns: _Columns, *, required: bool) -> str | None:
+    """Returns the column of spans, which doccano and Label Studio call label."""
+    found = _find(table, "spans", columns, required=False)
+    if found is None and columns.get("spans") is None:
+        for column in _find_all(table, "label"):
+            first = next((cells[column] for _, cells in table.rows if cells.get(column)), None)
+            if isinstance(first, list) and isinstance(first[0], list | Mapping):
+                return column
+    return found or _find(table, "spans", columns, required=required)
+
+
+def _find_all(table: Table, role: str) -> list[str]:
+    return [column for column in table.columns if column.lower() in _COMMON_NAMES[role]]
+
+
+def _is_in_words(table: Table, columns: _Columns) -> bool:
     """Whether the table has words and tags, rather than a text and spans."""
     in_words, in_text = (
         any(columns.get(role) is not None for role in roles)
@@ -186,7 +340,7 @@ def _train_is_in_words(table: Table, columns: _Columns) -> bool:
         )
     if in_words or in_text:
         return in_words
-    tokens, spans = (_find(table, role, {}, required=False) for role in ("tokens", "spans"))
+    tokens, spans = _find(table, "tokens", {}, required=False), _find_spans(table, {}, required=False)
     if tokens is None and spans is None:
         have = listed(map(quoted, table.columns))
         raise UserError(
@@ -195,109 +349,75 @@ def _train_is_in_words(table: Table, columns: _Columns) -> bool:
     return spans is None or (tokens is not None and _find(table, "tags", {}, required=False) is not None)
 
 
-# Cells
+def _used(**columns: str | None) -> _Used:
+    return {role: (column,) for role, column in columns.items() if column is not None}
 
 
-def _missing(cell: object) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
-def _text(table: Table, row: int, cells: _Cells, column: str) -> str:
-    cell = cells.get(column)
-    if _missing(cell):
-        raise table.error(row, f"the text in column {quoted(column)} is empty; fill it or remove the row")
-    if not isinstance(cell, str):
-        raise table.error(row, f"expected a text in column {quoted(column)}, found {quoted(cell)}")
-    return cell
-
-
-def _class_name(table: Table, row: int, cell: object) -> str:
-    if isinstance(cell, (str, int)) and not _missing(cell):
-        return str(cell).strip()
-    raise table.error(row, f"expected a class as text or integer, found {quoted(cell)}")
-
-
-def _class_names(table: Table, row: int, cell: object, separator: str) -> tuple[str, ...]:
-    if isinstance(cell, str):
-        parts: list[Any] = cell.split(separator) if cell.strip() else []
-    elif isinstance(cell, list):
-        parts = cell
-    else:
-        raise table.error(row, f"expected a list of classes, found {quoted(cell)}")
-    names = tuple(_class_name(table, row, part) for part in parts)
-    if len(set(names)) < len(names):
-        raise table.error(
-            row, f"a class occurs twice in {quoted(cell)}; expected the name of each class that applies, once"
-        )
-    return names
-
-
-def _score(table: Table, row: int, cell: object) -> float:
-    try:
-        if isinstance(cell, bool) or not isinstance(cell, (int, float, Decimal, str)) or "_" in str(cell):
-            raise ValueError
-        score = float(cell)
-    except (ValueError, OverflowError):
-        score = math.nan
-    if math.isfinite(score):
-        return score
-    raise table.error(row, f"expected a finite number as score, found {quoted(cell)}")
-
-
-def _list_of_words(table: Table, row: int, cell: object, column: str) -> tuple[str, ...]:
-    if isinstance(cell, str):
-        return tuple(word for word in cell.split(" ") if word)
-    if isinstance(cell, list) and all(isinstance(word, str) for word in cell):
-        return tuple(cell)
-    raise table.error(row, f"expected a list of strings in column {quoted(column)}, found {quoted(cell)}")
-
-
-def _spans(table: Table, row: int, cell: object) -> list[Span]:
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            message = f"expected spans as a JSON list, found {quoted(cell)}"
-            raise table.error(row, message) from error
-    if not isinstance(cell, list):
-        raise table.error(row, f"expected a list of spans, found {quoted(cell)}")
-    return [_span(table, row, item) for item in cell]
-
-
-def _span(table: Table, row: int, item: object) -> Span:
-    parts: tuple[object, ...] = ()
-    if isinstance(item, Mapping):
-        keys = (("start", "begin"), ("end",), ("label", "type", "entity"))
-        parts = tuple(next((item[k] for k in names if item.get(k) is not None), None) for names in keys)
-    elif isinstance(item, (list, tuple)):
-        parts = tuple(item)
-    match parts:
-        case (int(start), int(end), str(label)) if not isinstance(start, bool) and not isinstance(end, bool):
-            return Span(start, end, label.strip())
-    raise table.error(row, f"expected a span as start, end (integers) and label, found {quoted(item)}")
+def _columns_told(table: Table, used: _Used) -> str:
+    """Returns which columns were used for what, and which were left out."""
+    told = [
+        role if columns == (role,) else f"{role} {listed(map(quoted, columns))}"
+        for role, columns in used.items()
+    ]
+    taken = {column for columns in used.values() for column in columns}
+    others = [quoted(column) for column in table.columns if column not in taken]
+    return ", ".join(told) + (f"; left out {listed(others)}" if others else "")
 
 
 # Rows
 
 
+def _class_cells(
+    tables: Mapping[str, Table],
+    columns: _Columns,
+    labels: Sequence[str] | None,
+    separator: str | None,
+    notes: list[str],
+) -> ClassCells:
+    """Returns how the cells of several classes are read, which those of all splits say together."""
+    main = next(iter(tables.values()))
+    column = None if _flag_names(columns) else _find(main, "label", columns, required=False)
+    if column is not None:
+        return understand_classes(column, list(tables.values()), labels, separator, notes)
+    if not _flag_names(columns) and (flags := flag_columns(main)):
+        raise UserError(
+            f"{main.name}: no label column; of one column with 0 and 1 for each class name them all, as in "
+            f"task.label=[{', '.join(flags)}]"
+        )
+    return ClassCells("|")
+
+
 def _text_rows(
-    table: Table, split: str, columns: _Columns, kind: TaskType, separator: str, notes: list[str]
-) -> _Rows:
-    text = _find_required(table, "text", columns)
-    pair = _find_pair(table, text, columns)
+    table: Table,
+    split: str,
+    columns: _Columns,
+    kind: TaskType,
+    classes: ClassCells | None,
+    notes: list[str],
+) -> tuple[_Rows, _Used]:
+    text, pair = _find_texts(table, columns)
     common = "label" if kind.has_classes else "score"
-    label = _find(table, "label", columns, common, required=split != "test")
+    labels = tuple(_flag_names(columns))
+    if labels and not (split == "test" and not set(labels) & set(table.columns)):
+        if lost := [column for column in labels if column not in table.columns]:
+            have = listed(map(quoted, table.columns))
+            raise UserError(f"{table.name}: no column {listed(map(quoted, lost))}; found the columns {have}")
+    elif not labels and (found := _find(table, "label", columns, common, required=split != "test")):
+        labels = (found,)
     id_column = _find(table, "id", columns, required=columns.get("id") is not None)
     # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
-    empty = label is None or all(_missing(cells.get(label)) for _, cells in table.rows)
-    several = kind.label == "classes"
-    empty_is_no_class = several and not (empty and split == "test")
-    if several and label is not None and empty and split == "test":
-        notes.append(f"test: every cell of {quoted(label)} is empty, so the split counts as unlabelled")
+    empty = all(missing(cells.get(label)) for _, cells in table.rows for label in labels)
+    empty_is_no_class = classes is not None and not (empty and split == "test")
+    if classes is not None and labels and empty and split == "test":
+        notes.append(
+            f"test: every cell of {listed(map(quoted, labels))} is empty, so the split counts as unlabelled"
+        )
 
     def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
-        cell = None if label is None else cells.get(label)
-        if cell is None or (_missing(cell) and not empty_is_no_class):
+        if _flag_names(columns):
+            return classes_of_flags(table, row, cells, labels)
+        cell = cells.get(labels[0]) if labels else None
+        if cell is None or (missing(cell) and not empty_is_no_class):
             return None
         try:
             own = kind.read_cell(cell)
@@ -305,67 +425,103 @@ def _text_rows(
             raise table.error(row, str(error)) from error
         if own is not NotImplemented:
             return own
-        if several:
-            return _class_names(table, row, cell, separator)
-        return (_class_name if kind.has_classes else _score)(table, row, cell)
+        if classes is not None:
+            return classes.read(table, row, cell)
+        return (class_name if kind.has_classes else score_of)(table, row, cell)
 
     def example(row: int, cells: _Cells) -> TextExample:
-        second = None if pair is None else _text(table, row, cells, pair)
+        second = None if pair is None else text_of(table, row, cells, pair)
         row_id = "" if id_column is None else cells.get(id_column)
         row_id = None if row_id in (None, "") else str(row_id)
-        return TextExample(_text(table, row, cells, text), second, value(row, cells), row_id)
+        return TextExample(text_of(table, row, cells, text), second, value(row, cells), row_id)
 
-    return [(row, example(row, cells)) for row, cells in table.rows]
+    rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
+    return rows, _used(text=text, pair=pair) | ({"label": labels} if labels else {}) | _used(id=id_column)
 
 
 def _token_rows(
-    table: Table, split: str, columns: _Columns, in_words: bool, repair: Repair, notes: list[str]
-) -> _Rows:
+    table: Table,
+    split: str,
+    columns: _Columns,
+    notes: list[str],
+    *,
+    in_words: bool,
+    labels: Sequence[str] | None,
+    repair: Repair,
+    overlaps: Overlaps,
+) -> tuple[_Rows, _Used]:
+    title = split if table.is_file else table.name
     if not in_words:
-        text = _find_required(table, "text", columns)
-        spans = _find(table, "spans", columns, required=split != "test")
-        return [(row, _example_of_spans(table, row, cells, text, spans)) for row, cells in table.rows]
+        text, spans = (
+            _find_required(table, "text", columns),
+            _find_spans(table, columns, required=split != "test"),
+        )
+        counts = Counter[str]()
+        rows: _Rows = [
+            (row, _example_of_spans(table, row, cells, text, spans, overlaps, counts))
+            for row, cells in table.rows
+        ]
+        notes.extend(f"{title}: {what}: {count:,}" for what, count in counts.items() if count)
+        return rows, _used(text=text, spans=spans)
     tokens = _find_required(table, "tokens", columns)
     tags = _find(table, "tags", columns, required=split != "test")
     reader = TagReader(table.error, repair)
     # Published data sets have empty sentences, which nobody can remove from there.
     kept = [(row, cells) for row, cells in table.rows if table.is_file or cells.get(tokens) != []]
-    rows: _Rows = [(row, _example_of_words(table, row, cells, tokens, tags, reader)) for row, cells in kept]
-    title = split if table.is_file else table.name
+    rows = [(row, _example_of_words(table, row, cells, tokens, tags, labels, reader)) for row, cells in kept]
     notes.extend(reader.notes(title))
     if left_out := len(table.rows) - len(kept):
         notes.append(f"{title}: {left_out} row{'s' if left_out > 1 else ''} without words left out")
     if not rows:
         raise UserError(f"{title} has 0 sentences: expected rows with words in {quoted(tokens)}")
-    return rows
+    return rows, _used(tokens=tokens, tags=tags)
 
 
 def _example_of_words(
-    table: Table, row: int, cells: _Cells, tokens: str, tags: str | None, reader: TagReader
+    table: Table,
+    row: int,
+    cells: _Cells,
+    tokens: str,
+    tags: str | None,
+    labels: Sequence[str] | None,
+    reader: TagReader,
 ) -> TokenExample:
-    if _missing(cells.get(tokens)) or cells[tokens] == []:
+    if missing(cells.get(tokens)) or cells[tokens] == []:
         raise table.error(row, f"there are no words in column {quoted(tokens)}; fill it or remove the row")
-    words = _list_of_words(table, row, cells[tokens], tokens)
+    words = words_of(table, row, cells[tokens], tokens)
     if not all(word.strip() for word in words):
         raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
-    if tags is None or _missing(cells.get(tags)):
+    if tags is None or missing(cells.get(tags)):
         return TokenExample(words)
-    found = _list_of_words(table, row, cells[tags], tags)
+    found = tags_of(table, row, cells[tags], tags, labels)
     if len(found) != len(words):
         raise table.error(row, f"{len(words)} words and {len(found)} tags; expected one tag for each word")
-    return TokenExample(words, reader.read(found, [row] * len(found)))
+    return TokenExample(words, reader.read(found, cells.get(LINES) or [row] * len(found)))
 
 
-def _example_of_spans(table: Table, row: int, cells: _Cells, column: str, spans: str | None) -> TokenExample:
-    text = _text(table, row, cells, column)
+def _example_of_spans(
+    table: Table,
+    row: int,
+    cells: _Cells,
+    column: str,
+    spans: str | None,
+    overlaps: Overlaps,
+    counts: Counter[str],
+) -> TokenExample:
+    text = text_of(table, row, cells, column)
     cell = cells.get(spans) if spans is not None else None
-    labelled = not _missing(cell)
+    labelled = not missing(cell)
+    kept, doubles, overlapping = without_overlaps(
+        text, spans_of(table, row, cell) if labelled else [], overlaps
+    )
+    counts["spans left out that stand there twice"] += doubles
+    if overlaps != "refuse":
+        counts[f"spans left out that overlap a kept one (task.overlaps={overlaps})"] += overlapping
     try:
-        words, offsets, tags = spans_to_tags(text, _spans(table, row, cell) if labelled else [])
-    except UserError:
-        raise
+        words, offsets, tags = spans_to_tags(text, kept)
     except ValueError as error:
-        raise table.error(row, " ".join(str(error).split())) from error
+        advice = "; task.overlaps=longest (or first) keeps one of them" if overlapping else ""
+        raise table.error(row, " ".join(str(error).split()) + advice) from error
     return TokenExample(words, tags if labelled else None, text, offsets)
 
 
@@ -383,34 +539,23 @@ def _check_labelled(table: Table, rows: _Rows, split: str) -> None:
         )
 
 
-def _check_pairs(tables: Mapping[str, Table], rows: Mapping[str, _Rows]) -> None:
-    paired = {
-        split: isinstance(first, TextExample) and first.pair is not None
-        for split, ((_, first), *_) in rows.items()
-    }
+def _check_pairs(tables: Mapping[str, Table], used: Mapping[str, _Used]) -> None:
+    main = next(iter(tables))
     for split, table in tables.items():
-        if paired[split] != paired["train"]:
-            here, there = ("pairs", "single texts") if paired[split] else ("single texts", "pairs")
-            raise UserError(f"{table.name}: {here}, but {tables['train'].name} has {there}; name the columns")
+        if ("pair" in used[split]) != ("pair" in used[main]):
+            here, there = ("pairs", "single texts") if "pair" in used[split] else ("single texts", "pairs")
+            raise UserError(f"{table.name}: {here}, but {tables[main].name} has {there}; name the columns")
 
 
 def _label_names(kind: TaskType, rows: _Rows) -> tuple[str, ...]:
     if not kind.has_classes:
         return ()
-    names = {name for _, example in rows for name in _names_in(example)}
+    names = {name for _, example in rows for name in counted_labels(example)}
     if kind.tagging:
-        types = sorted({name[2:] for name in names if name != "O"})
-        return ("O", *(f"{prefix}-{one}" for one in types for prefix in "BI"))
+        return ("O", *(f"{prefix}-{one}" for one in sorted(names) for prefix in "BI"))
     if all(_INTEGER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
-
-
-def _names_in(example: Example) -> tuple[str, ...]:
-    label = label_of(example)
-    if isinstance(label, str):
-        return (label,)
-    return label if isinstance(label, tuple) else ()
 
 
 def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) -> None:
@@ -419,15 +564,29 @@ def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) 
         if not names:
             raise UserError(f"{train.name}: no row has a class; there is nothing to learn")
     elif len(names) < 2:
-        raise UserError(f"{train.name}: expected at least two labels, found only {quoted(names[0])}")
+        found = quoted(names[0]) if names else "none"
+        raise UserError(f"{train.name}: expected at least two labels, found only {found}")
 
 
-def _check_known(table: Table, rows: _Rows, names: Sequence[str], source: str) -> None:
-    known = set(names)
-    for row, example in rows:
-        for name in _names_in(example):
-            if name not in known:
-                raise table.error(
-                    row,
-                    f"the label {quoted(name)} is not among those of {source}: {listed(map(quoted, names))}",
-                )
+def _unknown_labels(
+    table: Table, split: str, rows: _Rows, names: Sequence[str], source: str, *, strict: bool
+) -> Iterator[str]:
+    """Yields a note about labels that are not among those of the model, or raises.
+
+    It raises for train, and where no label is known; a dev split of entities of one rare type is no error.
+    """
+    known = {*names, *(name[2:] for name in names if name.startswith("B-"))}
+
+    def labels(example: Example) -> tuple[str, ...]:
+        return (isinstance(example, TokenExample) and strict and example.tags) or counted_labels(example)
+
+    found = Counter(name for _, example in rows for name in labels(example))
+    unknown = {name: count for name, count in found.items() if name not in known}
+    is_rare = source == "the train split" and isinstance(rows[0][1], TokenExample)
+    if unknown and (strict or (len(unknown) == len(found) and not is_rare)):
+        row, name = next((row, name) for row, example in rows for name in labels(example) if name in unknown)
+        have = listed(map(quoted, names))
+        raise table.error(row, f"the label {quoted(name)} is not among those of {source}: {have}")
+    if unknown:
+        lost = listed(f"{name} ({count:,})" for name, count in Counter(unknown).most_common())
+        yield f"{split}: labels that are not among those of {source} count as missed: {lost}"

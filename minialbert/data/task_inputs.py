@@ -82,10 +82,10 @@ def encode_texts(
 
 
 def label_value(label: str | float | tuple[str, ...], ids: Mapping[str, int]) -> int | float | list[float]:
-    """Return a label as the loss wants it: an id, a score, or one 0/1 per class."""
+    """Return a label as the loss wants it: an id (`IGNORED` for an unknown class), a score, or one 0/1 per class."""
     if isinstance(label, tuple):
         return [float(name in label) for name in ids]
-    return ids[label] if isinstance(label, str) else float(label)
+    return ids.get(label, IGNORED) if isinstance(label, str) else float(label)
 
 
 def encode_sentences(
@@ -155,7 +155,7 @@ def _tag_ids(
     if all_pieces:
         found = [IGNORED if word < 0 else ids.get(_inside(tags[word]), IGNORED) for word in window.words]
     for position, word in zip(*window.first_pieces, strict=True):
-        found[position] = ids[tags[word]]
+        found[position] = ids.get(tags[word], IGNORED)
     return found
 
 

@@ -235,6 +235,19 @@ class MultiLabel(TaskType):
         named = [tuple(name for name, is_in in zip(task.labels, row, strict=True) if is_in) for row in chosen]
         return named, multi_label_metrics(np.array(gold, dtype=bool), chosen) if gold is not None else {}
 
+    def results(
+        self, task: Task, examples: Sequence[Any], encoded: Encoded, logits: Sequence[Logits]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return answers and figures; classes that the model does not have count as one that it never names."""
+        answers, metrics = super().results(task, examples, encoded, logits)
+        unknown = [bool(set(example.label or ()) - set(task.labels)) for example in examples]
+        if metrics and any(unknown):
+            gold = np.column_stack([[row["labels"] for row in encoded.rows], unknown]).astype(bool)
+            metrics = multi_label_metrics(
+                gold, np.column_stack([np.stack(logits) > 0, np.zeros_like(unknown)])
+            )
+        return answers, metrics
+
     def answer(
         self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
     ) -> dict[str, Any]:

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-from minialbert.data.examples import Example, Task, TokenExample, check_metric, first_rows
+from minialbert.data.examples import (
+    Example,
+    Task,
+    TextExample,
+    TokenExample,
+    check_metric,
+    counted_labels,
+    first_rows,
+    label_of,
+)
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, load_glue
-from minialbert.data.hub import PREFIX
-from minialbert.data.ner import load_ner
 from minialbert.data.rows import LabelledData
-from minialbert.data.table_files import EXTENSIONS
 from minialbert.data.tables import ROLES, load_table
 from minialbert.data.task_types import TASK_TYPES, task_options, task_type
-from minialbert.errors import UserError, local_path, quoted
+from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.schema import TaskRecipe
 
 
-def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bool = True) -> Task:
+def load_task(
+    recipe: TaskRecipe,
+    *,
+    data: LabelledData | None = None,
+    carve: bool = True,
+    model_labels: Sequence[str] | None = None,
+) -> Task:
     """Return the task that a recipe names.
 
     The data may be others than the recipe's, also rows in memory, see `load_table`; `carve` sets rows of train apart
-    for validation where there is no such split.
+    for validation where there is no such split. With the labels of a model to be scored no train split is needed.
     """
     name, data = recipe.name, recipe.data if data is None else data
     options = task_options()
@@ -44,37 +57,24 @@ def load_task(recipe: TaskRecipe, *, data: LabelledData | None = None, carve: bo
             )
         if data is None:
             raise UserError(f"task {name} has no data: give --data, a directory or file")
-        own_name = None if name in options else name
-        # A name of one's own is for tables alone.
-        if own_name is None and kind.tagging and isinstance(data, str | Path) and not _is_table(data):
-            task = load_ner(data, name=own_name, repair=recipe.iob)
-        else:
-            task = load_table(
-                data,
-                kind.name,
-                name=own_name,
-                columns=recipe.model_dump(include=set(ROLES)),
-                labels=recipe.labels,
-                label_separator=recipe.label_separator,
-                repair=recipe.iob,
-            )
+        task = load_table(
+            data,
+            kind.name,
+            name=None if name in options else name,
+            columns=recipe.model_dump(include=set(ROLES)),
+            labels=recipe.labels,
+            model_labels=model_labels,
+            label_separator=recipe.label_separator,
+            repair=recipe.iob,
+            overlaps=recipe.overlaps,
+        )
     task = first_rows(task, recipe.max_train_rows)
     if recipe.metric is not None:
         check_metric(task.type, recipe.metric)
         task = replace(task, metric=recipe.metric)
-    if carve and "validation" not in task.splits:
+    if carve and "validation" not in task.splits and "train" in task.splits:
         task = _carve_validation(task, recipe.validation_fraction)
     return task
-
-
-def _is_table(data: str | Path) -> bool:
-    """Tell whether a path holds csv, jsonl or parquet, or is on the hub, rather than two-column tagged lines."""
-    if str(data).startswith(PREFIX):
-        return True
-    path = local_path(data)
-    tables = {extension for extension in EXTENSIONS if extension != ".tsv"}
-    files = path.iterdir() if path.is_dir() else [path]
-    return any(file.suffix.lower() in tables for file in files)
 
 
 def _carve_validation(task: Task, fraction: float) -> Task:
@@ -96,11 +96,68 @@ def _carve_validation(task: Task, fraction: float) -> Task:
     return replace(task, splits=parts, notes=(*task.notes, note))
 
 
+_SHOWN = 12  # labels whose counts a line has
+
+
+def understood(task: Task) -> list[str]:
+    """Return what was read, in lines to look at before anything is trained or scored.
+
+    They are the rows of each split, the columns, the longest text, and the labels with their counts in each split.
+    """
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in task.splits.items())
+    length, unit = _longest(task)
+    read = f"{shown(task.name)}: {rows} rows; longest {length:,} {unit}"
+    lines = [f"{read}; {task.columns}" if task.columns else read]
+    if not task.type.has_classes:
+        for name, split in task.splits.items():
+            scores = [score for row in split if isinstance(score := label_of(row), float)]
+            lines += [f"{name}: scores from {min(scores):g} to {max(scores):g}"] if scores else []
+        return lines
+    counts = _label_counts(task)
+    labelled = [
+        name for name, split in task.splits.items() if any(label_of(row) is not None for row in split)
+    ]
+    order = sorted(counts, key=lambda label: -sum(counts[label].values()))
+    told = (f"{name} {'/'.join(f'{counts[name].get(split, 0):,}' for split in labelled)}" for name in order)
+    more = f" and {len(order) - _SHOWN:,} more" if len(order) > _SHOWN else ""
+    what = "entities" if task.type.tagging else "labels"
+    return [*lines, f"{what} ({'/'.join(labelled)}): {listed(islice(told, _SHOWN), 600)}{more}"]
+
+
+def _longest(task: Task) -> tuple[int, str]:
+    """Return the characters of the longest text or pair, or the words of the longest sentence."""
+    texts = [row for split in task.splits.values() for row in split]
+    if task.type.tagging:
+        return max((len(row.words) for row in texts if isinstance(row, TokenExample)), default=0), "words"
+    lengths = (len(row.text) + len(row.pair or "") for row in texts if isinstance(row, TextExample))
+    return max(lengths, default=0), "characters"
+
+
+def _label_counts(task: Task) -> dict[str, dict[str, int]]:
+    """Return for each class or entity type how often each split has it, and rows of several classes without one."""
+    counts: dict[str, Counter[str]] = {}
+    for label in task.labels:
+        counts.setdefault(label[2:] if task.type.tagging else label, Counter())
+    for name, split in task.splits.items():
+        for row in split:
+            found = counted_labels(row)
+            if task.type.label == "classes" and found == () and label_of(row) is not None:
+                found = ("(none)",)
+            for label in found:
+                counts.setdefault(label, Counter())[name] += 1
+    counts.pop("", None)
+    return {label: dict(count) for label, count in counts.items()}
+
+
 def task_summary(task: Task) -> dict[str, Any]:
-    """Return what a record says about a task: rows per split and notes."""
+    """Return what a record says about a task: rows and labels per split, columns, the longest text, and notes."""
+    length, unit = _longest(task)
     return {
         "rows": {name: len(rows) for name, rows in task.splits.items()},
         "labels": list(task.labels),
+        "label_counts": _label_counts(task),
+        "columns": task.columns,
+        f"longest_{unit}": length,
         "notes": list(task.notes),
     }
 

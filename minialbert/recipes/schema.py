@@ -377,12 +377,18 @@ class TaskRecipe(Section):
     )
     text: str | None = key(None, "Column of the text (null: found by its usual names)")
     pair: str | None = key(None, "Column of the second text")
-    label: str | None = key(None, "Column of the label")
+    label: str | list[str] | None = key(
+        None, "Column of the label; of several classes also the columns with a 0 or 1 for each"
+    )
     tokens: str | None = key(None, "Column of the words")
     tags: str | None = key(None, "Column of the words' tags")
     spans: str | None = key(None, "Column of character spans")
     labels: list[str] | None = key(None, "Label names in the order of their ids (null: sorted)", min_length=1)
-    label_separator: str = key("|", "Between labels of a multi-label csv cell", min_length=1)
+    label_separator: str | None = key(
+        None,
+        "Between labels of a multi-label cell (null: found, one of | ; , and others)",
+        min_length=1,
+    )
     metric: str | None = key(None, "What selects and is reported (null: the task's own)")
     max_train_rows: Count | None = key(None, "Use the first N training rows")
     validation_fraction: float = key(
@@ -390,6 +396,9 @@ class TaskRecipe(Section):
     )
     iob: Literal["repair", "refuse"] = key(
         "repair", "An I- tag that follows nothing: read as B-, or refuse the file"
+    )
+    overlaps: Literal["refuse", "longest", "first"] = key(
+        "refuse", "Spans that share a word: refuse them, or keep one and count the others"
     )
     max_length: int = key(128, "Tokens per input, special tokens included", ge=8, le=65536)
     overlap: int = key(32, "Tokens that windows of a long sentence share (token labels, prediction)", ge=0)

@@ -16,6 +16,7 @@ MAX_BYTES = 100_000
 # No number of a recipe is longer; spelled in hexadecimal it could be one that takes minutes to print.
 _MAX_DIGITS = 100
 _MAX_DEPTH = 20
+_MARKS = re.compile(r"[,;:|/\\&#+*!?%@>=-]+")
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,6 +109,8 @@ def read_yaml(path: Path) -> tuple[dict[Hashable, Any], yaml.Node]:
 
 def read_yaml_value(text: str, source: str) -> Any:
     """Returns one YAML scalar or list as given on a command line, which messages call `source`; never a mapping."""
+    if _MARKS.fullmatch(text):
+        return text  # a separator, which YAML would take for its own
     value, node = _parse(text, source)
     if node is None or isinstance(value, dict):
         raise UserError(f"{source}: takes one value or a list (null clears it), got {quoted(text)}")

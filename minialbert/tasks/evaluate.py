@@ -23,7 +23,7 @@ from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, wr
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_types import TaskType, task_options, task_type
-from minialbert.data.tasks import load_task
+from minialbert.data.tasks import load_task, task_summary, understood
 from minialbert.data.words import with_words
 from minialbert.errors import MissingExtraError, UserError, display_name
 from minialbert.method.adapters import count_parameters
@@ -211,6 +211,7 @@ def run_evaluation(
         "seed": None,
         "model": model_entry(model, shown_name),
         "rows": {name: len(result.values) for name, result in results.items()},
+        "data": task_summary(task),
         **_depth_record(model, num_iterations, exit_threshold, results),
         "notes": [*notes, *_notes({**results, **for_benchmark}, chosen, max_length)],
         "wall_seconds": round(time.perf_counter() - started, 2),
@@ -252,15 +253,15 @@ def task_of_model(
     kind = _type_of(recipe)
     if kind is not None and kind is not inputs.type:
         raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {kind.name} one")
-    task = _read_task(recipe, model, name, split, data)
-    if task.type.tagging and set(task.labels) < set(labels):
-        task = replace(task, labels=labels)  # of a data set that has not all of the model's entity types
+    task = _read_task(recipe, model, split, data)
     if recipe.metric is None and inputs.metric and task.name == inputs.task:
         check_metric(task.type, inputs.metric)
         task = replace(task, metric=inputs.metric)
     if split is not None and split not in task.splits:
         raise UserError(f"{task.name} has no split {split!r}: there are {', '.join(task.splits)}")
     check_labels(model, task, name)
+    for line in understood(task):
+        logger.info("%s", line)
     return with_words(task, inputs.words or WordRule(), tuning=False) if task.type.tagging else task
 
 
@@ -290,31 +291,15 @@ def _type_of(recipe: TaskRecipe) -> TaskType | None:
 
 
 def _read_task(
-    recipe: TaskRecipe, model: PreTrainedModel, name: str, split: str | None, data: LabelledData | None
+    recipe: TaskRecipe, model: PreTrainedModel, split: str | None, data: LabelledData | None
 ) -> Task:
-    """Read the data; a table takes the model's labels, so that rows of all of them need not occur."""
-    labels = list(model_labels(model))
-    kind = _type_of(recipe)
-    if _is_glue(recipe) or recipe.labels is not None or (kind is not None and not kind.has_classes):
-        return _with_validation(recipe, split, data)
-    try:
-        return _with_validation(recipe.model_copy(update={"labels": labels}), split, data)
-    except UserError:
-        try:
-            task = load_task(recipe, data=data, carve=False)
-        except UserError:
-            task = None
-        if task is not None:  # that the labels are others says more than the first row with one
-            check_labels(model, task, name)
-        raise
-
-
-def _with_validation(recipe: TaskRecipe, split: str | None, data: LabelledData | None) -> Task:
-    task = load_task(recipe, data=data, carve=False)
+    """Read the data, with the model's labels, and with a part of train for validation where that is to be scored."""
+    labels = model_labels(model)
+    task = load_task(recipe, data=data, carve=False, model_labels=labels)
     is_file = recipe.data is not None and Path(recipe.data).expanduser().is_file()
     by_default = split is None and task.reported_split == "validation" and not is_file
     if "validation" not in task.splits and (split == "validation" or by_default):
-        return load_task(recipe, data=data)
+        return load_task(recipe, data=data, model_labels=labels)
     return task
 
 
@@ -358,7 +343,7 @@ def _chosen_split(task: Task, split: str | None, *, has_submission: bool) -> str
         return split
     if task.reported_split in task.splits:
         return task.reported_split
-    return None if has_submission else "train"
+    return None if has_submission else next(iter(task.splits))
 
 
 def _submission_files(task: Task, folder: Path, *, overwrite: bool) -> dict[str, Path]:

@@ -23,7 +23,7 @@ from minialbert.data.examples import Task
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_inputs import IGNORED, Encoded
-from minialbert.data.tasks import load_task, task_identity, task_summary
+from minialbert.data.tasks import load_task, task_identity, task_summary, understood
 from minialbert.data.tokenizers import tokenizer_fingerprint
 from minialbert.data.words import learn_words, with_words
 from minialbert.errors import UserError, display_name
@@ -124,11 +124,12 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         raise UserError("no model: give --model, a directory or hub id")
     task = load_task(recipe.task, data=data)
     check_package(*task.type.package)
+    lines = understood(task)
     words = None
     if task.type.tagging:
         words, statement = learn_words(task.splits["train"])
         task = with_words(replace(task, notes=(*task.notes, statement)), words, tuning=True)
-    notes = list(task.notes)
+    notes = [*lines, *task.notes]
     tuning = recipe.tuning
     set_seed(tuning.seed)
     model, tokenizer, model_notes = load_for_tuning(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minialbert.data.examples import TokenExample
-from minialbert.data.ner import load_ner, read_bio
+from minialbert.data.ner import LINES, TagReader, read_tagged
+from minialbert.data.tables import load_table
 from minialbert.data.tasks import load_task
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
@@ -20,6 +23,23 @@ def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def read_bio(path, *, repair="repair"):
+    """Read the sentences of a file, and what was done to their tags."""
+    table = read_tagged(path)
+    tags = TagReader(table.error, repair)
+    sentences = [
+        TokenExample(tuple(cells["tokens"]), tags.read(cells["tags"], cells[LINES]))
+        for _, cells in table.rows
+    ]
+    return SimpleNamespace(
+        sentences=sentences, repaired=tags.repaired, notes=(*table.notes, *tags.notes("train"))
+    )
+
+
+def load_ner(folder, **options):
+    return load_table(folder, "token", **options)
 
 
 def read(tmp_path, content, **options):
@@ -55,7 +75,6 @@ def test_words_tags_and_first_rows(tmp_path):
         [("no", "O"), ("cure", "O")],
     ]
     assert (file.repaired, file.notes) == (0, ())
-    assert file.first_seen == {"Disease": (1, "B-Disease"), "Chemical": (4, "B-Chemical")}
 
 
 @pytest.mark.parametrize(
@@ -85,8 +104,7 @@ def test_conll_2003_becomes_iob2(tmp_path):
         ("B-PER", "I-PER"),
     ]
     assert file.repaired == 4
-    assert file.notes == ("ncbi/train.tsv: 4 I- tags that followed nothing were read as B-",)
-    assert file.first_seen["MISC"] == (5, "I-MISC")
+    assert file.notes == ("train: 4 I- tags that followed nothing were read as B-",)
     message = error_of(read, tmp_path, content, repair="refuse")
     assert "train.tsv:3: 'I-ORG' follows no entity: expected 'B-ORG'" in message
 
@@ -97,9 +115,7 @@ def test_an_entity_does_not_go_on_past_a_sentence_or_into_another_type(tmp_path)
     assert file.repaired == 2
     message = error_of(read, tmp_path, "b\tB-X\nc\tI-Y\n", repair="refuse")
     assert ":2: 'I-Y' follows an entity X" in message
-    assert read(tmp_path, "a\tI-X\n").notes == (
-        "ncbi/train.tsv: 1 I- tag that followed nothing was read as B-",
-    )
+    assert read(tmp_path, "a\tI-X\n").notes == ("train: 1 I- tag that followed nothing was read as B-",)
 
 
 def test_quotes_marks_and_odd_spaces_are_ordinary(tmp_path):
@@ -127,10 +143,9 @@ def test_columns_between_word_and_tag(tmp_path):
         ("a\tB\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'B'"),
         ("a\tB-\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'B-'"),
         ("a\t\n", ":1: expected a tag O, B-TYPE or I-TYPE, found ''"),
-        ("a\tS-Disease\n", ":1: the tag 'S-Disease' is of another scheme .* convert the file to IOB2"),
-        ("a\tB-X\nb\tE-X\n", ":2: the tag 'E-X' is of another scheme"),
-        ("a\tB-X\nb\tL-X\n", ":2: the tag 'L-X' is of another scheme"),
-        ("a\tU-X\n", ":1: the tag 'U-X' is of another scheme"),
+        ("a\tS-\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'S-'"),
+        ("a\tS\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'S'"),
+        ("a\tE- X\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'E- X'"),
         (b"a\tO\n\xe9t\xe9\tO\n", ":2: not UTF-8 .byte 0xe9."),
     ],
 )
@@ -143,6 +158,33 @@ def test_errors_name_file_and_row(tmp_path, content, message):
 
 def test_a_file_that_is_not_there(tmp_path):
     assert "cannot be read (No such file" in error_of(read_bio, tmp_path / "nowhere.tsv")
+
+
+def test_a_first_column_that_numbers_the_words(tmp_path):
+    file = read(tmp_path, "1\tfoo\tNN\tB-X\n2\tbar\tNN\tI-X\n\n1\t2\tCD\tO\n")
+    assert pairs(file) == [[("foo", "B-X"), ("bar", "I-X")], [("2", "O")]]
+    note = "the first column has numbers, so the words are read from the second"
+    assert file.notes == (note,)
+    file = read(tmp_path, "7\tim\tO\n8-9\tim\t_\n8\tin\tO\n8.1\tx\tO\n\n9\tdem\tO\n")
+    assert [sentence.words for sentence in file.sentences] == [("im", "in"), ("dem",)]
+    assert file.notes == (note, "2 rows whose number is no whole one are left out")
+    assert read(tmp_path, "1\tCD\tO\nx\tCD\tO\n").sentences[0].words == ("1", "x")
+    assert read(tmp_path, "1\tO\n2\tB-X\n").sentences[0].words == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected", "note"),
+    [
+        ("B-X I-X E-X S-Y O", "B-X I-X I-X B-Y O", "train: tags in BIOES were read as IOB2 (1 E-, 1 S-)"),
+        ("B-X L-X U-X U-X O", "B-X I-X B-X B-X O", "train: tags in BILOU were read as IOB2 (1 L-, 2 U-)"),
+        ("B-X M-X E-X", "B-X I-X I-X", "train: tags in BIOES were read as IOB2 (1 E-, 1 M-)"),
+        ("B-X E-X I-X E-X", "B-X I-X B-X I-X", "train: tags in BIOES were read as IOB2 (2 E-)"),
+    ],
+)
+def test_other_schemes_become_iob2(tmp_path, tags, expected, note):
+    file = read(tmp_path, "".join(f"w\t{tag}\n" for tag in tags.split()))
+    assert file.sentences[0].tags == tuple(expected.split())
+    assert file.notes[0] == note and file.repaired == ("E-X I-X" in tags)
 
 
 # Writing
@@ -191,7 +233,10 @@ def test_a_task_from_a_directory(tmp_path):
         "test": 2,
     }
     assert task.splits["validation"] == [TokenExample(("zinc",), ("B-Chemical",))]
-    assert task.notes == ("NCBI-Disease/devel.tsv: 1 I- tag that followed nothing was read as B-",)
+    assert task.notes == (
+        "NCBI-Disease: left out train_dev.tsv",
+        "validation: 1 I- tag that followed nothing was read as B-",
+    )
     assert load_ner(str(folder), name="n").name == "n"
     assert "devel.tsv:1" in error_of(load_ner, folder, repair="refuse")
 
@@ -221,19 +266,22 @@ def test_only_train(tmp_path):
     write(tmp_path / "Set" / "train.tsv", TRAIN)
     task = load_ner(tmp_path / "Set")
     assert set(task.splits) == {"train"}
-    assert task.notes == ("Set: there is no validation split",)
+    assert (task.name, task.notes) == ("set", ())
 
 
 def test_directories_that_do_not_fit(tmp_path):
     folder = tmp_path / "set"
-    assert "does not exist: expected a directory with train.tsv" in error_of(load_ner, folder)
+    assert error_of(load_ner, folder) == f"no such file or directory: {folder}"
     write(folder / "train_dev.tsv", TRAIN)
-    write(folder / "train.json", "{}")
     message = error_of(load_ner, folder)
-    assert "has no train file" in message and "found train.json, train_dev.tsv" in message
+    assert "no train split; expected train with one of .csv .tsv" in message and ".conll" in message
+    assert message.endswith("found train_dev.tsv")
+    write(folder / "train.yaml", "{}")
+    assert "train.yaml: unknown extension" in error_of(load_ner, folder)
     file = write(folder / "train.tsv", "a\tO\n")
-    assert "is a file: expected a directory" in error_of(load_ner, file)
-    assert "train.tsv has no entity" in error_of(load_ner, folder)
+    assert "expected at least two labels, found only 'O'" in error_of(load_ner, folder)
+    write(file, TRAIN)
+    assert load_ner(file).splits == load_ner(folder).splits
     write(file, TRAIN)
     write(folder / "dev.tsv", TRAIN)
     write(folder / "devel.txt", TRAIN)
@@ -243,9 +291,11 @@ def test_directories_that_do_not_fit(tmp_path):
 def test_a_type_that_train_does_not_have(tmp_path):
     write(tmp_path / "train.tsv", TRAIN)
     write(tmp_path / "test.tsv", "a\tO\n\n# note\nb\tB-Disease\nc\tB-Gene\nd\tB-Gene\n")
-    message = error_of(load_ner, tmp_path)
-    assert message.startswith(f"{tmp_path / 'test.tsv'}:5: the entity type of the tag 'B-Gene'")
-    assert "train, which has Chemical, Disease;" in message
+    task = load_ner(tmp_path)
+    assert task.labels == ("O", "B-Chemical", "I-Chemical", "B-Disease", "I-Disease")
+    assert task.notes == (
+        "test: labels that are not among those of the train split count as missed: Gene (2)",
+    )
 
 
 # The hub
@@ -338,12 +388,12 @@ def test_a_hub_data_set_with_strings(hub):
             "row 2: expected a list of strings in column 'ner_tags', found ['O', None]",
         ),
         (hub_split([["a"], ["b", ""]], [[1], [0, 0]]), "row 2: word 2 is empty"),
-        (hub_split([["a"]], [[1]], ["O", "S-X"]), "row 1: the tag 'S-X' is of another scheme"),
+        (hub_split([["a"]], [[1]], ["O", "S-"]), "row 1: expected a tag O, B-TYPE or I-TYPE, found 'S-'"),
         (hub_split([[]], [[]]), "has 0 sentences"),
         (hub_split([["a"]], [[0]]), "expected at least two labels, found only 'O'"),
         (
             datasets.Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[1]]}),
-            "row 1: expected a list of strings in column 'ner_tags', found [1]",
+            "row 1: the tags in column 'ner_tags' are numbers, and their names are not known: name them in the order",
         ),
     ],
 )  # fmt: skip
@@ -358,10 +408,8 @@ def test_hub_splits_that_do_not_fit(hub):
     hub(dev=split, test=split)
     assert "has no train split: expected train, found dev, test" in error_of(load_hub, "hub:owner/name")
     hub(train=split, test=hub_split([["b"]], [[1]], ["O", "B-Gene"]))
-    assert (
-        "(test), row 1: the label 'B-Gene' is not among those of the train split: 'O', 'B-Disease'"
-        in error_of(load_hub, "hub:owner/name")
-    )
+    note = "test: labels that are not among those of the train split count as missed: Gene (1)"
+    assert load_hub("hub:owner/name").notes == (note,)
     for name in ("hub:name", "hub:a/b:c:d", "hub:a/b/c", "hub:"):
         assert "expected hub:OWNER/NAME" in error_of(load_hub, name)
 

@@ -10,6 +10,7 @@ import tempfile
 from decimal import Decimal
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -170,15 +171,16 @@ def test_errors_name_file_and_row(tmp_path, name, content, row, message):
         ("t.csv", "\n\r\n\n", "the file holds blank lines only; expected a header"),
         ("t.csv", "text,label\n\n", "0 rows; expected at least one"),
         ("t.jsonl", "\n\n", "0 rows; expected at least one"),
-        ("t.txt", "a", "unknown extension; expected one of .csv .tsv .jsonl .ndjson .parquet"),
-        ("t.json", "[]", "a file with one JSON object a line is named .jsonl"),
+        ("t.txt", "a", "unknown extension; expected one of .csv .tsv .jsonl .ndjson .json .parquet"),
+        ("t.json", "[]", "0 rows; expected at least one"),
+        ("t.json", '[{"text": "a"}', "not JSON (Expecting ',' delimiter"),
         ("t.parquet", b"PAR1 and then nothing PAR1", "not readable as Parquet after row 0"),
         ("t.csv", "Body,Label\na,x\n", "no text column; expected one of text, sentence,"),
         ("t.csv", "Body,Label\na,x\n", "found the columns 'Body', 'Label'"),
         (
             "t.csv",
             "text,target\na,x\n",
-            "no label column; expected one of label, labels, class, found the col",
+            "no label column; expected one of label, labels, class, gold_label, found the col",
         ),
         ("t.csv", "text,sentence,label\na,b,x\n", "'text' and 'sentence' could each be the text column"),
         ("t.csv", "text,label\na,x\nb,x\n", "expected at least two labels, found only 'x'"),
@@ -346,7 +348,13 @@ def test_order_of_labels(tmp_path):
 def test_labels_that_train_does_not_have(tmp_path):
     write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
     dev = write(tmp_path / "dev.csv", 'text,label\n"c\nc",x\nd,z\n')
-    assert error(tmp_path) == f"{dev}:4: the label 'z' is not among those of the train split: 'x', 'y'"
+    task = load_table(tmp_path, "single-label")
+    assert task.notes == (
+        "validation: labels that are not among those of the train split count as missed: z (1)",
+    )
+    assert (task.labels, task.splits["validation"][1].label) == (("x", "y"), "z")
+    write(dev, 'text,label\n"c\nc",q\nd,z\n')
+    assert error(tmp_path) == f"{dev}:2: the label 'q' is not among those of the train split: 'x', 'y'"
     train = tmp_path / "train.csv"
     assert (
         error(tmp_path, labels=["x", "z"])
@@ -354,7 +362,7 @@ def test_labels_that_train_does_not_have(tmp_path):
     )
     assert load_table(tmp_path, "single-label", labels=["x", "y", "z"]).labels == ("x", "y", "z")
     write(train, 'text,label\na,x\nb,"y\ny"\n')
-    assert error(tmp_path).endswith("the label 'z' is not among those of the train split: 'x', 'y\\ny'")
+    assert error(tmp_path).endswith("the label 'q' is not among those of the train split: 'x', 'y\\ny'")
 
 
 def test_multi_label_cells_of_csv(tmp_path):
@@ -369,7 +377,9 @@ def test_multi_label_cells_of_csv(tmp_path):
     assert [example.label for example in task.splits["test"]] == [None, None]
     assert task.notes == ("test: every cell of 'label' is empty, so the split counts as unlabelled",)
     write(test, "text,label\nd,x|q\n")
-    assert error(tmp_path, "multi-label").startswith(f"{test}:2: the label 'q' is not among")
+    task = load_table(tmp_path, "multi-label")
+    assert task.splits["test"][0].label == ("x", "q")
+    assert task.notes == ("test: labels that are not among those of the train split count as missed: q (1)",)
 
 
 def test_multi_label_separator_and_bad_cells(tmp_path):
@@ -469,8 +479,10 @@ def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
     assert task.splits["train"][0].tags == ("B-X", "I-X", "O", "B-Y", "B-X", "B-X", "I-X")
     assert task.notes == ("train: 3 I- tags that followed nothing were read as B-",)
     assert task.splits["test"] == [TokenExample(("unlabelled", "words"))]
-    write(path, "tokens,tags\na b,B-X E-X\n")
-    assert error(tmp_path, "token").startswith(f"{path}:2: the tag 'E-X' is of another scheme (BIOES, BILOU)")
+    write(path, "tokens,tags\na b c,B-X E-X S-X\n")
+    task = load_table(tmp_path, "token")
+    assert task.splits["train"][0].tags == ("B-X", "I-X", "B-X")
+    assert task.notes == ("train: tags in BIOES were read as IOB2 (1 E-, 1 S-)",)
     write(path, "tokens,tags\na b,O O\n")
     assert "expected at least two labels, found only 'O'" in error(tmp_path, "token")
 
@@ -486,7 +498,11 @@ def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "word 2 is empty"),
         ({"tokens": [], "tags": []}, "there are no words in column 'tokens'"),
         ({"tokens": ["a", 1], "tags": ["O", "O"]}, "expected a list of strings in column 'tokens'"),
-        ({"tokens": ["a"], "tags": [0]}, "expected a list of strings in column 'tags', found [0]"),
+        (
+            {"tokens": ["a"], "tags": [0]},
+            "the tags in column 'tags' are numbers, and their names are not known",
+        ),
+        ({"tokens": ["a"], "tags": [0.5]}, "expected a list of strings in column 'tags', found [0.5]"),
         ({"tokens": ["a"], "tags": ["B-"]}, "expected a tag O, B-TYPE or I-TYPE, found 'B-'"),
         ({"tokens": ["a"], "tags": ["B- X"]}, "expected a tag O, B-TYPE or I-TYPE, found 'B- X'"),
         ({"tokens": ["a"], "tags": None}, "no label; every row of train needs one"),
@@ -502,8 +518,17 @@ def test_bad_words_and_tags(tmp_path, row, message):
 def test_tags_unknown_to_train(tmp_path):
     write(tmp_path / "train.tsv", "tokens\ttags\na b\tB-X O\n")
     dev = write(tmp_path / "dev.tsv", "tokens\ttags\na b\tB-X I-X\nc\tB-Y\n")
-    assert error(tmp_path, "token").startswith(
-        f"{dev}:3: the label 'B-Y' is not among those of the train split"
+    task = load_table(tmp_path, "token")
+    assert task.labels == ("O", "B-X", "I-X")
+    assert task.notes == (
+        "validation: labels that are not among those of the train split count as missed: Y (1)",
+    )
+    write(dev, "tokens\ttags\na b\tO O\nc\tB-Y\n")
+    assert load_table(tmp_path, "token").notes == task.notes
+    message = error(tmp_path, "token", model_labels=["O", "B-Z", "I-Z"])
+    assert "train.tsv:2: the label 'X' is not among those of the model: 'O', 'B-Z', 'I-Z'" in message
+    assert "train.tsv:2: the label 'B-X' is not among those of `labels`" in error(
+        tmp_path, "token", labels=["O", "I-X", "B-Y"]
     )
     labels = ["O", "B-Y", "I-Y", "B-X", "I-X"]
     assert load_table(tmp_path, "token", labels=labels).labels == tuple(labels)
@@ -556,15 +581,17 @@ def test_spans_of_parquet_are_structs(tmp_path):
     [
         ([[0, 99, "X"]], "99"),
         ([[3, 3, "X"]], "3"),
-        ([[0, 2, "X"], [1, 3, "Y"]], "overlap"),
+        ([[0, 2, "X"], [1, 3, "Y"]], "share no word; task.overlaps=longest (or first) keeps one of them"),
         ([[0, 2, " "]], "label"),
         ([[0, 99, "X\nY"]], "99"),
         ([[0, 2]], "expected a span as start, end (integers) and label, found [0, 2]"),
         ([[0, True, "X"]], "expected a span as start, end (integers) and label"),
-        ([{"start": 0.0, "end": 1, "label": "X"}], "expected a span as start"),
+        ([{"start": 0.5, "end": 1, "label": "X"}], "expected a span as start"),
+        ([{"start": "0x1", "end": "2", "label": "X"}], "expected a span as start"),
         ([{"start": 0, "end": 1}], "expected a span as start"),
         (["X"], "expected a span as start"),
-        ({"start": [0], "end": [1], "label": ["X"]}, "expected a list of spans, found"),
+        ({"start": [0], "end": [1, 2], "label": ["X"]}, "expected lists of one length"),
+        ({"start": 0, "end": 1, "label": "X"}, "expected a list of spans, found"),
         ("0-3 X", "expected spans as a JSON list, found '0-3 X'"),
         (None, "no label; every row of train needs one"),
     ],
@@ -589,3 +616,175 @@ def test_which_form_a_token_table_has(tmp_path):
     assert "expected columns tokens and tags, or text and spans; found the columns 'text', 'label'" in error(
         path, "token"
     )
+
+
+# What people have
+
+
+def test_a_pair_under_its_usual_names_and_what_is_left_out(tmp_path):
+    for first, second in [
+        ("text", "text_pair"),
+        ("question", "context"),
+        ("text_a", "text_b"),
+        ("query", "passage"),
+    ]:
+        path = write(tmp_path / "t.csv", f"source,{first},{second},gold_label\ns,a,b,x\ns,c,d,y\n")
+        task = load_table(path, "single-label")
+        assert task.splits["train"][0] == TextExample("a", "b", "x")
+        assert task.columns.startswith("text") and f"pair '{second}', label 'gold_label'" in task.columns
+        assert task.columns.endswith("; left out 'source'")
+    path = write(tmp_path / "t.csv", "query,passage,extra,label\na,b,c,x\nd,e,f,y\n")
+    assert load_table(path, "single-label", columns={"text": "extra"}).columns == (
+        "text 'extra', label; left out 'query', 'passage'"
+    )
+    path = write(tmp_path / "t.csv", "query,passage,premise,hypothesis,label\na,b,c,d,x\n")
+    assert (
+        "'premise', 'hypothesis', 'query', 'passage' could each be the text or its pair; name them"
+        in error(path)
+    )
+    path = write(tmp_path / "t.csv", "text,question,context,label\na,b,c,x\nd,e,f,y\n")
+    assert "'question', 'context', 'text' could each be the text or its pair" in error(path)
+    assert load_table(path, "single-label", columns={"text": "text"}).splits["train"][0] == TextExample(
+        "a", None, "x"
+    )
+    path = write(tmp_path / "t.csv", "Sentence 1,Sentence-2,label\na,b,x\nd,e,y\n")
+    assert load_table(path, "single-label").splits["train"][0] == TextExample("a", "b", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("t.csv", "text\tlabel\na, b\tx\nc\ty\n", "train: columns are divided by TABs"),
+        ("t.csv", "text|label\na, b|x\nc|y\n", "train: columns are divided by bars (|)"),
+        ("t.csv", 'text;"label, main"\na, b;x\nc;y\n', "train: columns are divided by semicolons"),
+        ("t.csv", "text;label, main\na, b;x\nc;y\n", "train: columns are divided by semicolons"),
+        ("t.csv", "sep=;\r\ntext;label\r\na, b;x\r\nc;y\r\n", "train: columns are divided by semicolons"),
+        ("t.csv", 'sep=,\ntext,label\n"a, b",x\nc,y\n', None),
+    ],
+)
+def test_csv_as_spreadsheets_write_it(tmp_path, name, content, note):
+    task = load_table(
+        write(tmp_path / name, content), "single-label", columns={"label": content_label(content)}
+    )
+    assert [row.text for row in task.splits["train"]] == ["a, b", "c"]
+    assert task.notes == (() if note is None else (note,))
+
+
+def content_label(content):
+    return "label, main" if "label, main" in content else "label"
+
+
+def test_a_row_is_named_behind_a_line_of_the_delimiter(tmp_path):
+    path = write(tmp_path / "t.csv", "sep=;\ntext;label\na;x\nb\n")
+    assert error(path).startswith(f"{path}:4: expected 2 columns as in the header, found 1")
+    path = write(tmp_path / "t.csv", "text:label\na:x\nb,c:y\n")
+    assert "the header 'text:label' is one column where commas divide them" in error(path)
+
+
+QUOTED_TSV = [
+    'text\tlabel\n"a\nb"\tx\nc\ty\n',  # a line end
+    'text\tlabel\n"a ""b"""\tx\nc\ty\n',  # quotes
+    'text\tlabel\n"a, b"\tx\nc\ty\n',  # Excel's, for a comma
+    '"text"\t"label"\n"a"\t"x"\n"c"\t"y"\n',
+    'text\tlabel\n"a\tb"\tx\nc\ty\n',
+]
+PLAIN_TSV = [
+    'text\tlabel\n"a"\tx\nc\ty\n',
+    'text\tlabel\n"a, b"\tx\nc, d\ty\n',
+    'text\tlabel\n"a\tx\nb"\ty\n',
+    'text\tlabel\n"a" b\tx\nc\ty\n',
+    'text\tlabel\nhe said "a"\tx\n"c, d"\ty\n',
+]
+
+
+def test_tsv_in_the_quotes_of_a_spreadsheet(tmp_path):
+    texts = []
+    for content in QUOTED_TSV:
+        task = load_table(write(tmp_path / "t.tsv", content), "single-label")
+        assert task.notes == ("train: cells in quotes are read without them, as spreadsheets write them",)
+        texts.append(task.splits["train"][0].text)
+    assert texts == ["a\nb", 'a "b"', "a, b", "a", "a\tb"]
+    for content in PLAIN_TSV:
+        task = load_table(write(tmp_path / "t.tsv", content), "single-label")
+        assert task.notes == () and '"' in "".join(row.text for row in task.splits["train"])
+
+
+def test_rows_that_an_annotator_rejected(tmp_path):
+    rows = [
+        {"text": "a b", "spans": [[0, 1, "X"]], "answer": answer} for answer in ("accept", "reject", "ignore")
+    ]
+    path = write_jsonl(tmp_path / "t.jsonl", rows)
+    task = load_table(path, "token")
+    assert len(task.splits["train"]) == 1
+    assert task.notes == ("train: 2 rows left out that an annotator rejected, ignored or cancelled",)
+    write_jsonl(path, rows[1:])
+    assert "rejected, ignored or cancelled every row" in error(path, "token")
+    answers = [{"text": "a", "label": "x", "answer": "reject"}, {"text": "b", "label": "y", "answer": "no"}]
+    assert load_table(write_jsonl(path, answers), "single-label").notes == ()
+    cancelled = [{"text": t, "label": t, "was_cancelled": t == "c"} for t in "abc"]
+    assert load_table(write_jsonl(path, cancelled), "single-label").labels == ("a", "b")
+
+
+def test_json_arrays_shards_and_names_with_more_dots(tmp_path):
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    write(tmp_path / "train.json", json.dumps(rows, indent=1))
+    for number, row in enumerate(rows):
+        write_parquet(
+            tmp_path / f"test-0000{number}-of-00002.parquet", text=[row["text"]], label=[row["label"]]
+        )
+    write_jsonl(tmp_path / "dev.final.jsonl", rows[:1])
+    write_jsonl(tmp_path / "train.old.jsonl", rows[:1])
+    task = load_table(tmp_path, "single-label")
+    assert {split: [row.text for row in part] for split, part in task.splits.items()} == {
+        "train": ["a", "b"],
+        "validation": ["a"],
+        "test": ["a", "b"],
+    }
+    assert f"{tmp_path.name}: left out train.old.jsonl" in task.notes
+    assert "validation: read from dev.final.jsonl" in task.notes
+    (tmp_path / "test-00001-of-00002.parquet").unlink()
+    assert "test-00000-of-00002.parquet: expected 2 shards, found 1" in error(tmp_path)
+    assert error(write(tmp_path / "t.json", "[3]")).endswith(
+        "t.json:1: expected a JSON object, found a plain value"
+    )
+
+
+def test_a_split_that_is_a_link_to_nothing(tmp_path):
+    write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+    (tmp_path / "dev.csv").symlink_to(tmp_path / "not-fetched")
+    gone = "is a link to a file that is not there: fetch it"
+    assert f"{tmp_path / 'dev.csv'} {gone}, or remove the link" in error(tmp_path)
+    assert f"{tmp_path / 'dev.csv'} {gone}" in error(tmp_path / "dev.csv")
+    (tmp_path / "dev.csv").unlink()
+    (tmp_path / "dev").mkdir()
+    assert load_table(tmp_path, "single-label").notes == (f"{tmp_path.name}: left out dev/",)
+
+
+def test_class_names_in_parquet_and_in_folders_of_datasets(tmp_path):
+    features = datasets.Features(
+        tokens=datasets.List(datasets.Value("string")),
+        ner_tags=datasets.List(datasets.ClassLabel(names=["O", "B-X", "I-X"])),
+    )
+    data = datasets.Dataset.from_dict({"tokens": [["a", "b"]], "ner_tags": [[1, 2]]}, features=features)
+    data.to_parquet(tmp_path / "train.parquet")
+    datasets.DatasetDict(train=data).save_to_disk(tmp_path / "saved")
+    for path in (tmp_path / "train.parquet", tmp_path / "saved", tmp_path / "saved" / "train"):
+        assert load_table(path, "token").splits["train"] == [TokenExample(("a", "b"), ("B-X", "I-X"))]
+    write(tmp_path / "saved" / "dataset_dict.json", "{")
+    assert "not readable as a data set that was saved to disk" in error(tmp_path / "saved", "token")
+
+
+def test_a_split_to_be_scored_needs_no_train_split(tmp_path):
+    write(tmp_path / "test.csv", "text,label\na,x\nb,q\n")
+    task = load_table(tmp_path, "single-label", model_labels=("y", "x"))
+    assert (task.labels, list(task.splits)) == (("y", "x"), ["test"])
+    assert task.notes == ("test: labels that are not among those of the model count as missed: q (1)",)
+    assert "is not among those of the model: 'y', 'z'" in error(tmp_path, model_labels=("y", "z"))
+
+
+def test_wide_headers_and_objects_are_read_in_little_time(tmp_path):
+    names = [f"c{number}" for number in range(30_000)]
+    path = write(tmp_path / "t.csv", ",".join([*names, "c0"]) + "\n")
+    assert error(path).endswith("the header names 'c0' more than once")
+    twice = "{" + ",".join(f'"{name}": 1' for name in [*names, names[-1]]) + "}"
+    assert "occurs twice" in error(write(tmp_path / "t.jsonl", twice))

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from minialbert.data.tasks import load_task, task_summary
+from minialbert.data.tasks import load_task, task_summary, understood
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
 
@@ -42,7 +42,9 @@ def test_a_glue_task(name, tmp_path):
     assert (task.name, task.problem, task.metric) == ("cola", "single-label", "matthews_correlation")
     assert task.labels == ("unacceptable", "acceptable")
     assert task_summary(task) == {
-        "rows": {"train": 6, "validation": 6}, "labels": ["unacceptable", "acceptable"], "notes": list(task.notes),
+        "rows": {"train": 6, "validation": 6}, "labels": ["unacceptable", "acceptable"],
+        "label_counts": {label: {"train": 3, "validation": 3} for label in ("unacceptable", "acceptable")},
+        "columns": "", "longest_characters": 13, "notes": list(task.notes),
     }  # fmt: skip
 
 
@@ -272,7 +274,7 @@ def test_refusing_names_the_row_in_every_kind_of_file(tagged, kind):
 @pytest.mark.parametrize(
     ("tag", "message"),
     [
-        ("S-City", "the tag 'S-City' is of another scheme (BIOES, BILOU): convert the file to IOB2"),
+        ("S-", "expected a tag O, B-TYPE or I-TYPE, found 'S-'"),
         ("City", "expected a tag O, B-TYPE or I-TYPE, found 'City'"),
     ],
 )
@@ -282,3 +284,51 @@ def test_a_tag_that_is_none_is_refused_in_every_kind_of_file(tagged, kind, tag, 
         tagged(kind, rows)
     assert PLACES[kind][1] + message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# What was understood
+
+
+def test_what_was_understood_is_told_in_two_lines(tmp_path):
+    table(tmp_path / "train.jsonl", 5, source="s")
+    table(tmp_path / "dev.jsonl", 2)
+    task = load_task(TaskRecipe(name="classification", data=str(tmp_path)))
+    assert understood(task) == [
+        f"{tmp_path.name}: 5 train, 2 validation rows; longest 9 characters; text, label; left out 'source'",
+        "labels (train/validation): yes 3/1, no 2/1",
+    ]
+    assert task_summary(task)["label_counts"] == {
+        "yes": {"train": 3, "validation": 1},
+        "no": {"train": 2, "validation": 1},
+    }
+    task = load_task(
+        TaskRecipe(name="ner", data=str(ner(tmp_path / "animals", "train", "test"))), carve=False
+    )
+    assert understood(task) == [
+        "animals: 10 train, 10 test rows; longest 2 words; tokens, tags", "entities (train/test): Animal 10/10",
+    ]  # fmt: skip
+    rows = [{"text": "a", "label": 1.5}, {"text": "bc", "label": 4}]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = load_task(TaskRecipe(name="regression", data=str(tmp_path / "scores.jsonl")), carve=False)
+    assert understood(scores)[1:] == ["train: scores from 1.5 to 4"]
+    classes = [{"text": str(n), "label": [f"c{n}"] if n else []} for n in range(20)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in classes))
+    many = load_task(TaskRecipe(name="multi-label", data=str(tmp_path / "many.jsonl")), carve=False)
+    assert understood(many)[1].endswith(" and 8 more") and "c1 1" in understood(many)[1]
+
+
+@pytest.mark.parametrize("problem", ["classification", "multi-label", "regression"])
+def test_a_hub_data_set_of_every_kind(problem, monkeypatch):
+    names = datasets.ClassLabel(names=["no", "yes"])
+    label = {
+        "classification": names,
+        "multi-label": datasets.List(names),
+        "regression": datasets.Value("float32"),
+    }
+    cells = {"classification": [0, 1], "multi-label": [[0, 1], []], "regression": [0.5, 2]}
+    features = datasets.Features(text=datasets.Value("string"), label=label[problem])
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": cells[problem]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=data, test=data))
+    task = load_task(TaskRecipe(name=problem, data="hub:me/Reviews"), carve=False)
+    expected = {"classification": ["no", "yes"], "multi-label": [("no", "yes"), ()], "regression": [0.5, 2.0]}
+    assert task.name == "reviews" and [row.label for row in task.splits["test"]] == expected[problem]

@@ -493,3 +493,11 @@ def test_the_length_of_a_distillation_is_no_override_of_a_fine_tuning() -> None:
 def test_many_faults_are_not_all_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="; and more$"):
         load_recipe(write(tmp_path, "".join(f"key{number}: 1\n" for number in range(50))))
+
+
+def test_marks_alone_are_text():
+    for mark in (",", ";", "|", ":", "-"):
+        recipe = apply_overrides(load_recipe("default", FinetuneRecipe), [f"task.label_separator={mark}"])
+        assert recipe.task.label_separator == mark
+    recipe = apply_overrides(load_recipe("default", FinetuneRecipe), ["task.label=[A, B]"])
+    assert recipe.task.label == ["A", "B"]

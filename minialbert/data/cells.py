@@ -1,0 +1,329 @@
+"""What a cell of a labelled table says: a class or several, a score, words with their tags, spans of a text."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from bisect import bisect_right, insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from minialbert_runtime.words import Span
+
+from minialbert.data.table_files import Table
+from minialbert.errors import UserError, listed, quoted
+
+Overlaps = Literal["refuse", "longest", "first"]
+
+_SEPARATORS = ("|", ";", ",", "\n", "/", "+", "&")
+_DOUBTFUL = ("\n", "/", "+", "&")
+_ZEROS, _ONES = ("0", "0.0", "False", "false", "FALSE"), ("1", "1.0", "True", "true", "TRUE")
+_LITERAL = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d+(?:\.\d*)?|True|False|None"""
+# Also numpy's, without commas: Python itself would join 'a' 'b' to one text.
+_LIST = re.compile(rf"\s*(?:(?:{_LITERAL})(?:[\s,]+(?:{_LITERAL}))*[\s,]*)?")
+_START = ("start", "begin", "start_offset", "start_char")
+_END = ("end", "end_offset", "end_char")
+_TYPE = ("label", "type", "entity", "labels", "entity_type", "entity_group", "tag")
+
+
+def missing(cell: object) -> bool:
+    """Returns whether a cell holds nothing."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def text_of(table: Table, row: int, cells: Mapping[str, Any], column: str) -> str:
+    """Returns the text in a column."""
+    cell = cells.get(column)
+    if missing(cell):
+        raise table.error(row, f"the text in column {quoted(column)} is empty; fill it or remove the row")
+    if not isinstance(cell, str):
+        raise table.error(row, f"expected a text in column {quoted(column)}, found {quoted(cell)}")
+    return cell
+
+
+def class_name(table: Table, row: int, cell: object) -> str:
+    """Returns the name of the one class that a cell names."""
+    if isinstance(cell, (str, int)) and not missing(cell):
+        return str(cell).strip()
+    raise table.error(row, f"expected a class as text or integer, found {quoted(cell)}")
+
+
+def score_of(table: Table, row: int, cell: object) -> float:
+    """Returns the number in a cell."""
+    try:
+        if isinstance(cell, bool) or not isinstance(cell, (int, float, Decimal, str)) or "_" in str(cell):
+            raise ValueError
+        score = float(cell)
+    except (ValueError, OverflowError):
+        score = math.nan
+    if math.isfinite(score):
+        return score
+    raise table.error(row, f"expected a finite number as score, found {quoted(cell)}")
+
+
+def list_in(cell: object) -> list[Any] | None:
+    """Returns the list that a cell is or spells, as JSON, Python and numpy write texts and numbers; else None."""
+    if not isinstance(cell, str):
+        return cell if isinstance(cell, list) else None
+    cell = cell.strip()
+    if cell[:1] + cell[-1:] not in ("[]", "()", "{}"):
+        return None
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        if not _LIST.fullmatch(cell[1:-1]):
+            return None
+        try:
+            value = [ast.literal_eval(item) for item in re.findall(_LITERAL, cell[1:-1])]
+        except (ValueError, SyntaxError):
+            return None
+    return value if isinstance(value, list) else [] if value == {} else None
+
+
+# Several classes
+
+
+@dataclass(frozen=True)
+class ClassCells:
+    """How the cells of a multi-label column name their classes, found from all of them."""
+
+    separator: str  # between the names in a text
+    vector: tuple[str, ...] | None = None  # the class of each place where the cells have a 0 or 1 for each
+
+    def read(self, table: Table, row: int, cell: object) -> tuple[str, ...]:
+        """Returns the names of the classes that apply."""
+        parts = _parts(cell, self.separator)
+        if parts is None:
+            raise table.error(row, f"expected a list of classes, found {quoted(cell)}")
+        if self.vector is not None:
+            return tuple(name for name, part in zip(self.vector, parts, strict=True) if _flag(part))
+        if len(parts) == 1 and _looks_like_a_list(parts[0]):
+            raise table.error(
+                row,
+                f"{quoted(cell)} looks like a list and cannot be read as one: write it as JSON, or names divided by "
+                f"{quoted(self.separator)}",
+            )
+        names = tuple(class_name(table, row, part) for part in parts)
+        if len(set(names)) < len(names):
+            raise table.error(
+                row,
+                f"a class occurs twice in {quoted(cell)}; expected the name of each class that applies, once",
+            )
+        return names
+
+
+def understand_classes(
+    column: str,
+    tables: Sequence[Table],
+    labels: Sequence[str] | None,
+    separator: str | None,
+    notes: list[str],
+) -> ClassCells:
+    """Returns how the cells of a multi-label column, of all splits together, name their classes.
+
+    Without a separator given it is the mark that leaves the fewest names, if these are not more than there are
+    combinations. A 0 or 1 for each class needs the names.
+    """
+    cells = [(table, row, value[column]) for table in tables for row, value in table.rows if column in value]
+    cells = [(table, row, cell) for table, row, cell in cells if not missing(cell)]
+    if (
+        cells
+        and all(not isinstance(cell, list) and _flag(cell) is not None for _, _, cell in cells)
+        and not (labels and set(labels) <= {*_ZEROS, *_ONES})
+    ):
+        table = cells[0][0]
+        raise table.error(
+            cells[0][1],
+            f"the column {quoted(column)} holds 0 and 1 alone; of one column for each class name them all, as in "
+            f"task.label=[{', '.join(flag_columns(table)) or column}]",
+        )
+    if separator is None:
+        texts = {cell for _, _, cell in cells if isinstance(cell, str) and list_in(cell) is None}
+        separator = _separator(cells[0][0] if cells else None, column, texts, notes)
+    lists = [(table, row, _parts(cell, separator)) for table, row, cell in cells]
+    widths = {len(parts or ()) for _, _, parts in lists}
+    are_flags = all(parts and all(_flag(part) is not None for part in parts) for _, _, parts in lists)
+    if not are_flags or widths <= {1} or len(widths) > 1 or (labels and set(labels) <= {*_ZEROS, *_ONES}):
+        return ClassCells(separator)
+    width, (table, row, _) = widths.pop(), lists[0]
+    if labels is None or len(labels) != width:
+        named = f"`labels` names {len(labels)}" if labels else "their names are not known"
+        raise table.error(
+            row,
+            f"{quoted(column)} has a 0 or 1 for each of {width} classes, and {named}: name them in the order of the "
+            "columns, as in task.labels=[A, B, C]",
+        )
+    notes.append(f"the 0 and 1 in column {quoted(column)} are those of {listed(labels)}, in this order")
+    return ClassCells(separator, tuple(labels))
+
+
+def _separator(table: Table | None, column: str, texts: set[str], notes: list[str]) -> str:
+    names = {mark: {part.strip() for text in texts for part in text.split(mark)} for mark in _SEPARATORS}
+    there = [mark for mark in _SEPARATORS if any(mark in text for text in texts)]
+    # A mark divides if the parts are classes of other cells too; one that names often hold, only if it saves some.
+    most = {mark: len(texts) - (mark in _DOUBTFUL) for mark in there}
+    dividing = [mark for mark in there if len(names[mark] - {""}) <= most[mark]]
+    if dividing:
+        mark = min(dividing, key=lambda mark: len(names[mark]))
+        if mark != _SEPARATORS[0]:
+            notes.append(f"the classes in column {quoted(column)} are divided by {quoted(mark)}")
+        return mark
+    mark = next(iter(there), _SEPARATORS[0])
+    if table is not None and mark != _SEPARATORS[0] and mark not in _DOUBTFUL:
+        example = next(text for text in texts if mark in text)
+        raise UserError(
+            f"{table.name}: {quoted(example)} in column {quoted(column)} may be one class or several: set "
+            f"task.label_separator to {quoted(mark)} to divide such cells, or to '|' to leave them whole"
+        )
+    return _SEPARATORS[0]
+
+
+def _parts(cell: object, separator: str) -> list[Any] | None:
+    parts = list_in(cell)
+    if parts is None and isinstance(cell, str):
+        stripped = cell.strip().removesuffix(separator)
+        parts = list(stripped.split(separator)) if stripped.strip() else []
+    return parts
+
+
+def _looks_like_a_list(part: object) -> bool:
+    return isinstance(part, str) and part.strip()[:1] + part.strip()[-1:] in ("[]", "{}")
+
+
+def flag_columns(table: Table) -> list[str]:
+    """Returns the columns that hold a 0 or 1 in every row."""
+    left = dict.fromkeys(table.columns)
+    for _, cells in table.rows:
+        left = {
+            name: None
+            for name in left
+            if not isinstance(cells.get(name), list) and _flag(cells.get(name)) is not None
+        }
+    return list(left)
+
+
+def classes_of_flags(
+    table: Table, row: int, cells: Mapping[str, Any], columns: Sequence[str]
+) -> tuple[str, ...] | None:
+    """Returns the columns that hold a 1; None where all of them are empty."""
+    flags = [_flag(cells.get(column)) for column in columns]
+    if all(missing(cells.get(column)) for column in columns):
+        return None
+    for column, flag in zip(columns, flags, strict=True):
+        if flag is None:
+            found = quoted(cells.get(column))
+            raise table.error(
+                row, f"expected 0 or 1 in the column {quoted(column)} of a class, found {found}"
+            )
+    return tuple(column for column, flag in zip(columns, flags, strict=True) if flag)
+
+
+def _flag(cell: object) -> bool | None:
+    spelled = str(cell).strip()
+    return True if spelled in _ONES else False if spelled in _ZEROS else None
+
+
+# Words, tags and spans
+
+
+def words_of(table: Table, row: int, cell: object, column: str) -> tuple[str, ...]:
+    """Returns the words, or tags, in a cell: a list, or a text divided by spaces."""
+    found = list_in(cell)
+    if isinstance(cell, str) and (found is None or not all(isinstance(word, str) for word in found)):
+        found = [word for word in cell.split(" ") if word]
+    if found is not None and all(isinstance(word, str) for word in found):
+        return tuple(found)
+    raise table.error(row, f"expected a list of strings in column {quoted(column)}, found {quoted(cell)}")
+
+
+def tags_of(
+    table: Table, row: int, cell: object, column: str, labels: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Returns the tags in a cell; whole numbers are the places of `labels`."""
+    if not isinstance(cell, list) or not cell or not all(type(tag) is int for tag in cell):
+        return words_of(table, row, cell, column)
+    if labels is None:
+        raise table.error(
+            row,
+            f"the tags in column {quoted(column)} are numbers, and their names are not known: name them in the order "
+            "of the numbers, as in task.labels=[O, B-X, I-X]",
+        )
+    if not all(0 <= tag < len(labels) for tag in cell):
+        raise table.error(row, f"expected tags from 0 to {len(labels) - 1} (`labels`), found {quoted(cell)}")
+    return tuple(labels[tag] for tag in cell)
+
+
+def spans_of(table: Table, row: int, cell: object) -> list[Span]:
+    """Returns the spans in a cell, in their order."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            try:
+                cell = ast.literal_eval(str(cell).strip())  # what pandas writes of a list
+            except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+                message = f"expected spans as a JSON list, found {quoted(cell)}"
+                raise table.error(row, message) from error
+    if isinstance(cell, Mapping) and cell and all(isinstance(part, list) for part in cell.values()):
+        if len({len(part) for part in cell.values()}) > 1:
+            raise table.error(row, f"expected lists of one length in {quoted(cell)}")
+        cell = [dict(zip(cell, values, strict=True)) for values in zip(*cell.values(), strict=True)]
+    if not isinstance(cell, list):
+        raise table.error(row, f"expected a list of spans, found {quoted(cell)}")
+    return [_span(table, row, item) for item in cell]
+
+
+def _span(table: Table, row: int, item: object) -> Span:
+    parts: tuple[object, ...] = ()
+    if isinstance(item, Mapping):
+        parts = tuple(
+            next((item[key] for key in keys if item.get(key) is not None), None)
+            for keys in (_START, _END, _TYPE)
+        )
+    elif isinstance(item, (list, tuple)):
+        parts = tuple(item)
+    if len(parts) == 3:
+        start, end, label = _offset(parts[0]), _offset(parts[1]), parts[2]
+        if isinstance(label, list) and len(label) == 1:
+            label = label[0]
+        if start is not None and end is not None and isinstance(label, str):
+            return Span(start, end, label.strip())
+    raise table.error(row, f"expected a span as start, end (integers) and label, found {quoted(item)}")
+
+
+def _offset(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}(\.0*)?\s*", value):
+        return int(float(value))
+    return value if type(value) is int else None
+
+
+def without_overlaps(text: str, spans: Sequence[Span], keep: Overlaps) -> tuple[list[Span], int, int]:
+    """Returns the spans without doubles, and without those that overlap; how many were double, how many overlap.
+
+    Of those that overlap the longest is kept, or the first, of equals the one that stands first; "refuse" keeps all.
+    """
+    unique = list(dict.fromkeys(spans))
+    trimmed = [(span, *_trimmed(text, span)) for span in unique]
+    length = (lambda entry: entry[1] - entry[2]) if keep == "longest" else (lambda entry: entry[1])
+    kept: list[tuple[int, int, Span]] = []  # sorted, none overlaps another
+    for span, start, end in sorted(trimmed, key=lambda entry: (length(entry), entry[1], -entry[2])):
+        place = bisect_right(kept, (start, end), key=lambda other: other[:2])
+        before, after = kept[max(place - 1, 0) : place], kept[place : place + 1]
+        if not (before and before[0][1] > start) and not (after and after[0][0] < end):
+            insort(kept, (start, end, span), key=lambda other: other[:2])
+    chosen = {id(span) for _, _, span in kept}
+    overlapping = len(unique) - len(chosen)
+    result = unique if keep == "refuse" else [span for span in unique if id(span) in chosen]
+    return result, len(spans) - len(unique), overlapping
+
+
+def _trimmed(text: str, span: Span) -> tuple[int, int]:
+    inner = text[span.start : span.end] if 0 <= span.start <= span.end else ""
+    start = span.start + len(inner) - len(inner.lstrip())
+    return start, start + len(inner.strip()) if inner else span.end

@@ -1,0 +1,223 @@
+"""Several classes in a cell, as people have them; spans as tools write them; lists that csv holds as text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from minialbert_runtime.words import Span
+
+from minialbert.data.cells import list_in, without_overlaps
+from minialbert.data.tables import load_table
+from minialbert.errors import UserError
+
+ROWS = [("a", ["x", "y"]), ("b", []), ("c", ["y"]), ("d", ["x", "y", "z"]), ("e", ["z"])]
+EXPECTED = [tuple(names) for _, names in ROWS]
+
+
+def table(tmp_path, rows, header="text,labels", name="train.csv"):
+    path = tmp_path / name
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def quoted(cell):
+    return '"' + cell.replace('"', '""') + '"'
+
+
+def labels_of(task, split="train"):
+    return [row.label for row in task.splits[split]]
+
+
+def error_of(*args, **options):
+    with pytest.raises(UserError) as caught:
+        load_table(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+SPELLINGS = {
+    "JSON": json.dumps,
+    "Python": str,
+    "a tuple": lambda names: str(tuple(names)),
+    "a set": lambda names: "{" + ", ".join(map(repr, names)) + "}",
+    "numpy": lambda names: "[" + " ".join(map(repr, names)) + "]",
+    "bars": "|".join,
+    "commas": ", ".join,
+    "semicolons": ";".join,
+    "slashes": " / ".join,
+    "lines": "\n".join,
+    "a mark at the end": lambda names: "".join(f"{name}; " for name in names),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_several_classes_in_a_csv_cell(tmp_path, spelling):
+    rows = [f"{text},{quoted(SPELLINGS[spelling](names))}" for text, names in ROWS]
+    task = load_table(table(tmp_path, rows), "multi-label")
+    assert (labels_of(task), task.labels) == (EXPECTED, ("x", "y", "z"))
+    marks = {"commas": ",", "semicolons": ";", "a mark at the end": ";", "slashes": "/", "lines": "\n"}
+    said = (
+        (f"the classes in column 'labels' are divided by {marks[spelling]!r}",) if spelling in marks else ()
+    )
+    assert task.notes == said
+
+
+def test_the_divider_is_that_of_all_splits_and_may_be_named(tmp_path):
+    table(tmp_path, ['a,"x, y"', "b,x", "c,y"])
+    table(tmp_path, ['d,"y, x"'], name="dev.csv")
+    assert labels_of(load_table(tmp_path, "multi-label"), "validation") == [("y", "x")]
+    path = table(tmp_path, ['a,"diabetes, type 2"', "b,asthma"], name="other.csv")
+    message = error_of(path, "multi-label")
+    assert "'diabetes, type 2' in column 'labels' may be one class or several" in message
+    assert "set task.label_separator to ',' to divide such cells, or to '|' to leave them whole" in message
+    assert load_table(path, "multi-label", label_separator="|").labels == ("asthma", "diabetes, type 2")
+    assert load_table(path, "multi-label", label_separator=",").labels == ("asthma", "diabetes", "type 2")
+
+
+def test_the_mark_that_leaves_the_fewest_names_divides(tmp_path):
+    path = table(tmp_path, ['a,"diabetes, type 2|asthma"', 'b,"diabetes, type 2"', "c,asthma", "d,a/b"])
+    assert load_table(path, "multi-label").labels == ("a/b", "asthma", "diabetes, type 2")
+    path = table(tmp_path, ['a,"x, y"', 'b,"y, z"', "c,z", "d,x|y"])
+    assert load_table(path, "multi-label").labels == ("x", "x|y", "y", "z")
+    path = table(tmp_path, ["a,yes/no", "b,n/a"])
+    assert load_table(path, "multi-label").labels == ("n/a", "yes/no")
+
+
+def test_a_list_that_cannot_be_read_is_no_class(tmp_path):
+    path = table(tmp_path, ['a,"[x, y]"', "b,x"])
+    message = error_of(path, "multi-label")
+    assert (
+        message.startswith(f"{path}:") and "task.label_separator" in message or "looks like a list" in message
+    )
+    path = table(tmp_path, ["a,[x y]", "b,x"])
+    assert error_of(path, "multi-label").startswith(f"{path}:2: '[x y]' looks like a list and cannot be read")
+
+
+def test_a_column_for_each_class(tmp_path):
+    rows = [f"{text},{','.join(str(int(name in names)) for name in 'zxy')}" for text, names in ROWS]
+    path = table(tmp_path, rows, "text,z,x,y")
+    task = load_table(path, "multi-label", columns={"label": ["z", "x", "y"]})
+    assert [set(names) for names in labels_of(task)] == [set(names) for names in EXPECTED]
+    assert (task.labels, task.columns) == (("z", "x", "y"), "text, label 'z', 'x', 'y'")
+    advice = "name them all, as in task.label=[z, x, y]"
+    assert advice in error_of(path, "multi-label")
+    assert advice in error_of(path, "multi-label", columns={"label": "x"})
+    assert "no column 'q'" in error_of(path, "multi-label", columns={"label": ["x", "q"]})
+    assert "several are for multi-label tasks" in error_of(
+        path, "single-label", columns={"label": ["x", "y"]}
+    )
+    path = table(tmp_path, ["a,1,0", "b,2,1"], "text,x,y")
+    message = error_of(path, "multi-label", columns={"label": ["x", "y"]})
+    assert message == f"{path}:3: expected 0 or 1 in the column 'x' of a class, found '2'"
+    path = table(tmp_path, ["a,1,0", "b,,"], "text,x,y")
+    assert "no label; every row of train needs one" in error_of(
+        path, "multi-label", columns={"label": ["x", "y"]}
+    )
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "floats"])
+def test_a_vector_for_each_row(tmp_path, kind):
+    vectors = [[int(name in names) for name in "xyz"] for _, names in ROWS]
+    path = tmp_path / "train.jsonl"
+    if kind == "csv":
+        rows = [f"{text},{quoted(str(vector))}" for (text, _), vector in zip(ROWS, vectors, strict=True)]
+        path = table(tmp_path, rows)
+    else:
+        cells = [list(map(float, vector)) if kind == "floats" else vector for vector in vectors]
+        rows = [{"text": text, "labels": cell} for (text, _), cell in zip(ROWS, cells, strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_table(path, "multi-label", labels=["x", "y", "z"])
+    assert (labels_of(task), task.labels) == (EXPECTED, ("x", "y", "z"))
+    assert task.notes == ("the 0 and 1 in column 'labels' are those of x, y, z, in this order",)
+    assert "a 0 or 1 for each of 3 classes, and their names are not known" in error_of(path, "multi-label")
+    assert "and `labels` names 2" in error_of(path, "multi-label", labels=["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("['a', \"b's\"]", ["a", "b's"]),
+        ("[1 0\n 1]", [1, 0, 1]),
+        ("[0. 1.]", [0.0, 1.0]),
+        ("['a b' 'c'\n 'd']", ["a b", "c", "d"]),
+        ("[]", []),
+        ("('a',)", ["a"]),
+        ("{'a': 1}", None),
+        ("{}", []),
+        ("[a, b]", None),
+        ("['a'", None),
+        ("a, b", None),
+        ("['a' + 'b']", None),
+        ("[__import__('os')]", None),
+        ("[" * 50_000 + "]" * 50_000, None),
+        ("[" + "1" * 60_000 + "x]", None),
+        ("[" + " " * 60_000 + "x]", None),
+    ],
+)
+def test_lists_that_are_spelled(cell, found):
+    assert list_in(cell) == found
+
+
+def test_words_and_tags_as_pandas_writes_lists(tmp_path):
+    rows = ["\"['a', 'b c']\",\"['B-X', 'O']\"", "[ 1 ],O O B-X"]
+    task = load_table(table(tmp_path, rows, "tokens,tags"), "token")
+    assert [row.words for row in task.splits["train"]] == [("a", "b c"), ("[", "1", "]")]
+
+
+def test_tags_that_are_numbers(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"tokens": ["a", "b", "c"], "ner_tags": [1, 2, 0]}\n')
+    task = load_table(path, "token", labels=["O", "B-X", "I-X"])
+    assert task.splits["train"][0].tags == ("B-X", "I-X", "O")
+    assert "expected tags from 0 to 1" in error_of(path, "token", labels=["O", "B-X"])
+    assert "their names are not known" in error_of(path, "token")
+
+
+SPANS = {
+    "floats": [{"start": 0.0, "end": 3.0, "label": "X"}],
+    "numbers as text": [{"start": "0", "end": "3", "label": "X"}],
+    "columns": {"start": [0], "end": [3], "label": ["X"]},
+    "doccano": [{"id": 1, "start_offset": 0, "end_offset": 3, "label": "X"}],
+    "Label Studio": [{"start": 0, "end": 3, "text": "abc", "labels": ["X"]}],
+    "spaCy": [{"start_char": 0, "end_char": 3, "type": "X"}],
+}
+
+
+@pytest.mark.parametrize("column", ["spans", "label"])
+@pytest.mark.parametrize("form", SPANS)
+def test_spans_as_tools_write_them(tmp_path, form, column):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"text": "abc d", column: SPANS[form]}) + "\n")
+    if column == "label" and form == "columns":
+        return
+    task = load_table(path, "token")
+    assert task.splits["train"][0].tags == ("B-X", "O")
+    as_csv = tmp_path / "train.csv"
+    as_csv.write_text(f"text,spans\nabc d,{quoted(str(SPANS[form]))}\n")
+    assert load_table(as_csv, "token").splits == task.splits
+
+
+def test_spans_that_overlap(tmp_path):
+    path = tmp_path / "train.jsonl"
+    spans = [[0, 8, "X"], [4, 7, "Y"], [8, 11, "X"], [8, 11, "X"], [8, 11, "X"], [3, 16, "Z"]]
+    path.write_text(json.dumps({"text": "abc def ghi jklm", "spans": spans}) + "\n")
+    assert "task.overlaps=longest (or first) keeps one of them" in error_of(path, "token")
+    first = load_table(path, "token", overlaps="first")
+    assert first.splits["train"][0].tags == ("B-X", "I-X", "B-X", "O")
+    assert first.notes == (
+        "train: spans left out that stand there twice: 2",
+        "train: spans left out that overlap a kept one (task.overlaps=first): 2",
+    )
+    longest = load_table(path, "token", overlaps="longest")
+    assert longest.splits["train"][0].tags == ("O", "B-Z", "I-Z", "I-Z")
+    assert longest.notes[1].endswith("(task.overlaps=longest): 3")
+    path.write_text(json.dumps({"text": "abc def", "spans": [[0, 4, "X"], [3, 7, "Y"]]}) + "\n")
+    assert load_table(path, "token", overlaps="longest").splits["train"][0].tags == ("B-X", "B-Y")
+
+
+def test_overlaps_are_found_in_little_time():
+    text = "a " * 30_000
+    spans = [Span(2 * n, 2 * n + 3, "X") for n in range(29_000)]
+    kept, doubles, overlapping = without_overlaps(text, spans + spans[:5], "first")
+    assert (len(kept), doubles, overlapping) == (14_500, 5, 14_500)
