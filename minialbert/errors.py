@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
 
@@ -35,7 +37,17 @@ class MissingExtraError(UserError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}: pip install 'minialbert[{extra}]'")
+        super().__init__(f"{purpose} needs {package}: {_installing(extra)}")
+
+
+def _installing(extra: str) -> str:
+    """Return the command that brings an extra; a checkout that was installed, or is only run, brings it itself."""
+    if (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file():
+        return f"pip install -e '.[{extra}]' in the checkout"
+    with suppress(PackageNotFoundError):
+        if '"file:' in (distribution("minialbert").read_text("direct_url.json") or ""):
+            return f"pip install '.[{extra}]' in the checkout"
+    return f"pip install 'minialbert[{extra}]'"
 
 
 def listed(names: Iterable[object], limit: int = 240) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from minialbert import errors
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pydantic", "onnxruntime", "matplotlib")
 HEADS = ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
@@ -71,6 +75,22 @@ def test_importing_the_package_or_the_command_line_brings_nothing_heavy():
     script = f"import minialbert, minialbert.cli.main, sys; print(*[m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "advice"),
+    [
+        ("checkout", "pip install -e '.[export]' in the checkout"),
+        ("file:///source", "pip install '.[export]' in the checkout"),
+        (None, "pip install 'minialbert[export]'"),
+    ],
+)
+def test_a_missing_extra_is_named_as_it_can_be_installed(installed, advice, monkeypatch, tmp_path):
+    if installed != "checkout":
+        monkeypatch.setattr(errors, "__file__", str(tmp_path / "minialbert" / "errors.py"))
+        url = installed and json.dumps({"url": installed, "dir_info": {}})
+        monkeypatch.setattr(errors, "distribution", lambda _: SimpleNamespace(read_text=lambda _: url))
+    assert str(errors.MissingExtraError("onnx", "export", "this")) == f"this needs onnx: {advice}"
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from enum import StrEnum
@@ -306,6 +307,9 @@ class _StandardError(logging.Handler):
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    # JSON and Markdown are UTF-8 wherever they go: a pipe on Windows or in a POSIX locale would take less.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StandardError()])
     for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate", "onnx_ir", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,11 +163,19 @@ def predict(
         list[str] | None,
         typer.Option(
             "--input",
-            help="A file (txt: one text a line; csv, tsv, jsonl, parquet), or - for standard input.",
+            help="A file (txt: one text a line; csv, tsv, jsonl, parquet), or - for standard input; may be repeated.",
         ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of the text in tables.")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(help="Column that results keep as their id. Default: id, where there is one."),
+    ] = None,
+    documents: Annotated[
+        bool,
+        typer.Option("--documents", help="A text file is one text, and --input may be a folder of them."),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="File for the results; standard output without.")
     ] = None,
@@ -188,28 +197,43 @@ def predict(
 ) -> None:
     """Label texts: one JSON object a line, entities with character offsets."""
     quiet_transformers()
-    from minialbert.tasks.predict import load_predictor, read_inputs, to_json_line
+    from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs, to_json_line
 
     if bool(texts) == bool(input_):
         raise UserError("give either texts or --input (a file, or - for standard input)")
-    if texts and (column is not None or pair_column is not None):
-        raise UserError("--column and --pair-column are for tables: give --input too")
+    if texts and (documents or column or pair_column or id_column):
+        raise UserError(
+            "--column, --pair-column, --id-column and --documents are for files: give --input too"
+        )
     if output is not None:
         check_file(output, overwrite=overwrite)
-    inputs = iter(texts) if texts else read_inputs(input_ or [], column=column, pair_column=pair_column)
+    inputs: Iterable[Input] = [Input(text, {}) for text in texts or ()]
+    if input_:
+        inputs = read_inputs(
+            input_, column=column, pair_column=pair_column, id_column=id_column, documents=documents,
+            max_characters=max_characters,
+        )  # fmt: skip
     predictor = load_predictor(
         model, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
         num_iterations=num_iterations, exit_threshold=exit_threshold,
     )  # fmt: skip
     with interruptible("the same command starts it again"):
-        lines = (to_json_line(result) for result in predictor.predict(inputs))
+        lines = map(to_json_line, answers(predictor, inputs))
         if output is None:
             for line in lines:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
             return
-        with writing(output, advice=None), whole_file(output) as file:
-            file.writelines(f"{line}\n" for line in lines)
+        count = 0
+        try:
+            with writing(output, advice=None), whole_file(output, keep=UserError) as file:
+                for count, line in enumerate(lines, start=1):  # noqa: B007 - told below
+                    file.write(f"{line}\n")
+        except UserError as error:
+            left = output.with_name(f".{output.name}.partial")
+            raise UserError(
+                f"{error}; the {count:,} answers before are in {left}" if count else str(error)
+            ) from error
 
 
 def report(

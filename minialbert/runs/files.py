@@ -102,11 +102,19 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, mode: str = "x", *, by: str = "", synced: bool = True) -> Iterator[IO[Any]]:
+def whole_file(
+    path: Path,
+    mode: str = "x",
+    *,
+    by: str = "",
+    synced: bool = True,
+    keep: type[BaseException] | tuple[()] = (),
+) -> Iterator[IO[Any]]:
     """Yield a new file beside another; when the block ends without an error it takes its place, synced or not.
 
     A crash leaves either the old or the new contents. The mode is "x" for text, "xb" for bytes; `by` tells this
-    process's new file from those of others that write the same one.
+    process's new file from those of others that write the same one. What an error of the kind `keep` left unfinished
+    stays beside the file, unless it is empty.
     """
     partial = path.with_name(f".{path.name}{by}.partial")
     partial.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
@@ -117,9 +125,10 @@ def whole_file(path: Path, mode: str = "x", *, by: str = "", synced: bool = True
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            if not isinstance(error, keep) or not partial.stat().st_size:
+                partial.unlink(missing_ok=True)
         raise
 
 

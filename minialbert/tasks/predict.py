@@ -7,16 +7,16 @@ exported folders alike.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
 from minialbert_runtime.folder import is_exported
-from minialbert_runtime.lines import STDIN, read_lines, to_json_line
+from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text, to_json_line
 from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -31,10 +31,11 @@ from minialbert.runs.progress import quiet_transformers
 from minialbert.tasks.models import TaskInputs, load_tuned, model_labels
 from minialbert.tasks.predictions import depth_arguments, depth_notes, make_collator, run_model
 
-__all__ = ["Predictor", "load_predictor", "predict", "read_inputs", "to_json_line"]
+__all__ = ["Input", "Predictor", "answers", "load_predictor", "predict", "read_inputs", "to_json_line"]
 
 logger = logging.getLogger(__name__)
 
+_ROWS_TOLD = 10
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -200,33 +201,85 @@ def load_predictor(
     return Model(name, **usual)
 
 
+class Input(NamedTuple):
+    """A text or pair, and what its result repeats of where it came from: `id` and `file`, where they are known."""
+
+    text: Text
+    about: dict[str, Any]
+
+
+def answers(predictor: TextModel, inputs: Iterable[Input]) -> Iterator[dict[str, Any]]:
+    """Return the result of each input, in order, beginning with what is known of where it came from."""
+    waiting: deque[dict[str, Any]] = deque()
+
+    def texts() -> Iterator[Text]:
+        for text, about in inputs:
+            waiting.append(about)
+            yield text
+
+    return (waiting.popleft() | result for result in predictor.predict(texts()))
+
+
 def read_inputs(
     paths: Sequence[str],
     *,
     column: str | None = None,
     pair_column: str | None = None,
+    id_column: str | None = None,
+    documents: bool = False,
+    max_characters: int = MAX_CHARACTERS,
     stdin: BinaryIO | None = None,
-) -> Iterator[Text]:
+) -> Iterator[Input]:
     """Return the texts of files, in order: one per line of text files and stdin, one per row of tables.
 
     Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose `text` column is read unless
-    another is named; "-" for stdin, of bytes. With a `pair_column` pairs of texts are returned.
+    another is named; "-" for stdin, of bytes. With a `pair_column` pairs of texts are returned. With `documents` a
+    text file, or stdin, is one text, and a path may be a folder, of which all .txt files are read. A row keeps its
+    `id`: what the table's `id` column holds, or the named one. Texts from several files, and documents, keep their
+    `file`.
 
-    All paths are looked at before the first text is read. Blank lines are texts too, so that results can be
-    put beside their lines; blank lines of tables are no rows. Raises UserError, naming file and row, if a
-    file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell of it.
+    All paths are looked at before this returns, and all tables are read and checked before the first text. Blank lines
+    are texts too, so that results can be put beside their lines; blank lines of tables are no rows. Raises UserError,
+    naming file and rows, if a file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell
+    of it, or a text has more than `max_characters`.
     """
-    kinds = [_kind(path) for path in paths]
-    if (column is not None or pair_column is not None) and "table" not in kinds:
+    files = [file for path in paths for file in _files(path, documents=documents)]
+    kinds = [_kind(path) for path in files]
+    if any(name is not None for name in (column, pair_column, id_column)) and "table" not in kinds:
         raise UserError(
             f"columns are for tables ({' '.join(EXTENSIONS)}), and there is none: leave the column out"
         )
-    return chain.from_iterable(
-        _table_inputs(Path(path), column or "text", pair_column)
-        if kind == "table"
-        else read_lines(path, stdin)
-        for path, kind in zip(list(paths), kinds, strict=True)
-    )
+    if "lines" in kinds and not documents:
+        logger.info("text files are read as one text a line; --documents takes each file as one text")
+
+    def read() -> Iterator[Input]:
+        columns = [column or "text", *([] if pair_column is None else [pair_column])]
+        tables = [
+            _table_inputs(Path(path), columns, id_column, max_characters) if kind == "table" else []
+            for path, kind in zip(files, kinds, strict=True)
+        ]
+        for path, kind, rows in zip(files, kinds, tables, strict=True):
+            about = {"file": path} if documents or len(files) > 1 else {}
+            if kind == "table":
+                yield from (Input(text, own | about) for text, own in rows)
+            elif documents:
+                yield Input(read_text(path, stdin, max_characters=max_characters), about)
+            else:
+                lines = read_lines(path, stdin, max_characters=max_characters)
+                yield from (Input(line, about) for line in lines)
+
+    return read()
+
+
+def _files(path: str, *, documents: bool) -> list[str]:
+    if path == STDIN or not Path(path).is_dir():
+        return [path]
+    if not documents:
+        raise UserError(f"{path} is a folder: give --documents, and each .txt file in it is one text")
+    found = sorted(str(file) for file in Path(path).rglob("*.txt"))
+    if not found:
+        raise UserError(f"{path} holds no .txt file")
+    return found
 
 
 def _kind(path: str) -> str:
@@ -241,16 +294,38 @@ def _kind(path: str) -> str:
     return "table" if suffix in EXTENSIONS else "lines"
 
 
-def _table_inputs(path: Path, column: str, pair_column: str | None) -> Iterator[Text]:
+def _table_inputs(
+    path: Path, columns: Sequence[str], id_column: str | None, max_characters: int
+) -> list[Input]:
     table = read_table(path)
-    names = [column] if pair_column is None else [column, pair_column]
-    for name in names:
+    for name in [*columns, *([] if id_column is None else [id_column])]:
         if name not in table.columns:
             have = listed(quoted(found) for found in table.columns)
             raise UserError(f"{path}: no column {quoted(name)}; name one of its columns, which are {have}")
+    usual = (name for name in table.columns if name.lower() == "id" and name not in columns)
+    identity = next(usual, None) if id_column is None else id_column
+    inputs, refused = [], {}
     for row, cells in table.rows:
-        for name in names:
-            if not isinstance(cells.get(name), str):
-                found = "nothing" if cells.get(name) is None else type(cells[name]).__name__
-                raise table.error(row, f"expected a text in column {name!r}, found {found}")
-        yield cells[column] if pair_column is None else (cells[column], cells[pair_column])
+        if problem := next(filter(None, (_problem(cells, name, max_characters) for name in columns)), None):
+            refused[row] = problem
+            continue
+        texts = [cells[name] for name in columns]
+        known = cells.get(identity) if identity is not None else None
+        about = {} if known is None else {"id": known if isinstance(known, str | int) else str(known)}
+        inputs.append(Input(texts[0] if len(texts) == 1 else (texts[0], texts[1]), about))
+    if refused:
+        rows, more = list(refused), ", …" if len(refused) > _ROWS_TOLD else ""
+        first = ", ".join(map(str, rows[:_ROWS_TOLD])) + more
+        told = f"; {len(rows):,} of {len(table.rows):,} rows are refused: {first}"
+        raise table.error(rows[0], refused[rows[0]] + (told if len(rows) > 1 else ""))
+    return inputs
+
+
+def _problem(cells: dict[str, Any], name: str, max_characters: int) -> str | None:
+    text = cells.get(name)
+    if not isinstance(text, str):
+        found = "nothing" if text is None else type(text).__name__
+        return f"expected a text in column {name!r}, found {found}"
+    if len(text) > max_characters:
+        return f"{len(text):,} characters in column {name!r}, and the limit is {max_characters:,}: {SHORTEN}"
+    return None

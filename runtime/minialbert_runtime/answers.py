@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
+from .lines import SHORTEN
 from .windows import Cutter, Row, Text, WordWindow
 from .words import WordRule, tags_to_spans
 
@@ -161,8 +162,7 @@ class TextModel(ABC):
                 raise UserError(f"{name}: expected a text or a pair of texts, found {type(part).__name__}")
             if len(part) > self.max_characters:
                 raise UserError(
-                    f"{name}: {len(part):,} characters, and the limit is {self.max_characters:,}: divide the text, or "
-                    "give a larger max_characters (--max-characters)"
+                    f"{name}: {len(part):,} characters, and the limit is {self.max_characters:,}: {SHORTEN}"
                 )
             try:
                 part.encode()

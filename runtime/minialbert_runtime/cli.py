@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import UserError
-from .lines import STDIN, read_lines, to_json_line
+from .lines import STDIN, read_lines, read_text, to_json_line
 
 if TYPE_CHECKING:
     from .windows import Text
@@ -69,6 +69,8 @@ def _run(arguments: Sequence[str]) -> None:
     options = _parser().parse_intermixed_args(arguments)
     if bool(options.texts) == (options.file is not None):
         raise UserError("give either texts or --file (a file of one text a line, or - for standard input)")
+    if options.documents and options.file is None:
+        raise UserError("--documents is for a file: give --file too")
     if options.file not in (None, STDIN) and not os.path.isfile(options.file):
         raise UserError(f"no such file: {options.file}")
     try:
@@ -81,7 +83,8 @@ def _run(arguments: Sequence[str]) -> None:
     model = Model(options.model, **chosen)
     texts: Iterable[str] = options.texts
     if options.file is not None:
-        texts = read_lines(options.file, max_characters=model.max_characters)
+        read = _whole if options.documents else read_lines
+        texts = read(options.file, max_characters=model.max_characters)
     for result in model.predict(_with_pair(texts, options.pair)):
         sys.stdout.buffer.write(f"{to_json_line(result)}\n".encode())
         sys.stdout.buffer.flush()
@@ -96,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that `minialbert export` wrote")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; or give --file")
     parser.add_argument("--file", metavar="FILE", help="a file of one text a line, or - for standard input")
+    parser.add_argument("--documents", action="store_true", help="with --file: the file is one text")
     parser.add_argument("--pair", metavar="TEXT", help="second text of each pair, for a task of pairs")
     parser.add_argument(
         "--threshold",
@@ -111,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="threads of one run (one per physical core)")
     parser.add_argument("--max-characters", type=int, help="longest text that is taken (1,000,000)")
     return parser
+
+
+def _whole(path: str, *, max_characters: int) -> Iterator[str]:
+    yield read_text(path, max_characters=max_characters)
 
 
 def _with_pair(texts: Iterable[str], pair: str | None) -> Iterator[Text]:

@@ -6,11 +6,13 @@ import codecs
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from .errors import UserError
 
 STDIN = "-"
+SHORTEN = "divide it, or give a larger max_characters (--max-characters)"
 # Ends of a line for some readers, and what commands some terminals: JSON allows both inside a string as they are.
 _SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
@@ -46,33 +48,65 @@ def read_lines(
     Raises:
         UserError: the file cannot be read, or is not UTF-8; names the line.
     """
+    most = _bytes_of(max_characters)
+    with _opened(path, stdin) as (stream, name):
+        for number, line in enumerate(iter(lambda: stream.readline(most), b""), start=1):
+            if len(line) == most and not line.endswith(b"\n"):
+                raise UserError(
+                    f"{name}:{number}: the line has more than {max_characters:,} characters: {SHORTEN}"
+                )
+            yield _decoded(line.removesuffix(b"\n").removesuffix(b"\r"), name, number)
+
+
+def read_text(path: str, stdin: BinaryIO | None = None, *, max_characters: int | None = None) -> str:
+    """Return a file as one text, its line ends as they are; a byte order mark is left out.
+
+    Args:
+        path: a text file, or "-".
+        stdin: the stream that "-" means, of bytes; the process's by default.
+        max_characters: of the text; a much longer one is refused before it is in memory as a whole.
+
+    Returns:
+        The text.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8; names the line.
+    """
+    most = _bytes_of(max_characters)
+    with _opened(path, stdin) as (stream, name):
+        content = stream.read(most)
+        if len(content) == most:
+            raise UserError(f"{name}: more than {max_characters:,} characters: {SHORTEN}")
+        return _decoded(content, name, 1)
+
+
+def _bytes_of(max_characters: int | None) -> int:
+    # A character has four bytes at most; there may be a byte order mark and an end of line.
+    return -1 if max_characters is None else 4 * max_characters + 8
+
+
+@contextmanager
+def _opened(path: str, stdin: BinaryIO | None) -> Iterator[tuple[BinaryIO, str]]:
     if path == STDIN:
-        yield from _lines(sys.stdin.buffer if stdin is None else stdin, "stdin", max_characters)
+        yield sys.stdin.buffer if stdin is None else stdin, "stdin"
         return
     try:
         with open(path, "rb") as file:
-            yield from _lines(file, path, max_characters)
+            yield file, path
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _lines(stream: BinaryIO, name: str, max_characters: int | None) -> Iterator[str]:
-    # A character has four bytes at most; there may be a byte order mark and an end of line.
-    most = -1 if max_characters is None else 4 * max_characters + 8
-    for number, line in enumerate(iter(lambda: stream.readline(most), b""), start=1):
-        if len(line) == most and not line.endswith(b"\n"):
-            raise UserError(
-                f"{name}:{number}: the line has more than {max_characters:,} characters: divide it, or give a larger "
-                "max_characters (--max-characters)"
-            )
-        content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if b"\0" in content:
-            raise UserError(
-                f"{name}:{number}: a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
-            )
+def _decoded(content: bytes, name: str, line: int) -> str:
+    """Return what begins on a line of a file as text, or raise the error that names the line of a bad byte."""
+    content = content.removeprefix(codecs.BOM_UTF8) if line == 1 else content
+    at = content.find(b"\0")
+    message = "a NUL byte; expected UTF-8 text (is this UTF-16, or another kind of file?)"
+    if at < 0:
         try:
-            yield content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+            return content.decode("utf-8")
         except UnicodeDecodeError as error:
-            byte = content[error.start]
-            message = f"not UTF-8 (byte 0x{byte:02x}); convert the input to UTF-8"
-            raise UserError(f"{name}:{number}: {message}") from error
+            at = error.start
+            message = f"not UTF-8 (byte 0x{content[at]:02x}); convert the input to UTF-8"
+    number = line + content.count(b"\n", 0, at)
+    raise UserError(f"{name}:{number}: {message}")

@@ -10,6 +10,7 @@ import sys
 import pytest
 from conftest import write_tiny_task
 
+from minialbert.cli.main import main
 from minialbert.tasks.predict import Predictor
 
 QUICK = ("--set", "tuning.batch_size=8", "--set", "tuning.learning_rate=3e-3", "--set", "tuning.dropout=0")
@@ -383,12 +384,15 @@ def test_predict_texts_files_and_standard_input(predict, said, tmp_path, monkeyp
     assert predict("--input", "-") == expected
 
     (tmp_path / "table.csv").write_text("id,text\n" + "".join(f"7,{text}\n" for text in TEXTS[:3]))
-    assert predict("--input", tmp_path / "table.csv") == said(TEXTS[:3])
+    assert predict("--input", tmp_path / "table.csv") == [{"id": "7"} | result for result in said(TEXTS[:3])]
     write_rows(tmp_path / "table.jsonl", [{"remark": text} for text in TEXTS])
     files = ("--input", tmp_path / "table.jsonl", "--input", tmp_path / "texts.txt")
     # Batches hold other texts together, so that the last digits may differ.
     both = predict(*files, "--column", "remark")
     assert [result["text"] for result in both] == TEXTS * 2
+    assert [result["file"] for result in both] == [
+        str(tmp_path / name) for name in ("table.jsonl", "texts.txt") for _ in TEXTS
+    ]
     assert [result["label"] for result in both] == [result["label"] for result in expected] * 2
 
 
@@ -411,13 +415,22 @@ def test_predict_pairs(call, refuse, tuned, tmp_path):
     )
 
 
-def test_predict_with_a_threshold(call, tuned):
+def test_predict_with_a_threshold(call, refuse, tuned):
     for threshold, labels in ((0, ["king", "river"]), (1, [])):
         status, out, _ = call(
             "predict", "--model", tuned("multi-label").model, "--threshold", threshold, "the king"
         )
         assert status == 0
         assert json.loads(out)["labels"] == labels
+    _, out, _ = call("predict", "--model", tuned("ner").model, "--threshold", 1, "the king")
+    assert json.loads(out)["entities"] == []
+    _, out, _ = call(
+        "predict", "--model", tuned("classification").model, "--threshold", 1, "--top-k", 1, "king"
+    )
+    assert json.loads(out)["label"] is None and len(json.loads(out)["scores"]) == 1
+    assert "a regression model has no use for threshold" in refuse(
+        "predict", "--model", tuned("regression").model, "--threshold", 0.5, "the king"
+    )
 
 
 def test_predict_to_a_file(call, refuse, said, tuned, tmp_path):
@@ -434,17 +447,63 @@ def test_predict_to_a_file(call, refuse, said, tuned, tmp_path):
     assert entries(output.parent) == ["results.jsonl"]
 
 
-def test_a_refused_prediction_leaves_the_former_file(refuse, tuned, tmp_path):
+def test_a_refused_prediction_leaves_the_former_file_and_its_own_answers(refuse, tuned, tmp_path):
     output = tmp_path / "out" / "results.jsonl"
     output.parent.mkdir()
     (tmp_path / "texts.txt").write_bytes(b"the king\n" * 600 + b"\xff\n")  # past the first chunk
     usual = ("predict", "--model", tuned("classification").model, "--input", tmp_path / "texts.txt")
-    assert "texts.txt:601: not UTF-8" in refuse(*usual, "--output", output)
-    assert entries(output.parent) == []
+    partial = output.with_name(".results.jsonl.partial")
+    told = refuse(*usual, "--output", output)
+    assert "texts.txt:601: not UTF-8" in told
+    assert told.endswith(f"the 600 answers before are in {partial}")
+    assert [result["text"] for result in read_lines(partial.read_text())] == ["the king"] * 600
+    assert entries(output.parent) == [partial.name]
     output.write_text("former")
-    assert "texts.txt:601" in refuse(*usual, "--output", output, "--overwrite")
+    (tmp_path / "texts.txt").write_bytes(b"\xff\n")
+    assert "answers" not in refuse(*usual, "--output", output, "--overwrite")
     assert output.read_text() == "former"
     assert entries(output.parent) == ["results.jsonl"]
+
+
+def test_a_table_is_refused_before_the_first_prediction(refuse, tuned, tmp_path, capsys):
+    write_rows(tmp_path / "rows.jsonl", [{"text": "the king"}] * 3 + [{"text": None}])
+    line = refuse("predict", "--model", tuned("classification").model, "--input", tmp_path / "rows.jsonl")
+    assert "rows.jsonl:4: expected a text in column 'text', found nothing" in line
+
+
+def test_notes_in_files_are_documents(call, tuned, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "notes").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "notes" / f"{name}.txt").write_text("the\nking of it\n")
+    usual = ("predict", "--model", tuned("ner").model, "--input", tmp_path / "notes")
+    results = read_lines(call(*usual, "--documents")[1])
+    assert [result["file"] for result in results] == [
+        str(tmp_path / "notes" / name) for name in ("a.txt", "b.txt")
+    ]
+    assert results[0]["text"] == "the\nking of it\n"
+    assert (results[0]["entities"][0]["start"], results[0]["entities"][0]["end"]) == (4, 8)
+    assert call(*usual)[0] == 2
+    call(*usual[:-1], tmp_path / "notes" / "a.txt")
+    assert "text files are read as one text a line; --documents takes each file as one text" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_is_printed_is_utf_8_on_any_stream(tuned, monkeypatch, encoding):
+    for arguments in (
+        ["predict", "--model", str(tuned("classification").model), "Größe 温度"],
+        ["report", str(tuned("classification").run)],
+        ["recipes", "ls"],
+    ):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["minialbert", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        stream.flush()
+        printed = stream.buffer.getvalue().decode("utf-8")
+        assert arguments[0] != "predict" or json.loads(printed)["text"] == "Größe 温度"
 
 
 def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path):
@@ -454,7 +513,7 @@ def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path)
     usual = ("predict", "--model", model)
     assert "give either texts or --input" in refuse(*usual, "to", "--input", tmp_path / "texts.txt")
     assert "give either texts or --input" in refuse(*usual)
-    assert "are for tables: give --input too" in refuse(*usual, "to", "--column", "text")
+    assert "are for files: give --input too" in refuse(*usual, "to", "--column", "text")
     assert "columns are for tables" in refuse(*usual, "--input", tmp_path / "texts.txt", "--column", "text")
     assert "no column 'text'; name one of its columns, which are 'remark'" in refuse(
         *usual, "--input", tmp_path / "table.csv"

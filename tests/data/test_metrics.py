@@ -382,5 +382,5 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, call, module, pa
 
     call()
     monkeypatch.setattr(metrics.importlib, "import_module", without)
-    with pytest.raises(MissingExtraError, match=rf"needs {package}: pip install 'minialbert\[tasks\]'"):
+    with pytest.raises(MissingExtraError, match=rf"needs {package}: pip install .*\[tasks\]'"):
         call()

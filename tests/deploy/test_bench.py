@@ -291,9 +291,7 @@ def test_mistakes_are_told(options, message):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        MissingExtraError, match=r"ONNX Runtime needs onnx: pip install 'minialbert\[export\]'"
-    ):
+    with pytest.raises(MissingExtraError, match=r"ONNX Runtime needs onnx: pip install .*\[export\]'"):
         benchmark(["distilbert"])
 
 

@@ -336,6 +336,6 @@ def test_without_matplotlib_a_chart_is_its_values_and_a_line_that_says_why(monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     files: dict[str, str] = {}
     page = html_page("t", [Section("s", (lines(steps("a", 1.0, 2.0)),))], figures=files)
-    assert "drawing charts needs matplotlib: pip install &#39;minialbert[report]&#39;" in page
+    assert "drawing charts needs matplotlib: pip install -e &#39;.[report]&#39; in the checkout" in page
     assert "<details open><summary>Values" in page and cells(page) == ["0", "1", "1", "2"]
     assert "<svg" not in page.partition("</head>")[2] and files == {}

@@ -701,7 +701,7 @@ def test_long_inputs_are_counted_and_the_saved_overlap_is_the_one_that_was_used(
 
 def test_missing_scoring_packages_are_told_before_anything_is_trained(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    with pytest.raises(MissingExtraError, match=r"needs scikit-learn: pip install 'minialbert\[tasks\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs scikit-learn: pip install .*\[tasks\]'"):
         run()
     assert not (tmp_path / "run").exists()
 

@@ -1,8 +1,10 @@
 """Predictions for plain texts: offsets, long texts, streaming, and agreement with evaluation and pipelines."""
 
 import copy
+import datetime
 import io
 import json
+import pickle
 from itertools import count, islice, repeat
 
 import numpy as np
@@ -351,7 +353,28 @@ def test_loaded_predictor_gives_the_same(classifier, tiny_tokenizer, tmp_path):
     assert close(list(loaded.predict([LONG, "the king"])), list(before))
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda predictor: pickle.loads(pickle.dumps(predictor))])
+def test_copies_and_pickles_answer_alike(classifier, tiny_tokenizer, copied):
+    predictor = Predictor(classifier, tiny_tokenizer, of_task("single-label", 16, 4), threshold=0.9, top_k=2)
+    other = copied(predictor)
+    assert list(other.predict([LONG, "x"])) == list(predictor.predict([LONG, "x"]))
+
+
 # Mistakes
+
+
+def test_a_mapping_is_no_list_of_texts(classifier, tiny_tokenizer):
+    for body in ({"text": "the king"}, b"the king"):
+        with pytest.raises(UserError, match=r"expects a list of texts, found \w+: give \[text\]"):
+            Predictor(classifier, tiny_tokenizer, of_task("single-label")).predict(body)
+
+
+def test_what_comes_before_a_bad_text_has_its_answers(classifier, tiny_tokenizer):
+    predictor = Predictor(classifier, tiny_tokenizer, of_task("single-label"), max_characters=20)
+    results = predictor.predict(["the king", "a" * 21])
+    assert next(results)["text"] == "the king"
+    with pytest.raises(UserError, match="text 2: 21 characters, and the limit is 20"):
+        next(results)
 
 
 @pytest.mark.parametrize(
@@ -412,8 +435,9 @@ def test_lines_of_files_and_stdin_are_texts(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n t\xc3\xa9\xe2\x80\xa8x \nlast")
     (tmp_path / "empty.txt").touch()
     paths = [str(tmp_path / "a.txt"), "-", str(tmp_path / "empty.txt")]
-    texts = read_inputs(paths, stdin=io.BytesIO("中\n\n".encode()))
-    assert list(texts) == ["one", "", " té\u2028x ", "last", "中", ""]
+    inputs = list(read_inputs(paths, stdin=io.BytesIO("中\n\n".encode())))
+    assert [one.text for one in inputs] == ["one", "", " té\u2028x ", "last", "中", ""]
+    assert [one.about["file"] for one in inputs] == [paths[0]] * 4 + ["-"] * 2
 
 
 def test_rows_of_tables_are_texts(tmp_path):
@@ -429,9 +453,69 @@ def test_rows_of_tables_are_texts(tmp_path):
     columns = {"text": [text for text, _ in rows], "b": [other for _, other in rows]}
     pq.write_table(pa.table(columns), tmp_path / "e.parquet")
     for path in sorted(map(str, tmp_path.iterdir())):
-        assert list(read_inputs([path])) == [text for text, _ in rows]
-        assert list(read_inputs([path], pair_column="b")) == rows
-        assert list(read_inputs([path], column="b")) == ["1", "2"]
+        assert list(read_inputs([path])) == [(text, {}) for text, _ in rows]
+        assert list(read_inputs([path], pair_column="b")) == [(row, {}) for row in rows]
+        assert list(read_inputs([path], column="b")) == [("1", {}), ("2", {})]
+        named = read_inputs([path], id_column="b")
+        assert [one.about for one in named] == [{"id": "1"}, {"id": "2"}]
+
+
+def test_a_row_keeps_its_id(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.csv").write_text("ID,text\n0007,x\n8,y\n")
+    assert [one.about for one in read_inputs([str(tmp_path / "a.csv")])] == [{"id": "0007"}, {"id": "8"}]
+    # What JSON has no name for is told as text.
+    ids = [datetime.date(2026, 1, 2), None]
+    pq.write_table(pa.table({"id": ids, "text": ["x", "y"]}), tmp_path / "b.parquet")
+    both = [str(tmp_path / "b.parquet"), str(tmp_path / "a.csv")]
+    found = [one.about for one in read_inputs(both)]
+    assert found[:2] == [{"id": "2026-01-02", "file": both[0]}, {"file": both[0]}]
+    assert found[2] == {"id": "0007", "file": both[1]}
+    with pytest.raises(UserError, match=r"a\.csv: no column 'number'"):
+        list(read_inputs([str(tmp_path / "a.csv")], id_column="number"))
+
+
+def test_a_document_is_one_text(tmp_path):
+    folder = tmp_path / "notes" / "b"
+    folder.mkdir(parents=True)
+    first, second = folder.parent / "a.txt", folder / "c.txt"
+    first.write_bytes(b"\xef\xbb\xbfbreast\r\ncancer\n")
+    second.write_text("é\n", encoding="utf-8")
+    (folder / "readme.md").write_text("no note")
+    inputs = list(read_inputs([str(folder.parent), "-"], documents=True, stdin=io.BytesIO(b"x\ny")))
+    assert inputs == [
+        ("breast\r\ncancer\n", {"file": str(first)}),
+        ("é\n", {"file": str(second)}),
+        ("x\ny", {"file": "-"}),
+    ]
+    with pytest.raises(UserError, match=r"is a folder: give --documents"):
+        read_inputs([str(folder)])
+    second.unlink()
+    with pytest.raises(UserError, match=r"holds no \.txt file"):
+        read_inputs([str(folder)], documents=True)
+    first.write_bytes(b"one\ntwo\xff")
+    with pytest.raises(UserError, match=r"a\.txt:2: not UTF-8 \(byte 0xff\)"):
+        list(read_inputs([str(first)], documents=True))
+    first.write_text("a" * 100)
+    with pytest.raises(UserError, match=r"a\.txt: more than 20 characters: divide it"):
+        list(read_inputs([str(first)], documents=True, max_characters=20))
+
+
+def test_all_bad_rows_of_all_tables_are_told_before_the_first_text(tmp_path):
+    rows = [{"text": "x"}] + [{"text": None}] * 11 + [{"text": "y" * 30}]
+    (tmp_path / "a.txt").write_text("fine\n")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = read_inputs([str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")], max_characters=20)
+    with pytest.raises(UserError) as stop:
+        next(inputs)
+    told = str(stop.value)
+    assert "b.jsonl:2: expected a text in column 'text', found nothing; " in told
+    assert told.endswith("12 of 13 rows are refused: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …")
+    (tmp_path / "b.jsonl").write_text(json.dumps(rows[-1]))
+    with pytest.raises(UserError, match=r"b\.jsonl:1: 30 characters in column 'text', and the limit is 20"):
+        list(read_inputs([str(tmp_path / "b.jsonl")], max_characters=20))
 
 
 @pytest.mark.parametrize(
@@ -457,7 +541,7 @@ def test_damaged_inputs_name_file_and_row(tmp_path, name, content, message):
 
 def test_damaged_stdin_names_the_line():
     texts = read_inputs(["-"], stdin=io.BytesIO(b"one\n\xe9\n"))
-    assert next(texts) == "one"
+    assert next(texts) == ("one", {})
     with pytest.raises(UserError, match="stdin:2: not UTF-8"):
         next(texts)
 

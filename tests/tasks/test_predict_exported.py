@@ -379,9 +379,7 @@ def test_missing_runtime_is_named(both, monkeypatch):
     _, exported = both("token")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "minialbert_runtime.model")
-    with pytest.raises(
-        MissingExtraError, match=r"folder needs onnxruntime: pip install 'minialbert\[export\]'"
-    ):
+    with pytest.raises(MissingExtraError, match=r"folder needs onnxruntime: pip install .*\[export\]'"):
         load_predictor(exported)
 
 
