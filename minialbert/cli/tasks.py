@@ -297,27 +297,30 @@ def _run_grid(
 
 
 def _print_scores(record: dict[str, Any]) -> None:
-    """Print the figures of each labelled split, then entities by type where there are such."""
+    """Print the figures of each labelled split, then those by class, or by type of entity."""
     for split, metrics in record["metrics"].items():
         table = Table(f"{record['task']}, {split}", "")
         for name, value in metrics.items():
             if isinstance(value, float):
                 mark = " (over word pieces, as the release)" if name == "entity_f1_subword" else ""
+                mark = f" (of {record['positive']})" if name == "f1" and record.get("positive") else mark
                 style = "bold" if name == record["metric"] else None
                 table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
         out.print(table)
-        if metrics.get("per_type"):
+        for key, title, counted in (("per_type", "type", "entities"), ("per_class", "class", "rows")):
             rows = (
                 (
                     name,
-                    *(f"{values[key]:.4f}" for key in ("precision", "recall", "f1")),
+                    *(f"{values[one]:.4f}" for one in ("precision", "recall", "f1")),
                     str(values["support"]),
                 )
-                for name, values in metrics["per_type"].items()
+                for name, values in list(metrics.get(key, {}).items())[:_SHOWN_CLASSES]
             )
-            print_table(("type", "precision", "recall", "F1", "entities"), rows)
+            if metrics.get(key):
+                print_table((title, "precision", "recall", "F1", counted), rows)
 
 
+_SHOWN_CLASSES = 50
 _SHOWN = 12
 
 

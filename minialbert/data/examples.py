@@ -26,6 +26,7 @@ class TextExample:
     pair: str | None = None
     label: str | float | tuple[str, ...] | None = None
     id: str | None = None  # what the file calls the row, for submissions
+    group: str | None = None  # whose rows stay together when some are set apart (a patient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class TokenExample:
     text: str | None = None  # the running text that the words were cut from, where the file has it
     offsets: tuple[tuple[int, int], ...] | None = None  # first and last character (exclusive) of each word
     spans: tuple[Span, ...] | None = None  # entities, where they need not end where a word does
+    group: str | None = None
 
 
 Example = TextExample | TokenExample
@@ -53,6 +55,7 @@ class Task:
     splits: Mapping[str, Sequence[Example]]  # train, validation, test (MNLI: also "validation_mismatched")
     notes: tuple[str, ...] = ()  # what a reader repaired or left out, a line each; shown and recorded
     columns: str = ""  # which columns of a table were used, and which were left out
+    positive: str | None = None  # of two classes the one that `f1` is about; the last where nobody said
 
     @property
     def type(self) -> TaskType:

@@ -243,6 +243,7 @@ def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task
         metric=task.metric,
         splits=splits,
         notes=tuple(notes),
+        positive=task.labels[1] if len(task.labels) == 2 else None,
     )
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from minialbert_runtime.words import Span, tags_to_spans
 from numpy.typing import NDArray
 
-from minialbert.errors import MissingExtraError
+from minialbert.errors import MissingExtraError, listed, quoted
+
+_BY_CLASS = ("precision", "recall", "f1")
+_MOST_AREAS = 100  # classes; each sorts all rows
 
 
 def check_package(module: str, package: str) -> None:
@@ -24,10 +27,12 @@ def check_package(module: str, package: str) -> None:
     _load(module, package)
 
 
-def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labels: int) -> dict[str, float]:
+def single_label_metrics(
+    gold: Sequence[int], predicted: Sequence[int], num_labels: int, positive: int = 1
+) -> dict[str, float]:
     """Return accuracy, F1 and Matthews' correlation of one class out of several, given as ids.
 
-    With two classes `f1` is that of class 1, as in GLUE, else the macro mean.
+    With two classes `f1` is that of the positive one, in GLUE class 1, else the macro mean.
     """
     scores = _load("sklearn.metrics", "scikit-learn")
     ids = list(range(num_labels))
@@ -36,14 +41,78 @@ def single_label_metrics(gold: Sequence[int], predicted: Sequence[int], num_labe
     seen = len({*gold, *predicted})
     return {
         "accuracy": float(scores.accuracy_score(gold, predicted)),
-        # As class 1 alone: a gold label may be of a class that the model does not have.
-        "f1": float(scores.f1_score(gold, predicted, labels=[1], average="micro", zero_division=0))
+        # As one class alone: a gold label may be of a class that the model does not have.
+        "f1": float(scores.f1_score(gold, predicted, labels=[positive], average="micro", zero_division=0))
         if binary
         else macro,
         "f1_macro": macro,
         # Undefined where only one class occurs; scikit-learn returns 0 too, but warns.
         "matthews_correlation": float(scores.matthews_corrcoef(gold, predicted)) if seen > 1 else 0.0,
     }
+
+
+def class_metrics(
+    gold: NDArray[np.bool_],
+    predicted: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    labels: Sequence[str],
+    positive: int | None = None,
+) -> dict[str, Any]:
+    """Return figures by class, their means over classes, and areas under the curves of scores, all (rows, classes).
+
+    The areas (of ROC: `auroc`; of precision over recall: `average_precision`) are those of the positive class where
+    there is one, else means over the classes that some rows have and others have not; absent where none is so, and
+    of more than 100 classes.
+    """
+    sklearn = _load("sklearn.metrics", "scikit-learn")
+    right = (gold & predicted).sum(axis=0)
+    support, claimed = gold.sum(axis=0), predicted.sum(axis=0)
+    of = (claimed, support, (support + claimed) / 2)
+    columns = [right / np.maximum(whole, 0.5) for whole in of]
+    per_class = {
+        label: {
+            **{name: float(column[index]) for name, column in zip(_BY_CLASS, columns, strict=True)},
+            "support": int(support[index]),
+            "predicted": int(claimed[index]),
+        }
+        for index, label in enumerate(labels)
+    }
+    found: dict[str, Any] = {}
+    for name, column in zip(_BY_CLASS, columns, strict=True):
+        found[f"{name}_macro"] = float(column.mean())
+        found[f"{name}_weighted"] = float(column @ support / max(support.sum(), 1))
+    chosen = [positive] if positive is not None else range(len(labels) if len(labels) <= _MOST_AREAS else 0)
+    varied = [index for index in chosen if 0 < support[index] < len(gold)]
+    for name, area in (
+        ("auroc", sklearn.roc_auc_score),
+        ("average_precision", sklearn.average_precision_score),
+    ):
+        if varied:
+            found[name] = float(np.mean([area(gold[:, index], scores[:, index]) for index in varied]))
+    return {**found, "per_class": per_class}
+
+
+def confusion(
+    gold: Sequence[int], predicted: Sequence[int], labels: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Return how many rows of each class were given which; what never happens is left out."""
+    found: dict[str, dict[str, int]] = {}
+    for (true, claimed), count in sorted(Counter(zip(gold, predicted, strict=True)).items()):
+        found.setdefault(labels[true] if true >= 0 else "(unknown)", {})[labels[claimed]] = count
+    return found
+
+
+def never_predicted(figures: Mapping[str, Any]) -> list[str]:
+    """Return a line about the classes that rows have and that were never predicted, if there are such."""
+    missed = {
+        name: one["support"]
+        for name, one in figures.get("per_class", {}).items()
+        if one["support"] and not one["predicted"]
+    }
+    told = listed(
+        f"{quoted(name)} ({count:,} {'row' if count == 1 else 'rows'})" for name, count in missed.items()
+    )
+    return [f"never predicted: {told}"] if missed else []
 
 
 def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[str, float]:
@@ -60,16 +129,20 @@ def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -
 
 
 def regression_metrics(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
-    """Return both correlations (0 where all scores are equal), their mean and the mean squared error."""
+    """Return both correlations (0 where all scores are equal), their mean, the mean squared error, and the share of the
+    variance that it leaves out (`r2`).
+    """
     stats = _load("scipy.stats", "scipy")
     defined = len(set(gold)) > 1 and len(set(predicted)) > 1
+    error, variance = float(np.mean((np.asarray(gold) - np.asarray(predicted)) ** 2)), float(np.var(gold))
     pearson = float(stats.pearsonr(gold, predicted).statistic) if defined else 0.0
     spearman = float(stats.spearmanr(gold, predicted).statistic) if defined else 0.0
     return {
         "pearson": pearson,
         "spearmanr": spearman,
         "pearson_spearman": (pearson + spearman) / 2,
-        "mean_squared_error": float(np.mean((np.asarray(gold) - np.asarray(predicted)) ** 2)),
+        "mean_squared_error": error,
+        **({"r2": 1 - error / variance} if variance > 0 else {}),
     }
 
 

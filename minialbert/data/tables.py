@@ -72,7 +72,7 @@ _Used = dict[str, tuple[str, ...]]  # columns by role
 # The columns that may be named, by what they hold; a second text ("pair") is found beside the first alone. Of several
 # classes the label may be the columns that hold a 0 or 1 for each.
 _Columns = Mapping[str, str | Sequence[str] | None]
-ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id")
+ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id", "group")
 
 
 def load_table(
@@ -148,6 +148,9 @@ def load_table(
         else:
             rows[split], used[split] = _text_rows(table, split, columns, kind, classes, notes)
         _check_labelled(table, rows[split], split)
+        if columns.get("group") is not None and split == "train":
+            rows[split] = _with_groups(table, rows[split], str(columns["group"]))
+            used[split] = used[split] | {"group": (str(columns["group"]),)}
     if not kind.tagging:
         _check_pairs(tables, used)
     own = tuple(labels or model_labels or _flag_names(columns)) if kind.has_classes else ()
@@ -437,6 +440,19 @@ def _text_rows(
 
     rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
     return rows, _used(text=text, pair=pair) | ({"label": labels} if labels else {}) | _used(id=id_column)
+
+
+def _with_groups(table: Table, rows: _Rows, column: str) -> _Rows:
+    if column not in table.columns:
+        have = listed(map(quoted, table.columns))
+        raise UserError(
+            f"{table.name}: no column {quoted(column)} to group rows by; found the columns {have}"
+        )
+    cells = {row: found.get(column) for row, found in table.rows}
+    for row, cell in cells.items():
+        if missing(cell):
+            raise table.error(row, f"the group in column {quoted(column)} is empty; fill it")
+    return [(row, replace(example, group=str(cells[row]))) for row, example in rows]
 
 
 def _token_rows(

@@ -6,7 +6,7 @@ Everything else asks the object. Records, recipes and `task.json` name it (`prob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from minialbert.data.metrics import multi_label_metrics, regression_metrics, single_label_metrics
+from minialbert.data.metrics import (
+    class_metrics,
+    confusion,
+    multi_label_metrics,
+    never_predicted,
+    regression_metrics,
+    single_label_metrics,
+)
 from minialbert.data.task_inputs import IGNORED, Encoded, encode_sentences, encode_texts
 from minialbert.errors import UserError, quoted
 
@@ -25,6 +32,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from minialbert.data.examples import Task
+
+
+_OF_CLASSES = (
+    "f1_weighted", "precision_macro", "precision_weighted", "recall_macro", "recall_weighted", "auroc",
+    "average_precision",
+)  # fmt: skip
 
 
 class TaskType:
@@ -116,6 +129,14 @@ class TaskType:
         """Return the answers to texts with logits (rows, L), and the figures against gold labels as encoded."""
         raise NotImplementedError
 
+    def is_sound(self, figures: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Return whether a state of such figures may be kept for its metric alone, rather than as a last resort."""
+        return True
+
+    def remarks(self, figures: Mapping[str, Any]) -> list[str]:
+        """Return what a reader of figures has to be told, a line each."""
+        return never_predicted(figures)
+
     def answer(
         self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
     ) -> dict[str, Any]:
@@ -127,7 +148,7 @@ class SingleLabel(TaskType):
     """One class of several."""
 
     name, option = "single-label", "classification"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "matthews_correlation")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "matthews_correlation", *_OF_CLASSES)
     problem_type: ClassVar[str | None] = "single_label_classification"
     class_weights = True
 
@@ -162,8 +183,16 @@ class SingleLabel(TaskType):
     def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
         """Return the likeliest class of each text."""
         ids = logits.argmax(axis=1).tolist()
-        metrics = single_label_metrics(gold, ids, len(task.labels)) if gold is not None else {}
-        return [task.labels[index] for index in ids], metrics
+        named = [task.labels[index] for index in ids]
+        if gold is None:
+            return named, {}
+        count = len(task.labels)
+        positive = None if task.positive is None else task.labels.index(task.positive)
+        # A gold label of a class that the model does not have is none of its own.
+        true, chosen = (np.equal.outer(rows, np.arange(count)) for rows in (gold, ids))
+        by_class = class_metrics(true, chosen, _softmax(logits), task.labels, positive)
+        one = single_label_metrics(gold, ids, count, 1 if positive is None else positive)
+        return named, {**by_class, **one, "confusion": confusion(gold, ids, task.labels)}
 
 
 class Token(SingleLabel):
@@ -207,7 +236,7 @@ class MultiLabel(TaskType):
 
     name = option = "multi-label"
     label = "classes"
-    metrics = ("f1_micro", "f1_macro", "accuracy")
+    metrics = ("f1_micro", "f1_macro", "accuracy", *_OF_CLASSES)
     problem_type = "multi_label_classification"
 
     def loss(
@@ -233,7 +262,13 @@ class MultiLabel(TaskType):
         """Return the names of the classes whose probability is above one half."""
         chosen = logits > 0
         named = [tuple(name for name, is_in in zip(task.labels, row, strict=True) if is_in) for row in chosen]
-        return named, multi_label_metrics(np.array(gold, dtype=bool), chosen) if gold is not None else {}
+        if gold is None:
+            return named, {}
+        true = np.array(gold, dtype=bool)
+        return named, {
+            **class_metrics(true, chosen, logits, task.labels),
+            **multi_label_metrics(true, chosen),
+        }
 
     def results(
         self, task: Task, examples: Sequence[Any], encoded: Encoded, logits: Sequence[Logits]
@@ -243,7 +278,7 @@ class MultiLabel(TaskType):
         unknown = [bool(set(example.label or ()) - set(task.labels)) for example in examples]
         if metrics and any(unknown):
             gold = np.column_stack([[row["labels"] for row in encoded.rows], unknown]).astype(bool)
-            metrics = multi_label_metrics(
+            metrics |= multi_label_metrics(
                 gold, np.column_stack([np.stack(logits) > 0, np.zeros_like(unknown)])
             )
         return answers, metrics
@@ -260,7 +295,7 @@ class Regression(TaskType):
 
     name = option = "regression"
     label = "score"
-    metrics = ("pearson_spearman", "pearson", "spearmanr", "mean_squared_error")
+    metrics = ("pearson_spearman", "pearson", "spearmanr", "mean_squared_error", "r2")
     lower_is_better = ("mean_squared_error",)
     problem_type = "regression"
     package = ("scipy.stats", "scipy")
@@ -288,6 +323,23 @@ class Regression(TaskType):
         """Return the scores."""
         scores = logits[:, 0].tolist()
         return scores, regression_metrics(gold, scores) if gold is not None else {}
+
+    def is_sound(self, figures: Mapping[str, Any]) -> bool:
+        """Return whether the scores have the right size, which no correlation sees.
+
+        Of scores whose only fault is noise `r2` is the square of Pearson's correlation.
+        """
+        return bool(figures.get("r2", 0.0) >= figures.get("pearson", 0.0) ** 2 / 2)
+
+    def remarks(self, figures: Mapping[str, Any]) -> list[str]:
+        """Return a line where the model says hardly more than the mean."""
+        if figures.get("r2", 1.0) > 0.1:
+            return []
+        error = figures["mean_squared_error"]
+        return [
+            f"the mean squared error, {error:.4g}, is not clearly below the variance of the scores, "
+            f"{error / (1 - figures['r2']):.4g}: the model says hardly more than their mean"
+        ]
 
     def answer(
         self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
@@ -333,6 +385,10 @@ def is_tagging(problem: str) -> bool:
 def lower_is_better(metric: str | None) -> bool:
     """Return whether a figure of any kind of task is an error."""
     return any(metric in kind.lower_is_better for kind in TASK_TYPES.values())
+
+
+def _softmax(logits: Logits) -> Logits:
+    return np.asarray(torch.from_numpy(logits).softmax(-1))
 
 
 def _count(tensor: Tensor) -> Tensor:

@@ -68,32 +68,105 @@ def load_task(
             repair=recipe.iob,
             overlaps=recipe.overlaps,
         )
+    if recipe.group is not None and all(row.group is None for row in task.splits.get("train", ())):
+        raise UserError("task.group names a column of a table, and this data has none: leave it out")
     task = first_rows(task, recipe.max_train_rows)
     if recipe.metric is not None:
         check_metric(task.type, recipe.metric)
         task = replace(task, metric=recipe.metric)
+    task = _with_positive(task, recipe.positive)
     if carve and "validation" not in task.splits and "train" in task.splits:
-        task = _carve_validation(task, recipe.validation_fraction)
+        task = _carve_validation(task, recipe.validation_fraction, recipe.group)
     return task
 
 
-def _carve_validation(task: Task, fraction: float) -> Task:
-    """Part the training rows; which are chosen depends on their number alone, so all seeds share them."""
-    train = task.splits["train"]
-    count = max(1, round(fraction * len(train)))
-    if count >= len(train):
+# Names by which one of two classes is the one that is looked for.
+_POSITIVE = ("1", "true", "yes", "positive", "pos", "present", "case", "cases")
+
+
+def _with_positive(task: Task, named: str | None) -> Task:
+    """Return a task that says which of its two classes `f1` is about.
+
+    That is the one named; else, but for GLUE, where it is class 1, the one of a name in `_POSITIVE` where the other has
+    none of them; else the rarer one of train; else the last.
+    """
+    if named is not None and (
+        named not in task.labels or len(task.labels) != 2 or not task.type.class_weights
+    ):
+        known = listed(map(quoted, task.labels))
         raise UserError(
-            f"{task.name}: {len(train)} training rows are too few to set some apart for validation; give a "
-            "validation file"
+            f"task.positive {quoted(named)}: expected one of two classes, and {task.name} has {known}"
         )
-    chosen = set(random.Random(0).sample(range(len(train)), count))
+    if len(task.labels) != 2 or task.type.label != "class" or (task.positive is not None and named is None):
+        return task
+    found = [label for label in task.labels if label.strip().lower() in _POSITIVE]
+    counts = Counter(label_of(example) for example in task.splits.get("train", ()))
+    rarer = min(reversed(task.labels), key=lambda label: counts[label])
+    return replace(task, positive=named or (found[0] if len(found) == 1 else rarer))
+
+
+def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
+    """Part the training rows, so that each class (or type of entity) has its share in both parts.
+
+    A class with two rows or more has one in each part, where rows of one group, which stay together, allow it. Which
+    are chosen depends on the rows alone, so all seeds share them.
+    """
+    train = task.splits["train"]
+    groups: dict[object, list[int]] = {}
+    for index, row in enumerate(train):
+        groups.setdefault(index if row.group is None else row.group, []).append(index)
+    units = random.Random(0).sample(list(groups.values()), len(groups))
+    units.sort(key=lambda unit: len(unit) > fraction * len(train))  # those of many rows last
+    kinds = [Counter(kind for index in unit for kind in _kinds_of(train[index])) for unit in units]
+    left, taken = Counter[str](), Counter[str]()
+    having: dict[str, list[int]] = {}
+    for place, found in enumerate(kinds):
+        left.update(found)
+        for kind in found:
+            having.setdefault(kind, []).append(place)
+    wanted = {kind: max(1, round(fraction * rows)) for kind, rows in left.items() if rows > 1}
+    chosen: set[int] = set()
+    for kind in sorted(wanted, key=lambda name: (left[name], name)):  # the rarest first
+        for place in having[kind]:
+            if taken[kind] >= wanted[kind]:
+                break
+            if place not in chosen and all(left[name] > number for name, number in kinds[place].items()):
+                chosen.add(place)
+                taken.update(kinds[place])
+                left.subtract(kinds[place])
+    if not chosen:
+        raise UserError(
+            f"{task.name}: {len(train)} training rows are too few to set some apart for validation, with rows of each "
+            "class left to train on; give a validation file"
+        )
+    apart = {index for place in chosen for index in units[place]}
     parts: dict[str, Sequence[Example]] = {
         **task.splits,
-        "train": [row for index, row in enumerate(train) if index not in chosen],
-        "validation": [row for index, row in enumerate(train) if index in chosen],
+        "train": [row for index, row in enumerate(train) if index not in apart],
+        "validation": [row for index, row in enumerate(train) if index in apart],
     }
-    note = f"validation: {count:,} of the {len(train):,} training rows, set apart at random"
-    return replace(task, splits=parts, notes=(*task.notes, note))
+    notes = [f"validation: {taken[_ANY]:,} of the {len(train):,} training rows, set apart at random"]
+    notes[0] += (
+        f" by class; rows of one {group} stay together"
+        if group is not None
+        else " by class"
+        if len(wanted) > 1
+        else ""
+    )
+    if without := [kind for kind in having if not taken[kind]]:
+        notes.append(f"validation: no row of {listed(map(quoted, sorted(without)))}")
+    return replace(task, splits=parts, notes=(*task.notes, *notes))
+
+
+_ANY = ""  # what every row is of
+
+
+def _kinds_of(example: Example) -> set[str]:
+    """Return the classes of a row, or the types of its entities, and `_ANY`."""
+    label = label_of(example)
+    if isinstance(example, TokenExample):
+        return {_ANY, *(tag[2:] for tag in example.tags or () if tag != "O")}
+    return {_ANY, *((label,) if isinstance(label, str) else label if isinstance(label, tuple) else ())}
 
 
 _SHOWN = 12  # labels whose counts a line has

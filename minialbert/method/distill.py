@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -258,7 +259,7 @@ def _run(
             start = _first_measurement(trainer, run, plan, resumed=checkpoint is not None)
             trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.eval_dataset is not None:
-                end = {"student_end": _parts(trainer.measure())}
+                end = {"student_end": _parts(trainer.measure(), "student")}
     else:
         run.rewind_log(-1)
         start = _first_measurement(trainer, run, plan, resumed=False)
@@ -404,15 +405,20 @@ def _first_measurement(
     metrics: dict[str, Any] = {}
     if len(plan.held_out):
         if plan.teacher is not None and plan.teacher.has_mlm_head:
-            metrics["teacher"] = _parts(trainer.measure_teacher())
-        metrics["student_start"] = _parts(trainer.measure())
+            metrics["teacher"] = _parts(trainer.measure_teacher(), "teacher")
+        metrics["student_start"] = _parts(trainer.measure(), "student")
     if trainer.args.should_save:
         run.append_log({"kind": "start", "step": 0, "notes": list(plan.notes), "metrics": metrics})
     return metrics
 
 
-def _parts(measured: tuple[Any, Any, Any]) -> dict[str, Any]:
+def _parts(measured: tuple[Any, Any, Any], who: str) -> dict[str, Any]:
     whole, first, second = measured
+    if broken := [name for name, value in whole.flat().items() if not math.isfinite(value)]:
+        raise UserError(
+            f"figures of the {who} on held-out windows are not finite ({', '.join(broken)}): its weights are damaged, "
+            "or it needs training.precision=fp32"
+        )
     parts = {
         **whole.flat(), "masked_tokens": whole.masked_tokens, "halves": [first.flat(), second.flat()],
     }  # fmt: skip

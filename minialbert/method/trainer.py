@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -251,7 +252,8 @@ class DistillationTrainer(ResumableTrainer):
         """Log and return held-out metrics of the student."""
         if self._held_out is None:
             return {}
-        metrics = self.measure()[0].flat("eval_")
+        figures = self.measure()[0].flat("eval_").items()
+        metrics = {name: value for name, value in figures if math.isfinite(value)}
         self.log(dict(metrics))
         return metrics
 

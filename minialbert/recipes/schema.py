@@ -383,11 +383,17 @@ class TaskRecipe(Section):
     tokens: str | None = key(None, "Column of the words")
     tags: str | None = key(None, "Column of the words' tags")
     spans: str | None = key(None, "Column of character spans")
+    group: str | None = key(
+        None, "Column whose rows of one value are not parted (patient, document)", min_length=1
+    )
     labels: list[str] | None = key(None, "Label names in the order of their ids (null: sorted)", min_length=1)
     label_separator: str | None = key(
         None,
         "Between labels of a multi-label cell (null: found, one of | ; , and others)",
         min_length=1,
+    )
+    positive: str | None = key(
+        None, "Of two classes the one that f1 is about (null: by a rule)", min_length=1
     )
     metric: str | None = key(None, "What selects and is reported (null: the task's own)")
     max_train_rows: Count | None = key(None, "Use the first N training rows")

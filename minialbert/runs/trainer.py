@@ -189,6 +189,7 @@ class ResumableTrainer(Trainer):
         self._max_skipped_steps = max_skipped_steps
         self._skipped_in_a_row = 0
         self._gradient_was_finite = True
+        self._non_finite = ["loss"]
         self._window_ids: list[Tensor] = []
         self._step_tokens = 0.0
         self._evaluation_is_due = False
@@ -242,6 +243,8 @@ class ResumableTrainer(Trainer):
         self._started = time.perf_counter()
         try:
             result = super().train(*args, **kwargs)
+            if 0 < self.state.global_step <= self.skipped_steps:
+                raise self._never_finite(f"all {self.skipped_steps} steps")
             if self.stops_here() and self.state.global_step < self.state.max_steps:
                 raise StopRequested
             return result
@@ -340,13 +343,19 @@ class ResumableTrainer(Trainer):
         log_is_due = self.control.should_log  # which any log takes back
         self.log({"skipped_steps": self.skipped_steps, "non_finite": terms, "window_ids": windows})  # type: ignore[dict-item]
         self.control.should_log = log_is_due
+        self._non_finite = terms
         if self._skipped_in_a_row > self._max_skipped_steps:
-            raise UserError(
-                f"step {self.state.global_step}: loss or gradient was not finite ({', '.join(terms)}) in "
+            raise self._never_finite(
                 f"{self._skipped_in_a_row} steps in a row, and {self._section}.max_skipped_steps is "
-                f"{self._max_skipped_steps}: lower {self._section}.learning_rate, or train in bf16 or fp32 rather "
-                "than fp16; log.jsonl names the windows of these steps"
+                f"{self._max_skipped_steps}"
             )
+
+    def _never_finite(self, when: str) -> UserError:
+        return UserError(
+            f"step {self.state.global_step}: loss or gradient was not finite ({', '.join(self._non_finite)}) in "
+            f"{when}: lower {self._section}.learning_rate, or train in bf16 or fp32 rather than fp16; log.jsonl "
+            "names the windows of these steps"
+        )
 
     # Evaluation, once per step at which it is due
 

@@ -242,12 +242,10 @@ def calibrate_exit(
         precision=resolve_precision(precision),
         progress=split if progress else None,
     )
-    if not all(np.isfinite(values).all() for values in outputs.logits):
-        raise UserError(f"the outputs of {name} are not finite: its weights are damaged, or it needs fp32")
     order = label_ids(model, task, name)
 
     def score(logits: list[Logits]) -> float:
-        metrics = read_predictions(examples, encoded, task, logits, order=order).metrics
+        metrics = read_predictions(examples, encoded, task, logits, order=order, name=name).metrics
         return float(metrics[task.metric])
 
     depth = outputs.depths[-1]

@@ -47,6 +47,7 @@ from minialbert.tasks.predictions import (
     encode,
     evaluate_split,
     make_collator,
+    remarks,
     running_notes,
 )
 
@@ -175,25 +176,20 @@ def run_evaluation(
         rule = {"rule": inputs.words or WordRule()} if task.type.tagging else {}
         encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap, **rule)
         notes.extend(running_notes(name, rows, encoded))
-        result = evaluate_split(
+        return evaluate_split(
             model,
             rows,
             encoded,
             task,
             make_collator(task, tokenizer),
             order=order,
+            name=f"{shown_name} on {name}",
             batch_size=batch_size,
             precision=resolve_precision(precision),
             num_iterations=num_iterations,
             exit_threshold=exit_threshold,
             progress=name if progress else None,
         )
-        if not result.finite:
-            raise UserError(
-                f"{name}: the outputs of {shown_name} are not finite: its weights are damaged, or it needs "
-                "--set tuning.precision=fp32"
-            )
-        return result
 
     results = {chosen: run(chosen)} if chosen is not None else {}
     for_benchmark = {name: run(name) for name in submitted}
@@ -206,6 +202,7 @@ def run_evaluation(
         "problem": task.problem,
         "metric": task.metric,
         "split": chosen,
+        "positive": task.positive,
         "score": results[chosen].metrics.get(task.metric) if chosen is not None else None,
         "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
         "seed": None,
@@ -213,7 +210,7 @@ def run_evaluation(
         "rows": {name: len(result.values) for name, result in results.items()},
         "data": task_summary(task),
         **_depth_record(model, num_iterations, exit_threshold, results),
-        "notes": [*notes, *_notes({**results, **for_benchmark}, chosen, max_length)],
+        "notes": [*notes, *_notes({**results, **for_benchmark}, chosen, max_length), *remarks(task, results)],
         "wall_seconds": round(time.perf_counter() - started, 2),
         "submission": [path.name for path in submitted.values()],
     }
@@ -254,6 +251,8 @@ def task_of_model(
     if kind is not None and kind is not inputs.type:
         raise UserError(f"{name} was tuned for a {inputs.problem} task, {recipe.name} is a {kind.name} one")
     task = _read_task(recipe, model, split, data)
+    if recipe.positive is None and inputs.positive in task.labels:
+        task = replace(task, positive=inputs.positive)
     if recipe.metric is None and inputs.metric and task.name == inputs.task:
         check_metric(task.type, inputs.metric)
         task = replace(task, metric=inputs.metric)

@@ -51,14 +51,23 @@ from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
 from minialbert.tasks.losses import TaskTeacher, label_order
 from minialbert.tasks.models import (
+    Scale,
     TaskInputs,
     is_minialbert,
     load_for_tuning,
     load_tuned,
     model_labels,
     save_tuned,
+    scale_of,
 )
-from minialbert.tasks.predictions import Predictions, encode, evaluate_split, make_collator, running_notes
+from minialbert.tasks.predictions import (
+    Predictions,
+    encode,
+    evaluate_split,
+    make_collator,
+    remarks,
+    running_notes,
+)
 from minialbert.tasks.trainer import TuningTrainer
 
 logger = logging.getLogger(__name__)
@@ -93,7 +102,8 @@ class FinetuningPlan:
     """Everything a tuning needs, checked, before anything is written.
 
     `adapters` is "pre-trained", "identity" or "as-published" when adapters are tuned, else None. `overlap`
-    are the tokens that windows of a long sentence share; `notes` tell what was decided, one line each.
+    are the tokens that windows of a long sentence share; `scale` the units in which scores are learnt; `notes`
+    tell what was decided, one line each.
     """
 
     recipe: FinetuneRecipe
@@ -104,6 +114,7 @@ class FinetuningPlan:
     teacher: TaskTeacher | None
     class_weights: Tensor | None
     elastic: ElasticObjective | None
+    scale: Scale
     parameters: TrainableCount
     adapters: str | None
     max_length: int
@@ -136,6 +147,7 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         recipe.model.name, task, revision=recipe.model.revision, dropout=tuning.dropout
     )
     notes += model_notes
+    scale = scale_of(task, model)
     adapters = _prepare_adapters(recipe, model, notes)
     elastic = _plan_elastic(recipe, model, notes)
     parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
@@ -160,6 +172,10 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         if len(inputs) > len(task.splits[split]):
             more = len(inputs) - len(task.splits[split])
             notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
+    if scale != Scale():
+        scale.unfold(model)
+        for row in encoded["train"].rows:
+            row["labels"] = scale.to_standard(row["labels"])
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
     max_steps = max(1, round(tuning.epochs * steps))
     if max_steps < _FEW_STEPS:
@@ -173,9 +189,10 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         model=model,
         tokenizer=tokenizer,
         encoded=encoded,
-        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length),
+        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length, scale),
         class_weights=_class_weights(recipe, task, encoded["train"]),
         elastic=elastic,
+        scale=scale,
         parameters=parameters,
         adapters=adapters,
         max_length=max_length,
@@ -374,6 +391,8 @@ def _finetune(
         except StopRequested:  # the training is over, and not to be lost
             trainer.save_for_resume()
             raise
+    if plan.scale != Scale():
+        plan.scale.fold(plan.model)
     if not trainer.args.should_save:
         return {}
     if keep_model:
@@ -385,6 +404,7 @@ def _finetune(
             plan.overlap,
             plan.words,
             plan.task.pairs,
+            plan.task.positive,
         )
         with writing(run.model):
             save_tuned(plan.model, plan.tokenizer, inputs, run.model)
@@ -471,6 +491,7 @@ def _load_task_teacher(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
+    scale: Scale,
 ) -> TaskTeacher | None:
     settings = recipe.teacher
     if settings.model is None:
@@ -503,7 +524,9 @@ def _load_task_teacher(
             f"{model.config.hidden_size}; set it to 0"
         )
     order = label_order(names, task.labels, str(name))
-    return TaskTeacher(teacher, order, settings.logit_weight, settings.hidden_weight, settings.temperature)
+    return TaskTeacher(
+        teacher, order, settings.logit_weight, settings.hidden_weight, settings.temperature, scale
+    )
 
 
 def _class_weights(recipe: FinetuneRecipe, task: Task, train: Encoded) -> Tensor | None:
@@ -535,16 +558,18 @@ def _is_labelled(encoded: Encoded) -> bool:
 
 
 def _measure(plan: FinetuningPlan, split: str, num_iterations: int | None = None) -> Predictions:
-    return evaluate_split(
-        plan.model,
-        plan.task.splits[split],
-        plan.encoded[split],
-        plan.task,
-        make_collator(plan.task, plan.tokenizer),
-        batch_size=plan.recipe.tuning.eval_batch_size,
-        precision=resolve_precision(plan.recipe.tuning.precision),
-        num_iterations=num_iterations,
-    )
+    with plan.scale.folded(plan.model):
+        return evaluate_split(
+            plan.model,
+            plan.task.splits[split],
+            plan.encoded[split],
+            plan.task,
+            make_collator(plan.task, plan.tokenizer),
+            name=f"the model on {split}",
+            batch_size=plan.recipe.tuning.eval_batch_size,
+            precision=resolve_precision(plan.recipe.tuning.precision),
+            num_iterations=num_iterations,
+        )
 
 
 def _measure_best(
@@ -581,6 +606,7 @@ def _record(
         "problem": plan.task.problem,
         "metric": plan.task.metric,
         "split": split,
+        "positive": plan.task.positive,
         "score": predictions[split].metrics[plan.task.metric],
         "metrics": {name: result.metrics for name, result in predictions.items()},
         "seed": plan.recipe.tuning.seed,
@@ -605,7 +631,7 @@ def _record(
             "max_length": plan.max_length,
         },
         "data": task_summary(plan.task),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *remarks(plan.task, predictions)],
         "recipe": recipe,
         "command": finetune_command(plan.recipe),
     }

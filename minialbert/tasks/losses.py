@@ -15,6 +15,7 @@ from minialbert.errors import UserError
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
 from minialbert.method.losses import hidden_loss, layer_map
+from minialbert.tasks.models import Scale
 
 
 def logits_of(outputs: Any) -> Tensor:  # noqa: ANN401
@@ -29,7 +30,7 @@ class TaskTeacher:
     """A fine-tuned teacher whose logits, and hidden states of matched layers, a student learns while tuned.
 
     `order` has for each of the task's labels the teacher's id of the same name; `hidden_weight` is that of
-    Eq. 8 between matched layers, and `temperature` softens both distributions.
+    Eq. 8 between matched layers, and `temperature` softens both distributions. `scale` is that of the student's scores.
     """
 
     model: PreTrainedModel
@@ -37,6 +38,7 @@ class TaskTeacher:
     logit_weight: float
     hidden_weight: float
     temperature: float
+    scale: Scale = Scale()
 
     def __post_init__(self) -> None:
         """Freeze the teacher."""
@@ -49,7 +51,8 @@ class TaskTeacher:
             **forward_inputs(self.model, batch), output_hidden_states=bool(self.hidden_weight)
         )
         logits = logits_of(outputs).float()
-        return logits[..., self.order.to(logits.device)], outputs.hidden_states or ()
+        logits = self.scale.to_standard(logits[..., self.order.to(logits.device)])
+        return logits, outputs.hidden_states or ()
 
 
 def elastic_loss(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from minialbert_runtime.words import WordRule, word_rule
 from tokenizers import pre_tokenizers
 from torch import nn
@@ -33,7 +38,8 @@ class TaskInputs:
 
     `metric` is what the task is reported by, `overlap` the tokens that windows of a long text share. `words` cuts
     running text for a tagger; without, every punctuation mark is a word, as for models from before there was a rule.
-    `pairs` tells whether it was tuned on pairs of texts (None in a file that does not say so).
+    `pairs` tells whether it was tuned on pairs of texts (None in a file that does not say so), `positive` which of two
+    classes `f1` is about.
     """
 
     task: str
@@ -43,6 +49,7 @@ class TaskInputs:
     overlap: int
     words: WordRule | None = None
     pairs: bool | None = None
+    positive: str | None = None
 
     @property
     def type(self) -> TaskType:
@@ -180,16 +187,85 @@ def _head_layers(model: PreTrainedModel) -> list[nn.Linear]:
     return [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
 
 
-def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
-    """Set the bias of a new head of one output to the mean of the training scores; return a note about it."""
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of the training scores, in whose units a head of one output learns.
+
+    Outside training the model answers in the scores' own unit: both are folded into the head.
+    """
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def to_standard(self, score: Any) -> Any:  # noqa: ANN401 - a number or a tensor
+        """Return a score, or a tensor of them, in standard units."""
+        return (score - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def fold(self, model: PreTrainedModel) -> None:
+        """Let a model that answers in standard units answer in the scores' own."""
+        head = _score_layer(model)
+        assert head is not None
+        head.weight.mul_(self.deviation)
+        head.bias.mul_(self.deviation).add_(self.mean)
+
+    def unfold(self, model: PreTrainedModel) -> None:
+        """Let a model that answers in the scores' own unit answer in standard units."""
+        Scale(-self.mean / self.deviation, 1 / self.deviation).fold(model)
+
+    @contextmanager
+    def folded(self, model: PreTrainedModel) -> Iterator[None]:
+        """Fold for a while; afterwards the head has the very numbers it had."""
+        head = _score_layer(model)
+        if head is None or self == Scale():
+            yield
+            return
+        kept = head.weight.detach().clone(), head.bias.detach().clone()
+        self.fold(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                head.weight.copy_(kept[0])
+                head.bias.copy_(kept[1])
+
+
+def scale_of(task: Task, model: PreTrainedModel) -> Scale:
+    """Return the units in which a task's scores are learnt.
+
+    Those of a spread between one half and two are learnt as they are, others in standard units, and so nothing but
+    their unit changes what is learnt. So are scores without a spread, and those of a head that is no linear layer.
+    """
+    scores = _scores(task)
+    deviation = statistics.pstdev(scores) if scores else 0.0
+    usual = 0.5 <= deviation <= 2 or deviation == 0 or not math.isfinite(deviation)
+    return Scale() if usual or _score_layer(model) is None else Scale(statistics.fmean(scores), deviation)
+
+
+def _scores(task: Task) -> list[float]:
     texts = (example for example in task.splits.get("train", ()) if isinstance(example, TextExample))
-    scores = [text.label for text in texts if isinstance(text.label, int | float)]
+    return [float(text.label) for text in texts if isinstance(text.label, int | float)]
+
+
+def _score_layer(model: PreTrainedModel) -> nn.Linear | None:
+    """Return the last layer of a head of one output; None where it has no bias or is no linear layer."""
     outputs = [part for part in _head_layers(model) if part.out_features == 1 and part.bias is not None]
-    if not (scores and outputs):
+    return outputs[-1] if outputs else None
+
+
+def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
+    """Let a new head of one output start from the training scores' mean, and their spread; return a note about it."""
+    scores, head = _scores(task), _score_layer(model)
+    if not scores or head is None:
         return []
+    scale = scale_of(task, model)
     mean = sum(scores) / len(scores)
-    nn.init.constant_(outputs[-1].bias, mean)
-    return [f"head: new, starts from {mean:.4g}, the mean of the training scores"]
+    Scale(mean, scale.deviation).fold(model)
+    nn.init.constant_(head.bias, mean)
+    note = f"head: new, starts from {mean:.4g}, the mean of the training scores"
+    return [
+        note + (f", and learns in units of {scale.deviation:.4g}, their spread" if scale != Scale() else "")
+    ]
 
 
 def _saved_type(name: str, config: PreTrainedConfig) -> TaskType:
@@ -230,7 +306,9 @@ def read_task_file(name: str | Path) -> TaskInputs | None:
 
 
 def _is_sound(inputs: TaskInputs) -> bool:
-    texts, counts = (inputs.task, inputs.problem, inputs.metric), (inputs.max_length, inputs.overlap)
+    texts: tuple[Any, ...] = (inputs.task, inputs.problem, inputs.metric)
+    counts: tuple[Any, ...] = (inputs.max_length, inputs.overlap)
+    texts += () if inputs.positive is None else (inputs.positive,)
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
         return False
     if inputs.pairs not in (None, False, True):

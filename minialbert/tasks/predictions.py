@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,7 +40,6 @@ class Predictions:
     metrics: dict[str, Any]
     inputs: int
     cut: int
-    finite: bool = True
     exit_iterations: list[int] | None = None
 
     @property
@@ -106,6 +105,8 @@ def run_with_exits(
     bar. Raises UserError if depth or threshold are out of range, or not for this model.
     """
     depth = depth_arguments(model, num_iterations, exit_threshold)
+    if getattr(model.config, "problem_type", None) == "regression":
+        precision = "fp32"  # half of it has three digits, and a score may be as large as a price
     lengths = encoded.lengths
     results: list[Logits | None] = [None] * len(encoded)
     exits: dict[int, int] = {}
@@ -188,6 +189,7 @@ def evaluate_split(
     collator: PaddingCollator,
     *,
     order: Sequence[int] | None = None,
+    name: str = "the model",
     **options: Any,  # noqa: ANN401
 ) -> Predictions:
     """Return predictions and, where there are examples and all have gold labels, the task's figures.
@@ -199,7 +201,7 @@ def evaluate_split(
     are those of `run_with_exits`.
     """
     logits, exits = run_with_exits(model, encoded, collator, **options)
-    result = read_predictions(examples, encoded, task, logits, order=order, exit_iterations=exits)
+    result = read_predictions(examples, encoded, task, logits, order=order, name=name, exit_iterations=exits)
     if task.type.tagging and "entity_f1" in result.metrics:
         sentences = cast("Sequence[TokenExample]", examples)
         found = [_found_spans(*pair) for pair in zip(sentences, result.values, strict=True)]
@@ -207,7 +209,7 @@ def evaluate_split(
             others, inputs = encoded.running
             cut = list(others.values())
             again = read_predictions(
-                cut, inputs, task, run_model(model, inputs, collator, **options), order=order
+                cut, inputs, task, run_model(model, inputs, collator, **options), order=order, name=name
             )
             for index, sentence, tags in zip(others, cut, again.values, strict=True):
                 found[index] = _found_spans(sentence, tags)
@@ -229,12 +231,19 @@ def read_predictions(
     logits: list[Logits],
     *,
     order: Sequence[int] | None = None,
+    name: str = "the model",
     exit_iterations: list[int] | None = None,
 ) -> Predictions:
-    """Return what the logits of `run_model` say about examples; the rest is as for `evaluate_split`."""
+    """Return what the logits of `run_model` say about examples; the rest is as for `evaluate_split`.
+
+    Raises UserError where they are not finite, calling the model by its name.
+    """
     if order is not None:
         logits = [values[..., list(order)] for values in logits]
-    finite = all(bool(np.isfinite(values).all()) for values in logits)
+    if not all(np.isfinite(values).all() for values in logits):
+        raise UserError(
+            f"the outputs of {name} are not finite: its weights are damaged, or it needs --set tuning.precision=fp32"
+        )
     if task.type.tagging:
         sentences = cast("Sequence[TokenExample]", examples)
         tags = word_tags(sentences, encoded, logits, task.labels)
@@ -247,12 +256,22 @@ def read_predictions(
                 metrics |= span_metrics(list(map(gold_spans, sentences)), found)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
         nothing = np.empty((0, 0), np.float32)
-        return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, finite, exit_iterations)
+        return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, exit_iterations)
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
     values, metrics = task.type.results(task, examples, encoded, logits)
     assert len(values) == len(examples)
-    return Predictions(values, np.stack(logits), metrics, len(encoded), encoded.cut, finite, exit_iterations)
+    return Predictions(values, np.stack(logits), metrics, len(encoded), encoded.cut, exit_iterations)
+
+
+def remarks(task: Task, results: Mapping[str, Predictions]) -> list[str]:
+    """Return what a reader of the figures of some splits has to be told, a line each."""
+    return [
+        f"{split}: {line}"
+        for split, result in results.items()
+        if result.metrics
+        for line in task.type.remarks(result.metrics)
+    ]
 
 
 def word_tags(

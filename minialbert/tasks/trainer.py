@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from minialbert.data.task_inputs import Encoded, LengthGroupedSampler, PaddingCollator
 from minialbert.data.task_types import task_type
+from minialbert.errors import UserError
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import forward_inputs
 from minialbert.runs.fitting import Progress
@@ -32,6 +33,7 @@ class _Best(BaseModel, strict=True, allow_inf_nan=False):
     score: float | None
     step: NonNegativeInt
     stale: NonNegativeInt
+    sound: bool = True
 
 
 class TuningProgress(Progress):
@@ -77,6 +79,7 @@ class TuningTrainer(ResumableTrainer):
         self.patience = patience
         self.best_score: float | None = None
         self.best_step = 0
+        self.best_is_sound = False
         self.step_seconds: list[float] = []
         self._best: dict[str, Tensor] = {}
         self._stale = 0
@@ -203,10 +206,16 @@ class TuningTrainer(ResumableTrainer):
         (metrics,) = broadcast_object_list(
             [self._measure()]
         )  # all decide by the figures of the first process
+        if self.metric not in metrics:
+            raise UserError(
+                f"{self.metric} cannot be computed on validation, whose rows are all alike: choose another task.metric"
+            )
         score = float(metrics[self.metric])
         sign = -1 if self.metric in self.kind.lower_is_better else 1
-        if self.best_score is None or sign * score > sign * self.best_score:
+        sound = self.kind.is_sound(metrics)
+        if self.best_score is None or (sound, sign * score) > (self.best_is_sound, sign * self.best_score):
             self.best_score, self.best_step, self._stale = score, self.state.global_step, 0
+            self.best_is_sound = sound
             self._best = {name: value.detach().cpu().clone() for name, value in self._trained()}
         else:
             self._stale += 1
@@ -250,7 +259,12 @@ class TuningTrainer(ResumableTrainer):
 
     def progress(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors."""
-        best = {"score": self.best_score, "step": self.best_step, "stale": self._stale}
+        best = {
+            "score": self.best_score,
+            "step": self.best_step,
+            "stale": self._stale,
+            "sound": self.best_is_sound,
+        }
         return {**super().progress(), "best": best, "step_seconds": self.step_seconds}
 
     def restore_progress(self, progress: Mapping[str, Any]) -> None:
@@ -258,6 +272,7 @@ class TuningTrainer(ResumableTrainer):
         super().restore_progress(progress)
         best = progress["best"]
         self.best_score, self.best_step, self._stale = best["score"], best["step"], best["stale"]
+        self.best_is_sound = best.get("sound", True)
         self.step_seconds[:] = progress["step_seconds"]
 
     def saved_tensors(self, progress: TuningProgress) -> dict[str, Mapping[str, Tensor]]:

@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report
 from seqeval.metrics import f1_score as lenient_f1
 from seqeval.scheme import IOB2
+from sklearn.metrics import precision_recall_fscore_support
 
 from minialbert.data import metrics
 from minialbert.data.examples import check_metric
 from minialbert.data.metrics import (
     check_package,
+    class_metrics,
+    confusion,
     entity_metrics,
     multi_label_metrics,
+    never_predicted,
     regression_metrics,
     single_label_metrics,
     subword_f1,
@@ -102,6 +106,78 @@ def test_a_single_class_is_not_scored_as_two():
     )
 
 
+# By class
+
+
+def test_figures_by_class_by_hand():
+    # Gold a a a b b, predicted a a b b a.
+    gold, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 0])
+    hot = np.eye(2, dtype=bool)
+    chance = np.array([0.9, 0.8, 0.4, 0.3, 0.6], np.float32)
+    found = class_metrics(hot[gold], hot[predicted], np.stack([chance, 1 - chance], axis=1), ("a", "b"), 1)
+    a, b = 2 / 3, 1 / 2  # precision and recall alike, and so F1
+    assert found["per_class"]["a"] == pytest.approx(
+        {"precision": a, "recall": a, "f1": a, "support": 3, "predicted": 3}
+    )
+    assert found["per_class"]["b"] == pytest.approx(
+        {"precision": b, "recall": b, "f1": b, "support": 2, "predicted": 2}
+    )
+    for name in ("precision", "recall", "f1"):
+        assert found[f"{name}_macro"] == pytest.approx((a + b) / 2)
+        assert found[f"{name}_weighted"] == pytest.approx((3 * a + 2 * b) / 5)
+    # Of the six pairs of a row of b and one of a five have b's before a's: 0.7 beats all, 0.4 beats 0.1 and 0.2.
+    assert found["auroc"] == pytest.approx(5 / 6)
+    # Rows by the chance of b: b, a, b, ...: precision 1 at the first half of the recall, 2/3 at the second.
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert confusion(gold.tolist(), predicted.tolist(), ("a", "b")) == {
+        "a": {"a": 2, "b": 1},
+        "b": {"a": 1, "b": 1},
+    }
+    assert never_predicted(found) == []
+
+
+def test_areas_over_classes_leave_out_what_has_no_curve():
+    gold = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 0]], bool)
+    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.2, 0.5], [0.7, 0.3, 0.5]], np.float32)
+    found = class_metrics(gold, scores > 0.6, scores, ("a", "b", "c"))
+    assert found["auroc"] == found["average_precision"] == 1.0  # of a alone
+    assert found["per_class"]["c"] == {
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 0,
+        "predicted": 0,
+    }
+    assert never_predicted(found) == ["never predicted: 'b' (3 rows)"]
+    assert "auroc" not in class_metrics(gold[:, 1:], gold[:, 1:], scores[:, 1:], ("b", "c"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_figures_by_class_are_scikit_learns(pairs):
+    gold, predicted = (np.array(part) for part in zip(*pairs, strict=True))
+    hot = np.eye(4, dtype=bool)
+    found = class_metrics(hot[gold], hot[predicted], hot[predicted].astype(np.float32), tuple("abcd"))
+    report = precision_recall_fscore_support(gold, predicted, labels=[0, 1, 2, 3], zero_division=0)
+    for index, one in enumerate(found["per_class"].values()):
+        assert [one[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(
+            [column[index] for column in report]
+        )
+    for average in ("macro", "weighted"):
+        expected = precision_recall_fscore_support(
+            gold, predicted, labels=[0, 1, 2, 3], average=average, zero_division=0
+        )
+        assert [found[f"{name}_{average}"] for name in ("precision", "recall", "f1")] == pytest.approx(
+            expected[:3]
+        )
+
+
+def test_f1_is_that_of_the_positive_class():
+    gold, predicted = [0, 0, 0, 1], [0, 0, 1, 1]
+    assert single_label_metrics(gold, predicted, 2)["f1"] == pytest.approx(2 / 3)
+    assert single_label_metrics(gold, predicted, 2, positive=0)["f1"] == pytest.approx(4 / 5)
+
+
 # Scores
 
 
@@ -116,6 +192,7 @@ def test_correlations_by_hand():
             "spearmanr": spearman,
             "pearson_spearman": (pearson + spearman) / 2,
             "mean_squared_error": (0 + 1 + 1 + 16) / 4,
+            "r2": 1 - 18 / 5,  # the gold scores' squared deviations sum to 5
         }
     )
 
@@ -134,6 +211,7 @@ def test_tied_scores_share_their_rank():
 def test_constant_scores_have_no_correlation(gold, predicted):
     found = regression_metrics(gold, predicted)
     assert (found["pearson"], found["spearmanr"], found["pearson_spearman"]) == (0.0, 0.0, 0.0)
+    assert ("r2" in found) == (len(set(gold)) > 1)
     assert found["mean_squared_error"] == pytest.approx(
         sum((g - p) ** 2 for g, p in zip(gold, predicted, strict=True)) / len(gold)
     )
@@ -336,9 +414,14 @@ def test_an_inner_tag_alone_begins_an_entity_as_in_predict_but_not_in_strict_iob
 
 
 def test_every_figure_that_is_listed_is_returned():
+    both = np.eye(2, dtype=bool)
+    by_class = class_metrics(both, both, both.astype(np.float32), ("a", "b"))
     returned = {
-        "single-label": single_label_metrics([0, 1], [0, 1], 2),
-        "multi-label": multi_label_metrics(np.ones((1, 2), bool), np.ones((1, 2), bool)),
+        "single-label": {**single_label_metrics([0, 1], [0, 1], 2), **by_class},
+        "multi-label": {
+            **multi_label_metrics(np.ones((1, 2), bool), np.ones((1, 2), bool)),
+            **by_class,
+        },
         "regression": regression_metrics([0.0, 1.0], [0.0, 1.0]),
         "token": {**entity_metrics(GOLD, PREDICTED), "entity_f1_subword": 0.0},
     }
@@ -346,7 +429,7 @@ def test_every_figure_that_is_listed_is_returned():
     for problem, kind in TASK_TYPES.items():
         for name in kind.metrics:
             check_metric(kind, name)
-        assert set(returned[problem]) - {"per_type"} == set(kind.metrics)
+        assert set(returned[problem]) - {"per_type", "per_class"} == set(kind.metrics)
 
 
 def test_a_figure_of_another_problem_is_refused():

@@ -118,7 +118,7 @@ def test_columns_and_options_are_those_of_the_recipe():
     data = {"train": [{"review": "a", "y": "1"}, {"review": "b", "y": "0"}] * 10}
     recipe = TaskRecipe(name="mine", problem="single-label", text="review", label="y", max_train_rows=10)
     task = load_task(recipe, data=data)
-    assert (task.name, len(task.splits["train"]), len(task.splits["validation"])) == ("mine", 9, 1)
+    assert (task.name, len(task.splits["train"]), len(task.splits["validation"])) == ("mine", 8, 2)
     assert load_task(recipe.model_copy(update={"data": "/nowhere"}), data=data).splits == task.splits
 
 

@@ -100,7 +100,7 @@ def test_validation_is_set_apart_the_same_way_each_time(tmp_path):
     recipe = TaskRecipe(name="classification", data=str(path), validation_fraction=0.2)
     task = load_task(recipe)
     assert {name: len(rows) for name, rows in task.splits.items()} == {"train": 24, "validation": 6}
-    assert "validation: 6 of the 30 training rows, set apart at random" in task.notes
+    assert "validation: 6 of the 30 training rows, set apart at random by class" in task.notes
     texts = [row.text for split in task.splits.values() for row in split]
     assert sorted(texts) == sorted(f"the cat {row}" for row in range(30))
     assert [row.text for row in task.splits["validation"]] != [f"the cat {row}" for row in range(6)]
@@ -108,6 +108,88 @@ def test_validation_is_set_apart_the_same_way_each_time(tmp_path):
     assert [row.text for row in task.splits["train"]] == [
         f"the cat {row}" for row in range(30) if f"the cat {row}" in {r.text for r in task.splits["train"]}
     ]
+
+
+def labelled(path: Path, *labels: object, **columns: list[object]) -> str:
+    rows = [
+        {"text": f"row {row}", "label": label, **{name: cells[row] for name, cells in columns.items()}}
+        for row, label in enumerate(labels)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_rare_class_is_in_both_parts(tmp_path):
+    data = labelled(tmp_path / "rare.jsonl", *["control"] * 198, "case", "case")
+    task = load_task(TaskRecipe(name="classification", data=data))
+    assert len(task.splits["validation"]) == 21
+    for split in ("train", "validation"):
+        assert [row.label for row in task.splits[split]].count("case") == 1
+    alone = load_task(
+        TaskRecipe(name="classification", data=labelled(tmp_path / "one.jsonl", *"a" * 30, "b"))
+    )
+    assert "validation: no row of 'b'" in alone.notes
+    assert [row.label for row in alone.splits["train"]].count("b") == 1
+
+
+def test_classes_keep_their_shares(tmp_path):
+    labels = ["a"] * 100 + ["b"] * 60 + ["c"] * 40
+    task = load_task(TaskRecipe(name="classification", data=labelled(tmp_path / "mine.jsonl", *labels)))
+    found = [row.label for row in task.splits["validation"]]
+    assert [found.count(name) for name in "abc"] == [10, 6, 4]
+    several = [["x"], ["x", "y"], ["y"], [], ["z", "x"], ["z"]] * 5
+    task = load_task(TaskRecipe(name="multi-label", data=labelled(tmp_path / "several.jsonl", *several)))
+    for rows in task.splits.values():
+        assert {name for row in rows for name in row.label} == {"x", "y", "z"}
+
+
+def test_rows_of_a_group_stay_together(tmp_path):
+    labels = [("case" if row % 10 == 0 else "control") for row in range(200)]
+    data = labelled(tmp_path / "mine.jsonl", *labels, patient=[row // 5 for row in range(200)])
+    task = load_task(TaskRecipe(name="classification", data=data, group="patient"))
+    groups = [{row.group for row in task.splits[split]} for split in ("train", "validation")]
+    assert groups[0] | groups[1] == {str(patient) for patient in range(40)} and not groups[0] & groups[1]
+    assert 20 <= len(task.splits["validation"]) <= 30
+    assert {row.label for row in task.splits["validation"]} == {"case", "control"}
+    assert any(note.endswith("by class; rows of one patient stay together") for note in task.notes)
+    with pytest.raises(
+        UserError, match=r"mine.jsonl: no column 'document' to group rows by; found the columns 'text'"
+    ):
+        load_task(TaskRecipe(name="classification", data=data, group="document"))
+    one = labelled(tmp_path / "one.jsonl", *"abab", patient=[1] * 4)
+    with pytest.raises(UserError, match="4 training rows are too few to set some apart"):
+        load_task(TaskRecipe(name="classification", data=one, group="patient"))
+    with pytest.raises(UserError, match="task.group names a column of a table, and this data has none"):
+        load_task(TaskRecipe(name="cola", data=str(cola(tmp_path / "glue")), group="patient"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "positive"),
+    [
+        (["case", "control", "case"], None, "case"),  # by its name, though it is not the rarer
+        (["no", "yes"], None, "yes"),
+        (["0", "1"], None, "1"),
+        (["x", "y", "x"], None, "y"),  # the rarer
+        (["x", "y", "y"], None, "x"),
+        (["x", "y"], None, "y"),  # the last
+        (["case", "control"], "control", "control"),
+        (["a", "b", "c"], None, None),
+    ],
+)
+def test_the_class_that_f1_is_about(labels, named, positive, tmp_path):
+    data = labelled(tmp_path / "mine.jsonl", *labels)
+    task = load_task(TaskRecipe(name="classification", data=data, positive=named), carve=False)
+    assert task.positive == positive
+
+
+def test_the_positive_class_of_glue_is_class_1_and_another_must_be_there(tmp_path):
+    glue = str(cola(tmp_path / "glue"))
+    assert load_task(TaskRecipe(name="cola", data=glue)).positive == "acceptable"
+    assert load_task(TaskRecipe(name="cola", data=glue, positive="unacceptable")).positive == "unacceptable"
+    with pytest.raises(
+        UserError, match="task.positive 'good': expected one of two classes, and cola has 'unaccept"
+    ):
+        load_task(TaskRecipe(name="cola", data=glue, positive="good"))
 
 
 def test_nothing_is_set_apart_where_that_is_not_wanted(tmp_path):
@@ -136,7 +218,7 @@ def test_the_first_training_rows(tmp_path):
     task = load_task(TaskRecipe(name="classification", data=str(path), max_train_rows=10))
     texts = {row.text for split in task.splits.values() for row in split}
     assert texts == {f"the cat {row}" for row in range(10)}
-    assert {name: len(rows) for name, rows in task.splits.items()} == {"train": 9, "validation": 1}
+    assert {name: len(rows) for name, rows in task.splits.items()} == {"train": 8, "validation": 2}
     data = ner(tmp_path / "animals", "train", "devel")
     task = load_task(TaskRecipe(name="ner", data=str(data), max_train_rows=4))
     assert len(task.splits["train"]) == 4

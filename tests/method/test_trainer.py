@@ -366,6 +366,14 @@ def test_a_loss_that_is_never_finite_names_its_terms(make_trainer):
         trainer.train()
 
 
+def test_a_run_of_which_every_step_was_skipped_fails(make_trainer):
+    trainer = make_trainer(max_skipped_steps=100)
+    with torch.no_grad():
+        trainer.student.mlm_head.decoder.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"not finite \(mlm, output\) in all \d+ steps: lower"):
+        trainer.train()
+
+
 def test_bf16_autocast_stays_close_to_fp32(make_trainer, tiny_student_config):
     config = no_dropout(tiny_student_config)
     losses = []

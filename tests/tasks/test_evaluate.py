@@ -394,7 +394,7 @@ def test_outputs_that_are_not_finite_are_refused(kind, tuned, copy_of, tmp_path)
         tensors["classifier.bias"][0] = torch.nan
 
     model = copy_of(kind, weights=damage)
-    with pytest.raises(UserError, match="test: the outputs of copy are not finite"):
+    with pytest.raises(UserError, match="the outputs of copy on test are not finite"):
         score(model, tuned(kind).data, output=tmp_path / "scores")
     assert not (tmp_path / "scores").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import math
 import os
 import random
 import shlex
@@ -23,6 +24,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+import minialbert
 from minialbert import MiniAlbertForMaskedLM, MiniAlbertModel
 from minialbert.cli import main
 from minialbert.data.task_inputs import Encoded
@@ -674,6 +676,59 @@ def test_teachers_that_do_not_fit(run, student, teacher, tmp_path):
     refused("teacher short takes 16 tokens at most.*task.max_length to 16", f"teacher.model={short}")
     refused("tuned for a single-label task, token is a token task", f"teacher.model={good}", kind="token")
     refused("has no task head", f"teacher.model={tmp_path / 'student'}")
+
+
+# Figures that mean something
+
+
+def test_prices_are_predicted_as_prices(run, tmp_path):
+    data = tmp_path / "prices"
+    data.mkdir()
+    for seed, (split, count) in enumerate({"train": 64, "dev": 16}.items()):
+        made = sentences(count, seed)
+        write_rows(
+            data / f"{split}.jsonl",
+            [{"text": " ".join(words), "label": 105_000 if "cat" in words else 95_000} for words in made],
+        )
+    record = run("regression", "tuning.epochs=8", data=data)
+    assert record["metrics"]["validation"]["r2"] > 0.5
+    assert any("learns in units of" in note for note in record["notes"])
+    low, high = (
+        answer["score"]
+        for answer in minialbert.predict(tmp_path / "run" / "model", ["the mat", "the cat mat"])
+    )
+    assert 90_000 < low < 99_000 < 101_000 < high < 110_000
+    evaluated = minialbert.evaluate(tmp_path / "run" / "model", data).record["metrics"]["validation"]
+    assert evaluated["mean_squared_error"] == pytest.approx(
+        record["metrics"]["validation"]["mean_squared_error"]
+    )
+
+
+def test_a_model_of_nan_is_no_result(run, student, tmp_path, monkeypatch):
+    loaded = finetuning.load_for_tuning
+
+    def broken(*args, **options):
+        model, *rest = loaded(*args, **options)
+        with torch.no_grad():
+            model.classifier.bias.fill_(math.nan)
+        return model, *rest
+
+    monkeypatch.setattr(finetuning, "load_for_tuning", broken)
+    with pytest.raises(UserError, match="not finite"):
+        run("single", "tuning.epochs=1")
+    assert not (tmp_path / "run" / "result.json").exists() and not (tmp_path / "run" / "model").exists()
+
+
+def test_the_positive_class_goes_with_the_model(run, tmp_path):
+    record = run("single", "task.positive=with", "task.metric=f1")
+    figures = record["metrics"]["validation"]
+    assert (record["positive"], record["score"]) == ("with", figures["per_class"]["with"]["f1"])
+    other = tmp_path / "other.jsonl"
+    write_rows(other, [{"text": "the cat", "label": "with"}] * 4 + [{"text": "a mat", "label": "without"}])
+    evaluated = minialbert.evaluate(tmp_path / "run" / "model", other).record
+    assert (
+        evaluated["positive"] == "with" and evaluated["metrics"]["train"]["per_class"]["with"]["support"] == 4
+    )
 
 
 # Limits of the input

@@ -21,6 +21,7 @@ from minialbert import MiniAlbertForMaskedLM, MiniAlbertForTokenClassification
 from minialbert.data.examples import Task, TextExample
 from minialbert.errors import UserError
 from minialbert.tasks.models import (
+    Scale,
     TaskInputs,
     check_labels,
     is_minialbert,
@@ -29,6 +30,7 @@ from minialbert.tasks.models import (
     load_tuned,
     model_labels,
     save_tuned,
+    scale_of,
 )
 
 
@@ -68,6 +70,32 @@ def dropouts(model) -> set[float]:
 def scores(*values: float | None) -> Task:
     examples = [TextExample("a text", label=value) for value in values]
     return Task("mine", "regression", (), "pearson_spearman", {"train": examples})
+
+
+# Units of scores
+
+
+def test_scores_are_learnt_in_units_of_their_spread_where_it_is_unusual(tiny_teacher):
+    model = bert(tiny_teacher.config, "LABEL_0")
+    assert scale_of(scores(1.0, 4.0, 2.0), model) == Scale()  # STS-B's
+    assert scale_of(scores(3.0, 3.0), model) == Scale()
+    assert scale_of(scores(95_000.0, 105_000.0), model) == Scale(100_000.0, 5_000.0)
+    assert scale_of(scores(0.01, 0.03), model) == Scale(0.02, pytest.approx(0.01))
+
+
+def test_a_folded_head_answers_in_the_scores_own_unit(tiny_teacher):
+    model, scale = bert(tiny_teacher.config, "LABEL_0").eval(), Scale(100_000.0, 5_000.0)
+    inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
+    before = copy.deepcopy(model.classifier.state_dict())
+    standard = model(**inputs).logits
+    with scale.folded(model):
+        torch.testing.assert_close(model(**inputs).logits, 5_000 * standard + 100_000)
+    for name, value in model.classifier.state_dict().items():
+        assert torch.equal(value, before[name])  # to the bit, so that a resumed run is the same
+    scale.fold(model)
+    assert scale.to_standard(model(**inputs).logits).item() == pytest.approx(standard.item(), abs=1e-5)
+    scale.unfold(model)
+    torch.testing.assert_close(model(**inputs).logits, standard, rtol=1e-4, atol=1e-5)
 
 
 # For tuning
