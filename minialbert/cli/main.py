@@ -90,7 +90,7 @@ def prepare(
     documents: Annotated[
         Documents | None, typer.Option(help="What separates documents in text files.")
     ] = None,
-    text_field: Annotated[str | None, typer.Option(help="Column of the text in jsonl and parquet.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Column of the text in csv, jsonl, parquet.")] = None,
     held_out_fraction: Annotated[
         float | None, typer.Option(help="Share of documents kept for evaluation.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Text files, JSON lines, Parquet, hub data sets and texts in memory as one stream of documents.
+"""Text files, JSON lines, csv, Parquet, PubMed's XML, the hub and texts in memory as one stream of documents.
 
 Every reader streams: no more than one document (and one read buffer) is held at a time, whatever the
 size of the file. Whatever is wrong with the input is told as one line that names the file and the row.
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -20,13 +21,14 @@ from typing import Any, Literal
 
 from minialbert.data.hub import PREFIX, load_hub
 from minialbert.data.rows import is_dataset, is_frame, numbered_rows
+from minialbert.data.text_fields import RecordLines, pubmed_texts, separated_texts
 from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 
 logger = logging.getLogger(__name__)
 
 DocumentSeparator = Literal["blank-line", "line", "file"]
-SourceKind = Literal["text", "jsonl", "parquet", "hub", "memory", "other"]
+SourceKind = Literal["text", "jsonl", "csv", "parquet", "xml", "hub", "memory", "other"]
 
 _KIND_OF_SUFFIX: dict[str, SourceKind] = {
     ".txt": "text",
@@ -34,8 +36,17 @@ _KIND_OF_SUFFIX: dict[str, SourceKind] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
+    ".xml": "xml",
 }
+# Kinds whose documents are one field of several.
+_OF_FIELDS = ("jsonl", "csv", "parquet", "hub", "memory")
+_KIND_NAMES = {
+    "text": "text", "jsonl": "JSON lines", "csv": "csv or tsv", "parquet": "Parquet", "xml": "PubMed XML",
+    "hub": "from the hub", "memory": "list of texts in memory", "other": "read by a registered reader",
+}  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _IN_MEMORY = "texts in memory"
 
@@ -158,8 +169,9 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
 
     Entries keep their order; the files of a directory or glob are sorted; a file named twice is read once.
     A directory gives its files with a known suffix, hidden ones left out; a file that is named itself may
-    have any suffix and is read as text where the suffix says nothing. Nothing is fetched here. Texts in memory that
-    can be read again are read once for their fingerprint.
+    have any suffix and is read as text where the suffix says nothing. Both are said. A `text_field` is refused where
+    no source has fields. Nothing is fetched here. Texts in memory that can be read again are read once for their
+    fingerprint.
 
     A corpus is of files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name` or
     `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may also hold
@@ -178,7 +190,19 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     if not any(source.num_bytes or source.kind == "hub" or source.reads_once for source in sources.values()):
         what = "texts in memory" if all(s.kind == "memory" for s in sources.values()) else "file(s)"
         raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} {what} have 0 bytes")
-    return list(sources.values())
+    found = list(sources.values())
+    if text_field != "text" and not any(source.kind in _OF_FIELDS for source in found):
+        raise UserError(
+            f"--text-field {quoted(text_field)}: no file of the corpus ({listed(one.path.name for one in found)}) has "
+            "fields, as jsonl, csv, tsv and parquet do: leave it out"
+        )
+    return found
+
+
+def count_kinds(sources: Iterable[Source]) -> str:
+    """Returns how many sources of each kind there are, in words."""
+    counts = Counter(source.kind for source in sources)
+    return ", ".join(f"{count:,} {_KIND_NAMES[kind]}" for kind, count in counts.items())
 
 
 def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
@@ -191,34 +215,42 @@ def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
         return [_hub_source(name)]
     path = local_path(name)
     if path.is_dir():
-        return [_file_source(file) for file in sorted(path.rglob("*")) if _belongs_to_corpus(file, path)]
+        files = [file for file in sorted(path.rglob("*")) if _is_shown(file, path)]
+        if left_out := [file.name for file in files if _kind(file) is None]:
+            told = "%s: %d files left out, since their suffix says nothing of how to read them: %s"
+            logger.info(told, path, len(left_out), listed(left_out))
+        return [_file_source(file) for file in files if _kind(file) is not None]
     if path.exists():
-        return [_file_source(path)]
+        return _named_sources([path])
     if glob.has_magic(name):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         files = [match for match in matches if match.is_file()]
         if not files:
             raise UserError(f"no file matches {quoted(name)}")
-        return [_file_source(file) for file in files]
+        return _named_sources(files)
     if isinstance(entry, str) and _HUB_ID.fullmatch(name) and _kind(path) is None:
         return [_hub_source(PREFIX + name)]
     hint = f'; a text is given as {{"{text_field}": ...}}' if _is_text(name) else ""
     raise UserError(f"no such file or directory: {shown(name, 200)}{hint}")
 
 
-def _belongs_to_corpus(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    if hidden or not path.is_file():
-        return False
-    if _kind(path) is None:
-        logger.info("left out %s: unknown suffix", path)
-        return False
-    return True
+def _is_shown(path: Path, root: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _suffix(path: Path) -> str:
+    """Returns what a file's name says of its contents, whether or not it is compressed."""
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
 
 
 def _kind(path: Path) -> SourceKind | None:
-    name = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-    return _KIND_OF_SUFFIX.get(name.suffix.lower())
+    return _KIND_OF_SUFFIX.get(_suffix(path))
+
+
+def _named_sources(files: list[Path]) -> list[Source]:
+    if unknown := [file.name for file in files if _kind(file) is None]:
+        logger.warning("read as plain text, since the suffix says nothing: %s", listed(unknown))
+    return [_file_source(file) for file in files]
 
 
 def _file_source(path: Path) -> Source:
@@ -265,8 +297,8 @@ def read_documents(
     """Yields the documents of one source, one at a time; empty and whitespace-only ones are skipped and counted.
 
     The separator is what ends a document of a text file: a blank line, every line end, or the end of the file. JSON
-    lines, Parquet and hub data sets have one document per row. A longer document than `max_document_bytes` of UTF-8
-    (JSON: of the whole row) is refused. The counters are kept up to date.
+    lines, csv, tsv, Parquet and hub data sets have one document per row, XML one per article. A longer document than
+    `max_document_bytes` of UTF-8 (JSON, csv: of the whole row) is refused. The counters are kept up to date.
     """
     stats = ReadStats() if stats is None else stats
     if source.kind == "text":
@@ -344,6 +376,35 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def _read_csv(
+    source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
+) -> Iterator[Document]:
+    def tell(told: str) -> None:
+        logger.info("%s: %s", source.path, told)
+
+    with open_text(source.path, stats) as stream:
+        lines = RecordLines(
+            stream,
+            max_document_bytes,
+            lambda raw, row, offset: _decode(raw, source, row, offset),
+            lambda row: _too_long(source, row, max_document_bytes, None),
+        )
+        tabs = _suffix(source.path) == ".tsv"
+        for row, text in separated_texts(source.path, lines, text_field, tabs=tabs, tell=tell):
+            yield Document(text, row)
+
+
+def _read_xml(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+    with open_text(source.path, stats) as stream:
+        for row, text in pubmed_texts(
+            stream,
+            max_document_bytes,
+            source.error,
+            lambda row: _too_long(source, row, max_document_bytes, None),
+        ):
+            yield Document(text, row)
+
+
 def _read_parquet(
     source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
 ) -> Iterator[Document]:
@@ -409,6 +470,8 @@ def _read_memory(source: Source, _: str, max_document_bytes: int, stats: ReadSta
 
 _READERS = {
     "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "xml": _read_xml,
     "parquet": _read_parquet,
     "hub": _read_hub,
     "other": _read_other,

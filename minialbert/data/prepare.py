@@ -23,6 +23,7 @@ from minialbert.data.corpora import (
     DocumentSeparator,
     Source,
     corpus_entries,
+    count_kinds,
     find_sources,
     read_documents,
 )
@@ -67,7 +68,7 @@ from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.files import check_own, sha256_of, sole_user, writing
 from minialbert.runs.machine import installed_versions
-from minialbert.runs.progress import progress_bar, speaking
+from minialbert.runs.progress import progress_bar, size, speaking
 from minialbert.runs.results import Result, output_folder
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def make_windows(
         held_out_fraction: fraction of the documents, in [0, 1).
         seed: of the draws.
         separator: what ends a document of a text file.
-        text_field: field or column of JSON lines, Parquet, hub data sets and rows in memory.
+        text_field: field or column of JSON lines, csv, tsv, Parquet, hub data sets and rows in memory.
         max_document_bytes: a longer document is refused.
         num_workers: processes; None: one per core, up to 16, and for a small corpus just this one.
         overwrite: start anew in a folder with other content. Only files that `prepare` writes are removed.
@@ -218,6 +219,8 @@ def make_windows(
             if isinstance(state, WindowsManifest):
                 logger.info("%s is finished: nothing to do", folder)
                 return state
+            num_bytes = sum(source.num_bytes for source in sources)
+            logger.info("corpus: %s%s", count_kinds(sources), f", {size(num_bytes)}" if num_bytes else "")
             loaded.save_pretrained(folder / TOKENIZER)
             _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
             return _finish(folder, replace(plan, sources=_source_records(sources, plan.sources)), state)
@@ -562,6 +565,11 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
         versions=installed_versions("minialbert", "transformers", "tokenizers", "numpy"),
         files=hash_data(folder),
     )
+    read = ", ".join(f"{counts[split].documents:,} {split.replace('_', ' ')}" for split in SPLITS)
+    skipped = f"; {manifest.skipped_documents:,} skipped, empty or without a token" * (
+        manifest.skipped_documents > 0
+    )
+    logger.info("documents: %s%s", read, skipped)
     write_json(folder / MANIFEST, manifest.to_dict())
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -180,7 +180,8 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
         delimiter = _delimiter(path, text)
         if delimiter != ",":
             notes.append(f"columns are divided by {_DELIMITERS[delimiter]}")
-    records = _records(path, text, delimiter, quoted_cells=quoted_cells, begin=begin)
+    lines = io.StringIO(text, newline="")
+    records = separated_records(path, lines, delimiter, quoted_cells=quoted_cells, begin=begin)
     header_line, header = next(records, (1, None))
     if header is None:
         raise UserError(f"{path}: the file holds blank lines only; expected a header")
@@ -199,10 +200,11 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
     return Table(str(path), names, rows, notes=tuple(notes))
 
 
-def _records(
-    path: Path, text: str, delimiter: str, *, quoted_cells: bool, begin: int = 1
+def separated_records(
+    path: Path, lines: Iterable[str], delimiter: str, *, quoted_cells: bool, begin: int = 1
 ) -> Iterator[tuple[int, list[str]]]:
-    lines, before = io.StringIO(text, newline=""), begin - 1
+    """Yields the line where each record of csv or tsv begins, and its cells; the first line has the number `begin`."""
+    before = begin - 1
     if quoted_cells:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
     else:
@@ -217,7 +219,8 @@ def _records(
             problem = str(error)
             if problem == "unexpected end of data":
                 problem = "a quote that opens in this row is never closed"
-            raise file_error(path, begin, f"not readable as {path.suffix[1:].lower()} ({problem})") from error
+            kind = "tsv" if ".tsv" in path.name.lower() else "csv"
+            raise file_error(path, begin, f"not readable as {kind} ({problem})") from error
         if fields:
             yield begin, fields
         begin = before + reader.line_num + 1
@@ -229,7 +232,8 @@ def _widths(
     """Returns the columns of the first records, the header's first; 0 ends them where the text cannot be read so."""
     widths = []
     try:
-        for _, fields in islice(_records(path, text, delimiter, quoted_cells=quoted_cells), at_most):
+        records = separated_records(path, io.StringIO(text, newline=""), delimiter, quoted_cells=quoted_cells)
+        for _, fields in islice(records, at_most):
             widths.append(len(fields))
     except UserError:
         widths.append(0)

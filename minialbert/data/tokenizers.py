@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 # Upper case, accents, digits, punctuation, a long word: whatever a normaliser may treat in its own way.
 _PROBE = "The QUICK brown fox, déjà vu: Ångström's 3.14159 (x ≤ 42) naïve-looking re-tokenisation!?\tEnd  ."
 
+# Uncased vocabularies have upper case in special tokens alone.
+_FEW_CASED = 0.05
+
+logger = logging.getLogger(__name__)
+
 _WORKER = "minialbert_runtime.encoding"  # imports neither torch nor transformers
 
 Tag = TypeVar("Tag")
@@ -49,9 +55,16 @@ def load_tokenizer(
         from transformers import AutoTokenizer
 
         try:
-            check_model_folder(_folder_of_settings(str(tokenizer), settings.get("revision")))
+            check_model_folder(folder := _folder_of_settings(str(tokenizer), settings.get("revision")))
             with panics_as_errors():
                 loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False, **settings)
+                if _lowers_upper_case(loaded) and not _states_its_case(loaded, folder):
+                    settings["do_lower_case"] = False
+                    loaded = AutoTokenizer.from_pretrained(
+                        str(tokenizer), trust_remote_code=False, **settings
+                    )
+                    told = "the tokenizer %s keeps upper case: its vocabulary has it, and no tokenizer_config.json says"
+                    logger.warning(f"{told} do_lower_case", tokenizer)
         except UserError:
             raise
         except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises
@@ -72,7 +85,35 @@ def load_tokenizer(
             f"the tokenizer {tokenizer_name(loaded)} has no vocabulary: the folder needs tokenizer.json"
         )
     check_tokenizer_files(loaded, tokenizer_name(loaded))
+    if share := _lowers_upper_case(loaded):
+        logger.warning(
+            "the tokenizer %s is set to lower-case every text, but %.0f %% of its vocabulary have upper case: if the "
+            "model is a cased one, set do_lower_case to false in its tokenizer_config.json",
+            tokenizer_name(loaded),
+            100 * share,
+        )
     return loaded
+
+
+def _lowers_upper_case(tokenizer: PreTrainedTokenizerFast) -> float:
+    """Returns the share of entries with upper case where a tokenizer never gives them; 0 if there are few."""
+    normalizer = getattr(tokenizer, "backend_tokenizer", None) and tokenizer.backend_tokenizer.normalizer
+    if normalizer is None or "Q" in normalizer.normalize_str("QUICK"):
+        return 0.0
+    # Byte-level vocabularies spell bytes as the letters U+0080 to U+017F.
+    words = [word for word in tokenizer.get_vocab() if not word.startswith(("[", "<"))]
+    cased = sum(any(c.isupper() and not "\x80" <= c < "\u0180" for c in word) for word in words)
+    return cased / len(words) if cased > _FEW_CASED * len(words) else 0.0
+
+
+def _states_its_case(tokenizer: PreTrainedTokenizerFast, folder: Path) -> bool:
+    """Returns whether a tokenizer's files say if it lower-cases, rather than the default of its class."""
+    if not tokenizer.init_kwargs.get("vocab_file"):  # tokenizer.json says it all
+        return True
+    try:
+        return "do_lower_case" in json.loads((folder / TOKENIZER_SETTINGS[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _folder_of_settings(name: str, revision: str | None) -> Path:

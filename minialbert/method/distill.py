@@ -22,7 +22,7 @@ from minialbert.data.masking import ShuffledWindows
 from minialbert.data.packing import PackedCollator
 from minialbert.data.prepare import prepare
 from minialbert.data.window_store import WindowDataset, data_identity
-from minialbert.errors import UserError, display_name, one_line
+from minialbert.errors import UserError, display_name, listed, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
 from minialbert.method.encoders import Teacher, load_encoder_config
 from minialbert.method.fast.compilation import compile_layers
@@ -248,6 +248,10 @@ def _run(
         raise UserError(
             f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
         )
+    if trains:
+        documents = sum(m.splits["train"].documents for m in plan.windows.manifests)
+        sources = listed((source.name for source in plan.windows.sources), 80)
+        logger.info("windows: %s of %s documents (%s)", f"{len(plan.windows):,}", f"{documents:,}", sources)
     for note in plan.notes if trains else ():
         logger.info("%s", note)
     set_seed(plan.recipe.training.seed)

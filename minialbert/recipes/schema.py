@@ -158,7 +158,9 @@ class DataRecipe(Section):
     )
     tokenizer: Place = key(None, "Hub id or directory (null: the teacher's)")
     documents: Literal["blank-line", "line", "file"] = key("blank-line", "What parts documents in .txt")
-    text_field: str = key("text", "Column with the text in jsonl, parquet and hub data", min_length=1)
+    text_field: str = key(
+        "text", "Column with the text in jsonl, csv, tsv, parquet and hub data", min_length=1
+    )
     window_length: int = key(256, "Tokens per window, special tokens included", ge=8, le=65536)
     overlap: int = key(128, "Tokens that a window shares with the one before", ge=0)
     max_windows_per_document: Count | None = key(10, "Windows drawn per document (null: all)")

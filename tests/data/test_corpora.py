@@ -1,5 +1,6 @@
 import gzip
 import json
+import logging
 import sys
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from minialbert.data.corpora import Document, Source, find_sources, read_documents
+from minialbert.data.corpora import Document, Source, count_kinds, find_sources, read_documents
 from minialbert.data.text_streams import ReadStats
 from minialbert.errors import MissingExtraError, UserError
 
@@ -32,21 +33,34 @@ def read_error(path, **options):
 # Finding files
 
 
-def test_directory_is_searched_in_sorted_order(tmp_path):
-    for name in ("b.txt", "a/z.jsonl", "a/c.txt.gz", "d.parquet", "notes.md", ".hidden.txt", ".cache/x.txt"):
+def test_directory_is_searched_in_sorted_order(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    files = ("b.txt", "a/z.jsonl", "a/c.txt.gz", "d.parquet", "e.TSV.gz", "f.xml", "notes.md", ".hidden.txt")
+    for name in (*files, ".cache/x.txt"):
         write(tmp_path / name, "x")
     sources = find_sources([tmp_path])
     found = [s.path.relative_to(tmp_path).as_posix() for s in sources]
-    assert found == ["a/c.txt.gz", "a/z.jsonl", "b.txt", "d.parquet"]
-    assert [s.kind for s in sources] == ["text", "jsonl", "text", "parquet"]
+    assert found == ["a/c.txt.gz", "a/z.jsonl", "b.txt", "d.parquet", "e.TSV.gz", "f.xml"]
+    assert [s.kind for s in sources] == ["text", "jsonl", "text", "parquet", "csv", "xml"]
+    assert "1 files left out, since their suffix says nothing of how to read them: notes.md" in caplog.text
+    assert count_kinds(sources) == "2 text, 1 JSON lines, 1 Parquet, 1 csv or tsv, 1 PubMed XML"
 
 
-def test_globs_and_named_files(tmp_path):
+def test_globs_and_named_files(tmp_path, caplog):
     for name in ("b.txt", "a.txt", "c.md"):
         write(tmp_path / name, "xyz")
     sources = find_sources([str(tmp_path / "*.txt"), tmp_path / "c.md", tmp_path / "a.txt"])
     assert [s.path.name for s in sources] == ["a.txt", "b.txt", "c.md"]
     assert sources[2] == Source(tmp_path / "c.md", "text", 3)
+    assert caplog.messages == ["read as plain text, since the suffix says nothing: c.md"]
+
+
+def test_a_text_field_of_files_without_fields_is_refused(tmp_path):
+    write(tmp_path / "a.txt", "text")
+    with pytest.raises(UserError, match=r"--text-field 'TEXT': no file of the corpus \(a.txt\) has fields"):
+        find_sources([tmp_path / "a.txt"], "TEXT")
+    write(tmp_path / "b.csv", "TEXT\ntext")
+    assert len(find_sources([tmp_path], "TEXT")) == 2
 
 
 def test_missing_path_glob_and_empty_corpora(tmp_path):
@@ -206,6 +220,132 @@ def test_long_row_of_jsonl(tmp_path):
     path = write(tmp_path / "a.jsonl", json.dumps({"text": "x" * 1000}))
     message = read_error(path, max_document_bytes=500)
     assert "a.jsonl:1: " in message and "--max-document-mb" in message and "--documents" not in message
+
+
+# csv, tsv and XML
+
+NOTES = (
+    '"ROW_ID","CATEGORY","TEXT"\r\n'
+    '1,"Discharge, final","Admission:\r\n\r\nShe said ""no"", and left."\r\n'
+    '\r\n2,"Report","Second"\r\n3,"Report",""\r\n'
+)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_column_of_csv_is_read_cell_by_cell(tmp_path, suffix, caplog):
+    caplog.set_level(logging.INFO)
+    content = NOTES.encode() if not suffix else compressed(suffix, NOTES.encode())
+    path, stats = write(tmp_path / f"NOTEEVENTS.csv{suffix}", content), ReadStats()
+    found = [Document('Admission:\n\nShe said "no", and left.', 2), Document("Second", 6)]
+    assert read(path, text_field="TEXT", stats=stats) == found
+    assert stats.skipped == 1 and stats.bytes_read == path.stat().st_size
+    assert caplog.text == ""
+    assert read(path) == found  # whatever its case
+    assert "the text is the column 'TEXT' of ROW_ID, CATEGORY, TEXT" in caplog.text
+    assert [document.text for document in read(path, text_field="CATEGORY")] == [
+        "Discharge, final", "Report", "Report",
+    ]  # fmt: skip
+
+
+def test_other_delimiters_and_the_usual_columns(tmp_path):
+    for delimiter in ",;\t|":
+        rows = f"id{delimiter}Note{delimiter}stars\n1{delimiter}good, I say{delimiter}5\n"
+        content = rows if delimiter != "," else rows.replace("good, I say", '"good, I say"')
+        assert read(write(tmp_path / "a.csv", content)) == [Document("good, I say", 2)]
+    assert read(write(tmp_path / "b.csv", "sep=;\nid;text\n1;one\n")) == [Document("one", 3)]
+    assert read(write(tmp_path / "c.csv", "text\none\ntwo\n")) == [Document("one", 2), Document("two", 3)]
+    assert read(write(tmp_path / "d.csv", "\n\n")) == []
+
+
+def test_tsv_has_a_row_a_line_and_quotes_of_its_own(tmp_path):
+    content = 'id\ttext\n1\ta 5" disk\n2\t"said ""no"""\n3\t"open\n'
+    texts = [document.text for document in read(write(tmp_path / "a.tsv", content))]
+    assert texts == ['a 5" disk', 'said "no"', '"open']
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "id,review,stars\n1,fine,5\n",
+            r"a.csv:1: no column 'text'; the columns are: id, review, stars (--text-",
+        ),
+        (
+            "note,body\n1,2\n",
+            "a.csv:1: 2 columns may be the text; the columns are: note, body (--text-field)",
+        ),
+        (
+            "id,text\n1,one\n2,two, three\n",
+            "a.csv:3: expected 2 columns as in the header, found 3; a cell with",
+        ),
+        (
+            'id,text\n1,"one\n2,two\n',
+            "a.csv:2: not readable as csv (a quote that opens in this row is never closed)",
+        ),
+        (b"id,text\n1,caf\xe9\n", "a.csv:2: not UTF-8 (byte 0xe9 at offset 13"),
+        ('id,text\n1,"' + "one\n" * 30, "a.csv:2: the document that starts here is longer than 0.0001 MB"),
+        ("id,text\n1," + "x" * 101, "a.csv:2: the document that starts here is longer than 0.0001 MB"),
+    ],
+)
+def test_bad_csv(tmp_path, content, expected):
+    assert expected in read_error(write(tmp_path / "a.csv", content), max_document_bytes=100)
+
+
+PUBMED = """<?xml version="1.0" encoding="utf-8"?>
+<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD PubMedArticle//EN" "https://example.org/pubmed.dtd">
+<PubmedArticleSet>
+<PubmedArticle><MedlineCitation><PMID>1</PMID><Article><Journal><Title>J</Title></Journal>
+<ArticleTitle>Cystic <i>fibrosis</i> &lt;CF&gt;.</ArticleTitle>
+<Abstract><AbstractText Label="AIM">To see H<sub>2</sub>O.</AbstractText><AbstractText>  We
+saw.</AbstractText><CopyrightInformation>C</CopyrightInformation></Abstract></Article>
+<OtherAbstract><AbstractText>Autre.</AbstractText></OtherAbstract></MedlineCitation>
+<PubmedData><ReferenceList><Reference><Citation>Other</Citation></Reference></ReferenceList></PubmedData></PubmedArticle>
+<PubmedArticle><MedlineCitation><Article><ArticleTitle/></Article></MedlineCitation></PubmedArticle>
+<PubmedArticle><MedlineCitation><Article><ArticleTitle>Second</ArticleTitle></Article></MedlineCitation></PubmedArticle>
+</PubmedArticleSet>
+"""
+
+
+def test_titles_and_abstracts_of_pubmed(tmp_path):
+    path, stats = write(tmp_path / "pubmed26n0001.xml.gz", compressed(".gz", PUBMED.encode())), ReadStats()
+    documents = read(path, stats=stats)
+    assert documents == [
+        Document("Cystic fibrosis <CF>.\nTo see H2O.\nWe saw.", 4), Document("Second", 11)
+    ]  # fmt: skip
+    assert stats.skipped == 1
+    many = PUBMED.replace(
+        "</PubmedArticleSet>", PUBMED.partition("Set>")[2].replace("</PubmedArticleSet>", "") * 2000
+    )
+    assert len(read(write(tmp_path / "many.xml", many + "</PubmedArticleSet>"))) == 4002
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            '<!DOCTYPE x [<!ENTITY a "aa"><!ENTITY b "&a;&a;">]><PubmedArticleSet>&b;</PubmedArticleSet>',
+            "a.xml:1: the entity 'a' is declared or used",
+        ),
+        (
+            '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><PubmedArticleSet>&a;</PubmedArticleSet>',
+            "a.xml:1: the entity 'a' is declared or used",
+        ),
+        (PUBMED.replace("Second", "&alpha;"), "a.xml:11: the entity 'alpha' is declared or used"),
+        (
+            "<article><body>text</body></article>",
+            "a.xml:1: an XML file of 'article': of XML, PubMed's articles",
+        ),
+        (PUBMED[:-30], "a.xml:11: not readable as XML (unclosed token"),
+        ("no XML", "a.xml:1: not readable as XML (syntax error"),
+        (
+            PUBMED.replace("We", "We " * 100),
+            "a.xml:4: the document that starts here is longer than 0.0001 MB",
+        ),
+        ("<PubmedArticleSet>" + "<a>" * 200, "a.xml:1: elements within elements, more than a hundred deep"),
+    ],
+)
+def test_bad_xml(tmp_path, content, expected):
+    assert expected in read_error(write(tmp_path / "a.xml", content), max_document_bytes=100)
 
 
 def test_parquet(tmp_path):

@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -268,6 +269,31 @@ def test_another_tokenizer_is_refused(tmp_path, corpus, tokenizer):
         check_tokenizer(manifest.tokenizer, byte_level_tokenizer())
 
 
+def test_a_cased_vocabulary_alone_is_not_lower_cased(tmp_path, caplog):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcnorpti", *(f"##{c}" for c in "ABCRaeintt1")]
+    (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys([*words, "B", "P", "T", "Patient"])))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.tokenize("Patient BRCA1") == ["Patient", "B", "##R", "##C", "##A", "##1"]
+    assert (
+        "keeps upper case: its vocabulary has it, and no tokenizer_config.json says do_lower_case"
+        in caplog.text
+    )
+    # What it leaves says so, and is read without a word.
+    caplog.clear()
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").tokenize("Patient") == ["Patient"]
+    assert caplog.text == ""
+    # Settings count, and are told where they look wrong.
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert load_tokenizer(tmp_path).tokenize("Pat") == ["p", "##a", "##t"]
+    assert "is set to lower-case every text, but 35 % of its vocabulary have upper case" in caplog.text
+    caplog.clear()
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(words[:14]))
+    assert load_tokenizer(tmp_path).tokenize("A") == ["a"] and caplog.text == ""
+
+
 def test_slow_and_missing_tokenizers(tmp_path):
     class Slow:
         is_fast, name_or_path = False, "some/slow"
@@ -411,6 +437,23 @@ def test_two_calls_at_once(tmp_path, corpus):
     (tmp_path / "out").mkdir()
     with sole_user(tmp_path / "out", "prepare"):
         assert "another prepare is running in" in refused([corpus], TOKENIZER, tmp_path / "out")
+
+
+def test_what_was_understood_of_a_corpus_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = "".join(f'{i},"{text}"\n' for i, text in enumerate(documents(20)))
+    (tmp_path / "notes.csv").write_text(f"id,note\n{rows}21,\n")
+    (tmp_path / "a.txt").write_text("\n\n".join(documents(10, seed=1)))
+    manifest = make_windows(tmp_path, TOKENIZER, tmp_path / "out", **SMALL)
+    assert [(source.name, source.kind) for source in manifest.sources] == [
+        ("a.txt", "text"),
+        ("notes.csv", "csv"),
+    ]
+    assert any(line.startswith("corpus: 1 text, 1 csv or tsv, ") for line in caplog.messages)
+    train, held_out = (manifest.splits[split].documents for split in ("train", "held_out"))
+    assert train + held_out == 30
+    told = f"documents: {train} train, {held_out} held out; 1 skipped, empty or without a token"
+    assert told in caplog.messages
 
 
 # What is in the folder already

@@ -141,3 +141,30 @@ def test_rows_of_json(examples: int, in_memory: bool, tmp_path: Path) -> None:
         values().map(lambda v: {"text": v}),
     )
     hunt("corpora rows", examples, st.lists(row, max_size=3), attack, folder=tmp_path)
+
+
+CSV = b'id,text\r\n1,"one, ""two""\r\nlines"\r\n\r\n2,three\r\n'
+ARTICLES = (
+    b'<?xml version="1.0"?>\n<!DOCTYPE a [<!ATTLIST b c CDATA "d">]>\n<PubmedArticleSet>\n<PubmedArticle>\n'
+    b"<MedlineCitation><Article><ArticleTitle>A &lt;b&gt; <i>c</i></ArticleTitle><Abstract><AbstractText>d\n"
+    b"</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>\n<PubmedArticle><MedlineCitation/></PubmedArticle>\n"
+    b"</PubmedArticleSet>"
+)
+
+
+@tiers
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xml"])
+def test_fields(examples: int, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"corpus{suffix}"
+    samples = {".csv": [CSV, CSV.replace(b",", b";")], ".tsv": [CSV.replace(b",", b"\t")], ".xml": [ARTICLES]}
+
+    def attack(hostile: tuple[bytes, str, int]) -> None:
+        content, field, limit = hostile
+        path.write_bytes(content)
+        for source in find_sources([path]) if content else ():
+            for document in read_documents(source, text_field=field, max_document_bytes=limit):
+                assert document.text.strip() and document.text.encode()
+
+    fields = st.sampled_from(["text", "text", "text", "id", "\n\x1b"])
+    inputs = st.tuples(mutated(samples[suffix]), fields, st.sampled_from([16_000_000, 16_000_000, 30]))
+    hunt(f"corpora {suffix}", examples, inputs, attack, folder=tmp_path)

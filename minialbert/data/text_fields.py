@@ -1,0 +1,209 @@
+"""Texts out of csv, tsv and PubMed's XML, one row or article at a time, whatever the size of the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import IO
+from xml.parsers import expat
+
+from minialbert.data.table_files import file_error, separated_records
+from minialbert.errors import UserError, listed, one_line, quoted
+
+# Names of the column with the text, where none was given.
+USUAL_COLUMNS = (
+    "text",
+    "sentence",
+    "document",
+    "body",
+    "content",
+    "abstract",
+    "note",
+    "note_text",
+    "article",
+)
+_DELIMITERS = ",;\t|"
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_BLOCK = 1 << 16
+_ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
+_ARTICLES = ("MedlineCitation", "PubmedBookArticle")
+# What is read of an article, each with the element that it stands in; `OtherAbstract` is in another language.
+_FIELDS = {
+    "ArticleTitle": ("Article", "BookDocument"), "BookTitle": ("Book",), "AbstractText": ("Abstract",)
+}  # fmt: skip
+
+Refusal = Callable[[int, str], UserError]
+
+
+class RecordLines(Iterator[str]):
+    """The lines of a file of records, which may go over several; `row` is the number of the last one read.
+
+    `decode` takes bytes, their line and their offset. A record of more than `limit` bytes is `too_long`.
+    """
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        limit: int,
+        decode: Callable[[bytes, int, int], str],
+        too_long: Callable[[int], UserError],
+    ) -> None:
+        self._stream, self._limit, self._decode, self._too_long = stream, limit, decode, too_long
+        self.row = self._offset = self._size = 0
+        self._begin = 1
+
+    def end_record(self) -> None:
+        """Begin the next record."""
+        self._begin, self._size = self.row + 1, 0
+
+    def __next__(self) -> str:
+        """Return a line with its end, which is LF."""
+        line = self._stream.readline(self._limit + 2)
+        if not line:
+            raise StopIteration
+        self.row += 1
+        if self._size == 0 and not line.strip():
+            self._begin = self.row + 1
+        else:
+            self._size += len(line)
+        if self._size - len(line) + len(line.rstrip(b"\r\n")) > self._limit:
+            raise self._too_long(self._begin)
+        text = self._decode(line, self.row, self._offset)
+        self._offset += len(line)
+        return text + "\n"
+
+
+def separated_texts(
+    path: Path, lines: RecordLines, text_field: str, *, tabs: bool, tell: Callable[[str], None]
+) -> Iterator[tuple[int, str]]:
+    """Yield the line where each row of a csv or tsv file begins, and the text in one of its columns.
+
+    A csv is divided by what parts its header: commas, semicolons, TABs or bars; its cells may be in quotes and hold
+    line ends. A tsv has one row a line; cells in quotes, as spreadsheets write them, are read without. The column is
+    `text_field`, in whatever case, or where that is "text" and there is none, the one of `USUAL_COLUMNS` that is there,
+    which `tell` says.
+    """
+    first = next((line for line in lines if line.strip() and not re.fullmatch(r"sep=.\n", line)), None)
+    if first is None:
+        return
+    delimiter = "\t" if tabs else max(_DELIMITERS, key=_QUOTED.sub("", first).count)
+    records = separated_records(
+        path, chain([first], lines), delimiter, quoted_cells=not tabs, begin=lines.row
+    )
+    names: list[str] | None = None
+    column = 0
+    for begin, fields in records:
+        lines.end_record()
+        if names is None:
+            names = [name.strip() for name in fields]
+            column = _column(names, text_field, partial(file_error, path, begin), tell)
+        elif len(fields) != len(names):
+            counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
+            advice = "" if tabs else "; a cell with a delimiter, line end or quote in it must be in quotes"
+            raise file_error(path, begin, counts + advice)
+        else:
+            yield begin, _unquoted(fields[column]) if tabs else fields[column]
+
+
+def _column(
+    names: list[str], text_field: str, refuse: Callable[[str], UserError], tell: Callable[[str], None]
+) -> int:
+    found = [index for index, name in enumerate(names) if name == text_field]
+    found = found or [index for index, name in enumerate(names) if name.lower() == text_field.lower()]
+    if not found and text_field == "text":
+        found = [index for index, name in enumerate(names) if name.lower() in USUAL_COLUMNS]
+    if len(found) != 1:
+        several = f"{len(found)} columns may be the text" if found else f"no column {quoted(text_field)}"
+        raise refuse(f"{several}; the columns are: {listed(names)} (--text-field)")
+    if names[found[0]] != text_field:
+        tell(f"the text is the column {quoted(names[found[0]])} of {listed(names)}")
+    return found[0]
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
+
+
+def pubmed_texts(
+    stream: IO[bytes], limit: int, refuse: Refusal, too_long: Callable[[int], UserError]
+) -> Iterator[tuple[int, str]]:
+    """Yield the line where each article of PubMed's XML begins, and its title and abstract, one paragraph each.
+
+    Nothing but the five entities of XML is expanded and nothing is fetched: a file that declares entities, or uses some
+    that are declared elsewhere, is refused.
+    """
+    reader = _PubMed(limit, refuse, too_long)
+    while block := stream.read(_BLOCK):
+        yield from reader.feed(block)
+    yield from reader.feed(b"")
+
+
+class _PubMed:
+    """What expat has said so far: the elements that are open, and the article that is being read."""
+
+    def __init__(self, limit: int, refuse: Refusal, too_long: Callable[[int], UserError]) -> None:
+        self._limit, self._refuse, self._too_long = limit, refuse, too_long
+        self._open: list[str] = []
+        self._field = 0  # how many elements were open when the one that is being read began
+        self._begin = self._size = 0
+        self._paragraphs: list[list[str]] = []
+        self._done: list[tuple[int, str]] = []
+        self._parser = expat.ParserCreate()
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.EntityDeclHandler = self._entity
+        self._parser.SkippedEntityHandler = self._entity
+
+    def feed(self, block: bytes) -> list[tuple[int, str]]:
+        """Return the articles that a block completes; an empty one ends the file."""
+        self._done = []
+        try:
+            self._parser.Parse(block, not block)
+        except expat.ExpatError as error:
+            raise self._refuse(error.lineno, f"not readable as XML ({one_line(error)})") from error
+        return self._done
+
+    def _start(self, name: str, _: dict[str, str]) -> None:
+        line = self._parser.CurrentLineNumber
+        if not self._open and name not in _ROOTS:
+            raise self._refuse(
+                line,
+                f"an XML file of {quoted(name)}: of XML, PubMed's articles alone are read (PubmedArticleSet); write "
+                "the texts into a .txt, .jsonl or .csv file",
+            )
+        if len(self._open) > 100:
+            raise self._refuse(line, "elements within elements, more than a hundred deep")
+        if name in _ARTICLES:
+            self._begin, self._size, self._paragraphs = line, 0, []
+        if not self._field and self._open and self._open[-1] in _FIELDS.get(name, ()):
+            self._field = len(self._open) + 1
+            self._paragraphs.append([])
+            self._text("")
+        self._open.append(name)
+
+    def _end(self, name: str) -> None:
+        if len(self._open) == self._field:
+            self._field = 0
+        self._open.pop()
+        if name in _ARTICLES:
+            texts = (" ".join("".join(parts).split()) for parts in self._paragraphs)
+            self._done.append((self._begin, "\n".join(text for text in texts if text)))
+            self._paragraphs = []
+
+    def _text(self, text: str) -> None:
+        if self._field:
+            self._size += len(text.encode()) + 1
+            if self._size > self._limit:
+                raise self._too_long(self._begin)
+            self._paragraphs[-1].append(text)
+
+    def _entity(self, name: str, *_: object) -> None:
+        raise self._refuse(
+            self._parser.CurrentLineNumber,
+            f"the entity {quoted(name)} is declared or used: a file with entities of its own is not read",
+        )
