@@ -1,12 +1,17 @@
 """What a service relies on: the same answer in any company, bounded texts, forks, copies, and nothing left behind."""
 
+import contextlib
 import copy
+import http.client
 import json
 import os
 import pickle
 import random
+import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +163,17 @@ def test_the_command_refuses_a_line_over_the_limit(classifier):
     assert "max_characters of at least 1" in refuse(classifier, "x", "--max-characters", 0)
 
 
+def test_the_command_reads_a_file_as_one_text(classifier, tmp_path):
+    (tmp_path / "note.txt").write_bytes(b"\xef\xbb\xbfking\r\n\nriver")
+    status, out, _ = run(classifier, "--file", tmp_path / "note.txt", "--documents")
+    assert (status, json.loads(out)["text"]) == (0, "king\r\n\nriver")
+    assert "note.txt: more than 1 characters" in refuse(
+        classifier, "--file", tmp_path / "note.txt", "--documents", "--max-characters", 1
+    )
+    assert "stdin:2: not UTF-8" in refuse(classifier, "--file", "-", "--documents", stdin=b"king\n\xff")
+    assert "--documents is for a file" in refuse(classifier, "king", "--documents")
+
+
 def test_a_class_under_the_threshold_is_none(classifier):
     assert Model(classifier, threshold=0.5)("king king")["label"] == "a"
     result = Model(classifier, threshold=0.99)("king king")
@@ -260,3 +276,70 @@ def test_a_prediction_leaves_nothing_in_the_home(classifier, tmp_path, monkeypat
     code = "import sys; from minialbert_runtime import Model; print(Model(sys.argv[1])('king')['label'])"
     assert alone(code, classifier, **homes) == "a"
     assert list((tmp_path / "home").rglob("*")) == []
+
+
+# The server of the documentation
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
+
+
+@pytest.fixture
+def served(classifier, tmp_path):
+    """Run serve.py as documented; returns what asks it and gives the status and the answer."""
+    if not PAGE.is_file():
+        pytest.skip("the documentation is not here")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (code,) = re.findall(r"`serve\.py`:\n\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "serve.py").write_text(code.replace("8080", str(port)))
+    server = subprocess.Popen(
+        [sys.executable, "serve.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": SOURCE},
+        stderr=subprocess.PIPE,
+    )
+
+    def ask(body=None, path="/", **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    for _ in range(200):
+        with contextlib.suppress(ConnectionRefusedError):
+            ask(path="/health")
+            break
+        time.sleep(0.1)
+    yield ask
+    server.terminate()
+    assert b"Traceback" not in server.communicate()[1]
+
+
+def test_the_documented_server_answers_and_refuses_in_one_line(served, classifier):
+    assert served(path="/health") == (200, {"status": "ok"})
+    assert served(path="/")[0] == 404
+    model = Model(classifier)
+    assert served(b'["king", "river"]') == (200, list(model.predict(["king", "river"])))
+    assert served(b'[["king", "river"]]') == (200, [model("king", "river")])
+    assert served(b"[]") == (200, [])
+    refused = {
+        b'{"text": "king"}': "expected a JSON list",
+        b'"king"': "expected a JSON list",
+        b"[1]": "found int",
+        b'["a", ["a", "b", "c"]]': "found list",
+        b'["\\ud800"]': "half of a surrogate pair",
+        b"king": "Expecting value",
+        b"\xff": "decode",
+        b"[" * 100_000: "recursion",
+        json.dumps(["a" * 100_001]).encode(): "the limit is 100,000",
+        json.dumps([""] * 1001).encode(): "at most 1000 texts",
+    }
+    for body, message in refused.items():
+        status, answer = served(body)
+        assert status == 400
+        assert message in answer["error"] and "\n" not in answer["error"]
+    for length in ("", "x", "-1", "9" * 5000):
+        assert served(b"[]", **{"Content-Length": length})[0] == 411
+    assert served(b"[" + b" " * 3_000_000 + b"]")[0] == 413
+    assert served(b'["king"]')[0] == 200
