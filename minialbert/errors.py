@@ -7,34 +7,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
 
-from minialbert_runtime.errors import UserError, printable, quoted, shown
-
-__all__ = [
-    "MissingExtraError",
-    "UserError",
-    "listed",
-    "local_path",
-    "one_line",
-    "printable",
-    "quoted",
-    "shown",
-]
+from minialbert_runtime.errors import UserError as UserError
+from minialbert_runtime.errors import printable as printable
+from minialbert_runtime.errors import quoted as quoted
+from minialbert_runtime.errors import shown as shown
 
 
 class MissingExtraError(UserError):
-    """An optional dependency is not installed.
-
-    Args:
-        package: the module that could not be imported.
-        extra: the extra of this distribution that brings it.
-        purpose: what it is needed for, as in "reading .zst files".
-    """
+    """An optional package is not installed: the extra that brings it, and a purpose, as in "reading .zst files"."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}: {_installing(extra)}")
@@ -48,6 +34,15 @@ def _installing(extra: str) -> str:
         if '"file:' in (distribution("minialbert").read_text("direct_url.json") or ""):
             return f"pip install '.[{extra}]' in the checkout"
     return f"pip install 'minialbert[{extra}]'"
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str, package: str = "") -> Iterator[None]:
+    """Tell which extra brings a module that cannot be imported inside the block; `package` is its other name."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(package or str(error.name).partition(".")[0], extra, purpose) from error
 
 
 def listed(names: Iterable[object], limit: int = 240) -> str:
@@ -65,14 +60,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 def local_path(name: str | Path) -> Path:
     """Return a path with its home directory filled in, whether or not there is such a file.
 
-    Args:
-        name: as the user wrote it.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: if no file can have this path, or the system does not let it be looked at.
+    That no file can have this path, or that the system does not let it be looked at, is a `UserError`.
     """
     try:
         path = Path(name).expanduser()
@@ -88,12 +76,8 @@ def local_path(name: str | Path) -> Path:
 def spelled_as_path(name: str, *, slashes: int = 1) -> bool:
     """Tell whether a name is spelled as a path, not as a hub id, whatever there is on the disk.
 
-    Args:
-        name: of a model or of data.
-        slashes: how many a hub id may have; 0 where hub ids begin with "hub:".
-
-    Returns:
-        True for "./x", "~/x", "/x", a drive's letter, and for more slashes than these.
+    It is true for "./x", "~/x", "/x", a drive's letter, and for more slashes than a hub id may have: 0 where hub ids
+    begin with "hub:".
     """
     marked = name.startswith((".", "~", "/")) or re.match(r"[A-Za-z]:|hub:/", name) or "\\" in name
     return bool(marked) or name.count("/") > slashes

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minialbert.cli.shared import JsonFlag, interruptible, print_json, print_table, quiet_transformers, say
+from minialbert.cli.shared import JsonFlag, interruptible, option, print_json, print_table, say
 from minialbert.errors import UserError
 
 if TYPE_CHECKING:
+    from minialbert.experiments.suite.cells import Cell
     from minialbert.experiments.suite.run import Work
     from minialbert.experiments.suite.schema import Suite
 
@@ -22,12 +23,10 @@ suite_app = typer.Typer(
 )
 
 _SuiteName = Annotated[str, typer.Argument(help="miniature, paper, or a YAML file of your own.")]
-_Records = Annotated[
-    Path | None, typer.Option(help="A folder with records of finished cells, as results/miniature.")
-]
+_Records = Annotated[Path | None, option("A folder with records of finished cells, as results/miniature.")]
 _Only = Annotated[
     list[str] | None,
-    typer.Option(help="Groups, rows, or globs over cells, as in 'student-*/full/cola-*'; comma-separated."),
+    option("Groups, rows, or globs over cells, as in 'student-*/full/cola-*'; comma-separated."),
 ]
 
 
@@ -41,24 +40,23 @@ class KeepStudents(StrEnum):
 @suite_app.command("run")
 def suite_run(
     suite: _SuiteName,
-    data: Annotated[Path, typer.Option(help="Folder with tasks and corpora, as the suite names them.")],
-    output: Annotated[Path, typer.Option(help="Directory of the suite.")],
+    data: Annotated[Path, option("Folder with tasks and corpora, as the suite names them.")],
+    output: Annotated[Path, option("Directory of the suite.")],
     teacher: Annotated[
-        list[str] | None, typer.Option(help="[NAME=]DIR or hub id; repeated for a suite with several.")
+        list[str] | None, option("[NAME=]DIR or hub id; repeated for a suite with several.")
     ] = None,
     only: _Only = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; they share cores and GPUs.")] = 1,
+    jobs: Annotated[int, option("Cells at a time; they share cores and GPUs.", min=1)] = 1,
     records: _Records = None,
     keep_models: Annotated[
-        KeepStudents, typer.Option(help="Which distilled students stay on disk.")
+        KeepStudents, option("Which distilled students stay on disk.")
     ] = KeepStudents.needed,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the cells and the time they take; do nothing.")
+        bool, option("List the cells and the time they take; do nothing.", "--dry-run")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the cells of a suite that have no record yet, the most informative first."""
-    quiet_transformers()
     from minialbert.experiments.suite.run import plan_work, run_suite
     from minialbert.experiments.suite.schema import load_suite
     from minialbert.experiments.suite.time_left import time_left
@@ -91,10 +89,10 @@ def suite_run(
 @suite_app.command("status")
 def suite_status(
     suite: _SuiteName,
-    output: Annotated[Path, typer.Option(help="Directory of the suite, or of its records.")],
+    output: Annotated[Path, option("Directory of the suite, or of its records.")],
     records: _Records = None,
     only: _Only = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, for the estimate.")] = 1,
+    jobs: Annotated[int, option("Cells at a time, for the estimate.", min=1)] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what of a suite is done and what is missing."""
@@ -107,23 +105,22 @@ def suite_status(
     groups = _groups(loaded, work, jobs)
     left = time_left(loaded, work.jobs, work.results).told(jobs) if work.jobs else "nothing left"
     rows: dict[tuple[str, str], list[str]] = {}
-    done: dict[tuple[str, str], int] = {}
     for cell in work.asked:
-        key = (cell.row, cell.mode)
-        rows.setdefault(key, []).append(cell.name)
-        done[key] = done.get(key, 0) + (cell.name in work.results)
+        rows.setdefault((cell.row, cell.mode), []).append(cell.name)
+    done = {key: sum(name in work.results for name in names) for key, names in rows.items()}
     if as_json:
         counts = [
-            {"row": row, "what": mode, "done": done[row, mode], "cells": len(names)}
-            for (row, mode), names in rows.items()
+            {"row": key[0], "what": key[1], "done": done[key], "cells": len(names)}
+            for key, names in rows.items()
         ]
         missing = [cell.name for cell in work.pending]
         print_json({"suite": loaded.name, "rows": counts, "groups": groups, "missing": missing, "left": left})
         return
     lines = []
-    for (row, mode), names in rows.items():
+    for key, names in rows.items():
         missing = [name.rpartition("/")[2] for name in names if name not in work.results]
-        lines.append((row, mode, f"{done[row, mode]} of {len(names)}", _shortened(missing)))
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        lines.append((*key, f"{done[key]} of {len(names)}", shown))
     print_table(("row", "what", "done", "missing"), lines)
     for group in groups:
         say(f"{group['group']}: {group['done']} of {group['cells']} cells are done; {group['left']}")
@@ -133,13 +130,12 @@ def suite_status(
 @suite_app.command("report")
 def suite_report(
     suite: _SuiteName,
-    records: Annotated[Path, typer.Option(help="Directory of the suite, or of its records.")],
+    records: Annotated[Path, option("Directory of the suite, or of its records.")],
     output: Annotated[
-        Path | None,
-        typer.Option(help="Directory for report.md, report.html, claims.csv and the tables as CSV."),
+        Path | None, option("Directory for report.md, report.html, claims.csv and the tables as CSV.")
     ] = None,
     with_records: Annotated[
-        bool, typer.Option("--with-records", help="Also copy records and logs there, without models.")
+        bool, option("Also copy records and logs there, without models.", "--with-records")
     ] = False,
 ) -> None:
     """Put the records of a suite into tables beside the paper's, and judge its claims."""
@@ -166,17 +162,17 @@ def suite_ls() -> None:
     print_table(("suite", "what", "cells"), rows)
 
 
-def _teachers(suite: Suite, options: list[str]) -> dict[str, str]:
+def _teachers(suite: Suite, given: list[str]) -> dict[str, str]:
     """Return the teachers by name; one without a name is the suite's first."""
     found: dict[str, str] = {}
-    for option in options:
-        name, equals, where = option.partition("=")
+    for one in given:
+        name, equals, where = one.partition("=")
         if not equals or name not in suite.teachers:
             if not suite.teachers:
                 raise UserError(
-                    f"--teacher {option}: the suite {suite.name} takes none, its recipes name their own"
+                    f"--teacher {one}: the suite {suite.name} takes none, its recipes name their own"
                 )
-            name, where = suite.teachers[0], option
+            name, where = suite.teachers[0], one
         if name in found:
             raise UserError(
                 f"--teacher: two are given for {name}; the suite {suite.name} has {', '.join(suite.teachers)}, named "
@@ -202,19 +198,11 @@ def _groups(suite: Suite, work: Work, jobs: int) -> list[dict[str, str | int]]:
 
 
 def _listed(work: Work) -> list[dict[str, str]]:
-    jobs, pending = {cell.name for cell in work.jobs}, {cell.name for cell in work.pending}
-    names = {cell.name: cell for cell in [*work.jobs, *work.asked, *work.left_out]}
-    listed = []
-    for cell in names.values():
-        state = "no teacher"
-        if cell.name in jobs:
-            state = "to run" if cell.name in pending or cell.name not in work.results else "to run again"
-        elif cell in work.asked:
-            state = "done"
-        listed.append({"cell": cell.name, "group": cell.group, "state": state})
-    return listed
-
-
-def _shortened(names: list[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    states: dict[Cell, str] = {}
+    for cell in work.jobs:
+        again = cell not in work.pending and cell.name in work.results
+        states[cell] = "to run again" if again else "to run"
+    for cells, state in ((work.asked, "done"), (work.left_out, "no teacher")):
+        for cell in cells:
+            states.setdefault(cell, state)
+    return [{"cell": cell.name, "group": cell.group, "state": state} for cell, state in states.items()]

@@ -20,21 +20,14 @@ from minialbert.cli.shared import (
     ResumeFlag,
     err,
     interruptible,
+    option,
     out,
     print_json,
     print_table,
-    quiet_transformers,
 )
 from minialbert.cli.tasks import attention, calibrate, evaluate, finetune, predict, report
 from minialbert.errors import UserError, printable
-from minialbert.runs.stopping import (
-    end_process_group,
-    leave_talking_to_the_first,
-    let_the_first_fail_first,
-    lost_the_others,
-    rank,
-    refuse_several_processes,
-)
+from minialbert.runs import stopping
 
 if TYPE_CHECKING:
     from minialbert.recipes.schema import Recipe
@@ -62,7 +55,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, option("Show the version and exit.", "--version", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -73,30 +66,20 @@ Documents = StrEnum("Documents", {"blank_line": "blank-line", "line": "line", "f
 
 @app.command()
 def prepare(
-    tokenizer: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the windows.")] = Path("windows"),
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="File, directory, glob or hub id; may be repeated.")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe whose data settings to start from.")] = "default",
-    window_length: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Tokens that neighbouring windows share.")] = None,
-    max_windows_per_document: Annotated[
-        int | None, typer.Option(help="Cap per document; 0 for none.")
-    ] = None,
-    truncate: Annotated[
-        bool | None, typer.Option("--truncate", help="First window of each document only.")
-    ] = None,
-    documents: Annotated[
-        Documents | None, typer.Option(help="What separates documents in text files.")
-    ] = None,
-    text_field: Annotated[str | None, typer.Option(help="Column of the text in csv, jsonl, parquet.")] = None,
-    held_out_fraction: Annotated[
-        float | None, typer.Option(help="Share of documents kept for evaluation.")
-    ] = None,
-    max_document_mb: Annotated[float, typer.Option(help="Longest document accepted, in megabytes.")] = 16.0,
-    workers: Annotated[int | None, typer.Option(help="Processes; all cores when absent.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of window and split choices.")] = None,
+    tokenizer: Annotated[str | None, option("Directory or hub id of the tokenizer.")] = None,
+    output: Annotated[Path, option("Folder for the windows.")] = Path("windows"),
+    corpus: Annotated[list[str] | None, option("File, directory, glob or hub id; may be repeated.")] = None,
+    recipe: Annotated[str, option("Recipe whose data settings to start from.")] = "default",
+    window_length: Annotated[int | None, option("Tokens per window.")] = None,
+    overlap: Annotated[int | None, option("Tokens that neighbouring windows share.")] = None,
+    max_windows_per_document: Annotated[int | None, option("Cap per document; 0 for none.")] = None,
+    truncate: Annotated[bool | None, option("First window of each document only.", "--truncate")] = None,
+    documents: Annotated[Documents | None, option("What separates documents in text files.")] = None,
+    text_field: Annotated[str | None, option("Column of the text in csv, jsonl, parquet.")] = None,
+    held_out_fraction: Annotated[float | None, option("Share of documents kept for evaluation.")] = None,
+    max_document_mb: Annotated[float, option("Longest document accepted, in megabytes.")] = 16.0,
+    workers: Annotated[int | None, option("Processes; all cores when absent.")] = None,
+    seed: Annotated[int | None, option("Seed of window and split choices.")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -105,14 +88,9 @@ def prepare(
     from minialbert.data.prepare import prepare as run
 
     options = {
-        "window_length": window_length,
-        "overlap": overlap,
-        "truncate": truncate,
-        "held_out_fraction": held_out_fraction,
-        "seed": seed,
-        "separator": documents.value if documents is not None else None,
-        "text_field": text_field,
-    }
+        "window_length": window_length, "overlap": overlap, "truncate": truncate, "seed": seed,
+        "held_out_fraction": held_out_fraction, "separator": documents and documents.value, "text_field": text_field,
+    }  # fmt: skip
     chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if max_windows_per_document is not None:
         chosen["max_windows_per_document"] = max_windows_per_document or None
@@ -126,7 +104,7 @@ def prepare(
         print_json(manifest.to_dict())
         return
     rows = (
-        (name, f"{counts.documents:,}", f"{counts.windows:,}", f"{counts.tokens:,}")
+        (name, *(f"{count:,}" for count in (counts.documents, counts.windows, counts.tokens)))
         for name, counts in manifest.splits.items()
     )
     print_table(("split", "documents", "windows", "tokens stored"), rows)
@@ -135,29 +113,21 @@ def prepare(
 
 @app.command()
 def distill(
-    data: Annotated[list[Path], typer.Option(help="Folder made by `minialbert prepare`; may be repeated.")],
-    output: Annotated[Path, typer.Option(help="Run directory.")],
-    teacher: Annotated[
-        str | None, typer.Option(help="Directory or hub id; without one: masked-LM alone.")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "default",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as in distill.output_weight=4.")
-    ] = None,
-    student_arch: Annotated[str | None, typer.Option(help="minialbert (recursive) or bert (full).")] = None,
+    data: Annotated[list[Path], option("Folder made by `minialbert prepare`; may be repeated.")],
+    output: Annotated[Path, option("Run directory.")],
+    teacher: Annotated[str | None, option("Directory or hub id; without one: masked-LM alone.")] = None,
+    recipe: Annotated[str, option("Name of a recipe, or a YAML file.")] = "default",
+    set_: Annotated[list[str] | None, option("Override, as in distill.output_weight=4.", "--set")] = None,
+    student_arch: Annotated[str | None, option("minialbert (recursive) or bert (full).")] = None,
     start_only: Annotated[
-        bool,
-        typer.Option("--start-only", help="Leave the student as it starts: measure it, and train nothing."),
+        bool, option("Leave the student as it starts: measure it, and train nothing.", "--start-only")
     ] = False,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show recipe, sizes, time and memory; do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("Show recipe, sizes, time and memory; do nothing.", "--dry-run")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a teacher into a student, or pre-train one by masked-LM alone."""
-    quiet_transformers()
     from minialbert.method.distill import distill as run
     from minialbert.method.distill import distillation_recipe
 
@@ -189,33 +159,31 @@ def convert(
     source: Annotated[
         str, typer.Argument(help="Directory or hub id of a checkpoint of the paper's release.")
     ],
-    output: Annotated[Path, typer.Option(help="Directory for the converted model.")],
+    output: Annotated[Path, option("Directory for the converted model.")],
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Convert a checkpoint of the paper's release."""
-    quiet_transformers()
-    from minialbert.method.release import convert as run_convert
+    from minialbert.method.release import convert as run
 
-    report = run_convert(source, output, overwrite=overwrite)
+    with interruptible():
+        report = run(source, output, overwrite=overwrite)
     if as_json:
         keys = ("source", "architecture", "parameters", "renamed", "dropped")
         print_json({key: getattr(report, key) for key in keys})
         return
     for line in report.lines():
-        out.print(line, markup=False, highlight=False)
+        out.print(line, highlight=False)
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
-    as_json: JsonFlag = False,
+    output: Annotated[Path, option("Run directory.")] = Path("runs/demo"), as_json: JsonFlag = False
 ) -> None:
     """Distil a real sentence encoder on text that every Python carries, in a few minutes on two cores."""
-    quiet_transformers()
     from minialbert.experiments.demo.demo import run_demo
 
-    with interruptible("the same command starts it again"):
+    with interruptible():
         record = run_demo(output, say=None if as_json else out.print)
     if as_json:
         print_json(record)
@@ -258,7 +226,9 @@ def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
     from minialbert.method.costs import estimate
     from minialbert.method.plan import plan_distillation
     from minialbert.recipes.load import dump_recipe
+    from minialbert.runs.progress import silence_transformers
 
+    silence_transformers()
     plan = plan_distillation(resolved, data)
     figures = estimate(plan)
     if as_json:
@@ -287,13 +257,10 @@ def _print_held_out(metrics: dict[str, Any]) -> None:
     if not names:
         return
     keys = {key: None for name in names for key, value in metrics[name].items() if isinstance(value, float)}
-    rows = (
-        (
-            key.replace("_", " "),
-            *(f"{metrics[name][key]:.4f}" if key in metrics[name] else "" for name in names),
-        )
-        for key in keys
-    )
+    shown = {
+        key: [f"{metrics[name][key]:.4f}" if key in metrics[name] else "" for name in names] for key in keys
+    }
+    rows = ((key.replace("_", " "), *figures) for key, figures in shown.items())
     print_table(("held-out", *(name.replace("_", " ") for name in names)), rows)
 
 
@@ -314,20 +281,22 @@ def main() -> None:
     for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate", "onnx_ir", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        refuse_several_processes(sys.argv[1:])
-        leave_talking_to_the_first()
+        stopping.refuse_several_processes(sys.argv[1:])
+        stopping.leave_talking_to_the_first()
         app()
     except SystemExit:
-        end_process_group()
+        stopping.end_process_group()
         raise
     except UserError as error:
-        let_the_first_fail_first()
+        stopping.let_the_first_fail_first()
         err.print(f"minialbert: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except RuntimeError as error:
-        if not lost_the_others(error):
+        if not stopping.lost_the_others(error):
             raise
-        err.print(f"minialbert: process {rank()} stops: another one has gone ({printable(str(error))[:200]})")
+        err.print(
+            f"minialbert: process {stopping.rank()} stops: another one has gone ({printable(str(error))[:200]})"
+        )
         sys.exit(1)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -17,15 +15,11 @@ from rich.segment import Segment
 from rich.table import Table
 
 from minialbert.errors import printable
-from minialbert.runs.stopping import rank, world_size
+from minialbert.runs.stopping import handling, rank, world_size
 
 
 class PlainConsole(Console):
-    """A console that takes text as text, whatever data it comes from.
-
-    Brackets are no markup, `:name:` no picture, and control characters reach no terminal: they are spelled
-    out.
-    """
+    """A console that takes text as text: brackets are no markup, `:name:` no picture, and controls are spelled out."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False)
@@ -43,9 +37,15 @@ class PlainConsole(Console):
 out = PlainConsole()
 err = PlainConsole(stderr=True)
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")]
-OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
-ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with the run in the directory.")]
+
+def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer has it
+    """Return an option with what `--help` says of it."""
+    return typer.Option(*names, help=help, **limits)
+
+
+JsonFlag = Annotated[bool, option("Print the record as JSON on standard output.", "--json")]
+OverwriteFlag = Annotated[bool, option("Replace what an earlier run left there.", "--overwrite")]
+ResumeFlag = Annotated[bool, option("Go on with the run in the directory.", "--resume")]
 
 
 def print_json(record: Any) -> None:  # noqa: ANN401
@@ -53,9 +53,11 @@ def print_json(record: Any) -> None:  # noqa: ANN401
     sys.stdout.write(json.dumps(record, indent=2) + "\n")
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], figures: int | None = None) -> None:
+    """Print a table; columns of figures, from the one that is told on, are set to the right."""
     table = Table(*header)
+    for column in table.columns[len(header) if figures is None else figures :]:
+        column.justify = "right"
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -67,37 +69,21 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into one line that says how to go on, and exit status 130."""
+def interruptible(advice: str = "the same command starts it again") -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into one line that says how to go on, and exit status 130.
+
+    Transformers' bars and loading reports are left out; what matters of them is in our own lines.
+    """
+    from minialbert.runs.progress import silence_transformers
+
+    silence_transformers()
+    # One of several processes may wait inside torch for another that has failed: no handler would run there, and its
+    # launcher could not end it.
+    signals = [signal.SIGTERM] if world_size() == 1 else []
     try:
-        with _sigterm_as_ctrl_c():
+        with handling(signal.default_int_handler, *signals):
             yield
     except KeyboardInterrupt:
         if rank() == 0:
             err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    # The main thread alone may set handlers. One of several processes may wait inside torch for another that has
-    # failed: no handler would run there, and its launcher could not end it.
-    if threading.current_thread() is not threading.main_thread() or world_size() > 1:
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def quiet_transformers() -> None:
-    """Leave out Transformers' bars and loading reports; what matters of them is in our own lines."""
-    from minialbert.runs.progress import silence_transformers
-
-    silence_transformers()

@@ -16,10 +16,10 @@ from minialbert.cli.shared import (
     OverwriteFlag,
     ResumeFlag,
     interruptible,
+    option,
     out,
     print_json,
     print_table,
-    quiet_transformers,
     say,
 )
 from minialbert.errors import UserError, local_path, quoted
@@ -30,20 +30,14 @@ if TYPE_CHECKING:
 
 
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
-_Iterations = Annotated[
-    int | None, typer.Option(help="How often a MiniALBERT applies its block. Default: as trained.")
-]
+_Iterations = Annotated[int | None, option("How often a MiniALBERT applies its block. Default: as trained.")]
 _ExitThreshold = Annotated[
     float | None,
-    typer.Option(
-        help="Confidence (0 to 1) at which an input leaves early. Default: as calibrated, if it is."
-    ),
+    option("Confidence (0 to 1) at which an input leaves early. Default: as calibrated, if it is."),
 ]
-_Data = Annotated[
-    str | None, typer.Option(help="Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")
-]
-_TaskOfModel = Annotated[str | None, typer.Option(help=f"{TASK_HELP} Default: what it was tuned for.")]
-_Set = Annotated[list[str] | None, typer.Option("--set", help="Override, as in task.text=sentence.")]
+_Data = Annotated[str | None, option("Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")]
+_TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: what it was tuned for.")]
+_Set = Annotated[list[str] | None, option("Override, as in task.text=sentence.", "--set")]
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 
 
@@ -56,87 +50,77 @@ class KeepModels(StrEnum):
 
 
 def finetune(
-    output: Annotated[Path, typer.Option(help="Run directory.")],
-    model: Annotated[str | None, typer.Option(help="Directory or hub id of the encoder to tune.")] = None,
-    task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
+    output: Annotated[Path, option("Run directory.")],
+    model: Annotated[str | None, option("Directory or hub id of the encoder to tune.")] = None,
+    task: Annotated[str | None, option(TASK_HELP)] = None,
     data: _Data = None,
     adapters: Annotated[
-        bool, typer.Option("--adapters", help="Train adapters and head alone; all else is frozen.")
+        bool, option("Train adapters and head alone; all else is frozen.", "--adapters")
     ] = False,
-    teacher: Annotated[
-        str | None, typer.Option(help="A model tuned for the task, to learn from while tuning.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Name of a fine-tuning recipe, or a YAML file.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, as in tuning.learning_rate=3e-5.")
-    ] = None,
+    teacher: Annotated[str | None, option("A model tuned for the task, to learn from while tuning.")] = None,
+    recipe: Annotated[str | None, option("Name of a fine-tuning recipe, or a YAML file.")] = None,
+    set_: Annotated[list[str] | None, option("Override, as in tuning.learning_rate=3e-5.", "--set")] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Run every combination in the recipe's grid, and select the best.")
+        bool, option("Run every combination in the recipe's grid, and select the best.", "--grid")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="With --grid: runs at a time on this machine.")] = 1,
-    ray: Annotated[str | None, typer.Option(help="With --grid: address of a Ray cluster.")] = None,
+    jobs: Annotated[int, option("With --grid: runs at a time on this machine.", min=1)] = 1,
+    ray: Annotated[str | None, option("With --grid: address of a Ray cluster.")] = None,
     keep_models: Annotated[
-        KeepModels, typer.Option(help="With --grid: which models stay on disk. Without: none, or the one.")
+        KeepModels, option("With --grid: which models stay on disk. Without: none, or the one.")
     ] = KeepModels.selected,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Tune an encoder, or its adapters alone, on a labelled task."""
-    quiet_transformers()
-    if grid:
-        from minialbert.tasks.finetune import tuning_recipe
-
-        resolved = tuning_recipe(
-            recipe, set_ or [], adapters=adapters, model=model, task=task, data=data, teacher=teacher
-        )
-        _run_grid(resolved, output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json)
-        return
-    if jobs != 1 or ray is not None or keep_models is KeepModels.all:
+    if not grid and (jobs != 1 or ray is not None or keep_models is KeepModels.all):
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
     from minialbert.tasks.finetune import finetune as run
+    from minialbert.tasks.finetune import tuning_recipe
 
+    named: dict[str, Any] = {
+        "model": model, "task": task, "data": data, "adapters": adapters, "teacher": teacher, "recipe": recipe,
+        "settings": set_ or [],
+    }  # fmt: skip
+    if grid:
+        _run_grid(
+            tuning_recipe(**named), output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json
+        )
+        return
     kept = keep_models is not KeepModels.none
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
-            model, task, data, adapters=adapters, teacher=teacher, recipe=recipe, settings=set_ or [], output=output,
-            resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
-        ).record  # fmt: skip
+            **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept
+        ).record
     if not record:  # another process of the same job writes the record
         return
     if as_json:
         print_json(record)
         return
     _print_scores(record)
-    if kept:
-        say(f"model and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
-    else:
-        say(f"record in {output / 'result.json'}")
+    say(f"model and tokenizer in {output / 'model'}; " * kept + f"record in {output / 'result.json'}")
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model.")],
+    model: Annotated[str, option("Directory or hub id of a tuned model.")],
     data: _Data = None,
     task: _TaskOfModel = None,
-    split: Annotated[
-        str | None, typer.Option(help="Default: test where it has labels, else validation.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Directory for record and predictions.")] = None,
+    split: Annotated[str | None, option("Default: test where it has labels, else validation.")] = None,
+    output: Annotated[Path | None, option("Directory for record and predictions.")] = None,
     submission: Annotated[
-        Path | None, typer.Option(help="Directory for the files that the GLUE benchmark takes.")
+        Path | None, option("Directory for the files that the GLUE benchmark takes.")
     ] = None,
     set_: _Set = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 64,
+    batch_size: Annotated[int, option("Inputs per forward pass.", min=1)] = 64,
     num_iterations: _Iterations = None,
     exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a tuned model on a split of a task."""
-    quiet_transformers()
     from minialbert.tasks.evaluate import evaluate as run
 
-    with interruptible("the same command starts it again"):
+    with interruptible():
         record = run(
             model, data, task=task, split=split, output=output, submission=submission, overwrite=overwrite,
             batch_size=batch_size, num_iterations=num_iterations, exit_threshold=exit_threshold, settings=set_ or [],
@@ -157,46 +141,40 @@ def evaluate(
 
 
 def predict(
-    model: Annotated[str, typer.Option(help="Directory or hub id of a tuned model, or an exported folder.")],
+    model: Annotated[str, option("Directory or hub id of a tuned model, or an exported folder.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; or give --input.")] = None,
     input_: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "A file (txt: one text a line; csv, tsv, jsonl, parquet), or - for standard input; may be repeated.",
             "--input",
-            help="A file (txt: one text a line; csv, tsv, jsonl, parquet), or - for standard input; may be repeated.",
         ),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the text in tables.")] = None,
-    pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
+    column: Annotated[str | None, option("Column of the text in tables.")] = None,
+    pair_column: Annotated[str | None, option("Column of the second text of a pair.")] = None,
     id_column: Annotated[
-        str | None,
-        typer.Option(help="Column that results keep as their id. Default: id, where there is one."),
+        str | None, option("Column that results keep as their id. Default: id, where there is one.")
     ] = None,
     documents: Annotated[
-        bool,
-        typer.Option("--documents", help="A text file is one text, and --input may be a folder of them."),
+        bool, option("A text file is one text, and --input may be a folder of them.", "--documents")
     ] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the results; standard output without.")
-    ] = None,
+    output: Annotated[Path | None, option("File for the results; standard output without.")] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            help="Probability over which a label of any number applies (0.5), or a class or an entity is given (0)."
+        option(
+            "Probability over which a label of any number applies (0.5), or a class or an entity is given (0)."
         ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Scores of so many labels, the highest first.")] = None,
+    top_k: Annotated[int | None, option("Scores of so many labels, the highest first.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="Inputs per forward pass (32; 1 where int8 ranges are those of a pass)."),
+        int | None, option("Inputs per forward pass (32; 1 where int8 ranges are those of a pass).")
     ] = None,
-    max_characters: Annotated[int, typer.Option(help="Longest text that is taken.")] = 1_000_000,
+    max_characters: Annotated[int, option("Longest text that is taken.")] = 1_000_000,
     num_iterations: _Iterations = None,
     exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
 ) -> None:
     """Label texts: one JSON object a line, entities with character offsets."""
-    quiet_transformers()
     from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs, to_json_line
 
     if bool(texts) == bool(input_):
@@ -213,11 +191,11 @@ def predict(
             input_, column=column, pair_column=pair_column, id_column=id_column, documents=documents,
             max_characters=max_characters,
         )  # fmt: skip
-    predictor = load_predictor(
-        model, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
-        num_iterations=num_iterations, exit_threshold=exit_threshold,
-    )  # fmt: skip
-    with interruptible("the same command starts it again"):
+    with interruptible():
+        predictor = load_predictor(
+            model, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
+            num_iterations=num_iterations, exit_threshold=exit_threshold,
+        )  # fmt: skip
         lines = map(to_json_line, answers(predictor, inputs))
         if output is None:
             for line in lines:
@@ -241,13 +219,12 @@ def report(
         list[Path] | None, typer.Argument(help="Records, run directories, or trees of them.")
     ] = None,
     compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Put two runs of one kind side by side instead."),
+        tuple[Path, Path] | None, option("Put two runs of one kind side by side instead.", metavar="A B")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="Directory for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."
+        option(
+            "Directory for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."
         ),
     ] = None,
 ) -> None:
@@ -308,12 +285,9 @@ def _print_scores(record: dict[str, Any]) -> None:
                 table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
         out.print(table)
         for key, title, counted in (("per_type", "type", "entities"), ("per_class", "class", "rows")):
+            keys = ("precision", "recall", "f1")
             rows = (
-                (
-                    name,
-                    *(f"{values[one]:.4f}" for one in ("precision", "recall", "f1")),
-                    str(values["support"]),
-                )
+                (name, *(f"{values[one]:.4f}" for one in keys), str(values["support"]))
                 for name, values in list(metrics.get(key, {}).items())[:_SHOWN_CLASSES]
             )
             if metrics.get(key):
@@ -321,30 +295,28 @@ def _print_scores(record: dict[str, Any]) -> None:
 
 
 _SHOWN_CLASSES = 50
-_SHOWN = 12
 
 
 def calibrate(
-    model: Annotated[str, typer.Option(help="Directory of a tuned MiniALBERT; its config is changed.")],
+    model: Annotated[str, option("Directory of a tuned MiniALBERT; its config is changed.")],
     data: _Data = None,
     task: _TaskOfModel = None,
-    max_drop: Annotated[float, typer.Option(help="How far the metric may fall, in points.")] = 0.5,
-    split: Annotated[CalibrationSplit, typer.Option(help="Whose rows choose.")] = CalibrationSplit.train,
-    fraction: Annotated[float, typer.Option(help="Share of the training rows that is drawn.")] = 0.1,
-    rows: Annotated[int | None, typer.Option(help="Draw that many rows instead.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Directory for the record.")] = None,
+    max_drop: Annotated[float, option("How far the metric may fall, in points.")] = 0.5,
+    split: Annotated[CalibrationSplit, option("Whose rows choose.")] = CalibrationSplit.train,
+    fraction: Annotated[float, option("Share of the training rows that is drawn.")] = 0.1,
+    rows: Annotated[int | None, option("Draw that many rows instead.")] = None,
+    seed: Annotated[int, option("Of the draw.")] = 0,
+    output: Annotated[Path | None, option("Directory for the record.")] = None,
     set_: _Set = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 64,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Leave the model's config as it is.")] = False,
+    batch_size: Annotated[int, option("Inputs per forward pass.", min=1)] = 64,
+    dry_run: Annotated[bool, option("Leave the model's config as it is.", "--dry-run")] = False,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Find the confidence at which inputs may leave a tuned model early."""
-    quiet_transformers()
     from minialbert.tasks.calibrate import calibrate as run
 
-    with interruptible("the same command starts it again"):
+    with interruptible():
         record = run(
             model, data, task=task, max_drop=max_drop, split=split.value, fraction=fraction, rows=rows, seed=seed,
             output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size, settings=set_ or [],
@@ -367,56 +339,47 @@ def _print_thresholds(record: dict[str, Any]) -> None:
     """Print some thresholds of all that were tried, the chosen one among them, and the full depth."""
     rows = record["thresholds"]
     chosen = [row["threshold"] for row in rows].index(record["exit_threshold"] or 1.0)
-    step = max(1, -(-len(rows) // _SHOWN))
+    step = max(1, -(-len(rows) // 12))
     table = Table("threshold", record["metric"].replace("_", " "), "mean iterations", "share of iterations")
     for index, row in enumerate(rows):
         if index % step and index not in (chosen, len(rows) - 1):
             continue
-        style = "bold" if row["threshold"] == record["exit_threshold"] else None
-        threshold, score, mean = (
-            f"{row['threshold']:g}",
-            f"{row['score']:.4f}",
-            f"{row['mean_iterations']:.2f}",
-        )
-        table.add_row(threshold, score, mean, f"{row['compute_share']:.0%}", style=style)
+        table.add_row(
+            f"{row['threshold']:g}", f"{row['score']:.4f}", f"{row['mean_iterations']:.2f}",
+            f"{row['compute_share']:.0%}", style="bold" if row["threshold"] == record["exit_threshold"] else None,
+        )  # fmt: skip
     depth = max(map(int, record["score_by_depth"]))
     table.add_row("full depth", f"{record['full_depth_score']:.4f}", f"{depth:.2f}", "100%")
     out.print(table)
 
 
 def attention(
-    model: Annotated[str, typer.Option(help="Directory or hub id of a student.")],
-    teacher: Annotated[str, typer.Option(help="Directory or hub id of its teacher.")],
-    output: Annotated[Path, typer.Option(help="File for the maps, as attention.json of a run.")],
+    model: Annotated[str, option("Directory or hub id of a student.")],
+    teacher: Annotated[str, option("Directory or hub id of its teacher.")],
+    output: Annotated[Path, option("File for the maps, as attention.json of a run.")],
     sentence: Annotated[
-        list[str] | None, typer.Option(help="Text to read, instead of five of our own; may be repeated.")
+        list[str] | None, option("Text to read, instead of five of our own; may be repeated.")
     ] = None,
     layer_map: Annotated[
-        str | None,
-        typer.Option(help="Teacher layer of each iteration, as in 2,4,6; spread evenly without."),
+        str | None, option("Teacher layer of each iteration, as in 2,4,6; spread evenly without.")
     ] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Record where a student and its teacher attend in a few sentences."""
-    quiet_transformers()
-    from minialbert.method.attention_maps import (
-        SENTENCES,
-        compare_attention,
-        row_overlap,
-        write_attention_maps,
-    )
+    from minialbert.method import attention_maps
 
     file = local_path(output)
     if file.is_dir():
         raise UserError(f"{output} is a directory: expected a file, as in {output / 'attention.json'}")
     check_file(file, overwrite=overwrite)
     layers = _layers(layer_map)
-    with interruptible("the same command starts it again"):
-        maps = compare_attention(model, teacher, layers=layers, sentences=sentence or SENTENCES)
+    with interruptible():
+        texts = sentence or attention_maps.SENTENCES
+        maps = attention_maps.compare_attention(model, teacher, layers=layers, sentences=texts)
         with writing(file, advice="make room, or give another --output"):
-            write_attention_maps(file, maps)
-    overlap = row_overlap(maps)
+            attention_maps.write_attention_maps(file, maps)
+    overlap = attention_maps.row_overlap(maps)
     if as_json:
         print_json(
             {name: value for name, value in maps.items() if name != "sentences"} | {"row_overlap": overlap}

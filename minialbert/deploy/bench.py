@@ -31,14 +31,6 @@ import torch
 from rich.progress import Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minialbert.deploy import bench_memory
-from minialbert.deploy.bench_memory import (
-    Inputs,
-    converted,
-    make_inputs,
-    quantized_backend,
-    quiet_about_quantization,
-    torch_runner,
-)
 from minialbert.deploy.bench_models import BenchModel, build_model, parse_models
 from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.report.tables import escape
@@ -71,7 +63,7 @@ Setting = tuple[int, int]  # batch size, length
 class Engine(NamedTuple):
     """A model in one engine: what runs it, its bytes on disk, and the directory or ONNX file that the engine loads."""
 
-    run: Callable[[Inputs], object]
+    run: Callable[[bench_memory.Inputs], object]
     bytes: int
     path: Path
 
@@ -164,7 +156,7 @@ def benchmark(
             "settings": {
                 "engines": list(engines), "lengths": list(lengths), "batch_size": batch_size, "repeats": repeats,
                 "seconds": seconds, "threads": count, "load_average": load,
-                "int8_kernels": quantized_backend() if "torch-int8" in engines else None,
+                "int8_kernels": bench_memory.quantized_backend() if "torch-int8" in engines else None,
                 "onnxruntime": onnxruntime.__version__ if onnxruntime else None,
             },
             "reference": {"model": choices[0].name, "engine": engines[0]},
@@ -298,7 +290,7 @@ def _prepared(
     config = model.model.config
     padding = getattr(config, "pad_token_id", None)
     # Inputs are made in the first run of a setting, which is not timed.
-    feed = cache(partial(make_inputs, model.inputs, config.vocab_size, padding, seed=seed))
+    feed = cache(partial(bench_memory.make_inputs, model.inputs, config.vocab_size, padding, seed=seed))
     found: dict[Pair, Timed] = {}
     graph: ModelProto | Exception | None = None
     if set(engines) & set(ONNX_ENGINES):
@@ -364,17 +356,17 @@ def prepare_torch(model: BenchModel, engine: str, folder: Path) -> Engine:
 
     Its bytes are those of the safetensors file, or of the serialised state of an int8 model.
     """
-    module = converted(model.model, engine)
+    module = bench_memory.converted(model.model, engine)
     if engine == "torch-int8":  # its state holds packed weights, which safetensors cannot; loaded as fp32
         buffer = io.BytesIO()
-        with quiet_about_quantization():
+        with bench_memory.quiet_about_quantization():
             torch.save(module.state_dict(), buffer)
         size = len(buffer.getvalue())
         model.model.save_pretrained(folder)
     else:
         module.save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return Engine(torch_runner(module, model.options), size, folder)
+    return Engine(bench_memory.torch_runner(module, model.options), size, folder)
 
 
 def _measure_memory(model: BenchModel, name: str, engine: Engine, threads: int) -> int | None:

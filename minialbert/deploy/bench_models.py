@@ -9,40 +9,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    AlbertConfig,
-    BertConfig,
-    DistilBertConfig,
-    MobileBertConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from minialbert.errors import UserError, display_name
+from minialbert.method import encoders
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import (
-    HEADS,
-    LOADING_ERRORS,
-    forward_inputs,
-    head_of,
-    load_encoder,
-    load_encoder_config,
-    max_input_length,
-    one_line,
-)
 
 # The paper's students and what they are compared with; no weights, so nothing is downloaded.
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     **{f"minialbert-{rank}": partial(MiniAlbertConfig, embedding_size=rank) for rank in (128, 312, 768)},
-    "distilbert": DistilBertConfig,
-    "bert-base": BertConfig,
+    "distilbert": transformers.DistilBertConfig,
+    "bert-base": transformers.BertConfig,
     "albert-base": partial(
-        AlbertConfig, embedding_size=128, hidden_size=768, num_attention_heads=12, intermediate_size=3072
+        transformers.AlbertConfig,
+        embedding_size=128,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
     ),
     "tinybert-4l-312": partial(
-        BertConfig, hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1200
+        transformers.BertConfig,
+        hidden_size=312,
+        num_hidden_layers=4,
+        num_attention_heads=12,
+        intermediate_size=1200,
     ),
-    "mobilebert": MobileBertConfig,
+    "mobilebert": transformers.MobileBertConfig,
 }
 _CONFIG = "config:"
 _HEAD, _TOKEN_HEAD = "sequence-classification", "token-classification"
@@ -123,29 +116,28 @@ def _parse(value: str) -> ModelChoice:
 
 
 def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
-    """Return a model, read or with random weights.
-
-    A checkpoint keeps its classification head; one without gets a sequence classifier with two labels.
-    """
+    """Return a model, read or with random weights; one without a classification head gets one for texts, two labels."""
     name, head, depth = choice.source, _HEAD, choice.num_iterations
     has_weights = name not in SHAPES and not name.startswith(_CONFIG)
     config = _config_of(name)
-    if has_weights and head_of(config) in (_HEAD, _TOKEN_HEAD):
-        head = str(head_of(config))
+    if has_weights and encoders.head_of(config) in (_HEAD, _TOKEN_HEAD):
+        head = str(encoders.head_of(config))
     else:
         config.num_labels = 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model = (
-                load_encoder(name, head, config=config).model
+                encoders.load_encoder(name, head, config=config).model
                 if has_weights
-                else HEADS[head].auto.from_config(config, trust_remote_code=False)
+                else encoders.HEADS[head].auto.from_config(config, trust_remote_code=False)
             )
         except UserError:
             raise
-        except LOADING_ERRORS as error:
-            raise UserError(f"a {config.model_type} cannot classify sequences ({one_line(error)})") from error
+        except encoders.LOADING_ERRORS as error:
+            raise UserError(
+                f"a {config.model_type} cannot classify sequences ({encoders.one_line(error)})"
+            ) from error
     if config.model_type == MiniAlbertConfig.model_type:
         model.config.exit_threshold = None  # times are those of a fixed depth
     elif depth is not None:
@@ -153,8 +145,10 @@ def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
             f"{choice.name}: @{depth} sets the iterations of a MiniALBERT, and {name} is a {config.model_type}"
         )
     example = {name: torch.ones(1, 1, dtype=torch.int64) for name in _INPUTS}
-    inputs = tuple(forward_inputs(model, example))
-    return BenchModel(choice, model.eval().requires_grad_(False), head, inputs, max_input_length(model))
+    inputs = tuple(encoders.forward_inputs(model, example))
+    return BenchModel(
+        choice, model.eval().requires_grad_(False), head, inputs, encoders.max_input_length(model)
+    )
 
 
 def _config_of(source: str) -> PreTrainedConfig:
@@ -164,7 +158,7 @@ def _config_of(source: str) -> PreTrainedConfig:
     if file != source and not Path(file).is_file():
         raise UserError(f"{source}: there is no such file; expected the config.json of an encoder")
     try:
-        return load_encoder_config(file)
+        return encoders.load_encoder_config(file)
     except UserError as error:
         if Path(file).exists():
             raise

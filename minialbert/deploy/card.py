@@ -13,10 +13,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from minialbert.data.glue import GLUE_TASKS
 from minialbert.data.task_types import TASK_TYPES, is_tagging
-from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result, look_up
+from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result
 from minialbert.method.encoders import ARCHITECTURES, HEADS
-from minialbert.report.tables import escape
-from minialbert.runs.records import Cell
+from minialbert.report.tables import escape, show
+from minialbert.runs.records import look_up
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 
@@ -66,37 +66,29 @@ def model_card(
     head = ARCHITECTURES[facts.architecture]
     distilled, tuning, results = _distilled(evidence.distillation), evidence.tuning, evidence.results
     tags = ["minialbert", *(["distillation"] if distilled else [])]
+    tags += ["sentence-transformers", "feature-extraction"] if facts.sentence_embeddings else []
+    named = (
+        name.removeprefix("hub:").split(":")[0] for name in distilled.get("sources", []) if name[:4] == "hub:"
+    )
     data = ModelCardData(
         language=language,
         license=license,
         library_name="transformers",
         pipeline_tag=head.pipeline,
-        tags=tags + (["sentence-transformers", "feature-extraction"] if facts.sentence_embeddings else []),
-        datasets=_hub_data_sets(distilled.get("sources", [])) or None,
+        tags=tags,
+        datasets=list(dict.fromkeys(named)) or None,
         base_model=hub_id(tuning.row.model if tuning is not None else distilled.get("teacher")),
         eval_results=(index := _eval_results(results)) or None,
         model_name=title if index else None,
     )
     card = ModelCard.from_template(
-        data,
-        template_path=str(_TEMPLATE),
-        text=escape,
-        shown=lambda name: escape(public_name(name)),
-        number="{:,}".format,
-        title=title,
-        name=repo_id or "OWNER/NAME",
-        auto=head.auto.__name__,
-        pipeline=head.pipeline,
-        what=head.description,
-        license=license,
-        facts=facts,
-        config=facts.config,
-        distilled=distilled,
-        tuning=tuning,
-        results=[_row(result) for result in results],
+        data, template_path=str(_TEMPLATE), text=escape, shown=lambda name: escape(public_name(name)),
+        number="{:,}".format, title=title, name=repo_id or "OWNER/NAME", license=license, facts=facts,
+        auto=head.auto.__name__, pipeline=head.pipeline, what=head.description, config=facts.config,
+        distilled=distilled, tuning=tuning, results=[_row(result) for result in results],
         spread=any(result.value.sd is not None for result in results),
         held_out=any(result.problem == "masked-lm" for result in results),
-    )
+    )  # fmt: skip
     return f"{str(card).rstrip()}\n"
 
 
@@ -130,13 +122,11 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
         metric, name = _METRICS.get(result.metric, (result.metric, result.metric))
         about = [] if result.what == THIS_MODEL else [result.what]
         about += [f"mean of {result.value.n} seeds"] if result.value.n > 1 else []
+        name = f"{name} ({'; '.join(about)})" if about else name
+        value, kind = round(result.value.mean, 6), _task_type(result.problem)
         found.append(
             EvalResult(
-                task_type=_task_type(result.problem),
-                metric_type=metric,
-                metric_value=round(result.value.mean, 6),
-                metric_name=f"{name} ({'; '.join(about)})" if about else name,
-                **_dataset(result),
+                task_type=kind, metric_type=metric, metric_value=value, metric_name=name, **_dataset(result)
             )
         )
     return found
@@ -167,13 +157,8 @@ def _dataset(result: Result) -> dict[str, Any]:
 def _row(result: Result) -> tuple[str, ...]:
     _, metric = _METRICS.get(result.metric, (result.metric, result.metric))
     value = result.value
-    return (result.what, public_name(result.task), result.split, metric, _shown(value), str(value.n))
-
-
-def _shown(value: Cell) -> str:
-    scale, digits, unit = (100, 1, " %") if value.percent else (1, 3, "")
-    spread = "" if value.sd is None else f" ± {scale * value.sd:.{digits}f}"
-    return f"{scale * value.mean:.{digits}f}{spread}{unit}"
+    shown, unit = show(value).rpartition(" (")[0], " %" if value.percent else ""
+    return (result.what, public_name(result.task), result.split, metric, f"{shown}{unit}", str(value.n))
 
 
 def _distilled(record: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -206,8 +191,3 @@ def _weights(objective: Mapping[str, Any]) -> list[str]:
         elif name != key and (weight := look_up(objective, key, kind=(int, float))):
             terms.append(f"{_TERMS.get(name, name)} {weight:g}")
     return terms
-
-
-def _hub_data_sets(sources: list[str]) -> list[str]:
-    named = [name.removeprefix("hub:").split(":")[0] for name in sources if name.startswith("hub:")]
-    return list(dict.fromkeys(named))

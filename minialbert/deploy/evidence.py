@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.runs.records import (
     Cell,
     Record,
-    Row,
     cell,
     find_records,
     group,
     known_task,
     load_record,
+    look_up,
     record_files,
 )
 from minialbert.tasks.models import TaskInputs
@@ -102,8 +101,7 @@ def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequenc
     evaluations = {
         file: data
         for file, data in others.items()
-        if data.get("kind") == "evaluation"
-        and _name_of(data) == facts.name
+        if (data.get("kind"), _name_of(data)) == ("evaluation", facts.name)
         and look_up(data, "model", "parameters", kind=int) == facts.parameters
     }
     used = {*evaluations, *(record.file for record in alike)} | {source, own if tuning else None} - {None}
@@ -128,16 +126,6 @@ def gather_evidence(facts: ModelFacts, own: Path | None = None, records: Sequenc
             results += _figures(known_task(task), problem, split, metric, figures)
     results += _over_seeds(facts, alike, tuning)
     return Evidence(distilled, tuning, tuple(results), tuple(sorted(filter(None, used))), len(named - used))
-
-
-def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[type, ...]) -> Any:  # noqa: ANN401
-    """Return a field of a record, or None where it is missing or of another kind; a number must be finite."""
-    found: Any = record
-    for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    if not isinstance(found, kind) or isinstance(found, bool):
-        return None
-    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def _name_of(record: Mapping[str, Any] | None) -> str | None:
@@ -196,13 +184,12 @@ def _siblings(facts: ModelFacts, tuned: Sequence[Record], tuning: Record | None)
 
 def _offspring(facts: ModelFacts, tuned: Sequence[Record], names: set[str | None]) -> list[Record]:
     """Return the records of models that were tuned from a student."""
-
-    def is_of_its_size(record: Record) -> bool:
+    fitting = []
+    for record in tuned:
         fresh = record.row.adapter_init in ("identity", "as-published") and not facts.adapter_parameters
         added = record.parameters - facts.encoder_parameters
-        return added == 0 or (fresh and added > 0)
-
-    fitting = [record for record in tuned if record.selected and is_of_its_size(record)]
+        if record.selected and (added == 0 or (fresh and added > 0)):
+            fitting.append(record)
     named = [record for record in fitting if record.row.model in names]
     found = sorted({record.row.model for record in fitting})
     if named or len(found) <= 1:
@@ -243,16 +230,12 @@ def _over_seeds(facts: ModelFacts, records: Sequence[Record], tuning: Record | N
         measured = cell(members)
         if measured is None or (tuning is not None and measured.n == 1):  # its own figures are there already
             continue
-        what = ITS_SIBLINGS if facts.is_tuned else _way_of_tuning(row)
-        first = members[0]
+        start = {"identity": ", fresh adapters", "as-published": ", fresh adapters with random values"}
+        way = "fine-tuned" if row.mode == "full" else "adapter-tuned" + start.get(row.adapter_init or "", "")
+        way += ", with a teacher of the task" if row.teacher is not None else ""
+        what, first = ITS_SIBLINGS if facts.is_tuned else way, members[0]
         results.append(Result(what, task, first.problem, first.split, first.metric, measured))
     return results
-
-
-def _way_of_tuning(row: Row) -> str:
-    start = {"identity": ", fresh adapters", "as-published": ", fresh adapters with random values"}
-    way = "fine-tuned" if row.mode == "full" else "adapter-tuned" + start.get(row.adapter_init or "", "")
-    return way + (", with a teacher of the task" if row.teacher is not None else "")
 
 
 def _not_about(facts: ModelFacts, file: Path | None, name: str) -> UserError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.errors import UserError, needs_extra
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.progress import speaking
 from minialbert.runs.results import Result
@@ -99,10 +99,8 @@ def export(
 
 
 def _to_onnx(model: str, output: str | Path, given: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
-    try:
+    with needs_extra("export", "export to ONNX"):
         from minialbert.deploy.onnx.export import export_onnx
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "export", "export to ONNX") from error
     precision = given.pop("quantize", "fp32")
     if "calibration" in given and precision != "int8-static":
         raise UserError("--calibration is for --quantize int8-static: dynamic int8 and fp32 need no text")

@@ -26,18 +26,14 @@ from minialbert.deploy.evidence import ENCODERS, ModelFacts, gather_evidence
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line
+from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, load_encoder_config, one_line
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_folder, whole_folder, writing
-from minialbert.runs.untrusted import check_config, check_model_folder
 from minialbert.tasks.models import TASK_FILE, read_task_file
 
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+_WEIGHTS = tuple(
+    name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
 )
 _CARD, _LICENSE = "README.md", "LICENSE"
 _POOLING_FOLDER = "1_Pooling"
@@ -72,23 +68,12 @@ def export_to_hub_folder(
 
     The folder appears complete or not at all. It holds weights, config, the two files that define the model,
     tokenizer, `task.json` where there is one, licence and model card, and for an encoder or a masked LM what
-    sentence-transformers needs. Files of an earlier export are replaced with `overwrite`; those that no export writes
-    stay, and are not uploaded.
+    sentence-transformers needs, unless `sentence_embeddings` says otherwise. Files of an earlier export are replaced
+    with `overwrite`; those that no export writes stay, and are not uploaded.
 
-    Args:
-        model: directory of a model, or of the run that made it, whose record the card is made from too.
-        output: the folder to write.
-        records: for the card: `result.json` files, run directories or trees of them.
-        license: the hub's identifier of a licence.
-        language: code of the model's language, as "en".
-        repo_id: where it is to be on the hub, OWNER/NAME.
-        push: upload it to `repo_id`.
-        private: whether a repository that `push` creates is private; None for the account's default.
-        overwrite: write where there are files.
-        sentence_embeddings: whether to write what sentence-transformers needs; None for all but task heads.
-
-    Returns:
-        A record of what was written: its folder, files, parameters, and the address where it was uploaded.
+    The model is a directory, or that of the run that made it, whose record the card is made from too. Options are those
+    of `minialbert.export`; `private` is None for the account's default. Returns a record of what was written: its
+    folder, files, parameters, and the address where it was uploaded.
     """
     license = license.strip().lower()
     _check_options(license, language, repo_id, push=push)
@@ -215,32 +200,24 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
             if kind == "albert"
             else f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
         )
-    check_model_folder(folder)
-    try:
-        config = MiniAlbertConfig.from_pretrained(folder)
-        check_config(config, folder)
-        names = [name for name in config.architectures or () if name in ARCHITECTURES]
-        if not names:
-            raise UserError(
-                f"{folder}: config.json names no architecture; expected one of {', '.join(ARCHITECTURES)}"
-            )
-        model, info = ARCHITECTURES[names[0]].ours.from_pretrained(
-            folder,
-            dtype="auto",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
+    config = load_encoder_config(folder)
+    names = [name for name in config.architectures or () if name in ARCHITECTURES]
+    if not names:
+        raise UserError(
+            f"{folder}: config.json names no architecture; expected one of {', '.join(ARCHITECTURES)}"
         )
-    except UserError:
-        raise
+    try:
+        model, info = ARCHITECTURES[names[0]].ours.from_pretrained(
+            folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except LOADING_ERRORS as error:
         raise UserError(f"{folder} could not be loaded ({one_line(error)})") from error
     faults = {
-        "missing": sorted(info["missing_keys"]),
-        "unknown": sorted(info["unexpected_keys"]),
-        "of another shape": sorted(key for key, *_ in info["mismatched_keys"]),
+        "missing": info["missing_keys"],
+        "unknown": info["unexpected_keys"],
+        "of another shape": [key for key, *_ in info["mismatched_keys"]],
     }
-    told = [f"{what}: {', '.join(keys[:4])}" for what, keys in faults.items() if keys]
+    told = [f"{what}: {', '.join(sorted(keys)[:4])}" for what, keys in faults.items() if keys]
     if told:
         raise UserError(f"{folder}: its weights do not fit its config.json; {'; '.join(told)}")
     broken = [name for name, tensor in model.named_parameters() if not bool(torch.isfinite(tensor).all())]
@@ -312,13 +289,13 @@ def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) ->
     api = HfApi()
     try:
         created = api.create_repo(repo_id, private=private, repo_type="model", exist_ok=True)
-        api.upload_folder(
-            repo_id=created.repo_id,
-            folder_path=folder,
-            repo_type="model",
-            allow_patterns=files,
-            commit_message="Upload model",
-        )
+        what = {
+            "repo_id": created.repo_id,
+            "repo_type": "model",
+            "folder_path": folder,
+            "allow_patterns": files,
+        }
+        api.upload_folder(**what, commit_message="Upload model")
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):

@@ -19,15 +19,8 @@ from pydantic import ValidationError
 
 from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError
-from minialbert.experiments.pool import (
-    ADVICE,
-    Job,
-    LocalWorkers,
-    Workers,
-    begin_folder,
-    cell_bar,
-    run_jobs,
-)
+from minialbert.experiments import pool
+from minialbert.experiments.pool import LocalWorkers
 from minialbert.experiments.ray import RayWorkers, import_ray
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
@@ -77,25 +70,15 @@ def run_grid(
 
     The choice is by the mean of the validation score over seeds, whatever split is reported.
 
-    With Ray, one task per cell starts the same process on some node. The output, local models and data have to
-    lie on storage that all nodes share under the same path, and minialbert has to be installed on each.
+    `jobs` cells run at a time on one machine (with Ray: on each node). With Ray, at the address "local", "auto",
+    "host:port" or "ray://host:port", one task per cell starts the same process on some node. The output, local
+    models and data have to lie on storage that all nodes share under the same path, and minialbert has to be
+    installed on each. `keep_models` says which models stay: that of the chosen combination's best seed, all, or
+    none (none are written). A kept best one is also copied to `model/` (and `adapters/`) under the output.
 
-    Args:
-        recipe: the resolved recipe.
-        output: the directory of the grid.
-        jobs: cells at a time on one machine (with Ray: on each node); they share its cores and GPUs.
-        ray_address: "local", "auto", "host:port" or "ray://host:port"; None for processes on this machine.
-        keep_models: which models stay: that of the chosen combination's best seed, all, or none (none are written).
-            A kept best one is also copied to `model/` (and `adapters/`) under the output.
-        overwrite: replace an earlier grid.
-        progress: show a bar on a terminal, and a line per finished cell.
-
-    Returns:
-        The record, of kind "grid", as left in `result.json` under the output.
-
-    Raises:
-        UserError: if model, data, recipe and directory do not fit together, or if a cell's worker died twice.
-        KeyboardInterrupt: after all workers have stopped, when the grid was asked to by Ctrl-C or SIGTERM.
+    Returns the record, of kind "grid", as left in `result.json`. A UserError tells that model, data, recipe and
+    directory do not fit together, or that a cell's worker died twice. When the grid was asked to stop, by Ctrl-C
+    or SIGTERM, a KeyboardInterrupt comes after all workers have stopped.
     """
     if jobs < 1:
         raise UserError(f"jobs is {jobs}: expected at least one cell at a time")
@@ -116,10 +99,10 @@ def run_grid(
     with sole_user(output, "grid"):
         if overwrite:
             _remove_earlier(output)
-        begin_folder(output / "recipe.yaml", dump_recipe(recipe))
+        pool.begin_folder(output / "recipe.yaml", dump_recipe(recipe))
         words = ("finetune", *(("--keep-models", "none") if keep_models == "none" else ()))
 
-        def workers(cells: int) -> Workers:
+        def workers(cells: int) -> pool.Workers:
             return LocalWorkers(min(jobs, cells)) if ray_address is None else RayWorkers(ray_address, jobs)
 
         _run_cells(output, cells, pending, words, workers, progress=progress)
@@ -130,7 +113,7 @@ def run_grid(
             logger.info("%s: chosen, but its model was not kept: it runs again", best.name)
             _run_cells(output, [best], [best], words, workers, progress=progress)
             records[best.name] = _read_record(output, best)
-        with writing(output, advice=ADVICE):
+        with writing(output, advice=pool.ADVICE):
             if keep_models != "none":
                 _copy_models(output / "cells" / best.name, output)
             record = write_result(output / "result.json", grid_record(recipe, cells, records, chosen))
@@ -147,7 +130,7 @@ def _run_cells(
     cells: Sequence[GridCell],
     pending: Sequence[GridCell],
     words: Sequence[str],
-    workers: Callable[[int], Workers],
+    workers: Callable[[int], pool.Workers],
     *,
     progress: bool,
 ) -> None:
@@ -160,13 +143,13 @@ def _run_cells(
         if (folder / "result.json").is_file():  # finished, but without the model
             shutil.rmtree(folder)
         recipe = dump_recipe(cell.recipe)
-        jobs.append(Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd())))
+        jobs.append(pool.Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd())))
     left = {cell.name: cell for cell in pending}
     epochs, started = 0.0, time.monotonic()
     if progress and len(pending) < len(cells):
         logger.info("%d of %d cells are finished already", len(cells) - len(pending), len(cells))
 
-    def finish(job: Job, _: float) -> None:
+    def finish(job: pool.Job, _: float) -> None:
         nonlocal epochs
         cell = left.pop(job.name)
         record = _read_record(output, cell)
@@ -176,8 +159,8 @@ def _run_cells(
         score = f"validation {record['metric'].replace('_', ' ')} {validation_score(record):.4f}"
         tell(f"{cell.name}: {score} ({duration(record['training']['wall_seconds'])})  {told}", told, True)
 
-    with cell_bar("grid", len(cells), len(cells) - len(pending), shown=progress) as tell:
-        run_jobs(jobs, workers, finish, logs=output / "logs")
+    with pool.cell_bar("grid", len(cells), len(cells) - len(pending), shown=progress) as tell:
+        pool.run_jobs(jobs, workers, finish, logs=output / "logs")
 
 
 def expand(recipe: FinetuneRecipe) -> list[GridCell]:
@@ -186,16 +169,12 @@ def expand(recipe: FinetuneRecipe) -> list[GridCell]:
     An empty list of a recipe's grid stands for the value under `tuning`; a combination that is no recipe is a
     `UserError`.
     """
-    grid, tuning = recipe.grid, recipe.tuning
+    names = (*_VALUES, "seed")
     cells = []
-    for rate, batch, epochs, seed in product(
-        grid.learning_rate or [tuning.learning_rate],
-        grid.batch_size or [tuning.batch_size],
-        grid.epochs or [tuning.epochs],
-        grid.seed or [tuning.seed],
-    ):
+    for chosen in product(*(getattr(recipe.grid, name) or [getattr(recipe.tuning, name)] for name in names)):
         values = without_grid(recipe).model_dump()
-        values["tuning"] |= {"learning_rate": rate, "batch_size": batch, "epochs": epochs, "seed": seed}
+        values["tuning"] |= dict(zip(names, chosen, strict=True))
+        rate, batch, epochs, seed = chosen
         name = f"lr{_short(rate)}-bs{batch}-ep{_short(epochs)}-seed{seed}"
         try:
             cells.append(GridCell(name, FinetuneRecipe.model_validate(values)))
@@ -205,14 +184,11 @@ def expand(recipe: FinetuneRecipe) -> list[GridCell]:
 
 
 def select(cells: Sequence[GridCell], records: dict[str, dict[str, Any]]) -> list[GridCell]:
-    """Return the cells of the combination with the best mean validation score over its seeds.
-
-    Of equal ones it is the earlier. A score that is no number loses.
-    """
+    """Return the cells of the combination with the best mean validation score over seeds, of equal ones the earlier."""
     groups: dict[tuple[float, int, float], list[GridCell]] = {}
     for cell in cells:
         groups.setdefault(cell.configuration, []).append(cell)
-    return max(groups.values(), key=lambda group: _merit([records[cell.name] for cell in group]))
+    return max(groups.values(), key=lambda group: _merit(*(records[cell.name] for cell in group)))
 
 
 def grid_record(
@@ -221,10 +197,7 @@ def grid_record(
     records: dict[str, dict[str, Any]],
     chosen: Sequence[GridCell],
 ) -> dict[str, Any]:
-    """Return the record of a finished grid.
-
-    It has what was chosen with its figures, a line per cell, and the means of all figures of the chosen runs.
-    """
+    """Return the record of a grid: what was chosen, a line per cell, the means of all figures of the chosen runs."""
     runs = [records[cell.name] for cell in chosen]
     first = runs[0]
     seeds = [cell.recipe.tuning.seed for cell in chosen]
@@ -233,39 +206,28 @@ def grid_record(
     used = (*_VALUES, "seed")
     grid = [f"grid.{name}={getattr(recipe.grid, name)}" for name in used if getattr(recipe.grid, name)]
     options = [word for value in grid for word in ("--set", value)]
+    selected = {
+        **dict(zip(_VALUES, chosen[0].configuration, strict=True)),
+        "score": score, "sd": sd, "n": len(runs), "seed": seeds[0] if len(seeds) == 1 else None, "seeds": seeds,
+        "validation_score": on_validation, "validation_sd": validation_sd,
+        "cells": [cell.name for cell in chosen], "best_cell": best_cell(chosen, records).name,
+        **{key: first[key] for key in ("mode", "adapter_init", "teacher", "model", "recipe")},
+    }  # fmt: skip
+    every = [
+        {
+            "name": cell.name, **{name: getattr(cell.recipe.tuning, name) for name in used},
+            "validation_score": validation_score(record), "score": record["score"],
+            "wall_seconds": record["training"]["wall_seconds"],
+        }
+        for cell, record in ((cell, records[cell.name]) for cell in cells)
+    ]  # fmt: skip
     return {
-        "kind": "grid",
-        "name": recipe.name,
-        **{key: first[key] for key in ("task", "problem", "metric", "split")},
-        "selected": {
-            **dict(zip(_VALUES, chosen[0].configuration, strict=True)),
-            "score": score,
-            "sd": sd,
-            "n": len(runs),
-            "seed": seeds[0] if len(seeds) == 1 else None,
-            "seeds": seeds,
-            "validation_score": on_validation,
-            "validation_sd": validation_sd,
-            "cells": [cell.name for cell in chosen],
-            "best_cell": best_cell(chosen, records).name,
-            **{key: first[key] for key in ("mode", "adapter_init", "teacher", "model", "recipe")},
-        },
-        "cells": [
-            {
-                "name": cell.name,
-                **{name: getattr(cell.recipe.tuning, name) for name in used},
-                "validation_score": validation_score(records[cell.name]),
-                "score": records[cell.name]["score"],
-                "wall_seconds": records[cell.name]["training"]["wall_seconds"],
-            }
-            for cell in cells
-        ],
-        "metrics": _mean([run["metrics"] for run in runs]),
-        "seed": seeds,
+        "kind": "grid", "name": recipe.name, **{key: first[key] for key in ("task", "problem", "metric", "split")},
+        "selected": selected, "cells": every, "metrics": _mean([run["metrics"] for run in runs]), "seed": seeds,
         **{key: first[key] for key in ("mode", "model", "data", "notes")},
         "recipe": first["recipe"] | recipe.model_dump(include={"tuning", "grid"}),
         "command": f"{finetune_command(recipe)} {shlex.join([*options, '--grid'])}",
-    }
+    }  # fmt: skip
 
 
 def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -278,7 +240,6 @@ def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     groups: dict[tuple[float, int, float], list[dict[str, Any]]] = {}
     for cell in record["cells"]:
         groups.setdefault((cell["learning_rate"], cell["batch_size"], cell["epochs"]), []).append(cell)
-    sign = -1.0 if lower_is_better(record["metric"]) else 1.0
     rows = []
     for values, cells in groups.items():
         mean, sd = mean_and_sd([cell["validation_score"] for cell in cells])
@@ -287,7 +248,7 @@ def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
         seconds = duration(sum(cell["wall_seconds"] for cell in cells))
         shown = (_short(values[0]), str(values[1]), _short(values[2]), str(len(cells)))
         row = (*shown, _with_deviation(mean, sd), told, seconds)
-        rows.append((not is_chosen, -_finite(sign * mean), row))
+        rows.append((not is_chosen, -_signed(mean, record["metric"]), row))
     metric, split = record["metric"].replace("_", " "), record["split"]
     figures = (f"{metric} on validation", f"selected, on {split}")
     header = ("learning rate", "batch size", "epochs", "seeds", *figures, "time")
@@ -309,29 +270,28 @@ def validation_score(record: dict[str, Any]) -> float:
     return float(record["metrics"]["validation"][record["metric"]])
 
 
-def _merit(records: Sequence[dict[str, Any]]) -> float:
-    mean = statistics.fmean(validation_score(record) for record in records)
-    return _finite(-mean if lower_is_better(records[0]["metric"]) else mean)
+def _merit(*records: dict[str, Any]) -> float:
+    mean = statistics.fmean(map(validation_score, records))
+    return _signed(mean, records[0]["metric"])
 
 
-def _finite(value: float) -> float:
+def _signed(score: float, metric: str) -> float:
+    """Return a score of which more is better; one that is no number loses."""
+    value = -score if lower_is_better(metric) else score
     return value if math.isfinite(value) else -math.inf
 
 
 def best_cell(chosen: Sequence[GridCell], records: dict[str, dict[str, Any]]) -> GridCell:
     """Return the cell with the best validation score, of equal ones the first."""
-    return max(chosen, key=lambda cell: _merit([records[cell.name]]))
+    return max(chosen, key=lambda cell: _merit(records[cell.name]))
 
 
 def _mean(values: Sequence[Any]) -> Any:  # noqa: ANN401 - figures, nested
     """Return the mean of figures nested in dictionaries, of those that all have."""
     first = values[0]
     if isinstance(first, dict):
-        return {
-            key: _mean([value[key] for value in values])
-            for key in first
-            if all(key in value for value in values)
-        }
+        common = [key for key in first if all(key in value for value in values)]
+        return {key: _mean([value[key] for value in values]) for key in common}
     if all(isinstance(value, int | float) and value == first for value in values):
         return first  # counts stay whole
     return statistics.fmean(values)

@@ -179,14 +179,10 @@ def run_jobs(
 ) -> None:
     """Run jobs until each has its record, as many at a time as there is room for.
 
-    A job starts as soon as what it needs is there, and one whose worker dies is started once more. A job that is a
-    mistake, failed twice, or left no record on this machine is a `UserError`; to be stopped, a `KeyboardInterrupt`.
-
-    Args:
-        jobs: the jobs, in the order in which they start.
-        make_workers: makes those who run so many jobs; they are stopped in the end, however it comes.
-        finish: called with each job that is done, and the seconds since it started.
-        logs: where their logs are.
+    They start in their order, each as soon as what it needs is there, and one whose worker dies is started once more.
+    `make_workers` makes those who run so many jobs; they are stopped in the end, however it comes. `finish` is called
+    with each job that is done, and the seconds since it started. A job that is a mistake, failed twice, or left no
+    record on this machine is a `UserError`, which names the folder of the logs; to be stopped, a `KeyboardInterrupt`.
     """
     stop, waiting = GracefulStop(), list(jobs)
     attempts, failed, started = Counter[str](), dict[str, str](), dict[str, float]()

@@ -11,26 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import MissingExtraError, UserError, one_line
-from minialbert.experiments.pool import (
-    GRACE_SECONDS,
-    POLL_SECONDS,
-    Job,
-    Outcome,
-    Workers,
-    end_processes,
-    outcome_of,
-    start_process,
-)
+from minialbert.errors import UserError, needs_extra, one_line
+from minialbert.experiments import pool
 
 
-class RayWorkers(Workers):
-    """Tasks of a Ray cluster, which keeps what does not fit waiting.
-
-    Args:
-        address: "local" for an instance of its own, "auto", "host:port" or "ray://host:port" for a cluster.
-        jobs: how many cells share a node.
-    """
+class RayWorkers(pool.Workers):
+    """Tasks of a Ray cluster at an address, which keeps what does not fit waiting; so many jobs share a node."""
 
     def __init__(self, address: str, jobs: int) -> None:
         self._ray = import_ray()
@@ -49,21 +35,21 @@ class RayWorkers(Workers):
         # The driver counts attempts itself, so that one that was killed is told from one that was stopped.
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run_on_node)
         self._threads = cpus
-        self._running: dict[Any, Job] = {}
+        self._running: dict[Any, pool.Job] = {}
 
-    def start(self, job: Job) -> None:
+    def start(self, job: pool.Job) -> None:
         """Hand a job to the cluster."""
         self._running[self._task.remote(asdict(job), self._threads)] = job
 
-    def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
+    def wait(self, seconds: float) -> list[tuple[pool.Job, pool.Outcome]]:
         """Return the jobs that ended, after that time at most."""
         ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
         found = []
         for reference in ended:
             try:
-                outcome = Outcome(**self._ray.get(reference))
+                outcome = pool.Outcome(**self._ray.get(reference))
             except self._ray.exceptions.RayError as error:  # its node or its Ray worker is gone
-                outcome = Outcome("crashed", one_line(error))
+                outcome = pool.Outcome("crashed", one_line(error))
             found.append((self._running.pop(reference), outcome))
         return found
 
@@ -74,7 +60,7 @@ class RayWorkers(Workers):
             for reference in references:
                 self._ray.cancel(reference, force=False)
             if references:
-                self._ray.wait(references, num_returns=len(references), timeout=GRACE_SECONDS + 5)
+                self._ray.wait(references, num_returns=len(references), timeout=pool.GRACE_SECONDS + 5)
         finally:
             self._running.clear()
             if self._owner:
@@ -83,10 +69,8 @@ class RayWorkers(Workers):
 
 def import_ray() -> Any:  # noqa: ANN401 - a module
     """Return the module ray, or raise a `MissingExtraError`."""
-    try:
+    with needs_extra("ray", "--ray"):
         import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray", "--ray") from error
     return ray
 
 
@@ -105,18 +89,18 @@ def node_share(nodes: Iterable[dict[str, Any]], jobs: int) -> tuple[int, float]:
 
 def run_on_node(values: dict[str, Any], threads: int) -> dict[str, Any]:
     """Run a job, given by its fields, on the machine that this is called on; return the fields of an `Outcome`."""
-    job = Job(**values)
+    job = pool.Job(**values)
     for path in (job.recipe_file, job.directory):
         if not Path(path).exists():
             mistake = (
                 f"{path} is not there on node {platform.node()}: with --ray, give an --output (and run from a "
                 "directory) on storage that all nodes share under the same path"
             )
-            return asdict(Outcome("mistake", mistake))
-    process = start_process(job, threads)
+            return asdict(pool.Outcome("mistake", mistake))
+    process = pool.start_process(job, threads)
     try:
         while process.poll() is None:  # in short waits, because Ray cancels between two bytecodes
-            time.sleep(POLL_SECONDS)
-        return asdict(outcome_of(job, process))
+            time.sleep(pool.POLL_SECONDS)
+        return asdict(pool.outcome_of(job, process))
     finally:
-        end_processes([process])
+        pool.end_processes([process])

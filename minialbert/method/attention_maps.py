@@ -66,35 +66,27 @@ def attention_maps(
     """
     _check_sentences(sentences)
     chosen = _shown_layers(int(student.config.num_hidden_layers), teacher.num_layers, layers)
-    iterations = range(1, len(chosen) + 1)
     limit = min(MAX_TOKENS, max_input_length(teacher.model), max_input_length(student))
-    encoders = [_reading_copy(model) for model in (teacher.model, student)]
-    heads = [0, 0]
-    shown = []
-    for text in sentences:
-        ids = _token_ids(text, tokenizer, limit)
-        of_teacher, of_student = (
-            _probabilities(encoder, ids, asked)
-            for encoder, asked in zip(encoders, ({*chosen}, iterations), strict=True)
-        )
-        heads = [len(next(iter(rows.values()))) for rows in (of_teacher, of_student)]
-        shown.append(
-            {
-                "text": text,
-                "tokens": list(map(str, tokenizer.convert_ids_to_tokens(ids))),
-                "teacher": [_encoded(of_teacher[layer]) for layer in chosen],
-                "student": [_encoded(of_student[iteration]) for iteration in iterations],
-            }
-        )
-    return {
-        "format_version": FORMAT_VERSION,
-        "teacher": teacher_name,
-        "student": student_name,
-        "layer_map": list(chosen),
-        "teacher_heads": heads[0],
-        "student_heads": heads[1],
-        "sentences": shown,
+    sides = {
+        "teacher": (_reading_copy(teacher.model), chosen),
+        "student": (_reading_copy(student), tuple(range(1, len(chosen) + 1))),
     }
+    heads: dict[str, int] = {}
+    shown = []
+    prefix, suffix = special_affixes(tokenizer)  # type: ignore[arg-type]  # every tokenizer here is a fast one
+    for text in sentences:
+        content = tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False)
+        ids = [*prefix, *content["input_ids"][: max(0, limit - len(prefix) - len(suffix))], *suffix]
+        sentence = {"text": text, "tokens": list(map(str, tokenizer.convert_ids_to_tokens(ids)))}
+        for side, (encoder, asked) in sides.items():
+            rows = _probabilities(encoder, ids, {*asked})
+            heads[f"{side}_heads"] = len(rows[asked[0]])
+            sentence[side] = [_encoded(rows[layer]) for layer in asked]
+        shown.append(sentence)
+    return {
+        "format_version": FORMAT_VERSION, "teacher": teacher_name, "student": student_name,
+        "layer_map": list(chosen), **heads, "sentences": shown,
+    }  # fmt: skip
 
 
 def compare_attention(
@@ -125,14 +117,9 @@ def compare_attention(
             f"{sizes[0]:,}: give the tokenizer that belongs to it"
         )
     return attention_maps(
-        other,
-        student.model,
-        student.tokenizer,
-        layers=layers,
-        sentences=sentences,
-        teacher_name=str(display_name(teacher)),
-        student_name=str(display_name(model)),
-    )
+        other, student.model, student.tokenizer, layers=layers, sentences=sentences,
+        teacher_name=str(display_name(teacher)), student_name=str(display_name(model)),
+    )  # fmt: skip
 
 
 def row_overlap(maps: dict[str, Any]) -> list[float]:
@@ -143,18 +130,17 @@ def row_overlap(maps: dict[str, Any]) -> list[float]:
     heads first. What maps keep of a probability, 8 bits, is normalised to rows of sum 1 again.
     """
     averaged = maps["teacher_heads"] != maps["student_heads"]
+
+    def rows_of(side: str, sentence: dict[str, Any], index: int) -> np.ndarray:
+        heads = maps[f"{side}_heads"]
+        rows = decode_map(sentence[side][index], heads, len(sentence["tokens"])).astype(np.float64)
+        rows /= np.maximum(rows.sum(-1, keepdims=True), 1)
+        return rows.mean(0, keepdims=True) if averaged else rows
+
     figures = []
     for index in range(len(maps["layer_map"])):
-        shared = []
-        for sentence in maps["sentences"]:
-            count = len(sentence["tokens"])
-            pair = []
-            for side in ("teacher", "student"):
-                rows = decode_map(sentence[side][index], maps[f"{side}_heads"], count).astype(np.float64)
-                rows /= np.maximum(rows.sum(-1, keepdims=True), 1)
-                pair.append(rows.mean(0, keepdims=True) if averaged else rows)
-            shared.append(np.minimum(*pair).sum(-1).mean())
-        figures.append(float(np.mean(shared)))
+        pairs = [[rows_of(side, one, index) for side in ("teacher", "student")] for one in maps["sentences"]]
+        figures.append(float(np.mean([np.minimum(*pair).sum(-1).mean() for pair in pairs])))
     return figures
 
 
@@ -231,16 +217,13 @@ class _Maps:
 
 def _check_fields(maps: _Maps) -> None:
     """Raise ValueError for values of the right types that do not fit each other."""
+    iterations = len(maps.layer_map)
     for number, sentence in enumerate(maps.sentences):
-        for side, encoded, heads in (
-            ("teacher", sentence.teacher, maps.teacher_heads),
-            ("student", sentence.student, maps.student_heads),
-        ):
+        sides = (sentence.teacher, maps.teacher_heads), (sentence.student, maps.student_heads)
+        for side, (encoded, heads) in zip(("teacher", "student"), sides, strict=True):
             place = f"sentences.{number}.{side}"
-            if len(encoded) != len(maps.layer_map):
-                raise ValueError(
-                    f"{place}: {len(encoded)} maps, and layer_map has {len(maps.layer_map)} iterations"
-                )
+            if len(encoded) != iterations:
+                raise ValueError(f"{place}: {len(encoded)} maps, and layer_map has {iterations} iterations")
             for index, text in enumerate(encoded):
                 _check_map(f"{place}.{index}", text, heads * len(sentence.tokens) ** 2)
 
@@ -297,17 +280,11 @@ def _reading_copy(model: PreTrainedModel) -> Teacher:
     return Teacher(encoder.cpu().float(), has_mlm_head=False)
 
 
-def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
-    prefix, suffix = special_affixes(tokenizer)  # type: ignore[arg-type]  # every tokenizer here is a fast one
-    content = tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False)
-    return [*prefix, *content["input_ids"][: max(0, limit - len(prefix) - len(suffix))], *suffix]
-
-
 def _probabilities(encoder: Teacher, ids: Sequence[int], layers: Collection[int]) -> dict[int, Tensor]:
     """Return the rows of some layers for one sentence, (H, T, T)."""
-    input_ids = torch.tensor([list(ids)], device=encoder.model.device)
+    input_ids = torch.tensor([list(ids)])
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    with torch.autocast(encoder.model.device.type, enabled=False):
+    with torch.autocast("cpu", enabled=False):
         view = encoder.view(batch, Request(attention_layers=layers))
     rows = {layer: row[0].exp() if view.log_rows else row[0] for layer, row in view.attention_rows.items()}
     for layer in layers:

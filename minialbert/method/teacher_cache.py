@@ -79,14 +79,11 @@ class CachedTeacherView:
         self.hidden_layers = tuple([0, *matched] if objective.embedding_weight > 0 else matched)
         self.attention_layers = tuple(sorted(set(objective.teacher_request(layers).attention_layers)))
         self.with_logits = objective.output_weight > 0 and teacher.has_mlm_head
-        self._size_checked = False
-        self._damage_told = False
+        self._size_checked = self._damage_told = False
         identity = {
-            "teacher": teacher_fingerprint(teacher),
-            "objective": objective.to_dict(),
-            "layers": list(layers),
+            "teacher": teacher_fingerprint(teacher), "objective": objective.to_dict(), "layers": list(layers),
             "masking": dict(masking),
-        }
+        }  # fmt: skip
         self._claim_directory(json.loads(json.dumps(identity)))
 
     def __call__(self, batch: Mapping[str, Tensor], request: Request | None = None) -> EncoderView:
@@ -104,21 +101,20 @@ class CachedTeacherView:
         if uncached or (positions is not None and self.teacher.has_mlm_head and not self.with_logits):
             return self.teacher.view(batch, asked)
         counts = None if positions is None or not self.with_logits else positions.sum(1).tolist()
-        inputs = _split_inputs(batch)
+        ids, valid = batch["input_ids"].cpu().to(torch.int32), batch["attention_mask"].bool().cpu()
+        inputs = [row[kept] for row, kept in zip(ids, valid, strict=True)]
         window_ids = [int(window_id) for window_id in batch["window_ids"].tolist()]
-        entries: list[Entry | None] = []
-        for row, window_id in enumerate(window_ids):
-            entries.append(self._read(window_id, inputs[row], None if counts is None else counts[row]))
-        if any(entry is None for entry in entries):
+        expected = zip(window_ids, inputs, counts or [None] * len(inputs), strict=True)
+        found = [self._read(*window) for window in expected]
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) < len(found):
             fresh = self._ask_teacher(batch, inputs, positions)
-            for row, window_id in enumerate(window_ids):
-                if entries[row] is None:
-                    entries[row] = fresh[row]
-                    if ("logits" in fresh[row]) == self.with_logits:
-                        self._write(window_id, fresh[row])
-        complete = [entry for entry in entries if entry is not None]
+            for window_id, entry, new in zip(window_ids, found, fresh, strict=True):
+                if entry is None and ("logits" in new) == self.with_logits:
+                    self._write(window_id, new)
+            entries = [new if entry is None else entry for entry, new in zip(found, fresh, strict=True)]
         wanted = [layer for layer in self.attention_layers if layer in set(asked.attention_layers)]
-        return self._assemble(complete, batch["attention_mask"], wanted, with_logits=counts is not None)
+        return self._assemble(entries, batch["attention_mask"], wanted, with_logits=counts is not None)
 
     def _ask_teacher(
         self, batch: Mapping[str, Tensor], inputs: list[Tensor], positions: Tensor | None
@@ -132,16 +128,13 @@ class CachedTeacherView:
             logits = view.logits.split(positions.sum(1).tolist())
         valid = batch["attention_mask"].bool()
         entries = []
-        for row, input_ids in enumerate(inputs):
-            kept = valid[row]
-            entry = {"input_ids": input_ids}
+        for row, (input_ids, kept) in enumerate(zip(inputs, valid, strict=True)):
+            entry = {"input_ids": input_ids} | ({"logits": _half(logits[row])} if logits else {})
             for layer in self.hidden_layers:
                 entry[f"hidden.{layer}"] = _half(view.hidden_states[layer][row, kept])
             for layer in self.attention_layers:
                 rows = view.attention_rows[layer][row][:, kept][:, :, kept]
                 entry[f"{rows_name}.{layer}"] = _half(rows.clamp_min(LOG_ZERO))
-            if logits:
-                entry["logits"] = _half(logits[row])
             entries.append(entry)
         return entries
 
@@ -195,10 +188,9 @@ class CachedTeacherView:
             problem, same_input = one_line(error), True
         if problem is not None:
             if not self._damage_told:
-                logger.warning(
-                    "%s is damaged (%s) and computed again, as any other such file will be", path, problem
-                )
-                self._damage_told = True
+                line = "%s is damaged (%s) and computed again, as any other such file will be"
+                logger.warning(line, path, problem)
+            self._damage_told = True
             return None
         if not same_input:
             raise UserError(
@@ -210,16 +202,20 @@ class CachedTeacherView:
     def _problem(self, entry: Entry, num_logits: int | None) -> str | None:
         """Return what an entry lacks, or None."""
         tokens, width, heads = len(entry["input_ids"]), self.teacher.hidden_size, self.teacher.num_heads
-        shapes: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
-        shapes += [((f"hidden.{layer}",), (tokens, width)) for layer in self.hidden_layers]
-        for layer in self.attention_layers:
-            shapes.append(((f"log_rows.{layer}", f"rows.{layer}"), (heads, tokens, tokens)))
+        shapes: dict[str, tuple[int, ...]] = {
+            f"hidden.{layer}": (tokens, width) for layer in self.hidden_layers
+        }
+        shapes |= {f"log_rows.{layer}": (heads, tokens, tokens) for layer in self.attention_layers}
         if num_logits is not None:
-            shapes.append((("logits",), (num_logits, int(self.teacher.model.config.vocab_size))))
-        for names, shape in shapes:
-            found = [tuple(entry[name].shape) for name in names if name in entry]
+            shapes["logits"] = (num_logits, int(self.teacher.model.config.vocab_size))
+        for name, shape in shapes.items():
+            found = [
+                tuple(entry[one].shape)
+                for one in dict.fromkeys((name, name.removeprefix("log_")))
+                if one in entry
+            ]
             if found != [shape]:
-                return f"{names[0]} has shape {found[0] if found else None}, expected {shape}"
+                return f"{name} has shape {found[0] if found else None}, expected {shape}"
         return None
 
     def _write(self, window_id: int, entry: Entry) -> None:
@@ -237,13 +233,10 @@ class CachedTeacherView:
         stored = sum(1 for _ in self.directory.glob("*/*.safetensors"))
         needed = window_bytes * max(self.num_windows - stored, 1)
         usable = int(shutil.disk_usage(self.directory).free * _USABLE)
-        logger.info(
-            "teacher cache: about %s for %s windows (%s stored), %s usable on this disk",
-            size(window_bytes * self.num_windows),
-            f"{self.num_windows:,}",
-            f"{stored:,}",
-            size(usable),
+        whole = (
+            f"{size(window_bytes * self.num_windows)} for {self.num_windows:,} windows ({stored:,} stored)"
         )
+        logger.info("teacher cache: about %s, %s usable on this disk", whole, size(usable))
         if needed > usable:
             raise UserError(
                 f"the teacher cache would take {size(needed)} more for {self.num_windows:,} windows "
@@ -302,12 +295,6 @@ def teacher_fingerprint(teacher: Teacher) -> str:
         values = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(memoryview(values.numpy()))
     return digest.hexdigest()
-
-
-def _split_inputs(batch: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the ids of each window, without padding."""
-    ids, valid = batch["input_ids"].cpu().to(torch.int32), batch["attention_mask"].bool().cpu()
-    return [row[kept] for row, kept in zip(ids, valid, strict=True)]
 
 
 def _half(values: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import yaml
 from pydantic import ValidationError
@@ -39,8 +38,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=RecipeBase)
 REFERENCE_BEGIN, REFERENCE_END = "<!-- reference:begin -->\n", "<!-- reference:end -->\n"
 
 
-@dataclass(frozen=True)
-class RecipeSummary:
+class RecipeSummary(NamedTuple):
     """One line of the list of shipped recipes."""
 
     name: str  # to give to `--recipe`
@@ -60,9 +58,7 @@ def load_recipe(name_or_path: str, kind: type[RecipeBase] = Recipe) -> RecipeBas
     The name is one from `list_recipes` (of a fine-tuning recipe, with or without its folder) and comes first: write
     `./default` for a file of that name. Every default is filled in; all faults of a file are told in one line.
     """
-    text = str(name_or_path)
-    path = _shipped_path(text, kind) or _own_path(text, kind)
-    return _read_recipe(path, kind)
+    return _read_recipe(_path_of(str(name_or_path), kind), kind)
 
 
 def with_settings(recipe: AnyRecipe, given: Mapping[str, Any], settings: Settings) -> AnyRecipe:
@@ -114,14 +110,15 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def list_recipes() -> list[RecipeSummary]:
     """Returns a summary of each shipped recipe, those of distillation first, in the order of their names."""
-    return [_summary(name, path, kind) for kind in _FOLDERS for name, path in _shipped(kind).items()]
+    return [find_recipe(name) for kind in _FOLDERS for name in _shipped(kind)]
 
 
 def find_recipe(name: str) -> RecipeSummary:
     """Returns the summary of a shipped recipe, by its name in `list_recipes`."""
     for kind in _FOLDERS:
         if path := _shipped(kind).get(name):
-            return _summary(name, path, kind)
+            recipe = _read_recipe(path, kind)
+            return RecipeSummary(name, recipe.description, recipe.paper, path, kind)
     raise _no_recipe(name, [known for kind in _FOLDERS for known in _shipped(kind)])
 
 
@@ -174,31 +171,22 @@ def _shipped(kind: type[RecipeBase]) -> dict[str, Path]:
     }
 
 
-def _summary(name: str, path: Path, kind: type[RecipeBase]) -> RecipeSummary:
-    recipe = _read_recipe(path, kind)
-    return RecipeSummary(name, recipe.description, recipe.paper, path, kind)
-
-
 def _no_recipe(name: str, known: list[str]) -> UserError:
     return UserError(
         f"no recipe is called {quoted(name)}{_did_you_mean(name, known)}; there are: {listed(known, 400)}"
     )
 
 
-def _shipped_path(name: str, kind: type[RecipeBase]) -> Path | None:
-    """Return the file of a shipped recipe; those of fine-tuning may be named without their folder."""
-    known = _shipped(kind)
-    return known.get(name) or known.get(next(iter(_FOLDERS[kind].values())) + name)
-
-
-def _own_path(text: str, kind: type[RecipeBase]) -> Path:
-    """Return the file that a text names, if it looks like one."""
+def _path_of(text: str, kind: type[RecipeBase]) -> Path:
+    """Return the file of a shipped recipe, of fine-tuning also without its folder, or what looks like a file."""
+    known, (prefix, *_) = _shipped(kind), _FOLDERS[kind].values()
+    if found := known.get(text) or known.get(prefix + text):
+        return found
     path = local_path(text)
     in_ours = len(path.parts) > 1 and f"{path.parts[0]}/" in _FOLDERS[kind].values()
     if path.suffix in (".yaml", ".yml") or (len(path.parts) > 1 and not in_ours) or path.exists():
         return path
-    names = [name.removeprefix(next(iter(_FOLDERS[kind].values()))) for name in _shipped(kind)]
-    raise _no_recipe(text, names)
+    raise _no_recipe(text, [name.removeprefix(prefix) for name in known])
 
 
 def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()) -> AnyRecipe:
@@ -219,12 +207,11 @@ def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()
         )
     if len(chain) == _LONGEST_CHAIN:
         raise UserError(
-            f"{path}: the {_LONGEST_CHAIN}th recipe of a chain of bases; does it come back to itself?"
+            f"{path}: the {len(chain)}th recipe of a chain of bases; does it come back to itself?"
         )
-    source = _shipped_path(base, kind) or _own_path(base, kind)
-    if not source.is_absolute():
-        source = path.parent / source
-    inherited = _read_recipe(source, kind, (*chain, path))
+    inherited = _read_recipe(
+        path.parent / _path_of(base, kind), kind, (*chain, path)
+    )  # an absolute one stays
     return _validate(_merge(inherited, {"name": path.stem, **values}), str(path), kind, node)
 
 
@@ -232,8 +219,7 @@ def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return a base's values with those of a file in their place, section by section."""
     # What names the base says nothing of what is based on it.
     merged: dict[Any, Any] = base.model_dump(exclude=set(marked(Mark.NAME)))
-    training = values.get("training")
-    if isinstance(training, dict):
+    if isinstance(training := values.get("training"), dict):
         _clear_other_length(training, merged["training"])
     for key, value in values.items():
         section = merged.get(key)

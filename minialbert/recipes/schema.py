@@ -62,8 +62,7 @@ Precision = Annotated[
 Seed = Annotated[int, Field(ge=0, lt=2**32), Mark.SEED]
 LoggingSteps = Annotated[Count, Field(description="Steps between two log lines"), Mark.PACE]
 SkippedSteps = Annotated[
-    int,
-    Field(ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite"),
+    int, Field(ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite")
 ]
 Trackers = Annotated[
     list[Literal["tensorboard", "wandb", "trackio"]],
@@ -520,6 +519,8 @@ Optimisation = TrainingRecipe | TuningRecipe
 
 # Schemas have one level; what is nested more deeply comes from a file that no run wrote.
 _MOST_LEVELS = 10
+# Defaults of the time before a setting could be left open: records and recipes of that time have them written out.
+_FORMER = {"task.label_separator": "|"}
 
 
 @cache
@@ -552,7 +553,7 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "", levels: int = _MO
         if isinstance(value, dict) and levels:
             flat |= flat_settings(value, f"{prefix}{key}.", levels - 1)
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = None if value == _FORMER.get(f"{prefix}{key}") else value
     return flat
 
 

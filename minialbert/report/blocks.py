@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,14 +59,14 @@ class Point:
 
 @dataclass(frozen=True)
 class ScatterChart:
-    """Models by size or latency and by score, of which `y_most` is the largest that can be, such as 100 of percents."""
+    """Models by size or latency and by score, of which `y_most` is the largest that can be: in percent unless told."""
 
     title: str
     x_label: str
     y_label: str
     points: tuple[Point, ...]
     log_x: bool = False
-    y_most: float = math.inf
+    y_most: float = 100.0
 
 
 @dataclass(frozen=True)

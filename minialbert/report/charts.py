@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from minialbert.errors import MissingExtraError
+from minialbert.errors import needs_extra
 from minialbert.report.blocks import LineChart, Point, ScatterChart
 from minialbert.report.tables import clean, number
 
@@ -54,10 +54,7 @@ class Drawing:
 
 
 class Charts:
-    """Draws the charts of one page; a series of one name looks the same in all of them.
-
-    `files` gets each chart as an SVG file, by a name made of its title.
-    """
+    """Draws the charts of one page, series of one name alike in all; `files` gets each as SVG, named by its title."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self._files = files
@@ -66,16 +63,13 @@ class Charts:
     def draw(self, chart: Chart) -> Drawing:
         """Return a chart, drawn; `placeable` has taken from it what has no place."""
         _keep_fonts_out_of_the_home()
-        try:
+        with needs_extra("report", "drawing charts", "matplotlib"):
             import matplotlib
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingExtraError("matplotlib", "report", "drawing charts") from error
-        named = (
-            [one.name for one in chart.series]
-            if isinstance(chart, LineChart)
-            else [one.group for one in chart.points]
-        )
+        if isinstance(chart, LineChart):
+            named = [one.name for one in chart.series]
+        else:
+            named = [one.group for one in chart.points]
         keys = [self._keys.setdefault(name, len(self._keys)) for name in named]
         width, height = (640, 356) if isinstance(chart, LineChart) else (720, 420)
         with matplotlib.rc_context(), warnings.catch_warnings():
@@ -86,11 +80,8 @@ class Charts:
             axes = figure.add_axes((54 / width, 46 / height, 1 - 76 / width, 1 - 84 / height))
             figure.patch.set_visible(False)
             axes.patch.set_visible(False)
-            names: tuple[str, ...] = ()
-            if isinstance(chart, LineChart):
-                _draw_lines(axes, chart, keys)
-            else:
-                names = _draw_points(axes, chart, keys)
+            draw: Any = _draw_lines if isinstance(chart, LineChart) else _draw_points
+            names = draw(axes, chart, keys)
             legend = {key: _line(name) or "other" for key, name in zip(keys, named, strict=True)}
             if isinstance(chart, ScatterChart) and len(legend) == 1:
                 legend = {}
@@ -121,8 +112,16 @@ def placeable(chart: Chart) -> Chart:
 
 def stem(title: str, without: str, taken: Container[str]) -> str:
     """Return a name of letters, digits and hyphens for a title; with a number where it is taken."""
-    base = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-") or without
-    return next(name for name in chain([base], (f"{base}-{at}" for at in count(2))) if name not in taken)
+    return free_name(
+        re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-") or without, "-", taken
+    )
+
+
+def free_name(base: str, joint: str, taken: Container[str]) -> str:
+    """Return a name, with a number where it is taken."""
+    return next(
+        name for name in chain([base], (f"{base}{joint}{at}" for at in count(2))) if name not in taken
+    )
 
 
 def thinned(count: int, most: int) -> list[int]:
@@ -143,15 +142,11 @@ def _spread(one: Point) -> float:
 def _told(chart: Chart) -> list[str]:
     """Return in words what each series or point shows."""
     if isinstance(chart, LineChart):
-        return [
-            f"{one.name} from {number(one.points[0][1])} to {number(one.points[-1][1])}"
-            for one in chart.series
-        ]
-    return [
-        f"{one.label}: {number(one.x)}, {number(one.y)}"
-        + (f" ± {number(_spread(one))}" if _spread(one) else "")
-        for one in chart.points
-    ]
+        ends = [(one.name, number(one.points[0][1]), number(one.points[-1][1])) for one in chart.series]
+        return [f"{name} from {first} to {last}" for name, first, last in ends]
+    spreads = [f" ± {number(_spread(one))}" if _spread(one) else "" for one in chart.points]
+    points = zip(chart.points, spreads, strict=True)
+    return [f"{one.label}: {number(one.x)}, {number(one.y)}{spread}" for one, spread in points]
 
 
 # Drawing
@@ -193,7 +188,8 @@ def _style(key: int, *, line: bool) -> dict[str, Any]:
     }
 
 
-def _draw_lines(axes: Any, chart: LineChart, keys: Sequence[int]) -> None:
+def _draw_lines(axes: Any, chart: LineChart, keys: Sequence[int]) -> tuple[str, ...]:
+    """Draw lines, their marks evenly spread; no numbers have to stand for names."""
     for one, key in zip(chart.series, keys, strict=True):
         points = [one.points[at] for at in thinned(len(one.points), LINE_POINTS)]
         marked = thinned(len(points), MARKS)
@@ -202,9 +198,9 @@ def _draw_lines(axes: Any, chart: LineChart, keys: Sequence[int]) -> None:
     # One long run would squeeze the others into a corner.
     stretched = "symlog" if 0 < 5 * ends[len(ends) // 2] < ends[-1] else ""
     axes.margins(0, 0.05)
-    _frame(
-        axes, chart, [point for one in chart.series for point in one.points], stretched, "log" * chart.log_y
-    )
+    every = [point for one in chart.series for point in one.points]
+    _frame(axes, chart, every, stretched, "log" * chart.log_y)
+    return ()
 
 
 def _draw_points(axes: Any, chart: ScatterChart, keys: Sequence[int]) -> tuple[str, ...]:
@@ -304,12 +300,12 @@ def _frame(axes: Any, chart: Chart, values: Sequence[tuple[float, float]], *scal
             axes.set(**{f"{name}lim": _limits(low, high, held, most if name == "y" else math.inf)})
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
-    labels = [
-        _line(label) + (", logarithmic" if scale else "")
+    x_label, y_label = (
+        _line(label) + ", logarithmic" * bool(scale)
         for label, scale in zip((chart.x_label, chart.y_label), scales, strict=True)
-    ]
-    axes.set_xlabel(labels[0])
-    axes.set_title(labels[1], x=-50 / axes.bbox.width)
+    )
+    axes.set_xlabel(x_label)
+    axes.set_title(y_label, x=-50 / axes.bbox.width)
 
 
 def _limits(low: float, high: float, values: Sequence[float], most: float) -> tuple[float, float]:
@@ -347,9 +343,7 @@ def _file(figure: Any, chart: Chart, legend: Mapping[int, str], names: Sequence[
         looks = [Line2D([], [], **_style(key, line=isinstance(chart, LineChart))) for key in legend]
         figure.legend(looks, list(legend.values()), loc="upper left", bbox_to_anchor=(1, 0.95))
     if names:
-        figure.text(
-            0.02, -0.02, "\n".join(f"{at} {_line(name)}" for at, name in enumerate(names, 1)), va="top"
-        )
+        figure.text(0.02, -0.02, "\n".join(f"{at} {_line(one)}" for at, one in enumerate(names, 1)), va="top")
     return _saved(figure, bbox_inches="tight")
 
 
@@ -377,16 +371,13 @@ def _inlined(svg: str, chart: Chart, prefix: str) -> tuple[Markup, dict[int, Mar
         if "href" in old:
             element.set("href", f"#{prefix}-{old['href'][1:]}")
         elif drawn := _DRAWN.fullmatch(old.get("id", "")):
-            element.attrib = {"class": drawn[1], "data-key": drawn[2]} | (
-                {"data-at": drawn[3]} if drawn[3] else {}
-            )
+            parts = zip(("class", "data-key", "data-at"), drawn.groups(), strict=True)
+            element.attrib = {name: value for name, value in parts if value}
         elif element.tag == "path" and "id" in old:
             element.set("id", f"{prefix}-{old['id']}")
     told = _told(chart)
     swatches: dict[int, Markup] = {}
-    groups = [
-        group for group in root.iterfind(".//g[@data-key]") if group.get("class") in ("series", "point")
-    ]
+    groups = [one for one in root.iterfind(".//g[@data-key]") if one.get("class") in ("series", "point")]
     for group, text in zip(groups, told, strict=True):
         swatches.setdefault(int(group.get("data-key", 0)), _swatch(group))
         group.insert(0, _element("title", clean(text)))
@@ -419,6 +410,5 @@ def _element(tag: str, text: str | None = None, **attributes: str) -> ElementTre
 
 def _markup(element: ElementTree.Element) -> Markup:
     """Return an element as markup: its texts are escaped."""
-    return Markup(
-        re.sub(r"\s*\n\s*", " ", ElementTree.tostring(element, encoding="unicode")).replace("> <", "><")
-    )
+    text = re.sub(r"\s*\n\s*", " ", ElementTree.tostring(element, encoding="unicode"))
+    return Markup(text.replace("> <", "><"))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError, quoted, shown
 from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
-from minialbert.report.curves import Points, finite, held_out_curves, read_curves
+from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.sections import Run, figures_of, without_paths
 from minialbert.report.tables import Table
 from minialbert.runs.packed import is_run_file
-from minialbert.runs.records import load_record
+from minialbert.runs.records import finite, load_record
 
 _KINDS = {
     "distillation": "distillation",
@@ -100,14 +101,10 @@ def _kind(run: Run) -> str:
 
 def _summary(runs: _Pair) -> Iterator[Block]:
     yield Text(_verdict(runs), strong=True)
+    models = (shown(run.part("model").get("name") or "-") for run in runs)
     rows = (
-        (
-            run.name,
-            run.record["kind"],
-            shown(run.part("model").get("name") or "-"),
-            _text(run.record.get("seed")),
-        )
-        for run in runs
+        (a.name, a.record["kind"], name, _text(a.record.get("seed")))
+        for a, name in zip(runs, models, strict=True)
     )
     yield Table("Runs", ("", "kind", "model", "seed"), tuple(rows))
     if _identity(runs[0]) != _identity(runs[1]):
@@ -116,9 +113,9 @@ def _summary(runs: _Pair) -> Iterator[Block]:
 
 
 def _verdict(runs: _Pair) -> str:
-    (what, one), (other_what, other) = (_reported(run) for run in runs)
+    (what, one), (other_what, other) = map(_reported, runs)
     if one is None or other is None:
-        missing = " and ".join(name for name, value in (("A", one), ("B", other)) if value is None)
+        missing = " and ".join(["A"] * (one is None) + ["B"] * (other is None))
         return f"No verdict: {missing} has no reported figure."
     if what != other_what:
         return f"No verdict: A reports {what}, B {other_what}."
@@ -156,40 +153,30 @@ def _identity(run: Run) -> object:
 # Settings and origin
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _settings(run: Run) -> dict[str, Any]:
     flat = flat_settings(run.part("recipe"))
     flat = {name: value for name, value in flat.items() if name not in marked(Mark.NAME, Mark.LOG)}
     for name in marked(Mark.PLACE) & flat.keys():
         flat[name] = without_folders(flat[name], name)
     flat |= flat_settings({"objective": run.part("objective")})
-    for name in ("layer_map", "adapter_init"):
-        if name in run.record:
-            flat[f"{name} (resolved)"] = run.record[name]
-    if "precision" in run.part("training"):
-        flat["precision (resolved)"] = run.part("training")["precision"]
+    resolved = {"layer_map": run.record, "adapter_init": run.record, "precision": run.part("training")}
+    flat |= {f"{name} (resolved)": part[name] for name, part in resolved.items() if name in part}
     if _kind(run) == "evaluation":  # which has no recipe
         flat |= {f"model.{name}": run.part("model").get(name) for name in ("name", "model_type")}
         names = ("task", "problem", "split", "num_iterations", "exit_threshold")
         flat |= {name: run.record[name] for name in names if name in run.record}
-    return {shown(name): _text(value) for name, value in flat.items()}
+    return flat
 
 
-def _origin(run: Run) -> dict[str, str]:
-    found = {
-        **flat_settings(run.part("versions")),
-        "commit": str(run.record.get("commit") or "-")[:12],
-        **flat_settings({"machine": run.part("machine")}),
-    }
-    return {shown(name): _text(value) for name, value in found.items()}
+def _origin(run: Run) -> dict[str, Any]:
+    commit = {"commit": str(run.record.get("commit") or "-")[:12]}
+    return flat_settings(run.part("versions")) | commit | flat_settings({"machine": run.part("machine")})
 
 
-def _differences(title: str, what: str, runs: _Pair, read: Callable[[Run], dict[str, str]]) -> Section:
-    one, other = (read(run) for run in runs)
-    rows = tuple(
-        (name, one.get(name, "-"), other.get(name, "-"))
-        for name in dict.fromkeys((*one, *other))
-        if one.get(name) != other.get(name)
-    )
+def _differences(title: str, what: str, runs: _Pair, read: Callable[[Run], dict[str, Any]]) -> Section:
+    one, other = ({shown(name): _text(value) for name, value in read(run).items()} for run in runs)
+    differ = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)]
+    rows = tuple((name, one.get(name, "-"), other.get(name, "-")) for name in differ)
     return Section(title, (Table(title, (what, *_labels(runs)), rows) if rows else Text("None."),))
 
 
@@ -221,15 +208,14 @@ def _rows(
     With more columns than runs, those of a run follow each other, and a later one counts before an earlier.
     """
     named = dict.fromkeys(name for column in figures for name in column)
-    rows = []
+    rows, half = [], len(figures) // 2
     for name in dict.fromkeys([*(name for name in first if name in named), *named]):
         values = [column.get(name) for column in figures]
-        half = len(values) // 2
-        one, other = (
-            next((value for value in reversed(part) if value is not None), None)
-            for part in (values[:half], values[half:])
-        )
-        rows.append((prefix + shown(name), *map(_text, values), _gap(one, other)))
+        last = [
+            [value for value in part if value is not None][-1:] for part in (values[:half], values[half:])
+        ]
+        gap = _gap(last[0][0], last[1][0]) if all(last) else "-"
+        rows.append((prefix + shown(name), *map(_text, values), gap))
     return tuple(rows)
 
 
@@ -244,11 +230,10 @@ def _held_out(runs: _Pair) -> Table:
 
 
 def _cost(runs: _Pair) -> Table:
-    a, b = runs
-    pairs = {name: (a.figure(path), b.figure(path)) for name, path in _COST.items()}
-    pairs["rows per second"] = _rows_per_second(a), _rows_per_second(b)
-    if _kind(a) == "evaluation":
-        pairs["seconds"] = a.figure("wall_seconds"), b.figure("wall_seconds")
+    pairs = {name: [run.figure(path) for run in runs] for name, path in _COST.items()}
+    pairs["rows per second"] = list(map(_rows_per_second, runs))
+    if _kind(runs[0]) == "evaluation":
+        pairs["seconds"] = [run.figure("wall_seconds") for run in runs]
     rows = tuple(
         (name, _amount(one), _amount(other), f"{other / one:.2f}" if one and other is not None else "-")
         for name, (one, other) in pairs.items()
@@ -270,18 +255,18 @@ def _rows_per_second(run: Run) -> float | None:
 
 
 def _curves(runs: _Pair) -> Iterator[Block]:
-    read = [(run.log(read_curves), run.log(held_out_curves)) for run in runs]
     charts, rows = [], []
-    for part, where in enumerate(("", "held out" if _kind(runs[0]) == "distillation" else "validation")):
-        one, other = (curves[part] for curves in read)
-        for name in dict.fromkeys((*one, *other)):
-            lines = [(run, curves.get(name, ())) for run, curves in zip(runs, (one, other), strict=True)]
-            if not any(value for _, points in lines for _, value in points):  # a term without a weight
+    measured = ", held out" if _kind(runs[0]) == "distillation" else ", validation"
+    for read, where in ((read_curves, ""), (held_out_curves, measured)):
+        found = [run.log(read) for run in runs]
+        for name in dict.fromkeys((*found[0], *found[1])):
+            lines = [curves.get(name, ()) for curves in found]
+            if not any(value for points in lines for _, value in points):  # a term without a weight
                 continue
-            title = f"{name.replace('_', ' ')}{f', {where}' if where else ''}"
-            series = tuple(Series(run.name, points) for run, points in lines if points)
-            charts.append(LineChart(title, "optimiser steps", name.replace("_", " "), series))
-            rows.append((title, *(text for _, points in lines for text in _ends(points))))
+            called = name.replace("_", " ")
+            series = (Series(run.name, points) for run, points in zip(runs, lines, strict=True) if points)
+            charts.append(LineChart(f"{called}{where}", "optimiser steps", called, tuple(series)))
+            rows.append((f"{called}{where}", *(text for points in lines for text in _ends(points))))
     if rows:
         yield Table("First and last figures", ("curve", *_labels(runs, "first", "last")), tuple(rows))
     yield from charts
@@ -323,10 +308,8 @@ def _amount(value: float | None) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def _gap(one: float | None, other: float | None) -> str:
+def _gap(one: float, other: float) -> str:
     """Return how far one figure is above another."""
-    if one is None or other is None:
-        return "-"
     value = other - one
     if abs(value) < 1e-6:  # rounding
         return "0.0000"

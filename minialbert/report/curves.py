@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from minialbert.errors import UserError, quoted
 from minialbert.runs.packed import packed
+from minialbert.runs.records import finite
 
 Points = tuple[tuple[float, float], ...]
 
@@ -66,9 +66,8 @@ def _curves(log: Path, figures_of: Callable[[dict[str, Any]], dict[str, Any] | N
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**53:
             raise UserError(f"{log} is no log of a run: a record has the step {quoted(step)}")
         for name, value in figures.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if name == "masked_tokens" or not _NAME.fullmatch(name):
+            is_figure = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_figure or name == "masked_tokens" or not _NAME.fullmatch(name):
                 continue
             if name not in values and len(values) == _MOST_CURVES:
                 raise UserError(f"{log} is no log of a run: it has more than {_MOST_CURVES} figures")
@@ -76,21 +75,10 @@ def _curves(log: Path, figures_of: Callable[[dict[str, Any]], dict[str, Any] | N
                 values[name][step] = float(number)
             else:  # what an earlier line has of this step no longer holds
                 values[name].pop(step, None)
-    return {
-        name: tuple((float(step), found[step]) for step in sorted(found))
-        for name, found in values.items()
-        if found
+    curves = {
+        name: tuple((float(step), found[step]) for step in sorted(found)) for name, found in values.items()
     }
-
-
-def finite(value: object) -> float | None:
-    """Return a finite number as it is, and None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return {name: points for name, points in curves.items() if points}
 
 
 def _records(log: Path) -> Iterator[dict[str, Any]]:
@@ -108,17 +96,14 @@ def _records(log: Path) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"{log} cannot be read ({error.strerror or error}): expected the log of a run"
         ) from error
+    expected = "expected a run's log, a record a line"
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
-            raise UserError(
-                f"{log}, line {number} is no JSON: expected a run's log, a record a line"
-            ) from error
+            raise UserError(f"{log}, line {number} is no JSON: {expected}") from error
         if not isinstance(record, dict):
-            raise UserError(
-                f"{log}, line {number} holds {quoted(record)}: expected a run's log, a record a line"
-            )
+            raise UserError(f"{log}, line {number} holds {quoted(record)}: {expected}")
         yield record

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -46,16 +46,13 @@ def html_page(
     """
     view = _View(figures)
     style, script = _asset("page.css"), _asset("page.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    blocks = [view.block(block, title) for block in summary]
     page = _template().render(
-        title=title,
-        summary=[view.block(block, title) for block in summary],
-        parts=view.parts(sections),
-        style=style,
-        script=script,
-        policy=(
-            f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'"
-        ),
+        title=title, summary=blocks, parts=view.parts(sections), style=style, script=script, policy=policy
     )
     return page.strip() + "\n"
 
@@ -93,21 +90,14 @@ class _View:
         self._anchors = {"main", "top"}
 
     def parts(self, sections: Iterable[Section]) -> list[dict[str, Any]]:
-        return [
-            {
-                "title": section.title,
-                "anchor": self._anchor(section.title),
-                "blocks": [self.block(block, section.title) for block in section.blocks],
-                "parts": self.parts(section.sections),
-            }
-            for section in sections
-        ]
-
-    def _anchor(self, title: str) -> str:
-        """Return an id of its own, made from the words of a heading so that links outlive a new report."""
-        found = stem(title, "part", self._anchors)
-        self._anchors.add(found)
-        return found
+        parts = []
+        for section in sections:
+            # An id of its own, made from the words of the heading so that links outlive a new report.
+            self._anchors.add(anchor := stem(section.title, "part", self._anchors))
+            blocks = [self.block(block, section.title) for block in section.blocks]
+            inner = self.parts(section.sections)
+            parts.append({"title": section.title, "anchor": anchor, "blocks": blocks, "parts": inner})
+        return parts
 
     def block(self, block: Block, heading: str) -> dict[str, Any]:
         shown: dict[str, Any] = {"kind": type(block).__name__, "block": block, "heading": heading}
@@ -154,19 +144,16 @@ def _values(chart: LineChart | ScatterChart) -> dict[str, Any]:
     """Return the numbers of a chart as a table."""
     if isinstance(chart, LineChart):
         most = max(10, min(TABLE_ROWS, 10 * TABLE_ROWS // len(chart.series)))
-        heads: tuple[str, ...] = ("series", chart.x_label, chart.y_label)
         rows = [
             (_Shown(one.name), *map(_figure, one.points[at]))
             for one in chart.series
             for at in thinned(len(one.points), most)
         ]
-    else:
-        heads = ("label", "group", chart.x_label, chart.y_label, "sd")
-        rows = [
-            (_Shown(one.label), _Shown(one.group), _figure(one.x), _figure(one.y), _figure(one.sd))
-            for one in chart.points
-        ]
-    return _grid(heads, rows)
+        return _grid(("series", chart.x_label, chart.y_label), rows)
+    rows = [
+        (_Shown(one.label), _Shown(one.group), *map(_figure, (one.x, one.y, one.sd))) for one in chart.points
+    ]
+    return _grid(("label", "group", chart.x_label, chart.y_label, "sd"), rows)
 
 
 def _figure(value: float | None) -> _Shown:
@@ -186,6 +173,7 @@ def _grid(heads: Sequence[str], rows: Sequence[Sequence[_Shown]]) -> dict[str, A
     """
     # Elsewhere, the same words are no verdict: a model may be called "held".
     judged = {index for index, head in enumerate(heads) if head.strip().lower().startswith("verdict")}
+    paper = [(0, "paper: "), *((index, "paper") for index, head in enumerate(heads) if head == "source")]
     kept = [index for index in range(len(heads)) if not rows or not all(row[index].missing for row in rows)]
     kept = sorted({0, *kept} if heads else (), key=lambda index: (index > 0, index not in judged, index))
     numeric = [
@@ -197,7 +185,8 @@ def _grid(heads: Sequence[str], rows: Sequence[Sequence[_Shown]]) -> dict[str, A
         "columns": [{"name": heads[index], "numeric": numeric[index]} for index in kept],
         "rows": [
             {
-                "paper": _from_paper(heads, row),
+                # By its name, or by what its column "source" says.
+                "paper": any(row[index].text.startswith(start) for index, start in paper),
                 "cells": [_judged(row[index]) if index in judged else row[index] for index in kept],
             }
             for row in rows
@@ -211,12 +200,6 @@ def _judged(one: _Shown) -> _Shown:
     if kind not in _VERDICTS:
         return one
     return replace(one, verdict=kind if bare == one.text else f"{kind} aside")
-
-
-def _from_paper(heads: Sequence[str], row: Sequence[_Shown]) -> bool:
-    """Tell whether a row is the paper's: by its name, or by what its column "source" says."""
-    sources = (one.text for head, one in zip(heads, row, strict=True) if head == "source")
-    return row[0].text.startswith("paper: ") or any(text.startswith("paper") for text in sources)
 
 
 def _column(values: Sequence[Value]) -> list[_Shown]:
@@ -255,22 +238,22 @@ def _shown(value: Value, read: Callable[[str], float | None] | None) -> _Shown:
 def _attention_data(block: AttentionMaps) -> dict[str, Any]:
     """Return the maps for the script; equal ones, such as those of one teacher, are in it once."""
     pool: dict[str, int] = {}
-    return {"runs": [_attention(name, maps, pool) for name, maps in block.runs.items()], "maps": list(pool)}
-
-
-def _attention(name: str, maps: Mapping[str, Any], pool: dict[str, int]) -> dict[str, Any]:
     sides = ("teacher", "student")
-    return {
-        "name": clean(name),
-        **{side: clean(maps[side]) for side in sides},
-        "layers": maps["layer_map"],
-        "heads": [maps[f"{side}_heads"] for side in sides],
-        "sentences": [
-            {
-                "text": clean(sentence["text"]),
-                "tokens": [clean(token) for token in sentence["tokens"]],
-                **{side: [pool.setdefault(text, len(pool)) for text in sentence[side]] for side in sides},
-            }
-            for sentence in maps["sentences"]
-        ],
-    }
+    runs = [
+        {
+            "name": clean(name),
+            **{side: clean(maps[side]) for side in sides},
+            "layers": maps["layer_map"],
+            "heads": [maps[f"{side}_heads"] for side in sides],
+            "sentences": [
+                {
+                    "text": clean(sentence["text"]),
+                    "tokens": [clean(token) for token in sentence["tokens"]],
+                    **{side: [pool.setdefault(text, len(pool)) for text in sentence[side]] for side in sides},
+                }
+                for sentence in maps["sentences"]
+            ],
+        }
+        for name, maps in block.runs.items()
+    ]
+    return {"runs": runs, "maps": list(pool)}

@@ -27,9 +27,10 @@ from minialbert.report.blocks import (
     Series,
     Text,
 )
-from minialbert.report.curves import Points, finite, held_out_curves, read_curves
+from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.paper import PaperRow
 from minialbert.runs.packed import is_run_file, read_run_file
+from minialbert.runs.records import finite
 
 _MOST_MAPS = 24  # of a page that shows many runs
 _TERMS = {
@@ -130,13 +131,11 @@ def training_sections(runs: Sequence[Run]) -> list[Section]:
     Sections with training curves, held-out curves, alignment by iteration, and attention maps; those that would be
     empty are left out. A broken log or file of maps is a `UserError`.
     """
-    sections = [
-        Section("Training curves", tuple(_losses(runs))),
-        Section("Held-out text during training", tuple(_held_out(runs))),
-        Section("Alignment by iteration", tuple(_alignment(runs))),
-        Section("Attention of teacher and student", tuple(_maps(runs))),
-    ]
-    return [section for section in sections if section.blocks]
+    parts = {
+        "Training curves": _losses, "Held-out text during training": _held_out, "Alignment by iteration": _alignment,
+        "Attention of teacher and student": _maps,
+    }  # fmt: skip
+    return [Section(title, blocks) for title, part in parts.items() if (blocks := tuple(part(runs)))]
 
 
 def recipe_listing(title: str, record: Mapping[str, Any]) -> Listing:
@@ -227,10 +226,7 @@ def figures_of(values: object) -> dict[str, float]:
 
 
 def read_bench(file: Path) -> Bench:
-    """Return the latencies of a benchmark's record, at batch 1 and 128 tokens or the length nearest to it.
-
-    What is no record of `minialbert bench` is a `UserError`.
-    """
+    """Return a benchmark's latencies at batch 1 and 128 tokens, or the length nearest; a `UserError` if it is none."""
     try:
         record = json.loads(read_run_file(file))
         if record["kind"] != "bench":
@@ -242,7 +238,10 @@ def read_bench(file: Path) -> Bench:
             for engine, figures in engines.items():
                 for timing in figures["timings"]:
                     if (timing["batch_size"], timing["length"]) == (1, length):
-                        medians.setdefault(engine, {})[model] = 1000 * _positive(timing["seconds"]["median"])
+                        median = float(timing["seconds"]["median"])
+                        if not 0 < median < math.inf:
+                            raise ValueError(f"a median of {median} s")
+                        medians.setdefault(engine, {})[model] = 1000 * median
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} is no record of minialbert bench ({type(error).__name__}: {error}): remove it, or measure again"
@@ -250,24 +249,14 @@ def read_bench(file: Path) -> Bench:
     return Bench(file, length, medians)
 
 
-def _positive(value: Any) -> float:  # noqa: ANN401 - from a file
-    number = float(value)
-    if not math.isfinite(number) or number <= 0:
-        raise ValueError(f"a median of {value} s")
-    return number
-
-
 def size_chart(title: str, points: Sequence[Point], what: str) -> ScatterChart:
     """Return a plot of size, by the number of parameters, against score in percent."""
     millions = tuple(replace(one, x=one.x / 1e6) for one in points)
-    return _scatter(title, "parameters of the encoder, millions", what, millions, log_x=True)
+    return ScatterChart(title, "parameters of the encoder, millions", what, millions, log_x=True)
 
 
 def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str) -> list[ScatterChart]:
-    """Return plots of latency against score, one per engine in which a model was measured.
-
-    Models are found by their names in a benchmark. Each benchmark makes plots of its own: two are not comparable.
-    """
+    """Return plots of latency against score, per engine and benchmark (which are not comparable), by models' names."""
     charts = []
     for bench in benches:
         place = f" ({bench.file.parent.name})" if len(benches) > 1 else ""
@@ -276,29 +265,20 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
             found = tuple(replace(one, x=medians[one.label]) for one in points if one.label in medians)
             if found:
                 label = f"ms per text of {bench.length} tokens, batch 1, {name}"
-                charts.append(_scatter(f"Latency against score, {name}{place}", label, what, found))
+                charts.append(ScatterChart(f"Latency against score, {name}{place}", label, what, found))
     return charts
 
 
 def paper_chart(rows: Sequence[PaperRow]) -> ScatterChart:
-    """Return a plot of the rows of one of the paper's tables.
-
-    Rows that tune adapters alone print those parameters only, and are left out.
-    """
+    """Return a plot of the rows of one of the paper's tables, but for those that tune, and print, adapters alone."""
     points = []
     for row in rows:
         size = re.fullmatch(r"([\d.]+)M", row.params)
         if size and "†" not in row.marks:
             group = "students of the paper" if "Mini" in row.model else "others"
             points.append(Point(row.label, float(size[1]), float(row.average), None, group))
-    title = f"The paper's {rows[0].source}: size against score"
-    return _scatter(
-        title, "parameters, millions, as printed", "average, %, as printed", tuple(points), log_x=True
-    )
-
-
-def _scatter(title: str, x: str, y: str, points: tuple[Point, ...], *, log_x: bool = False) -> ScatterChart:
-    return ScatterChart(title, x, y, points, log_x, y_most=100.0)  # every score is in percent
+    title, x = f"The paper's {rows[0].source}: size against score", "parameters, millions, as printed"
+    return ScatterChart(title, x, "average, %, as printed", tuple(points), log_x=True)
 
 
 # What made the records: commands without the paths of a machine, versions, machines
@@ -307,14 +287,11 @@ def _scatter(title: str, x: str, y: str, points: tuple[Point, ...], *, log_x: bo
 def command_lines(commands: Iterable[str]) -> tuple[str, ...]:
     """Return commands with placeholders for paths and seeds, each once, with its seeds in a comment."""
     found: dict[str, set[str]] = {}
-    for one in commands:
-        command, seeds = without_paths(one)
+    for command, seeds in map(without_paths, commands):
         found.setdefault(command, set()).update(seeds)
-    lines = []
-    for command in sorted(found):
-        numbers = sorted(found[command], key=lambda seed: (len(seed), seed))
-        lines.append(command + (f"  # SEED: {', '.join(numbers)}" if numbers else ""))
-    return tuple(lines)
+    numbers = {command: sorted(seeds, key=lambda seed: (len(seed), seed)) for command, seeds in found.items()}
+    told = {command: f"  # SEED: {', '.join(seeds)}" if seeds else "" for command, seeds in numbers.items()}
+    return tuple(command + told[command] for command in sorted(found))
 
 
 def without_paths(command: str) -> tuple[str, list[str]]:
@@ -325,21 +302,18 @@ def without_paths(command: str) -> tuple[str, list[str]]:
     except ValueError:  # a quote that is not closed
         words = plain.split()
     seeds: list[str] = []
-    told: list[str] = []
+    told = [Path(word).name for word in words[:1]]
     option = ""
-    for number, word in enumerate(words):
+    for word in words[1:]:
         name, equals, value = word.partition("=")
-        if number == 0:
-            told.append(Path(word).name)
-        elif equals and re.fullmatch(r"-{0,2}[\w.-]+", name):
+        before, option = option, ""
+        if equals and re.fullmatch(r"-{0,2}[\w.-]+", name):
             told.append(f"{name}={_placeholder(value, name, seeds)}")
         elif word.startswith("-"):
             told.append(word)
             option = word
-            continue
         else:
-            told.append(_placeholder(word, option, seeds))
-        option = ""
+            told.append(_placeholder(word, before, seeds))
     return shlex.join(told), seeds
 
 

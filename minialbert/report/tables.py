@@ -49,12 +49,9 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return the table and its notes; markup in names and notes is shown as text."""
-        text = {
-            index: any(isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))
-        }
         rows = [
             [escape(column) for column in self.columns],
-            ["---" if text[index] else "---:" for index in text],
+            ["---" if words else "---:" for words in self._any(str)],
             *([escape(show(value)) for value in row] for row in self.rows),
         ]
         lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -67,16 +64,17 @@ class Table:
 
         Text that a spreadsheet would take for a formula gets a single quote in front.
         """
-        measured = [
-            any(isinstance(row[index], Cell) for row in self.rows) for index in range(len(self.columns))
-        ]
-        file = io.StringIO()
+        file, measured = io.StringIO(), self._any(Cell)
         writer = csv.writer(file, lineterminator="\n")
         heads = [[name, f"{name} sd", f"{name} n"] for name in map(_no_formula, self.columns)]
         for row in (heads, *([_csv_cells(value) for value in row] for row in self.rows)):
             parts = (cells if wide else cells[:1] for cells, wide in zip(row, measured, strict=True))
             writer.writerow(chain.from_iterable(parts))
         return file.getvalue()
+
+    def _any(self, kind: type) -> list[bool]:
+        """Return for each column whether it has values of a kind."""
+        return [any(isinstance(row[index], kind) for row in self.rows) for index in range(len(self.columns))]
 
 
 def escape(text: str) -> str:
@@ -164,13 +162,14 @@ def entity_table(records: Iterable[Record]) -> Table:
     """Return precision, recall and F1 of every token task, over all entities and by type."""
     groups = group(record for record in records if is_tagging(record.problem))
     rows: list[tuple[Value, ...]] = []
+    names = ("precision", "recall", "f1")
     for (row, task), members in groups.items():
-        figures = [_first(members, f"entity_{name}", name) for name in ("precision", "recall", "f1")]
-        rows.append(
-            (row.label, _heading(task), "all", *figures, _first(members, "entity_f1_subword", "f1_subword"))
-        )
+        figures = [
+            cell(members, (f"entity_{one}",)) or cell(members, (one,)) for one in (*names, "f1_subword")
+        ]
+        rows.append((row.label, _heading(task), "all", *figures))
         for holder, kind in sorted(_entity_types(members)):
-            figures = [cell(members, (holder, kind, name)) for name in ("precision", "recall", "f1")]
+            figures = [cell(members, (holder, kind, name)) for name in names]
             rows.append((row.label, _heading(task), kind, *figures, None))
     columns = ("model", "task", "entities", "precision", "recall", "F1", "sub-word F1")
     notes = (
@@ -178,6 +177,13 @@ def entity_table(records: Iterable[Record]) -> Table:
         "sub-word F1: the release's measure, which tags and scores every word piece.",
     )
     return Table("Entities", columns, tuple(rows), notes if rows else ())
+
+
+# The tables of a report, by the names of their CSV files.
+TABLES = {
+    "glue": glue_table, "ner": ner_table, "entities": entity_table, "other": other_table,
+    "distillation": distillation_table,
+}  # fmt: skip
 
 
 def _paper_table(
@@ -189,17 +195,13 @@ def _paper_table(
 ) -> Table:
     groups = group(record for record in records if record.row.teacher is None)
     measured = {row: _cells(groups, row, columns) for row in _rows(groups)}
-    shown = [
-        index
-        for index in range(len(columns))
-        if measured and all(cells[index] is not None for cells in measured.values())
-    ]
+    every = range(len(columns))
+    shown = [at for at in every if measured and None not in [cells[at] for cells in measured.values()]]
     partial = 0 < len(shown) < len(columns)
     rows: list[tuple[Value, ...]] = []
     for row, cells in measured.items():
         figures = [None if one is None else Decimal(repr(round(100 * one.mean, 9))) for one in cells]
-        complete = all(figure is not None for figure in figures)
-        means = [published.average(figures) if complete else None, _mean_of(figures, shown)]
+        means = [_mean_of(figures, every), _mean_of(figures, shown)]
         rows.append((row.label, "measured", *_parameters(groups, row), *cells, *means[: 1 + partial]))
     headings = ("model", "source", "#params", "trainable", *(column.label for column in columns), "Avg")
     notes = _notes(groups, columns)
@@ -209,7 +211,10 @@ def _paper_table(
             "truncated like Avg."
         )
     if rows:
-        rows += [_published(row, shown if partial else None) for row in paper_rows]
+        for one in paper_rows:
+            params = (None, one.params) if "†" in one.marks else (one.params, None)
+            means = [one.average, _mean_of(one.scores, shown)]
+            rows.append((one.label, f"paper, {one.source}", *params, *one.scores, *means[: 1 + partial]))
         notes += [
             f"Avg: as in the paper, over all {len(columns)} columns, truncated to two decimals, and N/A counts as 0; "
             "a measured row has one only where it has every column.",
@@ -218,12 +223,6 @@ def _paper_table(
             *paper_notes,
         ]
     return Table(title, (*headings, *(["mean of shown"] if partial else [])), tuple(rows), tuple(notes))
-
-
-def _published(row: PaperRow, shown: Sequence[int] | None) -> tuple[Value, ...]:
-    params = (None, row.params) if "†" in row.marks else (row.params, None)
-    mean = [] if shown is None else [_mean_of(row.scores, shown)]
-    return (row.label, f"paper, {row.source}", *params, *row.scores, row.average, *mean)
 
 
 def _mean_of(figures: Sequence[Decimal | None], shown: Sequence[int]) -> Decimal | None:
@@ -267,10 +266,6 @@ def _heading(task: str) -> str:
     return "MNLI" if task == "mnli" else labels.get(task, task)
 
 
-def _first(records: Sequence[Record], *names: str) -> Cell | None:
-    return next((found for name in names if (found := cell(records, (name,)))), None)
-
-
 def _entity_types(records: Sequence[Record]) -> set[tuple[str, str]]:
     """Return where figures by entity type stand: the key of the group of types, and the type."""
     return {
@@ -295,8 +290,8 @@ def _notes(groups: Groups, columns: Sequence[Column]) -> list[str]:
         notes.append(f"Seeds: {', '.join(map(str, seeds))}.")
     for what, attribute in (("Split", "split"), ("Metric", "metric")):
         notes += [f"{what}: {line}." for line in _by_value(groups, attribute)]
-    raw = sorted({column.label for column in columns if not _in_percent(groups, column.task)})
-    if raw:
+    plain = {task for (_, task), members in groups.items() if (one := cell(members)) and not one.percent}
+    if raw := sorted({column.label for column in columns if column.task in plain}):
         notes.append(f"Not in percent: {', '.join(raw)}.")
     labels = " ".join(row.label for row in _rows(groups))
     if "†" in labels:
@@ -308,11 +303,6 @@ def _notes(groups: Groups, columns: Sequence[Column]) -> list[str]:
     notes += [f"Hyper-parameters {line}." for line in grid]
     notes += [f"Note: {line}." for line in _lines(groups, lambda record: record.notes)]
     return notes
-
-
-def _in_percent(groups: Groups, task: str) -> bool:
-    cells = [cell(members) for (_, other), members in groups.items() if other == task]
-    return all(one.percent for one in cells if one is not None)
 
 
 def _by_value(groups: Groups, attribute: str) -> list[str]:
@@ -334,11 +324,11 @@ def _by_value(groups: Groups, attribute: str) -> list[str]:
 
 def _hyper(record: Record) -> str:
     names = {"epochs": "epochs", "learning_rate": "learning rate", "batch_size": "batch"}
-    found = {
-        label: record.settings.get(f"tuning.{name}", record.settings.get(name))
+    found = (
+        (label, record.settings.get(f"tuning.{name}", record.settings.get(name)))
         for name, label in names.items()
-    }
-    return ", ".join(f"{label} {value}" for label, value in found.items() if value is not None)
+    )
+    return ", ".join(f"{label} {value}" for label, value in found if value is not None)
 
 
 def _lines(groups: Groups, texts: Callable[[Record], Iterable[str]]) -> list[str]:

@@ -10,16 +10,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import TrainerCallback, TrainerState
 
 from minialbert.runs.directory import RunDirectory
@@ -40,11 +32,9 @@ class RunProgress(TrainerCallback):
         lines: bool = True,
     ) -> None:
         self.run = run
-        self._terms = tuple(terms)
-        self._title = title
-        self._lines = lines
+        self._terms, self._title, self._lines = tuple(terms), title, lines
         self._bar = progress_bar(title, shown=bar)
-        self._task: TaskID | None = None
+        self._task: bars.TaskID | None = None
         self._started = 0.0
         self._first_step = 0
 
@@ -69,19 +59,15 @@ class RunProgress(TrainerCallback):
         kind = "evaluation" if any(name.startswith("eval_") for name in logs) else "training"
         kind = "skipped" if "non_finite" in logs else kind
         self.run.append_log({"kind": kind, "step": state.global_step, **logs})
+        step = f"{state.global_step}/{state.max_steps}"
         if kind == "skipped":
-            logger.warning(
-                "step %d/%d  skipped: not finite (%s); %d so far",
-                state.global_step,
-                state.max_steps,
-                ", ".join(logs["non_finite"]),
-                logs["skipped_steps"],
-            )
+            figures, count = ", ".join(logs["non_finite"]), logs["skipped_steps"]
+            logger.warning("step %s  skipped: not finite (%s); %d so far", step, figures, count)
         if not self._lines:
             return
         if kind == "evaluation":
-            step, line = f"{state.global_step}/{state.max_steps}", _evaluation_line(logs)
-            logger.info("step %s  %s: %s", step, "validation" if "eval_score" in logs else "held-out", line)
+            what = "validation" if "eval_score" in logs else "held-out"
+            logger.info("step %s  %s: %s", step, what, _evaluation_line(logs))
         elif "loss" in logs:
             logger.info("%s", self._training_line(state, logs))
 
@@ -103,11 +89,11 @@ class RunProgress(TrainerCallback):
 
 def progress_bar(
     title: str,
-    *columns: str | ProgressColumn,
+    *columns: str | bars.ProgressColumn,
     shown: bool = True,
     transient: bool = False,
     in_files: bool = False,
-) -> Progress:
+) -> bars.Progress:
     """Return a bar on standard error: drawn where that is a terminal, or a notebook with ipywidgets.
 
     Its title may be a template of rich. After the bar stand `columns`; without, how many of how many, and the time gone
@@ -117,10 +103,10 @@ def progress_bar(
     console = stderr_console()
     drawn = in_files or console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     if not columns:
-        left = TimeRemainingColumn(elapsed_when_finished=False)
-        columns = (MofNCompleteColumn(), TimeElapsedColumn(), "left", left)
-    return Progress(
-        title, BarColumn(), *columns, console=console, transient=transient, disable=not (shown and drawn)
+        left = bars.TimeRemainingColumn(elapsed_when_finished=False)
+        columns = (bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), "left", left)
+    return bars.Progress(
+        title, bars.BarColumn(), *columns, console=console, transient=transient, disable=not (shown and drawn)
     )
 
 
@@ -134,7 +120,7 @@ def speaking(shown: bool = True) -> Iterator[None]:
     ours = logging.getLogger("minialbert")
     handler = None
     with quiet_transformers():
-        if shown and _is_interactive() and not ours.hasHandlers():
+        if shown and (hasattr(sys, "ps1") or "ipykernel" in sys.modules) and not ours.hasHandlers():
             handler = logging.StreamHandler()
             level = ours.level
             ours.addHandler(handler)
@@ -170,10 +156,6 @@ def quiet_transformers() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
-def _is_interactive() -> bool:
-    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
-
-
 def stderr_console() -> Console:
     """Return a console on standard error."""
     return Console(stderr=True)
@@ -200,11 +182,9 @@ def _evaluation_line(logs: dict[str, Any]) -> str:
         return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"
     values = []
     if "eval_mlm_accuracy" in logs:
-        values.append(
-            f"masked-token accuracy {100 * logs['eval_mlm_accuracy']:.1f} %, loss {logs['eval_mlm_loss']:.3f}"
-        )
+        accuracy, loss = 100 * logs["eval_mlm_accuracy"], logs["eval_mlm_loss"]
+        values.append(f"masked-token accuracy {accuracy:.1f} %, loss {loss:.3f}")
     for name in ("cosine", "attention_kl"):
-        parts = [f"{value:.3f}" for key, value in logs.items() if key.startswith(f"eval_{name}_")]
-        if parts:
+        if parts := [f"{value:.3f}" for key, value in logs.items() if key.startswith(f"eval_{name}_")]:
             values.append(f"{name.replace('_', ' ')} {' / '.join(parts)}")
     return "; ".join(values)

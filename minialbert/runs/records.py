@@ -200,10 +200,7 @@ AnyRecord = TypeVar("AnyRecord", bound=RunRecord)
 
 
 def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write a `result.json` and return it, completed with versions, commit and machine.
-
-    It has at least `kind`, `metrics`, `seed` and `model`, as the type of its kind has them.
-    """
+    """Write a `result.json`, of the type that its kind has, and return it, with versions, commit and machine."""
     complete = {"format_version": FORMAT_VERSION, **record, **environment()}
     if record["kind"] in _TYPES:  # benchmarks have kinds of their own
         try:
@@ -222,26 +219,41 @@ def typed_record(values: Mapping[str, Any], kind: type[AnyRecord], file: Path) -
         return kind.model_validate(values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "missing":
-            raise UserError(
-                f"{file} lacks the field {field} (of a {kind.__name__}): write it again"
-            ) from None
-        if fault["type"] == "value_error":
-            raise UserError(f"{file}: {fault['ctx']['error']}") from None
-        expected = _EXPECTED.get(fault["type"]) or _choices(fault)
+        name, context = ".".join(map(str, fault["loc"])), fault.get("ctx", {})
+        names = str(context.get("expected", fault["msg"])).replace("'", "")
+        expected = _EXPECTED.get(fault["type"], f"one of {names}" if "," in names else names)
         found = json.dumps(fault["input"], default=repr)[:60]
-        raise UserError(f"{file}: the field {field} should be {expected}, but is {found}") from None
-
-
-def _choices(fault: Mapping[str, Any]) -> str:
-    names = str(fault.get("ctx", {}).get("expected", fault["msg"])).replace("'", "")
-    return f"one of {names}" if names.count(",") else names
+        told = f": the field {name} should be {expected}, but is {found}"
+        if fault["type"] == "missing":
+            told = f" lacks the field {name} (of a {kind.__name__}): write it again"
+        elif fault["type"] == "value_error":
+            told = f": {context['error']}"
+        raise UserError(f"{file}{told}") from None
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and sample standard deviation (ddof 1) over seeds; None for one."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[type, ...]) -> Any:  # noqa: ANN401
+    """Return a field of a record, or None where it is missing or of another kind; a number must be finite."""
+    found: Any = record
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if not isinstance(found, kind) or isinstance(found, bool):
+        return None
+    return finite(found) if isinstance(found, float) else found
+
+
+def finite(value: object) -> float | None:
+    """Return a finite number as it is, and None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -299,12 +311,8 @@ class Record:
 
     def value(self, keys: Sequence[str], split: str | None = None) -> float | None:
         """Return a figure by its path below the split, such as ("entity_f1",); None where there is no finite one."""
-        found: Any = self.metrics.get(split or self.split)
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-            return None
-        return float(found)
+        found = look_up(self.metrics, split or self.split, *keys, kind=(int, float))
+        return None if found is None else float(found)
 
 
 @dataclass(frozen=True)
@@ -322,11 +330,9 @@ def check_output(folder: Path, *others: str, kind: str, overwrite: bool) -> None
     """Refuse a directory with an earlier record, or others of these files, and of another kind even to overwrite it."""
     check_folder(folder, "record", overwrite=True)
     result_file = folder / RESULT_FILE
-    for file in (result_file, *(folder / name for name in others)):
-        if file.exists() and not overwrite:
-            raise UserError(
-                f"{folder} holds a {file.name}: give --overwrite to replace it, or another --output"
-            )
+    for name in (RESULT_FILE, *others):
+        if (folder / name).exists() and not overwrite:
+            raise UserError(f"{folder} holds a {name}: give --overwrite to replace it, or another --output")
     if not result_file.exists():
         return
     try:
@@ -422,11 +428,8 @@ def _check_averageable(earlier: Record, later: Record, where: str) -> None:
     files = f"{earlier.file} and {later.file}"
     settings = earlier.settings.keys() | later.settings.keys()
     different = sorted(key for key in settings if earlier.settings.get(key) != later.settings.get(key))
-    different += [
-        name
-        for name in ("problem", "split", "metric", "parameters", "trainable_parameters")
-        if getattr(earlier, name) != getattr(later, name)
-    ]
+    names = ("problem", "split", "metric", "parameters", "trainable_parameters")
+    different += [name for name in names if getattr(earlier, name) != getattr(later, name)]
     if different:
         raise UserError(
             f"{where}: {files} differ in {', '.join(different)}, so they have no common mean; report them apart"
@@ -525,12 +528,13 @@ def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]
         same = all(record.settings.get(key) == value for key, value in chosen.settings.items())
         return same and (record.row, record.task) == (chosen.row, chosen.task)
 
-    runs = [record for record in cells.values() if is_chosen(record)]
-    added = []
-    if len(runs) < chosen.n and sum(map(is_chosen, inline)) >= chosen.n:
-        runs = added = [record for record in inline if is_chosen(record)]
+    runs, added = list(filter(is_chosen, cells.values())), []
+    if len(runs) < chosen.n <= len(found := list(filter(is_chosen, inline))):
+        runs = added = found
     if len(runs) < chosen.n:
-        runs, added = [], [chosen if chosen.n > 1 else replace(chosen, seed=_seed(grid.selected))]
+        seed = grid.selected.get("seed")
+        known = chosen.n == 1 and isinstance(seed, int) and not isinstance(seed, bool)
+        runs, added = [], [replace(chosen, seed=seed if known else None)]
     elif not math.isclose(statistics.fmean(run.score for run in runs), chosen.score, abs_tol=1e-6):
         raise UserError(
             f"{file}: selected.score is {chosen.score}, but the {len(runs)} cells with its settings have a mean of "
@@ -539,11 +543,6 @@ def _take_in_grid(file: Path, data: Mapping[str, Any], tuned: dict[Path, Record]
     for path, record in cells.items():
         tuned[path] = replace(record, selected=record in runs)
     return added
-
-
-def _seed(selected: Mapping[str, Any]) -> int | None:
-    seed = selected.get("seed")
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def known_task(name: str) -> str:

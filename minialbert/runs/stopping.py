@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -117,6 +117,18 @@ def _number(name: str, default: int) -> int:
         ) from None
 
 
+@contextmanager
+def handling(act: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    """Handle some signals inside the block, in the main thread, which alone may."""
+    alone = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, act) for number in numbers if alone}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class StopRequested(KeyboardInterrupt):
     """The run was asked to stop, between two batches."""
 
@@ -138,18 +150,11 @@ class GracefulStop:
 
         The processes of a launcher get two for one Ctrl-C: from the terminal, and from the launcher.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
         def request(number: int, frame: FrameType | None) -> None:
             if self.requested and number == signal.SIGINT and world_size() == 1:
                 raise KeyboardInterrupt
             self.requested = True
 
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handling(request, signal.SIGINT, signal.SIGTERM):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

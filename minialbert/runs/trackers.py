@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import math
 import os
 import re
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import yaml
 from transformers import TrainerCallback, TrainerState
@@ -25,6 +24,7 @@ from minialbert.errors import MissingExtraError, UserError, one_line
 from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_own, write_atomically
+from minialbert.runs.records import finite
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ _TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "trackio":
 _SECONDS_TO_FINISH = 60.0
 
 
-class _Tracker(Protocol):
-    def write(self, figures: Mapping[str, float], step: int) -> None: ...
-    def finish(self) -> None: ...
+class _Tracker(NamedTuple):
+    write: Callable[[Mapping[str, float], int], None]  # figures, and their step
+    finish: Callable[[], None]
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -108,7 +108,9 @@ class RunTracking(TrainerCallback):
     def _start(self, step: int) -> None:
         check_own(self._run.tracking)
         self._run.tracking.mkdir(exist_ok=True)
-        self._tracker = _TRACKERS[self.name](self._run, _sent(self._recipe), step)
+        # It is told names of files without their folders, and no command line.
+        sent = without_places(self._recipe.model_dump(exclude=set(marked(Mark.NAME) - {"name"})))
+        self._tracker = _TRACKERS[self.name](self._run, sent, step)
 
     def _write(self, logs: Mapping[str, Any], step: int) -> None:
         tracker = self._tracker
@@ -120,13 +122,9 @@ class RunTracking(TrainerCallback):
             act()
         except Exception as error:
             self._tracker, self._is_over = None, True
-            logger.warning(
-                "%s cannot %s (%s: %s); the run goes on without it, and log.jsonl has every figure",
-                _TITLES[self.name],
-                what,
-                type(error).__name__,
-                one_line(error),
-            )
+            told = f"{type(error).__name__}: {one_line(error)}"
+            line = "%s cannot %s (%s); the run goes on without it, and log.jsonl has every figure"
+            logger.warning(line, _TITLES[self.name], what, told)
 
 
 def named(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -135,117 +133,94 @@ def named(logs: Mapping[str, Any]) -> dict[str, float]:
     Such as "train/loss_mlm" and "eval/mlm_accuracy"; text, lists and what is not finite are left out. Of a measurement
     only the figures of its own: the record of training has the others.
     """
-    numbers = {
-        name: float(value)
-        for name, value in logs.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    numbers = {name: float(one) for name, value in logs.items() if (one := finite(value)) is not None}
     measured = {name: value for name, value in numbers.items() if name.startswith("eval_")}
     if measured:
         return {f"eval/{name.removeprefix('eval_')}": value for name, value in measured.items()}
     return {f"train/{name}": value for name, value in numbers.items()}
 
 
-def _sent(recipe: RecipeBase) -> dict[str, Any]:
-    """Return what a tracker is told of a recipe: names of files without their folders, and no command line."""
-    return without_places(recipe.model_dump(exclude=set(marked(Mark.NAME) - {"name"})))
+def _tensorboard(run: RunDirectory, config: Mapping[str, Any], step: int) -> _Tracker:
+    """Return event files in the run directory; what a resumed run writes again takes the place of what was there."""
+    from torch.utils.tensorboard import SummaryWriter
 
+    writer = SummaryWriter(log_dir=str(run.tracking), purge_step=step + 1 if step else 0)
+    lines = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).splitlines()
+    writer.add_text("recipe", "\n".join(f"    {line}" for line in lines), step)
 
-class _TensorBoard:
-    """Event files in the run directory; what a resumed run writes again takes the place of what was there."""
-
-    def __init__(self, run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(log_dir=str(run.tracking), purge_step=step + 1 if step else 0)
-        lines = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).splitlines()
-        self._writer.add_text("recipe", "\n".join(f"    {line}" for line in lines), step)
-
-    def write(self, figures: Mapping[str, float], step: int) -> None:
+    def write(figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
-    def finish(self) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    """A run whose id stands in the run directory; a resumed one sends no step again."""
-
-    def __init__(self, run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
-        import wandb
-
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            name=run.path.resolve().name,
-            id=_wandb_id(run),
-            resume="allow",
-            reinit="create_new",
-            dir=os.environ.get("WANDB_DIR") or str(run.tracking),
-            config=dict(config),
-            save_code=False,
-            settings=wandb.Settings(
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                finish_timeout=_SECONDS_TO_FINISH,
-                host="",
-                program="minialbert",
-                x_disable_machine_info=True,
-                x_disable_meta=True,
-                x_save_requirements=False,
-            ),
-        )
-        self._first = self._run.step
-
-    def write(self, figures: Mapping[str, float], step: int) -> None:
-        if step >= self._first:  # the same figures are there, from before the run was cut off
-            self._run.log(dict(figures), step=step)
-
-    def finish(self) -> None:
-        self._run.finish()
+    return _Tracker(write, writer.close)
 
 
-def _wandb_id(run: RunDirectory) -> str:
+def _wandb(run: RunDirectory, config: Mapping[str, Any], step: int) -> _Tracker:
+    """Return a run whose id stands in the run directory; a resumed one sends no step again."""
+    import wandb
+
     file = run.tracking / "wandb-id"
     if not file.is_file():
         write_atomically(file, f"{secrets.token_hex(8)}\n")
     found = file.read_text(encoding="utf-8", errors="replace")[:100].strip()
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found):
         raise UserError(f"{file} holds no id of a run: remove it, and Weights & Biases starts another run")
-    return found
+    client = wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
+        name=run.path.resolve().name,
+        id=found,
+        resume="allow",
+        reinit="create_new",
+        dir=os.environ.get("WANDB_DIR") or str(run.tracking),
+        config=dict(config),
+        save_code=False,
+        settings=wandb.Settings(
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            finish_timeout=_SECONDS_TO_FINISH,
+            host="",
+            program="minialbert",
+            x_disable_machine_info=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
+        ),
+    )
+    first = client.step
+
+    def write(figures: Mapping[str, float], step: int) -> None:
+        if step >= first:  # the same figures are there, from before the run was cut off
+            client.log(dict(figures), step=step)
+
+    return _Tracker(write, client.finish)
 
 
-class _Trackio:
-    """A run in trackio's own folder, or where its environment variables say."""
+def _trackio(run: RunDirectory, config: Mapping[str, Any], step: int) -> _Tracker:
+    """Return a run in trackio's own folder, or where its environment variables say."""
+    import trackio
 
-    def __init__(self, run: RunDirectory, config: Mapping[str, Any], step: int) -> None:
-        import trackio
+    # What the package prints is kept out of standard output, which belongs to --json.
+    with contextlib.redirect_stdout(sys.stderr):
+        client = trackio.init(
+            project=PROJECT,
+            name=run.path.resolve().name,
+            config=dict(config),
+            resume="allow" if step else "never",
+            embed=False,
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
 
-        self._trackio = trackio
-        # What the package prints is kept out of standard output, which belongs to --json.
+    def finish() -> None:
         with contextlib.redirect_stdout(sys.stderr):
-            self._run = trackio.init(
-                project=PROJECT,
-                name=run.path.resolve().name,
-                config=dict(config),
-                resume="allow" if step else "never",
-                embed=False,
-                auto_log_cpu=False,
-                auto_log_gpu=False,
-            )
+            trackio.finish()  # which also keeps it from being finished again at exit, on standard output
 
-    def write(self, figures: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(figures), step=step)
-
-    def finish(self) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            self._trackio.finish()  # which also keeps it from being finished again at exit, on standard output
+    return _Tracker(lambda figures, step: client.log(dict(figures), step=step), finish)
 
 
 _TRACKERS: dict[str, Callable[[RunDirectory, Mapping[str, Any], int], _Tracker]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "trackio": _Trackio,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
 }

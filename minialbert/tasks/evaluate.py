@@ -25,7 +25,7 @@ from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task, task_summary, understood
 from minialbert.data.words import with_words
-from minialbert.errors import MissingExtraError, UserError, display_name
+from minialbert.errors import UserError, display_name, needs_extra
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
 from minialbert.method.live import AnyModel, on_disk
@@ -223,10 +223,8 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInpu
     """Return a tuned model, or the graph that was exported of one."""
     if not is_exported(name):
         return load_tuned(name)
-    try:
+    with needs_extra("export", "scoring an exported folder"):
         from minialbert.tasks.exported import load_exported
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "export", "scoring an exported folder") from error
     model, tokenizer, inputs = load_exported(name)
     return cast("PreTrainedModel", model), tokenizer, inputs
 

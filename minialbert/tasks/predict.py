@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.examples import Task
 from minialbert.data.table_files import EXTENSIONS, read_table
 from minialbert.data.task_inputs import Encoded, make_cutter
-from minialbert.errors import MissingExtraError, UserError, listed, quoted
+from minialbert.errors import UserError, listed, needs_extra, quoted
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import quiet_transformers
@@ -194,10 +194,8 @@ def load_predictor(
             f"{name} is an exported folder, in which {' and '.join(settled).replace('_', ' ')} cannot be chosen any "
             "more: leave it out, or give the model that was exported"
         )
-    try:
+    with needs_extra("export", "predicting with an exported folder"):
         from minialbert_runtime.model import Model
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "export", "predicting with an exported folder") from error
     return Model(name, **usual)
 
 

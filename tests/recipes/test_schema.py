@@ -114,3 +114,13 @@ def test_marks_say_what_a_setting_means():
 def test_where_a_log_goes_is_no_part_of_what_a_run_learns(recipe):
     assert learned_settings(recipe) == learned_settings(apply_overrides(recipe, ["tuning.report_to=wandb"]))
     assert learned_settings(recipe).keys() == flat_settings(recipe.model_dump()).keys() - {"tuning.report_to"}
+
+
+def test_what_an_older_version_wrote_out_as_a_default_is_no_other_setting() -> None:
+    """A run of the time when labels were always divided by | goes on, and its record counts beside newer ones."""
+    new = FinetuneRecipe(name="x")
+    old = FinetuneRecipe.model_validate({"name": "x", "task": {"label_separator": "|"}})
+    assert new.task.label_separator is None
+    assert learned_settings(old) == learned_settings(new)
+    other = FinetuneRecipe.model_validate({"name": "x", "task": {"label_separator": ";"}})
+    assert learned_settings(other) != learned_settings(new)

@@ -19,18 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
-from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches
+from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, trace_onnx
 from minialbert.errors import UserError, display_name
-from minialbert.method.encoders import (
-    HEADS,
-    forward_inputs,
-    head_of,
-    load_encoder,
-    load_encoder_config,
-    max_input_length,
-    one_line,
-)
+from minialbert.method import encoders
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_folder, whole_folder, write_atomically, writing
@@ -67,29 +59,14 @@ def export_onnx(
 
     The folder appears only when the graph passed: its outputs are compared with the model's on batches of several
     sizes and lengths with padding, its size with that of the model's tensors, and where a task is given its score
-    with the model's.
+    with the model's. The model is one of our students, or any encoder whose attention goes through Transformers'
+    registry; options are those of `minialbert.export`, and None is the model's or the precision's own value.
 
-    Args:
-        model_name: directory or hub id of one of our students, or of any encoder whose attention goes through
-            Transformers' registry.
-        output: the folder to write.
-        head: None for the checkpoint's own; "features" gives the encoder of any.
-        precision: "fp32"; "int8", whose activations are quantised by their range at each call; "int8-static",
-            whose activations have a range of their own in every iteration, from `calibration`.
-        opset: version of ONNX's operators. From 23 on attention is one operator.
-        num_iterations: depth of a recursive model; None for its own.
-        calibration: texts like those that the model will see, for "int8-static"; the first 256 are used.
-        task: labelled data to score model and graph on.
-        split: of the task; None for the one it reports.
-        max_drop: points (hundredths of the task's metric) that the graph may score below the model.
-        tolerance: largest difference of an output, as a share of the largest output; None for the precision's.
-        overwrite: replace an earlier export.
+    Activations of "int8" are quantised by their range at each call; those of "int8-static" have a range of their own in
+    every iteration, from the first 256 texts of `calibration`. From opset 23 on attention is one operator.
 
-    Returns:
-        The record that is left in `result.json`; `export.json` holds what a runtime needs of it.
-
-    Raises:
-        UserError: the model, an option or the target is at fault, or the graph does not pass; nothing is written.
+    Returns the record that is left in `result.json`; `export.json` holds what a runtime needs of it. A UserError tells
+    that the model, an option or the target is at fault, or that the graph does not pass; nothing is written.
     """
     _check_options(precision, opset, max_drop, tolerance)
     if precision == "int8-static" and calibration is None:
@@ -107,7 +84,7 @@ def export_onnx(
             else f"only a MiniALBERT can be exported at another depth, not a {model.config.model_type} model"
         )
     names = OUTPUTS.get(head, ("logits",))
-    longest = min(max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
+    longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
     graph = _trace(model, head, opset, num_iterations)
     if precision == "fp32":
         keep_biases_apart(graph)
@@ -118,7 +95,8 @@ def export_onnx(
             ranges = activation_ranges(graph, batches)
         quantize_int8(graph, ranges)
     depth = {} if num_iterations is None else {"num_iterations": num_iterations}
-    state_bytes = _state_bytes(model)
+    tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}  # each once
+    state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     with writing(output, advice=None), whole_folder(output, replaces=(TASK_FILE,)) as staging:
         onnx.save(graph, staging / MODEL_FILE)
         size = (staging / MODEL_FILE).stat().st_size
@@ -167,7 +145,9 @@ def calibration_batches(
             continue
         encoded = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
         batch = {"token_type_ids": torch.zeros_like(encoded["input_ids"]), **encoded}
-        batches.append({name: tensor.numpy() for name, tensor in forward_inputs(model, batch).items()})
+        batches.append(
+            {name: tensor.numpy() for name, tensor in encoders.forward_inputs(model, batch).items()}
+        )
         if len(batches) == limit:
             break
     if not batches:
@@ -193,10 +173,10 @@ def _load(
     name: str, head: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str, TaskInputs | None]:
     """Return model, tokenizer, head, and of a tuned model how it wants its inputs."""
-    config = load_encoder_config(name)
-    architecture, own = (config.architectures or [""])[0], head_of(config)
-    if head is not None and head not in HEADS:
-        raise UserError(f"unknown head {head!r}: expected one of {', '.join(HEADS)}")
+    config = encoders.load_encoder_config(name)
+    architecture, own = (config.architectures or [""])[0], encoders.head_of(config)
+    if head is not None and head not in encoders.HEADS:
+        raise UserError(f"unknown head {head!r}: expected one of {', '.join(encoders.HEADS)}")
     if own is None and head is None:
         raise UserError(
             f"{name}: its config names no known architecture ({architecture or 'none'}): give --head"
@@ -207,7 +187,7 @@ def _load(
             f"it as {own}, or tune it first (minialbert finetune)"
         )
     chosen = str(head or own)
-    loaded = load_encoder(name, chosen, config=config)
+    loaded = encoders.load_encoder(name, chosen, config=config)
     missing = [key for key in loaded.missing if "pooler" not in key]
     if missing:
         raise UserError(f"{name} lacks weights of its {chosen} model: {', '.join(missing[:4])}")
@@ -224,14 +204,8 @@ def _trace(model: PreTrainedModel, head: str, opset: int, num_iterations: int | 
         return trace_onnx(model, head, opset=opset, num_iterations=num_iterations)
     except Exception as error:  # the exporter's own, of many kinds
         raise UserError(
-            f"torch's exporter could not trace this {model.config.model_type} model ({one_line(error)})"
+            f"torch's exporter could not trace this {model.config.model_type} model ({encoders.one_line(error)})"
         ) from error
-
-
-def _state_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes of the model's tensors, each counted once."""
-    tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) -> None:
@@ -246,8 +220,8 @@ def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) 
 def _check_parity(parity: Parity, precision: str) -> None:
     if not parity.holds:
         raise UserError(
-            f"the {precision} graph does not compute what the model does: {parity}; nothing was written. Give a larger "
-            "--tolerance only if a score (--evaluate) says that the difference does no harm"
+            f"the {precision} graph does not compute what the model does: {parity_line(parity.to_dict())}; nothing was "
+            "written. Give a larger --tolerance only if a score (--evaluate) says that the difference does no harm"
         )
 
 

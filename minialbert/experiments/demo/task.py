@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from minialbert.deploy.bench import Timed, take_turns
-from minialbert.errors import MissingExtraError
+from minialbert.errors import needs_extra
 from minialbert.experiments.demo.text import package_texts
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
@@ -84,15 +84,10 @@ def tune_on_packages(
 def export_and_time(
     tuned: Path, output: Path, teacher: PreTrainedModel, tell: Callable[[Any], None]
 ) -> dict[str, Any]:
-    """Export a tuned student to int8 and time it beside itself in PyTorch and beside its teacher.
-
-    Returns sizes, the proof of parity, and median milliseconds for one text by length.
-    """
-    try:
+    """Export a tuned student to int8; return sizes, proof of parity and median milliseconds, its teacher's too."""
+    with needs_extra("demo", "the demo's export"):
         from minialbert.deploy.onnx.export import export_onnx
         from minialbert.tasks.exported import load_exported
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "demo", "the demo's export") from error
     from minialbert.deploy.onnx.parity import parity_line
 
     tell("Export: the tuned student as one ONNX file with int8 weights, each stored once.")
@@ -146,10 +141,8 @@ def median_latencies(
 def _logistic_regression(
     training: list[tuple[str, str]], test: list[tuple[str, str]], embed: Callable[[list[str]], Tensor]
 ) -> float:
-    try:
+    with needs_extra("demo", "the demo's comparison", "scikit-learn"):
         from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "demo", "the demo's comparison") from error
     texts, labels = zip(*training, strict=True)
     classifier = LogisticRegression(max_iter=2000, C=10.0).fit(embed(list(texts)).numpy(), labels)
     texts, labels = zip(*test, strict=True)

@@ -76,18 +76,20 @@ def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cel
     Patterns are names of groups or rows, or globs over names of cells, as in `student-*/full/cola-*`, or
     comma-separated lists of them. One that names nothing is a `UserError`.
     """
+    chosen: set[Cell] = set()
     wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
-    if not wanted:
-        return cells
-    for pattern in wanted:
-        if not any(_matches(cell, pattern) for cell in cells):
-            groups = dict.fromkeys(cell.group for cell in cells)
-            rows = dict.fromkeys(cell.row for cell in cells)
-            raise UserError(
-                f"--only {pattern}: names no cell; groups: {', '.join(groups)}; rows: {', '.join(rows)}; or a glob "
-                "over cells as `suite run --dry-run` lists them"
+    for one in wanted:
+        named = {cell for cell in cells if one in (cell.group, cell.row) or fnmatchcase(cell.name, one)}
+        if not named:
+            groups, rows = (
+                ", ".join(dict.fromkeys(getattr(cell, of) for cell in cells)) for of in ("group", "row")
             )
-    return [cell for cell in cells if any(_matches(cell, pattern) for pattern in wanted)]
+            raise UserError(
+                f"--only {one}: names no cell; groups: {groups}; rows: {rows}; or a glob over cells as `suite run "
+                "--dry-run` lists them"
+            )
+        chosen |= named
+    return [cell for cell in cells if cell in chosen or not wanted]
 
 
 def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | FinetuneRecipe:
@@ -95,14 +97,14 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
     if cell.task is None:
         return distillation_recipe(suite, cell.row, places)
     row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
+    own = {f"task.{key}": value for key, value in task.settings.items()}
     settings: dict[str, Any] = {
         **mode.settings,
         **mode.tasks.get(cell.task, {}),
         "task.name": task.name,
-        **{f"task.{key}": value for key, value in task.settings.items()},
-        "tuning.seed": cell.seed,
-        "model.name": row.model,
+        **own,
     }
+    settings |= {"tuning.seed": cell.seed, "model.name": row.model}
     if places is not None:
         if row.recipe is not None:
             settings["model.name"] = str(places.models / cell.row)
@@ -135,10 +137,6 @@ def _loaded(name: str, kind: type[AnyRecipe]) -> AnyRecipe:
 
 def _assignments(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
-
-
-def _matches(cell: Cell, pattern: str) -> bool:
-    return pattern in (cell.group, cell.row) or fnmatchcase(cell.name, pattern)
 
 
 @contextmanager
@@ -189,11 +187,9 @@ def find_results(
     found: dict[str, Result] = {}
     homes = [folder / "cells" for folder in folders]
     for cell in expand(suite) if cells is None else cells:
-        for home in homes:
-            file = home / cell.name / "result.json"
-            if is_run_file(file):
-                found[cell.name] = _read(suite, cell, file)
-                break
+        files = (home / cell.name / "result.json" for home in homes)
+        if file := next(filter(is_run_file, files), None):
+            found[cell.name] = _read(suite, cell, file)
     return found
 
 
@@ -216,7 +212,12 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
             f"{shown} is no record of the cell {cell.name} ({type(error).__name__}: {why}): remove it, and run the "
             "suite again"
         ) from error
-    different = _differences(made, expected)
+    one, other = flat_settings(made.model_dump()), flat_settings(expected.model_dump())
+    different = [
+        f"{key} {one.get(key)} instead of {other.get(key)}"
+        for key in other
+        if key not in marked(Mark.NAME, Mark.PLACE, Mark.PACE) and one.get(key) != other.get(key)
+    ]
     if cell.is_distillation and suite.rows[cell.row].distilled != (record["kind"] == "distillation"):
         different.append(f"it is of kind {record['kind']}")
     if different:
@@ -225,13 +226,3 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
             f"{'; '.join(different[:5])}. Move it away, or give another --output"
         )
     return result
-
-
-def _differences(made: Recipe | FinetuneRecipe, expected: Recipe | FinetuneRecipe) -> list[str]:
-    one, other = flat_settings(made.model_dump()), flat_settings(expected.model_dump())
-    immaterial = marked(Mark.NAME, Mark.PLACE, Mark.PACE)
-    return [
-        f"{key} {one.get(key)} instead of {other.get(key)}"
-        for key in other
-        if key not in immaterial and one.get(key) != other.get(key)
-    ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from minialbert.errors import MissingExtraError
+from minialbert.errors import needs_extra
 from minialbert.experiments.suite.cells import Cell, Result
 from minialbert.experiments.suite.schema import DISTILL, Claim, Comparison, Keep, Suite, split_side
 from minialbert.runs.records import mean_and_sd
@@ -54,10 +54,8 @@ def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple
     square of the number of groups, the degrees of freedom are those of Welch and Satterthwaite. Of one group it is
     Student's interval. What differs between groups, which are given and not drawn, does not widen it.
     """
-    try:
+    with needs_extra("tasks", "the report of a suite", "scipy"):
         from scipy.stats import t
-    except ImportError as error:
-        raise MissingExtraError("scipy", "tasks", "the report of a suite") from error
     mean = statistics.fmean(statistics.fmean(values) for values in groups)
     parts = [statistics.variance(values) / len(values) for values in groups]
     variance = sum(parts)
@@ -79,11 +77,7 @@ def verdict_of(interval: tuple[float, float], exceeds: float) -> Verdict:
 
 
 def compare(
-    suite: Suite,
-    comparison: Comparison,
-    results: Mapping[str, Result],
-    *,
-    without: Sequence[str] = (),
+    suite: Suite, comparison: Comparison, results: Mapping[str, Result], *, without: Sequence[str] = ()
 ) -> Compared:
     """Compare two rows over the pairs of cells with the same task and seed, some tasks left out."""
     differences: dict[tuple[str, int], float] = {}
@@ -95,16 +89,15 @@ def compare(
         planned += len(seeds)
         for seed in seeds:
             a, b = (result_of(results, side, task, seed) for side in (comparison.a, comparison.b))
-            value = None if a is None or b is None else _difference(a, b, comparison.figure)
-            if value is not None:
+            if a and b and (value := _difference(a, b, comparison.figure)) is not None:
                 differences[task, seed] = value
     groups = _by_task(differences)
-    interval = None
+    interval: tuple[float, float] | None = None
+    verdict: Verdict = "unfinished"
     if groups and all(len(groups.get(task, ())) > 1 for task in tasks):
         interval = mean_interval(list(groups.values()), suite.confidence)
-    verdict: Verdict = "unfinished"
-    if interval is not None and len(differences) >= suite.min_pairs:
-        verdict = verdict_of(interval, comparison.exceeds)
+        if len(differences) >= suite.min_pairs:
+            verdict = verdict_of(interval, comparison.exceeds)
     mean = statistics.fmean(map(statistics.fmean, groups.values())) if groups else None
     return Compared(differences, planned, mean, interval, verdict)
 
@@ -132,10 +125,7 @@ def kept(suite: Suite, keep: Keep, side: str, results: Mapping[str, Result]) -> 
 
 
 def chance_marks(suite: Suite, results: Mapping[str, Result]) -> dict[str, str]:
-    """Return the tasks that tell little at this size, with the reason.
-
-    It is that a fully tuned teacher is at chance, or that all students are.
-    """
+    """Return the tasks that tell little here, with the reason: a fully tuned teacher, or all students, at chance."""
     by_task: dict[str, dict[str, list[Result]]] = {}
     for name, result in results.items():
         side, _, last = name.rpartition("/")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,18 +23,10 @@ from minialbert.experiments.suite.schema import (
 )
 from minialbert.recipes.schema import without_places
 from minialbert.report import paper as published
+from minialbert.report import sections as contents
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, Listing, Point, ScatterChart, Section, Text
-from minialbert.report.sections import (
-    Run,
-    latency_charts,
-    made_with,
-    paper_chart,
-    read_bench,
-    recipe_listing,
-    size_chart,
-    training_sections,
-)
+from minialbert.report.sections import Run
 from minialbert.report.tables import Difference, Table, Value
 from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.packed import is_run_file, pack_files, read_run_file
@@ -66,11 +56,8 @@ def write_suite_report(
     text = write_page(
         title, page.sections(), output, name="report", summary=page.summary(), tables=page.tables
     )
-    if output is not None:
-        with writing(output / "claims.csv"):
-            write_atomically(output / "claims.csv", page.claims_csv())
-        if with_records:
-            _copy_records(results, records, output)
+    if output is not None and with_records:
+        _copy_records(results, records, output)
     return text
 
 
@@ -82,29 +69,24 @@ class _Page:
         self._cells = expand(suite)
         self._students = [cell for cell in self._cells if cell.is_distillation]
         self._marks = chance_marks(suite, results)  # tasks that tell little, with the reason
-        self._benches = [read_bench(file) for file in _bench_records(records)]
+        self._benches = [contents.read_bench(file) for file in _bench_records(records)]
         self._compared = {
             claim.name: [compare(suite, one, results) for one in claim.comparisons] for claim in suite.claims
         }
         self.tables = {table.name: self._table(table) for table in suite.tables}
-        self.tables["distillation"] = self._distillations()
+        self.tables |= {"distillation": self._distillations(), "claims": self._comparisons()}
 
     def summary(self) -> list[Block]:
         """Return what stands at the head of the page: how much is done, and the verdicts."""
-        tunings = [cell for cell in self._cells if not cell.is_distillation]
-        done = sum(cell.name in self._results for cell in tunings)
+        made = len(self._distilled())
+        done, tunings = len(self._results) - made, len(self._cells) - len(self._students)
         blocks: list[Block] = [Text(self._suite.description)] if self._suite.description else []
-        blocks.append(
-            Text(
-                f"{done} of {len(tunings)} tunings and {len(self._results) - done} of {len(self._students)} students "
-                "are done. Every student is distilled once; what stands behind ± is the spread over seeds of the "
-                "tuning alone."
-            )
+        what = (
+            f"{done} of {tunings} tunings and {made} of {len(self._students)} students are done. Every student is "
+            "distilled once; what stands behind ± is the spread over seeds of the tuning alone."
         )
-        if claims := self._suite.claims:
-            rows = tuple((claim.text, self._verdict(claim)) for claim in claims)
-            blocks.append(Table("Claims", ("claim", "verdict"), rows))
-        return blocks
+        rows = tuple((claim.text, self._verdict(claim)) for claim in self._suite.claims)
+        return [*blocks, Text(what), *([Table("Claims", ("claim", "verdict"), rows)] if rows else [])]
 
     def sections(self) -> list[Section]:
         """Return the sections of the page."""
@@ -121,22 +103,18 @@ class _Page:
         ]
         return [section for section in sections if section.blocks or section.sections]
 
-    def claims_csv(self) -> str:
-        """Return a line per comparison."""
+    def _comparisons(self) -> Table:
+        """Return a row per comparison."""
         columns = "claim,a,b,figure,exceeds,counts,mean,low,high,pairs,planned,verdict,claim verdict"
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns.split(","))
+        rows: list[tuple[Value, ...]] = []
         for claim in self._suite.claims:
             verdict = judge(claim, self._compared[claim.name])
             for said, one in self._pairs(claim):
-                figures = [one.mean, *(one.interval or (None, None))]
-                shown = ["" if value is None else f"{value:.4f}" for value in figures]
-                writer.writerow(
-                    [claim.name, said.a, said.b, said.figure, said.exceeds, said.counts, *shown]
-                    + [len(one.differences), one.planned, one.verdict, verdict]
-                )
-        return file.getvalue()
+                what = (claim.name, said.a, said.b, said.figure, Decimal(str(said.exceeds)), str(said.counts))
+                figures = (one.mean, *(one.interval or (None, None)))
+                shown = (None if value is None else Decimal(f"{value:.4f}") for value in figures)
+                rows.append((*what, *shown, len(one.differences), one.planned, one.verdict, verdict))
+        return Table("Claims", tuple(columns.split(",")), tuple(rows))
 
     # Claims
 
@@ -165,20 +143,17 @@ class _Page:
         columns = ("a", "b", "said to exceed", "a - b", "pairs", "by task", "without ‡", "verdict")
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
+            a = said.a + (f", {said.label}" if said.label else "")
+            bound = f"{said.exceeds:+g}" + (" % of the time" if said.figure == "step-time" else "")
+            pairs = f"{len(one.differences)} of {one.planned}"
             means = ", ".join(f"{self._label(task)} {value:+.1f}" for task, value in one.task_means().items())
             verdict = one.verdict + (", interim" if one.interim else "")
-            rows.append(
-                (
-                    said.a + (f", {said.label}" if said.label else ""),
-                    said.b,
-                    f"{said.exceeds:+g}" + (" % of the time" if said.figure == "step-time" else ""),
-                    difference(one),
-                    f"{len(one.differences)} of {one.planned}",
-                    means or None,
-                    self._without_marked(said),
-                    verdict if said.counts else f"({verdict})",
-                )
-            )
+            verdict = verdict if said.counts else f"({verdict})"
+            marked = [task for task in said.tasks if task in self._marks]
+            others = None
+            if 0 < len(marked) < len(said.tasks):
+                others = difference(compare(self._suite, said, self._results, without=marked))
+            rows.append((a, said.b, bound, difference(one), pairs, means or None, others, verdict))
         head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
         judged = Text(f"Verdict: {self._verdict(claim)}", strong=True)
         return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
@@ -187,12 +162,6 @@ class _Page:
         verdict = judge(claim, self._compared[claim.name])
         interim = any(one.interim for said, one in self._pairs(claim) if said.counts)
         return verdict + (", interim" if interim and verdict != "unfinished" else "")
-
-    def _without_marked(self, said: Comparison) -> Value:
-        marked = [task for task in said.tasks if task in self._marks]
-        if not marked or len(marked) == len(said.tasks):
-            return None
-        return difference(compare(self._suite, said, self._results, without=marked))
 
     def _reach(self) -> Section:
         keep = self._suite.reach
@@ -216,19 +185,17 @@ class _Page:
 
     def _table(self, table: SuiteTable) -> Table:
         """Return one of the suite's tables, with a row per row of the definition and the paper's rows between them."""
-        printed = any(row.printed for row in table.rows)
-        columns = ["row", "tuned", "#params", *map(self._label, table.tasks), "mean"]
-        columns += [f"against {table.reference}"] if table.reference else []
-        columns += ["paper: average"] if table.paper else []
-        columns += ["paper"] if printed else []
-        rows: list[tuple[Value, ...]] = []
+        columns = {"row": "row", "tuned": "tuned", "size": "#params"}
+        columns |= {f"score {task}": self._label(task) for task in table.tasks} | {"mean": "mean"}
+        columns |= {"difference": f"against {table.reference}"} if table.reference else {}
+        columns |= {"average": "paper: average"} if table.paper else {}
+        columns |= {"printed": "paper"} if any(row.printed for row in table.rows) else {}
+        found: list[dict[str, Value]] = []
         for row in table.rows:
-            values = self._measured_row(table, row)
-            values += [None] if table.paper else []
-            values += [row.printed] if printed else []
-            rows.append(tuple(values))
+            found.append(self._measured_row(table, row))
             if row.paper is not None:
-                rows.append(_paper_row(self._suite, table, row, printed=printed))
+                found.append(_paper_row(self._suite, table, row))
+        rows = tuple(tuple(one.get(column) for column in columns) for one in found)
         notes = [
             "Mean ± sample standard deviation (number of seeds), in percent; the mean over tasks needs all of them."
         ]
@@ -241,22 +208,18 @@ class _Page:
         notes += [f"‡ {self._suite.tasks[task].label}: {self._marks[task]}." for task in marked]
         if table.paper:
             notes.append("Paper rows are as printed; their average is over all columns of the paper.")
-        return Table(table.title, tuple(columns), tuple(rows), (*notes, *table.notes))
+        return Table(table.title, tuple(columns.values()), rows, (*notes, *table.notes))
 
-    def _measured_row(self, table: SuiteTable, row: TableRow) -> list[Value]:
-        name, mode = split_side(row.of)
-        records = self._tunings(row.of)
-        values: list[Value] = [
-            name,
-            self._suite.modes[mode].label,
-            int(records[0].record["model"]["encoder_parameters"]) if records else None,
-            *(measured(self._suite, row.of, [task], self._results) for task in table.tasks),
-            measured(self._suite, row.of, table.tasks, self._results),
-        ]
-        if table.reference is not None:
+    def _measured_row(self, table: SuiteTable, row: TableRow) -> dict[str, Value]:
+        suite, results, (name, mode) = self._suite, self._results, split_side(row.of)
+        values: dict[str, Value] = {"row": name, "tuned": suite.modes[mode].label, "printed": row.printed}
+        if records := self._tunings(row.of):
+            values["size"] = int(records[0].record["model"]["encoder_parameters"])
+        for column, tasks in (("mean", table.tasks), *((f"score {task}", [task]) for task in table.tasks)):
+            values[column] = measured(suite, row.of, tasks, results)
+        if table.reference is not None and split_side(table.reference) != (name, mode):
             said = Comparison(a=row.of, b=table.reference, tasks=table.tasks)
-            same = split_side(table.reference) == (name, mode)
-            values.append(None if same else difference(compare(self._suite, said, self._results)))
+            values["difference"] = difference(compare(suite, said, results))
         return values
 
     def _distillations(self) -> Table:
@@ -265,19 +228,14 @@ class _Page:
         for row, result in self._distilled():
             end = result.end()
             speed = result.record["training"].get("tokens_per_second")
-            cosines = [value for key, value in end.items() if key.startswith("cosine_")]
-            rows.append(
-                (
-                    row,
-                    int(result.record["model"]["encoder_parameters"]),
-                    str(result.steps),
-                    f"{100 * end['mlm_accuracy']:.1f}" if "mlm_accuracy" in end else None,
-                    *(f"{end[name]:.3f}" if name in end else None for name in ("mlm_loss", "output_kl")),
-                    " / ".join(f"{value:.3f}" for value in cosines) or None,
-                    None if speed is None else f"{speed:,.0f}",
-                    duration(result.seconds),
-                )
-            )
+            cosines = [f"{value:.3f}" for key, value in end.items() if key.startswith("cosine_")]
+            accuracy = f"{100 * end['mlm_accuracy']:.1f}" if "mlm_accuracy" in end else None
+            losses = (f"{end[name]:.3f}" if name in end else None for name in ("mlm_loss", "output_kl"))
+            size = int(result.record["model"]["encoder_parameters"])
+            rows.append((
+                row, size, str(result.steps), accuracy, *losses, " / ".join(cosines) or None,
+                None if speed is None else f"{speed:,.0f}", duration(result.seconds),
+            ))  # fmt: skip
         columns = (
             "row", "#params", "steps", "masked tokens, %", "MLM loss", "output KL", "cosine by iteration",
             "tokens/s", "time",
@@ -324,16 +282,18 @@ class _Page:
         what = f"mean of {self._labels(table.tasks)}, %"
         charts: list[Block] = []
         if points:
-            charts = [size_chart(f"{table.title}: size against score", points, what)]
-            charts += latency_charts(points, self._benches, what)
+            charts = [contents.size_chart(f"{table.title}: size against score", points, what)]
+            charts += contents.latency_charts(points, self._benches, what)
         if points and table.paper:
-            charts.append(paper_chart(_paper_rows(table)))
+            charts.append(contents.paper_chart(_paper_rows(table)))
         return Section(table.title, tuple(charts))
 
     def _distillation(self) -> Section:
         table = self.tables["distillation"]
         runs = [Run(row, result.file, result.record) for row, result in self._distilled()]
-        return Section("Distillation", (table,) if table.rows else (), tuple(training_sections(runs)))
+        return Section(
+            "Distillation", (table,) if table.rows else (), tuple(contents.training_sections(runs))
+        )
 
     def _settings(self) -> Section:
         """Return the resolved recipes: of every student, and of one tuning of each kind."""
@@ -342,7 +302,7 @@ class _Page:
             kind = cell.row if cell.is_distillation else f"tuning, {cell.mode}"
             if cell.name in self._results and kind not in listings:
                 title = kind if cell.is_distillation else f"{kind} (of {cell.name})"
-                listings[kind] = recipe_listing(title, self._results[cell.name].record)
+                listings[kind] = contents.recipe_listing(title, self._results[cell.name].record)
         return Section("Hyper-parameters", tuple(listings.values()))
 
     def _commands(self) -> Section:
@@ -364,14 +324,14 @@ class _Page:
                 missing.setdefault(f"{cell.row}/{cell.mode}", []).append(cell)
         if not missing:
             return Section("Unfinished cells", ())
-        count = sum(map(len, missing.values()))
+        count = len(self._cells) - len(self._results)
         rows = tuple((side, str(len(cells)), _tasks_and_seeds(cells)) for side, cells in missing.items())
         table = Table("Unfinished cells", ("row", "cells", "tasks: seeds"), rows)
         return Section("Unfinished cells", (Text(f"{count} cells have no record."), table))
 
     def _made_with(self) -> Section:
         seconds = sum(result.seconds for result in self._results.values())
-        lines = made_with(result.record for result in self._results.values())
+        lines = contents.made_with(result.record for result in self._results.values())
         told = (f"training in all: {duration(seconds)}, over all cells", *lines)
         return Section("Made with", (Listing("Made with", told, folded=False),))
 
@@ -393,23 +353,17 @@ def find_paper_row(table: SuiteTable, row: TableRow, marks: str) -> published.Pa
     raise UserError(f"table {table.name}: the paper's {rows[0].source} has no row {label!r}; it has {names}")
 
 
-def _paper_row(suite: Suite, table: SuiteTable, row: TableRow, *, printed: bool) -> tuple[Value, ...]:
-    _, mode = split_side(row.of)
-    found = find_paper_row(table, row, suite.modes[mode].marks)
+def _paper_row(suite: Suite, table: SuiteTable, row: TableRow) -> dict[str, Value]:
+    found = find_paper_row(table, row, suite.modes[split_side(row.of)[1]].marks)
     columns = published.NER_COLUMNS if table.paper == "ner" else published.GLUE_COLUMNS
-    scores: list[Value] = []
+    scores: dict[str, Decimal] = {}
     for task in table.tasks:
         names = {known_task(suite.tasks[task].name), known_task(suite.tasks[task].label)}
-        scores.append(
-            next((found.scores[i] for i, column in enumerate(columns) if column.task in names), None)
-        )
-    shown = [score for score in scores if isinstance(score, Decimal)]
-    mean = published.average(shown) if len(shown) == len(scores) else None
-    compared: list[Value] = [None] if table.reference else []
-    return (
-        f"paper: {found.label}", found.source, found.params, *scores, mean, *compared, found.average,
-        *([None] if printed else []),
-    )  # fmt: skip
+        score = next((found.scores[i] for i, column in enumerate(columns) if column.task in names), None)
+        scores |= {} if score is None else {f"score {task}": score}
+    mean = published.average(list(scores.values())) if len(scores) == len(table.tasks) else None
+    told = {"row": f"paper: {found.label}", "tuned": found.source, "size": found.params}
+    return {**told, **scores, "mean": mean, "average": found.average}
 
 
 def _paper_rows(table: SuiteTable) -> tuple[published.PaperRow, ...]:
@@ -463,9 +417,7 @@ def _copy_records(results: Mapping[str, Result], records: Path, output: Path) ->
 
 def _without_places(text: str, name: str) -> str:
     """Return a record as it may travel: without the folders of the machine that made it."""
-    if name != "result.json":
-        return text
-    record = json.loads(text)
+    record = json.loads(text) if name == "result.json" else {}
     recipe = record.get("recipe")
     if not isinstance(recipe, dict) or without_places(recipe) == recipe:
         return text

@@ -18,14 +18,8 @@ import yaml
 from minialbert.data.prepare import prepare_recipe, recipe_options
 from minialbert.data.tasks import load_task, task_identity
 from minialbert.errors import UserError
-from minialbert.experiments.pool import (
-    ADVICE,
-    Job,
-    LocalWorkers,
-    begin_folder,
-    cell_bar,
-    run_jobs,
-)
+from minialbert.experiments import pool
+from minialbert.experiments.pool import LocalWorkers
 from minialbert.experiments.suite.cells import (
     Cell,
     Places,
@@ -40,7 +34,7 @@ from minialbert.experiments.suite.schema import Suite
 from minialbert.experiments.suite.time_left import time_left
 from minialbert.method.live import MODEL_FILES, hash_files
 from minialbert.recipes.load import dump_recipe
-from minialbert.recipes.schema import Recipe, TaskRecipe
+from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory, data_differences, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
 from minialbert.runs.progress import duration
@@ -81,19 +75,16 @@ def plan_work(
     folders = [output] if records is None else [output, records]
     results = find_results(suite, folders)
     chosen = select(expand(suite), list(only))
-    missing = [name for name in suite.teachers if teachers is not None and name not in teachers]
-    left_out = [
-        cell for cell in chosen if suite.rows[cell.row].teacher in missing and cell.name not in results
-    ]
+    missing = set() if teachers is None else {*suite.teachers} - {*teachers}
+    left_out = [one for one in chosen if suite.rows[one.row].teacher in missing and one.name not in results]
     asked = [cell for cell in chosen if cell not in left_out]
     pending = [cell for cell in asked if cell.name not in results]
     distilled = {cell.row: cell for cell in expand(suite) if cell.is_distillation}
     jobs: dict[str, Cell] = {}
     for cell in pending:
-        if not cell.is_distillation and cell.row in distilled:
-            made = distilled[cell.row]
-            if not _model(output, cell.row).is_dir():
-                jobs.setdefault(made.name, made)
+        made = None if cell.is_distillation else distilled.get(cell.row)
+        if made is not None and not _model(output, cell.row).is_dir():
+            jobs.setdefault(made.name, made)
         jobs.setdefault(cell.name, cell)
     return Work(asked, pending, list(jobs.values()), left_out, results)
 
@@ -117,27 +108,22 @@ def run_suite(
     distilled student is kept in `models/ROW` while a tuning needs it; one that is gone is made again from its recipe,
     in `again/ROW`, and its first record stays. Tuned models are not kept.
 
-    Args:
-        suite: the suite.
-        teachers: directory or hub id of its teachers, by name; rows of others are left out.
-        data: the folder with its tasks and corpora.
-        output: the directory of the suite.
-        records: another folder with records of finished cells, which is only read.
-        only: which cells; see `select`.
-        jobs: cells at a time; they share the cores and GPUs.
-        keep_models: which distilled students stay: those that a cell of the suite still needs, or all.
-        progress: show a bar on a terminal, and a line per finished cell.
+    `teachers` has directories or hub ids by the suite's names; rows of others are left out. `data` is the folder with
+    its tasks and corpora, `records` another one with records of finished cells, which is only read; `only` is as for
+    `select`. Students that no cell of the suite needs any more go, unless all models are kept.
 
-    Returns:
-        The records of all finished cells, by name.
-
-    Raises:
-        UserError: if teachers, data and suite do not fit together, or if a cell's worker died twice.
-        KeyboardInterrupt: after all workers have stopped, when it was asked to by Ctrl-C or SIGTERM.
+    Returns the records of all finished cells, by name. A UserError tells that teachers, data and suite do not fit
+    together, or that a cell's worker died twice; after Ctrl-C or SIGTERM a KeyboardInterrupt comes when all workers
+    have stopped.
     """
     if jobs < 1:
         raise UserError(f"jobs is {jobs}: expected at least one cell at a time")
-    _check_names(suite, teachers)
+    for name in teachers:
+        if name not in suite.teachers:
+            raise UserError(
+                f"--teacher {name}=…: the suite {suite.name} has no teacher of that name; it has "
+                f"{', '.join(suite.teachers) or 'none, its recipes name their own'}"
+            )
     output, data = Path(output).absolute(), Path(data).expanduser().absolute()
     extra = None if records is None else Path(records).expanduser().absolute()
     if extra is not None and not (extra / "cells").is_dir():
@@ -145,13 +131,16 @@ def run_suite(
             f"--records {extra}: has no folder cells; name the directory of a suite, or of its records"
         )
     check_folder(output, "suite", overwrite=True, marker="cells", advice="give another --output")
-    places = Places(data, {name: _located(where) for name, where in teachers.items()}, output / "models")
+    # Absolute where it is local: workers and later commands may start elsewhere.
+    local = {name: Path(where).expanduser().absolute() for name, where in teachers.items()}
+    located = {name: str(path) if path.exists() else teachers[name] for name, path in local.items()}
+    places = Places(data, located, output / "models")
     work = plan_work(suite, teachers=teachers, output=output, records=extra, only=only)
     _check_data(suite, work.jobs, data)
     with sole_user(output, "suite"):
         text = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=1000)
-        begin_folder(output / "suite.yaml", text)
-        check_teachers(output / "teachers.json", extra, {name: places.teachers[name] for name in teachers})
+        pool.begin_folder(output / "suite.yaml", text)
+        check_teachers(output / "teachers.json", extra, located)
         check_tasks(suite, output / "tasks.json", extra, work, data)
         for cell in expand(suite):
             if cell.is_distillation:
@@ -191,18 +180,24 @@ class _Run:
         if progress:
             logger.info("suite %s: %d of %d cells are done; %s", name, done, len(asked), left)
 
-        def finish(job: Job, seconds: float) -> None:
+        def finish(job: pool.Job, seconds: float) -> None:
             cell = cells[job.name]
             again = cell.name in self.results
-            result = self._take_in(cell, seconds)
+            if cell.is_distillation:
+                _settle(self._output, cell)
+            result = find_results(self._suite, self._folders, (cell,))[cell.name]
+            self._overheads.append(max(0.0, seconds - result.seconds))
+            self.results[cell.name] = result
+            del self._left[cell.name]
+            self.clean()
             left = self._told(jobs)
             what = "made again" if again else _figure(cell, result)
             line = f"{cell.name}: {what} ({duration(result.seconds)})  suite: {left}"
             tell(line, left, not again and cell in asked)
 
-        with cell_bar(f"suite {name}", len(asked), done, shown=progress, left=left) as tell:
-            todo = [self._job(cell, windows) for cell in cells.values()]
-            run_jobs(todo, lambda most: LocalWorkers(min(jobs, most)), finish, logs=self._output / "logs")
+        with pool.cell_bar(f"suite {name}", len(asked), done, shown=progress, left=left) as tell:
+            todo, logs = [self._job(cell, windows) for cell in cells.values()], self._output / "logs"
+            pool.run_jobs(todo, lambda most: LocalWorkers(min(jobs, most)), finish, logs=logs)
 
     def clean(self) -> None:
         """Remove students that no cell needs any more."""
@@ -215,7 +210,7 @@ class _Run:
             if folder.name in self._suite.rows and folder.name not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _job(self, cell: Cell, windows: Mapping[str, str]) -> Job:
+    def _job(self, cell: Cell, windows: Mapping[str, str]) -> pool.Job:
         row = self._suite.rows[cell.row]
         folder, words, needs = self._output / "cells" / cell.name, ["finetune", "--keep-models", "none"], None
         if cell.is_distillation:
@@ -225,18 +220,7 @@ class _Run:
             needs = str(_model(self._output, cell.row))
         recipe = dump_recipe(recipe_of(self._suite, cell, self._places))
         log = self._output / "logs" / f"{cell.name}.log"
-        return Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
-
-    def _take_in(self, cell: Cell, seconds: float) -> Result:
-        """Return the record of a cell that is done, and put everything where it belongs."""
-        if cell.is_distillation:
-            _settle(self._output, cell)
-        result = find_results(self._suite, self._folders, (cell,))[cell.name]
-        self._overheads.append(max(0.0, seconds - result.seconds))
-        self.results[cell.name] = result
-        del self._left[cell.name]
-        self.clean()
-        return result
+        return pool.Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
 
     def _told(self, jobs: int) -> str:
         if not self._left:
@@ -252,34 +236,17 @@ def _figure(cell: Cell, result: Result) -> str:
     return "made" if accuracy is None else f"masked-token accuracy {100 * accuracy:.1f} %"
 
 
-def _check_names(suite: Suite, teachers: Mapping[str, str]) -> None:
-    for name in teachers:
-        if name not in suite.teachers:
-            raise UserError(
-                f"--teacher {name}=…: the suite {suite.name} has no teacher of that name; it has "
-                f"{', '.join(suite.teachers) or 'none, its recipes name their own'}"
-            )
-
-
 def _check_data(suite: Suite, cells: Sequence[Cell], data: Path) -> None:
     """Refuse data that is not there before hours are spent on what stands before it."""
     wanted = {suite.tasks[cell.task].data for cell in cells if cell.task is not None}
-    for cell in cells:
-        corpus = suite.rows[cell.row].corpus
-        if cell.is_distillation and corpus is not None:
-            wanted.add(suite.corpora[corpus])
+    corpora = {suite.rows[cell.row].corpus for cell in cells if cell.is_distillation}
+    wanted |= {suite.corpora[corpus] for corpus in corpora if corpus is not None}
     absent = sorted(name for name in wanted if name is not None and not (data / name).exists())
     if absent:
         raise UserError(
             f"--data {data}: has no {', '.join(absent)}, which the cells asked for need; add it, or choose others "
             "with --only"
         )
-
-
-def _located(model: str) -> str:
-    """Return a local model's absolute path, since workers and later commands may start elsewhere."""
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() else model
 
 
 def _model(output: Path, row: str) -> Path:
@@ -293,7 +260,7 @@ def _settle(output: Path, cell: Cell) -> None:
         if not (run.result.is_file() and run.model.is_dir()):
             continue
         target = _model(output, cell.row)
-        with writing(target, advice=ADVICE):
+        with writing(target, advice=pool.ADVICE):
             target.parent.mkdir(exist_ok=True)
             if target.is_dir():
                 shutil.rmtree(run.model)
@@ -308,11 +275,15 @@ def prepare_windows(
     """Return the folder with the windows of each row, cut once per corpus, tokenizer and settings, or there already."""
     made: dict[str, Path] = {}
     found: dict[str, str] = {}
-    for cell in cells:
-        if not cell.is_distillation:
-            continue
+    for cell in (cell for cell in cells if cell.is_distillation):
         recipe = distillation_recipe(suite, cell.row, places)
-        options = _options(recipe, f"suite {suite.name}, row {cell.row}")
+        options, where = recipe_options(recipe), f"suite {suite.name}, row {cell.row}"
+        if not options["corpus"]:
+            raise UserError(
+                f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe"
+            )
+        if options["tokenizer"] is None:
+            raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{suite.rows[cell.row].corpus or 'corpus'}-{options['window_length']}-{digest}"
         if name not in made:
@@ -325,10 +296,7 @@ def prepare_windows(
 
 
 def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]) -> None:
-    """Refuse to go on with another teacher than the suite was begun with.
-
-    The checksums are kept in a file, and there may be one of the same name in a folder with records.
-    """
+    """Refuse other teachers than the suite, or a folder with its records, was begun with: both have their checksums."""
     known = _known(file, records)
     for name, where in teachers.items():
         # A hub id stands for itself.
@@ -338,7 +306,7 @@ def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]
                 f"--teacher {name}={where}: other weights than the finished cells of {file.parent} were made with; "
                 "give the same teacher, or another --output"
             )
-    with writing(file, advice=ADVICE):
+    with writing(file, advice=pool.ADVICE):
         write_atomically(file, json.dumps(known, indent=2) + "\n")
 
 
@@ -365,26 +333,16 @@ def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data
         known |= found
     if unknown:
         tell_unchecked(file.parent, unknown)
-    with writing(file, advice=ADVICE):
+    with writing(file, advice=pool.ADVICE):
         write_atomically(file, json.dumps(known, indent=2) + "\n")
 
 
 def _known(file: Path, records: Path | None) -> dict[str, Any]:
     """Return what is kept in a file, and in one of the same name in a folder with records."""
     known: dict[str, Any] = {}
-    for one in ([records / file.name] if records is not None else []) + [file]:
-        if one.is_file():
-            try:
-                known |= json.loads(one.read_text("utf-8"))
-            except (OSError, ValueError, TypeError, RecursionError) as error:
-                raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
+    for one in (*([] if records is None else [records / file.name]), file):
+        try:
+            known |= json.loads(one.read_text("utf-8")) if one.is_file() else {}
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
     return known
-
-
-def _options(recipe: Recipe, where: str) -> dict[str, Any]:
-    options = recipe_options(recipe)
-    if not options["corpus"]:
-        raise UserError(f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe")
-    if options["tokenizer"] is None:
-        raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
-    return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -167,28 +168,25 @@ class Suite(Section):
             self._check_sides(sides, table.tasks, f"tables.{table.name}")
         for claim in self.claims:
             for one in claim.comparisons:
-                self._check_planned([one.a, one.b], one.tasks, planned, f"claims.{claim.name}")
+                self._check_sides([one.a, one.b], one.tasks, f"claims.{claim.name}", planned)
         if self.reach is not None:
             sides = [self.reach.of, self.reach.against, *self.reach.beside]
-            self._check_planned(sides, self.reach.tasks, planned, "reach")
+            self._check_sides(sides, self.reach.tasks, "reach", planned)
         return self
 
-    def _check_sides(self, sides: list[str], tasks: list[str], where: str) -> None:
+    def _check_sides(
+        self, sides: list[str], tasks: list[str], where: str, planned: set[tuple[str, str, str]] | None = None
+    ) -> None:
+        """Refuse unknown rows, modes and tasks, and what no group runs."""
         for side in sides:
             row, mode = split_side(side)
             _known(row, self.rows, where)
             _known(mode, self.modes, where)
         for task in tasks:
             _known(task, self.tasks, where)
-
-    def _check_planned(
-        self, sides: list[str], tasks: list[str], planned: set[tuple[str, str, str]], where: str
-    ) -> None:
-        self._check_sides(sides, tasks, where)
-        for side in sides:
-            for task in tasks:
-                if (*split_side(side), task) not in planned:
-                    raise ValueError(f"{where}: no group runs {side} on {task}")
+        for side, task in product(sides, tasks):
+            if planned is not None and (*split_side(side), task) not in planned:
+                raise ValueError(f"{where}: no group runs {side} on {task}")
 
 
 def list_suites() -> list[str]:
@@ -210,12 +208,11 @@ def load_suite(name_or_path: str) -> Suite:
             f"no suite is called {name_or_path!r}; there are: {', '.join(list_suites())}; or name a YAML file"
         )
     values, node = read_yaml(path)
-    for section in ("rows", "modes"):
-        entries = values.get(section)
-        for entry in entries.values() if isinstance(entries, dict) else ():
-            recipe = entry.get("recipe") if isinstance(entry, dict) else None
-            if isinstance(recipe, str) and (path.parent / recipe).is_file():
-                entry["recipe"] = str((path.parent / recipe).resolve())
+    sections = (found for name in ("rows", "modes") if isinstance(found := values.get(name), dict))
+    for entry in (entry for section in sections for entry in section.values() if isinstance(entry, dict)):
+        recipe = entry.get("recipe")
+        if isinstance(recipe, str) and (path.parent / recipe).is_file():
+            entry["recipe"] = str((path.parent / recipe).resolve())
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:

@@ -74,20 +74,12 @@ def _keys(suite: Suite, cell: Cell) -> list[tuple[Any, ...]]:
         recipe = distillation_recipe(suite, cell.row, None)
         shape = (recipe.student.arch, recipe.student.num_hidden_layers)
         if cell.is_distillation:
-            if not row.distilled:
-                return []
-            return [("distill", *shape, _asks_teacher(recipe)), ("distill",)]
-    return [
-        ("tune", cell.task, cell.mode, *shape),
-        ("tune", cell.task, cell.mode),
-        ("tune", cell.task, *shape),
-        ("tune", cell.task),
-    ]
-
-
-def _asks_teacher(recipe: Recipe) -> bool:
-    weights = (recipe.distill.attention_weight, recipe.distill.hidden_weight, recipe.distill.output_weight)
-    return any(weight is None or weight > 0 for weight in weights)
+            of = recipe.distill
+            weights = (of.attention_weight, of.hidden_weight, of.output_weight)
+            asks_teacher = any(weight is None or weight > 0 for weight in weights)
+            return [("distill", *shape, asks_teacher), ("distill",)] if row.distilled else []
+    tails: tuple[tuple[Any, ...], ...] = ((cell.mode, *shape), (cell.mode,), shape, ())
+    return [("tune", cell.task, *tail) for tail in tails]
 
 
 def _steps(recipe: Recipe, results: Mapping[str, Result]) -> float:
@@ -97,7 +89,6 @@ def _steps(recipe: Recipe, results: Mapping[str, Result]) -> float:
         return training.max_steps
     assert training.epochs is not None
     for result in results.values():
-        made = result.record["recipe"].get("training")
-        if made and made.get("epochs"):
-            return result.steps * training.epochs / float(made["epochs"])
+        if epochs := (result.record["recipe"].get("training") or {}).get("epochs"):
+            return result.steps * training.epochs / float(epochs)
     return 0.0

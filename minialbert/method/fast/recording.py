@@ -41,22 +41,16 @@ class AttentionRecorder:
         self.inputs: dict[int, AttentionInputs] = {}
         self.divergences: dict[int, Tensor] = {}
 
-    def replay(self) -> AttentionRecorder:
-        """Return a recorder that goes on where this one stands, and does the same."""
-        return AttentionRecorder(self.request, self.calls)
-
 
 _ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention_recorder", default=None)
 
 
-@contextmanager
-def record_attention(request: Request) -> Iterator[AttentionRecorder]:
+def record_attention(request: Request) -> AbstractContextManager[AttentionRecorder]:
     """Record attention of the models called inside the block, as a request asks.
 
     The recorder's `rows` map a layer to (B, H, T, T), fp32, its `divergences` to (B, H, T).
     """
-    with _active(AttentionRecorder(request)) as recorder:
-        yield recorder
+    return _active(AttentionRecorder(request))
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -76,7 +70,9 @@ def _checkpoint_contexts() -> tuple[AbstractContextManager, AbstractContextManag
     recorder = _ACTIVE.get()
     if recorder is None:
         return nullcontext(), nullcontext()
-    return nullcontext(), _active(recorder.replay())
+    return nullcontext(), _active(
+        AttentionRecorder(recorder.request, recorder.calls)
+    )  # goes on, and does the same
 
 
 @contextmanager
@@ -109,18 +105,15 @@ def recording_attention(
     layer = 0
     if recorder is not None:
         recorder.calls += 1
-        layer = recorder.calls
+        layer, asked = recorder.calls, recorder.request
         bias = kwargs.get("position_bias")
         inputs = AttentionInputs(query, key, value, attention_mask, scaling, bias)
-        asked = recorder.request
         if layer in asked.attention_inputs:
             recorder.inputs[layer] = inputs
         if layer in asked.references:
+            drop = dropout if module.training else 0.0
             attended, recorder.divergences[layer] = attend_and_compare(
-                inputs,
-                asked.references[layer],
-                direction=asked.direction,
-                dropout=dropout if module.training else 0.0,
+                inputs, asked.references[layer], direction=asked.direction, dropout=drop
             )
             return attended.transpose(1, 2).contiguous(), None
     if recorder is None or layer not in recorder.request.attention_layers:

@@ -50,10 +50,7 @@ class AttentionInputs:
         return replace(self, query=self.query.detach(), key=self.key.detach())
 
     def scores(self, rows: slice, queries: slice) -> Tensor:
-        """Return masked scores of some sequences and queries, (rows, H, queries, T), a tensor that may be overwritten.
-
-        They are in fp32 (fp64 stays fp64).
-        """
+        """Return masked scores of some sequences and queries, (rows, H, queries, T), fp32 or fp64, to be changed."""
         # Queries are scaled, not scores, of which there are T / d times as many.
         scores = torch.matmul(self.query[rows, :, queries] * self.factor, self.key[rows].transpose(2, 3))
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
@@ -173,8 +170,8 @@ def _forward(
         for number, rows, queries in _blocks(query):
             at = (rows, slice(None), queries)
             scores, others = ours.scores(rows, queries), reference.scores(rows, queries)
-            student = _softmax(scores, normaliser[at])
-            target = _softmax(others, other[at])
+            student, normaliser[at] = softmax(scores)
+            target, other[at] = softmax(others)
             if attended is not None and value is not None:
                 keep = _keep(student, dropout, seed + number)
                 weights = student if keep is None else keep.mul_(student)
@@ -248,11 +245,10 @@ def _blocks(query: Tensor) -> Iterator[tuple[int, slice, slice]]:
             number += 1
 
 
-def _softmax(scores: Tensor, normaliser: Tensor) -> Tensor:
-    """Return probabilities, and leave in `normaliser` the logarithm of what each row was divided by."""
+def softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probabilities, and the logarithm of what each row was divided by."""
     probabilities = nn.functional.softmax(scores, dim=-1)
-    normaliser.copy_(scores.amax(-1) - probabilities.amax(-1).log())
-    return probabilities
+    return probabilities, scores.amax(-1) - probabilities.amax(-1).log()
 
 
 def _keep(rows: Tensor, dropout: float, seed: int) -> Tensor | None:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minialbert.data.masking import IGNORED_LABEL
+from minialbert.method.fast.rows import softmax
 from minialbert.method.losses import KLDirection
 
 # Bytes of one block of logits: small enough for a core's cache, and many rows at a time on a GPU.
@@ -73,7 +74,7 @@ class _VocabularyLosses(torch.autograd.Function):
         ).unbind(0)
         for rows in _blocks(student_logits):
             scores = student_logits[rows].to(dtype)
-            probabilities, label_lse[rows] = _softmax(scores)
+            probabilities, label_lse[rows] = softmax(scores)
             wanted = labels[rows].clamp(min=0).unsqueeze(-1)
             loss = label_lse[rows] - scores.gather(-1, wanted).squeeze(-1)
             cross_entropy[rows] = torch.where(labels[rows] == IGNORED_LABEL, 0, loss)
@@ -83,8 +84,8 @@ class _VocabularyLosses(torch.autograd.Function):
             student_lse[rows] = label_lse[rows]
             if temperature != 1:
                 scores, others = scores / temperature, others / temperature
-                probabilities, student_lse[rows] = _softmax(scores)
-            targets, teacher_lse[rows] = _softmax(others)
+                probabilities, student_lse[rows] = softmax(scores)
+            targets, teacher_lse[rows] = softmax(others)
             if direction == "teacher-student":
                 divergence[rows] = (targets.mul_(others - scores)).sum(-1)
                 divergence[rows] += student_lse[rows] - teacher_lse[rows]
@@ -140,9 +141,3 @@ def _blocks(logits: Tensor) -> Iterator[slice]:
     step = max(1, limit // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         yield slice(start, min(start + step, len(logits)))
-
-
-def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probabilities, and the logarithm of what each row was divided by."""
-    probabilities = nn.functional.softmax(scores, dim=-1)
-    return probabilities, scores.amax(-1) - probabilities.amax(-1).log()
