@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from minialbert_runtime.answers import Logits, pooled
 from minialbert_runtime.windows import Cutter, WordWindow
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -31,6 +34,10 @@ class Encoded:
     owners: list[int]  # the example of each row
     windows: list[WordWindow] = field(default_factory=list)  # for token labels the window of each row
     cut: int = 0  # how many texts were longer than the model's input and lost their end
+    weights: list[int] = field(
+        default_factory=list
+    )  # of each window in its text's answer; none where texts are inputs
+    tokens: tuple[int, int] = (0, 0)  # of all texts, and those of them that no input holds
     # Sentences whose words running text is not cut into: as `predict` cuts them, by number; and their inputs.
     running: tuple[dict[int, TokenExample], Encoded] | None = None
 
@@ -54,31 +61,50 @@ def encode_texts(
     task: Task,
     *,
     max_length: int,
+    overlap: int = 0,
+    long_texts: str = "cut",
 ) -> Encoded:
-    """Return texts or pairs as model inputs, cut at `max_length` tokens (a pair at the end of its longer text).
+    """Return texts or pairs as model inputs of at most `max_length` tokens, as `predict` reads them.
 
-    There is one input per example, labelled or not; `labels` is an int, a float, or one float per class.
+    A longer text is "cut" (a pair at the end of its longer text), or read in "windows" that share at most `overlap`
+    tokens, of which each has the label of its text. `labels` of labelled examples is an int, a float, or one float per
+    class.
     """
+    encoded = Encoded([], [])
     if not examples:
-        return Encoded([], [])
+        return encoded
     paired = any(example.pair is not None for example in examples)
-    texts = [example.text for example in examples]
-    pairs = [example.pair or "" for example in examples] if paired else None
-    encoded = tokenizer(texts, pairs, truncation=False, padding=False, verbose=False)
-    names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
+    texts = [(example.text, example.pair or "") if paired else example.text for example in examples]
     ids = {name: index for index, name in enumerate(task.labels)}
-    rows, cut = [], 0
-    for index, example in enumerate(examples):
-        row: dict[str, Any] = {name: encoded[name][index] for name in names}
-        if len(row["input_ids"]) > max_length:
-            cut += 1
-            pair = pairs[index] if pairs is not None else None
-            shorter = tokenizer(texts[index], pair, truncation=True, max_length=max_length)
-            row = {name: shorter[name] for name in names}
-        if example.label is not None:
-            row["labels"] = label_value(example.label, ids)
-        rows.append(row)
-    return Encoded(rows, list(range(len(rows))), cut=cut)
+    cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap, long_texts=long_texts)
+    weights, tokens, lost = [], 0, 0
+    for owner, (example, part) in enumerate(zip(examples, cutter.texts(texts), strict=True)):
+        tokens, lost, encoded.cut = tokens + part.tokens, lost + part.cut, encoded.cut + bool(part.cut)
+        weights += part.weights
+        for window in part.rows:
+            row: dict[str, Any] = {"input_ids": window.input_ids}
+            if window.token_type_ids is not None:
+                row["token_type_ids"] = window.token_type_ids
+            if example.label is not None:
+                row["labels"] = label_value(example.label, ids)
+            encoded.rows.append(row)
+            encoded.owners.append(owner)
+    encoded.tokens = tokens, lost
+    if len(encoded) > len(examples):
+        encoded.weights = weights
+    return encoded
+
+
+def one_for_each(encoded: Encoded, logits: Sequence[Logits]) -> tuple[Encoded, list[Logits]]:
+    """Return one input and its logits for each text, those of its windows averaged."""
+    if not encoded.weights:
+        return encoded, list(logits)
+    starts = [at for at, owner in enumerate(encoded.owners) if at == 0 or owner != encoded.owners[at - 1]]
+    means = [
+        pooled(logits[begin:end], encoded.weights[begin:end]).astype(np.float32)
+        for begin, end in pairwise([*starts, len(encoded)])
+    ]
+    return Encoded([encoded[at] for at in starts], [encoded.owners[at] for at in starts]), means
 
 
 def label_value(label: str | float | tuple[str, ...], ids: Mapping[str, int]) -> int | float | list[float]:
@@ -126,7 +152,9 @@ def encode_sentences(
     return encoded
 
 
-def make_cutter(tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap: int) -> Cutter:
+def make_cutter(
+    tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap: int, long_texts: str = "windows"
+) -> Cutter:
     """Return what cuts texts and words into a model's inputs, as an exported folder's model does.
 
     It shares the tokenizer's backend, which calls of the tokenizer change: use it before the next of them.
@@ -144,6 +172,7 @@ def make_cutter(tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlap:
         pad_token_id=pad,
         unknown_token_id=pad if unknown is None else unknown,
         token_types="token_type_ids" in tokenizer.model_input_names,
+        long_texts=long_texts,
     )
 
 

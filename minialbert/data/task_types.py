@@ -89,11 +89,14 @@ class TaskType:
         task: Task,
         *,
         max_length: int,
-        overlap: int,  # noqa: ARG002 - of kinds that read in windows
+        overlap: int,
         all_pieces: bool = False,  # noqa: ARG002 - of tags
+        long_texts: str = "cut",
     ) -> Encoded:
-        """Return examples as model inputs, with `labels` as the loss wants them."""
-        return encode_texts(examples, tokenizer, task, max_length=max_length)
+        """Return examples as model inputs, with `labels` as the loss wants them; long texts "cut" or in "windows"."""
+        return encode_texts(
+            examples, tokenizer, task, max_length=max_length, overlap=overlap, long_texts=long_texts
+        )
 
     def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return what a batch's loss is divided by: its labels, each with the weight of its class."""
@@ -214,6 +217,7 @@ class Token(SingleLabel):
         max_length: int,
         overlap: int,
         all_pieces: bool = False,
+        long_texts: str = "windows",  # noqa: ARG002 - sentences always are
         rule: WordRule | None = None,
     ) -> Encoded:
         """Return sentences as windows that share `overlap` pieces.

@@ -408,7 +408,11 @@ class TaskRecipe(Section):
         "refuse", "Spans that share a word: refuse them, or keep one and count the others"
     )
     max_length: int = key(128, "Tokens per input, special tokens included", ge=8, le=65536)
-    overlap: int = key(32, "Tokens that windows of a long sentence share (token labels, prediction)", ge=0)
+    overlap: int = key(32, "Tokens that windows of a long sentence or text share", ge=0)
+    long_texts: Literal["cut", "windows"] | None = key(
+        None,
+        "A text longer than an input: cut, or windows, averaged (null: cut where training texts are longer)",
+    )
     label_pieces: Literal["first", "all"] = key("first", "Which pieces of a word learn its tag")
 
 

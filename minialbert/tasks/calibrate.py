@@ -32,7 +32,14 @@ from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
-from minialbert.tasks.evaluate import input_lengths, label_ids, model_entry, task_of_model, task_recipe
+from minialbert.tasks.evaluate import (
+    input_lengths,
+    input_reading,
+    label_ids,
+    model_entry,
+    task_of_model,
+    task_recipe,
+)
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
     depth_arguments,
@@ -233,7 +240,8 @@ def calibrate_exit(
     examples = _drawn(task, split, fraction, rows, seed)
     max_length, overlap = input_lengths(recipe, inputs, model)
     started = time.perf_counter()
-    encoded = encode(examples, tokenizer, task, max_length=max_length, overlap=overlap)
+    reading, reading_notes = input_reading(recipe, inputs, task, name)
+    encoded = encode(examples, tokenizer, task, max_length=max_length, overlap=overlap, **reading)
     outputs = measure_depths(
         model,
         encoded,
@@ -280,7 +288,7 @@ def calibrate_exit(
         "score_by_depth": {str(number): value for number, value in by_depth.items()},
         "thresholds": table,
         "model": model_entry(model, name),
-        "notes": [*task.notes, *_notes(model, task, split, chosen["threshold"], max_drop)],
+        "notes": [*task.notes, *reading_notes, *_notes(model, task, split, chosen["threshold"], max_drop)],
         "wall_seconds": round(time.perf_counter() - started, 2),
     }
     if output is None:

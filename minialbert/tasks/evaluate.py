@@ -42,13 +42,14 @@ from minialbert.tasks.losses import label_order
 from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
 from minialbert.tasks.predictions import (
     Predictions,
+    cut_record,
     depth_arguments,
     depth_notes,
     encode,
     evaluate_split,
+    input_notes,
     make_collator,
     remarks,
-    running_notes,
 )
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def run_evaluation(
     """Score a tuned model on a split, and return the record; arguments and errors are those of `evaluate`.
 
     The model's labels are matched with the task's by name, whatever their ids. Sentences of words that are
-    longer than the model's input are read in windows; texts are cut, as in tuning, and counted. Inputs are as
+    longer than the model's input are read in windows; texts as `predict` reads them, cut or in windows. Inputs are as
     long as in tuning unless `max_length` or `overlap` is set. Without a split named: test where it has
     labels, else validation, which is set apart from train as in tuning where a directory has none; of a
     single file all rows, as "train".
@@ -167,15 +168,20 @@ def run_evaluation(
     max_length, overlap = input_lengths(recipe, inputs, model)
     started = time.perf_counter()
     notes = [*task.notes, *depth_notes(model, num_iterations)]
-    if task.type.tagging and inputs.words is None:
-        notes.append(f"{shown_name} has no rule of words: running text is cut at every punctuation mark")
+    cut: dict[str, dict[str, float]] = {}
+    reading, more = input_reading(recipe, inputs, task, shown_name)
+    notes += more
 
     @functools.cache
     def run(name: str) -> Predictions:
         rows = task.splits[name]
-        rule = {"rule": inputs.words or WordRule()} if task.type.tagging else {}
-        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap, **rule)
-        notes.extend(running_notes(name, rows, encoded))
+        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap, **reading)
+        notes.extend(input_notes(name, rows, encoded, max_length))
+        if encoded.weights and not (recipe.long_texts or inputs.long_texts):
+            notes.append(
+                f"{shown_name} does not say how long texts are read: in windows, as predict reads them"
+            )
+        cut.update(cut_record({name: encoded}))
         return evaluate_split(
             model,
             rows,
@@ -210,7 +216,8 @@ def run_evaluation(
         "rows": {name: len(result.values) for name, result in results.items()},
         "data": task_summary(task),
         **_depth_record(model, num_iterations, exit_threshold, results),
-        "notes": [*notes, *_notes({**results, **for_benchmark}, chosen, max_length), *remarks(task, results)],
+        **({} if task.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
+        "notes": [*notes, *_notes(results, chosen), *remarks(task, results)],
         "wall_seconds": round(time.perf_counter() - started, 2),
         "submission": [path.name for path in submitted.values()],
     }
@@ -317,8 +324,19 @@ def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel
     """Return tokens per input and those that windows share: as in tuning, unless the recipe sets them."""
     given = recipe.model_fields_set
     max_length = recipe.max_length if "max_length" in given else inputs.max_length
-    max_length = min(max_length, max_input_length(model))
-    return max_length, min(recipe.overlap if "overlap" in given else inputs.overlap, max_length - 8)
+    return min(max_length, max_input_length(model)), recipe.overlap if "overlap" in given else inputs.overlap
+
+
+def input_reading(
+    recipe: TaskRecipe, inputs: TaskInputs, task: Task, name: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Return how inputs are read, as `predict` does unless the recipe says otherwise, and notes on what is assumed."""
+    notes = []
+    if task.type.tagging:
+        if inputs.words is None:
+            notes.append(f"{name} has no rule of words: running text is cut at every punctuation mark")
+        return {"rule": inputs.words or WordRule()}, notes
+    return {"long_texts": recipe.long_texts or inputs.long_texts or "windows"}, notes
 
 
 def _depth_record(
@@ -376,15 +394,12 @@ def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Pa
                 os.replace(file, folder / file.name)
 
 
-def _notes(results: Mapping[str, Predictions], chosen: str | None, max_length: int) -> list[str]:
-    notes = []
-    for name, result in results.items():
-        if result.cut:
-            notes.append(
-                f"{name}: {result.cut:,} of {len(result.values):,} texts were cut at {max_length} tokens"
-            )
-        if name == chosen and not result.metrics:
-            notes.append(f"{name}: no labels, so there are predictions alone")
+def _notes(results: Mapping[str, Predictions], chosen: str | None) -> list[str]:
+    notes = [
+        f"{name}: no labels, so there are predictions alone"
+        for name, result in results.items()
+        if name == chosen and not result.metrics
+    ]
     if chosen == "train":
         notes.append("train: the figures say nothing about other texts if the model was tuned on these rows")
     return notes

@@ -62,11 +62,12 @@ from minialbert.tasks.models import (
 )
 from minialbert.tasks.predictions import (
     Predictions,
+    cut_record,
     encode,
     evaluate_split,
+    input_notes,
     make_collator,
     remarks,
-    running_notes,
 )
 from minialbert.tasks.trainer import TuningTrainer
 
@@ -120,6 +121,7 @@ class FinetuningPlan:
     max_length: int
     overlap: int
     words: WordRule | None
+    long_texts: str | None
     steps_per_epoch: int
     max_steps: int
     notes: tuple[str, ...]
@@ -153,24 +155,13 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
     parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
     max_length = min(recipe.task.max_length, max_input_length(model))
     overlap = min(recipe.task.overlap, max_length - 8)
-    encoded = {
-        split: encode(
-            rows,
-            tokenizer,
-            task,
-            max_length=max_length,
-            overlap=overlap,
-            all_pieces=recipe.task.label_pieces == "all",
-            **({"rule": words} if task.type.tagging and split != "train" else {}),
-        )
-        for split, rows in task.splits.items()
-    }
+    lengths = {
+        "max_length": max_length, "overlap": overlap, "all_pieces": recipe.task.label_pieces == "all",
+    }  # fmt: skip
+    encoded, long_texts = _encode(task, tokenizer, words, recipe.task.long_texts, lengths)
     for split, inputs in encoded.items():
-        notes += running_notes(split, task.splits[split], inputs)
-        if inputs.cut:
-            notes.append(f"{split}: {inputs.cut:,} of {len(inputs):,} texts were cut at {max_length} tokens")
-        if len(inputs) > len(task.splits[split]):
-            more = len(inputs) - len(task.splits[split])
+        notes += input_notes(split, task.splits[split], inputs, max_length)
+        if (more := len(inputs) - len(task.splits[split])) and task.type.tagging:
             notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
     if scale != Scale():
         scale.unfold(model)
@@ -198,10 +189,42 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         max_length=max_length,
         overlap=overlap,
         words=words,
+        long_texts=long_texts,
         steps_per_epoch=steps,
         max_steps=max_steps,
         notes=tuple(notes),
     )
+
+
+def _encode(
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    words: WordRule | None,
+    asked: str | None,
+    lengths: Mapping[str, Any],
+) -> tuple[dict[str, Encoded], str | None]:
+    """Return the inputs of each split, and how the model reads texts that are longer than an input.
+
+    A model answers as it learnt: where texts that it is tuned on are cut, it reads beginnings alone; where all of them
+    fit, each window of a longer text is like them. Tuning on windows is to be asked for.
+    """
+    if task.type.tagging:
+        rules = {split: {} if split == "train" else {"rule": words} for split in task.splits}
+        return {
+            split: encode(rows, tokenizer, task, **lengths, **rules[split])
+            for split, rows in task.splits.items()
+        }, None
+    long_texts = asked or "cut"
+    encoded = {
+        split: encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
+        for split, rows in task.splits.items()
+    }
+    if asked is None and not (encoded["train"].cut or encoded["validation"].cut):
+        long_texts = "windows"
+        for split, rows in task.splits.items():
+            if encoded[split].cut:
+                encoded[split] = encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
+    return encoded, long_texts
 
 
 def _plan_elastic(
@@ -405,6 +428,7 @@ def _finetune(
             plan.words,
             plan.task.pairs,
             plan.task.positive,
+            plan.long_texts,
         )
         with writing(run.model):
             save_tuned(plan.model, plan.tokenizer, inputs, run.model)
@@ -629,6 +653,8 @@ def _record(
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "precision": resolve_precision(plan.recipe.tuning.precision),
             "max_length": plan.max_length,
+            "long_texts": plan.long_texts,
+            "cut": cut_record(plan.encoded),
         },
         "data": task_summary(plan.task),
         "notes": [*plan.notes, *remarks(plan.task, predictions)],

@@ -40,6 +40,8 @@ class TaskInputs:
     running text for a tagger; without, every punctuation mark is a word, as for models from before there was a rule.
     `pairs` tells whether it was tuned on pairs of texts (None in a file that does not say so), `positive` which of two
     classes `f1` is about.
+    `long_texts` says whether a text that is longer than an input is "cut" or read in "windows", whose logits are
+    averaged, each weighted by the tokens that no window before it held; without, it is read in windows.
     """
 
     task: str
@@ -50,6 +52,7 @@ class TaskInputs:
     words: WordRule | None = None
     pairs: bool | None = None
     positive: str | None = None
+    long_texts: str | None = None
 
     @property
     def type(self) -> TaskType:
@@ -311,7 +314,7 @@ def _is_sound(inputs: TaskInputs) -> bool:
     texts += () if inputs.positive is None else (inputs.positive,)
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
         return False
-    if inputs.pairs not in (None, False, True):
+    if inputs.pairs not in (None, False, True) or inputs.long_texts not in (None, "cut", "windows"):
         return False
     return 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
 

@@ -93,7 +93,10 @@ class Predictor(TextModel):
         return cls(model, tokenizer, inputs, **options)
 
     def _cutter(self) -> Cutter:
-        return make_cutter(self.tokenizer, max_length=self.inputs.max_length, overlap=self.inputs.overlap)
+        return make_cutter(
+            self.tokenizer, max_length=self.inputs.max_length, overlap=self.inputs.overlap,
+            long_texts=self.inputs.long_texts or "windows",
+        )  # fmt: skip
 
     def _logits(self, rows: Sequence[Row]) -> list[Logits]:
         columns = [{"input_ids": row.input_ids, "token_type_ids": row.token_type_ids} for row in rows]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Example, Task, TokenExample
 from minialbert.data.metrics import entity_metrics, span_metrics, subword_f1
-from minialbert.data.task_inputs import Encoded, PaddingCollator
+from minialbert.data.task_inputs import Encoded, PaddingCollator, one_for_each
 from minialbert.data.words import gold_spans, running_text
 from minialbert.errors import UserError, quoted
 from minialbert.method.encoders import evaluating, forward_inputs
@@ -55,8 +55,29 @@ def encode(
     return task.type.encode(examples, tokenizer, task, **lengths)
 
 
-def running_notes(split: str, examples: Sequence[Example], encoded: Encoded) -> list[str]:
-    """Return what to know of a split whose words running text is not cut into; nothing where it is."""
+def input_notes(split: str, examples: Sequence[Example], encoded: Encoded, max_length: int) -> list[str]:
+    """Return what to know of a split's inputs: what was cut, windows, words that running text is not cut into."""
+    notes, rows = [], len(examples)
+    if encoded.cut:
+        share = f"{encoded.tokens[1] / max(1, encoded.tokens[0]):.1%} of all tokens are not read"
+        notes.append(f"{split}: {encoded.cut:,} of {rows:,} texts were cut at {max_length} tokens; {share}")
+    if encoded.weights:
+        notes.append(
+            f"{split}: {rows:,} texts are read in {len(encoded):,} windows of {max_length} tokens; logits are averaged"
+        )
+    return notes + _notes_on_words(split, examples, encoded)
+
+
+def cut_record(encoded: Mapping[str, Encoded]) -> dict[str, dict[str, float]]:
+    """Return what a record says of texts that lost their end: rows, and their share of all tokens, by split."""
+    return {
+        split: {"rows": inputs.cut, "share_of_tokens": round(inputs.tokens[1] / max(1, inputs.tokens[0]), 6)}
+        for split, inputs in encoded.items()
+        if inputs.cut
+    }
+
+
+def _notes_on_words(split: str, examples: Sequence[Example], encoded: Encoded) -> list[str]:
     if encoded.running is None:
         return []
     others, _ = encoded.running
@@ -259,7 +280,8 @@ def read_predictions(
         return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, exit_iterations)
     if not logits:
         return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
-    values, metrics = task.type.results(task, examples, encoded, logits)
+    rows, logits = one_for_each(encoded, logits)
+    values, metrics = task.type.results(task, examples, rows, logits)
     assert len(values) == len(examples)
     return Predictions(values, np.stack(logits), metrics, len(encoded), encoded.cut, exit_iterations)
 

@@ -113,8 +113,9 @@ class TextModel(ABC):
         tagged in one of them. Else the logits of the windows are averaged, each weighted by the number of tokens
         that no window before it held; `windows` then tells how many there were. Of a pair the longer text is
         windowed and the shorter repeated; where that one fills more than half of a window its end is left out,
-        and `cut` tells how many tokens that are. An empty text has no entities; it is classified as an input of
-        special tokens alone.
+        and `cut` tells how many tokens that are. A model that was tuned on texts that were cut reads the first
+        window alone, and `cut` tells how many tokens it did not read. An empty text has no entities; it is
+        classified as an input of special tokens alone.
 
         Args:
             texts: texts, or pairs of texts (as tuples or lists); may be endless.
@@ -182,7 +183,7 @@ class TextModel(ABC):
         begin = 0
         for text, part in zip(texts, windows, strict=True):
             end = begin + len(part.rows)
-            mean = np.average(np.stack(logits[begin:end]).astype(np.float64), axis=0, weights=part.weights)
+            mean = pooled(logits[begin:end], part.weights)
             begin = end
             pair = isinstance(text, tuple)
             result: dict[str, Any] = {"text": text[0], "pair": text[1]} if pair else {"text": text}
@@ -260,6 +261,21 @@ ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], float], dict[st
     "multi-label": classes_over,
     "regression": score_of,
 }
+
+
+def pooled(logits: Sequence[Logits], weights: Sequence[int]) -> NDArray[np.float64]:
+    """Return the mean logits of a text's windows.
+
+    Args:
+        logits: of each window, (labels,).
+        weights: of each window, how many tokens it is the first to hold.
+
+    Returns:
+        Logits of the text, (labels,).
+    """
+    if len(logits) == 1:
+        return logits[0].astype(np.float64)
+    return np.asarray(np.average(np.stack(logits).astype(np.float64), axis=0, weights=weights))
 
 
 def word_logits(

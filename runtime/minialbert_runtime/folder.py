@@ -12,7 +12,7 @@ from .answers import ANSWERS
 from .errors import UserError, one_line
 from .words import WordRule, check_tags, word_rule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # from 2 on task.json may have rules for words and long texts; 1 is read as before
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
 _PROBLEMS: dict[str, Collection[str]] = {
     "sequence-classification": ANSWERS,
@@ -39,6 +39,7 @@ class Folder:
         precision: of the weights, as in "int8".
         words: how a tagger's texts are cut into words; None for a folder from before there was a rule.
         pairs: whether the model was tuned on pairs of texts; None in folders that do not say so.
+        long_texts: "windows", or "cut" where the end of a long text is not read.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Folder:
     precision: str
     words: WordRule | None = None
     pairs: bool | None = None
+    long_texts: str = "windows"
 
 
 def is_exported(path: str | Path) -> bool:
@@ -108,6 +110,7 @@ def read_folder(path: str | Path) -> Folder:
         precision=precision,
         words=task["words"],
         pairs=task["pairs"],
+        long_texts=task["long_texts"],
     )
 
 
@@ -121,9 +124,9 @@ def _read_export(path: Path) -> tuple[str, str]:
     version, head = export.get("format_version"), export.get("head")
     if not _is_count(version) or not isinstance(head, str):
         raise _damaged(file, "format_version or head is missing")
-    if version != FORMAT_VERSION:
+    if not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"{file}: format version {version}, but this minialbert-runtime reads version {FORMAT_VERSION}: "
+            f"{file}: format version {version}, but this minialbert-runtime reads versions 1 to {FORMAT_VERSION}: "
             f"{'upgrade it' if version > FORMAT_VERSION else 'export the model again'}"
         )
     if head not in _PROBLEMS:
@@ -152,8 +155,12 @@ def _read_task(path: Path, head: str) -> dict[str, Any]:
     pairs = task.get("pairs")
     if not isinstance(pairs, bool | None):
         raise _damaged(file, f"pairs is {pairs!r}, expected true or false")
+    long_texts = task.get("long_texts") or "windows"
+    if long_texts not in ("cut", "windows"):
+        raise _damaged(file, f"long_texts is {long_texts!r}, expected cut or windows")
     return {
         "words": words,
+        "long_texts": long_texts,
         "task": str(task.get("task", "")),
         "problem": problem,
         "max_length": max_length,

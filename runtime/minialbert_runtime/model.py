@@ -84,6 +84,7 @@ class Model(TextModel):
             pad_token_id=self._pad,
             unknown_token_id=_token_id(tokenizer, self.folder.unknown_token, self._pad),
             token_types=self.folder.has_token_types,
+            long_texts=self.folder.long_texts,
         )
         self._graph = (self.folder.path / MODEL_FILE).absolute()
         self._file = _identity(self._graph)

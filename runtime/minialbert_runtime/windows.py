@@ -30,12 +30,14 @@ class TextWindows:
     Attributes:
         rows: model inputs.
         weights: how many tokens of the text each window is the first to hold; their share of the prediction.
-        cut: tokens at the end of a pair's shorter text that no window holds.
+        cut: tokens that no window holds: at the end of a pair's shorter text, or of all that is cut.
+        tokens: of the text or pair, without special ones.
     """
 
     rows: list[Row]
     weights: list[int]
     cut: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Cutter:
         pad_token_id: stands for a text without tokens where there are no special ones either.
         unknown_token_id: stands for a word without tokens.
         token_types: whether inputs of texts tell the texts of a pair apart by token types.
+        long_texts: "windows", or "cut" for the first window alone of texts and pairs; words are always in windows.
 
     Raises:
         UserError: the tokenizer knows no word.
@@ -83,11 +86,12 @@ class Cutter:
         pad_token_id: int,
         unknown_token_id: int,
         token_types: bool = True,
+        long_texts: str = "windows",
     ) -> None:
         self._tokenizer = tokenizer
         self._max_length, self._overlap = max_length, overlap
         self._pad, self._unknown = pad_token_id, unknown_token_id
-        self._token_types = token_types
+        self._token_types, self._cuts_texts = token_types, long_texts == "cut"
         self._single = _Layout(tokenizer, paired=False)
 
     @cached_property
@@ -117,9 +121,9 @@ class Cutter:
 
     def _cut(self, parts: list[list[int]]) -> TextWindows:
         layout = self._paired if len(parts) == 2 else self._single
-        longer, lost = 0, 0
-        if sum(map(len, parts)) + layout.special_tokens <= self._max_length:
-            return TextWindows([self._row(layout, parts)], [1])
+        longer, lost, tokens = 0, 0, sum(map(len, parts))
+        if tokens + layout.special_tokens <= self._max_length:
+            return TextWindows([self._row(layout, parts)], [1], 0, tokens)
         room = self._room(layout, "text")
         if len(parts) == 2:
             longer = 0 if len(parts[0]) > len(parts[1]) else 1
@@ -136,7 +140,10 @@ class Cutter:
             rows.append(self._row(layout, parts))
             weights.append(end - seen)
             seen, begin = end, end - shared
-        return TextWindows(rows, weights, lost)
+            if self._cuts_texts:
+                lost += len(content) - seen
+                break
+        return TextWindows(rows, weights, lost, tokens)
 
     def _room(self, layout: _Layout, what: str) -> int:
         room = self._max_length - layout.special_tokens

@@ -186,12 +186,14 @@ def test_missing_and_damaged_files_are_named(classifier, name):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("export.json", {"format_version": 2}, "format version 2.* reads version 1: upgrade it"),
+        ("export.json", {"format_version": 3}, "format version 3.* reads versions 1 to 2: upgrade it"),
         ("export.json", {"format_version": "1"}, r"export\.json is damaged"),
         ("export.json", {"head": "masked-lm"}, "the head 'masked-lm', which does not label text"),
         ("export.json", {"head": "token-classification"}, "problem is 'single-label', and the head token-c"),
         ("task.json", {"max_length": 4}, "max_length is 4, expected 8 to 65536"),
         ("task.json", {"overlap": True}, "overlap is True"),
+        ("task.json", {"long_texts": "half"}, "long_texts is 'half', expected cut or windows"),
+        ("task.json", {"words": {"joined": [1]}}, "words holds something else than lists of texts"),
         ("config.json", {"id2label": {"0": "a", "2": "b"}}, "does not name the ids 0, 1"),
         ("config.json", {"id2label": ["a", "b"]}, "id2label is no mapping"),
         ("config.json", {"id2label": {"0": "a", "1": 2}}, "is no text"),

@@ -331,7 +331,7 @@ def test_evaluate_takes_options_and_shows_notes(call, tuned):
     made = tuned("classification")
     status, out, _ = call(
         "evaluate", "--model", made.model, "--data", made.data, "--split", "validation", "--batch-size", 5,
-        "--set", "task.max_length=8", "--set", "task.overlap=0",
+        "--set", "task.max_length=8", "--set", "task.overlap=0", "--set", "task.long_texts=cut",
     )  # fmt: skip
     assert status == 0
     assert "of 24 texts were cut at 8 tokens" in out

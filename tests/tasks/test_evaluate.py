@@ -220,11 +220,59 @@ def test_notes_say_how_many_texts_were_cut(tuned, copy_of):
     # Every word is one token, and two special ones are added.
     long = sum(len(row["text"].split()) > 6 for row in read_rows(made.data / "test.jsonl"))
     assert 0 < long < 32
-    record = score(made.model, made.data, max_length=8, overlap=0)
-    assert record["notes"] == [f"test: {long} of 32 texts were cut at 8 tokens"]
-    # Without the option, inputs are as long as in tuning.
-    short = copy_of("classification", task=lambda values: values.update(max_length=8, overlap=0))
+    counts = [len(row["text"].split()) for row in read_rows(made.data / "test.jsonl")]
+    share = sum(max(0, count - 6) for count in counts) / sum(counts)
+    record = score(made.model, made.data, max_length=8, overlap=0, long_texts="cut")
+    assert record["notes"] == [
+        f"test: {long} of 32 texts were cut at 8 tokens; {share:.1%} of all tokens are not read"
+    ]
+    assert record["cut"] == {"test": {"rows": long, "share_of_tokens": pytest.approx(share, abs=1e-6)}}
+    # Without the options, inputs are as long as in tuning, and read as in tuning.
+    shorter = {"max_length": 8, "overlap": 0, "long_texts": "cut"}
+    short = copy_of("classification", task=lambda values: values.update(shorter))
     assert score(short, made.data)["notes"] == record["notes"]
+
+
+@pytest.mark.parametrize("long_texts", ["cut", "windows", None])
+@pytest.mark.parametrize("kind", ["classification", "multi-label", "regression"])
+def test_long_texts_are_scored_as_predict_reads_them(tuned, copy_of, tmp_path, kind, long_texts):
+    made = tuned(kind)
+
+    def change(values):
+        values.update(max_length=8, overlap=2, long_texts=long_texts)
+        if long_texts is None:  # a model from before there was the key
+            del values["long_texts"]
+
+    short = copy_of(kind, task=change)
+    record = score(short, made.data, output=tmp_path / "scores")
+    lines = read_rows(tmp_path / "scores" / "predictions.jsonl")
+    found = list(Predictor.load(str(short)).predict([line["text"] for line in lines]))
+    key = {"classification": "label", "multi-label": "labels", "regression": "score"}[kind]
+    said = [result[key] for result in found]
+    assert [line["predicted"] for line in lines] == (
+        pytest.approx(said, abs=1e-5) if key == "score" else said
+    )
+    read_as = long_texts or "windows"
+    assert record["long_texts"] == read_as
+    assert any(("cut" if read_as == "cut" else "windows of 8 tokens") in note for note in record["notes"])
+    assert any("does not say how long texts are read" in note for note in record["notes"]) == (not long_texts)
+    assert any("windows" in result for result in found) == (read_as == "windows")
+    assert any("cut" in result for result in found) == (read_as == "cut")
+
+
+def test_the_two_ways_to_read_long_texts_differ(tuned, copy_of):
+    """What decides stands behind the first window, too."""
+    models = {
+        way: Predictor.load(
+            str(copy_of("classification", task=lambda values, way=way: values.update(
+                max_length=8, overlap=2, long_texts=way), name=way))
+        )
+        for way in ("cut", "windows")
+    }  # fmt: skip
+    text = "of the to in is it of and king king king king king king"
+    (cut,), (windows,) = (model.predict([text]) for model in models.values())
+    assert (cut["label"], cut["cut"]) == ("without", 8)
+    assert (windows["label"], windows["windows"]) == ("with", 3)
 
 
 def test_sentences_of_words_are_windowed_rather_than_cut(tuned, tmp_path):

@@ -749,9 +749,37 @@ def test_long_inputs_are_counted_and_the_saved_overlap_is_the_one_that_was_used(
     write_rows(
         single / "train.jsonl", [{"text": "the cat " * 20, "label": label} for label in ("with", "without")]
     )
-    assert (
-        "train: 2 of 2 texts were cut at 16 tokens" in run(model=folder, data=single, output="cut")["notes"]
+    record = run(model=folder, data=single, output="cut")
+    # Of 80 tokens 14 fit beside the special ones.
+    (note,) = (
+        note for note in record["notes"] if note.startswith("train: 2 of 2 texts were cut at 16 tokens; ")
     )
+    assert note.endswith("% of all tokens are not read")
+    assert record["training"]["cut"]["train"] == {"rows": 2, "share_of_tokens": 66 / 80}
+    assert (
+        record["training"]["long_texts"] == load_tuned(str(tmp_path / "cut" / "model"))[2].long_texts == "cut"
+    )
+    windows = run(
+        "single",
+        "task.long_texts=windows",
+        "tuning.batch_size=1",
+        model=folder,
+        data=single,
+        output="windows",
+    )
+    assert windows["training"]["long_texts"] == "windows"
+    assert windows["training"]["cut"] == {}
+    assert "train: 2 texts are read in 22 windows of 16 tokens; logits are averaged" in windows["notes"]
+
+
+def test_a_model_whose_texts_fit_reads_longer_ones_in_windows(run, tmp_path):
+    data = write_task(tmp_path / "data", "single")
+    rows = [{"text": "the cat " * 40, "label": "with"}, {"text": "the", "label": "without"}]
+    write_rows(data / "test.jsonl", rows)
+    record = run("single", "task.max_length=32", "task.overlap=8", data=data)
+    assert record["training"]["long_texts"] == "windows"
+    assert load_tuned(str(tmp_path / "run" / "model"))[2].long_texts == "windows"
+    assert any(note.startswith("test: 2 texts are read in") for note in record["notes"])
 
 
 def test_missing_scoring_packages_are_told_before_anything_is_trained(run, tmp_path, monkeypatch):

@@ -42,7 +42,8 @@ TEXTS = [
     " \t\n",
     "x",
     LONG,
-    "\U0001f600 the ki\u0301ng\u4e2d\u6587 river\u2028house\u200b \U0001f468\u200d\U0001f469\u200d\U0001f467 city.",
+    "\U0001f600 the ki\u0301ng\u4e2d\u6587 river\u2028house\u200b \U0001f468\u200d\U0001f469\u200d\U0001f467 city. "
+    + LONG[:60],
     "[SEP] the [MASK] river [CLS]",
     LONG[: len(LONG) // 2],
     "déjà vu\x00: Ångström's “language” naïve\x85all \u0e01\u0e33 x",
@@ -186,9 +187,31 @@ def test_entities_are_those_of_the_model(both, max_length):
     assert close(found, expected)
     assert sum(len(result["entities"]) for result in found) > 10
     assert len(found[5]["entities"]) > 1
+    assert found[5]["entities"][-1]["start"] > TEXTS[5].index("city")
     for result in found:
         for entity in result["entities"]:
             assert entity["text"] == result["text"][entity["start"] : entity["end"]]
+
+
+@pytest.mark.parametrize("problem", ["token", "single-label", "regression"])
+def test_rules_of_words_and_of_long_texts_are_those_of_the_model(both, tmp_path, problem):
+    rule = {"joined": ["w|-w", "w-|w", "w|,$"], "cut": [], "whole": ["river king"]}
+    changes = {"words": rule} if problem == "token" else {"long_texts": "cut"}
+    texts = ["the city-king, the river-house x-1, and city", LONG] if problem == "token" else [*TEXTS, *PAIRS]
+    results, before = [], []
+    for source, load in zip(both(problem, 16), (Predictor.load, load_predictor), strict=True):
+        before.append(list(load(source).predict(texts)))
+        folder = shutil.copytree(source, tmp_path / Path(source).name)
+        (folder / "task.json").write_text(
+            json.dumps(json.loads((folder / "task.json").read_text()) | changes)
+        )
+        results.append(list(load(str(folder)).predict(texts)))
+    assert close(results[1], results[0])
+    assert results[0] != before[0]
+    if problem != "token":
+        assert {"windows" in result for result in results[0]} == {False}
+        assert results[0][4]["cut"] > 50
+        assert results[0][0] == before[0][0]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 1.0])

@@ -165,7 +165,7 @@ def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path
     assert {"model.onnx", "config.json", "tokenizer.json", "task.json", "export.json"} <= set(files)
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == json.loads(json.dumps(record))
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == {
-        "format_version": 1, "head": "sequence-classification", "precision": precision, "opset": 23, "iterations": 2,
+        "format_version": 2, "head": "sequence-classification", "precision": precision, "opset": 23, "iterations": 2,
     }  # fmt: skip
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
