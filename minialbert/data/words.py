@@ -110,7 +110,9 @@ def _majority(inside: Counter[tuple[str, ...]], between: Counter[tuple[str, ...]
     balance: Counter[str] = Counter()
     for counts, sign in ((inside, 1), (between, -1)):
         for keys, count in counts.items():
-            balance.update(dict.fromkeys(keys, sign * count))
+            # The last dot of "b.i.d." says nothing of words that end in their first.
+            after_another = [key for key in keys if len(key) > len(keys[-1])]
+            balance.update(dict.fromkeys(after_another or keys, sign * count))
     decided: dict[str, bool] = {}
     for keys in {*inside, *between}:
         joins = WordRule().joins(keys)

@@ -20,6 +20,7 @@ Part = tuple[int, int, str]  # start and end (exclusive) in a text, and kind
 
 _RUNS = ("x", "X", "9")
 _RUN_BORDER = "w|w"
+_OF_NUMBERS = ".,:%"
 _JOINER = "\u200d"
 # Hyphens and apostrophes that look alike.
 _ALIKE = {"\u2010": "-", "\u2011": "-", "\u2019": "'", "\u02bc": "'"}
@@ -244,7 +245,8 @@ def border_keys(before: str, left: str, right: str, after: str) -> tuple[str, ..
 
     A mark is described with what stands behind it: "X|-X" is the border before the hyphen of "beta-blocker", "X-|X"
     the one after it, "9|%$" that of "10%", "^(|X" that of "(see". Wider keys do not tell a single letter from several
-    ("X" for both), then not letters from digits ("w"). Closer is ".x|.$", after an earlier dot of the same word.
+    ("X" for both), then not letters from digits ("w"), but for marks that mean another thing in numbers. Closer is
+    ".x|.$", after an earlier dot of the same word.
 
     Args:
         before: the kind of the part before the left one; "" where there is none, or whitespace.
@@ -260,19 +262,22 @@ def border_keys(before: str, left: str, right: str, after: str) -> tuple[str, ..
     elif left not in _RUNS and right not in _RUNS:
         keys = [f"{left}|{right}"]
     elif left in _RUNS:
-        end = "$" if after not in _RUNS else after
-        again = [f"{right}{left}|{right}{end}"] if before == right else []
-        keys = again + [f"{run}|{right}{last}" for run, last in _wider(left, end)]
+        pairs = _wider(right, left, "$" if after not in _RUNS else after)
+        again = [f"{right}{run}|{right}{last}" for run, last in pairs] if before == right else []
+        keys = again + [f"{run}|{right}{last}" for run, last in pairs]
     else:
-        begin = "^" if before not in _RUNS else before
-        keys = [f"{first}{left}|{run}" for first, run in _wider(begin, right)]
+        keys = [
+            f"{first}{left}|{run}"
+            for first, run in _wider(left, "^" if before not in _RUNS else before, right)
+        ]
     return tuple(dict.fromkeys(keys))
 
 
-def _wider(*kinds: str) -> Iterator[tuple[str, ...]]:
-    yield kinds
-    yield tuple("X" if kind == "x" else kind for kind in kinds)
-    yield tuple("w" if kind in _RUNS else kind for kind in kinds)
+def _wider(mark: str, *kinds: str) -> list[tuple[str, ...]]:
+    levels = [kinds, tuple("X" if kind == "x" else kind for kind in kinds)]
+    if mark not in _OF_NUMBERS:
+        levels.append(tuple("w" if kind in _RUNS else kind for kind in kinds))
+    return levels
 
 
 def spans_to_tags(

@@ -85,6 +85,21 @@ def test_whole_tokens_of_whitespace_are_kept_whole():
         assert words_of(rule, text) == text.split()
 
 
+@pytest.mark.parametrize(
+    ("known", "text", "words"),
+    [
+        ("take b.i.d. with food", "Take q.d. at home.", ["Take", "q.d.", "at", "home", "."]),
+        ("over 1,000 units", "aspirin,heparin 2,000", ["aspirin", ",", "heparin", "2,000"]),
+        ("at 10:30 today", "Note:see 11:45", ["Note", ":", "see", "11:45"]),
+        ("beta-blocker", "5-FU IL-2", ["5-FU", "IL-2"]),
+    ],
+)
+def test_what_is_so_in_numbers_and_abbreviations_is_not_so_everywhere(known, text, words):
+    rule, _ = learn_words([sentence(known)])
+    assert words_of(rule, known) == known.split()
+    assert words_of(rule, text) == words
+
+
 def test_the_majority_decides_where_a_file_does_both():
     rule, _ = learn_words([sentence("a - b"), sentence("aa - bb cc-dd"), sentence("ee - ff")])
     assert words_of(rule, "gg-hh cc-dd") == ["gg", "-", "hh", "cc-dd"]
