@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from minialbert.data.hub import PREFIX, load_hub
 from minialbert.data.rows import is_dataset, is_frame, numbered_rows
-from minialbert.data.text_fields import RecordLines, pubmed_texts, separated_texts
+from minialbert.data.text_fields import pubmed_texts, separated_texts
 from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 
@@ -116,6 +116,29 @@ class Source:
     def error(self, row: int, message: str) -> UserError:
         """Returns the error that names the source and the row."""
         return UserError(f"{self.path}:{row}: {message}")
+
+    def decode(self, raw: bytes, row: int, offset: int) -> str:
+        """Returns the text of lines from a row on, without their last line end; CR LF is LF.
+
+        Raises UserError with row and offset, in the decompressed text, of what is not UTF-8.
+        """
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            place = f"byte 0x{raw[error.start]:02x} at offset {offset + error.start} of the text"
+            row += raw.count(b"\n", 0, error.start)
+            raise self.error(row, f"not UTF-8 ({place}); convert the file to UTF-8") from error
+        return text.replace("\r\n", "\n").rstrip("\n") if "\r" in text else text.rstrip("\n")
+
+    def too_long(self, row: int, limit: int, separator: DocumentSeparator | None = None) -> UserError:
+        """Returns the error for a document of more than so many bytes, and how to cut it or raise the limit."""
+        advice = {
+            "file": "--documents blank-line or --documents line cuts the file into documents, ",
+            "blank-line": "--documents line makes every line a document, ",
+        }.get(separator or "", "")
+        option = "max_document_bytes" if self.kind == "memory" else "--max-document-mb"
+        found = f"the document that starts here is longer than {limit / 1e6:g} MB"
+        return self.error(row, f"{found}; {advice}{option} raises the limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,13 +352,13 @@ def _read_text(
                 lines.append(line)
                 length += len(line)
                 if len(line.rstrip(b"\r\n")) + length - len(line) > max_document_bytes:
-                    raise _too_long(source, first_row, max_document_bytes, separator)
+                    raise source.too_long(first_row, max_document_bytes, separator)
             position += len(line)
             if lines and (blank or separator == "line"):
-                yield Document(_decode(b"".join(lines), source, first_row, offset), first_row)
+                yield Document(source.decode(b"".join(lines), first_row, offset), first_row)
                 lines = []
         if lines:
-            yield Document(_decode(b"".join(lines), source, first_row, offset), first_row)
+            yield Document(source.decode(b"".join(lines), first_row, offset), first_row)
 
 
 def _read_jsonl(
@@ -346,8 +369,8 @@ def _read_jsonl(
         while line := stream.readline(max_document_bytes + 2):
             row += 1
             if len(line.rstrip(b"\r\n")) > max_document_bytes:
-                raise _too_long(source, row, max_document_bytes, None)
-            text = _decode(line, source, row, position)
+                raise source.too_long(row, max_document_bytes)
+            text = source.decode(line, row, position)
             position += len(line)
             if text.strip():
                 text = _text_of_json(text, source, row, text_field)
@@ -379,29 +402,15 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
 def _read_csv(
     source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
 ) -> Iterator[Document]:
-    def tell(told: str) -> None:
-        logger.info("%s: %s", source.path, told)
-
+    tabs = _suffix(source.path) == ".tsv"
     with open_text(source.path, stats) as stream:
-        lines = RecordLines(
-            stream,
-            max_document_bytes,
-            lambda raw, row, offset: _decode(raw, source, row, offset),
-            lambda row: _too_long(source, row, max_document_bytes, None),
-        )
-        tabs = _suffix(source.path) == ".tsv"
-        for row, text in separated_texts(source.path, lines, text_field, tabs=tabs, tell=tell):
+        for row, text in separated_texts(source, stream, text_field, max_document_bytes, tabs=tabs):
             yield Document(text, row)
 
 
 def _read_xml(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
     with open_text(source.path, stats) as stream:
-        for row, text in pubmed_texts(
-            stream,
-            max_document_bytes,
-            source.error,
-            lambda row: _too_long(source, row, max_document_bytes, None),
-        ):
+        for row, text in pubmed_texts(source, stream, max_document_bytes):
             yield Document(text, row)
 
 
@@ -479,27 +488,7 @@ _READERS = {
 }
 
 
-def _decode(raw: bytes, source: Source, first_row: int, offset: int) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        place = f"byte 0x{raw[error.start]:02x} at offset {offset + error.start} of the text"
-        row = first_row + raw.count(b"\n", 0, error.start)
-        raise source.error(row, f"not UTF-8 ({place}); convert the file to UTF-8") from error
-    return text.replace("\r\n", "\n").rstrip("\n") if "\r" in text else text.rstrip("\n")
-
-
 def _check_length(text: str, source: Source, row: int, max_document_bytes: int) -> None:
     # A character takes at most four bytes, so most documents need no encoding to be found short enough.
     if 4 * len(text) > max_document_bytes and len(text.encode()) > max_document_bytes:
-        raise _too_long(source, row, max_document_bytes, None)
-
-
-def _too_long(source: Source, row: int, limit: int, separator: DocumentSeparator | None) -> UserError:
-    advice = {
-        "file": "--documents blank-line or --documents line cuts the file into documents, ",
-        "blank-line": "--documents line makes every line a document, ",
-    }.get(separator or "", "")
-    option = "max_document_bytes" if source.kind == "memory" else "--max-document-mb"
-    found = f"the document that starts here is longer than {limit / 1e6:g} MB"
-    return source.error(row, f"{found}; {advice}{option} raises the limit")
+        raise source.too_long(row, max_document_bytes)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from xml.parsers import expat
 
-from minialbert.data.table_files import file_error, separated_records
-from minialbert.errors import UserError, listed, one_line, quoted
+from minialbert.data.table_files import separated_records
+from minialbert.errors import listed, one_line, quoted
+
+if TYPE_CHECKING:
+    from minialbert.data.corpora import Source
 
 # Names of the column with the text, where none was given.
 USUAL_COLUMNS = (
@@ -35,24 +37,15 @@ _FIELDS = {
     "ArticleTitle": ("Article", "BookDocument"), "BookTitle": ("Book",), "AbstractText": ("Abstract",)
 }  # fmt: skip
 
-Refusal = Callable[[int, str], UserError]
+logger = logging.getLogger(__name__)
 
 
-class RecordLines(Iterator[str]):
-    """The lines of a file of records, which may go over several; `row` is the number of the last one read.
+class _RecordLines(Iterator[str]):
+    """The lines of a file of records, which may go over several, each of them of so many bytes at most."""
 
-    `decode` takes bytes, their line and their offset. A record of more than `limit` bytes is `too_long`.
-    """
-
-    def __init__(
-        self,
-        stream: IO[bytes],
-        limit: int,
-        decode: Callable[[bytes, int, int], str],
-        too_long: Callable[[int], UserError],
-    ) -> None:
-        self._stream, self._limit, self._decode, self._too_long = stream, limit, decode, too_long
-        self.row = self._offset = self._size = 0
+    def __init__(self, source: Source, stream: IO[bytes], limit: int) -> None:
+        self._source, self._stream, self._limit = source, stream, limit
+        self.row = self._offset = self._size = 0  # of the last line, and of the record up to it
         self._begin = 1
 
     def end_record(self) -> None:
@@ -70,28 +63,29 @@ class RecordLines(Iterator[str]):
         else:
             self._size += len(line)
         if self._size - len(line) + len(line.rstrip(b"\r\n")) > self._limit:
-            raise self._too_long(self._begin)
-        text = self._decode(line, self.row, self._offset)
+            raise self._source.too_long(self._begin, self._limit)
+        text = self._source.decode(line, self.row, self._offset)
         self._offset += len(line)
         return text + "\n"
 
 
 def separated_texts(
-    path: Path, lines: RecordLines, text_field: str, *, tabs: bool, tell: Callable[[str], None]
+    source: Source, stream: IO[bytes], text_field: str, limit: int, *, tabs: bool
 ) -> Iterator[tuple[int, str]]:
     """Yield the line where each row of a csv or tsv file begins, and the text in one of its columns.
 
     A csv is divided by what parts its header: commas, semicolons, TABs or bars; its cells may be in quotes and hold
     line ends. A tsv has one row a line; cells in quotes, as spreadsheets write them, are read without. The column is
     `text_field`, in whatever case, or where that is "text" and there is none, the one of `USUAL_COLUMNS` that is there,
-    which `tell` says.
+    which is said. A row of more than `limit` bytes is refused.
     """
+    lines = _RecordLines(source, stream, limit)
     first = next((line for line in lines if line.strip() and not re.fullmatch(r"sep=.\n", line)), None)
     if first is None:
         return
     delimiter = "\t" if tabs else max(_DELIMITERS, key=_QUOTED.sub("", first).count)
     records = separated_records(
-        path, chain([first], lines), delimiter, quoted_cells=not tabs, begin=lines.row
+        source.path, chain([first], lines), delimiter, quoted_cells=not tabs, begin=lines.row
     )
     names: list[str] | None = None
     column = 0
@@ -99,27 +93,26 @@ def separated_texts(
         lines.end_record()
         if names is None:
             names = [name.strip() for name in fields]
-            column = _column(names, text_field, partial(file_error, path, begin), tell)
+            column = _column(source, begin, names, text_field)
         elif len(fields) != len(names):
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             advice = "" if tabs else "; a cell with a delimiter, line end or quote in it must be in quotes"
-            raise file_error(path, begin, counts + advice)
+            raise source.error(begin, counts + advice)
         else:
             yield begin, _unquoted(fields[column]) if tabs else fields[column]
 
 
-def _column(
-    names: list[str], text_field: str, refuse: Callable[[str], UserError], tell: Callable[[str], None]
-) -> int:
+def _column(source: Source, row: int, names: list[str], text_field: str) -> int:
     found = [index for index, name in enumerate(names) if name == text_field]
     found = found or [index for index, name in enumerate(names) if name.lower() == text_field.lower()]
     if not found and text_field == "text":
         found = [index for index, name in enumerate(names) if name.lower() in USUAL_COLUMNS]
     if len(found) != 1:
         several = f"{len(found)} columns may be the text" if found else f"no column {quoted(text_field)}"
-        raise refuse(f"{several}; the columns are: {listed(names)} (--text-field)")
+        raise source.error(row, f"{several}; the columns are: {listed(names)} (--text-field)")
     if names[found[0]] != text_field:
-        tell(f"the text is the column {quoted(names[found[0]])} of {listed(names)}")
+        told = "%s: the text is the column %s of %s"
+        logger.info(told, source.path, quoted(names[found[0]]), listed(names))
     return found[0]
 
 
@@ -127,15 +120,13 @@ def _unquoted(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
-def pubmed_texts(
-    stream: IO[bytes], limit: int, refuse: Refusal, too_long: Callable[[int], UserError]
-) -> Iterator[tuple[int, str]]:
+def pubmed_texts(source: Source, stream: IO[bytes], limit: int) -> Iterator[tuple[int, str]]:
     """Yield the line where each article of PubMed's XML begins, and its title and abstract, one paragraph each.
 
     Nothing but the five entities of XML is expanded and nothing is fetched: a file that declares entities, or uses some
     that are declared elsewhere, is refused.
     """
-    reader = _PubMed(limit, refuse, too_long)
+    reader = _PubMed(source, limit)
     while block := stream.read(_BLOCK):
         yield from reader.feed(block)
     yield from reader.feed(b"")
@@ -144,8 +135,8 @@ def pubmed_texts(
 class _PubMed:
     """What expat has said so far: the elements that are open, and the article that is being read."""
 
-    def __init__(self, limit: int, refuse: Refusal, too_long: Callable[[int], UserError]) -> None:
-        self._limit, self._refuse, self._too_long = limit, refuse, too_long
+    def __init__(self, source: Source, limit: int) -> None:
+        self._source, self._limit = source, limit
         self._open: list[str] = []
         self._field = 0  # how many elements were open when the one that is being read began
         self._begin = self._size = 0
@@ -165,19 +156,19 @@ class _PubMed:
         try:
             self._parser.Parse(block, not block)
         except expat.ExpatError as error:
-            raise self._refuse(error.lineno, f"not readable as XML ({one_line(error)})") from error
+            raise self._source.error(error.lineno, f"not readable as XML ({one_line(error)})") from error
         return self._done
 
     def _start(self, name: str, _: dict[str, str]) -> None:
         line = self._parser.CurrentLineNumber
         if not self._open and name not in _ROOTS:
-            raise self._refuse(
+            raise self._source.error(
                 line,
                 f"an XML file of {quoted(name)}: of XML, PubMed's articles alone are read (PubmedArticleSet); write "
                 "the texts into a .txt, .jsonl or .csv file",
             )
         if len(self._open) > 100:
-            raise self._refuse(line, "elements within elements, more than a hundred deep")
+            raise self._source.error(line, "elements within elements, more than a hundred deep")
         if name in _ARTICLES:
             self._begin, self._size, self._paragraphs = line, 0, []
         if not self._field and self._open and self._open[-1] in _FIELDS.get(name, ()):
@@ -199,11 +190,11 @@ class _PubMed:
         if self._field:
             self._size += len(text.encode()) + 1
             if self._size > self._limit:
-                raise self._too_long(self._begin)
+                raise self._source.too_long(self._begin, self._limit)
             self._paragraphs[-1].append(text)
 
     def _entity(self, name: str, *_: object) -> None:
-        raise self._refuse(
+        raise self._source.error(
             self._parser.CurrentLineNumber,
             f"the entity {quoted(name)} is declared or used: a file with entities of its own is not read",
         )

@@ -55,10 +55,10 @@ def load_tokenizer(
         from transformers import AutoTokenizer
 
         try:
-            check_model_folder(folder := _folder_of_settings(str(tokenizer), settings.get("revision")))
+            check_model_folder(_folder_of_settings(str(tokenizer), settings.get("revision")))
             with panics_as_errors():
                 loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False, **settings)
-                if _lowers_upper_case(loaded) and not _states_its_case(loaded, folder):
+                if _lowers_upper_case(loaded) and not _says_lower_case(loaded):
                     settings["do_lower_case"] = False
                     loaded = AutoTokenizer.from_pretrained(
                         str(tokenizer), trust_remote_code=False, **settings
@@ -106,14 +106,22 @@ def _lowers_upper_case(tokenizer: PreTrainedTokenizerFast) -> float:
     return cased / len(words) if cased > _FEW_CASED * len(words) else 0.0
 
 
-def _states_its_case(tokenizer: PreTrainedTokenizerFast, folder: Path) -> bool:
-    """Returns whether a tokenizer's files say if it lower-cases, rather than the default of its class."""
-    if not tokenizer.init_kwargs.get("vocab_file"):  # tokenizer.json says it all
+def _says_lower_case(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Returns whether a file says that a tokenizer lower-cases, rather than the default of its class."""
+    vocabulary = tokenizer.init_kwargs.get("vocab_file")
+    if not isinstance(vocabulary, str):  # tokenizer.json says it all
         return True
+    # Beside a vocabulary, Transformers leaves out what tokenizer.json says of case.
+    settings, backend = (
+        Path(vocabulary).with_name(file) for file in (TOKENIZER_SETTINGS[0], "tokenizer.json")
+    )
     try:
-        return "do_lower_case" in json.loads((folder / TOKENIZER_SETTINGS[0]).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
+        if settings.is_file() and "do_lower_case" in json.loads(settings.read_text(encoding="utf-8")):
+            return True
+        rules = json.loads(backend.read_text(encoding="utf-8"))["normalizer"] if backend.is_file() else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
+    return any(mark in json.dumps(rules) for mark in ('"lowercase": true', '"Lowercase"'))
 
 
 def _folder_of_settings(name: str, revision: str | None) -> Path:

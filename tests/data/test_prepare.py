@@ -284,6 +284,15 @@ def test_a_cased_vocabulary_alone_is_not_lower_cased(tmp_path, caplog):
     tokenizer.save_pretrained(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").tokenize("Patient") == ["Patient"]
     assert caplog.text == ""
+    # Beside a vocabulary, what tokenizer.json says counts too, which Transformers does not read.
+    shutil.copy(tmp_path / "saved" / "tokenizer.json", tmp_path)
+    assert load_tokenizer(tmp_path).tokenize("Patient") == ["Patient"]
+    (tmp_path / "tokenizer.json").write_text(
+        (tmp_path / "saved" / "tokenizer.json").read_text().replace('"lowercase": false', '"lowercase": true')
+    )
+    assert load_tokenizer(tmp_path).tokenize("Pat") == ["p", "##a", "##t"]
+    (tmp_path / "tokenizer.json").unlink()
+    caplog.clear()
     # Settings count, and are told where they look wrong.
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert load_tokenizer(tmp_path).tokenize("Pat") == ["p", "##a", "##t"]
