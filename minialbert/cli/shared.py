@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from minialbert.errors import printable
+from minialbert.runs.files import to_json
 from minialbert.runs.stopping import handling, rank, world_size
 
 
@@ -50,7 +50,7 @@ ResumeFlag = Annotated[bool, option("Go on with the run in the directory.", "--r
 
 def print_json(record: Any) -> None:  # noqa: ANN401
     """Write a record to standard output."""
-    sys.stdout.write(json.dumps(record, indent=2) + "\n")
+    sys.stdout.write(to_json(record) + "\n")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], figures: int | None = None) -> None:

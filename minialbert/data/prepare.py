@@ -61,12 +61,11 @@ from minialbert.data.window_store import (
     read_json,
     record_from_plain,
     remove_own_files,
-    write_json,
 )
 from minialbert.errors import UserError, one_line
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
-from minialbert.runs.files import check_own, sha256_of, sole_user, writing
+from minialbert.runs.files import check_own, sha256_of, sole_user, sync, write_json, writing
 from minialbert.runs.machine import installed_versions
 from minialbert.runs.progress import progress_bar, size, speaking
 from minialbert.runs.results import Result, output_folder
@@ -570,6 +569,8 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
         manifest.skipped_documents > 0
     )
     logger.info("documents: %s%s", read, skipped)
+    # Nothing is whole before all of it is on the disk.
+    sync(*(path for path in own_files(folder) if path.exists()), folder)
     write_json(folder / MANIFEST, manifest.to_dict())
     (folder / PROGRESS).unlink(missing_ok=True)
     return manifest

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from minialbert.data.corpora import DocumentSeparator
 from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
 from minialbert.errors import UserError, local_path, quoted
-from minialbert.runs.files import sha256_of, write_atomically
+from minialbert.runs.files import sha256_of
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -371,11 +371,6 @@ class SplitWriter:
         """Waits until what was written is on the disk."""
         for file in self._files:
             os.fsync(file.fileno())
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes a JSON file that is, at any moment, either the old one or the whole new one."""
-    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def own_files(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, load_encoder_config, one_line
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import check_folder, whole_folder, writing
+from minialbert.runs.files import check_folder, whole_folder, write_json, writing
 from minialbert.tasks.models import TASK_FILE, read_task_file
 
 _WEIGHTS = tuple(
@@ -147,7 +147,7 @@ def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq
     assert tuple(contents) == SENTENCE_FILES
     (folder / _POOLING_FOLDER).mkdir(exist_ok=True)
     for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / name, content)
     return list(contents)
 
 
@@ -281,7 +281,7 @@ def _drop_local_keys(path: Path) -> None:
     if path.is_file():
         values = json.loads(path.read_text(encoding="utf-8"))
         kept = {key: value for key, value in values.items() if key not in _LOCAL_KEYS}
-        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, kept)
 
 
 def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) -> str:

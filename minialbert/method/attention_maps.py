@@ -23,7 +23,7 @@ from minialbert.errors import UserError, display_name
 from minialbert.method.encoders import Teacher, load_teacher, max_input_length
 from minialbert.method.losses import layer_map
 from minialbert.method.objective import Request
-from minialbert.runs.files import write_atomically
+from minialbert.runs.files import write_json
 from minialbert.runs.packed import packed
 
 FORMAT_VERSION = 1
@@ -153,7 +153,7 @@ def write_attention_maps(path: str | Path, maps: dict[str, Any]) -> None:
     """Write maps as JSON; a crash leaves either the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(maps) + "\n")
+    write_json(path, maps, indent=None)
 
 
 def read_attention_maps(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,15 @@ from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import has_known_data
-from minialbert.runs.files import check_folder, check_own, sole_user, write_atomically, writing
+from minialbert.runs.files import (
+    check_folder,
+    check_own,
+    sole_user,
+    to_json,
+    write_atomically,
+    write_json,
+    writing,
+)
 from minialbert.runs.stopping import rank
 
 logger = logging.getLogger(__name__)
@@ -93,24 +101,24 @@ class RunDirectory:
             overwrite=overwrite or resume,
             advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
         )
-        if overwrite:
-            _remove(self._own)
-        check_own(*self._own, *self.checkpoints.glob("*"), *self.teacher_cache.glob("*"))
-        if resume:
-            self._check_whole()
-            if self.recipe.is_file():
-                check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
-            unknown = self.check_same_data(data or {})
-            if unknown and has_known_data(self.checkpoints) is not None:
-                tell_unchecked(self.path, unknown)
-            elif not unknown:
-                data = None  # what is there says it all
-            _remove(self._left_over())
         with writing(self.path, advice=None):
+            if overwrite:
+                _remove(self._own)
+            check_own(*self._own, *self.checkpoints.glob("*"), *self.teacher_cache.glob("*"))
+            if resume:
+                self._check_whole()
+                if self.recipe.is_file():
+                    check_same_recipe(self.path, load_recipe(str(self.recipe), type(recipe)), recipe)
+                unknown = self.check_same_data(data or {})
+                if unknown and has_known_data(self.checkpoints) is not None:
+                    tell_unchecked(self.path, unknown)
+                elif not unknown:
+                    data = None  # what is there says it all
+                _remove(self._left_over())
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
-                write_atomically(self.data, json.dumps(data, indent=2) + "\n")
+                write_json(self.data, data)
 
     def _check_whole(self) -> None:
         """Refuse checkpoints without the files that say what they belong to."""
@@ -140,7 +148,7 @@ class RunDirectory:
         """Add one line to `log.jsonl`, and wait until it is on the disk."""
         check_own(self.log)
         with writing(self.log), self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_json(record, indent=None, where=self.log) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

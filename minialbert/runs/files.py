@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import hashlib
 import importlib.util
+import json
 import logging
+import math
 import os
 import re
 import shutil
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -16,12 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 
 REPLACE = "give --overwrite to replace it, or another --output"
 
+_PARTIAL, _FORMER = ".partial", ".former"
 _HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
 _POLL_SECONDS = 0.5
 
@@ -92,13 +98,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync(*paths: Path) -> None:
+    """Wait until files or directories, without what is in them, are on the disk."""
+    for path in paths if os.name != "nt" else ():  # which opens no directory
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -125,6 +132,8 @@ def whole_file(
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partial, path)
+        if synced:
+            sync(path.parent)
     except BaseException as error:
         with suppress(OSError):
             if not isinstance(error, keep) or not partial.stat().st_size:
@@ -138,12 +147,41 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content)
 
 
+def write_json(path: Path, values: object, *, indent: int | None = 2) -> None:
+    """Write plain values as JSON, whole or not at all; what is not finite is told, and null."""
+    write_atomically(path, to_json(values, indent=indent, where=path) + "\n")
+
+
+def to_json(values: object, *, indent: int | None = 2, where: Path | None = None) -> str:
+    """Return plain values as JSON, in which a number that is not finite is null; `where` it goes is told."""
+    try:
+        return json.dumps(values, indent=indent, allow_nan=False)
+    except ValueError:
+        lost: list[str] = []
+        text = json.dumps(_finite(values, "", lost), indent=indent, allow_nan=False)
+        if where is not None:
+            logger.warning("%s: not finite, and null there: %s", where, listed(lost))
+        return text
+
+
+def _finite(values: Any, place: str, lost: list[str]) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value, f"{place}.{key}".lstrip("."), lost) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value, f"{place}.{index}", lost) for index, value in enumerate(values)]
+    if isinstance(values, float) and not math.isfinite(values):
+        lost.append(place)
+        return None
+    return values
+
+
 @contextmanager
 def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside the directory; when the block ends without an error it takes its place.
 
     What the directory held before stays, but for files that were written anew and for those of `replaces`. After an
-    error in the block the directory is as it was.
+    error in the block the directory is as it was; killed at any moment, it is the old or the new one, and what is left
+    beside it goes when it is written again. The new folder is on the disk before it takes its place.
 
     A directory that cannot be renamed, as a mounted volume or one in a folder of somebody else, holds the new folder
     itself and gets its files one by one in the end, which a full disk or a kill may cut short. Weights may be read by
@@ -155,12 +193,20 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
     """
     target = Path(directory).expanduser().resolve()
     fixed = _cannot_be_renamed(target)
-    staging = (target if fixed else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    place = target if fixed else target.parent
+    place.mkdir(parents=True, exist_ok=True)
+    _clear_left_over(place, target)
+    staging = place / f".{target.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+    staging.mkdir()
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        _give_usual_modes(staging)
-        (_move_files if fixed else _put_in_place)(target, staging, replaces)
+        with _held(staging):
+            yield staging
+            _give_usual_modes(staging)
+            if not fixed and target.is_dir():
+                _keep_others(target, staging, replaces)
+            sync(*(path for path in staging.rglob("*") if not path.is_symlink()), staging)
+            (_move_files if fixed else _put_in_place)(target, staging, replaces)
+            sync(place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -224,7 +270,7 @@ def _cannot_be_renamed(folder: Path) -> bool:
 
 
 def _move_files(target: Path, staging: Path, replaces: Collection[str]) -> None:
-    written = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if not path.is_dir()]
+    written = _files_in(staging)
     for name in written:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (staging / name).replace(target / name)
@@ -232,20 +278,79 @@ def _move_files(target: Path, staging: Path, replaces: Collection[str]) -> None:
         (target / stale).unlink(missing_ok=True)
 
 
-def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:
+def _keep_others(target: Path, staging: Path, replaces: Collection[str]) -> None:
+    """Give the new folder what the old one holds beside it, before it takes its place."""
+    for name in _files_in(target):
+        if name.as_posix() not in replaces and not os.path.lexists(staging / name):
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(target / name, staging / name, follow_symlinks=False)
+            except OSError:  # a file system without hard links
+                shutil.copy2(target / name, staging / name, follow_symlinks=False)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [path.relative_to(folder) for path in found]
+
+
+def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:  # noqa: ARG001 - as `_move_files`
     if not target.exists():
         staging.rename(target)
-        return
-    former = staging.with_suffix(".former")
-    target.rename(former)
+    elif not _exchange(staging, target):
+        # Killed here, there is neither: the next one that writes puts the former back, `_clear_left_over`.
+        former = staging.with_suffix(_FORMER)
+        target.rename(former)
+        try:
+            staging.rename(target)
+        except OSError:
+            former.rename(target)
+            raise
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, and return whether the system can: Linux, on most of its file systems."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a folder as long as the process lives, so that others see that it is in use."""
+    handle = os.open(folder, os.O_RDONLY) if _HAS_LOCKS else None
     try:
-        staging.rename(target)
-    except OSError:
-        former.rename(target)
-        raise
-    for file in sorted(path for path in former.rglob("*") if not path.is_dir()):
-        name = file.relative_to(former)
-        if name.as_posix() not in replaces and not (target / name).exists():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            file.rename(target / name)
-    shutil.rmtree(former)
+        if handle is not None:
+            import fcntl
+
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _clear_left_over(place: Path, target: Path) -> None:
+    """Remove what processes that were killed have left beside a folder, after finishing what they were about."""
+    for suffix in (_FORMER, _PARTIAL) if _HAS_LOCKS else ():
+        for path in place.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{suffix}"):
+            if path.is_dir() and not path.is_symlink() and not _is_held(path):
+                if suffix == _FORMER and not target.exists():
+                    path.rename(target)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_held(folder: Path) -> bool:
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # by another process; or a file system without locks, where nobody knows
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -7,6 +7,7 @@ checked before anything is loaded.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,10 @@ def find_misfit(checkpoint: Path, step: int, trainer: ResumableTrainer) -> str |
 
 
 def _read(file: Path) -> dict[str, Any]:
-    values = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Misfit("it is damaged or holds code, which is never run") from error
     if not isinstance(values, dict):
         raise Misfit(f"it holds a {type(values).__name__}")
     return values

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from minialbert.errors import UserError, quoted
 from minialbert.recipes.schema import Mark, flat_settings, marked
-from minialbert.runs.files import check_folder, write_atomically
+from minialbert.runs.files import check_folder, write_json
 from minialbert.runs.machine import environment
 from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
 
@@ -209,7 +209,7 @@ def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             if any(fault["type"] != "finite_number" for fault in error.errors()):
                 raise  # a figure that is not finite is no reason to lose a run
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(complete, indent=2) + "\n")
+    write_json(path, complete)
     return complete
 
 

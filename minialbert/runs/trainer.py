@@ -24,6 +24,7 @@ from minialbert.errors import UserError
 from minialbert.recipes.schema import Optimisation
 from minialbert.runs.checkpoints import is_whole, last_whole_checkpoint, new_checkpoint, step_of
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import write_json
 from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
 from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
@@ -439,7 +440,7 @@ class ResumableTrainer(Trainer):
                 state = copy.copy(self.state)
                 state.log_history = []  # log.jsonl has it
                 state.save_to_json(str(folder / TRAINER_STATE_NAME))
-                (folder / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+                write_json(folder / PROGRESS_FILE, progress, indent=None)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002

@@ -27,7 +27,7 @@ from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.files import write_json, writing
 from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
@@ -347,7 +347,7 @@ def _write_threshold(path: Path, threshold: float | None) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     values["exit_threshold"] = threshold
     with writing(path, advice=None):
-        write_atomically(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
+        write_json(path, dict(sorted(values.items())))
 
 
 def _drawn(task: Task, split: str, fraction: float, rows: int | None, seed: int) -> list[Example]:

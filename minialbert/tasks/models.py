@@ -22,7 +22,7 @@ from minialbert.data.task_types import TASK_TYPES, TaskType, task_type
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, one_line, quoted
 from minialbert.method.encoders import head_of, load_encoder, load_encoder_config, max_input_length
-from minialbert.runs.files import whole_folder
+from minialbert.runs.files import whole_folder, write_json
 
 TASK_FILE = "task.json"
 # Names under which architectures keep their dropout.
@@ -131,7 +131,7 @@ def save_tuned(
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        (folder / TASK_FILE).write_text(json.dumps(asdict(inputs), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / TASK_FILE, asdict(inputs))
 
 
 def load_task_tokenizer(name: str, *, words: bool, revision: str | None = None) -> PreTrainedTokenizerFast:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import stat
@@ -19,10 +21,12 @@ from minialbert.runs import files
 from minialbert.runs.files import (
     check_file,
     check_folder,
+    check_own,
     sole_user,
     whole_file,
     whole_folder,
     write_atomically,
+    write_json,
     writing,
 )
 
@@ -59,6 +63,93 @@ def test_what_is_not_written_anew_stays_but_for_what_it_replaces(tmp_path):
         (staging / "a.txt").write_text("new")
     assert _names(tmp_path) == ["folder/a.txt", "folder/notes.txt", "folder/sub/kept.json"]
     assert (target / "a.txt").read_text() == "new"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from minialbert.runs import files
+at, exchanges = int(sys.argv[2]), sys.argv[3] == "exchange"
+if not exchanges:
+    files._exchange = lambda one, other: False
+calls = [0]
+def bomb(module, name):
+    call = getattr(module, name)
+    def counted(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == at:
+            os.kill(os.getpid(), 9)
+        return call(*args, **kwargs)
+    setattr(module, name, counted)
+for name in ("rename", "replace", "mkdir", "fsync", "link", "unlink", "rmdir"):
+    bomb(os, name)
+bomb(files, "_exchange")
+with files.whole_folder(sys.argv[1]) as staging:
+    (staging / "a.txt").write_text("new")
+    (staging / "b.txt").write_text("new")
+print(calls[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="exchanges folders")
+@pytest.mark.parametrize("way", ["exchange", "rename"])
+def test_killed_at_any_moment_there_is_the_old_or_the_new_folder_and_nothing_else_after_the_next(
+    way, tmp_path
+):
+    def write(at):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "folder"), str(at), way]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def contents():
+        return {name: (tmp_path / "folder" / name).read_text() for name in ("a.txt", "b.txt", "notes.txt")}
+
+    old, new = (
+        dict.fromkeys(("a.txt", "b.txt", "notes.txt"), "old"),
+        {"a.txt": "new", "b.txt": "new", "notes.txt": "old"},
+    )
+    gone, found, at = 0, [], 0
+    while True:
+        at += 1
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        for name in old:
+            (tmp_path / "folder" / name).write_text("old")
+        done = write(at)
+        if done.returncode == 0:
+            break
+        if (tmp_path / "folder").exists():
+            found.append(contents())
+        else:
+            gone += 1
+        if at % 5 == 0 or not (tmp_path / "folder").exists():
+            assert write(0).returncode == 0
+            assert _names(tmp_path) == ["folder/a.txt", "folder/b.txt", "folder/notes.txt"]
+            assert contents() == new
+    assert at > 10 and old in found and new in found and all(state in (old, new) for state in found)
+    assert (gone > 0) == (way == "rename")  # between two renames; the next one put it back
+
+
+def test_a_folder_of_another_process_that_is_being_written_is_left_alone(tmp_path):
+    with whole_folder(tmp_path / "folder") as one:
+        (one / "a.txt").write_text("one")
+        with whole_folder(tmp_path / "folder") as other:
+            (other / "a.txt").write_text("other")
+        assert (one / "a.txt").read_text() == "one"
+    assert _names(tmp_path) == ["folder/a.txt"]
+
+
+def test_everything_is_on_the_disk_before_a_folder_appears(tmp_path, monkeypatch):
+    events = []
+    kept, put = files.sync, files._put_in_place
+    monkeypatch.setattr(
+        files, "sync", lambda *paths: (events.extend(path.name for path in paths), kept(*paths))
+    )
+    monkeypatch.setattr(files, "_put_in_place", lambda *args: (events.append("appears"), put(*args)))
+    with whole_folder(tmp_path / "folder") as staging:
+        (staging / "sub").mkdir()
+        for name in ("a.txt", "sub/b.txt"):
+            (staging / name).write_text("x")
+    assert set(events[: events.index("appears")]) == {"a.txt", "sub", "b.txt", staging.name}
+    assert events[-1] == tmp_path.name
 
 
 def test_a_mounted_volume_gets_its_files_one_by_one(tmp_path, monkeypatch):
@@ -205,6 +296,15 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and _names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_links_and_pipes_are_not_ours(kind, tmp_path):
+    path = tmp_path / "x"
+    path.symlink_to(tmp_path / "nowhere") if kind == "link" else os.mkfifo(path)
+    check_own(tmp_path, tmp_path / "none", tmp_path / "none" / "deeper")
+    with pytest.raises(UserError, match=f"x is a {kind}"):
+        check_own(tmp_path, path)
+
+
 def test_what_is_there_is_told_before_it_is_written_over(tmp_path):
     (tmp_path / "file").write_text("")
     check_file(tmp_path / "file", overwrite=True)
@@ -238,3 +338,10 @@ def test_an_error_of_the_disk_in_one_line(error, told):
 def test_other_errors_pass_unchanged():
     with pytest.raises(KeyError), writing("x"):
         raise KeyError
+
+
+def test_no_number_in_json_is_none_of_json(tmp_path, caplog):
+    write_json(tmp_path / "x.json", {"a": [1.5, math.nan], "b": {"c": -math.inf, "d": "é"}})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": [1.5, None], "b": {"c": None, "d": "é"}}
+    assert "x.json: not finite, and null there: a.1, b.c" in caplog.text

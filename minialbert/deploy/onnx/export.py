@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from minialbert.errors import UserError, display_name
 from minialbert.method import encoders
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import check_folder, whole_folder, write_atomically, writing
+from minialbert.runs.files import check_folder, whole_folder, write_json, writing
 from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import run_evaluation
 from minialbert.tasks.exported import OnnxEncoder
@@ -236,12 +235,12 @@ def _write_rest(
     values.pop("auto_map", None)  # names Python files, which an export has none of
     values.pop("exit_threshold", None)  # a graph runs one depth
     values["architectures"] = [type(model).__name__]
-    write_atomically(folder / "config.json", json.dumps(values, indent=2) + "\n")
+    write_json(folder / "config.json", values)
     tokenizer.save_pretrained(folder)
     if inputs is not None:
-        write_atomically(folder / TASK_FILE, json.dumps(asdict(inputs), indent=2) + "\n")
+        write_json(folder / TASK_FILE, asdict(inputs))
     contract = {"format_version": FORMAT_VERSION} | {name: record[name] for name in _CONTRACT}
-    write_atomically(folder / EXPORT_FILE, json.dumps(contract, indent=2) + "\n")
+    write_json(folder / EXPORT_FILE, contract)
 
 
 def _evaluated(

@@ -28,7 +28,7 @@ from minialbert.report import write_page
 from minialbert.report.blocks import Block, Listing, Point, ScatterChart, Section, Text
 from minialbert.report.sections import Run
 from minialbert.report.tables import Difference, Table, Value
-from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.files import to_json, write_atomically, writing
 from minialbert.runs.packed import is_run_file, pack_files, read_run_file
 from minialbert.runs.progress import duration
 from minialbert.runs.records import Cell as Measured
@@ -421,4 +421,4 @@ def _without_places(text: str, name: str) -> str:
     recipe = record.get("recipe")
     if not isinstance(recipe, dict) or without_places(recipe) == recipe:
         return text
-    return json.dumps({**record, "recipe": without_places(recipe)}, indent=2, ensure_ascii=False) + "\n"
+    return to_json({**record, "recipe": without_places(recipe)}) + "\n"

@@ -36,7 +36,7 @@ from minialbert.method.live import MODEL_FILES, hash_files
 from minialbert.recipes.load import dump_recipe
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory, data_differences, tell_unchecked
-from minialbert.runs.files import check_folder, sole_user, write_atomically, writing
+from minialbert.runs.files import check_folder, sole_user, write_json, writing
 from minialbert.runs.progress import duration
 
 logger = logging.getLogger(__name__)
@@ -307,7 +307,7 @@ def check_teachers(file: Path, records: Path | None, teachers: Mapping[str, str]
                 "give the same teacher, or another --output"
             )
     with writing(file, advice=pool.ADVICE):
-        write_atomically(file, json.dumps(known, indent=2) + "\n")
+        write_json(file, known)
 
 
 def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data: Path) -> None:
@@ -334,7 +334,7 @@ def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data
     if unknown:
         tell_unchecked(file.parent, unknown)
     with writing(file, advice=pool.ADVICE):
-        write_atomically(file, json.dumps(known, indent=2) + "\n")
+        write_json(file, known)
 
 
 def _known(file: Path, records: Path | None) -> dict[str, Any]:
