@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from minialbert_runtime.encoding import Ids, encode_documents
+from minialbert_runtime.encoding import Ids, check_normalizer, encode_documents
 from minialbert_runtime.errors import panics_as_errors
 from tokenizers import Tokenizer
 
@@ -55,7 +55,9 @@ def load_tokenizer(
         from transformers import AutoTokenizer
 
         try:
-            check_model_folder(_folder_of_settings(str(tokenizer), settings.get("revision")))
+            check_model_folder(folder := _folder_of_settings(str(tokenizer), settings.get("revision")))
+            if (folder / "tokenizer.json").is_file():
+                check_normalizer(folder / "tokenizer.json")
             with panics_as_errors():
                 loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False, **settings)
                 if _lowers_upper_case(loaded) and not _says_lower_case(loaded):
@@ -65,6 +67,9 @@ def load_tokenizer(
                     )
                     told = "the tokenizer %s keeps upper case: its vocabulary has it, and no tokenizer_config.json says"
                     logger.warning(f"{told} do_lower_case", tokenizer)
+            if getattr(loaded, "is_fast", False):
+                with panics_as_errors(silent=True):  # a damaged normaliser says so at the first text
+                    loaded.backend_tokenizer.encode("the end")
         except UserError:
             raise
         except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises

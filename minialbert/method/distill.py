@@ -404,8 +404,12 @@ def _first_measurement(
     """Measure teacher and student before the first step; a resumed run reads them from its log."""
     if resumed:
         records = [record for record in run.read_log() if record.get("kind") == "start"]
+        if records and isinstance(found := records[0].get("metrics"), dict):
+            return found
         if records:
-            return records[0]["metrics"]
+            raise UserError(
+                f"{run.log} is damaged (it starts without metrics): start the run anew with --overwrite"
+            )
     metrics: dict[str, Any] = {}
     if len(plan.held_out):
         if plan.teacher is not None and plan.teacher.has_mlm_head:
@@ -442,7 +446,9 @@ def _record(
     recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
     recipe["student"]["init_from"] = display_name(plan.recipe.student.init_from)
     steps = [record for record in run.read_log() if "loss" in record]
-    speeds = sorted(record["tokens_per_second"] for record in steps)
+    speeds = sorted(
+        speed for step in steps if isinstance(speed := step.get("tokens_per_second"), int | float)
+    )
     return {
         "kind": "distillation",
         "task": "masked-lm",

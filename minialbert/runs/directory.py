@@ -105,6 +105,8 @@ class RunDirectory:
             if overwrite:
                 _remove(self._own)
             check_own(*self._own, *self.checkpoints.glob("*"), *self.teacher_cache.glob("*"))
+            for folder in (self.checkpoints, self.teacher_cache, self.tracking, self.model, self.adapters):
+                check_folder(folder, "run", overwrite=True)
             if resume:
                 self._check_whole()
                 if self.recipe.is_file():

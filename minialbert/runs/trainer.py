@@ -457,6 +457,10 @@ class ResumableTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Save nothing: what a step draws depends on seed, step and process alone."""
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is not None:  # on a machine that trains in fp16 too
+            super()._load_scaler(checkpoint)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Restore nothing, see `_save_rng_state`."""
 

@@ -7,11 +7,13 @@ memory that it would take beside torch and transformers.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,27 @@ Ids = NDArray[np.uint32]
 
 PIECE_CHARACTERS = 100_000
 _GROUP_CHARACTERS = 500_000
+_MOST_GROWTH = 1000
+
+
+def check_normalizer(file: Path) -> None:
+    """Refuses a tokenizer whose replacements, one after the other, make a text thousands of times longer.
+
+    Args:
+        file: a tokenizer.json.
+
+    Raises:
+        ValueError: it is one, or no JSON.
+    """
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    rules, growth = [tokenizer.get("normalizer") if isinstance(tokenizer, dict) else None], 1
+    while rules:
+        rule = rules.pop()
+        if isinstance(rule, dict):
+            rules += rule["normalizers"] if isinstance(rule.get("normalizers"), list) else []
+            growth *= max(1, *(len(str(rule.get(key) or "")) for key in ("content", "prepend")))
+    if growth > _MOST_GROWTH:
+        raise ValueError(f"its normaliser makes a text up to {growth:.0e} times longer")
 
 
 def encode_documents(backend: Tokenizer, texts: Sequence[str]) -> list[Ids]:

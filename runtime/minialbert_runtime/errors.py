@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 
 def printable(text: str) -> str:
@@ -44,14 +45,35 @@ def quoted(value: object, limit: int = 60) -> str:
 
 
 @contextmanager
-def panics_as_errors() -> Iterator[None]:
-    """Make an exception of a panic of tokenizers, which is none, so that `except Exception` takes it."""
+def panics_as_errors(*, silent: bool = False) -> Iterator[None]:
+    """Make an exception of a panic of tokenizers, which is none, so that `except Exception` takes it.
+
+    A panic also writes to the standard error by itself; `silent` keeps that of the whole process closed inside the
+    block, so it is for what takes a moment.
+    """
+    with _without_stderr() if silent else nullcontext():
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ == "PanicException":
+                raise RuntimeError(str(error)) from error
+            raise
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
     try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is none
         yield
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":
-            raise RuntimeError(str(error)) from error
-        raise
+        return
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def one_line(error: BaseException) -> str:

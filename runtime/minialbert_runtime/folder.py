@@ -13,6 +13,7 @@ from .errors import UserError, one_line
 from .words import WordRule, check_tags, word_rule
 
 FORMAT_VERSION = 2  # from 2 on task.json may have rules for words and long texts; 1 is read as before
+_MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
 _PROBLEMS: dict[str, Collection[str]] = {
     "sequence-classification": ANSWERS,
@@ -104,7 +105,7 @@ def read_folder(path: str | Path) -> Folder:
         overlap=task["overlap"],
         pad_token=_token(special.get("pad_token")),
         unknown_token=_token(special.get("unk_token")),
-        pad_token_id=pad if _is_count(pad) else 0,
+        pad_token_id=pad if _is_count(pad) and pad < 2**31 else 0,
         has_token_types=_has_token_types(special),
         split_special_tokens=special.get("split_special_tokens") is True,
         precision=precision,
@@ -174,6 +175,8 @@ def _labels(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     named = config.get("id2label")
     if named is None:
         count = config.get("num_labels", 2)
+        if _is_count(count) and count > _MOST_LABELS:
+            raise _damaged(file, f"num_labels is over {_MOST_LABELS:,}")
         named = {str(index): f"LABEL_{index}" for index in range(count if _is_count(count) else 0)}
     try:
         by_id = {int(index): name for index, name in named.items()}
@@ -184,6 +187,8 @@ def _labels(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
         raise _damaged(file, "id2label does not name the ids 0, 1, …")
     if not all(isinstance(label, str) for label in labels):
         raise _damaged(file, "a label in id2label is no text")
+    if len(set(labels)) < len(labels):
+        raise _damaged(file, "two labels in id2label have one name")
     return labels
 
 
@@ -209,6 +214,8 @@ def _read_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
         return {}
     if not file.is_file():
         raise _missing(file)
+    if file.stat().st_size > _MOST_BYTES:
+        raise _damaged(file, f"it has over {_MOST_BYTES // 2**20} MB")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

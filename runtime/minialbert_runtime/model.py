@@ -14,12 +14,15 @@ from onnxruntime import InferenceSession
 from tokenizers import Tokenizer, pre_tokenizers
 
 from .answers import ANSWERS, MAX_CHARACTERS, Logits, TextModel
-from .errors import UserError, one_line
+from .encoding import check_normalizer
+from .errors import UserError, one_line, panics_as_errors, shown
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
 from .session import open_session
 from .windows import Cutter, Row
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_TAKEN = frozenset((name, "tensor(int64)") for name in _INPUTS)
+_GIVEN = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _models: WeakSet[Model] = WeakSet()  # all that a forked process inherits
 
 
@@ -150,7 +153,9 @@ class Model(TextModel):
 def _load_tokenizer(folder: Folder) -> Tokenizer:
     path = folder.path / TOKENIZER_FILE
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        check_normalizer(path)
+        with panics_as_errors():
+            tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the parser raises Exception itself
         raise UserError(f"{path} is damaged ({one_line(error)}): export the model again") from error
     # What the file says about lengths is for training; a text must come through whole.
@@ -174,11 +179,16 @@ def _load_session(path: Path, threads: int) -> InferenceSession:
         session = open_session(path, threads)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise UserError(f"{path} could not be loaded ({one_line(error)}): export the model again") from error
-    strange = [node.name for node in session.get_inputs() if node.name not in _INPUTS]
+    strange = [node for node in session.get_inputs() if (node.name, node.type) not in _TAKEN]
     if strange:
         raise UserError(
-            f"{path} wants the inputs {', '.join(strange)}: expected some of {', '.join(_INPUTS)}"
+            f"{path} wants the inputs {shown(strange[0].name)} as {strange[0].type}: expected some "
+            f"of {', '.join(_INPUTS)}, as tensor(int64)"
         )
+    outputs = session.get_outputs()
+    if not outputs or outputs[0].type not in _GIVEN:
+        given = outputs[0].type if outputs else "nothing"
+        raise UserError(f"{path} gives {shown(given)}: expected logits as one of {', '.join(_GIVEN)}")
     return session
 
 

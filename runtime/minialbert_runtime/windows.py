@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from .errors import UserError
+from .errors import UserError, one_line, panics_as_errors, shown
 
 Text = str | tuple[str, str]
 
@@ -115,9 +116,22 @@ class Cutter:
         """
         parts = [text if isinstance(text, tuple) else (text,) for text in texts]
         flat = [part for its_parts in parts for part in its_parts]
-        encodings = iter(self._tokenizer.encode_batch(flat, add_special_tokens=False))
+        encodings = iter(self._encode(flat))
         for its_parts in parts:
             yield self._cut([next(encodings).ids for _ in its_parts])
+
+    def _encode(self, batch: list[Any], *, is_pretokenized: bool = False) -> list[Encoding]:
+        try:
+            with panics_as_errors():
+                return self._tokenizer.encode_batch(
+                    batch, is_pretokenized=is_pretokenized, add_special_tokens=False
+                )
+        except (TypeError, ValueError):  # of the texts
+            raise
+        except Exception as error:  # tokenizers raises Exception itself
+            raise UserError(
+                f"the tokenizer cannot take a text apart ({shown(one_line(error), 120)}): is tokenizer.json whole?"
+            ) from error
 
     def _cut(self, parts: list[list[int]]) -> TextWindows:
         layout = self._paired if len(parts) == 2 else self._single
@@ -178,9 +192,7 @@ class Cutter:
         for begin in range(0, len(texts), _GROUP):
             group = texts[begin : begin + _GROUP]
             filled = [list(words) for words in group if words]
-            encodings = iter(
-                self._tokenizer.encode_batch(filled, is_pretokenized=True, add_special_tokens=False)
-            )
+            encodings = iter(self._encode(filled, is_pretokenized=True))
             for words in group:
                 yield self._word_windows(len(words), next(encodings), room) if words else []
 
@@ -214,7 +226,13 @@ class _Layout:
     """Where a tokenizer puts special tokens and token types, read off a text that it encoded."""
 
     def __init__(self, tokenizer: Tokenizer, *, paired: bool) -> None:
-        probe = tokenizer.encode("the end", "the end" if paired else None)
+        try:
+            with panics_as_errors(silent=True):
+                probe = tokenizer.encode("the end", "the end" if paired else None)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise UserError(
+                f"the tokenizer cannot take plain words apart ({shown(one_line(error), 120)}): is tokenizer.json whole?"
+            ) from error
         self._positions = list(zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True))
         if 0 not in probe.sequence_ids:
             raise UserError("the tokenizer finds no token in plain words: tokenizer.json has no vocabulary")

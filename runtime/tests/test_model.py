@@ -197,6 +197,9 @@ def test_missing_and_damaged_files_are_named(classifier, name):
         ("config.json", {"id2label": {"0": "a", "2": "b"}}, "does not name the ids 0, 1"),
         ("config.json", {"id2label": ["a", "b"]}, "id2label is no mapping"),
         ("config.json", {"id2label": {"0": "a", "1": 2}}, "is no text"),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "a"}}, "two labels in id2label have one name"),
+        ("config.json", {"id2label": None, "num_labels": 10**12}, "num_labels is over 1,000,000"),
+        ("config.json", {"x": "x" * 2**26}, "it has over 64 MB"),
     ],
 )
 def test_facts_that_do_not_fit_are_refused(classifier, name, values, message):
@@ -218,6 +221,86 @@ def test_names_that_transformers_leaves_out_are_its_own(exported):
     change(folder, "config.json", num_labels=3)
     with pytest.raises(RuntimeUserError, match=r"logits of shape \(1, 2\), expected \(1, 3\)"):
         Model(folder)("king")
+
+
+def body():
+    import onnx.helper as make
+
+    values = [make.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("c", 9), ("x", 1))]
+    outputs = [make.make_tensor_value_info(name, kind, []) for name, kind in (("co", 9), ("xo", 1))]
+    nodes = [make.make_node("Identity", ["c"], ["co"]), make.make_node("Identity", ["x"], ["xo"])]
+    return make.make_graph(nodes, "body", values, outputs)
+
+
+def spoilt_graphs():
+    """What a graph from elsewhere may hold, as changes of a whole one, and what is said of it."""
+    import onnx
+    import onnx.helper as make
+
+    def outside(tensor):
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/passwd")
+
+    def loop(model):
+        model.graph.node.append(make.make_node("Loop", ["", "", ""], ["y"], body=body()))
+
+    def constant(model):
+        tensor = onnx.TensorProto(data_type=1, dims=[1])
+        outside(tensor)
+        model.graph.node.append(make.make_node("Constant", [], ["y"], value=tensor))
+
+    def gives(value):
+        def change(model):
+            del model.graph.output[:]
+            if value is not None:
+                model.graph.output.append(value)
+            model.graph.node.append(make.make_node("Cast", ["input_ids"], ["y"], to=7))
+            model.graph.node.append(make.make_node("SequenceConstruct", ["input_ids"], ["z"]))
+
+        return change
+
+    return {
+        "a loop": (loop, "holds the operator Loop, which no exported model has"),
+        "weights outside": (lambda model: outside(model.graph.initializer[0]), "holds weights outside of the file"),
+        "a constant outside": (constant, "holds weights outside of the file"),
+        "functions": (lambda model: model.functions.add(name="f"), "holds functions"),
+        "no output": (gives(None), "gives nothing: expected logits"),
+        "whole numbers": (gives(make.make_tensor_value_info("y", 7, None)), r"gives tensor\(int64\): expected"),
+        "a sequence": (gives(make.make_tensor_sequence_value_info("z", 7, None)), r"gives seq\(tensor\(int64\)\)"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(spoilt_graphs()))
+def test_graphs_that_no_export_has_are_refused(what, classifier):
+    import onnx
+
+    change, message = spoilt_graphs()[what]
+    model = onnx.load(str(classifier / "model.onnx"))
+    change(model)
+    (classifier / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(RuntimeUserError, match=message):
+        Model(classifier)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "message"),
+    [
+        ({"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="}, "cannot take plain words apart"),
+        (
+            {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 20}] * 8,
+            },
+            "makes a text up to 3e",
+        ),
+        ({"type": "Prepend", "prepend": "x" * 10_000}, "makes a text up to 1e"),
+    ],
+)
+def test_normalisers_that_panic_or_blow_up_are_told_in_one_line(normalizer, message, classifier, capfd):
+    change(classifier, "tokenizer.json", normalizer=normalizer)
+    with pytest.raises(RuntimeUserError, match=message):
+        Model(classifier)
+    assert capfd.readouterr().err == ""
 
 
 def test_graph_with_another_input_is_refused(exported):

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate, forward_flops_per_token
-from minialbert.method.distill import distill, initialise
+from minialbert.method.distill import _first_measurement, distill, initialise
 from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
@@ -346,3 +346,13 @@ def test_a_student_as_it_starts(run, tiny_teacher_dir, tiny_windows, tmp_path):
         initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
     again = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output, resume=True)
     assert again["metrics"] == record["metrics"]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"kind": "start", "step": 0}', '{"kind": "start", "step": 0, "metrics": [1]}']
+)
+def test_a_log_that_starts_without_metrics_is_told(line, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.log.write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"log\.jsonl is damaged \(it starts without metrics\)"):
+        _first_measurement(None, run, None, resumed=True)

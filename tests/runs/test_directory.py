@@ -241,3 +241,11 @@ def test_a_pipe_in_the_place_of_a_file_is_told_at_once(name, tmp_path):
     os.mkfifo(run.path / name)
     with pytest.raises(UserError, match=f"{name} is a pipe or device"):
         run.open(TINY, data={}, resume=True)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "model", "teacher-cache"])
+def test_a_file_in_the_place_of_a_folder_of_the_run_is_told(name, tmp_path):
+    RunDirectory(tmp_path).open(TINY)
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=f"{name} is a file: expected a directory"):
+        RunDirectory(tmp_path).open(TINY, resume=True)

@@ -1,0 +1,99 @@
+"""What an ONNX file may not hold: data outside of it, and parts that run without bound or are nowhere read.
+
+ONNX Runtime takes them all. Only the shell of the file is read, by the rules of protobuf: weights are passed over.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+_CONTROL = frozenset({b"Loop", b"If", b"Scan", b"SequenceMap"})
+# Numbers of fields in onnx.proto: of a model, a graph, a node, an attribute, a sparse tensor, a tensor.
+_GRAPH, _FUNCTIONS = 7, 25
+_NODE, _INITIALIZER, _SPARSE = 1, 5, 15
+_OPERATOR, _ATTRIBUTE = 4, 5
+_TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
+_EXTERNAL, _LOCATION = 13, 14
+
+
+def check_graph(path: Path) -> None:
+    """Refuse an ONNX file with control flow, functions or data outside of it, none of which an export has.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it has, or it is no such file.
+    """
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed when its last slice is gone
+    for problem in _problems(memoryview(content)):
+        raise ValueError(f"it holds {problem}, which no exported model has")
+
+
+def _problems(model: memoryview) -> Iterator[str]:
+    for number, value in _fields(model):
+        if number == _FUNCTIONS:
+            yield "functions"
+        elif number == _GRAPH:
+            for kind, part in _fields(value):
+                if kind == _NODE:
+                    yield from _node_problems(part)
+                elif kind == _INITIALIZER:
+                    yield from _tensor_problems(part)
+                elif kind == _SPARSE:
+                    yield "sparse weights"
+
+
+def _node_problems(node: memoryview) -> Iterator[str]:
+    for number, value in _fields(node):
+        if number == _OPERATOR and bytes(value) in _CONTROL:
+            yield f"the operator {bytes(value).decode()}"
+        elif number == _ATTRIBUTE:
+            for kind, part in _fields(value):
+                if kind in (_SUBGRAPH, _SUBGRAPHS):
+                    yield "a graph within the graph"
+                elif kind in (_TENSOR, _TENSORS):
+                    yield from _tensor_problems(part)
+
+
+def _tensor_problems(tensor: memoryview) -> Iterator[str]:
+    for number, value in _fields(tensor):
+        if number == _EXTERNAL or (number == _LOCATION and bytes(value) != b"\0"):
+            yield "weights outside of the file"
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield number and content of each field of a message; a number is as it is stored."""
+    position = 0
+    while position < len(message):
+        key, position = _number(message, position)
+        kind, size = key & 7, 0
+        if kind == 0:
+            size = _number(message, position)[1] - position
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        elif kind == 2:
+            size, position = _number(message, position)
+        else:
+            raise ValueError("it is no ONNX file")
+        if position + size > len(message):
+            raise ValueError("it is cut off, or no ONNX file")
+        yield key >> 3, message[position : position + size]
+        position += size
+
+
+def _number(message: memoryview, position: int) -> tuple[int, int]:
+    """Return the number that begins at a position, seven bits a byte, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            break
+        byte = message[position]
+        value |= (byte & 127) << shift
+        position += 1
+        if byte < 128:
+            return value, position
+    raise ValueError("it is cut off, or no ONNX file")
