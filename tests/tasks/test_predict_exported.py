@@ -11,6 +11,7 @@ import warnings
 from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import minialbert_runtime
 import pytest
@@ -28,6 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
 from minialbert.data.task_inputs import make_cutter
 from minialbert.errors import MissingExtraError, UserError
+from minialbert.tasks.exported import load_exported
 from minialbert.tasks.models import TaskInputs, save_tuned
 from minialbert.tasks.predict import Predictor, load_predictor
 
@@ -368,6 +370,28 @@ def test_token_types_are_fed_where_the_tokenizer_has_them(both, tmp_path, change
 
 
 # Loading
+
+
+@pytest.mark.parametrize("problem", ["single-label", "token"])
+def test_evaluation_runs_texts_alone_where_ranges_are_those_of_a_run(both, problem, tmp_path, tiny_tokenizer):
+    usual, by_range = both(problem)[1], tmp_path / "int8"
+    shutil.copytree(usual, by_range)
+    record = json.loads((by_range / "export.json").read_text())
+    (by_range / "export.json").write_text(json.dumps(record | {"precision": "int8"}))
+    batch = tiny_tokenizer(["the king", LONG[:60], "x"], padding=True, return_tensors="pt")
+    model, shapes = load_exported(by_range)[0], []
+    session = model.session
+    model.session = SimpleNamespace(
+        run=lambda names, given: shapes.append(given["input_ids"].shape) or session.run(names, given)
+    )
+    found = model(**batch).logits
+    lengths = batch["attention_mask"].sum(1).tolist()
+    assert shapes == [(1, length) for length in lengths]
+    expected = load_exported(usual)[0](**batch).logits
+    assert found.shape == expected.shape
+    for row, length in enumerate(lengths):
+        upto = slice(length if problem == "token" else None)
+        assert torch.allclose(found[row, upto], expected[row, upto], atol=1e-4)
 
 
 def test_folder_is_told_from_model(both):
