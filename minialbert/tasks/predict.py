@@ -52,25 +52,14 @@ class Predictor(TextModel):
         inputs: TaskInputs,
         *,
         precision: str = "fp32",
-        batch_size: int | None = None,
-        threshold: float | None = None,
-        top_k: int | None = None,
-        max_characters: int = MAX_CHARACTERS,
         num_iterations: int | None = None,
         exit_threshold: float | None = None,
+        **options: Any,
     ) -> None:
         if precision not in _PRECISIONS:
             raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(_PRECISIONS)}")
-        super().__init__(
-            inputs.problem,
-            model_labels(model),
-            batch_size=32 if batch_size is None else batch_size,
-            threshold=threshold,
-            top_k=top_k,
-            max_characters=max_characters,
-            pairs=inputs.pairs,
-            words=inputs.words,
-        )
+        labels = model_labels(model)
+        super().__init__(inputs.problem, labels, pairs=inputs.pairs, words=inputs.words, **options)
         self._depth = depth_arguments(model, num_iterations, exit_threshold)
         for note in depth_notes(model, num_iterations):
             logger.warning(note)
@@ -169,29 +158,22 @@ def predict(
 def load_predictor(
     name: str,
     *,
-    batch_size: int | None = None,
-    threshold: float | None = None,
-    top_k: int | None = None,
-    max_characters: int = MAX_CHARACTERS,
     precision: str = "auto",
+    num_iterations: int | None = None,
+    exit_threshold: float | None = None,
     **options: Any,
 ) -> TextModel:
     """Return the predictor of a tuned model, or of a folder that `minialbert export` wrote.
 
-    Such a folder has its own precision, and takes "auto" alone. `options` are further ones of
-    `Predictor.load`; those that are None are left at their defaults. Raises UserError if the model cannot be
-    loaded, an option is out of range or settled by the export, or ONNX Runtime is not installed.
+    Such a folder has its own precision and depth: it takes "auto" and None alone. `options` are those of `TextModel`.
+    Raises UserError if the model cannot be loaded, an option is out of range or settled by the export, or ONNX Runtime
+    is not installed.
     """
-    chosen = {option: value for option, value in options.items() if value is not None}
-    usual: dict[str, Any] = {
-        "batch_size": batch_size,
-        "threshold": threshold,
-        "top_k": top_k,
-        "max_characters": max_characters,
-    }
+    depth = {"num_iterations": num_iterations, "exit_threshold": exit_threshold}
     if not is_exported(name):
-        return Predictor.load(name, precision=precision, **usual, **chosen)
-    settled = [*chosen, *(["precision"] if precision != "auto" else [])]
+        return Predictor.load(name, precision=precision, **depth, **options)
+    given = depth | {"precision": None if precision == "auto" else precision}
+    settled = [option for option, value in given.items() if value is not None]
     if settled:
         raise UserError(
             f"{name} is an exported folder, in which {' and '.join(settled).replace('_', ' ')} cannot be chosen any "
@@ -199,7 +181,7 @@ def load_predictor(
         )
     with needs_extra("export", "predicting with an exported folder"):
         from minialbert_runtime.model import Model
-    return Model(name, **usual)
+    return Model(name, **options)
 
 
 class Input(NamedTuple):

@@ -29,7 +29,7 @@ class TextModel(ABC):
     Args:
         problem: a name of `ANSWERS`, or "token".
         labels: their names, by id.
-        batch_size: inputs per run of the model.
+        batch_size: inputs per run of the model; 32 without.
         threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
             given, or an entity is kept (always without).
         top_k: of how many labels, the most probable ones, results have scores; all without.
@@ -46,7 +46,7 @@ class TextModel(ABC):
         problem: str,
         labels: Sequence[str],
         *,
-        batch_size: int,
+        batch_size: int | None = None,
         threshold: float | None = None,
         top_k: int | None = None,
         max_characters: int = MAX_CHARACTERS,
@@ -67,7 +67,7 @@ class TextModel(ABC):
                 raise UserError(f"a {problem} model has no use for {option}: leave it out")
         self.problem, self.labels = problem, tuple(labels)
         self.tagging = problem not in ANSWERS
-        self.batch_size = batch_size
+        self.batch_size = 32 if batch_size is None else batch_size
         self._words = words or WordRule()
         self._threshold, self._top_k = threshold, top_k
         self.max_characters, self._pairs = max_characters, pairs

@@ -58,11 +58,10 @@ class Model(TextModel):
         if threads is not None and threads < 1:
             raise UserError(f"expected at least 1 thread, found {threads}")
         self.folder = read_folder(folder)
-        usual = 1 if self.folder.precision == "int8" else 32
         super().__init__(
             self.folder.problem,
             self.folder.labels,
-            batch_size=usual if batch_size is None else batch_size,
+            batch_size=1 if batch_size is None and self.folder.precision == "int8" else batch_size,
             threshold=threshold,
             top_k=top_k,
             max_characters=max_characters,
