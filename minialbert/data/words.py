@@ -139,13 +139,14 @@ def _statement(rule: WordRule, lost: Sequence[str]) -> str:
             places["at the end"].add(right[0])
         elif len(left) > 1 and left[0] == "^":
             places["at the start"].add(left[-1])
-        elif key != "w|w":
+        else:
             places["inside"].update(mark for mark in left[-1] + right[0] if mark not in "xX9w")
     said = [f"{' '.join(sorted(marks))} {place}" for place, marks in places.items() if marks]
     if any(all(part in "xX9w" for part in key.split("|")) for key in rule.cut):
         said.append("a cut between digits and letters")
     if rule.whole:
-        said.append(f"{len(rule.whole):,} kept as they are ({', '.join(map(quoted, rule.whole[:3]))}, …)")
+        more = ", …" if len(rule.whole) > 3 else ""
+        said.append(f"{len(rule.whole):,} kept as they are ({', '.join(map(quoted, rule.whole[:3]))}{more})")
     cannot = f"; {len(lost):,} of train cannot be made, such as {quoted(lost[0])}" if lost else ""
     holds = f" but for {'; '.join(said)}" if said else ""
     return f"words: running text is cut at whitespace and at every punctuation mark{holds}{cannot}"

@@ -19,7 +19,7 @@ TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
 Part = tuple[int, int, str]  # start and end (exclusive) in a text, and kind
 
 _RUNS = ("x", "X", "9")
-_RUN_BORDER = "w|w"
+_RUN_BORDERS = ("X|9", "9|X")
 _OF_NUMBERS = ".,:%"
 _JOINER = "\u200d"
 # Hyphens and apostrophes that look alike.
@@ -103,7 +103,7 @@ class WordRule:
         for key in keys:
             if key in self._decided:
                 return self._decided[key]
-        return keys[-1] == _RUN_BORDER
+        return keys[-1] in _RUN_BORDERS
 
     def _keep_whole(self, text: str, parts: Sequence[Part], joins: list[bool]) -> None:
         """Join the parts of the longest listed word that starts where a word does."""
@@ -258,7 +258,7 @@ def border_keys(before: str, left: str, right: str, after: str) -> tuple[str, ..
         The keys, without repetition.
     """
     if left in _RUNS and right in _RUNS:
-        keys = [f"{left}|{right}", f"{left}|{right}".upper(), _RUN_BORDER]
+        keys = [f"{left}|{right}", f"{left}|{right}".upper()]
     elif left not in _RUNS and right not in _RUNS:
         keys = [f"{left}|{right}"]
     elif left in _RUNS:

@@ -161,6 +161,8 @@ def test_borders_between_digits_and_letters_are_learnt_from_spans():
     rule, statement = learn_words(train)
     assert "a cut between digits and letters" in statement
     assert words_of(rule, "30mcg of p53, 7g") == ["30", "mcg", "of", "p53", ",", "7", "g"]
+    # What is so after digits says nothing of digits after letters.
+    assert words_of(learn_words(doses("take 25mg"))[0], "25mg BRCA2 p53") == ["25", "mg", "BRCA2", "p53"]
     task = Task("doses", "token", ("O",), "entity_f1", {"train": train, "test": doses("take 40mg")})
     made = with_words(task, rule, tuning=True)
     assert made.splits["test"][0].tags == ("O", "B-STRENGTH", "B-UNIT")
