@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -71,6 +72,47 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
         UserError, match="nobody registered its kind of task 'grades' here: there are single-label"
     ):
         minialbert.predict(tmp_path / "grades" / "model", ["the king"])
+
+
+@torch.no_grad()
+def test_an_adapter_may_change_the_linear_layers_of_its_iteration():
+    class Change(torch.nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            shapes = {name: (config.hidden_size,) * 2 for name in ("query", "key", "value", "dense")}
+            shapes |= {"ffn": (config.intermediate_size, config.hidden_size)}
+            shapes |= {"ffn_output": shapes["ffn"][::-1]}
+            self.delta = torch.nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
+
+        def forward(self, hidden_states):
+            return hidden_states
+
+        def change(self, name, inputs):
+            return inputs @ self.delta[name].T if name != "key" else None
+
+    modeling_minialbert.register_adapter("change", Change)
+    config = minialbert.MiniAlbertConfig(
+        vocab_size=50, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=32,
+        num_hidden_layers=2, adapter_reduction_factor=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, ids = minialbert.MiniAlbertModel(config).eval(), torch.arange(5, 15)[None]
+    before = model(ids, output_hidden_states=True).hidden_states
+    add_adapters(model, kind="change")
+    assert all(map(torch.equal, model(ids, output_hidden_states=True).hidden_states, before))
+    places = {"attention": ("query", "key", "value", "dense"), "ffn": ("ffn", "ffn_output")}
+    merged = copy.deepcopy(model)
+    for place, names in places.items():
+        adapter = getattr(model, f"{place}_adapters")[1]
+        owner = merged.block.attention if place == "attention" else merged.block
+        for name in names:
+            torch.nn.init.normal_(adapter.delta[name], std=0.3)
+            if name != "key":
+                getattr(owner, name).weight += adapter.delta[name]
+    after = model(ids, output_hidden_states=True).hidden_states
+    assert torch.equal(after[1], before[1])  # the other iteration's layers stay as they are
+    torch.testing.assert_close(after[2], merged.iterate(0, before[1], None)[0])
+    assert not torch.allclose(after[2], before[2])
 
 
 @pytest.mark.parametrize("need", ["attention_rows", "attention_inputs", "logits"])

@@ -19,11 +19,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from minialbert.errors import UserError, display_name, listed, quoted, shown, spelled_as_path
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, tell_misfit
+from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, repository_file, tell_misfit
 from minialbert.method.modeling_minialbert import (
     AdapterLinear,
     MiniAlbertForQuestionAnswering,
@@ -31,7 +30,7 @@ from minialbert.method.modeling_minialbert import (
     MiniAlbertForTokenClassification,
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
-    build_adapter,
+    build_adapters,
 )
 from minialbert.runs.files import check_folder, whole_folder, writing
 
@@ -165,17 +164,17 @@ def add_adapters(
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         try:
-            adapters = [build_adapter(config) for _ in range(2 * pairs)]
+            attention, ffn = build_adapters(config, pairs)
         except ValueError as error:
             raise UserError(str(error)) from error
-        for adapter in adapters:  # their LayerNorms start at one and zero, as torch's do
+        for adapter in (*attention, *ffn):  # their LayerNorms start at one and zero, as torch's do
             for module in adapter.modules():
                 if isinstance(module, AdapterLinear):
                     module.initialize()
-    for adapter in adapters:
+    for adapter in (*attention, *ffn):
         adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
-    encoder.attention_adapters.extend(adapters[:pairs])
-    encoder.ffn_adapters.extend(adapters[pairs:])
+    encoder.attention_adapters.extend(attention)
+    encoder.ffn_adapters.extend(ffn)
     for owner in (model, encoder):
         for name, value in values.items():
             setattr(owner.config, name, value)
@@ -319,21 +318,15 @@ def load_adapters(
 
 def _locate(source: str, name: str, revision: str | None) -> Path:
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{source} has no {name}: expected a directory written by save_adapters, with {CONFIG_NAME} and "
-                f"{WEIGHTS_NAME}"
-            )
-        return folder / name
-    if folder.exists() or spelled_as_path(source):
+    if not folder.is_dir() and (folder.exists() or spelled_as_path(source)):
         raise UserError(f"{source} is no directory: expected one written by save_adapters, or a hub id")
-    try:
-        return Path(cached_file(source, name, revision=revision))
-    except LOADING_ERRORS as error:
+    found = repository_file(source, name, revision)
+    if found is None:
         raise UserError(
-            f"{source} is no directory, and the hub did not give its {name} ({one_line(error)})"
-        ) from error
+            f"{source} has no {name}: expected a directory written by save_adapters, with {CONFIG_NAME} and "
+            f"{WEIGHTS_NAME}"
+        )
+    return found
 
 
 def _read_record(path: Path, source: str) -> _Record:

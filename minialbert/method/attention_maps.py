@@ -277,7 +277,13 @@ def _reading_copy(model: PreTrainedModel) -> Teacher:
     change with the lengths that they read.
     """
     encoder: PreTrainedModel = copy.deepcopy(model.base_model)
-    return Teacher(encoder.cpu().float(), has_mlm_head=False)
+    reading = Teacher(encoder.cpu().float(), has_mlm_head=False, length=MAX_TOKENS)
+    if reading.attention_fault:
+        raise UserError(
+            f"an encoder of the kind {model.config.model_type} does not show a row of attention over all tokens for "
+            f"each token ({reading.attention_fault}): its maps cannot be shown"
+        )
+    return reading
 
 
 def _probabilities(encoder: Teacher, ids: Sequence[int], layers: Collection[int]) -> dict[int, Tensor]:
@@ -286,14 +292,7 @@ def _probabilities(encoder: Teacher, ids: Sequence[int], layers: Collection[int]
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     with torch.autocast("cpu", enabled=False):
         view = encoder.view(batch, Request(attention_layers=layers))
-    rows = {layer: row[0].exp() if view.log_rows else row[0] for layer, row in view.attention_rows.items()}
-    for layer in layers:
-        if layer not in rows or rows[layer].shape[1:] != (len(ids), len(ids)):
-            raise UserError(
-                f"an encoder of the kind {encoder.model.config.model_type} does not show a row of attention over all "
-                f"tokens for each token (layer {layer}): its maps cannot be shown"
-            )
-    return rows
+    return {layer: row[0].exp() if view.log_rows else row[0] for layer, row in view.attention_rows.items()}
 
 
 def _encoded(rows: Tensor) -> str:

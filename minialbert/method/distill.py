@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from minialbert.data.masking import ShuffledWindows
 from minialbert.data.packing import PackedCollator
 from minialbert.data.prepare import prepare
+from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, listed, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
@@ -204,12 +205,13 @@ def _as_windows(
         return list(data)
     if tokenizer is None and teacher is not None:
         raise UserError("these texts are no windows yet, and the teacher is in memory: give tokenizer too")
-    source = tokenizer if tokenizer is not None else recipe.teacher.model
-    if source is None:
+    name, revision = recipe.teacher.model, recipe.teacher.revision
+    if tokenizer is None and name is None:
         raise UserError("these texts are no windows yet: give tokenizer too")
+    source = tokenizer if tokenizer is not None else load_tokenizer(str(name), revision=revision)
     config = teacher.model.config if teacher is not None else None
-    if config is None and recipe.teacher.model is not None:
-        config = load_encoder_config(recipe.teacher.model)
+    if config is None and name is not None:
+        config = load_encoder_config(name, revision=revision)
     longest = getattr(config, "max_position_embeddings", None) or recipe.data.window_length
     length = min(recipe.data.window_length, longest)
     lengths = {"window_length": length, "overlap": min(recipe.data.overlap, length // 2)}

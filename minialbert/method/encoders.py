@@ -7,6 +7,7 @@ returns hidden states, attention rows and logits, at the layers and positions th
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import json
 import logging
@@ -15,7 +16,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BertConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from minialbert.data.packing import block_mask
 from minialbert.data.tokenizers import load_tokenizer
@@ -97,6 +100,12 @@ PACKING_FAMILIES = frozenset(
     }
 )  # fmt: skip
 _MOST_LABELS, _MOST_LAYERS = 1_000_000, 1_000
+# Tokens of the input that a teacher is tried on.
+_TRIAL_TOKENS = 512
+# What the configuration of a BERT from before kinds were named holds.
+_BERT_KEYS = frozenset(
+    {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "type_vocab_size"}
+)
 _BOOL_MASKS = frozenset({RECORDING, "sdpa"})
 
 LOADING_ERRORS = (
@@ -172,6 +181,7 @@ def load_encoder(
             f"{called}: its weights do not fit its config.json; missing or of another shape: "
             f"{', '.join(sorted(wrong)[:4])}{' …' if len(wrong) > 4 else ''}"
         )
+    try_out(model, called)
     return LoadedEncoder(model, tuple(missing), tuple(misshapen))
 
 
@@ -218,16 +228,60 @@ def tell_misfit(
 
 
 def load_teacher(
-    name: str | Path, *, revision: str | None = None, with_tokenizer: bool = True, role: str = "teacher"
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    with_tokenizer: bool = True,
+    role: str = "teacher",
+    length: int | None = None,
 ) -> Teacher:
     """Return the teacher at a directory or hub id, with its masked-LM head where it has one.
 
-    It is frozen and in eval mode. `role` is what messages call it: a student is read in the same way where it is to be
-    looked at. Raises UserError as `load_encoder` does.
+    It is frozen and in eval mode, and was tried on an input of `length` tokens. `role` is what messages call it: a
+    student is read in the same way where it is to be looked at. Raises UserError as `load_encoder` does, and where it
+    cannot teach.
     """
     loaded = load_encoder(name, revision=revision, role=role)
     tokenizer = load_tokenizer(name, revision=revision) if with_tokenizer else None
-    return Teacher(loaded.model, has_mlm_head=loaded.has_head, tokenizer=tokenizer, name=str(name))
+    if tokenizer is not None:
+        check_vocabulary(loaded.model, tokenizer, f"{role} {name}")
+    return Teacher(loaded.model, loaded.has_head, tokenizer, name=str(name), length=length)
+
+
+def repository_file(
+    name: str | Path, file: str, revision: str | None = None, *, required: bool = True
+) -> Path | None:
+    """Return a file of a directory or hub id, at a git revision there, or None where it has no such file.
+
+    Raises UserError where the hub does not give one that is `required`.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return folder / file if (folder / file).is_file() else None
+    try:
+        found = cached_file(
+            str(name), file, revision=revision, _raise_exceptions_for_missing_entries=required
+        )
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"{name} is no directory, and the hub did not give its {file} ({one_line(error)})"
+        ) from error
+    return None if found is None else Path(found)
+
+
+def word_rows(model: PreTrainedModel) -> int:
+    """Return how many rows a model's word table has."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer with ids that a model's word table has no row for."""
+    rows = word_rows(model)
+    if max(tokenizer.get_vocab().values()) >= rows:
+        raise UserError(
+            f"the tokenizer of {name} has ids beyond the {rows} rows of the model's word table: give the tokenizer "
+            "that belongs to it, or save the model again after model.resize_token_embeddings(len(tokenizer))"
+        )
 
 
 def load_encoder_config(name: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
@@ -237,14 +291,26 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
     be read, or it is not that of an encoder.
     """
     path = Path(name)
+    check_model_folder(path)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{name} has no config.json: expected the directory of a Transformers model")
+        inner = [file.parent for file in path.glob("*_Transformer/config.json")]  # of sentence-transformers
+        told = (
+            f"give {inner[0]}, where its encoder is"
+            if inner
+            else "expected the directory of a Transformers model"
+        )
+        raise UserError(f"{name} has no config.json: {told}")
     if not path.exists() and str(name).startswith((".", "/", "~")):
         raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
-    check_model_folder(path)
     _check_counts(path / "config.json")
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        except ValueError:  # SciBERT's names no kind
+            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            if "model_type" in values or not values.keys() >= _BERT_KEYS:
+                raise
+            config = BertConfig.from_dict(values)
         if hasattr(config, "use_adapter"):
             config = MiniAlbertConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except LOADING_ERRORS as error:
@@ -259,6 +325,8 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
         )
     if config.model_type != MiniAlbertConfig.model_type:
         vars(config).pop("auto_map", None)  # names code that was not run, and is not passed on
+    if not path.exists() and (file := repository_file(name, "config.json", revision)):
+        config._commit_hash = file.parent.name  # which later releases of Transformers 5 leave out
     return config
 
 
@@ -434,33 +502,48 @@ def enable_recording(model: PreTrainedModel) -> bool:
 class Teacher:
     """A fully parameterised encoder to learn from. It is not part of the trained module and never saved.
 
-    `has_mlm_head` says whether a masked-LM head came with the checkpoint; the student uses the tokenizer too.
+    `has_mlm_head` says whether a masked-LM head came with the checkpoint; the student uses the tokenizer too. The
+    encoder is tried on one input of `length` tokens, and what that showed is kept: numbers of layers and heads, width,
+    and `attention_fault`, why its attention maps are no rows of probabilities over the tokens ("" where they are).
     """
 
     model: PreTrainedModel
     has_mlm_head: bool
     tokenizer: PreTrainedTokenizerBase | None = None
     name: str = ""
+    length: int | None = None
+    num_layers: int = field(init=False)
+    hidden_size: int = field(init=False)
+    num_heads: int = field(init=False)
+    attention_fault: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        """Freeze the encoder, put it in eval mode and make its attention rows readable."""
+        """Freeze the encoder, put it in eval mode, make its attention rows readable, and see what it says."""
         self.model.eval().requires_grad_(False)
-        enable_recording(self.model)
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers."""
-        return int(self.model.config.num_hidden_layers)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the hidden states."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads per layer."""
-        return int(self.model.config.num_attention_heads)
+        records, config = enable_recording(self.model), self.model.config
+        called = f"the teacher {self.name}".strip() + f" (of the kind {config.model_type})"
+        if "attention_mask" not in forward_inputs(self.model, _trial(self.model, 4)):
+            raise UserError(
+                f"{called} takes no attention mask: what it says of a token depends on the padding beside it, so it "
+                "cannot teach"
+            )
+        # Recorded rows are right at any length; of others some change with it (BigBird's).
+        length = min(
+            self.length or _TRIAL_TOKENS, self.max_length, _TRIAL_TOKENS if records else 2 * _TRIAL_TOKENS
+        )
+        layers = range(1, config_value(config, "num_hidden_layers", default=0) + 1)
+        view = try_out(self.model, called, length, Request(attention_layers=layers))
+        shapes = list(dict.fromkeys(tuple(states.shape) for states in view.hidden_states.values()))
+        self.num_layers, self.hidden_size = len(view.hidden_states) - 1, shapes[0][-1]
+        if [shape[:2] for shape in shapes] != [(1, length)]:
+            raise UserError(
+                f"{called} has no hidden state of one width for each of {length} tokens in each layer (but "
+                f"{listed(shapes)}), so a student's iterations cannot be aligned with them: give another teacher"
+            )
+        self.num_heads = config_value(config, "num_attention_heads", default=0)
+        self.attention_fault = _attention_fault(view, length)
+        if not self.attention_fault:
+            self.num_heads = view.attention_rows[1].shape[1]
 
     @property
     def max_length(self) -> int:
@@ -480,9 +563,80 @@ class Teacher:
             return view_encoder(self.model, batch, asked)
 
 
+def _trial(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
+    """Return an input of some tokens, the last quarter of them padding."""
+    ids = torch.arange(7, 7 + length, device=model.device) % word_rows(model)
+    mask = (torch.arange(length, device=model.device) < length - length // 4).long()
+    return {"input_ids": ids[None], "attention_mask": mask[None]}
+
+
+@torch.no_grad()
+def try_out(
+    model: PreTrainedModel, called: str, length: int = 8, request: Request | None = None
+) -> EncoderView:
+    """Return what a model says of an input of some tokens, or a UserError where it says nothing, or NaN."""
+    broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{called}: its weights hold NaN or infinity ({listed(broken[:4])}): get the model anew, or train it again"
+        )
+    if getattr(model.base_model, "attention_type", None) == "block_sparse":
+        model = copy.deepcopy(model)  # BigBird changes for good at its first short input
+    try:
+        with evaluating(model):
+            batch = _trial(model, min(length, max_input_length(model)))
+            view = view_encoder(model, batch, request)
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"{called} cannot read an input of {length} tokens ({type(error).__name__}: {one_line(error)}): give "
+            "another encoder"
+        ) from error
+    valid = batch["attention_mask"].bool()
+    for layer, states in view.hidden_states.items():
+        if states.shape[:2] == valid.shape and not states[valid].isfinite().all():
+            raise UserError(
+                f"{called} gives NaN or infinity from layer {layer} on: its weights are damaged, or too large"
+            )
+    return view
+
+
+def _attention_fault(view: EncoderView, length: int) -> str:
+    """Return why the maps of a view are no rows of probabilities over the tokens of `_trial`; "" where they are."""
+    rows = {
+        layer: rows.exp() if view.log_rows else rows
+        for layer, rows in view.attention_rows.items()
+        if rows is not None
+    }
+    if set(rows) != set(range(1, len(view.hidden_states))):
+        return "layers show no map"
+    heads = {row.shape[1] for row in rows.values()}
+    queries = length - length // 4
+    for layer, row in rows.items():
+        if row.shape != (1, row.shape[1], length, length) or len(heads) > 1:
+            return f"layer {layer} has a map of shape {tuple(row.shape[1:])}, not heads x tokens x tokens"
+        text = row[0, :, :queries].float()
+        sums = text.sum(-1)
+        if not (text >= 0).all() or (sums - 1).abs().max() > 1e-2:
+            least, most, lowest = (value.item() for value in (sums.min(), sums.max(), text.min()))
+            return (
+                f"layer {layer} has rows that sum to {least:.3g} to {most:.3g}, and values from {lowest:.3g}"
+            )
+        if text[:, :, queries:].sum() > 1e-2:
+            return f"layer {layer} has a map that looks at padding"
+    return ""
+
+
 def max_input_length(model: PreTrainedModel) -> int:
-    """Return the longest input of an encoder in tokens, without the rows reserved for padding."""
-    return int(model.config.max_position_embeddings) - position_offset(model)
+    """Return the longest input of an encoder in tokens, without the rows reserved for padding.
+
+    Where no table of positions limits it (Funnel) it is 512.
+    """
+    return config_value(model.config, "max_position_embeddings", default=512) - position_offset(model)
+
+
+def config_value(config: PreTrainedConfig, *names: str, default: Any = None) -> Any:  # noqa: ANN401
+    """Return the first of some fields that a configuration has a value for; families name them differently."""
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), default)
 
 
 def position_offset(model: PreTrainedModel) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, display_name, quoted
+from minialbert.method.encoders import repository_file
 from minialbert.runs.files import sha256_of
 from minialbert.runs.results import ModelResult, Result
 
@@ -77,21 +78,23 @@ def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: A
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as root:
         folder = Path(root) / (shown or "model")
         alive.save_pretrained(folder)
-        for side in _SIDE_FILES:
-            if source and (Path(source) / side).is_file():
-                shutil.copy2(Path(source) / side, folder / side)
-        _tokenizer_of(tokenizer, source).save_pretrained(folder)
+        revision = getattr(alive.config, "_commit_hash", None)
+        for side in _SIDE_FILES if source else ():
+            with suppress(UserError):  # it was loaded from where there is nothing now
+                if file := repository_file(source, side, revision, required=False):
+                    shutil.copy2(file, folder / side)
+        _tokenizer_of(tokenizer, source, revision).save_pretrained(folder)
         yield str(folder)
 
 
-def _tokenizer_of(tokenizer: Any, source: str) -> PreTrainedTokenizerBase:
+def _tokenizer_of(tokenizer: Any, source: str, revision: str | None) -> PreTrainedTokenizerBase:
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     if tokenizer is not None:
         return load_tokenizer(str(tokenizer))
     if not source:
         raise UserError("a live model that was not loaded from anywhere needs its tokenizer: give tokenizer=")
-    return load_tokenizer(source)
+    return load_tokenizer(source, revision=revision)
 
 
 def model_identity(place: str, config: PreTrainedConfig | None = None) -> dict[str, str | None]:

@@ -170,28 +170,55 @@ class BottleneckAdapter(nn.Module):
         return self.LayerNorm(self.up(nn.functional.gelu(self.down(hidden_states))) + hidden_states)
 
 
-ADAPTER_KINDS: dict[str, Callable[[MiniAlbertConfig], nn.Module]] = {"bottleneck": BottleneckAdapter}
+Build = Callable[[MiniAlbertConfig], nn.Module]
+# What builds an adapter before the attention, and one before the feed-forward network.
+ADAPTER_KINDS: dict[str, tuple[Build, Build]] = {"bottleneck": (BottleneckAdapter, BottleneckAdapter)}
 
 
-def register_adapter(kind: str, build: Callable[[MiniAlbertConfig], nn.Module]) -> None:
+def register_adapter(kind: str, build: Build, *, ffn: Build | None = None) -> None:
     """Let configurations name a kind of adapter, until the process ends: `build(config)` makes one.
 
-    Each iteration has two, called on hidden states (B, T, D) before the attention and before the feed-forward network.
-    Linear layers that are `AdapterLinear` start at torch's default or at zero, others as the model's own.
+    Each iteration has two, called on hidden states (B, T, D) before the attention and before the feed-forward network,
+    for which `ffn` may build another. What a method `change(name, inputs)` returns, if it has one and it is not None,
+    is added to the output of the linear layer of that name: query, key, value and dense of the attention, ffn and
+    ffn_output of the network. Linear layers that are `AdapterLinear` start at torch's default or at zero, others as
+    the model's own.
     """
     if kind == "bottleneck":
         raise ValueError("the adapter kind 'bottleneck' is the package's own: give another name")
-    ADAPTER_KINDS[kind] = build
+    ADAPTER_KINDS[kind] = build, ffn or build
 
 
-def build_adapter(config: MiniAlbertConfig) -> nn.Module:
-    """Return an adapter of the kind that a configuration names."""
+def build_adapters(config: MiniAlbertConfig, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return adapters of the kind that a configuration names: those of the attention, those of the network."""
     if config.adapter_kind not in ADAPTER_KINDS:
         raise ValueError(
             f"the adapter kind {config.adapter_kind!r} is not known here ({', '.join(ADAPTER_KINDS)}): call "
             "register_adapter with its class first"
         )
-    return ADAPTER_KINDS[config.adapter_kind](config)
+    attention, ffn = ([build(config) for _ in range(count)] for build in ADAPTER_KINDS[config.adapter_kind])
+    return attention, ffn
+
+
+class IterationAdapter:
+    """An adapter as an argument of the block, and no module itself.
+
+    Accelerate moves modules among arguments before their weights have come from the disk; here it does not see one.
+    """
+
+    def __init__(self, adapter: nn.Module) -> None:
+        self.adapter = adapter
+        self.change = getattr(adapter, "change", None)
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        return self.adapter(hidden_states)
+
+
+def adapted(layer: nn.Linear, name: str, inputs: Tensor, adapter: Any) -> Tensor:  # noqa: ANN401
+    """Return what a linear layer gives, changed where the kind of the iteration's adapter does so."""
+    change = getattr(adapter, "change", None)
+    added = None if change is None else change(name, inputs)
+    return layer(inputs) if added is None else layer(inputs) + added
 
 
 def eager_attention(
@@ -237,6 +264,7 @@ class MiniAlbertSelfAttention(nn.Module):
         attention_mask: Tensor | None,
         output_attentions: bool,
         num_queries: int | None = None,
+        adapter: Callable | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         batch = hidden_states.shape[0]
         asking = hidden_states
@@ -244,10 +272,11 @@ class MiniAlbertSelfAttention(nn.Module):
             asking = hidden_states[:, :num_queries].contiguous()
             attention_mask = None if attention_mask is None else attention_mask[:, :, :num_queries]
         query, key, value = (
-            projection(states).view(batch, -1, self.config.num_attention_heads, self.head_size)
+            adapted(projection, name, states, adapter)
+            .view(batch, -1, self.config.num_attention_heads, self.head_size)
             .transpose(1, 2)  # (B, H, T, D/H)
-            for projection, states in (
-                (self.query, asking), (self.key, hidden_states), (self.value, hidden_states)
+            for projection, name, states in (
+                (self.query, "query", asking), (self.key, "key", hidden_states), (self.value, "value", hidden_states)
             )
         )  # fmt: skip
         attention: Callable = eager_attention
@@ -264,7 +293,7 @@ class MiniAlbertSelfAttention(nn.Module):
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
             scaling=self.head_size**-0.5,
         )
-        attended = self.dropout(self.dense(attended.flatten(2)))
+        attended = self.dropout(adapted(self.dense, "dense", attended.flatten(2), adapter))
         return self.LayerNorm(asking + attended), rows
 
 
@@ -282,18 +311,23 @@ class MiniAlbertBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_adapter: nn.Module,
-        ffn_adapter: nn.Module,
+        attention_adapter: Callable,
+        ffn_adapter: Callable,
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
         num_queries: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         # O_i = mlp(phi_mlp^i(att(phi_att^i(O_{i-1}))))  (Eq. 4)
         attended, rows = self.attention(
-            attention_adapter(hidden_states), attention_mask, output_attentions, num_queries
+            attention_adapter(hidden_states),
+            attention_mask,
+            output_attentions,
+            num_queries,
+            attention_adapter,
         )
         attended = ffn_adapter(attended)
-        transformed = self.ffn_output(self.activation(self.ffn(attended)))
+        widened = self.activation(adapted(self.ffn, "ffn", attended, ffn_adapter))
+        transformed = adapted(self.ffn_output, "ffn_output", widened, ffn_adapter)
         return self.LayerNorm(transformed + attended), rows
 
 
@@ -363,10 +397,19 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)  # never write the release's key names back
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
-            for source in (inspect.getfile(MiniAlbertConfig), __file__):
-                target = Path(save_directory) / Path(source).name
-                if not target.exists() or not target.samefile(source):
-                    shutil.copyfile(source, target)
+            _write_code(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        # Within Transformers' `save_pretrained`, where it is told to push.
+        _write_code(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+def _write_code(directory: str | os.PathLike) -> None:
+    for source in (inspect.getfile(MiniAlbertConfig), __file__):
+        target = Path(directory) / Path(source).name
+        if not target.exists() or not target.samefile(source):
+            shutil.copyfile(source, target)
 
 
 def _is_release_checkpoint(name: str | os.PathLike | None, kwargs: dict[str, Any]) -> bool:
@@ -414,9 +457,10 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         super().__init__(config)
         self.embeddings = MiniAlbertEmbeddings(config)
         self.block = MiniAlbertBlock(config)
-        adapters = config.num_hidden_layers if config.adapter_reduction_factor is not None else 0
-        self.attention_adapters = nn.ModuleList(build_adapter(config) for _ in range(adapters))
-        self.ffn_adapters = nn.ModuleList(build_adapter(config) for _ in range(adapters))
+        count = config.num_hidden_layers if config.adapter_reduction_factor is not None else 0
+        attention_adapters, ffn_adapters = build_adapters(config, count) if count else ([], [])
+        self.attention_adapters = nn.ModuleList(attention_adapters)
+        self.ffn_adapters = nn.ModuleList(ffn_adapters)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -428,12 +472,12 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         """Replace the word table."""
         self.embeddings.word_embeddings = value
 
-    def _adapters(self, iteration: int) -> tuple[nn.Module, nn.Module]:
+    def _adapters(self, iteration: int) -> tuple[Callable, Callable]:
         """Return the adapter pair of an iteration; past the last trained one, the last pair repeats."""
         if not len(self.attention_adapters):
             return nn.Identity(), nn.Identity()
         index = min(iteration, len(self.attention_adapters) - 1)
-        return self.attention_adapters[index], self.ffn_adapters[index]
+        return IterationAdapter(self.attention_adapters[index]), IterationAdapter(self.ffn_adapters[index])
 
     def depth(self, num_iterations: int | None) -> int:
         """Return how often to apply the block: what was asked for, else what the model is trained for."""
@@ -647,6 +691,13 @@ class _MiniAlbertClassifier(_MiniAlbertWithHead):
 
     output_class: type[ModelOutput]
 
+    def __init__(self, config: MiniAlbertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -828,13 +879,6 @@ class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
     reads_first_token_only = True
     output_class = MiniAlbertSequenceClassifierOutput
 
-    def __init__(self, config: MiniAlbertConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
     def read_out(self, hidden_states: Tensor) -> Tensor:
         """Return logits, (B, num_labels), from the output of any iteration, (B, T, D)."""
         return self.classifier(self.dropout(hidden_states[:, 0]))
@@ -868,13 +912,6 @@ class MiniAlbertForTokenClassification(_MiniAlbertClassifier):
     """A student that labels every token: each position -> dropout -> Linear, as in the release."""
 
     output_class = MiniAlbertTokenClassifierOutput
-
-    def __init__(self, config: MiniAlbertConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
     def read_out(self, hidden_states: Tensor) -> Tensor:
         """Return logits, (B, T, num_labels), from the output of any iteration, (B, T, D)."""

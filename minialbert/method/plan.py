@@ -15,7 +15,7 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, check_tokenizer
 from minialbert.errors import UserError
 from minialbert.method.elastic import mark_depths, plan_elastic
-from minialbert.method.encoders import Teacher, load_teacher, supports_packing
+from minialbert.method.encoders import Teacher, load_teacher, supports_packing, word_rows
 from minialbert.method.fast.recording import checkpoint_activations, records_attention
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.start import build_student
@@ -83,7 +83,8 @@ def plan_distillation(
         seed=training.seed,
     )
     if teacher is None and recipe.teacher.model is not None:
-        teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision)
+        length = windows.window_length
+        teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision, length=length)
     if teacher is not None:
         if teacher.tokenizer is not None:
             check_tokenizer(windows.tokenizer, teacher.tokenizer)
@@ -167,6 +168,15 @@ def resolve_objective(
         raise UserError(
             f"training.cache_teacher keeps nothing for registered terms ({', '.join(objective.extra)}): set it to false"
         )
+    if teacher.attention_fault:
+        objective = objective.without("attention")
+        if objective.needs_attention:
+            raise UserError(
+                f"a registered term reads attention rows, but the teacher's {teacher.attention_fault}"
+            )
+        notes.append(
+            f"attention rows: neither learnt from nor measured (the teacher's {teacher.attention_fault})"
+        )
     if not teacher.has_mlm_head and objective.output_weight:
         notes.append("output term: off (the teacher has no masked-LM head)")
         objective = objective.without("output")
@@ -210,9 +220,9 @@ def _check_size(windows: WindowDataset, whose: str, model: PreTrainedModel, long
             f"the windows are {windows.window_length} tokens long, but the {whose} takes at most {longest}: prepare "
             f"them with --window-length {longest}"
         )
-    if model.config.vocab_size < windows.tokenizer.vocab_size:
+    if word_rows(model) < windows.tokenizer.vocab_size:
         raise UserError(
-            f"the {whose} has {model.config.vocab_size} word embeddings, and the windows' tokenizer "
+            f"the {whose} has {word_rows(model)} word embeddings, and the windows' tokenizer "
             f"{windows.tokenizer.vocab_size} entries: prepare the corpus with this model's"
         )
 

@@ -22,7 +22,14 @@ from transformers import (
 
 from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import Teacher, evaluating, load_encoder, position_offset
+from minialbert.method.encoders import (
+    Teacher,
+    config_value,
+    evaluating,
+    load_encoder,
+    position_offset,
+    word_rows,
+)
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.recipes.schema import StudentRecipe
 
@@ -103,11 +110,13 @@ def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
 
     "word_embeddings" always; "position_embeddings" and "token_type_embeddings" where the model has them.
     """
-    tables = {"word_embeddings": model.get_input_embeddings().weight.detach()}
+    word = model.get_input_embeddings().weight.detach()
+    tables = {"word_embeddings": word}
     embeddings = getattr(model.base_model, "embeddings", None)
     for name in ("position_embeddings", "token_type_embeddings"):
         table = getattr(embeddings, name, None)
-        if isinstance(table, nn.Embedding):
+        # Of another width they are added to something else than words (MobileBERT).
+        if isinstance(table, nn.Embedding) and table.embedding_dim == word.shape[1]:
             tables[name] = table.weight.detach()
     if "position_embeddings" in tables:
         tables["position_embeddings"] = tables["position_embeddings"][position_offset(model) :]
@@ -134,9 +143,8 @@ def initialize_from_donor(student: MiniAlbertForMaskedLM, donor: PreTrainedModel
         rows = min(len(target), len(table))
         target[:rows] = table[:rows]
     norm = _embedding_norm(donor)
-    if norm is not None:
-        _copy(norm, embeddings.LayerNorm)
-    return [f"embeddings ({', '.join(tables)}{', LayerNorm' if norm is not None else ''}): the donor's"]
+    has_norm = norm is not None and _copy(norm, embeddings.LayerNorm)
+    return [f"embeddings ({', '.join(tables)}{', LayerNorm' if has_norm else ''}): the donor's"]
 
 
 @torch.no_grad()
@@ -271,8 +279,7 @@ def _start_projection(
     embeddings = student.minialbert.embeddings
     if isinstance(embeddings.projection, nn.Identity):
         norm = _embedding_norm(teacher.model)
-        if full_rank and norm is not None:
-            _copy(norm, embeddings.LayerNorm)
+        if full_rank and norm is not None and _copy(norm, embeddings.LayerNorm):
             return "embedding LayerNorm: the teacher's (full rank, no projection)"
         return "embedding LayerNorm: one and zero"
     if teacher.hidden_size != student.config.hidden_size or not samples:
@@ -320,7 +327,7 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
     targets: list[Any] = [block.get_submodule(name) for name in _BLOCK_PARTS[0]]
     sources: list[list[Any]] = [[module.get_submodule(name) for module in modules] for name in parts]
     for target, source in zip(targets, sources, strict=True):
-        if source[0].weight.shape != target.weight.shape:
+        if any(not _fits(part, target) for part in source):
             return "shared block: random (width or inner width differ from the teacher's)"
     if student.config.num_attention_heads != teacher.num_heads:
         return "shared block: random (head counts differ)"
@@ -328,7 +335,8 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
     chosen = slice(None) if layer is None or len(modules) == 1 else slice(layer - 1, layer)
     for target, source in zip(targets, sources, strict=True):
         target.weight.copy_(torch.stack([module.weight for module in source[chosen]]).mean(0))
-        target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
+        if source[0].bias is not None:
+            target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
     if layer is not None:
         return f"shared block: the teacher's layer {layer}"
     return f"shared block: mean of the teacher's {len(modules)} layers"
@@ -338,7 +346,7 @@ def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Mo
     for path in _LAYER_LISTS:
         found: Any = _part(model.base_model, path)
         for parts in _BLOCK_PARTS[1:] if found is not None else ():
-            if all(_part(found[0], name) is not None for name in parts):
+            if all(hasattr(_part(found[0], name), "weight") for name in parts):
                 return parts, list(found)
     return None
 
@@ -356,17 +364,24 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     if not teacher.has_mlm_head:
         return f"masked-LM head: random{fitted_to} (the teacher has none)"
     for dense, norm, decoder in _HEAD_PARTS:
-        source, teacher_decoder = _part(teacher.model, dense), _part(teacher.model, decoder)
-        if source is None or teacher_decoder is None:
+        parts = [_part(teacher.model, path) for path in (dense, norm, decoder)]
+        if any(part is None for part in parts):
             continue
-        if source.weight.shape != head.dense.weight.shape:
+        source, source_norm, teacher_decoder = parts
+        own_decoder = head.decoder if not student.config.tie_word_embeddings else None
+        if not (
+            _fits(source, head.dense)
+            and _fits(source_norm, head.LayerNorm)
+            and (own_decoder is None or _fits(teacher_decoder, own_decoder))
+        ):
             return "masked-LM head: random (width differs from the teacher's)"
         _copy(source, head.dense)
-        _copy(_part(teacher.model, norm), head.LayerNorm)
-        if not student.config.tie_word_embeddings:
-            head.decoder.weight.copy_(teacher_decoder.weight)
-        if teacher_decoder.bias is not None:
-            head.decoder.bias.copy_(teacher_decoder.bias)
+        _copy(source_norm, head.LayerNorm)
+        if own_decoder is not None:
+            own_decoder.weight.copy_(teacher_decoder.weight)
+        bias = teacher_decoder.bias
+        if bias is not None and bias.shape == head.decoder.bias.shape:
+            head.decoder.bias.copy_(bias)
         return "masked-LM head: the teacher's"
     return f"masked-LM head: random (the head of {teacher.model.config.model_type} has another structure)"
 
@@ -379,9 +394,17 @@ def _part(module: nn.Module, path: str) -> Any:  # noqa: ANN401 - Linear, LayerN
         return None
 
 
-def _copy(source: Any, target: Any) -> None:  # noqa: ANN401 - Linear or LayerNorm
+def _fits(source: Any, target: Any) -> bool:  # noqa: ANN401 - Linear or LayerNorm
+    return bool(source.weight.shape == target.weight.shape)
+
+
+def _copy(source: Any, target: Any) -> bool:  # noqa: ANN401 - Linear or LayerNorm
+    """Copy weight and bias, which starts at zero where the source has none; return whether they fit."""
+    if not _fits(source, target):
+        return False
     target.weight.copy_(source.weight)
-    target.bias.copy_(source.bias)
+    target.bias.zero_() if source.bias is None else target.bias.copy_(source.bias)
+    return True
 
 
 def build_student(
@@ -434,17 +457,21 @@ def student_config(
     contradict each other.
     """
     source = teacher.model.config if teacher is not None else BertConfig()
-    hidden_size = recipe.hidden_size or source.hidden_size
+    width = teacher.hidden_size if teacher is not None else source.hidden_size
+    hidden_size = recipe.hidden_size or width
     shape = {
-        "vocab_size": source.vocab_size if teacher is not None else len(tokenizer),
+        "vocab_size": word_rows(teacher.model) if teacher is not None else len(tokenizer),
         "hidden_size": hidden_size,
         "num_hidden_layers": recipe.num_hidden_layers,
-        "num_attention_heads": recipe.num_attention_heads or source.num_attention_heads,
-        "intermediate_size": recipe.intermediate_size or _first(source, "intermediate_size", "hidden_dim"),
-        "hidden_act": recipe.hidden_act or _first(source, "hidden_act", "activation", "hidden_activation"),
+        "num_attention_heads": recipe.num_attention_heads
+        or (teacher.num_heads if teacher else source.num_attention_heads),
+        "intermediate_size": recipe.intermediate_size
+        or config_value(source, "intermediate_size", "hidden_dim", default=4 * width),
+        "hidden_act": recipe.hidden_act
+        or config_value(source, "hidden_act", "activation", "hidden_activation", default="gelu"),
         "max_position_embeddings": recipe.max_position_embeddings or (teacher.max_length if teacher else 512),
         "type_vocab_size": max(getattr(source, "type_vocab_size", 0) or 0, 1),
-        "layer_norm_eps": _first(source, "layer_norm_eps", "norm_eps", default=1e-12),
+        "layer_norm_eps": config_value(source, "layer_norm_eps", "norm_eps", default=1e-12),
         "hidden_dropout_prob": recipe.hidden_dropout_prob,
         "attention_probs_dropout_prob": recipe.attention_probs_dropout_prob,
         "pad_token_id": tokenizer.pad_token_id,
@@ -496,10 +523,3 @@ def _required(teacher: Teacher | None, init: str) -> Teacher:
     if teacher is None:
         raise UserError(f"student.init {init!r} needs a teacher: give --teacher, or student.init=random")
     return teacher
-
-
-def _first(config: PreTrainedConfig, *names: str, default: object = None) -> object:
-    for name in names:
-        if getattr(config, name, None) is not None:
-            return getattr(config, name)
-    return default

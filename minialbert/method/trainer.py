@@ -238,7 +238,7 @@ class DistillationTrainer(ResumableTrainer):
             )
 
     def _comparable_rows(self) -> bool:
-        if self.teacher is None:
+        if self.teacher is None or self.teacher.attention_fault:
             return False
         same = self.teacher.num_heads == self.student.config.num_attention_heads
         return same or self.objective.attention_heads == "average"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from minialbert_runtime.words import WordRule, word_rule
 from tokenizers import pre_tokenizers
 from torch import nn
@@ -21,8 +23,17 @@ from minialbert.data.examples import Task, TextExample
 from minialbert.data.task_types import TASK_TYPES, TaskType, task_type
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, one_line, quoted
-from minialbert.method.encoders import head_of, load_encoder, load_encoder_config, max_input_length
+from minialbert.method.encoders import (
+    check_vocabulary,
+    head_of,
+    load_encoder,
+    load_encoder_config,
+    max_input_length,
+    repository_file,
+)
 from minialbert.runs.files import whole_folder, write_json
+
+logger = logging.getLogger(__name__)
 
 TASK_FILE = "task.json"
 # Names under which architectures keep their dropout.
@@ -95,7 +106,9 @@ def load_for_tuning(
         notes.append("head: the checkpoint's")
     elif not task.type.has_classes:
         notes += _start_at_mean(model, task)
-    return model, load_task_tokenizer(name, words=task.type.tagging, revision=revision), notes
+    tokenizer = load_task_tokenizer(name, words=task.type.tagging, revision=revision)
+    check_vocabulary(model, tokenizer, name)
+    return model, tokenizer, notes
 
 
 def load_tuned(
@@ -106,7 +119,8 @@ def load_tuned(
     It is in eval mode. Raises UserError if it cannot be loaded or has no task head.
     """
     config = load_encoder_config(name, revision=revision)
-    kind = _saved_type(name, config)
+    inputs = read_task_file(name, revision=revision)
+    kind = inputs.type if inputs is not None else _saved_type(name, config)
     loaded = load_encoder(name, kind.head, config=config, revision=revision, new_head=True)
     model = loaded.model
     if keys := sorted([*loaded.missing, *loaded.misshapen]):
@@ -114,12 +128,11 @@ def load_tuned(
             f"{name} has no trained head for {kind.head.replace('-', ' ')} (missing: "
             f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
         )
-    inputs = read_task_file(name) or TaskInputs(
+    inputs = inputs or TaskInputs(
         "", kind.name, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
     )
     tokenizer = load_task_tokenizer(name, words=kind.tagging, revision=revision)
-    if max(tokenizer.get_vocab().values()) >= (rows := model.get_input_embeddings().weight.shape[0]):
-        raise UserError(f"the tokenizer of {name} has ids beyond the {rows} rows of the model's word table")
+    check_vocabulary(model, tokenizer, name)
     return model.eval(), tokenizer, inputs
 
 
@@ -272,9 +285,6 @@ def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
 
 
 def _saved_type(name: str, config: PreTrainedConfig) -> TaskType:
-    inputs = read_task_file(name)
-    if inputs is not None:
-        return inputs.type
     head = head_of(config)
     kinds = [kind for kind in TASK_TYPES.values() if kind.head == head]
     if not kinds:
@@ -288,10 +298,19 @@ def _saved_type(name: str, config: PreTrainedConfig) -> TaskType:
     return next(exact, None) or next(usual, kinds[0])
 
 
-def read_task_file(name: str | Path) -> TaskInputs | None:
-    """Return what `task.json` in a model's directory says, None where there is none; UserError if damaged."""
-    path = Path(name) / TASK_FILE
-    if not path.is_file():
+def read_task_file(name: str | Path, *, revision: str | None = None) -> TaskInputs | None:
+    """Return what `task.json` in a model's directory or on the hub says, None where there is none.
+
+    Raises UserError if it is damaged, or the hub does not tell.
+    """
+    path = repository_file(name, TASK_FILE, revision, required=False)
+    if path is None:
+        known = Path(name).exists() or try_to_load_from_cache(str(name), TASK_FILE, revision=revision)
+        if not known:
+            logger.warning(
+                "%s: the hub could not be asked for its %s; if it was tuned here, its inputs are read as by default",
+                name, TASK_FILE,
+            )  # fmt: skip
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

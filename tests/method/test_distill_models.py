@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, SqueezeBertConfig, SqueezeBertForMaskedLM
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
+from minialbert.method import objective as objective_module
 from minialbert.method.distill import distill
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher
-from minialbert.method.objective import DistillationObjective
+from minialbert.method.objective import DistillationObjective, register_loss
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
 
@@ -114,6 +116,40 @@ def test_a_full_student_can_be_given(tiny_teacher, tiny_windows):
     )  # fmt: skip
     assert distilled.record["model"]["arch"] == "bert"
     assert distilled.record["recipe"]["student"]["arch"] == "bert"
+
+
+def test_maps_that_are_no_probabilities_are_left_out(tiny_windows, tmp_path, caplog, monkeypatch):
+    torch.manual_seed(0)
+    teacher = SqueezeBertForMaskedLM(
+        SqueezeBertConfig(
+            vocab_size=135, hidden_size=32, embedding_size=32, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    run = distill(teacher, tiny_windows, max_steps=2, output=tmp_path / "run", **SETTINGS)
+    note = next(note for note in run.record["notes"] if note.startswith("attention rows"))
+    assert re.fullmatch(r"attention rows: .* \(the teacher's layer 1 has rows that sum to .*\)", note)
+    assert run.record["objective"]["attention_weight"] == 0
+    measured = run.record["metrics"]["student_end"]
+    assert "cosine_1" in measured and not any(name.startswith("attention") for name in measured)
+    assert not (tmp_path / "run" / "attention.json").exists() and "its maps cannot be shown" in caplog.text
+    monkeypatch.setattr(objective_module, "_REGISTERED", {})
+    register_loss("rows", needs=("attention_rows",))(lambda *_: torch.zeros(()))
+    wanted = DistillationObjective(extra={"rows": 1.0})
+    with pytest.raises(
+        UserError, match="a registered term reads attention rows, but the teacher's layer 1 has"
+    ):
+        distill(teacher, tiny_windows, objective=wanted, output=tmp_path / "other", **SETTINGS)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_damaged_teacher_is_told_before_anything_is_written(tiny_teacher, tiny_windows, tmp_path):
+    tiny_teacher.bert.embeddings.word_embeddings.weight.data[134] = float("nan")  # of a rare word
+    with pytest.raises(
+        UserError, match=r"its weights hold NaN or infinity \(bert.embeddings.word_embeddings"
+    ):
+        distill(tiny_teacher, tiny_windows, output=tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_does_not_fit_is_one_line(tiny_teacher, tiny_windows, tmp_path):

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AlbertConfig,
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForTokenClassification,
     BertConfig,
@@ -24,6 +26,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError
 from minialbert.method.encoders import (
     ARCHITECTURES,
@@ -412,3 +415,74 @@ def test_a_misfit_is_told_by_name():
     assert told == "missing: a; unknown: c; of another shape: b (file (3, 2), model (2, 3))"
     many = {f"weight.{number:04}": (1,) for number in range(500)}
     assert len(tell_misfit(many, {"other": ()})) < 440
+
+
+# What is found when a model is loaded
+
+
+def changed_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["bert.embeddings.word_embeddings.weight", "cls.predictions.bias"])
+@pytest.mark.parametrize("load", [load_encoder, load_teacher])
+def test_weights_that_are_no_numbers_are_refused_at_once(load, key, value, tiny_teacher_dir):
+    changed_weights(tiny_teacher_dir, lambda weights: weights[key][-1:].fill_(value))
+    with pytest.raises(UserError, match=rf"its weights hold NaN or infinity \({key}\)"):
+        load(tiny_teacher_dir)
+
+
+def test_an_encoder_that_answers_with_infinity_is_refused(tiny_teacher_dir):
+    key = "bert.encoder.layer.2.output.LayerNorm.weight"
+    changed_weights(tiny_teacher_dir, lambda weights: weights[key].fill_(3e38))
+    with pytest.raises(UserError, match=r"gives NaN or infinity from layer \d on"):
+        load_encoder(tiny_teacher_dir, "features", role="model")
+
+
+def test_token_ids_beyond_the_word_table_are_refused(tiny_teacher_dir, tiny_tokenizer):
+    tokenizer = load_tokenizer(tiny_teacher_dir)
+    tokenizer.add_tokens(["[**name**]"])
+    tokenizer.save_pretrained(tiny_teacher_dir)
+    with pytest.raises(UserError, match=f"has ids beyond the {len(tiny_tokenizer)} rows of the model's word"):
+        load_teacher(tiny_teacher_dir)
+
+
+def test_a_bert_from_before_kinds_were_named_is_one(tiny_teacher_dir, tmp_path):
+    folder = tmp_path / "roberta-like" / "scibert_scivocab"  # whose path has another kind's name
+    folder.parent.mkdir()
+    tiny_teacher_dir.rename(folder)
+    values = json.loads((folder / "config.json").read_text())
+    for key in ("model_type", "architectures"):
+        del values[key]
+    (folder / "config.json").write_text(json.dumps(values))
+    assert load_encoder_config(folder).model_type == "bert"
+    assert load_teacher(folder, with_tokenizer=False).has_mlm_head
+
+
+def test_the_inner_folder_of_sentence_transformers_is_named(tiny_teacher_dir, tmp_path):
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    tiny_teacher_dir.rename(outer / "0_Transformer")
+    refused(outer, f"has no config.json: give {outer / '0_Transformer'}, where its encoder is")
+    assert load_teacher(outer / "0_Transformer").has_mlm_head
+
+
+@torch.no_grad()
+def test_heads_that_share_keys_are_recorded_as_the_model_repeats_them(batch):
+    torch.manual_seed(0)
+    shape = {**SHAPE, "num_key_value_heads": 2, "mask_token_id": 4, "pad_token_id": 1}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("eurobert", **shape)).eval()
+    model.set_attn_implementation("eager")
+    expected = model(**forward_inputs(model, batch), output_attentions=True, output_hidden_states=True)
+    teacher = Teacher(model, has_mlm_head=True)
+    view = teacher.view(batch, Request(attention_layers=[1, 3], attention_inputs=[2]))
+    valid = batch["attention_mask"].bool()
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    for layer in (1, 3):
+        rows = view.attention_rows[layer].exp().transpose(1, 2)[valid]
+        torch.testing.assert_close(rows, expected.attentions[layer - 1].transpose(1, 2)[valid], **close)
+    torch.testing.assert_close(view.hidden_states[4][valid], expected.hidden_states[4][valid], **close)
+    assert teacher.num_heads == 4 and view.attention_inputs[2].key.shape[1] == 4

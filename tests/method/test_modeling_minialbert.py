@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    modeling_utils,
     pipeline,
 )
+from transformers.utils import PushToHubMixin
 
 from minialbert import (
     MiniAlbertConfig,
@@ -499,6 +502,31 @@ def test_tied_decoder_has_the_rank_of_the_word_table():
 
 
 # Saving and loading
+
+
+def test_the_code_is_there_before_an_upload(tmp_path, monkeypatch):
+    uploaded = []
+    for name in ("hf_api", "create_and_tag_model_card"):
+        monkeypatch.setattr(modeling_utils, name, mock.MagicMock(), raising=False)
+
+    def upload(self, folder, repo_id, timestamps, **_):
+        uploaded.extend(name for name in os.listdir(folder) if name not in timestamps)
+
+    monkeypatch.setattr(PushToHubMixin, "_upload_modified_files", upload)
+    model = build(MiniAlbertForSequenceClassification)
+    model.save_pretrained(str(tmp_path), push_to_hub=True, repo_id="me/mine")
+    assert {"config.json", "configuration_minialbert.py", "modeling_minialbert.py"} <= set(uploaded)
+
+
+@torch.no_grad()
+def test_weights_on_disk_give_the_same_logits(tmp_path, inputs):
+    model = build(MiniAlbertForSequenceClassification, adapter_reduction_factor=8)
+    model.save_pretrained(tmp_path / "model")
+    offloaded = MiniAlbertForSequenceClassification.from_pretrained(
+        tmp_path / "model", device_map={"": "disk"}, offload_folder=tmp_path / "offloaded"
+    )
+    assert offloaded.minialbert.attention_adapters[0].up.weight.is_meta
+    assert torch.equal(offloaded(**inputs).logits, model(**inputs).logits)
 
 
 @ALL

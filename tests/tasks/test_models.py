@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -20,6 +24,7 @@ from transformers import (
 from minialbert import MiniAlbertForMaskedLM, MiniAlbertForTokenClassification
 from minialbert.data.examples import Task, TextExample
 from minialbert.errors import UserError
+from minialbert.method.live import on_disk
 from minialbert.tasks.models import (
     Scale,
     TaskInputs,
@@ -29,6 +34,7 @@ from minialbert.tasks.models import (
     load_task_tokenizer,
     load_tuned,
     model_labels,
+    read_task_file,
     save_tuned,
     scale_of,
 )
@@ -328,3 +334,78 @@ def test_byte_level_pieces_of_words_begin_with_their_space(tmp_path):
         "Ġ",
         "b",
     ]
+
+
+# From the hub
+
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Puts a folder where a download leaves it, as me/tuned at a branch; the hub itself cannot be asked."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder: Path, branch: str = "main", sha: str = SHA) -> str:
+        root = tmp_path / "hub" / "models--me--tuned"
+        (root / "refs").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, root / "snapshots" / sha)
+        (root / "refs" / branch).write_text(sha)
+        return "me/tuned"
+
+    return put
+
+
+def test_a_hub_id_gives_what_its_folder_gives(hub, tiny_teacher, tiny_tokenizer, tmp_path, caplog):
+    model = bert(tiny_teacher.config, "a", "b", architectures=["BertForSequenceClassification"])
+    inputs = TaskInputs("mine", "multi-label", "f1", 24, 8)
+    save_tuned(model, tiny_tokenizer, inputs, tmp_path / "new")
+    save_tuned(model, tiny_tokenizer, replace(inputs, max_length=16), tmp_path / "old")
+    settings = tmp_path / "old" / "tokenizer.json"
+    values = json.loads(settings.read_text())
+    vocabulary = values["model"]["vocab"]
+    vocabulary["the"], vocabulary["king"] = vocabulary["king"], vocabulary["the"]
+    settings.write_text(json.dumps(values))
+    name = hub(tmp_path / "new")
+    hub(tmp_path / "old", "v1", SHA[::-1])
+    for revision, folder in ((None, "new"), ("v1", "old"), (SHA[::-1], "old")):
+        loaded, tokenizer, found = load_tuned(name, revision=revision)
+        assert found == read_task_file(tmp_path / folder) == load_tuned(str(tmp_path / folder))[2]
+        assert (
+            tokenizer("The KING").input_ids
+            == load_task_tokenizer(str(tmp_path / folder), words=False)("The KING").input_ids
+        )
+        with on_disk(loaded) as place:  # a live model from there, too
+            assert load_tuned(place)[2] == found
+    assert tokenizer("The KING").input_ids != tiny_tokenizer("The KING").input_ids
+    assert "could not be asked" not in caplog.text
+
+
+def test_what_could_not_be_asked_is_said(hub, tiny_teacher, tiny_tokenizer, tmp_path, caplog):
+    save_tuned(
+        bert(tiny_teacher.config, "a", "b"),
+        tiny_tokenizer,
+        TaskInputs("mine", "single-label", "f1", 24, 8),
+        tmp_path / "m",
+    )
+    (tmp_path / "m" / "task.json").unlink()
+    name = hub(tmp_path / "m")
+    with caplog.at_level(logging.WARNING, "minialbert"):
+        assert read_task_file(name) is None
+    assert "me/tuned: the hub could not be asked for its task.json" in caplog.text
+    caplog.clear()
+    (tmp_path / "hub" / "models--me--tuned" / ".no_exist" / SHA).mkdir(parents=True)
+    (tmp_path / "hub" / "models--me--tuned" / ".no_exist" / SHA / "task.json").touch()
+    assert read_task_file(name) is None and not caplog.records
+    assert read_task_file(tmp_path / "m") is None
+
+
+def test_ids_beyond_the_word_table_are_refused_before_tuning(tiny_teacher_dir, tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["zzz1"])
+    tokenizer.save_pretrained(tiny_teacher_dir)
+    with pytest.raises(
+        UserError, match=f"ids beyond the {len(tiny_tokenizer)} rows of the model's word table"
+    ):
+        load_for_tuning(str(tiny_teacher_dir), task("a", "b"))

@@ -97,17 +97,18 @@ def recording_attention(
 ) -> tuple[Tensor, None]:
     """Return attended values; under `record_attention`, keep what is asked for of this layer.
 
-    Query, key and value are (B, H, T, D/H); the mask is what `sdpa_mask` made: bool, additive, or None when
-    nothing is padded. Scores are scaled by 1 / sqrt(D/H) unless told otherwise. The values are (B, T, H,
-    D/H); None stands in the place of the rows, as with SDPA.
+    Query, key and value are (B, H, T, D/H), key and value perhaps of fewer heads; the mask is what `sdpa_mask`
+    made: bool, additive, or None when nothing is padded. Scores are scaled by 1 / sqrt(D/H) unless told
+    otherwise. The values are (B, T, H, D/H); None stands in the place of the rows, as with SDPA.
     """
     recorder = _ACTIVE.get()
     layer = 0
     if recorder is not None:
         recorder.calls += 1
         layer, asked = recorder.calls, recorder.request
-        bias = kwargs.get("position_bias")
-        inputs = AttentionInputs(query, key, value, attention_mask, scaling, bias)
+        groups = query.shape[1] // key.shape[1]  # of heads that share their keys and values (EuroBERT)
+        keys, values = (part if groups == 1 else part.repeat_interleave(groups, 1) for part in (key, value))
+        inputs = AttentionInputs(query, keys, values, attention_mask, scaling, kwargs.get("position_bias"))
         if layer in asked.attention_inputs:
             recorder.inputs[layer] = inputs
         if layer in asked.references:
@@ -120,7 +121,7 @@ def recording_attention(
         return _fused_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    scores = torch.matmul(query, key.transpose(2, 3)).float() * (scaling or query.shape[-1] ** -0.5)
+    scores = torch.matmul(query, keys.transpose(2, 3)).float() * (scaling or query.shape[-1] ** -0.5)
     if kwargs.get("position_bias") is not None:
         scores = scores + kwargs["position_bias"]
     if attention_mask is not None:
@@ -131,7 +132,7 @@ def recording_attention(
     log_rows = nn.functional.log_softmax(scores, dim=-1)
     weights = nn.functional.dropout(log_rows.exp(), p=dropout, training=module.training)
     recorder.rows[layer] = weights if recorder.request.after_dropout else log_rows
-    attended = torch.matmul(weights.to(value.dtype), value)
+    attended = torch.matmul(weights.to(value.dtype), values)
     return attended.transpose(1, 2).contiguous(), None
 
 
