@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from minialbert_runtime.answers import ANSWERS, Logits, class_of, classes_over, score_of
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,12 +27,13 @@ from minialbert.data.task_inputs import IGNORED, Encoded, encode_sentences, enco
 from minialbert.errors import UserError, quoted
 
 if TYPE_CHECKING:
-    from minialbert_runtime.words import WordRule
     from transformers import PreTrainedTokenizerFast
 
     from minialbert.data.examples import Task
 
 
+# The answer to each example, and the figures where all have gold labels (else none).
+Answers = tuple[list[Any], dict[str, Any]]
 _OF_CLASSES = (
     "f1_weighted", "precision_macro", "precision_weighted", "recall_macro", "recall_weighted", "auroc",
     "average_precision",
@@ -122,13 +122,13 @@ class TaskType:
         examples: Sequence[Any],  # noqa: ARG002 - of kinds whose examples are not rows
         encoded: Encoded,
         logits: Sequence[Logits],
-    ) -> tuple[list[Any], dict[str, Any]]:
+    ) -> Answers:
         """Return the model's answer to each example, and the figures where all have gold labels (else none)."""
         gold = [row.get("labels") for row in encoded.rows]
         labelled = all(label is not None for label in gold)
         return self.answers(task, np.stack(logits), gold if labelled else None)
 
-    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> Answers:
         """Return the answers to texts with logits (rows, L), and the figures against gold labels as encoded."""
         raise NotImplementedError
 
@@ -140,11 +140,8 @@ class TaskType:
         """Return what a reader of figures has to be told, a line each."""
         return never_predicted(figures)
 
-    def answer(
-        self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
-    ) -> dict[str, Any]:
-        """Return what `predict` says of a text with logits (L,); the threshold is that of several classes."""
-        return class_of(logits, labels, logit_threshold)
+    # What `predict` says of a text with logits (L,), from labels and the threshold of several classes.
+    answer = staticmethod(class_of)
 
 
 class SingleLabel(TaskType):
@@ -183,7 +180,7 @@ class SingleLabel(TaskType):
         )
         return temperature**2 * functional.kl_div(ours, theirs, reduction="sum", log_target=True)
 
-    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> Answers:
         """Return the likeliest class of each text."""
         ids = logits.argmax(axis=1).tolist()
         named = [task.labels[index] for index in ids]
@@ -214,25 +211,11 @@ class Token(SingleLabel):
         tokenizer: PreTrainedTokenizerFast,
         task: Task,
         *,
-        max_length: int,
-        overlap: int,
-        all_pieces: bool = False,
         long_texts: str = "windows",  # noqa: ARG002 - sentences always are
-        rule: WordRule | None = None,
+        **options: Any,
     ) -> Encoded:
-        """Return sentences as windows that share `overlap` pieces.
-
-        With the `rule` that cuts running text, sentences of other words are also read as `predict` reads them.
-        """
-        return encode_sentences(
-            examples,
-            tokenizer,
-            task,
-            max_length=max_length,
-            overlap=overlap,
-            all_pieces=all_pieces,
-            rule=rule,
-        )
+        """Return sentences as windows; options are those of `encode_sentences`."""
+        return encode_sentences(examples, tokenizer, task, **options)
 
 
 class MultiLabel(TaskType):
@@ -262,7 +245,7 @@ class MultiLabel(TaskType):
         )
         return temperature**2 * (cross - entropy)
 
-    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> tuple[list[Any], dict[str, Any]]:
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> Answers:
         """Return the names of the classes whose probability is above one half."""
         chosen = logits > 0
         named = [tuple(name for name, is_in in zip(task.labels, row, strict=True) if is_in) for row in chosen]
@@ -276,7 +259,7 @@ class MultiLabel(TaskType):
 
     def results(
         self, task: Task, examples: Sequence[Any], encoded: Encoded, logits: Sequence[Logits]
-    ) -> tuple[list[Any], dict[str, Any]]:
+    ) -> Answers:
         """Return answers and figures; classes that the model does not have count as one that it never names."""
         answers, metrics = super().results(task, examples, encoded, logits)
         unknown = [bool(set(example.label or ()) - set(task.labels)) for example in examples]
@@ -287,11 +270,7 @@ class MultiLabel(TaskType):
             )
         return answers, metrics
 
-    def answer(
-        self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
-    ) -> dict[str, Any]:
-        """Return the names over the threshold, and all probabilities."""
-        return classes_over(logits, labels, logit_threshold)
+    answer = staticmethod(classes_over)
 
 
 class Regression(TaskType):
@@ -323,7 +302,7 @@ class Regression(TaskType):
         task: Task,
         logits: Logits,
         gold: list[Any] | None,  # noqa: ARG002
-    ) -> tuple[list[Any], dict[str, Any]]:
+    ) -> Answers:
         """Return the scores."""
         scores = logits[:, 0].tolist()
         return scores, regression_metrics(gold, scores) if gold is not None else {}
@@ -345,11 +324,7 @@ class Regression(TaskType):
             f"{error / (1 - figures['r2']):.4g}: the model says hardly more than their mean"
         ]
 
-    def answer(
-        self, logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
-    ) -> dict[str, Any]:
-        """Return the score."""
-        return score_of(logits, labels, logit_threshold)
+    answer = staticmethod(score_of)
 
 
 TASK_TYPES: dict[str, TaskType] = {

@@ -105,6 +105,9 @@ def _with_positive(task: Task, named: str | None) -> Task:
     return replace(task, positive=named or (found[0] if len(found) == 1 else rarer))
 
 
+_ANY = ""  # a class that every row is of
+
+
 def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
     """Part the training rows, so that each class (or type of entity) has its share in both parts.
 
@@ -117,7 +120,9 @@ def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
         groups.setdefault(index if row.group is None else row.group, []).append(index)
     units = random.Random(0).sample(list(groups.values()), len(groups))
     units.sort(key=lambda unit: len(unit) > fraction * len(train))  # those of many rows last
-    kinds = [Counter(kind for index in unit for kind in _kinds_of(train[index])) for unit in units]
+    kinds = [
+        Counter(kind for index in unit for kind in {_ANY, *counted_labels(train[index])}) for unit in units
+    ]
     left, taken = Counter[str](), Counter[str]()
     having: dict[str, list[int]] = {}
     for place, found in enumerate(kinds):
@@ -145,28 +150,12 @@ def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
         "train": [row for index, row in enumerate(train) if index not in apart],
         "validation": [row for index, row in enumerate(train) if index in apart],
     }
-    notes = [f"validation: {taken[_ANY]:,} of the {len(train):,} training rows, set apart at random"]
-    notes[0] += (
-        f" by class; rows of one {group} stay together"
-        if group is not None
-        else " by class"
-        if len(wanted) > 1
-        else ""
-    )
+    how = " by class" if len(wanted) > 1 else ""
+    how += "" if group is None else f"; rows of one {group} stay together"
+    notes = [f"validation: {taken[_ANY]:,} of the {len(train):,} training rows, set apart at random{how}"]
     if without := [kind for kind in having if not taken[kind]]:
         notes.append(f"validation: no row of {listed(map(quoted, sorted(without)))}")
     return replace(task, splits=parts, notes=(*task.notes, *notes))
-
-
-_ANY = ""  # what every row is of
-
-
-def _kinds_of(example: Example) -> set[str]:
-    """Return the classes of a row, or the types of its entities, and `_ANY`."""
-    label = label_of(example)
-    if isinstance(example, TokenExample):
-        return {_ANY, *(tag[2:] for tag in example.tags or () if tag != "O")}
-    return {_ANY, *((label,) if isinstance(label, str) else label if isinstance(label, tuple) else ())}
 
 
 _SHOWN = 12  # labels whose counts a line has

@@ -26,6 +26,7 @@ class Difference:
 
 Value = str | int | Decimal | Cell | Difference | None
 _GLUE = {column.task for column in published.GLUE_COLUMNS}
+_MOST_CLASSES = 30
 _NER = {column.task for column in published.NER_COLUMNS}
 Groups = Mapping[tuple[Row, str], Sequence[Record]]
 
@@ -179,9 +180,22 @@ def entity_table(records: Iterable[Record]) -> Table:
     return Table("Entities", columns, tuple(rows), notes if rows else ())
 
 
+def class_table(records: Iterable[Record]) -> Table:
+    """Return precision, recall and F1 of every class of every classification, where it has not more than 30."""
+    rows: list[tuple[Value, ...]] = []
+    for (row, task), members in group(record for record in records if not is_tagging(record.problem)).items():
+        classes = dict.fromkeys(
+            name for one in members for name in (one.metrics.get(one.split) or {}).get("per_class", ())
+        )
+        for name in classes if len(classes) <= _MOST_CLASSES else ():
+            figures = [cell(members, ("per_class", name, key)) for key in ("precision", "recall", "f1")]
+            rows.append((row.label, _heading(task), name, *figures))
+    return Table("Classes", ("model", "task", "class", "precision", "recall", "F1"), tuple(rows))
+
+
 # The tables of a report, by the names of their CSV files.
 TABLES = {
-    "glue": glue_table, "ner": ner_table, "entities": entity_table, "other": other_table,
+    "glue": glue_table, "ner": ner_table, "entities": entity_table, "classes": class_table, "other": other_table,
     "distillation": distillation_table,
 }  # fmt: skip
 

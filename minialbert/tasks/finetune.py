@@ -418,6 +418,8 @@ def _finetune(
         plan.scale.fold(plan.model)
     if not trainer.args.should_save:
         return {}
+    for line in remarks(plan.task, predictions) if progress else ():
+        logger.warning("%s", line)
     if keep_model:
         inputs = TaskInputs(
             plan.task.name,

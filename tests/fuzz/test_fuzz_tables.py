@@ -14,13 +14,13 @@ from hostile import NAMES, hunt, mutated, spelled, tiers, values
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from minialbert.data.examples import Problem, Task, TextExample, TokenExample
+from minialbert.data.examples import Task, TextExample, TokenExample
 from minialbert.data.tables import load_table
 from minialbert.data.tasks import load_task, task_summary
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.tasks.predict import read_inputs
 
-ROWS: dict[Problem, list[dict[str, Any]]] = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "single-label": [{"text": "one, two", "label": "A"}, {"text": "three", "label": "B"}],
     "multi-label": [{"text": "one; two", "label": "A|B"}, {"text": 'a "quote"', "label": ""}],
     "regression": [{"text": "one", "label": 0.5}, {"text": "two\nlines", "label": -1}],
@@ -88,7 +88,7 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
     return stream.getvalue()
 
 
-def samples(suffix: str, problem: Problem) -> list[bytes]:
+def samples(suffix: str, problem: str) -> list[bytes]:
     tables = [ROWS[problem], SPANS] if problem == "token" else [ROWS[problem]]
     if suffix == ".jsonl":
         return [b"".join(spelled(row) + b"\n" for row in rows) for rows in tables]
@@ -100,7 +100,7 @@ def samples(suffix: str, problem: Problem) -> list[bytes]:
 @tiers
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_files(examples: int, suffix: str, tmp_path: Path) -> None:
-    def attack(hostile: tuple[Problem, str, bytes]) -> None:
+    def attack(hostile: tuple[str, str, bytes]) -> None:
         problem, split, content = hostile
         for name in ("train", "test"):
             (tmp_path / f"{name}{suffix}").write_bytes(
@@ -108,7 +108,7 @@ def test_files(examples: int, suffix: str, tmp_path: Path) -> None:
             )
         check(load_table(tmp_path, problem))
 
-    def inputs(problem: Problem) -> st.SearchStrategy[Any]:
+    def inputs(problem: str) -> st.SearchStrategy[Any]:
         contents = mutated(samples(suffix, problem), most_steps=3)
         return st.tuples(st.just(problem), st.sampled_from(["train", "train", "test"]), contents)
 
@@ -121,14 +121,14 @@ def test_rows(examples: int, suffix: str, tmp_path: Path) -> None:
     """Rows that are all JSON, with any value in any cell, from a file and in memory."""
     path = tmp_path / "train.jsonl"
 
-    def attack(hostile: tuple[Problem, list[dict[str, Any]]]) -> None:
+    def attack(hostile: tuple[str, list[dict[str, Any]]]) -> None:
         problem, rows = hostile
         if suffix == ".jsonl":
             path.write_bytes(b"".join(spelled(row) + b"\n" for row in rows))
         frame = pandas.DataFrame(rows, dtype=object) if suffix == "frame" else rows
         check(load_table(path if suffix == ".jsonl" else frame, problem))
 
-    def inputs(problem: Problem) -> st.SearchStrategy[Any]:
+    def inputs(problem: str) -> st.SearchStrategy[Any]:
         good = ROWS[problem] + (SPANS if problem == "token" else [])
         span = st.fixed_dictionaries({"start": values(), "end": values(), "label": values()})
         cell = st.one_of(values(), st.lists(span, max_size=2), st.lists(span, max_size=2).map(json.dumps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -14,7 +15,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
 from minialbert.method.costs import estimate, forward_flops_per_token
-from minialbert.method.distill import _first_measurement, distill, initialise
+from minialbert.method.distill import _first_measurement, _parts, distill, initialise
+from minialbert.method.held_out import HeldOutMetrics
 from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
@@ -356,3 +358,9 @@ def test_a_log_that_starts_without_metrics_is_told(line, tmp_path):
     run.log.write_text(f"{line}\n")
     with pytest.raises(UserError, match=r"log\.jsonl is damaged \(it starts without metrics\)"):
         _first_measurement(None, run, None, resumed=True)
+
+
+def test_figures_that_are_not_finite_are_no_result():
+    broken = HeldOutMetrics(mlm_loss=math.nan, mlm_accuracy=0.5, cosine={1: math.inf}, masked_tokens=4)
+    with pytest.raises(UserError, match=r"figures of the teacher .* not finite \(mlm_loss, cosine_1\)"):
+        _parts((broken, broken, broken), "teacher")

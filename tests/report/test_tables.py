@@ -15,6 +15,7 @@ from minialbert.report.paper import GLUE_COLUMNS, NER_COLUMNS, average, glue_row
 from minialbert.report.sections import without_paths
 from minialbert.report.tables import (
     Table,
+    class_table,
     distillation_table,
     entity_table,
     escape,
@@ -440,6 +441,25 @@ def test_named_entities(runs):
     assert detail["mine", "all"]["precision"] is None
     assert [row[0] for row in other_table(records).rows] == ["distilled, full"]
     assert other_table(records).columns[-1] == "mine"
+
+
+def test_classes_have_figures_of_their_own(runs):
+    def figures(f1: float) -> dict[str, object]:
+        return {
+            "per_class": {"case": {"precision": 0.5, "recall": 1.0, "f1": f1, "support": 4, "predicted": 8}}
+        }
+
+    many = {"per_class": {f"c{number}": {"precision": 1.0, "recall": 1.0, "f1": 1.0} for number in range(31)}}
+    records = find_records(
+        runs(
+            finetuned("mine", 0.9, figures=figures(0.6)),
+            finetuned("mine", 0.9, seed=2, figures=figures(0.7)),
+            finetuned("topics", 0.9, figures=many),
+            finetuned("old", 0.9),
+        )
+    )
+    (row,) = rows_of(class_table(records))
+    assert (row["task"], row["class"], show(row["F1"])) == ("mine", "case", "65.0 ± 7.1 (2)")
 
 
 def test_an_error_measure_is_not_shown_in_percent(runs):
