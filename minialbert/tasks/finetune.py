@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from minialbert_runtime.words import WordRule
 from torch import Tensor
@@ -163,6 +164,8 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         notes += input_notes(split, task.splits[split], inputs, max_length)
         if (more := len(inputs) - len(task.splits[split])) and task.type.tagging:
             notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
+    if recipe.task.metric is not None and not task.type.tagging:
+        _check_metric_exists(task, encoded)
     if scale != Scale():
         scale.unfold(model)
         for row in encoded["train"].rows:
@@ -225,6 +228,18 @@ def _encode(
             if encoded[split].cut:
                 encoded[split] = encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
     return encoded, long_texts
+
+
+def _check_metric_exists(task: Task, encoded: Mapping[str, Encoded]) -> None:
+    """Refuse a metric that the rows which it is to judge by do not have, before anything is trained."""
+    for split in {"validation", task.reported_split}:
+        gold = [row["labels"] for row in encoded[split].rows]
+        _, figures = task.type.answers(task, np.zeros((len(gold), len(task.labels) or 1), np.float32), gold)
+        if task.metric not in figures:
+            raise UserError(
+                f"{split}: {task.metric} cannot be computed (rows all of one class, or too many classes): "
+                "choose another task.metric"
+            )
 
 
 def _plan_elastic(

@@ -731,6 +731,16 @@ def test_the_positive_class_goes_with_the_model(run, tmp_path):
     )
 
 
+def test_a_metric_that_validation_cannot_have_is_refused_before_training(run, tmp_path):
+    data = write_task(tmp_path / "alike", "single")
+    write_rows(data / "dev.jsonl", [{"text": "a cat", "label": "with"}] * 3)
+    with pytest.raises(UserError, match="validation: auroc cannot be computed .rows all of one class"):
+        run("single", "task.metric=auroc", data=data)
+    assert run(
+        "single", "task.metric=auroc", "tuning.epochs=1", data=write_task(tmp_path / "both", "single")
+    )["score"]
+
+
 # Limits of the input
 
 
