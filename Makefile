@@ -20,7 +20,7 @@ TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
 DEV_STAMP := $(VENV)/.dev-$(KEY)
 DEMO_STAMP := $(VENV)/.demo-$(KEY)
 
-.PHONY: demo test test-slow install fix check audit docs clean
+.PHONY: demo test test-slow install fix check audit bounds docs clean
 .NOTPARALLEL:
 
 demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come with Python packages
@@ -50,6 +50,9 @@ check: $(DEV_STAMP)
 
 audit: $(DEV_STAMP)  ## known vulnerabilities of what is pinned and installed
 	$(BIN)/python tools/audit.py constraints.txt
+
+bounds: $(PYTHON_STAMP)  ## tests with the lowest versions that pyproject.toml allows, in fresh environments
+	$(BIN)/python tools/bounds.py lowest
 
 docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again
 	$(BIN)/python -c "from pathlib import Path; from minialbert.recipes.load import with_reference; \

@@ -341,7 +341,7 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["MiniAlbertBlock"]
-    _keys_to_ignore_on_load_unexpected = RELEASE_UNUSED_KEYS
+    _keys_to_ignore_on_load_unexpected = list(RELEASE_UNUSED_KEYS)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
