@@ -100,7 +100,7 @@ class ClassCells:
         if parts is None:
             raise table.error(row, f"expected a list of classes, found {quoted(cell)}")
         if self.vector is not None:
-            return tuple(name for name, part in zip(self.vector, parts, strict=True) if _flag(part))
+            return tuple(name for name, part in zip(self.vector, parts, strict=True) if flag_of(part))
         if len(parts) == 1 and _looks_like_a_list(parts[0]):
             raise table.error(
                 row,
@@ -132,7 +132,7 @@ def understand_classes(
     cells = [(table, row, cell) for table, row, cell in cells if not missing(cell)]
     if (
         cells
-        and all(not isinstance(cell, list) and _flag(cell) is not None for _, _, cell in cells)
+        and all(not isinstance(cell, list) and flag_of(cell) is not None for _, _, cell in cells)
         and not (labels and set(labels) <= {*_ZEROS, *_ONES})
     ):
         table = cells[0][0]
@@ -146,7 +146,7 @@ def understand_classes(
         separator = _separator(cells[0][0] if cells else None, column, texts, notes)
     lists = [(table, row, _parts(cell, separator)) for table, row, cell in cells]
     widths = {len(parts or ()) for _, _, parts in lists}
-    are_flags = all(parts and all(_flag(part) is not None for part in parts) for _, _, parts in lists)
+    are_flags = all(parts and all(flag_of(part) is not None for part in parts) for _, _, parts in lists)
     if not are_flags or widths <= {1} or len(widths) > 1 or (labels and set(labels) <= {*_ZEROS, *_ONES}):
         return ClassCells(separator)
     width, (table, row, _) = widths.pop(), lists[0]
@@ -201,7 +201,7 @@ def flag_columns(table: Table) -> list[str]:
         left = {
             name: None
             for name in left
-            if not isinstance(cells.get(name), list) and _flag(cells.get(name)) is not None
+            if not isinstance(cells.get(name), list) and flag_of(cells.get(name)) is not None
         }
     return list(left)
 
@@ -210,7 +210,7 @@ def classes_of_flags(
     table: Table, row: int, cells: Mapping[str, Any], columns: Sequence[str]
 ) -> tuple[str, ...] | None:
     """Returns the columns that hold a 1; None where all of them are empty."""
-    flags = [_flag(cells.get(column)) for column in columns]
+    flags = [flag_of(cells.get(column)) for column in columns]
     if all(missing(cells.get(column)) for column in columns):
         return None
     for column, flag in zip(columns, flags, strict=True):
@@ -222,8 +222,11 @@ def classes_of_flags(
     return tuple(column for column, flag in zip(columns, flags, strict=True) if flag)
 
 
-def _flag(cell: object) -> bool | None:
-    spelled = str(cell).strip()
+def flag_of(cell: object) -> bool | None:
+    """Returns what a 0 or 1, a true or false says, None for any other cell."""
+    if isinstance(cell, int | float):
+        return bool(cell) if cell in (0, 1) else None
+    spelled = cell.strip() if isinstance(cell, str) else None
     return True if spelled in _ONES else False if spelled in _ZEROS else None
 
 
@@ -244,7 +247,8 @@ def tags_of(
     table: Table, row: int, cell: object, column: str, labels: Sequence[str] | None
 ) -> tuple[str, ...]:
     """Returns the tags in a cell; whole numbers are the places of `labels`."""
-    if not isinstance(cell, list) or not cell or not all(type(tag) is int for tag in cell):
+    numbers = list_in(cell)
+    if not numbers or not all(type(tag) is int for tag in numbers):
         return words_of(table, row, cell, column)
     if labels is None:
         raise table.error(
@@ -252,9 +256,9 @@ def tags_of(
             f"the tags in column {quoted(column)} are numbers, and their names are not known: name them in the order "
             "of the numbers, as in task.labels=[O, B-X, I-X]",
         )
-    if not all(0 <= tag < len(labels) for tag in cell):
+    if not all(0 <= tag < len(labels) for tag in numbers):
         raise table.error(row, f"expected tags from 0 to {len(labels) - 1} (`labels`), found {quoted(cell)}")
-    return tuple(labels[tag] for tag in cell)
+    return tuple(labels[tag] for tag in numbers)
 
 
 def spans_of(table: Table, row: int, cell: object) -> list[Span]:

@@ -71,9 +71,9 @@ class Task:
 
     @property
     def pairs(self) -> bool | None:
-        """Whether it is trained on pairs of texts; None where rows differ, or are words."""
-        train = self.splits.get("train", ())
-        kinds = {example.pair is not None for example in train if isinstance(example, TextExample)}
+        """Whether rows (of train, if there) are pairs of texts; None where they differ, or are words."""
+        rows = self.splits.get("train") or next(iter(self.splits.values()), ())
+        kinds = {example.pair is not None for example in rows if isinstance(example, TextExample)}
         return kinds.pop() if len(kinds) == 1 else None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from minialbert.data.cells import (
     class_name,
     classes_of_flags,
     flag_columns,
+    flag_of,
     missing,
     score_of,
     spans_of,
@@ -90,22 +91,15 @@ def load_table(
 ) -> Task:
     """Returns labelled data as a task.
 
-    A label of a single-label task is a text or an integer. Those of a multi-label task are a list (in csv as JSON or
-    Python write it), or one string whose parts a separator divides (an empty string: no class), or a 0 or 1 for each.
-    A token task has a file of a word and its tag a line; or a column of words and a column of tags (lists, or strings
-    divided by spaces); or a text and the entities in it: a list, in csv and tsv as JSON, of
-    `{"start": 0, "end": 4, "label": "Disease"}` or `[0, 4, "Disease"]`, the end exclusive. Tags are IOB2, or become it
-    by the repair, which the notes count. For how the files are read see `table_files.read_table` and `ner.read_tagged`.
-
-    Rows of train and validation must be labelled; those of test all or none. Rows that an annotator rejected are left
-    out. Labels of validation and test that train does not have count as missed, which the notes say.
+    docs/data.md has every shape that is read, repaired or refused; for files see `table_files.read_table` and
+    `ner.read_tagged`. Rows of train and validation must be labelled; those of test all or none. Rows that an annotator
+    rejected are left out. Labels of validation and test that train does not have count as missed, which the notes say.
 
     Args:
-        data: a file (the task then has a train split only), or a directory with train.EXT and perhaps
-            validation.EXT (or dev, devel, valid) and test.EXT, see `table_files.find_tables`. Or
-            `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`. Or rows in memory: dictionaries, pairs of text and label (words
-            and tags; text and spans), a data set of the `datasets` library or a pandas frame; alone they are the train
-            split, of several splits they stand under their names.
+        data: a file, which is train, or a directory, see `table_files.find_tables`; `hub:OWNER/NAME` or
+            `hub:OWNER/NAME:CONFIG`. Or rows in memory: dictionaries, pairs of text and label (words and tags; text and
+            spans), a data set of the `datasets` library or a pandas frame; alone they are the train split, of several
+            splits they stand under their names.
         problem: which kind of label the data have.
         name: what records call the task; by default the name of the directory or file.
         columns: the columns of `ROLES` that do not have their common names.
@@ -120,130 +114,229 @@ def load_table(
     Returns:
         The task. A `UserError` names the file and the row where the data are not as described.
     """
-    columns = columns or {}
     kind = task_type(problem)
+    columns = columns or {}
     _check_options(kind, labels, label_separator, columns)
-    notes: list[str] = []
-    default_name, tables = _read_splits(data, kind, notes, columns, needs_train=model_labels is None)
-    main_split = next(iter(tables))
-    main = tables[main_split]
+    reader = _Reader(kind, columns, labels, repair, overlaps, needs_train=model_labels is None)
+    notes = reader.notes
+    default_name, tables = reader.splits(data)
+    main_split, main = next(iter(tables.items()))
     rows: dict[str, _Rows] = {}
+    used: dict[str, _Used] = {}
     in_words = kind.tagging and _is_in_words(main, columns)
     classes = None
     if kind.label == "classes":
         classes = _class_cells(tables, columns, labels or model_labels, label_separator, notes)
-    used: dict[str, _Used] = {}
     for split, table in tables.items():
-        if kind.tagging:
-            rows[split], used[split] = _token_rows(
-                table,
-                split,
-                columns,
-                notes,
-                in_words=in_words,
-                labels=labels,
-                repair=repair,
-                overlaps=overlaps,
-            )
+        if not kind.tagging:
+            rows[split], used[split] = reader.texts(table, split, classes)
         else:
-            rows[split], used[split] = _text_rows(table, split, columns, kind, classes, notes)
+            rows[split], used[split] = (reader.sentences if in_words else reader.spans)(table, split)
         _check_labelled(table, rows[split], split)
         if columns.get("group") is not None and split == "train":
             rows[split] = _with_groups(table, rows[split], str(columns["group"]))
             used[split] = used[split] | {"group": (str(columns["group"]),)}
-    if not kind.tagging:
-        _check_pairs(tables, used)
+    _check_pairs(tables, used)
     own = tuple(labels or model_labels or _flag_names(columns)) if kind.has_classes else ()
     names = own or _label_names(kind, rows[main_split])
     if kind.has_classes:
         _check_number_of_labels(main, kind, names)
-        source = (
-            "`labels`" if labels is not None else "the train split" if model_labels is None else "the model"
-        )
+        source = "`labels`" if labels else "the model" if model_labels else "the train split"
         for split, table in tables.items():
             strict = split == "train" and model_labels is None
             notes += _unknown_labels(table, split, rows[split], names, source, strict=strict)
-    splits = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
-    return Task(
-        name or default_name, problem, names, metric or kind.metrics[0], splits, tuple(notes),
-        _columns_told(main, used[main_split]),
-    )  # fmt: skip
+    examples = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
+    told = _columns_told(main, used[main_split])
+    return Task(name or default_name, problem, names, metric or kind.metrics[0], examples, tuple(notes), told)
 
 
-def _read_splits(
-    data: LabelledData, kind: TaskType, notes: list[str], columns: _Columns, *, needs_train: bool
-) -> tuple[str, dict[str, Table]]:
-    """Returns a name for the task, and the table of each split, without the rows that an annotator rejected."""
-    splits: Mapping[str, Any] | None = None
-    name = title = "rows in memory"
-    if isinstance(data, str) and data.startswith(PREFIX):
-        (name, splits), title = load_splits(data), data
-        name = name.lower()
-    elif isinstance(data, str | Path):
-        path = local_path(data)
-        name, title, splits = path.resolve().name if path.is_dir() else path.stem, str(path), load_saved(path)
-        if splits is None:
-            tables = _read_files(path, kind, notes, columns, needs_train=needs_train)
-            if any(LINES in table.rows[0][1] for table in tables.values()):
-                name = name.lower()
-    else:
-        name, splits = "in-memory", data if isinstance(data, Mapping) else {"train": data}
-    if splits is not None:
-        tables = _tables_of(splits, title, kind, notes, needs_train=needs_train)
-    return name, {split: _accepted(table, split, notes) for split, table in tables.items()}
+@dataclass
+class _Reader:
+    """What a caller asked for, and the notes on what was read."""
 
+    kind: TaskType
+    columns: _Columns
+    labels: Sequence[str] | None
+    repair: Repair
+    overlaps: Overlaps
+    needs_train: bool
+    notes: list[str] = field(default_factory=list)
 
-def _read_files(
-    path: Path, kind: TaskType, notes: list[str], columns: _Columns, *, needs_train: bool
-) -> dict[str, Table]:
-    files, left_out = find_tables(path, tagged=kind.tagging, needs_train=needs_train)
-    if left_out:
-        notes.append(f"{shown(path.name)}: left out {listed(left_out)}")
-    roles = ("text", "tokens", "tags", "spans", "label")
-    names = [*(name for role in roles for name in _COMMON_NAMES[role]), *map(str, columns.values())]
-    tables = {}
-    for split, paths in files.items():
-        one_tagged = kind.tagging and len(paths) == 1 and is_tagged(paths[0], names)
-        tables[split] = read_tagged(paths[0]) if one_tagged else read_tables(paths)
-        notes += (f"{split}: {note}" for note in tables[split].notes)
-        if path.is_dir() and paths[0].name.count(".") > 1:
-            notes.append(f"{split}: read from {shown(paths[0].name)}")
-    return tables
+    def splits(self, data: LabelledData) -> tuple[str, dict[str, Table]]:
+        """Returns a name for the task, and the table of each split, without the rows that an annotator rejected."""
+        splits: Mapping[str, Any] | None = None
+        name = title = "rows in memory"
+        if isinstance(data, str) and data.startswith(PREFIX):
+            (name, splits), title = load_splits(data), data
+            name = name.lower()
+        elif isinstance(data, str | Path):
+            path = local_path(data)
+            name, title, splits = (
+                path.resolve().name if path.is_dir() else path.stem,
+                str(path),
+                load_saved(path),
+            )
+            if splits is None:
+                tables = self._read_files(path)
+                if any(LINES in table.rows[0][1] for table in tables.values()):
+                    name = name.lower()
+        else:
+            name, splits = "in-memory", data if isinstance(data, Mapping) else {"train": data}
+        if splits is not None:
+            tables = self._tables_of(splits, title)
+        return name, {split: self._accepted(table, split) for split, table in tables.items()}
 
+    def _read_files(self, path: Path) -> dict[str, Table]:
+        files, left_out = find_tables(path, tagged=self.kind.tagging, needs_train=self.needs_train)
+        if left_out:
+            self.notes.append(f"{shown(path.name)}: left out {listed(left_out)}")
+        roles = ("text", "tokens", "tags", "spans", "label")
+        names = [*(name for role in roles for name in _COMMON_NAMES[role]), *map(str, self.columns.values())]
+        tables = {}
+        for split, paths in files.items():
+            one_tagged = self.kind.tagging and len(paths) == 1 and is_tagged(paths[0], names)
+            tables[split] = read_tagged(paths[0]) if one_tagged else read_tables(paths)
+            self.notes += (f"{split}: {note}" for note in tables[split].notes)
+            if path.is_dir() and paths[0].name.count(".") > 1:
+                self.notes.append(f"{split}: read from {shown(paths[0].name)}")
+        return tables
 
-def _tables_of(
-    splits: Mapping[str, Any], title: str, kind: TaskType, notes: list[str], *, needs_train: bool
-) -> dict[str, Table]:
-    found = assign_splits({str(key): str(key) for key in splits}, title)
-    if "train" not in found and (needs_train or not found):
-        raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
-    if others := [str(key) for key in splits if key not in found.values()]:
-        notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
-    return {
-        split: table_in_memory(splits[key], f"{title} ({key})", in_words=kind.tagging)
-        for split, key in found.items()
-    }
+    def _tables_of(self, splits: Mapping[str, Any], title: str) -> dict[str, Table]:
+        found = assign_splits({str(key): str(key) for key in splits}, title)
+        if "train" not in found and (self.needs_train or not found):
+            raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
+        if others := [str(key) for key in splits if key not in found.values()]:
+            self.notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
+        return {
+            split: table_in_memory(splits[key], f"{title} ({key})", in_words=self.kind.tagging)
+            for split, key in found.items()
+        }
 
+    def _accepted(self, table: Table, split: str) -> Table:
+        """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
+        from_prodigy = all(cells.get("answer") in (*_ANSWERS, None) for _, cells in table.rows)
 
-def _accepted(table: Table, split: str, notes: list[str]) -> Table:
-    """Returns the rows that nobody rejected or ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
-    from_prodigy = all(cells.get("answer") in (*_ANSWERS, None) for _, cells in table.rows)
+        def rejected(cells: _Cells) -> bool | None:
+            return flag_of(cells.get("was_cancelled")) or (
+                from_prodigy and cells.get("answer") in ("reject", "ignore")
+            )
 
-    def rejected(cells: _Cells) -> bool:
-        cancelled = str(cells.get("was_cancelled")).lower() in ("true", "1")
-        return cancelled or (from_prodigy and cells.get("answer") in ("reject", "ignore"))
+        kept = [(row, cells) for row, cells in table.rows if not rejected(cells)]
+        if left_out := len(table.rows) - len(kept):
+            rows = f"{left_out:,} row{'s' if left_out > 1 else ''}"
+            self.notes.append(f"{split}: {rows} left out that an annotator rejected, ignored or cancelled")
+        if not kept:
+            raise UserError(
+                f"{table.name}: an annotator rejected, ignored or cancelled every row; 0 rows are left"
+            )
+        return replace(table, rows=kept)
 
-    kept = [(row, cells) for row, cells in table.rows if not rejected(cells)]
-    if left_out := len(table.rows) - len(kept):
-        notes.append(
-            f"{split}: {left_out:,} row{'s' if left_out > 1 else ''} left out that an annotator rejected, ignored or "
-            "cancelled"
-        )
-    if not kept:
-        raise UserError(
-            f"{table.name}: an annotator rejected, ignored or cancelled every row; 0 rows are left"
-        )
-    return replace(table, rows=kept)
+    def texts(self, table: Table, split: str, classes: ClassCells | None) -> tuple[_Rows, _Used]:
+        """Returns the rows of texts or pairs, and which columns they were made of."""
+        kind, columns = self.kind, self.columns
+        text, pair = _find_texts(table, columns)
+        common = "label" if kind.has_classes else "score"
+        labels = tuple(_flag_names(columns))
+        if labels and not (split == "test" and not set(labels) & set(table.columns)):
+            if lost := [column for column in labels if column not in table.columns]:
+                have = listed(map(quoted, table.columns))
+                raise UserError(
+                    f"{table.name}: no column {listed(map(quoted, lost))}; found the columns {have}"
+                )
+        elif not labels and (found := _find(table, "label", columns, common, required=split != "test")):
+            labels = (found,)
+        id_column = _find(table, "id", columns, required=columns.get("id") is not None)
+        # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
+        empty = all(missing(cells.get(label)) for _, cells in table.rows for label in labels)
+        empty_is_no_class = classes is not None and not (empty and split == "test")
+        if classes is not None and labels and empty and split == "test":
+            self.notes.append(
+                f"test: every cell of {listed(map(quoted, labels))} is empty, so the split counts as unlabelled"
+            )
+
+        def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
+            if _flag_names(columns):
+                return classes_of_flags(table, row, cells, labels)
+            cell = cells.get(labels[0]) if labels else None
+            if cell is None or (missing(cell) and not empty_is_no_class):
+                return None
+            try:
+                own = kind.read_cell(cell)
+            except ValueError as error:
+                raise table.error(row, str(error)) from error
+            if own is not NotImplemented:
+                return own
+            if classes is not None:
+                return classes.read(table, row, cell)
+            return (class_name if kind.has_classes else score_of)(table, row, cell)
+
+        def example(row: int, cells: _Cells) -> TextExample:
+            second = None if pair is None else text_of(table, row, cells, pair)
+            row_id = "" if id_column is None else cells.get(id_column)
+            row_id = None if row_id in (None, "") else str(row_id)
+            return TextExample(text_of(table, row, cells, text), second, value(row, cells), row_id)
+
+        rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
+        return rows, _used(text=text, pair=pair) | ({"label": labels} if labels else {}) | _used(id=id_column)
+
+    def spans(self, table: Table, split: str) -> tuple[_Rows, _Used]:
+        """Returns the rows of texts with spans, and which columns they were made of."""
+        text = _find_required(table, "text", self.columns)
+        column = _find_spans(table, self.columns, required=split != "test")
+        left_out = Counter[str]()
+
+        def example(row: int, cells: _Cells) -> TokenExample:
+            said = text_of(table, row, cells, text)
+            cell = None if column is None else cells.get(column)
+            found = [] if missing(cell) else spans_of(table, row, cell)
+            kept, doubles, overlapping = without_overlaps(said, found, self.overlaps)
+            left_out["stand there twice"] += doubles
+            if self.overlaps != "refuse":
+                left_out[f"overlap a kept one (task.overlaps={self.overlaps})"] += overlapping
+            try:
+                words, offsets, tags = spans_to_tags(said, kept)
+            except ValueError as error:
+                advice = "; task.overlaps=longest (or first) keeps one of them" if overlapping else ""
+                raise table.error(row, " ".join(str(error).split()) + advice) from error
+            return TokenExample(words, None if missing(cell) else tags, said, offsets)
+
+        rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
+        title = split if table.is_file else table.name
+        self.notes += (f"{title}: spans left out that {why}: {n:,}" for why, n in left_out.items() if n)
+        return rows, _used(text=text, spans=column)
+
+    def sentences(self, table: Table, split: str) -> tuple[_Rows, _Used]:
+        """Returns the rows of words with tags, and which columns they were made of."""
+        tokens = _find_required(table, "tokens", self.columns)
+        column = _find(table, "tags", self.columns, required=split != "test")
+        reader, title = TagReader(table.error, self.repair), split if table.is_file else table.name
+
+        def example(row: int, cells: _Cells) -> TokenExample:
+            if missing(cells.get(tokens)) or cells[tokens] == []:
+                raise table.error(
+                    row, f"there are no words in column {quoted(tokens)}; fill it or remove the row"
+                )
+            words = words_of(table, row, cells[tokens], tokens)
+            if not all(word.strip() for word in words):
+                raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
+            if column is None or missing(cells.get(column)):
+                return TokenExample(words)
+            tags = tags_of(table, row, cells[column], column, self.labels)
+            if len(tags) != len(words):
+                raise table.error(
+                    row, f"{len(words)} words and {len(tags)} tags; expected one tag for each word"
+                )
+            return TokenExample(words, reader.read(tags, cells.get(LINES) or [row] * len(tags)))
+
+        # Published data sets have empty sentences, which nobody can remove from there.
+        kept = [(row, cells) for row, cells in table.rows if table.is_file or cells.get(tokens) != []]
+        rows: _Rows = [(row, example(row, cells)) for row, cells in kept]
+        self.notes += reader.notes(title)
+        if left_out := len(table.rows) - len(kept):
+            self.notes.append(f"{title}: {left_out} row{'s' if left_out > 1 else ''} without words left out")
+        if not rows:
+            raise UserError(f"{title} has 0 sentences: expected rows with words in {quoted(tokens)}")
+        return rows, _used(tokens=tokens, tags=column)
 
 
 def _check_options(
@@ -367,9 +460,6 @@ def _columns_told(table: Table, used: _Used) -> str:
     return ", ".join(told) + (f"; left out {listed(others)}" if others else "")
 
 
-# Rows
-
-
 def _class_cells(
     tables: Mapping[str, Table],
     columns: _Columns,
@@ -390,58 +480,6 @@ def _class_cells(
     return ClassCells("|")
 
 
-def _text_rows(
-    table: Table,
-    split: str,
-    columns: _Columns,
-    kind: TaskType,
-    classes: ClassCells | None,
-    notes: list[str],
-) -> tuple[_Rows, _Used]:
-    text, pair = _find_texts(table, columns)
-    common = "label" if kind.has_classes else "score"
-    labels = tuple(_flag_names(columns))
-    if labels and not (split == "test" and not set(labels) & set(table.columns)):
-        if lost := [column for column in labels if column not in table.columns]:
-            have = listed(map(quoted, table.columns))
-            raise UserError(f"{table.name}: no column {listed(map(quoted, lost))}; found the columns {have}")
-    elif not labels and (found := _find(table, "label", columns, common, required=split != "test")):
-        labels = (found,)
-    id_column = _find(table, "id", columns, required=columns.get("id") is not None)
-    # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
-    empty = all(missing(cells.get(label)) for _, cells in table.rows for label in labels)
-    empty_is_no_class = classes is not None and not (empty and split == "test")
-    if classes is not None and labels and empty and split == "test":
-        notes.append(
-            f"test: every cell of {listed(map(quoted, labels))} is empty, so the split counts as unlabelled"
-        )
-
-    def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
-        if _flag_names(columns):
-            return classes_of_flags(table, row, cells, labels)
-        cell = cells.get(labels[0]) if labels else None
-        if cell is None or (missing(cell) and not empty_is_no_class):
-            return None
-        try:
-            own = kind.read_cell(cell)
-        except ValueError as error:
-            raise table.error(row, str(error)) from error
-        if own is not NotImplemented:
-            return own
-        if classes is not None:
-            return classes.read(table, row, cell)
-        return (class_name if kind.has_classes else score_of)(table, row, cell)
-
-    def example(row: int, cells: _Cells) -> TextExample:
-        second = None if pair is None else text_of(table, row, cells, pair)
-        row_id = "" if id_column is None else cells.get(id_column)
-        row_id = None if row_id in (None, "") else str(row_id)
-        return TextExample(text_of(table, row, cells, text), second, value(row, cells), row_id)
-
-    rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
-    return rows, _used(text=text, pair=pair) | ({"label": labels} if labels else {}) | _used(id=id_column)
-
-
 def _with_groups(table: Table, rows: _Rows, column: str) -> _Rows:
     if column not in table.columns:
         have = listed(map(quoted, table.columns))
@@ -453,92 +491,6 @@ def _with_groups(table: Table, rows: _Rows, column: str) -> _Rows:
         if missing(cell):
             raise table.error(row, f"the group in column {quoted(column)} is empty; fill it")
     return [(row, replace(example, group=str(cells[row]))) for row, example in rows]
-
-
-def _token_rows(
-    table: Table,
-    split: str,
-    columns: _Columns,
-    notes: list[str],
-    *,
-    in_words: bool,
-    labels: Sequence[str] | None,
-    repair: Repair,
-    overlaps: Overlaps,
-) -> tuple[_Rows, _Used]:
-    title = split if table.is_file else table.name
-    if not in_words:
-        text, spans = (
-            _find_required(table, "text", columns),
-            _find_spans(table, columns, required=split != "test"),
-        )
-        counts = Counter[str]()
-        rows: _Rows = [
-            (row, _example_of_spans(table, row, cells, text, spans, overlaps, counts))
-            for row, cells in table.rows
-        ]
-        notes.extend(f"{title}: {what}: {count:,}" for what, count in counts.items() if count)
-        return rows, _used(text=text, spans=spans)
-    tokens = _find_required(table, "tokens", columns)
-    tags = _find(table, "tags", columns, required=split != "test")
-    reader = TagReader(table.error, repair)
-    # Published data sets have empty sentences, which nobody can remove from there.
-    kept = [(row, cells) for row, cells in table.rows if table.is_file or cells.get(tokens) != []]
-    rows = [(row, _example_of_words(table, row, cells, tokens, tags, labels, reader)) for row, cells in kept]
-    notes.extend(reader.notes(title))
-    if left_out := len(table.rows) - len(kept):
-        notes.append(f"{title}: {left_out} row{'s' if left_out > 1 else ''} without words left out")
-    if not rows:
-        raise UserError(f"{title} has 0 sentences: expected rows with words in {quoted(tokens)}")
-    return rows, _used(tokens=tokens, tags=tags)
-
-
-def _example_of_words(
-    table: Table,
-    row: int,
-    cells: _Cells,
-    tokens: str,
-    tags: str | None,
-    labels: Sequence[str] | None,
-    reader: TagReader,
-) -> TokenExample:
-    if missing(cells.get(tokens)) or cells[tokens] == []:
-        raise table.error(row, f"there are no words in column {quoted(tokens)}; fill it or remove the row")
-    words = words_of(table, row, cells[tokens], tokens)
-    if not all(word.strip() for word in words):
-        raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
-    if tags is None or missing(cells.get(tags)):
-        return TokenExample(words)
-    found = tags_of(table, row, cells[tags], tags, labels)
-    if len(found) != len(words):
-        raise table.error(row, f"{len(words)} words and {len(found)} tags; expected one tag for each word")
-    return TokenExample(words, reader.read(found, cells.get(LINES) or [row] * len(found)))
-
-
-def _example_of_spans(
-    table: Table,
-    row: int,
-    cells: _Cells,
-    column: str,
-    spans: str | None,
-    overlaps: Overlaps,
-    counts: Counter[str],
-) -> TokenExample:
-    text = text_of(table, row, cells, column)
-    cell = cells.get(spans) if spans is not None else None
-    labelled = not missing(cell)
-    kept, doubles, overlapping = without_overlaps(
-        text, spans_of(table, row, cell) if labelled else [], overlaps
-    )
-    counts["spans left out that stand there twice"] += doubles
-    if overlaps != "refuse":
-        counts[f"spans left out that overlap a kept one (task.overlaps={overlaps})"] += overlapping
-    try:
-        words, offsets, tags = spans_to_tags(text, kept)
-    except ValueError as error:
-        advice = "; task.overlaps=longest (or first) keeps one of them" if overlapping else ""
-        raise table.error(row, " ".join(str(error).split()) + advice) from error
-    return TokenExample(words, tags if labelled else None, text, offsets)
 
 
 # What must hold of all rows

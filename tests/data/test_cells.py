@@ -170,6 +170,8 @@ def test_tags_that_are_numbers(tmp_path):
     path.write_text('{"tokens": ["a", "b", "c"], "ner_tags": [1, 2, 0]}\n')
     task = load_table(path, "token", labels=["O", "B-X", "I-X"])
     assert task.splits["train"][0].tags == ("B-X", "I-X", "O")
+    as_csv = table(tmp_path, ["\"['a', 'b', 'c']\",[1 2 0]"], "tokens,ner_tags")
+    assert load_table(as_csv, "token", labels=["O", "B-X", "I-X"]).splits == task.splits
     assert "expected tags from 0 to 1" in error_of(path, "token", labels=["O", "B-X"])
     assert "their names are not known" in error_of(path, "token")
 

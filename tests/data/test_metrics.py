@@ -49,6 +49,12 @@ def test_two_classes_by_hand():
     )
 
 
+def test_a_class_that_the_model_does_not_have_is_missed():
+    # Class 1: 1 found, 1 missed, 1 wrongly claimed where gold is another class.
+    figures = single_label_metrics([0, 1, -100, 1], [0, 1, 1, 0], 2)
+    assert (figures["accuracy"], figures["f1"]) == (0.5, 0.5)
+
+
 def test_three_classes_by_hand():
     gold = [0, 0, 0, 1, 1, 2]
     predicted = [0, 0, 1, 1, 2, 2]

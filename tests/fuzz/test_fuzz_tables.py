@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from minialbert.data.examples import Task, TextExample, TokenExample
 from minialbert.data.tables import load_table
-from minialbert.data.tasks import load_task, task_summary
+from minialbert.data.tasks import load_task, task_summary, understood
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.tasks.predict import read_inputs
 
@@ -42,14 +42,14 @@ def check(task: Task) -> None:
         for example in examples:
             if isinstance(example, TokenExample):
                 assert example.tags is None or len(example.tags) == len(example.words)
-                assert set(example.tags or ()) <= set(task.labels)
+                assert split != "train" or set(example.tags or ()) <= set(task.labels)
                 assert all(word.strip() for word in example.words)
                 if example.text is not None and example.offsets is not None:
                     cut = tuple(example.text[start:end] for start, end in example.offsets)
                     assert cut == example.words
             else:
                 check_text(example, task, split)
-    assert all(note.isprintable() for note in task.notes)
+    assert all(line.isprintable() for line in (*task.notes, *understood(task)))
     json.dumps(task_summary(task), ensure_ascii=False).encode()
 
 
@@ -63,7 +63,7 @@ def check_text(example: TextExample, task: Task, split: str) -> None:
     elif task.problem == "regression":
         assert isinstance(label, float) and math.isfinite(label)
     else:
-        assert set((label,) if isinstance(label, str) else label) <= set(task.labels)
+        assert split != "train" or set((label,) if isinstance(label, str) else label) <= set(task.labels)
 
 
 def separated(rows: list[dict[str, Any]], delimiter: str) -> bytes:
@@ -201,7 +201,7 @@ def test_inputs_of_predict(examples: int, suffix: str, tmp_path: Path) -> None:
     def attack(hostile: tuple[bytes, str | None, str | None]) -> None:
         content, column, pair_column = hostile
         path.write_bytes(content)
-        for text in read_inputs([str(path)], column=column, pair_column=pair_column):
+        for text, _ in read_inputs([str(path)], column=column, pair_column=pair_column):
             for part in text if isinstance(text, tuple) else (text,):
                 part.encode()
 

@@ -414,6 +414,45 @@ def test_a_row_with_a_label_that_the_model_does_not_have_is_missed(tuned, tmp_pa
     assert record["metrics"]["test"]["accuracy"] <= 0.5
 
 
+def test_a_class_that_the_model_does_not_have_is_missed_beside_others(tuned, tmp_path):
+    made = tuned("multi-label")
+    rows = read_rows(made.data / "test.jsonl")
+    rows[0]["label"] = [*rows[0]["label"], "other"]
+    (tmp_path / "own").mkdir()
+    write_rows(tmp_path / "own" / "test.jsonl", rows)
+    metrics, before = score(made.model, tmp_path / "own")["metrics"]["test"], made.record["metrics"]["test"]
+    assert metrics["f1_micro"] < before["f1_micro"] and metrics["f1_macro"] < before["f1_macro"]
+    assert metrics["accuracy"] in (before["accuracy"], pytest.approx(before["accuracy"] - 1 / len(rows)))
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi-label", "ner"])
+def test_a_test_split_alone_is_scored_and_what_was_read_is_told(kind, tuned, tmp_path, caplog):
+    made = tuned(kind)
+    (test,) = made.data.glob("test.*")
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(test, tmp_path / "theirs")
+    with caplog.at_level("INFO", "minialbert"):
+        record = score(made.model, tmp_path / "theirs")
+    assert record["metrics"] == {"test": made.record["metrics"]["test"]}
+    assert ": 32 test rows; longest " in caplog.text
+    assert record["data"]["rows"] == {"test": 32} and record["data"]["label_counts"]
+    assert score(made.model, test)["metrics"] == {"train": made.record["metrics"]["test"]}
+    assert score(made.model, tmp_path / "theirs", "test")["score"] == made.record["score"]
+
+
+def test_pairs_for_a_model_of_single_texts(tuned, tmp_path):
+    made = tuned("classification")
+    rows = [
+        {"text": row["text"], "text_pair": "a", "label": row["label"]}
+        for row in read_rows(made.data / "test.jsonl")
+    ]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(
+        UserError, match="tuned on single texts, my-classification has pairs of texts .text, pair 'text_pair'"
+    ):
+        score(made.model, path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_split(kind, tuned):
     made = tuned(kind)
