@@ -32,6 +32,8 @@ from minialbert.tasks.finetune import finetune_command, plan_finetuning, tuning_
 
 logger = logging.getLogger(__name__)
 
+_MOST_CELLS = 10_000
+
 KeepModels = Literal["selected", "all", "none"]
 _KEPT = ("model", "adapters")
 _VALUES = ("learning_rate", "batch_size", "epochs")
@@ -170,8 +172,11 @@ def expand(recipe: FinetuneRecipe) -> list[GridCell]:
     `UserError`.
     """
     names = (*_VALUES, "seed")
+    values_of = [getattr(recipe.grid, name) or [getattr(recipe.tuning, name)] for name in names]
+    if (count := math.prod(map(len, values_of))) > _MOST_CELLS:
+        raise UserError(f"the grid has {count:,} cells: at most {_MOST_CELLS:,} can be run at a time")
     cells = []
-    for chosen in product(*(getattr(recipe.grid, name) or [getattr(recipe.tuning, name)] for name in names)):
+    for chosen in product(*values_of):
         values = without_grid(recipe).model_dump()
         values["tuning"] |= dict(zip(names, chosen, strict=True))
         rate, batch, epochs, seed = chosen

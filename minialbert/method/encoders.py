@@ -41,7 +41,7 @@ from transformers.utils import cached_file
 
 from minialbert.data.packing import block_mask
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, listed
+from minialbert.errors import UserError, listed, quoted
 from minialbert.errors import one_line as first_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.fast.recording import RECORDING, record_attention, records_attention, route_attention
@@ -99,7 +99,7 @@ PACKING_FAMILIES = frozenset(
         "albert", "bert", "camembert", "distilbert", "electra", "minialbert", "mpnet", "roberta", "xlm-roberta",
     }
 )  # fmt: skip
-_MOST_LABELS, _MOST_LAYERS = 1_000_000, 1_000
+_MOST_LABELS, _MOST_LAYERS, _MOST_DRAWN = 1_000_000, 1_000, 100_000_000
 # Tokens of the input that a teacher is tried on.
 _TRIAL_TOKENS = 512
 # What the configuration of a BERT from before kinds were named holds.
@@ -161,6 +161,8 @@ def load_encoder(
     called = f"{role} {name}".strip()
     try:
         with quiet_loading():
+            if Path(name).is_dir():
+                _check_size(Path(name), head, config)
             model, info = HEADS[head].auto.from_pretrained(
                 name,
                 config=config,
@@ -170,6 +172,8 @@ def load_encoder(
                 ignore_mismatched_sizes=True,  # told below, by key name
                 trust_remote_code=False,
             )
+    except UserError:
+        raise
     except LOADING_ERRORS as error:
         raise UserError(f"{called}: its weights could not be loaded ({one_line(error)})") from error
     missing = sorted(info["missing_keys"])
@@ -345,8 +349,22 @@ def _check_counts(file: Path) -> None:
         return
     for key, value in values.items() if isinstance(values, dict) else ():
         most = _MOST_LABELS if key == "num_labels" else _MOST_LAYERS if "layers" in key else None
-        if most is not None and isinstance(value, int) and value > most:
-            raise UserError(f"{file}: {key} must be at most {most:,}")
+        if most is not None and isinstance(value, int) and not 0 <= value <= most:
+            raise UserError(
+                f"{file}: {key} must be at most {most:,}, and not below 0, but is {quoted(value, 20)}"
+            )
+
+
+def _check_size(folder: Path, head: str, config: PreTrainedConfig) -> None:
+    """Refuse a configuration of far more weights than are in the folder, before memory is taken for them."""
+    held = sum(file.stat().st_size for end in ("*.safetensors", "*.bin") for file in folder.glob(end))
+    with torch.device("meta"):  # shapes alone
+        described = HEADS[head].auto.from_config(config, trust_remote_code=False).num_parameters()
+    if described > 2 * held + _MOST_DRAWN:  # weights of 4 bits, and a head that is drawn
+        raise UserError(
+            f"{folder}: its weights do not fit its config.json, which describes {described:,} numbers; the files hold "
+            f"{held:,} bytes"
+        )
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

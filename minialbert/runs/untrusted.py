@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TENSORS = (".safetensors", ".bin")
 _PEFT_FILE, _PEFT_BASE = "adapter_config.json", "base_model_name_or_path"
+_MOST_HEADER = 4 * 2**20
 _TEMPLATES = "additional_chat_templates"
 # Whatever a tokenizer's class takes is passed to it, so that any value may be opened as a file.
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
@@ -35,12 +36,7 @@ def check_model_folder(name: str | Path) -> None:
     if not folder.is_dir():
         return
     for file in (*sorted(folder.iterdir()), *sorted((folder / _TEMPLATES).glob("*"))):
-        if file.is_symlink() and file.suffix not in _TENSORS and not _is_of(folder.resolve(), file.resolve()):
-            raise UserError(
-                f"{file} is a link that leads out of its folder: put the file itself in its place"
-            )
-        if file.exists() and not file.is_file() and not file.is_dir():
-            raise UserError(f"{file} is a pipe or a device: put a file in its place")
+        _check_file(folder, file)
     for file in (folder / index for index in _INDEXES):
         weight_map = _values(file).get("weight_map")
         for shard in sorted(map(str, weight_map.values())) if isinstance(weight_map, dict) else ():
@@ -60,6 +56,21 @@ def check_model_folder(name: str | Path) -> None:
         raise UserError(
             f"{folder} holds a PEFT adapter of {quoted(base)}: merge it into its model, and give the folder of that"
         )
+
+
+def _check_file(folder: Path, file: Path) -> None:
+    """Refuse a link that leads out of a model's folder, what is no file, and weights of countless names."""
+    if file.is_symlink() and file.suffix not in _TENSORS and not _is_of(folder.resolve(), file.resolve()):
+        raise UserError(f"{file} is a link that leads out of its folder: put the file itself in its place")
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise UserError(f"{file} is a pipe or a device: put a file in its place")
+    if file.suffix == ".safetensors" and file.is_file():
+        with file.open("rb") as content:
+            size = int.from_bytes(content.read(8), "little")
+        if _MOST_HEADER < size < file.stat().st_size:  # more than there is: told by whoever loads it
+            raise UserError(
+                f"{file} names more tensors than any encoder has ({size:,} bytes of names): is it one?"
+            )
 
 
 def check_config(config: PreTrainedConfig, name: str | Path) -> None:

@@ -73,6 +73,9 @@ def test_a_grid_is_every_combination_with_every_seed():
 def test_an_empty_list_is_the_recipes_own_value():
     recipe = make_recipe(learning_rate=2e-5, batch_size=4, epochs=2.0, seed=7)
     (cell,) = expand(recipe)
+    seeds = list(range(10_001))
+    with pytest.raises(UserError, match="the grid has 10,001 cells: at most 10,000"):
+        expand(make_recipe({"seed": seeds}))
     assert (cell.name, cell.recipe) == ("lr2e-05-bs4-ep2-seed7", recipe)
 
 

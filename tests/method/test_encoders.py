@@ -330,12 +330,29 @@ def test_a_folder_without_tokenizer_files_is_refused(tiny_teacher, tmp_path):
         load_teacher(tmp_path / "bare")
 
 
-@pytest.mark.parametrize("counts", [{"num_hidden_layers": 10**9}, {"num_labels": 10**12}])
-def test_counts_that_would_take_hours_to_build_are_refused(counts, tiny_teacher_dir):
+@pytest.mark.parametrize(
+    "counts", [{"num_hidden_layers": 10**9}, {"num_labels": 10**12}, {"num_hidden_layers": -1}]
+)
+def test_counts_that_would_take_hours_to_build_or_none_are_refused(counts, tiny_teacher_dir):
     file = tiny_teacher_dir / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | counts))
     with pytest.raises(UserError, match=f"{next(iter(counts))} must be at most"):
         load_encoder_config(tiny_teacher_dir)
+
+
+def test_a_config_of_far_more_than_the_weights_is_refused_before_memory_is_taken(tiny_teacher_dir):
+    file = tiny_teacher_dir / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 10**12}))
+    with pytest.raises(UserError, match=r"do not fit its config\.json, which describes [0-9,]{15,} numbers"):
+        load_encoder(tiny_teacher_dir)
+
+
+def test_weights_with_the_names_of_hundreds_of_thousands_are_refused(tiny_teacher_dir):
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{number}": entry for number in range(80_000)}).encode()
+    (tiny_teacher_dir / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="names more tensors than any encoder has"):
+        load_encoder(tiny_teacher_dir)
 
 
 # The door

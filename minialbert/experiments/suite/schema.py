@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from minialbert.errors import UserError
 from minialbert.recipes.schema import Count, Section
@@ -27,11 +27,20 @@ def split_side(side: str) -> tuple[str, str]:
     return row, mode or "full"
 
 
+def _below(place: str) -> str:
+    if Path(place).is_absolute() or ".." in Path(place).parts:
+        raise ValueError(f"{place!r} leads out of --data: expected a path below it")
+    return place
+
+
+Below = Annotated[str, AfterValidator(_below)]
+
+
 class SuiteTask(Section):
     """A labelled task."""
 
     name: str = Field(min_length=1, description="As in task.name of a fine-tuning recipe")
-    data: str | None = Field(None, description="Directory or file below --data (null: the hub)")
+    data: Below | None = Field(None, description="Directory or file below --data (null: the hub)")
     label: str = Field(min_length=1, description="What tables call it")
     chance: float = Field(
         0.0, description="Score, in percent, of an answer that does not depend on the input"
@@ -137,7 +146,7 @@ class Suite(Section):
     name: Name
     description: str = ""
     teachers: list[Name] = Field([], description="Names for --teacher NAME=DIR; the first may be left out")
-    corpora: dict[Name, str] = Field({}, description="Corpora below --data")
+    corpora: dict[Name, Below] = Field({}, description="Corpora below --data")
     tasks: dict[Name, SuiteTask]
     modes: dict[Name, SuiteMode]
     rows: dict[Name, SuiteRow]

@@ -104,6 +104,8 @@ def row(values):
         ({"rows": {**DEFINITION["rows"], "../odd": {"recipe": "tiny"}}}, "rows.*should match pattern"),
         ({"modes": {**DEFINITION["modes"], "odd": {"label": "odd", "tasks": {"queen": {}}}}},
          "modes.odd.tasks: there is no 'queen'; known are king, river"),
+        ({"corpora": {"text": "../corpus.txt"}}, "corpora.text.*leads out of --data"),
+        ({"corpora": {"text": "/etc/passwd"}}, "corpora.text.*leads out of --data"),
         ({"teachers": []}, "there is no 'other'; known are none"),
         ({"groups": [{"name": "g", "cells": ["small/fast"], "tasks": ["king"], "seeds": [1]}]}, "there is no 'fast'"),
         ({"groups": [{"name": "g", "cells": ["small"], "tasks": ["queen"], "seeds": [1]}]}, "there is no 'queen'"),
