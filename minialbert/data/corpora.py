@@ -56,7 +56,7 @@ _REGISTERED: dict[str, Callable[[Path], Iterable[str]]] = {}
 
 
 def register_reader(suffix: str, read: Callable[[Path], Iterable[str]]) -> None:
-    """Make files with a suffix (".srt") part of corpora, until the process ends.
+    """Make files with a suffix (".srt") part of corpora, until the process ends; one for ".xml" replaces ours.
 
     `read` is called with the path and yields a file's documents, one at a time and in the same order each time, which
     is how an interrupted `prepare` goes on. What it raises as `UserError` is told as it is.
@@ -65,7 +65,7 @@ def register_reader(suffix: str, read: Callable[[Path], Iterable[str]]) -> None:
     if (
         not re.fullmatch(r"\.\w+", suffix)
         or suffix in COMPRESSIONS
-        or _KIND_OF_SUFFIX.get(suffix, "other") != "other"
+        or _KIND_OF_SUFFIX.get(suffix, "other") not in ("other", "csv", "xml")
     ):
         raise UserError(
             f"a reader cannot be registered for {quoted(suffix)}: give a new suffix, as in '.srt'"

@@ -138,7 +138,8 @@ class _PubMed:
     def __init__(self, source: Source, limit: int) -> None:
         self._source, self._limit = source, limit
         self._open: list[str] = []
-        self._field = 0  # how many elements were open when the one that is being read began
+        # The depths of the article and of the field that are being read, 0 where there is none.
+        self._article = self._field = 0
         self._begin = self._size = 0
         self._paragraphs: list[list[str]] = []
         self._done: list[tuple[int, str]] = []
@@ -169,22 +170,23 @@ class _PubMed:
             )
         if len(self._open) > 100:
             raise self._source.error(line, "elements within elements, more than a hundred deep")
-        if name in _ARTICLES:
+        if name in _ARTICLES and not self._article:
+            self._article = len(self._open) + 1
             self._begin, self._size, self._paragraphs = line, 0, []
-        if not self._field and self._open and self._open[-1] in _FIELDS.get(name, ()):
+        if self._article and not self._field and self._open[-1] in _FIELDS.get(name, ()):
             self._field = len(self._open) + 1
             self._paragraphs.append([])
             self._text("")
         self._open.append(name)
 
-    def _end(self, name: str) -> None:
+    def _end(self, _: str) -> None:
         if len(self._open) == self._field:
             self._field = 0
-        self._open.pop()
-        if name in _ARTICLES:
+        if len(self._open) == self._article:
+            self._article = 0
             texts = (" ".join("".join(parts).split()) for parts in self._paragraphs)
             self._done.append((self._begin, "\n".join(text for text in texts if text)))
-            self._paragraphs = []
+        self._open.pop()
 
     def _text(self, text: str) -> None:
         if self._field:

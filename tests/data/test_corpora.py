@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from minialbert.data import corpora
 from minialbert.data.corpora import Document, Source, count_kinds, find_sources, read_documents
 from minialbert.data.text_streams import ReadStats
 from minialbert.errors import MissingExtraError, UserError
@@ -313,10 +314,20 @@ def test_titles_and_abstracts_of_pubmed(tmp_path):
         Document("Cystic fibrosis <CF>.\nTo see H2O.\nWe saw.", 4), Document("Second", 11)
     ]  # fmt: skip
     assert stats.skipped == 1
+    nested = "<ArticleTitle>a<MedlineCitation>b</MedlineCitation></ArticleTitle>"
+    whole = f"<MedlineCitation><Article>{nested}</Article></MedlineCitation>"
+    assert [document.text for document in read(write(tmp_path / "nested.xml", whole))] == ["ab"]
     many = PUBMED.replace(
         "</PubmedArticleSet>", PUBMED.partition("Set>")[2].replace("</PubmedArticleSet>", "") * 2000
     )
     assert len(read(write(tmp_path / "many.xml", many + "</PubmedArticleSet>"))) == 4002
+
+
+def test_a_reader_of_ones_own_replaces_ours_for_xml(tmp_path, monkeypatch):
+    for table in (corpora._KIND_OF_SUFFIX, corpora._REGISTERED):
+        monkeypatch.setattr(corpora, "_KIND_OF_SUFFIX" if ".txt" in table else "_REGISTERED", dict(table))
+    corpora.register_reader(".xml", lambda path: [path.read_text()])
+    assert read(write(tmp_path / "a.xml", "<a/>")) == [Document("<a/>", 1)]
 
 
 @pytest.mark.parametrize(
