@@ -173,7 +173,7 @@ class _PubMed:
         if name in _ARTICLES and not self._article:
             self._article = len(self._open) + 1
             self._begin, self._size, self._paragraphs = line, 0, []
-        if self._article and not self._field and self._open[-1] in _FIELDS.get(name, ()):
+        if self._article and not self._field and self._open and self._open[-1] in _FIELDS.get(name, ()):
             self._field = len(self._open) + 1
             self._paragraphs.append([])
             self._text("")
