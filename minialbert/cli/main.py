@@ -284,8 +284,10 @@ def main() -> None:
         stopping.refuse_several_processes(sys.argv[1:])
         stopping.leave_talking_to_the_first()
         app()
-    except SystemExit:
+    except SystemExit as end:
         stopping.end_process_group()
+        if isinstance(interrupt := getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            raise interrupt from None  # while a verb was still imported: typer would end without a word
         raise
     except UserError as error:
         stopping.let_the_first_fail_first()

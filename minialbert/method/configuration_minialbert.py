@@ -159,10 +159,10 @@ class MiniAlbertConfig(PreTrainedConfig):
         for name in ("adapter_layer_norm", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if self.pad_token_id is not None and self.pad_token_id not in range(self.vocab_size):
+        padding = self.pad_token_id
+        if padding is not None and (isinstance(padding, bool) or padding not in range(self.vocab_size)):
             raise ValueError(
-                f"pad_token_id must lie in the vocabulary (0 to {self.vocab_size - 1}), "
-                f"got {self.pad_token_id!r}"
+                f"pad_token_id must lie in the vocabulary (0 to {self.vocab_size - 1}), got {padding!r}"
             )
 
     def _check_adapters(self) -> None:

@@ -59,6 +59,7 @@ def test_sizes_are_positive_integers(name, value):
         ({"layer_norm_eps": 0.0}, "layer_norm_eps must be a number above 0"),
         ({"pad_token_id": 30522}, r"pad_token_id must lie in the vocabulary \(0 to 30521\), got 30522"),
         ({"pad_token_id": -1}, "pad_token_id must lie in the vocabulary"),
+        ({"pad_token_id": True}, "pad_token_id must lie in the vocabulary"),
     ],
 )
 def test_contradictions_are_refused(values, message):
