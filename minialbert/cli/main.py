@@ -18,10 +18,12 @@ from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
     ResumeFlag,
+    YesFlag,
     err,
     interruptible,
     option,
     out,
+    patience,
     print_json,
     print_table,
 )
@@ -124,6 +126,7 @@ def distill(
     ] = False,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
+    yes: YesFlag = False,
     dry_run: Annotated[bool, option("Show recipe, sizes, time and memory; do nothing.", "--dry-run")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -138,7 +141,7 @@ def distill(
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
             teacher, data, student_arch=student_arch, recipe=recipe, settings=set_ or [], output=output,
-            start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json,
+            start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json, max_hours=patience(yes),
         ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return
@@ -232,9 +235,9 @@ def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
     plan = plan_distillation(resolved, data)
     figures = estimate(plan)
     if as_json:
-        print_json({"recipe": resolved.model_dump(), "estimate": figures})
+        print_json({"recipe": plan.recipe.model_dump(), "estimate": figures})
         return
-    out.print(dump_recipe(resolved), markup=False, highlight=False)
+    out.print(dump_recipe(plan.recipe), markup=False, highlight=False)
     for note in plan.notes:
         out.print(note, markup=False)
     _print_layer_map(plan.layers)

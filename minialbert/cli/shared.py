@@ -45,7 +45,15 @@ def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as t
 
 JsonFlag = Annotated[bool, option("Print the record as JSON on standard output.", "--json")]
 OverwriteFlag = Annotated[bool, option("Replace what an earlier run left there.", "--overwrite")]
+YesFlag = Annotated[bool, option("Start a run on a terminal even if it takes more than a day.", "--yes")]
 ResumeFlag = Annotated[bool, option("Go on with the run in the directory.", "--resume")]
+
+
+def patience(yes: bool) -> float | None:
+    """Return the hours that a run may take which a person starts on a terminal without `--yes`; None for any."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    seen = all(stream is not None and stream.isatty() for stream in streams)
+    return 24.0 if seen and not yes else None
 
 
 def print_json(record: Any) -> None:  # noqa: ANN401

@@ -15,9 +15,11 @@ from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
     ResumeFlag,
+    YesFlag,
     interruptible,
     option,
     out,
+    patience,
     print_json,
     print_table,
     say,
@@ -70,6 +72,7 @@ def finetune(
     ] = KeepModels.selected,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
+    yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Tune an encoder, or its adapters alone, on a labelled task."""
@@ -90,8 +93,9 @@ def finetune(
     kept = keep_models is not KeepModels.none
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
-            **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept
-        ).record
+            **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
+            max_hours=patience(yes),
+        ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return
     if as_json:

@@ -422,6 +422,12 @@ class WindowDataset(Dataset[dict[str, Any]]):
         return max(manifest.options.window_length for manifest in self.manifests)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of all windows together, special tokens included."""
+        content = sum(manifest.splits[self.split].token_slots for manifest in self.manifests)
+        return content + len(self) * (len(self._prefix) + len(self._suffix))
+
+    @property
     def sources(self) -> list[SourceRecord]:
         """The files of all corpora."""
         return [source for manifest in self.manifests for source in manifest.sources]

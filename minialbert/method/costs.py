@@ -1,15 +1,19 @@
-"""What a distillation will cost, before it starts: arithmetic, time and memory."""
+"""What a training will cost, before it starts: arithmetic, time and memory."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedConfig
 
+from minialbert.errors import UserError
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import duration, size
+from minialbert.runs.stopping import world_size
 
 if TYPE_CHECKING:
     from minialbert.method.plan import DistillationPlan
@@ -18,6 +22,51 @@ if TYPE_CHECKING:
 _EFFICIENCY = 0.6
 # How many times as fast another precision has to multiply to be worth a word.
 _WORTH_A_CHANGE = 1.3
+# Operations of a run of seconds: to measure the rate first would take as long.
+_FEW_OPERATIONS = 3e11
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a training costs: steps of `batch` windows or rows each, operations per token, bytes of memory."""
+
+    steps: int
+    batch: int
+    units: str
+    passes: float
+    tokens: int
+    flops: float
+    precision: str
+    memory: float
+
+    @cached_property
+    def rate(self) -> float:
+        """Rate of a matrix multiplication on this machine, measured when first asked for."""
+        return measured_matmul_rate(self.precision)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all operations at 60 % of that rate, on one device; 0 where they are few."""
+        operations = self.tokens * self.flops
+        return operations / (self.rate * _EFFICIENCY) if operations > _FEW_OPERATIONS else 0.0
+
+    def line(self, first_step: int = 0) -> str:
+        """Return the price of what is left from a step on."""
+        left = (self.steps - first_step) / self.steps
+        seconds = self.seconds * left / world_size()
+        return (
+            f"training: steps {first_step + 1:,} to {self.steps:,} of {self.batch:,} {self.units}, "
+            f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; "
+            f"{f'about {duration(seconds)}' if seconds > 60 else 'under a minute'} and {size(self.memory)} here"
+        )
+
+    def check(self, max_hours: float | None) -> None:
+        """Raise UserError for a training that takes more hours than that."""
+        if max_hours is not None and self.seconds / world_size() > 3600 * max_hours:
+            raise UserError(
+                f"{self.line()}: more than {max_hours:g} hours. Give --yes to start it all the same, fewer steps or "
+                "data, or a smaller recipe, as --recipe small for distill"
+            )
 
 
 def forward_flops_per_token(
@@ -28,11 +77,14 @@ def forward_flops_per_token(
     One multiply-add counts as two. `adapter_size` is the width of the bottleneck of two adapters per layer.
     """
     width = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * width)
-    layer = 2 * (4 * width * width + 2 * width * inner) + 4 * length * width
+    layer = 2 * (4 * width * width + 2 * width * _inner_width(config)) + 4 * length * width
     if adapter_size is not None:
         layer += 2 * 2 * 2 * width * adapter_size
     return float(config.num_hidden_layers * layer)
+
+
+def _inner_width(config: PreTrainedConfig) -> int:
+    return getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * config.hidden_size)
 
 
 def step_flops_per_token(
@@ -61,14 +113,10 @@ def step_flops_per_token(
     return flops
 
 
-def estimate(plan: DistillationPlan) -> dict[str, int | str]:
-    """Return named figures on a plan's size, time and memory on this machine: counts, or text with its unit.
-
-    Time is the arithmetic of all steps at 60 % of the rate that a matrix multiplication reaches here, measured now;
-    memory is weights, gradients, optimiser states and the activations of one micro-batch.
-    """
+def distillation_price(plan: DistillationPlan) -> Price:
+    """Return what a plan costs; memory is that of weights, gradients, optimiser states and one micro-batch."""
     student, teacher = plan.student.config, plan.teacher
-    length = plan.windows.window_length
+    length, steps, batch = plan.windows.window_length, plan.max_steps, plan.recipe.training.batch_size
     masked = plan.recipe.data.mask_probability
     asked = teacher if plan.objective.needs_teacher else None
     predicts = (masked if plan.objective.output_positions == "masked" else 1.0) * bool(
@@ -81,23 +129,33 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         masked=masked,
         teacher_predicts=predicts,
     )
-    tokens = plan.max_steps * plan.recipe.training.batch_size * length
+    passes = steps * batch / max(len(plan.windows), 1)
     precision = resolve_precision(plan.recipe.training.precision)
-    rate = measured_matmul_rate(precision)
-    seconds = tokens * flops / (rate * _EFFICIENCY)
+    memory = _memory_bytes(plan, length)
+    # A packed step computes no padding.
+    tokens = round(passes * plan.windows.num_tokens) if plan.packs else steps * batch * length
+    return Price(steps, batch, "windows", passes, tokens, flops, precision, memory)
+
+
+def estimate(plan: DistillationPlan) -> dict[str, int | str]:
+    """Return named figures on a plan's size, time and memory on this machine: counts, or text with its unit."""
+    price, teacher = distillation_price(plan), plan.teacher
     return {
         "student_parameters": plan.student.num_parameters(),
         "student_encoder_parameters": plan.student.base_model.num_parameters(),
         "teacher_parameters": teacher.model.num_parameters() if teacher is not None else 0,
-        "steps": plan.max_steps,
-        "windows_per_step": plan.recipe.training.batch_size,
+        "steps": price.steps,
+        "windows_per_step": price.batch,
+        "passes": f"{price.passes:,.1f} over {len(plan.windows):,} windows",
         "micro_batch": plan.micro_batch_size,
-        "tokens_in_all": tokens,
-        "mflops_per_token": round(flops / 1e6),
-        "precision": precision if torch.cuda.is_available() else _cpu_precision(precision, rate),
-        "matmul_rate": f"{rate / 1e9:,.0f} GFLOP/s measured here",
-        "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
-        "memory": size(_memory_bytes(plan, length)),
+        "tokens_in_all": price.tokens,
+        "mflops_per_token": round(price.flops / 1e6),
+        "precision": price.precision
+        if torch.cuda.is_available()
+        else _cpu_precision(price.precision, price.rate),
+        "matmul_rate": f"{price.rate / 1e9:,.0f} GFLOP/s measured here",
+        "time": f"{duration(price.seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
+        "memory": size(price.memory),
     }
 
 
@@ -130,16 +188,17 @@ def _cpu_precision(precision: str, rate: float) -> str:
 
 def _memory_bytes(plan: DistillationPlan, length: int) -> float:
     student, teacher = plan.student.config, plan.teacher
-    trained = plan.student.num_parameters()
-    weights = 16.0 * trained  # weights, gradients and two moments, fp32
-    if teacher is not None:
-        weights += 4.0 * teacher.model.num_parameters()
     tokens = plan.micro_batch_size * length
-    # Kept for backward, per token and iteration: about 16 vectors of the width and 3 of the inner width.
-    activations = (
-        4.0 * tokens * student.num_hidden_layers * (16 * student.hidden_size + 3 * student.intermediate_size)
-    )
+    frozen = teacher.model.num_parameters() if teacher is not None else 0
+    kept = training_bytes(student, plan.student.num_parameters(), frozen, tokens)
     matched = len(plan.objective.compared_layers(plan.layers))
     rows = 4.0 * tokens * length * student.num_attention_heads * matched * 4
     logits = 4.0 * plan.recipe.data.mask_probability * tokens * student.vocab_size * 6
-    return weights + activations + rows + logits
+    return kept + rows + logits
+
+
+def training_bytes(config: PreTrainedConfig, trained: int, frozen: int, tokens: int) -> float:
+    """Return the memory of weights that are trained (gradients and two moments, too) or not, and of a micro-batch."""
+    # Kept for backward, per token and iteration: about 16 vectors of the width and 3 of the inner width.
+    activations = config.num_hidden_layers * (16 * config.hidden_size + 3 * _inner_width(config))
+    return 16.0 * trained + 4.0 * frozen + 4.0 * tokens * activations

@@ -25,6 +25,7 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, listed, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
+from minialbert.method.costs import Price, distillation_price
 from minialbert.method.encoders import Teacher, load_encoder_config
 from minialbert.method.fast.compilation import compile_layers
 from minialbert.method.live import model_identity
@@ -34,6 +35,7 @@ from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teach
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Settings, load_recipe, with_settings
 from minialbert.recipes.schema import Recipe, without_places
+from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision
@@ -91,6 +93,7 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    max_hours: float | None = None,
 ) -> ModelResult:
     """Distil a teacher into a student, either of which may be in memory, and return the student.
 
@@ -121,6 +124,7 @@ def distill(
         resume: go on from the last checkpoint of the same run.
         overwrite: replace an earlier run.
         progress: show a bar and lines.
+        max_hours: refuse a new run that is estimated to take longer on this machine.
 
     Returns:
         The student, its tokenizer, the record of `result.json` (empty in all processes of a job but the first), and the
@@ -152,11 +156,14 @@ def distill(
     with speaking(progress):
         windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)
         plan = plan_distillation(resolved, windows, teacher=live, student=trained, objective=objective)
+        price = None if start_only else distillation_price(plan)
+        if price is not None:
+            price.check(None if resume else max_hours)
         with run.alone(resume=resume):
             if rank() == 0:
                 identity = _identity(plan, live_teacher=live is not None, live_student=trained is not None)
                 run.open(plan.recipe, data=identity, resume=resume, overwrite=overwrite)
-            record = _run(plan, run, trains=not start_only, resume=resume, progress=progress)
+            record = _run(plan, run, price, resume=resume, progress=progress)
     _finish(plan.student)
     plan.student.name_or_path = str(run.model)
     return ModelResult(record, run.path, plan.student, plan.tokenizer)
@@ -240,12 +247,13 @@ def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
 def _run(
     plan: DistillationPlan,
     run: RunDirectory,
+    price: Price | None,
     *,
-    trains: bool,
     resume: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """Carry a plan out in a directory that is open, with its training or without, and return the record."""
+    """Carry a plan out in a directory that is open, with its training if it has a price, and return the record."""
+    trains = price is not None
     if trains and resume and run.result.is_file() and run.model.is_dir():
         raise UserError(
             f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
@@ -259,9 +267,10 @@ def _run(
     set_seed(plan.recipe.training.seed)
     trainer = make_trainer(plan, run, progress=progress)
     end: dict[str, Any] = {}
-    if trains:
+    if price is not None:
         with trainer.stop.listening():
             checkpoint = trainer.resume_point(run, resume=resume)
+            logger.info("%s", price.line(step_of(Path(checkpoint)) if checkpoint else 0))
             start = _first_measurement(trainer, run, plan, resumed=checkpoint is not None)
             trainer.train(resume_from_checkpoint=checkpoint)
             if trainer.eval_dataset is not None:

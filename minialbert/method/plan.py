@@ -19,12 +19,16 @@ from minialbert.method.encoders import Teacher, load_teacher, supports_packing, 
 from minialbert.method.fast.recording import checkpoint_activations, records_attention
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.start import build_student
+from minialbert.recipes.load import apply_overrides
 from minialbert.recipes.schema import Recipe, TrainingRecipe
 from minialbert.runs.stopping import share_of
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
 _SAMPLE_WINDOWS = 256
 _SAMPLE_BATCH = 16
+# Of a length in passes: what part of its steps may be warm-up, or pass between two evaluations, checkpoints and logs.
+_SHARES = {"warmup_steps": 10, "eval_steps": 10, "save_steps": 4, "logging_steps": 50}
+_MANY_PASSES = 10
 _ELASTIC_KEYS = ("elastic", "elastic_depths", "elastic_mlm_weight", "elastic_output_weight")
 
 Folders = str | Path | Sequence[str | Path]
@@ -106,15 +110,7 @@ def plan_distillation(
         raise UserError(
             f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
         )
-    max_steps = training.max_steps
-    if max_steps is None:
-        assert training.epochs is not None
-        max_steps = max(1, round(training.epochs * len(windows) / training.batch_size))
-    if training.warmup_steps >= max_steps:
-        notes.append(
-            f"warm-up: {training.warmup_steps} steps are not fewer than the {max_steps} of the run, so the learning "
-            "rate never reaches its highest value; set training.warmup_steps"
-        )
+    recipe, max_steps = _with_one_length(recipe, len(windows), notes)
     return DistillationPlan(
         recipe=recipe,
         teacher=teacher,
@@ -131,6 +127,38 @@ def plan_distillation(
         accumulation=per_process // micro,
         notes=tuple(notes),
     )
+
+
+def _with_one_length(recipe: Recipe, windows: int, notes: list[str]) -> tuple[Recipe, int]:
+    """Return a recipe and its number of steps, which are in it where both lengths are given: the shorter counts.
+
+    Of passes, what else is counted in steps gets a share at most. What is decided or odd is added to `notes`.
+    """
+    training = recipe.training
+    of_passes = max(1, round((training.epochs or 0) * windows / training.batch_size))
+    steps = of_passes if training.max_steps is None else training.max_steps
+    if training.max_steps and training.epochs:
+        steps = min(steps, of_passes)
+        chosen = {"max_steps": steps}
+        if steps < training.max_steps:
+            shares = {key: max(1, steps // share) for key, share in _SHARES.items()}
+            chosen |= {key: most for key, most in shares.items() if most < getattr(training, key)}
+            told = ", ".join(f"{key} {value}" for key, value in chosen.items())
+            notes.append(f"length: {training.epochs:g} passes over {windows:,} windows, so {told}")
+        recipe = apply_overrides(recipe, {f"training.{key}": value for key, value in chosen.items()})
+        training = recipe.training
+    if training.warmup_steps >= steps:
+        notes.append(
+            f"warm-up: {training.warmup_steps} steps are not fewer than the {steps} of the run, so the learning "
+            "rate never reaches its highest value; set training.warmup_steps"
+        )
+    passes = steps * training.batch_size / max(windows, 1)
+    if passes > _MANY_PASSES + 0.5:
+        notes.append(
+            f"passes: each window is read {passes:,.0f} times, and more than {_MANY_PASSES} teach little: give more "
+            f"text, --recipe small, or --set training.epochs={_MANY_PASSES}"
+        )
+    return recipe, steps
 
 
 def _recipe_objective(recipe: Recipe, student: PreTrainedModel, notes: list[str]) -> DistillationObjective:

@@ -233,7 +233,9 @@ class TrainingRecipe(Section):
     """Length, batch, optimiser and schedule of one run."""
 
     max_steps: Count | None = key(None, "Length in optimiser steps")
-    epochs: float | None = key(None, "Length in passes over the windows", gt=0)
+    epochs: float | None = key(
+        None, "Length in passes over the windows; with max_steps too, the shorter", gt=0
+    )
     batch_size: Count = key(192, "Windows per optimiser step, over all devices")
     micro_batch_size: PacedOrNone = key(None, "Windows per forward pass and device (null: chosen)")
     learning_rate: float = key(5e-4, "Highest learning rate of AdamW", gt=0)
@@ -263,11 +265,8 @@ class TrainingRecipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.max_steps is None) == (self.epochs is None):
-            came = (
-                "neither" if self.epochs is None else f"max_steps {self.max_steps} and epochs {self.epochs}"
-            )
-            raise ValueError(f"give exactly one of max_steps and epochs (the other null); got {came}")
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("give max_steps or epochs, or both for the shorter; got neither")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}: "

@@ -15,8 +15,12 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerState
 
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.machine import peak_memory_mb
 
 logger = logging.getLogger(__name__)
+
+# Seconds of a training without a line, after which one is said between two logs: the first wait, and the longest.
+_PATIENCE, _LONGEST_PATIENCE = 30.0, 600.0
 
 
 class RunProgress(TrainerCallback):
@@ -37,18 +41,45 @@ class RunProgress(TrainerCallback):
         self._task: bars.TaskID | None = None
         self._started = 0.0
         self._first_step = 0
+        self._parts = 0  # micro-batches of the step under way
+        self._spoke, self._patience = 0.0, _PATIENCE
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock and the bar."""
-        self._started, self._first_step = time.monotonic(), state.global_step
+        self._started = self._spoke = time.monotonic()
+        self._first_step = state.global_step
         if state.is_world_process_zero:
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
+        self._parts = 0
         if self._task is not None:
             self._bar.update(self._task, completed=state.global_step)
+        if not control.should_log:
+            self._end_silence(args, state)
+
+    def on_substep_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Count a micro-batch, which may take a minute where a step takes ten."""
+        self._parts += 1
+        self._end_silence(args, state)
+
+    def _end_silence(self, args: Any, state: TrainerState) -> None:
+        """Say what was measured since the start where no log has come for long; `log.jsonl` stays as it is."""
+        now = time.monotonic()
+        if not self._lines or not state.is_world_process_zero or now - self._spoke < self._patience:
+            return
+        self._spoke, self._patience = now, min(2 * self._patience, _LONGEST_PATIENCE)
+        part = self._parts / args.gradient_accumulation_steps
+        step, memory = f"{state.global_step + part:.1f}/{state.max_steps}", size(1e6 * peak_memory_mb())
+        logger.info("step %s under way  left %s  %s of memory", step, self._left(state, part), memory)
+
+    def _left(self, state: TrainerState, part: float = 0.0) -> str:
+        """Return the time left after some of a step, as steps took so far."""
+        done = state.global_step + part
+        seconds = (time.monotonic() - self._started) / max(done - self._first_step, 1e-9)
+        return duration(seconds * (state.max_steps - done))
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -65,6 +96,7 @@ class RunProgress(TrainerCallback):
             logger.warning("step %s  skipped: not finite (%s); %d so far", step, figures, count)
         if not self._lines:
             return
+        self._spoke = time.monotonic()
         if kind == "evaluation":
             what = "validation" if "eval_score" in logs else "held-out"
             logger.info("step %s  %s: %s", step, what, _evaluation_line(logs))
@@ -78,12 +110,10 @@ class RunProgress(TrainerCallback):
     def _training_line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in self._terms)
         terms = f" ({terms})" if terms else ""
-        done = state.global_step - self._first_step
-        seconds = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
         return (
             f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}{terms}  "
             f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  "
-            f"left {duration(seconds)}"
+            f"left {self._left(state)}"
         )
 
 

@@ -35,12 +35,14 @@ from minialbert.method.adapters import (
     freeze_all_but_adapters,
     save_adapters,
 )
+from minialbert.method.costs import Price, forward_flops_per_token, training_bytes
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
 from minialbert.recipes.load import Settings, apply_overrides, load_recipe, with_settings
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
+from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
@@ -286,6 +288,7 @@ def finetune(
     overwrite: bool = False,
     progress: bool = True,
     keep_model: bool = True,
+    max_hours: float | None = None,
 ) -> ModelResult:
     """Tune an encoder, or its adapters alone, on a labelled task, and return the best model with its record.
 
@@ -312,6 +315,7 @@ def finetune(
         overwrite: replace an earlier run.
         progress: show a bar and lines.
         keep_model: write `model/` and `adapters/`.
+        max_hours: refuse a new run that is estimated to take longer on this machine.
 
     Returns:
         The model that was best on validation, its tokenizer, the record of `result.json`, and the run directory.
@@ -335,7 +339,7 @@ def finetune(
         )  # fmt: skip
         return run_finetuning(
             resolved, output=output_folder(output, "finetune"), data=rows, resume=resume, overwrite=overwrite,
-            progress=progress, keep_model=keep_model,
+            progress=progress, keep_model=keep_model, max_hours=max_hours,
         )  # fmt: skip
 
 
@@ -368,6 +372,7 @@ def run_finetuning(
     overwrite: bool = False,
     progress: bool = True,
     keep_model: bool = True,
+    max_hours: float | None = None,
 ) -> ModelResult:
     """Tune a model as a recipe says, and return it with the record that is left in `result.json`.
 
@@ -381,9 +386,11 @@ def run_finetuning(
     places = {"model.name": recipe.model.name, "teacher.model": recipe.teacher.model}
     named = {key: lasting_name(place) for key, place in places.items()}
     plan = replace(plan, recipe=apply_overrides(recipe, named))
+    price = tuning_price(plan)
+    price.check(None if resume else max_hours)
     with run.alone(resume=resume):
         record = _finetune(
-            plan, run, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
+            plan, run, price, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
         )
     if keep_model and run.model.is_dir():
         plan.model.name_or_path = str(run.model)
@@ -401,9 +408,24 @@ def tuning_identity(plan: FinetuningPlan) -> dict[str, Any]:
     return {"data": task_identity(plan.task), **found}
 
 
+def tuning_price(plan: FinetuningPlan) -> Price:
+    """Return what a tuning costs: forward and backward passes over the tokens of its rows, a teacher's among them."""
+    tuning, config, lengths = plan.recipe.tuning, plan.model.config, plan.encoded["train"].lengths
+    passes, length = plan.max_steps / plan.steps_per_epoch, round(statistics.fmean(lengths))
+    flops = 3 * forward_flops_per_token(config, length, adapter_size=getattr(config, "adapter_size", None))
+    if plan.teacher is not None:
+        flops += forward_flops_per_token(plan.teacher.model.config, length)
+    frozen = plan.parameters.total - plan.parameters.trainable
+    tokens = (tuning.micro_batch_size or tuning.batch_size) * max(lengths)
+    memory = training_bytes(config, plan.parameters.trainable, frozen, tokens)
+    tokens, precision = round(passes * sum(lengths)), resolve_precision(tuning.precision)
+    return Price(plan.max_steps, tuning.batch_size, "rows", passes, tokens, flops, precision, memory)
+
+
 def _finetune(
     plan: FinetuningPlan,
     run: RunDirectory,
+    price: Price,
     *,
     resume: bool,
     overwrite: bool,
@@ -423,7 +445,10 @@ def _finetune(
         logger.info("%s", plan.parameters)
     trainer = make_tuning_trainer(plan, run, progress=progress)
     with trainer.stop.listening():
-        trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=resume))
+        checkpoint = trainer.resume_point(run, resume=resume)
+        if progress:
+            logger.info("%s", price.line(step_of(Path(checkpoint)) if checkpoint else 0))
+        trainer.train(resume_from_checkpoint=checkpoint)
         try:
             predictions, by_depth = _measure_best(plan, trainer)
         except StopRequested:  # the training is over, and not to be lost

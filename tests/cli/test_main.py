@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+
+from minialbert.method import costs
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tiny-tokenizer"
 
@@ -41,6 +44,24 @@ def test_prepare_and_distill_from_the_command_line(call, tiny_corpus, tiny_teach
     assert status == 0
     assert json.loads(out) == json.loads((run / "result.json").read_text())
     assert json.loads(out)["recipe"]["training"]["max_steps"] == 2
+
+
+def test_on_a_terminal_a_run_of_more_than_a_day_asks_for_yes(
+    call, refuse, tiny_windows, tiny_teacher_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(costs, "_FEW_OPERATIONS", 0)
+    monkeypatch.setattr(costs, "measured_matmul_rate", lambda precision: 1e3)
+    command = (
+        "distill", "--data", tiny_windows, "--output", tmp_path / "run", "--teacher", tiny_teacher_dir,
+        "--recipe", "tiny", "--set", "training.max_steps=1",
+    )  # fmt: skip
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    assert "more than 24 hours. Give --yes" in refuse(*command)
+    assert not (tmp_path / "run").exists()
+    assert call(*command, "--yes")[0] == 0
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)  # a script
+    assert call(*command, "--overwrite")[0] == 0
 
 
 def test_student_arch_bert(call, tiny_windows, tiny_teacher_dir, tmp_path):

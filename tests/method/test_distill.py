@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
+from minialbert.method import costs
 from minialbert.method.costs import estimate, forward_flops_per_token
 from minialbert.method.distill import _first_measurement, _parts, distill, initialise
 from minialbert.method.held_out import HeldOutMetrics
@@ -307,9 +310,75 @@ def test_the_estimate_counts_the_arithmetic_of_the_paper(tiny_teacher_dir, tiny_
     student = forward_flops_per_token(MiniAlbertConfig(), 256, adapter_size=48)
     assert teacher == pytest.approx(179.3e6, rel=0.01)
     assert student == pytest.approx(91.4e6, rel=0.01)
-    figures = estimate(plan_distillation(recipe(tiny_teacher_dir), tiny_windows))
+    plan = plan_distillation(recipe(tiny_teacher_dir), tiny_windows)
+    figures = estimate(plan)
     assert figures["steps"] == 4
-    assert figures["tokens_in_all"] == 4 * 8 * 32
+    assert plan.packs and figures["tokens_in_all"] == round(
+        4 * 8 * plan.windows.num_tokens / len(plan.windows)
+    )
+    padded = plan_distillation(recipe(tiny_teacher_dir, "training.pack_windows=false"), tiny_windows)
+    assert estimate(padded)["tokens_in_all"] == 4 * 8 * 32 > figures["tokens_in_all"]
+
+
+def test_of_two_lengths_the_shorter_counts(tiny_teacher_dir, tiny_windows):
+    both = recipe(
+        tiny_teacher_dir, "training.max_steps=1000", "training.epochs=2", "training.warmup_steps=50",
+        "training.save_steps=500", "training.logging_steps=1",
+    )  # fmt: skip
+    plan = plan_distillation(both, tiny_windows)
+    steps = round(2 * len(plan.windows) / 8)
+    training = plan.recipe.training
+    assert (plan.max_steps, training.max_steps, training.epochs) == (steps, steps, None)
+    # What is counted in steps fits a short run; what is short enough stays.
+    assert (training.warmup_steps, training.save_steps) == (steps // 10, steps // 4)
+    assert (training.eval_steps, training.logging_steps) == (2, 1)
+    note = f"length: 2 passes over {len(plan.windows)} windows, so max_steps {steps}, warmup_steps {steps // 10}, "
+    assert any(told.startswith(note) for told in plan.notes)
+    # The recipe that the run keeps gives the same plan again, so that a resumed run is the same.
+    again = plan_distillation(plan.recipe, tiny_windows)
+    assert (again.recipe, again.max_steps) == (plan.recipe, steps)
+    longer = apply_overrides(both, {"training.max_steps": 3, "training.epochs": 2.0})
+    plan = plan_distillation(longer, tiny_windows)
+    assert (plan.max_steps, plan.recipe.training.warmup_steps) == (3, 50)
+
+
+def test_more_than_ten_passes_are_pointed_out(tiny_teacher_dir, tiny_windows):
+    def notes(setting):
+        plan = plan_distillation(recipe(tiny_teacher_dir, setting), tiny_windows)
+        return [note for note in plan.notes if note.startswith("passes")]
+
+    assert notes("training.epochs=10") == []
+    (note,) = notes("training.epochs=30")
+    assert "each window is read 30 times" in note and "--recipe small, or --set training.epochs=10" in note
+
+
+def test_the_price_is_told_before_the_first_step(run, tmp_path, caplog):
+    with caplog.at_level("INFO", "minialbert"):
+        run()
+    lines = [record.getMessage() for record in caplog.records]
+    (price,) = (line for line in lines if line.startswith("training: "))
+    assert re.search(r"steps 1 to 4 of 8 windows, \d+ tokens, \d\.\d passes .*; under a minute and ", price)
+    assert lines.index(price) < next(place for place, line in enumerate(lines) if line.startswith("step 1/4"))
+
+
+def test_a_resumed_run_tells_the_price_of_what_is_left(run, tmp_path, caplog):
+    run()
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
+    with caplog.at_level("INFO", "minialbert"):
+        run(resume=True)
+    assert "training: steps 3 to 4 of 8 windows, " in caplog.text
+
+
+def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(costs, "_FEW_OPERATIONS", 0)
+    monkeypatch.setattr(costs, "measured_matmul_rate", lambda precision: 1e3)
+    with pytest.raises(UserError, match=r"about \d+:\d\d:\d\d and .*more than 24 hours. Give --yes .*small"):
+        run(max_hours=24)
+    assert not (tmp_path / "run").exists()
+    with caplog.at_level("INFO", "minialbert"):
+        run("training.max_steps=1", max_hours=1e9)
+    assert "; about " in caplog.text
 
 
 def test_a_warm_up_longer_than_the_run_is_pointed_out(tiny_teacher_dir, tiny_windows):

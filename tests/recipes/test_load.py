@@ -300,8 +300,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ("{seed: 1}", "exactly one of max_steps and epochs (the other null); got neither"),
-        ("{max_steps: 1, epochs: 1}", "got max_steps 1 and epochs 1.0"),
+        ("{seed: 1}", "give max_steps or epochs, or both for the shorter; got neither"),
         (
             "{max_steps: 1, batch_size: 8, micro_batch_size: 3}",
             "batch_size 8 is no multiple of micro_batch_size 3",
@@ -392,6 +391,13 @@ def test_overrides_are_yaml_values() -> None:
     assert recipe.distill.output_weight == 4.0
     assert recipe.name == "mine"
     assert load_recipe("minialbert-128").training.learning_rate == 5e-4
+
+
+def test_the_default_recipe_reads_a_small_corpus_a_few_times_and_a_large_one_in_part() -> None:
+    default = load_recipe("default")
+    assert (default.training.max_steps, default.training.epochs) == (20_000, 10.0)
+    training = apply_overrides(default, {"training.max_steps": 300}).training
+    assert (training.max_steps, training.epochs) == (300, None)
 
 
 def test_overriding_one_length_clears_the_other() -> None:

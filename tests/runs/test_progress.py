@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from minialbert.runs import progress
-from minialbert.runs.progress import duration, progress_bar, size
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.progress import RunProgress, duration, progress_bar, size
 
 
 def draw(monkeypatch, console, **options):
@@ -79,3 +80,44 @@ def test_numbers_as_they_are_shown():
         "5.0 TB",
     ]
     assert [duration(seconds) for seconds in (5, 65, 3_725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_a_long_silence_ends_within_a_minute_and_leaves_the_log_alone(monkeypatch, tmp_path, caplog):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "peak_memory_mb", lambda: 2_900.0)
+    shown = RunProgress(RunDirectory(tmp_path), terms=(), bar=False)
+    args = SimpleNamespace(gradient_accumulation_steps=12)
+    state = SimpleNamespace(global_step=40, max_steps=76, is_world_process_zero=True)
+    control = SimpleNamespace(should_log=False)
+
+    def lines():
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    with caplog.at_level("INFO", "minialbert"):
+        shown.on_train_begin(args, state, control)
+        for _ in range(2):  # micro-batches of 14 s: a step takes 168 s
+            clock.now += 14
+            shown.on_substep_end(args, state, control)
+            assert not lines()
+        clock.now += 14
+        shown.on_substep_end(args, state, control)
+        (line,) = lines()
+        assert line == "step 40.2/76 under way  left 1:40:06  2.9 GB of memory"
+        clock.now += 126
+        state.global_step += 1
+        shown.on_step_end(args, state, control)
+        assert lines() == ["step 41.0/76 under way  left 1:38:00  2.9 GB of memory"]
+        clock.now += 14  # the waits grow
+        shown.on_substep_end(args, state, control)
+        clock.now += 28
+        shown.on_substep_end(args, state, control)
+        assert not lines()
+        clock.now += 126
+        state.global_step, control.should_log = 42, True  # a log follows at once
+        shown.on_step_end(args, state, control)
+        shown.on_log(args, state, control, {"loss": 1.0, "tokens_per_second": 300.0})
+        assert len(lines()) == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1

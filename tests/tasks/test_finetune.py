@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import shlex
 import signal
 import sys
@@ -30,13 +31,14 @@ from minialbert.cli import main
 from minialbert.data.task_inputs import Encoded
 from minialbert.data.tasks import load_task
 from minialbert.errors import MissingExtraError, UserError
+from minialbert.method import costs
 from minialbert.method.adapters import load_adapters
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.results import ModelResult
 from minialbert.tasks import finetune as finetuning
-from minialbert.tasks.finetune import finetune_command, plan_finetuning, run_finetuning
+from minialbert.tasks.finetune import finetune_command, plan_finetuning, run_finetuning, tuning_price
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import encode, evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
@@ -842,6 +844,22 @@ def test_finetune_from_the_command_line(call, student, tmp_path, caplog):
     assert "entity f1" in out
     assert "Animal" in out
     assert "parameters are trained (100.00 %)" in caplog.text
+    assert re.search(
+        r"training: steps 1 to \d+ of 32 rows, [\d,]+ tokens, 1.0 passes over the data; under a minute and ",
+        caplog.text,
+    )
+
+
+def test_a_tuning_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "_FEW_OPERATIONS", 0)
+    monkeypatch.setattr(costs, "measured_matmul_rate", lambda precision: 1e3)
+    with pytest.raises(
+        UserError, match=r"2.0 passes over the data; about \d.*more than 24 hours. Give --yes"
+    ):
+        run(max_hours=24)
+    assert not (tmp_path / "run").exists()
+    price = tuning_price(plan_finetuning(make_recipe(tmp_path / "student", "single", tmp_path / "single")))
+    run(max_hours=price.seconds / 3600 + 1)
 
 
 def test_bad_input_is_one_line(refuse, student, tmp_path):
