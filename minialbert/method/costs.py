@@ -46,23 +46,23 @@ class Price:
 
     @property
     def seconds(self) -> float:
-        """Time of all operations at 60 % of that rate, on one device; 0 where they are few."""
-        operations = self.tokens * self.flops
+        """Time of all operations at 60 % of that rate, shared by the processes; 0 where they are few."""
+        operations = self.tokens * self.flops / world_size()
         return operations / (self.rate * _EFFICIENCY) if operations > _FEW_OPERATIONS else 0.0
 
     def line(self, first_step: int = 0) -> str:
-        """Return the price of what is left from a step on."""
-        left = (self.steps - first_step) / self.steps
-        seconds = self.seconds * left / world_size()
+        """Return the price of what is left after some steps."""
+        left = 1 - first_step / self.steps
+        time_left = f"about {duration(self.seconds * left)}" if self.seconds * left > 60 else "under a minute"
         return (
-            f"training: steps {first_step + 1:,} to {self.steps:,} of {self.batch:,} {self.units}, "
-            f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; "
-            f"{f'about {duration(seconds)}' if seconds > 60 else 'under a minute'} and {size(self.memory)} here"
+            f"training: {self.steps - first_step:,} of {self.steps:,} steps, {self.batch:,} {self.units} each; "
+            f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; {time_left} and "
+            f"{size(self.memory)} here"
         )
 
     def check(self, max_hours: float | None) -> None:
         """Raise UserError for a training that takes more hours than that."""
-        if max_hours is not None and self.seconds / world_size() > 3600 * max_hours:
+        if max_hours is not None and self.seconds > 3600 * max_hours:
             raise UserError(
                 f"{self.line()}: more than {max_hours:g} hours. Give --yes to start it all the same, fewer steps or "
                 "data, or a smaller recipe, as --recipe small for distill"

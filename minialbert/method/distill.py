@@ -422,7 +422,8 @@ def _first_measurement(
                 f"{run.log} is damaged (it starts without metrics): start the run anew with --overwrite"
             )
     metrics: dict[str, Any] = {}
-    if len(plan.held_out):
+    if trainer.eval_dataset is not None:
+        logger.info("held-out: %d windows are measured first", len(trainer.eval_dataset))
         if plan.teacher is not None and plan.teacher.has_mlm_head:
             metrics["teacher"] = _parts(trainer.measure_teacher(), "teacher")
         metrics["student_start"] = _parts(trainer.measure(), "student")

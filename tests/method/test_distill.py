@@ -357,7 +357,9 @@ def test_the_price_is_told_before_the_first_step(run, tmp_path, caplog):
         run()
     lines = [record.getMessage() for record in caplog.records]
     (price,) = (line for line in lines if line.startswith("training: "))
-    assert re.search(r"steps 1 to 4 of 8 windows, \d+ tokens, \d\.\d passes .*; under a minute and ", price)
+    assert re.search(
+        r"4 of 4 steps, 8 windows each; \d+ tokens, \d\.\d passes .*; under a minute and ", price
+    )
     assert lines.index(price) < next(place for place, line in enumerate(lines) if line.startswith("step 1/4"))
 
 
@@ -367,7 +369,7 @@ def test_a_resumed_run_tells_the_price_of_what_is_left(run, tmp_path, caplog):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
     with caplog.at_level("INFO", "minialbert"):
         run(resume=True)
-    assert "training: steps 3 to 4 of 8 windows, " in caplog.text
+    assert "training: 2 of 4 steps, 8 windows each; " in caplog.text
 
 
 def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch, caplog):
