@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from minialbert import MiniAlbertForMaskedLM, MiniAlbertForSequenceClassification
+from minialbert.data.examples import Task
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowsManifest
 from minialbert.deploy.hub import export_to_hub_folder
@@ -432,7 +433,7 @@ def test_our_classes_load_a_folder_in_spite_of_its_code_and_pass_none_of_it_on(
     assert "evil.py" not in record["files"]
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["auto_map"] == AUTO_MAP
     remote_code(tiny_teacher_dir, known=True)
-    task = type("Task", (), {"problem": "single-label", "labels": ("a", "b")})
+    task = Task("t", "single-label", ("a", "b"), "accuracy", {})
     tuned, tokenizer, _ = load_for_tuning(str(tiny_teacher_dir), task)
     save_tuned(tuned, tokenizer, TaskInputs("t", "single-label", "accuracy", 32, 8), tmp_path / "tuned")
     assert all("evil" not in file.read_text() for file in (tmp_path / "tuned").glob("*.json"))

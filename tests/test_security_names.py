@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import minialbert_runtime
@@ -391,17 +392,18 @@ def test_no_text_in_a_csv_is_a_formula_and_numbers_are_numbers(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_model_card_is_made_of_text_alone(text, tmp_path):
+    inputs = TaskInputs("n", "single-label", "accuracy", 128, 8)
     facts = ModelFacts(
         name=text, architecture="MiniAlbertForSequenceClassification", config=MiniAlbertConfig(), parameters=5_001_155,
         encoder_parameters=5_000_000, adapter_parameters=0, max_tokens=512, labels=(text, "b"),
-        task=TaskInputs(text, "single-label", "accuracy", 128, 8),
+        task=replace(inputs, task=text),
     )  # fmt: skip
     run = tmp_path / "run"
     run.mkdir()
     (run / "result.json").write_text(json.dumps(finetuned(task=text, name=text)))
     evidence = gather_evidence(facts, run / "result.json")
     benign = model_card(
-        facts.__class__(**{**facts.__dict__, "name": "n", "labels": ("a", "b"), "task": None}),
+        facts.__class__(**{**facts.__dict__, "name": "n", "labels": ("a", "b"), "task": inputs}),
         evidence.__class__(), license="mit", language="en",
     )  # fmt: skip
     card = model_card(facts, evidence, license="mit", language="en")
