@@ -105,7 +105,7 @@ def _to_onnx(model: str, output: str | Path, given: dict[str, Any], *, overwrite
     if "calibration" in given and precision != "int8-static":
         raise UserError("--calibration is for --quantize int8-static: dynamic int8 and fp32 need no text")
     if isinstance(texts := given.get("calibration"), str | Path):
-        given["calibration"] = (text for text in read_inputs([str(texts)]) if isinstance(text, str))
+        given["calibration"] = (row.text for row in read_inputs([str(texts)]) if isinstance(row.text, str))
     task = given.pop("evaluate", None)
     lost = [f"--{name.replace('_', '-')}" for name in ("data", "split", "max_drop") if name in given]
     if lost and task is None:

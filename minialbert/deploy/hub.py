@@ -208,8 +208,9 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
         )
     try:
         model, info = ARCHITECTURES[names[0]].ours.from_pretrained(
-            folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
-        )
+            folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     except LOADING_ERRORS as error:
         raise UserError(f"{folder} could not be loaded ({one_line(error)})") from error
     faults = {

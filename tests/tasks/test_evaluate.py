@@ -475,14 +475,22 @@ def test_a_model_without_a_head(tiny_student_dir, tuned):
         score(tiny_student_dir, tuned("classification").data, name="classification")
 
 
+WORDS = "minialbert.embeddings.word_embeddings.weight"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_that_are_not_finite_are_refused(kind, tuned, copy_of, tmp_path):
     def damage(tensors):
         tensors["classifier.bias"][0] = torch.nan
 
-    model = copy_of(kind, weights=damage)
-    with pytest.raises(UserError, match="the outputs of copy on test are not finite"):
-        score(model, tuned(kind).data, output=tmp_path / "scores")
+    with pytest.raises(UserError, match=r"its weights hold NaN or infinity \(classifier.bias\)"):
+        score(copy_of(kind, weights=damage), tuned(kind).data, output=tmp_path / "scores")
+    # Numbers that overflow for one word, which the short input of loading does not hold.
+    shutil.rmtree(tmp_path / "copy")
+    word = load_tuned(tuned(kind).model)[1].convert_tokens_to_ids("king")
+    overflowing = copy_of(kind, weights=lambda tensors: tensors[WORDS][word].fill_(3e38))
+    with pytest.raises(UserError, match="the outputs of .* on test are not finite"):
+        score(overflowing, tuned(kind).data, output=tmp_path / "scores")
     assert not (tmp_path / "scores").exists()
 
 

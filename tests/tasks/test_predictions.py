@@ -322,6 +322,7 @@ def test_scores(make_model, tiny_tokenizer):
             "spearmanr": spearman,
             "pearson_spearman": (pearson + spearman) / 2,
             "mean_squared_error": np.mean((scores - np.array(labels)) ** 2),
+            "r2": 1 - np.mean((scores - np.array(labels)) ** 2) / np.var(labels),
         },
         abs=1e-5,
     )
