@@ -69,7 +69,7 @@ def list_in(cell: object) -> list[Any] | None:
     """Returns the list that a cell is or spells, as JSON, Python and numpy write texts and numbers; else None."""
     if not isinstance(cell, str):
         return cell if isinstance(cell, list) else None
-    cell = cell.strip()
+    cell = "[]" if cell.strip() == "set()" else cell.strip()
     if cell[:1] + cell[-1:] not in ("[]", "()", "{}"):
         return None
     try:
@@ -148,6 +148,11 @@ def understand_classes(
     widths = {len(parts or ()) for _, _, parts in lists}
     are_flags = all(parts and all(flag_of(part) is not None for part in parts) for _, _, parts in lists)
     if not are_flags or widths <= {1} or len(widths) > 1 or (labels and set(labels) <= {*_ZEROS, *_ONES}):
+        if lists and widths <= {0, 1}:
+            told = (
+                f"no cell in column {quoted(column)} names two classes or is divided by {quoted(separator)}"
+            )
+            notes.append(f"{told}: if one should be, name what divides it as task.label_separator")
         return ClassCells(separator)
     width, (table, row, _) = widths.pop(), lists[0]
     if labels is None or len(labels) != width:
@@ -261,8 +266,8 @@ def tags_of(
     return tuple(labels[tag] for tag in numbers)
 
 
-def spans_of(table: Table, row: int, cell: object) -> list[Span]:
-    """Returns the spans in a cell, in their order."""
+def spans_of(table: Table, row: int, cell: object, text: str, elsewhere: list[str]) -> list[Span]:
+    """Returns the spans in a cell, in their order; those that quote what does not stand there are told elsewhere."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -278,7 +283,14 @@ def spans_of(table: Table, row: int, cell: object) -> list[Span]:
         cell = [dict(zip(cell, values, strict=True)) for values in zip(*cell.values(), strict=True)]
     if not isinstance(cell, list):
         raise table.error(row, f"expected a list of spans, found {quoted(cell)}")
-    return [_span(table, row, item) for item in cell]
+    spans = [_span(table, row, item) for item in cell]
+    for span, item in zip(spans, cell, strict=True):
+        quote = item.get("text") if isinstance(item, Mapping) else None
+        there = text[max(span.start, 0) : max(span.end, 0)]
+        if isinstance(quote, str) and quote.split() != there.split():
+            found = f"the span {span.start}-{span.end} quotes {quoted(quote)}, where {quoted(there)} stands"
+            elsewhere.append(str(table.error(row, f"{found}: offsets count characters, the end exclusive")))
+    return spans
 
 
 def _span(table: Table, row: int, item: object) -> Span:

@@ -283,12 +283,12 @@ class _Reader:
         """Returns the rows of texts with spans, and which columns they were made of."""
         text = _find_required(table, "text", self.columns)
         column = _find_spans(table, self.columns, required=split != "test")
-        left_out = Counter[str]()
+        left_out, elsewhere = Counter[str](), list[str]()
 
         def example(row: int, cells: _Cells) -> TokenExample:
             said = text_of(table, row, cells, text)
             cell = None if column is None else cells.get(column)
-            found = [] if missing(cell) else spans_of(table, row, cell)
+            found = [] if missing(cell) else spans_of(table, row, cell, said, elsewhere)
             kept, doubles, overlapping = without_overlaps(said, found, self.overlaps)
             left_out["stand there twice"] += doubles
             if self.overlaps != "refuse":
@@ -303,6 +303,7 @@ class _Reader:
         rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
         title = split if table.is_file else table.name
         self.notes += (f"{title}: spans left out that {why}: {n:,}" for why, n in left_out.items() if n)
+        self.notes += [f"{first} ({len(elsewhere):,} such spans)" for first in elsewhere[:1]]
         return rows, _used(text=text, spans=column)
 
     def sentences(self, table: Table, split: str) -> tuple[_Rows, _Used]:

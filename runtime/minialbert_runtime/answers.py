@@ -127,9 +127,12 @@ class TextModel(ABC):
             UserError: a text is no text, too long, or a pair where the task wants none (or the other way round), or
                 the model cannot be run. What comes before such a text has its results.
         """
-        if isinstance(texts, str | bytes | Mapping):
+        # A mapping gives its keys, and a frame the names of its columns, each of which is a text.
+        readable = hasattr(texts, "__iter__") or hasattr(texts, "__getitem__")
+        if not readable or isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns"):
             raise UserError(
-                f"predict expects a list of texts, found {type(texts).__name__}: give [text] for one text"
+                f"predict expects a list of texts, found {type(texts).__name__}: give [text] for one text, and of a "
+                "table the column with the texts"
             )
         return self._results(texts)
 

@@ -107,7 +107,8 @@ def test_only_ranges_of_a_run_need_texts_one_by_one(dynamic, precision, batch_si
 
 
 def test_a_mapping_is_no_list_of_texts(classifier):
-    for body in ({"text": "king"}, {"texts": ["king"]}, "king", b"king"):
+    frame = type("DataFrame", (list,), {"columns": ["text"]})(["text"])  # gives the names of its columns
+    for body in ({"text": "king"}, {"texts": ["king"]}, "king", b"king", None, 5, frame):
         with pytest.raises(RuntimeUserError, match=r"expects a list of texts, found \w+: give \[text\]"):
             Model(classifier).predict(body)
 

@@ -40,7 +40,7 @@ SPELLINGS = {
     "JSON": json.dumps,
     "Python": str,
     "a tuple": lambda names: str(tuple(names)),
-    "a set": lambda names: "{" + ", ".join(map(repr, names)) + "}",
+    "a set": lambda names: "{" + ", ".join(map(repr, names)) + "}" if names else "set()",
     "numpy": lambda names: "[" + " ".join(map(repr, names)) + "]",
     "bars": "|".join,
     "commas": ", ".join,
@@ -216,6 +216,26 @@ def test_spans_that_overlap(tmp_path):
     assert longest.notes[1].endswith("(task.overlaps=longest): 3")
     path.write_text(json.dumps({"text": "abc def", "spans": [[0, 4, "X"], [3, 7, "Y"]]}) + "\n")
     assert load_table(path, "token", overlaps="longest").splits["train"][0].tags == ("B-X", "B-Y")
+
+
+@pytest.mark.parametrize(("start", "end"), [(13, 20), (9, 16), (8, 14)], ids=["UTF-8", "UTF-16", "inclusive"])
+def test_spans_that_quote_another_text_are_told(tmp_path, start, end):
+    path = tmp_path / "train.jsonl"
+    good = {"start": 8, "end": 15, "label": "X", "text": " insulin\n"}
+    rows = [[good, {**good, "start": 0, "end": 7, "text": None}], [{**good, "start": start, "end": end}]]
+    text = "caf\u00e9 \U0001f600\u00e9 insulin was given"
+    path.write_text("".join(json.dumps({"text": text, "spans": spans}) + "\n" for spans in rows))
+    (note,) = load_table(path, "token").notes
+    assert note.startswith(f"{path}:2: the span {start}-{end} quotes ' insulin\\n', where ")
+    assert note.endswith("offsets count characters, the end exclusive (1 such spans)")
+
+
+@pytest.mark.parametrize("mark", ["::", " and ", "\uff0c"])
+def test_cells_that_nothing_known_divides_are_told(tmp_path, mark):
+    path = table(tmp_path, [f"{text},{quoted(mark.join(names))}" for text, names in ROWS])
+    assert "no cell in column 'labels' names two classes" in load_table(path, "multi-label").notes[0]
+    divided = load_table(path, "multi-label", label_separator=mark)
+    assert (labels_of(divided), divided.notes) == (EXPECTED, ())
 
 
 def test_overlaps_are_found_in_little_time():
