@@ -212,8 +212,8 @@ def _evaluation_line(logs: dict[str, Any]) -> str:
         return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"
     values = []
     if "eval_mlm_accuracy" in logs:
-        accuracy, loss = 100 * logs["eval_mlm_accuracy"], logs["eval_mlm_loss"]
-        values.append(f"masked-token accuracy {accuracy:.1f} %, loss {loss:.3f}")
+        loss = f"{logs['eval_mlm_loss']:.3f}" if "eval_mlm_loss" in logs else "not finite"
+        values.append(f"masked-token accuracy {100 * logs['eval_mlm_accuracy']:.1f} %, loss {loss}")
     for name in ("cosine", "attention_kl"):
         if parts := [f"{value:.3f}" for key, value in logs.items() if key.startswith(f"eval_{name}_")]:
             values.append(f"{name.replace('_', ' ')} {' / '.join(parts)}")

@@ -121,3 +121,11 @@ def test_a_long_silence_ends_within_a_minute_and_leaves_the_log_alone(monkeypatc
         shown.on_log(args, state, control, {"loss": 1.0, "tokens_per_second": 300.0})
         assert len(lines()) == 1
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_evaluation_without_a_finite_loss_is_told(tmp_path, caplog):
+    shown = RunProgress(RunDirectory(tmp_path), terms=(), bar=False)
+    state = SimpleNamespace(global_step=10, max_steps=20, is_world_process_zero=True)
+    with caplog.at_level("INFO", "minialbert"):
+        shown.on_log(SimpleNamespace(), state, SimpleNamespace(), {"eval_mlm_accuracy": 0.0})
+    assert caplog.messages == ["step 10/20  held-out: masked-token accuracy 0.0 %, loss not finite"]
