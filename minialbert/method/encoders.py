@@ -552,12 +552,12 @@ class Teacher:
         layers = range(1, config_value(config, "num_hidden_layers", default=0) + 1)
         view = try_out(self.model, called, length, Request(attention_layers=layers))
         shapes = list(dict.fromkeys(tuple(states.shape) for states in view.hidden_states.values()))
-        self.num_layers, self.hidden_size = len(view.hidden_states) - 1, shapes[0][-1]
         if [shape[:2] for shape in shapes] != [(1, length)]:
             raise UserError(
                 f"{called} has no hidden state of one width for each of {length} tokens in each layer (but "
                 f"{listed(shapes)}), so a student's iterations cannot be aligned with them: give another teacher"
             )
+        self.num_layers, self.hidden_size = len(view.hidden_states) - 1, shapes[0][-1]
         self.num_heads = config_value(config, "num_attention_heads", default=0)
         self.attention_fault = _attention_fault(view, length)
         if not self.attention_fault:

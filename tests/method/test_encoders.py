@@ -340,6 +340,12 @@ def test_counts_that_would_take_hours_to_build_or_none_are_refused(counts, tiny_
         load_encoder_config(tiny_teacher_dir)
 
 
+def test_a_teacher_without_a_layer_is_refused(tmp_path):
+    BertForMaskedLM(BertConfig(**SHAPE | {"num_hidden_layers": 0})).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no hidden state of one width .* \(but none\)"):
+        load_teacher(tmp_path, with_tokenizer=False)
+
+
 def test_a_config_of_far_more_than_the_weights_is_refused_before_memory_is_taken(tiny_teacher_dir):
     file = tiny_teacher_dir / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 10**12}))
