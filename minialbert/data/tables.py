@@ -214,14 +214,14 @@ class _Reader:
 
     def _accepted(self, table: Table, split: str) -> Table:
         """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
-        from_prodigy = all(cells.get("answer") in (*_ANSWERS, None) for _, cells in table.rows)
+        answers = [str(cells.get("answer") or "accept").strip().casefold() for _, cells in table.rows]
+        from_prodigy = all(answer in _ANSWERS for answer in answers)
 
-        def rejected(cells: _Cells) -> bool | None:
-            return flag_of(cells.get("was_cancelled")) or (
-                from_prodigy and cells.get("answer") in ("reject", "ignore")
-            )
-
-        kept = [(row, cells) for row, cells in table.rows if not rejected(cells)]
+        kept = [
+            (row, cells)
+            for answer, (row, cells) in zip(answers, table.rows, strict=True)
+            if not (flag_of(cells.get("was_cancelled")) or (from_prodigy and answer != "accept"))
+        ]
         if left_out := len(table.rows) - len(kept):
             rows = f"{left_out:,} row{'s' if left_out > 1 else ''}"
             self.notes.append(f"{split}: {rows} left out that an annotator rejected, ignored or cancelled")

@@ -195,7 +195,7 @@ def class_table(records: Iterable[Record]) -> Table:
 
 # The tables of a report, by the names of their CSV files.
 TABLES = {
-    "glue": glue_table, "ner": ner_table, "entities": entity_table, "classes": class_table, "other": other_table,
+    "glue": glue_table, "ner": ner_table, "entities": entity_table, "other": other_table, "classes": class_table,
     "distillation": distillation_table,
 }  # fmt: skip
 

@@ -711,7 +711,7 @@ def test_tsv_in_the_quotes_of_a_spreadsheet(tmp_path):
 
 def test_rows_that_an_annotator_rejected(tmp_path):
     rows = [
-        {"text": "a b", "spans": [[0, 1, "X"]], "answer": answer} for answer in ("accept", "reject", "ignore")
+        {"text": "a b", "spans": [[0, 1, "X"]], "answer": answer} for answer in ("accept", "Reject", "ignore")
     ]
     path = write_jsonl(tmp_path / "t.jsonl", rows)
     task = load_table(path, "token")

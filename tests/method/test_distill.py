@@ -343,11 +343,12 @@ def test_of_two_lengths_the_shorter_counts(tiny_teacher_dir, tiny_windows):
 
 
 def test_more_than_ten_passes_are_pointed_out(tiny_teacher_dir, tiny_windows):
-    def notes(setting):
-        plan = plan_distillation(recipe(tiny_teacher_dir, setting), tiny_windows)
+    def notes(*settings):
+        plan = plan_distillation(recipe(tiny_teacher_dir, *settings), tiny_windows)
         return [note for note in plan.notes if note.startswith("passes")]
 
     assert notes("training.epochs=10") == []
+    assert notes("training.epochs=10", "training.batch_size=100000") == []  # one step is more than ten passes
     (note,) = notes("training.epochs=30")
     assert "each window is read 30 times" in note and "--recipe small, or --set training.epochs=10" in note
 
