@@ -343,6 +343,10 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["MiniAlbertBlock"]
     _keys_to_ignore_on_load_unexpected = list(RELEASE_UNUSED_KEYS)
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # older versions of Transformers guess it from a function's name in this file
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, AdapterLinear):
