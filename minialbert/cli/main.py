@@ -136,7 +136,8 @@ def distill(
 
     if dry_run:
         resolved = distillation_recipe(recipe, set_ or [], teacher=teacher, student_arch=student_arch)
-        _show_plan(resolved, data, as_json=as_json)
+        with interruptible():
+            _show_plan(resolved, data, as_json=as_json)
         return
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
@@ -229,9 +230,7 @@ def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
     from minialbert.method.costs import estimate
     from minialbert.method.plan import plan_distillation
     from minialbert.recipes.load import dump_recipe
-    from minialbert.runs.progress import silence_transformers
 
-    silence_transformers()
     plan = plan_distillation(resolved, data)
     figures = estimate(plan)
     if as_json:

@@ -284,7 +284,11 @@ def _print_scores(record: dict[str, Any]) -> None:
         for name, value in metrics.items():
             if isinstance(value, float):
                 mark = " (over word pieces, as the release)" if name == "entity_f1_subword" else ""
-                mark = f" (of {record['positive']})" if name == "f1" and record.get("positive") else mark
+                mark = (
+                    f" (of {record['positive']})"
+                    if name in ("f1", "auroc", "average_precision") and record.get("positive")
+                    else mark
+                )
                 style = "bold" if name == record["metric"] else None
                 table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
         out.print(table)

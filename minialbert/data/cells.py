@@ -99,7 +99,7 @@ class ClassCells:
         parts = _parts(cell, self.separator)
         if parts is None:
             raise table.error(row, f"expected a list of classes, found {quoted(cell)}")
-        if self.vector is not None:
+        if self.vector is not None and parts:
             return tuple(name for name, part in zip(self.vector, parts, strict=True) if flag_of(part))
         if len(parts) == 1 and _looks_like_a_list(parts[0]):
             raise table.error(

@@ -58,7 +58,7 @@ def read_tagged(path: Path) -> Table:
             if not columns[column].strip():
                 raise file_error(path, line, f"the word in column {column} is empty: mend or remove the row")
         words, tags = [columns[column] for _, columns in block], [columns[-1].strip() for _, columns in block]
-        rows.append((block[0][0], {"tokens": words, "tags": tags, LINES: [line for line, _ in block]}))
+        rows.append((numbered[0][0], {"tokens": words, "tags": tags, LINES: [line for line, _ in block]}))
     if not rows:
         raise UserError(
             f"{path} has 0 sentences: expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"

@@ -25,6 +25,7 @@ from minialbert.data.metrics import (
 )
 from minialbert.data.task_inputs import IGNORED, Encoded, encode_sentences, encode_texts
 from minialbert.errors import UserError, quoted
+from minialbert.runs.records import NO_SHARES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -340,6 +341,7 @@ def register_task_type(kind: TaskType) -> None:
     if kind.name in TASK_TYPES or kind.option in task_options():
         raise UserError(f"there is a task type {quoted(kind.name)} already: give another name")
     TASK_TYPES[kind.name] = kind
+    NO_SHARES.update(kind.lower_is_better)
     if not kind.tagging:
         ANSWERS[kind.name] = kind.answer
 

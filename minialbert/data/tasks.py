@@ -68,7 +68,11 @@ def load_task(
             repair=recipe.iob,
             overlaps=recipe.overlaps,
         )
-    if recipe.group is not None and all(row.group is None for row in task.splits.get("train", ())):
+    if (
+        recipe.group is not None
+        and "train" in task.splits
+        and all(row.group is None for row in task.splits["train"])
+    ):
         raise UserError("task.group names a column of a table, and this data has none: leave it out")
     task = first_rows(task, recipe.max_train_rows)
     if recipe.metric is not None:

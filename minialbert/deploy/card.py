@@ -119,7 +119,7 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
     for result in results:
         if result.what == ITS_TEACHER or (result.what != THIS_MODEL and result.task in own):
             continue
-        metric, name = _METRICS.get(result.metric, (result.metric, result.metric))
+        metric, name = _named(result.metric)
         about = [] if result.what == THIS_MODEL else [result.what]
         about += [f"mean of {result.value.n} seeds"] if result.value.n > 1 else []
         name = f"{name} ({'; '.join(about)})" if about else name
@@ -130,6 +130,11 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
             )
         )
     return found
+
+
+def _named(metric: str) -> tuple[str, str]:
+    """Return what the hub and a reader call a figure."""
+    return _METRICS.get(metric, (metric, metric.replace("_", " ")))
 
 
 def _task_type(problem: str) -> str:
@@ -155,7 +160,7 @@ def _dataset(result: Result) -> dict[str, Any]:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    _, metric = _METRICS.get(result.metric, (result.metric, result.metric))
+    _, metric = _named(result.metric)
     value = result.value
     shown, unit = show(value).rpartition(" (")[0], " %" if value.percent else ""
     return (result.what, public_name(result.task), result.split, metric, f"{shown}{unit}", str(value.n))

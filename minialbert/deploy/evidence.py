@@ -16,6 +16,7 @@ from minialbert.runs.records import (
     cell,
     find_records,
     group,
+    in_percent,
     known_task,
     load_record,
     look_up,
@@ -218,8 +219,7 @@ def _figures(
     for metric in dict.fromkeys((reported, *known.get(problem, ()))):
         value = look_up(figures, metric, kind=(int, float))
         if value is not None:
-            percent = not any(part in metric for part in ("mse", "mae", "loss", "error"))
-            measured = Cell(float(value), None, 1, (), percent)
+            measured = Cell(float(value), None, 1, (), in_percent(metric))
             results.append(Result(what, task, problem, split, metric, measured))
     return results
 

@@ -183,14 +183,22 @@ def entity_table(records: Iterable[Record]) -> Table:
 def class_table(records: Iterable[Record]) -> Table:
     """Return precision, recall and F1 of every class of every classification, where it has not more than 30."""
     rows: list[tuple[Value, ...]] = []
+    notes = []
     for (row, task), members in group(record for record in records if not is_tagging(record.problem)).items():
         classes = dict.fromkeys(
             name for one in members for name in (one.metrics.get(one.split) or {}).get("per_class", ())
         )
-        for name in classes if len(classes) <= _MOST_CLASSES else ():
+        if len(classes) > _MOST_CLASSES:
+            notes.append(
+                f"{row.label}, {_heading(task)}: {len(classes)} classes, left out; its record has them."
+            )
+            continue
+        for name in classes:
             figures = [cell(members, ("per_class", name, key)) for key in ("precision", "recall", "f1")]
             rows.append((row.label, _heading(task), name, *figures))
-    return Table("Classes", ("model", "task", "class", "precision", "recall", "F1"), tuple(rows))
+    return Table(
+        "Classes", ("model", "task", "class", "precision", "recall", "F1"), tuple(rows), tuple(notes)
+    )
 
 
 # The tables of a report, by the names of their CSV files.
@@ -286,7 +294,7 @@ def _entity_types(records: Sequence[Record]) -> set[tuple[str, str]]:
         (holder, kind)
         for record in records
         for holder, types in (record.metrics.get(record.split) or {}).items()
-        if isinstance(types, dict)
+        if isinstance(types, dict) and holder != "span_per_type"  # the same types, by characters
         for kind, figures in types.items()
         if isinstance(figures, dict) and "f1" in figures
     }

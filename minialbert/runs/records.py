@@ -385,6 +385,15 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
     }
 
 
+# Parts of names of figures that are no shares; kinds of task that are registered add theirs.
+NO_SHARES = {"mse", "mae", "loss", "error"}
+
+
+def in_percent(metric: str) -> bool:
+    """Return whether a figure is shown in per cent."""
+    return not any(part in metric for part in NO_SHARES)
+
+
 def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: bool = False) -> Cell | None:
     """Return one figure averaged over a group of `group`, or None where no record has it.
 
@@ -393,7 +402,7 @@ def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: boo
     """
     first = records[0]
     metric = keys[-1] if keys else first.metric
-    percent = not any(part in metric for part in ("mse", "mae", "loss", "error"))
+    percent = in_percent(metric)
     if first.n > 1:
         if not keys and not mismatched:
             return Cell(first.score, first.sd, first.n, (), percent)

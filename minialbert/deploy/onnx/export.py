@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from minialbert.data.task_types import lower_is_better
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
@@ -256,10 +257,11 @@ def _evaluated(
     after = run_evaluation(str(folder), task, split=split, progress=False)
     if before["score"] is None or after["score"] is None:
         raise UserError(f"{before['task']}: the {before['split']} split has no labels to score on")
-    drop = 100 * (before["score"] - after["score"])
+    sign = -100 if lower_is_better(before["metric"]) else 100
+    drop = sign * (before["score"] - after["score"])
     if drop > max_drop:
         raise UserError(
-            f"{before['task']} {before['metric']} falls by {drop:.2f} points, from {before['score']:.4f} to "
+            f"{before['task']} {before['metric']} gets worse by {drop:.2f} points, from {before['score']:.4f} to "
             f"{after['score']:.4f}, and at most {max_drop} were allowed (--max-drop): nothing was written"
         )
     return {

@@ -319,7 +319,7 @@ def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data
     unknown = []
     for name in dict.fromkeys(cell.task for cell in work.pending if cell.task is not None):
         task = suite.tasks[name]
-        if task.data is None:
+        if task.data is None:  # from the hub: not looked at
             continue
         recipe = TaskRecipe.model_validate({"name": task.name, **task.settings})
         found = {name: task_identity(load_task(recipe, data=data / task.data))}
@@ -328,7 +328,9 @@ def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data
                 f"--data {data}: other data than the finished cells of {file.parent} were made with ({differences}); "
                 "give the same data, or another --output"
             )
-        if name not in known and any(f"/{name}-" in cell for cell in work.results):
+        if name not in known and any(
+            cell.task == name and cell.name in work.results for cell in expand(suite)
+        ):
             unknown.append(name)
         known |= found
     if unknown:
