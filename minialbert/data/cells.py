@@ -132,7 +132,7 @@ def understand_classes(
     cells = [(table, row, cell) for table, row, cell in cells if not missing(cell)]
     if (
         cells
-        and all(not isinstance(cell, list) and flag_of(cell) is not None for _, _, cell in cells)
+        and all(flag_of(cell) is not None for _, _, cell in cells)
         and not (labels and set(labels) <= {*_ZEROS, *_ONES})
     ):
         table = cells[0][0]
@@ -201,30 +201,22 @@ def _looks_like_a_list(part: object) -> bool:
 
 def flag_columns(table: Table) -> list[str]:
     """Returns the columns that hold a 0 or 1 in every row."""
-    left = dict.fromkeys(table.columns)
-    for _, cells in table.rows:
-        left = {
-            name: None
-            for name in left
-            if not isinstance(cells.get(name), list) and flag_of(cells.get(name)) is not None
-        }
-    return list(left)
+    rows = [cells for _, cells in table.rows]
+    return [name for name in table.columns if all(flag_of(row.get(name)) is not None for row in rows)]
 
 
 def classes_of_flags(
     table: Table, row: int, cells: Mapping[str, Any], columns: Sequence[str]
 ) -> tuple[str, ...] | None:
     """Returns the columns that hold a 1; None where all of them are empty."""
-    flags = [flag_of(cells.get(column)) for column in columns]
     if all(missing(cells.get(column)) for column in columns):
         return None
-    for column, flag in zip(columns, flags, strict=True):
+    flags = {column: flag_of(cells.get(column)) for column in columns}
+    for column, flag in flags.items():
         if flag is None:
-            found = quoted(cells.get(column))
-            raise table.error(
-                row, f"expected 0 or 1 in the column {quoted(column)} of a class, found {found}"
-            )
-    return tuple(column for column, flag in zip(columns, flags, strict=True) if flag)
+            found = f"the column {quoted(column)} of a class, found {quoted(cells.get(column))}"
+            raise table.error(row, f"expected 0 or 1 in {found}")
+    return tuple(column for column, flag in flags.items() if flag)
 
 
 def flag_of(cell: object) -> bool | None:
@@ -333,9 +325,9 @@ def without_overlaps(text: str, spans: Sequence[Span], keep: Overlaps) -> tuple[
         before, after = kept[max(place - 1, 0) : place], kept[place : place + 1]
         if not (before and before[0][1] > start) and not (after and after[0][0] < end):
             insort(kept, (start, end, span), key=lambda other: other[:2])
-    chosen = {id(span) for _, _, span in kept}
+    chosen = {span for _, _, span in kept}
     overlapping = len(unique) - len(chosen)
-    result = unique if keep == "refuse" else [span for span in unique if id(span) in chosen]
+    result = unique if keep == "refuse" else [span for span in unique if span in chosen]
     return result, len(spans) - len(unique), overlapping
 
 

@@ -56,7 +56,7 @@ _REGISTERED: dict[str, Callable[[Path], Iterable[str]]] = {}
 
 
 def register_reader(suffix: str, read: Callable[[Path], Iterable[str]]) -> None:
-    """Make files with a suffix (".srt") part of corpora, until the process ends; one for ".xml" replaces ours.
+    """Make files with a suffix (".srt") part of corpora, until the process ends; .csv, .tsv, .xml instead of ours.
 
     `read` is called with the path and yields a file's documents, one at a time and in the same order each time, which
     is how an interrupted `prepare` goes on. What it raises as `UserError` is told as it is.

@@ -22,11 +22,6 @@ _BY_CLASS = ("precision", "recall", "f1")
 _MOST_AREAS = 100  # classes; each sorts all rows
 
 
-def check_package(module: str, package: str) -> None:
-    """Refuse figures that cannot be computed here, before anything is trained (MissingExtraError)."""
-    _load(module, package)
-
-
 def single_label_metrics(
     gold: Sequence[int], predicted: Sequence[int], num_labels: int, positive: int = 1
 ) -> dict[str, float]:
@@ -34,7 +29,7 @@ def single_label_metrics(
 
     With two classes `f1` is that of the positive one, in GLUE class 1, else the macro mean.
     """
-    scores = _load("sklearn.metrics", "scikit-learn")
+    scores = check_package("sklearn.metrics", "scikit-learn")
     ids = list(range(num_labels))
     macro = float(scores.f1_score(gold, predicted, labels=ids, average="macro", zero_division=0))
     binary = num_labels == 2
@@ -64,7 +59,7 @@ def class_metrics(
     there is one, else means over the classes that some rows have and others have not; absent where none is so, and
     of more than 100 classes.
     """
-    sklearn = _load("sklearn.metrics", "scikit-learn")
+    sklearn = check_package("sklearn.metrics", "scikit-learn")
     right = (gold & predicted).sum(axis=0)
     support, claimed = gold.sum(axis=0), predicted.sum(axis=0)
     of = (claimed, support, (support + claimed) / 2)
@@ -117,7 +112,7 @@ def never_predicted(figures: Mapping[str, Any]) -> list[str]:
 
 def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[str, float]:
     """Return micro and macro F1, and the share of rows with exactly the right classes, of (rows, classes)."""
-    scores = _load("sklearn.metrics", "scikit-learn")
+    scores = check_package("sklearn.metrics", "scikit-learn")
     # scikit-learn reads one column as two classes, whose micro mean would be the accuracy.
     single = gold.shape[1] == 1
     micro, macro = ("binary", "binary") if single else ("micro", "macro")
@@ -132,7 +127,7 @@ def regression_metrics(gold: Sequence[float], predicted: Sequence[float]) -> dic
     """Return both correlations (0 where all scores are equal), their mean, the mean squared error, and the share of the
     variance that it leaves out (`r2`).
     """
-    stats = _load("scipy.stats", "scipy")
+    stats = check_package("scipy.stats", "scipy")
     defined = len(set(gold)) > 1 and len(set(predicted)) > 1
     error, variance = float(np.mean((np.asarray(gold) - np.asarray(predicted)) ** 2)), float(np.var(gold))
     pearson = float(stats.pearsonr(gold, predicted).statistic) if defined else 0.0
@@ -152,17 +147,8 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     Tags are read as `predict` reads them: an I- that follows nothing begins an entity. `entity_f1_strict` is seqeval's
     strict IOB2, in which it is none; of well-formed tags both are the same.
     """
-    seqeval = _load("seqeval.metrics", "seqeval")
-    scheme = _load("seqeval.scheme", "seqeval").IOB2
-    rows, other_rows = (
-        [list(tags) for tags in gold],
-        [list(tags) for tags in predicted],
-    )  # it takes only lists
-    strict = 0.0
-    if rows or other_rows:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about types that are never predicted: they score 0
-            strict = float(seqeval.f1_score(rows, other_rows, mode="strict", scheme=scheme, zero_division=0))
+    scheme = check_package("seqeval.scheme", "seqeval").IOB2
+    strict = _seqeval_f1(gold, predicted, mode="strict", scheme=scheme)
     words = sum(map(len, gold))
     right = sum(
         g == p for row, other in zip(gold, predicted, strict=True) for g, p in zip(row, other, strict=True)
@@ -211,16 +197,25 @@ def subword_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     predicted every piece by itself; here a word is predicted once, and its tag copied to its pieces like the
     gold one.
     """
-    seqeval = _load("seqeval.metrics", "seqeval")
-    rows, other_rows = [list(tags) for tags in gold], [list(tags) for tags in predicted]
-    if not rows and not other_rows:
+    return _seqeval_f1(gold, predicted)
+
+
+def _seqeval_f1(
+    gold: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    **mode: Any,  # noqa: ANN401
+) -> float:
+    seqeval = check_package("seqeval.metrics", "seqeval")
+    if not gold:
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(seqeval.f1_score(rows, other_rows, zero_division=0))
+        warnings.simplefilter("ignore")  # about types that are never predicted: they score 0
+        rows, others = ([list(tags) for tags in side] for side in (gold, predicted))  # it takes only lists
+        return float(seqeval.f1_score(rows, others, zero_division=0, **mode))
 
 
-def _load(module: str, package: str) -> Any:  # noqa: ANN401 - a module
+def check_package(module: str, package: str) -> Any:  # noqa: ANN401
+    """Return a module; refuse figures that cannot be computed here (MissingExtraError)."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

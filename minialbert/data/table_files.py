@@ -19,16 +19,12 @@ from minialbert.data.hub import SPLIT_NAMES, assign_splits, class_names, named_c
 from minialbert.errors import UserError, listed, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-TAGGED = (
-    ".txt",
-    ".conll",
-    ".bio",
-    ".iob",
-    ".iob2",
-)  # files of a word and its tag a line; .tsv may be one too
+# Files of a word and its tag a line; .tsv may be one too.
+TAGGED = (".txt", ".conll", ".bio", ".iob", ".iob2")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _FIRST_LINE = re.compile(r"[\r\n]*([^\r\n]*)(?:\r\n|\r|\n)?")
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars (|)"}
+SEPARATOR_LINE = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # Excel's, for itself
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars (|)"}
 _QUOTED_CELL = re.compile(r'(?:(?<=[\t\r\n])|\A)"([^"]*(?:""[^"]*)*)"(?=[\t\r\n]|\Z)')
 _SHARD = re.compile(r"(.+?)-\d{3,9}-of-(\d{3,9})(\..+)?")
 _LARGEST_FIELD = 2**31 - 1  # a C long on every platform
@@ -169,7 +165,7 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
     text, delimiter, notes = _read_text(path), "\t", list[str]()
     begin, quoted_cells = 1, not tabs
     first = _FIRST_LINE.match(text)
-    if first is not None and re.fullmatch(r'"?sep=.?"?', first[1], re.IGNORECASE):  # Excel's, for itself
+    if first is not None and SEPARATOR_LINE.fullmatch(first[1]):
         begin += len(_LINE_END.findall(first[0].encode()))
         text = text[first.end() :]
     if tabs:
@@ -179,7 +175,7 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
     else:
         delimiter = _delimiter(path, text)
         if delimiter != ",":
-            notes.append(f"columns are divided by {_DELIMITERS[delimiter]}")
+            notes.append(f"columns are divided by {DELIMITERS[delimiter]}")
     lines = io.StringIO(text, newline="")
     records = separated_records(path, lines, delimiter, quoted_cells=quoted_cells, begin=begin)
     header_line, header = next(records, (1, None))
@@ -193,7 +189,9 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
             held = "a delimiter or line end" if quoted_cells else "a TAB or line end"
             advice = f"; a field with {held} in it must be in quotes"
             if len(names) == 1:
-                advice = f"; the header {quoted(names[0])} is one column where {_DELIMITERS[delimiter]} divide them"
+                advice = (
+                    f"; the header {quoted(names[0])} is one column where {DELIMITERS[delimiter]} divide them"
+                )
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             raise file_error(path, line, counts + advice)
         rows.append((line, dict(zip(names, fields, strict=True))))
@@ -241,12 +239,10 @@ def _widths(
 
 
 def _delimiter(path: Path, text: str) -> str:
-    widths = {mark: _widths(path, text, mark, quoted_cells=True, at_most=_SAMPLE) for mark in _DELIMITERS}
+    widths = {mark: _widths(path, text, mark, quoted_cells=True, at_most=_SAMPLE) for mark in DELIMITERS}
     fitting = [mark for mark, found in widths.items() if found and found[0] > 1 and len(set(found)) == 1]
     # Where none fits a row is wrong, which is told as of the one that parts the header.
-    return (
-        fitting[0] if fitting else max(_DELIMITERS, key=lambda mark: widths[mark][0] if widths[mark] else 0)
-    )
+    return fitting[0] if fitting else max(DELIMITERS, key=lambda mark: widths[mark][0] if widths[mark] else 0)
 
 
 def _is_quoted(path: Path, text: str) -> bool:

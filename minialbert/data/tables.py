@@ -85,7 +85,6 @@ def load_table(
     labels: Sequence[str] | None = None,
     model_labels: Sequence[str] | None = None,
     label_separator: str | None = None,
-    metric: str | None = None,
     repair: Repair = "repair",
     overlaps: Overlaps = "refuse",
 ) -> Task:
@@ -107,7 +106,6 @@ def load_table(
             the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
         model_labels: those of a model to be scored, where `labels` are not given; a train split is then not needed.
         label_separator: divides the classes of a multi-label cell; by default what the cells themselves show.
-        metric: the figure that counts, where it is not the usual one of the problem.
         repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
         overlaps: what to do with spans that share a word: refuse the data, or keep the longest or the first.
 
@@ -147,7 +145,7 @@ def load_table(
             notes += _unknown_labels(table, split, rows[split], names, source, strict=strict)
     examples = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
     told = _columns_told(main, used[main_split])
-    return Task(name or default_name, problem, names, metric or kind.metrics[0], examples, tuple(notes), told)
+    return Task(name or default_name, problem, names, kind.metrics[0], examples, tuple(notes), told)
 
 
 @dataclass
@@ -249,7 +247,7 @@ class _Reader:
         # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
         empty = all(missing(cells.get(label)) for _, cells in table.rows for label in labels)
         empty_is_no_class = classes is not None and not (empty and split == "test")
-        if classes is not None and labels and empty and split == "test":
+        if classes is not None and set(labels or ()) & set(table.columns) and empty and split == "test":
             self.notes.append(
                 f"test: every cell of {listed(map(quoted, labels))} is empty, so the split counts as unlabelled"
             )

@@ -334,7 +334,7 @@ TASK_TYPES: dict[str, TaskType] = {
 
 
 def register_task_type(kind: TaskType) -> None:
-    """Let tasks be of another kind, until the process ends; exported folders can be run, too.
+    """Let tasks be of another kind, until the process ends; exported folders of texts can be run, too.
 
     Raises UserError if its name is taken.
     """

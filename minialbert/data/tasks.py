@@ -238,10 +238,7 @@ def task_identity(task: Task) -> dict[str, Any]:
     for split, rows in task.splits.items():
         digest = hashlib.sha256()
         for row in rows:
-            of_words = isinstance(row, TokenExample)
-            facts = [
-                getattr(row, name) for name in (("words", "tags") if of_words else ("text", "pair", "label"))
-            ]
-            digest.update(repr(facts).encode())
+            texts = [row.words] if isinstance(row, TokenExample) else [row.text, row.pair]
+            digest.update(repr([*texts, label_of(row)]).encode())
         said |= {f"{split} rows": len(rows), split: digest.hexdigest()}
     return said

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING
 from xml.parsers import expat
 
-from minialbert.data.table_files import separated_records
+from minialbert.data.table_files import DELIMITERS, SEPARATOR_LINE, separated_records
 from minialbert.errors import listed, one_line, quoted
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ USUAL_COLUMNS = (
     "note_text",
     "article",
 )
-_DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _BLOCK = 1 << 16
 _ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
@@ -80,10 +79,12 @@ def separated_texts(
     which is said. A row of more than `limit` bytes is refused.
     """
     lines = _RecordLines(source, stream, limit)
-    first = next((line for line in lines if line.strip() and not re.fullmatch(r"sep=.\n", line)), None)
+    first = next(
+        (line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), None
+    )
     if first is None:
         return
-    delimiter = "\t" if tabs else max(_DELIMITERS, key=_QUOTED.sub("", first).count)
+    delimiter = "\t" if tabs else max(DELIMITERS, key=_QUOTED.sub("", first).count)
     records = separated_records(
         source.path, chain([first], lines), delimiter, quoted_cells=not tabs, begin=lines.row
     )

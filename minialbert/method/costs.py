@@ -140,6 +140,7 @@ def distillation_price(plan: DistillationPlan) -> Price:
 def estimate(plan: DistillationPlan) -> dict[str, int | str]:
     """Return named figures on a plan's size, time and memory on this machine: counts, or text with its unit."""
     price, teacher = distillation_price(plan), plan.teacher
+    seconds = price.tokens * price.flops / (price.rate * _EFFICIENCY)
     return {
         "student_parameters": plan.student.num_parameters(),
         "student_encoder_parameters": plan.student.base_model.num_parameters(),
@@ -154,7 +155,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         if torch.cuda.is_available()
         else _cpu_precision(price.precision, price.rate),
         "matmul_rate": f"{price.rate / 1e9:,.0f} GFLOP/s measured here",
-        "time": f"{duration(price.seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
+        "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
         "memory": size(price.memory),
     }
 

@@ -249,7 +249,7 @@ def load_teacher(
     tokenizer = load_tokenizer(name, revision=revision) if with_tokenizer else None
     if tokenizer is not None:
         check_vocabulary(loaded.model, tokenizer, f"{role} {name}")
-    return Teacher(loaded.model, loaded.has_head, tokenizer, name=str(name), length=length)
+    return Teacher(loaded.model, loaded.has_head, tokenizer, str(name), length, role)
 
 
 def repository_file(
@@ -530,6 +530,7 @@ class Teacher:
     tokenizer: PreTrainedTokenizerBase | None = None
     name: str = ""
     length: int | None = None
+    role: str = "teacher"  # what messages call it
     num_layers: int = field(init=False)
     hidden_size: int = field(init=False)
     num_heads: int = field(init=False)
@@ -539,7 +540,7 @@ class Teacher:
         """Freeze the encoder, put it in eval mode, make its attention rows readable, and see what it says."""
         self.model.eval().requires_grad_(False)
         records, config = enable_recording(self.model), self.model.config
-        called = f"the teacher {self.name}".strip() + f" (of the kind {config.model_type})"
+        called = f"the {self.role} {self.name}".strip() + f" (of the kind {config.model_type})"
         if "attention_mask" not in forward_inputs(self.model, _trial(self.model, 4)):
             raise UserError(
                 f"{called} takes no attention mask: what it says of a token depends on the padding beside it, so it "

@@ -135,9 +135,6 @@ def _with_one_length(recipe: Recipe, windows: int, notes: list[str]) -> tuple[Re
     Of passes, what else is counted in steps gets a share at most. What is decided or odd is added to `notes`.
     """
     training = recipe.training
-    few_asked = (
-        training.epochs is not None and training.epochs <= _MANY_PASSES
-    )  # a step may be more than that
     of_passes = max(1, round((training.epochs or 0) * windows / training.batch_size))
     steps = of_passes if training.max_steps is None else training.max_steps
     if training.max_steps and training.epochs:
@@ -156,7 +153,7 @@ def _with_one_length(recipe: Recipe, windows: int, notes: list[str]) -> tuple[Re
             "rate never reaches its highest value; set training.warmup_steps"
         )
     passes = steps * training.batch_size / max(windows, 1)
-    if passes > _MANY_PASSES + 0.5 and not few_asked:
+    if (steps - 1) * training.batch_size > _MANY_PASSES * windows:  # the last step may go beyond
         notes.append(
             f"passes: each window is read {passes:,.0f} times, and more than {_MANY_PASSES} teach little: give more "
             f"text, --recipe small, or --set training.epochs={_MANY_PASSES}"

@@ -205,7 +205,10 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
             if not fixed and target.is_dir():
                 _keep_others(target, staging, replaces)
             sync(*(path for path in staging.rglob("*") if not path.is_symlink()), staging)
-            (_move_files if fixed else _put_in_place)(target, staging, replaces)
+            if fixed:
+                _move_files(target, staging, replaces)
+            else:
+                _put_in_place(target, staging)
             sync(place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -294,7 +297,7 @@ def _files_in(folder: Path) -> list[Path]:
     return [path.relative_to(folder) for path in found]
 
 
-def _put_in_place(target: Path, staging: Path, replaces: Collection[str]) -> None:  # noqa: ARG001 - as `_move_files`
+def _put_in_place(target: Path, staging: Path) -> None:
     if not target.exists():
         staging.rename(target)
     elif not _exchange(staging, target):
@@ -317,16 +320,18 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a folder as long as the process lives, so that others see that it is in use."""
-    handle = os.open(folder, os.O_RDONLY) if _HAS_LOCKS else None
-    try:
-        if handle is not None:
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder inside the block, so that others see that it is in use; yield whether nobody else holds it."""
+    free, handle = False, None
+    with suppress(OSError):  # gone, another process's, or a file system without locks, where nobody knows
+        if _HAS_LOCKS:
             import fcntl
 
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+    try:
+        yield free
     finally:
         if handle is not None:
             os.close(handle)
@@ -334,23 +339,11 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _clear_left_over(place: Path, target: Path) -> None:
     """Remove what processes that were killed have left beside a folder, after finishing what they were about."""
-    for suffix in (_FORMER, _PARTIAL) if _HAS_LOCKS else ():
+    for suffix in (_FORMER, _PARTIAL):
         for path in place.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{suffix}"):
-            if path.is_dir() and not path.is_symlink() and not _is_held(path):
-                if suffix == _FORMER and not target.exists():
-                    path.rename(target)
-                else:
-                    shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_held(folder: Path) -> bool:
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # by another process; or a file system without locks, where nobody knows
-        return True
-    finally:
-        os.close(handle)
-    return False
+            if path.is_dir() and not path.is_symlink():
+                with _held(path) as free:
+                    if free and suffix == _FORMER and not target.exists():
+                        path.rename(target)
+                    elif free:
+                        shutil.rmtree(path, ignore_errors=True)

@@ -243,7 +243,7 @@ def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[typ
         found = found.get(key) if isinstance(found, Mapping) else None
     if not isinstance(found, kind) or isinstance(found, bool):
         return None
-    return finite(found) if isinstance(found, float) else found
+    return finite(found) if isinstance(found, int | float) else found
 
 
 def finite(value: object) -> float | None:

@@ -217,7 +217,7 @@ def run_evaluation(
         "data": task_summary(task),
         **_depth_record(model, num_iterations, exit_threshold, results),
         **({} if task.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
-        "notes": [*notes, *_notes(results, chosen), *remarks(task, results)],
+        "notes": [*dict.fromkeys(notes), *_notes(results, chosen), *remarks(task, results)],
         "wall_seconds": round(time.perf_counter() - started, 2),
         "submission": [path.name for path in submitted.values()],
     }
@@ -402,7 +402,7 @@ def _notes(results: Mapping[str, Predictions], chosen: str | None) -> list[str]:
     notes = [
         f"{name}: no labels, so there are predictions alone"
         for name, result in results.items()
-        if name == chosen and not result.metrics
+        if not result.metrics
     ]
     if chosen == "train":
         notes.append("train: the figures say nothing about other texts if the model was tuned on these rows")

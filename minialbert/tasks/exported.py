@@ -22,15 +22,15 @@ from minialbert.tasks.models import TaskInputs, read_task_file
 class OnnxEncoder(nn.Module):
     """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
 
-    With `one_by_one` each text is run alone, without its padding, as the runtime does where activations are quantised
-    by their range at each call. It is a `UserError` if ONNX Runtime does not take the file.
+    With `one_by_one` scoring gives it one text at a time, as the runtime does where activations are quantised by their
+    range at each call. It is a `UserError` if ONNX Runtime does not take the file.
     """
 
     base_model_prefix = ""
 
     def __init__(self, path: Path, config: PreTrainedConfig, *, one_by_one: bool = False) -> None:
         super().__init__()
-        self.config, self._one_by_one = config, one_by_one
+        self.config, self.most_rows = config, 1 if one_by_one else None
         try:
             self.session = open_session(path)
         except Exception as error:  # its own exception types share no base
@@ -66,19 +66,6 @@ class OnnxEncoder(nn.Module):
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
         }
-        if not self._one_by_one:
-            return self._run(given)
-        rows, kept = [], given["attention_mask"].bool()
-        for row, mask in enumerate(kept):
-            found = self._run({name: ids[row, mask][None] for name, ids in given.items()})
-            for name, values in found.items():
-                if values.ndim == 3:  # of each token
-                    found[name] = values.new_zeros(1, len(mask), values.shape[2])
-                    found[name][0, mask] = values[0]
-            rows.append(found)
-        return ModelOutput({name: torch.cat([found[name] for found in rows]) for name in self._outputs})
-
-    def _run(self, given: dict[str, Tensor]) -> ModelOutput:
         results = self.session.run(None, {name: given[name].long().numpy() for name in self._inputs})
         return ModelOutput(
             {name: torch.from_numpy(values) for name, values in zip(self._outputs, results, strict=True)}

@@ -126,7 +126,7 @@ def run_with_exits(
     bar. Raises UserError if depth or threshold are out of range, or not for this model.
     """
     depth = depth_arguments(model, num_iterations, exit_threshold)
-    if getattr(model.config, "problem_type", None) == "regression":
+    if collator.labels == "score":
         precision = "fp32"  # half of it has three digits, and a score may be as large as a price
     lengths = encoded.lengths
     results: list[Logits | None] = [None] * len(encoded)
@@ -154,7 +154,7 @@ def input_batches(
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield which inputs and what to call the model with, on its device, longest first for little padding."""
-    lengths = encoded.lengths
+    lengths, batch_size = encoded.lengths, getattr(model, "most_rows", None) or batch_size
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:

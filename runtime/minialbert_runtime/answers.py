@@ -200,7 +200,7 @@ class TextModel(ABC):
     def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         over = _logit(0.5 if self._threshold is None else self._threshold)
         answer = ANSWERS[self.problem](logits, self.labels, over)
-        if self._threshold is not None and "label" in answer and answer["score"] <= self._threshold:
+        if self._threshold is not None and "label" in answer and answer.get("score", 1.0) <= self._threshold:
             answer["label"] = None
         if self._top_k is not None and "scores" in answer:
             highest = sorted(answer["scores"].items(), key=lambda item: -item[1])

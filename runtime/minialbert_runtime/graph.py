@@ -9,12 +9,12 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-_CONTROL = frozenset({b"Loop", b"If", b"Scan", b"SequenceMap"})
 # Numbers of fields in onnx.proto: of a model, a graph, a node, an attribute, a sparse tensor, a tensor.
 _GRAPH, _FUNCTIONS = 7, 25
 _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
-_OPERATOR, _ATTRIBUTE = 4, 5
-_TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
+_ATTRIBUTE = 5
+_TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11  # control flow is made of graphs
+_SPARSES = (22, 23)
 _EXTERNAL, _LOCATION = 13, 14
 
 
@@ -49,12 +49,12 @@ def _problems(model: memoryview) -> Iterator[str]:
 
 def _node_problems(node: memoryview) -> Iterator[str]:
     for number, value in _fields(node):
-        if number == _OPERATOR and bytes(value) in _CONTROL:
-            yield f"the operator {bytes(value).decode()}"
-        elif number == _ATTRIBUTE:
+        if number == _ATTRIBUTE:
             for kind, part in _fields(value):
                 if kind in (_SUBGRAPH, _SUBGRAPHS):
                     yield "a graph within the graph"
+                elif kind in _SPARSES:
+                    yield "sparse weights"
                 elif kind in (_TENSOR, _TENSORS):
                     yield from _tensor_problems(part)
 

@@ -76,6 +76,10 @@ class WordRule:
     def split(self, text: str) -> list[tuple[int, int]]:
         """Return the start and end (exclusive) of each word of a text, as this rule cuts it.
 
+        Of a rule that says nothing a run of letters, digits, underscores and combining marks is a word; an ideograph,
+        and every other character that is no whitespace, is a word of its own. What is not seen by itself (soft hyphens,
+        joiners, direction marks, variation selectors) belongs to what it stands beside.
+
         Args:
             text: any text.
 
@@ -144,22 +148,6 @@ def word_rule(values: object) -> WordRule | None:
     if not all(isinstance(part, list) and all(isinstance(item, str) for item in part) for part in lists):
         raise ValueError("words holds something else than lists of texts")
     return WordRule(*map(tuple, lists))
-
-
-def split_words(text: str) -> list[tuple[int, int]]:
-    """Return the start and end (exclusive) of each word of a text that no rule of a model says more about.
-
-    A run of letters, digits, underscores and combining marks is a word; an ideograph, and every other character
-    that is no whitespace, is a word of its own. What is not seen by itself (soft hyphens, joiners, direction marks,
-    variation selectors) belongs to what it stands beside. So each character stands in one word, or is whitespace.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The words in the order of the text.
-    """
-    return WordRule().split(text)
 
 
 def text_parts(text: str) -> list[Part]:

@@ -260,7 +260,7 @@ def spoilt_graphs():
         return change
 
     return {
-        "a loop": (loop, "holds the operator Loop, which no exported model has"),
+        "a loop": (loop, "holds a graph within the graph, which no exported model has"),
         "weights outside": (lambda model: outside(model.graph.initializer[0]), "holds weights outside of the file"),
         "a constant outside": (constant, "holds weights outside of the file"),
         "functions": (lambda model: model.functions.add(name="f"), "holds functions"),

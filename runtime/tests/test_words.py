@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minialbert_runtime.words import Span, spans_to_tags, split_words, tags_to_spans
+from minialbert_runtime.words import Span, WordRule, spans_to_tags, tags_to_spans
 
 TEXTS = st.text(st.sampled_from("ab1_ .-\n\u00e9\u0301\u4e2d\u00a0\u20ac\U0001f600")) | st.text()
 
@@ -32,13 +32,13 @@ TEXTS = st.text(st.sampled_from("ab1_ .-\n\u00e9\u0301\u4e2d\u00a0\u20ac\U0001f6
     ],
 )  # fmt: skip
 def test_words(text, words):
-    assert [text[start:end] for start, end in split_words(text)] == words
+    assert [text[start:end] for start, end in WordRule().split(text)] == words
 
 
 @settings(deadline=None)
 @given(TEXTS)
 def test_words_cover_every_character_once(text):
-    covered = [position for start, end in split_words(text) for position in range(start, end)]
+    covered = [position for start, end in WordRule().split(text) for position in range(start, end)]
     assert covered == [position for position, character in enumerate(text) if not character.isspace()]
 
 
@@ -53,7 +53,7 @@ def test_words_agree_with_the_pre_tokenizer_of_bert_on_ascii():
         text = "".join(generator.choices(characters + ["\u4e2d", "\u00e9", " "], k=60))
         spaced = text.replace("\u4e2d", " \u4e2d ")  # its normaliser does this before it splits
         words = [word for word, _ in BertPreTokenizer().pre_tokenize_str(spaced)]
-        assert [text[start:end] for start, end in split_words(text)] == words
+        assert [text[start:end] for start, end in WordRule().split(text)] == words
 
 
 def test_tags_of_spans():

@@ -422,3 +422,9 @@ def test_the_hub_does_not_answer(monkeypatch):
     message = error_of(load_hub, "hub:owner/name")
     assert message.startswith("could not load hub:owner/name: give a local directory, or check the name")
     assert message.endswith("(ConnectionError: offline mode is enabled)")
+
+
+def test_a_sentence_of_ranges_alone_has_no_words(tmp_path):
+    (tmp_path / "train.conll").write_text("1-2\tab\tO\n\n1\ta\tB-X\n2\tb\tO\n")
+    with pytest.raises(UserError, match=r"train.conll:1: there are no words"):
+        load_table(tmp_path / "train.conll", "token")

@@ -245,8 +245,8 @@ def test_splits_of_a_directory(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", [{"text": "d"}, {"text": "e"}])
     write(tmp_path / "train.csv.bak", "")
     write(tmp_path / "README.md", "about")
-    task = load_table(str(tmp_path), "single-label", name="mine", metric="f1_macro")
-    assert (task.name, task.metric, task.labels) == ("mine", "f1_macro", ("0", "1"))
+    task = load_table(str(tmp_path), "single-label", name="mine")
+    assert (task.name, task.metric, task.labels) == ("mine", "accuracy", ("0", "1"))
     assert {split: len(rows) for split, rows in task.splits.items()} == {
         "train": 2,
         "validation": 1,

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from minialbert_runtime.words import Span, WordRule, split_words, word_rule
+from minialbert_runtime.words import Span, WordRule, word_rule
 
 from minialbert.data.examples import Task, TokenExample
 from minialbert.data.words import (
@@ -132,7 +132,7 @@ def test_a_rule_survives_its_file(learnt):
 )  # fmt: skip
 def test_what_cannot_be_seen_belongs_to_the_word_around_it(word):
     text = f"the {word}, said"
-    assert [text[start:end] for start, end in split_words(text)] == ["the", word, ",", "said"]
+    assert [text[start:end] for start, end in WordRule().split(text)] == ["the", word, ",", "said"]
 
 
 def test_a_sentence_of_words_is_joined_by_spaces():

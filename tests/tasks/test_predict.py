@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from minialbert_runtime.words import split_words
+from minialbert_runtime.words import WordRule
 from transformers import pipeline
 from transformers.modeling_outputs import TokenClassifierOutput
 
@@ -105,7 +105,7 @@ def test_entities_are_slices_of_the_text_in_order(tagger, tiny_tokenizer, texts)
 
 
 def test_entities_of_long_text_are_those_of_evaluation(tagger, tiny_tokenizer):
-    offsets = split_words(LONG)
+    offsets = WordRule().split(LONG)
     words = tuple(LONG[start:end] for start, end in offsets)
     task = Task("test", "token", TAGS, "entity_f1", {})
     sentence = TokenExample(words)

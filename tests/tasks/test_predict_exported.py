@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import minialbert_runtime
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,17 +22,19 @@ from hypothesis import strategies as st
 from minialbert_runtime import Model
 from minialbert_runtime.folder import is_exported
 from minialbert_runtime.windows import Cutter
-from minialbert_runtime.words import split_words
+from minialbert_runtime.words import WordRule
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
-from minialbert.data.task_inputs import make_cutter
+from minialbert.data.examples import Task
+from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.tasks.exported import load_exported
 from minialbert.tasks.models import TaskInputs, save_tuned
 from minialbert.tasks.predict import Predictor, load_predictor
+from minialbert.tasks.predictions import make_collator, run_model
 
 DATA = Path(__file__).parents[1] / "fixtures"
 ROOT = Path(__file__).parents[2]
@@ -332,7 +335,7 @@ def test_windows_of_texts_agree(tokenizer, given_texts, max_length, overlap):
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(given_texts=st.lists(texts, max_size=4), max_length=st.integers(8, 40), overlap=st.integers(0, 20))
 def test_windows_of_words_agree(tokenizer, given_texts, max_length, overlap):
-    sentences = [[text[start:end] for start, end in split_words(text)] for text in given_texts]
+    sentences = [[text[start:end] for start, end in WordRule().split(text)] for text in given_texts]
     found = list(cutter(tokenizer, max_length, overlap).words(sentences))
     assert found == list(make_cutter(tokenizer, max_length=max_length, overlap=overlap).words(sentences))
     room = max_length - tokenizer.num_special_tokens_to_add()
@@ -378,20 +381,18 @@ def test_evaluation_runs_texts_alone_where_ranges_are_those_of_a_run(both, probl
     shutil.copytree(usual, by_range)
     record = json.loads((by_range / "export.json").read_text())
     (by_range / "export.json").write_text(json.dumps(record | {"precision": "int8"}))
-    batch = tiny_tokenizer(["the king", LONG[:60], "x"], padding=True, return_tensors="pt")
+    task = Task("t", problem, CLASSES, "", {})
+    rows = [{"input_ids": ids} for ids in tiny_tokenizer(["the king", LONG[:60], "x"])["input_ids"]]
+    encoded, collator = Encoded(rows, [0, 1, 2]), make_collator(task, tiny_tokenizer)
     model, shapes = load_exported(by_range)[0], []
     session = model.session
     model.session = SimpleNamespace(
         run=lambda names, given: shapes.append(given["input_ids"].shape) or session.run(names, given)
     )
-    found = model(**batch).logits
-    lengths = batch["attention_mask"].sum(1).tolist()
-    assert shapes == [(1, length) for length in lengths]
-    expected = load_exported(usual)[0](**batch).logits
-    assert found.shape == expected.shape
-    for row, length in enumerate(lengths):
-        upto = slice(length if problem == "token" else None)
-        assert torch.allclose(found[row, upto], expected[row, upto], atol=1e-4)
+    found = run_model(model, encoded, collator)
+    assert sorted(shapes) == sorted((1, length) for length in encoded.lengths)
+    for one, other in zip(found, run_model(load_exported(usual)[0], encoded, collator), strict=True):
+        assert np.allclose(one, other, atol=1e-4)
 
 
 def test_folder_is_told_from_model(both):

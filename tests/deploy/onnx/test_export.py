@@ -219,13 +219,19 @@ def test_a_score_that_falls_too_far_leaves_nothing_behind(classifier, traced, tm
 
     def worse(name, *args, **options):
         found = run_evaluation(name, *args, **options)
-        return found | {"score": found["score"] - 0.02} if ".other" in name else found
+        return found | {"score": found["score"] + change} if ".other" in name else found | {"metric": metric}
 
+    change, metric = -0.02, "accuracy"
     monkeypatch.setattr(export, "run_evaluation", worse)
     drop = score["drop_points"] + 2
-    with pytest.raises(UserError, match=f"accuracy falls by {drop:.2f} points.*at most 1.5 were allowed"):
+    with pytest.raises(
+        UserError, match=f"accuracy gets worse by {drop:.2f} points.*at most 1.5 were allowed"
+    ):
         export_onnx(str(classifier), tmp_path / "other", task=task, precision="int8", max_drop=1.5)
     assert not (tmp_path / "other").exists()
+    change, metric = 0.9, "mean_squared_error"  # of which less is better
+    with pytest.raises(UserError, match="mean_squared_error gets worse by .* points"):
+        export_onnx(str(classifier), tmp_path / "other", task=task, precision="int8", max_drop=1.5)
 
 
 def test_parity_counts_what_it_compares():
