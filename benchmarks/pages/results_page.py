@@ -70,7 +70,8 @@ def summary(suite: Suite, results: Mapping[str, Result]) -> str:
     gain = difference(compare(suite, Comparison(a="student-64", b="undistilled", tasks=list(TASKS)), results))
     lines += [
         "",
-        "Masked tokens predicted, entity F1, Matthews correlation and mean of both correlations, in per cent; in "
+        "Masked tokens predicted, entity F1 (strict IOB2, now `entity_f1_strict`), Matthews correlation and mean of "
+        "both correlations, in per cent; in "
         f"brackets the number of seeds.{_kept(suite, results)} Two million tokens are a beginning, "
         f"{show(gain)} points (95 % interval) ahead of the start from the teacher's weights on these tasks; "
         "the paper's students saw 5.4 billion.",

@@ -184,7 +184,7 @@ def convert(
 def demo(
     output: Annotated[Path, option("Run directory.")] = Path("runs/demo"), as_json: JsonFlag = False
 ) -> None:
-    """Distil a real sentence encoder on text that every Python carries, in a few minutes on two cores."""
+    """Distil a real sentence encoder on text that every Python carries, in about ten minutes on two cores."""
     from minialbert.experiments.demo.demo import run_demo
 
     with interruptible():

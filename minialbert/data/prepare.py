@@ -373,7 +373,7 @@ def _source_records(sources: Sequence[Source], before: Sequence[SourceRecord] = 
 
 
 def _hash_file(source: Source) -> str:
-    # A second reading of the corpus, at about 1.7 GB a second from memory: tokenising takes a hundred times as long.
+    # A second reading of the corpus, at about 1.4 GB a second from memory: tokenising takes a hundred times as long.
     try:
         return sha256_of(source.path)
     except OSError as error:

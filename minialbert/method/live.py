@@ -100,7 +100,7 @@ def _tokenizer_of(tokenizer: Any, source: str, revision: str | None) -> PreTrain
 def model_identity(place: str, config: PreTrainedConfig | None = None) -> dict[str, str | None]:
     """Return what a run keeps of a model that it loads, to know it again.
 
-    "weights", "config" and "tokenizer" are fingerprints of the files in its folder, which are read for it (about 0.6 s
+    "weights", "config" and "tokenizer" are fingerprints of the files in its folder, which are read for it (about 0.7 s
     for a GB); of a model of the hub the commit, which its configuration knows, stands for them.
     """
     folder, name = Path(place).expanduser(), {"name": display_name(place)}

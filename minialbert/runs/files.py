@@ -93,7 +93,7 @@ def disk_error(error: Exception) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes; on a usual CPU about 0.6 s for a GB."""
+    """Return the SHA-256 of a file's bytes; about 0.7 s for a GB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

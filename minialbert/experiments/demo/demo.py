@@ -67,7 +67,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     iterations, rank = recipe.student.num_hidden_layers, recipe.student.embedding_size
     tell(
         f"Student: {iterations} iterations of one shared block, adapters, rank {rank}. "
-        f"Distilling for {plan.max_steps} steps; a few minutes on two cores."
+        f"Distilling for {plan.max_steps} steps; minutes on two cores."
     )
     texts = [document.text for document in held_out]
     encoder = plan.teacher.model.base_model
