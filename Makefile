@@ -54,12 +54,13 @@ audit: $(DEV_STAMP)  ## known vulnerabilities of what is pinned and installed
 bounds: $(PYTHON_STAMP)  ## tests with the lowest versions that pyproject.toml allows, in fresh environments
 	$(BIN)/python tools/bounds.py lowest
 
-docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again
+docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again, and build the site into site/
 	$(BIN)/python -c "from pathlib import Path; from minialbert.recipes.load import with_reference; \
 	  page = Path('docs/recipes.md'); page.write_text(with_reference(page.read_text()))"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## everything that make or the tools made, but never runs/
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(PYTHON_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
