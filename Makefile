@@ -20,7 +20,7 @@ TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
 DEV_STAMP := $(VENV)/.dev-$(KEY)
 DEMO_STAMP := $(VENV)/.demo-$(KEY)
 
-.PHONY: demo test test-slow install fix check audit bounds docs clean
+.PHONY: demo test test-slow install fix check audit bounds docs release clean
 .NOTPARALLEL:
 
 demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come with Python packages
@@ -58,6 +58,13 @@ docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again, and build the 
 	$(BIN)/python -c "from pathlib import Path; from minialbert.recipes.load import with_reference; \
 	  page = Path('docs/recipes.md'); page.write_text(with_reference(page.read_text()))"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+release: $(DEV_STAMP)  ## both distributions, checked, with checksums and lists of components, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist runtime
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/python tools/release.py dist
 
 clean:  ## everything that make or the tools made, but never runs/
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

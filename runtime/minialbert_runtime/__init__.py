@@ -13,7 +13,7 @@ from .errors import UserError as RuntimeUserError
 if TYPE_CHECKING:
     from .model import Model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # ONNX Runtime reads this when it is imported, which no module of this package or the library does before this one.
 # Without it, it would keep a device id in the user's home and ask for a host of Microsoft's to send events to.

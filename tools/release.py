@@ -1,0 +1,109 @@
+"""Checks what `python -m build` left in a folder, and writes lists of components and checksums there.
+
+    python tools/release.py dist
+
+A wheel holds its package, every file of it that Git knows and no other. A list of components (an SBOM in CycloneDX's
+format) has what the installation of a distribution with the extras below brings, in the versions that are installed
+here, with licences and the graph of who needs what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# By the name of a distribution: its project, the folders in its wheel, and the extras that its components include.
+DISTRIBUTIONS = {
+    "minialbert": (ROOT, ("minialbert", "runtime/minialbert_runtime"), ("tasks", "export", "report", "zstd")),
+    "minialbert_runtime": (ROOT / "runtime", ("runtime/minialbert_runtime",), ()),
+}
+METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+
+
+def main() -> int:
+    """Check and complete a folder; the exit status is 1 if something is odd."""
+    folder, faults = Path(sys.argv[1]), list[str]()
+    versions = {name: _project(name)["version"] for name in DISTRIBUTIONS}
+    if len(set(versions.values())) > 1:
+        faults.append(f"versions differ: {versions}")
+    for name, version in versions.items():
+        wheel, source = folder / f"{name}-{version}-py3-none-any.whl", folder / f"{name}-{version}.tar.gz"
+        if not wheel.is_file() or not source.is_file():
+            faults.append(f"{name}: expected {wheel.name} and {source.name}")
+            continue
+        with zipfile.ZipFile(wheel) as archive:
+            faults += odd_names(name, version, archive.namelist())
+        components = components_of(name)
+        (folder / f"{name}-{version}.cdx.json").write_text(json.dumps(components, indent=1) + "\n")
+        size, count = wheel.stat().st_size / 1e3, len(components["components"])
+        sys.stdout.write(f"{wheel.name}: {size:.0f} kB, {count} components\n")
+    for fault in faults:
+        sys.stderr.write(f"{fault}\n")
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    return 1 if faults else 0
+
+
+def odd_names(name: str, version: str, names: list[str]) -> list[str]:
+    """Return a line for each file that a wheel lacks or has too many."""
+    expected = {f"{name}-{version}.dist-info/{file}" for file in METADATA}
+    for folder in DISTRIBUTIONS[name][1]:
+        parent = (ROOT / folder).parent
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", folder], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        files = filter(None, listed.stdout.split("\0"))
+        expected |= {(ROOT / file).relative_to(parent).as_posix() for file in files}
+    return [
+        *(f"{name}: the wheel lacks {file}" for file in sorted(expected - set(names))),
+        *(f"{name}: the wheel has {file} too many" for file in sorted(set(names) - expected)),
+    ]
+
+
+def components_of(name: str) -> dict[str, Any]:
+    """Return the components of a distribution: those of this environment that it needs, directly or through others."""
+    project, _, extras = DISTRIBUTIONS[name]
+    command = [Path(sys.executable).parent / "cyclonedx-py", "environment", "--output-reproducible"]
+    options = ["--pyproject", project / "pyproject.toml", "--mc-type", "library", sys.executable]
+    made = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    listed: dict[str, Any] = json.loads(made.stdout)
+    table = _project(name)
+    wanted = [
+        *table["dependencies"],
+        *(one for extra in extras for one in table["optional-dependencies"][extra]),
+    ]
+    by_name = {_plain(one["name"]): one["bom-ref"] for one in listed["components"]}
+    needs = {one["ref"]: one.get("dependsOn", []) for one in listed["dependencies"]}
+    root = listed["metadata"]["component"]["bom-ref"]
+    needs[root] = sorted({by_name[_plain(one)] for one in wanted})
+    reached, waiting = set[str](), [root]
+    while waiting:
+        if (one := waiting.pop()) not in reached:
+            reached.add(one)
+            waiting += needs.get(one, [])
+    listed["components"] = [one for one in listed["components"] if one["bom-ref"] in reached]
+    listed["dependencies"] = [
+        {"ref": one, **({"dependsOn": needs[one]} if needs.get(one) else {})} for one in sorted(reached)
+    ]
+    return listed
+
+
+def _project(name: str) -> dict[str, Any]:
+    return tomllib.loads((DISTRIBUTIONS[name][0] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _plain(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;]", requirement)[0]).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
