@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # By the name of a distribution: its project, the folders in its wheel, and the extras that its components include.
@@ -34,6 +38,7 @@ def main() -> int:
     versions = {name: _project(name)["version"] for name in DISTRIBUTIONS}
     if len(set(versions.values())) > 1:
         faults.append(f"versions differ: {versions}")
+    listed = installed()
     for name, version in versions.items():
         wheel, source = folder / f"{name}-{version}-py3-none-any.whl", folder / f"{name}-{version}.tar.gz"
         if not wheel.is_file() or not source.is_file():
@@ -41,7 +46,7 @@ def main() -> int:
             continue
         with zipfile.ZipFile(wheel) as archive:
             faults += odd_names(name, version, archive.namelist())
-        components = components_of(name)
+        components = components_of(name, listed)
         (folder / f"{name}-{version}.cdx.json").write_text(json.dumps(components, indent=1) + "\n")
         size, count = wheel.stat().st_size / 1e3, len(components["components"])
         sys.stdout.write(f"{wheel.name}: {size:.0f} kB, {count} components\n")
@@ -69,40 +74,61 @@ def odd_names(name: str, version: str, names: list[str]) -> list[str]:
     ]
 
 
-def components_of(name: str) -> dict[str, Any]:
-    """Return the components of a distribution: those of this environment that it needs, directly or through others."""
-    project, _, extras = DISTRIBUTIONS[name]
-    command = [Path(sys.executable).parent / "cyclonedx-py", "environment", "--output-reproducible"]
-    options = ["--pyproject", project / "pyproject.toml", "--mc-type", "library", sys.executable]
-    made = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    listed: dict[str, Any] = json.loads(made.stdout)
-    table = _project(name)
-    wanted = [
+def installed() -> dict[str, Any]:
+    """Return the components of this environment, as CycloneDX has them."""
+    command = [
+        Path(sys.executable).parent / "cyclonedx-py",
+        "environment",
+        "--output-reproducible",
+        sys.executable,
+    ]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def components_of(name: str, listed: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a list of components that a distribution needs, directly or through others."""
+    table, extras = _project(name), DISTRIBUTIONS[name][2]
+    root = f"{name}=={table['version']}"
+    asked = [
         *table["dependencies"],
         *(one for extra in extras for one in table["optional-dependencies"][extra]),
     ]
-    by_name = {_plain(one["name"]): one["bom-ref"] for one in listed["components"]}
-    needs = {one["ref"]: one.get("dependsOn", []) for one in listed["dependencies"]}
-    root = listed["metadata"]["component"]["bom-ref"]
-    needs[root] = sorted({by_name[_plain(one)] for one in wanted})
-    reached, waiting = set[str](), [root]
+    needs = {root: needed(asked, ())}
+    waiting = list(needs[root])
     while waiting:
-        if (one := waiting.pop()) not in reached:
-            reached.add(one)
-            waiting += needs.get(one, [])
-    listed["components"] = [one for one in listed["components"] if one["bom-ref"] in reached]
-    listed["dependencies"] = [
-        {"ref": one, **({"dependsOn": needs[one]} if needs.get(one) else {})} for one in sorted(reached)
+        one, wanted = waiting.pop()
+        if one not in needs or not needs[one] >= needed(metadata.requires(one) or [], wanted):
+            needs[one] = needs.get(one, set()) | needed(metadata.requires(one) or [], wanted)
+            waiting += needs[one]
+    refs = {canonicalize_name(one["name"]): one["bom-ref"] for one in listed["components"]} | {root: root}
+    component = {
+        "bom-ref": root, "type": "library", "name": table["name"], "version": table["version"],
+        "licenses": [{"license": {"id": table["license"], "acknowledgement": "declared"}}],
+        "purl": f"pkg:pypi/{table['name']}@{table['version']}",
+    }  # fmt: skip
+    graph = [
+        {"ref": refs[one], "dependsOn": sorted({refs[other] for other, _ in others})}
+        for one, others in needs.items()
     ]
-    return listed
+    kept = {one["ref"] for one in graph}
+    return listed | {
+        "metadata": {**listed["metadata"], "component": component},
+        "components": [one for one in listed["components"] if one["bom-ref"] in kept],
+        "dependencies": sorted(graph, key=lambda one: one["ref"]),
+    }
+
+
+def needed(requirements: Iterable[str], extras: Iterable[str]) -> set[tuple[str, tuple[str, ...]]]:
+    """Return the installed packages, each with its extras, that requirements name on this machine."""
+    found = set()
+    for one in map(Requirement, requirements):
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            found.add((canonicalize_name(one.name), tuple(sorted(one.extras))))
+    return found
 
 
 def _project(name: str) -> dict[str, Any]:
     return tomllib.loads((DISTRIBUTIONS[name][0] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-
-def _plain(requirement: str) -> str:
-    return re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;]", requirement)[0]).lower()
 
 
 if __name__ == "__main__":

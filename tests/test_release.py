@@ -1,0 +1,70 @@
+"""Versions agree, and the release's checks see what they should."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import minialbert_runtime
+import pytest
+
+import minialbert
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def release():
+    spec = importlib.util.spec_from_file_location("release", ROOT / "tools" / "release.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_version_is_the_same_everywhere():
+    def found(pattern: str, file: str) -> list[str]:
+        return re.findall(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+    projects = [
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for folder in (".", "runtime")
+    ]
+    version = minialbert.__version__
+    assert {minialbert_runtime.__version__, *(one["version"] for one in projects)} == {version}
+    assert found(r"^version: (\S+)$", "CITATION.cff") == [version]
+    (day,) = found(r"^date-released: (\S+)$", "CITATION.cff")
+    assert f"## [{version}] - {day}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"![version {version}]" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_wheel_with_a_file_too_few_or_too_many_is_named(release):
+    package = ROOT / "runtime" / "minialbert_runtime"
+    names = [f"minialbert_runtime/{path.name}" for path in package.iterdir() if path.is_file()]
+    names += [f"minialbert_runtime-1.dist-info/{name}" for name in release.METADATA]
+    assert release.odd_names("minialbert_runtime", "1", names) == []
+    missing = "minialbert_runtime/py.typed"
+    changed = [*(name for name in names if name != missing), "tests/test_cli.py"]
+    assert release.odd_names("minialbert_runtime", "1", changed) == [
+        f"minialbert_runtime: the wheel lacks {missing}",
+        "minialbert_runtime: the wheel has tests/test_cli.py too many",
+    ]
+
+
+def test_components_are_those_that_a_distribution_needs(release):
+    names = ("tokenizers", "numpy", "onnxruntime", "torch", "pytest")
+    listed = {"metadata": {}, "components": [{"name": name, "bom-ref": f"{name}-1"} for name in names]}
+    release.needed.__globals__["metadata"] = type(
+        "Installed", (), {"requires": staticmethod(lambda name: [])}
+    )
+    made = release.components_of("minialbert_runtime", listed)
+    assert [one["name"] for one in made["components"]] == ["tokenizers", "numpy", "onnxruntime"]
+    (root,) = (one for one in made["dependencies"] if one["ref"] == made["metadata"]["component"]["bom-ref"])
+    assert root["dependsOn"] == ["numpy-1", "onnxruntime-1", "tokenizers-1"]
+
+
+def test_extras_and_markers_are_heeded(release):
+    asked = ["a; extra == 'more'", "b[fast]; python_version > '3'", "c; python_version < '3'"]
+    assert release.needed(asked, ()) == {("b", ("fast",))}
+    assert release.needed(asked, ("more",)) == {("a", ()), ("b", ("fast",))}
