@@ -138,18 +138,19 @@ def install(faults: Faults) -> None:
 
 def _in_runs(faults: Faults) -> None:
     from minialbert.experiments import pool
-    from minialbert.runs import directory, files, records
+    from minialbert.runs import directory, files
 
     write = files.write_atomically
 
-    def write_atomically(path: Path, text: str) -> None:
+    def write_atomically(path: Path, content: str | bytes) -> None:
         partial = path.with_name(f".{path.name}.partial")
-        half = text[: len(text) // 2]
-        faults.reach(f"{path.name}: half", half=lambda: partial.write_text(half, encoding="utf-8"))
-        write(path, text)
+        data = content if isinstance(content, bytes) else content.encode()
+        faults.reach(f"{path.name}: half", half=lambda: partial.write_bytes(data[: len(data) // 2]))
+        write(path, content)
         faults.reach(f"{path.name}: written")
 
-    directory.write_atomically = records.write_atomically = pool.write_atomically = write_atomically
+    # `write_json` of the same module finds it there; these took it by name.
+    files.write_atomically = directory.write_atomically = pool.write_atomically = write_atomically
     append = directory.RunDirectory.append_log
 
     def append_log(run: directory.RunDirectory, record: dict[str, Any]) -> None:
@@ -309,7 +310,7 @@ def _in_prepare(faults: Faults) -> None:
     if faults.fault.often:
         prepare.BATCH_DOCUMENTS, prepare.BATCHES_PER_SAVE = 4, 2
     writer = window_store.SplitWriter
-    write, write_json = writer.write, prepare.write_json
+    write = writer.write
 
     def write_half(split: window_store.SplitWriter) -> None:
         def half() -> None:
@@ -320,17 +321,7 @@ def _in_prepare(faults: Faults) -> None:
         faults.reach("windows: half a batch", half=half)
         write(split)
 
-    def half_json(path: Path, values: dict[str, Any]) -> None:
-        def half() -> None:
-            text = json.dumps(values)
-            path.with_name(f".{path.name}.partial").write_text(text[: len(text) // 2])
-
-        faults.reach(f"{path.name}: half", half=half)
-        write_json(path, values)
-        faults.reach(f"{path.name}: written")
-
     writer.write = write_half  # type: ignore[method-assign]
-    prepare.write_json = half_json
     faults.after(writer, "sync", "windows: synced")
 
 

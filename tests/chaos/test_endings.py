@@ -96,8 +96,6 @@ def test_no_room_for_a_checkpoint(point, nth, room, server, commands, goes_on, t
     ],
 )
 def test_no_room_for_anything_else(kind, point, room, named, server, commands, goes_on, tmp_path):
-    if kind == "finetune" and point == "data.json: half":
-        pytest.skip("a tuning writes no data.json")
     output = tmp_path / "run"
     ended = server.run(commands[kind].into(output), Fault(point, 1, "full", room))
     assert ended.status == 2, ended.err
