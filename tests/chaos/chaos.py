@@ -33,7 +33,9 @@ _MODEL = {
 }  # fmt: skip
 POINTS: dict[str, dict[str, int]] = {
     "distill": {"first measurement": 2, "data.json: half": 1, **_TRAINING, **_MODEL},
-    "finetune": {**_TRAINING, "checkpoint: half of the best state": 2, "final measurement": 1, **_MODEL},
+    "finetune": {
+        "data.json: half": 1, **_TRAINING, "checkpoint: half of the best state": 2, "final measurement": 1, **_MODEL,
+    },
     "grid": {
         "grid: starting a worker": 2, "worker: checkpoint: half of the weights": 3,
         "worker: model: half of the weights": 1, "grid: copying the model": 1, "result.json: half": 1,
@@ -48,9 +50,9 @@ POINTS: dict[str, dict[str, int]] = {
 _RESUMED: dict[str, dict[str, str]] = {
     "distill": {
         "log.jsonl: half": "evaluation", "final measurement": "result.json: half",
-        "model: between the old and the new": "result.json: half",
+        "model: the old one still beside it": "result.json: half",
     },
-    "finetune": {"log.jsonl: half": "evaluation", "model: between the old and the new": "result.json: half"},
+    "finetune": {"log.jsonl: half": "evaluation", "model: the old one still beside it": "result.json: half"},
 }  # fmt: skip
 SHARES = {"distill": 10, "finetune": 4, "grid": 3, "prepare": 3}
 
@@ -124,7 +126,7 @@ def everywhere(kind: str) -> list[list[Kill]]:
     runs = [[Kill(point, nth), Kill(point)] for point, nth in POINTS[kind].items()]
     for point, earlier in _RESUMED.get(kind, {}).items():
         # An old model is not there a second time.
-        again = [] if point == "model: between the old and the new" else [Kill(point)]
+        again = [] if point == "model: the old one still beside it" else [Kill(point)]
         runs.append([Kill(earlier, POINTS[kind][earlier]), Kill(point), *again])
     return runs
 

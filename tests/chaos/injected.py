@@ -293,15 +293,7 @@ def _in_models(faults: Faults) -> None:
     faults.before(PreTrainedTokenizerBase, "save_pretrained", "tokenizer: before")
     faults.before(files, "_put_in_place", "model: before it is in place")
     faults.after(files, "_put_in_place", "model: in place")
-    rename = Path.rename
-
-    def renamed(path: Path, target: Any) -> Path:
-        result = rename(path, target)
-        if str(target).endswith(".former"):
-            faults.reach("model: between the old and the new")
-        return result
-
-    Path.rename = renamed  # type: ignore[method-assign]
+    faults.after(files, "_exchange", "model: the old one still beside it")
 
 
 def _in_prepare(faults: Faults) -> None:
