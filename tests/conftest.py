@@ -276,7 +276,7 @@ def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def tune(kind: str) -> Tuned:
         from minialbert.recipes.load import apply_overrides, load_recipe
         from minialbert.recipes.schema import FinetuneRecipe
-        from minialbert.tasks.finetune import run_finetuning
+        from minialbert.tasks.finetune import finetune
 
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
@@ -289,7 +289,9 @@ def tuned(tiny_student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
                 ],
             )  # fmt: skip
             made[kind] = Tuned(
-                folder / "tuned", data, run_finetuning(recipe, output=folder / "tuned", progress=False).record
+                folder / "tuned",
+                data,
+                finetune(recipe=recipe, output=folder / "tuned", progress=False).record,
             )
         return made[kind]
 

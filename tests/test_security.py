@@ -37,7 +37,7 @@ from minialbert.method.distill import distill
 from minialbert.method.encoders import load_teacher
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
-from minialbert.tasks.finetune import run_finetuning
+from minialbert.tasks.finetune import finetune
 from minialbert.tasks.models import TaskInputs, load_for_tuning, load_tuned, save_tuned
 from minialbert.tasks.trainer import TuningTrainer
 
@@ -308,9 +308,9 @@ def test_pickles_in_a_checkpoint_are_not_run_when_tuning_goes_on(
     recipe = apply_overrides(load_recipe("default", FinetuneRecipe), settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TuningTrainer, "training_step", stop_in_the_third_step)
-        run_finetuning(recipe, output=tmp_path / "run", progress=False)
+        finetune(recipe=recipe, output=tmp_path / "run", progress=False)
     sabotage(tmp_path / "run", marker, how)
-    goes_on_or_is_refused(lambda: run_finetuning(recipe, output=tmp_path / "run", resume=True).record)
+    goes_on_or_is_refused(lambda: finetune(recipe=recipe, output=tmp_path / "run", resume=True).record)
 
 
 def goes_on_or_is_refused(resume) -> None:

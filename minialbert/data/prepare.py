@@ -126,14 +126,22 @@ def prepare(
             holds something else.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    known = set(signature(make_windows).parameters) - {"corpus", "tokenizer", "output"}
+    known = set(signature(make_windows).parameters) - {"corpus", "tokenizer", "output", "progress"}
     if unknown := sorted(set(options) - known):
         raise UserError(f"prepare has no option {unknown[0]}; it has {', '.join(sorted(known))}")
-    given = {"corpus": None if corpus is None else corpus_entries(corpus), "tokenizer": tokenizer}
+    chosen = recipe_options(loaded) | options
+    # An entry of the recipe's corpus is a place, never a text.
+    places, named = chosen.pop("corpus"), chosen.pop("tokenizer")
+    entries = places if corpus is None else corpus_entries(corpus)
+    if entries is None or entries == []:
+        raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
+    if tokenizer is None and named is None:
+        raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
     folder = output_folder(output, "prepare")
     with speaking(progress):
-        manifest = prepare_recipe(
-            loaded, folder, progress=progress, **{k: v for k, v in given.items() if v is not None}, **options
+        found = find_sources(entries, chosen["text_field"])
+        manifest = make_windows(
+            found, named if tokenizer is None else tokenizer, folder, progress=progress, **chosen
         )
     return Windows(manifest.to_dict(), folder, manifest)
 
@@ -236,21 +244,6 @@ def recipe_options(recipe: Recipe) -> dict[str, Any]:
         "separator": data.documents,
         "seed": recipe.training.seed,
     }
-
-
-def prepare_recipe(recipe: Recipe, output: str | Path, **changes: Any) -> WindowsManifest:
-    """Returns the manifest of a folder with the windows that a recipe asks for, as `prepare` writes it.
-
-    They follow from the recipe's sections `data`, `teacher` and `training`, but for the arguments of `make_windows`
-    that are given. Each entry of the recipe's corpus is a place, never a text.
-    """
-    options = recipe_options(recipe) | changes
-    corpus, tokenizer = options.pop("corpus"), options.pop("tokenizer")
-    if corpus is None or (isinstance(corpus, list) and not corpus):
-        raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
-    if tokenizer is None:
-        raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
-    return make_windows(find_sources(corpus, options["text_field"]), tokenizer, output, **options)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ class Table:
         """Returns the error that names the file, or what stands for it, and the row."""
         return UserError(f"{self.name}{':' if self.is_file else ', row '}{row}: {message}")
 
+    def lacks(self, what: str) -> UserError:
+        """Returns the error that names the columns there are, and what of them was expected."""
+        return UserError(f"{self.name}: {what}; found the columns {listed(map(quoted, self.columns))}")
+
 
 def find_tables(
     data: Path, *, tagged: bool = False, needs_train: bool = True

@@ -237,10 +237,7 @@ class _Reader:
         labels = tuple(_flag_names(columns))
         if labels and not (split == "test" and not set(labels) & set(table.columns)):
             if lost := [column for column in labels if column not in table.columns]:
-                have = listed(map(quoted, table.columns))
-                raise UserError(
-                    f"{table.name}: no column {listed(map(quoted, lost))}; found the columns {have}"
-                )
+                raise table.lacks(f"no column {listed(map(quoted, lost))}")
         elif not labels and (found := _find(table, "label", columns, common, required=split != "test")):
             labels = (found,)
         id_column = _find(table, "id", columns, required=columns.get("id") is not None)
@@ -437,10 +434,7 @@ def _is_in_words(table: Table, columns: _Columns) -> bool:
         return in_words
     tokens, spans = _find(table, "tokens", {}, required=False), _find_spans(table, {}, required=False)
     if tokens is None and spans is None:
-        have = listed(map(quoted, table.columns))
-        raise UserError(
-            f"{table.name}: expected columns tokens and tags, or text and spans; found the columns {have}"
-        )
+        raise table.lacks("expected columns tokens and tags, or text and spans")
     return spans is None or (tokens is not None and _find(table, "tags", {}, required=False) is not None)
 
 
@@ -481,10 +475,7 @@ def _class_cells(
 
 def _with_groups(table: Table, rows: _Rows, column: str) -> _Rows:
     if column not in table.columns:
-        have = listed(map(quoted, table.columns))
-        raise UserError(
-            f"{table.name}: no column {quoted(column)} to group rows by; found the columns {have}"
-        )
+        raise table.lacks(f"no column {quoted(column)} to group rows by")
     cells = {row: found.get(column) for row, found in table.rows}
     for row, cell in cells.items():
         if missing(cell):

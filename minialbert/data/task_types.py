@@ -91,8 +91,8 @@ class TaskType:
         *,
         max_length: int,
         overlap: int,
-        all_pieces: bool = False,  # noqa: ARG002 - of tags
         long_texts: str = "cut",
+        **_: Any,  # of words
     ) -> Encoded:
         """Return examples as model inputs, with `labels` as the loss wants them; long texts "cut" or in "windows"."""
         return encode_texts(

@@ -39,7 +39,7 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
         partial.mkdir(parents=True)
         yield partial
         _seal(partial, step)
-        # One of the same step is damaged: a whole one is not written again (`is_whole`).
+        # One of the same step is damaged, or does not fit: a run writes none again that it goes on from.
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         sync(root)
@@ -85,12 +85,6 @@ def has_known_data(root: Path) -> bool | None:
     """Return whether a checkpoint was written by a run that kept what it reads; None where there is no checkpoint."""
     manifests = [path / MANIFEST for _, path in _found(root) if (path / MANIFEST).is_file()]
     return any(b'"data": true' in file.read_bytes() for file in manifests) if manifests else None
-
-
-def is_whole(root: Path, step: int) -> bool:
-    """Return whether there is an undamaged checkpoint of a step."""
-    path = root / f"{_PREFIX}{step}"
-    return path.is_dir() and find_damage(path) is None
 
 
 def step_of(checkpoint: Path) -> int:

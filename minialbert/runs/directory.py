@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -114,8 +115,10 @@ class RunDirectory:
                 unknown = self.check_same_data(data or {})
                 if unknown and has_known_data(self.checkpoints) is not None:
                     tell_unchecked(self.path, unknown)
-                elif not unknown:
+                if not unknown:
                     data = None  # what is there says it all
+                elif self.data.is_file():
+                    data = _with_known(self._read_data(), data or {})
                 _remove(self._left_over())
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.recipe, dump_recipe(recipe))
@@ -138,13 +141,16 @@ class RunDirectory:
         """Return what of the data has no fingerprint now or from before, by name; refuse other data than the run's."""
         if not self.data.is_file():
             return list(data)
-        try:
-            before = json.loads(self.data.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.data} is damaged: start the run anew with --overwrite") from error
+        before = self._read_data()
         if data and (differences := data_differences(before, data)):
             raise UserError(f"{self.path} holds a run on other data ({differences}): {advice}")
         return [name for name, old, new in _parts(before, data) if any(_gap(old, new, key) for key in new)]
+
+    def _read_data(self) -> Any:
+        try:
+            return json.loads(self.data.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.data} is damaged: start the run anew with --overwrite") from error
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to `log.jsonl`, and wait until it is on the disk."""
@@ -207,7 +213,7 @@ def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _parts(
     before: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
     """Yield the name of each thing that is read, what was said of it, and what is said now."""
     for name, part in now.items():
         if name == "folders":
@@ -216,6 +222,14 @@ def _parts(
         else:
             old = before.get(name)
             yield name, old if isinstance(old, Mapping) else {}, part
+
+
+def _with_known(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is read now, with the fingerprints from before of what has none now."""
+    known = copy.deepcopy(dict(now))
+    for _, old, new in _parts(before, known):
+        new |= {key: old.get(key) for key in new if new[key] is None}
+    return known
 
 
 def _gap(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:

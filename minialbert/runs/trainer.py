@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from minialbert.errors import UserError
 from minialbert.recipes.schema import Optimisation
-from minialbert.runs.checkpoints import is_whole, last_whole_checkpoint, new_checkpoint, step_of
+from minialbert.runs.checkpoints import last_whole_checkpoint, new_checkpoint, step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_json
 from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
@@ -195,7 +195,7 @@ class ResumableTrainer(Trainer):
         self._step_tokens = 0.0
         self._evaluation_is_due = False
         self._evaluated_at = -1
-        self._unfit_steps: set[int] = set()
+        self._saved_step = 0  # of the checkpoint that this run has written, or goes on from
         self._seconds_before = 0.0
         self._started = self._clock = time.perf_counter()
         super().__init__(callbacks=[*callbacks, _Bookkeeping(self)], **kwargs)
@@ -215,7 +215,9 @@ class ResumableTrainer(Trainer):
         tell = self.args.should_save
         checkpoint = None
         if resume:
-            checkpoint = last_whole_checkpoint(run.checkpoints, tell=tell, find_misfit=self._find_misfit)
+            checkpoint = last_whole_checkpoint(
+                run.checkpoints, tell=tell, find_misfit=lambda path: find_misfit(path, step_of(path), self)
+            )
         name = checkpoint.name if checkpoint is not None else None
         if len(set(gather_object([name]))) > 1:
             raise UserError(
@@ -227,13 +229,6 @@ class ResumableTrainer(Trainer):
                 logger.info("resuming from %s", name)
         self.accelerator.wait_for_everyone()  # before others read the log
         return str(checkpoint) if checkpoint is not None else None
-
-    def _find_misfit(self, checkpoint: Path) -> str | None:
-        step = step_of(checkpoint)
-        misfit = find_misfit(checkpoint, step, self)
-        if misfit is not None:
-            self._unfit_steps.add(step)
-        return misfit
 
     def saved_tensors(self, progress: Any) -> dict[str, Mapping[str, Tensor]]:
         """Return what each safetensors file of a checkpoint with such progress holds: names, and tensors like them."""
@@ -430,9 +425,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
         root, progress, step = Path(self.args.output_dir), self.progress(), self.state.global_step
-        # One that is whole may be there since the run was last asked to stop.
-        if self.args.should_save and (step in self._unfit_steps or not is_whole(root, step)):
-            self._unfit_steps.discard(step)
+        if self.args.should_save and step != self._saved_step:
             with new_checkpoint(root, step, keep=self.args.save_total_limit) as folder:
                 self._save(str(folder))
                 self._save_optimizer_and_scheduler(str(folder))
@@ -441,6 +434,7 @@ class ResumableTrainer(Trainer):
                 state.log_history = []  # log.jsonl has it
                 state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 write_json(folder / PROGRESS_FILE, progress, indent=None)
+        self._saved_step = step
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
@@ -453,6 +447,7 @@ class ResumableTrainer(Trainer):
         target = self.accelerator.unwrap_model(model if model is not None else self.model)
         safetensors.torch.load_model(target, str(folder / WEIGHTS_FILE))
         self.restore_progress(json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
+        self._saved_step = step_of(folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save nothing: what a step draws depends on seed, step and process alone."""

@@ -43,7 +43,6 @@ from minialbert.tasks.evaluate import (
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import (
     depth_arguments,
-    encode,
     input_batches,
     make_collator,
     read_predictions,
@@ -143,7 +142,7 @@ def calibrate(
     model: AnyModel,
     data: LabelledData | None = None,
     *,
-    task: str | None = None,
+    task: str | TaskRecipe | None = None,
     max_drop: float = 0.5,
     split: str = "train",
     fraction: float = 0.1,
@@ -158,13 +157,22 @@ def calibrate(
 ) -> Result:
     """Find the confidence at which inputs may leave a tuned model early, and write it into the model's config.
 
+    It is the smallest threshold that costs little. All depths are read in one pass, and early exit at every threshold
+    is simulated from that. The split that results are quoted on plays no part where the task has another. Of rows that
+    the model was tuned on it is surer, and more often right, than of new ones: a threshold from them is optimistic.
+    Rows that were kept out of the tuning, or `split="validation"`, are the safer choice.
+
+    The record has all thresholds that were tried: score, mean iterations, and their share of the full depth's
+    (embeddings and reading out are not counted). `exit_threshold` is None where no threshold saves an iteration within
+    `max_drop`.
+
     Example:
         >>> minialbert.calibrate(tuned, data="my-table/").record["exit_threshold"]  # doctest: +SKIP
 
     Args:
-        model: the directory of a tuned MiniALBERT, or what `finetune` gave back.
+        model: the directory of a tuned MiniALBERT, or what `finetune` gave back; for a dry run also a hub id.
         data: labelled rows, as for `evaluate`.
-        task: without, what the model was tuned for.
+        task: as for `evaluate`.
         max_drop: how far the metric may fall, in points (hundredths).
         split: "train" or "validation", whose rows choose.
         fraction: share of the training rows that is drawn.
@@ -189,112 +197,83 @@ def calibrate(
         )
     with speaking(progress), on_disk(model) as source:
         recipe, precision, in_memory = task_recipe(task, data, settings)
-        record = calibrate_exit(
-            source, recipe, data=in_memory, max_drop=max_drop, split=split, fraction=fraction, rows=rows, seed=seed,
-            output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size, precision=precision,
-            progress=progress,
-        )  # fmt: skip
+        _check_options(max_drop, split, fraction, rows)
+        if output is not None:
+            check_output(Path(output), kind=KIND, overwrite=overwrite)
+        config_file = None if dry_run else _config_file(source)
+        tuned, tokenizer, inputs = load_tuned(source)
+        depth_arguments(tuned, None, 1.0)  # refuses a model that cannot leave early
+        tuned.to("cuda" if torch.cuda.is_available() else "cpu")
+        name = str(display_name(source))
+        # Without a split named, rows for validation are set apart from train wherever these would be reported.
+        found = task_of_model(
+            recipe, inputs, tuned, name, split if split == "validation" else None, in_memory
+        )
+        check_package(*found.type.package)
+        examples = _drawn(found, split, fraction, rows, seed)
+        max_length, overlap = input_lengths(recipe, inputs, tuned)
+        started = time.perf_counter()
+        reading, reading_notes = input_reading(recipe, inputs, found, name)
+        encoded = found.type.encode(
+            examples, tokenizer, found, max_length=max_length, overlap=overlap, **reading
+        )
+        outputs = measure_depths(
+            tuned,
+            encoded,
+            make_collator(found, tokenizer),
+            batch_size=batch_size,
+            precision=resolve_precision(precision),
+            progress=split if progress else None,
+        )
+        order = label_ids(tuned, found, name)
+
+        def score(logits: list[Logits]) -> float:
+            metrics = read_predictions(examples, encoded, found, logits, order=order, name=name).metrics
+            return float(metrics[found.metric])
+
+        depth = outputs.depths[-1]
+        by_depth = {number: score(outputs.at_depth(number)) for number in outputs.depths}
+        table: list[dict[str, Any]] = []
+        for threshold in candidate_thresholds(outputs.confidences):
+            logits, exits = outputs.leaving_at(threshold)
+            mean = float(np.mean(exits))
+            row = {"threshold": threshold, "score": score(logits), "mean_iterations": mean}
+            table.append({**row, "compute_share": mean / depth})
+        chosen = choose_threshold(table, by_depth[depth], max_drop)
+        if chosen is None or chosen["mean_iterations"] == depth:
+            full = {"score": by_depth[depth], "mean_iterations": float(depth), "compute_share": 1.0}
+            chosen = {"threshold": None, **full}
+        if config_file is not None:
+            _write_threshold(config_file, chosen["threshold"])
+        record: dict[str, Any] = {
+            "kind": KIND,
+            "name": name,
+            "task": found.name,
+            "problem": found.problem,
+            "metric": found.metric,
+            "split": split,
+            "rows": len(examples),
+            "seed": seed,
+            "max_drop": max_drop,
+            "exit_threshold": chosen["threshold"],
+            "written": config_file is not None,
+            **{key: chosen[key] for key in ("score", "mean_iterations", "compute_share")},
+            "metrics": {split: {found.metric: chosen["score"]}},
+            "full_depth_score": by_depth[depth],
+            "score_by_depth": {str(number): value for number, value in by_depth.items()},
+            "thresholds": table,
+            "model": model_entry(tuned, name),
+            "notes": [
+                *found.notes,
+                *reading_notes,
+                *_notes(tuned, found, split, chosen["threshold"], max_drop),
+            ],
+            "wall_seconds": round(time.perf_counter() - started, 2),
+        }
+        if output is not None:
+            with writing(output, advice=None):
+                record = write_result(RunDirectory(output).result, record)
     return Result(record, None if output is None else Path(output))
-
-
-def calibrate_exit(
-    model_name: str,
-    recipe: TaskRecipe,
-    *,
-    data: LabelledData | None = None,
-    max_drop: float = 0.5,
-    split: str = "train",
-    fraction: float = 0.1,
-    rows: int | None = None,
-    seed: int = 0,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    batch_size: int = 64,
-    precision: str = "auto",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Choose the smallest threshold that costs little, write it to the model's config, and return a record.
-
-    All depths are read in one pass, and early exit at every threshold is simulated from that. The split that
-    results are quoted on plays no part where the task has another. Of rows that the model was tuned on it is
-    surer, and more often right, than of new ones: a threshold from them is optimistic. Rows that were kept
-    out of the tuning, or `split="validation"`, are the safer choice.
-
-    Arguments and errors are those of `calibrate`; for a dry run the model may be on the hub. The record has
-    all thresholds that were tried: score, mean iterations, and their share of the full depth's (embeddings
-    and reading out are not counted). `exit_threshold` is None where no threshold saves an iteration within
-    `max_drop`.
-    """
-    _check_options(max_drop, split, fraction, rows)
-    if output is not None:
-        check_output(Path(output), kind=KIND, overwrite=overwrite)
-    config_file = None if dry_run else _config_file(model_name)
-    model, tokenizer, inputs = load_tuned(model_name)
-    depth_arguments(model, None, 1.0)  # refuses a model that cannot leave early
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    name = str(display_name(model_name))
-    # Without a split named, rows for validation are set apart from train wherever these would be reported.
-    task = task_of_model(recipe, inputs, model, name, split if split == "validation" else None, data)
-    check_package(*task.type.package)
-    examples = _drawn(task, split, fraction, rows, seed)
-    max_length, overlap = input_lengths(recipe, inputs, model)
-    started = time.perf_counter()
-    reading, reading_notes = input_reading(recipe, inputs, task, name)
-    encoded = encode(examples, tokenizer, task, max_length=max_length, overlap=overlap, **reading)
-    outputs = measure_depths(
-        model,
-        encoded,
-        make_collator(task, tokenizer),
-        batch_size=batch_size,
-        precision=resolve_precision(precision),
-        progress=split if progress else None,
-    )
-    order = label_ids(model, task, name)
-
-    def score(logits: list[Logits]) -> float:
-        metrics = read_predictions(examples, encoded, task, logits, order=order, name=name).metrics
-        return float(metrics[task.metric])
-
-    depth = outputs.depths[-1]
-    by_depth = {number: score(outputs.at_depth(number)) for number in outputs.depths}
-    table: list[dict[str, Any]] = []
-    for threshold in candidate_thresholds(outputs.confidences):
-        logits, exits = outputs.leaving_at(threshold)
-        mean = float(np.mean(exits))
-        row = {"threshold": threshold, "score": score(logits), "mean_iterations": mean}
-        table.append({**row, "compute_share": mean / depth})
-    chosen = choose_threshold(table, by_depth[depth], max_drop)
-    if chosen is None or chosen["mean_iterations"] == depth:
-        full = {"score": by_depth[depth], "mean_iterations": float(depth), "compute_share": 1.0}
-        chosen = {"threshold": None, **full}
-    if config_file is not None:
-        _write_threshold(config_file, chosen["threshold"])
-    record: dict[str, Any] = {
-        "kind": KIND,
-        "name": name,
-        "task": task.name,
-        "problem": task.problem,
-        "metric": task.metric,
-        "split": split,
-        "rows": len(examples),
-        "seed": seed,
-        "max_drop": max_drop,
-        "exit_threshold": chosen["threshold"],
-        "written": config_file is not None,
-        **{key: chosen[key] for key in ("score", "mean_iterations", "compute_share")},
-        "metrics": {split: {task.metric: chosen["score"]}},
-        "full_depth_score": by_depth[depth],
-        "score_by_depth": {str(number): value for number, value in by_depth.items()},
-        "thresholds": table,
-        "model": model_entry(model, name),
-        "notes": [*task.notes, *reading_notes, *_notes(model, task, split, chosen["threshold"], max_drop)],
-        "wall_seconds": round(time.perf_counter() - started, 2),
-    }
-    if output is None:
-        return record
-    with writing(output, advice=None):
-        return write_result(RunDirectory(output).result, record)
 
 
 def choose_threshold(

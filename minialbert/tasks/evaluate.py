@@ -45,7 +45,6 @@ from minialbert.tasks.predictions import (
     cut_record,
     depth_arguments,
     depth_notes,
-    encode,
     evaluate_split,
     input_notes,
     make_collator,
@@ -61,7 +60,7 @@ def evaluate(
     model: AnyModel,
     data: LabelledData | None = None,
     *,
-    task: str | None = None,
+    task: str | TaskRecipe | None = None,
     split: str | None = None,
     output: str | Path | None = None,
     submission: str | Path | None = None,
@@ -75,14 +74,20 @@ def evaluate(
 ) -> Result:
     """Score a tuned model on a split of a task.
 
+    The model's labels are matched with the task's by name, whatever their ids. Sentences of words that are longer than
+    the model's input are read in windows; texts as `predict` reads them, cut or in windows. Inputs are as long as in
+    tuning unless `max_length` or `overlap` is set. The record has at another depth than the model's own also what was
+    asked for, and the mean iterations of each split where inputs could leave early.
+
     Example:
         >>> minialbert.evaluate("tuned/model", data="my-ner/").score  # doctest: +SKIP
 
     Args:
         model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.
         data: a directory, a file or `hub:OWNER/NAME`, or labelled rows in memory, as for `finetune`.
-        task: as for `finetune`; without, what the model was tuned for.
-        split: test where it has labels, else validation, without.
+        task: as for `finetune`, or the section of a recipe; without, what the model was tuned for.
+        split: without, test where it has labels, else validation, which is set apart from train as in tuning where a
+            directory has none; of a single file all rows, as "train".
         output: directory for record and predictions.
         submission: directory for the files that the GLUE benchmark takes.
         overwrite: replace what an earlier evaluation left there.
@@ -101,21 +106,91 @@ def evaluate(
     """
     with speaking(progress), on_disk(model, tokenizer) as source:
         recipe, precision, rows = task_recipe(task, data, settings)
-        record = run_evaluation(
-            source, recipe, data=rows, split=split, output=output, submission=submission, overwrite=overwrite,
-            batch_size=batch_size, precision=precision, num_iterations=num_iterations, exit_threshold=exit_threshold,
-            progress=progress,
-        )  # fmt: skip
-    return Result(record, None if output is None else Path(output))
+        if output is not None:
+            check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
+        tuned, tokenizer, inputs = _load(source)
+        depth_arguments(tuned, num_iterations, exit_threshold)
+        tuned.to("cuda" if torch.cuda.is_available() else "cpu")
+        shown_name = str(display_name(source))
+        found = task_of_model(recipe, inputs, tuned, shown_name, split, rows)
+        check_package(*found.type.package)
+        chosen = _chosen_split(found, split, has_submission=submission is not None)
+        submitted: dict[str, Path] = {}
+        if submission is not None:
+            submitted = _submission_files(found, Path(submission), overwrite=overwrite)
+        order = label_ids(tuned, found, shown_name)
+        max_length, overlap = input_lengths(recipe, inputs, tuned)
+        started = time.perf_counter()
+        notes = [*found.notes, *depth_notes(tuned, num_iterations)]
+        cut: dict[str, dict[str, float]] = {}
+        reading, more = input_reading(recipe, inputs, found, shown_name)
+        notes += more
+
+        @functools.cache
+        def run(name: str) -> Predictions:
+            examples = found.splits[name]
+            encoded = found.type.encode(
+                examples, tokenizer, found, max_length=max_length, overlap=overlap, **reading
+            )
+            notes.extend(input_notes(name, examples, encoded, max_length))
+            if encoded.weights and not (recipe.long_texts or inputs.long_texts):
+                notes.append(
+                    f"{shown_name} does not say how long texts are read: in windows, as predict reads them"
+                )
+            cut.update(cut_record({name: encoded}))
+            return evaluate_split(
+                tuned,
+                examples,
+                encoded,
+                found,
+                make_collator(found, tokenizer),
+                order=order,
+                name=f"{shown_name} on {name}",
+                batch_size=batch_size,
+                precision=resolve_precision(precision),
+                num_iterations=num_iterations,
+                exit_threshold=exit_threshold,
+                progress=name if progress else None,
+            )
+
+        results = {chosen: run(chosen)} if chosen is not None else {}
+        for_benchmark = {name: run(name) for name in submitted}
+        if submission is not None:
+            _write_submission(found, for_benchmark, Path(submission))
+        record: dict[str, Any] = {
+            "kind": "evaluation",
+            "name": shown_name,
+            "task": found.name,
+            "problem": found.problem,
+            "metric": found.metric,
+            "split": chosen,
+            "positive": found.positive,
+            "score": results[chosen].metrics.get(found.metric) if chosen is not None else None,
+            "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
+            "seed": None,
+            "model": model_entry(tuned, shown_name),
+            "rows": {name: len(result.values) for name, result in results.items()},
+            "data": task_summary(found),
+            **_depth_record(tuned, num_iterations, exit_threshold, results),
+            **({} if found.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
+            "notes": [*dict.fromkeys(notes), *_notes(results, chosen), *remarks(found, results)],
+            "wall_seconds": round(time.perf_counter() - started, 2),
+            "submission": [path.name for path in submitted.values()],
+        }
+        if output is None:
+            return Result(record)
+        return Result(_write(Path(output), record, found, results), Path(output))
 
 
 def task_recipe(
-    task: str | None, data: LabelledData | None, settings: Settings
+    task: str | TaskRecipe | None, data: LabelledData | None, settings: Settings
 ) -> tuple[TaskRecipe, str, LabelledData | None]:
     """Return what a caller says of a task, where only what was given counts as set: all else is as in tuning.
 
     With it come the precision, and the labelled rows if they are in memory.
     """
+    if isinstance(task, TaskRecipe):
+        return task, "auto", kept(data) if data is not None else None
     in_memory = data is not None and not isinstance(data, str | Path)
     resolved = tuning_recipe(None, settings, task=task, data=None if in_memory or data is None else str(data))
     entries = (
@@ -124,106 +199,6 @@ def task_recipe(
     given = {"name", "data", *(key.removeprefix("task.") for key in entries if key.startswith("task."))}
     recipe = TaskRecipe(**resolved.task.model_dump(include=given))
     return recipe, resolved.tuning.precision, kept(data) if in_memory and data is not None else None
-
-
-def run_evaluation(
-    model_name: str,
-    recipe: TaskRecipe,
-    *,
-    data: LabelledData | None = None,
-    split: str | None = None,
-    output: str | Path | None = None,
-    submission: str | Path | None = None,
-    overwrite: bool = False,
-    batch_size: int = 64,
-    precision: str = "auto",
-    num_iterations: int | None = None,
-    exit_threshold: float | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Score a tuned model on a split, and return the record; arguments and errors are those of `evaluate`.
-
-    The model's labels are matched with the task's by name, whatever their ids. Sentences of words that are
-    longer than the model's input are read in windows; texts as `predict` reads them, cut or in windows. Inputs are as
-    long as in tuning unless `max_length` or `overlap` is set. Without a split named: test where it has
-    labels, else validation, which is set apart from train as in tuning where a directory has none; of a
-    single file all rows, as "train".
-
-    The record has at another depth than the model's own also what was asked for, and the mean iterations of
-    each split where inputs could leave early.
-    """
-    if output is not None:
-        check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
-    model, tokenizer, inputs = _load(model_name)
-    depth_arguments(model, num_iterations, exit_threshold)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    shown_name = str(display_name(model_name))
-    task = task_of_model(recipe, inputs, model, shown_name, split, data)
-    check_package(*task.type.package)
-    chosen = _chosen_split(task, split, has_submission=submission is not None)
-    submitted: dict[str, Path] = {}
-    if submission is not None:
-        submitted = _submission_files(task, Path(submission), overwrite=overwrite)
-    order = label_ids(model, task, shown_name)
-    max_length, overlap = input_lengths(recipe, inputs, model)
-    started = time.perf_counter()
-    notes = [*task.notes, *depth_notes(model, num_iterations)]
-    cut: dict[str, dict[str, float]] = {}
-    reading, more = input_reading(recipe, inputs, task, shown_name)
-    notes += more
-
-    @functools.cache
-    def run(name: str) -> Predictions:
-        rows = task.splits[name]
-        encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap, **reading)
-        notes.extend(input_notes(name, rows, encoded, max_length))
-        if encoded.weights and not (recipe.long_texts or inputs.long_texts):
-            notes.append(
-                f"{shown_name} does not say how long texts are read: in windows, as predict reads them"
-            )
-        cut.update(cut_record({name: encoded}))
-        return evaluate_split(
-            model,
-            rows,
-            encoded,
-            task,
-            make_collator(task, tokenizer),
-            order=order,
-            name=f"{shown_name} on {name}",
-            batch_size=batch_size,
-            precision=resolve_precision(precision),
-            num_iterations=num_iterations,
-            exit_threshold=exit_threshold,
-            progress=name if progress else None,
-        )
-
-    results = {chosen: run(chosen)} if chosen is not None else {}
-    for_benchmark = {name: run(name) for name in submitted}
-    if submission is not None:
-        _write_submission(task, for_benchmark, Path(submission))
-    record: dict[str, Any] = {
-        "kind": "evaluation",
-        "name": shown_name,
-        "task": task.name,
-        "problem": task.problem,
-        "metric": task.metric,
-        "split": chosen,
-        "positive": task.positive,
-        "score": results[chosen].metrics.get(task.metric) if chosen is not None else None,
-        "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
-        "seed": None,
-        "model": model_entry(model, shown_name),
-        "rows": {name: len(result.values) for name, result in results.items()},
-        "data": task_summary(task),
-        **_depth_record(model, num_iterations, exit_threshold, results),
-        **({} if task.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
-        "notes": [*dict.fromkeys(notes), *_notes(results, chosen), *remarks(task, results)],
-        "wall_seconds": round(time.perf_counter() - started, 2),
-        "submission": [path.name for path in submitted.values()],
-    }
-    if output is None:
-        return record
-    return _write(Path(output), record, task, results)
 
 
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:

@@ -66,7 +66,6 @@ from minialbert.tasks.models import (
 from minialbert.tasks.predictions import (
     Predictions,
     cut_record,
-    encode,
     evaluate_split,
     input_notes,
     make_collator,
@@ -105,9 +104,8 @@ _FEW_STEPS = 50
 class FinetuningPlan:
     """Everything a tuning needs, checked, before anything is written.
 
-    `adapters` is "pre-trained", "identity" or "as-published" when adapters are tuned, else None. `overlap`
-    are the tokens that windows of a long sentence share; `scale` the units in which scores are learnt; `notes`
-    tell what was decided, one line each.
+    `adapters` is "pre-trained", "identity" or "as-published" when adapters are tuned, else None. `scale` are the units
+    in which scores are learnt; `notes` tell what was decided, one line each.
     """
 
     recipe: FinetuneRecipe
@@ -121,10 +119,7 @@ class FinetuningPlan:
     scale: Scale
     parameters: TrainableCount
     adapters: str | None
-    max_length: int
-    overlap: int
-    words: WordRule | None
-    long_texts: str | None
+    inputs: TaskInputs
     steps_per_epoch: int
     max_steps: int
     notes: tuple[str, ...]
@@ -162,9 +157,20 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         "max_length": max_length, "overlap": overlap, "all_pieces": recipe.task.label_pieces == "all",
     }  # fmt: skip
     encoded, long_texts = _encode(task, tokenizer, words, recipe.task.long_texts, lengths)
-    for split, inputs in encoded.items():
-        notes += input_notes(split, task.splits[split], inputs, max_length)
-        if (more := len(inputs) - len(task.splits[split])) and task.type.tagging:
+    inputs = TaskInputs(
+        task.name,
+        task.problem,
+        task.metric,
+        max_length,
+        overlap,
+        words,
+        task.pairs,
+        task.positive,
+        long_texts,
+    )
+    for split, rows in encoded.items():
+        notes += input_notes(split, task.splits[split], rows, max_length)
+        if (more := len(rows) - len(task.splits[split])) and task.type.tagging:
             notes.append(f"{split}: {more:,} more windows than sentences, at {max_length} tokens a window")
     if recipe.task.metric is not None and not task.type.tagging:
         _check_metric_exists(task, encoded)
@@ -191,10 +197,7 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         scale=scale,
         parameters=parameters,
         adapters=adapters,
-        max_length=max_length,
-        overlap=overlap,
-        words=words,
-        long_texts=long_texts,
+        inputs=inputs,
         steps_per_epoch=steps,
         max_steps=max_steps,
         notes=tuple(notes),
@@ -215,19 +218,21 @@ def _encode(
     """
     if task.type.tagging:
         return {
-            split: encode(rows, tokenizer, task, **lengths, rule=None if split == "train" else words)
+            split: task.type.encode(
+                rows, tokenizer, task, **lengths, rule=None if split == "train" else words
+            )
             for split, rows in task.splits.items()
         }, None
     long_texts = asked or "cut"
     encoded = {
-        split: encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
+        split: task.type.encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
         for split, rows in task.splits.items()
     }
     if asked is None and not (encoded["train"].cut or encoded["validation"].cut):
         long_texts = "windows"
         for split, rows in task.splits.items():
             if encoded[split].cut:
-                encoded[split] = encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
+                encoded[split] = task.type.encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
     return encoded, long_texts
 
 
@@ -280,7 +285,7 @@ def finetune(
     *,
     adapters: bool = False,
     teacher: AnyModel | None = None,
-    recipe: str | None = None,
+    recipe: str | FinetuneRecipe | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
@@ -296,6 +301,9 @@ def finetune(
 ) -> ModelResult:
     """Tune an encoder, or its adapters alone, on a labelled task, and return the best model with its record.
 
+    The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on validation,
+    tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`.
+
     Example:
         >>> tuned = minialbert.finetune("bert-base-uncased", task="classification",
         ...                             data={"train": [("good", "pos"), ("bad", "neg")] * 20})  # doctest: +SKIP
@@ -307,7 +315,7 @@ def finetune(
             rows as dictionaries or tuples, a pandas frame. GLUE comes from the hub without.
         adapters: train adapters and head alone; all else is frozen.
         teacher: a model tuned for the task, to learn from while tuning.
-        recipe: name of a fine-tuning recipe, or a YAML file.
+        recipe: name of a fine-tuning recipe, a YAML file, or a `FinetuneRecipe`.
         epochs: passes over the training rows.
         learning_rate: the highest of the schedule.
         batch_size: rows of an optimiser step.
@@ -322,7 +330,8 @@ def finetune(
         max_hours: refuse a new run that is estimated to take longer on this machine.
 
     Returns:
-        The model that was best on validation, its tokenizer, the record of `result.json`, and the run directory.
+        The model that was best on validation, its tokenizer, the record of `result.json` (empty in all processes of a
+        job but the first), and the run directory.
 
     Raises:
         UserError: if model, data, settings and directory do not fit together.
@@ -331,7 +340,6 @@ def finetune(
     named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     given = {f"tuning.{name}": value for name, value in named.items() if value is not None}
     is_place = isinstance(data, str | Path)
-    rows = None if is_place or data is None else kept(data)
     with (
         speaking(progress),
         nullcontext() if model is None else on_disk(model, tokenizer) as source,
@@ -341,14 +349,25 @@ def finetune(
             recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,
             data=str(data) if is_place else None,
         )  # fmt: skip
-        return run_finetuning(
-            resolved, output=output_folder(output, "finetune"), data=rows, resume=resume, overwrite=overwrite,
-            progress=progress, keep_model=keep_model, max_hours=max_hours,
-        )  # fmt: skip
+        check_trackers(resolved.tuning.report_to)
+        run = RunDirectory(output_folder(output, "finetune"))
+        plan = plan_finetuning(resolved, None if is_place or data is None else kept(data))
+        places = {"model.name": resolved.model.name, "teacher.model": resolved.teacher.model}
+        lasting = {key: lasting_name(place) for key, place in places.items()}
+        plan = replace(plan, recipe=apply_overrides(resolved, lasting))
+        price = tuning_price(plan)
+        price.check(None if resume else max_hours)
+        with run.alone(resume=resume):
+            record = _finetune(
+                plan, run, price, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
+            )
+    if keep_model and run.model.is_dir():
+        plan.model.name_or_path = str(run.model)
+    return ModelResult(record, run.path, plan.model.eval(), plan.tokenizer)
 
 
 def tuning_recipe(
-    recipe: str | None = None,
+    recipe: str | FinetuneRecipe | None = None,
     settings: Settings = (),
     *,
     adapters: bool = False,
@@ -363,42 +382,9 @@ def tuning_recipe(
     given = {keys[name]: value for name, value in places.items() if value is not None} | dict(more or {})
     if adapters:
         given["tuning.mode"] = "adapters"
-    loaded = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
-    return with_settings(loaded, given, settings)
-
-
-def run_finetuning(
-    recipe: FinetuneRecipe,
-    *,
-    output: str | Path,
-    data: LabelledData | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    keep_model: bool = True,
-    max_hours: float | None = None,
-) -> ModelResult:
-    """Tune a model as a recipe says, and return it with the record that is left in `result.json`.
-
-    The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on
-    validation, tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`. Of several
-    processes only the first has a record. The rest is as for `finetune`.
-    """
-    check_trackers(recipe.tuning.report_to)
-    run = RunDirectory(output)
-    plan = plan_finetuning(recipe, data)
-    places = {"model.name": recipe.model.name, "teacher.model": recipe.teacher.model}
-    named = {key: lasting_name(place) for key, place in places.items()}
-    plan = replace(plan, recipe=apply_overrides(recipe, named))
-    price = tuning_price(plan)
-    price.check(None if resume else max_hours)
-    with run.alone(resume=resume):
-        record = _finetune(
-            plan, run, price, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
-        )
-    if keep_model and run.model.is_dir():
-        plan.model.name_or_path = str(run.model)
-    return ModelResult(record, run.path, plan.model.eval(), plan.tokenizer)
+    if not isinstance(recipe, FinetuneRecipe):
+        recipe = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
+    return with_settings(recipe, given, settings)
 
 
 def tuning_identity(plan: FinetuningPlan) -> dict[str, Any]:
@@ -466,21 +452,10 @@ def _finetune(
     for line in remarks(plan.task, predictions) if progress else ():
         logger.warning("%s", line)
     if keep_model:
-        inputs = TaskInputs(
-            plan.task.name,
-            plan.task.problem,
-            plan.task.metric,
-            plan.max_length,
-            plan.overlap,
-            plan.words,
-            plan.task.pairs,
-            plan.task.positive,
-            plan.long_texts,
-        )
         with writing(run.model):
-            save_tuned(plan.model, plan.tokenizer, inputs, run.model)
+            save_tuned(plan.model, plan.tokenizer, plan.inputs, run.model)
         if plan.adapters:
-            details = asdict(inputs)
+            details = asdict(plan.inputs)
             save_adapters(
                 plan.model, run.adapters, tokenizer=plan.tokenizer, metadata=details, overwrite=True
             )
@@ -699,8 +674,8 @@ def _record(
             "seconds_per_step": per_step,
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "precision": resolve_precision(plan.recipe.tuning.precision),
-            "max_length": plan.max_length,
-            "long_texts": plan.long_texts,
+            "max_length": plan.inputs.max_length,
+            "long_texts": plan.inputs.long_texts,
             "cut": cut_record(plan.encoded),
         },
         "data": task_summary(plan.task),

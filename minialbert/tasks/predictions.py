@@ -29,30 +29,18 @@ from minialbert.tasks.models import is_minialbert
 class Predictions:
     """What a model says about a split, in the order of its examples.
 
-    `values` are of each row a label name, a score, the names that apply, or one tag per word; `logits` (rows,
-    labels) of a text task, empty for token labels; `metrics` empty without gold labels. `inputs` counts
-    windows, for long sentences, and `cut` texts that lost their end. `exit_iterations` has how often the
-    block was applied to each input, where inputs could leave early.
+    `values` are of each row a label name, a score, the names that apply, or one tag per word; `metrics` empty without
+    gold labels. `exit_iterations` has how often the block was applied to each input, where inputs could leave early.
     """
 
     values: list[Any]
-    logits: Logits
     metrics: dict[str, Any]
-    inputs: int
-    cut: int
     exit_iterations: list[int] | None = None
 
     @property
     def mean_iterations(self) -> float | None:
         """Iterations per input, where inputs could leave early."""
         return float(np.mean(self.exit_iterations)) if self.exit_iterations else None
-
-
-def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, task: Task, **lengths: Any
-) -> Encoded:
-    """Return examples of any task as model inputs; lengths are those of `TaskType.encode`."""
-    return task.type.encode(examples, tokenizer, task, **lengths)
 
 
 def input_notes(split: str, examples: Sequence[Example], encoded: Encoded, max_length: int) -> list[str]:
@@ -276,14 +264,13 @@ def read_predictions(
                 found = [_found_spans(*pair) for pair in zip(sentences, tags, strict=True)]
                 metrics |= span_metrics(list(map(gold_spans, sentences)), found)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
-        nothing = np.empty((0, 0), np.float32)
-        return Predictions(tags, nothing, metrics, len(encoded), encoded.cut, exit_iterations)
+        return Predictions(tags, metrics, exit_iterations)
     if not logits:
-        return Predictions([], np.empty((0, len(task.labels) or 1), np.float32), {}, 0, encoded.cut)
+        return Predictions([], {})
     rows, logits = one_for_each(encoded, logits)
     values, metrics = task.type.results(task, examples, rows, logits)
     assert len(values) == len(examples)
-    return Predictions(values, np.stack(logits), metrics, len(encoded), encoded.cut, exit_iterations)
+    return Predictions(values, metrics, exit_iterations)
 
 
 def remarks(task: Task, results: Mapping[str, Predictions]) -> list[str]:

@@ -12,10 +12,10 @@ import pytest
 
 import minialbert.data.prepare as prepare_module
 from minialbert.data.corpora import corpus_entries, find_sources
-from minialbert.data.prepare import make_windows, prepare_recipe, recipe_options
+from minialbert.data.prepare import make_windows, prepare, recipe_options
 from minialbert.data.window_store import WindowDataset
 from minialbert.errors import UserError
-from minialbert.recipes.load import load_recipe
+from minialbert.recipes.load import apply_overrides, load_recipe
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tiny-tokenizer"
 TEXTS = [f"the cat sat on mat {'and a dog ran ' * (number % 7)}" for number in range(60)]
@@ -183,17 +183,16 @@ def test_places_in_a_recipe_are_never_texts(tmp_path):
     recipe = load_recipe("default")
     options = recipe_options(recipe)
     assert options["window_length"] == recipe.data.window_length and options["corpus"] is None
+    ours = apply_overrides(recipe, {"data.corpus": ["my corpus"], "data.tokenizer": str(TOKENIZER)})
     with pytest.raises(UserError, match="no such file or directory: my corpus"):
-        prepare_recipe(recipe, tmp_path / "w", corpus=["my corpus"], tokenizer=TOKENIZER)
+        prepare(recipe=ours, output=tmp_path / "w")
     with pytest.raises(UserError, match="no corpus: give --corpus"):
-        prepare_recipe(recipe, tmp_path / "w", tokenizer=TOKENIZER)
+        prepare(tokenizer=TOKENIZER, output=tmp_path / "w", recipe=recipe)
     with pytest.raises(UserError, match="no tokenizer: give --tokenizer"):
-        prepare_recipe(recipe, tmp_path / "w", corpus=["x"])
+        prepare(["x"], output=tmp_path / "w", recipe=recipe)
     (tmp_path / "a.txt").write_text("\n\n".join(TEXTS))
-    manifest = prepare_recipe(
-        recipe, tmp_path / "w", corpus=[str(tmp_path / "a.txt")], tokenizer=TOKENIZER, seed=3
-    )
-    assert manifest.options.seed == 3
+    made = apply_overrides(ours, {"data.corpus": [str(tmp_path / "a.txt")]})
+    assert prepare(recipe=made, output=tmp_path / "w", seed=3).manifest.options.seed == 3
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from minialbert.errors import UserError
 from minialbert.runs.checkpoints import (
     MANIFEST,
     find_damage,
-    is_whole,
     last_whole_checkpoint,
     new_checkpoint,
     step_of,
@@ -34,7 +33,7 @@ def names(root):
 
 def test_a_checkpoint_is_what_its_manifest_says(tmp_path):
     checkpoint = write(tmp_path / "a" / "checkpoints", 20)
-    assert find_damage(checkpoint) is None and is_whole(checkpoint.parent, 20) and step_of(checkpoint) == 20
+    assert find_damage(checkpoint) is None and step_of(checkpoint) == 20
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     assert manifest["files"]["optimizer.pt"] == {
         "bytes": 256,
@@ -86,7 +85,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(kind, tmp_p
     assert last_whole_checkpoint(tmp_path, tell=True) == tmp_path / "checkpoint-10"
     (line,) = caplog.messages
     assert line.startswith("checkpoint-20 is damaged (") and message in line
-    assert not is_whole(tmp_path, 20)
 
 
 def test_without_a_whole_one_there_is_none(tmp_path):
@@ -110,13 +108,13 @@ def test_rotation_keeps_the_new_one_and_drops_a_damaged_one_of_a_later_step(tmp_
     os.truncate(write(tmp_path, 40, keep=2) / "optimizer.pt", 1)
     # The run went on from 20 and was asked to stop at 30, with room for a single checkpoint.
     write(tmp_path, 30, keep=1)
-    assert names(tmp_path) == ["checkpoint-30"] and is_whole(tmp_path, 30)
+    assert names(tmp_path) == ["checkpoint-30"] and find_damage(tmp_path / "checkpoint-30") is None
 
 
 def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
     os.truncate(write(tmp_path, 10) / "optimizer.pt", 1)
     write(tmp_path, 10, contents="again")
-    assert is_whole(tmp_path, 10)
+    assert find_damage(tmp_path / "checkpoint-10") is None
     assert (tmp_path / "checkpoint-10" / "model.safetensors").read_text() == "again 10"
 
 
@@ -137,7 +135,7 @@ def test_an_error_while_writing_leaves_the_one_before(error, reason, tmp_path):
         raise error
     assert reason in str(caught.value) and "checkpoint-10 is whole" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert names(tmp_path) == ["checkpoint-10"] and is_whole(tmp_path, 10)
+    assert names(tmp_path) == ["checkpoint-10"] and find_damage(tmp_path / "checkpoint-10") is None
 
 
 def test_a_real_limit_on_the_size_of_files(tmp_path):

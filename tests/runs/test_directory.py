@@ -88,6 +88,11 @@ def test_what_else_is_read_is_compared_by_name(tmp_path, caplog):
         pass
     run.open(TINY, data=data, resume=True)
     assert "no fingerprint of teacher to compare" in caplog.text and "rows" not in caplog.text
+    # What is not known now is remembered from before.
+    run.open(TINY, data={**data, "teacher": {"name": "a", "weights": None, "config": "3"}}, resume=True)
+    assert json.loads(run.data.read_text())["teacher"] == {"name": "a", "weights": "1" * 64, "config": "3"}
+    with pytest.raises(UserError, match="teacher: weights 11111111111…, now 22222222222…"):
+        run.open(TINY, data={**other, "rows": data["rows"]}, resume=True)
 
 
 def test_checkpoints_without_what_they_belong_to_are_refused(tmp_path, caplog):

@@ -28,7 +28,7 @@ from minialbert.recipes.schema import FinetuneRecipe, flat_settings, without_fol
 from minialbert.runs import trackers
 from minialbert.runs.directory import RunDirectory
 from minialbert.tasks import finetune as finetuning
-from minialbert.tasks.finetune import finetune_command, run_finetuning
+from minialbert.tasks.finetune import finetune, finetune_command
 
 # What the packages themselves, and what they are built on, deprecate.
 pytestmark = [
@@ -63,7 +63,7 @@ def tune(tiny_student_dir, tmp_path):
             "tuning.batch_size=16", "tuning.epochs=2", "tuning.logging_steps=5", "tuning.dropout=0",
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("default", FinetuneRecipe), [*settings, *overrides])
-        return run_finetuning(recipe, output=tmp_path / output, progress=False, **arguments).record
+        return finetune(recipe=recipe, output=tmp_path / output, progress=False, **arguments).record
 
     return start
 

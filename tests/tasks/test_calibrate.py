@@ -12,14 +12,15 @@ from early_exits import KINDS, build
 from transformers import pipeline
 
 from minialbert.data.examples import Task, TextExample, TokenExample
+from minialbert.data.task_types import SingleLabel
 from minialbert.data.tasks import load_task
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.tasks.calibrate import calibrate_exit, candidate_thresholds, choose_threshold, measure_depths
-from minialbert.tasks.evaluate import run_evaluation
+from minialbert.tasks.calibrate import calibrate, candidate_thresholds, choose_threshold, measure_depths
+from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor
-from minialbert.tasks.predictions import encode, evaluate_split, make_collator, run_with_exits
+from minialbert.tasks.predictions import evaluate_split, make_collator, run_with_exits
 
 TEXTS = (
     "the king was small",
@@ -38,7 +39,7 @@ def test_the_simulation_is_what_happens(kind, tiny_tokenizer):
     task = Task("t", problem, labels, "m", {})
     words = [text.split()[shift:] + text.split()[:shift] for text in TEXTS for shift in range(4)]
     examples = [TokenExample(tuple(w)) if kind == "token" else TextExample(" ".join(w)) for w in words]
-    encoded = encode(examples, tiny_tokenizer, task, max_length=12, overlap=4)
+    encoded = task.type.encode(examples, tiny_tokenizer, task, max_length=12, overlap=4)
     collator = make_collator(task, tiny_tokenizer)
     model.train()
     outputs = measure_depths(model, encoded, collator, batch_size=7)
@@ -91,7 +92,7 @@ def copied(tuned, kind, tmp_path, name="copy"):
 
 
 def calibrated(model, data, **options):
-    return calibrate_exit(str(model), TaskRecipe(data=str(data)), progress=False, **options)
+    return calibrate(model, task=TaskRecipe(data=str(data)), progress=False, **options).record
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi-label", "ner"])
@@ -101,7 +102,7 @@ def test_it_chooses_what_runs_at_every_threshold_choose(kind, tuned, tmp_path):
     model, tokenizer, inputs = load_tuned(str(tuned(kind).model))
     task = load_task(TaskRecipe(name=kind, data=str(data)))
     rows = task.splits["validation"]
-    encoded = encode(rows, tokenizer, task, max_length=inputs.max_length, overlap=inputs.overlap)
+    encoded = task.type.encode(rows, tokenizer, task, max_length=inputs.max_length, overlap=inputs.overlap)
 
     def run(**options):
         return evaluate_split(model, rows, encoded, task, make_collator(task, tokenizer), **options)
@@ -123,22 +124,20 @@ def test_it_chooses_what_runs_at_every_threshold_choose(kind, tuned, tmp_path):
     assert record["mean_iterations"] < 2
     # Written: the model now does so by itself.
     assert json.loads((folder / "config.json").read_text())["exit_threshold"] == min(near)
-    after = run_evaluation(str(folder), TaskRecipe(data=str(data)), split="validation", progress=False)
+    after = evaluate(folder, task=TaskRecipe(data=str(data)), split="validation", progress=False).record
     assert after["exit_threshold"] == min(near)
     assert after["score"] == record["score"]
     assert after["mean_iterations"] == {"validation": record["mean_iterations"]}
 
 
 def test_rows_are_drawn_from_train_by_the_seed(tuned, tmp_path, monkeypatch):
-    from minialbert.tasks import calibrate
+    drawn, encode = [], SingleLabel.encode
 
-    drawn = []
-
-    def recording(examples, *arguments, **options):
+    def recording(kind, examples, *arguments, **options):
         drawn.append([example.text for example in examples])
-        return encode(examples, *arguments, **options)
+        return encode(kind, examples, *arguments, **options)
 
-    monkeypatch.setattr(calibrate, "encode", recording)
+    monkeypatch.setattr(SingleLabel, "encode", recording)
     model, data = copied(tuned, "classification", tmp_path), tuned("classification").data
     for options in ({}, {}, {"seed": 1}, {"rows": 5}, {"fraction": 0.5}):
         record = calibrated(model, data, dry_run=True, **options)
@@ -154,7 +153,7 @@ def test_rows_that_would_be_reported_are_set_apart_from_train(tuned, tmp_path):
     model, data = copied(tuned, "classification", tmp_path), tmp_path / "only-train"
     data.mkdir()
     shutil.copy(tuned("classification").data / "train.jsonl", data)
-    reported = run_evaluation(str(model), TaskRecipe(data=str(data)), progress=False)
+    reported = evaluate(model, task=TaskRecipe(data=str(data)), progress=False).record
     record = calibrated(model, data, fraction=1.0, dry_run=True)
     assert record["rows"] == 160 - reported["rows"]["validation"] < 160
 
@@ -249,7 +248,7 @@ def test_another_depth_is_recorded(tuned):
     made = tuned("classification")
 
     def score(**options):
-        return run_evaluation(str(made.model), TaskRecipe(data=str(made.data)), progress=False, **options)
+        return evaluate(made.model, task=TaskRecipe(data=str(made.data)), progress=False, **options).record
 
     full = score()
     assert not {"num_iterations", "exit_threshold", "mean_iterations"} & full.keys()

@@ -15,7 +15,7 @@ from minialbert.data.examples import Task
 from minialbert.data.tasks import load_task
 from minialbert.errors import UserError, display_name
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.tasks.evaluate import run_evaluation
+from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.models import TaskInputs, load_for_tuning, load_tuned, save_tuned
 from minialbert.tasks.predict import Predictor
 
@@ -24,15 +24,8 @@ KINDS = ("classification", "multi-label", "regression", "ner")
 
 def score(model, data=None, split=None, *, output=None, submission=None, overwrite=False, **task):
     recipe = TaskRecipe(**task) if data is None else TaskRecipe(data=str(data), **task)
-    return run_evaluation(
-        str(model),
-        recipe,
-        split=split,
-        output=output,
-        submission=submission,
-        overwrite=overwrite,
-        progress=False,
-    )
+    options = {"split": split, "output": output, "submission": submission, "overwrite": overwrite}
+    return evaluate(model, task=recipe, progress=False, **options).record
 
 
 @pytest.fixture

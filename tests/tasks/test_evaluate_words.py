@@ -9,8 +9,8 @@ import pytest
 
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, TaskRecipe
-from minialbert.tasks.evaluate import run_evaluation
-from minialbert.tasks.finetune import run_finetuning
+from minialbert.tasks.evaluate import evaluate
+from minialbert.tasks.finetune import finetune
 from minialbert.tasks.predict import Predictor
 
 KINGS = ("t-king", "5-king", "king/s", "k.k.", "(k)", "1.5", "king\u00adly", "k%")
@@ -37,7 +37,7 @@ def tune(student, folder, data):
             "tuning.epochs=6", "tuning.learning_rate=3e-3", "tuning.dropout=0",
         ],
     )  # fmt: skip
-    return run_finetuning(recipe, output=folder / "tuned", progress=False).record
+    return finetune(recipe=recipe, output=folder / "tuned", progress=False).record
 
 
 def delivered_f1(model, texts, gold):
@@ -58,6 +58,10 @@ def joined(row):
     return " ".join(word for word, _ in row), spans
 
 
+def scored(model, data):
+    return evaluate(model, task=TaskRecipe(data=str(data)), progress=False).record
+
+
 @pytest.fixture(scope="module")
 def hyphened(tiny_student_dir, tmp_path_factory):
     """A tagger of words with marks inside, its test sentences, its folder and its record."""
@@ -75,9 +79,7 @@ def hyphened(tiny_student_dir, tmp_path_factory):
 
 def test_the_score_is_that_of_what_predict_returns(hyphened):
     folder, rows, tuning = hyphened
-    record = run_evaluation(
-        str(folder / "tuned" / "model"), TaskRecipe(data=str(folder / "data")), progress=False
-    )
+    record = scored(folder / "tuned" / "model", folder / "data")
     figures = record["metrics"]["test"]
     assert figures["entity_f1"] > 0.5
     texts, gold = zip(*map(joined, rows), strict=True)
@@ -99,7 +101,7 @@ def test_words_that_no_rule_makes_are_told_with_both_figures(hyphened, tmp_path)
     texts = [(("the", "O"), ("5-king of", "B-King"), ("5-king", "B-King")), (("the", "O"),)]
     (tmp_path / "test.tsv").write_text("\n".join("".join(f"{w}\t{t}\n" for w, t in row) for row in texts))
     (tmp_path / "train.tsv").write_text("the\tO\n5-king\tB-King\n")
-    record = run_evaluation(str(folder / "tuned" / "model"), TaskRecipe(data=str(tmp_path)), progress=False)
+    record = scored(folder / "tuned" / "model", tmp_path)
     (note,) = (note for note in record["notes"] if note.startswith("test: 1 of 2 sentences"))
     assert "'5-king of'" in note
     figures = record["metrics"]["test"]
@@ -118,7 +120,7 @@ def test_a_model_without_a_rule_says_so_and_is_scored_as_it_answers(hyphened):
     del values["words"]
     file.write_text(json.dumps(values))
     try:
-        record = run_evaluation(str(file.parent), TaskRecipe(data=str(folder / "data")), progress=False)
+        record = scored(file.parent, folder / "data")
         texts, gold = zip(*map(joined, rows), strict=True)
         assert record["metrics"]["test"]["span_f1"] == delivered_f1(file.parent, texts, gold)
     finally:
@@ -136,7 +138,7 @@ def test_spans_inside_words_count_as_predict_finds_them(hyphened, tmp_path):
     ]
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    record = run_evaluation(str(folder / "tuned" / "model"), TaskRecipe(data=str(tmp_path)), progress=False)
+    record = scored(folder / "tuned" / "model", tmp_path)
     gold = [{tuple(span) for span in row["spans"]} for row in rows]
     figures = record["metrics"]["test"]
     expected = delivered_f1(folder / "tuned" / "model", [row["text"] for row in rows], gold)
@@ -165,9 +167,7 @@ def test_a_sequence_that_starts_inside_is_scored_as_delivered(hyphened, monkeypa
 
     monkeypatch.setattr(models, "load_encoder", swapped)
     model = folder / "tuned" / "model"
-    figures = run_evaluation(str(model), TaskRecipe(data=str(folder / "data")), progress=False)["metrics"][
-        "test"
-    ]
+    figures = scored(model, folder / "data")["metrics"]["test"]
     texts, gold = zip(*map(joined, rows), strict=True)
     assert figures["entity_f1"] == figures["span_f1"] == delivered_f1(model, texts, gold) > 0.3
     assert figures["entity_f1_strict"] < 0.1

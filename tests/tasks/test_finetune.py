@@ -14,7 +14,6 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -36,11 +35,10 @@ from minialbert.method.adapters import load_adapters
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.results import ModelResult
 from minialbert.tasks import finetune as finetuning
-from minialbert.tasks.finetune import finetune_command, plan_finetuning, run_finetuning, tuning_price
+from minialbert.tasks.finetune import finetune, finetune_command, plan_finetuning, tuning_price
 from minialbert.tasks.models import load_tuned
-from minialbert.tasks.predictions import encode, evaluate_split, make_collator
+from minialbert.tasks.predictions import evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
 
 _TEXT = "the sat on mat and a ran in sun it was big red small old new house tree to of is at"
@@ -157,7 +155,7 @@ def run(student, tmp_path):
         if data is None:
             data = tmp_path / kind if (tmp_path / kind).exists() else write_task(tmp_path / kind, kind)
         recipe = make_recipe(model, kind, data, *overrides, adapters=adapters)
-        return run_finetuning(recipe, output=tmp_path / output, progress=False, **options).record
+        return finetune(recipe=recipe, output=tmp_path / output, progress=False, **options).record
 
     return tune
 
@@ -198,7 +196,7 @@ def test_every_kind_of_task(mode, kind, run, tmp_path, monkeypatch):
     measure = finetuning._measure
 
     def remember(plan, split):
-        last[split] = measure(plan, split)
+        last["model"], last[split] = plan.model, measure(plan, split)
         return last[split]
 
     monkeypatch.setattr(finetuning, "_measure", remember)
@@ -229,11 +227,10 @@ def test_every_kind_of_task(mode, kind, run, tmp_path, monkeypatch):
     recipe = make_recipe(tmp_path / "student", kind, data)
     task = load_task(recipe.task)
     rows = task.splits["test"]
-    encoded = encode(rows, tokenizer, task, max_length=inputs.max_length, overlap=inputs.overlap)
+    encoded = task.type.encode(rows, tokenizer, task, max_length=inputs.max_length, overlap=inputs.overlap)
     again = evaluate_split(model, rows, encoded, task, make_collator(task, tokenizer))
     assert again.values == last["test"].values
     assert again.metrics == record["metrics"]["test"]
-    np.testing.assert_array_equal(again.logits, last["test"].logits)
     auto = AutoModelForTokenClassification if kind == "token" else AutoModelForSequenceClassification
     through_auto = auto.from_pretrained(tmp_path / "run" / "model").eval()
     if task.labels:
@@ -243,6 +240,7 @@ def test_every_kind_of_task(mode, kind, run, tmp_path, monkeypatch):
     batch = tokenizer([" ".join(row) for row in sentences(4, 9)], padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**batch).logits
+        assert torch.equal(last["model"](**batch).logits, expected)
         assert torch.equal(through_auto(**batch).logits, expected)
         if mode == "adapters":
             backbone = MiniAlbertModel.from_pretrained(tmp_path / "student")
@@ -357,12 +355,15 @@ def test_the_command_of_a_record_runs_its_recipe(adapters, overrides, call, monk
     mode = ["tuning.mode=adapters"] if adapters else []
     recipe = make_recipe("somebody/model", "single", "folder", *mode, *overrides, adapters=adapters)
     ran = []
-    monkeypatch.setattr(
-        finetuning, "run_finetuning", lambda recipe, **_: ran.append(recipe) or ModelResult({})
-    )
+
+    def noted(recipe, data):
+        ran.append(recipe)
+        raise UserError("enough is known")
+
+    monkeypatch.setattr(finetuning, "plan_finetuning", noted)
     words = shlex.split(finetune_command(recipe))
     assert words[:2] == ["minialbert", "finetune"]
-    assert call(*words[1:], "--output", "run")[0] == 0
+    assert call(*words[1:], "--output", "run")[0] == 2
     assert ran == [recipe]
 
 

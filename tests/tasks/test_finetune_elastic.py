@@ -21,10 +21,10 @@ from minialbert.method.elastic import ElasticObjective
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.tasks.finetune import make_tuning_trainer, plan_finetuning, run_finetuning
+from minialbert.tasks.finetune import finetune, make_tuning_trainer, plan_finetuning
 from minialbert.tasks.losses import elastic_loss
 from minialbert.tasks.models import load_tuned
-from minialbert.tasks.predictions import encode, evaluate_split, make_collator
+from minialbert.tasks.predictions import evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
 
 KINDS = ("classification", "multi-label", "regression", "ner")
@@ -245,7 +245,7 @@ def test_recipes_that_cannot_be_elastic(overrides, message, make_recipe):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_records_every_depth(mode, kind, make_recipe, tmp_path):
     recipe = make_recipe(f"tuning.mode={mode}", kind=kind)
-    record = run_finetuning(recipe, output=tmp_path / "run", progress=False).record
+    record = finetune(recipe=recipe, output=tmp_path / "run", progress=False).record
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == record
     assert record["metrics_by_depth"].keys() == {"1", "2"}
     assert "elastic: besides depth 3, every step tunes one of 1, 2" in record["notes"]
@@ -253,7 +253,7 @@ def test_a_run_records_every_depth(mode, kind, make_recipe, tmp_path):
     assert model.config.elastic_depths == [1, 2]
     task = plan_finetuning(recipe).task
     rows = task.splits["test"]
-    encoded = encode(rows, tokenizer, task, max_length=inputs.max_length, overlap=inputs.overlap)
+    encoded = task.type.encode(rows, tokenizer, task, max_length=inputs.max_length, overlap=inputs.overlap)
     for depth, figures in record["metrics_by_depth"].items():
         assert figures.keys() == record["metrics"].keys()
         measured = evaluate_split(
@@ -264,22 +264,22 @@ def test_a_run_records_every_depth(mode, kind, make_recipe, tmp_path):
 
 def test_every_depth_learns_a_task_that_one_word_decides(make_recipe, tmp_path):
     overrides = ("task.max_train_rows=160", "tuning.epochs=6", "tuning.learning_rate=3e-3")
-    record = run_finetuning(make_recipe(*overrides), output=tmp_path / "run", progress=False).record
+    record = finetune(recipe=make_recipe(*overrides), output=tmp_path / "run", progress=False).record
     assert record["score"] >= 0.9
     for figures in record["metrics_by_depth"].values():
         assert figures["test"]["accuracy"] >= 0.9
 
 
 def test_without_elastic_tuning_the_record_has_no_depths(make_recipe, tmp_path):
-    record = run_finetuning(
-        make_recipe("tuning.elastic=false"), output=tmp_path / "run", progress=False
+    record = finetune(
+        recipe=make_recipe("tuning.elastic=false"), output=tmp_path / "run", progress=False
     ).record
     assert "metrics_by_depth" not in record
     assert load_tuned(str(tmp_path / "run" / "model"))[0].config.elastic_depths is None
 
 
 def test_a_task_teacher_and_depths_together(make_recipe, tmp_path):
-    run_finetuning(make_recipe("tuning.elastic=false"), output=tmp_path / "teacher", progress=False)
+    finetune(recipe=make_recipe("tuning.elastic=false"), output=tmp_path / "teacher", progress=False)
     recipe = make_recipe(f"teacher.model={tmp_path / 'teacher' / 'model'}")
     plan = plan_finetuning(recipe)
     trainer = make_tuning_trainer(plan, RunDirectory(tmp_path / "run"), progress=False)
@@ -292,7 +292,7 @@ def test_a_task_teacher_and_depths_together(make_recipe, tmp_path):
 
 def test_a_stopped_run_resumes_to_the_same_weights_and_figures(make_recipe, tmp_path, monkeypatch):
     recipe = make_recipe("tuning.dropout=0.2", "tuning.epochs=2", "tuning.micro_batch_size=4")
-    whole = run_finetuning(recipe, output=tmp_path / "whole", progress=False).record
+    whole = finetune(recipe=recipe, output=tmp_path / "whole", progress=False).record
     original, calls = TuningTrainer.training_step, []
 
     def stop_in_the_sixth_step(self, *args, **kwargs):
@@ -304,8 +304,8 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_figures(make_recipe, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(TuningTrainer, "training_step", stop_in_the_sixth_step)
         with pytest.raises(KeyboardInterrupt):
-            run_finetuning(recipe, output=tmp_path / "stopped", progress=False)
-    resumed = run_finetuning(recipe, output=tmp_path / "stopped", resume=True, progress=False).record
+            finetune(recipe=recipe, output=tmp_path / "stopped", progress=False)
+    resumed = finetune(recipe=recipe, output=tmp_path / "stopped", resume=True, progress=False).record
     assert len(calls) > 8
     states = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "stopped")]
     for name, value in states[0].items():

@@ -27,7 +27,7 @@ from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_folder, whole_folder, write_json, writing
 from minialbert.runs.records import write_result
-from minialbert.tasks.evaluate import run_evaluation
+from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
 
@@ -253,8 +253,8 @@ def _evaluated(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the scores of model and graph, or refuse the graph."""
-    before = run_evaluation(model_name, task, split=split, progress=False, **options)
-    after = run_evaluation(str(folder), task, split=split, progress=False)
+    before = evaluate(model_name, task=task, split=split, progress=False, **options).record
+    after = evaluate(folder, task=task, split=split, progress=False).record
     if before["score"] is None or after["score"] is None:
         raise UserError(f"{before['task']}: the {before['split']} split has no labels to score on")
     sign = -100 if lower_is_better(before["metric"]) else 100

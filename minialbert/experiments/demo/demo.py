@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minialbert.data.prepare import prepare_recipe
+from minialbert.data.prepare import prepare
 from minialbert.errors import UserError, needs_extra
 from minialbert.experiments.demo.task import export_and_time, table_of, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
@@ -61,7 +61,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     corpus.write_text("\n\n".join(document.text for document in training) + "\n", encoding="utf-8")
 
     recipe = apply_overrides(load_recipe("demo"), [f"teacher.model='{teacher_path}'"])
-    prepare_recipe(recipe, output / "windows", corpus=[corpus], overwrite=True, progress=False)
+    prepare([corpus], output=output / "windows", recipe=recipe, overwrite=True, progress=False)
     plan = plan_distillation(recipe, output / "windows")
     assert plan.teacher is not None
     iterations, rank = recipe.student.num_hidden_layers, recipe.student.embedding_size

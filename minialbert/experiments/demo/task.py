@@ -22,7 +22,7 @@ from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.files import write_atomically
 from minialbert.runs.progress import size
-from minialbert.tasks.finetune import run_finetuning
+from minialbert.tasks.finetune import finetune
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor
 
@@ -56,7 +56,7 @@ def tune_on_packages(
         load_recipe("demo", FinetuneRecipe),
         [f"model.name={json.dumps(str(student))}", f"task.data={json.dumps(str(data))}"],
     )
-    record = run_finetuning(recipe, output=output / "tuned", overwrite=True).record
+    record = finetune(recipe=recipe, output=output / "tuned", overwrite=True).record
     answers = [package for _, package in test]
     frequent = Counter(package for _, package in training).most_common(1)[0][0]
     accuracy = {

@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # Parts of the standard library without documentation of their own, or that are tests.
@@ -104,6 +105,7 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@cache  # the demo's two tasks both read the whole library
 def _docstrings(path: Path, module: str) -> list[NamedText]:
     """Return the docstrings of a source file, which is parsed and never imported."""
     try:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from minialbert.data.prepare import prepare_recipe, recipe_options
+from minialbert.data.prepare import prepare, recipe_options
 from minialbert.data.tasks import load_task, task_identity
 from minialbert.errors import UserError
 from minialbert.experiments import pool
@@ -290,7 +290,7 @@ def prepare_windows(
             target = made[name] = folder / name
             if progress and not (target / "manifest.json").is_file():
                 logger.info("windows of %s, in %s", ", ".join(map(str, options["corpus"])), target)
-            prepare_recipe(recipe, target, progress=progress)
+            prepare(output=target, recipe=recipe, progress=progress)
         found[cell.row] = str(made[name])
     return found
 

@@ -27,7 +27,8 @@ from minialbert.deploy.onnx.export import calibration_batches, export_onnx
 from minialbert.deploy.onnx.graph import initializers
 from minialbert.errors import UserError
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.tasks.evaluate import run_evaluation
+from minialbert.runs.results import Result
+from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder, load_exported
 from minialbert.tasks.models import TaskInputs, save_tuned
 
@@ -213,16 +214,17 @@ def test_a_score_that_falls_too_far_leaves_nothing_behind(classifier, traced, tm
     record = export_onnx(str(classifier), tmp_path / "out", task=task, precision="int8")
     score = record["metrics"]
     assert (score["task"], score["split"], score["metric"]) == ("data", "test", "accuracy")
-    assert score["before"] == run_evaluation(str(classifier), task, progress=False)["score"]
-    assert score["after"] == run_evaluation(str(tmp_path / "out"), task, progress=False)["score"]
+    assert score["before"] == evaluate(classifier, task=task, progress=False).score
+    assert score["after"] == evaluate(tmp_path / "out", task=task, progress=False).score
     assert score["drop_points"] == pytest.approx(100 * (score["before"] - score["after"]), abs=1e-3)
 
-    def worse(name, *args, **options):
-        found = run_evaluation(name, *args, **options)
-        return found | {"score": found["score"] + change} if ".other" in name else found | {"metric": metric}
+    def worse(name, **options):
+        found = evaluate(name, **options).record
+        lower = {"score": found["score"] + change} if ".other" in str(name) else {"metric": metric}
+        return Result(found | lower)
 
     change, metric = -0.02, "accuracy"
-    monkeypatch.setattr(export, "run_evaluation", worse)
+    monkeypatch.setattr(export, "evaluate", worse)
     drop = score["drop_points"] + 2
     with pytest.raises(
         UserError, match=f"accuracy gets worse by {drop:.2f} points.*at most 1.5 were allowed"
