@@ -17,47 +17,42 @@ Quantization = StrEnum("Quantization", {"int8": "int8", "int8_static": "int8-sta
 
 
 def export(
-    model: Annotated[str, option("Directory (ONNX: or hub id) of the model.")],
+    model: Annotated[str, option("Directory of the model; for ONNX also a hub id.")],
     output: Annotated[Path, option("Folder to write.")],
-    to: Annotated[Target, option("An ONNX graph, or the folder to upload to the hub.")] = Target.onnx,
-    quantize: Annotated[
-        Quantization | None, option("ONNX: int8, or int8-static, with activation ranges from --calibration.")
-    ] = None,
-    head: Annotated[
-        str | None, option("ONNX: a head, or features for the bare encoder. Default: the model's own.")
-    ] = None,
-    opset: Annotated[int | None, option("ONNX: version of the operators, 18 to 23. Default: 23.")] = None,
-    num_iterations: Annotated[int | None, option("ONNX: depth of the graph.")] = None,
-    calibration: Annotated[
-        Path | None, option("int8-static: your own texts (.txt, or a table with a text column).")
-    ] = None,
-    evaluate: Annotated[str | None, option(f"ONNX: score model and graph on a task. {TASK_HELP}")] = None,
-    data: Annotated[str | None, option("ONNX: the data of --evaluate.")] = None,
-    split: Annotated[str | None, option("ONNX: the split of --evaluate.")] = None,
-    max_drop: Annotated[
-        float | None, option("ONNX: points that the graph may score below the model. Default: 1.")
-    ] = None,
-    tolerance: Annotated[
-        float | None, option("ONNX: largest difference, as a share of the largest output.")
-    ] = None,
-    records: Annotated[
-        list[Path] | None, option("Hub: result.json files or folders of them, for the model card.")
-    ] = None,
-    license_: Annotated[str | None, option("Hub: licence. Default: apache-2.0.", "--license")] = None,
-    language: Annotated[str | None, option("Hub: language of the model. Default: en.")] = None,
-    repo_id: Annotated[str | None, option("Hub: OWNER/NAME, for card and upload.")] = None,
-    push: Annotated[bool, option("Hub: upload the folder to --repo-id.", "--push")] = False,
-    private: Annotated[bool, option("Hub: make a new repository private.", "--private")] = False,
+    to: Annotated[Target, option("An ONNX graph, or a folder to upload to the hub.")] = Target.onnx,
+    quantize: Annotated[Quantization | None, option("int8-static needs --calibration.")] = None,
+    calibration: Annotated[Path | None, option("Texts for int8-static, .txt or a table.")] = None,
+    head: Annotated[str | None, option("Head, or features for the bare encoder.")] = None,
+    num_iterations: Annotated[int | None, option("Depth of the graph (default: all).")] = None,
+    opset: Annotated[int | None, option("ONNX opset, 18 to 23 (default: 23).")] = None,
+    tolerance: Annotated[float | None, option("Largest relative difference.")] = None,
+    task: Annotated[str | None, option(f"Task to score model and graph on. {TASK_HELP}")] = None,
+    data: Annotated[str | None, option("Labelled data for --task.")] = None,
+    split: Annotated[str | None, option("Split of that data.")] = None,
+    max_drop: Annotated[float | None, option("Points that it may lose (default: 1).")] = None,
+    repo_id: Annotated[str | None, option("OWNER/NAME, for card and upload.")] = None,
+    push: Annotated[bool, option("Upload the folder to --repo-id.", "--push")] = False,
+    private: Annotated[bool, option("Make a new repository private.", "--private")] = False,
+    license_: Annotated[str | None, option("Licence (default: apache-2.0).", "--license")] = None,
+    language: Annotated[str | None, option("Language of the model (default: en).")] = None,
+    records: Annotated[list[Path] | None, option("Records for the model card.")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a model to an ONNX graph that was checked against it, or to a folder that the hub understands."""
+    """Export a model to ONNX, or to a folder for the hub.
+
+    The ONNX graph is checked against the model before it is written.
+
+    minialbert export --model tuned/model --quantize int8 --output exported/
+    minialbert export --model tuned/model --quantize int8 --task ner --data my-ner/ --output exported/
+    minialbert export --model tuned/model --to hub --repo-id OWNER/NAME --records tuned/ --output hub/
+    """
     from minialbert.deploy.export import export as run
 
     with interruptible("nothing was written; the same command starts it again"):
         record = run(
             model, output, to=to.value, quantize=quantize.value if quantize else None, head=head, opset=opset,
-            num_iterations=num_iterations, calibration=calibration, evaluate=evaluate, data=data, split=split,
+            num_iterations=num_iterations, calibration=calibration, evaluate=task, data=data, split=split,
             max_drop=max_drop, tolerance=tolerance, records=records, license=license_, language=language,
             repo_id=repo_id, push=push or None, private=private or None, overwrite=overwrite, progress=not as_json,
         ).record  # fmt: skip
@@ -97,40 +92,42 @@ def _print_export(record: dict[str, Any], output: Path) -> None:
 
 
 def bench(
-    models: Annotated[
+    model: Annotated[
         list[str],
         option(
             "Directory, hub id, config:FILE.json, or a shape: minialbert-128, minialbert-312, minialbert-768, "
-            "distilbert, bert-base, albert-base, tinybert-4l-312, mobilebert. NAME=MODEL gives it a name, MODEL@K runs "
-            "a MiniALBERT K iterations deep. May be repeated, or several with commas."
+            "distilbert, bert-base, albert-base, tinybert-4l-312, mobilebert. NAME=MODEL names it in the tables, "
+            "MODEL@K runs K iterations. May be repeated or separated by commas."
         ),
     ],
     engines: Annotated[
         list[str] | None,
         option(
-            "torch-fp32, torch-bf16, torch-int8, onnx-fp32, onnx-int8; may be repeated, or several with "
-            "commas. All when absent."
+            "torch-fp32, torch-bf16, torch-int8, onnx-fp32, onnx-int8 (default: all); may be repeated or "
+            "separated by commas."
         ),
     ] = None,
-    lengths: Annotated[
-        list[str] | None, option("Tokens per input; may be repeated, or several with commas.")
-    ] = None,
-    batch_size: Annotated[int, option("Of the throughput; latency is at 1.")] = 32,
-    repeats: Annotated[int, option("Timed runs of each cell, at most.")] = 15,
-    seconds: Annotated[float, option("What they may take together; three run in any case.")] = 20.0,
-    threads: Annotated[int | None, option("Of one run; torch's own number when absent.")] = None,
-    seed: Annotated[int, option("Of random weights and inputs.")] = 0,
-    no_memory: Annotated[bool, option("Leave peak memory out.", "--no-memory")] = False,
-    output: Annotated[Path | None, option("Directory for result.json and table.md.")] = None,
+    lengths: Annotated[list[str] | None, option("Tokens per input, as in 16,128.")] = None,
+    batch_size: Annotated[int, option("Inputs per pass for throughput (latency: 1).")] = 32,
+    repeats: Annotated[int, option("Most timed runs per cell.")] = 15,
+    seconds: Annotated[float, option("Time budget per cell in seconds (at least 3 runs).")] = 20.0,
+    threads: Annotated[int | None, option("CPU threads (default: PyTorch's).")] = None,
+    seed: Annotated[int, option("Random seed for weights and inputs.")] = 0,
+    no_memory: Annotated[bool, option("Do not measure peak memory.", "--no-memory")] = False,
+    output: Annotated[Path | None, option("Folder for result.json and table.md.")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure size, memory, latency and throughput of models and engines on this machine."""
+    """Measure size, memory and speed of models on this machine.
+
+    minialbert bench --model minialbert-128,distilbert --engines torch-fp32,onnx-int8 --lengths 16,128
+    minialbert bench --model tuned/model --output bench/
+    """
     from minialbert.deploy.bench import DEFAULT_LENGTHS, ENGINES, benchmark, tables
 
     with interruptible():
         record = benchmark(
-            _several(models), engines=ENGINES if engines is None else _several(engines),
+            _several(model), engines=ENGINES if engines is None else _several(engines),
             lengths=DEFAULT_LENGTHS if lengths is None else _numbers(_several(lengths)), batch_size=batch_size,
             repeats=repeats, seconds=seconds, threads=threads, seed=seed, memory=not no_memory, output=output,
             overwrite=overwrite, progress=not as_json,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minialbert.cli.shared import JsonFlag, interruptible, option, print_json, print_table, say
+from minialbert.cli.shared import (
+    JsonFlag,
+    Verb,
+    Verbs,
+    interruptible,
+    option,
+    print_json,
+    print_table,
+    say,
+)
 from minialbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,45 +27,40 @@ if TYPE_CHECKING:
     from minialbert.experiments.suite.schema import Suite
 
 suite_app = typer.Typer(
-    help="Run many recipes as one experiment, resumable at any point, and judge the paper's claims.",
-    no_args_is_help=True,
+    cls=Verbs, help="Run many recipes as one experiment, and test claims.", no_args_is_help=True
 )
 
+_EXAMPLE = "minialbert suite {} miniature"
 _SuiteName = Annotated[str, typer.Argument(help="miniature, paper, or a YAML file of your own.")]
-_Records = Annotated[Path | None, option("A folder with records of finished cells, as results/miniature.")]
+_Records = Annotated[Path | None, option("Folder with records of cells that need not run again.")]
 _Only = Annotated[
     list[str] | None,
     option("Groups, rows, or globs over cells, as in 'student-*/full/cola-*'; comma-separated."),
 ]
 
 
-class KeepStudents(StrEnum):
-    """Which distilled students stay on disk."""
-
-    needed = "needed"
-    all = "all"
+KeepStudents = StrEnum("KeepStudents", ["needed", "all"])
 
 
-@suite_app.command("run")
+@suite_app.command(
+    "run", cls=Verb, epilog=_EXAMPLE.format("run") + " --teacher TEACHER --data data/ --output suite/"
+)
 def suite_run(
     suite: _SuiteName,
-    data: Annotated[Path, option("Folder with tasks and corpora, as the suite names them.")],
-    output: Annotated[Path, option("Directory of the suite.")],
+    data: Annotated[Path, option("Folder with the tasks and corpora that the suite names.")],
+    output: Annotated[Path, option("Folder for the suite.")],
     teacher: Annotated[
-        list[str] | None, option("[NAME=]DIR or hub id; repeated for a suite with several.")
+        list[str] | None,
+        option("Directory or hub id; NAME=DIRECTORY where there are several."),
     ] = None,
     only: _Only = None,
-    jobs: Annotated[int, option("Cells at a time; they share cores and GPUs.", min=1)] = 1,
+    jobs: Annotated[int, option("Cells to run at a time; they share cores and GPUs.", min=1)] = 1,
     records: _Records = None,
-    keep_models: Annotated[
-        KeepStudents, option("Which distilled students stay on disk.")
-    ] = KeepStudents.needed,
-    dry_run: Annotated[
-        bool, option("List the cells and the time they take; do nothing.", "--dry-run")
-    ] = False,
+    keep_models: Annotated[KeepStudents, option("Students to keep on disk.")] = KeepStudents.needed,
+    dry_run: Annotated[bool, option("List the cells and their time, and stop.", "--dry-run")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run the cells of a suite that have no record yet, the most informative first."""
+    """Run the cells of a suite that have no record yet."""
     from minialbert.experiments.suite.run import plan_work, run_suite
     from minialbert.experiments.suite.schema import load_suite
     from minialbert.experiments.suite.time_left import time_left
@@ -76,7 +80,7 @@ def suite_run(
     with interruptible("the same command goes on; finished cells are not run again"):
         results = run_suite(
             loaded, teachers=teachers, data=data, output=output, records=records, only=only or [], jobs=jobs,
-            keep_models=keep_models.value, progress=not as_json,
+            keep_models=keep_models.value, progress=not as_json,  # type: ignore[arg-type]
         )  # fmt: skip
     if as_json:
         print_json({name: str(result.file) for name, result in results.items()})
@@ -86,22 +90,24 @@ def suite_run(
     )
 
 
-@suite_app.command("status")
+@suite_app.command("status", cls=Verb, epilog=_EXAMPLE.format("status") + " --records suite/")
 def suite_status(
     suite: _SuiteName,
-    output: Annotated[Path, option("Directory of the suite, or of its records.")],
-    records: _Records = None,
+    records: Annotated[list[Path], option("Folder of the suite or records; a second: finished cells.")],
     only: _Only = None,
-    jobs: Annotated[int, option("Cells at a time, for the estimate.", min=1)] = 1,
+    jobs: Annotated[int, option("Cells to run at a time, for the estimate.", min=1)] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what of a suite is done and what is missing."""
+    """Show which cells of a suite are done and which are missing."""
     from minialbert.experiments.suite.run import plan_work
     from minialbert.experiments.suite.schema import load_suite
     from minialbert.experiments.suite.time_left import time_left
 
     loaded = load_suite(suite)
-    work = plan_work(loaded, teachers=None, output=output, records=records, only=only or [])
+    if len(records) > 2:
+        raise UserError(f"--records: expected one folder or two, found {len(records)}")
+    finished = records[1] if len(records) == 2 else None
+    work = plan_work(loaded, teachers=None, output=records[0], records=finished, only=only or [])
     groups = _groups(loaded, work, jobs)
     left = time_left(loaded, work.jobs, work.results).told(jobs) if work.jobs else "nothing left"
     rows: dict[tuple[str, str], list[str]] = {}
@@ -127,18 +133,14 @@ def suite_status(
     say(f"in all: {len(work.asked) - len(work.pending)} of {len(work.asked)} cells are done; {left}")
 
 
-@suite_app.command("report")
+@suite_app.command("report", cls=Verb, epilog=_EXAMPLE.format("report") + " --records suite/ --output page/")
 def suite_report(
     suite: _SuiteName,
-    records: Annotated[Path, option("Directory of the suite, or of its records.")],
-    output: Annotated[
-        Path | None, option("Directory for report.md, report.html, claims.csv and the tables as CSV.")
-    ] = None,
-    with_records: Annotated[
-        bool, option("Also copy records and logs there, without models.", "--with-records")
-    ] = False,
+    records: Annotated[Path, option("Folder of the suite, or of its records.")],
+    output: Annotated[Path | None, option("Folder for the page and the tables as CSV.")] = None,
+    with_records: Annotated[bool, option("Copy records and logs there too.", "--with-records")] = False,
 ) -> None:
-    """Put the records of a suite into tables beside the paper's, and judge its claims."""
+    """Put the records of a suite into tables, and test its claims."""
     from minialbert.experiments.suite.page import write_suite_report
     from minialbert.experiments.suite.schema import load_suite
 
@@ -151,9 +153,9 @@ def suite_report(
         say(f"report in {output / 'report.md'}, as a page in {output / 'report.html'}")
 
 
-@suite_app.command("ls")
+@suite_app.command("ls", cls=Verb, epilog="minialbert suite ls")
 def suite_ls() -> None:
-    """List the suites that come with the package."""
+    """List the shipped suites."""
     from minialbert.experiments.suite.cells import expand
     from minialbert.experiments.suite.schema import list_suites, load_suite
 

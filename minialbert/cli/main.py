@@ -17,8 +17,12 @@ from minialbert.cli.experiments import suite_app
 from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
+    Precision,
     ResumeFlag,
+    Verb,
+    Verbs,
     YesFlag,
+    chosen,
     err,
     interruptible,
     option,
@@ -26,6 +30,7 @@ from minialbert.cli.shared import (
     patience,
     print_json,
     print_table,
+    say,
 )
 from minialbert.cli.tasks import attention, calibrate, evaluate, finetune, predict, report
 from minialbert.errors import UserError, printable
@@ -35,15 +40,13 @@ if TYPE_CHECKING:
     from minialbert.recipes.schema import Recipe
 
 app = typer.Typer(
-    help="Distil full-size encoders into small recursive ones.",
+    cls=Verbs,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
-recipes_app = typer.Typer(
-    help="List, show and copy the recipes that come with the package.", no_args_is_help=True
-)
+recipes_app = typer.Typer(cls=Verbs, help="List, show or copy the shipped recipes.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(suite_app, name="suite")
 
@@ -60,32 +63,44 @@ def _options(
         bool, option("Show the version and exit.", "--version", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    """Distil full-size encoders into small recursive ones.
+
+    minialbert prepare --corpus texts/ --tokenizer bert-base-uncased --output windows/
+    minialbert distill --teacher bert-base-uncased --data windows/ --recipe small --output run/
+    minialbert finetune --model run/model --task ner --data my-ner/ --output tuned/
+    minialbert predict --model tuned/model "Aspirin relieves pain."
+    """
 
 
 Documents = StrEnum("Documents", {"blank_line": "blank-line", "line": "line", "file": "file"})
 
 
-@app.command()
+@app.command(cls=Verb)
 def prepare(
-    tokenizer: Annotated[str | None, option("Directory or hub id of the tokenizer.")] = None,
+    corpus: Annotated[
+        list[str] | None, option("Texts: file, directory, glob or hub id; may be repeated.")
+    ] = None,
+    tokenizer: Annotated[str | None, option("Directory or hub id of the teacher's tokenizer.")] = None,
     output: Annotated[Path, option("Folder for the windows.")] = Path("windows"),
-    corpus: Annotated[list[str] | None, option("File, directory, glob or hub id; may be repeated.")] = None,
-    recipe: Annotated[str, option("Recipe whose data settings to start from.")] = "default",
+    recipe: Annotated[str, option("Recipe whose data settings are the defaults.")] = "default",
+    documents: Annotated[Documents | None, option("What separates documents in text files.")] = None,
+    text_field: Annotated[str | None, option("Column of the text in csv, jsonl and parquet files.")] = None,
+    max_document_mb: Annotated[float, option("Longest document accepted, in megabytes.")] = 16.0,
     window_length: Annotated[int | None, option("Tokens per window.")] = None,
     overlap: Annotated[int | None, option("Tokens that neighbouring windows share.")] = None,
-    max_windows_per_document: Annotated[int | None, option("Cap per document; 0 for none.")] = None,
+    max_windows_per_document: Annotated[int | None, option("Most windows per document; 0 for all.")] = None,
     truncate: Annotated[bool | None, option("First window of each document only.", "--truncate")] = None,
-    documents: Annotated[Documents | None, option("What separates documents in text files.")] = None,
-    text_field: Annotated[str | None, option("Column of the text in csv, jsonl, parquet.")] = None,
-    held_out_fraction: Annotated[float | None, option("Share of documents kept for evaluation.")] = None,
-    max_document_mb: Annotated[float, option("Longest document accepted, in megabytes.")] = 16.0,
-    workers: Annotated[int | None, option("Processes; all cores when absent.")] = None,
-    seed: Annotated[int | None, option("Seed of window and split choices.")] = None,
+    held_out_fraction: Annotated[float | None, option("Share of documents held out.")] = None,
+    seed: Annotated[int | None, option("Random seed for choosing windows.")] = None,
+    workers: Annotated[int | None, option("Processes (default: one per core).")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cut a corpus into token windows on disk."""
+    """Cut texts into windows of tokens on disk.
+
+    minialbert prepare --corpus texts/ --tokenizer bert-base-uncased --output windows/
+    minialbert prepare --corpus notes.csv --text-field note --tokenizer bert-base-uncased
+    """
     from minialbert.data.corpora import find_sources
     from minialbert.data.prepare import prepare as run
 
@@ -113,35 +128,47 @@ def prepare(
     out.print(f"{manifest.bytes_per_token:.2f} bytes per token; windows in {output}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def distill(
-    data: Annotated[list[Path], option("Folder made by `minialbert prepare`; may be repeated.")],
-    output: Annotated[Path, option("Run directory.")],
-    teacher: Annotated[str | None, option("Directory or hub id; without one: masked-LM alone.")] = None,
+    data: Annotated[list[Path], option("Folder of windows from `minialbert prepare`; may be repeated.")],
+    output: Annotated[Path, option("Folder for the run.")],
+    teacher: Annotated[str | None, option("Directory or hub id (without: masked-LM only).")] = None,
     recipe: Annotated[str, option("Name of a recipe, or a YAML file.")] = "default",
-    set_: Annotated[list[str] | None, option("Override, as in distill.output_weight=4.", "--set")] = None,
-    student_arch: Annotated[str | None, option("minialbert (recursive) or bert (full).")] = None,
-    start_only: Annotated[
-        bool, option("Leave the student as it starts: measure it, and train nothing.", "--start-only")
-    ] = False,
+    student_arch: Annotated[str | None, option("minialbert (recursive) or bert.")] = None,
+    start_only: Annotated[bool, option("Measure without training.", "--start-only")] = False,
+    steps: Annotated[int | None, option("Length in optimiser steps.")] = None,
+    epochs: Annotated[float | None, option("Length in passes over the windows.")] = None,
+    batch_size: Annotated[int | None, option("Windows per optimiser step.")] = None,
+    lr: Annotated[float | None, option("Highest learning rate.")] = None,
+    seed: Annotated[int | None, option("Random seed for weights, order, masks and dropout.")] = None,
+    precision: Annotated[Precision | None, option("Arithmetic (default: what is faster here).")] = None,
+    set_: Annotated[list[str] | None, option("Any setting, as in distill.output_weight=4.", "--set")] = None,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     yes: YesFlag = False,
-    dry_run: Annotated[bool, option("Show recipe, sizes, time and memory; do nothing.", "--dry-run")] = False,
+    dry_run: Annotated[bool, option("Show recipe, time and memory only.", "--dry-run")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Distil a teacher into a student, or pre-train one by masked-LM alone."""
+    """Distil a teacher into a small student.
+
+    minialbert distill --teacher bert-base-uncased --data windows/ --recipe small --output run/
+    minialbert distill --teacher bert-base-uncased --data windows/ --steps 2000 --dry-run --output run/
+    minialbert distill --teacher bert-base-uncased --data windows/ --output run/ --resume
+    """
     from minialbert.method.distill import distill as run
     from minialbert.method.distill import distillation_recipe
 
+    settings = chosen(
+        "training", set_, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, precision=precision,
+    )  # fmt: skip
     if dry_run:
-        resolved = distillation_recipe(recipe, set_ or [], teacher=teacher, student_arch=student_arch)
+        resolved = distillation_recipe(recipe, settings, teacher=teacher, student_arch=student_arch)
         with interruptible():
             _show_plan(resolved, data, as_json=as_json)
         return
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
-            teacher, data, student_arch=student_arch, recipe=recipe, settings=set_ or [], output=output,
+            teacher, data, student_arch=student_arch, recipe=recipe, settings=settings, output=output,
             start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json, max_hours=patience(yes),
         ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
@@ -155,19 +182,17 @@ def distill(
 
 
 for _verb in (finetune, evaluate, predict, calibrate, export, bench, report, attention):
-    app.command()(_verb)
+    app.command(cls=Verb)(_verb)
 
 
-@app.command()
+@app.command(cls=Verb, epilog="minialbert convert nlpie/miniALBERT-128 --output minialbert-128/")
 def convert(
-    source: Annotated[
-        str, typer.Argument(help="Directory or hub id of a checkpoint of the paper's release.")
-    ],
-    output: Annotated[Path, option("Directory for the converted model.")],
+    source: Annotated[str, typer.Argument(help="Directory or hub id of a released checkpoint.")],
+    output: Annotated[Path, option("Folder for the converted model.")],
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Convert a checkpoint of the paper's release."""
+    """Convert a checkpoint from the paper's release."""
     from minialbert.method.release import convert as run
 
     with interruptible():
@@ -180,11 +205,11 @@ def convert(
         out.print(line, highlight=False)
 
 
-@app.command()
+@app.command(cls=Verb, epilog="minialbert demo --output runs/demo")
 def demo(
-    output: Annotated[Path, option("Run directory.")] = Path("runs/demo"), as_json: JsonFlag = False
+    output: Annotated[Path, option("Folder for the run.")] = Path("runs/demo"), as_json: JsonFlag = False
 ) -> None:
-    """Distil a real sentence encoder on text that every Python carries, in about ten minutes on two cores."""
+    """Distil, tune and export a sentence encoder, offline, in minutes."""
     from minialbert.experiments.demo.demo import run_demo
 
     with interruptible():
@@ -193,7 +218,7 @@ def demo(
         print_json(record)
 
 
-@recipes_app.command("ls")
+@recipes_app.command("ls", cls=Verb, epilog="minialbert recipes ls")
 def recipes_ls() -> None:
     """List the recipes."""
     from minialbert.recipes.load import list_recipes
@@ -202,9 +227,9 @@ def recipes_ls() -> None:
     print_table(("recipe", "what", "paper"), rows)
 
 
-@recipes_app.command("show")
+@recipes_app.command("show", cls=Verb, epilog="minialbert recipes show small")
 def recipes_show(name: str) -> None:
-    """Print a recipe with every value."""
+    """Print a recipe with all its values."""
     from minialbert.recipes.load import dump_recipe, find_recipe, load_recipe
     from minialbert.recipes.schema import FinetuneRecipe, Recipe
     from minialbert.recipes.yaml import read_yaml
@@ -218,9 +243,9 @@ def recipes_show(name: str) -> None:
     sys.stdout.write(dump_recipe(recipe))
 
 
-@recipes_app.command("cp")
+@recipes_app.command("cp", cls=Verb, epilog="minialbert recipes cp small my-recipe.yaml")
 def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -> None:
-    """Copy a recipe to a file of your own."""
+    """Copy a recipe to a file that you can change."""
     from minialbert.recipes.load import copy_recipe
 
     out.print(f"copied to {copy_recipe(name, destination, overwrite=overwrite)}")
@@ -266,6 +291,9 @@ def _print_held_out(metrics: dict[str, Any]) -> None:
     print_table(("held-out", *(name.replace("_", " ") for name in names)), rows)
 
 
+_UsageError: Any = typer.BadParameter.__base__  # typer exports this one alone
+
+
 class _StandardError(logging.Handler):
     """Writes to whatever standard error is at the time, so that lines pass above a progress bar."""
 
@@ -285,15 +313,17 @@ def main() -> None:
     try:
         stopping.refuse_several_processes(sys.argv[1:])
         stopping.leave_talking_to_the_first()
-        app()
-    except SystemExit as end:
+        if app(prog_name="minialbert", standalone_mode=False) == 130:
+            raise KeyboardInterrupt  # while a verb was still imported
         stopping.end_process_group()
-        if isinstance(interrupt := getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
-            raise interrupt from None  # while a verb was still imported: typer would end without a word
-        raise
-    except UserError as error:
+        sys.exit(0)
+    except (UserError, _UsageError) as error:
         stopping.let_the_first_fail_first()
-        err.print(f"minialbert: {error}", markup=False, highlight=False, soft_wrap=True)
+        context = getattr(error, "ctx", None)
+        more = f" ({context.command_path} --help lists the options)" if context is not None else ""
+        message = str(error) if isinstance(error, UserError) else error.format_message().rstrip(".")
+        if message:  # else the help was asked for
+            say(f"minialbert: {message}{more}", err)
         sys.exit(2)
     except RuntimeError as error:
         if not stopping.lost_the_others(error):

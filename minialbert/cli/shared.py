@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
 
-from minialbert.errors import printable
+from minialbert.errors import UserError, printable
 from minialbert.runs.files import to_json
 from minialbert.runs.stopping import handling, rank, world_size
 
@@ -43,10 +46,75 @@ def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as t
     return typer.Option(*names, help=help, **limits)
 
 
+class _Plain:
+    """A command: its help has options in groups and types in plain words, and former options get their new names."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, each with its group and the word for its type."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # typer's
+        trains = any(param.name == "lr" for param in params)
+        for param in params:
+            groups = [group for group, names in _GROUPS.items() if param.name in names.split()]
+            param.rich_help_panel = next((one for one in groups if one != "Training" or trains), None)
+            if param.metavar is None and hasattr(param, "display_type"):
+                kind = re.sub(r"list\[(.*)\]| range.*", r"\1", param.display_type(ctx).strip("<>"))
+                word = _WORDS.get(kind.lower(), kind)
+                param.display_type_rich = lambda ctx, word=word: word  # noqa: ARG005
+        return params
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line, in which each former option gets its new name, which is said."""
+        for at, word in enumerate(args):
+            name, equals, value = word.partition("=")
+            if now := _FORMER.get((ctx.info_name, name)):
+                args[at] = now + equals + value
+                say(f"minialbert: {name} is now called {now}", err)
+        return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
+
+
+class Verb(_Plain, TyperCommand):
+    """A verb."""
+
+
+class Verbs(_Plain, TyperGroup):
+    """A group of verbs."""
+
+
+# Groups of options in `--help`, and the parameters of any verb that stand in them.
+_GROUPS = {
+    "Training": "steps epochs batch_size lr seed precision set_",
+    "Texts": "column pair_column id_column documents max_characters text_field max_document_mb",
+    "Windows": "window_length overlap max_windows_per_document truncate held_out_fraction",
+    "Grid": "grid jobs ray keep_models",
+    "Early exit": "num_iterations exit_threshold max_drop fraction rows",
+    "ONNX (--to onnx)": "quantize calibration head opset tolerance",
+    "Hub (--to hub)": "repo_id push private license_ language",
+    "Run": "seed batch_size workers set_ threads resume overwrite yes dry_run as_json",
+}
+_WORDS = {"str": "TEXT", "path": "PATH", "int": "NUMBER", "float": "NUMBER", "bool": ""}
+_FORMER = {
+    ("bench", "--models"): "--model", ("export", "--evaluate"): "--task", ("status", "--output"): "--records",
+}  # fmt: skip
+Precision = StrEnum("Precision", ["auto", "fp32", "bf16", "fp16"])
+Rows = Annotated[int, option("Inputs per forward pass.", min=1)]
 JsonFlag = Annotated[bool, option("Print the record as JSON on standard output.", "--json")]
-OverwriteFlag = Annotated[bool, option("Replace what an earlier run left there.", "--overwrite")]
-YesFlag = Annotated[bool, option("Start a run on a terminal even if it takes more than a day.", "--yes")]
-ResumeFlag = Annotated[bool, option("Go on with the run in the directory.", "--resume")]
+OverwriteFlag = Annotated[bool, option("Replace the results of an earlier run.", "--overwrite")]
+YesFlag = Annotated[bool, option("Start even if the run takes more than a day.", "--yes")]
+ResumeFlag = Annotated[bool, option("Continue the run in the output directory.", "--resume")]
+
+
+_KEYS = {"steps": "max_steps", "lr": "learning_rate"}
+
+
+def chosen(section: str, settings: Sequence[str] | None, **options: Any) -> list[str]:
+    """Return the entries of `--set`, those that other options stand for among them; one given twice is a UserError."""
+    entries = list(settings or ())
+    for name, value in options.items():
+        key = f"{section}.{_KEYS.get(name, name)}"
+        if value is not None and any(entry.partition("=")[0].strip() == key for entry in entries):
+            raise UserError(f"--{name.replace('_', '-')} and --set {key} are one setting: give one of them")
+        entries += [f"{key}={value}"] * (value is not None)
+    return entries
 
 
 def patience(yes: bool) -> float | None:
@@ -71,9 +139,9 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], figures: i
     out.print(table)
 
 
-def say(text: str) -> None:
+def say(text: str, console: Console = out) -> None:
     """Print a line as it is: brackets in a path are no markup, and a long path is not broken."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -94,4 +162,4 @@ def interruptible(advice: str = "the same command starts it again") -> Iterator[
     except KeyboardInterrupt:
         if rank() == 0:
             err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        sys.exit(130)

@@ -14,8 +14,11 @@ from rich.table import Table
 from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
+    Precision,
     ResumeFlag,
+    Rows,
     YesFlag,
+    chosen,
     interruptible,
     option,
     out,
@@ -32,50 +35,50 @@ if TYPE_CHECKING:
 
 
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
-_Iterations = Annotated[int | None, option("How often a MiniALBERT applies its block. Default: as trained.")]
+_NEEDED = "Required unless the recipe names it."
+_Iterations = Annotated[int | None, option("How often the student applies its block (default: as trained).")]
 _ExitThreshold = Annotated[
     float | None,
-    option("Confidence (0 to 1) at which an input leaves early. Default: as calibrated, if it is."),
+    option("Confidence for early exit (default: as calibrated)."),
 ]
-_Data = Annotated[str | None, option("Directory, file or hub:OWNER/NAME; GLUE comes from the hub without.")]
-_TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: what it was tuned for.")]
-_Set = Annotated[list[str] | None, option("Override, as in task.text=sentence.", "--set")]
+_Data = Annotated[str | None, option("Labelled data: directory, file or hub:OWNER/NAME.")]
+_TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: the task of the model.")]
+_Set = Annotated[list[str] | None, option("Any setting, as in task.text=sentence.", "--set")]
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 
 
-class KeepModels(StrEnum):
-    """Which models of a grid stay on disk."""
-
-    selected = "selected"
-    all = "all"
-    none = "none"
+KeepModels = StrEnum("KeepModels", ["selected", "all", "none"])
 
 
 def finetune(
-    output: Annotated[Path, option("Run directory.")],
-    model: Annotated[str | None, option("Directory or hub id of the encoder to tune.")] = None,
-    task: Annotated[str | None, option(TASK_HELP)] = None,
+    output: Annotated[Path, option("Folder for the run.")],
+    model: Annotated[str | None, option(f"Directory or hub id of the encoder to tune. {_NEEDED}")] = None,
+    task: Annotated[str | None, option(f"{TASK_HELP} {_NEEDED}")] = None,
     data: _Data = None,
-    adapters: Annotated[
-        bool, option("Train adapters and head alone; all else is frozen.", "--adapters")
-    ] = False,
-    teacher: Annotated[str | None, option("A model tuned for the task, to learn from while tuning.")] = None,
+    adapters: Annotated[bool, option("Train only adapters and head.", "--adapters")] = False,
+    teacher: Annotated[str | None, option("A model tuned for the task, to learn from as well.")] = None,
     recipe: Annotated[str | None, option("Name of a fine-tuning recipe, or a YAML file.")] = None,
-    set_: Annotated[list[str] | None, option("Override, as in tuning.learning_rate=3e-5.", "--set")] = None,
-    grid: Annotated[
-        bool, option("Run every combination in the recipe's grid, and select the best.", "--grid")
-    ] = False,
-    jobs: Annotated[int, option("With --grid: runs at a time on this machine.", min=1)] = 1,
-    ray: Annotated[str | None, option("With --grid: address of a Ray cluster.")] = None,
-    keep_models: Annotated[
-        KeepModels, option("With --grid: which models stay on disk. Without: none, or the one.")
-    ] = KeepModels.selected,
+    epochs: Annotated[float | None, option("Length in passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, option("Rows per optimiser step.")] = None,
+    lr: Annotated[float | None, option("Highest learning rate.")] = None,
+    seed: Annotated[int | None, option("Random seed for head, order and dropout.")] = None,
+    precision: Annotated[Precision | None, option("Arithmetic (default: what is faster here).")] = None,
+    set_: Annotated[list[str] | None, option("Any setting, as in tuning.warmup_ratio=0.1.", "--set")] = None,
+    grid: Annotated[bool, option("Run the recipe's grid; select the best.", "--grid")] = False,
+    jobs: Annotated[int, option("Runs at a time on this machine.", min=1)] = 1,
+    ray: Annotated[str | None, option("Address of a Ray cluster to run on.")] = None,
+    keep_models: Annotated[KeepModels, option("Models to keep on disk.")] = KeepModels.selected,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tune an encoder, or its adapters alone, on a labelled task."""
+    """Tune an encoder on a labelled task.
+
+    minialbert finetune --model run/model --task ner --data my-ner/ --output tuned/
+    minialbert finetune --model run/model --task sst2 --adapters --lr 1e-3 --epochs 5 --output tuned/
+    minialbert finetune --model run/model --task classification --data notes.csv --output tuned/
+    """
     if not grid and (jobs != 1 or ray is not None or keep_models is KeepModels.all):
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
     from minialbert.tasks.finetune import finetune as run
@@ -83,7 +86,9 @@ def finetune(
 
     named: dict[str, Any] = {
         "model": model, "task": task, "data": data, "adapters": adapters, "teacher": teacher, "recipe": recipe,
-        "settings": set_ or [],
+        "settings": chosen(
+            "tuning", set_, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, precision=precision
+        ),
     }  # fmt: skip
     if grid:
         _run_grid(
@@ -109,19 +114,21 @@ def evaluate(
     model: Annotated[str, option("Directory or hub id of a tuned model.")],
     data: _Data = None,
     task: _TaskOfModel = None,
-    split: Annotated[str | None, option("Default: test where it has labels, else validation.")] = None,
-    output: Annotated[Path | None, option("Directory for record and predictions.")] = None,
-    submission: Annotated[
-        Path | None, option("Directory for the files that the GLUE benchmark takes.")
-    ] = None,
+    split: Annotated[str | None, option("Split (default: test if labelled, else validation).")] = None,
+    output: Annotated[Path | None, option("Folder for the record and the predictions.")] = None,
+    submission: Annotated[Path | None, option("Folder for files in the form of the GLUE benchmark.")] = None,
     set_: _Set = None,
-    batch_size: Annotated[int, option("Inputs per forward pass.", min=1)] = 64,
+    batch_size: Rows = 64,
     num_iterations: _Iterations = None,
     exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score a tuned model on a split of a task."""
+    """Score a tuned model on labelled data.
+
+    minialbert evaluate --model tuned/model --data my-ner/ --output scores/
+    minialbert evaluate --model tuned/model --data my-ner/ --split validation --num-iterations 4
+    """
     from minialbert.tasks.evaluate import evaluate as run
 
     with interruptible():
@@ -146,39 +153,33 @@ def evaluate(
 
 def predict(
     model: Annotated[str, option("Directory or hub id of a tuned model, or an exported folder.")],
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; or give --input.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts (or --input).", show_default=False)] = None,
     input_: Annotated[
         list[str] | None,
         option(
-            "A file (txt: one text a line; csv, tsv, jsonl, parquet), or - for standard input; may be repeated.",
+            "File (txt: one text per line; csv, tsv, jsonl, parquet), or - for standard input; may be repeated.",
             "--input",
         ),
     ] = None,
     column: Annotated[str | None, option("Column of the text in tables.")] = None,
     pair_column: Annotated[str | None, option("Column of the second text of a pair.")] = None,
-    id_column: Annotated[
-        str | None, option("Column that results keep as their id. Default: id, where there is one.")
-    ] = None,
-    documents: Annotated[
-        bool, option("A text file is one text, and --input may be a folder of them.", "--documents")
-    ] = False,
-    output: Annotated[Path | None, option("File for the results; standard output without.")] = None,
-    threshold: Annotated[
-        float | None,
-        option(
-            "Probability over which a label of any number applies (0.5), or a class or an entity is given (0)."
-        ),
-    ] = None,
-    top_k: Annotated[int | None, option("Scores of so many labels, the highest first.")] = None,
-    batch_size: Annotated[
-        int | None, option("Inputs per forward pass (32; 1 where int8 ranges are those of a pass).")
-    ] = None,
-    max_characters: Annotated[int, option("Longest text that is taken.")] = 1_000_000,
+    id_column: Annotated[str | None, option("Column of the result's id (default: id).")] = None,
+    documents: Annotated[bool, option("Read each file as one text.", "--documents")] = False,
+    max_characters: Annotated[int, option("Longest text accepted, in characters.")] = 1_000_000,
+    output: Annotated[Path | None, option("File for the results (default: standard output).")] = None,
+    threshold: Annotated[float | None, option("Lowest probability of an answer.")] = None,
+    top_k: Annotated[int | None, option("Show the scores of this many labels, the highest first.")] = None,
+    batch_size: Annotated[int | None, option("Inputs per pass (32; dynamic int8: 1).")] = None,
     num_iterations: _Iterations = None,
     exit_threshold: _ExitThreshold = None,
     overwrite: OverwriteFlag = False,
 ) -> None:
-    """Label texts: one JSON object a line, entities with character offsets."""
+    """Label texts with a tuned or exported model.
+
+    minialbert predict --model tuned/model "Aspirin relieves pain."
+    minialbert predict --model tuned/model --input notes.csv --column note --output answers.jsonl
+    cat notes.txt | minialbert predict --model tuned/model --input -
+    """
     from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs, to_json_line
 
     if bool(texts) == bool(input_):
@@ -223,16 +224,18 @@ def report(
         list[Path] | None, typer.Argument(help="Records, run directories, or trees of them.")
     ] = None,
     compare: Annotated[
-        tuple[Path, Path] | None, option("Put two runs of one kind side by side instead.", metavar="A B")
+        tuple[Path, Path] | None, option("Compare two runs of one kind instead.", metavar="A B")
     ] = None,
     output: Annotated[
         Path | None,
-        option(
-            "Directory for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."
-        ),
+        option("Folder for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."),
     ] = None,
 ) -> None:
-    """Put the records of runs into tables beside the paper's rows, or two runs side by side."""
+    """Put the records of runs on one page, or compare two runs.
+
+    minialbert report run/ tuned/ --output page/
+    minialbert report --compare tuned-a/ tuned-b/
+    """
     if (compare is None) == (not paths):
         raise UserError("give either records and run directories, or --compare and two of them")
     from minialbert.report import report as run
@@ -260,7 +263,7 @@ def _run_grid(
 
     with interruptible("the same command goes on; finished cells are not run again"):
         record = run_grid(
-            recipe, output=output, jobs=jobs, ray_address=ray, keep_models=keep_models.value, overwrite=overwrite,
+            recipe, output=output, jobs=jobs, ray_address=ray, keep_models=keep_models.value, overwrite=overwrite,  # type: ignore[arg-type]
             progress=not as_json,
         )  # fmt: skip
     if as_json:
@@ -306,22 +309,25 @@ _SHOWN_CLASSES = 50
 
 
 def calibrate(
-    model: Annotated[str, option("Directory of a tuned MiniALBERT; its config is changed.")],
+    model: Annotated[str, option("Directory of a tuned student, whose config gets the threshold.")],
     data: _Data = None,
     task: _TaskOfModel = None,
-    max_drop: Annotated[float, option("How far the metric may fall, in points.")] = 0.5,
-    split: Annotated[CalibrationSplit, option("Whose rows choose.")] = CalibrationSplit.train,
-    fraction: Annotated[float, option("Share of the training rows that is drawn.")] = 0.1,
-    rows: Annotated[int | None, option("Draw that many rows instead.")] = None,
-    seed: Annotated[int, option("Of the draw.")] = 0,
-    output: Annotated[Path | None, option("Directory for the record.")] = None,
+    max_drop: Annotated[float, option("Points that the metric may lose.")] = 0.5,
+    split: Annotated[CalibrationSplit, option("Split to draw rows from.")] = CalibrationSplit.train,
+    fraction: Annotated[float, option("Share of the rows to draw.")] = 0.1,
+    rows: Annotated[int | None, option("Number of rows to draw, in place of a share.")] = None,
+    seed: Annotated[int, option("Random seed for drawing rows.")] = 0,
+    output: Annotated[Path | None, option("Folder for the record.")] = None,
     set_: _Set = None,
-    batch_size: Annotated[int, option("Inputs per forward pass.", min=1)] = 64,
+    batch_size: Rows = 64,
     dry_run: Annotated[bool, option("Leave the model's config as it is.", "--dry-run")] = False,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find the confidence at which inputs may leave a tuned model early."""
+    """Find the confidence for early exit.
+
+    minialbert calibrate --model tuned/model --data my-data/ --max-drop 0.5 --dry-run
+    """
     from minialbert.tasks.calibrate import calibrate as run
 
     with interruptible():
@@ -364,17 +370,16 @@ def _print_thresholds(record: dict[str, Any]) -> None:
 def attention(
     model: Annotated[str, option("Directory or hub id of a student.")],
     teacher: Annotated[str, option("Directory or hub id of its teacher.")],
-    output: Annotated[Path, option("File for the maps, as attention.json of a run.")],
-    sentence: Annotated[
-        list[str] | None, option("Text to read, instead of five of our own; may be repeated.")
-    ] = None,
-    layer_map: Annotated[
-        str | None, option("Teacher layer of each iteration, as in 2,4,6; spread evenly without.")
-    ] = None,
+    output: Annotated[Path, option("File for the maps, as in attention.json.")],
+    sentence: Annotated[list[str] | None, option("Sentence; may be repeated.")] = None,
+    layer_map: Annotated[str | None, option("Teacher layers, as in 2,4,6 (default: evenly spread).")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Record where a student and its teacher attend in a few sentences."""
+    """Compare where a student and its teacher attend.
+
+    minialbert attention --model run/model --teacher bert-base-uncased --output attention.json
+    """
     from minialbert.method import attention_maps
 
     file = local_path(output)

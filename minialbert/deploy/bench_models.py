@@ -85,15 +85,15 @@ class BenchModel(NamedTuple):
 
 
 def parse_models(values: Sequence[str]) -> list[ModelChoice]:
-    """Return the models that `--models` names: "SOURCE", "NAME=SOURCE", "SOURCE@K" (K iterations), "NAME=SOURCE@K"."""
+    """Return the models that `--model` names: "SOURCE", "NAME=SOURCE", "SOURCE@K" (K iterations), "NAME=SOURCE@K"."""
     if not values:
-        raise UserError(f"no model to benchmark: give --models, such as {', '.join(SHAPES)}, or a directory")
+        raise UserError(f"no model to benchmark: give --model, such as {', '.join(SHAPES)}, or a directory")
     choices = [_parse(value) for value in values]
     names = [choice.name for choice in choices]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(
-            f"two models are called {', '.join(twice)}: give --models NAME=PATH to tell them apart"
+            f"two models are called {', '.join(twice)}: give --model NAME=PATH to tell them apart"
         )
     return choices
 
@@ -109,7 +109,7 @@ def _parse(value: str) -> ModelChoice:
         if depth < 1:
             raise UserError(f"{value}: expected at least 1 iteration after @, found {depth}")
     if not source:
-        raise UserError(f"--models {value}: expected a model after =, such as {next(iter(SHAPES))}")
+        raise UserError(f"--model {value}: expected a model after =, such as {next(iter(SHAPES))}")
     suffix = "" if depth is None else f"@{depth}"
     name = name or f"{ModelChoice('', source).shown.removesuffix('.json')}{suffix}"
     return ModelChoice(name, source, depth)

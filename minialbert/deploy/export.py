@@ -86,7 +86,7 @@ def export(
         raise UserError(f"to={to!r}: expected onnx or hub")
     misplaced = [name for name in given if name not in (_FOR_ONNX if to == "onnx" else _FOR_HUB)]
     if misplaced:
-        told = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced)
+        told = ", ".join(f"--{name.replace('_', '-').replace('evaluate', 'task')}" for name in misplaced)
         raise UserError(f"{told}: no option of --to {to}")
     with speaking(progress), on_disk(model, tokenizer) as source:
         if to == "hub":
@@ -109,7 +109,7 @@ def _to_onnx(model: str, output: str | Path, given: dict[str, Any], *, overwrite
     task = given.pop("evaluate", None)
     lost = [f"--{name.replace('_', '-')}" for name in ("data", "split", "max_drop") if name in given]
     if lost and task is None:
-        raise UserError(f"{', '.join(lost)}: only with --evaluate TASK")
+        raise UserError(f"{', '.join(lost)}: only with --task TASK")
     if task is not None:
         given["task"] = tuning_recipe(
             None, task=task, data=str(given.pop("data")) if "data" in given else None

@@ -67,12 +67,12 @@ def _end_at_interrupt() -> None:
 
 def _run(arguments: Sequence[str]) -> None:
     options = _parser().parse_intermixed_args(arguments)
-    if bool(options.texts) == (options.file is not None):
-        raise UserError("give either texts or --file (a file of one text a line, or - for standard input)")
-    if options.documents and options.file is None:
-        raise UserError("--documents is for a file: give --file too")
-    if options.file not in (None, STDIN) and not os.path.isfile(options.file):
-        raise UserError(f"no such file: {options.file}")
+    if bool(options.texts) == (options.input is not None):
+        raise UserError("give either texts or --input (a file of one text a line, or - for standard input)")
+    if options.documents and options.input is None:
+        raise UserError("--documents is for a file: give --input too")
+    if options.input not in (None, STDIN) and not os.path.isfile(options.input):
+        raise UserError(f"no such file: {options.input}")
     try:
         from .model import Model  # the libraries behind it take a fifth of a second
     except ImportError as error:  # the library brings this package along without them
@@ -82,9 +82,9 @@ def _run(arguments: Sequence[str]) -> None:
     chosen = {name: value for name in given if (value := getattr(options, name)) is not None}
     model = Model(options.model, **chosen)
     texts: Iterable[str] = options.texts
-    if options.file is not None:
+    if options.input is not None:
         read = _whole if options.documents else read_lines
-        texts = read(options.file, max_characters=model.max_characters)
+        texts = read(options.input, max_characters=model.max_characters)
     for result in model.predict(_with_pair(texts, options.pair)):
         sys.stdout.buffer.write(f"{to_json_line(result)}\n".encode())
         sys.stdout.buffer.flush()
@@ -97,9 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that `minialbert export` wrote")
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; or give --file")
-    parser.add_argument("--file", metavar="FILE", help="a file of one text a line, or - for standard input")
-    parser.add_argument("--documents", action="store_true", help="with --file: the file is one text")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts, or give --input")
+    parser.add_argument(
+        "--input", metavar="FILE", help="a file of one text per line, or - for standard input"
+    )
+    parser.add_argument("--file", dest="input", help=argparse.SUPPRESS)  # its former name
+    parser.add_argument("--documents", action="store_true", help="with --input: the file is one text")
     parser.add_argument("--pair", metavar="TEXT", help="second text of each pair, for a task of pairs")
     parser.add_argument(
         "--threshold",

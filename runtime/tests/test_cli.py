@@ -93,28 +93,28 @@ def test_pair_goes_with_each_text(classifier):
 def test_lines_of_file_and_standard_input(classifier, tmp_path):
     content = b"\xef\xbb\xbfking\r\n\n\xc3\xa9 river"
     (tmp_path / "texts.txt").write_bytes(content)
-    from_file = run(classifier, "--file", tmp_path / "texts.txt")
+    from_file = run(classifier, "--input", tmp_path / "texts.txt")
     assert from_file == run(classifier, "--file", "-", stdin=content)
     assert from_file[0] == 0
     assert [json.loads(line)["text"] for line in from_file[1].splitlines()] == ["king", "", "é river"]
 
 
 def test_mistakes_are_one_line(classifier, tmp_path):
-    assert "give either texts or --file" in refuse(classifier)
-    assert "give either texts or --file" in refuse(classifier, "x", "--file", "-")
+    assert "give either texts or --input" in refuse(classifier)
+    assert "give either texts or --input" in refuse(classifier, "x", "--input", "-")
     assert "invalid float value" in refuse(classifier, "x", "--threshold", "much")
     assert "threshold from 0 to 1, found 2" in refuse(classifier, "x", "--threshold", 2)
     assert "required: MODEL_DIR" in refuse()
     assert "no such folder" in refuse(tmp_path / "nowhere", "x")
     assert "has no export.json" in refuse(tmp_path, "x")
-    assert "no such file" in refuse(classifier, "--file", tmp_path / "nothing.txt")
-    assert "stdin:1: not UTF-8 (byte 0xe9)" in refuse(classifier, "--file", "-", stdin=b"\xe9\n")
-    assert "stdin:1: a NUL byte" in refuse(classifier, "--file", "-", stdin=b"a\0b\n")
+    assert "no such file" in refuse(classifier, "--input", tmp_path / "nothing.txt")
+    assert "stdin:1: not UTF-8 (byte 0xe9)" in refuse(classifier, "--input", "-", stdin=b"\xe9\n")
+    assert "stdin:1: a NUL byte" in refuse(classifier, "--input", "-", stdin=b"a\0b\n")
 
 
 def test_reader_that_goes_away_is_no_error(classifier, tmp_path):
     (tmp_path / "texts.txt").write_text("king\n" * 20_000)
-    process = start(classifier, "--file", tmp_path / "texts.txt", "--batch-size", 1)
+    process = start(classifier, "--input", tmp_path / "texts.txt", "--batch-size", 1)
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
@@ -123,7 +123,7 @@ def test_reader_that_goes_away_is_no_error(classifier, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_interrupt_is_quiet(classifier):
-    process = start(classifier, "--file", "-", "--batch-size", 1)
+    process = start(classifier, "--input", "-", "--batch-size", 1)
     process.stdin.write(b"king\n" * 16)
     process.stdin.flush()
     process.stdout.readline()  # it has started, and waits for the next line

@@ -153,25 +153,25 @@ def test_a_text_over_the_limit_is_refused(classifier, pair):
 
 def test_the_command_refuses_a_line_over_the_limit(classifier):
     lines = b"king\nriver\n" + b"a" * 200
-    status, out, err = run(classifier, "--file", "-", "--max-characters", 50, stdin=lines)
+    status, out, err = run(classifier, "--input", "-", "--max-characters", 50, stdin=lines)
     assert status == 2
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["king", "river"]
     assert "text 3: 200 characters, and the limit is 50" in err and err.count("\n") == 1
     # More bytes than the limit has in any text: the line is not read to its end.
     lines = b"king\n" + b"a" * 1000
-    _, out, err = run(classifier, "--file", "-", "--max-characters", 50, stdin=lines)
+    _, out, err = run(classifier, "--input", "-", "--max-characters", 50, stdin=lines)
     assert "stdin:2: the line has more than 50 characters" in err and out.count("\n") == 1
     assert "max_characters of at least 1" in refuse(classifier, "x", "--max-characters", 0)
 
 
 def test_the_command_reads_a_file_as_one_text(classifier, tmp_path):
     (tmp_path / "note.txt").write_bytes(b"\xef\xbb\xbfking\r\n\nriver")
-    status, out, _ = run(classifier, "--file", tmp_path / "note.txt", "--documents")
+    status, out, _ = run(classifier, "--input", tmp_path / "note.txt", "--documents")
     assert (status, json.loads(out)["text"]) == (0, "king\r\n\nriver")
     assert "note.txt: more than 1 characters" in refuse(
-        classifier, "--file", tmp_path / "note.txt", "--documents", "--max-characters", 1
+        classifier, "--input", tmp_path / "note.txt", "--documents", "--max-characters", 1
     )
-    assert "stdin:2: not UTF-8" in refuse(classifier, "--file", "-", "--documents", stdin=b"king\n\xff")
+    assert "stdin:2: not UTF-8" in refuse(classifier, "--input", "-", "--documents", stdin=b"king\n\xff")
     assert "--documents is for a file" in refuse(classifier, "king", "--documents")
 
 

@@ -310,7 +310,7 @@ def test_the_verb(configs, tmp_path):
     app = typer.Typer()
     app.command()(bench)
     file = configs / "tiny-bert.json"
-    arguments = ["--models", f"one=config:{file},two=config:{file}", "--engines", "torch-fp32,torch-int8"]
+    arguments = ["--model", f"one=config:{file},two=config:{file}", "--engines", "torch-fp32,torch-int8"]
     arguments += ["--lengths", "4,8", "--batch-size", "2", "--repeats", "1", "--no-memory"]
     shown = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out")], catch_exceptions=False)
     assert shown.exit_code == 0

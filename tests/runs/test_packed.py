@@ -84,7 +84,7 @@ def test_a_packed_suite_reads_like_an_unpacked_one(suite, script, tmp_path, call
         assert (suite / "page" / name).read_bytes() == (copy / "page" / name).read_bytes()
     assert "Training curves" in (copy / "page" / "report.html").read_text()
     path = write_suite(tmp_path / "trial.yaml")
-    listed = [call("suite", "status", path, "--output", folder, "--json")[1] for folder in (suite, copy)]
+    listed = [call("suite", "status", path, "--records", folder, "--json")[1] for folder in (suite, copy)]
     assert listed[0] == listed[1]
 
 

@@ -221,7 +221,7 @@ def _check_parity(parity: Parity, precision: str) -> None:
     if not parity.holds:
         raise UserError(
             f"the {precision} graph does not compute what the model does: {parity_line(parity.to_dict())}; nothing was "
-            "written. Give a larger --tolerance only if a score (--evaluate) says that the difference does no harm"
+            "written. Give a larger --tolerance only if a score (--task) says that the difference does no harm"
         )
 
 

@@ -262,7 +262,7 @@ class _Page:
         shown = [block for part in parts for block in part.blocks if isinstance(block, ScatterChart)]
         timed = any(" ms" in f" {chart.x_label}" for chart in shown)
         note = Text(
-            "No latency was measured: minialbert bench --models ROW=MODEL --output RECORDS/bench adds it."
+            "No latency was measured: minialbert bench --model ROW=MODEL --output RECORDS/bench adds it."
         )
         return Section("Size, speed and score", (note,) if parts and not timed else (), parts)
 

@@ -339,7 +339,7 @@ def test_the_command_line(classifier, traced, tmp_path):
     assert "parity: largest difference" in result.output and "argmax agreement" in result.output
     for more, message in (
         (["--calibration", "x.txt"], "is for --quantize int8-static"),
-        (["--max-drop", "1"], "--max-drop: only with --evaluate"),
+        (["--max-drop", "1"], "--max-drop: only with --task"),
         (["--push"], "--push: no option of --to onnx"),
         (["--to", "hub", "--quantize", "int8"], "--quantize: no option of --to hub"),
         (["--quantize", "int8-static", "--calibration", "nowhere.txt"], "no such file: nowhere.txt"),

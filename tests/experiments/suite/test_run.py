@@ -382,7 +382,7 @@ def test_status_and_dry_run(call, tmp_path):
     for name in ("small/distill", "small/full/king-1", "small/full/king-2"):
         write_record(run, suite, name)
     before = sorted(path.name for path in run.iterdir())
-    status, out, _ = call("suite", "status", path, "--output", run, "--json")
+    status, out, _ = call("suite", "status", path, "--records", run, "--json")
     assert status == 0
     told = json.loads(out)
     assert told["rows"][:2] == [
@@ -392,7 +392,7 @@ def test_status_and_dry_run(call, tmp_path):
     assert "small/full/king-3" in told["missing"]
     core = {"group": "core", "done": 3, "cells": 11, "left": "about 2:30 of compute left on this machine"}
     assert told["groups"][0] == core
-    assert "king-3, river-1" in call("suite", "status", path, "--output", run)[1]
+    assert "king-3, river-1" in call("suite", "status", path, "--records", run)[1]
     status, out, _ = call(
         "suite",
         "run",

@@ -1,0 +1,107 @@
+"""What verbs share: `--help`, options that stand for settings, and options that had another name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from typer.main import get_command
+
+from minialbert.cli.main import app
+from minialbert.cli.shared import _GROUPS
+from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.results import ModelResult
+
+
+def commands(group=None, path=()):
+    group = group or get_command(app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_has_examples_that_parse_and_types_in_plain_words(path, call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, _ = call(*path, "--help")
+    assert status == 0
+    command = COMMANDS[path]
+    text = f"{command.help}\n{command.epilog or ''}"
+    examples = [
+        shlex.split(line) for line in re.findall(r"^\s*(?:cat .* \| )?(minialbert .*)$", text, re.MULTILINE)
+    ]
+    assert examples and all(example[1 : len(path) + 1] == list(path) for example in examples)
+    for example in examples:
+        command.make_context(" ".join(path), example[len(path) + 1 :])
+    shown = {word for line in out.splitlines() for word in line.split() if line.startswith("│")}
+    assert not {word for word in shown if re.fullmatch(r"<(list\[.*|path|int|float|bool)>", word)}
+    assert len(command.help.split("\n")[0]) < 66  # the list of verbs shows it whole in 80 columns
+
+
+def test_options_stand_in_groups_and_required_ones_are_marked(call):
+    _, out, _ = call("distill", "--help")
+    groups = re.findall(r"^╭─ (.*?) ─", out, re.MULTILINE)
+    assert groups == ["Options", "Training", "Run"]
+    assert re.search(r"│ \* +--data", out) and "[required]" in out
+    training = out.partition("─ Training ─")[2].partition("─ Run ─")[0]
+    options = ("--steps", "--epochs", "--batch-size", "--lr", "--seed", "--precision", "--set")
+    assert all(option in training for option in options)
+    named = {param.name for command in COMMANDS.values() for param in command.params}
+    assert {name for names in _GROUPS.values() for name in names.split()} <= named
+
+
+TRAINED = {
+    "distill": ("training", {"steps": 7, "epochs": 2.5, "batch-size": 24, "lr": 3e-5, "seed": 9, "precision": "bf16"}),
+    "finetune": ("tuning", {"epochs": 2.5, "batch-size": 24, "lr": 3e-5, "seed": 9, "precision": "bf16"}),
+}  # fmt: skip
+KEYS = {"steps": "max_steps", "lr": "learning_rate", "batch-size": "batch_size"}
+
+
+@pytest.mark.parametrize("verb", TRAINED)
+def test_options_are_their_settings_and_none_is_given_twice(verb, call, refuse, monkeypatch, tmp_path):
+    given = {}
+
+    def run(*_, settings, output, **__):
+        given["settings"] = settings
+        return ModelResult({}, output, None, None)
+
+    room = {"distill": "minialbert.method.distill.distill", "finetune": "minialbert.tasks.finetune.finetune"}
+    monkeypatch.setattr(room[verb], run)
+    section, options = TRAINED[verb]
+    command = [verb, "--output", tmp_path / "run", *(["--data", tmp_path] if verb == "distill" else [])]
+    for option, value in options.items():
+        assert call(*command, f"--{option}", value)[0] == 0
+        named = apply_overrides(_recipe(verb), given["settings"])
+        assert call(*command, "--set", f"{section}.{KEYS.get(option, option)}={value}")[0] == 0
+        assert named == apply_overrides(_recipe(verb), given["settings"]) != _recipe(verb)
+        line = refuse(*command, f"--{option}", value, "--set", f"{section}.{KEYS.get(option, option)}=1")
+        assert f"--{option} and --set {section}." in line
+
+
+def _recipe(verb):
+    return load_recipe("default", FinetuneRecipe) if verb == "finetune" else load_recipe("default")
+
+
+def test_former_names_of_options_are_taken_and_told(call, refuse, tmp_path):
+    status, _, err = call("suite", "status", "miniature", "--output", tmp_path)
+    assert status == 0 and "minialbert: --output is now called --records" in err
+    _, _, err = call("bench", "--models", "nothing/here", "--engines", "no-engine")
+    assert "minialbert: --models is now called --model" in err
+    _, _, err = call(
+        "export", "--model", tmp_path, "--output", tmp_path / "o", "--to", "hub", "--evaluate=ner"
+    )
+    assert "--evaluate is now called --task" in err and "no option of --to hub" in err
+
+
+def test_a_mistake_in_a_command_line_is_one_line(refuse):
+    assert "No such option: --jobs" in refuse("distill", "--jobs", 3)
+    assert "Missing option '--data' (minialbert distill --help" in refuse("distill", "--output", "x")
+    assert "No such command 'fintune'" in refuse("fintune")
+    assert "'--precision'" in refuse("finetune", "--output", "x", "--precision", "fp8")
