@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import pytest
@@ -17,34 +16,6 @@ ROWS = [(" ".join(WORDS[index % 7 :][:4]), "even" if index % 2 else "odd") for i
 @pytest.fixture
 def teacher(tiny_teacher_dir):
     return str(tiny_teacher_dir)
-
-
-def test_a_classifier_from_texts_to_an_int8_folder(teacher, tiny_tokenizer, tmp_path):
-    """The ten lines of the README, at the size of a test."""
-    pytest.importorskip("onnxruntime")
-    texts = [" ".join(WORDS[index % 5 :]) + "." for index in range(60)]
-    windows = minialbert.prepare(
-        texts, tokenizer=teacher, output=tmp_path / "windows", window_length=32, overlap=8
-    )
-    distilled = minialbert.distill(teacher, windows, recipe="tiny", max_steps=2, output=tmp_path / "run",
-                                   settings={"student.adapter_reduction_factor": 8})  # fmt: skip
-    tuned = minialbert.finetune(distilled, task="classification", data={"train": ROWS, "validation": ROWS},
-                                adapters=True, epochs=1, output=tmp_path / "tuned")  # fmt: skip
-    scored = minialbert.evaluate(tuned, data=ROWS, split="train")
-    said = minialbert.predict(tuned, [text for text, _ in ROWS])
-    exported = minialbert.export(tuned, tmp_path / "exported", quantize="int8")
-    again = minialbert.predict(exported, [text for text, _ in ROWS])
-    page = minialbert.report(tmp_path / "tuned")
-
-    assert windows.path == tmp_path / "windows" and (windows.path / "manifest.json").is_file()
-    assert distilled.record == json.loads((tmp_path / "run" / "result.json").read_text())
-    assert isinstance(distilled.model, minialbert.MiniAlbertForMaskedLM) and not distilled.model.training
-    assert tuned.path == tmp_path / "tuned" and tuned.score == tuned.record["score"]
-    right = sum(one["label"] == label for one, (_, label) in zip(said, ROWS, strict=True)) / len(ROWS)
-    assert scored.metrics["train"]["accuracy"] == pytest.approx(right)
-    assert (exported.path / "model.onnx").is_file() and exported.record["precision"] == "int8"
-    assert [one["label"] for one in again] == [one["label"] for one in said]
-    assert "classification" in page or "in-memory" in page
 
 
 def test_live_models_go_in_everywhere(tiny_teacher, tiny_tokenizer, tmp_path):

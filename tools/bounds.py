@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("demo", "tasks", "zstd")
 TESTS = (
     "tests/test_api.py",
+    "tests/test_examples.py",
     "tests/test_startup.py",
     "tests/test_extending.py",
     "tests/deploy/onnx/test_export.py",

@@ -105,8 +105,11 @@ def prepare(
 ) -> Windows:
     """Cut a corpus into token windows on disk.
 
-    Example:
-        >>> windows = minialbert.prepare(["A text.", "Another one."], "bert-base-uncased", "windows/")  # doctest: +SKIP
+    Examples:
+        >>> texts = ["The king was small.", "He had one large house by the river."] * 30
+        >>> windows = minialbert.prepare(texts, "bert-base-uncased", "windows", window_length=64, overlap=32)
+        >>> sorted(windows.manifest.splits)
+        ['held_out', 'train']
 
     Args:
         corpus: files, directories, globs, hub data sets; texts, or dictionaries with a field for the text, in a list or

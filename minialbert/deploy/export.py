@@ -46,8 +46,10 @@ def export(
 ) -> Result:
     """Export a model to an ONNX graph that was checked against it, or to a folder that the hub understands.
 
-    Example:
-        >>> minialbert.export(tuned, "exported/", quantize="int8")  # doctest: +SKIP
+    Examples:
+        >>> exported = minialbert.export("tuned/model", "exported", quantize="int8")
+        >>> exported.record["precision"], (exported.path / "model.onnx").is_file()
+        ('int8', True)
 
     Args:
         model: a directory or hub id, a live model, or what `distill` or `finetune` gave back.

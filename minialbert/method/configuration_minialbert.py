@@ -54,6 +54,11 @@ class MiniAlbertConfig(PreTrainedConfig):
 
     The defaults are the paper's MiniALBERT-128. Every value is checked on construction.
 
+    Examples:
+        >>> config = minialbert.MiniAlbertConfig(num_hidden_layers=3, embedding_size=64)
+        >>> config.hidden_size, config.adapter_reduction_factor
+        (768, 16)
+
     Args:
         vocab_size: entries of the word table (V).
         embedding_size: rank of the embedding tables, the paper's r (Eq. 5); equal to `hidden_size` for
@@ -218,15 +223,7 @@ class MiniAlbertConfig(PreTrainedConfig):
         pretrained_model_name_or_path: str | os.PathLike,
         **kwargs: Any,  # noqa: ANN401
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read `config.json` of a directory or hub id, translated where the paper's release wrote it.
-
-        Args:
-            pretrained_model_name_or_path: directory or hub id.
-            **kwargs: passed on to Transformers.
-
-        Returns:
-            The configuration as a dictionary, and the unused keyword arguments.
-        """
+        """Return `config.json` of a directory or hub id; one of the paper's release is translated."""
         try:
             config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         except (
@@ -243,17 +240,9 @@ class MiniAlbertConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> MiniAlbertConfig:  # noqa: ANN401
-        """Build a configuration from a dictionary of ours or of the paper's release.
+        """Build a configuration from a dictionary of ours or of the paper's release; arguments as in Transformers.
 
-        Args:
-            config_dict: contents of a `config.json`.
-            **kwargs: overrides, as in Transformers.
-
-        Returns:
-            The configuration (and the unused keyword arguments where `return_unused_kwargs` is given).
-
-        Raises:
-            ValueError: if the dictionary describes an ordinary ALBERT or another architecture.
+        Raises ValueError if the dictionary describes an ordinary ALBERT or another architecture.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type == "albert":

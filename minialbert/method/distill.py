@@ -102,8 +102,12 @@ def distill(
     checkpoints, `model/` (student and tokenizer alone), `attention.json` (maps of student and teacher, where there
     is one) and `result.json`.
 
-    Example:
-        >>> distilled = minialbert.distill("bert-base-uncased", "windows/", max_steps=2000)  # doctest: +SKIP
+    Examples:
+        >>> distilled = minialbert.distill(
+        ...     "bert-base-uncased", "windows", recipe="tiny", max_steps=2, output="run"
+        ... )
+        >>> distilled.record["training"]["steps"]
+        2
 
     Args:
         teacher: a model, or its directory or hub id; None for masked-LM alone.

@@ -32,10 +32,24 @@ def layer_map(
 ) -> tuple[int, ...]:
     """Return g(l) of Eq. 11: for each student iteration the teacher layer it is aligned with, counted from 1.
 
-    "uniform" spreads the iterations evenly and ends at the last layer; "last" takes the teacher's last
-    layers; "alternate" is the release's g(l) = 2l; or one layer per iteration, where 0 leaves an iteration
-    without alignment. The paper's appendix counts from zero; its layers 1 and 9 are our 2 and 10. Raises
-    ValueError if the map has the wrong length or names a layer that the teacher does not have.
+    Examples:
+        >>> minialbert.layer_map(6, 12), minialbert.layer_map(3, 12, "last"), minialbert.layer_map(2, 12, [4, 0])
+        ((2, 4, 6, 8, 10, 12), (10, 11, 12), (4, 0))
+
+    The paper's appendix counts from zero; its layers 1 and 9 are our 2 and 10.
+
+    Args:
+        num_iterations: of the student.
+        num_teacher_layers: of the teacher.
+        strategy: "uniform" spreads the iterations evenly and ends at the last layer; "last" takes the teacher's last
+            layers; "alternate" is the release's g(l) = 2l; or one layer per iteration, where 0 leaves an iteration
+            without alignment.
+
+    Returns:
+        One layer per iteration.
+
+    Raises:
+        ValueError: if the map has the wrong length or names a layer that the teacher does not have.
     """
     if isinstance(strategy, str):
         if strategy == "uniform":

@@ -363,20 +363,9 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
     ) -> Any:  # noqa: ANN401 - a model, or (model, loading info) as in Transformers
         """Load a student from a directory or hub id: one of ours, or one of the paper's release.
 
-        Keys of the release are renamed on the way in. A release checkpoint whose encoder is incomplete,
-        or that holds something else besides, is refused by key name.
-
-        Args:
-            pretrained_model_name_or_path: directory or hub id.
-            *model_args: passed on to Transformers.
-            **kwargs: passed on to Transformers.
-
-        Returns:
-            The model in eval mode (with `output_loading_info=True`, a pair as in Transformers).
-
-        Raises:
-            ValueError: if a release checkpoint lacks a key of the encoder, has one that is not known, or one
-                of another shape (for the task head, `ignore_mismatched_sizes=True` allows that).
+        Arguments and what is returned are those of Transformers. Keys of the release are renamed on the way in.
+        Raises ValueError if a release checkpoint lacks a key of the encoder, has one that is not known, or one of
+        another shape (for the task head, `ignore_mismatched_sizes=True` allows that).
         """
         wants_info = kwargs.pop("output_loading_info", False)
         release = _is_release_checkpoint(pretrained_model_name_or_path, kwargs)
@@ -455,7 +444,19 @@ def _check_release_keys(
 
 
 class MiniAlbertModel(MiniAlbertPreTrainedModel):
-    """The encoder: embeddings, then the shared block applied `num_hidden_layers` times with its adapters."""
+    """The encoder: embeddings, then the shared block applied `num_hidden_layers` times with its adapters.
+
+    Examples:
+        >>> config = minialbert.MiniAlbertConfig(vocab_size=100, num_hidden_layers=3)
+        >>> model = minialbert.MiniAlbertModel(config)
+        >>> model(torch.tensor([[2, 17, 3]])).last_hidden_state.shape
+        torch.Size([1, 3, 768])
+        >>> len(model(torch.tensor([[2, 17, 3]]), num_iterations=2, output_hidden_states=True).hidden_states)
+        3
+
+    Args:
+        config: shape of a new model with random weights; `from_pretrained` loads one that was trained.
+    """
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
@@ -631,7 +632,18 @@ class _MiniAlbertWithHead(MiniAlbertPreTrainedModel):
 
 
 class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
-    """A student with a masked-language-model head, as it leaves distillation."""
+    """A student with a masked-language-model head, as it leaves distillation.
+
+    Examples:
+        >>> student = minialbert.MiniAlbertForMaskedLM.from_pretrained("run/model")
+        >>> tokenizer = transformers.AutoTokenizer.from_pretrained("run/model")
+        >>> logits = student(**tokenizer("The [MASK] was small.", return_tensors="pt")).logits
+        >>> logits.shape[-1] == len(tokenizer)
+        True
+
+    Args:
+        config: shape of a new model with random weights; `from_pretrained` loads one that was trained.
+    """
 
     _tied_weights_keys = {"mlm_head.decoder.weight": "minialbert.embeddings.word_embeddings.weight"}
 
@@ -878,7 +890,14 @@ def _attended_lengths(hidden_states: Tensor, attention_mask: Tensor | None) -> T
 
 
 class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
-    """A student that classifies (or scores) a text: `[CLS]` -> dropout -> Linear, no pooler, as in the release."""
+    """A student that classifies (or scores) a text: `[CLS]` -> dropout -> Linear, no pooler, as in the release.
+
+    Examples:
+        >>> config = minialbert.MiniAlbertConfig(vocab_size=100, num_labels=3)
+        >>> classifier = minialbert.MiniAlbertForSequenceClassification(config)
+        >>> classifier(torch.tensor([[2, 17, 3]])).logits.shape
+        torch.Size([1, 3])
+    """
 
     reads_first_token_only = True
     output_class = MiniAlbertSequenceClassifierOutput
@@ -913,7 +932,14 @@ class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
 
 
 class MiniAlbertForTokenClassification(_MiniAlbertClassifier):
-    """A student that labels every token: each position -> dropout -> Linear, as in the release."""
+    """A student that labels every token: each position -> dropout -> Linear, as in the release.
+
+    Examples:
+        >>> config = minialbert.MiniAlbertConfig(vocab_size=100, num_labels=5)
+        >>> tagger = minialbert.MiniAlbertForTokenClassification(config)
+        >>> tagger(torch.tensor([[2, 17, 3]])).logits.shape
+        torch.Size([1, 3, 5])
+    """
 
     output_class = MiniAlbertTokenClassifierOutput
 
@@ -927,7 +953,16 @@ class MiniAlbertForTokenClassification(_MiniAlbertClassifier):
 
 
 class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
-    """A student that marks the span of an answer: each position -> Linear -> start and end score."""
+    """A student that marks the span of an answer: each position -> Linear -> start and end score.
+
+    Examples:
+        >>> model = minialbert.MiniAlbertForQuestionAnswering(minialbert.MiniAlbertConfig(vocab_size=100))
+        >>> model(torch.tensor([[2, 17, 3]])).start_logits.shape
+        torch.Size([1, 3])
+
+    Args:
+        config: shape of a new model with random weights; `from_pretrained` loads one that was trained.
+    """
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)

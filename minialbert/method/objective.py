@@ -191,6 +191,11 @@ class DistillationObjective:
     The paper has one weight for alignment, lambda_2; here its two parts have one each. A term with weight 0
     gives no gradient; it is still reported where what it compares is at hand, and is 0 where it is not.
 
+    Examples:
+        >>> objective = minialbert.DistillationObjective.preset("paper", hidden_weight=1.0)
+        >>> objective.kl_direction, objective.weighted_terms
+        ('student-teacher', ('mlm', 'attention', 'hidden', 'output'))
+
     Args:
         mlm_weight: lambda_1.
         attention_weight: weight of the attention rows (Eq. 7) in lambda_2's bracket.

@@ -73,9 +73,34 @@ class DistillationTrainer(ResumableTrainer):
     release's dropout), never given to the optimiser, never saved. Losses are normalised by the masked and
     valid tokens of the whole optimiser step, over its micro-batches and processes.
 
-    Training data come in an order of their own (`ShuffledWindows`), and their collator may pack them;
-    `held_out_collator` makes the batches of evaluation, on `held_out_windows` evenly spread windows (None:
-    all). `teacher_view` may be a cache.
+    Examples:
+        >>> from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
+        >>> from minialbert.data.window_store import WindowDataset
+        >>> from minialbert.method.encoders import load_teacher
+        >>> student = minialbert.MiniAlbertForMaskedLM.from_pretrained("run/model")
+        >>> tokenizer = transformers.AutoTokenizer.from_pretrained("run/model")
+        >>> trainer = minialbert.DistillationTrainer(
+        ...     student, load_teacher("bert-base-uncased"), minialbert.DistillationObjective(),
+        ...     args=transformers.TrainingArguments("trained", max_steps=1, remove_unused_columns=False),
+        ...     train_dataset=ShuffledWindows(WindowDataset("windows", "train"), 8, seed=1),
+        ...     data_collator=MaskedLanguageModelCollator(tokenizer, seed=1),
+        ... )
+        >>> trainer.train().global_step
+        1
+
+    Args:
+        student: a model with a masked-LM head, which is trained in place.
+        teacher: what it learns from; None for masked-LM alone.
+        objective: the loss terms and their weights.
+        args: Transformers' own, with `remove_unused_columns=False`.
+        train_dataset: windows in an order of their own, see `ShuffledWindows`.
+        data_collator: masks the windows of a batch, and may pack them.
+        held_out_collator: the same for evaluation; `data_collator` when absent.
+        held_out: windows to evaluate on.
+        held_out_windows: how many of them, evenly spread; None for all.
+        teacher_view: what the teacher says of a batch, from a cache; `teacher.view` when absent.
+        max_skipped_steps: end the run after more steps in a row whose loss or gradient is not finite.
+        callbacks: Transformers' own.
     """
 
     def __init__(

@@ -27,7 +27,12 @@ def report(
 ) -> str:
     """Put the records of runs into tables beside the paper's rows, or two runs side by side.
 
-    The package itself can be called: `minialbert.report("runs/", "page/")`.
+    The package itself can be called.
+
+    Examples:
+        >>> page = minialbert.report(["run", "tuned"], "page")
+        >>> sorted(file.name for file in Path("page").glob("report.*"))
+        ['report.html', 'report.md']
 
     Args:
         paths: records, run directories, or trees of them.

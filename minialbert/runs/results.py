@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 class Result:
     """A record and its place.
 
+    Examples:
+        >>> minialbert.evaluate("tuned/model", {"test": [("A house.", "large")]}, output="scores")
+        <Result: evaluation, accuracy ... on test, in scores>
+
     Attributes:
         record: what `result.json` holds; empty in all but the first of several processes.
         path: the directory that was written, if one was.
@@ -49,6 +53,10 @@ class Result:
 @dataclass(frozen=True, repr=False)
 class ModelResult(Result):
     """A record with the model that came of it, ready to use and to hand on to the next verb.
+
+    Examples:
+        >>> minialbert.distill("bert-base-uncased", "windows", recipe="tiny", start_only=True, output="start")
+        <ModelResult: initialisation, in start>
 
     Attributes:
         model: the model, in eval mode.

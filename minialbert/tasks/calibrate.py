@@ -166,8 +166,11 @@ def calibrate(
     (embeddings and reading out are not counted). `exit_threshold` is None where no threshold saves an iteration within
     `max_drop`.
 
-    Example:
-        >>> minialbert.calibrate(tuned, data="my-table/").record["exit_threshold"]  # doctest: +SKIP
+    Examples:
+        >>> rows = [("A large house.", "large"), ("A small house.", "small")] * 20
+        >>> calibrated = minialbert.calibrate("tuned/model", {"train": rows}, fraction=0.5)
+        >>> 0 < calibrated.record["exit_threshold"] <= 1
+        True
 
     Args:
         model: the directory of a tuned MiniALBERT, or what `finetune` gave back; for a dry run also a hub id.

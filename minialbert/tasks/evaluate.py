@@ -79,8 +79,10 @@ def evaluate(
     tuning unless `max_length` or `overlap` is set. The record has at another depth than the model's own also what was
     asked for, and the mean iterations of each split where inputs could leave early.
 
-    Example:
-        >>> minialbert.evaluate("tuned/model", data="my-ner/").score  # doctest: +SKIP
+    Examples:
+        >>> scored = minialbert.evaluate("tuned/model", {"test": [("A large house.", "large")]})
+        >>> scored.metrics["test"]["accuracy"] in (0, 1)
+        True
 
     Args:
         model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.

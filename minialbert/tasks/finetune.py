@@ -304,9 +304,11 @@ def finetune(
     The run directory receives the resolved recipe, `log.jsonl`, `model/` (the state that was best on validation,
     tokenizer, `task.json`), after adapter-tuning also `adapters/`, and `result.json`.
 
-    Example:
-        >>> tuned = minialbert.finetune("bert-base-uncased", task="classification",
-        ...                             data={"train": [("good", "pos"), ("bad", "neg")] * 20})  # doctest: +SKIP
+    Examples:
+        >>> rows = [("A large house.", "large"), ("A small house.", "small")] * 20
+        >>> tuned = minialbert.finetune("run/model", "classification", {"train": rows}, epochs=1, output="tuned")
+        >>> 0 <= tuned.score <= 1
+        True
 
     Args:
         model: a directory or hub id, a live model, or what `distill` gave back; without, that of the recipe.

@@ -90,14 +90,7 @@ def split_at_whitespace(text: str, size: int = PIECE_CHARACTERS) -> Iterator[str
 
     A cut lies before a run of whitespace, where WordPiece has a word boundary and where byte-level BPE and
     sentencepiece attach the space to the word that follows. Only where no space is found in the second half
-    of a piece (one endless word) is it cut anywhere.
-
-    Args:
-        text: a document.
-        size: in characters.
-
-    Yields:
-        Consecutive pieces, none empty.
+    of a piece (one endless word) is it cut anywhere. Pieces are consecutive, and none is empty.
     """
     start = 0
     while len(text) - start > size:
