@@ -168,9 +168,8 @@ def calibrate(
 
     Examples:
         >>> rows = [("A large house.", "large"), ("A small house.", "small")] * 20
-        >>> calibrated = minialbert.calibrate("tuned/model", {"train": rows}, fraction=0.5)
-        >>> 0 < calibrated.record["exit_threshold"] <= 1
-        True
+        >>> minialbert.calibrate("tuned/model", {"train": rows}, fraction=0.5)
+        <Result: exit-calibration...>
 
     Args:
         model: the directory of a tuned MiniALBERT, or what `finetune` gave back; for a dry run also a hub id.
