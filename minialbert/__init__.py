@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from minialbert.method.objective import DistillationObjective
     from minialbert.method.trainer import DistillationTrainer
     from minialbert.report import report
+    from minialbert.report.render import render
     from minialbert.runs.results import ModelResult, Result
     from minialbert.tasks.calibrate import calibrate
     from minialbert.tasks.evaluate import evaluate
@@ -58,6 +59,7 @@ __all__ = [
     "layer_map",
     "predict",
     "prepare",
+    "render",
     "report",
 ]
 
@@ -82,6 +84,7 @@ _PLACES = {
     "layer_map": "minialbert.method.losses",
     "predict": "minialbert.tasks.predict",
     "prepare": "minialbert.data.prepare",
+    "render": "minialbert.report.render",
 }
 
 

@@ -11,9 +11,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from minialbert_runtime.reading import line
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from minialbert.errors import UserError, printable
@@ -37,6 +39,7 @@ class PlainConsole(Console):
                 yield Segment("\n".join(lines), segment.style)
 
 
+_COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of labels
 out = PlainConsole()
 err = PlainConsole(stderr=True)
 
@@ -137,6 +140,19 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], figures: i
     for row in rows:
         table.add_row(*row)
     out.print(table)
+
+
+def print_answers(results: Iterable[dict[str, Any]]) -> None:
+    """Print what a model says of texts, a line each, each label in a colour of its own."""
+    styles: dict[str, str] = {}
+    console = Console(markup=False, emoji=False, highlight=False)
+    for result in results:
+        told = Text()
+        for part, label in line(result):
+            if label:
+                styles.setdefault(label, f"black on bright_{_COLOURS[len(styles) % len(_COLOURS)]}")
+            told.append(part, styles.get(label or ""))
+        console.print(told, soft_wrap=True)
 
 
 def say(text: str, console: Console = out) -> None:

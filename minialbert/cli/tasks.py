@@ -23,12 +23,13 @@ from minialbert.cli.shared import (
     option,
     out,
     patience,
+    print_answers,
     print_json,
     print_table,
     say,
 )
 from minialbert.errors import UserError, local_path, quoted
-from minialbert.runs.files import check_file, whole_file, writing
+from minialbert.runs.files import check_file, writing
 
 if TYPE_CHECKING:
     from minialbert.recipes.schema import FinetuneRecipe
@@ -44,6 +45,7 @@ _ExitThreshold = Annotated[
 _Data = Annotated[str | None, option("Labelled data: directory, file or hub:OWNER/NAME.")]
 _TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: the task of the model.")]
 _Set = Annotated[list[str] | None, option("Any setting, as in task.text=sentence.", "--set")]
+AnswerFormat = StrEnum("AnswerFormat", ["table", "json", "jsonl", "brat", "csv", "html"])
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 
 
@@ -166,7 +168,10 @@ def predict(
     id_column: Annotated[str | None, option("Column of the result's id (default: id).")] = None,
     documents: Annotated[bool, option("Read each file as one text.", "--documents")] = False,
     max_characters: Annotated[int, option("Longest text accepted, in characters.")] = 1_000_000,
-    output: Annotated[Path | None, option("File for the results (default: standard output).")] = None,
+    output: Annotated[Path | None, option("File, or brat's folder (default: standard output).")] = None,
+    format_: Annotated[
+        AnswerFormat | None, option("Format (default: table on a terminal, else jsonl).", "--format")
+    ] = None,
     threshold: Annotated[float | None, option("Lowest probability of an answer.")] = None,
     top_k: Annotated[int | None, option("Show the scores of this many labels, the highest first.")] = None,
     batch_size: Annotated[int | None, option("Inputs per pass (32; dynamic int8: 1).")] = None,
@@ -178,9 +183,11 @@ def predict(
 
     minialbert predict --model tuned/model "Aspirin relieves pain."
     minialbert predict --model tuned/model --input notes.csv --column note --output answers.jsonl
+    minialbert predict --model tuned/model --input notes.txt --format html --output answers.html
     cat notes.txt | minialbert predict --model tuned/model --input -
     """
-    from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs, to_json_line
+    from minialbert.report.render import FORMATS, render
+    from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs
 
     if bool(texts) == bool(input_):
         raise UserError("give either texts or --input (a file, or - for standard input)")
@@ -188,7 +195,11 @@ def predict(
         raise UserError(
             "--column, --pair-column, --id-column and --documents are for files: give --input too"
         )
-    if output is not None:
+    usual = "table" if output is None and sys.stdout.isatty() else "jsonl"
+    shown = format_.value if format_ else usual
+    if output is None and shown == "brat":
+        raise UserError("brat takes files in a folder: give --output")
+    if output is not None and shown != "brat":  # before a model is loaded
         check_file(output, overwrite=overwrite)
     inputs: Iterable[Input] = [Input(text, {}) for text in texts or ()]
     if input_:
@@ -201,22 +212,15 @@ def predict(
             model, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
             num_iterations=num_iterations, exit_threshold=exit_threshold,
         )  # fmt: skip
-        lines = map(to_json_line, answers(predictor, inputs))
-        if output is None:
-            for line in lines:
-                sys.stdout.write(f"{line}\n")
+        results = answers(predictor, inputs)
+        if output is not None:
+            render(results, output, format=shown, overwrite=overwrite)
+        elif shown == "table":
+            print_answers(results)
+        else:
+            for piece in FORMATS[shown](results):
+                sys.stdout.write(piece)
                 sys.stdout.flush()
-            return
-        count = 0
-        try:
-            with writing(output, advice=None), whole_file(output, keep=UserError) as file:
-                for count, line in enumerate(lines, start=1):  # noqa: B007 - told below
-                    file.write(f"{line}\n")
-        except UserError as error:
-            left = output.with_name(f".{output.name}.partial")
-            raise UserError(
-                f"{error}; the {count:,} answers before are in {left}" if count else str(error)
-            ) from error
 
 
 def report(

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from minialbert.errors import MissingExtraError
 from minialbert.report.blocks import AttentionMaps, Block, LineChart, ScatterChart, Section
 from minialbert.report.charts import Charts, placeable, stem, thinned
-from minialbert.report.tables import Difference, Table, Value, clean, number, show
+from minialbert.report.tables import Difference, Marked, Table, Value, clean, number, show
 from minialbert.runs.records import Cell
 
 TABLE_ROWS = 60  # of a chart's values; many series would bury the reader, and swell the page
@@ -129,6 +129,7 @@ class _Shown:
     text: str
     key: float | None = None
     verdict: str = ""
+    marked: Marked | None = None
 
     @property
     def missing(self) -> bool:
@@ -223,6 +224,8 @@ def _duration(text: str) -> float | None:
 
 
 def _shown(value: Value, read: Callable[[str], float | None] | None) -> _Shown:
+    if isinstance(value, Marked):
+        return _Shown(str(value), value.share, marked=value)
     if isinstance(value, str):
         return _Shown(value, None if read is None else read(value.strip()))
     if value is None:

@@ -24,7 +24,18 @@ class Difference:
     interval: tuple[float, float] | None = None  # of the mean; None where there are too few to have one
 
 
-Value = str | int | Decimal | Cell | Difference | None
+@dataclass(frozen=True)
+class Marked:
+    """Text in parts, each with its look on a page, None for plain text, and a tag; or a figure that is a share."""
+
+    parts: tuple[tuple[str, int | None, str], ...]
+    share: float | None = None
+
+    def __str__(self) -> str:
+        return "".join(text if look is None else f"[{text} {tag}]" for text, look, tag in self.parts)
+
+
+Value = str | int | Decimal | Cell | Difference | Marked | None
 _GLUE = {column.task for column in published.GLUE_COLUMNS}
 _MOST_CLASSES = 30
 _NER = {column.task for column in published.NER_COLUMNS}

@@ -21,6 +21,7 @@ from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
 
 FORMAT_VERSION = 1
 RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.jsonl"  # of evaluations, beside the record
 MODES = ("full", "adapters")
 ADAPTER_INITS = ("pre-trained", "as-published", "identity")
 

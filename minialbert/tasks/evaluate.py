@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import tempfile
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from minialbert_runtime.answers import ANSWERS, entities_at
 from minialbert_runtime.folder import is_exported
-from minialbert_runtime.words import WordRule
+from minialbert_runtime.lines import to_json_line
+from minialbert_runtime.words import WordRule, tags_to_spans
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Task, TextExample, TokenExample, check_metric
@@ -24,7 +25,7 @@ from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task, task_summary, understood
-from minialbert.data.words import with_words
+from minialbert.data.words import gold_spans, running_text, with_words
 from minialbert.errors import UserError, display_name, needs_extra
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
@@ -35,7 +36,7 @@ from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_file, write_atomically, writing
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import speaking
-from minialbert.runs.records import check_output, write_result
+from minialbert.runs.records import PREDICTIONS_FILE, check_output, write_result
 from minialbert.runs.results import Result
 from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.losses import label_order
@@ -52,8 +53,6 @@ from minialbert.tasks.predictions import (
 )
 
 logger = logging.getLogger(__name__)
-
-PREDICTIONS_FILE = "predictions.jsonl"
 
 
 def evaluate(
@@ -390,9 +389,9 @@ def _write(
     folder: Path, record: dict[str, Any], task: Task, results: Mapping[str, Predictions]
 ) -> dict[str, Any]:
     lines = [
-        json.dumps(_line(name, example, value), ensure_ascii=False)
+        to_json_line(_line(name, task, *row))
         for name, result in results.items()
-        for example, value in zip(task.splits[name], result.values, strict=True)
+        for row in zip(task.splits[name], result.values, result.evidence, strict=True)
     ]
     with writing(folder, advice=None):
         folder.mkdir(parents=True, exist_ok=True)
@@ -400,8 +399,25 @@ def _write(
         return write_result(RunDirectory(folder).result, record)
 
 
-def _line(split: str, example: TextExample | TokenExample, value: Any) -> dict[str, Any]:  # noqa: ANN401
+def _line(
+    split: str,
+    task: Task,
+    example: TextExample | TokenExample,
+    value: Any,  # noqa: ANN401
+    evidence: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Return what was given and what was found; entities, and the confidence in classes, as `predict` has them."""
     if isinstance(example, TokenExample):
-        return {"split": split, "tokens": example.words, "tags": example.tags, "predicted": value}
+        text, offsets = running_text(example)
+        spans = {"entities": tags_to_spans(value, offsets, text)}
+        if example.tags is not None:
+            spans["gold"] = gold_spans(example)
+        found = {name: entities_at(text, offsets, one, evidence) for name, one in spans.items()}
+        tokens = {"tokens": list(example.words), "tags": example.tags and list(example.tags)}
+        return {"split": split, **tokens, "predicted": value, "text": text, **found}
     pair = {"pair": example.pair} if example.pair is not None else {}
-    return {"split": split, "text": example.text, **pair, "label": example.label, "predicted": value}
+    line = {"split": split, "text": example.text, **pair, "label": example.label, "predicted": value}
+    answer = ANSWERS[task.problem](evidence, task.labels, 0.0)
+    if "scores" in answer:
+        line["score"] = answer.get("score", min(max(one, 1 - one) for one in answer["scores"].values()))
+    return line

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from minialbert_runtime.answers import Logits, word_logits
+from minialbert_runtime.answers import Logits, tags_of, word_logits
 from minialbert_runtime.words import Span, tags_to_spans
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -30,12 +30,14 @@ class Predictions:
     """What a model says about a split, in the order of its examples.
 
     `values` are of each row a label name, a score, the names that apply, or one tag per word; `metrics` empty without
-    gold labels. `exit_iterations` has how often the block was applied to each input, where inputs could leave early.
+    gold labels; `evidence` has the logits of a text, or the probabilities of its tags. `exit_iterations` has how often
+    the block was applied to each input, where inputs could leave early.
     """
 
     values: list[Any]
     metrics: dict[str, Any]
     exit_iterations: list[int] | None = None
+    evidence: Sequence[Any] = ()
 
     @property
     def mean_iterations(self) -> float | None:
@@ -255,7 +257,7 @@ def read_predictions(
         )
     if task.type.tagging:
         sentences = cast("Sequence[TokenExample]", examples)
-        tags = word_tags(sentences, encoded, logits, task.labels)
+        tags, chances = word_tags(sentences, encoded, logits, task.labels)
         metrics: dict[str, Any] = {}
         if sentences and all(sentence.tags is not None for sentence in sentences):
             gold = [list(sentence.tags or ()) for sentence in sentences]
@@ -264,13 +266,13 @@ def read_predictions(
                 found = [_found_spans(*pair) for pair in zip(sentences, tags, strict=True)]
                 metrics |= span_metrics(list(map(gold_spans, sentences)), found)
             metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
-        return Predictions(tags, metrics, exit_iterations)
+        return Predictions(tags, metrics, exit_iterations, chances)
     if not logits:
         return Predictions([], {})
     rows, logits = one_for_each(encoded, logits)
     values, metrics = task.type.results(task, examples, rows, logits)
     assert len(values) == len(examples)
-    return Predictions(values, metrics, exit_iterations)
+    return Predictions(values, metrics, exit_iterations, logits)
 
 
 def remarks(task: Task, results: Mapping[str, Predictions]) -> list[str]:
@@ -285,14 +287,15 @@ def remarks(task: Task, results: Mapping[str, Predictions]) -> list[str]:
 
 def word_tags(
     sentences: Sequence[TokenExample], encoded: Encoded, logits: Sequence[Logits], labels: Sequence[str]
-) -> list[list[str]]:
-    """Return one tag per word: that of its first piece, in the window to which the word belongs.
+) -> tuple[list[list[str]], list[list[float]]]:
+    """Return one tag per word, that of its first piece in the window to which the word belongs, and its probability.
 
     The logits are (tokens, labels) of each window, the labels tag names by id.
     """
     counts = [len(sentence.words) for sentence in sentences]
     by_word = word_logits(counts, encoded.owners, encoded.windows, logits, len(labels))
-    return [[labels[best] for best in values.argmax(axis=1).tolist()] for values in by_word]
+    answers = [tags_of(values, labels) for values in by_word]
+    return [tags for tags, _ in answers], [chances for _, chances in answers]
 
 
 def _piece_tags(

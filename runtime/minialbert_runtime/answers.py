@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .errors import UserError
 from .lines import SHORTEN
 from .windows import Cutter, Row, Text, WordWindow
-from .words import WordRule, tags_to_spans
+from .words import Span, WordRule, tags_to_spans
 
 Logits = NDArray[np.float32]
 
@@ -220,9 +220,8 @@ class TextModel(ABC):
         logits = self._logits([Row(list(window.input_ids)) for window in flat])
         by_word = word_logits(list(map(len, words)), owners, flat, logits, len(self.labels))
         for text, its_offsets, values in zip(sentences, offsets, by_word, strict=True):
-            tags = [self.labels[best] for best in values.argmax(axis=1).tolist()]
-            chances = _softmax(values.astype(np.float64)).max(axis=1).tolist()
-            found = _entities(text, its_offsets, tags, chances)
+            tags, chances = tags_of(values, self.labels)
+            found = entities_at(text, its_offsets, tags_to_spans(tags, its_offsets, text), chances)
             least = self._threshold
             yield {"text": text, "entities": [one for one in found if least is None or one["score"] > least]}
 
@@ -307,20 +306,28 @@ def word_logits(
     return found
 
 
-def _entities(
-    text: str, offsets: Sequence[tuple[int, int]], tags: Sequence[str], chances: Sequence[float]
+def tags_of(logits: Logits, labels: Sequence[str]) -> tuple[list[str], list[float]]:
+    """Return the tag of each word of a text, and its probability, from logits (words, labels)."""
+    chances = _softmax(logits.astype(np.float64)).max(axis=1).tolist()
+    return [labels[best] for best in logits.argmax(axis=1).tolist()], chances
+
+
+def entities_at(
+    text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[Span], chances: Sequence[float]
 ) -> list[dict[str, Any]]:
+    """Return entities as results have them, scored by the mean of `chances`, the probabilities of their words' tags."""
     starts = [start for start, _ in offsets]
     entities = []
-    for span in tags_to_spans(tags, offsets, text):
-        inside = chances[bisect_left(starts, span.start) : bisect_left(starts, span.end)]
+    for span in spans:
+        # An entity that somebody annotated may begin inside a word.
+        inside = chances[max(0, bisect_right(starts, span.start) - 1) : bisect_left(starts, span.end)]
         entities.append(
             {
                 "start": span.start,
                 "end": span.end,
                 "text": text[span.start : span.end],
                 "label": span.label,
-                "score": sum(inside) / len(inside),
+                "score": sum(inside) / max(1, len(inside)),
             }
         )
     return entities

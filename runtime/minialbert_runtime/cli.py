@@ -1,4 +1,4 @@
-"""The command `minialbert-runtime`: texts in, one JSON object a line out."""
+"""The command `minialbert-runtime`: texts in, one line for each out, as JSON or to be read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .errors import UserError
 from .lines import STDIN, read_lines, read_text, to_json_line
+from .reading import line
 
 if TYPE_CHECKING:
     from .windows import Text
@@ -85,15 +86,17 @@ def _run(arguments: Sequence[str]) -> None:
     if options.input is not None:
         read = _whole if options.documents else read_lines
         texts = read(options.input, max_characters=model.max_characters)
+    shown = options.format or ("table" if sys.stdout.isatty() else "jsonl")
     for result in model.predict(_with_pair(texts, options.pair)):
-        sys.stdout.buffer.write(f"{to_json_line(result)}\n".encode())
+        told = to_json_line(result) if shown == "jsonl" else "".join(part for part, _ in line(result))
+        sys.stdout.buffer.write(f"{told}\n".encode())
         sys.stdout.buffer.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minialbert-runtime",
-        description="Label texts with an exported model: one JSON object a line, entities with character offsets.",
+        description="Label texts with an exported model: entities marked in the text, or one JSON object a line.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that `minialbert export` wrote")
@@ -114,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=int,
         help="inputs per run of the model (32; 1 where int8 ranges are those of a run)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "jsonl"),
+        help="lines to read (on a terminal), or JSON with offsets (else)",
     )
     parser.add_argument("--threads", type=int, help="threads of one run (one per physical core)")
     parser.add_argument("--max-characters", type=int, help="longest text that is taken (1,000,000)")

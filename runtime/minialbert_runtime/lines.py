@@ -18,7 +18,7 @@ _SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 
 
 
 def to_json_line(result: dict[str, Any]) -> str:
-    """Return a result as JSON on one line, without its line end; characters stay as they are.
+    """Return a result as JSON on one line, without its line end; characters stay as they are, numbers have six digits.
 
     Args:
         result: what `TextModel.predict` yields.
@@ -29,7 +29,16 @@ def to_json_line(result: dict[str, Any]) -> str:
     Raises:
         ValueError: a number is NaN or infinite.
     """
-    return json.dumps(result, ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
+    return json.dumps(six_digits(result), ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
+
+
+def six_digits(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return a value with its numbers, wherever in it, at six digits; large ones are whole."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}")
+    if isinstance(value, dict):
+        return {key: six_digits(one) for key, one in value.items()}
+    return [six_digits(one) for one in value] if isinstance(value, list) else value
 
 
 def read_lines(

@@ -112,6 +112,13 @@ def test_mistakes_are_one_line(classifier, tmp_path):
     assert "stdin:1: a NUL byte" in refuse(classifier, "--input", "-", stdin=b"a\0b\n")
 
 
+def test_lines_for_people_are_those_of_the_library(tagger):
+    status, out, _ = run(tagger, "--format", "table", "the new city")
+    (entity,) = json.loads(run(tagger, "the new city")[1])["entities"]
+    shown = f"[{entity['text']} {entity['label']} {entity['score']:.3g}]"
+    assert (status, out) == (0, "the new city\n".replace(entity["text"], shown))
+
+
 def test_reader_that_goes_away_is_no_error(classifier, tmp_path):
     (tmp_path / "texts.txt").write_text("king\n" * 20_000)
     process = start(classifier, "--input", tmp_path / "texts.txt", "--batch-size", 1)
@@ -136,5 +143,13 @@ def test_json_line_is_one_line():
     line = to_json_line({"text": 'é\n\u2028\x85\x0b中"'})
     assert len(line.splitlines()) == 1
     assert json.loads(line) == {"text": 'é\n\u2028\x85\x0b中"'}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json_line({"score": float("nan")})
+    for number in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            to_json_line({"score": float(number)})
+
+
+def test_numbers_have_six_digits_and_large_ones_are_whole():
+    numbers = [0.123456789, 1 / 3e7, 4.123456789, 123456.789, 1234567.89, 7, True, 0.5]
+    assert to_json_line({"a": {"b": numbers}}) == (
+        '{"a": {"b": [0.123457, 3.33333e-08, 4.12346, 123457.0, 1234568.0, 7, true, 0.5]}}'
+    )

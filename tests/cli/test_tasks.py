@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 
 import pytest
 from conftest import write_tiny_task
+from minialbert_runtime.lines import six_digits
 
 from minialbert.cli.main import main
 from minialbert.tasks.predict import Predictor
@@ -363,7 +365,8 @@ def said(tuned):
     """What the library says about texts."""
 
     def results(texts):
-        return list(Predictor.load(str(tuned("classification").model), precision="auto").predict(texts))
+        predictor = Predictor.load(str(tuned("classification").model), precision="auto")
+        return six_digits(list(predictor.predict(texts)))
 
     return results
 
@@ -409,7 +412,7 @@ def test_predict_pairs(call, refuse, tuned, tmp_path):
     (of_pairs / "task.json").write_text(json.dumps(task | {"pairs": True}))
     status, out, _ = call("predict", "--model", of_pairs, *columns)
     assert status == 0
-    assert read_lines(out) == list(Predictor.load(str(of_pairs), precision="auto").predict(pairs))
+    assert read_lines(out) == six_digits(list(Predictor.load(str(of_pairs), precision="auto").predict(pairs)))
     assert "text 1: found a single text, but the model was tuned on pairs" in refuse(
         "predict", "--model", of_pairs, "the king"
     )
@@ -455,7 +458,7 @@ def test_a_refused_prediction_leaves_the_former_file_and_its_own_answers(refuse,
     partial = output.with_name(".results.jsonl.partial")
     told = refuse(*usual, "--output", output)
     assert "texts.txt:601: not UTF-8" in told
-    assert told.endswith(f"the 600 answers before are in {partial}")
+    assert told.endswith(f"the 600 lines before are in {partial}")
     assert [result["text"] for result in read_lines(partial.read_text())] == ["the king"] * 600
     assert entries(output.parent) == [partial.name]
     output.write_text("former")
@@ -463,6 +466,30 @@ def test_a_refused_prediction_leaves_the_former_file_and_its_own_answers(refuse,
     assert "answers" not in refuse(*usual, "--output", output, "--overwrite")
     assert output.read_text() == "former"
     assert entries(output.parent) == ["results.jsonl"]
+
+
+def test_predict_for_people_and_programs(call, refuse, tuned, tmp_path, caplog):
+    usual = ("predict", "--model", tuned("ner").model, "the king of it")
+    status, out, _ = call(*usual, "--format", "table")
+    assert status == 0 and out.startswith("the [king Person ")
+    assert call(*usual, "--format", "csv")[1].splitlines()[0] == '"id","start","end","label","score","text"'
+    assert json.loads(call(*usual, "--format", "json")[1])[0]["entities"][0]["text"] == "king"
+    assert "<mark" in call(*usual, "--format", "html")[1]
+    assert "brat takes files in a folder: give --output" in refuse(*usual, "--format", "brat")
+    assert call(*usual, "--format", "brat", "--output", tmp_path / "brat")[0] == 0
+    assert (tmp_path / "brat" / "text-1.ann").read_text() == "T1\tPerson 4 8\tking\n"
+    assert "is not empty" in refuse(*usual, "--format", "brat", "--output", tmp_path / "brat")
+    classes = ("predict", "--model", tuned("classification").model, "the king")
+    assert "brat takes entities" in refuse(*classes, "--format", "brat", "--output", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_terminal_shows_entities_in_colour(call, tuned, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = call("predict", "--model", tuned("ner").model, "the king of it")[1]
+    assert re.fullmatch(r"the \x1b\[[0-9;]+m\[king Person [0-9.]{1,5}\]\x1b\[0m of it\n", out)
 
 
 def test_a_table_is_refused_before_the_first_prediction(refuse, tuned, tmp_path, capsys):

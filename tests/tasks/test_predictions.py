@@ -425,7 +425,9 @@ def test_a_word_has_the_tag_of_its_first_piece(tiny_tokenizer):
     # Special token, x, ##y, ##z, a, special token.
     ids = [3, 1, 2, 2, 0, 3]
     logits = [np.eye(len(TAGS), dtype=np.float32)[ids]]
-    assert word_tags([sentence], encoded, logits, TAGS) == [["B-A", "O"]]
+    tags, chances = word_tags([sentence], encoded, logits, TAGS)
+    assert tags == [["B-A", "O"]]
+    assert chances == [[pytest.approx(np.e / (np.e + len(TAGS) - 1))] * 2]
 
 
 # Splits without labels, and without rows

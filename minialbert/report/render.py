@@ -1,0 +1,189 @@
+"""What a model answers, for people and for programs: marked texts, a page, JSON, CSV, and files for brat."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from minialbert_runtime.lines import six_digits, to_json_line
+from minialbert_runtime.reading import line, parts
+
+from minialbert.errors import UserError, listed, quoted
+from minialbert.report.blocks import Section
+from minialbert.report.charts import free_name
+from minialbert.report.page import html_page
+from minialbert.report.tables import Marked, Table
+from minialbert.runs.files import check_file, check_folder, whole_file, whole_folder, writing
+
+logger = logging.getLogger(__name__)
+
+Answers = Iterable[Mapping[str, Any]]
+_COLUMNS = ("file", "id", "start", "end", "label", "score", "text", "pair")
+_MOST_TEXTS, _MOST_CHARACTERS = 300, 600_000  # of a page
+
+
+class Rendered(str):
+    """Answers as text; notebooks show a page as it is."""
+
+    def _repr_html_(self) -> str | None:
+        frame = f'<iframe srcdoc="{html.escape(self)}" width="100%" height="480" frameborder="0"></iframe>'
+        return frame if self.startswith("<!DOCTYPE") else None
+
+
+def render(
+    answers: Answers, output: str | Path | None = None, *, format: str = "html", overwrite: bool = False
+) -> Rendered:
+    """Show what a model answers: as a page, for a terminal, or for programs.
+
+    Example:
+        >>> minialbert.render(minialbert.predict("tuned/model", texts))  # doctest: +SKIP
+
+    Args:
+        answers: what `predict` returns; `id` and `file` are shown where a dictionary has them.
+        output: a file, or for brat a folder, to write instead.
+        format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), or "brat" (a
+            `.txt` and an `.ann` file per text).
+        overwrite: replace what is there.
+
+    Returns:
+        The text, which a notebook shows if it is a page; empty where it is written.
+
+    Raises:
+        UserError: if the format is unknown or not for such answers, or the output cannot be written.
+    """
+    if format not in (FORMATS if output is None else (*FORMATS, "brat")):
+        raise UserError(f"{quoted(format)}: expected {listed(FORMATS)}, or brat with a folder as output")
+    if output is None:
+        return Rendered("".join(FORMATS[format](answers)))
+    if format == "brat":
+        _write_brat(answers, Path(output), overwrite=overwrite)
+        return Rendered()
+    file, count = Path(output), 0
+    check_file(file, overwrite=overwrite)
+    try:
+        with writing(file, advice=None), whole_file(file, keep=UserError) as stream:
+            for count, piece in enumerate(FORMATS[format](answers), start=1):  # noqa: B007 - told below
+                stream.write(piece)
+    except UserError as error:
+        left = f"; the {count:,} lines before are in {file.with_name(f'.{file.name}.partial')}"
+        raise UserError(f"{error}{left if count else ''}") from error
+    return Rendered()
+
+
+def _table(answers: Answers) -> Iterator[str]:
+    return ("".join(part for part, _ in line(answer)) + "\n" for answer in answers)
+
+
+def _json_lines(answers: Answers) -> Iterator[str]:
+    return (f"{to_json_line(dict(answer))}\n" for answer in answers)
+
+
+def _json(answers: Answers) -> Iterator[str]:
+    yield f"[{','.join(_json_lines(answers))}]\n"
+
+
+def _page(answers: Answers) -> Iterator[str]:
+    """Yield a page with a legend and as many of the first texts as it holds."""
+    looks: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    rows: list[tuple[str, Marked]] = []
+    number = characters = 0
+    for number, answer in enumerate(answers, start=1):
+        found = list(parts(answer))
+        counts.update(label for _, label, _ in found if label)
+        characters += sum(len(text) for text, _, _ in found)
+        if len(rows) < _MOST_TEXTS and characters < _MOST_CHARACTERS:
+            name = " ".join(str(answer[key]) for key in ("file", "id") if key in answer)
+            looked = (None if label is None else looks.setdefault(label, len(looks)) for _, label, _ in found)
+            marks = ((text, look, tag) for (text, _, tag), look in zip(found, looked, strict=True))
+            rows.append((name or str(number), Marked(tuple(marks))))
+    left = (f"These are the first {len(rows):,} of {number:,} texts.",) if len(rows) < number else ()
+    legend = ((Marked((("", looks.get(one), one),)), f"{count:,}") for one, count in counts.most_common())
+    blocks = (
+        Table("Labels", ("label", "count"), tuple(legend)),
+        Table("Texts", ("text", "answer"), tuple(rows), left),
+    )
+    yield html_page("What the model answers", [Section(block.title, (block,)) for block in blocks])
+
+
+def _csv(answers: Answers) -> Iterator[str]:
+    """Yield a table by rows: one per entity, or one per text with its classes divided by "|"."""
+    number = empty = 0
+    columns: list[str] = []
+    for number, answer in enumerate(answers, start=1):
+        columns = columns or [name for name in _COLUMNS if name not in ("file", "pair") or name in answer]
+        if number == 1:
+            yield _csv_row(columns)
+        rows = [{**answer, **entity} for entity in answer.get("entities", ())]
+        if "entities" not in answer:
+            labels = answer.get("labels", [answer["label"]] if answer.get("label") else [])
+            scores = (str(six_digits(answer["scores"][one])) for one in labels if "scores" in answer)
+            rows = [{"score": "|".join(scores), **answer, "label": "|".join(labels)}]
+        empty += not rows
+        yield from (
+            _csv_row(row.get(name, number if name == "id" else "") for name in columns) for row in rows
+        )
+    if empty:
+        logger.info("%s of %s texts have no entity, and so no row", f"{empty:,}", f"{number:,}")
+
+
+def _csv_row(values: Iterable[Any]) -> str:
+    # Text that a spreadsheet would take for a formula gets a single quote in front, as in the tables of reports.
+    told = (
+        f"'{one}" if str(one).lstrip()[:1] in tuple("=+-@") and isinstance(one, str) else one
+        for one in values
+    )
+    row = io.StringIO()
+    csv.writer(row, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow(map(six_digits, told))
+    return row.getvalue()
+
+
+# What is written as one text; brat takes a folder.
+FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
+    "table": _table, "json": _json, "jsonl": _json_lines, "csv": _csv, "html": _page,
+}  # fmt: skip
+
+
+class _Names(dict[str, str]):
+    """Names that brat and every file system can hold, by what they stand for."""
+
+    def __missing__(self, raw: str) -> str:
+        name = re.sub(r"[^\w-]+", "_", raw).strip("_")[:50] or "unnamed"  # a letter has up to four bytes
+        self[raw] = free_name(name, "-", self.values())
+        return self[raw]
+
+
+def _write_brat(answers: Answers, folder: Path, *, overwrite: bool) -> None:
+    """Write a text and its entities as two files each; names that had to be changed are told."""
+    check_folder(folder, "brat files", overwrite=overwrite)
+    types, files = _Names(), _Names()
+    with writing(folder, advice=None), whole_folder(folder) as staging:
+        for number, answer in enumerate(answers, start=1):
+            if "entities" not in answer:
+                raise UserError("brat takes entities, and this model gives none: take csv or jsonl")
+            known = (Path(answer["file"]).stem if "file" in answer else None, answer.get("id"))
+            raw = "-".join(str(one) for one in known if one is not None) or f"text-{number}"
+            name = files[raw if raw not in files else f"{raw} {number}"]
+            lines = []
+            for place, entity in enumerate(answer["entities"], start=1):
+                # An entity over the end of a line has a fragment on each.
+                found = [*re.finditer(r"[^\r\n]+", answer["text"][entity["start"] : entity["end"]])]
+                where = ";".join(
+                    "{} {}".format(*(entity["start"] + end for end in one.span())) for one in found
+                )
+                lines.append(
+                    f"T{place}\t{types[entity['label']]} {where}\t{' '.join(one[0] for one in found)}\n"
+                )
+            (staging / f"{name}.ann").write_bytes("".join(lines).encode())
+            (staging / f"{name}.txt").write_bytes(answer["text"].encode())
+    if changed := [
+        f"{quoted(raw)} is {name}" for raw, name in [*types.items(), *files.items()] if raw != name
+    ]:
+        logger.info("names that files or brat cannot hold are changed: %s", listed(changed))

@@ -1,0 +1,113 @@
+"""Answers as pages, tables, and files for brat."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+import minialbert
+from minialbert.errors import UserError
+
+
+def entity(text, start, end, label, score=0.123456789):
+    return {"start": start, "end": end, "text": text[start:end], "label": label, "score": score}
+
+
+NOTE = "Pain in breast\ncancer.\r\n<script>x</script>"
+ARABIC = "\u0645\u0631\u0636 \u0634\u062f\u064a\u062f"
+ANSWERS = [
+    {
+        "id": "../x",
+        "text": NOTE,
+        "entities": [entity(NOTE, 0, 4, "Adverse event"), entity(NOTE, 8, 21, "Disease")],
+    },
+    {"id": "../x", "text": ARABIC, "entities": [entity(ARABIC, 0, 3, "Adverse_event")]},
+    {"id": 3, "text": "=none", "entities": []},
+]
+
+
+def rows(answers):
+    return list(csv.DictReader(io.StringIO(minialbert.render(answers, format="csv"), newline="")))
+
+
+def test_a_page_marks_escapes_and_loads_nothing():
+    page = minialbert.render(ANSWERS)
+    assert "<script>x" not in page and "&lt;script&gt;x&lt;/script&gt;" in page
+    assert '<mark class="look-0">Pain<bdi>Adverse event 0.123</bdi></mark>' in page
+    assert '<mark class="look-1">breast\ncancer<bdi>Disease 0.123</bdi></mark>' in page
+    assert "default-src &#39;none&#39;" in page
+    shown = page._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and "<script>" not in shown
+    assert minialbert.render(ANSWERS, format="jsonl")._repr_html_() is None
+
+
+def test_a_page_holds_so_many_texts_and_says_so():
+    page = minialbert.render({"text": "a", "entities": []} for _ in range(400))
+    assert "These are the first 300 of 400 texts." in page
+    long = "a" * 3000
+    assert len(minialbert.render({"text": long, "entities": []} for _ in range(400))) < 1_000_000
+
+
+def test_a_row_per_entity(caplog):
+    with caplog.at_level("INFO", "minialbert"):
+        first, second, third = rows(ANSWERS)
+    assert first == {
+        "id": "../x", "start": "0", "end": "4", "label": "Adverse event", "score": "0.123457", "text": "Pain",
+    }  # fmt: skip
+    assert (second["text"], third["text"]) == ("breast\ncancer", ARABIC[:3])
+    assert "1 of 3 texts have no entity, and so no row" in caplog.text
+
+
+def test_a_row_per_text_with_its_classes():
+    one = {"file": "a.csv", "text": "=cmd()", "label": "a", "score": 0.75, "scores": {"a": 0.75, "b": 0.25}}
+    assert rows([one]) == [
+        {"file": "a.csv", "id": "1", "start": "", "end": "", "label": "a", "score": "0.75", "text": "'=cmd()"}
+    ]
+    two = {"text": "t", "labels": ["a", "b"], "scores": {"a": 0.75, "b": 0.5}}
+    assert [(row["label"], row["score"]) for row in rows([two, two | {"labels": []}])] == [
+        ("a|b", "0.75|0.5"),
+        ("", ""),
+    ]
+    (row,) = rows([{"text": "t", "pair": "u", "score": 4.25}])
+    assert (row["label"], row["score"], row["pair"]) == ("", "4.25", "u")
+
+
+def test_json_is_one_array():
+    assert json.loads(minialbert.render(ANSWERS, format="json"))[0]["entities"][0]["score"] == 0.123457
+    assert json.loads(minialbert.render([], format="json")) == []
+
+
+def test_brat_files_stay_in_the_folder_and_quote_the_text(tmp_path, caplog):
+    folder = tmp_path / "brat"
+    with caplog.at_level("INFO", "minialbert"):
+        assert minialbert.render(ANSWERS, folder, format="brat") == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["brat"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["3.ann", "3.txt", "x.ann", "x.txt", "x_2.ann", "x_2.txt"]
+    lines = (folder / "x.ann").read_text().splitlines()
+    assert lines == ["T1\tAdverse_event 0 4\tPain", "T2\tDisease 8 14;15 21\tbreast cancer"]
+    text = (folder / "x.txt").read_bytes().decode()
+    assert text == NOTE
+    for line in lines:
+        _, where, quote = line.split("\t")
+        ends = [tuple(map(int, part.split())) for part in where.partition(" ")[2].split(";")]
+        assert " ".join(text[start:end] for start, end in ends) == quote
+    # Two labels never become one.
+    assert (folder / "x_2.ann").read_text().startswith("T1\tAdverse_event-2 0 3\t")
+    assert re.search(r"changed: 'Adverse event' is Adverse_event.*'\.\./x' is x", caplog.text)
+    with pytest.raises(UserError, match="is not empty"):
+        minialbert.render(ANSWERS, folder, format="brat")
+
+
+def test_an_unknown_format_is_refused_and_a_file_kept(tmp_path):
+    for format, output in (("xml", tmp_path / "a"), ("brat", None)):
+        with pytest.raises(UserError, match="expected table, json, jsonl, csv, html, or brat with a folder"):
+            minialbert.render(ANSWERS, output, format=format)
+    assert minialbert.render(ANSWERS, tmp_path / "page.html") == ""
+    with pytest.raises(UserError, match="exists"):
+        minialbert.render(ANSWERS, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == minialbert.render(ANSWERS)
