@@ -1,9 +1,9 @@
-"""Write the tables of docs/performance.md, docs/deployment.md and docs/scaling.md anew from the records under results/.
+"""Write the tables of docs/ that stand for measurements anew from the records under results/.
 
     python benchmarks/pages/performance_page.py
 
-Each table lies between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, where NAME is a folder (or a file without its
-suffix) under results/ that holds a `table.md` or a record with a table.
+Each table lies between `<!-- NAME:begin -->` and `<!-- NAME:end -->`, where NAME is one of `guide_tables.TABLES`, or a
+folder (or a file without its suffix) under results/ that holds a `table.md` or a record with a table.
 """
 
 from __future__ import annotations
@@ -12,12 +12,27 @@ import json
 import re
 from pathlib import Path
 
+import guide_tables
+
 RESULTS = Path("results")
-PAGES = tuple(Path("docs") / name for name in ("performance.md", "deployment.md", "scaling.md"))
+PAGES = tuple(
+    Path("docs") / f"{name}.md"
+    for name in (
+        "performance",
+        "deployment",
+        "scaling",
+        "choosing-a-size",
+        "how-long",
+        "memory",
+        "comparison",
+    )
+)
 
 
 def table_of(name: str) -> str:
-    """Return a table, from the file that the benchmark left beside its record."""
+    """Return a table, composed of several records, or from the file that the benchmark left beside its record."""
+    if name in guide_tables.TABLES:
+        return guide_tables.TABLES[name](RESULTS)
     file = RESULTS / name / "table.md"
     if file.is_file():
         return file.read_text(encoding="utf-8").strip()
