@@ -292,7 +292,9 @@ def served(classifier, tmp_path):
         pytest.skip("the documentation is not here")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (code,) = re.findall(r"`serve\.py`:\n\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = re.findall(
+        r"`serve\.py`:\n\n```python[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
     (tmp_path / "serve.py").write_text(code.replace("8080", str(port)))
     server = subprocess.Popen(
         [sys.executable, "serve.py"],
