@@ -1,4 +1,4 @@
-"""Every relative link and anchor of README.md, CONTRIBUTING.md, CHANGELOG.md, docs/ and results/ leads somewhere."""
+"""Every relative link and anchor of the pages at the top, in docs/ and in results/ leads somewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "results").glob("*/*.md")),
 ]

@@ -1,8 +1,8 @@
 """Hooks of `mkdocs build`: pages that are generated, files from outside docs/, and a look at what was built.
 
-The command line's page is made from its parsers. CONTRIBUTING.md and CHANGELOG.md become pages, and so do all records
-below results/ that a page links to, in turn. A link to any other file of the repository becomes plain text. The build
-fails if a built page would load anything from another machine.
+Pages of their own: the command line, from its parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all
+records below results/ that a page links to, in turn. A link to any other file of the repository becomes plain text. The
+build fails if a built page would load anything from another machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the test of links needs no mkdocs
 ROOT = Path(__file__).parents[1]
 COMMANDS = "reference/cli.md"
 # Files beside docs/ that become pages. Below docs/ and results/ a file keeps its place.
-PLACES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+PLACES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md", "SECURITY.md": "security.md"}
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 _CODE = re.compile(r"^( *)(```|~~~).*?^\1\2|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _REQUESTS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
@@ -91,6 +91,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = page.file.src_uri
     beside = {place: path for path, place in PLACES.items()}
     source = beside.get(here, here if here.startswith("results/") else f"docs/{here}")
+    markdown = re.sub(r"<!-- README: (.*) -->", lambda found: _section(found[1]), markdown)
     for link in reversed(list(links(markdown))):
         target, anchor = target_of(link["target"], source)
         place = PLACES.get(target, target.removeprefix("docs/"))
@@ -103,6 +104,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             continue  # a dead link, which the build reports
         markdown = markdown[: link.start()] + new + markdown[link.end() :]
     return markdown
+
+
+def _section(heading: str) -> str:
+    """Return a section of the README as a page of docs/ would have it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.split(r"^## .*\n", text.partition(f"\n## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    for link in reversed(list(links(section))):
+        target = relpath(link["target"], "docs")
+        section = f"{section[: link.start('target')]}{target}{section[link.end('target') :]}"
+    return section.strip()
 
 
 def command_line() -> str:
@@ -142,7 +153,8 @@ def _verb(words: str, command: Any) -> Iterator[str]:  # noqa: ANN401
 
     context = typer.Context(command, info_name=words)
     yield from (_paragraphs(command.help or ""), "")
-    yield from ("```", f"{words} {' '.join(command.collect_usage_pieces(context))}", "```", "")
+    if (usage := command.collect_usage_pieces(context)) != ["[OPTIONS]"]:
+        yield from ("```text", f"{words} {' '.join(usage)}", "```", "")
     panels: dict[str, list[str]] = {}
     for parameter in command.get_params(context):
         if record := parameter.get_help_record(context):
@@ -160,7 +172,7 @@ def _paragraphs(text: str) -> str:
     for part in re.split(r"\n\s*\n", text.strip()):
         lines = [line.strip() for line in part.replace("\b", "").strip().splitlines()]
         commands = "\b" in part or all(line.lstrip("$ ").startswith("minialbert ") for line in lines)
-        parts.append("\n".join(["```", *lines, "```"] if commands else lines))
+        parts.append("\n".join(["```bash", *lines, "```"] if commands else lines))
     return "\n\n".join(parts)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from minialbert.experiments.suite.cells import Result, find_results
-from minialbert.experiments.suite.claims import compare, kept
+from minialbert.experiments.suite.cells import Result, expand, find_results
+from minialbert.experiments.suite.claims import compare, judge, kept
 from minialbert.experiments.suite.page import difference, measured, write_suite_report
-from minialbert.experiments.suite.schema import Comparison, Suite, load_suite
+from minialbert.experiments.suite.schema import Claim, Comparison, Suite, load_suite
 from minialbert.report.tables import show
 
 RESULTS = Path("results") / "miniature"
@@ -28,24 +28,88 @@ ROWS = {
     "mean-start": "student, 2 M tokens, started from the mean of the teacher's layers",
     "undistilled": "student, not trained: it starts from its teacher's weights",
 }
+FIGURE = "Share of the teacher's score that a student keeps, against the tokens it was distilled on"
 HEAD = """# Results: the paper in miniature
 
-Made by `python benchmarks/pages/results_page.py` from the records in [results/miniature](../results/miniature), which
-[a suite](suite.md) left there; not written by hand. The same as one file with plots, training curves and attention
-maps: [results/miniature/report.html](../results/miniature/report.html).
+Does a small student show what the paper claims of a large one? {description}
+
+{done} of {tunings} tunings and {made} of {students} distillations are done.
+
+**[The full report](../results/miniature/report.html)** has every comparison, table, training curve and attention map in
+one file. It is also there [as Markdown](../results/miniature/report.md), with
+[what is measured and how](../results/miniature/README.md). Everything on this page comes from those records:
+`python benchmarks/pages/results_page.py` writes it. [Suites](suite.md) explains how to run such a study.
+
+## What is kept
+
+![{figure}](img/tokens-light.svg#only-light)
+![{figure}](img/tokens-dark.svg#only-dark)
+
+The figure has four tasks: NCBI-disease, CoLA, STS-B and MRPC.
+
+{headline}
+## Claims
+
+| claim | verdict | deciding comparison | difference | bound |
+| --- | --- | --- | ---: | ---: |
+{claims}
+
+Each comparison tests "A beats B by more than the bound", in points. The difference is the mean over tasks, with its
+{confidence:g} % interval in brackets. If the whole interval lies above the bound, the claim holds. If all of it lies
+below, the opposite does. Otherwise it is undecided. A claim holds if each of its comparisons does. The table shows the
+first comparison that decides. An interim verdict still lacks pairs of runs.
+
+## What these results do not say
+
+- Each student was distilled once. The intervals cover the seeds of tuning alone, not another distillation of the same
+  student.
+- They say nothing about other tasks, and about one verdict in twenty may be wrong by chance.
+- Levels cannot be compared with the paper's: its models are twice as wide, and saw more than a thousand times the text.
 """
 
 
 def main() -> None:
     """Write the report beside its records, the page of the documentation, and the table of the README."""
     suite = load_suite("miniature")
-    report = write_suite_report(suite, RESULTS, RESULTS)
-    _, _, body = report.partition("\n")
-    PAGE.write_text(f"{HEAD}{body}", encoding="utf-8")
+    write_suite_report(suite, RESULTS, RESULTS)
+    results = find_results(suite, [RESULTS])
+    PAGE.write_text(page(suite, results), encoding="utf-8")
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    table = summary(suite, find_results(suite, [RESULTS]))
+    table = summary(suite, results)
     README.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
+
+
+def page(suite: Suite, results: Mapping[str, Result]) -> str:
+    """Return the page of the documentation: how much is kept, and the verdicts."""
+    cells = expand(suite)
+    students = sum(cell.is_distillation for cell in cells)
+    made = sum(name.endswith("/distill") for name in results)
+    return HEAD.format(
+        description=suite.description,
+        figure=FIGURE,
+        done=len(results) - made,
+        tunings=len(cells) - students,
+        made=made,
+        students=students,
+        headline=_headline(suite, results),
+        claims="\n".join(_claim(suite, claim, results) for claim in suite.claims),
+        confidence=100 * suite.confidence,
+    )
+
+
+def _claim(suite: Suite, claim: Claim, results: Mapping[str, Result]) -> str:
+    compared = [compare(suite, one, results) for one in claim.comparisons]
+    verdict = judge(claim, compared)
+    said, found = next(
+        (said, found)
+        for said, found in zip(claim.comparisons, compared, strict=True)
+        if said.counts and found.verdict == verdict
+    )
+    interim = ", interim" if any(one.interim for one in compared) and verdict != "unfinished" else ""
+    what = f"{said.a}{f' ({said.label})' if said.label else ''} against {said.b}"
+    bound = f"{said.exceeds:+g}" + (" %" if said.figure == "step-time" else "")
+    return f"| {claim.text} | {verdict}{interim} | {what} | {show(difference(found))} | {bound} |"
 
 
 def summary(suite: Suite, results: Mapping[str, Result]) -> str:
@@ -68,21 +132,27 @@ def summary(suite: Suite, results: Mapping[str, Result]) -> str:
             continue
         cells = [f"{100 * score.mean:.1f} ({score.n})" if score else "-" for score in scores]
         lines.append(f"| {name} | {_size(row, results)} | {_masked(row, results)} | {' | '.join(cells)} |")
-    gain = compare(suite, Comparison(a="student-64", b="undistilled", tasks=list(TASKS)), results)
-    assert gain.interval is not None
-    tells = "significant" if min(gain.interval) > 0 else "not significant"
     lines += [
         "",
         "In per cent: masked tokens of held-out text that are predicted, entity F1 (`entity_f1_strict`), Matthews "
         "correlation, and the mean of Pearson's and Spearman's correlations. The number of tuning seeds is in "
         "brackets; each student was distilled once.",
         "",
-        f"{_kept(suite, results)}- After 2 M tokens, distillation adds {show(difference(gain))} points on these "
-        f"three tasks (95 % interval; {tells}). The paper's students saw 5.4 billion tokens.",
-        "",
+        _headline(suite, results),
         "",
     ]
     return "\n".join(lines)
+
+
+def _headline(suite: Suite, results: Mapping[str, Result]) -> str:
+    gain = compare(suite, Comparison(a="student-64", b="undistilled", tasks=list(TASKS)), results)
+    assert gain.interval is not None
+    tells = "significant" if min(gain.interval) > 0 else "not significant"
+    *some, last = (suite.tasks[task].label for task in TASKS)
+    return (
+        f"{_kept(suite, results)}- After 2 M tokens, distillation adds {show(difference(gain))} points on "
+        f"{', '.join(some)} and {last} (95 % interval; {tells}). The paper's students saw 5.4 billion tokens.\n"
+    )
 
 
 def _kept(suite: Suite, results: Mapping[str, Result]) -> str:
