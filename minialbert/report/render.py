@@ -42,8 +42,10 @@ def render(
 ) -> Rendered:
     """Show what a model answers: as a page, for a terminal, or for programs.
 
-    Example:
-        >>> minialbert.render(minialbert.predict("tuned/model", texts))  # doctest: +SKIP
+    Examples:
+        >>> answers = [{"text": "A large house.", "label": "large", "score": 0.98}]
+        >>> print(minialbert.render(answers, format="table"), end="")
+        [large 0.98] A large house.
 
     Args:
         answers: what `predict` returns; `id` and `file` are shown where a dictionary has them.
