@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -72,6 +73,15 @@ def _quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_garbage() -> None:
+    """Trainer collects garbage in every run, and need not look at the objects of all modules each time."""
+    import hypothesis  # noqa: F401 - which looks for referrers as it is imported, and finds none that are frozen
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import math
 import os
@@ -54,15 +53,6 @@ PROBLEMS = {
     "regression": ("regression", "regression", "pearson_spearman"),
     "token": ("ner", "token", "entity_f1"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _little_garbage():
-    """Trainer collects garbage in every run; without this it would look at every module's objects each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def sentences(count: int, seed: int) -> list[list[str]]:

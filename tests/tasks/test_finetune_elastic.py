@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -28,15 +27,6 @@ from minialbert.tasks.predictions import evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
 
 KINDS = ("classification", "multi-label", "regression", "ner")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _little_garbage():
-    """Trainer collects garbage in every run; without this it would look at every module's objects each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
 
 import pytest
@@ -28,15 +27,6 @@ METRICS = {
     "single-label": "accuracy", "multi-label": "f1_micro", "regression": "mean_squared_error",
     "token": "entity_f1",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _little_garbage():
-    """Trainer collects garbage in every run; without this it would look at every module's objects each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def make_rows(problem: str, count: int, words: int) -> Encoded:
