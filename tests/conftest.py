@@ -75,6 +75,14 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a process wrote, every other one can read: only a loss of power would tell, and no test makes one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _little_garbage() -> None:
     """Trainer collects garbage in every run, and need not look at the objects of all modules each time."""

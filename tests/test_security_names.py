@@ -35,8 +35,8 @@ from minialbert.report import write_report
 from minialbert.report.tables import Table, escape
 from minialbert.runs.records import find_records
 from minialbert.runs.untrusted import check_model_folder, is_plain_name
-from minialbert.tasks.exported import OnnxEncoder
-from minialbert.tasks.models import TaskInputs, read_task_file
+from minialbert.tasks.exported import OnnxEncoder, load_exported
+from minialbert.tasks.models import TaskInputs, load_tuned, read_task_file
 from minialbert.tasks.predict import to_json_line
 
 OUTSIDE = (
@@ -155,6 +155,14 @@ def test_a_pipe_in_the_place_of_a_file_is_told(name, tiny_teacher_dir):
     os.mkfifo(tiny_teacher_dir / name)
     with pytest.raises(UserError, match="is a pipe or a device|has no config.json"):
         load_teacher(tiny_teacher_dir)
+
+
+@pytest.mark.parametrize("load", [load_tuned, load_exported])
+def test_a_file_of_settings_that_is_far_too_large_is_not_read(load, tiny_teacher_dir):
+    (tiny_teacher_dir / "task.json").touch()
+    os.truncate(tiny_teacher_dir / "task.json", 2**28)
+    with pytest.raises(UserError, match=r"task.json has 268,435,456 bytes, more than any file of settings"):
+        load(str(tiny_teacher_dir))
 
 
 def test_an_index_may_name_weights_beside_it(tiny_teacher, tiny_tokenizer, tmp_path):

@@ -70,10 +70,14 @@ def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
     if is_dataset(rows):
         if column in (rows.column_names or ()):
             rows = rows.select_columns([column])
-        classes = {name: class_names(feature) for name, feature in (rows.features or {}).items()}
-        classes = {name: names for name, names in classes.items() if names}
+        classes = _classes_of(rows)
         return (named_classes(_plain(row), classes) for row in rows)
     return iter(rows)
+
+
+def _classes_of(rows: Any) -> dict[str, tuple[str, ...]]:
+    features = (is_dataset(rows) and rows.features) or {}
+    return {name: names for name, feature in features.items() if (names := class_names(feature))}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
         columns.update(dict.fromkeys(cells))
     if not table.rows:
         raise UserError(f"{name}: 0 rows; expected at least one")
-    return replace(table, columns=tuple(columns))
+    return replace(table, columns=tuple(columns), classes=_classes_of(rows))
 
 
 def _has_half_a_pair(cell: Any, depth: int = 4) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ class Table:
     rows: list[tuple[int, dict[str, Any]]]
     is_file: bool = True
     notes: tuple[str, ...] = ()  # what was seen of the file that is not as usual, a line each
+    classes: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # that the `datasets` library names, by column
 
     def error(self, row: int, message: str) -> UserError:
         """Returns the error that names the file, or what stands for it, and the row."""
@@ -333,7 +336,7 @@ def _read_parquet(path: Path) -> Table:
         # Dates beyond the calendar, unknown time zones, structs that name a field twice: the list is pyarrow's.
         message = f"not readable as Parquet after row {len(rows)} ({one_line(error)})"
         raise UserError(f"{path}: {message}") from error
-    return Table(str(path), names, rows)
+    return Table(str(path), names, rows, classes=classes)
 
 
 def _classes_of(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

@@ -143,6 +143,7 @@ def load_table(
         for split, table in tables.items():
             strict = split == "train" and model_labels is None
             notes += _unknown_labels(table, split, rows[split], names, source, strict=strict)
+        notes += _notes_on_names(main, used[main_split], names)
     examples = {split: [example for _, example in split_rows] for split, split_rows in rows.items()}
     told = _columns_told(main, used[main_split])
     return Task(name or default_name, problem, names, kind.metrics[0], examples, tuple(notes), told)
@@ -514,6 +515,20 @@ def _label_names(kind: TaskType, rows: _Rows) -> tuple[str, ...]:
     if all(_INTEGER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
+
+
+def _notes_on_names(table: Table, used: _Used, names: Sequence[str]) -> Iterator[str]:
+    """Yields notes on names that may be one, and on classes that a data set names and no row has."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.strip().casefold().removesuffix(".0"), []).append(name)
+    for several in (several for several in alike.values() if len(several) > 1):
+        yield f"the labels {listed(map(quoted, several))} are apart: if they are one, spell them alike in the data"
+    declared = (
+        name for column in used.get("label", used.get("tags", ())) for name in table.classes.get(column, ())
+    )
+    if lost := [name for name in declared if name not in names]:
+        yield f"{table.name}: no row has {listed(map(quoted, lost))}, so they are no labels; task.labels keeps them"
 
 
 def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) -> None:

@@ -12,9 +12,8 @@ import shutil
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -26,7 +25,7 @@ from minialbert.deploy.evidence import ENCODERS, ModelFacts, gather_evidence
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, load_encoder_config, one_line
+from minialbert.method.encoders import ARCHITECTURES, head_of, load_encoder, load_encoder_config, one_line
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_folder, whole_folder, write_json, writing
@@ -201,30 +200,15 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
             else f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
         )
     config = load_encoder_config(folder)
-    names = [name for name in config.architectures or () if name in ARCHITECTURES]
-    if not names:
+    if (head := head_of(config)) is None:
         raise UserError(
             f"{folder}: config.json names no architecture; expected one of {', '.join(ARCHITECTURES)}"
         )
-    try:
-        model, info = ARCHITECTURES[names[0]].ours.from_pretrained(
-            folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )  # fmt: skip
-    except LOADING_ERRORS as error:
-        raise UserError(f"{folder} could not be loaded ({one_line(error)})") from error
-    faults = {
-        "missing": info["missing_keys"],
-        "unknown": info["unexpected_keys"],
-        "of another shape": [key for key, *_ in info["mismatched_keys"]],
-    }
-    told = [f"{what}: {', '.join(sorted(keys)[:4])}" for what, keys in faults.items() if keys]
-    if told:
+    loaded = load_encoder(folder, head, config=config, dtype="auto")
+    faults = {"missing": loaded.missing, "unknown": loaded.unknown}
+    if told := [f"{what}: {', '.join(keys[:4])}" for what, keys in faults.items() if keys]:
         raise UserError(f"{folder}: its weights do not fit its config.json; {'; '.join(told)}")
-    broken = [name for name, tensor in model.named_parameters() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise UserError(f"{folder}: its weights are damaged; not finite: {', '.join(broken[:4])}")
-    return model.eval()
+    return cast("MiniAlbertPreTrainedModel", loaded.model)
 
 
 def _facts(

@@ -123,15 +123,16 @@ _REPORTS = ("LOAD REPORT", "newly initialized", "Some weights of", "This checkpo
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A model in fp32 and eval mode, and what its checkpoint lacks: names of weights that were drawn anew.
+    """A model in eval mode, and what its checkpoint lacks: names of weights that were drawn anew.
 
     `missing` are of the head, or of a pooler that nothing trained; `misshapen` those of a head because the
-    checkpoint's have another shape.
+    checkpoint's have another shape; `unknown` are of the checkpoint, and of no part of the model.
     """
 
     model: PreTrainedModel
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def has_head(self) -> bool:
@@ -147,6 +148,7 @@ def load_encoder(
     revision: str | None = None,
     role: str = "",
     new_head: bool = False,
+    dtype: torch.dtype | str = torch.float32,
 ) -> LoadedEncoder:
     """Return the encoder at a directory or hub id: one of ours, of the paper's release, or any of Transformers.
 
@@ -167,7 +169,7 @@ def load_encoder(
                 name,
                 config=config,
                 revision=revision,
-                dtype=torch.float32,
+                dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told below, by key name
                 trust_remote_code=False,
@@ -186,7 +188,7 @@ def load_encoder(
             f"{', '.join(sorted(wrong)[:4])}{' …' if len(wrong) > 4 else ''}"
         )
     try_out(model, called)
-    return LoadedEncoder(model, tuple(missing), tuple(misshapen))
+    return LoadedEncoder(model, tuple(missing), tuple(misshapen), tuple(sorted(info["unexpected_keys"])))
 
 
 def _is_of_encoder(model: PreTrainedModel, key: str) -> bool:

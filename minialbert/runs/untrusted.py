@@ -18,6 +18,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TENSORS = (".safetensors", ".bin")
 _PEFT_FILE, _PEFT_BASE = "adapter_config.json", "base_model_name_or_path"
 _MOST_HEADER = 4 * 2**20
+_MOST_JSON = 128 * 2**20  # the largest tokenizer.json has 40
 _TEMPLATES = "additional_chat_templates"
 # Whatever a tokenizer's class takes is passed to it, so that any value may be opened as a file.
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
@@ -64,6 +65,10 @@ def _check_file(folder: Path, file: Path) -> None:
         raise UserError(f"{file} is a link that leads out of its folder: put the file itself in its place")
     if file.exists() and not file.is_file() and not file.is_dir():
         raise UserError(f"{file} is a pipe or a device: put a file in its place")
+    if file.suffix == ".json" and file.is_file() and file.stat().st_size > _MOST_JSON:
+        raise UserError(
+            f"{file} has {file.stat().st_size:,} bytes, more than any file of settings: is it one?"
+        )
     if file.suffix == ".safetensors" and file.is_file():
         with file.open("rb") as content:
             size = int.from_bytes(content.read(8), "little")

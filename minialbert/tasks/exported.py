@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError
 from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.runs.untrusted import check_model_folder
 from minialbert.tasks.models import TaskInputs, read_task_file
 
 
@@ -78,6 +79,7 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     Raises UserError if a file is missing or damaged, or the model has no task head.
     """
     folder = Path(folder)
+    check_model_folder(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         export = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))

@@ -114,6 +114,20 @@ def test_texts_with_spans(span):
         assert (example.words, example.tags, example.text) == (WORDS.words, WORDS.tags, "the cat")
 
 
+def test_classes_without_rows_and_names_that_may_be_one_are_told():
+    names = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b", "c"]))
+    data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 2]}, features=names)
+    task = load_table(data, "single-label")
+    assert task.labels == ("a", "c")
+    told = "rows in memory (train): no row has 'b', so they are no labels; task.labels keeps them"
+    assert task.notes == (told,)
+    assert load_table(data, "single-label", labels=["a", "b", "c"]).notes == ()
+    rows = [("x", "Yes"), ("y", "yes"), ("z", "no"), ("u", 1), ("v", "1.0")]
+    told = "the labels {} are apart: if they are one, spell them alike in the data"
+    notes = (told.format("'1', '1.0'"), told.format("'Yes', 'yes'"))
+    assert load_table(rows, "single-label").notes == notes
+
+
 def test_columns_and_options_are_those_of_the_recipe():
     data = {"train": [{"review": "a", "y": "1"}, {"review": "b", "y": "0"}] * 10}
     recipe = TaskRecipe(name="mine", problem="single-label", text="review", label="y", max_train_rows=10)

@@ -298,8 +298,8 @@ DAMAGES = {
         lambda folder: change_config(folder, intermediate_size=48),
         "of another shape: minialbert.block",
     ),
-    "nan": (break_weights, "not finite: minialbert.block.ffn.bias"),
-    "missing": (drop_weights, "missing: minialbert.block.ffn.bias"),
+    "nan": (break_weights, "NaN or infinity (minialbert.block.ffn.bias)"),
+    "missing": (drop_weights, "of another shape: minialbert.block.ffn.bias"),
     "task": (lambda folder: (folder / "task.json").write_text('{"a": 1}'), "task.json is damaged"),
     "tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
     "adapters": (
