@@ -26,6 +26,9 @@ DEMO_STAMP := $(VENV)/.demo-$(KEY)
 demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come with Python packages
 	$(BIN)/minialbert demo --output runs/demo
 
+# Each worker, and each process that a test starts, would compile everything anew.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(DEV_STAMP)  ## the fast tests
 	$(BIN)/python -m pytest runtime/tests --rootdir=runtime --confcutdir=runtime
 	$(BIN)/python -m pytest -n 2 --dist loadfile
