@@ -15,6 +15,7 @@ from minialbert.errors import UserError
 from minialbert.report import sections as contents
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
 from minialbert.report.charts import free_name
+from minialbert.report.errors import error_section
 from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
@@ -74,7 +75,8 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
     """
     records = find_records(paths)
     runs, benches = _others(paths)
-    if not records and not runs:
+    errors = error_section(paths)
+    if not records and not runs and not errors.sections:
         raise UserError(
             f"no record of fine-tuning or distillation below {', '.join(map(str, paths))}: run minialbert finetune or "
             "distill, and name its output directory"
@@ -84,6 +86,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
     recipes = tuple(contents.recipe_listing(run.name, run.record) for run in runs)
     sections = [
         *(Section(table.title, (table,)) for table in tables.values() if table.rows),
+        errors,
         Section("Size, speed and score", tuple(_plots(counted, benches))),
         Section("Distillation runs", (), tuple(contents.training_sections(runs))),
         Section("Hyper-parameters", recipes),

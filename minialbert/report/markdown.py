@@ -28,7 +28,7 @@ def _blocks(blocks: Sequence[Block], heading: str) -> Iterator[str]:
     for block in blocks:
         if isinstance(block, Text):
             yield f"**{escape(block.text)}**" if block.strong else escape(block.text)
-        elif isinstance(block, Table) and block.rows:
+        elif isinstance(block, Table) and block.rows and not block.page_only:
             if block.title and block.title != heading:
                 yield f"**{escape(block.title)}**"
             yield block.to_markdown().rstrip("\n")

@@ -79,18 +79,6 @@ def render(
     return Rendered()
 
 
-def _table(answers: Answers) -> Iterator[str]:
-    return ("".join(part for part, _ in line(answer)) + "\n" for answer in answers)
-
-
-def _json_lines(answers: Answers) -> Iterator[str]:
-    return (f"{to_json_line(dict(answer))}\n" for answer in answers)
-
-
-def _json(answers: Answers) -> Iterator[str]:
-    yield f"[{','.join(_json_lines(answers))}]\n"
-
-
 def _page(answers: Answers) -> Iterator[str]:
     """Yield a page with a legend and as many of the first texts as it holds."""
     looks: dict[str, int] = {}
@@ -147,10 +135,18 @@ def _csv_row(values: Iterable[Any]) -> str:
     return row.getvalue()
 
 
+def _json_lines(answers: Answers) -> Iterator[str]:
+    return (f"{to_json_line(dict(answer))}\n" for answer in answers)
+
+
 # What is written as one text; brat takes a folder.
 FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
-    "table": _table, "json": _json, "jsonl": _json_lines, "csv": _csv, "html": _page,
-}  # fmt: skip
+    "table": lambda answers: ("".join(part for part, _ in line(answer)) + "\n" for answer in answers),
+    "json": lambda answers: iter([f"[{','.join(_json_lines(answers))}]\n"]),
+    "jsonl": _json_lines,
+    "csv": _csv,
+    "html": _page,
+}
 
 
 class _Names(dict[str, str]):

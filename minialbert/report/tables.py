@@ -58,6 +58,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     notes: tuple[str, ...] = ()
+    page_only: bool = False  # left out of Markdown, which goes to terminals too
 
     def to_markdown(self) -> str:
         """Return the table and its notes; markup in names and notes is shown as text."""
