@@ -70,7 +70,7 @@ release: $(DEV_STAMP)  ## both distributions, checked, with checksums and lists 
 	$(BIN)/python tools/release.py dist
 
 clean:  ## everything that make or the tools made, but never runs/
-	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(PYTHON_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -34,6 +34,12 @@ def test_a_public_name_has_an_example(name):
     assert not any(doctest.SKIP in example.options for example in found)
 
 
+def test_a_public_name_is_in_the_reference():
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
+    listed = {line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
+    assert set(NAMES) <= listed
+
+
 @pytest.fixture(scope="module")
 def ran(tiny_tokenizer, tmp_path_factory) -> tuple[Path, str, dict[str, dict[str, Any]]]:
     """Run all examples; returns their folder, what failed, and what each has left under its names."""

@@ -38,6 +38,7 @@ PROMISED = {
         "layer_map",
         "predict",
         "prepare",
+        "render",
     ),
     "minialbert.method.losses": (
         "masked_lm_loss",

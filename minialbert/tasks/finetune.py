@@ -306,7 +306,9 @@ def finetune(
 
     Examples:
         >>> rows = [("A large house.", "large"), ("A small house.", "small")] * 20
-        >>> tuned = minialbert.finetune("run/model", "classification", {"train": rows}, epochs=1, output="tuned")
+        >>> tuned = minialbert.finetune(
+        ...     "run/model", task="classification", data={"train": rows}, epochs=1, output="tuned"
+        ... )
         >>> 0 <= tuned.score <= 1
         True
 
