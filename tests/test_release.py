@@ -52,12 +52,10 @@ def test_a_wheel_with_a_file_too_few_or_too_many_is_named(release):
     ]
 
 
-def test_components_are_those_that_a_distribution_needs(release):
+def test_components_are_those_that_a_distribution_needs(release, monkeypatch):
     names = ("tokenizers", "numpy", "onnxruntime", "torch", "pytest")
     listed = {"metadata": {}, "components": [{"name": name, "bom-ref": f"{name}-1"} for name in names]}
-    release.needed.__globals__["metadata"] = type(
-        "Installed", (), {"requires": staticmethod(lambda name: [])}
-    )
+    monkeypatch.setattr(release.metadata, "requires", lambda name: [])
     made = release.components_of("minialbert_runtime", listed)
     assert [one["name"] for one in made["components"]] == ["tokenizers", "numpy", "onnxruntime"]
     (root,) = (one for one in made["dependencies"] if one["ref"] == made["metadata"]["component"]["bom-ref"])
@@ -68,3 +66,16 @@ def test_extras_and_markers_are_heeded(release):
     asked = ["a; extra == 'more'", "b[fast]; python_version > '3'", "c; python_version < '3'"]
     assert release.needed(asked, ()) == {("b", ("fast",))}
     assert release.needed(asked, ("more",)) == {("a", ()), ("b", ("fast",))}
+
+
+def test_the_container_file_copies_what_is_there_and_runs_without_rights():
+    text = (ROOT / "runtime" / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    copied = [
+        source for step in steps if step[0] == "COPY" and "--from" not in step[1] for source in step[1:-1]
+    ]
+    assert {"pyproject.toml", "README.md", "LICENSE", "minialbert_runtime"} <= set(copied)
+    assert all((ROOT / "runtime" / source).exists() for source in copied)
+    (user,) = (step[1] for step in steps if step[0] == "USER")
+    assert user.split(":")[0].isdigit() and int(user.split(":")[0]) > 0
+    assert steps[-1][0] == "ENTRYPOINT" and "/runtime/bin/minialbert-runtime" in text
