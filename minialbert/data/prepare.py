@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -101,7 +100,7 @@ def prepare(
     *,
     recipe: str | Path | Recipe = "default",
     progress: bool = True,
-    **options: Any,  # noqa: ANN401 - those of `make_windows`, by name
+    **options: Any,  # noqa: ANN401 - of `WindowOptions`, by name
 ) -> Windows:
     """Cut a corpus into token windows on disk.
 
@@ -119,7 +118,8 @@ def prepare(
         output: the folder; a temporary one without, which is said.
         recipe: whose data settings to start from.
         progress: show a bar.
-        **options: of `make_windows`, by name, as in `window_length=128`.
+        **options: of `WindowOptions`, by name, as in `window_length=128`, and `num_workers` and `overwrite` of
+            `make_windows`.
 
     Returns:
         The folder and its manifest, which `distill` takes as its data.
@@ -129,7 +129,7 @@ def prepare(
             holds something else.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    known = set(signature(make_windows).parameters) - {"corpus", "tokenizer", "output", "progress"}
+    known = {"num_workers", "overwrite", *(field.name for field in fields(WindowOptions))}
     if unknown := sorted(set(options) - known):
         raise UserError(f"prepare has no option {unknown[0]}; it has {', '.join(sorted(known))}")
     chosen = recipe_options(loaded) | options
@@ -154,18 +154,10 @@ def make_windows(
     tokenizer: str | Path | PreTrainedTokenizerFast,
     output: str | Path,
     *,
-    window_length: int = 256,
-    overlap: int = 128,
-    max_windows_per_document: int | None = 10,
-    truncate: bool = False,
-    held_out_fraction: float = 0.01,
-    seed: int = 42,
-    separator: DocumentSeparator = "blank-line",
-    text_field: str = "text",
-    max_document_bytes: int = 16_000_000,
     num_workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    **options: Any,  # noqa: ANN401 - of `WindowOptions`
 ) -> WindowsManifest:
     """Returns the manifest of a folder with the token windows of a corpus, which it writes.
 
@@ -181,18 +173,10 @@ def make_windows(
             `corpus_entries` for how a text is told from a file.
         tokenizer: a fast tokenizer, its directory, or its hub id.
         output: a folder that is new, empty, or left by an earlier call.
-        window_length: tokens, special tokens included.
-        overlap: content tokens that a window shares with the one before.
-        max_windows_per_document: of a document that has more, this many are drawn at random; None: all.
-        truncate: keep only the first window of each document (`overlap` then does not matter).
-        held_out_fraction: fraction of the documents, in [0, 1).
-        seed: of the draws.
-        separator: what ends a document of a text file.
-        text_field: field or column of JSON lines, csv, tsv, Parquet, hub data sets and rows in memory.
-        max_document_bytes: a longer document is refused.
         num_workers: processes; None: one per core, up to 16, and for a small corpus just this one.
         overwrite: start anew in a folder with other content. Only files that `prepare` writes are removed.
         progress: show a bar.
+        **options: of `WindowOptions`, by name.
 
     Returns:
         What was written.
@@ -201,24 +185,15 @@ def make_windows(
         The paper says "stride 128"; its code passes 128 as the tokenizer's `stride`, which is the OVERLAP.
         With two special tokens the windows of the defaults are therefore 254 - 128 = 126 tokens apart.
     """
-    options = WindowOptions(
-        window_length=window_length,
-        overlap=overlap,
-        max_windows_per_document=max_windows_per_document,
-        truncate=truncate,
-        held_out_fraction=float(held_out_fraction),
-        seed=seed,
-        separator=separator,
-        text_field=text_field,
-        max_document_bytes=max_document_bytes,
-    )
+    chosen = WindowOptions(**options)
+    chosen = replace(chosen, held_out_fraction=float(chosen.held_out_fraction))
     loaded = load_tokenizer(tokenizer)
     record = _tokenizer_record(loaded)
-    _check_options(options, record, loaded)
-    sources = find_sources(corpus_entries(corpus), text_field)
+    _check_options(chosen, record, loaded)
+    sources = find_sources(corpus_entries(corpus), chosen.text_field)
     workers = _number_of_workers(num_workers, sources)
     folder = Path(output)
-    plan = _Plan(record, options, _source_records(sources))
+    plan = _Plan(record, chosen, _source_records(sources))
     with writing(
         folder, advice="free some space, and run the same command again: it goes on where it stopped"
     ):

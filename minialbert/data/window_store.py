@@ -47,17 +47,29 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """The options of `prepare` that decide what is written; see there."""
+    """The options of `prepare` that decide what is written.
 
-    window_length: int
-    overlap: int
-    max_windows_per_document: int | None
-    truncate: bool
-    held_out_fraction: float
-    seed: int
-    separator: DocumentSeparator
-    text_field: str
-    max_document_bytes: int
+    Attributes:
+        window_length: tokens, special tokens included.
+        overlap: content tokens that a window shares with the one before.
+        max_windows_per_document: of a document that has more, this many are drawn; None: all.
+        truncate: keep only the first window of each document (`overlap` then does not matter).
+        held_out_fraction: of the documents, in [0, 1).
+        seed: of the draws.
+        separator: what ends a document of a text file.
+        text_field: field or column of JSON lines, csv, tsv, Parquet, hub data sets and rows in memory.
+        max_document_bytes: a longer document is refused.
+    """
+
+    window_length: int = 256
+    overlap: int = 128
+    max_windows_per_document: int | None = 10
+    truncate: bool = False
+    held_out_fraction: float = 0.01
+    seed: int = 42
+    separator: DocumentSeparator = "blank-line"
+    text_field: str = "text"
+    max_document_bytes: int = 16_000_000
 
 
 @dataclass(frozen=True)

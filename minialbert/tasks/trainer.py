@@ -84,7 +84,8 @@ class TuningTrainer(ResumableTrainer):
         self._stale = 0
         self._measure = measure
         self._rows_per_step = batch_size
-        self._periodic = _Periodic()
+        self._last_save = self._step_begun = time.monotonic()
+        self._save_is_due = False
         if teacher is not None:
             teacher.model.to(args.device)
         super().__init__(
@@ -96,7 +97,7 @@ class TuningTrainer(ResumableTrainer):
             data_collator=_SharedCollator(collator, train),
             train_dataset=_SharedRows(train),
             eval_dataset=train,  # type: ignore[arg-type]  # Trainer wants one; `measure` knows the right one
-            callbacks=[*(callbacks or []), self._periodic, _StepTimes(self.step_seconds)],
+            callbacks=callbacks or (),
         )
 
     @property
@@ -133,11 +134,12 @@ class TuningTrainer(ResumableTrainer):
                 sum(float(self.kind.weight(part, weights)) for part in labels),
                 sum(float(self.kind.weight(part)) for part in labels),
                 tokens,
-                float(self._periodic.is_due()),
+                float(time.monotonic() - self._last_save > _SECONDS_BETWEEN_CHECKPOINTS),
             ]
         )
-        self._periodic.agreed = clocks > 0
+        self._save_is_due = clocks > 0  # for all processes, whose clocks differ
         self._step_tokens = counts[2]
+        self._step_begun = time.monotonic()
         return batches, counts
 
     def compute_loss(
@@ -190,6 +192,13 @@ class TuningTrainer(ResumableTrainer):
         # Gradients are averaged over processes.
         loss = self.note_terms({**terms, "total": total}, total) * self.args.world_size
         return (loss, outputs) if return_outputs else loss
+
+    def end_step(self) -> None:
+        """Close the books, note how long the step took, and save where the last time was minutes ago."""
+        super().end_step()
+        self.step_seconds.append(time.monotonic() - self._step_begun)
+        if self._save_is_due and self.state.global_step < self.state.max_steps:
+            self.control.should_save, self._last_save = True, time.monotonic()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         assert isinstance(self.train_dataset, _SharedRows)
@@ -318,34 +327,3 @@ class _SharedCollator:
 
 class _AtItsEnd(Exception):  # noqa: N818 - no error
     """A resumed run finds that no step is left."""
-
-
-class _Periodic(TrainerCallback):
-    """Saves a checkpoint when the last one is some minutes old, so that short runs write none."""
-
-    def __init__(self) -> None:
-        self.agreed = False  # by all processes, whose clocks differ
-        self._last = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Return whether this process's clock says so."""
-        return time.monotonic() - self._last > _SECONDS_BETWEEN_CHECKPOINTS
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        if self.agreed and state.global_step < state.max_steps:
-            control.should_save = True
-            self._last = time.monotonic()
-
-
-class _StepTimes(TrainerCallback):
-    """Notes how long each optimiser step took, data loading and evaluation apart."""
-
-    def __init__(self, seconds: list[float]) -> None:
-        self._seconds = seconds
-        self._started = 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        self._started = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        self._seconds.append(time.perf_counter() - self._started)

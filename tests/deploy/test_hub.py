@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -171,12 +172,21 @@ BLOCKED = """
                 exec(block.replace('"OWNER/NAME"', repr(str(root / folder))), names)
         assert "outputs" in names, folder
         answers[folder] = repr(names.get("answers"))
+
+    if "sentence" in expected:
+        from sentence_transformers import SentenceTransformer
+
+        encoder = SentenceTransformer(str(root / "hub-mlm"), trust_remote_code=True, device="cpu")
+        assert type(encoder[0].auto_model).__module__.startswith("transformers_modules")
+        vector = encoder.encode(sys.argv[3], convert_to_tensor=True)
+        torch.testing.assert_close(vector, expected["sentence"], rtol=0, atol=1e-5)
     print(json.dumps(answers))
 """
+SENTENCE = "the big red house is old and the small tree is new"
 
 
 @torch.no_grad()
-def test_the_folder_works_where_the_package_is_not_installed(save, tmp_path):
+def test_the_folder_works_where_the_package_is_not_installed(save, tiny_tokenizer, tmp_path):
     ids = torch.tensor([[2, 5, 7, 9, 3]])
     made = {
         "mlm": save(MiniAlbertForMaskedLM, "mlm"),
@@ -193,6 +203,9 @@ def test_the_folder_works_where_the_package_is_not_installed(save, tmp_path):
     }  # fmt: skip
     expected = {key: model(ids)[0] for key, (model, _) in made.items()}
     expected["inner"] = made["mlm"][0].minialbert(ids)[0]
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        encoder, inputs = made["mlm"][0].minialbert, tiny_tokenizer(SENTENCE, return_tensors="pt")
+        expected["sentence"] = encoder(**inputs).last_hidden_state[0].mean(dim=0)
     save_file(
         {key: tensor.contiguous() for key, tensor in expected.items()}, tmp_path / "expected.safetensors"
     )
@@ -209,7 +222,7 @@ def test_the_folder_works_where_the_package_is_not_installed(save, tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BLOCKED), str(tmp_path), json.dumps(loads)],
+        [sys.executable, "-c", textwrap.dedent(BLOCKED), str(tmp_path), json.dumps(loads), SENTENCE],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

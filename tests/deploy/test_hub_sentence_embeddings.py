@@ -1,12 +1,11 @@
-"""Students as sentence encoders, tried with sentence-transformers itself against pooling by hand."""
+"""Students as sentence encoders, tried with sentence-transformers itself against pooling by hand.
+
+Where the package is not installed, `test_hub` tries them.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -81,37 +80,6 @@ def test_saving_by_the_library_and_loading_again_changes_nothing(encoder, tmp_pa
     again = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_array_equal(again.encode(SENTENCES), before)
     assert again.max_seq_length == 64
-
-
-BLOCKED = """
-    import sys
-
-    class Block:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "minialbert":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    sys.meta_path.insert(0, Block())
-    import numpy as np
-    from sentence_transformers import SentenceTransformer
-
-    expected = np.load(sys.argv[2])
-    encoder = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
-    assert type(encoder[0].auto_model).__module__.startswith("transformers_modules")
-    np.testing.assert_allclose(encoder.encode(sys.argv[3:]), expected, rtol=0, atol=1e-5)
-"""
-
-
-def test_it_works_where_the_package_is_not_installed(folder, tmp_path):
-    pytest.importorskip("sentence_transformers")
-    np.save(tmp_path / "expected.npy", pooled_by_hand(folder, SENTENCES[:3]))
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BLOCKED), str(folder), str(tmp_path / "expected.npy"), *SENTENCES[:3]],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_limit_is_the_lower_of_positions_and_tokenizer(tiny_student_config, tiny_tokenizer):
