@@ -138,6 +138,7 @@ def distill(
     start_only: Annotated[bool, option("Measure without training.", "--start-only")] = False,
     steps: Annotated[int | None, option("Length in optimiser steps.")] = None,
     epochs: Annotated[float | None, option("Length in passes over the windows.")] = None,
+    time: Annotated[str | None, option("Length as a time, as in 2h or 1h30m.")] = None,
     batch_size: Annotated[int | None, option("Windows per optimiser step.")] = None,
     lr: Annotated[float | None, option("Highest learning rate.")] = None,
     seed: Annotated[int | None, option("Random seed for weights, order, masks and dropout.")] = None,
@@ -162,6 +163,8 @@ def distill(
         "training", set_, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, precision=precision,
     )  # fmt: skip
     if dry_run:
+        if time is not None:
+            raise UserError("--dry-run measures no steps: leave out --time")
         resolved = distillation_recipe(recipe, settings, teacher=teacher, student_arch=student_arch)
         with interruptible():
             _show_plan(resolved, data, as_json=as_json)
@@ -170,6 +173,7 @@ def distill(
         record = run(
             teacher, data, student_arch=student_arch, recipe=recipe, settings=settings, output=output,
             start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json, max_hours=patience(yes),
+            time=time,
         ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return

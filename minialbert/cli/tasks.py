@@ -61,6 +61,7 @@ def finetune(
     teacher: Annotated[str | None, option("A model tuned for the task, to learn from as well.")] = None,
     recipe: Annotated[str | None, option("Name of a fine-tuning recipe, or a YAML file.")] = None,
     epochs: Annotated[float | None, option("Length in passes over the training rows.")] = None,
+    time: Annotated[str | None, option("Length as a time, as in 2h or 1h30m.")] = None,
     batch_size: Annotated[int | None, option("Rows per optimiser step.")] = None,
     lr: Annotated[float | None, option("Highest learning rate.")] = None,
     seed: Annotated[int | None, option("Random seed for head, order and dropout.")] = None,
@@ -83,6 +84,8 @@ def finetune(
     """
     if not grid and (jobs != 1 or ray is not None or keep_models is KeepModels.all):
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
+    if grid and time is not None:
+        raise UserError("--time is for a single run: leave out --grid")
     from minialbert.tasks.finetune import finetune as run
     from minialbert.tasks.finetune import tuning_recipe
 
@@ -101,7 +104,7 @@ def finetune(
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
             **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
-            max_hours=patience(yes),
+            max_hours=patience(yes), time=time,
         ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return

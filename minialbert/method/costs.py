@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,17 +12,21 @@ import torch
 from transformers import PreTrainedConfig
 
 from minialbert.errors import UserError
-from minialbert.runs.machine import resolve_precision
+from minialbert.runs.machine import bf16_speed, resolve_precision
 from minialbert.runs.progress import duration, size
 from minialbert.runs.stopping import world_size
 
 if TYPE_CHECKING:
     from minialbert.method.plan import DistillationPlan
+    from minialbert.runs.trainer import ResumableTrainer
+
+logger = logging.getLogger(__name__)
 
 # Share of the measured matrix-multiplication rate that a whole step reaches; the rest is element-wise work.
 _EFFICIENCY = 0.6
-# How many times as fast another precision has to multiply to be worth a word.
-_WORTH_A_CHANGE = 1.3
+# How many times as fast bf16 has to multiply for a whole step, a third of which is not products, to gain clearly.
+_WORTH_A_CHANGE = 1.5
+_MEASURED_TOKENS = 1024
 # Operations of a run of seconds: to measure the rate first would take as long.
 _FEW_OPERATIONS = 3e11
 
@@ -38,6 +43,7 @@ class Price:
     flops: float
     precision: str
     memory: float
+    measured: float | None = None  # seconds, where they are known better
 
     @cached_property
     def rate(self) -> float:
@@ -46,14 +52,18 @@ class Price:
 
     @property
     def seconds(self) -> float:
-        """Time of all operations at 60 % of that rate, shared by the processes; 0 where they are few."""
+        """Time as measured, or of the operations at 60 % of that rate, on all processes; 0 for few of them."""
+        if self.measured is not None:
+            return self.measured
         operations = self.tokens * self.flops / world_size()
         return operations / (self.rate * _EFFICIENCY) if operations > _FEW_OPERATIONS else 0.0
 
     def line(self, first_step: int = 0) -> str:
         """Return the price of what is left after some steps."""
         left = 1 - first_step / self.steps
-        time_left = f"about {duration(self.seconds * left)}" if self.seconds * left > 60 else "under a minute"
+        time_left = "under a minute"
+        if self.seconds * left > 60:  # noqa: PLR2004
+            time_left = f"about {duration(self.seconds * left)} at {self.tokens / self.seconds:,.0f} tokens/s"
         return (
             f"training: {self.steps - first_step:,} of {self.steps:,} steps, {self.batch:,} {self.units} each; "
             f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; {time_left} and "
@@ -67,6 +77,50 @@ class Price:
                 f"{self.line()}: more than {max_hours:g} hours. Give --yes to start it all the same, fewer steps or "
                 "data, or a smaller recipe, as --recipe small for distill"
             )
+
+
+def fitted_length(
+    trainer: ResumableTrainer,
+    end: float,
+    *,
+    step: float,
+    evaluation: float,
+    every: float,
+    fewest: int,
+    apart: float,
+) -> tuple[int, float]:
+    """Return the steps that fit before a time of the monotonic clock, and their seconds, as a rehearsal measures them.
+
+    `step`, `evaluation` and `apart` are the tokens of one step, of one evaluation and of all evaluations outside the
+    training, in which there is one `every` so many steps, and `fewest` in any case.
+    """
+    logger.info("time: some batches are measured first, from which nothing is learnt")
+    training, forward = trainer.rehearse(min((end - time.monotonic()) / 50, 60))
+    left, step, evaluation = end - time.monotonic() - forward * apart, training * step, forward * evaluation
+    steps = int(min(left / (step + evaluation / every), (left - fewest * evaluation) / step))
+    if steps < 1:
+        raise UserError(
+            f"time: too short, as a step takes {step:.1f} s, each of {fewest} evaluations {evaluation:.1f} s, those "
+            f"outside it {forward * apart:.1f} s: give more time, or a smaller batch or less to evaluate"
+        )
+    return steps, steps * step
+
+
+def faster_precision(
+    asked: str, config: PreTrainedConfig, tokens: int, price: Price
+) -> tuple[str, list[str]]:
+    """Return the precision of a training with micro-batches of some tokens, and why, where "auto" was measured.
+
+    A GPU decides by what it has; short runs, and those of several processes, which have to agree, are not measured.
+    """
+    short = price.tokens * price.flops < _FEW_OPERATIONS
+    if asked != "auto" or torch.cuda.is_available() or world_size() > 1 or short:
+        return resolve_precision(asked), []
+    times = bf16_speed(config.hidden_size, _inner_width(config), min(tokens, _MEASURED_TOKENS))
+    chosen = "bf16" if times >= _WORTH_A_CHANGE else "fp32"
+    return chosen, [
+        f"precision: {chosen}; bf16 is {times:.1f} times as fast as fp32 in products of this size here"
+    ]
 
 
 def forward_flops_per_token(
@@ -151,9 +205,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         "micro_batch": plan.micro_batch_size,
         "tokens_in_all": price.tokens,
         "mflops_per_token": round(price.flops / 1e6),
-        "precision": price.precision
-        if torch.cuda.is_available()
-        else _cpu_precision(price.precision, price.rate),
+        "precision": price.precision,
         "matmul_rate": f"{price.rate / 1e9:,.0f} GFLOP/s measured here",
         "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
         "memory": size(price.memory),
@@ -174,17 +226,6 @@ def measured_matmul_rate(precision: str) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return 2 * size**3 / sorted(times[1:])[2]
-
-
-def _cpu_precision(precision: str, rate: float) -> str:
-    """Return a CPU's precision, and whether the other one would multiply faster."""
-    other = {"fp32": "bf16", "bf16": "fp32"}.get(precision)
-    times = measured_matmul_rate(other) / rate if other is not None else 0.0
-    if times < _WORTH_A_CHANGE:
-        return precision
-    return (
-        f"{precision}; {other} products are {times:.1f} times as fast here: --set training.precision={other}"
-    )
 
 
 def _memory_bytes(plan: DistillationPlan, length: int) -> float:

@@ -11,7 +11,10 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 import torch
@@ -25,21 +28,21 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, listed, one_line
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
-from minialbert.method.costs import Price, distillation_price
+from minialbert.method.costs import Price, distillation_price, fitted_length
 from minialbert.method.encoders import Teacher, load_encoder_config
 from minialbert.method.fast.compilation import compile_layers
 from minialbert.method.live import model_identity
 from minialbert.method.objective import DistillationObjective
-from minialbert.method.plan import DistillationPlan, Folders, plan_distillation
+from minialbert.method.plan import LENGTHS, DistillationPlan, Folders, plan_distillation, with_passes
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teacher_fingerprint
 from minialbert.method.trainer import DistillationTrainer
-from minialbert.recipes.load import Settings, load_recipe, with_settings
+from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
 from minialbert.recipes.schema import Recipe, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision
-from minialbert.runs.progress import RunProgress, speaking
+from minialbert.runs.progress import RunProgress, seconds_of, speaking
 from minialbert.runs.records import write_result
 from minialbert.runs.results import ModelResult, Result, output_folder
 from minialbert.runs.stopping import rank, world_size
@@ -86,6 +89,7 @@ def distill(
     learning_rate: float | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
+    time: str | None = None,
     settings: Settings = (),
     tokenizer: Any = None,  # noqa: ANN401 - a name or a live one
     output: str | Path | None = None,
@@ -121,6 +125,7 @@ def distill(
         learning_rate: the highest of the schedule.
         batch_size: windows of an optimiser step.
         seed: of order, masks and dropout.
+        time: how long the run may take, as in "2h" or "45m": the number of steps is measured.
         settings: any other key of the recipe, as in `{"student.num_hidden_layers": 3, "distill.output_weight": 4}`.
         tokenizer: where `data` is a corpus and the teacher is in memory: a directory, hub id, or tokenizer.
         output: the run directory; a temporary one without, which is said.
@@ -138,6 +143,7 @@ def distill(
         UserError: if models, data, settings and directory do not fit together.
         KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
     """
+    end = monotonic() + (seconds_of(time) if time is not None else 0.0)
     if output is None and (resume or world_size() > 1):
         raise UserError("a run that is resumed, or has several processes, needs a directory: give output")
     if isinstance(teacher, PreTrainedModel):
@@ -157,10 +163,21 @@ def distill(
     resolved = distillation_recipe(recipe, settings, teacher=named, student_arch=student_arch, more=given)
     check_trackers(resolved.training.report_to)
     run = RunDirectory(output_folder(output, "distill"))
+    if time is not None and (
+        max_steps or start_only or {"training.max_steps", "training.epochs"} & keys_of(settings)
+    ):
+        raise UserError(
+            "--time chooses the number of steps of a training: leave out --steps, --epochs and --start-only"
+        )
+    begun = run.as_begun(resolved, "training", *(LENGTHS if time else ())) if resume else None
     with speaking(progress):
         windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)
-        plan = plan_distillation(resolved, windows, teacher=live, student=trained, objective=objective)
-        price = None if start_only else distillation_price(plan)
+        plan = plan_distillation(
+            begun or resolved, windows, teacher=live, student=trained, objective=objective
+        )
+        fitted = time is not None and begun is None
+        plan, seconds = _fitted(plan, end) if fitted else (plan, None)
+        price = None if start_only else replace(distillation_price(plan), measured=seconds)
         if price is not None:
             price.check(None if resume else max_hours)
         with run.alone(resume=resume):
@@ -309,6 +326,21 @@ def _identity(plan: DistillationPlan, *, live_teacher: bool, live_student: bool)
         config = plan.student.config if plan.recipe.student.init == "checkpoint" else None
         said["student"] = model_identity(plan.recipe.student.init_from, config)
     return said
+
+
+def _fitted(plan: DistillationPlan, end: float) -> tuple[DistillationPlan, float]:
+    """Return a plan with as many steps as fit before a time, and their seconds."""
+    training, held_out = plan.recipe.training, len(plan.held_out)
+    quiet = apply_overrides(plan.recipe, {"training.report_to": [], "training.cache_teacher": False})
+    mean = plan.windows.num_tokens / len(plan.windows)
+    evaluation = mean * min(training.eval_windows or held_out, held_out)
+    with TemporaryDirectory() as folder:
+        trainer = make_trainer(replace(plan, recipe=quiet), RunDirectory(folder), progress=False)
+        steps, seconds = fitted_length(
+            trainer, end, step=mean * training.batch_size, evaluation=evaluation, every=training.eval_steps, fewest=10,
+            apart=3 * evaluation,
+        )  # fmt: skip
+    return with_passes(plan, steps * training.batch_size / len(plan.windows)), seconds
 
 
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:

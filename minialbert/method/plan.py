@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from minialbert.data.masking import MaskedLanguageModelCollator
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, check_tokenizer
 from minialbert.errors import UserError
+from minialbert.method.costs import distillation_price, faster_precision
 from minialbert.method.elastic import mark_depths, plan_elastic
 from minialbert.method.encoders import Teacher, load_teacher, supports_packing, word_rows
 from minialbert.method.fast.recording import checkpoint_activations, records_attention
@@ -111,7 +112,7 @@ def plan_distillation(
             f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
         )
     recipe, max_steps = _with_one_length(recipe, len(windows), notes)
-    return DistillationPlan(
+    plan = DistillationPlan(
         recipe=recipe,
         teacher=teacher,
         student=student,
@@ -127,6 +128,22 @@ def plan_distillation(
         accumulation=per_process // micro,
         notes=tuple(notes),
     )
+    tokens, price = micro * windows.window_length, distillation_price(plan)
+    precision, why = faster_precision(training.precision, student.config, tokens, price)
+    recipe = apply_overrides(recipe, {"training.precision": precision})
+    return replace(plan, recipe=recipe, notes=(*notes, *why))
+
+
+# What a length in passes decides.
+LENGTHS = ("max_steps", *_SHARES)
+
+
+def with_passes(plan: DistillationPlan, passes: float) -> DistillationPlan:
+    """Return a plan with another length, in passes over its windows."""
+    recipe = apply_overrides(plan.recipe, {"training.max_steps": 10**9, "training.epochs": passes})
+    notes = [note for note in plan.notes if note.partition(":")[0] not in ("length", "warm-up", "passes")]
+    recipe, steps = _with_one_length(recipe, len(plan.windows), notes)
+    return replace(plan, recipe=recipe, max_steps=steps, notes=tuple(notes))
 
 
 def _with_one_length(recipe: Recipe, windows: int, notes: list[str]) -> tuple[Recipe, int]:

@@ -97,6 +97,11 @@ def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
     return _validate(values, label.removesuffix(":"), type(recipe))
 
 
+def keys_of(settings: Settings) -> set[str]:
+    """Return the keys that settings name."""
+    return set(settings if isinstance(settings, Mapping) else _parsed(settings))
+
+
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for override in overrides:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from minialbert.errors import UserError, listed, quoted, shown
-from minialbert.recipes.load import dump_recipe, load_recipe
+from minialbert.recipes.load import AnyRecipe, apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import has_known_data
 from minialbert.runs.files import (
@@ -27,6 +27,7 @@ from minialbert.runs.files import (
     write_json,
     writing,
 )
+from minialbert.runs.machine import resolve_precision
 from minialbert.runs.stopping import rank
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,19 @@ class RunDirectory:
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
                 write_json(self.data, data)
+
+    def as_begun(self, recipe: AnyRecipe, section: str, *keys: str) -> AnyRecipe | None:
+        """Return a recipe with what the run in the directory has settled on this machine; None where there is none.
+
+        That is what "auto" means for its precision, and the values of some keys.
+        """
+        if not self.recipe.is_file():
+            return None
+        begun = getattr(load_recipe(str(self.recipe), type(recipe)), section)
+        settled = {key: getattr(begun, key) for key in keys}
+        if getattr(recipe, section).precision == "auto":
+            settled["precision"] = resolve_precision(begun.precision)
+        return apply_overrides(recipe, {f"{section}.{key}": value for key, value in settled.items()})
 
     def _check_whole(self) -> None:
         """Refuse checkpoints without the files that say what they belong to."""
@@ -252,7 +266,13 @@ def check_same_recipe(
 
     The recipe there is read with its schema: keys that are newer than it have their defaults.
     """
-    old, new = learned_settings(before), learned_settings(now)
+    old, new = (
+        {
+            key: resolve_precision(value) if key.endswith(".precision") else value
+            for key, value in side.items()
+        }
+        for side in (learned_settings(before), learned_settings(now))
+    )
     different = {key.rpartition(".")[2]: new[key] for key in new if new[key] != old[key]}
     if different:
         lines = [" ".join(yaml.safe_dump({key: value}).split()) for key, value in different.items()]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import time
 from contextlib import nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_FEWEST_TURNS = 3
 
 
 def keep_freed_memory() -> bool:
@@ -73,10 +77,29 @@ def _libc_function(name: str) -> Any:
 
 
 def resolve_precision(precision: str) -> str:
-    """Return a precision with "auto" resolved: bf16 on a GPU that has it, else fp32."""
+    """Return a precision with "auto" resolved by the device alone: bf16 on a GPU that has it, else fp32."""
     if precision != "auto":
         return precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def bf16_speed(width: int, inner: int, tokens: int) -> float:
+    """Return how many times as fast this CPU computes a feed-forward block, both ways, in bf16 as in fp32.
+
+    The block has weights of `width` x `inner`. Both take turns for about a second; the first turn only warms up.
+    """
+    inputs = torch.randn(tokens, width, requires_grad=True)
+    up, down = torch.randn(inner, width, requires_grad=True), torch.randn(width, inner, requires_grad=True)
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    started = time.perf_counter()
+    while len(seconds["bf16"]) < _FEWEST_TURNS or time.perf_counter() - started < 1.0:
+        for precision, measured in seconds.items():
+            begun = time.perf_counter()
+            with autocast("cpu", precision):
+                hidden = functional.gelu(functional.linear(inputs, up))
+                functional.linear(hidden, down).sum().backward()
+            measured.append(time.perf_counter() - begun)
+    return statistics.median(seconds["fp32"][1:]) / statistics.median(seconds["bf16"][1:])
 
 
 def autocast(device_type: str, precision: str) -> Any:  # noqa: ANN401 - a context manager

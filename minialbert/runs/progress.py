@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from rich import progress as bars
 from rich.console import Console
 from transformers import TrainerCallback, TrainerState
 
+from minialbert.errors import UserError, quoted
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.machine import peak_memory_mb
 
@@ -196,6 +198,15 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time span such as "2h", "90m", "45s" or "1h30m"."""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    if not (total := 3600 * hours + 60 * minutes + seconds):
+        raise UserError(f"time: expected a span such as 2h, 90m, 45s or 1h30m, found {quoted(text)}")
+    return total
 
 
 def size(num_bytes: float) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -35,18 +37,24 @@ from minialbert.method.adapters import (
     freeze_all_but_adapters,
     save_adapters,
 )
-from minialbert.method.costs import Price, forward_flops_per_token, training_bytes
+from minialbert.method.costs import (
+    Price,
+    faster_precision,
+    fitted_length,
+    forward_flops_per_token,
+    training_bytes,
+)
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
-from minialbert.recipes.load import Settings, apply_overrides, load_recipe, with_settings
+from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
-from minialbert.runs.progress import RunProgress, speaking
+from minialbert.runs.progress import RunProgress, seconds_of, speaking
 from minialbert.runs.records import write_result
 from minialbert.runs.results import ModelResult, output_folder
 from minialbert.runs.stopping import StopRequested, rank, share_of
@@ -185,7 +193,7 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
             f"training: {max_steps} steps in all are few for a new head; raise tuning.epochs or lower "
             "tuning.batch_size if the figures stay at chance"
         )
-    return FinetuningPlan(
+    plan = FinetuningPlan(
         recipe=recipe,
         task=task,
         model=model,
@@ -202,6 +210,10 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         max_steps=max_steps,
         notes=tuple(notes),
     )
+    tokens = (tuning.micro_batch_size or tuning.batch_size) * max_length
+    precision, why = faster_precision(tuning.precision, model.config, tokens, tuning_price(plan))
+    recipe = apply_overrides(recipe, {"tuning.precision": precision})
+    return replace(plan, recipe=recipe, notes=(*notes, *why))
 
 
 def _encode(
@@ -290,6 +302,7 @@ def finetune(
     learning_rate: float | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
+    time: str | None = None,
     settings: Settings = (),
     tokenizer: Any = None,
     output: str | Path | None = None,
@@ -324,6 +337,7 @@ def finetune(
         learning_rate: the highest of the schedule.
         batch_size: rows of an optimiser step.
         seed: of head, order and dropout.
+        time: how long the run may take, as in "2h" or "45m": the number of epochs is measured.
         settings: any other key of the recipe, as in `{"tuning.warmup_ratio": 0.1, "task.text": "sentence"}`.
         tokenizer: of a live model; without one that of the directory it was loaded from.
         output: the run directory; a temporary one without, which is said.
@@ -343,6 +357,9 @@ def finetune(
     """
     named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     given = {f"tuning.{name}": value for name, value in named.items() if value is not None}
+    end = monotonic() + (seconds_of(time) if time is not None else 0.0)
+    if time is not None and (epochs or "tuning.epochs" in keys_of(settings)):
+        raise UserError("--time chooses the length of a training: leave out --epochs")
     is_place = isinstance(data, str | Path)
     with (
         speaking(progress),
@@ -355,11 +372,14 @@ def finetune(
         )  # fmt: skip
         check_trackers(resolved.tuning.report_to)
         run = RunDirectory(output_folder(output, "finetune"))
-        plan = plan_finetuning(resolved, None if is_place or data is None else kept(data))
+        begun = run.as_begun(resolved, "tuning", *(["epochs"] if time else [])) if resume else None
+        plan = plan_finetuning(begun or resolved, None if is_place or data is None else kept(data))
+        fitted = time is not None and begun is None
+        plan, seconds = _fitted(plan, end) if fitted else (plan, None)
         places = {"model.name": resolved.model.name, "teacher.model": resolved.teacher.model}
         lasting = {key: lasting_name(place) for key, place in places.items()}
-        plan = replace(plan, recipe=apply_overrides(resolved, lasting))
-        price = tuning_price(plan)
+        plan = replace(plan, recipe=apply_overrides(plan.recipe, lasting))
+        price = replace(tuning_price(plan), measured=seconds)
         price.check(None if resume else max_hours)
         with run.alone(resume=resume):
             record = _finetune(
@@ -389,6 +409,27 @@ def tuning_recipe(
     if not isinstance(recipe, FinetuneRecipe):
         recipe = load_recipe(recipe or ("adapters" if adapters else "default"), FinetuneRecipe)
     return with_settings(recipe, given, settings)
+
+
+def _fitted(plan: FinetuningPlan, end: float) -> tuple[FinetuningPlan, float]:
+    """Return a plan with as many steps as fit before a time, and their seconds."""
+    tuning, tokens = (
+        plan.recipe.tuning,
+        {split: sum(inputs.lengths) for split, inputs in plan.encoded.items()},
+    )
+    last = (sum(tokens.values()) - tokens["train"]) * (1 + len(plan.elastic.depths if plan.elastic else ()))
+    quiet = apply_overrides(plan.recipe, {"tuning.report_to": []})
+    with TemporaryDirectory() as folder:
+        trainer = make_tuning_trainer(replace(plan, recipe=quiet), RunDirectory(folder), progress=False)
+        steps, seconds = fitted_length(
+            trainer, end, step=tokens["train"] / plan.steps_per_epoch, evaluation=tokens["validation"], fewest=1,
+            every=plan.steps_per_epoch / tuning.evaluations_per_epoch, apart=last,
+        )  # fmt: skip
+    epochs = steps / plan.steps_per_epoch
+    notes = [note for note in plan.notes if not note.startswith("training: ")]  # of another length
+    notes.append(f"length: {epochs:.2f} epochs, so {steps:,} steps")
+    recipe = apply_overrides(plan.recipe, {"tuning.epochs": epochs})
+    return replace(plan, recipe=recipe, max_steps=steps, notes=tuple(notes)), seconds
 
 
 def tuning_identity(plan: FinetuningPlan) -> dict[str, Any]:

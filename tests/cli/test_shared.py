@@ -51,7 +51,7 @@ def test_options_stand_in_groups_and_required_ones_are_marked(call):
     assert groups == ["Options", "Training", "Run"]
     assert re.search(r"│ \* +--data", out) and "[required]" in out
     training = out.partition("─ Training ─")[2].partition("─ Run ─")[0]
-    options = ("--steps", "--epochs", "--batch-size", "--lr", "--seed", "--precision", "--set")
+    options = ("--steps", "--epochs", "--time", "--batch-size", "--lr", "--seed", "--precision", "--set")
     assert all(option in training for option in options)
     named = {param.name for command in COMMANDS.values() for param in command.params}
     assert {name for names in _GROUPS.values() for name in names.split()} <= named

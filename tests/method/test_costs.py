@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from transformers import BertConfig
 
 from minialbert import MiniAlbertConfig
+from minialbert.errors import UserError
 from minialbert.method import costs
-from minialbert.method.costs import forward_flops_per_token, step_flops_per_token
+from minialbert.method.costs import (
+    Price,
+    faster_precision,
+    fitted_length,
+    forward_flops_per_token,
+    step_flops_per_token,
+)
 
 WIDTH, VOCABULARY, LENGTH = 768, 30522, 256
 # Queries, keys, values and output are four products of the width, the feed-forward block is eight; scores and sums.
@@ -44,21 +54,46 @@ def test_a_full_student_has_a_full_head():
     assert forward_flops_per_token(full, LENGTH) == 6 * BLOCK
 
 
-@pytest.mark.parametrize(
-    ("precision", "expected"),
-    [
-        ("fp32", "fp32; bf16 products are 2.5 times as fast here: --set training.precision=bf16"),
-        ("bf16", "bf16"),
-        ("fp16", "fp16"),
-    ],
-)
-def test_a_cpu_that_multiplies_bf16_faster_is_told(precision, expected, monkeypatch):
-    rates = {"fp32": 80e9, "bf16": 200e9, "fp16": 1e9}
-    monkeypatch.setattr(costs, "measured_matmul_rate", rates.__getitem__)
-    assert costs._cpu_precision(precision, rates[precision]) == expected
+LONG = Price(1, 1, "windows", 1.0, 10**9, 1e9, "fp32", 0.0)
 
 
-def test_a_cpu_that_does_not_is_told_of_fp32(monkeypatch):
-    monkeypatch.setattr(costs, "measured_matmul_rate", {"fp32": 130e9, "bf16": 75e9}.__getitem__)
-    assert costs._cpu_precision("fp32", 130e9) == "fp32"
-    assert costs._cpu_precision("bf16", 75e9).startswith("bf16; fp32 products are 1.7 times as fast")
+@pytest.mark.parametrize(("times", "chosen"), [(3.8, "bf16"), (1.5, "bf16"), (1.4, "fp32"), (0.6, "fp32")])
+def test_auto_is_what_this_processor_multiplies_faster(times, chosen, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(costs, "bf16_speed", lambda *size: sizes.append(size) or times)
+    config = BertConfig(hidden_size=384, intermediate_size=1536)
+    precision, (why,) = faster_precision("auto", config, 4096, LONG)
+    assert precision == chosen and sizes == [(384, 1536, 1024)]
+    assert why.startswith(
+        f"precision: {chosen}; bf16 is {times} times as fast as fp32 in products of this size"
+    )
+
+
+def test_what_is_named_or_short_is_not_measured(monkeypatch):
+    monkeypatch.setattr(costs, "bf16_speed", lambda *_: pytest.fail("measured"))
+    assert faster_precision("fp32", BertConfig(), 512, LONG) == ("fp32", [])
+    assert faster_precision("bf16", BertConfig(), 512, LONG) == ("bf16", [])
+    assert faster_precision("auto", BertConfig(), 512, replace(LONG, tokens=1)) == ("fp32", [])
+    monkeypatch.setattr(costs, "world_size", lambda: 2)
+    assert faster_precision("auto", BertConfig(), 512, LONG) == ("fp32", [])
+
+
+@pytest.mark.parametrize("fewest", [1, 10])
+@pytest.mark.parametrize("every", [3.0, 1000.0])
+def test_steps_and_evaluations_fill_a_time(every, fewest, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(costs.time, "monotonic", lambda: now)
+
+    def rehearse(seconds):
+        nonlocal now
+        now += seconds
+        return 0.01, 0.004
+
+    trainer = SimpleNamespace(rehearse=rehearse)
+    tokens = {"step": 200.0, "evaluation": 1000.0, "apart": 3000.0}
+    steps, seconds = fitted_length(trainer, 7300.0, **tokens, every=every, fewest=fewest)
+    assert seconds == pytest.approx(2.0 * steps)
+    evaluations = max(fewest, steps / every)
+    assert now + seconds + 4.0 * evaluations + 12.0 == pytest.approx(7300.0, rel=0.001)
+    with pytest.raises(UserError, match="a step takes 2.0 s"):
+        fitted_length(trainer, now + 12.0, **tokens, every=every, fewest=fewest)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, pipeline
 
 from minialbert import MiniAlbertForMaskedLM
@@ -23,6 +24,7 @@ from minialbert.method.held_out import HeldOutMetrics
 from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.trainer import ResumableTrainer
 
 TINY = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
 
@@ -376,12 +378,77 @@ def test_a_resumed_run_tells_the_price_of_what_is_left(run, tmp_path, caplog):
 def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(costs, "_FEW_OPERATIONS", 0)
     monkeypatch.setattr(costs, "measured_matmul_rate", lambda precision: 1e3)
-    with pytest.raises(UserError, match=r"about \d+:\d\d:\d\d and .*more than 24 hours. Give --yes .*small"):
+    with pytest.raises(
+        UserError, match=r"about \d+:\d\d:\d\d at \d+ tokens/s and .*more than 24 hours. Give --yes .*small"
+    ):
         run(max_hours=24)
     assert not (tmp_path / "run").exists()
     with caplog.at_level("INFO", "minialbert"):
         run("training.max_steps=1", max_hours=1e9)
     assert "; about " in caplog.text
+
+
+def test_a_time_chooses_the_number_of_steps_and_a_resumed_run_keeps_it(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (1.0, 0.5))  # seconds per token
+    with caplog.at_level("INFO", "minialbert"):
+        record = run(time="2h")
+    kept = load_recipe(str(tmp_path / "run" / "recipe.yaml")).training
+    steps = record["training"]["steps"]
+    assert steps == kept.max_steps > 4 and kept.epochs is None
+    assert (kept.warmup_steps, kept.eval_steps) == (1, 2)
+    (price,) = (line for line in caplog.messages if line.startswith("training: "))
+    assert f"{steps:,} of {steps:,} steps" in price and " at 1 tokens/s and " in price
+    assert any(line.startswith("length: ") and f"so max_steps {steps}" in line for line in caplog.messages)
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (100.0, 50.0))
+    assert run(time="2h", resume=True)["training"]["steps"] == steps
+    with pytest.raises(UserError, match="leave out --steps, --epochs"):
+        run(max_steps=3, time="2h", overwrite=True)
+    with pytest.raises(UserError, match="time: too short, as a step takes"):
+        run(time="1m", overwrite=True)
+    with pytest.raises(
+        UserError, match="time: expected a span such as 2h, 90m, 45s or 1h30m, found '2 days'"
+    ):
+        run(time="2 days", overwrite=True)
+
+
+def test_a_rehearsal_teaches_nothing(run, tmp_path, monkeypatch):
+    plain = run("training.max_steps=3", "training.eval_steps=1", "training.save_steps=1", output="plain")
+    real, measured = ResumableTrainer.rehearse, []
+
+    def rehearse(trainer, seconds):
+        measured.append(real(trainer, 0.0))
+        return 1e-9, 0.0
+
+    monkeypatch.setattr(ResumableTrainer, "rehearse", rehearse)
+    fitted = "minialbert.method.distill.fitted_length"
+    monkeypatch.setattr(fitted, lambda trainer, *_, **__: (trainer.rehearse(1.0) and 3, 60.0))
+    timed = run(time="1m", output="timed")
+    assert all(speed > 0 for speed in measured[0])
+    assert timed["metrics"] == plain["metrics"]
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "timed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_processor_that_multiplies_bf16_faster_trains_in_it_and_goes_on_so(
+    run, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(costs, "_FEW_OPERATIONS", 0)
+    monkeypatch.setattr(costs, "bf16_speed", lambda *_: 3.8)
+    with caplog.at_level("INFO", "minialbert"):
+        record = run("training.precision=auto")
+    assert (
+        "precision: bf16; bf16 is 3.8 times as fast as fp32 in products of this size here" in caplog.messages
+    )
+    assert record["training"]["precision"] == record["recipe"]["training"]["precision"] == "bf16"
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
+    monkeypatch.setattr(costs, "bf16_speed", lambda *_: 0.6)
+    assert run("training.precision=auto", resume=True)["training"]["precision"] == "bf16"
+    with pytest.raises(UserError, match="precision: fp32"):
+        run("training.precision=fp32", resume=True)
+    assert run("training.precision=auto", output="slow")["training"]["precision"] == "fp32"
 
 
 def test_a_warm_up_longer_than_the_run_is_pointed_out(tiny_teacher_dir, tiny_windows):

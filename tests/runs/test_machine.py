@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from minialbert.runs import machine
+
 # Frees and allocates the same two blocks of 64 MB eight times, and counts the page faults of all rounds but the first.
 _SCRIPT = """
 import resource, sys
@@ -42,3 +44,9 @@ def test_memory_that_is_freed_is_used_again_without_page_faults():
     )
     assert kept < default / 2
     assert released > 2 * kept
+
+
+def test_bf16_products_are_timed_against_fp32(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: float(next(clock)))
+    assert machine.bf16_speed(8, 16, 4) == 1.0  # by a clock that ticks once a look

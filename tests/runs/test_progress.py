@@ -10,9 +10,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from rich.console import Console
 
+from minialbert.errors import UserError
 from minialbert.runs import progress
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.progress import RunProgress, duration, progress_bar, size
+from minialbert.runs.progress import RunProgress, duration, progress_bar, seconds_of, size
 
 
 def draw(monkeypatch, console, **options):
@@ -129,3 +130,11 @@ def test_an_evaluation_without_a_finite_loss_is_told(tmp_path, caplog):
     with caplog.at_level("INFO", "minialbert"):
         shown.on_log(SimpleNamespace(), state, SimpleNamespace(), {"eval_mlm_accuracy": 0.0})
     assert caplog.messages == ["step 10/20  held-out: masked-token accuracy 0.0 %, loss not finite"]
+
+
+def test_time_spans_are_read_as_people_write_them():
+    spans = {"2h": 7200, "90m": 5400, "45s": 45, "1h30m": 5400, "1.5h": 5400, "1h0m5s": 3605}
+    assert {span: seconds_of(span) for span in spans} == spans
+    for wrong in ("", "2", "h", "2 days", "30m1h", "0s", "-1h"):
+        with pytest.raises(UserError, match="expected a span such as 2h"):
+            seconds_of(wrong)

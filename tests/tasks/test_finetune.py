@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ from minialbert.method.adapters import load_adapters
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.trainer import ResumableTrainer
 from minialbert.tasks import finetune as finetuning
 from minialbert.tasks.finetune import finetune, finetune_command, plan_finetuning, tuning_price
 from minialbert.tasks.models import load_tuned
@@ -851,6 +853,34 @@ def test_a_tuning_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
     price = tuning_price(plan_finetuning(make_recipe(tmp_path / "student", "single", tmp_path / "single")))
     run(max_hours=price.seconds / 3600 + 1)
+
+
+def test_a_time_chooses_the_number_of_epochs_and_a_resumed_run_keeps_it(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (1.0, 0.4))  # seconds per token
+    record = run(time="1h")
+    kept = load_recipe(str(tmp_path / "run" / "recipe.yaml"), FinetuneRecipe).tuning
+    steps = record["training"]["steps"]
+    assert kept.epochs == record["recipe"]["tuning"]["epochs"] != 2.0
+    assert f"length: {kept.epochs:.2f} epochs, so {steps:,} steps" in record["notes"]
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (100.0, 40.0))
+    assert run(time="1h", resume=True)["training"]["steps"] == steps
+    with pytest.raises(UserError, match="leave out --epochs"):
+        run(time="1h", epochs=3, overwrite=True)
+    with pytest.raises(UserError, match="time: too short"):
+        run(time="30s", overwrite=True)
+
+
+def test_a_rehearsed_tuning_is_the_same(run, tmp_path, monkeypatch):
+    plain = run("single", "tuning.epochs=1.5", output="plain")
+    steps = plain["training"]["steps"]
+    monkeypatch.setattr(
+        finetuning, "fitted_length", lambda trainer, *_, **__: (trainer.rehearse(0.0) and steps, 9.0)
+    )
+    timed = run("single", time="1m", output="timed")
+    assert timed["metrics"] == plain["metrics"]
+    assert timed["training"]["steps"] == plain["training"]["steps"]
 
 
 def test_bad_input_is_one_line(refuse, student, tmp_path):
