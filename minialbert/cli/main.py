@@ -25,6 +25,7 @@ from minialbert.cli.shared import (
     chosen,
     err,
     interruptible,
+    loading,
     option,
     out,
     patience,
@@ -59,6 +60,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, option("Show the version and exit.", "--version", callback=_version, is_eager=True)
     ] = False,
@@ -70,6 +72,8 @@ def _options(
     minialbert finetune --model run/model --task ner --data my-ner/ --output tuned/
     minialbert predict --model tuned/model "Aspirin relieves pain."
     """
+    if context.invoked_subcommand not in ("recipes", "report", "suite"):
+        context.with_resource(loading())
 
 
 Documents = StrEnum("Documents", {"blank_line": "blank-line", "line": "line", "file": "file"})
@@ -183,6 +187,10 @@ def distill(
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])
     out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+    say(
+        f"next: minialbert finetune --model {output / 'model'} --task TASK --data DATA --output tuned/ "
+        f"or minialbert report {output} --output page/"
+    )
 
 
 for _verb in (finetune, evaluate, predict, calibrate, export, bench, report, attention):

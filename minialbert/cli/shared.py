@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
@@ -42,6 +42,7 @@ class PlainConsole(Console):
 _COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of labels
 out = PlainConsole()
 err = PlainConsole(stderr=True)
+_stop_loading: Callable[[], None] = lambda: None  # noqa: E731
 
 
 def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer has it
@@ -127,6 +128,20 @@ def patience(yes: bool) -> float | None:
     return 24.0 if seen and not yes else None
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Show on a terminal that a verb is being loaded, until it runs (`interruptible`) or ends."""
+    global _stop_loading
+    status = err.status("loading ...")
+    if err.is_terminal and not {"-h", "--help"} & set(sys.argv):
+        status.start()
+    _stop_loading = status.stop
+    try:
+        yield
+    finally:
+        status.stop()
+
+
 def print_json(record: Any) -> None:  # noqa: ANN401
     """Write a record to standard output."""
     sys.stdout.write(to_json(record) + "\n")
@@ -169,6 +184,7 @@ def interruptible(advice: str = "the same command starts it again") -> Iterator[
     from minialbert.runs.progress import silence_transformers
 
     silence_transformers()
+    _stop_loading()
     # One of several processes may wait inside torch for another that has failed: no handler would run there, and its
     # launcher could not end it.
     signals = [signal.SIGTERM] if world_size() == 1 else []

@@ -39,7 +39,7 @@ class RunProgress(TrainerCallback):
     ) -> None:
         self.run = run
         self._terms, self._title, self._lines = tuple(terms), title, lines
-        self._bar = progress_bar(title, shown=bar)
+        self._bar = progress_bar("{task.description}", shown=bar)
         self._task: bars.TaskID | None = None
         self._started = 0.0
         self._first_step = 0
@@ -96,6 +96,9 @@ class RunProgress(TrainerCallback):
         if kind == "skipped":
             figures, count = ", ".join(logs["non_finite"]), logs["skipped_steps"]
             logger.warning("step %s  skipped: not finite (%s); %d so far", step, figures, count)
+        if "loss" in logs and self._task is not None:
+            figures = f"loss {logs['loss']:.3f}  {logs['tokens_per_second']:,.0f} tokens/s"
+            self._bar.update(self._task, description=f"{self._title}  {figures}")
         if not self._lines:
             return
         self._spoke = time.monotonic()

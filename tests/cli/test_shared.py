@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+import time
 
 import pytest
+from rich.console import Console
 from typer.main import get_command
 
+from minialbert.cli import shared
 from minialbert.cli.main import app
 from minialbert.cli.shared import _GROUPS
 from minialbert.recipes.load import apply_overrides, load_recipe
@@ -105,3 +109,19 @@ def test_a_mistake_in_a_command_line_is_one_line(refuse):
     assert "Missing option '--data' (minialbert distill --help" in refuse("distill", "--output", "x")
     assert "No such command 'fintune'" in refuse("fintune")
     assert "'--precision'" in refuse("finetune", "--output", "x", "--precision", "fp8")
+
+
+def test_a_terminal_sees_at_once_that_a_verb_is_loaded_and_a_pipe_nothing(monkeypatch):
+    for terminal in (True, False):
+        seen = io.StringIO()
+        monkeypatch.setattr(shared, "err", Console(file=seen, force_terminal=terminal))
+        with shared.loading():
+            deadline = time.monotonic() + 10
+            while terminal and "loading" not in seen.getvalue():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            with shared.interruptible():
+                before = seen.getvalue()
+                time.sleep(0.2)
+                assert seen.getvalue() == before  # the spinner has stopped
+        assert bool(seen.getvalue()) is terminal
