@@ -125,18 +125,20 @@ def summary(suite: Suite, results: Mapping[str, Result]) -> str:
         f"| | parameters | masked tokens | {' | '.join(labels)} |",
         "| --- | ---: | ---: |" + " ---: |" * len(TASKS),
     ]
+    seeds = set[int]()
     for side, name in ROWS.items():
         row = side.partition("/")[0]
         scores = [measured(suite, side, [task], results) for task in TASKS]
-        if not any(scores):
+        if not all(scores):
             continue
-        cells = [f"{100 * score.mean:.1f} ({score.n})" if score else "-" for score in scores]
+        seeds |= {score.n for score in scores if score}
+        cells = [f"{100 * score.mean:.1f}" for score in scores if score]
         lines.append(f"| {name} | {_size(row, results)} | {_masked(row, results)} | {' | '.join(cells)} |")
     lines += [
         "",
         "In per cent: masked tokens of held-out text that are predicted, entity F1 (`entity_f1_strict`), Matthews "
-        "correlation, and the mean of Pearson's and Spearman's correlations. The number of tuning seeds is in "
-        "brackets; each student was distilled once.",
+        "correlation, and the mean of Pearson's and Spearman's correlations. Scores are means over "
+        f"{' to '.join(map(str, sorted(seeds)))} tuning seeds; each student was distilled once.",
         "",
         _headline(suite, results),
         "",
