@@ -24,6 +24,7 @@ SHOTS = (
     ("wide-dark", 1400, 1000, "dark", "attention-of-teacher-and-student"),
     ("narrow", 390, 844, "light", "attention-of-teacher-and-student"),
     ("narrow-dark", 390, 844, "dark", "top"),
+    ("errors", 1150, 860, "light", "errors"),  # docs/img/errors.png: a report of `evaluate --output`
 )
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",

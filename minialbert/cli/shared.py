@@ -167,6 +167,7 @@ def print_answers(results: Iterable[dict[str, Any]]) -> None:
             if label:
                 styles.setdefault(label, f"black on bright_{_COLOURS[len(styles) % len(_COLOURS)]}")
             told.append(part, styles.get(label or ""))
+        told.rstrip()
         console.print(told, soft_wrap=True)
 
 

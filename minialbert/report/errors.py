@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minialbert_runtime.reading import digits, marked, parts, scored
+from minialbert_runtime.reading import digits, marked, parts
 
 from minialbert.errors import UserError
 from minialbert.report.blocks import Block, Section, Text
@@ -122,9 +122,10 @@ def _entities(row: Mapping[str, Any]) -> tuple[str, Marked, float]:
     for text, here in marked(row["text"], [*row["gold"], *row["entities"]]):
         gold, found = ([one for one in here if (id(one) in own) is side] for side in (True, False))
         error = _error(gold, found)
-        tag = scored(found or gold)
+        key = "text" if error == "wrong boundary" else "label"
+        tag = ", ".join(f"{one[key]} {digits(one['score'])}" for one in found or gold)
         if error != "right":
-            told = ", ".join(one["label" if error == "wrong type" else "text"] for one in gold)
+            told = ", ".join(one[key] for one in gold)
             tag = f"{error}: {tag}" + f"; annotated: {told}" * bool(found and gold)
             errors.append(error)
         scores[error != "right"] += [one["score"] for one in here]

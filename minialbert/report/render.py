@@ -141,7 +141,7 @@ def _json_lines(answers: Answers) -> Iterator[str]:
 
 # What is written as one text; brat takes a folder.
 FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
-    "table": lambda answers: ("".join(part for part, _ in line(answer)) + "\n" for answer in answers),
+    "table": lambda answers: (f"{''.join(part for part, _ in line(one)).rstrip()}\n" for one in answers),
     "json": lambda answers: iter([f"[{','.join(_json_lines(answers))}]\n"]),
     "jsonl": _json_lines,
     "csv": _csv,
@@ -168,7 +168,7 @@ def _write_brat(answers: Answers, folder: Path, *, overwrite: bool) -> None:
                 raise UserError("brat takes entities, and this model gives none: take csv or jsonl")
             known = (Path(answer["file"]).stem if "file" in answer else None, answer.get("id"))
             raw = "-".join(str(one) for one in known if one is not None) or f"text-{number}"
-            name = files[raw if raw not in files else f"{raw} {number}"]
+            name = files[raw if raw not in files else f"{raw} (text {number})"]
             lines = []
             for place, entity in enumerate(answer["entities"], start=1):
                 # An entity over the end of a line has a fragment on each.

@@ -88,7 +88,9 @@ def _run(arguments: Sequence[str]) -> None:
         texts = read(options.input, max_characters=model.max_characters)
     shown = options.format or ("table" if sys.stdout.isatty() else "jsonl")
     for result in model.predict(_with_pair(texts, options.pair)):
-        told = to_json_line(result) if shown == "jsonl" else "".join(part for part, _ in line(result))
+        told = (
+            to_json_line(result) if shown == "jsonl" else "".join(part for part, _ in line(result)).rstrip()
+        )
         sys.stdout.buffer.write(f"{told}\n".encode())
         sys.stdout.buffer.flush()
 

@@ -38,16 +38,12 @@ def digits(score: float) -> str:
     return f"{score:.3g}" if abs(score) < 1000 else f"{score:,.0f}"
 
 
-def scored(entities: Sequence[Mapping[str, Any]]) -> str:
-    """Return the labels of entities with their scores."""
-    return ", ".join(f"{one['label']} {digits(one['score'])}" for one in entities)
-
-
 def parts(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
     """Yield a result in parts: text, the label that it is about, and that label with its score."""
     if "entities" in result:
         for text, found in marked(result["text"], result["entities"]):
-            yield text, found[0]["label"] if found else None, scored(found)
+            tags = (f"{one['label']} {digits(one['score'])}" for one in found)
+            yield text, found[0]["label"] if found else None, ", ".join(tags)
         return
     labels = [result["label"]] if result.get("label") else result.get("labels", [])
     scores = result.get("scores") or dict.fromkeys(labels, result.get("score", 0.0))
@@ -66,4 +62,4 @@ def line(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     known = " ".join(str(result[key]) for key in ("file", "id") if key in result)
     for text, label, tag in [(f"{known}: " if known else "", None, ""), *parts(result)]:
         shown = text if label is None else f"[{f'{text} {tag}'.lstrip(' ')}]"
-        yield "".join(one if one in _KEPT else printable(one) for one in shown), label
+        yield "".join(one if one in _KEPT else printable(one) for one in shown.replace("\r\n", "\n")), label

@@ -47,4 +47,4 @@ def test_classes_and_scores_stand_before_the_text():
 
 def test_what_could_command_a_terminal_is_spelled_out():
     joined = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f467 e\u0301"
-    assert told({"text": f"{joined}\x1b[31m\u202e\n\t", "entities": []}) == f"{joined}\\x1b[31m\\u202e\n\t"
+    assert told({"text": f"{joined}\x1b[31m\u202e\r\n\t", "entities": []}) == f"{joined}\\x1b[31m\\u202e\n\t"

@@ -43,7 +43,7 @@ WIDE, OTHER = entity(TEXT, 0, 5, "Pet", 0.7), entity(TEXT, 2, 5, "Beast", 0.8)
         ([CAT], [CAT], "right", "a [cat Pet 0.9] and", "0.9"),
         ([CAT], [], "missed", "a [cat missed: Pet 0.9] and", "0.9"),
         ([], [DOG], "invented", "[dog invented: Pet 0.6]", "0.6"),
-        ([CAT], [WIDE], "wrong boundary", "[a cat wrong boundary: Pet 0.7; annotated: cat] and", "0.9"),
+        ([CAT], [WIDE], "wrong boundary", "[a cat wrong boundary: a cat 0.7; annotated: cat] and", "0.9"),
         ([CAT], [OTHER], "wrong type", "a [cat wrong type: Beast 0.8; annotated: Pet] and", "0.9"),
         ([CAT, DOG], [CAT], "missed", "a [cat Pet 0.9] and a [dog missed: Pet 0.6]", "0.6"),
         ([CAT, DOG], [WIDE], "wrong boundary, missed", "annotated: cat] and a [dog missed", "0.9"),

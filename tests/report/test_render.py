@@ -87,7 +87,7 @@ def test_brat_files_stay_in_the_folder_and_quote_the_text(tmp_path, caplog):
         assert minialbert.render(ANSWERS, folder, format="brat") == ""
     assert [path.name for path in tmp_path.iterdir()] == ["brat"]
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["3.ann", "3.txt", "x.ann", "x.txt", "x_2.ann", "x_2.txt"]
+    assert names == ["3.ann", "3.txt", "x.ann", "x.txt", "x_text_2.ann", "x_text_2.txt"]
     lines = (folder / "x.ann").read_text().splitlines()
     assert lines == ["T1\tAdverse_event 0 4\tPain", "T2\tDisease 8 14;15 21\tbreast cancer"]
     text = (folder / "x.txt").read_bytes().decode()
@@ -97,7 +97,7 @@ def test_brat_files_stay_in_the_folder_and_quote_the_text(tmp_path, caplog):
         ends = [tuple(map(int, part.split())) for part in where.partition(" ")[2].split(";")]
         assert " ".join(text[start:end] for start, end in ends) == quote
     # Two labels never become one.
-    assert (folder / "x_2.ann").read_text().startswith("T1\tAdverse_event-2 0 3\t")
+    assert (folder / "x_text_2.ann").read_text().startswith("T1\tAdverse_event-2 0 3\t")
     assert re.search(r"changed: 'Adverse event' is Adverse_event.*'\.\./x' is x", caplog.text)
     with pytest.raises(UserError, match="is not empty"):
         minialbert.render(ANSWERS, folder, format="brat")
