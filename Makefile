@@ -20,7 +20,7 @@ TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
 DEV_STAMP := $(VENV)/.dev-$(KEY)
 DEMO_STAMP := $(VENV)/.demo-$(KEY)
 
-.PHONY: demo test test-slow install fix check audit bounds docs release clean
+.PHONY: demo test test-docs test-slow install fix check audit bounds docs notebooks release clean
 .NOTPARALLEL:
 
 demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come with Python packages
@@ -32,6 +32,12 @@ test test-slow: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV_STAMP)  ## the fast tests
 	$(BIN)/python -m pytest runtime/tests --rootdir=runtime --confcutdir=runtime
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-docs: $(DEV_STAMP) $(DEMO_STAMP)  ## execute every block of README and docs, and the tutorials
+	$(BIN)/python -m pytest -m docs -n 2 --dist worksteal -rP
+
+notebooks: $(DEV_STAMP) $(DEMO_STAMP)  ## run the tutorials, and write them again with their outputs
+	$(BIN)/python benchmarks/pages/notebooks.py
 
 test-slow: $(DEV_STAMP) $(DEMO_STAMP)  ## the slow tests, the demo among them; their outcome is kept in results/
 	status=0; $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --junitxml=.slow-tests.xml || status=$$?; \
