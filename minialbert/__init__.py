@@ -7,6 +7,7 @@ package and they are imported, in either order.
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -162,6 +163,8 @@ class _Registration:
                 getattr(auto, f"AutoModelFor{head}").register(MiniAlbertConfig, model, exist_ok=True)
 
 
+# tqdm says this of every notebook without ipywidgets, whoever imports it; nothing of ours needs them.
+warnings.filterwarnings("ignore", message="IProgress not found")
 _registration = _Registration()
 sys.meta_path.insert(0, _registration)
 _registration.register()
