@@ -69,8 +69,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from minialbert.runs import files
-at, exchanges = int(sys.argv[2]), sys.argv[3] == "exchange"
-if not exchanges:
+if sys.argv[2] != "exchange":
     files._exchange = lambda one, other: False
 calls = [0]
 def bomb(module, name):
@@ -84,10 +83,14 @@ def bomb(module, name):
 for name in ("rename", "replace", "mkdir", "fsync", "link", "unlink", "rmdir"):
     bomb(os, name)
 bomb(files, "_exchange")
-with files.whole_folder(sys.argv[1]) as staging:
-    (staging / "a.txt").write_text("new")
-    (staging / "b.txt").write_text("new")
-print(calls[0])
+for line in sys.stdin:  # one fork for each, which takes no time to start
+    at = int(line)
+    if (child := os.fork()) == 0:
+        with files.whole_folder(sys.argv[1]) as staging:
+            (staging / "a.txt").write_text("new")
+            (staging / "b.txt").write_text("new")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -96,9 +99,13 @@ print(calls[0])
 def test_killed_at_any_moment_there_is_the_old_or_the_new_folder_and_nothing_else_after_the_next(
     way, tmp_path
 ):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "folder"), way]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
     def write(at):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "folder"), str(at), way]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        writer.stdin.write(f"{at}\n")
+        writer.stdin.flush()
+        return int(writer.stdout.readline())
 
     def contents():
         return {name: (tmp_path / "folder" / name).read_text() for name in ("a.txt", "b.txt", "notes.txt")}
@@ -113,17 +120,17 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new_folder_and_nothing_els
         (tmp_path / "folder").mkdir(exist_ok=True)
         for name in old:
             (tmp_path / "folder" / name).write_text("old")
-        done = write(at)
-        if done.returncode == 0:
+        if write(at) == 0:
             break
         if (tmp_path / "folder").exists():
             found.append(contents())
         else:
             gone += 1
         if at % 5 == 0 or not (tmp_path / "folder").exists():
-            assert write(0).returncode == 0
+            assert write(0) == 0
             assert _names(tmp_path) == ["folder/a.txt", "folder/b.txt", "folder/notes.txt"]
             assert contents() == new
+    writer.communicate(timeout=60)
     assert at > 10 and old in found and new in found and all(state in (old, new) for state in found)
     assert (gone > 0) == (way == "rename")  # between two renames; the next one put it back
 
