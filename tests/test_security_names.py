@@ -289,10 +289,11 @@ def test_a_task_file_with_other_values_is_refused(changes, tmp_path):
 
 @pytest.mark.parametrize("task", ["../../x", "/x", "..\\x", "a\0b"])
 def test_names_of_tasks_and_models_make_no_file_names(task, tmp_path):
-    folder = tmp_path / "runs" / "one"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(finetuned(task=task, name="../../model")))
-    write_report([folder], tmp_path / "report")
+    for number in range(3):  # as many as a chart is drawn of
+        folder = tmp_path / "runs" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(finetuned(task=task, name=f"../../model{number}")))
+    write_report([tmp_path / "runs"], tmp_path / "report")
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "report.md",
         "report.html",

@@ -7,7 +7,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from minialbert.cli.shared import JsonFlag, OverwriteFlag, interruptible, option, print_json, print_table, say
+from minialbert.cli.shared import (
+    JsonFlag,
+    OverwriteFlag,
+    interruptible,
+    leave_page,
+    option,
+    print_json,
+    print_table,
+    say,
+)
 from minialbert.cli.tasks import TASK_HELP
 from minialbert.errors import UserError
 
@@ -142,6 +151,7 @@ def bench(
         say(note)
     if output is not None:
         say(f"record in {output / 'result.json'}, tables in {output / 'table.md'}")
+        leave_page(output)
 
 
 def _several(values: Sequence[str]) -> list[str]:

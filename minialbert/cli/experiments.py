@@ -85,9 +85,14 @@ def suite_run(
     if as_json:
         print_json({name: str(result.file) for name, result in results.items()})
         return
-    say(
-        f"{len(results)} records in {output / 'cells'}; minialbert suite report {suite} --records {output} shows them"
-    )
+    from minialbert.experiments.suite.page import write_suite_report
+
+    try:
+        write_suite_report(loaded, output, output)
+        told = f"page: {output / 'report.html'}"
+    except UserError as error:  # its cells are finished all the same
+        told = f"no page: {error}"
+    say(f"{len(results)} records in {output / 'cells'}; {told}")
 
 
 @suite_app.command("status", cls=Verb, epilog=_EXAMPLE.format("status") + " --records suite/")

@@ -25,6 +25,7 @@ from minialbert.cli.shared import (
     chosen,
     err,
     interruptible,
+    leave_page,
     loading,
     option,
     out,
@@ -187,10 +188,8 @@ def distill(
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])
     out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
-    say(
-        f"next: minialbert finetune --model {output / 'model'} --task TASK --data DATA --output tuned/ "
-        f"or minialbert report {output} --output page/"
-    )
+    say(f"next: minialbert finetune --model {output / 'model'} --task TASK --data DATA --output tuned/")
+    leave_page(output)
 
 
 for _verb in (finetune, evaluate, predict, calibrate, export, bench, report, attention):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -140,6 +141,13 @@ def loading() -> Iterator[None]:
         yield
     finally:
         status.stop()
+
+
+def leave_page(output: Path) -> None:
+    """Write the page of a run beside its record, and say where it is, or why there is none."""
+    from minialbert.report import leave_page as leave
+
+    say(leave(output))
 
 
 def print_json(record: Any) -> None:  # noqa: ANN401

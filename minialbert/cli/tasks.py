@@ -20,6 +20,7 @@ from minialbert.cli.shared import (
     YesFlag,
     chosen,
     interruptible,
+    leave_page,
     option,
     out,
     patience,
@@ -113,6 +114,7 @@ def finetune(
         return
     _print_scores(record)
     say(f"model and tokenizer in {output / 'model'}; " * kept + f"record in {output / 'result.json'}")
+    leave_page(output)
 
 
 def evaluate(
@@ -154,6 +156,7 @@ def evaluate(
         say(f"{submission}/{name}")
     if output is not None:
         say(f"record and predictions in {output}")
+        leave_page(output)
 
 
 def predict(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from minialbert.data.task_types import is_tagging
-from minialbert.errors import UserError
+from minialbert.errors import MissingExtraError, UserError, needs_extra
 from minialbert.report import sections as contents
+from minialbert.report.answers import answer, answer_of_many
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
 from minialbert.report.charts import free_name
 from minialbert.report.errors import error_section
@@ -20,7 +21,16 @@ from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
 from minialbert.runs.files import write_atomically, writing
-from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, record_files
+from minialbert.runs.records import (
+    RESULT_FILE,
+    Record,
+    Row,
+    cell,
+    find_records,
+    group,
+    load_record,
+    record_files,
+)
 
 
 def report(
@@ -66,37 +76,63 @@ sys.modules[__name__].__class__ = _Report  # `minialbert.report` is both the roo
 
 
 def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
-    """Put all records below some paths on one page: fine-tunings, distillations, and benchmarks for the plots.
+    """Put all records below some paths on one page: fine-tunings, evaluations, distillations and benchmarks.
 
     It is returned as Markdown; `output` is a directory for `report.md`, `report.html`, one CSV file per table and the
     charts as `figures/report-*.svg`, in place of those of earlier calls. Tables without a measured row are left out. If
-    there is no record of fine-tuning or distillation, if one cannot be used, or if the directory cannot be written, it
-    is a `UserError`.
+    there is no record of a run, if one cannot be used, or if the directory cannot be written, it is a `UserError`.
     """
-    records = find_records(paths)
-    runs, benches = _others(paths)
+    title, summary, sections, tables = _report(paths)
+    return write_page(title, sections, output, name="report", summary=summary, tables=tables)
+
+
+def leave_page(folder: Path) -> str:
+    """Write the page of one run, `report.html`, into its directory; return a line that says where, or why not."""
+    try:
+        with needs_extra("report", "the page of a run", "matplotlib"):
+            import matplotlib  # noqa: F401
+        title, summary, sections, _ = _report([folder / RESULT_FILE])
+        with writing(folder, advice=None):
+            write_atomically(folder / "report.html", html_page(title, sections, summary=summary))
+    except (MissingExtraError, UserError) as error:
+        return f"no page: {error}"
+    return f"page: {folder / 'report.html'}"
+
+
+def _report(paths: Sequence[Path]) -> tuple[str, list[Block], list[Section], dict[str, Table]]:
+    """Return title, summary, sections and tables of a page with all records below some paths."""
+    records, found = find_records(paths), _runs(paths)
+    students, tuned, evaluated, timed = (
+        [run for run in found if run.record["kind"] in kinds]
+        for kinds in (_STUDENTS, ("finetune",), ("evaluation",), ("bench",))
+    )
     errors = error_section(paths)
-    if not records and not runs and not errors.sections:
+    if not records and not found and not errors.sections:
         raise UserError(
             f"no record of fine-tuning or distillation below {', '.join(map(str, paths))}: run minialbert finetune or "
             "distill, and name its output directory"
         )
     tables = {name: table(records) for name, table in TABLES.items()}
     counted = [record for record in records if record.selected]
-    recipes = tuple(contents.recipe_listing(run.name, run.record) for run in runs)
+    means, benches = list(_means(counted)), [contents.read_bench(run.file) for run in timed]
+    first = [run for run in found if run.record["kind"] == "demo"] or found
     sections = [
         *(Section(table.title, (table,)) for table in tables.values() if table.rows),
         errors,
-        Section("Size, speed and score", tuple(_plots(counted, benches))),
-        Section("Distillation runs", (), tuple(contents.training_sections(runs))),
-        Section("Hyper-parameters", recipes),
-        *_provenance(counted, runs),
+        Section("Size, speed and score", tuple(_plots(means, benches))),
+        Section("Evaluations", tuple(map(contents.figure_table, evaluated))),
+        contents.tuning_curves(tuned),
+        Section("Distillation runs", (), tuple(contents.training_sections(students))),
+        Section("Hyper-parameters", tuple(contents.recipe_listing(run.name, run.record) for run in students)),
+        *_provenance(counted, students),
     ]
-    sections = [section for section in sections if section.blocks or section.sections]
-    first = contents.headline(runs[0]) if len(runs) == 1 else ""
-    told = Text(f"Fine-tunings: {len(counted)}. Distillations: {len(runs)}.")
-    summary = [Text(first, strong=True), told] if first else [told]
-    return write_page("Results", sections, output, name="report", summary=summary, tables=tables)
+    sections = [contents.compact(section) for section in sections if section.blocks or section.sections]
+    if len(first) == 1:
+        return first[0].name, answer(first[0]), sections, tables
+    told = Text(
+        f"Tuned models: {len(counted)}. Distilled students: {len(students)}. Benchmarks: {len(benches)}."
+    )
+    return "Results", [*answer_of_many(students, [one[1:] for one in means]), told], sections, tables
 
 
 def write_page(
@@ -133,26 +169,26 @@ def write_page(
     return page
 
 
-def _others(paths: Sequence[Path]) -> tuple[list[contents.Run], list[contents.Bench]]:
-    """Return the distillations and benchmarks among the records."""
+def _runs(paths: Sequence[Path]) -> list[contents.Run]:
+    """Return what a page shows of the records of runs, each by a name of its own."""
     runs: dict[str, contents.Run] = {}
-    benches = []
-    for file in record_files(paths):
-        record = load_record(file)
-        if record.get("kind") in ("distillation", "initialisation", "demo"):
+    loaded = [(file, load_record(file)) for file in record_files(paths)]
+    for file, record in sorted(loaded, key=lambda one: one[1].get("kind") not in _STUDENTS):
+        if record.get("kind") in (*_STUDENTS, "finetune", "evaluation", "bench"):
             run = contents.Run("", file, record)
             for part in ("recipe", "metrics.student_start", "metrics.student_end", "versions", "machine"):
                 run.part(part)  # a record that is broken is told before anything is drawn
-            found = run.part("model").get("name")
+            found = run.part("model").get("name") if isinstance(record.get("model"), dict) else None
             name = free_name(found if isinstance(found, str) and found else file.parent.name, " ", runs)
             runs[name] = replace(run, name=name)
-        elif record.get("kind") == "bench":
-            benches.append(contents.read_bench(file))
-    return list(runs.values()), benches
+    return list(runs.values())
 
 
-def _plots(records: Sequence[Record], benches: Sequence[contents.Bench]) -> Iterator[Block]:
-    """Yield plots of the mean over the tasks that all rows share, by size and by latency."""
+_STUDENTS = ("distillation", "initialisation", "demo")
+
+
+def _means(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Point]]]:
+    """Yield texts and tagging: what the mean is of, over tasks that all rows share, and each row by its size."""
     # An encoder may have a pooler for one of the two kinds of tasks alone, and so two sizes.
     for kind, tagging in (("texts", False), ("tagging", True)):
         groups = group(record for record in records if is_tagging(record.problem) == tagging)
@@ -168,9 +204,17 @@ def _plots(records: Sequence[Record], benches: Sequence[contents.Bench]) -> Iter
             mean = statistics.fmean(found[task] for task in shared)
             points.append(Point(row.model, float(size), mean, None, label))
         if points:
-            what = f"mean of {', '.join(shared)}, %"
+            yield kind, f"mean of {', '.join(shared)}, %", points
+
+
+def _plots(
+    means: Iterable[tuple[str, str, list[Point]]], benches: Sequence[contents.Bench]
+) -> Iterator[Block]:
+    """Yield plots of means, by size and by latency."""
+    for kind, what, points in means:
+        if len(points) > 2:  # of fewer, the tables have as much
             yield contents.size_chart(f"Size against score, {kind}", points, what)
-            yield from contents.latency_charts(points, benches, what)
+        yield from contents.latency_charts(points, benches, what)
 
 
 def _provenance(records: Sequence[Record], runs: Sequence[contents.Run]) -> list[Section]:

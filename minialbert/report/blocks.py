@@ -70,6 +70,29 @@ class ScatterChart:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """One bar of a chart, with its figure in words; with `ends` it is an interval, held against a bound."""
+
+    label: str
+    value: float
+    text: str
+    ends: tuple[float, float] | None = None
+    bound: float | None = None
+    group: str = (
+        ""  # a verdict, or the run it belongs to: those of one group look alike on all charts of a page
+    )
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Bars from zero, or intervals over a common axis, each below its label."""
+
+    title: str
+    x_label: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
 class AttentionMaps:
     """Attention of teachers and students side by side; the reader picks run, sentence, iteration and head.
 
@@ -80,7 +103,7 @@ class AttentionMaps:
     runs: Mapping[str, Mapping[str, Any]]
 
 
-Block = Text | Listing | Table | LineChart | ScatterChart | AttentionMaps
+Block = Text | Listing | Table | LineChart | ScatterChart | BarChart | AttentionMaps
 
 
 @dataclass(frozen=True)

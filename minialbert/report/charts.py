@@ -60,6 +60,10 @@ class Charts:
         self._files = files
         self._keys: dict[str, int] = {}
 
+    def key(self, name: str) -> int:
+        """Return the number of a series, group or bar, by which it looks alike on all charts."""
+        return self._keys.setdefault(name, len(self._keys))
+
     def draw(self, chart: Chart) -> Drawing:
         """Return a chart, drawn; `placeable` has taken from it what has no place."""
         _keep_fonts_out_of_the_home()
@@ -70,7 +74,7 @@ class Charts:
             named = [one.name for one in chart.series]
         else:
             named = [one.group for one in chart.points]
-        keys = [self._keys.setdefault(name, len(self._keys)) for name in named]
+        keys = [self.key(name) for name in named]
         width, height = (640, 356) if isinstance(chart, LineChart) else (720, 420)
         with matplotlib.rc_context(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters that its own font lacks; the browser has others
@@ -388,7 +392,6 @@ def _inlined(svg: str, chart: Chart, prefix: str) -> tuple[Markup, dict[int, Mar
         "role": "img",
         "aria-label": clean(f"{chart.title}: {'; '.join(told[:TOLD] + more)}"),
     }
-    root.insert(0, _element("desc", clean(f"{chart.y_label} over {chart.x_label}: {'; '.join(told)}")))
     return _markup(root), swatches
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,14 +14,14 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from minialbert.errors import MissingExtraError
-from minialbert.report.blocks import AttentionMaps, Block, LineChart, ScatterChart, Section
-from minialbert.report.charts import Charts, placeable, stem, thinned
+from minialbert.report.blocks import AttentionMaps, BarChart, Block, LineChart, ScatterChart, Section
+from minialbert.report.charts import LINE_POINTS, Chart, Charts, placeable, stem, thinned
 from minialbert.report.tables import Difference, Marked, Table, Value, clean, number, show
 from minialbert.runs.records import Cell
 
-TABLE_ROWS = 60  # of a chart's values; many series would bury the reader, and swell the page
 _NOTHING = ("", "-", "–", "N/A")
 _VERDICTS = ("held", "reversed", "undecided", "unfinished")
 # Text that is a number all the same: "+1.2", "98 %", "4,096", "4.6M", "-0.4 (-1.2, +0.4)".
@@ -40,9 +41,9 @@ def html_page(
     """Return a report as one HTML file: the same blocks give the same file.
 
     The page opens from a disk and may load nothing: its content security policy allows only the style and the script
-    in it, by their hashes. Text, charts and tables are there without the script, which adds sorting, choices and the
-    attention maps. Without matplotlib, each chart is a table of its values and a line that says why. The summary stands
-    below the heading; `figures` gets each chart as an SVG file by its name.
+    in it, by their hashes. Text, charts and tables are there without the script, which adds sorting, search, downloads,
+    choices, the values of charts and the attention maps. Without matplotlib, each chart is a table of its values and a
+    line that says why. The summary stands below the heading; `figures` gets each chart as an SVG file by its name.
     """
     view = _View(figures)
     style, script = _asset("page.css"), _asset("page.js")
@@ -52,8 +53,9 @@ def html_page(
     )
     blocks = [view.block(block, title) for block in summary]
     page = _template().render(
-        title=title, summary=blocks, parts=view.parts(sections), style=style, script=script, policy=policy
-    )
+        title=title, summary=blocks, parts=view.parts(sections), style=style, script=script, policy=policy,
+        looks=view.looks,
+    )  # fmt: skip
     return page.strip() + "\n"
 
 
@@ -87,6 +89,7 @@ class _View:
 
     def __init__(self, figures: dict[str, str] | None) -> None:
         self._charts = Charts({} if figures is None else figures)
+        self.looks: dict[str, Markup] = {}  # of runs, by their names, for the tables that name them
         self._anchors = {"main", "top"}
 
     def parts(self, sections: Iterable[Section]) -> list[dict[str, Any]]:
@@ -103,22 +106,45 @@ class _View:
         shown: dict[str, Any] = {"kind": type(block).__name__, "block": block, "heading": heading}
         if isinstance(block, Table):
             shown["grid"] = _table(block)
+        elif isinstance(block, BarChart):
+            shown |= self._bars(block)
         elif isinstance(block, LineChart | ScatterChart):
             shown |= self._chart(placeable(block))
         elif isinstance(block, AttentionMaps):
             shown["data"] = _attention_data(block)
         return shown
 
-    def _chart(self, chart: LineChart | ScatterChart) -> dict[str, Any]:
+    def _bars(self, chart: BarChart) -> dict[str, Any]:
+        """Return bars with their places on a common axis, in hundredths of its length, and their colours."""
+        ends = [0.0, *(end for one in chart.bars for end in (one.value, *(one.ends or ()), one.bound or 0.0))]
+        low, length = min(ends), max(max(ends) - min(ends), 1e-9)
+        names = [one.group or one.label for one in chart.bars]
+        return {
+            "data": _data(chart),
+            "drawing": None,
+            "missing": None if chart.bars else "nothing measured",
+            "intervals": any(one.ends for one in chart.bars),
+            "place": lambda value: round(100 * (value - low) / length, 2),
+            "colours": [name if name in _VERDICTS else f"c{self._charts.key(name) % 8}" for name in names],
+        }
+
+    def _chart(self, chart: Chart) -> dict[str, Any]:
         """Return the drawing and the values of a chart, or what is said in their place."""
-        shown: dict[str, Any] = {"kind": "Chart", "block": chart, "wide": isinstance(chart, ScatterChart)}
-        shown |= {"grid": None, "drawing": None, "missing": "nothing measured"}
-        if chart.series if isinstance(chart, LineChart) else chart.points:
-            shown |= {"grid": _values(chart), "missing": None}
-            try:
-                shown["drawing"] = self._charts.draw(chart)
-            except MissingExtraError as error:
-                shown["missing"] = str(error)
+        shown: dict[str, Any] = {
+            "block": chart,
+            "data": _data(chart),
+            "drawing": None,
+            "missing": None,
+        }
+        if not (shown["data"].get("rows") or shown["data"].get("series")):
+            return {**shown, "data": None, "missing": "nothing measured"}
+        try:
+            shown["drawing"] = drawing = self._charts.draw(chart)
+        except MissingExtraError as error:
+            return {**shown, "missing": str(error)}
+        if isinstance(chart, LineChart):
+            swatches = {key: swatch for key, _, swatch in drawing.legend}
+            self.looks |= {one.name: swatches[self._charts.key(one.name)] for one in chart.series}
         return shown
 
 
@@ -141,24 +167,32 @@ class _Shown:
         return str(int(key)) if key == int(key) and abs(key) < 1e15 else repr(key)
 
 
-def _values(chart: LineChart | ScatterChart) -> dict[str, Any]:
-    """Return the numbers of a chart as a table."""
+def _data(chart: Chart | BarChart) -> dict[str, Any]:
+    """Return the values of a chart for the script: rows below columns; of lines, their y over one of the lists of x."""
     if isinstance(chart, LineChart):
-        most = max(10, min(TABLE_ROWS, 10 * TABLE_ROWS // len(chart.series)))
-        rows = [
-            (_Shown(one.name), *map(_figure, one.points[at]))
-            for one in chart.series
-            for at in thinned(len(one.points), most)
-        ]
-        return _grid(("series", chart.x_label, chart.y_label), rows)
-    rows = [
-        (_Shown(one.label), _Shown(one.group), *map(_figure, (one.x, one.y, one.sd))) for one in chart.points
-    ]
-    return _grid(("label", "group", chart.x_label, chart.y_label, "sd"), rows)
+        pool: dict[tuple[str, ...], int] = {}
+        series = []
+        for one in chart.series:
+            points = [one.points[at] for at in thinned(len(one.points), LINE_POINTS)]
+            steps = pool.setdefault(tuple(number(x) for x, _ in points), len(pool))
+            series.append([clean(one.name), steps, [number(y) for _, y in points]])
+        return {
+            "columns": ["series", clean(chart.x_label), clean(chart.y_label)],
+            "x": list(pool),
+            "series": series,
+        }
+    if isinstance(chart, ScatterChart):
+        columns = ["label", "group", chart.x_label, chart.y_label, "sd"]
+        found = [(one.label, one.group, one.x, one.y, one.sd) for one in chart.points]
+    else:
+        columns = ["label", "value", "from", "to", "bound"]
+        found = [(one.label, one.value, *(one.ends or (None, None)), one.bound) for one in chart.bars]
+    rows = [[clean(one) if isinstance(one, str) else _figure(one) for one in row] for row in found]
+    return {"columns": [clean(column) for column in columns], "rows": rows}
 
 
-def _figure(value: float | None) -> _Shown:
-    return _Shown("-") if value is None or not math.isfinite(value) else _Shown(number(value), value)
+def _figure(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else number(value)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -183,7 +217,10 @@ def _grid(heads: Sequence[str], rows: Sequence[Sequence[_Shown]]) -> dict[str, A
         for index in range(len(heads))
     ]
     return {
-        "columns": [{"name": heads[index], "numeric": numeric[index]} for index in kept],
+        "columns": [
+            {"name": heads[index], "numeric": numeric[index], "folded": heads[index] == "by task"}
+            for index in kept
+        ],
         "rows": [
             {
                 # By its name, or by what its column "source" says.
@@ -239,8 +276,19 @@ def _shown(value: Value, read: Callable[[str], float | None] | None) -> _Shown:
 
 
 def _attention_data(block: AttentionMaps) -> dict[str, Any]:
-    """Return the maps for the script; equal ones, such as those of one teacher, are in it once."""
+    """Return the maps for the script: their bytes in one compressed text, and where in it each begins.
+
+    Equal maps, such as those of one teacher, are in it once.
+    """
     pool: dict[str, int] = {}
+    content = bytearray()
+
+    def place(text: str) -> int:
+        if text not in pool:
+            pool[text] = len(content)
+            content.extend(base64.b64decode(text))
+        return pool[text]
+
     sides = ("teacher", "student")
     runs = [
         {
@@ -252,11 +300,11 @@ def _attention_data(block: AttentionMaps) -> dict[str, Any]:
                 {
                     "text": clean(sentence["text"]),
                     "tokens": [clean(token) for token in sentence["tokens"]],
-                    **{side: [pool.setdefault(text, len(pool)) for text in sentence[side]] for side in sides},
+                    **{side: [place(text) for text in sentence[side]] for side in sides},
                 }
                 for sentence in maps["sentences"]
             ],
         }
         for name, maps in block.runs.items()
     ]
-    return {"runs": runs, "maps": list(pool)}
+    return {"runs": runs, "maps": base64.b64encode(zlib.compress(content, 9)).decode()}

@@ -29,6 +29,7 @@ from minialbert.report.blocks import (
 )
 from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.paper import PaperRow
+from minialbert.report.tables import Table, number
 from minialbert.runs.packed import is_run_file, read_run_file
 from minialbert.runs.records import finite
 
@@ -43,22 +44,6 @@ _TERMS = {
     "loss_relation": "relation loss",
     "loss_elastic": "elastic loss",
 }
-# Sentences of the headline: the unit of their figures, and where these stand in the metrics.
-_HEADLINES: tuple[tuple[str, float, *tuple[str, ...]], ...] = (
-    (
-        "Predicts {:.1f} % of the masked tokens of held-out text, {:.1f} % before its first step.",
-        100, "student_end.mlm_accuracy", "student_start.mlm_accuracy",
-    ),
-    (
-        "Tuned, it names the package of {:.1f} % of other texts; its teacher's features {:.1f} %, the commonest class "
-        "{:.1f} %.",
-        100, "packages.accuracy.student", "packages.accuracy.teacher_features", "packages.accuracy.majority",
-    ),
-    (
-        "Teacher {:.1f} MB, student {:.1f} MB, as an int8 file {:.1f} MB.",
-        1e-6, "bytes.teacher", "bytes.student", "export.bytes.student, ONNX Runtime int8",
-    ),
-)  # fmt: skip
 # Titles, and the labels of the axis.
 _HELD_OUT = {
     "mlm_accuracy": ("share of masked tokens predicted, held-out text", "share"),
@@ -204,15 +189,42 @@ def _maps(runs: Sequence[Run]) -> Iterator[Block]:
         yield AttentionMaps("Attention maps", {name: read_attention_maps(files[name]) for name in first})
 
 
-def headline(run: Run) -> str:
-    """Return in words what a distillation came to, and the demo's tuning and export; empty if none was measured."""
-    told = figures_of(run.record.get("metrics"))
-    sentences = []
-    for sentence, scale, *names in _HEADLINES:
-        values = [told[name] for name in names if name in told]
-        if len(values) == len(names):
-            sentences.append(sentence.format(*(scale * value for value in values)))
-    return " ".join([f"{run.name}:", *sentences]) if sentences else ""
+def compact(section: Section) -> Section:
+    """Return a section in which a chart, no line of which has more than two points, is a table of them."""
+    blocks: list[Block] = []
+    for block in section.blocks:
+        points, most = [], 3
+        if isinstance(block, LineChart):
+            points = [(one.name, *point) for one in block.series for point in one.points]
+            most = max((len(one.points) for one in block.series), default=0)
+        elif isinstance(block, ScatterChart):
+            points = [(f"{one.label}, {one.group}".rstrip(", "), one.x, one.y) for one in block.points]
+            most = len(points)
+        if isinstance(block, LineChart | ScatterChart) and most < 3:
+            rows = tuple((name, number(x), number(y)) for name, x, y in points)
+            block = Table(block.title, ("", block.x_label, block.y_label), rows)
+        blocks.append(block)
+    return replace(section, blocks=tuple(blocks), sections=tuple(map(compact, section.sections)))
+
+
+def figure_table(run: Run) -> Table:
+    """Return every figure of a run's metrics."""
+    figures = figures_of(run.part("metrics")).items()
+    return Table(run.name, ("figure", "value"), tuple((name, number(value)) for name, value in figures))
+
+
+def tuning_curves(runs: Sequence[Run]) -> Section:
+    """Return the losses of tunings, and their scores on validation by metric, as far as there are logs."""
+    lines: dict[str, list[Series]] = {}
+    for run in runs:
+        metric = str(run.record.get("metric"))
+        found = {"training loss": run.log(read_curves).get("loss")}
+        found[f"{metric.replace('_', ' ')}, validation"] = run.log(held_out_curves).get(metric)
+        for what, points in found.items():
+            if points:
+                lines.setdefault(what, []).append(Series(run.name, points))
+    charts = (_chart(what, what, found, log_y=what == "training loss") for what, found in lines.items())
+    return Section("Learning curves of tunings", tuple(charts))
 
 
 def figures_of(values: object) -> dict[str, float]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -15,6 +16,8 @@ import pytest
 
 from minialbert.report.blocks import (
     AttentionMaps,
+    Bar,
+    BarChart,
     LineChart,
     Listing,
     Point,
@@ -94,6 +97,7 @@ def sections(text: str = "words") -> list[Section]:
     """Return one block of each kind, every text of which is `text`."""
     series = tuple(Series(name, ((0.0, 2.0), (1.0, 1.0))) for name in (text, "b"))
     points = (Point(text, 1.0, 2.0, 0.5, text), Point("b", 2.0, 3.0, None, "g"))
+    bars = (Bar(text, 2.0, text, group=text), Bar("b", 1.0, "1", (0.5, 1.5), 0.0, "held"))
     blocks = (
         Text(text),
         Text(text, strong=True),
@@ -102,6 +106,7 @@ def sections(text: str = "words") -> list[Section]:
         Table(text, (text, "b"), ((text, Cell(0.5, 0.1, 3, (1, 2, 3))), (None, 1)), (text,)),
         LineChart(text, text, text, series),
         ScatterChart(text, text, text, points),
+        BarChart(text, text, bars),
         AttentionMaps(text, {text: maps(text)}),
     )
     return [Section(text, blocks, (Section(text, blocks[:1]),))]
@@ -130,7 +135,8 @@ def test_hostile_text_is_shown_as_it_is():
     assert "".join(page.texts["h1"]) == shown
     assert "".join(page.texts["pre"]).strip().startswith(shown)
     assert page.all("div", role="region")[0]["aria-label"] == shown
-    data = json.loads(page.texts["script"][1])
+    lines, points, bars, data = (json.loads(text) for text in page.texts["script"][1:])
+    assert lines["series"][0][0] == points["rows"][0][0] == bars["rows"][0][0] == shown
     assert data["runs"][0]["name"] == shown
     assert data["runs"][0]["sentences"][0]["tokens"] == ["[CLS]", shown]
 
@@ -159,7 +165,7 @@ def test_the_policy_allows_what_is_inlined_and_nothing_else():
         assert len(content) > 1000
     assert len(page.texts["style"]) == 1
     scripts = page.all("script")
-    assert [one.get("type") for one in scripts] == [None, "application/json"]
+    assert [one.get("type") for one in scripts] == [None, *["application/json"] * 4]
     assert not any("style" in found for _, found in page.elements)  # the policy would drop it
 
 
@@ -281,11 +287,44 @@ def test_a_table_without_rows_and_a_chart_without_points_say_so():
     assert not page.all("svg")
 
 
+def test_bars_are_as_long_as_their_values_and_intervals_stand_over_one_axis():
+    bars = (Bar("a", 4.0, "4 MB"), Bar("b", 1.0, "1 MB"), Bar("a, again", 2.0, "2 MB", group="a"))
+    page = Page(html_page("t", [Section("s", (BarChart("Size", "", bars),))]))
+    assert [(one["width"], one["fill"]) for one in page.all("rect")] == [
+        ("320.0", "var(--c0)"), ("80.0", "var(--c1)"), ("160.0", "var(--c0)")
+    ]  # fmt: skip
+    intervals = (
+        Bar("a", 1.0, "held", (0.5, 2.0), -2.0, "held"),
+        Bar("b", -1.0, "reversed", (-1.5, 0.0), 1.0, "reversed"),
+    )
+    page = Page(html_page("t", [Section("s", (BarChart("Claims", "", intervals),))]))
+    # From -2 to 2 are 640.
+    assert [(one["cx"], one["fill"]) for one in page.all("circle")] == [
+        ("480.0", "var(--held)"),
+        ("160.0", "var(--reversed)"),
+    ]
+    places = [re.match(r"M([\d.]+)", one["d"])[1] for one in page.all("path")]
+    assert places == ["320.0", "400.0", "0.0", "80.0", "480.0"]  # zero; an end and the bound of each
+    nothing = Page(html_page("t", [Section("s", (BarChart("Size", "", ()),))]))
+    assert "nothing measured" in nothing.texts["p"] and not nothing.all("svg")
+
+
+def test_a_run_of_a_chart_looks_alike_in_tables():
+    lines = LineChart("Loss", "step", "nats", tuple(Series(name, ((0.0, 2.0), (1.0, 1.0))) for name in "ab"))
+    table = Table("T", ("row", "by task"), (("a", "x +1, y +2"), ("c", None)))
+    text = html_page("t", [Section("s", (table, lines))])
+    assert re.findall(r'<th scope="row">(?:<svg class="swatch".*?</svg>)?(\w)</th>', text) == ["a", "c"]
+    assert text.count('<th scope="row"><svg class="swatch"') == 1
+    assert "<details><summary>2 tasks</summary>x +1, y +2</details>" in text
+
+
 def test_equal_maps_are_stored_once():
     page = Page(html_page("t", [Section("s", (AttentionMaps("m", {"a": maps(), "b": maps()}),))]))
     data = json.loads(page.texts["script"][1])
-    assert data["maps"] == [encoded(2, 2), encoded(2, 2, 200), encoded(2, 2, 100)]
-    assert [run["sentences"][0]["student"] for run in data["runs"]] == [[1, 2], [1, 2]]
+    parts = [encoded(2, 2), encoded(2, 2, 200), encoded(2, 2, 100)]
+    assert zlib.decompress(base64.b64decode(data["maps"])) == b"".join(map(base64.b64decode, parts))
+    assert [run["sentences"][0]["teacher"] for run in data["runs"]] == [[0, 0], [0, 0]]
+    assert [run["sentences"][0]["student"] for run in data["runs"]] == [[8, 16], [8, 16]]
     assert [run["heads"] for run in data["runs"]] == [[2, 2]] * 2
 
 

@@ -175,8 +175,17 @@ def reader(chromium: webdriver.Chrome, address: str) -> Iterator[Reader]:
     chromium.execute_script("localStorage.clear()")
     chromium.get_log("browser")
     chromium.get(address)
+    maps_are_drawn(chromium)
     yield Reader(chromium)
     assert chromium.get_log("browser") == []
+
+
+def maps_are_drawn(browser: webdriver.Chrome) -> None:
+    """Wait for the maps, which the script unpacks before it draws them."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    hidden = "return document.querySelectorAll('.map-app[hidden]').length"
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(hidden) == 0, "maps are not drawn")
 
 
 def size(browser: webdriver.Chrome, width: int, height: int, *, dark: bool = False) -> None:
@@ -205,6 +214,45 @@ def test_numbers_sort_by_value_and_missing_ones_come_last(reader):
     assert (reader.rows(), head.get_attribute("aria-sort")) == (["c", "b10", "b9", "a"], "descending")
     button.click()
     assert (reader.rows(), head.get_attribute("aria-sort")) == (["b10", "b9", "a", "c"], None)
+
+
+def test_figures_and_tables_can_be_taken_away(reader, tmp_path):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    where = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    reader.browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    for button in (
+        *reader.all("#charts figure:nth-of-type(2) .tools button"),
+        *reader.all("#tables .tools button"),
+    ):
+        button.click()
+    names = {"more.svg", "more.png", "more.csv", "scores.csv", "scores.tex"}
+    WebDriverWait(reader.browser, 10).until(
+        lambda _: {file.name for file in tmp_path.iterdir()} == names, "files"
+    )
+    assert (tmp_path / "more.csv").read_text().startswith("series,step,nats\nKL,0,1\nKL,1,0.5\n")
+    assert (
+        (tmp_path / "scores.csv")
+        .read_text()
+        .startswith("row,verdict,score,order\nb10,held,61.0 ± 1.0 (3),0.0K\n")
+    )
+    assert "b10 & held & 61.0 $\\pm$ 1.0 (3) & 0.0K \\\\\n" in (tmp_path / "scores.tex").read_text()
+    drawing = (tmp_path / "more.svg").read_text()
+    assert (
+        ">More</text>" in drawing
+        and ">KL</text>" in drawing
+        and "var(" not in drawing
+        and "#c2450a" in drawing
+    )
+    assert (tmp_path / "more.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_table_is_searched(chromium, tmp_path):
+    table = Table("Long", ("name", "n"), tuple((f"Row {at}", str(at)) for at in range(20)))
+    reader = opened(chromium, tmp_path, table)
+    reader.one(".tools input").send_keys("row 1")
+    assert len([row for row in reader.all("tbody tr") if row.is_displayed()]) == 11
+    assert not reader.all(".values")
 
 
 def test_words_sort_by_keyboard(reader):
@@ -303,6 +351,7 @@ def test_the_overlap_is_the_one_of_python(chromium, tmp_path, heads):
     file = tmp_path / "overlap.html"
     file.write_text(html_page("t", [Section("s", (AttentionMaps("m", {"one": maps}),))]), encoding="utf-8")
     chromium.get(file.as_uri())
+    maps_are_drawn(chromium)
     told = Reader(chromium).texts(".overlap")[0]
     assert told.endswith(f": {right:.3f}")
     assert ("mean over heads" in told, "maps averaged over heads" in told) == (
@@ -355,7 +404,7 @@ def test_labels_keep_clear_of_each_other(chromium, tmp_path, points):
             assert apart, (one, other)
 
 
-def opened(browser: webdriver.Chrome, folder: Path, *blocks: LineChart | ScatterChart) -> Reader:
+def opened(browser: webdriver.Chrome, folder: Path, *blocks: LineChart | ScatterChart | Table) -> Reader:
     file = folder / "charts.html"
     file.write_text(html_page("t", [Section("s", blocks)]), encoding="utf-8")
     size(browser, 1400, 900)
@@ -449,6 +498,7 @@ def test_a_browser_that_refuses_storage_has_themes_too(reader):
 def test_the_page_never_scrolls_sideways(reader, width, height):
     size(reader.browser, width, height)
     reader.browser.refresh()
+    maps_are_drawn(reader.browser)
     reader.one('[data-pick="difference"]').click()
     reader.browser.execute_script(
         "document.querySelectorAll('details').forEach((one) => { one.open = true })"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,8 +12,9 @@ import yaml
 from minialbert.errors import UserError
 from minialbert.method.attention_maps import write_attention_maps
 from minialbert.report import write_report
-from minialbert.report.blocks import AttentionMaps, LineChart
-from minialbert.report.sections import Run, headline, recipe_listing, training_sections
+from minialbert.report.blocks import AttentionMaps, LineChart, Point, ScatterChart, Section, Series
+from minialbert.report.sections import Run, compact, recipe_listing, training_sections, tuning_curves
+from minialbert.report.tables import Table
 
 
 def lines(*records):
@@ -115,29 +117,41 @@ def test_a_recipe_is_shown_without_what_is_not_set(run):
     }
 
 
-def test_the_headline_tells_what_was_measured(run):
-    one = run(name="100%")
-    assert headline(one) == (
-        "100%: Predicts 20.0 % of the masked tokens of held-out text, 10.0 % before its first step."
-    )
-    metrics = {
-        "packages": {"accuracy": {"student": 0.77, "teacher_features": 0.849, "majority": 0.187}},
-        "bytes": {"teacher": 90_261_504, "student": 23_639_616},
-        "export": {"bytes": {"student, ONNX Runtime int8": 6_352_356}},
-    }
-    assert headline(Run("demo", one.file, {"metrics": metrics})) == (
-        "demo: Tuned, it names the package of 77.0 % of other texts; its teacher's features 84.9 %, the commonest "
-        "class 18.7 %. Teacher 90.3 MB, student 23.6 MB, as an int8 file 6.4 MB."
-    )
-    for nothing in ({}, {"metrics": None}, {"metrics": {"student_end": {"mlm_accuracy": "high"}}}):
-        assert headline(Run("x", one.file, nothing)) == ""
+def test_a_chart_of_one_or_two_points_is_a_table():
+    short = LineChart("Loss", "step", "nats", (Series("a", ((0.0, 2.0), (5.0, 1.5))),))
+    few = ScatterChart("Size", "MB", "score", (Point("a", 1.0, 70.0, None, "full"), Point("b", 2.0, 71.0)))
+    drawn = replace(short, series=(*short.series, Series("b", ((0.0, 2.0), (1.0, 1.0), (2.0, 0.5)))))
+    made = compact(Section("s", (short, few, drawn), (Section("in", (short,)),)))
+    assert made.sections[0].blocks == made.blocks[:1]
+    assert list(made.blocks) == [
+        Table("Loss", ("", "step", "nats"), (("a", "0", "2"), ("a", "5", "1.5"))),
+        Table("Size", ("", "MB", "score"), (("a, full", "1", "70"), ("b", "2", "71"))),
+        drawn,
+    ]
+
+
+def test_tunings_have_learning_curves(tmp_path):
+    scores = [
+        {"kind": "evaluation", "step": step, "eval_accuracy": step / 100, "eval_f1": 0.5}
+        for step in (10, 20, 30)
+    ]
+    losses = [
+        {"kind": "training", "step": step, "loss": 3.0 / step, "loss_task": 1.0} for step in (5, 15, 25)
+    ]
+    (tmp_path / "log.jsonl").write_text(lines(*losses, *scores))
+    section = tuning_curves([Run("a", tmp_path / "result.json", {"metric": "accuracy"})])
+    loss, score = section.blocks
+    assert (loss.title, loss.log_y) == ("Training loss", True)
+    assert score.series == (Series("a", ((10.0, 0.1), (20.0, 0.2), (30.0, 0.3))),)
+    assert not tuning_curves([Run("b", tmp_path / "gone" / "result.json", {"metric": "accuracy"})]).blocks
 
 
 def test_a_distillation_alone_has_a_page(run, tmp_path):
     run()
     page = write_report([tmp_path / "runs"], tmp_path / "report")
-    assert page.startswith("# Results\n\n**small: Predicts 20.0 % of the masked tokens")
-    assert "Fine-tunings: 0. Distillations: 1." in page
+    assert page.startswith(
+        "# small\n\n**small predicts 20.0 % of the masked tokens of held-out text, 10.0 % before"
+    )
     assert "/home/me" not in page
     html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     for shown in ("Masked-LM loss", "Cosine of hidden states", "Attention maps", "embedding_size: 64"):

@@ -520,7 +520,10 @@ def test_commands_name_no_paths(command, shown, seeds):
 
 
 def test_a_report_has_the_tables_that_were_measured(runs, tmp_path):
-    paths = runs(finetuned(), finetuned(score=0.45, seed=2), finetuned("my|task", 0.5, metric="accuracy"))
+    others = [finetuned(model={"name": name}) for name in ("second", "third")]
+    paths = runs(
+        finetuned(), finetuned(score=0.45, seed=2), finetuned("my|task", 0.5, metric="accuracy"), *others
+    )
     output = tmp_path / "report"
     output.mkdir()
     (output / "ner.csv").write_text("of an earlier report")

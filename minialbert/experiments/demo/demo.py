@@ -30,7 +30,6 @@ from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import write_report
 from minialbert.runs.files import sha256_of
-from minialbert.runs.progress import size
 from minialbert.runs.records import write_result
 
 logger = logging.getLogger(__name__)
@@ -93,8 +92,6 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     }
     model = {**distilled["model"], "teacher": TEACHER_NAME}
     record = {**distilled, "kind": "demo", "metrics": metrics, "model": model}
-    tell(_sizes(record))
-    tell(_agreement(record))
     tell(_neighbours(held_out, teacher_vectors, student_vectors))
 
     metrics["packages"] = tune_on_packages(output / "model", output / "packages", read, tell)
@@ -102,7 +99,8 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
     result = write_result(output / "result.json", record)
-    write_report([output / "result.json", output / "packages" / "tuned"], output / "report")
+    page = write_report([output / "result.json", output / "packages" / "tuned"], output / "report")
+    tell(page.split("\n\n")[1].strip("*"))  # the sentence that the page opens with
     tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
          f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip
     tell(f"Tables, curves and attention maps as one page: {output / 'report' / 'report.html'}")
@@ -155,27 +153,6 @@ def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
     row, column = torch.triu_indices(len(vectors), len(vectors), offset=1)
     similarities = [(one @ one.T)[row, column].numpy() for one in (vectors, reference)]
     return float(spearmanr(*similarities).statistic)
-
-
-def _sizes(record: dict[str, Any]) -> Table:
-    model, sizes = record["model"], record["metrics"]["bytes"]
-    counts = {"teacher": model["teacher_encoder_parameters"], "student": model["encoder_parameters"]}
-    rows = [(side, f"{count:,}", size(sizes[side])) for side, count in counts.items()]
-    return table_of("Size", ("encoder", "parameters", "fp32 bytes"), rows)
-
-
-def _agreement(record: dict[str, Any]) -> Table:
-    whens, ranks = ("student_start", "student_end"), record["metrics"]["similarity_rank_correlation"]
-    figures = {
-        f"cosine, iteration {iteration} to layer {layer}": [
-            record["metrics"][when][f"cosine_{iteration}"] for when in whens
-        ]
-        for iteration, layer in enumerate(record["layer_map"], 1)
-    }
-    label = f"rank correlation of similarities ({ranks['documents']} documents)"
-    figures[label] = [ranks[when] for when in whens]
-    rows = [(label, f"{before:.3f}", f"{after:.3f}") for label, (before, after) in figures.items()]
-    return table_of("Distillation", ("held-out agreement with the teacher", "before", "after"), rows)
 
 
 def _neighbours(documents: list[NamedText], teacher: Tensor, student: Tensor) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -25,9 +26,9 @@ from minialbert.recipes.schema import without_places
 from minialbert.report import paper as published
 from minialbert.report import sections as contents
 from minialbert.report import write_page
-from minialbert.report.blocks import Block, Listing, Point, ScatterChart, Section, Text
+from minialbert.report.blocks import Bar, BarChart, Block, Listing, Point, ScatterChart, Section, Text
 from minialbert.report.sections import Run
-from minialbert.report.tables import Difference, Table, Value
+from minialbert.report.tables import Difference, Table, Value, show
 from minialbert.runs.files import to_json, write_atomically, writing
 from minialbert.runs.packed import is_run_file, pack_files, read_run_file
 from minialbert.runs.progress import duration
@@ -77,16 +78,55 @@ class _Page:
         self.tables |= {"distillation": self._distillations(), "claims": self._comparisons()}
 
     def summary(self) -> list[Block]:
-        """Return what stands at the head of the page: how much is done, and the verdicts."""
-        made = len(self._distilled())
+        """Return what stands at the head of the page: what is kept, the verdicts, and how much is done."""
+        made, claims = len(self._distilled()), self._suite.claims
         done, tunings = len(self._results) - made, len(self._cells) - len(self._students)
-        blocks: list[Block] = [Text(self._suite.description)] if self._suite.description else []
         what = (
-            f"{done} of {tunings} tunings and {made} of {len(self._students)} students are done. Every student is "
-            "distilled once; what stands behind ± is the spread over seeds of the tuning alone."
+            f"{done} of {tunings} tunings and {made} of {len(self._students)} students are done. Every student was "
+            "distilled once; ± is the standard deviation over seeds of the tuning."
         )
-        rows = tuple((claim.text, self._verdict(claim)) for claim in self._suite.claims)
-        return [*blocks, Text(what), *([Table("Claims", ("claim", "verdict"), rows)] if rows else [])]
+        verdicts = Counter(self._verdict(claim).partition(",")[0] for claim in claims)
+        found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        told = [self._kept(), f"Of {len(claims)} claims: {found}." if claims else ""]
+        ran = [[bool(one.differences) for one in self._compared[claim.name]] for claim in claims]
+        rows = tuple(
+            (claim.text, self._verdict(claim), f"{sum(one)} of {len(one)}", claim.caveat or None)
+            for claim, one in zip(claims, ran, strict=True)
+        )
+        return [
+            *([Text(" ".join(told).strip(), strong=True)] if any(told) else []),
+            *(
+                [Table("Claims", ("claim", "verdict", "comparisons that ran", "caveat"), rows)]
+                if rows
+                else []
+            ),
+            *self._forest(),
+            Text(f"{self._suite.description} {what}".strip()),
+        ]
+
+    def _kept(self) -> str:
+        """Return in words what share of its reference's mean a row keeps; nothing where that is not known."""
+        keep = self._suite.reach
+        if keep is None or (share := kept(self._suite, keep, keep.of, self._results).share) is None:
+            return ""
+        sides = (keep.of, keep.against)
+        sizes = (self._tunings(side)[0].record["model"]["encoder_parameters"] for side in sides)
+        names = [f"{side} ({size / 1e6:.1f} M parameters)" for side, size in zip(sides, sizes, strict=True)]
+        return f"{names[0]} keeps {share:.1f} % of the mean of {names[1]} over {len(keep.tasks)} tasks."
+
+    def _forest(self) -> Iterator[BarChart]:
+        """Yield the intervals of the comparisons that count, each against its bound."""
+        bars = tuple(
+            Bar(f"{claim.text.partition(' ')[0]} {said.a} against {said.b}", one.mean,
+                f"{one.verdict} {show(difference(one))}", one.interval, said.exceeds, one.verdict.partition(" ")[0])
+            for claim in self._suite.claims
+            for said, one in self._pairs(claim)
+            if said.counts and said.figure == "score" and one.mean is not None and one.interval is not None
+        )  # fmt: skip
+        if bars:
+            yield BarChart(
+                "Measured difference in points, its interval, and the bound of the claim", "", bars
+            )
 
     def sections(self) -> list[Section]:
         """Return the sections of the page."""
@@ -101,7 +141,7 @@ class _Page:
             self._missing(),
             self._made_with(),
         ]
-        return [section for section in sections if section.blocks or section.sections]
+        return [contents.compact(section) for section in sections if section.blocks or section.sections]
 
     def _comparisons(self) -> Table:
         """Return a row per comparison."""
@@ -126,21 +166,30 @@ class _Page:
         if not suite.claims:
             return Section("Claims", ())
         rule = (
-            f"A comparison says that a - b is more than a bound. It is held if the whole {100 * suite.confidence:g}"
-            " % interval of the mean over tasks lies above the bound, reversed if all of it lies below, and "
-            "undecided otherwise. The interval comes from how the differences of one task scatter over seeds "
-            "(pairs of the same task and seed; degrees of freedom after Welch and Satterthwaite); with fewer than "
-            f"two pairs of a task, or {suite.min_pairs} in all, a comparison is unfinished. While pairs are missing"
-            " a verdict is an interim one. A claim is held if each of its comparisons is, reversed if one is, and "
-            "unfinished as long as one is; comparisons in brackets have no say. The interval says nothing about "
-            "other tasks or other distillations of the same rows, and of many claims at this level one in twenty "
-            "may be judged wrongly."
+            "Each comparison tests whether A beats B by more than a bound. It is held if the whole "
+            f"{100 * suite.confidence:g} % interval of the mean difference over tasks lies above the bound, reversed "
+            "if all of it lies below, and undecided otherwise. The interval comes from how the differences of each "
+            "task scatter over seeds (pairs of the same task and seed; degrees of freedom after Welch and "
+            f"Satterthwaite). With fewer than two pairs of a task, or {suite.min_pairs} in all, a comparison is "
+            "unfinished; while pairs are missing, its verdict is interim. A claim is held if each of its comparisons "
+            "is, reversed if one is, and unfinished as long as one is. Comparisons in brackets do not count towards "
+            "the verdict. The interval does not cover other tasks, nor a second distillation of the same row; and at "
+            "this level one verdict in twenty may be wrong."
         )
         told = [Text(f"‡ {suite.tasks[task].label}: {why}.") for task, why in self._marks.items()]
         return Section("Claims", (Text(rule), *told), tuple(map(self._claim, suite.claims)))
 
     def _claim(self, claim: Claim) -> Section:
-        columns = ("a", "b", "said to exceed", "a - b", "pairs", "by task", "without ‡", "verdict")
+        columns = (
+            "A",
+            "B",
+            "bound",
+            "A − B, points",
+            "pairs",
+            "by task",
+            "without those marked ‡",
+            "verdict",
+        )
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             a = said.a + (f", {said.label}" if said.label else "")
@@ -155,7 +204,7 @@ class _Page:
                 others = difference(compare(self._suite, said, self._results, without=marked))
             rows.append((a, said.b, bound, difference(one), pairs, means or None, others, verdict))
         head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
-        judged = Text(f"Verdict: {self._verdict(claim)}", strong=True)
+        judged = Text(f"Verdict: {self._verdict(claim)}. {claim.caveat}".strip(), strong=True)
         return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
 
     def _verdict(self, claim: Claim) -> str:
@@ -175,8 +224,8 @@ class _Page:
             reached = "unfinished" if one.reached is None else "yes" if one.reached else "no"
             rows.append((side, share, f"{one.n} of {one.planned}", reached))
         what = (
-            f"Share of the mean of {keep.against} over {self._labels(keep.tasks)}, by seed; {keep.share:g} % are asked "
-            f"of {keep.of}."
+            f"Share of the mean of {keep.against} over {self._labels(keep.tasks)}, by seed. Target for {keep.of}: "
+            f"{keep.share:g} %."
         )
         table = Table("What is kept", ("row", "kept", "seeds", "reached"), tuple(rows))
         return Section("What is kept", (Text(what), table))
@@ -191,8 +240,9 @@ class _Page:
         columns |= {"average": "paper: average"} if table.paper else {}
         columns |= {"printed": "paper"} if any(row.printed for row in table.rows) else {}
         found: list[dict[str, Value]] = []
+        absent = [row.of for row in table.rows if not self._tunings(row.of)]
         for row in table.rows:
-            found.append(self._measured_row(table, row))
+            found += [] if row.of in absent else [self._measured_row(table, row)]
             if row.paper is not None:
                 found.append(_paper_row(self._suite, table, row))
         rows = tuple(tuple(one.get(column) for column in columns) for one in found)
@@ -206,6 +256,7 @@ class _Page:
             )
         marked = [task for task in table.tasks if task in self._marks]
         notes += [f"‡ {self._suite.tasks[task].label}: {self._marks[task]}." for task in marked]
+        notes += [f"Not run: {', '.join(absent)}."] if absent else []
         if table.paper:
             notes.append("Paper rows are as printed; their average is over all columns of the paper.")
         return Table(table.title, tuple(columns.values()), rows, (*notes, *table.notes))

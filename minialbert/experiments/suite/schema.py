@@ -127,6 +127,7 @@ class Claim(Section):
     name: Name
     text: str
     paper: str = Field("", description="The paper's own figures")
+    caveat: str = Field("", description="What a reader should know beside the verdict")
     comparisons: list[Comparison] = Field(min_length=1)
 
 

@@ -57,7 +57,44 @@
     for (const id of links.keys()) observer.observe(document.getElementById(id));
   };
 
+  // --- what a reader takes away
+
+  const make = (name, values) => Object.assign(document.createElement(name), values);
+  const save = (title, ending, content) => {
+    const name = title.toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 60);
+    const link = make("a", { href: URL.createObjectURL(new Blob([content])), download: `${name}.${ending}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  };
+
+  // Text that a spreadsheet would take for a formula gets a quote in front, as in the tables that Python writes.
+  const csvCell = (value) => {
+    const text = Number.isNaN(Number(value)) && /^\s*[=+\-@]/.test(value) ? `'${value}` : String(value);
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const csv = (rows) => rows.map((row) => `${row.map(csvCell).join(",")}\n`).join("");
+
+  const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$" };
+  Object.assign(LATEX, { "−": "$-$", "∗": "$\\ast$", "†": "\\dag{}", "‡": "\\ddag{}" });
+  const latexCell = (text) => text.replace(/[\\~^±−∗†‡&%$#_{}]/g, (one) => LATEX[one] ?? `\\${one}`);
+  const latex = (rows) => {
+    const [head, ...lines] = rows.map((row) => `${row.map(latexCell).join(" & ")} \\\\`);
+    const all = ["\\toprule", head, "\\midrule", ...lines, "\\bottomrule", "\\end{tabular}"];
+    return `\\begin{tabular}{l${"r".repeat(rows[0].length - 1)}}\n${all.join("\n")}\n`;
+  };
+
+  const tools = (before, title, actions) => {
+    const bar = make("p", { className: "tools" });
+    for (const [label, act] of Object.entries(actions)) {
+      bar.append(make("button", { type: "button", textContent: label, ariaLabel: `Save ${title} as ${label}`, onclick: act }));
+    }
+    before.after(bar);
+    return bar;
+  };
+
   // --- tables
+
+  const LONG_TABLE = 12;
 
   const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
   const keyOf = (cell) => {
@@ -96,9 +133,86 @@
       button.disabled = false;
       button.addEventListener("click", () => sort(index));
     });
+    const title = table.caption.textContent;
+    const text = (cell) => ("missing" in cell.dataset ? "" : (cell.querySelector("details")?.lastChild ?? cell).textContent);
+    const shown = () => [...table.rows].filter((row) => !row.hidden).map((row) => [...row.cells].map(text));
+    const bar = tools(table.closest(".scroll"), title, {
+      CSV: () => save(title, "csv", csv(shown())),
+      LaTeX: () => save(title, "tex", latex(shown())),
+    });
+    if (original.length <= LONG_TABLE) return;
+    const search = make("input", { type: "search", placeholder: "Search", ariaLabel: `Search in ${title}` });
+    search.addEventListener("input", () => {
+      for (const row of original) row.hidden = !row.textContent.toLowerCase().includes(search.value.toLowerCase());
+    });
+    bar.prepend(search);
   };
 
   // --- charts
+
+  const svgElement = (name, attributes = {}, text = "") => {
+    const element = document.createElementNS(document.querySelector("svg").namespaceURI, name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.textContent = text;
+    return element;
+  };
+
+  /** A drawing as a file of its own: in light colours, with its title and the legend of what is shown. */
+  const drawingOf = (figure, title) => {
+    const drawing = figure.querySelector(".chart").cloneNode(true);
+    const [, , width, height] = drawing.getAttribute("viewBox").split(" ").map(Number);
+    for (const one of drawing.querySelectorAll("[hidden]")) one.remove();
+    const entries = figure.querySelectorAll('.legend [aria-pressed="true"], .names li');
+    entries.forEach((entry, at) => {
+      const line = svgElement("g", { transform: `translate(12 ${height + 18 * at})` });
+      line.append(...[...entry.querySelectorAll("svg")].map((swatch) => swatch.cloneNode(true)));
+      line.append(svgElement("text", { x: 44, y: 11 }, entry.textContent));
+      drawing.append(line);
+    });
+    drawing.prepend(svgElement("text", { x: 4, y: -10, "font-weight": "bold" }, title));
+    const tall = height + 34 + 18 * entries.length;
+    const all = { width, height: tall, viewBox: `0 -28 ${width} ${tall}`, "font-family": "sans-serif", "font-size": 10.5 };
+    for (const [name, value] of Object.entries(all)) drawing.setAttribute(name, value);
+    for (const line of drawing.querySelectorAll(".series > path, .swatch path")) line.setAttribute("fill", "none");
+    const style = document.querySelector("style").textContent;
+    const light = (_, name) => style.match(new RegExp(`${name}: light-dark\\((#\\w+)`))[1];
+    return new XMLSerializer().serializeToString(drawing).replace(/var\((--[\w-]+)\)/g, light);
+  };
+
+  const savePng = async (title, drawing) => {
+    const image = make("img", { src: `data:image/svg+xml,${encodeURIComponent(drawing)}` });
+    await image.decode();
+    const canvas = make("canvas", { width: 3 * image.width, height: 3 * image.height });
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => save(title, "png", blob));
+  };
+
+  const setUpValues = (figure) => {
+    const { columns, x, series, rows } = JSON.parse(figure.querySelector("script").textContent);
+    const title = figure.querySelector("figcaption").textContent;
+    const lines = () => [columns, ...(rows ?? series.flatMap(([name, at, values]) => values.map((y, i) => [name, x[at][i], y])))];
+    const details = figure.querySelector(".values");
+    const fill = () => {
+      const table = make("table", { ariaLabel: `${title}: values` });
+      lines().forEach((line, at) => {
+        table.insertRow().append(...line.map((value) => make(at ? "td" : "th", { textContent: value })));
+      });
+      const box = make("div", { className: "scroll", tabIndex: 0 });
+      box.append(table);
+      details.append(box);
+    };
+    if (details.open) fill();
+    else details.addEventListener("toggle", fill, { once: true });
+    details.hidden = false;
+    const drawn = figure.querySelector(".chart") && {
+      SVG: () => save(title, "svg", drawingOf(figure, title)),
+      PNG: () => savePng(title, drawingOf(figure, title)),
+    };
+    tools(details, title, { ...drawn, CSV: () => save(title, "csv", csv(lines())) });
+  };
 
   // A series has one key in all charts of the page: what is hidden in one is hidden in all.
   const setUpCharts = () => {
@@ -139,34 +253,30 @@
   };
   const fillOfDifference = (value) => mix(value < 0 ? "less" : "more", "low", rootOf(value));
 
-  const setUpMaps = (figure) => {
+  const inflated = async (text) => {
+    const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  };
+
+  const setUpMaps = async (figure) => {
     const data = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
     const picks = Object.fromEntries([...figure.querySelectorAll("[data-pick]")].map((one) => [one.dataset.pick, one]));
     const sides = Object.fromEntries([...figure.querySelectorAll(".map")].map((one) => [one.dataset.side, one]));
     const reading = figure.querySelector(".reading");
-    const bytes = new Map();
+    const bytes = await inflated(data.maps);
     let cursor = null; // [row, column], the same in all maps
     let shown = null;
 
-    const svg = (name, attributes = {}, text = "") => {
-      const element = document.createElementNS(figure.querySelector("svg").namespaceURI, name);
-      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-      element.textContent = text;
-      return element;
-    };
-    const decoded = (index) => {
-      if (!bytes.has(index)) bytes.set(index, Uint8Array.from(atob(data.maps[index]), (letter) => letter.charCodeAt(0)));
-      return bytes.get(index);
-    };
 
     const sum = (values) => values.reduce((total, value) => total + value, 0);
     const mean = (values) => sum(values) / values.length;
     const averaged = (maps) => Array.from(maps[0], (_, at) => mean(maps.map((map) => map[at])));
 
     /** The map of one head, or those of all, by query and key. */
-    const planes = (index, heads, head, size) => {
+    const planes = (start, heads, head, size) => {
       const chosen = head === "" ? [...Array(heads).keys()] : [Number(head)];
-      return chosen.map((one) => decoded(index).subarray(one * size * size, (one + 1) * size * size));
+      return chosen.map((one) => bytes.subarray(start + one * size * size, start + (one + 1) * size * size));
     };
 
     /** Rows that sum to 1 again; those that sum to nothing stay as they are. */
@@ -216,18 +326,18 @@
       const parts = tokens.flatMap((token, at) => {
         const middle = margin + (at + 0.5) * CELL;
         return [
-          svg("text", { "data-row": at, x: margin - 5, y: middle + 4, "text-anchor": "end" }, shorten(token)),
-          svg("text", { "data-column": at, transform: `translate(${middle + 4} ${margin - 5}) rotate(-90)` }, shorten(token)),
+          svgElement("text", { "data-row": at, x: margin - 5, y: middle + 4, "text-anchor": "end" }, shorten(token)),
+          svgElement("text", { "data-column": at, transform: `translate(${middle + 4} ${margin - 5}) rotate(-90)` }, shorten(token)),
         ];
       });
       values.forEach((value, at) => {
         const [row, column] = [Math.floor(at / size), at % size];
         const place = { x: margin + column * CELL, y: margin + row * CELL, width: CELL, height: CELL };
-        const cell = svg("rect", { class: "cell", "data-at": at, ...place });
+        const cell = svgElement("rect", { class: "cell", "data-at": at, ...place });
         cell.style.fill = fillAt(value);
         parts.push(cell);
       });
-      parts.push(svg("rect", { class: "cursor", width: CELL, height: CELL, visibility: "hidden" }));
+      parts.push(svgElement("rect", { class: "cursor", width: CELL, height: CELL, visibility: "hidden" }));
       drawing.replaceChildren(...parts);
     };
 
@@ -324,6 +434,7 @@
     document.querySelectorAll(".contents").forEach(setUpContents);
     document.querySelectorAll("table").forEach(setUpTable);
     setUpCharts();
+    document.querySelectorAll(".chart-block:has(.values)").forEach(setUpValues);
     document.querySelectorAll(".maps:has(.map-app)").forEach(setUpMaps);
   });
 })();
