@@ -295,7 +295,7 @@ has no row for MiniLM; its shape with 6 layers, 384 wide, takes {mb[mini]} MB an
 - **Smaller.** In int8 MiniALBERT-128 takes {mb[ours]} MB, MobileBERT {mb["mobilebert"]}, DistilBERT
   {mb["distilbert"]} and BERT-base {mb["bert-base"]}. In the paper MiniALBERT-128 keeps
   {100 * glue[ours] / glue["bert-base"]:.0f} % of BERT-base's average ({glue[ours]:.2f} of {glue["bert-base"]:.2f}).
-- **Not faster at equal depth.** Six iterations take {ms[ours]} ms, the six layers of DistilBERT {ms["distilbert"]},
+- **Hardly faster at equal depth.** Six iterations take {ms[ours]} ms, the six layers of DistilBERT {ms["distilbert"]},
   both in int8. {gain}: {short[ours]} ms against {short["distilbert"]} for {SHORT} tokens. Four of the six
   iterations take {ms[few]} ms for {LENGTH} tokens.
 - **The alternatives.** TinyBERT-4L is the fast one, with {ms[tiny]} ms and {mb[tiny]} MB; its average is
