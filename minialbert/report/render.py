@@ -95,9 +95,10 @@ def _page(answers: Answers) -> Iterator[str]:
             marks = ((text, look, tag) for (text, _, tag), look in zip(found, looked, strict=True))
             rows.append((name or str(number), Marked(tuple(marks))))
     left = (f"These are the first {len(rows):,} of {number:,} texts.",) if len(rows) < number else ()
-    legend = ((Marked((("", looks.get(one), one),)), f"{count:,}") for one, count in counts.most_common())
+    named = [(one, looks.setdefault(one, len(looks)), count) for one, count in counts.most_common()]
+    legend = tuple((Marked((("", look, one),)), f"{count:,}") for one, look, count in named)
     blocks = (
-        Table("Labels", ("label", "count"), tuple(legend)),
+        Table("Labels", ("label", "count"), legend),
         Table("Texts", ("text", "answer"), tuple(rows), left),
     )
     yield html_page("What the model answers", [Section(block.title, (block,)) for block in blocks])

@@ -48,6 +48,8 @@ def test_a_page_marks_escapes_and_loads_nothing():
 def test_a_page_holds_so_many_texts_and_says_so():
     page = minialbert.render({"text": "a", "entities": []} for _ in range(400))
     assert "These are the first 300 of 400 texts." in page
+    late = [{"text": "a", "label": "A" if number < 300 else "B", "score": 1.0} for number in range(301)]
+    assert ">B</bdi></mark></th>" in minialbert.render(late)  # of a text that is left out, yet in the legend
     long = "a" * 3000
     assert len(minialbert.render({"text": long, "entities": []} for _ in range(400))) < 1_000_000
 
