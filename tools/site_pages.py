@@ -124,7 +124,7 @@ def command_line() -> str:
     from minialbert.cli.main import app
 
     top = typer.main.get_command(app)
-    lines = ["# Command line", "", _paragraphs(top.help or ""), ""]
+    lines = ["# Command line", "", *_verb("minialbert", top)]
     for name, command in top.commands.items():  # type: ignore[attr-defined]
         for words, verb in _verbs(f"minialbert {name}", command):
             lines += [f"## {words}", "", *_verb(words, verb)]
@@ -137,7 +137,8 @@ def command_line() -> str:
         "| option | what it does |",
         "| --- | --- |",
     ]
-    lines += [_row(_names(action), action.help or "") for action in parser._actions]
+    shown = (action for action in parser._actions if action.help != argparse.SUPPRESS)
+    lines += [_row(_names(action), action.help or "") for action in shown]
     return "\n".join(lines) + "\n"
 
 
@@ -155,15 +156,16 @@ def _verb(words: str, command: Any) -> Iterator[str]:  # noqa: ANN401
     yield from (_paragraphs(command.help or ""), "")
     if (usage := command.collect_usage_pieces(context)) != ["[OPTIONS]"]:
         yield from ("```text", f"{words} {' '.join(usage)}", "```", "")
+    if command.epilog:
+        yield from (_paragraphs(command.epilog), "")
     panels: dict[str, list[str]] = {}
     for parameter in command.get_params(context):
-        if record := parameter.get_help_record(context):
+        record = parameter.get_help_record(context)
+        if record is not None and parameter.name != "help":
             panel = getattr(parameter, "rich_help_panel", None) or ""
             panels.setdefault(panel, []).append(_row(*record))
     for panel, rows in panels.items():
         yield from (f"| {panel or 'option'} | what it does |", "| --- | --- |", *rows, "")
-    if command.epilog:
-        yield from (_paragraphs(command.epilog), "")
 
 
 def _paragraphs(text: str) -> str:
@@ -179,7 +181,8 @@ def _paragraphs(text: str) -> str:
 def _names(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar)
-    takes = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+    values = "|".join(map(str, action.choices)) if action.choices else action.dest.upper()
+    takes = "" if action.nargs == 0 else f" {action.metavar or values}"
     return ", ".join(action.option_strings) + takes
 
 

@@ -1,4 +1,4 @@
-"""Every relative link and anchor of the pages at the top, in docs/ and in results/ leads somewhere."""
+"""The site of `make docs`: no link is dead, every page has its place, and no page loads anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,3 +78,46 @@ def test_every_page_is_in_the_navigation():
         for file in (ROOT / "docs").rglob(f"*.{kind}")
     }
     assert pages <= navigation
+
+
+def test_the_page_of_commands_has_every_verb_with_its_options_and_examples(site):
+    page = site.command_line()
+    verbs = "prepare distill finetune evaluate predict calibrate export bench report attention convert demo"
+    for verb in (*verbs.split(), "recipes ls", "suite run"):
+        assert f"\n## minialbert {verb}\n" in page
+    distill = page.partition("## minialbert distill\n")[2].partition("\n## ")[0]
+    assert "```bash\nminialbert distill --teacher" in distill
+    assert "| `--steps NUMBER` | Length in optimiser steps." in distill
+    runtime = page.partition("## minialbert-runtime\n")[2]
+    assert "| `--threads THREADS` | threads of one run" in runtime and "| `TEXT` |" in runtime
+    assert "SUPPRESS" not in page
+
+
+def test_links_lead_to_where_files_stand_in_the_site(site):
+    there = {"tasks.md", "contributing.md", "results/soak/README.md"}
+    files = SimpleNamespace(get_file_from_path=lambda path: path if path in there else None)
+
+    def written(page: str, text: str) -> str:
+        return site.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri=page)), None, files)
+
+    assert written("reference/index.md", "[a](../tasks.md#words) [b](../../CONTRIBUTING.md)") == (
+        "[a](../tasks.md#words) [b](../contributing.md)"
+    )
+    assert written("contributing.md", "[a](docs/tasks.md) [b](LICENSE) `[c](LICENSE)`") == (
+        "[a](tasks.md) b `[c](LICENSE)`"
+    )
+    assert written("tasks.md", "[a](../results/soak) [b](gone.md) [c](#words)") == (
+        "[a](results/soak/README.md) [b](gone.md) [c](#words)"
+    )
+    assert "pip install" in written("index.md", "<!-- README: Install -->")
+
+
+def test_a_page_that_loads_from_another_machine_fails_the_build(site, tmp_path):
+    mkdocs = pytest.importorskip("mkdocs.exceptions")
+    config = SimpleNamespace(site_dir=str(tmp_path))
+    (tmp_path / "a.html").write_text('<a href="https://x.invalid">x</a><img src="data:,"><script src="a.js">')
+    site.on_post_build(config)
+    for tag in ('<script src="https://x.invalid/a.js">', '<link rel="stylesheet" href="//x.invalid/a.css">'):
+        (tmp_path / "b.html").write_text(tag)
+        with pytest.raises(mkdocs.PluginError, match=r"b\.html would load (https:)?//x\.invalid"):
+            site.on_post_build(config)
