@@ -112,21 +112,21 @@ def prepare(
 
     Args:
         corpus: files, directories, globs, hub data sets; texts, or dictionaries with a field for the text, in a list or
-            from an iterator; a data set of the `datasets` library, a pandas frame; or a list of such. Without, that of
+            from an iterator; a data set of the `datasets` library, a pandas frame; or a list of such. Default: that of
             the recipe.
-        tokenizer: a fast tokenizer, its directory or hub id: the teacher's. Without, that of the recipe.
-        output: the folder; a temporary one without, which is said.
-        recipe: whose data settings to start from.
+        tokenizer: the teacher's fast tokenizer, its directory or hub id. Default: that of the recipe.
+        output: the folder to write. Default: a temporary one, which the log names.
+        recipe: whose data settings are the defaults.
         progress: show a bar.
-        **options: of `WindowOptions`, by name, as in `window_length=128`, and `num_workers` and `overwrite` of
+        **options: fields of `WindowOptions`, as in `window_length=128`, and `num_workers` and `overwrite` of
             `make_windows`.
 
     Returns:
         The folder and its manifest, which `distill` takes as its data.
 
     Raises:
-        UserError: there is no corpus or tokenizer, an option is out of range, a text cannot be read, or the folder
-            holds something else.
+        UserError: if there is no corpus or tokenizer, an option is out of range, a text cannot be read, or the folder
+            holds other files.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
     known = {"num_workers", "overwrite", *(field.name for field in fields(WindowOptions))}

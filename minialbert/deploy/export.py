@@ -52,11 +52,11 @@ def export(
         ('int8', True)
 
     Args:
-        model: a directory or hub id, a live model, or what `distill` or `finetune` gave back.
+        model: a directory or hub id, a live model, or the result of `distill` or `finetune`.
         output: the folder to write; it appears complete or not at all.
         to: "onnx" or "hub".
         quantize: ONNX: "int8", or "int8-static" with activation ranges from `calibration`; None for fp32.
-        head: ONNX: a head, or "features" for the bare encoder; the model's own, without.
+        head: ONNX: a head, or "features" for the bare encoder. Default: the model's own.
         opset: ONNX: version of the operators, 18 to 23.
         num_iterations: ONNX: depth of the graph.
         calibration: ONNX, int8-static: texts of your own, or a file of them.
@@ -79,7 +79,7 @@ def export(
         The record, and the folder.
 
     Raises:
-        UserError: if the model, an option or the target is at fault, or the graph does not pass: nothing is written.
+        UserError: if the model, an option or the target is wrong, or the graph fails its check; nothing is written.
     """
     given = {
         name: value for name, value in locals().items() if name in _FOR_ONNX + _FOR_HUB and value is not None

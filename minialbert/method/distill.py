@@ -101,8 +101,8 @@ def distill(
 ) -> ModelResult:
     """Distil a teacher into a student, either of which may be in memory, and return the student.
 
-    A model in memory is used as it is: the student is trained, and the teacher frozen and, in half precision, cast.
-    Give copies of those that are to stay as they are. The run directory receives the resolved recipe, `log.jsonl`,
+    A model in memory is not copied: the student is trained in place, the teacher is frozen and, in half precision,
+    cast. Give copies to keep the originals unchanged. The run directory receives the resolved recipe, `log.jsonl`,
     checkpoints, `model/` (student and tokenizer alone), `attention.json` (maps of student and teacher, where there
     is one) and `result.json`.
 
@@ -115,22 +115,22 @@ def distill(
 
     Args:
         teacher: a model, or its directory or hub id; None for masked-LM alone.
-        data: what `prepare` gave back, its folder, several of one tokenizer, or a `WindowDataset`; or texts in memory
-            as `prepare` takes them, which are first cut into windows in `OUTPUT-windows`.
+        data: the result of `prepare`, its folder, several folders with one tokenizer, or a `WindowDataset`; or texts in
+            memory as `prepare` takes them, which are first cut into windows in `OUTPUT-windows`.
         student: a masked-LM model to train on, or its directory or hub id; None for one that the recipe builds.
         student_arch: "minialbert" (recursive) or "bert" (full), of a student that the recipe builds.
-        recipe: a name, a YAML file, or a `Recipe`; it says what nothing else here does.
-        objective: what the student is trained for; None for the recipe's.
+        recipe: a name, a YAML file, or a `Recipe`, with all settings that are not arguments here.
+        objective: loss terms and weights; None for the recipe's.
         max_steps: length in optimiser steps.
         learning_rate: the highest of the schedule.
-        batch_size: windows of an optimiser step.
-        seed: of order, masks and dropout.
-        time: how long the run may take, as in "2h" or "45m": the number of steps is measured.
+        batch_size: windows per optimiser step.
+        seed: random seed of order, masks and dropout.
+        time: how long the run may take, as in "2h" or "45m"; the number of steps follows.
         settings: any other key of the recipe, as in `{"student.num_hidden_layers": 3, "distill.output_weight": 4}`.
         tokenizer: where `data` is a corpus and the teacher is in memory: a directory, hub id, or tokenizer.
-        output: the run directory; a temporary one without, which is said.
-        start_only: leave the student as it starts: measure it, and train nothing.
-        resume: go on from the last checkpoint of the same run.
+        output: the run directory. Default: a temporary one, which the log names.
+        start_only: measure the student before its first step, without training.
+        resume: continue from the last checkpoint of the same run.
         overwrite: replace an earlier run.
         progress: show a bar and lines.
         max_hours: refuse a new run that is estimated to take longer on this machine.
@@ -141,7 +141,7 @@ def distill(
 
     Raises:
         UserError: if models, data, settings and directory do not fit together.
-        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     end = monotonic() + (seconds_of(time) if time is not None else 0.0)
     if output is None and (resume or world_size() > 1):

@@ -40,7 +40,7 @@ class Rendered(str):
 def render(
     answers: Answers, output: str | Path | None = None, *, format: str = "html", overwrite: bool = False
 ) -> Rendered:
-    """Show what a model answers: as a page, for a terminal, or for programs.
+    """Render predictions as a page, as lines for a terminal, or as a file for programs.
 
     Examples:
         >>> answers = [{"text": "A large house.", "label": "large", "score": 0.98}]
@@ -52,10 +52,10 @@ def render(
         output: a file, or for brat a folder, to write instead.
         format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), or "brat" (a
             `.txt` and an `.ann` file per text).
-        overwrite: replace what is there.
+        overwrite: replace existing files.
 
     Returns:
-        The text, which a notebook shows if it is a page; empty where it is written.
+        The text, which a notebook displays if it is a page; empty if it went to `output`.
 
     Raises:
         UserError: if the format is unknown or not for such answers, or the output cannot be written.

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """A record and its place.
+    """The record of a verb, and the directory that holds it.
 
     Examples:
         >>> minialbert.evaluate("tuned/model", {"test": [("A house.", "large")]}, output="scores")
@@ -24,7 +24,7 @@ class Result:
 
     Attributes:
         record: what `result.json` holds; empty in all but the first of several processes.
-        path: the directory that was written, if one was.
+        path: the directory that was written; None if there is none.
     """
 
     record: dict[str, Any]
@@ -32,13 +32,13 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures of the record."""
+        """The metrics of the record."""
         found: dict[str, Any] = self.record.get("metrics", {})
         return found
 
     @property
     def score(self) -> float | None:
-        """The figure that counts, where the record has one."""
+        """The value of the task's main metric; None if the record has none."""
         return self.record.get("score")
 
     def __repr__(self) -> str:
@@ -52,7 +52,7 @@ class Result:
 
 @dataclass(frozen=True, repr=False)
 class ModelResult(Result):
-    """A record with the model that came of it, ready to use and to hand on to the next verb.
+    """A record with the resulting model, ready to use and to pass to the next verb.
 
     Examples:
         >>> minialbert.distill("bert-base-uncased", "windows", recipe="tiny", start_only=True, output="start")

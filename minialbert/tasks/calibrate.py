@@ -157,14 +157,13 @@ def calibrate(
 ) -> Result:
     """Find the confidence at which inputs may leave a tuned model early, and write it into the model's config.
 
-    It is the smallest threshold that costs little. All depths are read in one pass, and early exit at every threshold
-    is simulated from that. The split that results are quoted on plays no part where the task has another. Of rows that
-    the model was tuned on it is surer, and more often right, than of new ones: a threshold from them is optimistic.
-    Rows that were kept out of the tuning, or `split="validation"`, are the safer choice.
+    This is the smallest threshold whose score falls by at most `max_drop`. One pass reads all depths, and early exit at
+    every threshold is simulated from it. The split that results are reported on is not used if the task has another. A
+    model is surer of the rows that it was tuned on than of new ones, so a threshold from them is optimistic: rows that
+    were kept out of the tuning, or `split="validation"`, are the safer choice.
 
-    The record has all thresholds that were tried: score, mean iterations, and their share of the full depth's
-    (embeddings and reading out are not counted). `exit_threshold` is None where no threshold saves an iteration within
-    `max_drop`.
+    The record has each threshold with its score and mean number of iterations. `exit_threshold` is None if no threshold
+    saves an iteration within `max_drop`.
 
     Examples:
         >>> rows = [("A large house.", "large"), ("A small house.", "small")] * 20
@@ -172,17 +171,17 @@ def calibrate(
         <Result: exit-calibration...>
 
     Args:
-        model: the directory of a tuned MiniALBERT, or what `finetune` gave back; for a dry run also a hub id.
+        model: the directory of a tuned MiniALBERT, or the result of `finetune`; for a dry run also a hub id.
         data: labelled rows, as for `evaluate`.
         task: as for `evaluate`.
         max_drop: how far the metric may fall, in points (hundredths).
-        split: "train" or "validation", whose rows choose.
-        fraction: share of the training rows that is drawn.
-        rows: draw that many rows instead.
-        seed: of the draw.
+        split: "train" or "validation": where the rows come from.
+        fraction: share of the training rows to draw.
+        rows: number of rows to draw, instead of a share.
+        seed: random seed of the draw.
         output: directory for the record.
-        overwrite: replace what an earlier calibration left there.
-        dry_run: leave the model's config as it is.
+        overwrite: replace the files of an earlier calibration.
+        dry_run: do not write into the model's config.
         batch_size: inputs per forward pass.
         settings: keys of a recipe, as for `evaluate`.
         progress: show a bar.

@@ -73,10 +73,10 @@ def evaluate(
 ) -> Result:
     """Score a tuned model on a split of a task.
 
-    The model's labels are matched with the task's by name, whatever their ids. Sentences of words that are longer than
-    the model's input are read in windows; texts as `predict` reads them, cut or in windows. Inputs are as long as in
-    tuning unless `max_length` or `overlap` is set. The record has at another depth than the model's own also what was
-    asked for, and the mean iterations of each split where inputs could leave early.
+    Labels of model and task are matched by name, whatever their ids. Tagged sentences longer than the model's input are
+    read in windows; texts are cut or read in windows, as in `predict`. Inputs are as long as in tuning unless
+    `max_length` or `overlap` is set. If you choose the number of iterations or early exit, the record holds that, and
+    the mean number of iterations.
 
     Examples:
         >>> scored = minialbert.evaluate("tuned/model", {"test": [("A large house.", "large")]})
@@ -84,17 +84,17 @@ def evaluate(
         True
 
     Args:
-        model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.
+        model: a directory or hub id of a tuned model, an exported folder, a live model, or the result of `finetune`.
         data: a directory, a file or `hub:OWNER/NAME`, or labelled rows in memory, as for `finetune`.
-        task: as for `finetune`, or the section of a recipe; without, what the model was tuned for.
-        split: without, test where it has labels, else validation, which is set apart from train as in tuning where a
-            directory has none; of a single file all rows, as "train".
+        task: as for `finetune`, or the section of a recipe. Default: what the model was tuned for.
+        split: default: test if it has labels, else validation (held out from train as in tuning if the directory has
+            none); all rows of a single file, as "train".
         output: directory for record and predictions.
         submission: directory for the files that the GLUE benchmark takes.
-        overwrite: replace what an earlier evaluation left there.
+        overwrite: replace the files of an earlier evaluation.
         batch_size: inputs per forward pass.
-        num_iterations: how often a MiniALBERT applies its block; as trained, without.
-        exit_threshold: confidence (0 to 1) at which an input leaves early; as calibrated, without.
+        num_iterations: how often a MiniALBERT applies its block. Default: as trained.
+        exit_threshold: confidence (0 to 1) at which an input leaves early. Default: as calibrated.
         settings: keys of a recipe, as in `{"task.text": "sentence", "tuning.precision": "fp32"}`.
         tokenizer: of a live model.
         progress: show a bar.

@@ -326,22 +326,22 @@ def finetune(
         True
 
     Args:
-        model: a directory or hub id, a live model, or what `distill` gave back; without, that of the recipe.
+        model: a directory or hub id, a live model, or the result of `distill`. Default: that of the recipe.
         task: a GLUE task, "ner", "classification", "multi-label", "regression", or a name of your own.
         data: a directory, a file or `hub:OWNER/NAME`; or labelled rows in memory: a data set or a dictionary of splits,
-            rows as dictionaries or tuples, a pandas frame. GLUE comes from the hub without.
-        adapters: train adapters and head alone; all else is frozen.
+            rows as dictionaries or tuples, a pandas frame. GLUE tasks need none: they come from the hub.
+        adapters: train only the adapters and the head.
         teacher: a model tuned for the task, to learn from while tuning.
         recipe: name of a fine-tuning recipe, a YAML file, or a `FinetuneRecipe`.
         epochs: passes over the training rows.
         learning_rate: the highest of the schedule.
-        batch_size: rows of an optimiser step.
-        seed: of head, order and dropout.
-        time: how long the run may take, as in "2h" or "45m": the number of epochs is measured.
+        batch_size: rows per optimiser step.
+        seed: random seed of head, order and dropout.
+        time: how long the run may take, as in "2h" or "45m"; the number of epochs follows.
         settings: any other key of the recipe, as in `{"tuning.warmup_ratio": 0.1, "task.text": "sentence"}`.
-        tokenizer: of a live model; without one that of the directory it was loaded from.
-        output: the run directory; a temporary one without, which is said.
-        resume: go on from the last checkpoint of the same run.
+        tokenizer: of a live model. Default: that of the directory the model was loaded from.
+        output: the run directory. Default: a temporary one, which the log names.
+        resume: continue from the last checkpoint of the same run.
         overwrite: replace an earlier run.
         progress: show a bar and lines.
         keep_model: write `model/` and `adapters/`.
@@ -353,7 +353,7 @@ def finetune(
 
     Raises:
         UserError: if model, data, settings and directory do not fit together.
-        KeyboardInterrupt: after a checkpoint, when the run was asked to stop by Ctrl-C or SIGTERM.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     given = {f"tuning.{name}": value for name, value in named.items() if value is not None}

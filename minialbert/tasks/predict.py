@@ -120,7 +120,7 @@ def predict(
     exit_threshold: float | None = None,
     tokenizer: Any = None,
 ) -> list[dict[str, Any]]:
-    """Return what a tuned model says of texts: a dictionary each, entities with character offsets.
+    """Return the predictions of a tuned model: one dictionary per text, entities with character offsets.
 
     Examples:
         >>> answers = minialbert.predict("tuned/model", ["A large house.", "A small river."])
@@ -128,25 +128,24 @@ def predict(
         True
 
     Args:
-        model: a directory or hub id of a tuned model, an exported folder, a live model, or what `finetune` gave back.
-            To ask again and again, keep a `Predictor`: this loads the model anew.
+        model: a directory or hub id of a tuned model, an exported folder, a live model, or the result of `finetune`.
+            Each call loads the model; keep a `Predictor` to call it repeatedly.
         texts: a text, or texts, or pairs of texts.
-        batch_size: inputs per forward pass; 32 without, but 1 for an exported folder whose activations are quantised
-            by their range at each call, because more would give a text another answer beside other texts.
-        threshold: probability over which a label of any number applies (0.5 without), or one of several, or an entity,
-            is given (always without).
-        top_k: of how many labels, the most probable ones, results have scores; all without.
-        max_characters: of a text; a longer one is refused.
+        batch_size: inputs per forward pass. Default: 32, but 1 for an exported folder with dynamic int8, where the
+            answer for a text would otherwise depend on the others in its batch.
+        threshold: a label or an entity counts above this probability. Default: 0.5 if several labels may apply.
+        top_k: number of labels with a score, the most probable first. Default: all.
+        max_characters: longest text that is accepted.
         precision: "auto", "fp32", "bf16" or "fp16".
-        num_iterations: how often a MiniALBERT applies its block; as trained, without.
-        exit_threshold: confidence (0 to 1) at which an input leaves early; as calibrated, without.
+        num_iterations: how often a MiniALBERT applies its block. Default: as trained.
+        exit_threshold: confidence (0 to 1) at which an input leaves early. Default: as calibrated.
         tokenizer: of a live model.
 
     Returns:
         One dictionary per text, in their order.
 
     Raises:
-        UserError: if the model cannot be loaded, an option is out of range, or a text is none.
+        UserError: if the model cannot be loaded, an option is out of range, or an input is not a text.
     """
     with quiet_transformers(), on_disk(model, tokenizer) as source:
         predictor = load_predictor(
