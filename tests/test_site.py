@@ -94,7 +94,7 @@ def test_the_page_of_commands_has_every_verb_with_its_options_and_examples(site)
 
 
 def test_links_lead_to_where_files_stand_in_the_site(site):
-    there = {"tasks.md", "contributing.md", "results/soak/README.md"}
+    there = {"tasks.md", "contributing.md", "results/soak/README.md", "results/miniature/report.html"}
     files = SimpleNamespace(get_file_from_path=lambda path: path if path in there else None)
 
     def written(page: str, text: str) -> str:
@@ -106,6 +106,7 @@ def test_links_lead_to_where_files_stand_in_the_site(site):
     assert written("contributing.md", "[a](docs/tasks.md) [b](LICENSE) `[c](LICENSE)`") == (
         "[a](tasks.md) b `[c](LICENSE)`"
     )
+    assert written("tasks.md", "[a](../results/miniature/report.md)") == "[a](results/miniature/report.html)"
     assert written("tasks.md", "[a](../results/soak) [b](gone.md) [c](#words)") == (
         "[a](results/soak/README.md) [b](gone.md) [c](#words)"
     )

@@ -76,7 +76,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             head = "---\nsearch:\n  exclude: true\n---\n" if page.startswith("results/") else ""
             files.append(File.generated(config, PLACES.get(page, page), content=head + text))
         for link in links(text):
-            target, _ = target_of(link["target"], page)
+            target = _as_page(target_of(link["target"], page)[0])
             if target in seen or not target.startswith("results/") or not (ROOT / target).is_file():
                 continue
             seen.add(target)
@@ -84,6 +84,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if not target.endswith(".md"):
                 files.append(File.generated(config, target, abs_src_path=str(ROOT / target)))
     return files
+
+
+def _as_page(target: str) -> str:
+    """Return what shows a file in the site: of a report that stands there as Markdown and as a page, the page."""
+    page = f"{target.removesuffix('.md')}.html"
+    return page if target.startswith("results/") and (ROOT / page).exists() else target
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -94,7 +100,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = re.sub(r"<!-- README: (.*) -->", lambda found: _section(found[1]), markdown)
     for link in reversed(list(links(markdown))):
         target, anchor = target_of(link["target"], source)
-        place = PLACES.get(target, target.removeprefix("docs/"))
+        place = PLACES.get(target, _as_page(target).removeprefix("docs/"))
         if files.get_file_from_path(place) is not None:
             path = "" if target == source else relpath(place, dirname(here) or ".")
             new = f"{link['image']}[{link['text']}]({path}{'#' + anchor if anchor else ''})"

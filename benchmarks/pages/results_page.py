@@ -36,9 +36,8 @@ Does a small student show what the paper claims of a large one? {description}
 {done} of {tunings} tunings and {made} of {students} distillations are done.
 
 **[The full report](../results/miniature/report.html)** has every comparison, table, training curve and attention map in
-one file. It is also there [as Markdown](../results/miniature/report.md), with
-[what is measured and how](../results/miniature/README.md). Everything on this page comes from those records:
-`python benchmarks/pages/results_page.py` writes it. [Suites](suite.md) explains how to run such a study.
+one file. Its [README](../results/miniature/README.md) says what is measured, and how. This page comes from the same
+records: `python benchmarks/pages/results_page.py` writes it. [Suites](suite.md) explains how to run such a study.
 
 ## What is kept
 
