@@ -70,7 +70,7 @@ def test_a_dead_link_is_found(site, tmp_path, monkeypatch):
     assert dead_links(page, site) == ["#four", "gone.md", "h.png", "two.md", "i.md#x", "f.svg"]
 
 
-def test_every_page_is_in_the_navigation():
+def test_every_page_is_in_the_navigation_and_the_other_way_round(site):
     navigation = set(re.findall(r"[\w/-]+\.(?:md|ipynb)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     pages = {
         file.relative_to(ROOT / "docs").as_posix()
@@ -78,6 +78,10 @@ def test_every_page_is_in_the_navigation():
         for file in (ROOT / "docs").rglob(f"*.{kind}")
     }
     assert pages <= navigation
+    assert {page for page in navigation - pages if not page.startswith("tutorials/")} == {
+        site.COMMANDS,
+        *site.PLACES.values(),
+    }
 
 
 def test_the_page_of_commands_has_every_verb_with_its_options_and_examples(site):
