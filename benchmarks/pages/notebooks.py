@@ -26,7 +26,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Signs of a machine, or of a message that frightens people who did nothing wrong.
 _STRANGE = re.compile(
     r"(?:^|[\s'\"(=])/(?:home|root|tmp|usr|opt|private|Users|work)/[^\s'\"]*|site-packages|\x1b|Traceback|\w*Warning\b"
-    r"|newly initialized|seems? corrupted|huggingface\.co|HF_TOKEN"
+    r"|newly initialized|LOAD REPORT|Loading weights|seems? corrupted|huggingface\.co|HF_TOKEN"
 )
 
 

@@ -136,7 +136,8 @@ def progress_bar(
     pipe. It is a context, with rich's `add_task`, `update` and `track`.
     """
     console = stderr_console()
-    drawn = in_files or console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    in_notebook = console.is_jupyter  # where rich can draw with ipywidgets alone
+    drawn = find_spec("ipywidgets") is not None if in_notebook else in_files or console.is_terminal
     if not columns:
         left = bars.TimeRemainingColumn(elapsed_when_finished=False)
         columns = (bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), "left", left)

@@ -67,9 +67,10 @@ def test_a_bar_in_a_notebook(monkeypatch, notebook):
     assert len(notebook) > 1
 
 
-def test_a_notebook_without_widgets_goes_without(monkeypatch, notebook):
+@pytest.mark.parametrize("options", [{}, {"in_files": True}])
+def test_a_notebook_without_widgets_goes_without(monkeypatch, notebook, options):
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
-    draw(monkeypatch, Console(force_jupyter=True, stderr=True))
+    draw(monkeypatch, Console(force_jupyter=True, stderr=True), **options)
     assert notebook == []
 
 
