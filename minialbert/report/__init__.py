@@ -21,16 +21,7 @@ from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
 from minialbert.runs.files import write_atomically, writing
-from minialbert.runs.records import (
-    RESULT_FILE,
-    Record,
-    Row,
-    cell,
-    find_records,
-    group,
-    load_record,
-    record_files,
-)
+from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, record_files
 
 
 def report(
@@ -91,7 +82,7 @@ def leave_page(folder: Path) -> str:
     try:
         with needs_extra("report", "the page of a run", "matplotlib"):
             import matplotlib  # noqa: F401
-        title, summary, sections, _ = _report([folder / RESULT_FILE])
+        title, summary, sections, _ = _report([folder / "result.json"])
         with writing(folder, advice=None):
             write_atomically(folder / "report.html", html_page(title, sections, summary=summary))
     except (MissingExtraError, UserError) as error:
@@ -115,7 +106,7 @@ def _report(paths: Sequence[Path]) -> tuple[str, list[Block], list[Section], dic
     tables = {name: table(records) for name, table in TABLES.items()}
     counted = [record for record in records if record.selected]
     means, benches = list(_means(counted)), [contents.read_bench(run.file) for run in timed]
-    first = [run for run in found if run.record["kind"] == "demo"] or found
+    first = [run for run in students if run.record["kind"] == "demo"] or [*students, *tuned] or found
     sections = [
         *(Section(table.title, (table,)) for table in tables.values() if table.rows),
         errors,

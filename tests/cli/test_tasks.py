@@ -579,15 +579,17 @@ def test_report_without_records(refuse, call, tuned, tmp_path):
     line = refuse("report", tmp_path / "empty", "--output", tmp_path / "report")
     assert "has no result.json below it" in line
     assert not (tmp_path / "report").exists()
-    # An evaluation is no fine-tuning, and does not disturb one beside it.
+    # An evaluation is no fine-tuning, and does not disturb the tables of one beside it.
     made = tuned("classification")
     shutil.copytree(made.run, tmp_path / "runs" / "a", ignore=shutil.ignore_patterns("model"))
     alone = call("report", tmp_path / "runs")[1]
-    arguments = ("--model", made.model, "--data", made.data, "--output", tmp_path / "runs" / "scores")
-    assert call("evaluate", *arguments)[0] == 0
+    scores = tmp_path / "runs" / "scores"
+    assert call("evaluate", "--model", made.model, "--data", made.data, "--output", scores)[0] == 0
+    assert (scores / "report.html").exists()
     status, page, _ = call("report", tmp_path / "runs")
     assert status == 0
-    assert page == alone
-    line = refuse("report", tmp_path / "runs" / "scores", "--output", tmp_path / "report")
-    assert "no record of fine-tuning or distillation below" in line
-    assert not (tmp_path / "report").exists()
+    assert "## Evaluations" in page and "## Evaluations" not in alone
+    assert [line for line in alone.splitlines() if line not in page.splitlines()] == []
+    status, page, _ = call("report", scores)
+    assert status == 0
+    assert "has accuracy 100.0 % on my-classification, test" in page and "| test.accuracy | 1 |" in page
