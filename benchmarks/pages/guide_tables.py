@@ -232,6 +232,11 @@ def times(results: Path) -> str:
     rate = prepare["metrics"]["10x"]["mb_per_second"]
     where = f"plain text, {prepare['num_workers']} processes"
     rows.append(["prepare", where, f"{rate:.1f} MB/s", f"{span(1000 / rate)} for 1 GB"])
+    export = read(results / "export-time" / "result.json")
+    for name, by_precision in export["metrics"].items():
+        for precision, one in by_precision.items():
+            where = f"CPU time, comparison included, {processor(export)}"
+            rows.append([f"export to {precision}: {name}", where, "-", span(one["cpu"])])
     return markdown(["what", "measured on", "speed", "so it takes"], rows, 2)
 
 
