@@ -146,6 +146,7 @@
       for (const row of original) row.hidden = !row.textContent.toLowerCase().includes(search.value.toLowerCase());
     });
     bar.prepend(search);
+    table.closest(".scroll").before(bar); // at hand, however long the table is
   };
 
   // --- charts
