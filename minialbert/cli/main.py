@@ -187,7 +187,7 @@ def distill(
         return
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])
-    out.print(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
+    say(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
     say(f"next: minialbert finetune --model {output / 'model'} --task TASK --data DATA --output tuned/")
     leave_page(output)
 

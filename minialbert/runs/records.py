@@ -498,14 +498,16 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
         seed=made.seed if isinstance(made, FinetuneRecord) else None,
         parameters=made.model.encoder_parameters,
         trainable_parameters=made.model.trainable_parameters,
-        settings=_settings(made.recipe),
+        settings=_settings(made.recipe, getattr(made, "training", None)),
         notes=tuple(made.notes or ()),
         **{name: getattr(made, name) for name in (*same, *(("n", "sd") if summary else ()))},
     )
 
 
-def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(recipe: Mapping[str, Any], training: TrainingPart | None = None) -> dict[str, Any]:
     flat = flat_settings(recipe)
+    if training is not None and flat.get("tuning.precision") == "auto":  # as in recipes of earlier versions
+        flat["tuning.precision"] = training.precision
     # Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.
     for name in marked(Mark.PLACE) & flat.keys():
         if isinstance(flat[name], str):

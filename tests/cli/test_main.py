@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from minialbert.cli import shared
 from minialbert.method import costs
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tiny-tokenizer"
@@ -57,6 +58,7 @@ def test_on_a_terminal_a_run_of_more_than_a_day_asks_for_yes(
     )  # fmt: skip
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(shared.err, "_force_terminal", False)  # no spinner, whose codes stand before the line
     assert "more than 24 hours. Give --yes" in refuse(*command)
     assert not (tmp_path / "run").exists()
     assert call(*command, "--yes")[0] == 0

@@ -15,6 +15,7 @@ from minialbert.runs.records import (
     FinetuneRecord,
     GridRecord,
     RunRecord,
+    _record,
     check_output,
     load_record,
     mean_and_sd,
@@ -80,6 +81,17 @@ def test_a_fault_is_told_in_one_line_with_file_and_field(changes, message):
 def test_a_grid_without_its_cells():
     with pytest.raises(UserError, match="lacks the field cells"):
         typed_record({"kind": "grid", "selected": {}}, GridRecord, Path("result.json"))
+
+
+def test_a_precision_that_was_left_open_counts_as_what_the_run_had():
+    training = {"steps": 1, "wall_seconds": 1.0, "precision": "fp32"}
+    made = [
+        _record(
+            tuned(recipe={"tuning": {"precision": one}}, training=training, seed=seed), Path("result.json")
+        )
+        for seed, one in enumerate(("auto", "fp32"))
+    ]
+    assert made[0].settings == made[1].settings == {"tuning.precision": "fp32"}
 
 
 def test_mean_and_deviation_over_seeds():
