@@ -111,11 +111,12 @@ def _report(paths: Sequence[Path]) -> tuple[str, list[Block], list[Section], dic
         *(Section(table.title, (table,)) for table in tables.values() if table.rows),
         errors,
         Section("Size, speed and score", tuple(_plots(means, benches))),
+        Section("Benchmarks", tuple(map(contents.timing_table, timed))),
         Section("Evaluations", tuple(map(contents.figure_table, evaluated))),
         contents.tuning_curves(tuned),
         Section("Distillation runs", (), tuple(contents.training_sections(students))),
         Section("Hyper-parameters", tuple(contents.recipe_listing(run.name, run.record) for run in students)),
-        *_provenance(counted, students),
+        *_provenance(counted, [*students, *evaluated, *timed]),
     ]
     sections = [contents.compact(section) for section in sections if section.blocks or section.sections]
     if len(first) == 1:

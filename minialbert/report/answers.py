@@ -170,4 +170,6 @@ def _timed(run: Run) -> tuple[list[str], list[BarChart]]:
         _bars("student", "Size", "size", sizes, first=1),
     ]
     best = [f"{one.label} ({one.text})" for chart in charts for one in chart.bars[:1]]
-    return [f"compares {len(times)}: the fastest is {', the smallest '.join(best)}."], charts
+    return [
+        f"compares {len(times)} pairs of model and engine: the fastest is {', the smallest '.join(best)}."
+    ], charts

@@ -31,7 +31,7 @@ from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.paper import PaperRow
 from minialbert.report.tables import Table, number
 from minialbert.runs.packed import is_run_file, read_run_file
-from minialbert.runs.records import finite
+from minialbert.runs.records import finite, look_up
 
 _MOST_MAPS = 24  # of a page that shows many runs
 _TERMS = {
@@ -211,6 +211,21 @@ def figure_table(run: Run) -> Table:
     """Return every figure of a run's metrics."""
     figures = figures_of(run.part("metrics")).items()
     return Table(run.name, ("figure", "value"), tuple((name, number(value)) for name, value in figures))
+
+
+def timing_table(run: Run) -> Table:
+    """Return size and latency of every model in every engine of a benchmark."""
+    bench = read_bench(run.file)
+    rows = []
+    for model, engines in run.part("metrics").items():
+        for engine in engines:
+            held, ms = (
+                look_up(engines[engine], "bytes", kind=int),
+                bench.milliseconds.get(engine, {}).get(model),
+            )
+            figures = (None if one is None else number(one) for one in (held, ms))
+            rows.append((model, engine, *figures))
+    return Table(run.name, ("model", "engine", "bytes", f"ms, text of {bench.length} tokens"), tuple(rows))
 
 
 def tuning_curves(runs: Sequence[Run]) -> Section:

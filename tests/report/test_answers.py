@@ -112,10 +112,12 @@ def test_a_benchmark_names_the_fastest_and_the_smallest(tmp_path):
     engines = {"a": {"torch-fp32": engine(48_000_000, 0.06)}, "b": {"onnx-int8": engine(15_000_000, 0.005)}}
     record = {"kind": "bench", "settings": {"lengths": [128]}, "metrics": engines}
     first, bars, _ = told(answer(run(record, tmp_path, "bench")))
-    assert (
-        first == "bench compares 2: the fastest is b, onnx-int8 (5 ms), the smallest b, onnx-int8 (15.0 MB)."
+    assert first == (
+        "bench compares 2 pairs of model and engine: the fastest is b, onnx-int8 (5 ms), the smallest b, onnx-int8 "
+        "(15.0 MB)."
     )
     assert bars["Time for a text of 128 tokens"] == [("b, onnx-int8", "5 ms"), ("a, torch-fp32", "60 ms")]
+    assert "| a | torch-fp32 | 48000000 | 60 |" in write_report([tmp_path])
 
 
 def test_the_best_of_several_is_named(tmp_path):
