@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from minialbert.report.render import render
     from minialbert.runs.results import ModelResult, Result
     from minialbert.tasks.calibrate import calibrate
+    from minialbert.tasks.embed import embed
     from minialbert.tasks.evaluate import evaluate
     from minialbert.tasks.finetune import finetune
     from minialbert.tasks.predict import predict
@@ -54,6 +55,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "distill",
+    "embed",
     "evaluate",
     "export",
     "finetune",
@@ -79,6 +81,7 @@ _PLACES = {
     "Result": "minialbert.runs.results",
     "calibrate": "minialbert.tasks.calibrate",
     "distill": "minialbert.method.distill",
+    "embed": "minialbert.tasks.embed",
     "evaluate": "minialbert.tasks.evaluate",
     "export": "minialbert.deploy.export",
     "finetune": "minialbert.tasks.finetune",

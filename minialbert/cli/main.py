@@ -34,7 +34,7 @@ from minialbert.cli.shared import (
     print_table,
     say,
 )
-from minialbert.cli.tasks import attention, calibrate, evaluate, finetune, predict, report
+from minialbert.cli.tasks import attention, calibrate, embed, evaluate, finetune, predict, report
 from minialbert.errors import UserError, printable
 from minialbert.runs import stopping
 
@@ -138,7 +138,11 @@ def distill(
     data: Annotated[list[Path], option("Folder of windows from `minialbert prepare`; may be repeated.")],
     output: Annotated[Path, option("Folder for the run.")],
     teacher: Annotated[str | None, option("Directory or hub id (without: masked-LM only).")] = None,
-    recipe: Annotated[str, option("Name of a recipe, or a YAML file.")] = "default",
+    recipe: Annotated[str | None, option("Name of a recipe, or a YAML file (default: default).")] = None,
+    objective: Annotated[
+        str | None,
+        option("What to learn: default, paper, as-published, or embeddings (of a sentence encoder)."),
+    ] = None,
     student_arch: Annotated[str | None, option("minialbert (recursive) or bert.")] = None,
     start_only: Annotated[bool, option("Measure without training.", "--start-only")] = False,
     steps: Annotated[int | None, option("Length in optimiser steps.")] = None,
@@ -160,6 +164,7 @@ def distill(
     minialbert distill --teacher bert-base-uncased --data windows/ --recipe small --output run/
     minialbert distill --teacher bert-base-uncased --data windows/ --steps 2000 --dry-run --output run/
     minialbert distill --teacher bert-base-uncased --data windows/ --output run/ --resume
+    minialbert distill --objective embeddings --teacher MODEL --data windows/ --output run/
     """
     from minialbert.method.distill import distill as run
     from minialbert.method.distill import distillation_recipe
@@ -170,15 +175,17 @@ def distill(
     if dry_run:
         if time is not None:
             raise UserError("--dry-run measures no steps: leave out --time")
-        resolved = distillation_recipe(recipe, settings, teacher=teacher, student_arch=student_arch)
+        resolved = distillation_recipe(
+            recipe, settings, teacher=teacher, student_arch=student_arch, objective=objective
+        )
         with interruptible():
             _show_plan(resolved, data, as_json=as_json)
         return
     with interruptible("the same command with --resume goes on from the last checkpoint"):
         record = run(
-            teacher, data, student_arch=student_arch, recipe=recipe, settings=settings, output=output,
-            start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json, max_hours=patience(yes),
-            time=time,
+            teacher, data, student_arch=student_arch, recipe=recipe, objective=objective, settings=settings,
+            output=output, start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json,
+            max_hours=patience(yes), time=time,
         ).record  # fmt: skip
     if not record:  # another process of the same job writes the record
         return
@@ -188,11 +195,17 @@ def distill(
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])
     say(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
-    say(f"next: minialbert finetune --model {output / 'model'} --task TASK --data DATA --output tuned/")
+    embeds = "vector_weight" in record["objective"]
+    then = (
+        "embed --input TEXTS --output vectors.npy"
+        if embeds
+        else "finetune --task TASK --data DATA --output tuned/"
+    )
+    say(f"next: minialbert {then} --model {output / 'model'}")
     leave_page(output)
 
 
-for _verb in (finetune, evaluate, predict, calibrate, export, bench, report, attention):
+for _verb in (finetune, evaluate, predict, embed, calibrate, export, bench, report, attention):
     app.command(cls=Verb)(_verb)
 
 

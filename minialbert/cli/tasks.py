@@ -318,6 +318,40 @@ def _print_scores(record: dict[str, Any]) -> None:
 _SHOWN_CLASSES = 50
 
 
+def embed(
+    model: Annotated[str, option("Directory or hub id of a sentence encoder, or an exported folder.")],
+    output: Annotated[Path, option("File for the vectors: .npy, .parquet or .jsonl.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts (or --input).")] = None,
+    input_: Annotated[
+        list[str] | None,
+        option("File of texts (.txt, .csv, .jsonl, .parquet), or - for standard input.", "--input"),
+    ] = None,
+    column: Annotated[str | None, option("Column of the text in tables.")] = None,
+    dim: Annotated[int | None, option("Leading dimensions to keep (Matryoshka).")] = None,
+    prompt: Annotated[str | None, option("Name of a prompt of the model, or its text.")] = None,
+    batch_size: Annotated[int | None, option("Inputs per forward pass.", min=1)] = None,
+    overwrite: OverwriteFlag = False,
+) -> None:
+    """Turn texts into vectors.
+
+    minialbert embed --model run/model --input texts.txt --output vectors.npy
+    minialbert embed --model exported/ --input notes.csv --column note --output vectors.parquet
+    """
+    if bool(texts) == bool(input_):
+        raise UserError("give either texts or --input")
+    from minialbert.runs.progress import quiet_transformers
+    from minialbert.tasks.embed import check_vectors_file, load_embedder, prompt_of, write_vectors
+    from minialbert.tasks.predict import read_inputs
+
+    check_vectors_file(output, overwrite=overwrite)
+    with interruptible(), quiet_transformers():
+        read = texts or [str(one.text) for one in read_inputs(input_ or [], column=column)]
+        embedder = load_embedder(model, batch_size=batch_size)
+        vectors = embedder.embed(read, dim=dim, prompt=prompt_of(embedder, prompt))
+    write_vectors(output, read, vectors)
+    say(f"{len(vectors):,} vectors of {vectors.shape[1]} dimensions in {output}")
+
+
 def calibrate(
     model: Annotated[str, option("Directory of a tuned student, whose config gets the threshold.")],
     data: _Data = None,

@@ -27,6 +27,7 @@ from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, head_of, load_encoder, load_encoder_config, one_line
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
+from minialbert.method.sentence_vectors import SENTENCE_FILES, read_pooling, write_pooling
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_folder, whole_folder, write_json, writing
 from minialbert.tasks.models import TASK_FILE, read_task_file
@@ -35,16 +36,8 @@ _WEIGHTS = tuple(
     name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
 )
 _CARD, _LICENSE = "README.md", "LICENSE"
-_POOLING_FOLDER = "1_Pooling"
-_POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
-SENTENCE_FILES = (
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    f"{_POOLING_FOLDER}/config.json",
-)
 # What an export may have left that the next one need not write.
-_OPTIONAL_FILES = (TASK_FILE, _LICENSE, *SENTENCE_FILES)
+_OPTIONAL_FILES = (TASK_FILE, _LICENSE, *SENTENCE_FILES, "2_Dense/config.json", "2_Dense/model.safetensors")
 # Where a tokenizer was loaded from is of no use to anyone else.
 _LOCAL_KEYS = ("name_or_path", "is_local", "local_files_only", "tokenizer_file", "special_tokens_map_file")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
@@ -98,7 +91,11 @@ def export_to_hub_folder(
         if facts.task is not None:
             shutil.copyfile(source / TASK_FILE, staging / TASK_FILE)
         if facts.sentence_embeddings:
-            write_sentence_embeddings(staging, loaded.config, max_seq_length=facts.max_tokens)
+            pooling = read_pooling(
+                str(source), lambda file: path if (path := source / file).is_file() else None
+            )
+            longest = min(pooling.max_tokens or facts.max_tokens, facts.max_tokens)
+            write_pooling(staging, pooling, width=loaded.config.hidden_size, max_tokens=longest)
         if license_text is not None:
             (staging / _LICENSE).write_text(license_text, encoding="utf-8")
         (staging / _CARD).write_text(card, encoding="utf-8")
@@ -117,37 +114,6 @@ def export_to_hub_folder(
 def max_tokens(config: MiniAlbertConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens an input may have: what the positions hold, or the tokenizer's limit if lower."""
     return int(min(config.max_position_embeddings, tokenizer.model_max_length))
-
-
-def write_sentence_embeddings(folder: Path, config: MiniAlbertConfig, *, max_seq_length: int) -> list[str]:
-    """Write what makes a saved student a model for sentence-transformers, and return the names of the files.
-
-    A sentence is cut after `max_seq_length` tokens; a UserError tells where the model has not as many positions.
-    """
-    if not 1 <= max_seq_length <= config.max_position_embeddings:
-        raise UserError(
-            f"max_seq_length must lie between 1 and the model's {config.max_position_embeddings} positions, "
-            f"got {max_seq_length}"
-        )
-    contents: dict[str, Any] = {
-        "modules.json": [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": _POOLING_FOLDER, "type": "sentence_transformers.models.Pooling"},
-        ],
-        "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {
-            "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine",
-        },
-        f"{_POOLING_FOLDER}/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in _POOLING_MODES},
-        },
-    }  # fmt: skip
-    assert tuple(contents) == SENTENCE_FILES
-    (folder / _POOLING_FOLDER).mkdir(exist_ok=True)
-    for name, content in contents.items():
-        write_json(folder / name, content)
-    return list(contents)
 
 
 def _check_options(license: str, language: str, repo_id: str | None, *, push: bool) -> None:

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
@@ -26,18 +27,19 @@ from minialbert.data.packing import PackedCollator
 from minialbert.data.prepare import prepare
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
-from minialbert.errors import UserError, display_name, listed, one_line
+from minialbert.errors import UserError, display_name, listed, one_line, quoted
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
 from minialbert.method.costs import Price, distillation_price, fitted_length
-from minialbert.method.encoders import Teacher, load_encoder_config
+from minialbert.method.encoders import Teacher, load_encoder_config, max_input_length
 from minialbert.method.fast.compilation import compile_layers
 from minialbert.method.live import model_identity
-from minialbert.method.objective import DistillationObjective
+from minialbert.method.objective import PRESETS, DistillationObjective
 from minialbert.method.plan import LENGTHS, DistillationPlan, Folders, plan_distillation, with_passes
+from minialbert.method.sentence_vectors import write_pooling
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teacher_fingerprint
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
-from minialbert.recipes.schema import Recipe, without_places
+from minialbert.recipes.schema import DistillRecipe, Recipe, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
@@ -83,8 +85,8 @@ def distill(
     *,
     student: str | Path | PreTrainedModel | None = None,
     student_arch: str | None = None,
-    recipe: str | Path | Recipe = "default",
-    objective: DistillationObjective | None = None,
+    recipe: str | Path | Recipe | None = None,
+    objective: DistillationObjective | str | None = None,
     max_steps: int | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
@@ -119,8 +121,10 @@ def distill(
             memory as `prepare` takes them, which are first cut into windows in `OUTPUT-windows`.
         student: a masked-LM model to train on, or its directory or hub id; None for one that the recipe builds.
         student_arch: "minialbert" (recursive) or "bert" (full), of a student that the recipe builds.
-        recipe: a name, a YAML file, or a `Recipe`, with all settings that are not arguments here.
-        objective: loss terms and weights; None for the recipe's.
+        recipe: a name, a YAML file, or a `Recipe`, with all settings that are not arguments here. Default: "default",
+            or "embeddings" for that objective.
+        objective: loss terms and weights, or the name of a preset, as in "embeddings" for the vectors of a sentence
+            encoder; None for the recipe's.
         max_steps: length in optimiser steps.
         learning_rate: the highest of the schedule.
         batch_size: windows per optimiser step.
@@ -160,7 +164,10 @@ def distill(
         given |= _student_settings(trained.config, trained.config.name_or_path or _IN_MEMORY)
     elif student is not None:
         given |= _student_settings(load_encoder_config(str(student)), str(student))
-    resolved = distillation_recipe(recipe, settings, teacher=named, student_arch=student_arch, more=given)
+    resolved = distillation_recipe(
+        recipe, settings, teacher=named, student_arch=student_arch, objective=objective, more=given
+    )
+    objective = None if isinstance(objective, str) else objective
     check_trackers(resolved.training.report_to)
     run = RunDirectory(output_folder(output, "distill"))
     if time is not None and (
@@ -186,25 +193,35 @@ def distill(
                 run.open(plan.recipe, data=identity, resume=resume, overwrite=overwrite)
             record = _run(plan, run, price, resume=resume, progress=progress)
     _finish(plan.student)
-    plan.student.name_or_path = str(run.model)
-    return ModelResult(record, run.path, plan.student, plan.tokenizer)
+    model = plan.student if plan.objective.vectors is None else plan.student.base_model
+    model.name_or_path = str(run.model)
+    return ModelResult(record, run.path, model, plan.tokenizer)
 
 
 def distillation_recipe(
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe | None = None,
     settings: Settings = (),
     *,
     teacher: str | None = None,
     student_arch: str | None = None,
+    objective: DistillationObjective | str | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return a recipe (a name, a YAML file, or a `Recipe`) with what a caller says in its place.
 
-    `settings` count most, `more` are values by key. A full student has neither an embedding rank nor
-    adapters, and starts from its teacher's alternate layers; without a teacher a student that would start
-    from it starts at random.
+    Without one it is "default", or "embeddings" for that objective; the name of an objective is its preset, with the
+    preset's own weights. `settings` count most, `more` are values by key. A full student has neither an embedding rank
+    nor adapters, and starts from its teacher's alternate layers; without a teacher a student that would start from it
+    starts at random.
     """
+    named = objective if isinstance(objective, str) else None
+    recipe = recipe or ("embeddings" if named == "embeddings" else "default")
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    if named is not None and named != loaded.distill.preset:
+        chosen = DistillRecipe.model_validate({"preset": named}) if named in PRESETS else None
+        if chosen is None:
+            raise UserError(f"no objective {quoted(named)}: give one of {listed(PRESETS)}")
+        loaded = loaded.model_copy(update={"distill": chosen})
     given = dict(more or {})
     if student_arch is not None:
         given["student.arch"] = student_arch
@@ -215,7 +232,7 @@ def distillation_recipe(
     if teacher is not None:
         given["teacher.model"] = teacher
     elif loaded.teacher.model is None and loaded.student.init == "teacher" and "student.init" not in given:
-        given["student.init"] = "random"
+        given |= {"student.init": "random", "student.init_layer": None}
     return with_settings(loaded, given, settings)
 
 
@@ -302,7 +319,7 @@ def _run(
     if not trainer.args.should_save:
         return {}
     with writing(run.model):
-        save_student(plan, run.model)
+        save_student(plan, run.model, getattr(trainer.model.projection, "weight", None))
     _write_attention(plan, run)
     record = _record(plan, trainer, run, start, end)
     if not trains:
@@ -412,12 +429,24 @@ def _loading_processes(asked: int | None) -> int:
     return min(4, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 
-def save_student(plan: DistillationPlan, directory: Path) -> None:
-    """Write a plan's student and tokenizer, and nothing else, to a directory that appears complete or not at all."""
+def save_student(plan: DistillationPlan, directory: Path, projection: Tensor | None = None) -> None:
+    """Write a plan's student and tokenizer to a directory that appears complete or not at all.
+
+    One that learnt vectors is an encoder without a head, with what sentence-transformers reads; the `projection` to its
+    teacher's width (D', D) is then a part of it.
+    """
     _finish(plan.student)
+    vectors = plan.objective.vectors
     with whole_folder(directory) as folder:
-        plan.student.save_pretrained(folder)
         plan.tokenizer.save_pretrained(folder)
+        if vectors is None or vectors.pooling is None:
+            plan.student.save_pretrained(folder)
+            return
+        encoder, pooling = plan.student.base_model, vectors.pooling
+        encoder.save_pretrained(folder)
+        longest = min(pooling.max_tokens or plan.windows.window_length, max_input_length(encoder))
+        pooling = pooling if projection is None else pooling.projected(projection)
+        write_pooling(folder, pooling, width=encoder.config.hidden_size, max_tokens=longest)
 
 
 def _finish(student: PreTrainedModel) -> None:
@@ -460,7 +489,7 @@ def _first_measurement(
     metrics: dict[str, Any] = {}
     if trainer.eval_dataset is not None:
         logger.info("held-out: %d windows are measured first", len(trainer.eval_dataset))
-        if plan.teacher is not None and plan.teacher.has_mlm_head:
+        if plan.teacher is not None and plan.teacher.has_mlm_head and plan.objective.vectors is None:
             metrics["teacher"] = _parts(trainer.measure_teacher(), "teacher")
         metrics["student_start"] = _parts(trainer.measure(), "student")
     if trainer.args.should_save:

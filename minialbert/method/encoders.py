@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from minialbert.method.modeling_minialbert import (
     MiniAlbertPreTrainedModel,
 )
 from minialbert.method.objective import EncoderView, Request
+from minialbert.method.sentence_vectors import MODULES_FILE, Pooling, read_pooling
 from minialbert.runs.untrusted import check_config, check_model_folder
 
 
@@ -275,6 +277,12 @@ def repository_file(
     return None if found is None else Path(found)
 
 
+def find_pooling(name: str | Path, revision: str | None = None) -> Pooling | None:
+    """Return how the sentence encoder at a directory or hub id pools, or None for a plain encoder."""
+    find = partial(repository_file, name, revision=revision, required=False)
+    return read_pooling(str(name), find) if find(MODULES_FILE) is not None else None
+
+
 def word_rows(model: PreTrainedModel) -> int:
     """Return how many rows a model's word table has."""
     return int(model.get_input_embeddings().weight.shape[0])
@@ -441,6 +449,8 @@ def view_encoder(
         attention_inputs=recorder.inputs,
         attention_divergences=recorder.divergences,
     )
+    if asked.pooling is not None:
+        view.vectors = asked.pooling(outputs.last_hidden_state, batch)
     if asked.depths:
         masked = batch["labels"] != -100
         view.depth_logits = {

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from minialbert.method.losses import attention_loss, hidden_loss, output_loss
 from minialbert.method.objective import EncoderView, Request, comparable_rows, matched_pairs
+from minialbert.method.sentence_vectors import Pooling, similarity_correlation
 
 Batch = Mapping[str, Tensor]
 
@@ -21,7 +23,9 @@ class HeldOutMetrics:
 
     `output_kl` is KL(teacher || student) at masked tokens. By iteration with a matched layer: `cosine` to it, and
     `attention_kl`, KL(teacher || student) between attention rows. `masked_tokens` says how many were scored; `depths`
-    has `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for.
+    has `mlm_loss` and `mlm_accuracy` by depth before the last, where they were asked for. Of texts'
+    vectors, `vector_cosine` is that to the teacher's, and `similarity_correlation` Spearman's between both sets of
+    pairwise similarities.
     """
 
     mlm_loss: float | None = None
@@ -31,11 +35,13 @@ class HeldOutMetrics:
     attention_kl: dict[int, float] = field(default_factory=dict)
     masked_tokens: int = 0
     depths: dict[int, dict[str, float]] = field(default_factory=dict)
+    vector_cosine: float | None = None
+    similarity_correlation: float | None = None
 
     def flat(self, prefix: str = "") -> dict[str, float]:
         """Return one level of named numbers, those of the last depth, for a log."""
         values: dict[str, float] = {}
-        for name in ("mlm_loss", "mlm_accuracy", "output_kl"):
+        for name in ("mlm_loss", "mlm_accuracy", "output_kl", "vector_cosine", "similarity_correlation"):
             value = getattr(self, name)
             if value is not None:
                 values[prefix + name] = value
@@ -52,6 +58,7 @@ class _Sums:
     def __init__(self) -> None:
         self.totals: dict[Any, float] = {}
         self.counts: dict[Any, float] = {}
+        self.vectors: list[tuple[Tensor, Tensor]] = []
 
     def add(self, name: Any, mean: Tensor, count: float) -> None:  # noqa: ANN401 - any hashable
         self.totals[name] = self.totals.get(name, 0.0) + float(mean) * count
@@ -71,6 +78,7 @@ def measure_held_out(
     with_attention: bool = True,
     attention_heads: str = "match",
     depths: Sequence[int] = (),
+    pooling: Pooling | None = None,
     num_windows: int,
 ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
     """Return metrics over all windows, over the first half of them, and over the second.
@@ -79,7 +87,7 @@ def measure_held_out(
     eval mode) and teacher (None for masked-LM metrics alone) are called with a batch and a request, and
     return a view. Batches are masked, the same for every student, and hold `num_windows` windows together.
     `layers` is the teacher layer of each iteration (0: none), `depths` are those before the last to score
-    too.
+    too. With `pooling` it is the vectors of texts, read without masks, that are compared.
     """
     parts = [_Sums(), _Sums()]
     seen = 0
@@ -90,14 +98,16 @@ def measure_held_out(
         positions = batch["labels"] != -100
         rows = with_attention and teacher is not None
         iterations, matched = zip(*pairs, strict=True) if rows and pairs else ((), ())
-        view = student(batch, Request(positions, iterations, depths=depths))
-        target = None if teacher is None else teacher(batch, Request(positions, matched))
+        asked = None if pooling is not None else positions
+        view = student(batch, Request(asked, iterations, depths=depths, pooling=pooling))
+        target = None if teacher is None else teacher(batch, Request(asked, matched, pooling=pooling))
         _add_batch(half, view, target, batch, positions, pairs, rows, attention_heads)
     whole = _Sums()
     for part in parts:
         for name, total in part.totals.items():
             whole.totals[name] = whole.totals.get(name, 0.0) + total
             whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
+        whole.vectors += part.vectors
     first, second = (_metrics(part, pairs, depths) for part in parts)
     return _metrics(whole, pairs, depths), first, second
 
@@ -127,6 +137,8 @@ def _add_batch(
             sums.add("output_kl", output_loss(logits, target.logits), masked)
     if target is None:
         return
+    if view.vectors is not None and target.vectors is not None:
+        sums.vectors.append((view.vectors.cpu(), target.vectors.cpu()))
     for iteration, layer in pairs:
         distance = hidden_loss(view.hidden_states[iteration], target.hidden_states[layer], mask)
         sums.add(("cosine", iteration), 1 - distance, valid)
@@ -149,7 +161,14 @@ def _metrics(sums: _Sums, pairs: list[tuple[int, int]], depths: Sequence[int]) -
         values = {name: sums.mean((name, depth)) for name in ("mlm_loss", "mlm_accuracy")}
         return {name: value for name, value in values.items() if value is not None}
 
+    cosine = correlation = None
+    if sums.vectors:
+        ours, theirs = (torch.cat(side) for side in zip(*sums.vectors, strict=True))
+        cosine = float(functional.cosine_similarity(ours, theirs).mean())
+        correlation = similarity_correlation(ours, theirs) if len(ours) > 2 else None
     return HeldOutMetrics(
+        vector_cosine=cosine,
+        similarity_correlation=correlation,
         mlm_loss=sums.mean("mlm_loss"),
         mlm_accuracy=sums.mean("mlm_accuracy"),
         output_kl=sums.mean("output_kl"),

@@ -27,10 +27,12 @@ from minialbert.method.losses import (
     mean_divergence,
 )
 from minialbert.method.relations import Relation, relation_loss
+from minialbert.method.sentence_vectors import Pooling, VectorObjective
 
 Value = TypeVar("Value")
 
-Preset = Literal["default", "paper", "as-published"]
+Preset = Literal["default", "paper", "as-published", "embeddings"]
+PRESETS: tuple[str, ...] = get_args(Preset)
 TERMS = ("mlm", "attention", "hidden", "output", "embedding", "relation")
 
 
@@ -49,6 +51,7 @@ class Request:
         references: by layer, what its rows are compared with as they are made; only where it is recorded.
         direction: of that comparison, see `rows.attend_and_compare`.
         depths: iterations before the last whose logits at the masked tokens are wanted, of a student.
+        pooling: how states become the vectors that are wanted; None for no vectors.
     """
 
     positions: Tensor | None = None
@@ -58,6 +61,7 @@ class Request:
     references: Mapping[int, AttentionInputs] = field(default_factory=dict)
     direction: KLDirection = "teacher-student"
     depths: Collection[int] = ()
+    pooling: Pooling | None = None
 
 
 @dataclass
@@ -73,6 +77,7 @@ class EncoderView:
         attention_divergences: divergence of each row from the teacher's, by layer, (B, H, T), where the rows
             were compared as they were made.
         depth_logits: scores at the masked tokens, (M, V), read from iterations before the last.
+        vectors: one vector for each text, (B, V), where they were asked for.
     """
 
     hidden_states: dict[int, Tensor]
@@ -82,6 +87,7 @@ class EncoderView:
     attention_inputs: dict[int, AttentionInputs] = field(default_factory=dict)
     attention_divergences: dict[int, Tensor] = field(default_factory=dict)
     depth_logits: dict[int, Tensor] = field(default_factory=dict)
+    vectors: Tensor | None = None
 
     @classmethod
     def from_outputs(cls, outputs: ModelOutput, positions: Tensor) -> EncoderView:
@@ -125,7 +131,7 @@ def register_loss(name: str, *, needs: tuple[Need, ...] = ("hidden_states",)) ->
     of `EncoderView` it reads; hidden states are always there, 0 being the embeddings. The teacher's have no gradients.
     A name registered again is replaced.
     """
-    if not name.isidentifier() or name in (*TERMS, "elastic", "total"):
+    if not name.isidentifier() or name in (*TERMS, *VectorObjective().weights, "triplet", "elastic", "total"):
         raise UserError(f"a loss term cannot be called {quoted(name)}: give a new name of letters and digits")
     if unknown := set(needs) - set(get_args(Need)):
         raise UserError(
@@ -218,6 +224,8 @@ class DistillationObjective:
         teacher_dropout: run the teacher with its dropout on and take attention rows after dropout, as the
             release does in training.
         elastic: how depths before the last are trained too; None for the last alone.
+        vectors: what the vectors of whole texts are trained for; None for tokens alone. Texts are then read without
+            masks, and no term may need logits.
         extra: weights, above 0, of terms that `register_loss` made, by name.
     """
 
@@ -240,10 +248,16 @@ class DistillationObjective:
     temperature: float = 1.0
     teacher_dropout: bool = False
     elastic: ElasticObjective | None = None
+    vectors: VectorObjective | None = None
     extra: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse weights of terms that nobody registered."""
+        """Refuse weights of terms that nobody registered, and of logits where texts are read without masks."""
+        if self.vectors is not None and (self.mlm_weight or self.output_weight or self.elastic is not None):
+            raise UserError(
+                "vectors of texts are learnt without masks, so nothing is left for distill.mlm_weight, "
+                "distill.output_weight and distill.elastic: set them to 0 and false"
+            )
         for name, weight in self.extra.items():
             if name not in _REGISTERED:
                 known = listed(_REGISTERED) or "none"
@@ -256,11 +270,11 @@ class DistillationObjective:
 
     @classmethod
     def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
-        """Return one of three objectives, with overrides; None keeps the preset's value.
+        """Return one of four objectives, with overrides; None keeps the preset's value.
 
         "default" has KL(teacher || student), attention averaged per row, means over tokens, and the teacher in eval
         mode; "paper" is as printed: KL(student || teacher), Eqs. 6 and 10 summed over each window; "as-published" has
-        the release's arithmetic.
+        the release's arithmetic; "embeddings" learns the vectors of a sentence encoder, and hidden states on the way.
         """
         presets: dict[str, dict[str, Any]] = {
             "default": {},
@@ -270,6 +284,13 @@ class DistillationObjective:
                 "attention_reduction": "elements",
                 "attention_epsilon": 1e-12,
                 "teacher_dropout": True,
+            },
+            "embeddings": {
+                "mlm_weight": 0.0,
+                "attention_weight": 0.0,
+                "hidden_weight": 1.0,
+                "output_weight": 0.0,
+                "vectors": VectorObjective(),
             },
         }
         if name not in presets:
@@ -290,9 +311,11 @@ class DistillationObjective:
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, as JSON would give them back."""
         values = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(replace(self, vectors=None)).items()
         }
-        del values["elastic"], values["extra"]
+        del values["elastic"], values["vectors"], values["extra"]
+        values |= {} if self.vectors is None else self.vectors.to_dict()
         values |= {f"{name}_weight": weight for name, weight in self.extra.items()}
         return values if self.elastic is None else {**values, "elastic": self.elastic.to_dict()}
 
@@ -303,7 +326,8 @@ class DistillationObjective:
     @property
     def weighted_terms(self) -> tuple[str, ...]:
         """Names of the terms that have a weight, in the order of Eq. 11."""
-        names = (*(name for name in TERMS if getattr(self, f"{name}_weight")), *self.extra)
+        vectors = self.vectors.weights if self.vectors is not None else {}
+        names = (*(name for name in TERMS if getattr(self, f"{name}_weight")), *vectors, *self.extra)
         return names if self.elastic is None else (*names, "elastic")
 
     @property
@@ -359,6 +383,7 @@ class DistillationObjective:
             attention_layers=() if as_it_attends else compared,
             attention_inputs=[*related, *compared] if as_it_attends else related,
             after_dropout=self.teacher_dropout,
+            pooling=self.vectors.pooling if self.vectors is not None else None,
         )
 
     def student_request(
@@ -380,13 +405,14 @@ class DistillationObjective:
         if teacher is not None and as_it_attends:
             references = {iteration: teacher.attention_inputs[layer] for iteration, layer in compared}
         return Request(
-            positions=positions,
+            positions=None if self.vectors is not None else positions,
             attention_layers=() if as_it_attends else [iteration for iteration, _ in compared],
             attention_inputs=[iteration for iteration, _ in self._asked_inputs(layers)],
             after_dropout=self.teacher_dropout,
             references=references,
             direction=self.kl_direction,
             depths=depths,
+            pooling=self.vectors.pooling if self.vectors is not None else None,
         )
 
     def positions(self, labels: Tensor, attention_mask: Tensor) -> Tensor:
@@ -439,13 +465,21 @@ class DistillationObjective:
         terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
         total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
         extra = {}
+        if teacher is not None and self.vectors is not None:
+            if student.vectors is None or teacher.vectors is None:
+                raise ValueError(
+                    "the vector terms need views of student and teacher with vectors: ask with `pooling`"
+                )
+            vectors = self.vectors(student.vectors, teacher.vectors, count=counts.windows)
+            total = sum((weight * vectors[name] for name, weight in self.vectors.weights.items()), total)
+            extra = vectors
         if teacher is not None and self.extra:
             layers = self.resolve_layers(
                 max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
             )
             batch = LossBatch(matched_pairs(layers), attention_mask, labels, positions, counts)
-            extra = {name: _REGISTERED[name][0](student, teacher, batch) for name in self.extra}
-            total = sum((self.extra[name] * value for name, value in extra.items()), total)
+            extra |= {name: _REGISTERED[name][0](student, teacher, batch) for name in self.extra}
+            total = sum((weight * extra[name] for name, weight in self.extra.items()), total)
         if self.elastic is None:
             return DistillationTerms(**terms, total=total, extra=extra)
         elastic = self.elastic(

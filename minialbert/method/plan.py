@@ -16,12 +16,13 @@ from minialbert.data.window_store import WindowDataset, check_tokenizer
 from minialbert.errors import UserError
 from minialbert.method.costs import distillation_price, faster_precision
 from minialbert.method.elastic import mark_depths, plan_elastic
-from minialbert.method.encoders import Teacher, load_teacher, supports_packing, word_rows
+from minialbert.method.encoders import Teacher, find_pooling, load_teacher, supports_packing, word_rows
 from minialbert.method.fast.recording import checkpoint_activations, records_attention
 from minialbert.method.objective import DistillationObjective
+from minialbert.method.sentence_vectors import Pooling, VectorObjective
 from minialbert.method.start import build_student
 from minialbert.recipes.load import apply_overrides
-from minialbert.recipes.schema import Recipe, TrainingRecipe
+from minialbert.recipes.schema import VECTOR_KEYS, Recipe, TrainingRecipe
 from minialbert.runs.stopping import share_of
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
@@ -79,6 +80,8 @@ def plan_distillation(
     windows, held_out = WindowDataset(folders, "train"), WindowDataset(folders, "held_out")
     tokenizer = load_tokenizer(windows.directories[0] / "tokenizer")
     check_tokenizer(windows.tokenizer, tokenizer)
+    if recipe.distill.preset == "embeddings" or (objective is not None and objective.vectors is not None):
+        recipe = apply_overrides(recipe, {"data.mask_probability": 0.0})  # texts are read whole
     training = recipe.training
     notes: list[str] = []
     collator = MaskedLanguageModelCollator(
@@ -101,6 +104,9 @@ def plan_distillation(
         checkpoint_activations(student)
     if objective is None:
         objective = _recipe_objective(recipe, student, notes)
+    if objective.vectors is not None:
+        notes = [note for note in notes if not note.startswith("masked-LM head")]  # no part of the result
+        objective = _with_pooling(objective, objective.vectors, recipe, teacher, student, notes)
     objective = resolve_objective(objective, teacher, student, notes, cached=training.cache_teacher)
     mark_depths(student.config, objective.elastic.depths if objective.elastic is not None else None)
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
@@ -180,7 +186,11 @@ def _with_one_length(recipe: Recipe, windows: int, notes: list[str]) -> tuple[Re
 
 def _recipe_objective(recipe: Recipe, student: PreTrainedModel, notes: list[str]) -> DistillationObjective:
     """Return the objective that a recipe names; a line on elastic depths is added to `notes`."""
-    settings = recipe.distill.model_dump(exclude=set(_ELASTIC_KEYS))
+    settings = recipe.distill.model_dump(exclude={*_ELASTIC_KEYS, *VECTOR_KEYS})
+    if recipe.distill.preset == "embeddings":
+        of_vectors = recipe.distill.model_dump(include=set(VECTOR_KEYS), exclude_none=True)
+        dims = tuple(of_vectors.pop("vector_dims", ()))
+        settings["vectors"] = VectorObjective(**of_vectors, dims=dims)
     if recipe.distill.elastic:
         settings["elastic"] = plan_elastic(
             student,
@@ -190,6 +200,38 @@ def _recipe_objective(recipe: Recipe, student: PreTrainedModel, notes: list[str]
             notes=notes,
         )
     return DistillationObjective.preset(settings.pop("preset"), **settings)
+
+
+def _with_pooling(
+    objective: DistillationObjective,
+    vectors: VectorObjective,
+    recipe: Recipe,
+    teacher: Teacher | None,
+    student: PreTrainedModel,
+    notes: list[str],
+) -> DistillationObjective:
+    """Return an objective of vectors that are pooled as the teacher's folder says; `notes` says how."""
+    if teacher is None:
+        raise UserError("the vectors of texts are learnt from a teacher: give one")
+    pooling, name = vectors.pooling, recipe.teacher.model
+    if pooling is None and name is not None:
+        pooling = find_pooling(name, recipe.teacher.revision)
+    pooling = pooling or Pooling(normalize=False)
+    if pooling.mode == "max" and student.config.hidden_size != teacher.hidden_size:
+        raise UserError(
+            "the teacher takes the largest value of each dimension, which no narrower student can follow: set "
+            f"student.hidden_size={teacher.hidden_size}"
+        )
+    width = pooling.dense[-1].weight.shape[0] if pooling.dense else teacher.hidden_size
+    if wide := [size for size in vectors.dims if size > width]:
+        raise UserError(
+            f"distill.vector_dims {wide} are more than the {width} dimensions of the teacher's vectors"
+        )
+    maps = f", then {len(pooling.dense)} linear maps" if pooling.dense else ""
+    notes.append(
+        f"vectors: {pooling.mode} over tokens{maps}, {width} wide, as the teacher's; texts without masks"
+    )
+    return replace(objective, vectors=replace(vectors, pooling=pooling))
 
 
 def resolve_objective(
@@ -209,6 +251,8 @@ def resolve_objective(
         if not objective.mlm_weight:
             raise UserError("without a teacher only the MLM term is left, and distill.mlm_weight is 0")
         return objective.without("attention", "hidden", "output", "embedding", "relation", *objective.extra)
+    if cached and objective.vectors is not None:
+        raise UserError("training.cache_teacher keeps no vectors of texts: set it to false")
     if cached and objective.extra:
         raise UserError(
             f"training.cache_teacher keeps nothing for registered terms ({', '.join(objective.extra)}): set it to false"

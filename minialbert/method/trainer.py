@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,11 +56,14 @@ class DistillationStudent(nn.Module):
 
         Between processes, torch sees by what a module returns which weights get a gradient: a loss says it exactly.
         """
-        view = view_encoder(self.student, batch, request)
-        if not isinstance(self.projection, nn.Identity):
+        projects = not isinstance(self.projection, nn.Identity)
+        view = view_encoder(self.student, batch, replace(request, pooling=None) if projects else request)
+        if projects:
             view.hidden_states = {
                 layer: self.projection(states) for layer, states in view.hidden_states.items()
             }
+            if request.pooling is not None:
+                view.vectors = request.pooling(view.hidden_states[max(view.hidden_states)], batch)
         if compare is None:
             return view
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
@@ -259,6 +263,7 @@ class DistillationTrainer(ResumableTrainer):
                 with_attention=self._comparable_rows(),
                 depths=depths,
                 attention_heads=self.objective.attention_heads,
+                pooling=self.objective.vectors.pooling if self.objective.vectors is not None else None,
                 num_windows=len(self._held_out),  # type: ignore[arg-type]
             )
 

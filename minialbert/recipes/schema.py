@@ -166,7 +166,7 @@ class DataRecipe(Section):
     max_windows_per_document: Count | None = key(10, "Windows drawn per document (null: all)")
     truncate: bool = key(False, "Keep only each document's first window")
     held_out_fraction: Fraction = key(0.01, "Share of the documents kept for evaluation")
-    mask_probability: float = key(0.15, "Share of the tokens to predict", gt=0, lt=1)
+    mask_probability: float = key(0.15, "Share of the tokens to predict", ge=0, lt=1)
     whole_word_masking: bool = key(False, "Mask all pieces of a word together")
 
     @model_validator(mode="after")
@@ -179,10 +179,15 @@ class DataRecipe(Section):
         return self
 
 
+VECTOR_KEYS = ("vector_weight", "similarity_weight", "triplet_weight", "vector_dims")
+
+
 class DistillRecipe(Section):
     """The objective: a preset, and what differs from it (null: the preset's value)."""
 
-    preset: Literal["default", "paper", "as-published"] = key("default", "Which reading of Eqs. 6-12")
+    preset: Literal["default", "paper", "as-published", "embeddings"] = key(
+        "default", "Which reading of Eqs. 6-12; embeddings: the vectors of a sentence encoder"
+    )
     mlm_weight: Weight | None = key(None, "lambda 1, of Eq. 6")
     attention_weight: Weight | None = key(None, "lambda 2 on Eq. 7")
     hidden_weight: Weight | None = key(None, "lambda 2 on Eq. 8")
@@ -212,6 +217,16 @@ class DistillRecipe(Section):
         None, "Compare head by head, or the mean over heads"
     )
     teacher_dropout: bool | None = key(None, "Run the teacher with dropout, as the release does")
+    vector_weight: Weight | None = key(None, "embeddings: weight of the distance between vectors (null: 20)")
+    similarity_weight: Weight | None = key(
+        None, "embeddings: weight of the distance between similarities of two texts (null: 100)"
+    )
+    triplet_weight: Weight | None = key(
+        None, "embeddings: weight of the margins to the nearest text (null: 0)"
+    )
+    vector_dims: list[Count] | None = key(
+        None, "embeddings: leading dimensions at which they count too (Matryoshka)", min_length=1
+    )
     elastic: bool = key(False, "Train depths before the last too, one drawn per step")
     elastic_depths: list[Count] | None = key(
         None, "Which depths, in iterations (null: all but the last)", min_length=1
@@ -222,8 +237,12 @@ class DistillRecipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         weights = (self.mlm_weight, self.attention_weight, self.hidden_weight, self.output_weight)
-        if all(weight == 0 for weight in weights) and not (self.embedding_weight or self.relation_weight):
+        learns = self.preset == "embeddings" or self.embedding_weight or self.relation_weight
+        if all(weight == 0 for weight in weights) and not learns:
             raise ValueError("every weight is 0, so there is nothing to learn")
+        of_vectors = self.model_dump(include=set(VECTOR_KEYS), exclude_none=True)
+        if self.preset != "embeddings" and of_vectors:
+            raise ValueError(f"{', '.join(of_vectors)} belong to distill.preset=embeddings")
         _check_that_depths_learn(
             self.elastic, **self.model_dump(include={"elastic_mlm_weight", "elastic_output_weight"})
         )

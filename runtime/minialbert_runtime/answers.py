@@ -21,6 +21,7 @@ Logits = NDArray[np.float32]
 _CHUNK_BATCHES = 16  # batches whose texts are read, and sorted by length, together
 _CHUNK_CHARACTERS = 1 << 20  # a chunk ends here too, so that long texts do not add up
 MAX_CHARACTERS = 1_000_000
+_UNIT = 1e-3  # a vector this near to length one was made so
 
 
 class TextModel(ABC):
@@ -60,8 +61,8 @@ class TextModel(ABC):
         if threshold is not None and not 0 <= threshold <= 1:
             raise UserError(f"expected a threshold from 0 to 1, found {threshold}")
         for option, given, without in (
-            ("threshold", threshold, ("regression",)),
-            ("top_k", top_k, ("regression", "token")),
+            ("threshold", threshold, ("regression", "embedding")),
+            ("top_k", top_k, ("regression", "embedding", "token")),
         ):
             if given is not None and problem in without:
                 raise UserError(f"a {problem} model has no use for {option}: leave it out")
@@ -106,6 +107,7 @@ class TextModel(ABC):
         - multi-label: `labels`, the names over the threshold, and all probabilities as `scores`;
           with `top_k`, `scores` has the highest ones alone, the highest first;
         - regression: `score`;
+        - embedding: `vector`, see `embed`;
         - token: `entities`, each with `start` and `end` (exclusive) in the text as given, `text`, `label`, and as
           `score` the mean probability of its words' tags.
 
@@ -135,6 +137,33 @@ class TextModel(ABC):
                 "table the column with the texts"
             )
         return self._results(texts)
+
+    def embed(self, texts: Iterable[str], *, dim: int | None = None, prompt: str = "") -> NDArray[np.float32]:
+        """Return one vector a text, (texts, V), of a sentence encoder.
+
+        A long text is read in windows, whose vectors are averaged by the tokens that each adds; the mean of vectors of
+        length one is brought to length one again.
+
+        Args:
+            texts: any number of texts.
+            dim: so many leading dimensions, as models trained for it (Matryoshka) allow; then of length one.
+            prompt: put before each text.
+
+        Returns:
+            float32 vectors, in the order of the texts.
+
+        Raises:
+            UserError: as `predict`; the model gives no vectors, or has fewer dimensions.
+        """
+        if self.problem != "embedding":
+            raise UserError(f"a {self.problem} model gives no vectors: give a sentence encoder")
+        if dim is not None and not 1 <= dim <= len(self.labels):
+            raise UserError(f"expected from 1 to {len(self.labels)} dimensions, found {dim}")
+        results = self.predict(prompt + text if isinstance(text, str) else text for text in texts)
+        vectors = np.array([result["vector"][:dim] for result in results], np.float32).reshape(
+            -1, dim or len(self.labels)
+        )
+        return vectors if dim is None else vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def _results(self, texts: Iterable[Text | list[str]]) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(texts):
@@ -187,6 +216,8 @@ class TextModel(ABC):
         for text, part in zip(texts, windows, strict=True):
             end = begin + len(part.rows)
             mean = pooled(logits[begin:end], part.weights)
+            if self.problem == "embedding" and abs(np.linalg.norm(logits[begin]) - 1) < _UNIT:
+                mean /= np.linalg.norm(mean)
             begin = end
             pair = isinstance(text, tuple)
             result: dict[str, Any] = {"text": text[0], "pair": text[1]} if pair else {"text": text}
@@ -257,11 +288,21 @@ def score_of(
     return {"score": float(logits[0])}
 
 
+def vector_of(
+    logits: NDArray[np.float64],
+    labels: Sequence[str],  # noqa: ARG001 - of classes
+    logit_threshold: float,  # noqa: ARG001
+) -> dict[str, Any]:
+    """Return the vector of a text, (V,)."""
+    return {"vector": logits.tolist()}
+
+
 # What the logits of a text say, by kind of task; a kind that is none of these labels words.
 ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], float], dict[str, Any]]] = {
     "single-label": class_of,
     "multi-label": classes_over,
     "regression": score_of,
+    "embedding": vector_of,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,7 +16,8 @@ FORMAT_VERSION = 2  # from 2 on task.json may have rules for words and long text
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
 _PROBLEMS: dict[str, Collection[str]] = {
-    "sequence-classification": ANSWERS,
+    "features": ("embedding",),
+    "sequence-classification": [problem for problem in ANSWERS if problem != "embedding"],
     "token-classification": ("token",),
 }
 
@@ -29,7 +30,7 @@ class Folder:
         path: the folder.
         task: the task's name.
         problem: a name of `answers.ANSWERS`, or "token".
-        labels: their names, by id.
+        labels: their names, by id; of a sentence encoder the numbers of its dimensions.
         max_length: tokens of an input at most, special tokens included.
         overlap: tokens that windows of a long text share.
         pad_token: the padding token; None where only its id is known.
@@ -41,6 +42,7 @@ class Folder:
         words: how a tagger's texts are cut into words; None for a folder from before there was a rule.
         pairs: whether the model was tuned on pairs of texts; None in folders that do not say so.
         long_texts: "windows", or "cut" where the end of a long text is not read.
+        prompts: of a sentence encoder, texts to put before an input, by name.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Folder:
     words: WordRule | None = None
     pairs: bool | None = None
     long_texts: str = "windows"
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_exported(path: str | Path) -> bool:
@@ -84,14 +87,14 @@ def read_folder(path: str | Path) -> Folder:
             if not path.exists()
             else f"{path} is no folder: expected one that `minialbert export` wrote"
         )
-    head, precision = _read_export(path)
+    head, precision, vectors = _read_export(path)
     for name in (MODEL_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise _missing(path / name)
-    task = _read_task(path, head)
+    task = _read_task(path, head) if vectors is None else _vectors_as_task(path / EXPORT_FILE, vectors)
     config = _read_object(path / "config.json")
     pad = config.get("pad_token_id")
-    labels = _labels(path / "config.json", config)
+    labels = task["labels"] if vectors is not None else _labels(path / "config.json", config)
     special = _read_object(path / "special_tokens_map.json", optional=True)
     special |= _read_object(path / "tokenizer_config.json", optional=True)
     if task["problem"] not in ANSWERS:
@@ -112,10 +115,11 @@ def read_folder(path: str | Path) -> Folder:
         words=task["words"],
         pairs=task["pairs"],
         long_texts=task["long_texts"],
+        prompts=task.get("prompts", {}),
     )
 
 
-def _read_export(path: Path) -> tuple[str, str]:
+def _read_export(path: Path) -> tuple[str, str, dict[str, Any] | None]:
     file = path / EXPORT_FILE
     if not file.is_file():
         raise UserError(
@@ -130,12 +134,29 @@ def _read_export(path: Path) -> tuple[str, str]:
             f"{file}: format version {version}, but this minialbert-runtime reads versions 1 to {FORMAT_VERSION}: "
             f"{'upgrade it' if version > FORMAT_VERSION else 'export the model again'}"
         )
-    if head not in _PROBLEMS:
+    vectors = export.get("vectors")
+    if head not in _PROBLEMS or (head == "features" and vectors is None):
         raise UserError(
             f"{path} was exported with the head {head!r}, which does not label text: expected "
-            f"{' or '.join(_PROBLEMS)}"
+            f"{' or '.join(name for name in _PROBLEMS if name != 'features')}, or features of a sentence encoder"
         )
-    return head, str(export.get("precision", ""))
+    return head, str(export.get("precision", "")), vectors if head == "features" else None
+
+
+def _vectors_as_task(file: Path, vectors: object) -> dict[str, Any]:
+    """Return what the export of a sentence encoder says, in the places of a task."""
+    size, most, prompts = (
+        (vectors.get(key) for key in ("size", "max_length", "prompts"))
+        if isinstance(vectors, dict)
+        else [None] * 3
+    )
+    if not _is_count(size) or not 1 <= size <= _MOST_LABELS or not _is_count(most) or not 8 <= most <= 65536:
+        raise _damaged(file, f"vectors are {size!r} wide and texts {most!r} tokens long, expected numbers")
+    return {
+        "task": "embedding", "problem": "embedding", "labels": tuple(map(str, range(size))), "max_length": most,
+        "overlap": 0, "words": None, "pairs": False, "long_texts": "windows",
+        "prompts": {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {},
+    }  # fmt: skip
 
 
 def _read_task(path: Path, head: str) -> dict[str, Any]:

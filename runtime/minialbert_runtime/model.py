@@ -93,7 +93,10 @@ class Model(TextModel):
         self._threads = threads or _physical_cores()
         self._session: InferenceSession | None = _load_session(self._graph, self._threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
-        self._output = self._session.get_outputs()[0].name
+        outputs = [node.name for node in self._session.get_outputs()]
+        self._output = "sentence_embedding" if self.problem == "embedding" else outputs[0]
+        if self._output not in outputs:
+            raise UserError(f"{self._graph} gives no {self._output}: export the model again")
         _models.add(self)
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:

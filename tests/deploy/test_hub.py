@@ -263,7 +263,7 @@ def test_a_failure_leaves_what_was_there(tiny_student_dir, tmp_path, monkeypatch
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub, "write_sentence_embeddings", full)
+    monkeypatch.setattr(hub, "write_pooling", full)
     with pytest.raises(UserError, match="cannot be written.*No space left") as caught:
         export_to_hub_folder(tiny_student_dir, tmp_path / "hub", overwrite=True)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ Where the package is not installed, `test_hub` tries them.
 from __future__ import annotations
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ import torch
 from transformers import AutoTokenizer
 
 from minialbert import MiniAlbertConfig, MiniAlbertModel
-from minialbert.deploy.hub import SENTENCE_FILES, export_to_hub_folder, max_tokens, write_sentence_embeddings
-from minialbert.errors import UserError
+from minialbert.deploy.hub import export_to_hub_folder, max_tokens
+from minialbert.method.sentence_vectors import Dense, Pooling, read_pooling, write_pooling
 
 SENTENCES = ["the cat sat on the mat", "a dog", "the big red house is old and the small tree is new", ""]
 
@@ -88,11 +89,25 @@ def test_the_limit_is_the_lower_of_positions_and_tokenizer(tiny_student_config, 
     assert max_tokens(MiniAlbertConfig(max_position_embeddings=1024), tiny_tokenizer) == 512
 
 
-def test_files_are_named_and_a_length_without_positions_is_refused(tiny_student_config, tmp_path):
-    assert (
-        tuple(write_sentence_embeddings(tmp_path, tiny_student_config, max_seq_length=32)) == SENTENCE_FILES
+@pytest.mark.parametrize("mode", ["mean", "cls", "max", "mean_sqrt_len_tokens"])
+def test_a_students_own_pooling_is_that_of_the_library(mode, tiny_student_dir, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    source, target = tmp_path / "student", tmp_path / "hub"
+    shutil.copytree(tiny_student_dir, source)
+    pooling = Pooling(mode, (Dense(torch.randn(8, 32), torch.randn(8), "Tanh"),))
+    write_pooling(source, pooling, width=32, max_tokens=12)
+    export_to_hub_folder(source, target)
+    encoder = sentence_transformers.SentenceTransformer(str(target), device="cpu")
+    assert encoder.max_seq_length == 12
+    batch = AutoTokenizer.from_pretrained(target)(
+        SENTENCES, padding=True, truncation=True, max_length=12, return_tensors="pt"
     )
-    assert all((tmp_path / name).is_file() for name in SENTENCE_FILES)
-    for wrong in (0, 65):
-        with pytest.raises(UserError, match="between 1 and the model's 64 positions"):
-            write_sentence_embeddings(tmp_path, tiny_student_config, max_seq_length=wrong)
+    with torch.no_grad():
+        states = MiniAlbertModel.from_pretrained(target)(**batch).last_hidden_state
+    np.testing.assert_allclose(encoder.encode(SENTENCES), pooling(states, batch), rtol=0, atol=1e-5)
+    # And what the library itself saves is read.
+    encoder.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+    again = read_pooling(
+        "saved", lambda file: path if (path := tmp_path / "saved" / file).is_file() else None
+    )
+    torch.testing.assert_close(again(states, batch), pooling(states, batch))

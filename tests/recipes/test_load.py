@@ -43,7 +43,7 @@ def test_one_recipe_per_model_of_the_paper() -> None:
         *(f"{prefix}albert-{layers}" for prefix in ("", "bio-") for layers in (6, 12)),
         *(f"table3-{row}" for row in ("full", "hidden-only", "attention-only", "no-alignment")),
         *(f"table4-{rank}{loss}" for rank in ("full-rank", "factorised") for loss in ("", "-embedding-loss")),
-        *("distilbert-base", "default", "small", "demo", "tiny"),
+        *("distilbert-base", "default", "small", "demo", "tiny", "embeddings"),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,10 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
-from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, OUTPUTS, trace_onnx
+from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
 from minialbert.errors import UserError, display_name
 from minialbert.method import encoders
+from minialbert.method.sentence_vectors import Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_folder, whole_folder, write_json, writing
@@ -83,9 +85,9 @@ def export_onnx(
             if is_minialbert(model)
             else f"only a MiniALBERT can be exported at another depth, not a {model.config.model_type} model"
         )
-    names = OUTPUTS.get(head, ("logits",))
+    pooling = encoders.find_pooling(model_name) if head == "features" else None
     longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
-    graph = _trace(model, head, opset, num_iterations)
+    graph = _trace(model, head, opset, num_iterations, pooling)
     if precision == "fp32":
         keep_biases_apart(graph)
     else:
@@ -105,7 +107,8 @@ def export_onnx(
             model,
             OnnxEncoder(staging / MODEL_FILE, model.config),
             parity_batches(model, tokenizer, max_length=longest),
-            names,
+            outputs_of(head) if pooling is None else ("sentence_embedding",),
+            pooling=pooling,
             tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
             **depth,
         )
@@ -121,6 +124,13 @@ def export_onnx(
             "bytes": size, "bytes_of_model": round(size / state_bytes, 4), "parity": parity.to_dict(), "metrics": {},
         }  # fmt: skip
         _write_rest(staging, model, tokenizer, inputs, record)
+        if pooling is not None:
+            width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
+            write_pooling(staging, pooling, width=width, max_tokens=most)
+            size = pooling.dense[-1].weight.shape[0] if pooling.dense else width
+            vectors = {"size": size, "max_length": most, "prompts": dict(pooling.prompts)}
+            contract = json.loads((staging / EXPORT_FILE).read_text(encoding="utf-8"))
+            write_json(staging / EXPORT_FILE, contract | {"vectors": vectors})
         if task is not None:
             # At full depth, which is what the graph runs.
             exits = {"exit_threshold": 1.0} if getattr(model.config, "exit_threshold", None) else {}
@@ -199,9 +209,11 @@ def _load(
     return loaded.model, tokenizer, chosen, inputs
 
 
-def _trace(model: PreTrainedModel, head: str, opset: int, num_iterations: int | None) -> ModelProto:
+def _trace(
+    model: PreTrainedModel, head: str, opset: int, num_iterations: int | None, pooling: Pooling | None
+) -> ModelProto:
     try:
-        return trace_onnx(model, head, opset=opset, num_iterations=num_iterations)
+        return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
     except Exception as error:  # the exporter's own, of many kinds
         raise UserError(
             f"torch's exporter could not trace this {model.config.model_type} model ({encoders.one_line(error)})"

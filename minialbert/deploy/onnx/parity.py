@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.tokenizers import special_affixes
 from minialbert.method.encoders import forward_inputs
+from minialbert.method.sentence_vectors import Pooling
 
 # Largest difference allowed, as a share of the largest output (of 1, where all are smaller). What fp32 sums in
 # another order differs by; and what int8 rounding comes to in students of 3 to 12 iterations.
@@ -29,7 +31,10 @@ class Parity:
     argmax_agreement: float | None
     rows: int
     shapes: tuple[tuple[int, int], ...]  # batch and length of every batch
-    tolerance: float  # share of the largest output that may differ
+    tolerance: (
+        float  # share of the largest output that may differ; of vectors, what their cosine may lack of 1
+    )
+    lowest_cosine: float | None = None  # of two vectors of one text
 
     @property
     def allowed(self) -> float:
@@ -39,6 +44,8 @@ class Parity:
     @property
     def holds(self) -> bool:
         """Whether the graph computes what the model does."""
+        if self.lowest_cosine is not None:
+            return self.lowest_cosine >= 1 - self.tolerance
         return self.max_difference <= self.allowed  # never true of NaN
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,6 +57,8 @@ def parity_line(parity: Mapping[str, Any]) -> str:
     """Return a proof, figures as in the record of an export, as one line."""
     agreement = parity["argmax_agreement"]
     agreed = "" if agreement is None else f", argmax agreement {agreement:.2%}"
+    if (cosine := parity.get("lowest_cosine")) is not None:
+        agreed = f", lowest cosine {cosine:.4f}"
     shapes = ", ".join(f"{batch} x {length}" for batch, length in parity["shapes"])
     return (
         f"largest difference {parity['max_difference']:.2g} of outputs up to {parity['largest_output']:.3g} (allowed "
@@ -93,15 +102,24 @@ def measure_parity(
     outputs: tuple[str, ...],
     *,
     tolerance: float,
+    pooling: Pooling | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Parity:
-    """Return how far a graph's outputs are from its model's (in eval mode and fp32), where there is no padding."""
+    """Return how far a graph's outputs are from its model's (in eval mode and fp32), where there is no padding.
+
+    With `pooling` it is the vectors of texts, pooled in the graph and by it.
+    """
     difference = largest = 0.0
+    cosines = []
     agreed = rows = 0
     scores = False
     for batch in batches:
         mask = batch["attention_mask"].bool()
         wanted, found = model(**batch, **options), exported(**batch)
+        if pooling is not None:
+            wanted = {"sentence_embedding": pooling(wanted["last_hidden_state"], batch)}
+            pair = (wanted["sentence_embedding"], found["sentence_embedding"])
+            cosines.append(functional.cosine_similarity(*pair).min().item())
         for name in outputs:
             expected, got = _compared(wanted, name, mask), _compared(found, name, mask)
             gap = (expected - got).abs().max().item()
@@ -113,7 +131,8 @@ def measure_parity(
         if difference != difference:
             break
     shapes = tuple((batch["input_ids"].shape[0], batch["input_ids"].shape[1]) for batch in batches)
-    return Parity(difference, largest, None if scores else agreed / rows, rows, shapes, tolerance)
+    agreement = None if scores or cosines else agreed / rows
+    return Parity(difference, largest, agreement, rows, shapes, tolerance, min(cosines) if cosines else None)
 
 
 def _compared(outputs: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from minialbert.deploy.onnx.graph import keep_layer_norms_apart, store_weights_once
 from minialbert.method.encoders import forward_inputs, max_input_length
+from minialbert.method.sentence_vectors import Pooling
 
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 23
@@ -27,7 +28,12 @@ OUTPUTS = {"features": ("last_hidden_state",), "question-answering": ("start_log
 
 
 def trace_onnx(
-    model: PreTrainedModel, head: str, *, opset: int = DEFAULT_OPSET, num_iterations: int | None = None
+    model: PreTrainedModel,
+    head: str,
+    *,
+    opset: int = DEFAULT_OPSET,
+    num_iterations: int | None = None,
+    pooling: Pooling | None = None,
 ) -> ModelProto:
     """Return a model as an ONNX graph that holds every weight once.
 
@@ -35,12 +41,13 @@ def trace_onnx(
     (batch, sequence), both free. Outputs are those of the head, fp32.
 
     The model is any encoder whose attention goes through Transformers' registry, in eval mode afterwards. `head` is one
-    of `encoders.HEADS`, `num_iterations` the depth of a recursive model, None for all of it.
+    of `encoders.HEADS`, `num_iterations` the depth of a recursive model, None for all of it. With `pooling` the graph
+    of a bare encoder gives `sentence_embedding` too, (batch, V).
     """
     model.eval()
     implementation = model.config._attn_implementation
     model.set_attn_implementation(_ATTENTION if opset >= _ATTENTION_SINCE else "eager")
-    names = OUTPUTS.get(head, ("logits",))
+    names = outputs_of(head, pooling)
     ids = torch.arange(2 * 7).reshape(2, 7) % model.config.vocab_size
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -52,7 +59,7 @@ def trace_onnx(
     try:
         with _quietly():
             program = torch.onnx.export(
-                _Positional(model, tuple(example), names, depth).eval(),
+                _Positional(model, tuple(example), names, depth, pooling).eval(),
                 tuple(example.values()),
                 dynamo=True,
                 verbose=False,
@@ -73,6 +80,11 @@ def trace_onnx(
     return graph
 
 
+def outputs_of(head: str, pooling: Pooling | None = None) -> tuple[str, ...]:
+    """Return the names of what a graph gives."""
+    return (*OUTPUTS.get(head, ("logits",)), *(["sentence_embedding"] if pooling is not None else []))
+
+
 class _Positional(nn.Module):
     """Takes tensors by position and returns a tuple of the outputs wanted, as the exporter likes it."""
 
@@ -82,12 +94,18 @@ class _Positional(nn.Module):
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         options: dict[str, Any],
+        pooling: Pooling | None = None,
     ) -> None:
         super().__init__()
         self.model, self.inputs, self.outputs, self.options = model, inputs, outputs, options
+        self.pooling = pooling
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        result = self.model(**dict(zip(self.inputs, tensors, strict=True)), **self.options)
+        given = dict(zip(self.inputs, tensors, strict=True))
+        result = self.model(**given, **self.options)
+        if self.pooling is not None:
+            vectors = self.pooling.of_rows(result["last_hidden_state"], given["attention_mask"])
+            result = {**result, "sentence_embedding": vectors}
         return tuple(result[name] for name in self.outputs)
 
 

@@ -1,0 +1,322 @@
+"""Sentence vectors: how an encoder's token states become one vector of a text, and what a student's are trained for.
+
+`R` rows of `T` tokens hold `B` texts; `D` is the encoder's width, `V` that of a vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from minialbert.errors import UserError, listed, quoted
+from minialbert.method.losses import at_least_one
+from minialbert.runs.files import write_json
+
+PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens"]
+MODULES_FILE, PROMPTS_FILE, LENGTH_FILE = (
+    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+)  # fmt: skip
+_POOLING, _NORMALIZE = "1_Pooling", "Normalize"
+_DENSE_FILES = ("config.json", "model.safetensors")
+SENTENCE_FILES = (MODULES_FILE, LENGTH_FILE, PROMPTS_FILE, f"{_POOLING}/config.json")
+_FLAGS: dict[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+}
+_ACTIVATIONS = {
+    "Identity": lambda vectors: vectors,
+    "Tanh": torch.tanh,
+    "ReLU": functional.relu,
+    "GELU": functional.gelu,
+    "Sigmoid": torch.sigmoid,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A linear map after pooling: activation(x W^T + b), with W (V, D) and b (V,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    activation: str = "Identity"
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return the mapped vectors, (B, V)."""
+        weight = self.weight.to(vectors)
+        bias = None if self.bias is None else self.bias.to(vectors)
+        return _ACTIVATIONS[self.activation](functional.linear(vectors, weight, bias))
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """How the token states of a text become its vector; what a sentence-transformers folder says in its modules.
+
+    Args:
+        mode: the mean over tokens, the first token, the largest value of each dimension, or the sum over tokens
+            divided by the root of their number.
+        dense: linear maps after it, in order.
+        normalize: whether vectors have length one in the end.
+        prompts: texts to put before an input, by name.
+        max_tokens: at which an input is cut; None for as many as the encoder takes.
+    """
+
+    mode: PoolingMode = "mean"
+    dense: tuple[Dense, ...] = ()
+    normalize: bool = True
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: int | None = None
+
+    def __call__(self, states: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return one vector for each text of a batch, (B, V) in fp32, from states (R, T, D).
+
+        Rows may hold several texts (`PackedCollator`): they come row by row, in the order in which they lie there.
+        """
+        texts = batch.get("sequence_ids")
+        if texts is None:
+            return self.of_rows(states.float(), batch["attention_mask"])
+        per_row = texts.max(dim=1).values + 1
+        owner = (texts + (per_row.cumsum(0) - per_row)[:, None])[texts >= 0]
+        tokens = states[texts >= 0].float()
+        counts = torch.bincount(owner)[:, None]
+        shape = (len(counts), states.shape[-1])
+        if self.mode == "cls":
+            return self._mapped(tokens[counts[:, 0].cumsum(0) - counts[:, 0]])
+        if self.mode == "max":
+            index = owner[:, None].expand_as(tokens)
+            return self._mapped(tokens.new_full(shape, -torch.inf).scatter_reduce(0, index, tokens, "amax"))
+        sums = tokens.new_zeros(shape).index_add(0, owner, tokens)
+        return self._mapped(sums / (counts if self.mode == "mean" else counts.sqrt()))
+
+    def of_rows(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the vector of each row, (R, V), which is one text; a graph can be traced through it."""
+        inside = attention_mask[..., None]
+        if self.mode == "cls":
+            return self._mapped(states[:, 0])
+        if self.mode == "max":
+            return self._mapped(states.masked_fill(inside == 0, -torch.inf).amax(dim=1))
+        counts = inside.sum(dim=1).to(states.dtype)
+        sums = (states * inside.to(states.dtype)).sum(dim=1)
+        return self._mapped(sums / (counts if self.mode == "mean" else counts.sqrt()))
+
+    def _mapped(self, vectors: Tensor) -> Tensor:
+        for dense in self.dense:
+            vectors = dense(vectors)
+        return functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def projected(self, weight: Tensor) -> Pooling:
+        """Return the pooling of a student whose states a projection, (D', D), takes to its teacher's width."""
+        return replace(self, dense=(Dense(weight.detach().cpu().float()), *self.dense))
+
+
+@dataclass(frozen=True)
+class VectorObjective:
+    """What a student's vectors s are trained for, beside the vectors t of its teacher for the same texts.
+
+    With c(a, b) the cosine, and b, c, d texts of one forward pass:
+
+    L_vec = vector_weight * mean_b (1 - c(s_b, t_b))
+        + similarity_weight * mean_{b != c} (c(s_b, s_c) - c(t_b, t_c))^2
+        + triplet_weight * mean_{b, d} max(0, (c(t_b, t_p) - c(t_b, t_d)) - (c(s_b, s_p) - c(s_b, s_d)))
+
+    where p is the text of the pass that is nearest to b by the teacher: a student keeps each margin that its teacher
+    has. Texts are read whole, without masks. Not in the paper.
+
+    Args:
+        vector_weight: of the distance between the vectors of a text.
+        similarity_weight: of the distance between the similarities of two texts.
+        triplet_weight: of lost margins.
+        dims: leading dimensions at which the terms count too, as Matryoshka vectors are used; means over all.
+        pooling: how states become vectors, the teacher's; None until a teacher is known.
+    """
+
+    vector_weight: float = 20.0
+    similarity_weight: float = 100.0
+    triplet_weight: float = 0.0
+    dims: tuple[int, ...] = ()
+    pooling: Pooling | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights by the name of the term, without those that are 0."""
+        terms = ("vector", "similarity", "triplet")
+        return {name: weight for name in terms if (weight := getattr(self, f"{name}_weight"))}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what sets it apart as plain data, under the names of a recipe."""
+        values: dict[str, Any] = {f"{name}_weight": weight for name, weight in self.weights.items()}
+        return values | ({"vector_dims": list(self.dims)} if self.dims else {})
+
+    def __call__(self, student: Tensor, teacher: Tensor, *, count: Tensor | float) -> dict[str, Tensor]:
+        """Return the terms by name, without their weights, with gradients towards the student's vectors only.
+
+        Both are (B, V). A mean over the texts of this pass counts by their share of `count`, the texts of the whole
+        optimiser step, so that its passes add up.
+        """
+        teacher = teacher.detach()
+        sizes = (*self.dims, student.shape[-1])
+        share = len(student) / at_least_one(count)
+        sums: dict[str, Tensor] = {}
+        for size in sizes:
+            ours, theirs = (functional.normalize(v[:, :size].float(), dim=-1) for v in (student, teacher))
+            for name, value in self._terms(ours, theirs).items():
+                sums[name] = sums.get(name, 0) + value * share / len(sizes)
+        return sums
+
+    def _terms(self, ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
+        terms, weights = {"vector": (1 - (ours * theirs).sum(-1)).mean()}, self.weights
+        others = ~torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+        if len(ours) < 2:  # a text alone has no similarities
+            return terms | {name: ours.sum() * 0 for name in weights if name != "vector"}
+        near, target = ours @ ours.T, theirs @ theirs.T
+        if "similarity" in weights:
+            terms["similarity"] = (near - target)[others].square().mean()
+        if "triplet" in weights:
+            best = target.masked_fill(~others, -torch.inf).argmax(1, keepdim=True)
+            lost = (target.gather(1, best) - target) - (near.gather(1, best) - near)
+            terms["triplet"] = lost[others].clamp(min=0).mean()
+        return terms
+
+
+def similarity_correlation(vectors: Tensor, reference: Tensor) -> float:
+    """Return Spearman's correlation between the pairwise cosines of two sets of vectors, (B, V) each; B >= 3."""
+    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
+    ranks = []
+    for one in (vectors, reference):
+        unit = functional.normalize(one.double(), dim=-1)
+        similarity = (unit @ unit.T)[rows, columns]
+        # Equal similarities share the mean of their ranks.
+        _, place, counts = similarity.unique(return_inverse=True, return_counts=True)
+        last = counts.cumsum(0).double()
+        ranks.append((last - (counts.double() - 1) / 2)[place])
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
+    """Return how a sentence-transformers model pools; the mean of its tokens, as it is, where it has no modules.
+
+    `find` gives a file of the model by its name, or None where there is none. Raises UserError for modules that have no
+    place here, and files that cannot be read.
+    """
+    if (modules := find(MODULES_FILE)) is None:
+        return Pooling(normalize=False)
+    mode: PoolingMode = "mean"
+    dense: list[Dense] = []
+    normalize = False
+    for module in _read(modules, list):
+        kind, place = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path", ""))
+        if Path(place).is_absolute() or ".." in Path(place).parts:
+            raise UserError(f"{modules} names a folder outside of the model: {quoted(place)}")
+        if kind == "Pooling":
+            mode = _mode(_found(find, f"{place}/config.json", name))
+        elif kind == "Dense":
+            dense.append(_read_dense(*(_found(find, f"{place}/{file}", name) for file in _DENSE_FILES)))
+        elif kind == _NORMALIZE:
+            normalize = True
+        elif kind != "Transformer":
+            raise UserError(
+                f"{name} has a module {quoted(kind)}, and a sentence encoder is read with Transformer, Pooling, Dense "
+                "and Normalize alone: give another teacher"
+            )
+    prompts, length = (
+        {} if (file := find(named)) is None else _read(file, dict) for named in (PROMPTS_FILE, LENGTH_FILE)
+    )
+    longest = length.get("max_seq_length")
+    return Pooling(
+        mode=mode,
+        dense=tuple(dense),
+        normalize=normalize,
+        prompts={str(key): str(text) for key, text in (prompts.get("prompts") or {}).items() if text},
+        max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
+    )
+
+
+def _found(find: Callable[[str], Path | None], file: str, name: str) -> Path:
+    if (path := find(file)) is None:
+        raise UserError(f"{name} has no {file}, which its {MODULES_FILE} names: get the model anew")
+    return path
+
+
+def _read(file: Path, kind: type) -> Any:  # noqa: ANN401 - as it stands there
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as JSON ({error}): get the model anew") from error
+    if not isinstance(values, kind):
+        raise UserError(f"{file} should hold a JSON {kind.__name__}, found {type(values).__name__}")
+    return values
+
+
+def _mode(file: Path) -> PoolingMode:
+    """Return the mode that a pooling's config names: by a word, or in older files by flags."""
+    values = _read(file, dict)
+    named = values.get("pooling_mode")
+    modes = [named] if isinstance(named, str) else [mode for flag, mode in _FLAGS.items() if values.get(flag)]
+    if len(modes) != 1 or modes[0] not in get_args(PoolingMode):
+        raise UserError(
+            f"{file}: expected one pooling mode of {listed(get_args(PoolingMode))}, found {listed(modes)}"
+        )
+    mode: PoolingMode = modes[0]  # type: ignore[assignment]
+    return mode
+
+
+def _read_dense(config: Path, weights: Path) -> Dense:
+    activation = str(_read(config, dict).get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    if activation not in _ACTIVATIONS:
+        raise UserError(f"{config}: the activation {quoted(activation)} is not one of {listed(_ACTIVATIONS)}")
+    try:
+        tensors = load_file(weights)
+        return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{weights} has no readable weights of a linear map ({error})") from error
+
+
+def write_pooling(folder: Path, pooling: Pooling, *, width: int, max_tokens: int) -> list[str]:
+    """Write what makes an encoder's folder a model for sentence-transformers, and return the names of the files.
+
+    They are in the layout of sentence-transformers 2, which every later version reads. `width` is that of the encoder's
+    states; texts are cut after `max_tokens`.
+    """
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(pooling.dense), *[_NORMALIZE] * pooling.normalize]
+    places = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], 1))]
+    contents: dict[str, Any] = {
+        MODULES_FILE: [
+            {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{kind}"}
+            for index, (kind, place) in enumerate(zip(kinds, places, strict=True))
+        ],
+        LENGTH_FILE: {"max_seq_length": max_tokens, "do_lower_case": False},
+        PROMPTS_FILE: {
+            "prompts": dict(pooling.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine",
+        },
+        f"{_POOLING}/config.json": {
+            "word_embedding_dimension": width,
+            **{flag: mode == pooling.mode for flag, mode in _FLAGS.items()},
+        },
+    }  # fmt: skip
+    for dense, place in zip(pooling.dense, places[2:], strict=False):
+        contents[f"{place}/config.json"] = {
+            "in_features": dense.weight.shape[1], "out_features": dense.weight.shape[0],
+            "bias": dense.bias is not None,
+            "activation_function": f"torch.nn.modules.{'linear' if dense.activation == 'Identity' else 'activation'}."
+            f"{dense.activation}",
+        }  # fmt: skip
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_json(folder / name, content)
+    for dense, place in zip(pooling.dense, places[2:], strict=False):
+        tensors = {"linear.weight": dense.weight.contiguous()}
+        if dense.bias is not None:
+            tensors["linear.bias"] = dense.bias
+        save_file(tensors, folder / place / "model.safetensors")
+        contents[f"{place}/model.safetensors"] = None
+    return list(contents)

@@ -1,0 +1,227 @@
+"""Vectors of texts: pooling, what they are trained for, and a student that learnt them, by hand and by SciPy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch.nn import functional
+from transformers import AutoModel, BertModel
+
+from minialbert import MiniAlbertModel, distill
+from minialbert.errors import UserError
+from minialbert.method.objective import DistillationObjective
+from minialbert.method.sentence_vectors import (
+    Dense,
+    Pooling,
+    VectorObjective,
+    read_pooling,
+    similarity_correlation,
+    write_pooling,
+)
+
+# Two texts of 3 and 1 tokens.
+STATES = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [2.0, 0.0]], [[4.0, -2.0], [9.0, 9.0], [9.0, 9.0]]])
+MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
+
+
+def finder(folder):
+    return lambda file: path if (path := folder / file).is_file() else None
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("mean", [[2.0, 2.0], [4.0, -2.0]]),
+        ("cls", [[1.0, 5.0], [4.0, -2.0]]),
+        ("max", [[3.0, 5.0], [4.0, -2.0]]),
+        ("mean_sqrt_len_tokens", [[6 / 3**0.5, 6 / 3**0.5], [4.0, -2.0]]),
+    ],
+)
+def test_a_vector_of_each_text(mode, expected):
+    pooling = Pooling(mode, normalize=False)
+    torch.testing.assert_close(pooling(STATES, {"attention_mask": MASK}), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "max", "mean_sqrt_len_tokens"])
+def test_texts_that_share_a_row_have_the_same_vectors(mode):
+    states = torch.randn(2, 6, 4)
+    packed = {
+        "sequence_ids": torch.tensor([[0, 0, 0, 1, 1, -1], [0, 1, 1, 1, -1, -1]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]),
+    }
+    apart = [states[0, :3], states[0, 3:5], states[1, :1], states[1, 1:4]]
+    pooling = Pooling(mode)
+    alone = [
+        pooling(one[None], {"attention_mask": torch.ones(1, len(one), dtype=torch.long)}) for one in apart
+    ]
+    torch.testing.assert_close(pooling(states, packed), torch.cat(alone))
+
+
+def test_maps_come_after_pooling_and_length_one_in_the_end():
+    dense = Dense(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0.0, 0.0, 1.0]), "Tanh")
+    vectors = Pooling(dense=(dense,))(STATES, {"attention_mask": MASK})
+    by_hand = torch.tanh(torch.tensor([[2.0, 2.0, 5.0], [4.0, -2.0, 3.0]]))
+    torch.testing.assert_close(vectors, functional.normalize(by_hand, dim=-1))
+
+
+def test_what_is_written_is_read(tmp_path):
+    pooling = Pooling(
+        "cls",
+        (Dense(torch.randn(3, 2)), Dense(torch.randn(4, 3), torch.randn(4), "Tanh")),
+        True,
+        {"query": "q: "},
+    )
+    files = write_pooling(tmp_path, pooling, width=2, max_tokens=32)
+    assert all((tmp_path / file).is_file() for file in files)
+    read = read_pooling("here", finder(tmp_path))
+    assert (read.mode, read.normalize, read.prompts, read.max_tokens) == ("cls", True, {"query": "q: "}, 32)
+    batch = {"attention_mask": MASK}
+    torch.testing.assert_close(read(STATES, batch), pooling(STATES, batch))
+
+
+def test_a_folder_without_modules_is_the_mean(tmp_path):
+    read = read_pooling("here", finder(tmp_path))
+    assert (read.mode, read.normalize, read.dense) == ("mean", False, ())
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([{"type": "x.Transformer", "path": ""}, {"type": "x.LSTM", "path": "1"}], "has a module 'LSTM'"),
+        ([{"type": "x.Pooling", "path": "../other"}], "names a folder outside of the model"),
+        ([{"type": "x.Pooling", "path": "1_Pooling"}], "has no 1_Pooling/config.json"),
+        ({"type": "x.Pooling"}, "should hold a JSON list, found dict"),
+    ],
+)
+def test_modules_that_cannot_be_read_are_refused(modules, message, tmp_path):
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match=message):
+        read_pooling("here", finder(tmp_path))
+
+
+def test_two_modes_at_once_are_refused(tmp_path):
+    write_pooling(tmp_path, Pooling(), width=2, max_tokens=8)
+    config = tmp_path / "1_Pooling/config.json"
+    config.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}))
+    with pytest.raises(UserError, match="expected one pooling mode of .*, found cls, mean"):
+        read_pooling("here", finder(tmp_path))
+
+
+def test_the_terms_by_hand():
+    student = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 3.0]], requires_grad=True)
+    terms = VectorObjective(1.0, 1.0, 1.0)(student, teacher, count=3)
+    half = 0.5**0.5
+    assert terms["vector"].item() == pytest.approx((0 + (1 - half) + (1 - half)) / 3)
+    # Cosines of 1-2, 1-3, 2-3: student 0, half, half; teacher half, 0, half.
+    assert terms["similarity"].item() == pytest.approx((0.5 + 0.5 + 0) / 3)
+    # Nearest by the teacher: 2 to 1; 1 to 2 (the first of two alike); 2 to 3. Margins (teacher - student):
+    # 1: (half - 0) - (0 - half); 2: 0 - (0 - half); 3: (half - 0) - (half - half). Each over its two others.
+    assert terms["triplet"].item() == pytest.approx((2 * half + half + half) / 6)
+    sum(terms.values()).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_equal_vectors_cost_nothing_and_a_text_alone_has_no_pairs():
+    vectors = torch.randn(5, 8)
+    for value in VectorObjective(1.0, 1.0, 1.0, dims=(2, 4))(2 * vectors, vectors, count=5).values():
+        assert value.item() == pytest.approx(0, abs=1e-6)
+    alone = VectorObjective(1.0, 1.0, 1.0)(vectors[:1], vectors[1:2], count=1)
+    assert alone["vector"] > 0
+    assert alone["similarity"] == alone["triplet"] == 0
+
+
+def test_leading_dimensions_count_as_much_as_all():
+    student, teacher = torch.randn(6, 8), torch.randn(6, 8)
+    whole, two = (VectorObjective()(student[:, :d], teacher[:, :d], count=6) for d in (8, 2))
+    both = VectorObjective(dims=(2,))(student, teacher, count=6)
+    for name, value in both.items():
+        torch.testing.assert_close(value, (whole[name] + two[name]) / 2)
+
+
+def test_passes_of_a_step_add_up():
+    student, teacher = torch.randn(6, 8), torch.randn(6, 8)
+    parts = [VectorObjective()(student[at], teacher[at], count=6)["vector"] for at in (slice(2), slice(2, 6))]
+    torch.testing.assert_close(sum(parts), VectorObjective()(student, teacher, count=6)["vector"])
+
+
+def test_the_correlation_is_spearmans_with_ties_too():
+    ours, theirs = torch.randint(-2, 3, (12, 3)).float() + 0.1, torch.randn(12, 3)
+    row, column = torch.triu_indices(12, 12, offset=1)
+    pairs = [(functional.normalize(v.double(), dim=-1) @ functional.normalize(v.double(), dim=-1).T)[row, column]
+             for v in (ours, theirs)]  # fmt: skip
+    assert similarity_correlation(ours, theirs) == pytest.approx(float(spearmanr(*pairs).statistic), abs=1e-9)
+
+
+def test_texts_without_masks_leave_nothing_for_logits():
+    with pytest.raises(UserError, match="vectors of texts are learnt without masks"):
+        DistillationObjective.preset("embeddings", mlm_weight=1.0)
+
+
+TEXTS = [
+    f"the {a} {b} sat on the {c}"
+    for a in ("big", "red", "old")
+    for b in ("cat", "dog")
+    for c in ("mat", "tree")
+]
+
+
+@pytest.fixture
+def teacher(tiny_teacher_dir):
+    """A sentence encoder of the tiny teacher, with a map to 16 dimensions."""
+    write_pooling(tiny_teacher_dir, Pooling("mean", (Dense(torch.randn(16, 32)),)), width=32, max_tokens=24)
+    return tiny_teacher_dir
+
+
+@pytest.mark.parametrize("width", [32, 16])
+def test_a_student_of_a_sentence_encoder_gives_vectors_of_its_space(width, teacher, tmp_path, caplog):
+    settings = {
+        "training.batch_size": 6, "training.micro_batch_size": 6, "training.warmup_steps": 1,
+        "training.precision": "fp32",
+        "student.embedding_size": 16, "student.adapter_reduction_factor": 4, "student.hidden_size": width,
+        "student.init": "random", "student.init_layer": None, "data.held_out_fraction": 0.3,
+    }  # fmt: skip
+    with caplog.at_level("INFO"):
+        run = distill(
+            teacher,
+            TEXTS,
+            recipe="embeddings",
+            max_steps=3,
+            settings=settings,
+            output=tmp_path / "run",
+            progress=False,
+        )
+    assert type(run.model) is MiniAlbertModel
+    assert (
+        "vectors: mean over tokens, then 1 linear maps, 16 wide, as the teacher's; texts without masks"
+        in caplog.text
+    )
+    assert run.record["objective"]["vector_weight"] == 20.0
+    end = run.record["metrics"]["student_end"]
+    assert -1 <= end["similarity_correlation"] <= 1
+    assert "mlm_loss" not in end
+    pooling = read_pooling("student", finder(run.path / "model"))
+    assert [tuple(one.weight.shape) for one in pooling.dense] == [(32, 16)] * (width == 16) + [(16, 32)]
+    assert pooling.max_tokens == 24
+    # The figure of the record, made again from what was saved.
+    saved = AutoModel.from_pretrained(run.path / "model").eval()
+    vectors = []
+    for model, pool in (
+        (saved, pooling),
+        (BertModel.from_pretrained(teacher), read_pooling("t", finder(teacher))),
+    ):
+        batch = run.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            vectors.append(pool(model.eval()(**batch).last_hidden_state, batch))
+    assert vectors[0].shape == vectors[1].shape == (12, 16)
+    assert functional.cosine_similarity(*vectors).mean() > end["vector_cosine"] - 0.5
+
+
+def test_vectors_need_a_teacher(tiny_windows, tmp_path):
+    with pytest.raises(UserError, match="the vectors of texts are learnt from a teacher"):
+        distill(None, tiny_windows, recipe="embeddings", output=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,131 @@
+"""Vectors of texts: PyTorch against pooling by hand, the exported folder against PyTorch, and files of vectors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from minialbert_runtime.model import Model
+from transformers import AutoModel, AutoTokenizer
+
+import minialbert
+from minialbert.errors import UserError
+from minialbert.method.sentence_vectors import Dense, Pooling, write_pooling
+
+TEXTS = ["the cat sat on the mat", "a dog", "the big red house is old and the small tree is new"]
+LONG = "the cat sat on the mat and a dog ran in the sun " * 6
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_student_dir, tmp_path_factory):
+    """A sentence encoder of 8 dimensions that reads 24 tokens at once."""
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    shutil.copytree(tiny_student_dir, folder)
+    torch.manual_seed(0)
+    pooling = Pooling("mean", (Dense(torch.randn(8, 32)),), prompts={"query": "the sun : "})
+    write_pooling(folder, pooling, width=32, max_tokens=24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "graph"
+    minialbert.export(encoder, folder, head="features")
+    return folder
+
+
+def test_vectors_are_those_of_the_model_pooled_by_hand(encoder):
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+    torch.manual_seed(0)
+    weight = torch.randn(8, 32)
+    vectors = minialbert.embed(str(encoder), TEXTS, precision="fp32")
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        by_hand = torch.nn.functional.normalize(weight @ states.mean(0), dim=0)
+        np.testing.assert_allclose(vector, by_hand, atol=1e-6)
+
+
+def test_the_exported_folder_gives_the_same_vectors_without_torch(encoder, exported):
+    ours = minialbert.embed(str(encoder), [*TEXTS, LONG], precision="fp32")
+    np.testing.assert_allclose(minialbert.embed(str(exported), [*TEXTS, LONG]), ours, atol=1e-5)
+    np.testing.assert_allclose(Model(exported).embed(TEXTS), ours[:3], atol=1e-5)
+    record = json.loads((exported / "result.json").read_text())
+    assert record["parity"]["lowest_cosine"] > 0.9999
+
+
+def test_a_long_text_is_the_mean_of_its_windows_of_length_one(encoder):
+    words = ("the small house is in a " * 11).split()  # each of them one token
+    tokens = AutoTokenizer.from_pretrained(encoder)(" ".join(words), add_special_tokens=False)["input_ids"]
+    assert len(tokens) == len(words) == 66  # three times what a window holds beside its two special tokens
+    parts = [" ".join(words[at : at + 22]) for at in (0, 22, 44)]
+    mean = minialbert.embed(str(encoder), parts, precision="fp32").mean(axis=0)
+    (vector,) = minialbert.embed(str(encoder), " ".join(words), precision="fp32")
+    np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_leading_dimensions_have_length_one(encoder):
+    whole, two = (minialbert.embed(str(encoder), TEXTS, dim=dim, precision="fp32") for dim in (None, 2))
+    np.testing.assert_allclose(
+        two, whole[:, :2] / np.linalg.norm(whole[:, :2], axis=1, keepdims=True), atol=1e-6
+    )
+    with pytest.raises(UserError, match="expected from 1 to 8 dimensions, found 9"):
+        minialbert.embed(str(encoder), TEXTS, dim=9)
+
+
+@pytest.mark.parametrize("place", ["encoder", "exported"])
+def test_a_prompt_by_name_or_as_it_is(place, request):
+    folder = str(request.getfixturevalue(place))
+    by_name = minialbert.embed(folder, TEXTS, prompt="query")
+    np.testing.assert_array_equal(by_name, minialbert.embed(folder, TEXTS, prompt="the sun : "))
+    np.testing.assert_allclose(
+        by_name, minialbert.embed(folder, [f"the sun : {text}" for text in TEXTS]), atol=1e-6
+    )
+    with pytest.raises(UserError, match=r"the model has no prompt 'passage' \(it has query\)"):
+        minialbert.embed(folder, TEXTS, prompt="passage")
+
+
+def test_no_text_has_no_vector(encoder):
+    assert minialbert.embed(str(encoder), []).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [([1], "text 1: expected a text"), ([("a", "b")], "found a pair")]
+)
+def test_what_is_no_text_is_refused(texts, message, encoder):
+    with pytest.raises(UserError, match=message):
+        minialbert.embed(str(encoder), texts)
+
+
+def test_a_model_that_labels_texts_gives_no_vectors(tuned, tmp_path):
+    minialbert.export(tuned("classification").model, tmp_path / "graph")
+    with pytest.raises(UserError, match="a single-label model gives no vectors: give a sentence encoder"):
+        minialbert.embed(str(tmp_path / "graph"), TEXTS)
+
+
+def test_files_of_vectors(encoder, call, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    expected = minialbert.embed(str(encoder), TEXTS)
+    for name in ("v.npy", "v.parquet", "v.jsonl"):
+        code, told, _ = call(
+            "embed", "--model", encoder, "--input", tmp_path / "texts.txt", "--output", tmp_path / name
+        )
+        assert (code, "3 vectors of 8 dimensions" in told) == (0, True)
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-6)
+    table = pq.read_table(tmp_path / "v.parquet").to_pydict()
+    assert table["text"] == TEXTS
+    np.testing.assert_allclose(table["vector"], expected, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == TEXTS
+    np.testing.assert_allclose([line["vector"] for line in lines], expected, atol=1e-5)
+
+
+def test_a_file_that_cannot_hold_them_is_refused_first(encoder, refuse, tmp_path):
+    message = refuse("embed", "--model", encoder, "a text", "--output", tmp_path / "v.csv")
+    assert "vectors go into a file that ends with .npy, .parquet, .jsonl" in message
+    (tmp_path / "v.npy").write_bytes(b"old")
+    assert "--overwrite" in refuse("embed", "--model", encoder, "a text", "--output", tmp_path / "v.npy")
