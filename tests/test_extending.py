@@ -42,11 +42,11 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
     for block in code:
         exec(compile(block, PAGE.name, "exec", dont_inherit=True), names)  # noqa: S102
     record = names["distilled"].record
-    assert record["training"]["steps"] == 2
+    assert record["training"]["steps"] == 3
     assert "cosine 2" in card._weights(record["objective"])
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     steps = [line for line in logged if "loss_cosine" in line]
-    assert len(steps) == 2 and all(0 < line["loss_cosine"] < 20 for line in steps)
+    assert len(steps) == 3 and all(0 < line["loss_cosine"] < 20 for line in steps)
     manifest = json.loads((tmp_path / "windows" / "manifest.json").read_text())
     assert '"film.srt"' in json.dumps(manifest) and '"other"' in json.dumps(manifest)
     # an adapter file says its kind, and is refused where nobody registered it
