@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-_STEPS, _WINDOWS, _EPOCHS, _CELLS = 2, 8, 2, 2
+_STEPS, _WINDOWS, _EPOCHS, _CELLS = 3, 8, 2, 2
 
 
 def _shorten_distillations(module: Any) -> None:
