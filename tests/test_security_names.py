@@ -31,7 +31,7 @@ from minialbert.deploy.evidence import ModelFacts, gather_evidence
 from minialbert.errors import UserError
 from minialbert.method.encoders import load_teacher
 from minialbert.method.release import convert
-from minialbert.report import write_report
+from minialbert.report import report as write_report
 from minialbert.report.tables import Table, escape
 from minialbert.runs.records import find_records
 from minialbert.runs.untrusted import check_model_folder, is_plain_name

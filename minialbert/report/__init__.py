@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,7 @@ from typing import Any
 from minialbert.data.task_types import is_tagging
 from minialbert.errors import MissingExtraError, UserError, needs_extra
 from minialbert.report import sections as contents
-from minialbert.report.answers import answer, answer_of_many
+from minialbert.report.answers import answer
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
 from minialbert.report.charts import free_name
 from minialbert.report.errors import error_section
@@ -21,7 +21,7 @@ from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
 from minialbert.runs.files import write_atomically, writing
-from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, record_files
+from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, look_up, record_files
 
 
 def report(
@@ -29,7 +29,7 @@ def report(
 ) -> str:
     """Put the records of runs into tables beside the paper's rows, or two runs side by side.
 
-    The package itself can be called.
+    The package itself can be called. Tables without a measured row are left out.
 
     Examples:
         >>> page = minialbert.report(["run", "tuned"], "page")
@@ -38,7 +38,8 @@ def report(
 
     Args:
         paths: records, run directories, or trees of them.
-        output: a directory for the page, its tables and figures.
+        output: a directory for `report.md`, `report.html`, a CSV file per table and the charts as
+            `figures/report-*.svg`, in place of those of earlier calls.
         compare: put two runs of one kind side by side instead.
 
     Returns:
@@ -50,7 +51,8 @@ def report(
     places = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     target = None if output is None else Path(output)
     if not compare:
-        return write_report(places, target)
+        title, summary, sections, tables = _report(places)
+        return write_page(title, sections, target, name="report", summary=summary, tables=tables)
     from minialbert.report.compare import write_comparison
 
     if len(places) != 2:
@@ -64,17 +66,6 @@ class _Report(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Report  # `minialbert.report` is both the room and the verb
-
-
-def write_report(paths: Sequence[Path], output: Path | None = None) -> str:
-    """Put all records below some paths on one page: fine-tunings, evaluations, distillations and benchmarks.
-
-    It is returned as Markdown; `output` is a directory for `report.md`, `report.html`, one CSV file per table and the
-    charts as `figures/report-*.svg`, in place of those of earlier calls. Tables without a measured row are left out. If
-    there is no record of a run, if one cannot be used, or if the directory cannot be written, it is a `UserError`.
-    """
-    title, summary, sections, tables = _report(paths)
-    return write_page(title, sections, output, name="report", summary=summary, tables=tables)
 
 
 def leave_page(folder: Path) -> str:
@@ -97,34 +88,31 @@ def _report(paths: Sequence[Path]) -> tuple[str, list[Block], list[Section], dic
         [run for run in found if run.record["kind"] in kinds]
         for kinds in (_STUDENTS, ("finetune",), ("evaluation",), ("bench",))
     )
-    errors = error_section(paths)
-    if not records and not found and not errors.sections:
+    if not records and not found:
         raise UserError(
             f"no record of fine-tuning or distillation below {', '.join(map(str, paths))}: run minialbert finetune or "
             "distill, and name its output directory"
         )
     tables = {name: table(records) for name, table in TABLES.items()}
     counted = [record for record in records if record.selected]
-    means, benches = list(_means(counted)), [contents.read_bench(run.file) for run in timed]
+    benches = {run.name: contents.read_bench(run.file) for run in timed}
     first = [run for run in students if run.record["kind"] == "demo"] or [*students, *tuned] or found
     sections = [
         *(Section(table.title, (table,)) for table in tables.values() if table.rows),
-        errors,
-        Section("Size, speed and score", tuple(_plots(means, benches))),
-        Section("Benchmarks", tuple(map(contents.timing_table, timed))),
+        error_section([*evaluated, *tuned]),
+        Section("Size, speed and score", tuple(_plots(counted, list(benches.values())))),
+        Section("Benchmarks", tuple(contents.timing_table(*one) for one in benches.items())),
         Section("Evaluations", tuple(map(contents.figure_table, evaluated))),
         contents.tuning_curves(tuned),
         Section("Distillation runs", (), tuple(contents.training_sections(students))),
         Section("Hyper-parameters", tuple(contents.recipe_listing(run.name, run.record) for run in students)),
         *_provenance(counted, [*students, *evaluated, *timed]),
     ]
-    sections = [contents.compact(section) for section in sections if section.blocks or section.sections]
+    sections = [section for section in sections if section.blocks or section.sections]
     if len(first) == 1:
         return first[0].name, answer(first[0]), sections, tables
-    told = Text(
-        f"Tuned models: {len(counted)}. Distilled students: {len(students)}. Benchmarks: {len(benches)}."
-    )
-    return "Results", [*answer_of_many(students, [one[1:] for one in means]), told], sections, tables
+    told = f"Tuned models: {len(counted)}. Distilled students: {len(students)}. Benchmarks: {len(benches)}."
+    return "Results", [Text(told)], sections, tables
 
 
 def write_page(
@@ -164,14 +152,14 @@ def write_page(
 def _runs(paths: Sequence[Path]) -> list[contents.Run]:
     """Return what a page shows of the records of runs, each by a name of its own."""
     runs: dict[str, contents.Run] = {}
-    loaded = [(file, load_record(file)) for file in record_files(paths)]
-    for file, record in sorted(loaded, key=lambda one: one[1].get("kind") not in _STUDENTS):
-        if record.get("kind") in (*_STUDENTS, "finetune", "evaluation", "bench"):
-            run = contents.Run("", file, record)
+    loaded = [contents.Run("", file, load_record(file)) for file in record_files(paths)]
+    for run in sorted(loaded, key=lambda one: one.record.get("kind") not in _STUDENTS):
+        if run.record.get("kind") in (*_STUDENTS, "finetune", "evaluation", "bench"):
             for part in ("recipe", "metrics.student_start", "metrics.student_end", "versions", "machine"):
                 run.part(part)  # a record that is broken is told before anything is drawn
-            found = run.part("model").get("name") if isinstance(record.get("model"), dict) else None
-            name = free_name(found if isinstance(found, str) and found else file.parent.name, " ", runs)
+            name = free_name(
+                look_up(run.record, "model", "name", kind=str) or run.file.parent.name, " ", runs
+            )
             runs[name] = replace(run, name=name)
     return list(runs.values())
 
@@ -179,8 +167,8 @@ def _runs(paths: Sequence[Path]) -> list[contents.Run]:
 _STUDENTS = ("distillation", "initialisation", "demo")
 
 
-def _means(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Point]]]:
-    """Yield texts and tagging: what the mean is of, over tasks that all rows share, and each row by its size."""
+def _plots(records: Sequence[Record], benches: Sequence[contents.Bench]) -> Iterator[Block]:
+    """Yield plots of the mean over the tasks that all rows share, by size and by latency."""
     # An encoder may have a pooler for one of the two kinds of tasks alone, and so two sizes.
     for kind, tagging in (("texts", False), ("tagging", True)):
         groups = group(record for record in records if is_tagging(record.problem) == tagging)
@@ -195,15 +183,7 @@ def _means(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Point]]]:
             size = groups[row, shared[0]][0].parameters
             mean = statistics.fmean(found[task] for task in shared)
             points.append(Point(row.model, float(size), mean, None, label))
-        if points:
-            yield kind, f"mean of {', '.join(shared)}, %", points
-
-
-def _plots(
-    means: Iterable[tuple[str, str, list[Point]]], benches: Sequence[contents.Bench]
-) -> Iterator[Block]:
-    """Yield plots of means, by size and by latency."""
-    for kind, what, points in means:
+        what = f"mean of {', '.join(shared)}, %"
         if len(points) > 2:  # of fewer, the tables have as much
             yield contents.size_chart(f"Size against score, {kind}", points, what)
         yield from contents.latency_charts(points, benches, what)

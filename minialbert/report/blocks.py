@@ -78,18 +78,16 @@ class Bar:
     text: str
     ends: tuple[float, float] | None = None
     bound: float | None = None
-    group: str = (
-        ""  # a verdict, or the run it belongs to: those of one group look alike on all charts of a page
-    )
+    group: str = ""  # a verdict, or whose it is: bars of one group look alike on all charts of a page
 
 
 @dataclass(frozen=True)
 class BarChart:
-    """Bars from zero, or intervals over a common axis, each below its label."""
+    """Bars from zero, or intervals over a common axis, each below its label; the axis reaches `most` at least."""
 
     title: str
-    x_label: str
     bars: tuple[Bar, ...]
+    most: float = 0.0
 
 
 @dataclass(frozen=True)

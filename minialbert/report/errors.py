@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from minialbert_runtime.reading import digits, marked, parts
 
 from minialbert.errors import UserError
-from minialbert.report.blocks import Block, Section, Text
+from minialbert.report.blocks import Section, Text
 from minialbert.report.sections import Run
 from minialbert.report.tables import Marked, Table
 from minialbert.runs.packed import is_run_file, read_run_file
-from minialbert.runs.records import PREDICTIONS_FILE, load_record, record_files
+from minialbert.runs.records import PREDICTIONS_FILE
 
 _MOST_CLASSES, _MOST_WRONG, _MOST_RIGHT = 25, 150, 30  # of a page
 _MOST_RUNS = 6
@@ -23,32 +22,19 @@ _LOOKS = {"missed": 1, "invented": 3, "wrong boundary": 4, "wrong type": 5, "rig
 Entities = Sequence[Mapping[str, Any]]
 
 
-def error_section(paths: Sequence[Path]) -> Section:
-    """Return what tuned models do right and wrong, by the records of tunings and evaluations below some paths."""
-    files = {file: load_record(file) for file in record_files(paths)}
-    kinds = ("evaluation", "finetune")
-    runs = [Run(file.parent.name, file, one) for file, one in files.items() if one.get("kind") in kinds]
-    runs.sort(key=lambda run: kinds.index(run.record["kind"]))
+def error_section(runs: Sequence[Run]) -> Section:
+    """Return what tuned models do right and wrong, by the records of tunings and evaluations and texts beside them."""
     left = (
         f"These are {_MOST_RUNS} of {len(runs)} runs, evaluations first. For other ones, report fewer runs."
     )
-    note = (Text(left),) if len(runs) > _MOST_RUNS else ()
-    shown = [Section(_title(run), tuple(_of_run(run))) for run in runs[:_MOST_RUNS]]
-    return Section("Errors", note, tuple(one for one in shown if one.blocks))
-
-
-def _title(run: Run) -> str:
-    return f"{run.name}: {run.record.get('task')}, {run.record.get('split')}"
-
-
-def _of_run(run: Run) -> Iterator[Block]:
-    """Yield what a record tells of the split that it reports, and the texts that an evaluation left beside it."""
-    split, file = str(run.record.get("split")), run.file.with_name(PREDICTIONS_FILE)
-    figures = run.part("metrics").get(split) or {}
-    yield from _by_label(figures)
-    yield from _confusion(figures.get("confusion") or {})
-    if run.record["kind"] == "evaluation" and is_run_file(file):
-        yield from _texts(file, split)
+    shown = []
+    for run in runs[:_MOST_RUNS]:
+        split = str(run.record.get("split"))
+        figures = run.part("metrics").get(split) or {}
+        blocks = (*_by_label(figures), *_confusion(figures.get("confusion") or {}), *_texts(run, split))
+        if blocks:
+            shown.append(Section(f"{run.name}: {run.record.get('task')}, {split}", blocks))
+    return Section("Errors", (Text(left),) if len(runs) > _MOST_RUNS else (), tuple(shown))
 
 
 def _by_label(figures: Mapping[str, Any]) -> Iterator[Table]:
@@ -89,14 +75,18 @@ def _confusion(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Table]:
         yield Table("Confusion matrix", ("annotated", *names), tuple(rows), (told, *_left_out(len(totals))))
 
 
-def _texts(file: Path, split: str) -> Iterator[Table]:
-    """Yield the texts of a file of predictions, those first where the model is wrong and surest of it."""
+def _texts(run: Run, split: str) -> Iterator[Table]:
+    """Yield the predictions beside an evaluation, those first where the model is wrong and surest of it."""
+    file = run.file.with_name(PREDICTIONS_FILE)
+    if run.record["kind"] != "evaluation" or not is_run_file(file):
+        return
     try:
-        rows = map(json.loads, filter(None, read_run_file(file).split("\n")))
-        labelled = (
-            row for row in rows if row["split"] == split and row.get("gold", row.get("label")) is not None
-        )
-        judged = [_entities(row) if "gold" in row else _label(row) for row in labelled]
+        rows = [json.loads(line) for line in read_run_file(file).split("\n") if line]
+        judged = [
+            _entities(row) if "gold" in row else _label(row)
+            for row in rows
+            if row["split"] == split and row.get("gold", row.get("label")) is not None
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is no file of predictions ({type(error).__name__}: {error}): evaluate again"
@@ -117,31 +107,33 @@ def _texts(file: Path, split: str) -> Iterator[Table]:
 def _entities(row: Mapping[str, Any]) -> tuple[str, Marked, float]:
     """Return the errors of a text, the text with its entities, and how sure the model was of the errors."""
     own = set(map(id, row["gold"]))
-    shown, errors = [], []
-    scores: dict[bool, list[float]] = {True: [], False: []}
+    shown: list[tuple[str, int | None, str]] = []
+    errors: dict[str, float] = {}  # each with the highest score
+    least = 1.0
     for text, here in marked(row["text"], [*row["gold"], *row["entities"]]):
+        if not here:
+            shown.append((text, None, ""))
+            continue
         gold, found = ([one for one in here if (id(one) in own) is side] for side in (True, False))
-        error = _error(gold, found)
+        error, scores = _error(gold, found), [one["score"] for one in here]
         key = "text" if error == "wrong boundary" else "label"
         tag = ", ".join(f"{one[key]} {digits(one['score'])}" for one in found or gold)
-        if error != "right":
+        if error == "right":
+            least = min(least, *scores)
+        else:
             told = ", ".join(one[key] for one in gold)
-            tag = f"{error}: {tag}" + f"; annotated: {told}" * bool(found and gold)
-            errors.append(error)
-        scores[error != "right"] += [one["score"] for one in here]
-        shown.append((text, _LOOKS[error] if here else None, tag))
-    sure = max(scores[True]) if errors else min(scores[False], default=1.0)
-    return ", ".join(dict.fromkeys(errors)) or "right", Marked(tuple(shown)), sure
+            tag = f"{error}: {tag}" + (f"; annotated: {told}" if found and gold else "")
+            errors[error] = max(errors.get(error, 0.0), *scores)
+        shown.append((text, _LOOKS[error], tag))
+    return ", ".join(errors) or "right", Marked(tuple(shown)), max(errors.values(), default=least)
 
 
 def _error(gold: Entities, found: Entities) -> str:
     """Return what became of annotated entities and found ones that overlap."""
-    if bool(gold) != bool(found):
+    if not (gold and found):
         return "missed" if gold else "invented"
-    places, labels = (
-        [[one[key] for one in side for key in keys] for side in (gold, found)]
-        for keys in (("start", "end"), ("label",))
-    )
+    places = [[(one["start"], one["end"]) for one in side] for side in (gold, found)]
+    labels = [[one["label"] for one in side] for side in (gold, found)]
     if places[0] == places[1]:
         return "right" if labels[0] == labels[1] else "wrong type"
     return "wrong boundary" if set(labels[0]) == set(labels[1]) else "wrong type"

@@ -105,11 +105,11 @@ class _View:
     def block(self, block: Block, heading: str) -> dict[str, Any]:
         shown: dict[str, Any] = {"kind": type(block).__name__, "block": block, "heading": heading}
         if isinstance(block, Table):
-            shown["grid"] = _table(block)
+            shown["grid"] = _grid(block)
         elif isinstance(block, BarChart):
-            shown |= self._bars(block)
+            shown |= {"drawing": None, **self._bars(block)}
         elif isinstance(block, LineChart | ScatterChart):
-            shown |= self._chart(placeable(block))
+            shown |= {"drawing": None, **self._chart(placeable(block))}
         elif isinstance(block, AttentionMaps):
             shown["data"] = _attention_data(block)
         return shown
@@ -117,11 +117,11 @@ class _View:
     def _bars(self, chart: BarChart) -> dict[str, Any]:
         """Return bars with their places on a common axis, in hundredths of its length, and their colours."""
         ends = [0.0, *(end for one in chart.bars for end in (one.value, *(one.ends or ()), one.bound or 0.0))]
-        low, length = min(ends), max(max(ends) - min(ends), 1e-9)
+        low = min(ends)
+        length = max(chart.most, *ends) - low or 1.0
         names = [one.group or one.label for one in chart.bars]
         return {
             "data": _data(chart),
-            "drawing": None,
             "missing": None if chart.bars else "nothing measured",
             "intervals": any(one.ends for one in chart.bars),
             "place": lambda value: round(100 * (value - low) / length, 2),
@@ -130,22 +130,17 @@ class _View:
 
     def _chart(self, chart: Chart) -> dict[str, Any]:
         """Return the drawing and the values of a chart, or what is said in their place."""
-        shown: dict[str, Any] = {
-            "block": chart,
-            "data": _data(chart),
-            "drawing": None,
-            "missing": None,
-        }
-        if not (shown["data"].get("rows") or shown["data"].get("series")):
-            return {**shown, "data": None, "missing": "nothing measured"}
+        if not (chart.series if isinstance(chart, LineChart) else chart.points):
+            return {"data": None, "missing": "nothing measured"}
+        shown = {"block": chart, "data": _data(chart), "missing": None}
         try:
-            shown["drawing"] = drawing = self._charts.draw(chart)
+            drawing = self._charts.draw(chart)
         except MissingExtraError as error:
             return {**shown, "missing": str(error)}
         if isinstance(chart, LineChart):
             swatches = {key: swatch for key, _, swatch in drawing.legend}
             self.looks |= {one.name: swatches[self._charts.key(one.name)] for one in chart.series}
-        return shown
+        return {**shown, "drawing": drawing}
 
 
 @dataclass(frozen=True)
@@ -176,11 +171,8 @@ def _data(chart: Chart | BarChart) -> dict[str, Any]:
             points = [one.points[at] for at in thinned(len(one.points), LINE_POINTS)]
             steps = pool.setdefault(tuple(number(x) for x, _ in points), len(pool))
             series.append([clean(one.name), steps, [number(y) for _, y in points]])
-        return {
-            "columns": ["series", clean(chart.x_label), clean(chart.y_label)],
-            "x": list(pool),
-            "series": series,
-        }
+        columns = ["series", clean(chart.x_label), clean(chart.y_label)]
+        return {"columns": columns, "x": list(pool), "series": series}
     if isinstance(chart, ScatterChart):
         columns = ["label", "group", chart.x_label, chart.y_label, "sd"]
         found = [(one.label, one.group, one.x, one.y, one.sd) for one in chart.points]
@@ -195,26 +187,24 @@ def _figure(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else number(value)
 
 
-def _table(table: Table) -> dict[str, Any]:
-    columns = [_column([row[index] for row in table.rows]) for index in range(len(table.columns))]
-    return _grid(table.columns, list(zip(*columns, strict=True)) if table.rows else [])
-
-
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[_Shown]]) -> dict[str, Any]:
+def _grid(table: Table) -> dict[str, Any]:
     """Return a table for the template; what matters first stands first.
 
     A verdict follows the name of its row, wherever it stands among the columns. Columns without any value are left
     out.
     """
+    heads = table.columns
+    columns = [_column([row[index] for row in table.rows]) for index in range(len(heads))]
+    rows = list(zip(*columns, strict=True)) if table.rows else []
     # Elsewhere, the same words are no verdict: a model may be called "held".
     judged = {index for index, head in enumerate(heads) if head.strip().lower().startswith("verdict")}
     paper = [(0, "paper: "), *((index, "paper") for index, head in enumerate(heads) if head == "source")]
-    kept = [index for index in range(len(heads)) if not rows or not all(row[index].missing for row in rows)]
+    kept = [at for at, column in enumerate(columns) if not rows or not all(one.missing for one in column)]
     kept = sorted({0, *kept} if heads else (), key=lambda index: (index > 0, index not in judged, index))
     numeric = [
-        any(row[index].key is not None for row in rows)
-        and all(row[index].key is not None or row[index].missing for row in rows)
-        for index in range(len(heads))
+        any(one.key is not None for one in column)
+        and all(one.key is not None or one.missing for one in column)
+        for column in columns
     ]
     return {
         "columns": [

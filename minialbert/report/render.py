@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import html
-import io
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from minialbert.errors import UserError, listed, quoted
 from minialbert.report.blocks import Section
 from minialbert.report.charts import free_name
 from minialbert.report.page import html_page
-from minialbert.report.tables import Marked, Table
+from minialbert.report.tables import Marked, Table, csv_line, no_formula
 from minialbert.runs.files import check_file, check_folder, whole_file, whole_folder, writing
 
 logger = logging.getLogger(__name__)
@@ -67,21 +67,21 @@ def render(
     if format == "brat":
         _write_brat(answers, Path(output), overwrite=overwrite)
         return Rendered()
-    file, count = Path(output), 0
+    file, written = Path(output), 0
     check_file(file, overwrite=overwrite)
     try:
         with writing(file, advice=None), whole_file(file, keep=UserError) as stream:
-            for count, piece in enumerate(FORMATS[format](answers), start=1):  # noqa: B007 - told below
+            for written, piece in enumerate(FORMATS[format](answers), start=1):  # noqa: B007 - told below
                 stream.write(piece)
     except UserError as error:
-        left = f"; the {count:,} lines before are in {file.with_name(f'.{file.name}.partial')}"
-        raise UserError(f"{error}{left if count else ''}") from error
+        left = f"; the {written:,} lines before are in {file.with_name(f'.{file.name}.partial')}"
+        raise UserError(f"{error}{left if written else ''}") from error
     return Rendered()
 
 
 def _page(answers: Answers) -> Iterator[str]:
     """Yield a page with a legend and as many of the first texts as it holds."""
-    looks: dict[str, int] = {}
+    looks: dict[str, int] = defaultdict(count().__next__)
     counts: Counter[str] = Counter()
     rows: list[tuple[str, Marked]] = []
     number = characters = 0
@@ -91,17 +91,13 @@ def _page(answers: Answers) -> Iterator[str]:
         characters += sum(len(text) for text, _, _ in found)
         if len(rows) < _MOST_TEXTS and characters < _MOST_CHARACTERS:
             name = " ".join(str(answer[key]) for key in ("file", "id") if key in answer)
-            looked = (None if label is None else looks.setdefault(label, len(looks)) for _, label, _ in found)
-            marks = ((text, look, tag) for (text, _, tag), look in zip(found, looked, strict=True))
+            marks = ((text, None if label is None else looks[label], tag) for text, label, tag in found)
             rows.append((name or str(number), Marked(tuple(marks))))
     left = (f"These are the first {len(rows):,} of {number:,} texts.",) if len(rows) < number else ()
-    named = [(one, looks.setdefault(one, len(looks)), count) for one, count in counts.most_common()]
-    legend = tuple((Marked((("", look, one),)), f"{count:,}") for one, look, count in named)
-    blocks = (
-        Table("Labels", ("label", "count"), legend),
-        Table("Texts", ("text", "answer"), tuple(rows), left),
-    )
-    yield html_page("What the model answers", [Section(block.title, (block,)) for block in blocks])
+    legend = tuple((Marked((("", looks[one], one),)), f"{many:,}") for one, many in counts.most_common())
+    labels = Table("Labels", ("label", "count"), legend)
+    texts = Table("Texts", ("text", "answer"), tuple(rows), left)
+    yield html_page("What the model answers", [Section("Labels", (labels,)), Section("Texts", (texts,))])
 
 
 def _csv(answers: Answers) -> Iterator[str]:
@@ -111,29 +107,19 @@ def _csv(answers: Answers) -> Iterator[str]:
     for number, answer in enumerate(answers, start=1):
         columns = columns or [name for name in _COLUMNS if name not in ("file", "pair") or name in answer]
         if number == 1:
-            yield _csv_row(columns)
+            yield csv_line(columns, csv.QUOTE_NONNUMERIC)
         rows = [{**answer, **entity} for entity in answer.get("entities", ())]
         if "entities" not in answer:
             labels = answer.get("labels", [answer["label"]] if answer.get("label") else [])
             scores = (str(six_digits(answer["scores"][one])) for one in labels if "scores" in answer)
             rows = [{"score": "|".join(scores), **answer, "label": "|".join(labels)}]
         empty += not rows
-        yield from (
-            _csv_row(row.get(name, number if name == "id" else "") for name in columns) for row in rows
-        )
+        for row in rows:
+            values = (six_digits(row.get(name, number if name == "id" else "")) for name in columns)
+            shown = (no_formula(one) if isinstance(one, str) else one for one in values)
+            yield csv_line(shown, csv.QUOTE_NONNUMERIC)
     if empty:
         logger.info("%s of %s texts have no entity, and so no row", f"{empty:,}", f"{number:,}")
-
-
-def _csv_row(values: Iterable[Any]) -> str:
-    # Text that a spreadsheet would take for a formula gets a single quote in front, as in the tables of reports.
-    told = (
-        f"'{one}" if str(one).lstrip()[:1] in tuple("=+-@") and isinstance(one, str) else one
-        for one in values
-    )
-    row = io.StringIO()
-    csv.writer(row, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow(map(six_digits, told))
-    return row.getvalue()
 
 
 def _json_lines(answers: Answers) -> Iterator[str]:

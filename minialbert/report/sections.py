@@ -100,11 +100,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """Latencies that `minialbert bench` measured."""
+    """What `minialbert bench` measured."""
 
     file: Path
     length: int  # tokens of the one input
-    milliseconds: Mapping[str, Mapping[str, float]]  # medians by engine and model
+    rows: tuple[tuple[str, str, float | None, float | None], ...]  # model, engine, bytes, median milliseconds
 
 
 # Distillations
@@ -189,43 +189,18 @@ def _maps(runs: Sequence[Run]) -> Iterator[Block]:
         yield AttentionMaps("Attention maps", {name: read_attention_maps(files[name]) for name in first})
 
 
-def compact(section: Section) -> Section:
-    """Return a section in which a chart, no line of which has more than two points, is a table of them."""
-    blocks: list[Block] = []
-    for block in section.blocks:
-        points, most = [], 3
-        if isinstance(block, LineChart):
-            points = [(one.name, *point) for one in block.series for point in one.points]
-            most = max((len(one.points) for one in block.series), default=0)
-        elif isinstance(block, ScatterChart):
-            points = [(f"{one.label}, {one.group}".rstrip(", "), one.x, one.y) for one in block.points]
-            most = len(points)
-        if isinstance(block, LineChart | ScatterChart) and most < 3:
-            rows = tuple((name, number(x), number(y)) for name, x, y in points)
-            block = Table(block.title, ("", block.x_label, block.y_label), rows)
-        blocks.append(block)
-    return replace(section, blocks=tuple(blocks), sections=tuple(map(compact, section.sections)))
-
-
 def figure_table(run: Run) -> Table:
     """Return every figure of a run's metrics."""
     figures = figures_of(run.part("metrics")).items()
     return Table(run.name, ("figure", "value"), tuple((name, number(value)) for name, value in figures))
 
 
-def timing_table(run: Run) -> Table:
+def timing_table(name: str, bench: Bench) -> Table:
     """Return size and latency of every model in every engine of a benchmark."""
-    bench = read_bench(run.file)
     rows = []
-    for model, engines in run.part("metrics").items():
-        for engine in engines:
-            held, ms = (
-                look_up(engines[engine], "bytes", kind=int),
-                bench.milliseconds.get(engine, {}).get(model),
-            )
-            figures = (None if one is None else number(one) for one in (held, ms))
-            rows.append((model, engine, *figures))
-    return Table(run.name, ("model", "engine", "bytes", f"ms, text of {bench.length} tokens"), tuple(rows))
+    for model, engine, *figures in bench.rows:
+        rows.append((model, engine, *(None if one is None else number(one) for one in figures)))
+    return Table(name, ("model", "engine", "bytes", f"ms, text of {bench.length} tokens"), tuple(rows))
 
 
 def tuning_curves(runs: Sequence[Run]) -> Section:
@@ -260,20 +235,22 @@ def read_bench(file: Path) -> Bench:
             raise ValueError(f"its kind is {record['kind']}")
         lengths = [int(length) for length in record["settings"]["lengths"]]
         length = min(lengths, key=lambda one: (abs(one - 128), one))
-        medians: dict[str, dict[str, float]] = {}
+        rows = []
         for model, engines in record["metrics"].items():
             for engine, figures in engines.items():
+                median = None
                 for timing in figures["timings"]:
                     if (timing["batch_size"], timing["length"]) == (1, length):
                         median = float(timing["seconds"]["median"])
                         if not 0 < median < math.inf:
                             raise ValueError(f"a median of {median} s")
-                        medians.setdefault(engine, {})[model] = 1000 * median
+                ms = None if median is None else 1000 * median
+                rows.append((model, engine, look_up(figures, "bytes", kind=int), ms))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} is no record of minialbert bench ({type(error).__name__}: {error}): remove it, or measure again"
         ) from error
-    return Bench(file, length, medians)
+    return Bench(file, length, tuple(rows))
 
 
 def size_chart(title: str, points: Sequence[Point], what: str) -> ScatterChart:
@@ -282,17 +259,24 @@ def size_chart(title: str, points: Sequence[Point], what: str) -> ScatterChart:
     return ScatterChart(title, "parameters of the encoder, millions", what, millions, log_x=True)
 
 
-def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str) -> list[ScatterChart]:
-    """Return plots of latency against score, per engine and benchmark (which are not comparable), by models' names."""
-    charts = []
+def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str) -> list[Block]:
+    """Return plots of latency against score, per engine and benchmark (which are not comparable), by models' names.
+
+    One or two points are a table.
+    """
+    charts: list[Block] = []
     for bench in benches:
         place = f" ({bench.file.parent.name})" if len(benches) > 1 else ""
         for engine, name in _ENGINES.items():
-            medians = bench.milliseconds.get(engine, {})
+            medians = {model: ms for model, other, _, ms in bench.rows if other == engine and ms is not None}
             found = tuple(replace(one, x=medians[one.label]) for one in points if one.label in medians)
-            if found:
-                label = f"ms per text of {bench.length} tokens, batch 1, {name}"
-                charts.append(ScatterChart(f"Latency against score, {name}{place}", label, what, found))
+            title = f"Latency against score, {name}{place}"
+            label = f"ms per text of {bench.length} tokens, batch 1, {name}"
+            rows = tuple((one.label, number(one.x), number(one.y)) for one in found)
+            if len(found) > 2:
+                charts.append(ScatterChart(title, label, what, found))
+            elif found:
+                charts.append(Table(title, ("", label, what), rows))
     return charts
 
 

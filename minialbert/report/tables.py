@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
+from typing import Literal
 
 from minialbert.data.task_types import is_tagging
 from minialbert.report import paper as published
@@ -77,13 +78,13 @@ class Table:
 
         Text that a spreadsheet would take for a formula gets a single quote in front.
         """
-        file, measured = io.StringIO(), self._any(Cell)
-        writer = csv.writer(file, lineterminator="\n")
-        heads = [[name, f"{name} sd", f"{name} n"] for name in map(_no_formula, self.columns)]
+        measured = self._any(Cell)
+        heads = [[name, f"{name} sd", f"{name} n"] for name in map(_one_line, self.columns)]
+        lines = []
         for row in (heads, *([_csv_cells(value) for value in row] for row in self.rows)):
             parts = (cells if wide else cells[:1] for cells, wide in zip(row, measured, strict=True))
-            writer.writerow(chain.from_iterable(parts))
-        return file.getvalue()
+            lines.append(csv_line(chain.from_iterable(parts)))
+        return "".join(lines)
 
     def _any(self, kind: type) -> list[bool]:
         """Return for each column whether it has values of a kind."""
@@ -387,10 +388,21 @@ def _csv_cells(value: Value) -> list[str]:
         return [f"{scale * value.mean:.4f}", spread, str(value.n)]
     if isinstance(value, Difference):
         return [f"{value.mean:.4f}", "", ""]
-    return ["" if value is None else _no_formula(value) if isinstance(value, str) else str(value), "", ""]
+    return ["" if value is None else _one_line(value) if isinstance(value, str) else str(value), "", ""]
 
 
-def _no_formula(text: str) -> str:
+def _one_line(text: str) -> str:
     # The csv module leaves a lone carriage return unquoted, after which a formula would begin a row.
-    line = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
-    return f"'{line}" if line.lstrip()[:1] in ("=", "+", "-", "@") else line
+    return no_formula("".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text))
+
+
+def no_formula(text: str) -> str:
+    """Return text with a single quote in front, where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
+
+
+def csv_line(values: Iterable[object], quoting: Literal[0, 2] = csv.QUOTE_MINIMAL) -> str:
+    """Return a row of a CSV file with its line end."""
+    line = io.StringIO()
+    csv.writer(line, quoting=quoting, lineterminator="\n").writerow(values)
+    return line.getvalue()

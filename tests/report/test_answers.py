@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
-from minialbert.report import leave_page, write_report
-from minialbert.report.answers import answer, answer_of_many
-from minialbert.report.blocks import Point
+from minialbert.report import leave_page
+from minialbert.report import report as write_report
+from minialbert.report.answers import answer
 from minialbert.report.sections import Run
 
 DEMO = {
@@ -120,20 +120,6 @@ def test_a_benchmark_names_the_fastest_and_the_smallest(tmp_path):
     assert "| a | torch-fp32 | 48000000 | 60 |" in write_report([tmp_path])
 
 
-def test_the_best_of_several_is_named(tmp_path):
-    students = [
-        Run(name, tmp_path, {"metrics": {"student_end": {"mlm_accuracy": one}}})
-        for name, one in (("a", 0.1), ("b", 0.3))
-    ]
-    points = [Point("a", 1.0, 70.0, None, "full"), Point("b", 1.0, 60.0, None, "full")]
-    blocks = answer_of_many(students, [("mean of cola, %", points)])
-    assert [block.text for block in blocks[::2]] == [
-        "Masked tokens of held-out text predicted: b is the best (30.0 %).",
-        "Mean of cola, %: a, full is the best (70.0 %).",
-    ]  # fmt: skip
-    assert answer_of_many(students[:1], []) == []
-
-
 def test_a_verb_leaves_a_page_or_says_why_not(tmp_path, monkeypatch):
     run({**DEMO, "model": {"name": "x"}}, tmp_path)
     assert leave_page(tmp_path) == f"page: {tmp_path / 'report.html'}"
@@ -156,7 +142,12 @@ def test_an_evaluation_has_a_page_with_all_its_figures(tmp_path):
     assert "| test.accuracy | 0.9 |" in page
 
 
-def test_bars_that_are_left_out_are_counted(tmp_path):
-    points = [Point(f"m{at}", 1.0, 50.0 + at, None, "full") for at in range(12)]
-    (_, chart) = answer_of_many([], [("mean of cola, %", points)])
-    assert (chart.title, len(chart.bars)) == ("Mean of cola, % (10 of 12)", 10)
+def test_bars_that_are_left_out_are_counted_and_shares_are_drawn_against_all(tmp_path):
+    timings = [{"batch_size": 1, "length": 128, "seconds": {"median": 0.01}}]
+    engines = {f"m{at}": {"torch-fp32": {"bytes": at, "timings": timings}} for at in range(1, 13)}
+    record = {"kind": "bench", "settings": {"lengths": [128]}, "metrics": engines}
+    _, _, sizes = answer(run(record, tmp_path))
+    assert (sizes.title, len(sizes.bars), sizes.most) == ("Size (10 of 12)", 10, 0.0)
+    record = {"kind": "evaluation", "metric": "accuracy", "split": "test", "score": 0.128}
+    _, chart = answer(run(record | {"metrics": {"test": {"accuracy": 0.128}}}, tmp_path))
+    assert (len(chart.bars), chart.most) == (1, 1.0)

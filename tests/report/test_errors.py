@@ -8,6 +8,7 @@ import pytest
 
 import minialbert
 from minialbert.errors import UserError
+from minialbert.report import _runs
 from minialbert.report.blocks import Section
 from minialbert.report.errors import error_section
 from minialbert.report.page import html_page
@@ -25,7 +26,7 @@ def blocks(folder, lines=(), metrics=None, **record):
     if lines:
         text = "".join(json.dumps({"split": "test"} | line) + "\n" for line in lines)
         (folder / "predictions.jsonl").write_text(text)
-    return [block for part in error_section([folder]).sections for block in part.blocks]
+    return [block for part in error_section(_runs([folder])).sections for block in part.blocks]
 
 
 def told(table):
@@ -113,7 +114,7 @@ def test_a_report_has_a_part_on_errors_and_of_many_runs_only_the_first(tmp_path)
     for number in range(8):
         (folder := tmp_path / f"run{number}").mkdir()
         blocks(folder, metrics={"per_class": {"a": one}})
-    part = error_section([tmp_path])
+    part = error_section(_runs([tmp_path]))
     assert [inner.title for inner in part.sections] == [f"run{number}: t, test" for number in range(6)]
     assert "These are 6 of 8 runs" in part.blocks[0].text
     blocks(tmp_path / "run0", [{"text": "secret", "label": "a", "predicted": "b"}], {"per_class": {"a": one}})

@@ -106,7 +106,7 @@ def sections(text: str = "words") -> list[Section]:
         Table(text, (text, "b"), ((text, Cell(0.5, 0.1, 3, (1, 2, 3))), (None, 1)), (text,)),
         LineChart(text, text, text, series),
         ScatterChart(text, text, text, points),
-        BarChart(text, text, bars),
+        BarChart(text, bars),
         AttentionMaps(text, {text: maps(text)}),
     )
     return [Section(text, blocks, (Section(text, blocks[:1]),))]
@@ -289,7 +289,7 @@ def test_a_table_without_rows_and_a_chart_without_points_say_so():
 
 def test_bars_are_as_long_as_their_values_and_intervals_stand_over_one_axis():
     bars = (Bar("a", 4.0, "4 MB"), Bar("b", 1.0, "1 MB"), Bar("a, again", 2.0, "2 MB", group="a"))
-    page = Page(html_page("t", [Section("s", (BarChart("Size", "", bars),))]))
+    page = Page(html_page("t", [Section("s", (BarChart("Size", bars),))]))
     assert [(one["width"], one["fill"]) for one in page.all("rect")] == [
         ("320.0", "var(--c0)"), ("80.0", "var(--c1)"), ("160.0", "var(--c0)")
     ]  # fmt: skip
@@ -297,7 +297,7 @@ def test_bars_are_as_long_as_their_values_and_intervals_stand_over_one_axis():
         Bar("a", 1.0, "held", (0.5, 2.0), -2.0, "held"),
         Bar("b", -1.0, "reversed", (-1.5, 0.0), 1.0, "reversed"),
     )
-    page = Page(html_page("t", [Section("s", (BarChart("Claims", "", intervals),))]))
+    page = Page(html_page("t", [Section("s", (BarChart("Claims", intervals),))]))
     # From -2 to 2 are 640.
     assert [(one["cx"], one["fill"]) for one in page.all("circle")] == [
         ("480.0", "var(--held)"),
@@ -305,7 +305,7 @@ def test_bars_are_as_long_as_their_values_and_intervals_stand_over_one_axis():
     ]
     places = [re.match(r"M([\d.]+)", one["d"])[1] for one in page.all("path")]
     assert places == ["320.0", "400.0", "0.0", "80.0", "480.0"]  # zero; an end and the bound of each
-    nothing = Page(html_page("t", [Section("s", (BarChart("Size", "", ()),))]))
+    nothing = Page(html_page("t", [Section("s", (BarChart("Size", ()),))]))
     assert "nothing measured" in nothing.texts["p"] and not nothing.all("svg")
 
 

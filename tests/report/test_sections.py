@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 
 import pytest
 import yaml
 
 from minialbert.errors import UserError
 from minialbert.method.attention_maps import write_attention_maps
-from minialbert.report import write_report
-from minialbert.report.blocks import AttentionMaps, LineChart, Point, ScatterChart, Section, Series
-from minialbert.report.sections import Run, compact, recipe_listing, training_sections, tuning_curves
-from minialbert.report.tables import Table
+from minialbert.report import report as write_report
+from minialbert.report.blocks import AttentionMaps, LineChart, Series
+from minialbert.report.sections import Run, recipe_listing, training_sections, tuning_curves
 
 
 def lines(*records):
@@ -115,19 +113,6 @@ def test_a_recipe_is_shown_without_what_is_not_set(run):
         "data": {"corpus": ["notes.txt", "texts"]},
         "teacher": {"model": "big"},
     }
-
-
-def test_a_chart_of_one_or_two_points_is_a_table():
-    short = LineChart("Loss", "step", "nats", (Series("a", ((0.0, 2.0), (5.0, 1.5))),))
-    few = ScatterChart("Size", "MB", "score", (Point("a", 1.0, 70.0, None, "full"), Point("b", 2.0, 71.0)))
-    drawn = replace(short, series=(*short.series, Series("b", ((0.0, 2.0), (1.0, 1.0), (2.0, 0.5)))))
-    made = compact(Section("s", (short, few, drawn), (Section("in", (short,)),)))
-    assert made.sections[0].blocks == made.blocks[:1]
-    assert list(made.blocks) == [
-        Table("Loss", ("", "step", "nats"), (("a", "0", "2"), ("a", "5", "1.5"))),
-        Table("Size", ("", "MB", "score"), (("a, full", "1", "70"), ("b", "2", "71"))),
-        drawn,
-    ]
 
 
 def test_tunings_have_learning_curves(tmp_path):

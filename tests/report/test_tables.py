@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from minialbert.errors import UserError
-from minialbert.report import write_report
+from minialbert.report import report as write_report
 from minialbert.report.paper import GLUE_COLUMNS, NER_COLUMNS, average, glue_rows, ner_rows
 from minialbert.report.sections import without_paths
 from minialbert.report.tables import (

@@ -18,7 +18,7 @@ from minialbert.errors import UserError
 from minialbert.experiments.suite.cells import find_results
 from minialbert.experiments.suite.page import write_suite_report
 from minialbert.experiments.suite.run import plan_work
-from minialbert.report import write_report
+from minialbert.report import report as write_report
 from minialbert.report.compare import write_comparison
 from minialbert.report.curves import held_out_curves, read_curves
 from minialbert.runs import packed

@@ -28,7 +28,7 @@ from minialbert.method.distill import distill
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.method.plan import plan_distillation
 from minialbert.recipes.load import apply_overrides, load_recipe
-from minialbert.report import write_report
+from minialbert.report import report
 from minialbert.runs.files import sha256_of
 from minialbert.runs.records import write_result
 
@@ -99,7 +99,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
     result = write_result(output / "result.json", record)
-    page = write_report([output / "result.json", output / "packages" / "tuned"], output / "report")
+    page = report([output / "result.json", output / "packages" / "tuned"], output / "report")
     tell(page.split("\n\n")[1].strip("*"))  # the sentence that the page opens with
     tell(f"Distilled student: {output / 'model'}   tuned: {tuned}   exported: {exported}   "
          f"record: {output / 'result.json'}   ({metrics['demo_wall_seconds']:.0f} s in all)")  # fmt: skip

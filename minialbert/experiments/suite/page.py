@@ -93,16 +93,10 @@ class _Page:
             (claim.text, self._verdict(claim), f"{sum(one)} of {len(one)}", claim.caveat or None)
             for claim, one in zip(claims, ran, strict=True)
         )
-        return [
-            *([Text(" ".join(told).strip(), strong=True)] if any(told) else []),
-            *(
-                [Table("Claims", ("claim", "verdict", "comparisons that ran", "caveat"), rows)]
-                if rows
-                else []
-            ),
-            *self._forest(),
-            Text(f"{self._suite.description} {what}".strip()),
-        ]
+        head: list[Block] = [Text(" ".join(told).strip(), strong=True)] if any(told) else []
+        if rows:
+            head.append(Table("Claims", ("claim", "verdict", "comparisons that ran", "caveat"), rows))
+        return [*head, *self._forest(), Text(f"{self._suite.description} {what}".strip())]
 
     def _kept(self) -> str:
         """Return in words what share of its reference's mean a row keeps; nothing where that is not known."""
@@ -124,9 +118,7 @@ class _Page:
             if said.counts and said.figure == "score" and one.mean is not None and one.interval is not None
         )  # fmt: skip
         if bars:
-            yield BarChart(
-                "Measured difference in points, its interval, and the bound of the claim", "", bars
-            )
+            yield BarChart("Measured difference in points, its interval, and the bound of the claim", bars)
 
     def sections(self) -> list[Section]:
         """Return the sections of the page."""
@@ -141,7 +133,7 @@ class _Page:
             self._missing(),
             self._made_with(),
         ]
-        return [contents.compact(section) for section in sections if section.blocks or section.sections]
+        return [section for section in sections if section.blocks or section.sections]
 
     def _comparisons(self) -> Table:
         """Return a row per comparison."""
@@ -180,16 +172,16 @@ class _Page:
         return Section("Claims", (Text(rule), *told), tuple(map(self._claim, suite.claims)))
 
     def _claim(self, claim: Claim) -> Section:
-        columns = (
+        columns = [
             "A",
             "B",
             "bound",
-            "A − B, points",
+            "A − B in points",
             "pairs",
             "by task",
             "without those marked ‡",
             "verdict",
-        )
+        ]
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             a = said.a + (f", {said.label}" if said.label else "")
@@ -205,7 +197,7 @@ class _Page:
             rows.append((a, said.b, bound, difference(one), pairs, means or None, others, verdict))
         head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
         judged = Text(f"Verdict: {self._verdict(claim)}. {claim.caveat}".strip(), strong=True)
-        return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
+        return Section(claim.text, (*head, Table(claim.text, tuple(columns), tuple(rows)), judged))
 
     def _verdict(self, claim: Claim) -> str:
         verdict = judge(claim, self._compared[claim.name])
