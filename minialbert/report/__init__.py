@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from minialbert.data.task_types import is_tagging
-from minialbert.errors import MissingExtraError, UserError, needs_extra
+from minialbert.errors import UserError
 from minialbert.report import sections as contents
 from minialbert.report.answers import answer
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
@@ -71,12 +71,10 @@ sys.modules[__name__].__class__ = _Report  # `minialbert.report` is both the roo
 def leave_page(folder: Path) -> str:
     """Write the page of one run, `report.html`, into its directory; return a line that says where, or why not."""
     try:
-        with needs_extra("report", "the page of a run", "matplotlib"):
-            import matplotlib  # noqa: F401
         title, summary, sections, _ = _report([folder / "result.json"])
         with writing(folder, advice=None):
             write_atomically(folder / "report.html", html_page(title, sections, summary=summary))
-    except (MissingExtraError, UserError) as error:
+    except UserError as error:
         return f"no page: {error}"
     return f"page: {folder / 'report.html'}"
 
@@ -157,9 +155,9 @@ def _runs(paths: Sequence[Path]) -> list[contents.Run]:
         if run.record.get("kind") in (*_STUDENTS, "finetune", "evaluation", "bench"):
             for part in ("recipe", "metrics.student_start", "metrics.student_end", "versions", "machine"):
                 run.part(part)  # a record that is broken is told before anything is drawn
-            name = free_name(
-                look_up(run.record, "model", "name", kind=str) or run.file.parent.name, " ", runs
-            )
+            folder = run.file.parent.name
+            name = look_up(run.record, "model", "name", kind=str) or folder
+            name = free_name(f"{name}, {folder}" if name in runs else name, " ", runs)
             runs[name] = replace(run, name=name)
     return list(runs.values())
 

@@ -34,16 +34,7 @@ from minialbert.runs.packed import is_run_file, read_run_file
 from minialbert.runs.records import finite, look_up
 
 _MOST_MAPS = 24  # of a page that shows many runs
-_TERMS = {
-    "loss": "total loss",
-    "loss_mlm": "masked-LM loss",
-    "loss_attention": "attention loss",
-    "loss_hidden": "hidden-state loss",
-    "loss_output": "output loss",
-    "loss_embedding": "embedding loss",
-    "loss_relation": "relation loss",
-    "loss_elastic": "elastic loss",
-}
+_TERMS = {"loss": "total loss", "loss_mlm": "masked-LM loss", "loss_hidden": "hidden-state loss"}
 # Titles, and the labels of the axis.
 _HELD_OUT = {
     "mlm_accuracy": ("share of masked tokens predicted, held-out text", "share"),
@@ -139,9 +130,10 @@ def _losses(runs: Sequence[Run]) -> Iterator[Block]:
     """Yield a chart per loss term, but for lines that are always 0: their term has no weight."""
     found = _lines(runs, read_curves)
     for term in (*_TERMS, *sorted(found.keys() - _TERMS.keys())):
+        title = _TERMS.get(term, f"{term.removeprefix('loss_').replace('_', ' ')} loss")
         weighted = [line for line in found.get(term, ()) if any(value for _, value in line.points)]
         if weighted:
-            yield _chart(_TERMS.get(term, term), "loss", weighted, log_y=True)
+            yield _chart(title, "loss", weighted, log_y=True)
 
 
 def _held_out(runs: Sequence[Run]) -> Iterator[Block]:
@@ -272,7 +264,8 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
             found = tuple(replace(one, x=medians[one.label]) for one in points if one.label in medians)
             title = f"Latency against score, {name}{place}"
             label = f"ms per text of {bench.length} tokens, batch 1, {name}"
-            rows = tuple((one.label, number(one.x), number(one.y)) for one in found)
+            names = (f"{one.label}, {one.group}".rstrip(", ") for one in found)
+            rows = tuple((name, number(one.x), number(one.y)) for name, one in zip(names, found, strict=True))
             if len(found) > 2:
                 charts.append(ScatterChart(title, label, what, found))
             elif found:

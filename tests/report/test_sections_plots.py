@@ -78,7 +78,7 @@ def test_models_that_were_timed_are_plotted_by_engine(tmp_path):
     assert charts[0].points[0] == Point("small", pytest.approx(32.0), 61.0, 1.5, "full")
     assert latency_charts(POINTS[1:], [measured], "mean, %") == []
     few, _ = latency_charts(POINTS, [measured], "mean, %")
-    assert few == Table(charts[0].title, ("", charts[0].x_label, "mean, %"), (("small", "32", "61"),))
+    assert few == Table(charts[0].title, ("", charts[0].x_label, "mean, %"), (("small, full", "32", "61"),))
 
 
 def test_sizes_are_in_millions():

@@ -172,16 +172,9 @@ class _Page:
         return Section("Claims", (Text(rule), *told), tuple(map(self._claim, suite.claims)))
 
     def _claim(self, claim: Claim) -> Section:
-        columns = [
-            "A",
-            "B",
-            "bound",
-            "A − B in points",
-            "pairs",
-            "by task",
-            "without those marked ‡",
-            "verdict",
-        ]
+        columns = (
+            "A", "B", "bound", "A − B, points", "pairs", "by task", "without those marked ‡", "verdict",
+        )  # fmt: skip
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             a = said.a + (f", {said.label}" if said.label else "")
@@ -197,7 +190,7 @@ class _Page:
             rows.append((a, said.b, bound, difference(one), pairs, means or None, others, verdict))
         head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
         judged = Text(f"Verdict: {self._verdict(claim)}. {claim.caveat}".strip(), strong=True)
-        return Section(claim.text, (*head, Table(claim.text, tuple(columns), tuple(rows)), judged))
+        return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
 
     def _verdict(self, claim: Claim) -> str:
         verdict = judge(claim, self._compared[claim.name])
@@ -302,12 +295,10 @@ class _Page:
 
     def _charts(self) -> Section:
         parts = tuple(part for table in self._suite.tables if (part := self._charts_of(table)).blocks)
-        shown = [block for part in parts for block in part.blocks if isinstance(block, ScatterChart)]
-        timed = any(" ms" in f" {chart.x_label}" for chart in shown)
-        note = Text(
-            "No latency was measured: minialbert bench --model ROW=MODEL --output RECORDS/bench adds it."
-        )
-        return Section("Size, speed and score", (note,) if parts and not timed else (), parts)
+        shown = [one.title for part in parts for one in part.blocks if isinstance(one, ScatterChart | Table)]
+        timed = any(title.startswith("Latency") for title in shown)
+        advice = "No latency was measured: minialbert bench --model ROW=MODEL --output RECORDS/bench adds it."
+        return Section("Size, speed and score", (Text(advice),) if parts and not timed else (), parts)
 
     def _charts_of(self, table: SuiteTable) -> Section:
         points = []
