@@ -210,7 +210,11 @@ def _load(
 
 
 def _trace(
-    model: PreTrainedModel, head: str, opset: int, num_iterations: int | None, pooling: Pooling | None
+    model: PreTrainedModel,
+    head: str,
+    opset: int,
+    num_iterations: int | None,
+    pooling: Pooling | None = None,
 ) -> ModelProto:
     try:
         return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
