@@ -69,7 +69,7 @@ def local_path(name: str | Path) -> Path:
         return path
     except (OSError, RuntimeError, ValueError) as error:  # as for "~nobody/x", "\0" and 10,000 letters
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"{shown(name, 120)} is no path that can be opened ({reason})") from error
+        raise UserError(f"{shown(name, 120)} is not a path that can be opened ({reason})") from error
     return path
 
 

@@ -54,11 +54,11 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
     assert json.loads((folder / "adapter_config.json").read_text())["adapter_kind"] == "low-rank"
     load_adapters(names["plain"].model, folder)
     del modeling_minialbert.ADAPTER_KINDS["low-rank"]
-    with pytest.raises(UserError, match=r"the adapter kind 'low-rank' is not known here \(bottleneck\)"):
+    with pytest.raises(UserError, match=r"the adapter kind 'low-rank' is not known \(bottleneck\)"):
         load_adapters(names["plain"].model, folder)
-    with pytest.raises(UserError, match="the adapter kind 'low-rank' is not known here"):
+    with pytest.raises(UserError, match="the adapter kind 'low-rank' is not known"):
         minialbert.predict(tmp_path / "tuned" / "model", ["the king"])
-    # a folder of a kind of task that nobody registered here is refused by name
+    # a folder of a kind of task that nobody registered is refused by name
     record = names["grader"].record
     assert (
         record["metric"] == "mean_distance"
@@ -69,7 +69,7 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
         minialbert.finetune(str(tiny_teacher_dir), task="grades", data=[("a", "1"), ("b", "bad")])
     del task_types.TASK_TYPES["grades"]
     with pytest.raises(
-        UserError, match="nobody registered its kind of task 'grades' here: there are single-label"
+        UserError, match="its kind of task 'grades' is not registered: there are single-label"
     ):
         minialbert.predict(tmp_path / "grades" / "model", ["the king"])
 
@@ -199,5 +199,5 @@ def test_files_of_the_bottleneck_do_not_name_it(tmp_path):
             adapter_reduction_factor=None,
         )
     )
-    with pytest.raises(UserError, match="'strange' is not known here"):
+    with pytest.raises(UserError, match="'strange' is not known"):
         add_adapters(bare, kind="strange")

@@ -151,7 +151,9 @@ def distill(
     batch_size: Annotated[int | None, option("Windows per optimiser step.")] = None,
     lr: Annotated[float | None, option("Highest learning rate.")] = None,
     seed: Annotated[int | None, option("Random seed for weights, order, masks and dropout.")] = None,
-    precision: Annotated[Precision | None, option("Arithmetic (default: what is faster here).")] = None,
+    precision: Annotated[
+        Precision | None, option("Arithmetic (default: the faster on this machine).")
+    ] = None,
     set_: Annotated[list[str] | None, option("Any setting, as in distill.output_weight=4.", "--set")] = None,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,

@@ -25,7 +25,7 @@ from minialbert.runs.stopping import handling, rank, world_size
 
 
 class PlainConsole(Console):
-    """A console that takes text as text: brackets are no markup, `:name:` no picture, and controls are spelled out."""
+    """A console that takes text as text: brackets and `:name:` have no meaning, and controls are spelled out."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False)
@@ -180,7 +180,7 @@ def print_answers(results: Iterable[dict[str, Any]]) -> None:
 
 
 def say(text: str, console: Console = out) -> None:
-    """Print a line as it is: brackets in a path are no markup, and a long path is not broken."""
+    """Print a line as it is: brackets in a path are not markup, and a long path is not broken."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -66,7 +66,9 @@ def finetune(
     batch_size: Annotated[int | None, option("Rows per optimiser step.")] = None,
     lr: Annotated[float | None, option("Highest learning rate.")] = None,
     seed: Annotated[int | None, option("Random seed for head, order and dropout.")] = None,
-    precision: Annotated[Precision | None, option("Arithmetic (default: what is faster here).")] = None,
+    precision: Annotated[
+        Precision | None, option("Arithmetic (default: the faster on this machine).")
+    ] = None,
     set_: Annotated[list[str] | None, option("Any setting, as in tuning.warmup_ratio=0.1.", "--set")] = None,
     grid: Annotated[bool, option("Run the recipe's grid; select the best.", "--grid")] = False,
     jobs: Annotated[int, option("Runs at a time on this machine.", min=1)] = 1,

@@ -197,7 +197,7 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     fingerprint.
 
     A corpus is of files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name` or
-    `hub:owner/name:config:split`; a string `owner/name` that is no local path is a hub id, too. A list may also hold
+    `hub:owner/name:config:split`; a string `owner/name` that is not a local path is a hub id, too. A list may also hold
     sources that were found before, lists and iterators of texts, data sets and frames. At least one is not empty.
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
@@ -289,7 +289,7 @@ def _hub_source(name: str) -> Source:
     parts = name.removeprefix(PREFIX).split(":")
     if not parts[0] or len(parts) > 3:
         raise UserError(
-            f"{quoted(name)} is no hub data set: expected hub:owner/name or hub:owner/name:config:split"
+            f"{quoted(name)} is not a hub data set: expected hub:owner/name or hub:owner/name:config:split"
         )
     return Source(Path(name), "hub", 0)
 
@@ -395,7 +395,7 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
     text = record[text_field]
     if not isinstance(text, str):
         raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")
-    # JSON can spell half of a surrogate pair, which is no text and which no tokenizer takes.
+    # JSON can spell half of a surrogate pair, which is not text and which no tokenizer takes.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -433,9 +433,7 @@ def _indexes(ids: Sequence[str | None], name: str) -> list[str]:
         if not index or not index.isprintable():  # a TAB or line end would be read as another row
             raise UserError(f"{name}.tsv: index {quoted(index)}; expected the benchmark's number of the row")
         if index in seen:
-            raise UserError(
-                f"{name}.tsv: index {shown(index)} stands on more than one row; expected each index once"
-            )
+            raise UserError(f"{name}.tsv: index {shown(index)} is repeated; expected each index once")
         seen.add(index)
     return given
 

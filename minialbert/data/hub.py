@@ -37,7 +37,7 @@ def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
     match = _LABELLED.fullmatch(data)
     if match is None:
         raise UserError(
-            f"{quoted(data)} is no hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
+            f"{quoted(data)} is not a hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
         )
     advice = "give a local directory, or check the name, the configuration and the network"
     return match[2], load_hub(match[1], match[3], f"could not load {data}: {advice}")

@@ -64,7 +64,7 @@ def read_tagged(path: Path) -> Table:
             f"{path} has 0 sentences: expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"
         )
     notes = ["the first column has numbers, so the words are read from the second"] if column else []
-    notes += [f"{doubles} rows whose number is no whole one are left out"] if doubles else []
+    notes += [f"{doubles} rows whose number is not a whole one are left out"] if doubles else []
     return Table(str(path), ("tokens", "tags"), rows, notes=tuple(notes))
 
 

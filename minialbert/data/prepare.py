@@ -393,7 +393,7 @@ def _open_folder(
 def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
     if differences := plan.differences(other):
         raise UserError(
-            f"{folder} holds windows made otherwise ({differences}): choose another folder, or start anew "
+            f"{folder} was prepared with other settings ({differences}): choose another folder, or start anew "
             "with --overwrite"
         )
     if any(source.sha256 and not old.sha256 for source, old in zip(plan.sources, other.sources, strict=True)):

@@ -104,7 +104,7 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
             found = f"{type(value).__name__} {quoted(value)}"
             raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")
         if _has_half_a_pair(list(cells.values())):
-            raise table.error(row, "holds half of a surrogate pair, which is no character")
+            raise table.error(row, "holds half of a surrogate pair, which is not a character")
         cells = {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in cells.items()}
         table.rows.append((row, cells))
         columns.update(dict.fromkeys(cells))

@@ -300,7 +300,7 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
         if "\\u" in content:  # JSON can spell half of a surrogate pair, which no tokenizer takes
             json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise file_error(path, line, "holds half of a surrogate pair, which is no character") from error
+        raise file_error(path, line, "holds half of a surrogate pair, which is not a character") from error
     except (ValueError, RecursionError) as error:
         raise file_error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
     if not isinstance(record, dict):

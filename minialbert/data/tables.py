@@ -286,7 +286,7 @@ class _Reader:
             cell = None if column is None else cells.get(column)
             found = [] if missing(cell) else spans_of(table, row, cell, said, elsewhere)
             kept, doubles, overlapping = without_overlaps(said, found, self.overlaps)
-            left_out["stand there twice"] += doubles
+            left_out["are repeated"] += doubles
             if self.overlaps != "refuse":
                 left_out[f"overlap a kept one (task.overlaps={self.overlaps})"] += overlapping
             try:
@@ -346,7 +346,7 @@ def _check_options(
     if labels is not None and kind.tagging and "O" not in labels:
         raise UserError(f"`labels` of a {kind.name} task are tags, 'O' among them; found {listed(labels)}")
     if label_separator is not None and not label_separator.strip():
-        raise UserError(f"expected a label separator that is no blank, found {quoted(label_separator)}")
+        raise UserError(f"expected a label separator that is not a blank, found {quoted(label_separator)}")
     if (flags := _flag_names(columns)) and (kind.label != "classes" or len(set(flags)) < len(flags)):
         raise UserError(
             f"the label columns {listed(flags)}: several are for multi-label tasks, a 0 or 1 in each, each named once"
@@ -528,11 +528,11 @@ def _notes_on_names(table: Table, used: _Used, names: Sequence[str]) -> Iterator
         name for column in used.get("label", used.get("tags", ())) for name in table.classes.get(column, ())
     )
     if lost := [name for name in declared if name not in names]:
-        yield f"{table.name}: no row has {listed(map(quoted, lost))}, so they are no labels; task.labels keeps them"
+        yield f"{table.name}: no row has {listed(map(quoted, lost))}, so they are not labels; task.labels keeps them"
 
 
 def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) -> None:
-    # One class is no classification, and Transformers takes a head with one output for a regression.
+    # One class is not a classification, and Transformers takes a head with one output for a regression.
     if kind.label == "classes":
         if not names:
             raise UserError(f"{train.name}: no row has a class; there is nothing to learn")
@@ -546,7 +546,7 @@ def _unknown_labels(
 ) -> Iterator[str]:
     """Yields a note about labels that are not among those of the model, or raises.
 
-    It raises for train, and where no label is known; a dev split of entities of one rare type is no error.
+    It raises for train, and where no label is known; a dev split of entities of one rare type is not an error.
     """
     known = {*names, *(name[2:] for name in names if name.startswith("B-"))}
 

@@ -226,7 +226,7 @@ class LengthGroupedSampler(Sampler[int]):
     """An order in which rows of a batch are of similar length, a function of seed and epoch alone.
 
     Rows are shuffled, then sorted by length within buckets of 50 batches, and the batches shuffled again. The order
-    ends with as many `len(lengths)`, which is no row, as make its length a multiple of `multiple_of`, so that all
+    ends with as many `len(lengths)`, which is not a row, as make its length a multiple of `multiple_of`, so that all
     processes get equally many batches.
     """
 

@@ -168,7 +168,7 @@ def _run_cells(
 def expand(recipe: FinetuneRecipe) -> list[GridCell]:
     """Return one cell per learning rate, batch size, number of epochs and seed, the seeds of a combination together.
 
-    An empty list of a recipe's grid stands for the value under `tuning`; a combination that is no recipe is a
+    An empty list of a recipe's grid stands for the value under `tuning`; a combination that is not a recipe is a
     `UserError`.
     """
     names = (*_VALUES, "seed")
@@ -281,7 +281,7 @@ def _merit(*records: dict[str, Any]) -> float:
 
 
 def _signed(score: float, metric: str) -> float:
-    """Return a score of which more is better; one that is no number loses."""
+    """Return a score of which more is better; one that is not a number loses."""
     value = -score if lower_is_better(metric) else score
     return value if math.isfinite(value) else -math.inf
 
@@ -338,7 +338,7 @@ def _read_record(output: Path, cell: GridCell) -> dict[str, Any]:
         validation_score(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no record of a fine-tuning ({error}): remove {path.parent} and start the same command again"
+            f"{path} is not a record of a fine-tuning ({error}): remove {path.parent} and start the same command again"
         ) from error
     return record
 

@@ -319,7 +319,7 @@ def load_adapters(
 def _locate(source: str, name: str, revision: str | None) -> Path:
     folder = Path(source).expanduser()
     if not folder.is_dir() and (folder.exists() or spelled_as_path(source)):
-        raise UserError(f"{source} is no directory: expected one written by save_adapters, or a hub id")
+        raise UserError(f"{source} is not a directory: expected one written by save_adapters, or a hub id")
     found = repository_file(source, name, revision)
     if found is None:
         raise UserError(

@@ -231,7 +231,7 @@ class MiniAlbertConfig(PreTrainedConfig):
             TypeError,
             AttributeError,
         ) as error:  # JSON, but no object or nested too deeply
-            raise OSError(f"{pretrained_model_name_or_path}: its config.json is no configuration") from error
+            raise OSError(f"{pretrained_model_name_or_path}: config.json is not a configuration") from error
         if not isinstance(config_dict, dict):
             raise OSError(f"{pretrained_model_name_or_path}: its config.json holds no JSON object")
         if config_dict.get("model_type") == "albert":

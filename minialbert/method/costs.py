@@ -67,14 +67,14 @@ class Price:
         return (
             f"training: {self.steps - first_step:,} of {self.steps:,} steps, {self.batch:,} {self.units} each; "
             f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; {time_left} and "
-            f"{size(self.memory)} here"
+            f"{size(self.memory)} on this machine"
         )
 
     def check(self, max_hours: float | None) -> None:
         """Raise UserError for a training that takes more hours than that."""
         if max_hours is not None and self.seconds > 3600 * max_hours:
             raise UserError(
-                f"{self.line()}: more than {max_hours:g} hours. Give --yes to start it all the same, fewer steps or "
+                f"{self.line()}: more than {max_hours:g} hours. Give --yes to start anyway, fewer steps or "
                 "data, or a smaller recipe, as --recipe small for distill"
             )
 
@@ -119,7 +119,7 @@ def faster_precision(
     times = bf16_speed(config.hidden_size, _inner_width(config), min(tokens, _MEASURED_TOKENS))
     chosen = "bf16" if times >= _WORTH_A_CHANGE else "fp32"
     return chosen, [
-        f"precision: {chosen}; bf16 is {times:.1f} times as fast as fp32 in products of this size here"
+        f"precision: {chosen}; bf16 is {times:.1f} times as fast as fp32 in products of this size on this machine"
     ]
 
 
@@ -206,7 +206,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         "tokens_in_all": price.tokens,
         "mflops_per_token": round(price.flops / 1e6),
         "precision": price.precision,
-        "matmul_rate": f"{price.rate / 1e9:,.0f} GFLOP/s measured here",
+        "matmul_rate": f"{price.rate / 1e9:,.0f} GFLOP/s measured on this machine",
         "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
         "memory": size(price.memory),
     }

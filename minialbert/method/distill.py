@@ -249,10 +249,10 @@ def _as_windows(
     if isinstance(data, list | tuple) and data and all(_is_place(one) for one in data):
         return list(data)
     if tokenizer is None and teacher is not None:
-        raise UserError("these texts are no windows yet, and the teacher is in memory: give tokenizer too")
+        raise UserError("these texts are not windows yet, and the teacher is in memory: give tokenizer too")
     name, revision = recipe.teacher.model, recipe.teacher.revision
     if tokenizer is None and name is None:
-        raise UserError("these texts are no windows yet: give tokenizer too")
+        raise UserError("these texts are not windows yet: give tokenizer too")
     source = tokenizer if tokenizer is not None else load_tokenizer(str(name), revision=revision)
     config = teacher.model.config if teacher is not None else None
     if config is None and name is not None:

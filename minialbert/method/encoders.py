@@ -272,7 +272,7 @@ def repository_file(
         )
     except LOADING_ERRORS as error:
         raise UserError(
-            f"{name} is no directory, and the hub did not give its {file} ({one_line(error)})"
+            f"{name} is not a directory, and the hub did not give its {file} ({one_line(error)})"
         ) from error
     return None if found is None else Path(found)
 
@@ -534,7 +534,7 @@ class Teacher:
 
     `has_mlm_head` says whether a masked-LM head came with the checkpoint; the student uses the tokenizer too. The
     encoder is tried on one input of `length` tokens, and what that showed is kept: numbers of layers and heads, width,
-    and `attention_fault`, why its attention maps are no rows of probabilities over the tokens ("" where they are).
+    and `attention_fault`, why its attention maps are not rows of probabilities over the tokens ("" where they are).
     """
 
     model: PreTrainedModel
@@ -555,8 +555,7 @@ class Teacher:
         called = f"the {self.role} {self.name}".strip() + f" (of the kind {config.model_type})"
         if "attention_mask" not in forward_inputs(self.model, _trial(self.model, 4)):
             raise UserError(
-                f"{called} takes no attention mask: what it says of a token depends on the padding beside it, so it "
-                "cannot teach"
+                f"{called} takes no attention mask: its output depends on padding, so it cannot teach"
             )
         # Recorded rows are right at any length; of others some change with it (BigBird's).
         length = min(
@@ -632,7 +631,7 @@ def try_out(
 
 
 def _attention_fault(view: EncoderView, length: int) -> str:
-    """Return why the maps of a view are no rows of probabilities over the tokens of `_trial`; "" where they are."""
+    """Return why the maps of a view are not rows of probabilities over the tokens of `_trial`; "" where they are."""
     rows = {
         layer: rows.exp() if view.log_rows else rows
         for layer, rows in view.attention_rows.items()

@@ -193,7 +193,7 @@ def build_adapters(config: MiniAlbertConfig, count: int) -> tuple[list[nn.Module
     """Return adapters of the kind that a configuration names: those of the attention, those of the network."""
     if config.adapter_kind not in ADAPTER_KINDS:
         raise ValueError(
-            f"the adapter kind {config.adapter_kind!r} is not known here ({', '.join(ADAPTER_KINDS)}): call "
+            f"the adapter kind {config.adapter_kind!r} is not known ({', '.join(ADAPTER_KINDS)}): call "
             "register_adapter with its class first"
         )
     attention, ffn = ([build(config) for _ in range(count)] for build in ADAPTER_KINDS[config.adapter_kind])

@@ -149,7 +149,7 @@ def register_loss(name: str, *, needs: tuple[Need, ...] = ("hidden_states",)) ->
 class DistillationTerms:
     """The named terms of one loss, unweighted (alignment summed over iterations), and the weighted total.
 
-    `relation` and `elastic`, which are no terms of the paper, are None where nothing asks for them. `elastic`
+    `relation` and `elastic`, which are not terms of the paper, are None where nothing asks for them. `elastic`
     holds its own two weights already.
     """
 

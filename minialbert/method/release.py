@@ -155,7 +155,7 @@ def _locate(source: str | Path, name: str) -> Path | None:
 def _read_config(source: str | Path) -> dict[str, Any]:
     path = _locate(source, "config.json")
     if path is None:
-        what = "has no config.json" if Path(source).is_dir() else "is no directory, nor a hub id within reach"
+        what = "has no config.json" if Path(source).is_dir() else "is not a directory or a hub id in reach"
         raise UserError(f"{source} {what}: give a checkpoint directory of the MiniALBERT release")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -144,7 +144,7 @@ class StudentRecipe(Section):
             )
         if self.hidden_size and self.num_attention_heads and self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads "
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
         return self
@@ -289,7 +289,7 @@ class TrainingRecipe(Section):
             raise ValueError("give max_steps or epochs, or both for the shorter; got neither")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}: "
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}: "
                 "set micro_batch_size too, or set it to null"
             )
         return self
@@ -524,7 +524,7 @@ class FinetuneRecipe(RecipeBase):
         tuning, task = self.tuning, self.task
         if tuning.micro_batch_size and tuning.batch_size % tuning.micro_batch_size:
             raise ValueError(
-                f"tuning.batch_size {tuning.batch_size} is no multiple of tuning.micro_batch_size "
+                f"tuning.batch_size {tuning.batch_size} is not a multiple of tuning.micro_batch_size "
                 f"{tuning.micro_batch_size}: set both, or micro_batch_size to null"
             )
         if task.overlap > task.max_length - 8:

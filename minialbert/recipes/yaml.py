@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
         if isinstance(node, yaml.ScalarNode):
-            # A tag that is written out must be what the value has anyway: `!!bool x` is no truth value.
+            # A tag that is written out must be what the value has anyway: `!!bool x` is not a truth value.
             if node.tag not in (_TEXT, self.resolve(yaml.ScalarNode, node.value, (True, False))):
                 raise _refused(_FOREIGN.format(quoted(node.tag)), node.start_mark)
             if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:

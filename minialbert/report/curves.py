@@ -25,7 +25,7 @@ def read_curves(log: Path) -> dict[str, Points]:
     """Return the loss terms in a run's `log.jsonl`: points (step, value) by names such as "loss" and "loss_mlm".
 
     They come by rising step. Where a step was logged again, as by a run that was resumed, the later line counts.
-    Figures that are not finite are left out. What cannot be read or is no log is a `UserError`.
+    Figures that are not finite are left out. What cannot be read or is not a log is a `UserError`.
     """
     return _curves(log, _terms)
 
@@ -64,13 +64,13 @@ def _curves(log: Path, figures_of: Callable[[dict[str, Any]], dict[str, Any] | N
             continue
         step = record.get("step")
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**53:
-            raise UserError(f"{log} is no log of a run: a record has the step {quoted(step)}")
+            raise UserError(f"{log} is not a log of a run: a record has the step {quoted(step)}")
         for name, value in figures.items():
             is_figure = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_figure or name == "masked_tokens" or not _NAME.fullmatch(name):
                 continue
             if name not in values and len(values) == _MOST_CURVES:
-                raise UserError(f"{log} is no log of a run: it has more than {_MOST_CURVES} figures")
+                raise UserError(f"{log} is not a log of a run: it has more than {_MOST_CURVES} figures")
             if (number := finite(value)) is not None:
                 values[name][step] = float(number)
             else:  # what an earlier line has of this step no longer holds
@@ -86,7 +86,7 @@ def _records(log: Path) -> Iterator[dict[str, Any]]:
     try:
         content = packed(log)
         if log.exists() and not log.is_file():  # a pipe would never end
-            raise UserError(f"{log} is no file: expected the log.jsonl of a run")
+            raise UserError(f"{log} is not a file: expected the log.jsonl of a run")
         if content is None and log.stat().st_size > _MOST_BYTES:
             raise UserError(
                 f"{log} has more than {_MOST_BYTES // 2**20} MiB: expected the log.jsonl of a run, a record a line"

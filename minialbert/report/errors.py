@@ -89,7 +89,7 @@ def _texts(run: Run, split: str) -> Iterator[Table]:
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file} is no file of predictions ({type(error).__name__}: {error}): evaluate again"
+            f"{file} is not a file of predictions ({type(error).__name__}: {error}): evaluate again"
         ) from error
     wrong = sorted((one for one in judged if one[0] != "right"), key=lambda one: -one[2])
     right = sorted((one for one in judged if one[0] == "right"), key=lambda one: one[2])

@@ -196,7 +196,7 @@ def _grid(table: Table) -> dict[str, Any]:
     heads = table.columns
     columns = [_column([row[index] for row in table.rows]) for index in range(len(heads))]
     rows = list(zip(*columns, strict=True)) if table.rows else []
-    # Elsewhere, the same words are no verdict: a model may be called "held".
+    # Elsewhere, the same words are not a verdict: a model may be called "held".
     judged = {index for index, head in enumerate(heads) if head.strip().lower().startswith("verdict")}
     paper = [(0, "paper: "), *((index, "paper") for index, head in enumerate(heads) if head == "source")]
     kept = [at for at, column in enumerate(columns) if not rows or not all(one.missing for one in column)]
@@ -232,7 +232,7 @@ def _judged(one: _Shown) -> _Shown:
 
 def _column(values: Sequence[Value]) -> list[_Shown]:
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip() not in _NOTHING]
-    # One cell in words makes words of the others too: "1" beside "1 to 2" is no number. Nor do numbers and durations
+    # One cell in words makes words of the others too: "1" beside "1 to 2" is not a number. Nor do numbers and durations
     # have an order.
     read = next((one for one in (_number, _duration) if all(one(text) is not None for text in texts)), None)
     return [_shown(value, read) for value in values]
@@ -261,7 +261,7 @@ def _shown(value: Value, read: Callable[[str], float | None] | None) -> _Shown:
         key = round(value.mean * (100 if value.percent else 1), 9)  # as shown, beside printed figures
     else:
         key = float(value.mean if isinstance(value, Difference) else value)
-    # What is no number, such as a diverged loss, is shown and sorted as missing.
+    # What is not a number, such as a diverged loss, is shown and sorted as missing.
     return _Shown(show(value), key) if math.isfinite(key) else _Shown(show(None))
 
 

@@ -240,7 +240,7 @@ def read_bench(file: Path) -> Bench:
                 rows.append((model, engine, look_up(figures, "bytes", kind=int), ms))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{file} is no record of minialbert bench ({type(error).__name__}: {error}): remove it, or measure again"
+            f"{file} is not a record of minialbert bench ({type(error).__name__}: {error}): remove it, or measure again"
         ) from error
     return Bench(file, length, tuple(rows))
 

@@ -381,7 +381,7 @@ def _lines(groups: Groups, texts: Callable[[Record], Iterable[str]]) -> list[str
 
 
 def _csv_cells(value: Value) -> list[str]:
-    """Return mean, sd and n as text; what is no measured figure has neither sd nor n."""
+    """Return mean, sd and n as text; what is not a measured figure has neither sd nor n."""
     if isinstance(value, Cell):
         scale = 100 if value.percent else 1
         spread = "" if value.sd is None else f"{scale * value.sd:.4f}"

@@ -111,7 +111,7 @@ def find_damage(checkpoint: Path) -> str | None:
     for name, (size, digest) in files.items():
         path = checkpoint / name
         if path.is_symlink() or not path.is_file():
-            return f"{name} is no file"
+            return f"{name} is not a file"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, not {size}"
         if sha256_of(path) != digest:

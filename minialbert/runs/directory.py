@@ -145,8 +145,8 @@ class RunDirectory:
         for file in () if known is None else (self.recipe, self.data) if known else (self.recipe,):
             if not file.is_file():
                 raise UserError(
-                    f"{file} is missing, which says what the checkpoints beside it belong to: put it back, or start "
-                    "the run anew with --overwrite"
+                    f"{file} is missing; it identifies the checkpoints: put it back, or start the run anew "
+                    "with --overwrite"
                 )
 
     def check_same_data(
@@ -277,7 +277,7 @@ def check_same_recipe(
     if different:
         lines = [" ".join(yaml.safe_dump({key: value}).split()) for key, value in different.items()]
         raise UserError(
-            f"{folder} holds a run of another recipe; different here: {'; '.join(lines[:5])}. {advice}"
+            f"{folder} holds a run of another recipe; different: {'; '.join(lines[:5])}. {advice}"
         )
 
 

@@ -63,7 +63,7 @@ def check_own(*paths: Path) -> None:
             if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
                 what = "link" if stat.S_ISLNK(kind) else "pipe or device"
                 raise UserError(
-                    f"{path} is a {what}, which nothing here writes: remove it, or take another folder"
+                    f"{path} is a {what}, which this program never writes: remove it, or take another folder"
                 )
 
 

@@ -148,7 +148,7 @@ def _check_tensors(file: Path, expected: Mapping[str, Tensor]) -> None:
 
 def _check_like(name: str, found: object, expected: Tensor) -> None:
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type == "meta":
-        raise Misfit(f"{name} is no plain tensor")
+        raise Misfit(f"{name} is not a plain tensor")
     if found.shape != expected.shape or found.dtype != expected.dtype:
         kinds = [f"{str(one.dtype).removeprefix('torch.')} {list(one.shape)}" for one in (found, expected)]
         raise Misfit(f"{name} is {shown(kinds[0])}, expected {kinds[1]}")
@@ -175,7 +175,7 @@ def _check_optimizer(fresh: torch.optim.Optimizer, found: dict[str, Any], *, mov
             _check_like(name, moment, torch.zeros((), dtype=torch.float32) if name == "step" else parameter)
             # Kernels go by the size alone: an expanded tensor has less memory than its shape says.
             if moment.stride() != torch.empty_like(moment, device="meta").stride():
-                raise Misfit(f"{name} is no plain tensor")
+                raise Misfit(f"{name} is not a plain tensor")
             if name != "exp_avg" and bool((moment < 0).any()):
                 raise Misfit(f"{name} holds negative numbers")
 

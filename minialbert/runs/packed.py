@@ -97,7 +97,7 @@ def _read(pack: Path, changed: int, size: int) -> dict[str, str]:
     """Return the texts in a pack, which are read again when the file has changed."""
     try:
         if not pack.is_file():  # a pipe would never end
-            raise UserError(f"{pack} is no file: expected packed records or logs")
+            raise UserError(f"{pack} is not a file: expected packed records or logs")
         with gzip.open(pack) if pack.name == LOGS else pack.open("rb") as file:
             plain = file.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
@@ -109,9 +109,9 @@ def _read(pack: Path, changed: int, size: int) -> dict[str, str]:
         try:
             path, text = _entry(json.loads(line), _NAMES[pack.name])
             if path in texts:
-                raise ValueError(f"{quoted(path)} stands there twice")
+                raise ValueError(f"{quoted(path)} is repeated")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{pack}, line {number} is no packed file of a run: {error}") from error
+            raise UserError(f"{pack}, line {number} is not a packed file of a run: {error}") from error
         texts[path] = text
     return texts
 
@@ -122,7 +122,7 @@ def _entry(entry: Any, names: tuple[str, ...]) -> tuple[str, str]:
         raise ValueError("expected an object with file and content")
     parts = PurePosixPath(path).parts
     if path != "/".join(parts) or ".." in parts or "\\" in path or "\0" in path or parts[-1:] == ():
-        raise ValueError(f"{quoted(path)} is no path below its folder")
+        raise ValueError(f"{quoted(path)} is not a path below its folder")
     if parts[-1] not in names:
         raise ValueError(f"{quoted(path)} is not called {' or '.join(names)}")
     content = entry.get("content")

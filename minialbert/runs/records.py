@@ -386,7 +386,7 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
     }
 
 
-# Parts of names of figures that are no shares; kinds of task that are registered add theirs.
+# Parts of names of figures that are not shares; kinds of task that are registered add theirs.
 NO_SHARES = {"mse", "mae", "loss", "error"}
 
 

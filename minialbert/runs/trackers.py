@@ -97,7 +97,7 @@ class RunTracking(TrainerCallback):
             raise
         except Exception as error:  # of whatever kind the package has
             raise UserError(
-                f"{_TITLES[self.name]} cannot be started ({type(error).__name__}: {one_line(error)}): put that right, "
+                f"{_TITLES[self.name]} cannot be started ({type(error).__name__}: {one_line(error)}): fix that, "
                 "or leave it out of report_to"
             ) from error
         for record in self._run.read_log():

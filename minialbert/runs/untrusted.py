@@ -60,7 +60,7 @@ def check_model_folder(name: str | Path) -> None:
 
 
 def _check_file(folder: Path, file: Path) -> None:
-    """Refuse a link that leads out of a model's folder, what is no file, and weights of countless names."""
+    """Refuse a link that leads out of a model's folder, what is not a file, and weights of countless names."""
     if file.is_symlink() and file.suffix not in _TENSORS and not _is_of(folder.resolve(), file.resolve()):
         raise UserError(f"{file} is a link that leads out of its folder: put the file itself in its place")
     if file.exists() and not file.is_file() and not file.is_dir():
@@ -95,7 +95,7 @@ def check_tokenizer_files(tokenizer: PreTrainedTokenizerBase, name: str | Path) 
     for template in templates if isinstance(templates, dict) else ():
         if not is_plain_name(str(template)):
             raise UserError(
-                f"{name}: its tokenizer has a chat template called {quoted(template)}, which is no name of a file: "
+                f"{name}: its tokenizer has a chat template called {quoted(template)}, which is not a file name: "
                 "take it out of tokenizer_config.json"
             )
 

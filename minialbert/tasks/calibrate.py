@@ -308,7 +308,7 @@ def _config_file(model_name: str) -> Path:
     path = Path(model_name) / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{model_name} is no model directory, so that the threshold cannot be written to its config.json: "
+            f"{model_name} is not a model directory, so that the threshold cannot be written to its config.json: "
             "give --dry-run to see it"
         )
     try:

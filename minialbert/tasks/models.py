@@ -80,7 +80,7 @@ def load_for_tuning(
     otherwise a new one is drawn from torch's global generator. That of a regression starts from the mean of
     the training scores: a bias moves by about one learning rate per step, so from 0 the encoder has to make
     up for it, and a small one sits on a plateau first. Without `dropout` the model's own stays. Raises
-    UserError if the model cannot be loaded or is no encoder.
+    UserError if the model cannot be loaded or is not an encoder.
     """
     config = load_encoder_config(name, revision=revision)
     saved = list(config.id2label.values())
@@ -159,7 +159,7 @@ def load_task_tokenizer(name: str, *, words: bool, revision: str | None = None) 
         if isinstance(rule, pre_tokenizers.ByteLevel):
             rule.add_prefix_space = True
     if not isinstance(tokenizer.model_max_length, int | float):
-        raise UserError(f"the tokenizer of {name} has a model_max_length that is no number: mend its config")
+        raise UserError(f"the model_max_length of the tokenizer of {name} is not a number: mend its config")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
     return tokenizer
@@ -250,7 +250,7 @@ def scale_of(task: Task, model: PreTrainedModel) -> Scale:
     """Return the units in which a task's scores are learnt.
 
     Those of a spread between one half and two are learnt as they are, others in standard units, and so nothing but
-    their unit changes what is learnt. So are scores without a spread, and those of a head that is no linear layer.
+    their unit changes what is learnt. So are scores without a spread, and those of a head that is not a linear layer.
     """
     scores = _scores(task)
     deviation = statistics.pstdev(scores) if scores else 0.0
@@ -264,7 +264,7 @@ def _scores(task: Task) -> list[float]:
 
 
 def _score_layer(model: PreTrainedModel) -> nn.Linear | None:
-    """Return the last layer of a head of one output; None where it has no bias or is no linear layer."""
+    """Return the last layer of a head of one output; None where it has no bias or is not a linear layer."""
     outputs = [part for part in _head_layers(model) if part.out_features == 1 and part.bias is not None]
     return outputs[-1] if outputs else None
 
@@ -308,7 +308,7 @@ def read_task_file(name: str | Path, *, revision: str | None = None) -> TaskInpu
         known = Path(name).exists() or try_to_load_from_cache(str(name), TASK_FILE, revision=revision)
         if not known:
             logger.warning(
-                "%s: the hub could not be asked for its %s; if it was tuned here, its inputs are read as by default",
+                "%s: the hub could not be asked for its %s; if minialbert tuned it, its inputs are read as by default",
                 name, TASK_FILE,
             )  # fmt: skip
         return None
@@ -322,7 +322,7 @@ def read_task_file(name: str | Path, *, revision: str | None = None) -> TaskInpu
     if inputs.problem not in TASK_TYPES:
         known = ", ".join(TASK_TYPES)
         raise UserError(
-            f"{path} is damaged, or nobody registered its kind of task {quoted(inputs.problem)} here: there are {known}"
+            f"{path} is damaged, or its kind of task {quoted(inputs.problem)} is not registered: there are {known}"
         )
     return inputs
 

@@ -222,7 +222,7 @@ def read_inputs(
     `file`.
 
     All paths are looked at before this returns, and all tables are read and checked before the first text. Blank lines
-    are texts too, so that results can be put beside their lines; blank lines of tables are no rows. Raises UserError,
+    are texts too, so that results can be put beside their lines; blank lines of tables are not rows. Raises UserError,
     naming file and rows, if a file is missing, of an unknown kind, damaged or not UTF-8, or lacks the column or a cell
     of it, or a text has more than `max_characters`.
     """

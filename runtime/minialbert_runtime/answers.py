@@ -126,8 +126,8 @@ class TextModel(ABC):
             The results.
 
         Raises:
-            UserError: a text is no text, too long, or a pair where the task wants none (or the other way round), or
-                the model cannot be run. What comes before such a text has its results.
+            UserError: an input is not a text, too long, or a pair where the task wants none (or the other way round),
+                or the model cannot be run. What comes before such a text has its results.
         """
         # A mapping gives its keys, and a frame the names of its columns, each of which is a text.
         readable = hasattr(texts, "__iter__") or hasattr(texts, "__getitem__")
@@ -200,7 +200,7 @@ class TextModel(ABC):
             try:
                 part.encode()
             except UnicodeEncodeError as error:
-                message = "holds half of a surrogate pair, which is no character"
+                message = "holds half of a surrogate pair, which is not a character"
                 raise UserError(f"{name}: {message}; decode the input as UTF-8") from error
         if pair and self.tagging:
             raise UserError(f"{name}: found a pair, but entities are found in single texts")

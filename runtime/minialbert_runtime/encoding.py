@@ -118,7 +118,7 @@ def serve() -> None:
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Both ends break when the parent dies, which is no error of this process.
+    # Both ends break when the parent dies, which is not an error of this process.
     with contextlib.suppress(EOFError, BrokenPipeError):
         tokenizer = Tokenizer.from_str(pickle.load(sys.stdin.buffer))
         while True:

@@ -85,7 +85,7 @@ def read_folder(path: str | Path) -> Folder:
         raise UserError(
             f"no such folder: {path}; expected one that `minialbert export` wrote"
             if not path.exists()
-            else f"{path} is no folder: expected one that `minialbert export` wrote"
+            else f"{path} is not a folder: expected one that `minialbert export` wrote"
         )
     head, precision, vectors = _read_export(path)
     for name in (MODEL_FILE, TOKENIZER_FILE):
@@ -202,12 +202,12 @@ def _labels(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     try:
         by_id = {int(index): name for index, name in named.items()}
     except (AttributeError, ValueError) as error:
-        raise _damaged(file, "id2label is no mapping of ids to names") from error
+        raise _damaged(file, "id2label is not a mapping of ids to names") from error
     labels = tuple(by_id[index] for index in sorted(by_id))
     if sorted(by_id) != list(range(len(by_id))) or not labels:
         raise _damaged(file, "id2label does not name the ids 0, 1, …")
     if not all(isinstance(label, str) for label in labels):
-        raise _damaged(file, "a label in id2label is no text")
+        raise _damaged(file, "a label in id2label is not a text")
     if len(set(labels)) < len(labels):
         raise _damaged(file, "two labels in id2label have one name")
     return labels

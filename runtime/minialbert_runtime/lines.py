@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 STDIN = "-"
-SHORTEN = "divide it, or give a larger max_characters (--max-characters)"
+SHORTEN = "split it, or give a larger max_characters (--max-characters)"
 # Ends of a line for some readers, and what commands some terminals: JSON allows both inside a string as they are.
 _SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 

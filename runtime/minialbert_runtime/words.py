@@ -77,7 +77,7 @@ class WordRule:
         """Return the start and end (exclusive) of each word of a text, as this rule cuts it.
 
         Of a rule that says nothing a run of letters, digits, underscores and combining marks is a word; an ideograph,
-        and every other character that is no whitespace, is a word of its own. What is not seen by itself (soft hyphens,
+        and every other character but whitespace, is a word of its own. What is not seen by itself (soft hyphens,
         joiners, direction marks, variation selectors) belongs to what it stands beside.
 
         Args:
@@ -143,7 +143,7 @@ def word_rule(values: object) -> WordRule | None:
         return None
     names = [field.name for field in fields(WordRule)]
     if not isinstance(values, dict) or not {*values} <= {*names}:
-        raise ValueError(f"words is no mapping of {', '.join(names)}")
+        raise ValueError(f"words is not a mapping of {', '.join(names)}")
     lists = [values.get(name, []) for name in names]
     if not all(isinstance(part, list) and all(isinstance(item, str) for item in part) for part in lists):
         raise ValueError("words holds something else than lists of texts")

@@ -579,7 +579,7 @@ def test_report_without_records(refuse, call, tuned, tmp_path):
     line = refuse("report", tmp_path / "empty", "--output", tmp_path / "report")
     assert "has no result.json below it" in line
     assert not (tmp_path / "report").exists()
-    # An evaluation is no fine-tuning, and does not disturb the tables of one beside it.
+    # An evaluation is not a fine-tuning, and does not disturb the tables of one beside it.
     made = tuned("classification")
     shutil.copytree(made.run, tmp_path / "runs" / "a", ignore=shutil.ignore_patterns("model"))
     alone = call("report", tmp_path / "runs")[1]

@@ -206,7 +206,7 @@ def test_spans_that_overlap(tmp_path):
     first = load_table(path, "token", overlaps="first")
     assert first.splits["train"][0].tags == ("B-X", "I-X", "B-X", "O")
     assert first.notes == (
-        "train: spans left out that stand there twice: 2",
+        "train: spans left out that are repeated: 2",
         "train: spans left out that overlap a kept one (task.overlaps=first): 2",
     )
     longest = load_table(path, "token", overlaps="longest")

@@ -420,7 +420,7 @@ def test_hub_out_of_reach(monkeypatch):
 
 @pytest.mark.parametrize("name", ["~nobody-at-all/corpus.txt", "a\0b", "x" * 5_000, "\ud800"])
 def test_a_path_that_no_file_can_have(name):
-    with pytest.raises(UserError, match="is no path that can be opened") as caught:
+    with pytest.raises(UserError, match="is not a path that can be opened") as caught:
         find_sources([name])
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 

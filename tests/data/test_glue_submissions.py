@@ -80,7 +80,7 @@ def test_the_official_number_of_rows(tmp_path, caplog):
         ("mnli", "train", ["0"], ["neutral"], "expected one of test, test_mismatched, diagnostic$"),
         ("rte", "test", ["0", "1"], ["entailment"], "1 predictions for 2 rows"),
         ("rte", "test", [], [], "0 predictions for 0 rows"),
-        ("rte", "test", ["0", "0"], ["entailment"] * 2, "index 0 stands on more than one row"),
+        ("rte", "test", ["0", "0"], ["entailment"] * 2, "index 0 is repeated"),
         ("rte", "test", ["0", None], ["entailment"] * 2, "1 of 2 rows have no index"),
         ("rte", "test", ["0"], ["neutral"], "index 0: unknown label 'neutral'; expected one of entailment, not"),
         ("cola", "test", ["4"], ["1"], "CoLA.tsv, index 4: unknown label '1'; expected one of unacceptable, acc"),

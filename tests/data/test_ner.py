@@ -167,7 +167,7 @@ def test_a_first_column_that_numbers_the_words(tmp_path):
     assert file.notes == (note,)
     file = read(tmp_path, "7\tim\tO\n8-9\tim\t_\n8\tin\tO\n8.1\tx\tO\n\n9\tdem\tO\n")
     assert [sentence.words for sentence in file.sentences] == [("im", "in"), ("dem",)]
-    assert file.notes == (note, "2 rows whose number is no whole one are left out")
+    assert file.notes == (note, "2 rows whose number is not a whole one are left out")
     assert read(tmp_path, "1\tCD\tO\nx\tCD\tO\n").sentences[0].words == ("1", "x")
     assert read(tmp_path, "1\tO\n2\tB-X\n").sentences[0].words == ("1", "2")
 

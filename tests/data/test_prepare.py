@@ -533,14 +533,14 @@ def test_a_corpus_edited_to_the_same_size_is_another(tmp_path, corpus, small_bat
 
     make_windows([mine], TOKENIZER, out, **SMALL)
     edit()
-    assert "made otherwise (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
+    assert "other settings (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
     make_windows([mine], TOKENIZER, out, overwrite=True, **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(windows_module, "_finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             make_windows([mine], TOKENIZER, out, overwrite=True, **SMALL)
     edit()
-    assert "made otherwise (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
+    assert "other settings (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
     edit()
     assert make_windows([mine], TOKENIZER, out, **SMALL).splits["train"].windows
     # A folder of an earlier version knows names and sizes alone, which is said.
@@ -554,7 +554,7 @@ def test_a_corpus_edited_to_the_same_size_is_another(tmp_path, corpus, small_bat
     make_windows([mine], TOKENIZER, out, **SMALL)
     assert "kept no fingerprint of the corpus" in caplog.text
     (mine / "c.txt").write_text("of another size")
-    assert "made otherwise (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
+    assert "other settings (corpus files (c.txt))" in refused([mine], TOKENIZER, out)
 
 
 def test_foreign_folders_are_refused(tmp_path, corpus):

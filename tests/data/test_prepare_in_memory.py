@@ -80,7 +80,7 @@ def test_a_list_and_an_iterator_of_the_same_texts_give_the_same_folder(tmp_path,
     assert caplog.text.count("is finished: nothing to do") == 3
     for corpus in (TEXTS[1:], iter(TEXTS[1:])):
         message = refused(corpus, tmp_path / "iterator")
-        assert "holds windows made otherwise (corpus files (texts in memory (" in message
+        assert "was prepared with other settings (corpus files (texts in memory (" in message
 
 
 def test_the_field_of_the_text(of_a_file, tmp_path):
@@ -131,7 +131,7 @@ def test_a_call_that_was_killed(kind, goes_on, of_a_file, tmp_path, monkeypatch,
     assert saves == [0, 14]
     if goes_on:
         assert "corpus files (texts in memory (" in refused(TEXTS[:-1], tmp_path)
-    assert "holds windows made otherwise" in refused(KINDS[kind](), tmp_path, overlap=5)
+    assert "was prepared with other settings" in refused(KINDS[kind](), tmp_path, overlap=5)
     caplog.set_level("INFO")
     assert windows(KINDS[kind](), tmp_path) == of_a_file
     line = "going on after 14 documents" if goes_on else "texts that are read once begin anew"

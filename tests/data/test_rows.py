@@ -119,7 +119,7 @@ def test_classes_without_rows_and_names_that_may_be_one_are_told():
     data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 2]}, features=names)
     task = load_table(data, "single-label")
     assert task.labels == ("a", "c")
-    told = "rows in memory (train): no row has 'b', so they are no labels; task.labels keeps them"
+    told = "rows in memory (train): no row has 'b', so they are not labels; task.labels keeps them"
     assert task.notes == (told,)
     assert load_table(data, "single-label", labels=["a", "b", "c"]).notes == ()
     rows = [("x", "Yes"), ("y", "yes"), ("z", "no"), ("u", 1), ("v", "1.0")]

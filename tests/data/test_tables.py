@@ -385,7 +385,7 @@ def test_multi_label_cells_of_csv(tmp_path):
 def test_multi_label_separator_and_bad_cells(tmp_path):
     path = write(tmp_path / "t.csv", "text,label\na,x; y\nb,z\n")
     assert load_table(path, "multi-label", label_separator=";").labels == ("x", "y", "z")
-    assert "expected a label separator that is no blank, found ''" in error(
+    assert "expected a label separator that is not a blank, found ''" in error(
         path, "multi-label", label_separator=""
     )
     write(path, "text,label\na,x||y\n")

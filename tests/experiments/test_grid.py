@@ -86,7 +86,9 @@ def test_close_values_have_folders_of_their_own():
 
 def test_a_cell_that_is_no_recipe_is_named():
     recipe = make_recipe({"batch_size": [32, 8]}, micro_batch_size=16)
-    with pytest.raises(UserError, match=r"grid cell lr5e-05-bs8-ep3-seed42: .*batch_size 8 is no multiple"):
+    with pytest.raises(
+        UserError, match=r"grid cell lr5e-05-bs8-ep3-seed42: .*batch_size 8 is not a multiple"
+    ):
         expand(recipe)
 
 
@@ -348,7 +350,7 @@ def test_which_models_stay(grid):
 def test_another_recipe_is_refused_and_can_be_replaced(grid):
     grid(make_recipe({"learning_rate": [1e-5]}))
     other = make_recipe({"learning_rate": [2e-5]}, weight_decay=0.5)
-    with pytest.raises(UserError, match=r"holds a run of another recipe; different here: weight_decay: 0\.5"):
+    with pytest.raises(UserError, match=r"holds a run of another recipe; different: weight_decay: 0\.5"):
         grid(other)
     grid(other, overwrite=True)
     assert [path.name for path in grid.cells.iterdir()] == ["lr2e-05-bs32-ep3-seed42"]
@@ -383,7 +385,7 @@ def test_a_grid_from_before_a_key_goes_on(grid):
     # What is asked for now is not what such a key stood for then.
     without_keys(grid.output / "recipe.yaml", "tuning.max_skipped_steps", "task.iob")
     refusing = make_recipe(TWO_BY_TWO, task={"name": "classification", "data": "rows", "iob": "refuse"})
-    with pytest.raises(UserError, match="another recipe; different here: iob: refuse"):
+    with pytest.raises(UserError, match="another recipe; different: iob: refuse"):
         grid(refusing)
     assert (grid.output / "result.json").is_file()
 
@@ -415,7 +417,7 @@ def test_a_damaged_record_is_named(grid):
     grid(recipe)
     (path,) = grid.cells.glob("*/result.json")
     path.write_text("{")
-    with pytest.raises(UserError, match=r"result\.json is no record of a fine-tuning .*: remove "):
+    with pytest.raises(UserError, match=r"result\.json is not a record of a fine-tuning .*: remove "):
         grid(recipe)
 
 
@@ -691,7 +693,7 @@ def test_cells_of_other_labels_are_not_mixed_with_finished_ones(student, rows, t
 def test_a_job_of_another_recipe_does_not_go_on_in_its_folder(student, rows, tmp_path, call):
     run_here(call, job_in(tmp_path, real_recipe(student, rows, {}, epochs=0.5)))
     (tmp_path / "cell" / "result.json").unlink()
-    with pytest.raises(UserError, match=r"cell holds a run of another recipe; different here: epochs: 1\.0"):
+    with pytest.raises(UserError, match=r"cell holds a run of another recipe; different: epochs: 1\.0"):
         run_here(call, job_in(tmp_path, real_recipe(student, rows, {}, epochs=1.0)))
 
 

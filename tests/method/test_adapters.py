@@ -565,9 +565,9 @@ def test_a_missing_file_is_named(student, saved, name):
 def test_what_is_no_directory_and_not_on_the_hub_is_refused(student, saved, tmp_path):
     backbone = MiniAlbertModel.from_pretrained(student)
     for path in (tmp_path / "nowhere", saved / "adapters.safetensors", "./nowhere"):
-        with pytest.raises(UserError, match="is no directory: expected one written by save_adapters"):
+        with pytest.raises(UserError, match="is not a directory: expected one written by save_adapters"):
             load_adapters(backbone, path)
-    with pytest.raises(UserError, match=r"owner/no-such-adapters is no directory, and the hub"):
+    with pytest.raises(UserError, match=r"owner/no-such-adapters is not a directory, and the hub"):
         load_adapters(backbone, "owner/no-such-adapters")
 
 

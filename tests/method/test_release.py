@@ -292,7 +292,7 @@ def test_absent_sources_and_files_are_refused(tmp_path, release_copy):
     (source / "config.json").unlink()
     assert_refused(source, tmp_path, "has no config.json")
     assert_refused(tmp_path / "nowhere", tmp_path, "nowhere is neither a directory nor a hub id")
-    assert_refused("nobody/no-such-model", tmp_path, "is no directory, nor a hub id within reach")
+    assert_refused("nobody/no-such-model", tmp_path, "is not a directory or a hub id in reach")
 
 
 def test_ordinary_albert_is_refused(tmp_path):

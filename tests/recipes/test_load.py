@@ -252,7 +252,7 @@ def test_one_corpus_needs_no_list(tmp_path: Path) -> None:
         ("student: {adapter_init: identity}", "cannot start as the identity with a LayerNorm after it"),
         (
             "student: {hidden_size: 10, num_attention_heads: 3, embedding_size: 4}",
-            "hidden_size 10 is no multiple",
+            "hidden_size 10 is not a multiple",
         ),
         ("student: {hidden_size: 64}", "embedding_size 128 exceeds hidden_size 64"),
         ("data: {window_length: 64, overlap: 62}", "overlap 62 leaves nothing new in a window of 64 tokens"),
@@ -303,7 +303,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ("{seed: 1}", "give max_steps or epochs, or both for the shorter; got neither"),
         (
             "{max_steps: 1, batch_size: 8, micro_batch_size: 3}",
-            "batch_size 8 is no multiple of micro_batch_size 3",
+            "batch_size 8 is not a multiple of micro_batch_size 3",
         ),
         ("", "training (line 2): required, but missing"),
     ],

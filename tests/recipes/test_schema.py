@@ -43,7 +43,7 @@ def test_empty_sections_are_the_defaults(tmp_path):
         (["tuning.max_length=64"], "unknown key; did you mean task.max_length?"),
         (["tunning.seed=1"], "unknown section; did you mean tuning?"),
         (["tuning=1"], "is a section; name one of its keys, as in tuning.mode"),
-        (["tuning.batch_size=10", "tuning.micro_batch_size=4"], "batch_size 10 is no multiple of .* 4"),
+        (["tuning.batch_size=10", "tuning.micro_batch_size=4"], "batch_size 10 is not a multiple of .* 4"),
         (["tuning.learning_rate=0"], "greater than 0, got 0"),
         (["tuning.learning_rate=.nan"], "tuning.learning_rate: .*finite"),
         (["tuning.mode=half"], "'full' or 'adapters', got 'half'"),

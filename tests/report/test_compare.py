@@ -117,7 +117,7 @@ def test_fine_tunings(tunings):
         ("A: one", "finetune", "student", "1"),
         ("B: two", "finetune", "student", "2"),
     )
-    # The model is the same by its last parts, and where a log goes is no setting of the run.
+    # The model is the same by its last parts, and where a log goes is not a setting of the run.
     assert table(sections, "Settings that differ").rows == (("tuning.learning_rate", "5e-05", "0.0001"),)
     assert table(sections, "Results", "validation").rows == (
         ("accuracy", "0.7500", "0.8750", "+0.1250"),

@@ -146,8 +146,8 @@ def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_missing_log_folder_and_pipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_curves(tmp_path / "log.jsonl")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         read_curves(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         read_curves(tmp_path / "pipe")

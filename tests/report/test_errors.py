@@ -105,7 +105,7 @@ def test_old_and_broken_files(tmp_path):
     assert blocks(tmp_path, old) == []
     assert blocks(tmp_path, [{"text": "x", "label": "a", "predicted": "b"}])[0].rows[0][0] == "a → b"
     (tmp_path / "predictions.jsonl").write_text("[1]\n")
-    with pytest.raises(UserError, match=r"predictions.jsonl is no file of predictions .*: evaluate again"):
+    with pytest.raises(UserError, match=r"predictions.jsonl is not a file of predictions .*: evaluate again"):
         blocks(tmp_path)
 
 

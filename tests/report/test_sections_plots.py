@@ -62,7 +62,7 @@ def test_latencies_are_medians_at_batch_1_and_128_tokens(tmp_path):
     ],
 )
 def test_what_is_no_benchmark_is_refused_in_one_line(tmp_path, changes):
-    with pytest.raises(UserError, match="is no record of minialbert bench") as caught:
+    with pytest.raises(UserError, match="is not a record of minialbert bench") as caught:
         read_bench(bench(tmp_path, **changes))
     assert "\n" not in str(caught.value)
 

@@ -49,7 +49,7 @@ DAMAGES = {
     "empty": (lambda c: os.truncate(c / "model.safetensors", 0), "model.safetensors has 0 bytes"),
     "missing": (lambda c: (c / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "one more": (lambda c: (c / "evil.bin").write_text("x"), "evil.bin is not in the manifest"),
-    "a link": (lambda c: _link(c / "optimizer.pt"), "optimizer.pt is no file"),
+    "a link": (lambda c: _link(c / "optimizer.pt"), "optimizer.pt is not a file"),
     "no manifest": (lambda c: (c / MANIFEST).unlink(), "manifest.json is missing"),
     "half a manifest": (lambda c: os.truncate(c / MANIFEST, 40), "manifest.json cannot be read"),
     "another manifest": (

@@ -51,7 +51,7 @@ def test_resume_wants_the_same_recipe_and_fills_in_keys_that_are_newer_than_the_
     run.recipe.write_text("\n".join(line for line in lines if "max_skipped_steps" not in line))
     run.open(recipe, resume=True)
     assert load_recipe(str(run.recipe), type(recipe)) == recipe
-    with pytest.raises(UserError, match="another recipe; different here: max_skipped_steps: 3"):
+    with pytest.raises(UserError, match="another recipe; different: max_skipped_steps: 3"):
         run.open(apply_overrides(recipe, [f"{section}.max_skipped_steps=3"]), resume=True)
 
 
@@ -107,9 +107,7 @@ def test_checkpoints_without_what_they_belong_to_are_refused(tmp_path, caplog):
     for file in (run.data, run.recipe):
         kept = file.read_bytes()
         file.unlink()
-        with pytest.raises(
-            UserError, match=f"{file.name} is missing, which says what the checkpoints beside it"
-        ):
+        with pytest.raises(UserError, match=f"{file.name} is missing; it identifies the checkpoints"):
             run.open(TINY, data={"rows": {"train": "1"}}, resume=True)
         assert not file.exists()
         file.write_bytes(kept)

@@ -165,7 +165,9 @@ def test_what_a_report_left_unpacked_is_replaced_where_it_stands(suite, tmp_path
 def test_a_packed_record_of_other_settings_tells_where_it_is(suite, script):
     write_record(suite, make_suite(), "plain/full/king-1", metric=3, kind="bench")
     copy = packed_copy(suite, script, "cells")
-    with pytest.raises(UserError, match=f"king-1/result.json, a line of {RECORDS}, is no record of the cell"):
+    with pytest.raises(
+        UserError, match=f"king-1/result.json, a line of {RECORDS}, is not a record of the cell"
+    ):
         find_results(make_suite(), [copy])
 
 
@@ -202,7 +204,7 @@ def test_reading_a_bomb_takes_no_more_memory_than_the_limit(tmp_path, monkeypatc
 )  # fmt: skip
 def test_a_path_that_leaves_the_folder_or_names_something_else_is_refused(tmp_path, path):
     (tmp_path / RECORDS).write_text(json.dumps({"file": path, "content": {"kind": "finetune"}}) + "\n")
-    with pytest.raises(UserError, match=f"{RECORDS}, line 1 is no packed file of a run: .*") as caught:
+    with pytest.raises(UserError, match=f"{RECORDS}, line 1 is not a packed file of a run: .*") as caught:
         find_records([tmp_path])
     assert "\n" not in str(caught.value)
 
@@ -213,13 +215,13 @@ GOOD = json.dumps({"file": "a/result.json", "content": {}})
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nonsense\n", "line 1 is no packed file of a run"),
-        (f"{GOOD}\n[]\n", "line 2 is no packed file of a run: expected an object with file and content"),
-        (f"{GOOD}\n{GOOD}\n", r"line 2 .*: 'a/result.json' stands there twice"),
+        ("nonsense\n", "line 1 is not a packed file of a run"),
+        (f"{GOOD}\n[]\n", "line 2 is not a packed file of a run: expected an object with file and content"),
+        (f"{GOOD}\n{GOOD}\n", r"line 2 .*: 'a/result.json' is repeated"),
         ('{"file": 3, "content": {}}', "expected an object with file and content"),
         ('{"file": "a/result.json"}', "the content of 'a/result.json' is missing"),
         ('{"file": "a/result.json", "content": "text"}', "the content of 'a/result.json' is missing"),
-        ("[" * 100_000, "line 1 is no packed file of a run"),
+        ("[" * 100_000, "line 1 is not a packed file of a run"),
     ],
 )
 def test_wrong_contents_are_told_in_one_line(tmp_path, text, message, refuse):
@@ -244,7 +246,7 @@ def test_a_damaged_archive_is_told_in_one_line(tmp_path, content):
 
 def test_a_pipe_is_no_pack(tmp_path):
     os.mkfifo(tmp_path / RECORDS)
-    with pytest.raises(UserError, match="is no file: expected packed records or logs"):
+    with pytest.raises(UserError, match="is not a file: expected packed records or logs"):
         find_run_records(tmp_path)
 
 

@@ -229,10 +229,10 @@ MISFITS = {
     "moments of three numbers": (_every("exp_avg", lambda _: torch.full((3,), 0.5)), "exp_avg is float32 [3]"),
     "moments with less memory than they say": (
         _every("exp_avg_sq", lambda old: torch.zeros([1] * old.dim()).expand(old.shape)),
-        "optimizer.pt: exp_avg_sq is no plain tensor",
+        "optimizer.pt: exp_avg_sq is not a plain tensor",
     ),
     "a step of no number": (_every("step", lambda _: torch.zeros(0)), "optimizer.pt: step is float32 [0]"),
-    "moments that are no tensors": (_every("exp_avg", lambda _: "x"), "optimizer.pt: exp_avg is no plain tensor"),
+    "moments that are not tensors": (_every("exp_avg", lambda _: "x"), "optimizer.pt: exp_avg is not a plain tensor"),
     "moments that are not finite": (_every("exp_avg", lambda old: old * math.nan), "exp_avg holds numbers"),
     "squares below zero": (_every("exp_avg_sq", lambda old: old - 1), "exp_avg_sq holds negative numbers"),
     "moments of one kind": (_optimizer(lambda s: [m.pop("exp_avg") for m in s["state"].values()]), "it holds ['exp"),

@@ -210,7 +210,7 @@ def test_options_out_of_range(options, message, tuned):
 def test_models_that_cannot_be_calibrated(tuned, tmp_path):
     with pytest.raises(UserError, match="a score has no confidence"):
         calibrated(tuned("regression").model, tuned("regression").data)
-    with pytest.raises(UserError, match="is no model directory"):
+    with pytest.raises(UserError, match="is not a model directory"):
         calibrated("someone/a-model", tuned("classification").data)
     folder = tmp_path / "bert"
     folder.mkdir()

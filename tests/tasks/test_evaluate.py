@@ -556,7 +556,7 @@ def test_an_earlier_submission_is_replaced_only_on_request(judge, cola, tmp_path
 def test_a_refused_submission_leaves_nothing(judge, cola, tmp_path):
     with (cola / "test.tsv").open("a") as file:
         file.write("7\tto the king\n")
-    with pytest.raises(UserError, match="index 7 stands on more than one row"):
+    with pytest.raises(UserError, match="index 7 is repeated"):
         score(judge, cola, submission=tmp_path / "glue", output=tmp_path / "scores")
     assert files_below(tmp_path / "glue") == []
     assert not (tmp_path / "scores").exists()
@@ -599,7 +599,7 @@ def test_all_files_of_mnli_or_none(tiny_student_dir, tmp_path):
 
     with (data / "test_mismatched.tsv").open("a") as file:
         file.write("6\tit\tit\n")
-    with pytest.raises(UserError, match="index 6 stands on more than one row"):
+    with pytest.raises(UserError, match="index 6 is repeated"):
         score(tmp_path / "nli", data, submission=tmp_path / "again")
     assert files_below(tmp_path / "again") == []
 

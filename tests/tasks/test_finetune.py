@@ -486,7 +486,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_log(mode, run, tmp_path, 
             run(*overrides, output="stopped", **options)
     assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-6").is_dir()
     assert not (tmp_path / "stopped" / "result.json").exists()
-    with pytest.raises(UserError, match="another recipe; different here: learning_rate: 0.5"):
+    with pytest.raises(UserError, match="another recipe; different: learning_rate: 0.5"):
         run(*overrides, "tuning.learning_rate=0.5", output="stopped", resume=True, **options)
     resumed = run(*overrides, output="stopped", resume=True, **options)
     assert_equal(tensors(tmp_path / "whole" / "model"), tensors(tmp_path / "stopped" / "model"))

@@ -500,7 +500,7 @@ def test_a_document_is_one_text(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt:2: not UTF-8 \(byte 0xff\)"):
         list(read_inputs([str(first)], documents=True))
     first.write_text("a" * 100)
-    with pytest.raises(UserError, match=r"a\.txt: more than 20 characters: divide it"):
+    with pytest.raises(UserError, match=r"a\.txt: more than 20 characters: split it"):
         list(read_inputs([str(first)], documents=True, max_characters=20))
 
 

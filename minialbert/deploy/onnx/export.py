@@ -236,8 +236,8 @@ def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) 
 def _check_parity(parity: Parity, precision: str) -> None:
     if not parity.holds:
         raise UserError(
-            f"the {precision} graph does not compute what the model does: {parity_line(parity.to_dict())}; nothing was "
-            "written. Give a larger --tolerance only if a score (--task) says that the difference does no harm"
+            f"the {precision} graph: its outputs differ too much from the model's: {parity_line(parity.to_dict())}; "
+            "nothing was written. Give a larger --tolerance only if a score (--task) shows that it does no harm"
         )
 
 

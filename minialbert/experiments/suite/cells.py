@@ -209,7 +209,7 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{shown} is no record of the cell {cell.name} ({type(error).__name__}: {why}): remove it, and run the "
+            f"{shown} is not a record of the cell {cell.name} ({type(error).__name__}: {why}): remove it, and run the "
             "suite again"
         ) from error
     one, other = flat_settings(made.model_dump()), flat_settings(expected.model_dump())

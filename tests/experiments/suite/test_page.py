@@ -212,6 +212,6 @@ def test_a_score_that_is_no_number_is_refused(tmp_path):
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "score": float("nan")}))
     with pytest.raises(
-        UserError, match="is no record of the cell plain/full/king-1 .*a figure is not finite"
+        UserError, match="is not a record of the cell plain/full/king-1 .*a figure is not finite"
     ):
         write_suite_report(make_suite(), tmp_path)

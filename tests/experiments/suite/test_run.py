@@ -295,7 +295,9 @@ def test_a_damaged_record_is_named(trial, text):
     trial(only=["plain"])
     path = trial.output / "cells" / "plain" / "full" / "king-1" / "result.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"king-1/result.json is no record of the cell plain/full/king-1 \("):
+    with pytest.raises(
+        UserError, match=r"king-1/result.json is not a record of the cell plain/full/king-1 \("
+    ):
         trial()
 
 
