@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedConfig
 
 from minialbert.errors import UserError
+from minialbert.runs.directory import RunDirectory
 from minialbert.runs.machine import bf16_speed, resolve_precision
 from minialbert.runs.progress import duration, size
 from minialbert.runs.stopping import world_size
@@ -27,6 +31,8 @@ _EFFICIENCY = 0.6
 # How many times as fast bf16 has to multiply for a whole step, a third of which is not products, to gain clearly.
 _WORTH_A_CHANGE = 1.5
 _MEASURED_TOKENS = 1024
+# How many times as long as later batches the first one may take, if it only warms up, and if layers are compiled.
+_WARM_UP, _COMPILING = 3.0, 1000.0
 # Operations of a run of seconds: to measure the rate first would take as long.
 _FEW_OPERATIONS = 3e11
 
@@ -80,30 +86,43 @@ class Price:
 
 
 def fitted_length(
-    trainer: ResumableTrainer,
-    end: float,
+    make_trainer: Callable[[RunDirectory], ResumableTrainer],
+    begun: float,
+    allowed: float,
     *,
     step: float,
     evaluation: float,
     every: float,
     fewest: int,
     apart: float,
+    compiles: bool = False,
 ) -> tuple[int, float]:
-    """Return the steps that fit before a time of the monotonic clock, and their seconds, as a rehearsal measures them.
+    """Return the steps that fit into `allowed` seconds since `begun`, and their seconds, as a rehearsal measures them.
 
     `step`, `evaluation` and `apart` are the tokens of one step, of one evaluation and of all evaluations outside the
-    training, in which there is one `every` so many steps, and `fewest` in any case.
+    training, in which there is one `every` so many steps, and `fewest` in any case. A time into which no step fits is a
+    UserError, after the first batch where that shows it.
     """
     logger.info("time: some batches are measured first, from which nothing is learnt")
-    training, forward = trainer.rehearse(min((end - time.monotonic()) / 50, 60))
-    left, step, evaluation = end - time.monotonic() - forward * apart, training * step, forward * evaluation
-    steps = int(min(left / (step + evaluation / every), (left - fewest * evaluation) / step))
-    if steps < 1:
-        raise UserError(
-            f"time: too short, as a step takes {step:.1f} s, each of {fewest} evaluations {evaluation:.1f} s, those "
-            f"outside it {forward * apart:.1f} s: give more time, or a smaller batch or less to evaluate"
-        )
-    return steps, steps * step
+    with TemporaryDirectory() as folder:
+        trainer, warm = make_trainer(RunDirectory(folder)), 0.0
+        for training, forward in trainer.rehearse():
+            spent = trainer.sum_over_processes([time.monotonic() - begun])[0] / world_size()
+            one, each, last = training * step, forward * evaluation, forward * apart
+            faster = 1.0 if warm else _COMPILING if compiles else _WARM_UP
+            left = (allowed - spent) * faster - last
+            steps = int(min(left / (one + each / every), (left - fewest * each) / one))
+            if steps < 1:
+                raise UserError(
+                    f"time: too short, as a step takes {one:.1f} s, each of {fewest} evaluations {each:.1f} s, and "
+                    f"those before and after the training {last:.1f} s: give "
+                    f"{math.ceil((spent + one + fewest * each + last) / 54)}m or more, a smaller batch, or less to "
+                    "evaluate"
+                )
+            if warm and spent - warm > min(left / 50, 60):
+                break
+            warm = warm or spent
+    return steps, steps * one
 
 
 def faster_precision(

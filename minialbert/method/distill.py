@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
@@ -147,7 +146,7 @@ def distill(
         UserError: if models, data, settings and directory do not fit together.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
-    end = monotonic() + (seconds_of(time) if time is not None else 0.0)
+    started, allowed = monotonic(), None if time is None else seconds_of(time)
     if output is None and (resume or world_size() > 1):
         raise UserError("a run that is resumed, or has several processes, needs a directory: give output")
     if isinstance(teacher, PreTrainedModel):
@@ -182,8 +181,9 @@ def distill(
         plan = plan_distillation(
             begun or resolved, windows, teacher=live, student=trained, objective=objective
         )
-        fitted = time is not None and begun is None
-        plan, seconds = _fitted(plan, end) if fitted else (plan, None)
+        seconds = None
+        if allowed is not None and begun is None:
+            plan, seconds = _fitted(plan, started, allowed)
         price = None if start_only else replace(distillation_price(plan), measured=seconds)
         if price is not None:
             price.check(None if resume else max_hours)
@@ -345,18 +345,17 @@ def _identity(plan: DistillationPlan, *, live_teacher: bool, live_student: bool)
     return said
 
 
-def _fitted(plan: DistillationPlan, end: float) -> tuple[DistillationPlan, float]:
-    """Return a plan with as many steps as fit before a time, and their seconds."""
+def _fitted(plan: DistillationPlan, started: float, allowed: float) -> tuple[DistillationPlan, float]:
+    """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
     training, held_out = plan.recipe.training, len(plan.held_out)
-    quiet = apply_overrides(plan.recipe, {"training.report_to": [], "training.cache_teacher": False})
+    recipe = apply_overrides(plan.recipe, {"training.report_to": [], "training.cache_teacher": False})
+    quiet = replace(plan, recipe=recipe)
     mean = plan.windows.num_tokens / len(plan.windows)
     evaluation = mean * min(training.eval_windows or held_out, held_out)
-    with TemporaryDirectory() as folder:
-        trainer = make_trainer(replace(plan, recipe=quiet), RunDirectory(folder), progress=False)
-        steps, seconds = fitted_length(
-            trainer, end, step=mean * training.batch_size, evaluation=evaluation, every=training.eval_steps, fewest=10,
-            apart=3 * evaluation,
-        )  # fmt: skip
+    steps, seconds = fitted_length(
+        lambda run: make_trainer(quiet, run, progress=False), started, allowed, step=mean * training.batch_size,
+        evaluation=evaluation, every=training.eval_steps, fewest=10, apart=3 * evaluation, compiles=training.compile,
+    )  # fmt: skip
     return with_passes(plan, steps * training.batch_size / len(plan.windows)), seconds
 
 

@@ -152,7 +152,6 @@ def training_arguments(
 
 
 WEIGHTS_FILE = "model.safetensors"
-_FEWEST_BATCHES = 3  # of a rehearsal
 
 
 class ResumableTrainer(Trainer):
@@ -254,28 +253,29 @@ class ResumableTrainer(Trainer):
             now = time.perf_counter()
             self._seconds_before, self._started = self._seconds_before + now - self._started, now
 
-    def rehearse(self, seconds: float) -> tuple[float, float]:
-        """Return the seconds of a token in training and in a forward pass, of batches that change nothing.
+    def rehearse(self) -> Iterator[tuple[float, float]]:
+        """Yield the seconds of a token in training and in a forward pass, after each batch; none changes anything.
 
-        It takes about `seconds`; the first batch only warms up. All processes have to come here.
+        Once there are others, the first does not count: it only warms up. All processes have to come here.
         """
         batches = itertools.chain.from_iterable(itertools.repeat(self.get_train_dataloader()))
         model = self.accelerator.prepare_model(self.model)
         spent: list[tuple[float, float, float]] = []
-        began = _now()
-        while len(spent) < _FEWEST_BATCHES or self.sum_over_processes([_now() - began])[0] < seconds:
-            (batch,), counts = self.get_batch_samples(batches, 1, self.args.device)
-            started = _now()
-            self.training_step(model, batch, counts)
-            trained = _now()
-            with torch.no_grad():
-                self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=counts)
-            model.zero_grad()
-            spent.append((self._step_tokens, trained - started, _now() - trained))
-        self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        tokens, *times = (sum(part) for part in zip(*spent[1:], strict=True))
-        training, forward = self.sum_over_processes(times)
-        return training / tokens / self.args.world_size, forward / tokens / self.args.world_size
+        try:
+            while True:
+                (batch,), counts = self.get_batch_samples(batches, 1, self.args.device)
+                started = _now()
+                self.training_step(model, batch, counts)
+                trained = _now()
+                with torch.no_grad():
+                    self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=counts)
+                model.zero_grad()
+                spent.append((self._step_tokens, trained - started, _now() - trained))
+                tokens, *times = (sum(part) for part in zip(*(spent[1:] or spent), strict=True))
+                training, forward = self.sum_over_processes(times)
+                yield training / tokens / self.args.world_size, forward / tokens / self.args.world_size
+        finally:
+            self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
     @property
     def training_seconds(self) -> float:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
@@ -357,7 +356,7 @@ def finetune(
     """
     named = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
     given = {f"tuning.{name}": value for name, value in named.items() if value is not None}
-    end = monotonic() + (seconds_of(time) if time is not None else 0.0)
+    started, allowed = monotonic(), None if time is None else seconds_of(time)
     if time is not None and (epochs or "tuning.epochs" in keys_of(settings)):
         raise UserError("--time chooses the length of a training: leave out --epochs")
     is_place = isinstance(data, str | Path)
@@ -374,8 +373,9 @@ def finetune(
         run = RunDirectory(output_folder(output, "finetune"))
         begun = run.as_begun(resolved, "tuning", *(["epochs"] if time else [])) if resume else None
         plan = plan_finetuning(begun or resolved, None if is_place or data is None else kept(data))
-        fitted = time is not None and begun is None
-        plan, seconds = _fitted(plan, end) if fitted else (plan, None)
+        seconds = None
+        if allowed is not None and begun is None:
+            plan, seconds = _fitted(plan, started, allowed)
         places = {"model.name": resolved.model.name, "teacher.model": resolved.teacher.model}
         lasting = {key: lasting_name(place) for key, place in places.items()}
         plan = replace(plan, recipe=apply_overrides(plan.recipe, lasting))
@@ -411,20 +411,16 @@ def tuning_recipe(
     return with_settings(recipe, given, settings)
 
 
-def _fitted(plan: FinetuningPlan, end: float) -> tuple[FinetuningPlan, float]:
-    """Return a plan with as many steps as fit before a time, and their seconds."""
-    tuning, tokens = (
-        plan.recipe.tuning,
-        {split: sum(inputs.lengths) for split, inputs in plan.encoded.items()},
-    )
+def _fitted(plan: FinetuningPlan, started: float, allowed: float) -> tuple[FinetuningPlan, float]:
+    """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
+    tokens = {split: sum(inputs.lengths) for split, inputs in plan.encoded.items()}
     last = (sum(tokens.values()) - tokens["train"]) * (1 + len(plan.elastic.depths if plan.elastic else ()))
-    quiet = apply_overrides(plan.recipe, {"tuning.report_to": []})
-    with TemporaryDirectory() as folder:
-        trainer = make_tuning_trainer(replace(plan, recipe=quiet), RunDirectory(folder), progress=False)
-        steps, seconds = fitted_length(
-            trainer, end, step=tokens["train"] / plan.steps_per_epoch, evaluation=tokens["validation"], fewest=1,
-            every=plan.steps_per_epoch / tuning.evaluations_per_epoch, apart=last,
-        )  # fmt: skip
+    quiet = replace(plan, recipe=apply_overrides(plan.recipe, {"tuning.report_to": []}))
+    steps, seconds = fitted_length(
+        lambda run: make_tuning_trainer(quiet, run, progress=False), started, allowed, fewest=1, apart=last,
+        step=tokens["train"] / plan.steps_per_epoch, evaluation=tokens["validation"],
+        every=max(1.0, plan.steps_per_epoch / plan.recipe.tuning.evaluations_per_epoch),
+    )  # fmt: skip
     epochs = steps / plan.steps_per_epoch
     notes = [note for note in plan.notes if not note.startswith("training: ")]  # of another length
     notes.append(f"length: {epochs:.2f} epochs, so {steps:,} steps")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -84,16 +86,41 @@ def test_steps_and_evaluations_fill_a_time(every, fewest, monkeypatch):
     now = 100.0
     monkeypatch.setattr(costs.time, "monotonic", lambda: now)
 
-    def rehearse(seconds):
+    def rehearse():
         nonlocal now
-        now += seconds
-        return 0.01, 0.004
+        for batch in itertools.count():
+            now += 9.0
+            yield (0.01, 0.004) if batch else (0.02, 0.008)
 
-    trainer = SimpleNamespace(rehearse=rehearse)
+    trainer = SimpleNamespace(rehearse=rehearse, sum_over_processes=list)
     tokens = {"step": 200.0, "evaluation": 1000.0, "apart": 3000.0}
-    steps, seconds = fitted_length(trainer, 7300.0, **tokens, every=every, fewest=fewest)
+    steps, seconds = fitted_length(lambda _: trainer, now, 7200.0, **tokens, every=every, fewest=fewest)
+    assert 60.0 < now - 100.0 < 90.0  # the rehearsal is of a minute
     assert seconds == pytest.approx(2.0 * steps)
     evaluations = max(fewest, steps / every)
     assert now + seconds + 4.0 * evaluations + 12.0 == pytest.approx(7300.0, rel=0.001)
-    with pytest.raises(UserError, match="a step takes 2.0 s"):
-        fitted_length(trainer, now + 12.0, **tokens, every=every, fewest=fewest)
+    began, needed = now, 18.0 + 2.0 + 4.0 * fewest + 12.0
+    with pytest.raises(UserError, match=rf"a step takes 2\.0 s, .*: give {math.ceil(needed / 54)}m or more"):
+        fitted_length(lambda _: trainer, now, needed - 1.0, **tokens, every=every, fewest=fewest)
+    assert now == began + 18.0  # the second batch has shown it
+
+
+def test_a_time_that_the_first_batch_shows_to_be_too_short_is_refused_at_once(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(costs.time, "monotonic", lambda: now)
+
+    def rehearse():
+        nonlocal now
+        for _ in range(2):
+            now += 80.0
+            yield 1.0, 0.4
+
+    trainer = SimpleNamespace(rehearse=rehearse, sum_over_processes=list)
+    tokens = {"step": 60.0, "evaluation": 0.0, "apart": 0.0, "every": 1.0, "fewest": 1}
+    with pytest.raises(UserError, match=r"time: too short, as a step takes 60\.0 s.*: give 3m or more"):
+        fitted_length(lambda _: trainer, 0.0, 60.0, **tokens)
+    assert now == 80.0
+    now = 0.0
+    with pytest.raises(UserError, match="give 5m or more"):  # what is compiled may get far faster
+        fitted_length(lambda _: trainer, 0.0, 90.0, **tokens, compiles=True)
+    assert now == 160.0

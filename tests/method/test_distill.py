@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -389,7 +390,9 @@ def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch,
 
 
 def test_a_time_chooses_the_number_of_steps_and_a_resumed_run_keeps_it(run, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (1.0, 0.5))  # seconds per token
+    monkeypatch.setattr(
+        ResumableTrainer, "rehearse", lambda _: itertools.repeat((1.0, 0.5))
+    )  # seconds per token
     with caplog.at_level("INFO", "minialbert"):
         record = run(time="2h")
     kept = load_recipe(str(tmp_path / "run" / "recipe.yaml")).training
@@ -401,7 +404,7 @@ def test_a_time_chooses_the_number_of_steps_and_a_resumed_run_keeps_it(run, tmp_
     assert any(line.startswith("length: ") and f"so max_steps {steps}" in line for line in caplog.messages)
     (tmp_path / "run" / "result.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (100.0, 50.0))
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda _: itertools.repeat((100.0, 50.0)))
     assert run(time="2h", resume=True)["training"]["steps"] == steps
     with pytest.raises(UserError, match="leave out --steps, --epochs"):
         run(max_steps=3, time="2h", overwrite=True)
@@ -415,17 +418,15 @@ def test_a_time_chooses_the_number_of_steps_and_a_resumed_run_keeps_it(run, tmp_
 
 def test_a_rehearsal_teaches_nothing(run, tmp_path, monkeypatch):
     plain = run("training.max_steps=3", "training.eval_steps=1", "training.save_steps=1", output="plain")
-    real, measured = ResumableTrainer.rehearse, []
+    measured = []
 
-    def rehearse(trainer, seconds):
-        measured.append(real(trainer, 0.0))
-        return 1e-9, 0.0
+    def fitted_length(make_trainer, *_, **__):
+        measured.extend(itertools.islice(make_trainer(RunDirectory(tmp_path / "rehearsal")).rehearse(), 3))
+        return 3, 60.0
 
-    monkeypatch.setattr(ResumableTrainer, "rehearse", rehearse)
-    fitted = "minialbert.method.distill.fitted_length"
-    monkeypatch.setattr(fitted, lambda trainer, *_, **__: (trainer.rehearse(1.0) and 3, 60.0))
+    monkeypatch.setattr("minialbert.method.distill.fitted_length", fitted_length)
     timed = run(time="1m", output="timed")
-    assert all(speed > 0 for speed in measured[0])
+    assert len(measured) == 3 and all(speed > 0 for speeds in measured for speed in speeds)
     assert timed["metrics"] == plain["metrics"]
     weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "timed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -856,7 +857,7 @@ def test_a_tuning_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypat
 
 
 def test_a_time_chooses_the_number_of_epochs_and_a_resumed_run_keeps_it(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (1.0, 0.4))  # seconds per token
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda _: repeat((1.0, 0.4)))  # seconds per token
     record = run(time="1h")
     kept = load_recipe(str(tmp_path / "run" / "recipe.yaml"), FinetuneRecipe).tuning
     steps = record["training"]["steps"]
@@ -864,7 +865,7 @@ def test_a_time_chooses_the_number_of_epochs_and_a_resumed_run_keeps_it(run, tmp
     assert f"length: {kept.epochs:.2f} epochs, so {steps:,} steps" in record["notes"]
     (tmp_path / "run" / "result.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
-    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda *_: (100.0, 40.0))
+    monkeypatch.setattr(ResumableTrainer, "rehearse", lambda _: repeat((100.0, 40.0)))
     assert run(time="1h", resume=True)["training"]["steps"] == steps
     with pytest.raises(UserError, match="leave out --epochs"):
         run(time="1h", epochs=3, overwrite=True)
@@ -875,9 +876,12 @@ def test_a_time_chooses_the_number_of_epochs_and_a_resumed_run_keeps_it(run, tmp
 def test_a_rehearsed_tuning_is_the_same(run, tmp_path, monkeypatch):
     plain = run("single", "tuning.epochs=1.5", output="plain")
     steps = plain["training"]["steps"]
-    monkeypatch.setattr(
-        finetuning, "fitted_length", lambda trainer, *_, **__: (trainer.rehearse(0.0) and steps, 9.0)
-    )
+
+    def fitted_length(make_trainer, *_, **__):
+        next(make_trainer(RunDirectory(tmp_path / "rehearsal")).rehearse())
+        return steps, 9.0
+
+    monkeypatch.setattr(finetuning, "fitted_length", fitted_length)
     timed = run("single", time="1m", output="timed")
     assert timed["metrics"] == plain["metrics"]
     assert timed["training"]["steps"] == plain["training"]["steps"]
