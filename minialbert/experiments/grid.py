@@ -22,7 +22,7 @@ from minialbert.errors import UserError
 from minialbert.experiments import pool
 from minialbert.experiments.pool import LocalWorkers
 from minialbert.experiments.ray import RayWorkers, import_ray
-from minialbert.recipes.load import dump_recipe, load_recipe
+from minialbert.recipes.load import apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
 from minialbert.runs.directory import RunDirectory, check_same_recipe, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, writing
@@ -87,15 +87,18 @@ def run_grid(
     if ray_address is not None:
         import_ray()
     output = Path(output).absolute()
-    cells = expand(recipe)
     if not overwrite:
         check_folder(output, "grid", overwrite=True, marker="cells", advice=_OTHER)
+        recipe = RunDirectory(output).as_begun(recipe, "tuning") or recipe
         _check_same(output, output / "recipe.yaml", recipe)
+    # A mistake is told once, and before anything is written; "auto" is one precision for all cells.
+    plan = plan_finetuning(max(expand(recipe), key=lambda cell: cell.recipe.tuning.epochs).recipe)
+    identity, precision = tuning_identity(plan), plan.recipe.tuning.precision
+    recipe = apply_overrides(recipe, {"tuning.precision": precision})
+    cells = expand(recipe)
     pending = [
         cell for cell in cells if overwrite or not _is_finished(output, cell, with_model=keep_models == "all")
     ]
-    # A mistake is told once, and before anything is written.
-    identity = tuning_identity(plan_finetuning((pending or cells)[0].recipe))
     if not overwrite:
         _check_same_data(output, cells, identity)
     with sole_user(output, "grid"):

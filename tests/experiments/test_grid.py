@@ -265,7 +265,13 @@ def write_cell(job, scores):
 def grid(tmp_path, monkeypatch):
     """Call `run_grid` with fake workers; the call returns them, with the record."""
     planned = []
-    monkeypatch.setattr(grids, "plan_finetuning", planned.append)
+
+    def plan(recipe):  # on a processor that multiplies bf16 faster
+        planned.append(recipe)
+        measured = {"auto": "bf16"}.get(recipe.tuning.precision, recipe.tuning.precision)
+        return SimpleNamespace(recipe=apply_overrides(recipe, {"tuning.precision": measured}))
+
+    monkeypatch.setattr(grids, "plan_finetuning", plan)
     monkeypatch.setattr(grids, "tuning_identity", lambda plan: {})
 
     def run(recipe, *, scores=None, ends=None, **options):
@@ -388,6 +394,21 @@ def test_a_grid_from_before_a_key_goes_on(grid):
     with pytest.raises(UserError, match="another recipe; different: iob: refuse"):
         grid(refusing)
     assert (grid.output / "result.json").is_file()
+
+
+def test_all_cells_have_one_precision_and_a_grid_keeps_it(grid, monkeypatch):
+    recipe = make_recipe({"epochs": [1, 9, 2], "seed": [1, 2]})
+    assert [cell.tuning.epochs for cell in grid(recipe).planned] == [
+        9
+    ]  # what is longest is worth a measurement
+    monkeypatch.setattr(
+        grids, "plan_finetuning", lambda recipe: SimpleNamespace(recipe=recipe)
+    )  # measures no more
+    assert len(grid(make_recipe({"epochs": [1, 9, 2], "seed": [1, 2, 3]})).started) == 3
+    files = (grid.output / "recipe.yaml", *grid.cells.glob("*/recipe.yaml"))
+    assert {load_recipe(str(file), FinetuneRecipe).tuning.precision for file in files} == {"bf16"}
+    with pytest.raises(UserError, match="another recipe; different: precision: fp32"):
+        grid(make_recipe({"epochs": [1, 9, 2]}, precision="fp32"))
 
 
 def test_where_the_log_goes_alone_does_not_stop_a_grid(grid):
@@ -867,7 +888,7 @@ class FakeRay:
 
 @pytest.fixture
 def ray(monkeypatch):
-    monkeypatch.setattr(grids, "plan_finetuning", lambda recipe: None)
+    monkeypatch.setattr(grids, "plan_finetuning", lambda recipe: SimpleNamespace(recipe=recipe))
     monkeypatch.setattr(grids, "tuning_identity", lambda plan: {})
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
 

@@ -18,6 +18,7 @@ from minialbert.errors import UserError
 from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
 from minialbert.recipes.load import AnyRecipe, apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, flat_settings, marked
+from minialbert.runs.machine import resolve_precision
 from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
 
 
@@ -114,6 +115,14 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
             settings["task.data"] = str(places.data / task.data)
     with _naming(f"suite {suite.name}, cell {cell.name}"):
         return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
+
+
+def settled(recipe: Recipe | FinetuneRecipe) -> Recipe | FinetuneRecipe:
+    """Return a recipe with the precision of this device for "auto": each cell of a suite would measure for itself."""
+    section, values = (
+        ("training", recipe.training) if isinstance(recipe, Recipe) else ("tuning", recipe.tuning)
+    )
+    return apply_overrides(recipe, {f"{section}.precision": resolve_precision(values.precision)})
 
 
 def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recipe:

@@ -29,6 +29,7 @@ from minialbert.experiments.suite.cells import (
     find_results,
     recipe_of,
     select,
+    settled,
 )
 from minialbert.experiments.suite.schema import Suite
 from minialbert.experiments.suite.time_left import time_left
@@ -218,7 +219,7 @@ class _Run:
             folder = self._output / "again" / cell.row if cell.name in self.results else folder
         elif row.recipe is not None:
             needs = str(_model(self._output, cell.row))
-        recipe = dump_recipe(recipe_of(self._suite, cell, self._places))
+        recipe = dump_recipe(settled(recipe_of(self._suite, cell, self._places)))
         log = self._output / "logs" / f"{cell.name}.log"
         return pool.Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
 

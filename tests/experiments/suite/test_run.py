@@ -25,6 +25,7 @@ from minialbert.experiments.suite.schema import load_suite
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe
 from minialbert.runs.files import sole_user
+from minialbert.runs.machine import resolve_precision
 
 ROWS = ["small", "plain", "start"]
 
@@ -147,6 +148,7 @@ def test_cells_run_in_the_order_of_the_suite_and_no_student_stays(trial, caplog)
     assert workers.jobs["small/distill"].words == windows
     assert workers.jobs["start/distill"].words == [*windows, "--start-only"]
     tuned = recipe_of_job(workers.jobs["small/full/king-1"])
+    assert tuned.tuning.precision == resolve_precision("auto")  # no cell measures for itself
     assert tuned.model.name == str(trial.output / "models" / "small")
     first = next(line for line in caplog.messages if line.startswith("2/22 small/full/king-1:"))
     assert "accuracy 50.0 on test (0:10)" in first
