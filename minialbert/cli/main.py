@@ -17,7 +17,7 @@ from minialbert.cli.experiments import suite_app
 from minialbert.cli.shared import (
     JsonFlag,
     OverwriteFlag,
-    Precision,
+    PrecisionOption,
     ResumeFlag,
     Verb,
     Verbs,
@@ -32,6 +32,7 @@ from minialbert.cli.shared import (
     patience,
     print_json,
     print_table,
+    printed_json,
     say,
 )
 from minialbert.cli.tasks import attention, calibrate, embed, evaluate, finetune, predict, report
@@ -151,9 +152,7 @@ def distill(
     batch_size: Annotated[int | None, option("Windows per optimiser step.")] = None,
     lr: Annotated[float | None, option("Highest learning rate.")] = None,
     seed: Annotated[int | None, option("Random seed for weights, order, masks and dropout.")] = None,
-    precision: Annotated[
-        Precision | None, option("Arithmetic (default: the faster on this machine).")
-    ] = None,
+    precision: PrecisionOption = None,
     set_: Annotated[list[str] | None, option("Any setting, as in distill.output_weight=4.", "--set")] = None,
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
@@ -189,10 +188,7 @@ def distill(
             output=output, start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json,
             max_hours=patience(yes), time=time,
         ).record  # fmt: skip
-    if not record:  # another process of the same job writes the record
-        return
-    if as_json:
-        print_json(record)
+    if printed_json(record, as_json):
         return
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -43,7 +43,7 @@ class PlainConsole(Console):
 _COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of labels
 out = PlainConsole()
 err = PlainConsole(stderr=True)
-_stop_loading: Callable[[], None] = lambda: None  # noqa: E731
+_loading = err.status("loading ...")
 
 
 def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer has it
@@ -91,7 +91,7 @@ _GROUPS = {
     "Texts": "column pair_column id_column documents max_characters text_field max_document_mb",
     "Windows": "window_length overlap max_windows_per_document truncate held_out_fraction",
     "Grid": "grid jobs ray keep_models",
-    "Early exit": "num_iterations exit_threshold max_drop fraction rows",
+    "Depth": "num_iterations exit_threshold",
     "ONNX (--to onnx)": "quantize calibration head opset tolerance",
     "Hub (--to hub)": "repo_id push private license_ language",
     "Run": "seed batch_size workers set_ threads resume overwrite yes dry_run as_json",
@@ -101,6 +101,11 @@ _FORMER = {
     ("bench", "--models"): "--model", ("export", "--evaluate"): "--task", ("status", "--output"): "--records",
 }  # fmt: skip
 Precision = StrEnum("Precision", ["auto", "fp32", "bf16", "fp16"])
+PrecisionOption = Annotated[Precision | None, option("Arithmetic (default: the faster on this machine).")]
+InputFiles = Annotated[
+    list[str] | None,
+    option("Files (.txt: a text a line; .csv, .tsv, .jsonl, .parquet) or - for standard input.", "--input"),
+]
 Rows = Annotated[int, option("Inputs per forward pass.", min=1)]
 JsonFlag = Annotated[bool, option("Print the record as JSON on standard output.", "--json")]
 OverwriteFlag = Annotated[bool, option("Replace the results of an earlier run.", "--overwrite")]
@@ -132,15 +137,12 @@ def patience(yes: bool) -> float | None:
 @contextmanager
 def loading() -> Iterator[None]:
     """Show on a terminal that a verb is being loaded, until it runs (`interruptible`) or ends."""
-    global _stop_loading
-    status = err.status("loading ...")
     if err.is_terminal and not {"-h", "--help"} & set(sys.argv):
-        status.start()
-    _stop_loading = status.stop
+        _loading.start()
     try:
         yield
     finally:
-        status.stop()
+        _loading.stop()
 
 
 def leave_page(output: Path) -> None:
@@ -153,6 +155,13 @@ def leave_page(output: Path) -> None:
 def print_json(record: Any) -> None:  # noqa: ANN401
     """Write a record to standard output."""
     sys.stdout.write(to_json(record) + "\n")
+
+
+def printed_json(record: Mapping[str, Any], as_json: bool) -> bool:
+    """Return whether a record is empty, as of all processes of a job but the first, or was printed as JSON here."""
+    if record and as_json:
+        print_json(record)
+    return as_json or not record
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], figures: int | None = None) -> None:
@@ -193,7 +202,7 @@ def interruptible(advice: str = "the same command starts it again") -> Iterator[
     from minialbert.runs.progress import silence_transformers
 
     silence_transformers()
-    _stop_loading()
+    _loading.stop()
     # One of several processes may wait inside torch for another that has failed: no handler would run there, and its
     # launcher could not end it.
     signals = [signal.SIGTERM] if world_size() == 1 else []

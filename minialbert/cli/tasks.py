@@ -6,15 +6,16 @@ import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from minialbert.cli.shared import (
+    InputFiles,
     JsonFlag,
     OverwriteFlag,
-    Precision,
+    PrecisionOption,
     ResumeFlag,
     Rows,
     YesFlag,
@@ -27,14 +28,11 @@ from minialbert.cli.shared import (
     print_answers,
     print_json,
     print_table,
+    printed_json,
     say,
 )
 from minialbert.errors import UserError, local_path, quoted
 from minialbert.runs.files import check_file, writing
-
-if TYPE_CHECKING:
-    from minialbert.recipes.schema import FinetuneRecipe
-
 
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
 _NEEDED = "Required unless the recipe names it."
@@ -48,8 +46,6 @@ _TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: the task of t
 _Set = Annotated[list[str] | None, option("Any setting, as in task.text=sentence.", "--set")]
 AnswerFormat = StrEnum("AnswerFormat", ["table", "json", "jsonl", "brat", "csv", "html"])
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
-
-
 KeepModels = StrEnum("KeepModels", ["selected", "all", "none"])
 
 
@@ -66,9 +62,7 @@ def finetune(
     batch_size: Annotated[int | None, option("Rows per optimiser step.")] = None,
     lr: Annotated[float | None, option("Highest learning rate.")] = None,
     seed: Annotated[int | None, option("Random seed for head, order and dropout.")] = None,
-    precision: Annotated[
-        Precision | None, option("Arithmetic (default: the faster on this machine).")
-    ] = None,
+    precision: PrecisionOption = None,
     set_: Annotated[list[str] | None, option("Any setting, as in tuning.warmup_ratio=0.1.", "--set")] = None,
     grid: Annotated[bool, option("Run the recipe's grid; select the best.", "--grid")] = False,
     jobs: Annotated[int, option("Runs at a time on this machine.", min=1)] = 1,
@@ -99,9 +93,17 @@ def finetune(
         ),
     }  # fmt: skip
     if grid:
-        _run_grid(
-            tuning_recipe(**named), output, jobs, ray, keep_models, overwrite=overwrite, as_json=as_json
-        )
+        from minialbert.experiments.grid import grid_rows, run_grid
+
+        with interruptible("the same command goes on; finished cells are not run again"):
+            record = run_grid(
+                tuning_recipe(**named), output=output, jobs=jobs, ray_address=ray, keep_models=keep_models.value,  # type: ignore[arg-type]
+                overwrite=overwrite, progress=not as_json,
+            )  # fmt: skip
+        if not printed_json(record, as_json):
+            header, *rows = grid_rows(record)
+            print_table(header, rows)
+            _print_selected(record)
         return
     kept = keep_models is not KeepModels.none
     with interruptible("the same command with --resume goes on from the last checkpoint"):
@@ -109,10 +111,7 @@ def finetune(
             **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
             max_hours=patience(yes), time=time,
         ).record  # fmt: skip
-    if not record:  # another process of the same job writes the record
-        return
-    if as_json:
-        print_json(record)
+    if printed_json(record, as_json):
         return
     _print_scores(record)
     say(f"model and tokenizer in {output / 'model'}; " * kept + f"record in {output / 'result.json'}")
@@ -146,8 +145,7 @@ def evaluate(
             batch_size=batch_size, num_iterations=num_iterations, exit_threshold=exit_threshold, settings=set_ or [],
             progress=not as_json,
         ).record  # fmt: skip
-    if as_json:
-        print_json(record)
+    if printed_json(record, as_json):
         return
     for note in record["notes"]:
         say(note)
@@ -164,13 +162,7 @@ def evaluate(
 def predict(
     model: Annotated[str, option("Directory or hub id of a tuned model, or an exported folder.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts (or --input).", show_default=False)] = None,
-    input_: Annotated[
-        list[str] | None,
-        option(
-            "File (txt: one text per line; csv, tsv, jsonl, parquet), or - for standard input; may be repeated.",
-            "--input",
-        ),
-    ] = None,
+    input_: InputFiles = None,
     column: Annotated[str | None, option("Column of the text in tables.")] = None,
     pair_column: Annotated[str | None, option("Column of the second text of a pair.")] = None,
     id_column: Annotated[str | None, option("Column of the result's id (default: id).")] = None,
@@ -242,6 +234,7 @@ def report(
         Path | None,
         option("Folder for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."),
     ] = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Put the records of runs on one page, or compare two runs.
 
@@ -254,35 +247,18 @@ def report(
 
     page = run(compare or paths or [], output, compare=compare is not None)
     name = "report" if compare is None else "compare"
-    if output is None:
+    if as_json:
+        from minialbert.runs.records import load_record, record_files
+
+        print_json({str(file): load_record(file) for file in record_files(compare or paths or [])})
+    elif output is None:
         sys.stdout.write(page)
     else:
         said = "report in" if compare is None else "comparison in"
         say(f"{said} {output / f'{name}.md'}, as a page in {output / f'{name}.html'}")
 
 
-def _run_grid(
-    recipe: FinetuneRecipe,
-    output: Path,
-    jobs: int,
-    ray: str | None,
-    keep_models: KeepModels,
-    *,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    from minialbert.experiments.grid import grid_rows, run_grid
-
-    with interruptible("the same command goes on; finished cells are not run again"):
-        record = run_grid(
-            recipe, output=output, jobs=jobs, ray_address=ray, keep_models=keep_models.value, overwrite=overwrite,  # type: ignore[arg-type]
-            progress=not as_json,
-        )  # fmt: skip
-    if as_json:
-        print_json(record)
-        return
-    header, *rows = grid_rows(record)
-    print_table(header, rows)
+def _print_selected(record: dict[str, Any]) -> None:
     chosen = record["selected"]
     spread = f" ± {chosen['sd']:.4f}" if chosen["sd"] is not None else ""
     out.print(
@@ -324,10 +300,7 @@ def embed(
     model: Annotated[str, option("Directory or hub id of a sentence encoder, or an exported folder.")],
     output: Annotated[Path, option("File for the vectors: .npy, .parquet or .jsonl.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts (or --input).")] = None,
-    input_: Annotated[
-        list[str] | None,
-        option("File of texts (.txt, .csv, .jsonl, .parquet), or - for standard input.", "--input"),
-    ] = None,
+    input_: InputFiles = None,
     column: Annotated[str | None, option("Column of the text in tables.")] = None,
     dim: Annotated[int | None, option("Leading dimensions to keep (Matryoshka).")] = None,
     prompt: Annotated[str | None, option("Name of a prompt of the model, or its text.")] = None,
@@ -382,8 +355,7 @@ def calibrate(
             output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size, settings=set_ or [],
             progress=not as_json,
         ).record  # fmt: skip
-    if as_json:
-        print_json(record)
+    if printed_json(record, as_json):
         return
     for note in record["notes"]:
         say(note)

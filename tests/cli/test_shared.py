@@ -114,7 +114,9 @@ def test_a_mistake_in_a_command_line_is_one_line(refuse):
 def test_a_terminal_sees_at_once_that_a_verb_is_loaded_and_a_pipe_nothing(monkeypatch):
     for terminal in (True, False):
         seen = io.StringIO()
-        monkeypatch.setattr(shared, "err", Console(file=seen, force_terminal=terminal))
+        console = Console(file=seen, force_terminal=terminal)
+        monkeypatch.setattr(shared, "err", console)
+        monkeypatch.setattr(shared, "_loading", console.status("loading ..."))
         with shared.loading():
             deadline = time.monotonic() + 10
             while terminal and "loading" not in seen.getvalue():

@@ -569,6 +569,8 @@ def test_report_of_two_runs(call, tuned, tmp_path):
     assert status == 0
     assert f"report in {output / 'report.md'}" in out
     assert (output / "report.md").read_text() == page
+    _, printed, _ = call("report", texts.run, entities.run, "--json")
+    assert list(json.loads(printed).values()) == [made.record for made in (texts, entities)]
     tables = [name for name in entries(output) if name.endswith(".csv")]
     assert tables
     assert "my-classification" in "".join((output / name).read_text() for name in tables)
