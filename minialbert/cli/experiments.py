@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,8 +38,6 @@ _Only = Annotated[
     list[str] | None,
     option("Groups, rows, or globs over cells, as in 'student-*/full/cola-*'; comma-separated."),
 ]
-
-
 KeepStudents = StrEnum("KeepStudents", ["needed", "all"])
 
 
@@ -49,10 +48,7 @@ def suite_run(
     suite: _SuiteName,
     data: Annotated[Path, option("Folder with the tasks and corpora that the suite names.")],
     output: Annotated[Path, option("Folder for the suite.")],
-    teacher: Annotated[
-        list[str] | None,
-        option("Directory or hub id; NAME=DIRECTORY where there are several."),
-    ] = None,
+    teacher: Annotated[list[str] | None, option("Directory or hub id; NAME=DIRECTORY of several.")] = None,
     only: _Only = None,
     jobs: Annotated[int, option("Cells to run at a time; they share cores and GPUs.", min=1)] = 1,
     records: _Records = None,
@@ -113,12 +109,21 @@ def suite_status(
         raise UserError(f"--records: expected one folder or two, found {len(records)}")
     finished = records[1] if len(records) == 2 else None
     work = plan_work(loaded, teachers=None, output=records[0], records=finished, only=only or [])
-    groups = _groups(loaded, work, jobs)
-    left = time_left(loaded, work.jobs, work.results).told(jobs) if work.jobs else "nothing left"
+
+    def told(todo: Sequence[Cell]) -> str:
+        return time_left(loaded, todo, work.results).told(jobs) if todo else "nothing left"
+
+    left, groups = told(work.jobs), list[dict[str, str | int]]()
+    for name in dict.fromkeys(cell.group for cell in work.asked):
+        cells = [cell for cell in work.asked if cell.group == name]
+        count = sum(cell.name in work.results for cell in cells)
+        todo = told([cell for cell in work.jobs if cell.group == name])
+        groups.append({"group": name, "done": count, "cells": len(cells), "left": todo})
     rows: dict[tuple[str, str], list[str]] = {}
     for cell in work.asked:
         rows.setdefault((cell.row, cell.mode), []).append(cell.name)
-    done = {key: sum(name in work.results for name in names) for key, names in rows.items()}
+    lacking = {key: [name for name in names if name not in work.results] for key, names in rows.items()}
+    done = {key: len(names) - len(lacking[key]) for key, names in rows.items()}
     if as_json:
         counts = [
             {"row": key[0], "what": key[1], "done": done[key], "cells": len(names)}
@@ -128,10 +133,10 @@ def suite_status(
         print_json({"suite": loaded.name, "rows": counts, "groups": groups, "missing": missing, "left": left})
         return
     lines = []
-    for key, names in rows.items():
-        missing = [name.rpartition("/")[2] for name in names if name not in work.results]
-        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-        lines.append((*key, f"{done[key]} of {len(names)}", shown))
+    for key, names in lacking.items():
+        shown = ", ".join(name.rpartition("/")[2] for name in names[:4])
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        lines.append((*key, f"{done[key]} of {len(rows[key])}", shown + more))
     print_table(("row", "what", "done", "missing"), lines)
     for group in groups:
         say(f"{group['group']}: {group['done']} of {group['cells']} cells are done; {group['left']}")
@@ -187,21 +192,6 @@ def _teachers(suite: Suite, given: list[str]) -> dict[str, str]:
             )
         found[name] = where
     return found
-
-
-def _groups(suite: Suite, work: Work, jobs: int) -> list[dict[str, str | int]]:
-    from minialbert.experiments.suite.time_left import time_left
-
-    told: list[dict[str, str | int]] = []
-    for group in suite.groups:
-        asked = [cell for cell in work.asked if cell.group == group.name]
-        if not asked:
-            continue
-        todo = [cell for cell in work.jobs if cell.group == group.name]
-        done = sum(cell.name in work.results for cell in asked)
-        left = time_left(suite, todo, work.results).told(jobs) if todo else "nothing left"
-        told.append({"group": group.name, "done": done, "cells": len(asked), "left": left})
-    return told
 
 
 def _listed(work: Work) -> list[dict[str, str]]:

@@ -37,16 +37,14 @@ from minialbert.runs.files import check_file, writing
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
 _NEEDED = "Required unless the recipe names it."
 _Iterations = Annotated[int | None, option("How often the student applies its block (default: as trained).")]
-_ExitThreshold = Annotated[
-    float | None,
-    option("Confidence for early exit (default: as calibrated)."),
-]
+_ExitThreshold = Annotated[float | None, option("Confidence for early exit (default: as calibrated).")]
 _Data = Annotated[str | None, option("Labelled data: directory, file or hub:OWNER/NAME.")]
 _TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: the task of the model.")]
 _Set = Annotated[list[str] | None, option("Any setting, as in task.text=sentence.", "--set")]
 AnswerFormat = StrEnum("AnswerFormat", ["table", "json", "jsonl", "brat", "csv", "html"])
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 KeepModels = StrEnum("KeepModels", ["selected", "all", "none"])
+_SHOWN_CLASSES = 50
 
 
 def finetune(
@@ -275,11 +273,8 @@ def _print_scores(record: dict[str, Any]) -> None:
         for name, value in metrics.items():
             if isinstance(value, float):
                 mark = " (over word pieces, as the release)" if name == "entity_f1_subword" else ""
-                mark = (
-                    f" (of {record['positive']})"
-                    if name in ("f1", "auroc", "average_precision") and record.get("positive")
-                    else mark
-                )
+                if record.get("positive") and name in ("f1", "auroc", "average_precision"):
+                    mark = f" (of {record['positive']})"
                 style = "bold" if name == record["metric"] else None
                 table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
         out.print(table)
@@ -291,9 +286,6 @@ def _print_scores(record: dict[str, Any]) -> None:
             )
             if metrics.get(key):
                 print_table((title, "precision", "recall", "F1", counted), rows)
-
-
-_SHOWN_CLASSES = 50
 
 
 def embed(
