@@ -83,9 +83,7 @@ Documents = StrEnum("Documents", {"blank_line": "blank-line", "line": "line", "f
 
 @app.command(cls=Verb)
 def prepare(
-    corpus: Annotated[
-        list[str] | None, option("Texts: file, directory, glob or hub id; may be repeated.")
-    ] = None,
+    corpus: Annotated[list[str] | None, option("Texts: file, directory, glob or hub id; repeatable.")] = None,
     tokenizer: Annotated[str | None, option("Directory or hub id of the teacher's tokenizer.")] = None,
     output: Annotated[Path, option("Folder for the windows.")] = Path("windows"),
     recipe: Annotated[str, option("Recipe whose data settings are the defaults.")] = "default",
@@ -141,8 +139,7 @@ def distill(
     teacher: Annotated[str | None, option("Directory or hub id (without: masked-LM only).")] = None,
     recipe: Annotated[str | None, option("Name of a recipe, or a YAML file (default: default).")] = None,
     objective: Annotated[
-        str | None,
-        option("What to learn: default, paper, as-published, or embeddings (of a sentence encoder)."),
+        str | None, option("What to learn: default, paper, as-published, embeddings.")
     ] = None,
     student_arch: Annotated[str | None, option("minialbert (recursive) or bert.")] = None,
     start_only: Annotated[bool, option("Measure without training.", "--start-only")] = False,

@@ -222,16 +222,9 @@ def predict(
 
 
 def report(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Records, run directories, or trees of them.")
-    ] = None,
-    compare: Annotated[
-        tuple[Path, Path] | None, option("Compare two runs of one kind instead.", metavar="A B")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        option("Folder for report.md, report.html, the tables as CSV and the charts as SVG (or compare.*)."),
-    ] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(help="Records or folders of them.")] = None,
+    compare: Annotated[tuple[Path, Path] | None, option("Compare two runs instead.", metavar="A B")] = None,
+    output: Annotated[Path | None, option("Folder for the page, its tables (CSV) and charts (SVG).")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Put the records of runs on one page, or compare two runs.

@@ -283,7 +283,7 @@ def _unreachable(run, config, step):
 
 def test_a_tracker_that_cannot_start_ends_a_new_run_but_no_resumed_one(fake, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(trackers._TRACKERS, "trackio", _unreachable)
-    with pytest.raises(UserError, match="trackio cannot be started .ConnectionError: no network.: put that"):
+    with pytest.raises(UserError, match="trackio cannot be started .ConnectionError: no network.: fix that"):
         callback(tmp_path).on_train_begin(None, state(0), None)
     one = callback(tmp_path)
     with caplog.at_level(logging.WARNING, logger="minialbert.runs.trackers"):
