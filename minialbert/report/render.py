@@ -97,7 +97,8 @@ def _page(answers: Answers) -> Iterator[str]:
     legend = tuple((Marked((("", looks[one], one),)), f"{many:,}") for one, many in counts.most_common())
     labels = Table("Labels", ("label", "count"), legend)
     texts = Table("Texts", ("text", "answer"), tuple(rows), left)
-    yield html_page("What the model answers", [Section("Labels", (labels,)), Section("Texts", (texts,))])
+    shown = [Section(one.title, (one,)) for one in (labels, texts) if one.rows]
+    yield html_page("What the model answers", shown)
 
 
 def _csv(answers: Answers) -> Iterator[str]:

@@ -19,7 +19,7 @@ from minialbert_runtime.lines import to_json_line
 from minialbert_runtime.words import WordRule, tags_to_spans
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.examples import Task, TextExample, TokenExample, check_metric
+from minialbert.data.examples import Example, Task, TextExample, TokenExample, check_metric
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
@@ -389,7 +389,7 @@ def _write(
     folder: Path, record: dict[str, Any], task: Task, results: Mapping[str, Predictions]
 ) -> dict[str, Any]:
     lines = [
-        to_json_line(_line(name, task, *row))
+        to_json_line(_line(name, task, row))
         for name, result in results.items()
         for row in zip(task.splits[name], result.values, result.evidence, strict=True)
     ]
@@ -399,14 +399,9 @@ def _write(
         return write_result(RunDirectory(folder).result, record)
 
 
-def _line(
-    split: str,
-    task: Task,
-    example: TextExample | TokenExample,
-    value: Any,  # noqa: ANN401
-    evidence: Any,  # noqa: ANN401
-) -> dict[str, Any]:
-    """Return what was given and what was found; entities, and the confidence in classes, as `predict` has them."""
+def _line(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, Any]:
+    """Return an example and what was found; entities, and the confidence in classes, as `predict` has them."""
+    example, value, evidence = row
     if isinstance(example, TokenExample):
         text, offsets = running_text(example)
         spans = {"entities": tags_to_spans(value, offsets, text)}

@@ -311,16 +311,13 @@ class _Page:
             size = float(records[0].record["model"]["encoder_parameters"])
             sd = None if mean.sd is None else 100 * mean.sd
             points.append(Point(name, size, 100 * mean.mean, sd, self._suite.modes[mode].label))
-        if len({point.x for point in points}) < 2 and not table.paper:
-            return Section(table.title, ())  # rows of one size differ in nothing that is plotted
+        # Rows of one size differ in nothing that is plotted.
+        if not points or (len({point.x for point in points}) < 2 and not table.paper):
+            return Section(table.title, ())
         what = f"mean of {self._labels(table.tasks)}, %"
-        charts: list[Block] = []
-        if points:
-            charts = [contents.size_chart(f"{table.title}: size against score", points, what)]
-            charts += contents.latency_charts(points, self._benches, what)
-        if points and table.paper:
-            charts.append(contents.paper_chart(_paper_rows(table)))
-        return Section(table.title, tuple(charts))
+        sizes = contents.size_chart(f"{table.title}: size against score", points, what)
+        paper = [contents.paper_chart(_paper_rows(table))] if table.paper else []
+        return Section(table.title, (sizes, *contents.latency_charts(points, self._benches, what), *paper))
 
     def _distillation(self) -> Section:
         table = self.tables["distillation"]
