@@ -87,6 +87,7 @@ def distill(
     recipe: str | Path | Recipe | None = None,
     objective: DistillationObjective | str | None = None,
     max_steps: int | None = None,
+    epochs: float | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
@@ -125,6 +126,7 @@ def distill(
         objective: loss terms and weights, or the name of a preset, as in "embeddings" for the vectors of a sentence
             encoder; None for the recipe's.
         max_steps: length in optimiser steps.
+        epochs: length in passes over the windows; with `max_steps` too, the shorter.
         learning_rate: the highest of the schedule.
         batch_size: windows per optimiser step.
         seed: random seed of order, masks and dropout.
@@ -156,7 +158,10 @@ def distill(
     if live is not None:
         live.name = live.name or _IN_MEMORY
     named = None if teacher is None else live.name if live is not None else str(teacher)
-    lengths = {"max_steps": max_steps, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    lengths = {
+        "max_steps": max_steps, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
+        "seed": seed,
+    }  # fmt: skip
     given: dict[str, Any] = {f"training.{key}": value for key, value in lengths.items() if value is not None}
     trained = student.train() if isinstance(student, PreTrainedModel) else None
     if trained is not None:

@@ -394,6 +394,8 @@ def _not_loaded(name: str, error: BaseException) -> str:
             f"{name} is not a directory, not in the local cache, and the hub could not be reached: check the "
             "name and the network, or give a local directory"
         )
+    if not Path(name).exists() and "repo id" in text:
+        return f"{name} is not a directory: give the directory of a model, or a hub id such as OWNER/NAME"
     return f"{name} could not be loaded as a Transformers model ({one_line(error)})"
 
 

@@ -173,7 +173,7 @@ def _with_one_length(recipe: Recipe, windows: int, notes: list[str]) -> tuple[Re
     if training.warmup_steps >= steps:
         notes.append(
             f"warm-up: {training.warmup_steps} steps are not fewer than the {steps} of the run, so the learning "
-            "rate never reaches its highest value; set training.warmup_steps"
+            f"rate never reaches its highest value; set training.warmup_steps={max(1, steps // 10)}"
         )
     passes = steps * training.batch_size / max(windows, 1)
     if (steps - 1) * training.batch_size > _MANY_PASSES * windows:  # the last step may go beyond

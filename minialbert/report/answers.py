@@ -45,6 +45,12 @@ _SENTENCES = {
         "Training took <training.steps|count> steps, <training.tokens_per_second|count> tokens a second and "
         "<training.wall_seconds|duration> in all.",
     ),
+    "embeddings": (
+        "gives texts vectors with a mean cosine of <student_end.vector_cosine|plain> to its teacher's, "
+        "<student_start.vector_cosine|plain> before its first step.",
+        "Spearman's correlation between the similarities of its vectors and of its teacher's went from "
+        "<student_start.similarity_correlation|plain> to <student_end.similarity_correlation|plain>.",
+    ),
     "finetune": (
         "Tuning trained <model.trainable_parameters|M> parameters, the head among them, in "
         "<training.wall_seconds|duration>.",
@@ -67,6 +73,14 @@ _BARS: dict[str, dict[str, tuple[str, Mapping[str, str]]]] = {
         ),
         "Cosine of the last hidden states with the teacher's": (
             "cosine", {label: f"{stage}.LAST" for label, stage in _STAGES.items()}
+        ),
+    },
+    "embeddings": {
+        "Cosine of vectors with the teacher's": (
+            "cosine", {label: f"{stage}.vector_cosine" for label, stage in _STAGES.items()}
+        ),
+        "Correlation of similarities with the teacher's": (
+            "cosine", {label: f"{stage}.similarity_correlation" for label, stage in _STAGES.items()}
         ),
     },
 }  # fmt: skip
@@ -110,6 +124,8 @@ def _distilled(run: Run) -> tuple[list[str], list[BarChart]]:
     kind, sentences = "distillation", _SENTENCES["distillation"]
     if run.part("metrics.packages.accuracy") and run.part("metrics.export"):
         kind, sentences = "demo", (*_SENTENCES["demo"], *sentences[1:])
+    elif run.figure("metrics.student_end.vector_cosine") is not None:
+        kind, sentences = "embeddings", (*_SENTENCES["embeddings"], *sentences[1:])
     last = f"cosine_{len(run.record.get('layer_map') or [])}"
     return _filled(run, (one.replace("LAST", last) for one in sentences)), [
         _bars(run.name, title, form, {

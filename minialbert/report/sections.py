@@ -40,6 +40,11 @@ _HELD_OUT = {
     "mlm_accuracy": ("share of masked tokens predicted, held-out text", "share"),
     "mlm_loss": ("masked-LM loss, held-out text", "nats"),
     "output_kl": ("KL of the output, held-out text", "nats"),
+    "vector_cosine": ("cosine of vectors with the teacher's, held-out text", "cosine"),
+    "similarity_correlation": (
+        "correlation of similarities with the teacher's, held-out text",
+        "correlation",
+    ),
 }
 _ALIGNED = {
     "cosine": ("cosine of hidden states with the matched layer, held-out text", "cosine"),

@@ -225,6 +225,8 @@ def size(num_bytes: float) -> str:
 def _evaluation_line(logs: dict[str, Any]) -> str:
     if "eval_score" in logs:  # of a task: its own metric
         return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"
+    if "eval_vector_cosine" in logs:
+        return f"cosine of vectors to the teacher's {logs['eval_vector_cosine']:.3f}"
     values = []
     if "eval_mlm_accuracy" in logs:
         loss = f"{logs['eval_mlm_loss']:.3f}" if "eval_mlm_loss" in logs else "not finite"

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional
 from transformers import AutoModel, BertModel
 
+import minialbert
 from minialbert import MiniAlbertModel, distill
 from minialbert.errors import UserError
 from minialbert.method.objective import DistillationObjective
@@ -204,6 +205,9 @@ def test_a_student_of_a_sentence_encoder_gives_vectors_of_its_space(width, teach
     end = run.record["metrics"]["student_end"]
     assert -1 <= end["similarity_correlation"] <= 1
     assert "mlm_loss" not in end
+    assert "cosine of vectors to the teacher's" in caplog.text
+    page = minialbert.report([run.path])
+    assert f"gives texts vectors with a mean cosine of {end['vector_cosine']:.3g} to its teacher's" in page
     pooling = read_pooling("student", finder(run.path / "model"))
     assert [tuple(one.weight.shape) for one in pooling.dense] == [(32, 16)] * (width == 16) + [(16, 32)]
     assert pooling.max_tokens == 24
