@@ -693,6 +693,6 @@ def test_tasks_are_unloaded_and_unknown_ones_refused(tasks, inputs, tmp_path):
 
 def test_a_task_that_fails_to_load_is_not_kept(tasks, tmp_path):
     tasks, _ = tasks
-    with pytest.raises(UserError, match="no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         tasks.load("sst2", tmp_path / "sst2")
     assert tasks.names == ("cola", "ner")
