@@ -190,7 +190,7 @@ def distillation_price(plan: DistillationPlan) -> Price:
     """Return what a plan costs; memory is that of weights, gradients, optimiser states and one micro-batch."""
     student, teacher = plan.student.config, plan.teacher
     length, steps, batch = plan.windows.window_length, plan.max_steps, plan.recipe.training.batch_size
-    masked = plan.recipe.data.mask_probability
+    masked = plan.collator.mask_probability
     asked = teacher if plan.objective.needs_teacher else None
     predicts = (masked if plan.objective.output_positions == "masked" else 1.0) * bool(
         plan.objective.output_weight
@@ -254,7 +254,7 @@ def _memory_bytes(plan: DistillationPlan, length: int) -> float:
     kept = training_bytes(student, plan.student.num_parameters(), frozen, tokens)
     matched = len(plan.objective.compared_layers(plan.layers))
     rows = 4.0 * tokens * length * student.num_attention_heads * matched * 4
-    logits = 4.0 * plan.recipe.data.mask_probability * tokens * student.vocab_size * 6
+    logits = 4.0 * plan.collator.mask_probability * tokens * student.vocab_size * 6
     return kept + rows + logits
 
 

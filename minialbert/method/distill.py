@@ -175,7 +175,7 @@ def distill(
     check_trackers(resolved.training.report_to)
     run = RunDirectory(output_folder(output, "distill"))
     if time is not None and (
-        max_steps or start_only or {"training.max_steps", "training.epochs"} & keys_of(settings)
+        max_steps or epochs or start_only or {"training.max_steps", "training.epochs"} & keys_of(settings)
     ):
         raise UserError(
             "--time chooses the number of steps of a training: leave out --steps, --epochs and --start-only"

@@ -80,13 +80,13 @@ def plan_distillation(
     windows, held_out = WindowDataset(folders, "train"), WindowDataset(folders, "held_out")
     tokenizer = load_tokenizer(windows.directories[0] / "tokenizer")
     check_tokenizer(windows.tokenizer, tokenizer)
-    if recipe.distill.preset == "embeddings" or (objective is not None and objective.vectors is not None):
-        recipe = apply_overrides(recipe, {"data.mask_probability": 0.0})  # texts are read whole
+    # Texts whose vectors are learnt are read whole.
+    whole = recipe.distill.preset == "embeddings" if objective is None else objective.vectors is not None
     training = recipe.training
     notes: list[str] = []
     collator = MaskedLanguageModelCollator(
         tokenizer,
-        mask_probability=recipe.data.mask_probability,
+        mask_probability=0.0 if whole else recipe.data.mask_probability,
         whole_word=recipe.data.whole_word_masking,
         seed=training.seed,
     )
@@ -222,7 +222,7 @@ def _with_pooling(
             "the teacher takes the largest value of each dimension, which no narrower student can follow: set "
             f"student.hidden_size={teacher.hidden_size}"
         )
-    width = pooling.dense[-1].weight.shape[0] if pooling.dense else teacher.hidden_size
+    width = pooling.width(teacher.hidden_size, str(name or "the teacher"))
     if wide := [size for size in vectors.dims if size > width]:
         raise UserError(
             f"distill.vector_dims {wide} are more than the {width} dimensions of the teacher's vectors"

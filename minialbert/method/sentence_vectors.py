@@ -114,6 +114,17 @@ class Pooling:
             vectors = dense(vectors)
         return functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
+    def width(self, hidden_size: int, name: str) -> int:
+        """Return V, for states of some width; a linear map that does not fit to what comes before it is a UserError."""
+        for dense in self.dense:
+            if dense.weight.ndim != 2 or dense.weight.shape[1] != hidden_size:
+                raise UserError(
+                    f"{name}: a linear map after pooling takes {tuple(dense.weight.shape)[1:]} values, and "
+                    f"{hidden_size} come: its modules belong to different models"
+                )
+            hidden_size = dense.weight.shape[0]
+        return hidden_size
+
     def projected(self, weight: Tensor) -> Pooling:
         """Return the pooling of a student whose states a projection, (D', D), takes to its teacher's width."""
         return replace(self, dense=(Dense(weight.detach().cpu().float()), *self.dense))
@@ -214,6 +225,8 @@ def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
     dense: list[Dense] = []
     normalize = False
     for module in _read(modules, list):
+        if not isinstance(module, dict):
+            raise UserError(f"{modules} should list its modules as objects, found {quoted(module)}")
         kind, place = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path", ""))
         if Path(place).is_absolute() or ".." in Path(place).parts:
             raise UserError(f"{modules} names a folder outside of the model: {quoted(place)}")
@@ -231,12 +244,14 @@ def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
     prompts, length = (
         {} if (file := find(named)) is None else _read(file, dict) for named in (PROMPTS_FILE, LENGTH_FILE)
     )
-    longest = length.get("max_seq_length")
+    longest, known = length.get("max_seq_length"), prompts.get("prompts")
     return Pooling(
         mode=mode,
         dense=tuple(dense),
         normalize=normalize,
-        prompts={str(key): str(text) for key, text in (prompts.get("prompts") or {}).items() if text},
+        prompts={str(key): str(text) for key, text in known.items() if text}
+        if isinstance(known, dict)
+        else {},
         max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
     )
 
@@ -250,7 +265,7 @@ def _found(find: Callable[[str], Path | None], file: str, name: str) -> Path:
 def _read(file: Path, kind: type) -> Any:  # noqa: ANN401 - as it stands there
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON ({error}): get the model anew") from error
     if not isinstance(values, kind):
         raise UserError(f"{file} should hold a JSON {kind.__name__}, found {type(values).__name__}")

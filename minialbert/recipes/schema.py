@@ -166,7 +166,7 @@ class DataRecipe(Section):
     max_windows_per_document: Count | None = key(10, "Windows drawn per document (null: all)")
     truncate: bool = key(False, "Keep only each document's first window")
     held_out_fraction: Fraction = key(0.01, "Share of the documents kept for evaluation")
-    mask_probability: float = key(0.15, "Share of the tokens to predict", ge=0, lt=1)
+    mask_probability: float = key(0.15, "Share of the tokens to predict", gt=0, lt=1)
     whole_word_masking: bool = key(False, "Mask all pieces of a word together")
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from minialbert_runtime.answers import Logits, TextModel
 from minialbert_runtime.folder import is_exported
+from minialbert_runtime.lines import to_json_line
 from minialbert_runtime.windows import Cutter, Row
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -46,7 +46,7 @@ class Embedder(TextModel):
         precision: str = "fp32",
         **options: Any,
     ) -> None:
-        width = pooling.dense[-1].weight.shape[0] if pooling.dense else model.config.hidden_size
+        width = pooling.width(model.config.hidden_size, model.name_or_path)
         super().__init__("embedding", tuple(map(str, range(width))), pairs=False, **options)
         self.model, self.tokenizer, self.pooling = model, tokenizer, pooling
         self.prompts = pooling.prompts
@@ -110,7 +110,7 @@ def embed(
 
     Args:
         model: a directory or hub id of a sentence encoder, a folder that `export(..., head="features")` wrote of one, a
-            live model (the mean of its tokens), or what `distill` gave back.
+            live model (the mean of its tokens), or the result of `distill`.
         texts: a text, or texts. Longer ones than the model reads at once are read in windows, see `TextModel.embed`.
         dim: so many leading dimensions (Matryoshka), brought to length one; all without.
         prompt: the name of one of the model's prompts, or a text of your own, to put before each text.
@@ -167,8 +167,7 @@ def write_vectors(path: Path, texts: Sequence[str], vectors: NDArray[np.float32]
             np.save(file, vectors)
         elif path.suffix == ".jsonl":
             for text, vector in zip(texts, vectors.tolist(), strict=True):
-                line = {"text": text, "vector": [float(f"{value:.6g}") for value in vector]}
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.write(f"{to_json_line({'text': text, 'vector': vector})}\n".encode())
         else:
             import pyarrow as pa
             import pyarrow.parquet as pq

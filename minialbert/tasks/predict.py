@@ -181,7 +181,12 @@ def load_predictor(
         )
     with needs_extra("export", "predicting with an exported folder"):
         from minialbert_runtime.model import Model
-    return Model(name, **options)
+    model = Model(name, **options)
+    if model.problem == "embedding":
+        raise UserError(
+            f"{name} is a sentence encoder, which labels nothing: minialbert embed gives its vectors"
+        )
+    return model
 
 
 class Input(NamedTuple):

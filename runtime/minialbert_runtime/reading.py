@@ -45,6 +45,14 @@ def parts(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
             tags = (f"{one['label']} {digits(one['score'])}" for one in found)
             yield text, found[0]["label"] if found else None, ", ".join(tags)
         return
+    if "vector" in result:
+        yield "", "", f"{len(result['vector'])} dimensions"
+        yield (
+            f" {_cut(result['text'], _AROUND if len(result['text']) > _LONG else len(result['text']), 0)}",
+            None,
+            "",
+        )
+        return
     labels = [result["label"]] if result.get("label") else result.get("labels", [])
     scores = result.get("scores") or dict.fromkeys(labels, result.get("score", 0.0))
     for label in labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -95,12 +96,19 @@ def test_a_folder_without_modules_is_the_mean(tmp_path):
         ([{"type": "x.Pooling", "path": "../other"}], "names a folder outside of the model"),
         ([{"type": "x.Pooling", "path": "1_Pooling"}], "has no 1_Pooling/config.json"),
         ({"type": "x.Pooling"}, "should hold a JSON list, found dict"),
+        (["Pooling"], "should list its modules as objects, found 'Pooling'"),
     ],
 )
 def test_modules_that_cannot_be_read_are_refused(modules, message, tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UserError, match=message):
         read_pooling("here", finder(tmp_path))
+
+
+def test_a_map_of_another_model_is_refused():
+    assert Pooling(dense=(Dense(torch.randn(3, 2)), Dense(torch.randn(5, 3)))).width(2, "here") == 5
+    with pytest.raises(UserError, match=r"here: a linear map after pooling takes \(3,\) values, and 2 come"):
+        Pooling(dense=(Dense(torch.randn(5, 3)),)).width(2, "here")
 
 
 def test_two_modes_at_once_are_refused(tmp_path):
@@ -156,6 +164,16 @@ def test_the_correlation_is_spearmans_with_ties_too():
     pairs = [(functional.normalize(v.double(), dim=-1) @ functional.normalize(v.double(), dim=-1).T)[row, column]
              for v in (ours, theirs)]  # fmt: skip
     assert similarity_correlation(ours, theirs) == pytest.approx(float(spearmanr(*pairs).statistic), abs=1e-9)
+
+
+def test_the_correlation_of_a_known_case():
+    # Cosines 0.8, 0.6, 0.0 in one set; the same order gives 1, the reverse -1.
+    angles = torch.tensor([0.0, math.acos(0.8), math.acos(0.8) + math.acos(0.6)])
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert similarity_correlation(vectors, vectors) == pytest.approx(1)
+    # Pairs 0-1, 0-2, 1-2: the first set has them in the order 0-1, 1-2, 0-2.
+    reverse = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.9, 0.1, 0.3]])
+    assert similarity_correlation(vectors, reverse) == pytest.approx(-1)
 
 
 def test_texts_without_masks_leave_nothing_for_logits():

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from minialbert_runtime.model import Model
+from minialbert_runtime.reading import line
 from transformers import AutoModel, AutoTokenizer
 
 import minialbert
@@ -105,6 +106,12 @@ def test_a_model_that_labels_texts_gives_no_vectors(tuned, tmp_path):
     minialbert.export(tuned("classification").model, tmp_path / "graph")
     with pytest.raises(UserError, match="a single-label model gives no vectors: give a sentence encoder"):
         minialbert.embed(str(tmp_path / "graph"), TEXTS)
+
+
+def test_predict_points_to_embed_and_a_terminal_sees_the_size(exported, refuse):
+    assert "minialbert embed gives its vectors" in refuse("predict", "--model", exported, "a text")
+    (result,) = Model(exported).predict(["a small house"])
+    assert "".join(part for part, _ in line(result)) == "[8 dimensions] a small house"
 
 
 def test_files_of_vectors(encoder, call, tmp_path):

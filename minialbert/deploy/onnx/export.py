@@ -127,8 +127,11 @@ def export_onnx(
         if pooling is not None:
             width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
             write_pooling(staging, pooling, width=width, max_tokens=most)
-            size = pooling.dense[-1].weight.shape[0] if pooling.dense else width
-            vectors = {"size": size, "max_length": most, "prompts": dict(pooling.prompts)}
+            vectors = {
+                "size": pooling.width(width, model_name),
+                "max_length": most,
+                "prompts": dict(pooling.prompts),
+            }
             contract = json.loads((staging / EXPORT_FILE).read_text(encoding="utf-8"))
             write_json(staging / EXPORT_FILE, contract | {"vectors": vectors})
         if task is not None:

@@ -21,12 +21,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.prepare import prepare
-from minialbert.errors import UserError, needs_extra
+from minialbert.errors import UserError
 from minialbert.experiments.demo.task import export_and_time, table_of, tune_on_packages
 from minialbert.experiments.demo.text import NamedText, python_texts
 from minialbert.method.distill import distill
+from minialbert.method.encoders import forward_inputs
 from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
 from minialbert.method.plan import plan_distillation
+from minialbert.method.sentence_vectors import Pooling, similarity_correlation
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import report
 from minialbert.runs.files import sha256_of
@@ -72,11 +74,11 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     encoder = plan.teacher.model.base_model
     read = partial(embed, encoder, plan.tokenizer)
     teacher_vectors = read(texts)
-    before = rank_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
+    before = similarity_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
     distilled = distill(None, output / "windows", recipe=recipe, output=output, overwrite=True).record
     student = MiniAlbertForMaskedLM.from_pretrained(output / "model").eval()
     student_vectors = embed(student.base_model, plan.tokenizer, texts)
-    after = rank_correlation(student_vectors, teacher_vectors)
+    after = similarity_correlation(student_vectors, teacher_vectors)
 
     metrics = {
         **distilled["metrics"],
@@ -139,20 +141,8 @@ def embed(
     for begin in range(0, len(texts), batch_size):
         cut = texts[begin : begin + batch_size]
         batch = tokenizer(cut, padding=True, truncation=True, max_length=128, return_tensors="pt")
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        hidden_states = encoder(**inputs).last_hidden_state
-        mask = batch["attention_mask"].unsqueeze(-1).to(hidden_states.dtype)
-        vectors.append((hidden_states * mask).sum(1) / mask.sum(1))
-    return torch.nn.functional.normalize(torch.cat(vectors).float(), dim=-1)
-
-
-def rank_correlation(vectors: Tensor, reference: Tensor) -> float:
-    """Return Spearman's correlation between two sets of vectors' pairwise cosine similarities."""
-    with needs_extra("demo", "the demo's comparison", "scipy"):
-        from scipy.stats import spearmanr
-    row, column = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    similarities = [(one @ one.T)[row, column].numpy() for one in (vectors, reference)]
-    return float(spearmanr(*similarities).statistic)
+        vectors.append(Pooling()(encoder(**forward_inputs(encoder, batch)).last_hidden_state, batch))
+    return torch.cat(vectors)
 
 
 def _neighbours(documents: list[NamedText], teacher: Tensor, student: Tensor) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import time
 from pathlib import Path
 
@@ -64,17 +63,6 @@ def test_no_module_is_on_both_sides_of_the_packages_task():
     of_test = {module_of(text) for text, _ in test}
     assert len(of_training & of_test) <= 2  # texts that stand in several modules have the name of the last
     assert demo_text.package_texts() == (training, test)
-
-
-def test_rank_correlation_of_a_known_case():
-    # Similarities 0.8, 0.6, 0.0 in one set; the same order gives 1, the reverse -1.
-    angles = torch.tensor([0.0, math.acos(0.8), math.acos(0.8) + math.acos(0.6)])
-    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert demo.rank_correlation(vectors, vectors) == pytest.approx(1.0)
-    reversed_order = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.9, 0.1, 0.3]])
-    reversed_order = torch.nn.functional.normalize(reversed_order, dim=1)
-    # Pairs (0,1), (0,2), (1,2): first set 0.8 > 0.6 > 0.0 in the order (01), (12), (02).
-    assert demo.rank_correlation(vectors, reversed_order) == pytest.approx(-1.0)
 
 
 def test_embeddings_ignore_padding(tiny_teacher, tiny_tokenizer):
