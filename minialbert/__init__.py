@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from minialbert.tasks.embed import embed
     from minialbert.tasks.evaluate import evaluate
     from minialbert.tasks.finetune import finetune
-    from minialbert.tasks.predict import predict
+    from minialbert.tasks.predict import load, predict
 
 __version__ = "0.2.0"
 
@@ -60,6 +60,7 @@ __all__ = [
     "export",
     "finetune",
     "layer_map",
+    "load",
     "predict",
     "prepare",
     "render",
@@ -86,6 +87,7 @@ _PLACES = {
     "export": "minialbert.deploy.export",
     "finetune": "minialbert.tasks.finetune",
     "layer_map": "minialbert.method.losses",
+    "load": "minialbert.tasks.predict",
     "predict": "minialbert.tasks.predict",
     "prepare": "minialbert.data.prepare",
     "render": "minialbert.report.render",

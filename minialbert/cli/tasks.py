@@ -117,9 +117,13 @@ def finetune(
 
 
 def evaluate(
-    model: Annotated[str, option("Directory or hub id of a tuned model.")],
+    model: Annotated[str, option("Directory or hub id of a tuned model, or an exported folder.")],
     data: _Data = None,
-    task: _TaskOfModel = None,
+    task: Annotated[
+        str | None,
+        option(f"{TASK_HELP} Vectors: sts, retrieval, clustering. Default: the task of the model."),
+    ] = None,
+    reference: Annotated[str | None, option("Sentence encoder to score beside the model (vectors).")] = None,
     split: Annotated[str | None, option("Split (default: test if labelled, else validation).")] = None,
     output: Annotated[Path | None, option("Folder for the record and the predictions.")] = None,
     submission: Annotated[Path | None, option("Folder for files in the form of the GLUE benchmark.")] = None,
@@ -134,26 +138,30 @@ def evaluate(
 
     minialbert evaluate --model tuned/model --data my-ner/ --output scores/
     minialbert evaluate --model tuned/model --data my-ner/ --split validation --num-iterations 4
+    minialbert evaluate --model run/model --task sts --data pairs.csv --reference TEACHER
     """
     from minialbert.tasks.evaluate import evaluate as run
 
     with interruptible():
         record = run(
             model, data, task=task, split=split, output=output, submission=submission, overwrite=overwrite,
-            batch_size=batch_size, num_iterations=num_iterations, exit_threshold=exit_threshold, settings=set_ or [],
-            progress=not as_json,
+            batch_size=batch_size, num_iterations=num_iterations, exit_threshold=exit_threshold, reference=reference,
+            settings=set_ or [], progress=not as_json,
         ).record  # fmt: skip
     if printed_json(record, as_json):
         return
     for note in record["notes"]:
         say(note)
-    _print_scores(record)
+    if record["problem"] == "embedding":
+        _print_vectors(record)
+    else:
+        _print_scores(record)
     for name, mean in record.get("mean_iterations", {}).items():
         say(f"{name}: {mean:.2f} iterations per input on average, at threshold {record['exit_threshold']:g}")
-    for name in record["submission"]:
+    for name in record.get("submission", ()):
         say(f"{submission}/{name}")
     if output is not None:
-        say(f"record and predictions in {output}")
+        say(f"record{' and predictions' * ('submission' in record)} in {output}")
         leave_page(output)
 
 
@@ -279,6 +287,26 @@ def _print_scores(record: dict[str, Any]) -> None:
             )
             if metrics.get(key):
                 print_table((title, "precision", "recall", "F1", counted), rows)
+
+
+def _print_vectors(record: dict[str, Any]) -> None:
+    """Print the figures of a sentence encoder, and beside them those of its reference."""
+    split, other = record["split"], record.get("reference")
+    columns = {"model": record["metrics"][split]}
+    if other is not None:
+        columns |= {"reference": other["metrics"], "model with reference": other.get("mixed", {})}
+    rows = [
+        (
+            name.replace("_", " "),
+            *(f"{found[name]:.4f}" if name in found else "" for found in columns.values()),
+        )
+        for name in columns["model"]
+    ]
+    if other is not None:
+        shares = (1.0, other.get("mixed_share"))
+        shown_shares = ("" if one is None else f"{one:.1%}" for one in (other["share"], *shares))
+        rows.append(("share of the reference", *shown_shares))
+    print_table((f"{record['task']}, {split}", *columns), rows)
 
 
 def embed(

@@ -34,6 +34,7 @@ _SENTENCES = {
         "naming the commonest package for <packages.accuracy.majority|%>.",
         "The rank correlation of the similarities of texts with those of its teacher went from "
         "<similarity_rank_correlation.student_start|plain> to <similarity_rank_correlation.student_end|plain>.",
+        "A finished student of the same teacher, minilm-5mb, has <similarity_rank_correlation.boxed|plain>.",
     ),
     "distillation": (
         "predicts <student_end.mlm_accuracy|%> of the masked tokens of held-out text, <student_start.mlm_accuracy|%> "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +140,14 @@ def load_embedder(name: str, *, precision: str = "auto", **options: Any) -> Text
     return Model(name, **options)
 
 
+def prompts_of(embedder: TextModel) -> Mapping[str, str]:
+    """Return a model's prompts by name."""
+    return getattr(embedder, "prompts", None) or getattr(getattr(embedder, "folder", None), "prompts", {})
+
+
 def prompt_of(embedder: TextModel, prompt: str | None) -> str:
     """Return the text of a prompt that a model has by that name, or a text with a space or colon as it is."""
-    known = getattr(embedder, "prompts", None) or getattr(getattr(embedder, "folder", None), "prompts", {})
+    known = prompts_of(embedder)
     if prompt is None or prompt in known:
         return known.get(prompt, "") if prompt is not None else ""
     if not any(sign in prompt for sign in " :"):

@@ -26,7 +26,7 @@ from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task, task_summary, understood
 from minialbert.data.words import gold_spans, running_text, with_words
-from minialbert.errors import UserError, display_name, needs_extra
+from minialbert.errors import UserError, display_name, listed, needs_extra
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
 from minialbert.method.live import AnyModel, on_disk
@@ -51,6 +51,7 @@ from minialbert.tasks.predictions import (
     make_collator,
     remarks,
 )
+from minialbert.tasks.vectors import METRICS, evaluate_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +68,22 @@ def evaluate(
     batch_size: int = 64,
     num_iterations: int | None = None,
     exit_threshold: float | None = None,
+    reference: AnyModel | None = None,
     settings: Settings = (),
     tokenizer: Any = None,
     progress: bool = True,
 ) -> Result:
-    """Score a tuned model on a split of a task.
+    """Score a tuned model on a split of a task, or a sentence encoder on similarity, retrieval or clustering.
 
     Labels of model and task are matched by name, whatever their ids. Tagged sentences longer than the model's input are
     read in windows; texts are cut or read in windows, as in `predict`. Inputs are as long as in tuning unless
     `max_length` or `overlap` is set. If you choose the number of iterations or early exit, the record holds that, and
     the mean number of iterations.
+
+    The tasks "sts", "retrieval" and "clustering" score the vectors of a sentence encoder, by the evaluators and names
+    of sentence-transformers and mteb. With a reference, such as the teacher, the record has its figures too, the share
+    of them that is kept, those of texts (queries) by the model beside texts (documents) by the reference, and the
+    texts at which the model loses most.
 
     Examples:
         >>> scored = minialbert.evaluate("tuned/model", {"test": [("A large house.", "large")]})
@@ -86,7 +93,8 @@ def evaluate(
     Args:
         model: a directory or hub id of a tuned model, an exported folder, a live model, or the result of `finetune`.
         data: a directory, a file or `hub:OWNER/NAME`, or labelled rows in memory, as for `finetune`.
-        task: as for `finetune`, or the section of a recipe. Default: what the model was tuned for.
+        task: as for `finetune`, or the section of a recipe; sts, retrieval or clustering for a sentence encoder, or
+            anything with a method `encode`. Default: what the model was tuned for.
         split: default: test if it has labels, else validation (held out from train as in tuning if the directory has
             none); all rows of a single file, as "train".
         output: directory for record and predictions.
@@ -95,6 +103,7 @@ def evaluate(
         batch_size: inputs per forward pass.
         num_iterations: how often a MiniALBERT applies its block. Default: as trained.
         exit_threshold: confidence (0 to 1) at which an input leaves early. Default: as calibrated.
+        reference: a sentence encoder to score beside the model.
         settings: keys of a recipe, as in `{"task.text": "sentence", "tuning.precision": "fp32"}`.
         tokenizer: of a live model.
         progress: show a bar.
@@ -105,6 +114,19 @@ def evaluate(
     Raises:
         UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
     """
+    if task in METRICS:
+        if submission or settings or (num_iterations, exit_threshold) != (None, None):
+            raise UserError(
+                f"{task} scores vectors: it takes no submission, settings, iterations or threshold"
+            )
+        return evaluate_vectors(
+            model, data, task=str(task), split=split, reference=reference, output=output, overwrite=overwrite,
+            batch_size=batch_size, tokenizer=tokenizer, progress=progress,
+        )  # fmt: skip
+    if reference is not None:
+        raise UserError(
+            f"a reference is for the tasks {listed(METRICS)}: compare tuned models with `report --compare`"
+        )
     with speaking(progress), on_disk(model, tokenizer) as source:
         recipe, precision, rows = task_recipe(task, data, settings)
         if output is not None:

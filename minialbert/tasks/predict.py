@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
-from minialbert_runtime.folder import is_exported
+from minialbert_runtime.folder import is_exported, read_folder
 from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text, to_json_line
 from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
@@ -25,9 +25,11 @@ from minialbert.data.examples import Task
 from minialbert.data.table_files import EXTENSIONS, read_table
 from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.errors import UserError, listed, needs_extra, quoted
+from minialbert.method.encoders import head_of, load_encoder_config
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import quiet_transformers
+from minialbert.tasks.embed import load_embedder
 from minialbert.tasks.models import TaskInputs, load_tuned, model_labels
 from minialbert.tasks.predictions import depth_arguments, depth_notes, make_collator, run_model
 
@@ -153,6 +155,35 @@ def predict(
             precision=precision, num_iterations=num_iterations, exit_threshold=exit_threshold,
         )  # fmt: skip
         return list(predictor.predict([texts] if isinstance(texts, str) else texts))
+
+
+def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel:  # noqa: ANN401
+    """Return a model that takes texts and stays loaded: `model(text)` for labels, `model.embed(texts)` for vectors.
+
+    Examples:
+        >>> model = minialbert.load("tuned/model")
+        >>> model("A large house.")["label"] in ("large", "small")
+        True
+
+    Args:
+        model: the name of a model in the distribution minialbert-models, as "minilm-5mb"; a directory or hub id of a
+            tuned model or a sentence encoder; an exported folder; a live model; or the result of a verb.
+        tokenizer: of a live model.
+        options: those of `predict`, as `batch_size`, `threshold` and `precision`.
+
+    Returns:
+        A `Model` of the runtime for an exported folder, else one in PyTorch with the same methods.
+
+    Raises:
+        UserError: if the model cannot be loaded, or an option is out of range.
+    """
+    with quiet_transformers(), on_disk(model, tokenizer) as source:
+        is_encoder = (
+            read_folder(source).problem == "embedding"
+            if is_exported(source)
+            else head_of(load_encoder_config(source)) in (None, "features", "masked-lm")
+        )
+        return (load_embedder if is_encoder else load_predictor)(source, **options)
 
 
 def load_predictor(

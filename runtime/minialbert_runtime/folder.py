@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,6 +15,7 @@ from .words import WordRule, check_tags, word_rule
 
 FORMAT_VERSION = 2  # from 2 on task.json may have rules for words and long texts; 1 is read as before
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
+_BOX = "minialbert_models"  # a distribution of its own, that holds folders and no code
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
 _PROBLEMS: dict[str, Collection[str]] = {
     "features": ("embedding",),
@@ -63,16 +65,33 @@ class Folder:
     prompts: Mapping[str, str] = field(default_factory=dict)
 
 
+def boxed_models() -> dict[str, Path]:
+    """Return the folders of the models in minialbert-models, by name; none where that is not installed."""
+    spec = find_spec(_BOX)
+    places = [] if spec is None else spec.submodule_search_locations or []
+    return {
+        file.parent.name: file.parent
+        for place in places
+        for file in sorted(Path(place).glob(f"*/{EXPORT_FILE}"))
+    }
+
+
+def find_folder(name: str | Path) -> Path:
+    """Return the folder of that path, or where there is none, of the model of that name in minialbert-models."""
+    path = Path(name)
+    return path if path.exists() or path.name != str(name) else boxed_models().get(str(name), path)
+
+
 def is_exported(path: str | Path) -> bool:
-    """Tell whether a path is that of an exported folder."""
-    return (Path(path) / EXPORT_FILE).is_file()
+    """Tell whether a path, or the name of a model in minialbert-models, is that of an exported folder."""
+    return (find_folder(path) / EXPORT_FILE).is_file()
 
 
 def read_folder(path: str | Path) -> Folder:
     """Return what an exported folder says about its model; the model itself is not opened.
 
     Args:
-        path: a folder that `minialbert export` wrote.
+        path: a folder that `minialbert export` wrote, or the name of a model in minialbert-models.
 
     Returns:
         The facts.
@@ -80,10 +99,12 @@ def read_folder(path: str | Path) -> Folder:
     Raises:
         UserError: a file is missing or damaged, or the model is none that labels text.
     """
-    path = Path(path)
+    path = find_folder(path)
     if not path.is_dir():
+        boxed = ", ".join(boxed_models())
         raise UserError(
             f"no such folder: {path}; expected one that `minialbert export` wrote"
+            + (f", or one of {boxed}" if boxed else ", or pip install minialbert-models for some with names")
             if not path.exists()
             else f"{path} is not a folder: expected one that `minialbert export` wrote"
         )

@@ -32,7 +32,8 @@ class Model(TextModel):
     A copy, also one by pickle, reads the folder again; a process that was forked since opens the graph anew.
 
     Args:
-        folder: a folder that `minialbert export` wrote for a task.
+        folder: a folder that `minialbert export` wrote for a task, or the name of a model in the distribution
+            minialbert-models.
         batch_size: inputs per run of the model. None for 32; but for 1 where activations are quantised by their range
             at each call (int8), because more would give a text another answer beside other texts.
         threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is

