@@ -4,8 +4,10 @@
     python benchmarks/quality/embeddings.py static --teacher TEACHER --dim 190 --output static/     (needs model2vec)
     python benchmarks/quality/embeddings.py score --teacher TEACHER --sets sets/ --model NAME=FOLDER ... \
         --output results/embeddings
+    python benchmarks/quality/embeddings.py time --model NAME=FOLDER ... --output results/embeddings
 
 `sets` writes the sets in the shapes that `minialbert evaluate` reads, `score` one record for each set and model.
+`time` gives one text to each model in turn, each in a process of its own with two threads.
 
 - stsb: STS-B dev, as GLUE has it.
 - python: the first line of a docstring, to the rest of it, among all docstrings of Python's standard library.
@@ -21,6 +23,8 @@ import argparse
 import csv
 import hashlib
 import json
+import statistics
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -30,6 +34,7 @@ import numpy as np
 
 from minialbert import evaluate
 from minialbert.experiments.demo.text import _docstrings, _modules
+from minialbert.runs.machine import environment
 
 SETS = {
     "stsb": "sts", "python": "retrieval", "qnli": "retrieval", "medical": "retrieval", "packages": "clustering",
@@ -44,16 +49,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    sets, static, score = (steps.add_parser(name) for name in ("sets", "static", "score"))
+    sets, static, score, times = (steps.add_parser(name) for name in ("sets", "static", "score", "time"))
     for name in ("glue", "medical", "books"):
         sets.add_argument(f"--{name}", type=Path, required=True)
     for one in (static, score):
         one.add_argument("--teacher", required=True)
-    for one in (sets, static, score):
+    for one in (sets, static, score, times):
         one.add_argument("--output", type=Path, required=True)
     static.add_argument("--dim", type=int, required=True)
     score.add_argument("--sets", type=Path, required=True)
-    score.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
+    for one in (score, times):
+        one.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
     given = parser.parse_args()
     if given.step == "sets":
         write_sets(given.glue, given.medical, given.books, given.output)
@@ -61,6 +67,8 @@ def main() -> None:
         from model2vec.distill import distill
 
         distill(given.teacher, pca_dims=given.dim, quantize_to="int8").save_pretrained(given.output)
+    elif given.step == "time":
+        time_models(dict(one.split("=", 1) for one in given.model), given.output)
     else:
         for named in given.model:
             name, _, folder = named.partition("=")
@@ -173,6 +181,48 @@ def score_model(name: str, folder: str, teacher: str, sets: Path, output: Path) 
         sys.stdout.write(f"{name} {place}: {record['score']:.4f}, {beside['share']:.1%}, "
                          f"mixed {beside.get('mixed_share') or 0:.1%}\n")  # fmt: skip
         sys.stdout.flush()
+
+
+TIMED = """
+import sys, statistics, time
+folder, words = sys.argv[1:]
+if "static" in folder:
+    from model2vec import StaticModel
+    run = StaticModel.from_pretrained(folder).encode
+else:
+    from minialbert_runtime import Model
+    run = Model(folder, threads=2).embed
+texts, seconds = ["the house " * (int(words) // 2)], []
+for _ in range(20):
+    run(texts)
+until = time.perf_counter() + 2
+while time.perf_counter() < until:
+    begun = time.perf_counter()
+    run(texts)
+    seconds.append(time.perf_counter() - begun)
+print(statistics.median(seconds))
+"""
+
+
+def time_models(folders: dict[str, str], output: Path) -> None:
+    """Write the median milliseconds of one text by model and tokens (two of them special), over five turns."""
+    found: dict[str, dict[int, list[float]]] = {name: {16: [], 128: []} for name in folders}
+    for _ in range(5):
+        for name, folder in folders.items():
+            for length, values in found[name].items():
+                command = [sys.executable, "-c", TIMED, folder, str(length - 2)]
+                answer = subprocess.run(command, capture_output=True, text=True, check=True)
+                values.append(1000 * float(answer.stdout))
+    record = {
+        "kind": "latency", "threads": 2, "environment": environment(),
+        "milliseconds": {
+            name: {str(length): round(statistics.median(values), 3) for length, values in lengths.items()}
+            for name, lengths in found.items()
+        },
+    }  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "latency.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{json.dumps(record['milliseconds'])}\n")
 
 
 if __name__ == "__main__":

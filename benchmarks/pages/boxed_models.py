@@ -1,0 +1,180 @@
+"""Puts exported models into models/minialbert_models, each with a card, records and checksums, and checks their size.
+
+    python benchmarks/pages/boxed_models.py NAME=EXPORTED ...    copy exported folders, then write what follows
+    python benchmarks/pages/boxed_models.py                      write cards, list and checksums anew
+
+Figures come from results/embeddings and results/boxed; a test holds the cards against these records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+BOX, RESULTS = Path("models"), Path("results")
+HOME = BOX / "minialbert_models"
+MOST_BYTES = 15_000_000
+ENCODER, TAGGER = "minilm-5mb", "biomedical-ner-4mb"
+LEFT_OUT = ("result.json", "special_tokens_map.json", "vocab.txt")  # which the runtime does not read
+SETS = {
+    "stsb": "STS-B dev: likeness of two sentences",
+    "python": "docstrings of Python: first line to the rest",
+    "qnli": "QNLI dev: question to sentence",
+    "medical": "medical abstracts: title to text",
+    "packages": "docstrings of Python: which package",
+    "books": "paragraphs of textbooks: which book",
+}
+TASKS = {ENCODER: "vectors of sentences", TAGGER: "diseases and chemicals in biomedical text"}
+
+
+def read(file: Path) -> Any:
+    """Return a record."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the first column is text, the others are numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def size_of(name: str) -> str:
+    """Return the size of a model's graph."""
+    return f"{(HOME / name / 'model.onnx').stat().st_size / 1e6:.1f} MB"
+
+
+def scores() -> str:
+    """Return the table of the sentence encoder: its teacher, the share that is kept, and the static baseline."""
+    rows = []
+    for place, title in SETS.items():
+        ours = read(RESULTS / "embeddings" / ENCODER / f"{place}.json")
+        static = RESULTS / "embeddings" / "static" / f"{place}.json"
+        beside = ours["reference"]
+        mixed = "" if beside.get("mixed_share") is None else f"{beside['mixed_share']:.1%}"
+        rows.append(
+            (
+                f"{title} ({ours['metric'].replace('_', ' ')})",
+                f"{beside['metrics'][ours['metric']]:.3f}",
+                f"{ours['score']:.3f}",
+                f"{beside['share']:.1%}",
+                mixed,
+                f"{read(static)['score']:.3f}",
+            )
+        )
+    held = read(RESULTS / "embeddings" / "static" / "stsb.json")["bytes"] / 1e6
+    return table(
+        (
+            "",
+            "teacher",
+            ENCODER,
+            "kept",
+            "queries by it, documents by the teacher",
+            f"model2vec, {held:.1f} MB",
+        ),
+        rows,
+    )
+
+
+def latencies() -> str:
+    """Return the table of milliseconds."""
+    found: Mapping[str, Mapping[str, float]] = read(RESULTS / "embeddings" / "latency.json")["milliseconds"]
+    return table(
+        ("ms for one text, 2 threads", "16 tokens", "128 tokens"),
+        [(name, *(f"{values[length]:.2f}" for length in ("16", "128"))) for name, values in found.items()],
+    )
+
+
+def failures(most: int = 3) -> str:
+    """Return where the sentence encoder is furthest from its teacher."""
+    lines = []
+    for place in ("stsb", "python", "qnli"):
+        for one in read(RESULTS / "embeddings" / ENCODER / f"{place}.json")["reference"]["furthest"][:most]:
+            lines.append(
+                f"- “{one['first']}” and “{one['second']}”: people gave {one['gold']:g} of 5; it places them "
+                f"above {one['place']:.0%} of all pairs, its teacher above {one['place_of_reference']:.0%}."
+                if "gold" in one
+                else f"- “{one['query']}”: the right text comes at rank {one['rank']}, by the teacher at rank "
+                f"{one['rank_of_reference']}."
+            )
+    return "\n".join(lines)
+
+
+def encoder_facts() -> dict[str, Any]:
+    """Return what the sentence encoder's card shows."""
+    run = read(RESULTS / "boxed" / ENCODER / "result.json")
+    return {"run": run, "scores": scores(), "latencies": latencies(), "failures": failures()}
+
+
+def tagger_facts() -> dict[str, Any]:
+    """Return what the tagger's card shows."""
+    tuned, int8 = (read(RESULTS / "boxed" / TAGGER / f"{name}.json") for name in ("result", "int8"))
+    found = int8["metrics"][int8["split"]]["per_type"]
+    rows = [
+        (
+            name,
+            *(f"{100 * values[one]:.1f}" for one in ("precision", "recall", "f1")),
+            f"{values['support']:,}",
+        )
+        for name, values in found.items()
+    ]
+    return {
+        "tuned": tuned,
+        "int8": int8,
+        "types": table(("type", "precision", "recall", "F1", "entities"), rows),
+    }
+
+
+def card(name: str) -> str:
+    """Return a model's card."""
+    facts = encoder_facts() if name == ENCODER else tagger_facts()
+    return filled(
+        "card-encoder" if name == ENCODER else "card-tagger", name=name, size=size_of(name), **facts
+    )
+
+
+def filled(template: str, **values: object) -> str:
+    """Return one of the templates beside this file, filled."""
+    text = Path(__file__).with_name(f"{template}.md.j2").read_text(encoding="utf-8")
+    return (
+        jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        .from_string(text)
+        .render(values)
+    )  # noqa: S701 - Markdown
+
+
+def overview(names: Sequence[str]) -> str:
+    """Return the README of the distribution."""
+    rows = [(f"[{name}](minialbert_models/{name}/README.md)", size_of(name), TASKS[name]) for name in names]
+    return filled("card-list", models=table(("name", "size", "task"), rows), first=names[0])
+
+
+def main() -> None:
+    """Copy what is named, then write cards, list and checksums."""
+    for named in sys.argv[1:]:
+        name, _, folder = named.partition("=")
+        shutil.rmtree(HOME / name, ignore_errors=True)
+        shutil.copytree(folder, HOME / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    names = [name for name in (ENCODER, TAGGER) if (HOME / name).is_dir()]
+    for name in names:
+        (HOME / name / "README.md").write_text(card(name), encoding="utf-8")
+    (BOX / "README.md").write_text(overview(names), encoding="utf-8")
+    files = sorted(file for name in names for file in (HOME / name).rglob("*") if file.is_file())
+    sums = (
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(HOME).as_posix()}\n"
+        for file in files
+    )
+    (HOME / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    total = sum(file.stat().st_size for file in files)
+    sys.stdout.write(f"{len(names)} models, {total / 1e6:.1f} MB\n")
+    assert total <= MOST_BYTES, f"{total:,} bytes, and {MOST_BYTES:,} are the limit"
+
+
+if __name__ == "__main__":
+    main()
