@@ -18,7 +18,7 @@ from typing import Any
 
 import jinja2
 
-BOX, RESULTS = Path("models"), Path("results")
+BOX, RESULTS, README = Path("models"), Path("results"), Path("README.md")
 HOME = BOX / "minialbert_models"
 MOST_BYTES = 15_000_000
 ENCODER, TAGGER = "minilm-5mb", "biomedical-ner-4mb"
@@ -155,6 +155,23 @@ def overview(names: Sequence[str]) -> str:
     return filled("card-list", models=table(("name", "size", "task"), rows), first=names[0])
 
 
+def summary(names: Sequence[str]) -> str:
+    """Return what the README of the repository says of the models."""
+    records = [read(RESULTS / "embeddings" / ENCODER / f"{place}.json") for place in SETS]
+    kept = [one["reference"]["share"] for one in records]
+    times = read(RESULTS / "embeddings" / "latency.json")["milliseconds"]
+    facts = {
+        "stsb": records[0],
+        "least": min(kept[1:]),
+        "most": max(kept[1:]),
+        "others": len(kept) - 1,
+        "times": times,
+    }
+    if TAGGER in names:
+        facts |= {"tagger": TAGGER, "tagger_size": size_of(TAGGER), **tagger_facts()}
+    return filled("card-summary", name=ENCODER, size=size_of(ENCODER), **facts)
+
+
 def main() -> None:
     """Copy what is named, then write cards, list and checksums."""
     for named in sys.argv[1:]:
@@ -165,6 +182,9 @@ def main() -> None:
     for name in names:
         (HOME / name / "README.md").write_text(card(name), encoding="utf-8")
     (BOX / "README.md").write_text(overview(names), encoding="utf-8")
+    start, end = "<!-- box:begin -->", "<!-- box:end -->"
+    before, after = README.read_text(encoding="utf-8").split(start)
+    README.write_text(f"{before}{start}\n{summary(names)}{end}{after.split(end)[1]}", encoding="utf-8")
     files = sorted(file for name in names for file in (HOME / name).rglob("*") if file.is_file())
     sums = (
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(HOME).as_posix()}\n"

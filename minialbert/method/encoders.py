@@ -307,14 +307,18 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
     path = Path(name)
     check_model_folder(path)
     if path.is_dir() and not (path / "config.json").is_file():
-        inner = [file.parent for file in path.glob("*_Transformer/config.json")]  # of sentence-transformers
+        # A run's model, or the encoder of sentence-transformers.
+        inner = [
+            file.parent for part in ("model", "*_Transformer") for file in path.glob(f"{part}/config.json")
+        ]
         told = (
-            f"give {inner[0]}, where its encoder is"
+            f"give {inner[0]}, where its model is"
             if inner
             else "expected the directory of a Transformers model"
         )
         raise UserError(f"{name} has no config.json: {told}")
-    if not path.exists() and str(name).startswith((".", "/", "~")):
+    is_local = str(name).startswith((".", "/", "~")) or (len(path.parts) > 1 and path.parent.is_dir())
+    if not path.exists() and is_local:
         raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
     _check_counts(path / "config.json")
     try:
@@ -392,7 +396,7 @@ def _not_loaded(name: str, error: BaseException) -> str:
     if not Path(name).exists() and offline:
         return (
             f"{name} is not a directory, not in the local cache, and the hub could not be reached: check the "
-            "name and the network, or give a local directory"
+            "name and the network, or give a local directory (HF_HUB_OFFLINE=1 spares the attempts)"
         )
     if not Path(name).exists() and "repo id" in text:
         return f"{name} is not a directory: give the directory of a model, or a hub id such as OWNER/NAME"

@@ -489,7 +489,11 @@ def test_the_inner_folder_of_sentence_transformers_is_named(tiny_teacher_dir, tm
     outer = tmp_path / "outer"
     outer.mkdir()
     tiny_teacher_dir.rename(outer / "0_Transformer")
-    refused(outer, f"has no config.json: give {outer / '0_Transformer'}, where its encoder is")
+    refused(outer, f"has no config.json: give {outer / '0_Transformer'}, where its model is")
+    refused(str(outer / "model"), "does not exist: expected the directory")  # the hub is not asked
+    (outer / "0_Transformer").rename(outer / "model")
+    refused(outer, f"has no config.json: give {outer / 'model'}, where its model is")  # of a run
+    (outer / "model").rename(outer / "0_Transformer")
     assert load_teacher(outer / "0_Transformer").has_mlm_head
 
 

@@ -103,7 +103,9 @@ def test_retrieval_has_the_figures_that_a_hand_finds(tmp_path):
     # q1 finds d1 first; q2 (110 degrees) finds d2 (90) before d3 (200).
     assert found["rows"] == {"test": 2} and found["data"]["documents"] == 3
     assert found["metrics"]["test"]["mrr_at_10"] == pytest.approx((1 + 1 / 2) / 2)
-    assert found["score"] == found["metrics"]["test"]["ndcg_at_10"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    assert (
+        found["score"] == found["metrics"]["test"]["ndcg_at_10"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    )
 
 
 def test_the_queries_that_a_model_loses_are_named(tmp_path):

@@ -1,0 +1,70 @@
+"""The models in the box: what their cards say is what was measured, nothing is damaged, and they work by name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from minialbert_runtime import Model, RuntimeUserError
+from minialbert_runtime.folder import boxed_models, read_folder
+
+import minialbert
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / "models" / "minialbert_models"
+SPEC = importlib.util.spec_from_file_location(
+    "boxed_models", ROOT / "benchmarks" / "pages" / "boxed_models.py"
+)
+page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(page)
+NAMES = sorted(boxed_models())
+
+
+def test_files_are_those_that_were_checked():
+    sums = dict(reversed(line.split("  ")) for line in (HOME / "SHA256SUMS").read_text().splitlines())
+    files = {file.relative_to(HOME).as_posix(): file for name in NAMES for file in (HOME / name).rglob("*.*")}
+    assert sums.keys() == files.keys()
+    assert sums == {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    assert sum(file.stat().st_size for file in files.values()) <= page.MOST_BYTES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_made_from_records(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert (HOME / name / "README.md").read_text() == page.card(name)
+    assert (
+        page.summary([one for one in (page.ENCODER, page.TAGGER) if one in NAMES])
+        in Path("README.md").read_text()
+    )
+    assert (ROOT / "models" / "README.md").read_text() == page.overview(
+        [one for one in (page.ENCODER, page.TAGGER) if one in NAMES]
+    )
+
+
+def test_sentences_that_mean_the_same_are_near():
+    started = time.perf_counter()
+    first, alike, other = Model("minilm-5mb").embed(
+        ["The patient has a fever.", "Her temperature is high.", "The parcel was delivered late."]
+    )
+    assert time.perf_counter() - started < 3
+    assert first @ alike > 0.5 > 0.3 > first @ other
+    np.testing.assert_allclose(np.linalg.norm(first), 1, atol=1e-6)
+    again = minialbert.load("minilm-5mb").embed("The patient has a fever.")
+    np.testing.assert_allclose(minialbert.embed("minilm-5mb", "The patient has a fever."), again, atol=1e-6)
+    np.testing.assert_allclose(again[0], first, atol=1e-6)
+
+
+def test_a_name_that_is_no_model_says_which_there_are():
+    with pytest.raises(RuntimeUserError, match=f"no such folder: minilm-9mb; .* or one of .*{NAMES[0]}"):
+        read_folder("minilm-9mb")
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "minilm-5mb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeUserError, match=r"minilm-5mb has no export\.json"):
+        read_folder("minilm-5mb")
