@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from minialbert.data.prepare import prepare
     from minialbert.deploy.export import export
+    from minialbert.deploy.trim import trim
     from minialbert.method.configuration_minialbert import MiniAlbertConfig
     from minialbert.method.distill import distill
     from minialbert.method.losses import layer_map
@@ -65,6 +66,7 @@ __all__ = [
     "prepare",
     "render",
     "report",
+    "trim",
 ]
 
 _MODELING = "minialbert.method.modeling_minialbert"
@@ -91,6 +93,7 @@ _PLACES = {
     "predict": "minialbert.tasks.predict",
     "prepare": "minialbert.data.prepare",
     "render": "minialbert.report.render",
+    "trim": "minialbert.deploy.trim",
 }
 
 

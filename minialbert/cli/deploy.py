@@ -169,3 +169,35 @@ def _numbers(values: Sequence[str]) -> list[int]:
         return [int(value) for value in values]
     except ValueError:
         raise UserError(f"lengths: expected whole numbers, found {', '.join(values)}") from None
+
+
+def trim(
+    model: Annotated[str, option("Directory or hub id of a model with a WordPiece tokenizer.")],
+    corpus: Annotated[list[str], option("Texts whose tokens stay: files, folders, globs; may be repeated.")],
+    output: Annotated[Path, option("Folder for the smaller model.")],
+    keep: Annotated[int | None, option("At most so many tokens (default: all that occur).", min=1)] = None,
+    min_count: Annotated[int, option("How often a token must occur.", min=1)] = 1,
+    text_field: Annotated[str, option("Field of the text in tables.")] = "text",
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cut a model's vocabulary down to the tokens of some texts.
+
+    Texts of those tokens give the same hidden states to the bit.
+
+    minialbert trim --model tuned/model --corpus my-texts/ --output trimmed/
+    minialbert trim --model tuned/model --corpus notes.csv --text-field note --keep 8000 --output trimmed/
+    """
+    from minialbert.deploy.trim import trim as run
+
+    with interruptible("nothing was written; the same command starts it again"):
+        record = run(
+            model, corpus, output, keep=keep, min_count=min_count, text_field=text_field, overwrite=overwrite,
+            progress=not as_json,
+        ).record  # fmt: skip
+    if as_json:
+        print_json(record)
+        return
+    before, after = record["parameters_before"], record["parameters"]
+    say(f"{after:,} of {before:,} parameters ({after / before:.0%}); model and tokenizer in {output}")
+    say(f"next: minialbert export --model {output} --quantize int8 --output exported/")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minialbert import __version__
-from minialbert.cli.deploy import bench, export
+from minialbert.cli.deploy import bench, export, trim
 from minialbert.cli.experiments import suite_app
 from minialbert.cli.shared import (
     JsonFlag,
@@ -200,7 +200,7 @@ def distill(
     leave_page(output)
 
 
-for _verb in (finetune, evaluate, predict, embed, calibrate, export, bench, report, attention):
+for _verb in (finetune, evaluate, predict, embed, calibrate, trim, export, bench, report, attention):
     app.command(cls=Verb)(_verb)
 
 

@@ -1,0 +1,92 @@
+"""A trimmed vocabulary: the same tokens and bits for texts of tokens that stay, and a model as any other."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import minialbert
+from minialbert.errors import UserError
+from minialbert.method.sentence_vectors import Pooling, write_pooling
+
+TEXTS = ["the cat sat on the mat", "a dog ran in the sun", "the big red house is old"]
+OTHER = "the small tree is new"
+
+
+@pytest.fixture(scope="module")
+def trimmed(tiny_student_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trimmed")
+    shutil.copytree(tiny_student_dir, folder / "whole")
+    write_pooling(folder / "whole", Pooling("mean"), width=32, max_tokens=24)
+    record = minialbert.trim(folder / "whole", TEXTS, folder / "small").record
+    return folder / "whole", folder / "small", record
+
+
+def both(folders, text):
+    for folder in folders:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        yield (
+            tokenizer,
+            tokenizer(text, return_tensors="pt"),
+            AutoModelForMaskedLM.from_pretrained(folder).eval(),
+        )
+
+
+@torch.no_grad()
+def test_texts_of_its_tokens_give_the_same_numbers(trimmed):
+    whole, small, record = trimmed
+    assert record["tokens"] < record["tokens_before"] and record["parameters"] < record["parameters_before"]
+    assert record["occurrences_kept"] == 1 and record["texts_proved"] == 3
+    for text in (*TEXTS, "the dog is on the red mat"):
+        (old, ids, model), (new, cut, smaller) = both((whole, small), text)
+        assert ids.tokens() == cut.tokens()
+        torch.testing.assert_close(
+            smaller.base_model(**cut).last_hidden_state,
+            model.base_model(**ids).last_hidden_state,
+            rtol=0,
+            atol=0,
+        )
+        kept = [
+            old.get_vocab()[token] for token, _ in sorted(new.get_vocab().items(), key=lambda one: one[1])
+        ]
+        torch.testing.assert_close(smaller(**cut).logits, model(**ids).logits[..., kept])
+
+
+def test_other_words_are_spelled_in_smaller_pieces(trimmed):
+    whole, small, _ = trimmed
+    (_, ids, _), (new, cut, _) = both((whole, small), OTHER)
+    assert len(cut.tokens()) > len(ids.tokens()) and new.unk_token not in cut.tokens()
+    assert new.decode(cut["input_ids"][0], skip_special_tokens=True) == OTHER
+
+
+def test_the_folder_is_a_model_for_every_verb(trimmed, tmp_path):
+    whole, small, _ = trimmed
+    vectors = [minialbert.embed(folder, TEXTS, precision="fp32") for folder in (whole, small)]
+    torch.testing.assert_close(*map(torch.from_numpy, vectors), rtol=0, atol=0)
+    exported = minialbert.export(small, tmp_path / "graph", head="features")
+    torch.testing.assert_close(
+        torch.from_numpy(minialbert.embed(exported, TEXTS)), torch.from_numpy(vectors[0])
+    )
+
+
+def test_a_tagger_keeps_its_task_and_answers(tiny_student_dir, tmp_path):
+    rows = [{"tokens": text.split(), "tags": ["B-X", *"O" * (len(text.split()) - 1)]} for text in TEXTS * 4]
+    tuned = minialbert.finetune(tiny_student_dir, "ner", {"train": rows, "validation": rows[:3]}, epochs=1)
+    small = minialbert.trim(tuned, TEXTS, tmp_path / "small", keep=60)
+    assert minialbert.predict(small.path, TEXTS) == minialbert.predict(tuned, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"corpus": ["  "]}, "the corpus has no text"),
+        ({"corpus": TEXTS, "min_count": 0}, "expected min_count and keep of at least 1"),
+    ],
+)
+def test_what_cannot_be_trimmed_is_refused(tiny_student_dir, tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        minialbert.trim(tiny_student_dir, output=tmp_path / "small", **options)
+    assert not (tmp_path / "small").exists()
