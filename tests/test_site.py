@@ -94,6 +94,7 @@ def test_the_page_of_commands_has_every_verb_with_its_options_and_examples(site)
     assert "| `--steps NUMBER` | Length in optimiser steps." in distill
     runtime = page.partition("## minialbert-runtime\n")[2]
     assert "| `--threads THREADS` | threads of one run" in runtime and "| `TEXT` |" in runtime
+    assert "| `--max-bytes NUMBER` |" in runtime.partition("## minialbert-runtime serve\n")[2]
     assert "SUPPRESS" not in page
 
 

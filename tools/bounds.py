@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("demo", "tasks", "zstd")
+EXTRAS = ("demo", "tasks", "zstd", "serve")
 TESTS = (
     "tests/test_api.py",
     "tests/test_examples.py",

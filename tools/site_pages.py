@@ -125,7 +125,7 @@ def _section(heading: str) -> str:
 def command_line() -> str:
     """Return the page of both commands, made from their parsers."""
     import typer
-    from minialbert_runtime.cli import _parser
+    from minialbert_runtime.cli import _parser, _serve_parser
 
     from minialbert.cli.main import app
 
@@ -134,17 +134,17 @@ def command_line() -> str:
     for name, command in top.commands.items():  # type: ignore[attr-defined]
         for words, verb in _verbs(f"minialbert {name}", command):
             lines += [f"## {words}", "", *_verb(words, verb)]
-    parser = _parser()
-    lines += [
-        f"## {parser.prog}",
-        "",
-        parser.description or "",
-        "",
-        "| option | what it does |",
-        "| --- | --- |",
-    ]
-    shown = (action for action in parser._actions if action.help != argparse.SUPPRESS)
-    lines += [_row(_names(action), action.help or "") for action in shown]
+    for parser in (_parser(), _serve_parser()):
+        lines += [
+            f"## {parser.prog}",
+            "",
+            parser.description or "",
+            "",
+            "| option | what it does |",
+            "| --- | --- |",
+        ]
+        shown = (action for action in parser._actions if action.help != argparse.SUPPRESS)
+        lines += [*(_row(_names(action), action.help or "") for action in shown), ""]
     return "\n".join(lines) + "\n"
 
 

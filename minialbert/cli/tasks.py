@@ -327,8 +327,10 @@ def embed(
     """
     if bool(texts) == bool(input_):
         raise UserError("give either texts or --input")
+    from minialbert_runtime.answers import prompt_of
+
     from minialbert.runs.progress import quiet_transformers
-    from minialbert.tasks.embed import check_vectors_file, load_embedder, prompt_of, write_vectors
+    from minialbert.tasks.embed import check_vectors_file, load_embedder, write_vectors
     from minialbert.tasks.predict import read_inputs
 
     check_vectors_file(output, overwrite=overwrite)

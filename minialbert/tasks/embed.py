@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from minialbert_runtime.answers import Logits, TextModel
+from minialbert_runtime.answers import Logits, TextModel, prompt_of
 from minialbert_runtime.folder import is_exported
 from minialbert_runtime.lines import to_json_line
 from minialbert_runtime.windows import Cutter, Row
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.task_inputs import make_cutter
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, listed, needs_extra, quoted
+from minialbert.errors import UserError, listed, needs_extra
 from minialbert.method.encoders import (
     evaluating,
     find_pooling,
@@ -138,24 +138,6 @@ def load_embedder(name: str, *, precision: str = "auto", **options: Any) -> Text
     with needs_extra("export", "vectors of an exported folder"):
         from minialbert_runtime.model import Model
     return Model(name, **options)
-
-
-def prompts_of(embedder: TextModel) -> Mapping[str, str]:
-    """Return a model's prompts by name."""
-    return getattr(embedder, "prompts", None) or getattr(getattr(embedder, "folder", None), "prompts", {})
-
-
-def prompt_of(embedder: TextModel, prompt: str | None) -> str:
-    """Return the text of a prompt that a model has by that name, or a text with a space or colon as it is."""
-    known = prompts_of(embedder)
-    if prompt is None or prompt in known:
-        return known.get(prompt, "") if prompt is not None else ""
-    if not any(sign in prompt for sign in " :"):
-        raise UserError(
-            f"the model has no prompt {quoted(prompt)} (it has {listed(known) or 'none'}): give one of them, or the "
-            "text itself, as in 'query: '"
-        )
-    return prompt
 
 
 def check_vectors_file(path: Path, *, overwrite: bool) -> None:

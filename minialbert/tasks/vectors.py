@@ -30,7 +30,7 @@ from minialbert.runs.files import writing
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import PREDICTIONS_FILE, check_output, write_result
 from minialbert.runs.results import Result
-from minialbert.tasks.embed import Embedder, load_embedder, prompts_of
+from minialbert.tasks.embed import Embedder, load_embedder
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _embedder(
         embedder: TextModel = load_embedder(source, batch_size=batch_size)
         name = str(display_name(source))
         count = count_parameters(embedder.model).total if isinstance(embedder, Embedder) else 0
-        known = prompts_of(embedder)
+        known = embedder.prompts
 
         def encode(texts: Sequence[str], *names: str) -> Vectors:
             prompt = next((known[one] for one in names if one in known), "")

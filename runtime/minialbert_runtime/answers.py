@@ -6,12 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
+from .errors import UserError, quoted
 from .lines import SHORTEN
 from .windows import Cutter, Row, Text, WordWindow
 from .words import Span, WordRule, tags_to_spans
@@ -41,6 +42,8 @@ class TextModel(ABC):
     Raises:
         UserError: an option is out of range, or not for this problem.
     """
+
+    prompts: Mapping[str, str] = MappingProxyType({})  # of a sentence encoder, by name
 
     def __init__(
         self,
@@ -255,6 +258,29 @@ class TextModel(ABC):
             found = entities_at(text, its_offsets, tags_to_spans(tags, its_offsets, text), chances)
             least = self._threshold
             yield {"text": text, "entities": [one for one in found if least is None or one["score"] > least]}
+
+
+def prompt_of(model: TextModel, prompt: str | None) -> str:
+    """Return the text of a prompt that a model has by that name, or a text with a space or colon as it is.
+
+    Args:
+        model: a sentence encoder.
+        prompt: the name or the text; None for no prompt.
+
+    Returns:
+        The text.
+
+    Raises:
+        UserError: the model has no prompt of that name.
+    """
+    if prompt is None or prompt in model.prompts:
+        return model.prompts[prompt] if prompt is not None else ""
+    if not any(sign in prompt for sign in " :"):
+        raise UserError(
+            f"the model has no prompt {quoted(prompt)} (it has {', '.join(model.prompts) or 'none'}): give one of "
+            "them, or the text itself, as in 'query: '"
+        )
+    return prompt
 
 
 def class_of(

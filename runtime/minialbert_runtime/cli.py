@@ -8,9 +8,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import UserError
+from .limits import Limits
 from .lines import STDIN, read_lines, read_text, to_json_line
 from .reading import line
 
@@ -32,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _end_at_interrupt()
-        _run(sys.argv[1:] if arguments is None else arguments)
+        if words[:1] == ["serve"]:
+            _serve(words[1:])
+        else:
+            _end_at_interrupt()
+            _run(words)
     except UserError as error:
         sys.stderr.write(f"minialbert-runtime: {error}\n")
         sys.exit(2)
@@ -74,6 +81,11 @@ def _run(arguments: Sequence[str]) -> None:
         raise UserError("--documents is for a file: give --input too")
     if options.input not in (None, STDIN) and not os.path.isfile(options.input):
         raise UserError(f"no such file: {options.input}")
+    guard = None
+    if options.prove_offline is not None:
+        from .offline import Guard  # listens before the libraries are imported
+
+        guard = Guard()
     try:
         from .model import Model  # the libraries behind it take a fifth of a second
     except ImportError as error:  # the library brings this package along without them
@@ -87,18 +99,37 @@ def _run(arguments: Sequence[str]) -> None:
         read = _whole if options.documents else read_lines
         texts = read(options.input, max_characters=model.max_characters)
     shown = options.format or ("table" if sys.stdout.isatty() else "jsonl")
-    for result in model.predict(_with_pair(texts, options.pair)):
+    count = 0
+    for count, result in enumerate(model.predict(_with_pair(texts, options.pair)), start=1):  # noqa: B007
         told = (
             to_json_line(result) if shown == "jsonl" else "".join(part for part, _ in line(result)).rstrip()
         )
         sys.stdout.buffer.write(f"{told}\n".encode())
         sys.stdout.buffer.flush()
+    if guard is not None:
+        guard.record(Path(options.prove_offline), model.folder.path, count)
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    """Serve models until a signal comes."""
+    options = vars(_serve_parser().parse_args(arguments))
+    folders = [*([f"default={options['folder']}"] if options["folder"] else []), *options["model"]]
+    if not folders:
+        raise UserError("give a folder that `minialbert export` wrote, or --model NAME=FOLDER")
+    limits = Limits(**{one.name: options[one.name] for one in fields(Limits)})
+    try:
+        from .server import serve
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install 'minialbert-runtime[serve]'") from error
+    chosen = {name: options[name] for name in ("threshold", "top_k", "batch_size", "threads")}
+    serve(folders, options["host"], options["port"], limits, **chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minialbert-runtime",
         description="Label texts with an exported model: entities marked in the text, or one JSON object a line.",
+        epilog="`minialbert-runtime serve --help` tells how to answer over HTTP.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder that `minialbert export` wrote")
@@ -109,6 +140,57 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--file", dest="input", help=argparse.SUPPRESS)  # its former name
     parser.add_argument("--documents", action="store_true", help="with --input: the file is one text")
     parser.add_argument("--pair", metavar="TEXT", help="second text of each pair, for a task of pairs")
+    _add_model_options(parser, threads=None)
+    parser.add_argument(
+        "--format",
+        choices=("table", "jsonl"),
+        help="lines to read (on a terminal), or JSON with offsets (else)",
+    )
+    parser.add_argument("--max-characters", type=int, help="longest text that is taken (1,000,000)")
+    parser.add_argument(
+        "--prove-offline",
+        metavar="FILE",
+        help="refuse every use of the network, and write a JSON record of what was asked for: nothing",
+    )
+    return parser
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="minialbert-runtime serve",
+        description="Answer over HTTP with exported models: JSON, an OpenAPI document, and a page to try them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "folder",
+        metavar="MODEL_DIR",
+        nargs="?",
+        help="a folder that `minialbert export` wrote; its name in requests is default",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME=FOLDER",
+        action="append",
+        default=[],
+        help="another model, which requests choose by its name; again for more",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port to listen at (8080; 0 for a free one)")
+    _add_model_options(parser, threads=1)
+    for one in fields(Limits):
+        parser.add_argument(
+            f"--{one.name.replace('_', '-')}",
+            type=type(one.default),
+            default=one.default,
+            metavar="NUMBER",
+            help=f"{one.metadata['help']} ({one.default:,g})",
+        )
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser, *, threads: int | None) -> None:
     parser.add_argument(
         "--threshold",
         type=float,
@@ -121,13 +203,11 @@ def _parser() -> argparse.ArgumentParser:
         help="inputs per run of the model (32; 1 where int8 ranges are those of a run)",
     )
     parser.add_argument(
-        "--format",
-        choices=("table", "jsonl"),
-        help="lines to read (on a terminal), or JSON with offsets (else)",
+        "--threads",
+        type=int,
+        default=threads,
+        help=f"threads of one run ({threads or 'one per physical core'})",
     )
-    parser.add_argument("--threads", type=int, help="threads of one run (one per physical core)")
-    parser.add_argument("--max-characters", type=int, help="longest text that is taken (1,000,000)")
-    return parser
 
 
 def _whole(path: str, *, max_characters: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -80,6 +81,19 @@ def find_folder(name: str | Path) -> Path:
     """Return the folder of that path, or where there is none, of the model of that name in minialbert-models."""
     path = Path(name)
     return path if path.exists() or path.name != str(name) else boxed_models().get(str(name), path)
+
+
+def digest(path: str | Path) -> str:
+    """Return a hash of the files that decide a model's answers; records beside them do not count."""
+    names = [
+        *sorted(file.name for file in Path(path).glob("*.json") if file.name != "result.json"),
+        MODEL_FILE,
+    ]
+    whole = sha256()
+    for name in names:
+        with (Path(path) / name).open("rb") as file:
+            whole.update(f"{name} {file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def is_exported(path: str | Path) -> bool:

@@ -69,6 +69,7 @@ class Model(TextModel):
             pairs=self.folder.pairs,
             words=self.folder.words,
         )
+        self.prompts = self.folder.prompts
         self._again = partial(
             Model,
             self.folder.path.absolute(),

@@ -1,17 +1,12 @@
 """What a service relies on: the same answer in any company, bounded texts, forks, copies, and nothing left behind."""
 
-import contextlib
 import copy
-import http.client
 import json
 import os
 import pickle
 import random
-import re
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -277,72 +272,3 @@ def test_a_prediction_leaves_nothing_in_the_home(classifier, tmp_path, monkeypat
     code = "import sys; from minialbert_runtime import Model; print(Model(sys.argv[1])('king')['label'])"
     assert alone(code, classifier, **homes) == "a"
     assert list((tmp_path / "home").rglob("*")) == []
-
-
-# The server of the documentation
-
-
-PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
-
-
-@pytest.fixture
-def served(classifier, tmp_path):
-    """Run serve.py as documented; returns what asks it and gives the status and the answer."""
-    if not PAGE.is_file():
-        pytest.skip("the documentation is not here")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (code,) = re.findall(
-        r"`serve\.py`:\n\n```python[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
-    )
-    (tmp_path / "serve.py").write_text(code.replace("8080", str(port)))
-    server = subprocess.Popen(
-        [sys.executable, "serve.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": SOURCE},
-        stderr=subprocess.PIPE,
-    )
-
-    def ask(body=None, path="/", **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET" if body is None else "POST", path, body, headers)
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-
-    for _ in range(200):
-        with contextlib.suppress(ConnectionRefusedError):
-            ask(path="/health")
-            break
-        time.sleep(0.1)
-    yield ask
-    server.terminate()
-    assert b"Traceback" not in server.communicate()[1]
-
-
-def test_the_documented_server_answers_and_refuses_in_one_line(served, classifier):
-    assert served(path="/health") == (200, {"status": "ok"})
-    assert served(path="/")[0] == 404
-    model = Model(classifier)
-    assert served(b'["king", "river"]') == (200, list(model.predict(["king", "river"])))
-    assert served(b'[["king", "river"]]') == (200, [model("king", "river")])
-    assert served(b"[]") == (200, [])
-    refused = {
-        b'{"text": "king"}': "expected a JSON list",
-        b'"king"': "expected a JSON list",
-        b"[1]": "found int",
-        b'["a", ["a", "b", "c"]]': "found list",
-        b'["\\ud800"]': "half of a surrogate pair",
-        b"king": "Expecting value",
-        b"\xff": "decode",
-        b"[" * 100_000: "recursion",
-        json.dumps(["a" * 100_001]).encode(): "the limit is 100,000",
-        json.dumps([""] * 1001).encode(): "at most 1000 texts",
-    }
-    for body, message in refused.items():
-        status, answer = served(body)
-        assert status == 400
-        assert message in answer["error"] and "\n" not in answer["error"]
-    for length in ("", "x", "-1", "9" * 5000):
-        assert served(b"[]", **{"Content-Length": length})[0] == 411
-    assert served(b"[" + b" " * 3_000_000 + b"]")[0] == 413
-    assert served(b'["king"]')[0] == 200

@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXECUTED = ("bash", "python")
-SHOWN = ("text", "json", "yaml", "mermaid")  # output, rows of data, files: nothing that anybody would run
+# Output, rows of data, files: nothing that anybody would run.
+SHOWN = ("text", "json", "yaml", "mermaid", "nginx")
 _FENCE = re.compile(
     r"(?:^[ ]*<!-- not run: (?P<reason>[^>]+?) -->\n+)?"
     r"^(?P<indent>[ ]*)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$",

@@ -15,10 +15,12 @@ MOST_NOT_RUN = 18
 
 # Pages that begin with what others leave: "Each step starts from the files of the one before".
 BEGIN_WITH = {
+    "docs/air-gapped.md": ["tuned"],
     "docs/deployment.md": ["windows", "run", "tuned"],
     "docs/method.md": ["windows", "run"],
     "docs/python.md": ["windows", "tuned"],
     "docs/recipes.md": ["windows"],
+    "docs/serving.md": ["tuned"],
     "docs/tasks.md": ["run"],
 }
 

@@ -1,0 +1,38 @@
+"""What a client can ask of the service; also the options of `minialbert-runtime serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import UserError
+
+
+def _limit(value: float, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(default=value, metadata={"help": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a service, each over 0; what each means stands beside it.
+
+    Raises:
+        UserError: one is not.
+    """
+
+    max_bytes: int = _limit(1_000_000, "bytes of a request's body at most (413)")
+    max_texts: int = _limit(1000, "texts of a request at most (422)")
+    max_characters: int = _limit(100_000, "characters of a text at most (422)")
+    seconds: float = _limit(30.0, "seconds until an answer at most, the wait for its turn included (503)")
+    runs: int = _limit(1, "requests whose texts are with a model at the same time")
+    queue: int = _limit(100, "requests that wait for their turn at most (429)")
+    connections: int = _limit(500, "open connections at most (503)")
+    client_seconds: float = _limit(
+        10.0, "seconds in which a client sends its headers, then its body, then takes its answer (408)"
+    )
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not getattr(self, one.name) > 0:
+                option = one.name.replace("_", "-")
+                raise UserError(f"expected --{option} over 0, found {getattr(self, one.name)}")
