@@ -169,7 +169,7 @@ def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel
         model: the name of a model in the distribution minialbert-models, as "minilm-5mb"; a directory or hub id of a
             tuned model or a sentence encoder; an exported folder; a live model; or the result of a verb.
         tokenizer: of a live model.
-        options: those of `predict`, as `batch_size`, `threshold` and `precision`.
+        **options: those of `predict`, as `batch_size`, `threshold` and `precision`.
 
     Returns:
         A `Model` of the runtime for an exported folder, else one in PyTorch with the same methods.
