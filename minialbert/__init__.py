@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from minialbert.data.convert_data import convert_data
     from minialbert.data.prepare import prepare
     from minialbert.deploy.export import export
     from minialbert.deploy.trim import trim
@@ -55,6 +56,7 @@ __all__ = [
     "MiniAlbertModel",
     "__version__",
     "calibrate",
+    "convert_data",
     "distill",
     "embed",
     "evaluate",
@@ -83,6 +85,7 @@ _PLACES = {
     "ModelResult": "minialbert.runs.results",
     "Result": "minialbert.runs.results",
     "calibrate": "minialbert.tasks.calibrate",
+    "convert_data": "minialbert.data.convert_data",
     "distill": "minialbert.method.distill",
     "embed": "minialbert.tasks.embed",
     "evaluate": "minialbert.tasks.evaluate",

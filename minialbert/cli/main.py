@@ -35,7 +35,16 @@ from minialbert.cli.shared import (
     printed_json,
     say,
 )
-from minialbert.cli.tasks import attention, calibrate, embed, evaluate, finetune, predict, report
+from minialbert.cli.tasks import (
+    attention,
+    calibrate,
+    convert_data,
+    embed,
+    evaluate,
+    finetune,
+    predict,
+    report,
+)
 from minialbert.errors import UserError, printable
 from minialbert.runs import stopping
 
@@ -200,7 +209,19 @@ def distill(
     leave_page(output)
 
 
-for _verb in (finetune, evaluate, predict, embed, calibrate, trim, export, bench, report, attention):
+for _verb in (
+    finetune,
+    evaluate,
+    predict,
+    embed,
+    calibrate,
+    trim,
+    export,
+    bench,
+    report,
+    attention,
+    convert_data,
+):
     app.command(cls=Verb)(_verb)
 
 

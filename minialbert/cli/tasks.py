@@ -41,7 +41,17 @@ _ExitThreshold = Annotated[float | None, option("Confidence for early exit (defa
 _Data = Annotated[str | None, option("Labelled data: directory, file or hub:OWNER/NAME.")]
 _TaskOfModel = Annotated[str | None, option(f"{TASK_HELP} Default: the task of the model.")]
 _Set = Annotated[list[str] | None, option("Any setting, as in task.text=sentence.", "--set")]
-AnswerFormat = StrEnum("AnswerFormat", ["table", "json", "jsonl", "brat", "csv", "html"])
+AnswerFormat = StrEnum(
+    "AnswerFormat", {
+        "table": "table", "json": "json", "jsonl": "jsonl", "brat": "brat", "label_studio": "label-studio",
+        "doccano": "doccano", "conll": "conll", "csv": "csv", "html": "html",
+    }
+)  # fmt: skip
+Overlaps = StrEnum("Overlaps", ["longest", "first", "refuse"])
+_Format = Annotated[
+    str | None, option("Format of the files, as in pubtator (default: what they show).", "--format")
+]
+_Overlaps = Annotated[Overlaps | None, option("Of entities that share a word: longest, first, or refuse.")]
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 KeepModels = StrEnum("KeepModels", ["selected", "all", "none"])
 _SHOWN_CLASSES = 50
@@ -52,6 +62,8 @@ def finetune(
     model: Annotated[str | None, option(f"Directory or hub id of the encoder to tune. {_NEEDED}")] = None,
     task: Annotated[str | None, option(f"{TASK_HELP} {_NEEDED}")] = None,
     data: _Data = None,
+    format_: _Format = None,
+    overlaps: _Overlaps = None,
     adapters: Annotated[bool, option("Train only adapters and head.", "--adapters")] = False,
     teacher: Annotated[str | None, option("A model tuned for the task, to learn from as well.")] = None,
     recipe: Annotated[str | None, option("Name of a fine-tuning recipe, or a YAML file.")] = None,
@@ -87,7 +99,8 @@ def finetune(
     named: dict[str, Any] = {
         "model": model, "task": task, "data": data, "adapters": adapters, "teacher": teacher, "recipe": recipe,
         "settings": chosen(
-            "tuning", set_, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, precision=precision
+            "tuning", chosen("task", set_, format=format_, overlaps=overlaps), epochs=epochs, batch_size=batch_size,
+            lr=lr, seed=seed, precision=precision,
         ),
     }  # fmt: skip
     if grid:
@@ -119,6 +132,8 @@ def finetune(
 def evaluate(
     model: Annotated[str, option("Directory or hub id of a tuned model, or an exported folder.")],
     data: _Data = None,
+    format_: _Format = None,
+    overlaps: _Overlaps = None,
     task: Annotated[
         str | None,
         option(f"{TASK_HELP} Vectors: sts, retrieval, clustering. Default: the task of the model."),
@@ -146,7 +161,7 @@ def evaluate(
         record = run(
             model, data, task=task, split=split, output=output, submission=submission, overwrite=overwrite,
             batch_size=batch_size, num_iterations=num_iterations, exit_threshold=exit_threshold, reference=reference,
-            settings=set_ or [], progress=not as_json,
+            settings=chosen("task", set_, format=format_, overlaps=overlaps), progress=not as_json,
         ).record  # fmt: skip
     if printed_json(record, as_json):
         return
@@ -227,6 +242,45 @@ def predict(
             for piece in FORMATS[shown](results):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
+
+
+def convert_data(
+    data: Annotated[str, typer.Argument(help="Labelled data: directory, file or hub:OWNER/NAME.")],
+    output: Annotated[Path, typer.Argument(help="File to write, or folder.")],
+    format_: Annotated[str, option("Format to write, as in doccano.", "--format")],
+    read_as: Annotated[str | None, option("Format of the data (default: what they show).")] = None,
+    split: Annotated[str | None, option("Shares of train, validation and test, as in 80,10,10.")] = None,
+    group: Annotated[str | None, option("Column whose documents of one value stay together.")] = None,
+    seed: Annotated[int, option("Random seed of the split.")] = 0,
+    overlaps: _Overlaps = None,
+    set_: Annotated[list[str] | None, option("Name of a column, as in text=note.", "--set")] = None,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write labelled data in another format.
+
+    minialbert convert-data corpus.pubtator my-ner/ --format conll --split 80,10,10
+    minialbert convert-data brat/ tasks.json --format label-studio
+    """
+    from minialbert.data.convert_data import convert_data as run
+
+    try:
+        shares = tuple(float(share) for share in split.split(",")) if split else None
+    except ValueError as error:
+        raise UserError(f"--split {quoted(split)}: expected shares, as in 80,10,10") from error
+    columns = dict(entry.partition("=")[::2] for entry in set_ or ())
+    with interruptible():
+        made = run(
+            data, output, format=format_, read_as=read_as, columns=columns, split=shares, group=group, seed=seed,
+            overlaps=overlaps.value if overlaps else "refuse", overwrite=overwrite,  # type: ignore[arg-type]
+        )  # fmt: skip
+    if as_json:
+        print_json({"output": str(made.output), "documents": dict(made.documents), "notes": list(made.notes)})
+        return
+    for note in made.notes:
+        say(note)
+    counts = ", ".join(f"{count:,} {name}" for name, count in made.documents.items())
+    say(f"{counts} documents in {made.output}")
 
 
 def report(
@@ -345,6 +399,8 @@ def embed(
 def calibrate(
     model: Annotated[str, option("Directory of a tuned student, whose config gets the threshold.")],
     data: _Data = None,
+    format_: _Format = None,
+    overlaps: _Overlaps = None,
     task: _TaskOfModel = None,
     max_drop: Annotated[float, option("Points that the metric may lose.")] = 0.5,
     split: Annotated[CalibrationSplit, option("Split to draw rows from.")] = CalibrationSplit.train,
@@ -367,16 +423,16 @@ def calibrate(
     with interruptible():
         record = run(
             model, data, task=task, max_drop=max_drop, split=split.value, fraction=fraction, rows=rows, seed=seed,
-            output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size, settings=set_ or [],
-            progress=not as_json,
+            output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size,
+            settings=chosen("task", set_, format=format_, overlaps=overlaps), progress=not as_json,
         ).record  # fmt: skip
     if printed_json(record, as_json):
         return
     for note in record["notes"]:
         say(note)
     _print_thresholds(record)
-    chosen = record["exit_threshold"]
-    said = f"exit_threshold {chosen:g}" if chosen is not None else "no exit_threshold"
+    found = record["exit_threshold"]
+    said = f"exit_threshold {found:g}" if found is not None else "no exit_threshold"
     say(f"{said} in {Path(model) / 'config.json'}" if record["written"] else f"{said} (nothing is written)")
     if output is not None:
         say(f"record in {output / 'result.json'}")

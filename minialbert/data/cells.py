@@ -47,6 +47,8 @@ def text_of(table: Table, row: int, cells: Mapping[str, Any], column: str) -> st
 
 def class_name(table: Table, row: int, cell: object) -> str:
     """Returns the name of the one class that a cell names."""
+    if isinstance(cell, list) and len(cell) == 1:  # as doccano and Label Studio write it
+        cell = cell[0]
     if isinstance(cell, (str, int)) and not missing(cell):
         return str(cell).strip()
     raise table.error(row, f"expected a class as text or integer, found {quoted(cell)}")

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minialbert_runtime.words import TAG
 
@@ -14,7 +14,8 @@ from minialbert.data.table_files import TAGGED, Table, file_error, numbered_line
 from minialbert.errors import UserError, quoted, shown
 
 Repair = Literal["repair", "refuse"]
-LINES = "lines"  # of each word, in the rows of tagged files
+# In the rows of tagged files: the line of each word, the document of a sentence, and which words touch the next one.
+LINES, DOCUMENT_ID, GLUED = "lines", "document_id", "glued"
 
 # Prefixes of BIOES, BILOU and BMES, and what they are in IOB2; behind those of `_ENDS` an entity is over.
 _OTHER_SCHEME = re.compile(r"([SELUM])-(.+)", re.DOTALL)
@@ -24,6 +25,9 @@ _NUMBER = re.compile(
     r"[0-9]+([-.][0-9]+)?"
 )  # of a word, or in CoNLL-U of several as one ("3-4") and of one left out
 _DOCUMENT_START = "-DOCSTART-"
+_NEW_DOCUMENT = re.compile(r"# ?newdoc(?: id)?(?: ?= ?(.*))?")
+_IN_MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne|entity)=([^|]+)")  # of CoNLL-U's last column
+_ANY_TAG = re.compile(r"O|[BIESLUM]-.+", re.DOTALL)
 _Block = list[tuple[int, list[str]]]
 
 
@@ -43,29 +47,53 @@ def read_tagged(path: Path) -> Table:
     """Return the sentences of a file with a word and its tag on each line as rows, with the line of each word.
 
     The word is in the first column and the tag in the last; the word in the second where the first is a number in every
-    row, of which CoNLL-U's of several words as one ("3-4") are left out. Columns are separated by TAB, or by spaces
-    where the first row has no TAB. A blank line ends a sentence. `-DOCSTART-` lines are left out, and so are lines of
-    one column that start with "# ". Quotes are ordinary characters. A file without a sentence is refused, and so is any
-    row without a word or a tag.
+    row, of which CoNLL-U's of several words as one ("3-4") are left out. The tag may then also be a NER= in the last
+    column, or stand in another where the last has none. Columns are separated by TAB, or by spaces where the first row
+    has no TAB. A blank line ends a sentence. `-DOCSTART-` lines and `# newdoc` begin a document; other lines of one
+    column that start with "# " are left out. Quotes are ordinary characters. A file without a sentence is refused, and
+    so is any row without a word or a tag.
     """
     blocks = list(_blocks(path))
-    column = int(_is_numbered(blocks))
+    column = int(_is_numbered([block for _, block in blocks]))
+    tag_in, in_misc = _tag_column(
+        [columns for _, block in blocks for _, columns in block], numbered=bool(column)
+    )
     rows, doubles = [], 0
-    for numbered in blocks:
+    for document, numbered in blocks:
         block = [entry for entry in numbered if not column or entry[1][0].isdecimal()]
         doubles += len(numbered) - len(block)
         for line, columns in block:
             if not columns[column].strip():
                 raise file_error(path, line, f"the word in column {column} is empty: mend or remove the row")
-        words, tags = [columns[column] for _, columns in block], [columns[-1].strip() for _, columns in block]
-        rows.append((numbered[0][0], {"tokens": words, "tags": tags, LINES: [line for line, _ in block]}))
+        words, tags = (
+            [columns[column] for _, columns in block],
+            [columns[tag_in].strip() for _, columns in block],
+        )
+        cells: dict[str, Any] = {"tokens": words, "tags": tags, LINES: [line for line, _ in block]}
+        if in_misc:
+            cells["tags"] = [match[1] if (match := _IN_MISC.search(misc)) else "O" for misc in tags]
+            cells[GLUED] = ["SpaceAfter=No" in misc for misc in tags]
+        rows.append((numbered[0][0], cells if document is None else cells | {DOCUMENT_ID: document}))
     if not rows:
         raise UserError(
             f"{path} has 0 sentences: expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"
         )
     notes = ["the first column has numbers, so the words are read from the second"] if column else []
+    notes += ["tags are read from the last column, where it says NER="] if in_misc else []
+    notes += [f"tags are read from column {tag_in + 1}, since the last has none"] if tag_in >= 0 else []
     notes += [f"{doubles} rows whose number is not a whole one are left out"] if doubles else []
     return Table(str(path), ("tokens", "tags"), rows, notes=tuple(notes))
+
+
+def _tag_column(rows: Sequence[list[str]], *, numbered: bool) -> tuple[int, bool]:
+    """Return which column has the tags, -1 for the last, and whether they stand in CoNLL-U's last column."""
+    if not numbered or any(_ANY_TAG.fullmatch(columns[-1].strip()) for columns in rows):
+        return -1, False
+    if any(len(columns) == 10 and _IN_MISC.search(columns[-1]) for columns in rows):
+        return -1, True
+    width = min(map(len, rows))
+    full = [at for at in range(2, width) if all(_ANY_TAG.fullmatch(columns[at].strip()) for columns in rows)]
+    return (full[-1] if full else -1), False
 
 
 class TagReader:
@@ -120,26 +148,32 @@ class TagReader:
         return notes
 
 
-def _blocks(path: Path) -> Iterator[_Block]:
-    """Yield the sentences of a file, as a row number and the columns of each word."""
+def _blocks(path: Path) -> Iterator[tuple[str | int | None, _Block]]:
+    """Yield the sentences of a file, as a row number and the columns of each word, with the document they are in.
+
+    It is the document's id, or the row where it begins; None where no line parts documents.
+    """
     lines = list(numbered_lines(path))
     separator = _separator(lines)
     block: _Block = []
-    for row, line in lines:
-        if not line.strip() or _starts_document(line):
+    document: str | int | None = None
+    for row, line in [*lines, (0, "")]:
+        comment = separator == "TAB" and _is_comment(line)
+        begins = _starts_document(line) or (comment and _NEW_DOCUMENT.fullmatch(line.strip()))
+        if not line.strip() or begins:
             if block:
-                yield block
+                yield document, block
             block = []
+            if begins:
+                document = (not isinstance(begins, bool) and begins[1]) or row
             continue
-        if separator == "TAB" and _is_comment(line):
+        if comment:
             continue
         columns = line.split("\t") if separator == "TAB" else re.split(r"[ \t]+", line.strip(" \t"))
         if len(columns) < 2:
             expected = f"expected at least 2 columns separated by {separator}, found 1"
             raise file_error(path, row, f"{expected}: {quoted(columns[0])}")
         block.append((row, columns))
-    if block:
-        yield block
 
 
 def _is_numbered(blocks: Sequence[_Block]) -> bool:

@@ -8,8 +8,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from minialbert.errors import UserError, listed, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # Files of a word and its tag a line; .tsv may be one too.
-TAGGED = (".txt", ".conll", ".bio", ".iob", ".iob2")
+TAGGED = (".txt", ".conll", ".conllu", ".bio", ".iob", ".iob2")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _FIRST_LINE = re.compile(r"[\r\n]*([^\r\n]*)(?:\r\n|\r|\n)?")
 SEPARATOR_LINE = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # Excel's, for itself
@@ -48,10 +48,17 @@ class Table:
     classes: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # that the `datasets` library names, by column
+    format: str = ""  # of a tool that it was recognised as
+    unused: tuple[str, ...] = ()  # what of documents is of no use to a task, a line each
+    places: Mapping[int, str] = field(default_factory=dict)  # of rows that are not lines of the file
+
+    def place(self, row: int) -> str:
+        """Returns the file, or what stands for it, and the row."""
+        return self.places.get(row) or f"{self.name}{':' if self.is_file else ', row '}{row}"
 
     def error(self, row: int, message: str) -> UserError:
         """Returns the error that names the file, or what stands for it, and the row."""
-        return UserError(f"{self.name}{':' if self.is_file else ', row '}{row}: {message}")
+        return UserError(f"{self.place(row)}: {message}")
 
     def lacks(self, what: str) -> UserError:
         """Returns the error that names the columns there are, and what of them was expected."""
@@ -59,21 +66,22 @@ class Table:
 
 
 def find_tables(
-    data: Path, *, tagged: bool = False, needs_train: bool = True
+    data: Path, *, also: Sequence[str] = (), needs_train: bool = True
 ) -> tuple[dict[str, list[Path]], list[str]]:
     """Returns the files of each split, under "train", "validation", "test", in this order, and what was left out.
 
     A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, dev, devel,
     testa) and test.EXT (testb), one of each. Shards of one name (train-00000-of-00002.EXT) are one, in their order.
-    More may stand between name and extension (dev.final.csv) where there is no dev.csv. Other data files and folders
-    are left out, and named. `tagged` takes files of a word and its tag a line too.
+    More may stand between name and extension (dev.final.csv) where there is no dev.csv. Where no file has one of these
+    names, the only one with train, with dev or valid, and with test in its name is the split (CDR_TrainingSet.txt).
+    Other data files and folders are left out, and named. `also` are extensions that are read beside those of tables.
     """
     if data.is_file():
         return {"train": [data]}, []
     if not data.is_dir():
         gone = f"{data} is a link to a file that is not there: fetch it" if data.is_symlink() else None
         raise UserError(gone or f"no such file or directory: {data}")
-    extensions = (*EXTENSIONS, *(TAGGED if tagged else ()))
+    extensions = (*EXTENSIONS, *also)
     entries = sorted(data.iterdir())
     stems = {path.name: path.name.partition(".")[0] for path in entries if not path.is_dir()}
     groups: dict[str, list[str]] = {}  # the files of a table, of which there are several only of shards
@@ -87,13 +95,14 @@ def find_tables(
         {key: stem for key, stem in tables.items() if key.count(".") == 1 or stem.lower() not in plain},
         str(data),
     )
+    found = found or _named_alike(tables)
     missing = {name for split, names in SPLIT_NAMES.items() if split not in found for name in names}
     # A table beside train.xlsx is meant; train.xlsx alone would be a split that silently goes missing.
     for name, stem in stems.items():
         if Path(name).suffix.lower() not in extensions and stem.lower() in missing:
             raise _unknown_extension(data / name, extensions)
     if not found and (data / "data").is_dir():
-        return find_tables(data / "data", tagged=tagged, needs_train=needs_train)
+        return find_tables(data / "data", also=also, needs_train=needs_train)
     if "train" not in found and (needs_train or not found):
         have = f"; found {listed([path.name for path in entries[:10]])}"
         wanted = "no train split; expected train" if needs_train else "no split; expected train, dev or test"
@@ -102,6 +111,18 @@ def find_tables(
     left_out = [key for key in groups if key not in found.values()]
     left_out += [f"{path.name}/" for path in entries if path.is_dir() and path.name.lower() in missing]
     return files, left_out
+
+
+def _named_alike(tables: Mapping[str, str]) -> dict[str, str]:
+    """Returns the only file with train, dev or test in its name, for each split; {} without train."""
+    parts = {"train": "train", "validation": "dev|valid", "test": "test"}
+    said = {
+        key: [split for split, part in parts.items() if re.search(part, stem.lower())]
+        for key, stem in tables.items()
+    }
+    alike = {split: [key for key, splits in said.items() if splits == [split]] for split in parts}
+    found = {split: keys[0] for split, keys in alike.items() if len(keys) == 1}
+    return found if "train" in found else {}
 
 
 def _whole(folder: Path, names: list[str]) -> list[str]:
@@ -160,7 +181,7 @@ def read_table(path: Path) -> Table:
         elif suffix in (".csv", ".tsv"):
             table = _read_separated(path, tabs=suffix == ".tsv")
         else:
-            table = _read_json(path, may_be_array=suffix == ".json")
+            table = read_json(path, may_be_array=suffix == ".json")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not table.rows:
@@ -169,7 +190,7 @@ def read_table(path: Path) -> Table:
 
 
 def _read_separated(path: Path, *, tabs: bool) -> Table:
-    text, delimiter, notes = _read_text(path), "\t", list[str]()
+    text, delimiter, notes = read_text(path), "\t", list[str]()
     begin, quoted_cells = 1, not tabs
     first = _FIRST_LINE.match(text)
     if first is not None and SEPARATOR_LINE.fullmatch(first[1]):
@@ -276,8 +297,9 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_json(path: Path, *, may_be_array: bool) -> Table:
-    text = _read_text(path)
+def read_json(path: Path, *, may_be_array: bool = True) -> Table:
+    """Returns the rows of a file with a JSON object on each line, of an array of them, or of a single one."""
+    text = read_text(path)
     lines: Iterator[tuple[int, str]] = enumerate(text.split("\n"), start=1)
     if may_be_array and text.lstrip()[:1] == "[":
         try:
@@ -285,6 +307,9 @@ def _read_json(path: Path, *, may_be_array: bool) -> Table:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON ({one_line(error)}); expected an array of objects") from error
         lines = ((row, json.dumps(record)) for row, record in records)
+    elif may_be_array and "\n" in text.strip():
+        with suppress(ValueError, RecursionError):  # one object over several lines
+            lines = iter([(1, json.dumps(json.loads(text, object_pairs_hook=_without_duplicates)))])
     rows, columns = [], dict[str, None]()
     for line, content in lines:
         if content.strip():
@@ -348,7 +373,7 @@ def _classes_of(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
         return {}
 
 
-def _read_text(path: Path, *, in_lines: bool = False) -> str:
+def read_text(path: Path, *, in_lines: bool = False) -> str:
     """Returns the text of a UTF-8 file; where LF alone ends its lines, NUL is a character as any other."""
     try:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -368,7 +393,7 @@ def _read_text(path: Path, *, in_lines: bool = False) -> str:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the number and the text of each line of a UTF-8 file; LF or CR LF ends a line, and nothing else does."""
-    for number, line in enumerate(_read_text(path, in_lines=True).split("\n"), start=1):
+    for number, line in enumerate(read_text(path, in_lines=True).split("\n"), start=1):
         yield number, line.removesuffix("\r")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from minialbert.data.columns import ROLES
 from minialbert.data.examples import (
     Example,
     Task,
@@ -22,7 +22,8 @@ from minialbert.data.examples import (
 )
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, load_glue
 from minialbert.data.rows import LabelledData
-from minialbert.data.tables import ROLES, load_table
+from minialbert.data.splits import apart, shared_texts
+from minialbert.data.tables import load_table
 from minialbert.data.task_types import TASK_TYPES, task_options, task_type
 from minialbert.errors import UserError, listed, quoted, shown
 from minialbert.recipes.schema import TaskRecipe
@@ -67,6 +68,7 @@ def load_task(
             label_separator=recipe.label_separator,
             repair=recipe.iob,
             overlaps=recipe.overlaps,
+            format=recipe.format,
         )
     if (
         recipe.group is not None
@@ -81,6 +83,9 @@ def load_task(
     task = _with_positive(task, recipe.positive)
     if carve and "validation" not in task.splits and "train" in task.splits:
         task = _carve_validation(task, recipe.validation_fraction, recipe.group)
+    if glue is None:
+        texts = {split: [_text_of(row) for row in rows] for split, rows in task.splits.items()}
+        task = replace(task, notes=(*task.notes, *shared_texts(texts)))
     return task
 
 
@@ -109,57 +114,39 @@ def _with_positive(task: Task, named: str | None) -> Task:
     return replace(task, positive=named or (found[0] if len(found) == 1 else rarer))
 
 
-_ANY = ""  # a class that every row is of
-
-
 def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
-    """Part the training rows, so that each class (or type of entity) has its share in both parts.
-
-    A class with two rows or more has one in each part, where rows of one group, which stay together, allow it. Which
-    are chosen depends on the rows alone, so all seeds share them.
-    """
+    """Part the training rows, so that each class (or type of entity) has its share in both parts, see `apart`."""
     train = task.splits["train"]
-    groups: dict[object, list[int]] = {}
-    for index, row in enumerate(train):
-        groups.setdefault(index if row.group is None else row.group, []).append(index)
-    units = random.Random(0).sample(list(groups.values()), len(groups))
-    units.sort(key=lambda unit: len(unit) > fraction * len(train))  # those of many rows last
-    kinds = [
-        Counter(kind for index in unit for kind in {_ANY, *counted_labels(train[index])}) for unit in units
-    ]
-    left, taken = Counter[str](), Counter[str]()
-    having: dict[str, list[int]] = {}
-    for place, found in enumerate(kinds):
-        left.update(found)
-        for kind in found:
-            having.setdefault(kind, []).append(place)
-    wanted = {kind: max(1, round(fraction * rows)) for kind, rows in left.items() if rows > 1}
-    chosen: set[int] = set()
-    for kind in sorted(wanted, key=lambda name: (left[name], name)):  # the rarest first
-        for place in having[kind]:
-            if taken[kind] >= wanted[kind]:
-                break
-            if place not in chosen and all(left[name] > number for name, number in kinds[place].items()):
-                chosen.add(place)
-                taken.update(kinds[place])
-                left.subtract(kinds[place])
+    chosen = apart(
+        [counted_labels(row) for row in train],
+        [index if row.group is None else row.group for index, row in enumerate(train)],
+        fraction,
+    )
     if not chosen:
         raise UserError(
             f"{task.name}: {len(train)} training rows are too few to set some apart for validation, with rows of each "
             "class left to train on; give a validation file"
         )
-    apart = {index for place in chosen for index in units[place]}
     parts: dict[str, Sequence[Example]] = {
         **task.splits,
-        "train": [row for index, row in enumerate(train) if index not in apart],
-        "validation": [row for index, row in enumerate(train) if index in apart],
+        "train": [row for index, row in enumerate(train) if index not in chosen],
+        "validation": [row for index, row in enumerate(train) if index in chosen],
     }
-    how = " by class" if len(wanted) > 1 else ""
-    how += "" if group is None else f"; rows of one {group} stay together"
-    notes = [f"validation: {taken[_ANY]:,} of the {len(train):,} training rows, set apart at random{how}"]
-    if without := [kind for kind in having if not taken[kind]]:
+    kinds = {kind for row in train for kind in counted_labels(row)}
+    how = " by class" if kinds else ""
+    grouped = any(row.group is not None for row in train)
+    how += f"; rows of one {group or 'document'} stay together" if grouped else ""
+    notes = [f"validation: {len(chosen):,} of the {len(train):,} training rows, set apart at random{how}"]
+    if without := kinds.difference(*(counted_labels(row) for row in parts["validation"])):
         notes.append(f"validation: no row of {listed(map(quoted, sorted(without)))}")
     return replace(task, splits=parts, notes=(*task.notes, *notes))
+
+
+def _text_of(row: Example) -> str:
+    """Returns the text of a row, or both of a pair."""
+    if isinstance(row, TokenExample):
+        return row.text if row.text is not None else " ".join(row.words)
+    return row.text if row.pair is None else f"{row.text}\n{row.pair}"
 
 
 _SHOWN = 12  # labels whose counts a line has

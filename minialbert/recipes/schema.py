@@ -395,6 +395,7 @@ class TaskRecipe(Section):
         None,
         "Kind of a task of your own: single-label, multi-label, regression, token (GLUE and ner know theirs)",
     )
+    format: str | None = key(None, "Format of the files, as in pubtator (null: what they show)")
     text: str | None = key(None, "Column of the text (null: found by its usual names)")
     pair: str | None = key(None, "Column of the second text")
     label: str | list[str] | None = key(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import html
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 from minialbert_runtime.lines import six_digits, to_json_line
 from minialbert_runtime.reading import line, parts
 
+from minialbert.data import formats
+from minialbert.data.formats import label_studio
+from minialbert.data.formats.documents import Document, of_answer
 from minialbert.errors import UserError, listed, quoted
 from minialbert.report.blocks import Section
-from minialbert.report.charts import free_name
 from minialbert.report.page import html_page
 from minialbert.report.tables import Marked, Table, csv_line, no_formula
 from minialbert.runs.files import check_file, check_folder, whole_file, whole_folder, writing
@@ -50,8 +52,9 @@ def render(
     Args:
         answers: what `predict` returns; `id` and `file` are shown where a dictionary has them.
         output: a file, or for brat a folder, to write instead.
-        format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), or "brat" (a
-            `.txt` and an `.ann` file per text).
+        format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), "label-studio"
+            (tasks with predictions), "doccano", "conll" (a word and its tag a line), or "brat" (a `.txt` and an `.ann`
+            file per text).
         overwrite: replace existing files.
 
     Returns:
@@ -127,6 +130,28 @@ def _json_lines(answers: Answers) -> Iterator[str]:
     return (f"{to_json_line(dict(answer))}\n" for answer in answers)
 
 
+def _documents(answers: Answers) -> Iterator[Document]:
+    return (of_answer(answer, number) for number, answer in enumerate(answers, start=1))
+
+
+def _of_tool(name: str, answers: Answers) -> Iterator[str]:
+    """Yield answers as an annotation tool reads them."""
+    holds = "classes" in formats.FORMATS[name].holds
+    lines = (
+        partial(label_studio.write, predicted=True) if name == "label-studio" else formats.FORMATS[name].lines
+    )
+    assert lines is not None
+    return lines(_checked(name, _documents(answers), classes=holds))
+
+
+def _checked(name: str, documents: Iterable[Document], *, classes: bool) -> Iterator[Document]:
+    for document in documents:
+        if document.entities is None and not (classes and document.labels is not None):
+            wanted = "entities or classes" if classes else "entities"
+            raise UserError(f"{name} takes {wanted}, and this model gives none: take csv or jsonl")
+        yield document
+
+
 # What is written as one text; brat takes a folder.
 FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
     "table": lambda answers: (f"{''.join(part for part, _ in line(one)).rstrip()}\n" for one in answers),
@@ -134,42 +159,15 @@ FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
     "jsonl": _json_lines,
     "csv": _csv,
     "html": _page,
+    **{name: partial(_of_tool, name) for name in ("label-studio", "doccano", "conll")},
 }
 
 
-class _Names(dict[str, str]):
-    """Names that brat and every file system can hold, by what they stand for."""
-
-    def __missing__(self, raw: str) -> str:
-        name = re.sub(r"[^\w-]+", "_", raw).strip("_")[:50] or "unnamed"  # a letter has up to four bytes
-        self[raw] = free_name(name, "-", self.values())
-        return self[raw]
-
-
 def _write_brat(answers: Answers, folder: Path, *, overwrite: bool) -> None:
-    """Write a text and its entities as two files each; names that had to be changed are told."""
+    """Write a text and its entities as two files each."""
     check_folder(folder, "brat files", overwrite=overwrite)
-    types, files = _Names(), _Names()
+    notes: list[str] = []
     with writing(folder, advice=None), whole_folder(folder) as staging:
-        for number, answer in enumerate(answers, start=1):
-            if "entities" not in answer:
-                raise UserError("brat takes entities, and this model gives none: take csv or jsonl")
-            known = (Path(answer["file"]).stem if "file" in answer else None, answer.get("id"))
-            raw = "-".join(str(one) for one in known if one is not None) or f"text-{number}"
-            name = files[raw if raw not in files else f"{raw} (text {number})"]
-            lines = []
-            for place, entity in enumerate(answer["entities"], start=1):
-                # An entity over the end of a line has a fragment on each.
-                found = [*re.finditer(r"[^\r\n]+", answer["text"][entity["start"] : entity["end"]])]
-                where = ";".join(
-                    "{} {}".format(*(entity["start"] + end for end in one.span())) for one in found
-                )
-                lines.append(
-                    f"T{place}\t{types[entity['label']]} {where}\t{' '.join(one[0] for one in found)}\n"
-                )
-            (staging / f"{name}.ann").write_bytes("".join(lines).encode())
-            (staging / f"{name}.txt").write_bytes(answer["text"].encode())
-    if changed := [
-        f"{quoted(raw)} is {name}" for raw, name in [*types.items(), *files.items()] if raw != name
-    ]:
-        logger.info("names that files or brat cannot hold are changed: %s", listed(changed))
+        formats.write(_checked("brat", _documents(answers), classes=False), "brat", staging, notes)
+    for note in notes:
+        logger.info("%s", note)

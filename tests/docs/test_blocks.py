@@ -16,6 +16,7 @@ MOST_NOT_RUN = 18
 # Pages that begin with what others leave: "Each step starts from the files of the one before".
 BEGIN_WITH = {
     "docs/air-gapped.md": ["tuned"],
+    "docs/annotations.md": ["run"],
     "docs/deployment.md": ["windows", "run", "tuned"],
     "docs/method.md": ["windows", "run"],
     "docs/python.md": ["windows", "tuned"],

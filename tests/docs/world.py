@@ -225,6 +225,15 @@ def _tagged(text: str) -> str:
     return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
 
 
+def _pubtator(number: int, text: str) -> str:
+    """Return a text as a title in PubTator's format, with its diseases."""
+    lines = [f"{number}|t|{text}", f"{number}|a|"]
+    for disease in _DISEASES:
+        if (start := text.find(disease)) >= 0:
+            lines.append(f"{number}\t{start}\t{start + len(disease)}\t{disease}\tDisease")
+    return "\n".join([*lines, "", ""])
+
+
 def _write_data(folder: Path, programs: Path) -> None:
     """Write the folders and files that pages name without making them, in the shapes that docs/data.md describes."""
     topics = _topics()
@@ -236,6 +245,8 @@ def _write_data(folder: Path, programs: Path) -> None:
         (folder / name).mkdir()
         for split, part in {"train": texts[:40], "dev": texts[40:52], "test": texts[52:]}.items():
             (folder / name / f"{split}.tsv").write_text("\n".join(map(_tagged, part)), encoding="utf-8")
+    corpus = "".join(_pubtator(number, text) for number, text in enumerate(texts, start=1))
+    (folder / "corpus.pubtator").write_text(corpus, encoding="utf-8")
     (folder / "glue" / "RTE").mkdir(parents=True)
     for split, count in {"train": 24, "dev": 12, "test": 12}.items():
         lines = ["index\tsentence1\tsentence2" + ("" if split == "test" else "\tlabel")]

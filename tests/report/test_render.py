@@ -107,7 +107,10 @@ def test_brat_files_stay_in_the_folder_and_quote_the_text(tmp_path, caplog):
 
 def test_an_unknown_format_is_refused_and_a_file_kept(tmp_path):
     for format, output in (("xml", tmp_path / "a"), ("brat", None)):
-        with pytest.raises(UserError, match="expected table, json, jsonl, csv, html, or brat with a folder"):
+        with pytest.raises(
+            UserError,
+            match="expected table, json, jsonl, csv, html, label-studio, doccano, conll, or brat with",
+        ):
             minialbert.render(ANSWERS, output, format=format)
     assert minialbert.render(ANSWERS, tmp_path / "page.html") == ""
     with pytest.raises(UserError, match="exists"):

@@ -1,0 +1,134 @@
+"""Which columns of a labelled table hold what: found by their usual names, or named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from minialbert.data.table_files import Table
+from minialbert.errors import UserError, listed, quoted
+
+# What a pair of texts is called, in lower case and without underscores, hyphens and spaces.
+_PAIRS = (
+    ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text", "textpair"),
+    ("text1", "text2"), ("texta", "textb"), ("sentencea", "sentenceb"), ("text", "text2"), ("question", "context"),
+    ("question", "passage"), ("question", "sentence"), ("question", "answer"), ("query", "passage"),
+    ("query", "document"), ("claim", "evidence"),
+)  # fmt: skip
+COMMON_NAMES = {
+    "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
+    "label": ("label", "labels", "class", "gold_label"),
+    "score": ("label", "labels", "class", "gold_label", "score"),
+    "tokens": ("tokens", "words"),
+    "tags": ("tags", "ner_tags", "labels"),
+    "spans": ("spans", "entities"),
+    "id": ("id", "idx"),
+}
+
+# The columns that may be named, by what they hold; a second text ("pair") is found beside the first alone. Of several
+# classes the label may be the columns that hold a 0 or 1 for each.
+Columns = Mapping[str, str | Sequence[str] | None]
+Used = dict[str, tuple[str, ...]]  # columns by role
+ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id", "group")
+
+
+def flag_names(columns: Columns) -> list[str]:
+    """Returns the columns that hold a 0 or 1 for each class, where several are named."""
+    label = columns.get("label")
+    return [] if label is None or isinstance(label, str) else list(label)
+
+
+def find(
+    table: Table, role: str, columns: Columns, common: str | None = None, *, required: bool
+) -> str | None:
+    """Returns the column of a role; None where there is none and none is required."""
+    names, named = COMMON_NAMES[common or role], columns.get(role)
+    found = find_all(table, common or role)
+    if named is not None:
+        found = [str(named)] if named in table.columns else []
+    if len(found) > 1:
+        both = " and ".join(quoted(column) for column in found[:3])
+        raise UserError(f"{table.name}: {both} could each be the {role} column; name the one that is")
+    if not found and required:
+        wanted = quoted(named) if named is not None else f"one of {', '.join(names)}"
+        have = listed(map(quoted, table.columns))
+        raise UserError(f"{table.name}: no {role} column; expected {wanted}, found the columns {have}")
+    return found[0] if found else None
+
+
+def find_required(table: Table, role: str, columns: Columns) -> str:
+    """Returns the column of a role; there has to be one."""
+    column = find(table, role, columns, required=True)
+    assert column is not None
+    return column
+
+
+def find_texts(table: Table, columns: Columns) -> tuple[str, str | None]:
+    """Returns the columns of the text and of the second one of a pair, if there is such."""
+    if columns.get("pair") is not None:
+        text = find_required(table, "text", columns)
+        return text, find(table, "pair", columns, "text", required=True)
+    own = {re.sub("[ _-]", "", column.lower()): column for column in table.columns}
+    named = columns.get("text")
+    pairs = [(own[first], own[second]) for first, second in _PAIRS if first in own and second in own]
+    pairs = [pair for pair in pairs if named in (None, pair[0])]
+    if not pairs:
+        return find_required(table, "text", columns), None
+    others = [column for column in find_all(table, "text") if column not in pairs[0]]
+    if named is None and (others or len(pairs) > 1):
+        texts = listed(map(quoted, dict.fromkeys([*pairs[0], *others, *pairs[-1]])))
+        raise UserError(
+            f"{table.name}: {texts} could each be the text or its pair; name them (task.text, task.pair)"
+        )
+    return pairs[0]
+
+
+def find_spans(table: Table, columns: Columns, *, required: bool) -> str | None:
+    """Returns the column of spans, which doccano and Label Studio call label."""
+    found = find(table, "spans", columns, required=False)
+    if found is None and columns.get("spans") is None:
+        for column in find_all(table, "label"):
+            first = next((cells[column] for _, cells in table.rows if cells.get(column)), None)
+            if isinstance(first, list) and isinstance(first[0], list | Mapping):
+                return column
+    return found or find(table, "spans", columns, required=required)
+
+
+def find_all(table: Table, role: str) -> list[str]:
+    """Returns all columns with a usual name of a role."""
+    return [column for column in table.columns if column.lower() in COMMON_NAMES[role]]
+
+
+def is_in_words(table: Table, columns: Columns) -> bool:
+    """Whether the table has words and tags, rather than a text and spans."""
+    in_words, in_text = (
+        any(columns.get(role) is not None for role in roles)
+        for roles in (("tokens", "tags"), ("text", "spans"))
+    )
+    if in_words and in_text:
+        raise UserError(
+            "a token task has tokens and tags, or text and spans; name the columns of one of them"
+        )
+    if in_words or in_text:
+        return in_words
+    tokens, spans = find(table, "tokens", {}, required=False), find_spans(table, {}, required=False)
+    if tokens is None and spans is None:
+        raise table.lacks("expected columns tokens and tags, or text and spans")
+    return spans is None or (tokens is not None and find(table, "tags", {}, required=False) is not None)
+
+
+def used_columns(**columns: str | None) -> Used:
+    """Returns the columns that were used, by role."""
+    return {role: (column,) for role, column in columns.items() if column is not None}
+
+
+def columns_told(table: Table, used: Used) -> str:
+    """Returns which columns were used for what, and which were left out."""
+    told = [
+        role if columns == (role,) else f"{role} {listed(map(quoted, columns))}"
+        for role, columns in used.items()
+    ]
+    taken = {column for columns in used.values() for column in columns}
+    others = [quoted(column) for column in table.columns if column not in taken]
+    read_as = f"read as {table.format}: " if table.format else ""
+    return read_as + ", ".join(told) + (f"; left out {listed(others)}" if others else "")

@@ -1,0 +1,186 @@
+"""Labelled data from any format that is read into any that is written, whole or in splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minialbert.data import formats
+from minialbert.data.cells import Overlaps
+from minialbert.data.columns import COMMON_NAMES, Columns, find, find_spans, is_in_words
+from minialbert.data.formats import conll, rows
+from minialbert.data.formats.documents import DOCUMENT, Document
+from minialbert.data.labelled import Labelled
+from minialbert.data.ner import TagReader
+from minialbert.data.rows import LabelledData
+from minialbert.data.splits import apart, shared_texts
+from minialbert.data.table_files import Table
+from minialbert.errors import UserError, listed, local_path, quoted
+from minialbert.runs.files import check_file, check_folder, whole_folder, writing
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Labelled data that were written: where, how many documents in each split, and notes on them, a line each."""
+
+    output: Path
+    documents: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def convert_data(
+    data: LabelledData,
+    output: str | Path,
+    *,
+    format: str,
+    read_as: str | None = None,
+    columns: Columns | None = None,
+    split: Sequence[float] | None = None,
+    group: str | None = None,
+    seed: int = 0,
+    overlaps: Overlaps = "refuse",
+    overwrite: bool = False,
+) -> Converted:
+    """Write labelled data in another format, and part them into splits if asked to.
+
+    Examples:
+        >>> rows = [{"text": "Ebola causes fever.", "spans": [{"start": 0, "end": 5, "label": "Virus"}]}]
+        >>> minialbert.convert_data(rows, "ebola.conll", format="conll").documents
+        {'train': 1}
+
+    Args:
+        data: whatever `finetune` reads: a file or folder, `hub:OWNER/NAME`, or rows in memory.
+        output: a file if it has a suffix and there is one split, else a folder with a file for each split. brat's is
+            always a folder, with folders in it where there are several splits.
+        format: what to write: brat, pubtator, bioc, bioc-json, doccano, label-studio, prodigy, spacy, jsonl, conll,
+            conll2003, conllu, iob1, iob2, bioes or bilou.
+        read_as: what the files are, if they do not show it; also label-studio-min, spacy-json or table.
+        columns: the columns of a table that do not have usual names, as {"text": "note"}.
+        split: the shares of train, validation and test, as (80, 10, 10), for data without splits. Documents stay whole,
+            and each class or type of entity has its share in each part.
+        group: the column or key whose documents of one value stay in one part, as "patient".
+        seed: of the choice.
+        overlaps: what to do with entities that overlap where a format has one tag for a word: refuse the data, or keep
+            the longest or the first.
+        overwrite: replace existing files.
+
+    Returns:
+        What was written, and what was left out.
+
+    Raises:
+        UserError: if the data cannot be read, or hold what cannot be written; the message names file and row.
+    """
+    if format not in formats.FORMATS:
+        raise UserError(
+            f"no format {quoted(format)} is written: expected one of {', '.join(formats.FORMATS)}"
+        )
+    notes: list[str] = []
+    splits = read_documents(data, notes, read_as=read_as, columns=columns)
+    if split is not None:
+        splits = _parted(splits, split, group, seed, notes)
+    elif group is not None:
+        raise UserError("group is for splitting: give split too, as in 80,10,10")
+    notes += shared_texts({name: [one.text for one in documents] for name, documents in splits.items()})
+    splits = {name: formats.fit(documents, format, overlaps, notes) for name, documents in splits.items()}
+    target = local_path(output)
+    form = formats.FORMATS[format]
+    if len(splits) == 1 and form.suffix and target.suffix:
+        check_file(target, overwrite=overwrite)
+        with writing(target, advice=None):
+            formats.write(next(iter(splits.values())), format, target, notes)
+    else:
+        check_folder(target, "converted data", overwrite=overwrite)
+        with writing(target, advice=None), whole_folder(target) as staging:
+            for name, documents in splits.items():
+                place = staging if len(splits) == 1 and not form.suffix else staging / f"{name}{form.suffix}"
+                formats.write(documents, format, place, notes)
+    return Converted(target, {name: len(documents) for name, documents in splits.items()}, tuple(notes))
+
+
+def read_documents(
+    data: LabelledData, notes: list[str], *, read_as: str | None = None, columns: Columns | None = None
+) -> dict[str, list[Document]]:
+    """Return the documents of each split, from whatever `finetune` reads; what was left out goes to the notes."""
+    source = Labelled(True, columns or {}, needs_train=False, format=read_as, whole=True, notes=notes)
+    _, tables = source.splits(data)
+    notes += [f"{name}: read as {table.format}" for name, table in tables.items() if table.format]
+    return {name: _documents(table, name, columns or {}, notes) for name, table in tables.items()}
+
+
+def _documents(table: Table, split: str, columns: Columns, notes: list[str]) -> list[Document]:
+    if DOCUMENT in table.rows[0][1]:
+        return [cells[DOCUMENT] for _, cells in table.rows]
+    names = [name for role in ("tokens", "tags", "spans", "entities") for name in COMMON_NAMES.get(role, ())]
+    if any(column.lower() in names for column in table.columns) and is_in_words(table, columns):
+        reader = TagReader(table.error, "repair")
+        found = list(conll.documents_of(table, reader, columns))
+        notes += reader.notes(split)
+        return found
+    named = {role: find(table, role, columns, required=role == "text") for role in ("text", "id")}
+    named["spans"] = find_spans(table, columns, required=False)
+    label = find(table, "label", columns, required=False)
+    named["label"] = None if label == named["spans"] else label
+    elsewhere: list[str] = []
+    documents = [rows.document_of(table, row, cells, named, elsewhere) for row, cells in table.rows]
+    notes += [f"{first} ({len(elsewhere):,} such spans)" for first in elsewhere[:1]]
+    return documents
+
+
+def _parted(
+    splits: Mapping[str, list[Document]],
+    shares: Sequence[float],
+    group: str | None,
+    seed: int,
+    notes: list[str],
+) -> dict[str, list[Document]]:
+    """Returns documents in parts of these shares; those of one group, id or text stay together."""
+    if len(splits) > 1:
+        raise UserError(f"the data have splits already, {listed(splits)}: leave split out")
+    if (
+        len(shares) not in (2, 3)
+        or not all(share >= 0 for share in shares)
+        or not shares[0] > 0
+        or not sum(shares[1:])
+    ):
+        raise UserError(
+            f"split {listed(shares)}: expected the shares of train, validation and test, as 80,10,10"
+        )
+    (documents,) = splits.values()
+    groups = [_group(document, group) for document in documents]
+    kinds = [
+        {*(one.label for one in document.entities or ()), *(document.labels or ())} for document in documents
+    ]
+    names = dict.fromkeys(range(len(documents)), "train")
+    for name, share, before in (
+        (_PARTS[at], shares[at], sum(shares[:at])) for at in range(len(shares) - 1, 0, -1)
+    ):
+        left = [index for index, part in names.items() if part == "train"]
+        chosen = (
+            apart([kinds[n] for n in left], [groups[n] for n in left], share / (before + share), seed)
+            if share
+            else ()
+        )
+        if share and not chosen:
+            raise UserError(
+                f"{len(documents)} documents are too few for a {name} split in which each class can be"
+            )
+        names |= {left[place]: name for place in chosen}
+    together = f"; those of one {group} stay together" if group else ""
+    notes.append(f"split at random by class, seed {seed}{together}")
+    present = [name for name in _PARTS if name in names.values()]
+    return {name: [documents[at] for at, part in names.items() if part == name] for name in present}
+
+
+def _group(document: Document, group: str | None) -> object:
+    if group is None:
+        return document.id or document.text
+    value: Any = document.id if group == "id" else document.meta.get(group)
+    if value is None or value == "":
+        known = Counter(document.meta)
+        raise UserError(f"{document.place}: no {quoted(group)} to group by; found {listed(['id', *known])}")
+    return str(value)

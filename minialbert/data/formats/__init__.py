@@ -1,0 +1,205 @@
+"""What annotation tools write and read, through one door: a file is recognised, and read as a table of documents.
+
+Each format has a module that reads it and writes it; `documents` has what they share. Files that are tables, or have a
+word and its tag a line, are read by `table_files` and `ner`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minialbert.data.cells import Overlaps, without_overlaps
+from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy
+from minialbert.data.formats.documents import RAW, Document, Reading, flat, place_error, table_of
+from minialbert.data.ner import is_tagged, read_tagged
+from minialbert.data.table_files import TAGGED, Table, read_json, read_tables
+from minialbert.errors import UserError, quoted
+from minialbert.runs.files import whole_file
+
+TABLE = "table"  # rows without the marks of a tool, as csv, JSON or Parquet
+_Lines = Callable[[Iterable[Document]], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that documents are written in.
+
+    Attributes:
+        title: what messages call it.
+        suffix: of its files; "" for a folder of them.
+        holds: of parts (entities in several), overlaps, classes, entities, details (of them), passages, id, annotator,
+            meta, absence (that a text is not annotated).
+        lines: writes documents; None where they are not lines.
+    """
+
+    title: str
+    suffix: str
+    holds: frozenset[str]
+    lines: _Lines | None = None
+
+
+def _format(title: str, suffix: str, holds: str, lines: _Lines | None = None) -> Format:
+    return Format(title, suffix, frozenset(holds.split()), lines)
+
+
+_ALL = "overlaps classes entities details id annotator meta absence"
+_BIOC = "parts overlaps entities details passages id annotator meta"
+FORMATS = {
+    "brat": _format("brat", "", "parts overlaps entities id"),
+    "pubtator": _format("PubTator", ".pubtator", "overlaps entities details passages id", pubtator.write),
+    "bioc": _format("BioC's XML", ".xml", _BIOC, bioc.write_xml),
+    "bioc-json": _format("BioC's JSON", ".json", _BIOC, bioc.write_json),
+    "doccano": _format(
+        "doccano", ".jsonl", "overlaps classes entities id annotator meta", rows.write_doccano
+    ),
+    "label-studio": _format("Label Studio", ".json", _ALL, label_studio.write),
+    "prodigy": _format("Prodigy", ".jsonl", _ALL, rows.write_prodigy),
+    "spacy": _format("spaCy's DocBin", ".spacy", _ALL),
+    "jsonl": _format("JSON lines", ".jsonl", _ALL, rows.write_rows),
+    "conll2003": _format("CoNLL-2003", ".conll", "entities", partial(conll.write, scheme="conll2003")),
+    "conllu": _format("CoNLL-U", ".conllu", "entities id", partial(conll.write, scheme="conllu")),
+    **{
+        name: _format(
+            "CoNLL" if name == "conll" else name.upper(),
+            ".conll",
+            "entities id",
+            partial(conll.write, scheme=name),
+        )
+        for name in ("conll", "iob1", "iob2", "bioes", "bilou")
+    },
+}
+_READ_ONLY = {"label-studio-min": "Label Studio's JSON-MIN", "spacy-json": "spaCy's JSON", TABLE: ""}
+NAMES = (*FORMATS, *_READ_ONLY)
+_FILES = {"pubtator": pubtator.read, "bioc": bioc.read_xml, "spacy": spacy.read, "brat": brat.read}
+_RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterator[Document]]]] = {
+    "bioc-json": (bioc.is_record, bioc.from_json),
+    "label-studio": (label_studio.is_record, label_studio.read),
+    "spacy-json": (spacy.is_record, lambda records, _: spacy.from_json(records)),
+}
+SUFFIXES = (".spacy",)
+TAGGED_SUFFIXES = (*TAGGED, ".pubtator", ".xml", ".bioc", ".spacy")
+
+
+def title_of(name: str) -> str:
+    """Returns what messages call a format."""
+    return FORMATS[name].title if name in FORMATS else _READ_ONLY[name]
+
+
+def check_format(name: str | None) -> None:
+    """Refuses the name of a format that there is not."""
+    if name is not None and name not in NAMES:
+        raise UserError(f"no format is called {quoted(name)}: expected one of {', '.join(NAMES)}")
+
+
+def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: Iterable[str]) -> Table:
+    """Returns the rows of a file, of the shards of one, or of brat's folder.
+
+    The format is the forced one, or what the file shows: its suffix, its first line, the keys of its first object.
+    `columns` are the names that show a tsv to be a table, where words have tags.
+    """
+    path, reading = paths[0], Reading()
+    name = forced or _of_file(path, tagging=tagging)
+    if name in _FILES:
+        table = table_of(str(path), list(_FILES[name](path, reading)), reading)
+        return replace(table, format=title_of(name))
+    if (name in conll.SCHEMES and forced) or (
+        name is None and tagging and len(paths) == 1 and is_tagged(path, columns)
+    ):
+        return read_tagged(path)
+    table = read_tables(list(paths)) if forced in (None, TABLE) else read_json(path)
+    record = table.rows[0][1]
+    found = (one for one, (is_one, _) in _RECORDS.items() if is_one(record))
+    name = name or next(found, None) or rows.shape(table.columns, record)
+    if name in _RECORDS:
+        records = ((table.place(row), cells) for row, cells in table.rows)
+        table = table_of(str(path), list(_RECORDS[name][1](records, reading)), reading)
+    elif name in ("prodigy", "label-studio-min"):
+        table = rows.usual(table)
+    return replace(table, format=title_of(name)) if name is not None else table
+
+
+def _of_file(path: Path, *, tagging: bool) -> str | None:
+    if path.is_dir():
+        return "brat"
+    by_suffix = {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc"}
+    suffix = path.suffix.lower()
+    if tagging and suffix in (*TAGGED, ".pubtator", ".tsv") and pubtator.is_file(path):
+        return "pubtator"
+    return by_suffix.get(suffix)
+
+
+def fit(documents: Iterable[Document], name: str, overlaps: Overlaps, notes: list[str]) -> list[Document]:
+    """Returns documents without what a format cannot hold, which is counted in a note."""
+    lost = Counter[str]()
+    fitting = [_fitting(document, name, overlaps, lost) for document in documents]
+    if lost:
+        many = ", ".join(f"{what} ({count:,})" for what, count in lost.items())
+        notes.append(f"left out, since {FORMATS[name].title} cannot hold them: {many}")
+    return fitting
+
+
+def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[str]) -> Document:
+    holds, title = FORMATS[name].holds, FORMATS[name].title
+    entities, labels = document.entities, document.labels
+    if labels is not None and "classes" not in holds:
+        if entities is None:
+            raise place_error(
+                document.place, f"{title} has no classes of texts, and this text has nothing else"
+            )
+        lost["classes of texts"] += 1
+        labels = None
+    if entities is None and "absence" not in holds and labels is None:
+        lost["that a text is not annotated"] += 1
+    if entities is not None and "parts" not in holds:
+        kept = [(one, span) for one in entities if (span := document.whole(one)) is not None]
+        lost["entities in several parts"] += len(entities) - len(kept)
+        entities = tuple(replace(one, parts=((span.start, span.end),)) for one, span in kept)
+    if entities is not None and "overlaps" not in holds:
+        spans = {document.whole(one): one for one in reversed(entities)}
+        chosen, _, overlapping = without_overlaps(
+            document.text, [span for one in entities if (span := document.whole(one))], overlaps
+        )
+        if overlapping and overlaps == "refuse":
+            advice = "longest (or first) keeps one of them"
+            raise place_error(
+                document.place, f"entities overlap, and {title} has one tag for a word: overlaps={advice}"
+            )
+        lost[f"entities that overlap a kept one ({overlaps})"] += overlapping
+        entities = tuple(spans[span] for span in chosen)
+    for what in ("id", "annotator"):
+        lost[f"{what}s"] += getattr(document, what) is not None and what not in holds
+    lost["passages of texts"] += len(document.passages) > 1 and "passages" not in holds
+    if "details" not in holds:
+        lost.update(f"{quoted(key)} of entities" for one in entities or () for key in one.meta)
+    lost["line ends and TABs of texts"] += name == "pubtator" and document.text != flat(document.text)
+    if "meta" not in holds:
+        lost.update(f"{quoted(key)} of texts" for key in document.meta if key not in RAW)
+    for key in RAW:
+        lost[f"lines that only {key} has"] += len(document.meta.get(key, ())) if key != name else 0
+    lost += Counter()  # without those that are 0
+    meta = {key: value for key, value in document.meta.items() if key not in RAW or key == name}
+    return replace(document, entities=entities, labels=labels, meta=meta)
+
+
+def write(
+    documents: Iterable[Document], name: str, path: Path, notes: list[str], *, predicted: bool = False
+) -> None:
+    """Writes documents to a file, or into a folder that is there; of Label Studio `predicted` are predictions."""
+    form = FORMATS[name]
+    if name == "brat":
+        for file, content in brat.write(documents, notes):
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            (path / file).write_bytes(content.encode())
+        return
+    with whole_file(path, "xb", keep=UserError) as stream:
+        if form.lines is None:
+            stream.write(spacy.write(documents))
+            return
+        lines = partial(label_studio.write, predicted=predicted) if name == "label-studio" else form.lines
+        for piece in lines(documents):
+            stream.write(piece.encode())

@@ -1,0 +1,232 @@
+"""BioC, as XML and as JSON: collections of documents in passages, whose annotations have offsets in the document."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from minialbert.data.formats.documents import Document, Entity, Reading, place_error
+from minialbert.data.table_files import file_error
+from minialbert.errors import UserError, one_line, quoted
+
+_LARGEST_GAP = (
+    1000  # characters between two passages that are filled, so that offsets stay; beyond, one line end
+)
+_TYPES = ("type", "label", "semantic_type", "Type", "NE")
+_DEEPEST = 50
+
+
+def read_xml(path: Path, reading: Reading) -> Iterator[Document]:
+    """Yields the documents of an XML file; one that declares or uses entities of its own is refused."""
+    root = _tree(path)
+    if root.tag not in ("collection", "document"):
+        raise UserError(f"{path}: an XML file of {quoted(root.tag)}: of XML, BioC's <collection> is read")
+    for element in root.iter("document"):
+        yield _document(_plain(element), f"{path}:{element.get(_LINE)}", reading)
+
+
+_LINE = "\0line"
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    """Returns the root of an XML file, each element with its line; nothing is expanded, and nothing fetched."""
+    builder, parser, depth = ElementTree.TreeBuilder(), expat.ParserCreate(), 0
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise file_error(path, parser.CurrentLineNumber, f"elements more than {_DEEPEST} deep")
+        builder.start(name, {**attributes, _LINE: str(parser.CurrentLineNumber)})
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(name)
+
+    def refuse(name: str, *_: object) -> None:
+        found = f"the entity {quoted(name)} is declared or used"
+        raise file_error(
+            path, parser.CurrentLineNumber, f"{found}: a file with entities of its own is not read"
+        )
+
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = builder.data
+    parser.EntityDeclHandler = parser.SkippedEntityHandler = refuse
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        raise file_error(path, error.lineno, f"not readable as XML ({one_line(error)})") from error
+    return builder.close()
+
+
+def _plain(element: ElementTree.Element) -> dict[str, Any]:
+    """Returns what BioC's JSON has in place of an element."""
+    plain: dict[str, Any] = {
+        "infons": {one.get("key", ""): one.text or "" for one in element.findall("infon")},
+        **{name: value for name, value in element.items() if name != _LINE},
+        _LINE: element.get(_LINE),
+    }
+    for name in ("id", "offset", "text"):
+        if (child := element.find(name)) is not None:
+            plain[name] = child.text or ""
+    lists = {
+        "passage": "passages",
+        "sentence": "sentences",
+        "annotation": "annotations",
+        "relation": "relations",
+    }
+    for name, key in {**lists, "location": "locations"}.items():
+        plain[key] = [_plain(child) for child in element.findall(name)]
+    return plain
+
+
+def is_record(record: Mapping[str, Any]) -> bool:
+    """Tells whether an object of JSON is a collection, or a document of one."""
+    inner = next((record[key] for key in ("documents", "PubTator3") if key in record), [record])
+    first = inner[0] if isinstance(inner, list) and inner else None
+    return isinstance(first, Mapping) and isinstance(first.get("passages"), list)
+
+
+def from_json(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Iterator[Document]:
+    """Yields the documents of collections, given with their places."""
+    for place, record in records:
+        inner = record.get("documents", record.get("PubTator3", [record]))
+        for number, document in enumerate(inner, start=1):
+            yield _document(document, place if len(inner) == 1 else f"{place}, document {number}", reading)
+
+
+def _document(document: Mapping[str, Any], place: str, reading: Reading) -> Document:
+    try:
+        return _joined(document, place, reading)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise place_error(
+            place, f"not a document of BioC ({type(error).__name__}: {one_line(error)})"
+        ) from error
+
+
+def _joined(document: Mapping[str, Any], place: str, reading: Reading) -> Document:
+    text, passages, entities = "", [], list[Entity]()
+    relations = len(document.get("relations") or ())
+    for passage in document["passages"]:
+        sentences = passage.get("sentences") or ()
+        begin, waiting = None, [] if not sentences else list(passage.get("annotations") or ())
+        for piece in sentences or [passage]:
+            relations += len(piece.get("relations") or ())
+            if piece.get("text") is None:
+                reading.left_out["passages without a text"] += 1
+                continue
+            offset, given = _whole_number(piece["offset"], place), str(piece["text"])
+            gap = offset - len(text)
+            if 0 < gap < _LARGEST_GAP:
+                text += "\n".ljust(gap)
+            elif gap and text:  # offsets that go back, or far ahead
+                text += "\n"
+            begin = len(text) if begin is None else begin
+            shift, annotations = len(text) - offset, [*waiting, *(piece.get("annotations") or ())]
+            entities += (_entity(one, shift, place) for one in annotations)
+            text, waiting = text + given, []
+        if begin is not None:
+            passages.append((begin, len(text), dict(passage.get("infons") or {})))
+    if relations:
+        reading.left_out["relations"] += relations
+    name = None if document.get("id") is None else str(document["id"])
+    meta = dict(document.get("infons") or {})
+    by = meta.pop("annotator", None)
+    return Document(text, tuple(entities), None, name, by, meta, tuple(passages), place=place)
+
+
+def _entity(annotation: Mapping[str, Any], shift: int, place: str) -> Entity:
+    place = f"{place.rpartition(':')[0]}:{annotation[_LINE]}" if _LINE in annotation else place
+    infons = dict(annotation.get("infons") or {})
+    key = next((key for key in _TYPES if infons.get(key)), None)
+    name = None if annotation.get("id") is None else str(annotation["id"])
+    if key is None:
+        raise place_error(place, f"annotation {quoted(name)} has no infon 'type'; found {quoted(infons)}")
+    parts = []
+    for location in annotation["locations"]:
+        start = _whole_number(location["offset"], place) + shift
+        parts.append((start, start + _whole_number(location["length"], place)))
+    label = str(infons.pop(key))
+    return Entity(label, tuple(parts), name, meta=infons, quote=annotation.get("text"), place=place)
+
+
+def _whole_number(value: object, place: str) -> int:
+    if (isinstance(value, str) and value.strip().isdecimal() and len(value) < 12) or type(value) is int:
+        return int(value)
+    raise place_error(place, f"expected an offset or a length as a whole number, found {quoted(value)}")
+
+
+def _records(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
+    for number, document in enumerate(documents, start=1):
+        passages = document.passages or ((0, len(document.text), {}),)
+        found: list[dict[str, Any]] = [
+            {"offset": start, "infons": dict(infons), "text": document.text[start:end], "sentences": [],
+             "annotations": [], "relations": []}
+            for start, end, infons in passages
+        ]  # fmt: skip
+        for place, entity in enumerate(document.entities or (), start=1):
+            at = max((n for n, (start, _, _) in enumerate(passages) if start <= entity.start), default=0)
+            infons = {"type": entity.label, **entity.meta}
+            infons |= {} if entity.score is None else {"score": entity.score}
+            found[at]["annotations"].append(
+                {
+                    "id": entity.id or str(place),
+                    "infons": infons,
+                    "text": " ".join(document.text[start:end] for start, end in entity.parts),
+                    "locations": [{"offset": start, "length": end - start} for start, end in entity.parts],
+                }
+            )
+        known = {} if document.annotator is None else {"annotator": document.annotator}
+        infons = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in document.meta.items()
+        }
+        yield {"id": document.id or str(number), "infons": infons | known, "passages": found, "relations": []}
+
+
+def write_json(documents: Iterable[Document]) -> Iterator[str]:
+    """Yields a collection in JSON."""
+    yield '{"source": "minialbert", "date": "", "key": "", "infons": {}, "documents": [\n'
+    for number, record in enumerate(_records(documents)):
+        yield (",\n" if number else "") + json.dumps(record, ensure_ascii=False)
+    yield "\n]}\n"
+
+
+def write_xml(documents: Iterable[Document]) -> Iterator[str]:
+    """Yields a collection in XML."""
+    yield '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE collection SYSTEM "BioC.dtd">\n<collection>'
+    yield "<source>minialbert</source><date></date><key></key>\n"
+    for record in _records(documents):
+        yield ElementTree.tostring(_element("document", record), encoding="unicode") + "\n"
+    yield "</collection>\n"
+
+
+def _element(name: str, record: Mapping[str, Any]) -> ElementTree.Element:
+    if name == "location":
+        return ElementTree.Element(name, {key: str(value) for key, value in record.items()})
+    element = ElementTree.Element(name, {"id": record["id"]} if name == "annotation" else {})
+
+    def child(tag: str, value: object, **attributes: str) -> None:
+        # XML has no control characters, and no carriage return of its own.
+        text = re.sub("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", " ", str(value))
+        ElementTree.SubElement(element, tag, attributes).text = text
+
+    if name == "document":
+        child("id", record["id"])
+    for key, value in record["infons"].items():
+        child("infon", value, key=key)
+    if name == "passage":
+        child("offset", record["offset"])
+        child("text", record["text"])
+    for tag in ("passage", "annotation", "location"):
+        element.extend(_element(tag, one) for one in record.get(f"{tag}s", ()))
+    if name == "annotation":
+        child("text", record["text"])
+    return element

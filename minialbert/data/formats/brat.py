@@ -1,0 +1,94 @@
+"""brat's standoff: a text in a .txt file, and beside it an .ann file with an annotation on each line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+from minialbert.data.formats.documents import Document, Entity, Reading
+from minialbert.data.table_files import file_error, numbered_lines, read_text
+from minialbert.errors import UserError, quoted
+
+_ENTITY = re.compile(r"(T[^\t ]+)\t(\S+) ([0-9]+ [0-9]+(?:;[0-9]+ [0-9]+)*)(?:\t(.*))?")
+_OTHERS = {
+    "R": "relations", "*": "relations", "E": "events", "A": "attributes", "M": "attributes", "N": "normalisations",
+    "#": "comments",
+}  # fmt: skip
+
+
+def is_folder(folder: Path) -> bool:
+    """Tells whether a folder holds .ann files, or folders of them."""
+    return any(next(folder.glob(pattern), None) for pattern in ("*.ann", "*/*.ann"))
+
+
+def read(folder: Path, reading: Reading) -> Iterator[Document]:
+    """Yields the documents of a folder and of those in it, by their names; ids are names without `.txt`.
+
+    Relations, events, attributes, normalisations and comments are counted, and kept as lines under `brat`.
+    """
+    for path in sorted(path for path in folder.rglob("*.ann") if not path.name.startswith(".")):
+        texts = path.with_suffix(".txt")
+        if not texts.is_file():
+            raise UserError(f"{path}: there is no {texts.name} beside it, which should have the text")
+        text = read_text(texts, in_lines=True)
+        entities, others = [], []
+        for row, line in numbered_lines(path):
+            if match := _ENTITY.fullmatch(line):
+                pairs = (part.split() for part in match[3].split(";"))
+                parts = tuple((int(start), int(end)) for start, end in pairs)
+                entities.append(Entity(match[2], parts, match[1], quote=match[4], place=f"{path}:{row}"))
+            elif line[:1] in _OTHERS and "\t" in line:
+                reading.kept[_OTHERS[line[0]]] += 1
+                others.append(line)
+            elif line.strip():
+                raise file_error(path, row, f"expected T1<TAB>TYPE START END<TAB>text, found {quoted(line)}")
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        meta = {"brat": others} if others else {}
+        yield Document(text, tuple(entities), id=name, meta=meta, place=str(path))
+    alone = sum(not path.with_suffix(".ann").is_file() for path in folder.rglob("*.txt"))
+    if alone:
+        reading.left_out["texts without an .ann file"] += alone
+
+
+class _Names(dict[str, str]):
+    """Names that brat and every file system can hold, by what they stand for."""
+
+    def __missing__(self, raw: str) -> str:
+        name = re.sub(r"[^\w-]+", "_", raw).strip("_")[:50] or "unnamed"  # a letter has up to four bytes
+        self[raw] = _free(name, self.values())
+        return self[raw]
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    return name if name not in taken else next(n for at in count(2) if (n := f"{name}-{at}") not in taken)
+
+
+def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields the name and the content of two files for each document; names that had to be changed are noted."""
+    types, files = _Names(), _Names()
+    for number, document in enumerate(documents, start=1):
+        raw = document.id or f"text-{number}"
+        name = files[raw if raw not in files else f"{raw} (text {number})"]
+        entities = document.entities or ()
+        ids = [str(entity.id) for entity in entities]
+        own = len(set(ids)) == len(ids) and all(re.fullmatch(r"T\d+", one) for one in ids)
+        lines = []
+        for place, entity in enumerate(entities, start=1):
+            # A part over the end of a line is one on each.
+            found = [
+                (start + one.start(), start + one.end())
+                for start, end in entity.parts
+                for one in re.finditer(r"[^\r\n]+", document.text[start:end])
+            ]
+            where = ";".join(f"{start} {end}" for start, end in found)
+            quote = " ".join(document.text[start:end] for start, end in found)
+            label = types[entity.label]
+            lines.append(f"{entity.id if own else f'T{place}'}\t{label} {where}\t{quote}")
+        lines += document.meta.get("brat", ()) if own else ()
+        yield f"{name}.ann", "".join(f"{line}\n" for line in lines)
+        yield f"{name}.txt", document.text
+    changed = [f"{quoted(raw)} is {name}" for raw, name in [*types.items(), *files.items()] if raw != name]
+    if changed:
+        notes.append(f"names that files or brat cannot hold are changed: {', '.join(changed[:5])}")

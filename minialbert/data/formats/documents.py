@@ -1,0 +1,175 @@
+"""A document as annotation tools see it: a text, its entities and classes, and whatever else a file says of it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+from minialbert_runtime.words import Span
+
+from minialbert.data.table_files import Table
+from minialbert.errors import UserError, quoted, shown
+
+DOCUMENT = "document"  # in the rows of tools' files: the document that the row was made of
+RAW = ("brat", "pubtator")  # in `meta`: lines that only the format of this name can have
+
+Part = tuple[int, int]  # first and last character (exclusive)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """An entity in one part or several."""
+
+    label: str
+    parts: tuple[Part, ...]
+    id: str | None = None
+    score: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    quote: str | None = field(default=None, compare=False)  # what the file says stands there
+    place: str = field(default="", compare=False)  # file and row, for messages
+
+    @property
+    def start(self) -> int:
+        """Its first character."""
+        return min(start for start, _ in self.parts)
+
+    @property
+    def end(self) -> int:
+        """Its last character (exclusive)."""
+        return max(end for _, end in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with its entities and classes; None where nobody annotated them."""
+
+    text: str
+    entities: tuple[Entity, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    id: str | None = None
+    annotator: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)  # whatever else is known of it
+    passages: tuple[tuple[int, int, Mapping[str, Any]], ...] = ()  # title, abstract, ...
+    words: tuple[tuple[Part, ...], ...] | None = None  # by sentence, where the file has words
+    place: str = field(default="", compare=False)
+
+    def whole(self, entity: Entity) -> Span | None:
+        """Returns an entity as one span, None if something else stands between its parts."""
+        parts = sorted(entity.parts)
+        if any(end > start or self.text[end:start].strip() for (_, end), (start, _) in pairwise(parts)):
+            return None
+        return Span(parts[0][0], parts[-1][1], entity.label)
+
+    @property
+    def spans(self) -> list[Span]:
+        """The entities that are in one part, or in parts with only whitespace between them."""
+        return [span for entity in self.entities or () if (span := self.whole(entity)) is not None]
+
+
+@dataclass
+class Reading:
+    """What a reader says of a file beside its documents.
+
+    Attributes:
+        left_out: what it does not read, by what that is called in the plural.
+        kept: what it reads and keeps as lines, which are of use to the same format alone.
+        notes: other things to know, a line each.
+    """
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
+def place_error(place: str, message: str) -> UserError:
+    """Returns the error that names a place, which is a file and a row, and what is wrong there."""
+    return UserError(f"{place}: {message}")
+
+
+def check(documents: Iterable[Document], reading: Reading) -> None:
+    """Refuses entities that are outside their text; notes those that quote what does not stand there."""
+    elsewhere: list[str] = []
+    for document in documents:
+        size = len(document.text)
+        for entity in document.entities or ():
+            where = ";".join(f"{start}-{end}" for start, end in entity.parts)
+            place = entity.place or document.place
+            if not entity.label.strip():
+                raise place_error(place, f"the entity {where} has no type")
+            if not entity.parts or not all(0 <= start < end <= size for start, end in entity.parts):
+                wrong = f"is empty or outside the text, which has {size} characters"
+                raise place_error(place, f"the entity {where} ({shown(entity.label)}) {wrong}")
+            there = " ".join(document.text[start:end] for start, end in entity.parts)
+            if entity.quote is not None and entity.quote.split() != there.split():
+                found = f"the entity {where} quotes {quoted(entity.quote)}, where {quoted(there)} stands"
+                elsewhere.append(f"{place}: {found}")
+    if elsewhere:
+        offsets = "offsets count characters from 0, the end exclusive"
+        reading.notes.append(f"{elsewhere[0]}: {offsets} ({len(elsewhere):,} such entities)")
+
+
+def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Table:
+    """Returns documents as rows with the columns text, spans, label, id and annotator, and what else is known."""
+    check(documents, reading)
+    if not documents:
+        raise UserError(f"{name}: 0 documents; expected at least one")
+    rows = []
+    parted: list[str] = []
+    for number, document in enumerate(documents, start=1):
+        cells: dict[str, Any] = {"text": document.text}
+        spans = document.spans
+        if document.entities is not None:
+            cells["spans"] = [{"start": one.start, "end": one.end, "label": one.label} for one in spans]
+            parted += (
+                entity.place or document.place
+                for entity in document.entities
+                if document.whole(entity) is None
+            )
+        if document.labels is not None:
+            cells["label"] = list(document.labels)
+        known = {"id": document.id, "annotator": document.annotator}
+        cells |= {key: value for key, value in known.items() if value is not None}
+        meta = {key: value for key, value in document.meta.items() if key not in RAW}
+        rows.append((number, {**meta, **cells, DOCUMENT: document}))
+    if parted:
+        what = f"entities in several parts, since a word has one tag (the first: {parted[0]})"
+        reading.kept[what] = len(parted)
+    counts = [
+        ", ".join(f"{what} ({count:,})" for what, count in things.items())
+        for things in (reading.left_out, reading.kept)
+    ]
+    notes, unused = ([f"left out: {many}"] if many else [] for many in counts)
+    columns = dict.fromkeys(chain.from_iterable(cells for _, cells in rows))
+    columns.pop(DOCUMENT)
+    places = {row: document.place for (row, _), document in zip(rows, documents, strict=True)}
+    return Table(
+        name, tuple(columns), rows, notes=(*reading.notes, *notes), unused=tuple(unused), places=places
+    )
+
+
+def of_answer(answer: Mapping[str, Any], number: int) -> Document:
+    """Returns what a model answers to a text as a document."""
+    entities = labels = None
+    meta = {key: answer[key] for key in ("file", "pair", "score", "scores") if key in answer}
+    if "entities" in answer:
+        entities = tuple(
+            Entity(one["label"], ((one["start"], one["end"]),), score=one.get("score"))
+            for one in answer["entities"]
+        )
+    elif {"label", "labels"} & answer.keys():
+        labels = tuple(
+            answer["labels"] if "labels" in answer else [answer["label"]] if answer["label"] else []
+        )
+    known = (Path(answer["file"]).stem if "file" in answer else None, answer.get("id"))
+    name = "-".join(str(one) for one in known if one is not None) or f"text-{number}"
+    return Document(answer["text"], entities, labels, name, meta=meta)
+
+
+def flat(text: str) -> str:
+    """Returns a text of the same length in one line, without TABs."""
+    return re.sub(r"[\r\n\t]", " ", text)

@@ -1,0 +1,156 @@
+"""Label Studio's JSON: tasks with the annotations, or the predictions, that they have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from minialbert.data.formats.documents import Document, Entity, Reading, place_error
+from minialbert.errors import listed, one_line, quoted
+
+_TEXTS = ("text", "sentence", "document", "body", "content", "note")
+_ENTITIES, _CLASSES = ("labels", "hypertextlabels"), ("choices",)
+
+
+def is_record(record: Mapping[str, Any]) -> bool:
+    """Tells whether an object of JSON is a task with its data."""
+    known = {"annotations", "completions", "predictions"} & record.keys()
+    return isinstance(record.get("data"), Mapping) and bool(known)
+
+
+def read(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Iterator[Document]:
+    """Yields a document for each annotation of each task, given with their places; one for a task without any.
+
+    Annotations that were cancelled are counted and left out; predictions are not read. Of regions those of texts are
+    read, and of choices those of whole texts.
+    """
+    documents: list[Document] = []
+    for place, record in records:
+        try:
+            documents += _documents(place, record, reading)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise place_error(
+                place, f"not a task of Label Studio ({type(error).__name__}: {one_line(error)})"
+            ) from error
+    # Where texts have regions as well as choices, one with choices alone has no region.
+    regions = any(document.entities for document in documents)
+    for one in documents:
+        yield (
+            replace(one, entities=()) if regions and one.labels is not None and one.entities is None else one
+        )
+
+
+def _documents(place: str, record: Mapping[str, Any], reading: Reading) -> Iterator[Document]:
+    data = record["data"]
+    texts = [key for key, value in data.items() if isinstance(value, str)]
+    usual = [key for key in _TEXTS if key in texts]
+    if not usual and len(texts) != 1:
+        raise place_error(
+            place, f"expected a text in `data`, under one of {', '.join(_TEXTS)}; found {listed(data)}"
+        )
+    key = (usual or texts)[0]
+    text, meta = data[key], {one: value for one, value in data.items() if one != key}
+    name = str(meta.pop("document", record.get("id", place.rpartition(":")[2])))
+    meta |= {"task_meta": record["meta"]} if record.get("meta") else {}
+    given = record.get("annotations", record.get("completions")) or []
+    annotations = [one for one in given if not one.get("was_cancelled")]
+    reading.left_out["annotations that were cancelled"] += len(given) - len(annotations)
+    reading.left_out += type(reading.left_out)()  # without those that are 0
+    for annotation in annotations:
+        entities, labels = _results(place, annotation["result"], reading)
+        by = annotation.get("completed_by")
+        by = by.get("email", by.get("id")) if isinstance(by, Mapping) else by
+        yield Document(text, entities, labels, name, None if by is None else str(by), meta, place=place)
+    if not annotations:
+        yield Document(text, id=name, meta=meta, place=place)
+
+
+def _results(
+    place: str, results: Sequence[Mapping[str, Any]], reading: Reading
+) -> tuple[tuple[Entity, ...] | None, tuple[str, ...] | None]:
+    entities: list[Entity] = []
+    labels: list[str] = []
+    for one in results:
+        kind, value = one["type"], one.get("value") or {}
+        if kind in _ENTITIES:
+            value = {**value, **(value.get("globalOffsets") or {})}
+            if type(value.get("start")) is not int or type(value.get("end")) is not int:
+                raise place_error(
+                    place, f"expected a region with start and end (integers), found {quoted(value)}"
+                )
+            names = value.get(kind) or value.get("labels") or []
+            if not names:
+                reading.left_out["regions without a label"] += 1
+            parts, meta, quote = ((value["start"], value["end"]),), one.get("meta") or {}, value.get("text")
+            entities += (
+                Entity(name, parts, one.get("id"), one.get("score"), meta, quote, place) for name in names
+            )
+        elif kind in _CLASSES and "start" not in value:
+            labels += value["choices"]
+        else:
+            reading.left_out[f"results of type {kind}"] += 1
+    kinds = {one["type"] for one in results}
+    # An annotation without any result says that there is no entity.
+    has_classes = bool(kinds.intersection(_CLASSES))
+    return (
+        None if has_classes and not entities else tuple(entities),
+        tuple(dict.fromkeys(labels)) if has_classes else None,
+    )
+
+
+def write(documents: Iterable[Document], *, predicted: bool = False) -> Iterator[str]:
+    """Yields tasks in an array; what stands side by side under one id is one task with several annotations."""
+    yield "["
+    tasks = groupby(enumerate(documents, start=1), key=lambda pair: (pair[1].id or pair[0], pair[1].text))
+    for place, ((name, text), group) in enumerate(tasks, start=1):
+        several = [document for _, document in group]
+        meta = {key: value for key, value in several[0].meta.items() if key not in ("score", "scores")}
+        data = {"text": text, **{key: value for key, value in meta.items() if key != "task_meta"}}
+        task: dict[str, Any] = {"id": place, "data": {**data, "document": name}}
+        if str(name).isdecimal() and not predicted:
+            task = {"id": int(name), "data": data}
+        if "task_meta" in meta:
+            task["meta"] = meta["task_meta"]
+        answers = [_answer(one, number) for number, one in enumerate(several) if _is_annotated(one)]
+        if predicted:  # Label Studio gives imported tasks ids of its own
+            task = {
+                "data": task["data"],
+                "predictions": [{"model_version": "minialbert", **one} for one in answers],
+            }
+        else:
+            for document, answer in zip(several, answers, strict=False):
+                by = document.annotator
+                answer |= {} if by is None else {"completed_by": int(by) if by.isdecimal() else {"email": by}}
+            task["annotations"] = answers
+        yield ("\n" if place == 1 else ",\n") + json.dumps(task, ensure_ascii=False)
+    yield "\n]\n"
+
+
+def _is_annotated(document: Document) -> bool:
+    return document.entities is not None or document.labels is not None
+
+
+def _answer(document: Document, number: int) -> dict[str, Any]:
+    results: list[dict[str, Any]] = []
+    for place, entity in enumerate(document.entities or ()):
+        start, end = entity.start, entity.end
+        value = {"start": start, "end": end, "text": document.text[start:end], "labels": [entity.label]}
+        result = {
+            "id": entity.id or f"{number}-{place}",
+            "from_name": "label",
+            "to_name": "text",
+            "type": "labels",
+        }
+        known = {"score": entity.score, "meta": dict(entity.meta) or None}
+        results.append(
+            {**result, "value": value, **{key: one for key, one in known.items() if one is not None}}
+        )
+    if document.labels is not None:
+        result = {"from_name": "choice", "to_name": "text", "type": "choices", "id": f"{number}-choice"}
+        results.append({**result, "value": {"choices": list(document.labels)}})
+    scores = [one["score"] for one in results if "score" in one] or [document.meta.get("score")]
+    known = {} if scores[0] is None else {"score": sum(scores) / len(scores)}
+    return {"result": results, **known}

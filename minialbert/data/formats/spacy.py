@@ -1,0 +1,124 @@
+"""spaCy's own files: DocBin (`.spacy`), which needs spaCy, and the JSON that its second version trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from minialbert_runtime.words import WordRule, tags_to_spans
+
+from minialbert.data.formats.documents import Document, Entity, Reading, place_error
+from minialbert.data.ner import TagReader
+from minialbert.errors import UserError, needs_extra, one_line, quoted
+
+_GROUP = "sc"  # where spaCy keeps spans that overlap
+
+
+def read(path: Path, reading: Reading) -> Iterator[Document]:
+    """Yields the documents of a DocBin: entities, or where there are none the spans of its groups, and classes."""
+    with needs_extra("spacy", "reading .spacy files", "spaCy"):
+        from spacy.tokens import DocBin
+        from spacy.vocab import Vocab
+    try:
+        docs = list(DocBin().from_disk(path).get_docs(Vocab()))
+    except Exception as error:  # whatever zlib and msgpack raise
+        raise UserError(
+            f"{path}: not readable as spaCy's DocBin ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    for number, doc in enumerate(docs, start=1):
+        place = f"{path}, document {number}"
+        groups = [span for spans in doc.spans.values() for span in spans]
+        found = list(doc.ents) or groups
+        if groups and doc.ents:
+            reading.left_out["spans in groups beside the entities"] += len(groups)
+        entities = tuple(
+            Entity(span.label_, ((span.start_char, span.end_char),), span.id_ or None, place=place)
+            for span in found
+        )
+        is_annotated = found or doc.has_annotation("ENT_IOB")
+        labels = tuple(name for name, value in doc.cats.items() if value >= 0.5) if doc.cats else None
+        known = {key: value for key, value in doc.user_data.items() if isinstance(key, str)}
+        name, annotator = known.pop("id", None), known.pop("annotator", None)
+        yield Document(
+            doc.text, entities if is_annotated else None, labels, None if name is None else str(name), annotator,
+            known, place=place,
+        )  # fmt: skip
+
+
+def write(documents: Iterable[Document]) -> bytes:
+    """Returns a DocBin; spans that overlap are in the group "sc"."""
+    with needs_extra("spacy", "writing .spacy files", "spaCy"):
+        from spacy.tokens import Doc, DocBin
+        from spacy.util import get_words_and_spaces
+        from spacy.vocab import Vocab
+    vocab, packed = Vocab(), DocBin(store_user_data=True)
+    kept = list(documents)
+    classes = sorted({label for document in kept for label in document.labels or ()})
+    for document in kept:
+        borders = {border for one in document.entities or () for border in (one.start, one.end)}
+        borders |= {border for word in WordRule().split(document.text) for border in word}
+        cuts = sorted(borders | {0, len(document.text)})
+        pieces = [document.text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+        words, spaces = get_words_and_spaces([one for one in pieces if one.strip()], document.text)
+        known = {"id": document.id, "annotator": document.annotator}
+        data = {**document.meta, **{key: value for key, value in known.items() if value is not None}}
+        doc = Doc(vocab, words=words, spaces=spaces, user_data=data)
+        spans = [doc.char_span(one.start, one.end, label=one.label) for one in document.entities or ()]
+        if any(span is None for span in spans):
+            raise UserError(
+                f"document {quoted(document.id)}: spaCy cannot hold a span that begins or ends in whitespace"
+            )
+        taken = sorted((one.start, one.end) for one in document.entities or ())
+        if any(after[0] < before[1] for before, after in zip(taken, taken[1:], strict=False)):
+            doc.spans[_GROUP] = spans
+        elif document.entities is not None:
+            doc.set_ents(spans)
+        if document.labels is not None:
+            doc.cats = {name: float(name in document.labels) for name in classes}
+        packed.add(doc)
+    return bytes(packed.to_bytes())
+
+
+def is_record(record: Mapping[str, Any]) -> bool:
+    """Tells whether an object of JSON is a document of spaCy's second version."""
+    paragraphs = record.get("paragraphs")
+    return isinstance(paragraphs, list) and bool(paragraphs) and "sentences" in paragraphs[0]
+
+
+def from_json(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Document]:
+    """Yields the paragraphs of spaCy's JSON, given with their places."""
+    for place, record in records:
+        for number, paragraph in enumerate(record["paragraphs"], start=1):
+            name = str(record.get("id", "")) + (f"-{number}" if len(record["paragraphs"]) > 1 else "")
+            try:
+                yield _paragraph(place, name, paragraph)
+            except (KeyError, TypeError, AttributeError) as error:
+                told = f"not JSON of spaCy ({type(error).__name__}: {one_line(error)})"
+                raise place_error(place, told) from error
+
+
+def _paragraph(place: str, name: str, paragraph: Mapping[str, Any]) -> Document:
+    tokens = [token for sentence in paragraph["sentences"] for token in sentence["tokens"]]
+    text = paragraph.get("raw")
+    if text is None:
+        text = "".join(token["orth"] + token.get("space", " ") for token in tokens).rstrip()
+    at, offsets = 0, []
+    for token in tokens:
+        start = text.find(token["orth"], at)
+        if start < 0:
+            raise place_error(
+                place, f"the token {quoted(token['orth'])} does not stand in the text after character {at}"
+            )
+        at = start + len(token["orth"])
+        offsets.append((start, at))
+    given = [str(token.get("ner") or "O") for token in tokens]
+    reader = TagReader(lambda row, message: place_error(place, f"token {row}: {message}"), "repair")
+    tags = reader.read(["O" if tag == "-" else tag for tag in given], range(1, len(tokens) + 1))
+    entities = [
+        Entity(one.label, ((one.start, one.end),), place=place) for one in tags_to_spans(tags, offsets)
+    ]
+    cats = paragraph.get("cats") or ()
+    labels = tuple(one["label"] for one in cats if one["value"] >= 0.5) if cats else None
+    has_tags = any("ner" in token for token in tokens)
+    return Document(text, tuple(entities) if has_tags else None, labels, name or None, place=place)

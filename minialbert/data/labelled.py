@@ -1,0 +1,138 @@
+"""Labelled data wherever they lie, as a table for each split: files, tools' exports, the hub, rows in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minialbert.data import formats
+from minialbert.data.cells import flag_of
+from minialbert.data.columns import COMMON_NAMES, Columns
+from minialbert.data.formats import brat
+from minialbert.data.formats.documents import DOCUMENT
+from minialbert.data.hub import PREFIX, SPLIT_NAMES, assign_splits, load_saved, load_splits
+from minialbert.data.ner import LINES
+from minialbert.data.rows import LabelledData, table_in_memory
+from minialbert.data.table_files import Table, find_tables
+from minialbert.errors import UserError, listed, local_path, shown
+
+_ANSWERS = ("accept", "reject", "ignore")  # of Prodigy
+
+
+@dataclass
+class Labelled:
+    """Reads labelled data; `notes` are on what was left out.
+
+    Attributes:
+        tagging: whether words are labelled rather than texts.
+        columns: those that are named, by what they hold.
+        needs_train: whether there has to be such a split.
+        format: which of `formats.NAMES` the files are; None: what they show.
+        whole: whether documents are wanted whole, rather than what a task learns from.
+        notes: what was left out, a line each.
+    """
+
+    tagging: bool
+    columns: Columns = field(default_factory=dict)
+    needs_train: bool = True
+    format: str | None = None
+    whole: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def splits(self, data: LabelledData) -> tuple[str, dict[str, Table]]:
+        """Returns a name for the data, and the table of each split, without the rows that an annotator rejected."""
+        formats.check_format(self.format)
+        splits: Mapping[str, Any] | None = None
+        name = title = "rows in memory"
+        if isinstance(data, str) and data.startswith(PREFIX):
+            (name, splits), title = load_splits(data), data
+            name = name.lower()
+        elif isinstance(data, str | Path):
+            path = local_path(data)
+            name, title, splits = (
+                path.resolve().name if path.is_dir() else path.stem,
+                str(path),
+                load_saved(path),
+            )
+            if splits is None:
+                tables = self._read_files(path)
+                if any(LINES in table.rows[0][1] for table in tables.values()):
+                    name = name.lower()
+        else:
+            name, splits = "in-memory", data if isinstance(data, Mapping) else {"train": data}
+        if splits is not None:
+            tables = self._tables_of(splits, title)
+        return name, {split: self._accepted(table, split) for split, table in tables.items()}
+
+    def _read_files(self, path: Path) -> dict[str, Table]:
+        files = self._brat_folders(path)
+        left_out: list[str] = []
+        if not files:
+            also = formats.TAGGED_SUFFIXES if self.tagging else formats.SUFFIXES
+            files, left_out = find_tables(path, also=also, needs_train=self.needs_train)
+        if left_out:
+            self.notes.append(f"{shown(path.name)}: left out {listed(left_out)}")
+        roles = ("text", "tokens", "tags", "spans", "label")
+        names = [*(name for role in roles for name in COMMON_NAMES[role]), *map(str, self.columns.values())]
+        tables = {}
+        for split, paths in files.items():
+            tables[split] = formats.read(paths, self.format, tagging=self.tagging, columns=names)
+            unused = () if self.whole else tables[split].unused
+            self.notes += (f"{split}: {note}" for note in (*tables[split].notes, *unused))
+            own = paths[0].name.partition(".")[0].partition("-")[0].lower() in SPLIT_NAMES[split]
+            if path.is_dir() and not paths[0].is_dir() and (paths[0].name.count(".") > 1 or not own):
+                self.notes.append(f"{split}: read from {shown(paths[0].name)}")
+        return tables
+
+    def _brat_folders(self, path: Path) -> dict[str, list[Path]]:
+        """Returns the folders of brat's files for each split, none where there are no such files."""
+        if not path.is_dir() or self.format not in (None, "brat") or not brat.is_folder(path):
+            return {}
+        folders = {one.name: one.name for one in sorted(path.iterdir()) if one.is_dir()}
+        found = {} if any(path.glob("*.ann")) else assign_splits(folders, str(path))
+        if found and "train" not in found and self.needs_train:
+            raise UserError(f"{path}: no train split; expected a folder train, found {listed(folders)}")
+        return {split: [path / name] for split, name in found.items()} or {"train": [path]}
+
+    def _tables_of(self, splits: Mapping[str, Any], title: str) -> dict[str, Table]:
+        found = assign_splits({str(key): str(key) for key in splits}, title)
+        if "train" not in found and (self.needs_train or not found):
+            raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
+        if others := [str(key) for key in splits if key not in found.values()]:
+            self.notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
+        return {
+            split: table_in_memory(splits[key], f"{title} ({key})", in_words=self.tagging)
+            for split, key in found.items()
+        }
+
+    def _accepted(self, table: Table, split: str) -> Table:
+        """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
+        answers = [str(cells.get("answer") or "accept").strip().casefold() for _, cells in table.rows]
+        from_prodigy = all(answer in _ANSWERS for answer in answers)
+
+        kept = [
+            (row, cells)
+            for answer, (row, cells) in zip(answers, table.rows, strict=True)
+            if not (flag_of(cells.get("was_cancelled")) or (from_prodigy and answer != "accept"))
+        ]
+        if left_out := len(table.rows) - len(kept):
+            rows = f"{left_out:,} row{'s' if left_out > 1 else ''}"
+            self.notes.append(f"{split}: {rows} left out that an annotator rejected, ignored or cancelled")
+        if not kept:
+            raise UserError(
+                f"{table.name}: an annotator rejected, ignored or cancelled every row; 0 rows are left"
+            )
+        return replace(table, rows=kept)
+
+
+def annotated(table: Table, split: str, column: str, notes: list[str]) -> Table:
+    """Returns a tool's documents without those that nobody annotated, unless nobody annotated any; others as given."""
+    kept = [
+        (row, cells) for row, cells in table.rows if DOCUMENT not in cells or cells.get(column) is not None
+    ]
+    if kept and (left_out := len(table.rows) - len(kept)):
+        texts = "1 text left out that has" if left_out == 1 else f"{left_out:,} texts left out that have"
+        notes.append(f"{split}: {texts} no annotation of {column}")
+    return replace(table, rows=kept or table.rows)

@@ -1,0 +1,55 @@
+"""brat's folders: splits, and lines that are none of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from minialbert.data.convert_data import read_documents
+from minialbert.data.tables import load_table
+from minialbert.errors import UserError
+
+
+def put(folder, name, text, *lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    (folder / f"{name}.ann").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def test_folders_are_splits_and_what_tags_cannot_say_is_counted(tmp_path):
+    lines = ("T1\tA 0 1;4 5\ta c", "T2\tB 2 3\tb", "R1\tof Arg1:T1 Arg2:T2", "#1\tAnnotatorNotes T1\tsure?")
+    put(tmp_path / "train", "x", "a b c\nd", "T1\tA 4 5;6 7\tc d", "T2\tB 2 3\tb")
+    put(tmp_path / "train" / "more", "y", "a b c\nd", *lines)
+    put(tmp_path / "dev", "z", "a b c\nd", "T1\tA 4 5\tc", "T2\tB 2 3\tb")
+    (tmp_path / "dev" / "w.txt").write_text("nobody annotated this")
+    task = load_table(tmp_path, "token")
+    assert [row.tags for row in task.splits["train"]] == [("O", "B-B", "O", "O"), ("O", "B-B", "B-A", "I-A")]
+    assert task.columns == "read as brat: text, spans; left out 'id'"
+    place = tmp_path / "train" / "more" / "y.ann"
+    parts = f"entities in several parts, since a word has one tag (the first: {place}:1) (1)"
+    assert task.notes[:2] == (
+        f"train: left out: relations (1), comments (1), {parts}",
+        "validation: left out: texts without an .ann file (1)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("T1 A 0 1 a", "a.ann:1: expected T1<TAB>TYPE START END<TAB>text, found 'T1 A 0 1 a'"),
+        ("T1\tA 0 x\ta", "a.ann:1: expected T1<TAB>TYPE"),
+        ("T1\tA 3 3\t", "a.ann:1: the entity 3-3 (A) is empty or outside the text, which has 5 characters"),
+    ],
+)
+def test_a_wrong_line_is_told(tmp_path, line, message):
+    put(tmp_path, "a", "a b c", line)
+    with pytest.raises(UserError) as caught:
+        read_documents(tmp_path, [])
+    assert message in str(caught.value)
+
+
+def test_a_text_that_is_not_there(tmp_path):
+    put(tmp_path, "a", "a b c")
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match=r"a.ann: there is no a.txt beside it"):
+        read_documents(tmp_path, [])

@@ -1,0 +1,104 @@
+"""Label Studio's tasks: several annotators, what is not read, and predictions to start from."""
+
+from __future__ import annotations
+
+import json
+
+import minialbert
+from minialbert.data.convert_data import convert_data, read_documents
+from minialbert.data.tables import load_table
+
+
+def region(start, end, label, kind="labels"):
+    return {
+        "id": "r",
+        "from_name": "l",
+        "to_name": "t",
+        "type": kind,
+        "value": {"start": start, "end": end, kind: [label]},
+    }
+
+
+def task(number, text, *annotations):
+    return {"id": number, "data": {"note": text, "ward": "B"}, "annotations": list(annotations)}
+
+
+def by(who, *results, **more):
+    return {"completed_by": who, "result": list(results), **more}
+
+
+TASKS = [
+    task(
+        1,
+        "fever and pain",
+        by({"id": 3, "email": "a@b"}, region(0, 5, "Sign")),
+        by(4, region(10, 14, "Sign")),
+    ),
+    task(2, "no pain today", by(4, region(3, 7, "Sign"), {"type": "relation", "from_id": "r", "to_id": "r"})),
+    task(3, "cancelled one", by(4, region(0, 9, "Sign"), was_cancelled=True)),
+    task(4, "nothing", by(4)),
+]
+
+
+def put(path, tasks):
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def test_each_annotation_is_a_document_and_returns_to_its_task(tmp_path):
+    path = put(tmp_path / "a.json", TASKS)
+    notes: list[str] = []
+    (documents,) = read_documents(path, notes).values()
+    assert [(one.id, one.annotator, one.entities and one.entities[0].parts) for one in documents] == [
+        ("1", "a@b", ((0, 5),)), ("1", "4", ((10, 14),)), ("2", "4", ((3, 7),)), ("3", None, None), ("4", "4", ())
+    ]  # fmt: skip
+    assert notes[0] == "train: left out: results of type relation (1), annotations that were cancelled (1)"
+    made = convert_data(path, tmp_path / "b.json", format="label-studio")
+    again = json.loads(made.output.read_text())
+    assert [(one["id"], len(one["annotations"])) for one in again] == [(1, 2), (2, 1), (3, 0), (4, 1)]
+    assert read_documents(made.output, [])["train"] == documents
+
+
+def test_a_task_learns_from_annotated_texts_and_keeps_annotators_of_one_together(tmp_path):
+    task = load_table(put(tmp_path / "a.json", TASKS), "token")
+    rows = task.splits["train"]
+    assert [(row.text, row.group) for row in rows] == [
+        ("fever and pain", "1"), ("fever and pain", "1"), ("no pain today", "2"), ("nothing", "4")
+    ]  # fmt: skip
+    assert "train: 1 text left out that has no annotation of spans" in task.notes
+
+
+def test_choices_are_classes_and_choices_of_a_region_are_none(tmp_path):
+    choice = {"type": "choices", "value": {"choices": ["good"]}}
+    of_region = {"type": "choices", "value": {"start": 0, "end": 4, "choices": ["sure"]}}
+    tasks = [
+        task(1, "one text", by(1, choice, of_region)),
+        task(2, "two", by(1, {**choice, "value": {"choices": ["bad"]}})),
+    ]
+    loaded = load_table(put(tmp_path / "a.json", tasks), "single-label")
+    assert [row.label for row in loaded.splits["train"]] == ["good", "bad"]
+    assert loaded.notes[0] == "train: left out: results of type choices (1)"
+
+
+def test_predictions_to_start_from():
+    text = "fever and pain"
+    entity = {"start": 0, "end": 5, "text": "fever", "label": "Sign", "score": 0.75}
+    answers = [{"id": "n1", "text": text, "entities": [entity]}, {"id": 2, "text": "b", "entities": []}]
+    first, second = json.loads(minialbert.render(answers, format="label-studio"))
+    assert first["data"] == {"text": text, "document": "n1"} and second["data"]["document"] == "2"
+    (prediction,) = first["predictions"]
+    assert prediction["score"] == 0.75 and second["predictions"][0]["result"] == []
+    assert prediction["result"] == [
+        {
+            "id": "0-0", "from_name": "label", "to_name": "text", "type": "labels", "score": 0.75,
+            "value": {"start": 0, "end": 5, "text": "fever", "labels": ["Sign"]},
+        }
+    ]  # fmt: skip
+    (classes,) = json.loads(
+        minialbert.render([{"text": "a", "label": "x", "score": 0.5}], format="label-studio")
+    )
+    assert classes["predictions"][0]["result"][0]["value"] == {"choices": ["x"]}
+    assert minialbert.render(answers, format="conll").startswith("# newdoc id = n1\nfever\tB-Sign\nand\tO\n")
+    assert json.loads(minialbert.render(answers[:1], format="doccano")) == {
+        "id": "n1", "text": text, "label": [[0, 5, "Sign"]]
+    }  # fmt: skip

@@ -1,0 +1,161 @@
+"""Any format into any: round trips, what a target cannot hold, splits, and what is wrong with the input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minialbert.data.convert_data import convert_data, read_documents
+from minialbert.data.formats import FORMATS
+from minialbert.errors import UserError
+
+TEXT = "Ebola causes fever\nand heart failure in \U0001f600 men ."
+ROWS = [
+    {
+        "id": "d1", "text": TEXT, "annotator": "7", "ward": "B",
+        "spans": [
+            {"start": 0, "end": 5, "label": "Virus", "id": "T1"},
+            {"start": 13, "end": 18, "label": "Sign", "id": "T2", "code": "R50"},
+            {"start": 23, "end": 36, "label": "Sign", "id": "T3"},
+        ],
+    },
+    {"id": "d2", "text": "No finding here today .", "annotator": "8", "ward": "A", "spans": []},
+]  # fmt: skip
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def entities(document):
+    return None if document.entities is None else [(one.label, one.parts) for one in document.entities]
+
+
+def read(path, **options):
+    notes: list[str] = []
+    (documents,) = read_documents(path, notes, **options).values()
+    return sorted(documents, key=lambda one: str(one.id)), notes
+
+
+def there(tmp_path, rows, format, **options):
+    source = write_rows(tmp_path / "given.jsonl", rows)
+    target = tmp_path / (f"out-{format}" + FORMATS[format].suffix)
+    return target, convert_data(source, target, format=format, **options)
+
+
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"spacy"}))
+def test_a_round_trip_keeps_what_the_format_holds(tmp_path, format):
+    target, made = there(tmp_path, ROWS, format)
+    assert made.documents == {"train": 2} and made.output == target
+    (first, second), notes = read(target)
+    assert first.text == (TEXT.replace("\n", " ") if format == "pubtator" else TEXT)
+    assert second.text == ROWS[1]["text"]
+    assert entities(first) == [("Virus", ((0, 5),)), ("Sign", ((13, 18),)), ("Sign", ((23, 36),))]
+    assert entities(second) == []
+    holds = FORMATS[format].holds
+    assert (first.id, second.id) == (("d1", "d2") if "id" in holds else (None, None))
+    assert (first.annotator, second.annotator) == (("7", "8") if "annotator" in holds else (None, None))
+    assert first.meta.get("ward") == ("B" if "meta" in holds else None)
+    if "details" in holds and format != "pubtator":
+        assert first.entities[1].meta == {"code": "R50"}
+    said = " ".join(made.notes)
+    for what, word in {"id": "ids (2)", "annotator": "annotators (2)", "meta": "'ward' of texts (2)"}.items():
+        assert (word in said) == (what not in holds)
+    # A second trip changes nothing any more.
+    again = convert_data(target, tmp_path / f"again{FORMATS[format].suffix}", format=format)
+    assert [entities(one) for one in read(again.output)[0]] == [entities(first), []]
+    if format not in ("conll2003", "brat"):
+        assert again.output.read_bytes() == target.read_bytes()
+
+
+@pytest.mark.parametrize("format", ["brat", "bioc", "bioc-json"])
+def test_entities_in_several_parts_and_their_ids_survive(tmp_path, format):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "a.txt").write_text("left and right kidney")
+    (folder / "a.ann").write_text(
+        "T3\tSite 0 4;15 21\tleft kidney\nT5\tSite 9 21\tright kidney\nR1\tPart Arg1:T3 Arg2:T5\n"
+    )
+    made = convert_data(folder, tmp_path / f"out{FORMATS[format].suffix}", format=format)
+    (document,), _ = read(made.output)
+    assert entities(document) == [("Site", ((0, 4), (15, 21))), ("Site", ((9, 21),))]
+    assert [one.id for one in document.entities] == ["T3", "T5"] and document.id == "a"
+    if format == "brat":
+        assert (made.output / "a.ann").read_bytes() == (folder / "a.ann").read_bytes()
+    flat = convert_data(made.output, tmp_path / "flat.conll", format="conll")
+    assert "entities in several parts (1)" in " ".join(flat.notes)
+    assert (tmp_path / "flat.conll").read_text() == (
+        "# newdoc id = a\nleft\tO\nand\tO\nright\tB-Site\nkidney\tI-Site\n\n"
+    )
+
+
+def test_overlaps_are_kept_chosen_or_refused(tmp_path):
+    nested = [
+        {"id": "n", "text": "chronic kidney disease", "spans": [[8, 14, "Site"], [0, 22, "Disease"]]},
+        {"id": "o", "text": "none", "spans": []},
+    ]
+    both = [("Site", ((8, 14),)), ("Disease", ((0, 22),))]
+    assert entities(read(there(tmp_path, nested, "doccano")[0])[0][0]) == both
+    with pytest.raises(UserError, match=r"given.jsonl:1: entities overlap, and CoNLL has one tag for a word"):
+        there(tmp_path, nested, "conll")
+    assert not (tmp_path / "out-conll.conll").exists()
+    target, made = there(tmp_path, nested, "conll", overlaps="longest")
+    assert entities(read(target)[0][0]) == [("Disease", ((0, 22),))]
+    assert "entities that overlap a kept one (longest) (1)" in made.notes[0]
+
+
+@pytest.mark.parametrize("format", ["doccano", "prodigy", "label-studio", "jsonl"])
+def test_classes_of_texts(tmp_path, format):
+    rows = [{"id": "a", "text": "one", "label": ["x", "y"]}, {"id": "b", "text": "two", "label": ["z"]}]
+    (first, second), _ = read(there(tmp_path, rows, format)[0])
+    assert (first.labels, second.labels) == (("x", "y"), ("z",))
+    assert first.entities is None
+    with pytest.raises(UserError, match=r"given.jsonl:1: brat has no classes of texts"):
+        there(tmp_path, rows, "brat")
+
+
+def test_texts_that_nobody_annotated_stay_apart_from_those_without_an_entity(tmp_path):
+    rows = [{"id": "a", "text": "one", "spans": []}, {"id": "b", "text": "two"}]
+    (first, second), _ = read(there(tmp_path, rows, "label-studio")[0])
+    assert (first.entities, second.entities) == ((), None)
+    assert "that a text is not annotated (1)" in " ".join(there(tmp_path, rows, "conll")[1].notes)
+
+
+def test_splits_keep_patients_together_and_every_class_in_each_part(tmp_path):
+    rows = [
+        {"id": f"d{n}", "text": f"patient number {n} has a{n} today", "spans": [[0, 7, "AB"[n % 2]]], "p": n // 4}
+        for n in range(80)
+    ]  # fmt: skip
+    source = write_rows(tmp_path / "all.jsonl", rows)
+    made = convert_data(source, tmp_path / "out", format="jsonl", split=(70, 15, 15), group="p")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "test.jsonl", "train.jsonl", "validation.jsonl"
+    ]  # fmt: skip
+    parts = read_documents(tmp_path / "out", [])
+    patients = [{one.meta["p"] for one in documents} for documents in parts.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 20
+    assert sum(made.documents.values()) == 80 and 8 <= made.documents["test"] <= 16
+    assert all({one.entities[0].label for one in part} == {"A", "B"} for part in parts.values())
+    assert made.notes[-1] == "split at random by class, seed 0; those of one p stay together"
+    same = convert_data(source, tmp_path / "same", format="jsonl", split=(70, 15, 15), group="p")
+    other = convert_data(source, tmp_path / "other", format="jsonl", split=(70, 15, 15), group="p", seed=1)
+    first, second, third = ((one.output / "test.jsonl").read_bytes() for one in (made, same, other))
+    assert first == second != third
+    with pytest.raises(UserError, match=r"all.jsonl:1: no 'ward' to group by; found id, p"):
+        convert_data(source, tmp_path / "x", format="jsonl", split=(8, 2), group="ward")
+    with pytest.raises(UserError, match="the data have splits already, train, validation, test"):
+        convert_data(tmp_path / "out", tmp_path / "x", format="jsonl", split=(8, 2))
+
+
+def test_what_cannot_be_done_is_one_line(tmp_path):
+    source = write_rows(tmp_path / "all.jsonl", ROWS)
+    with pytest.raises(UserError, match="no format 'word' is written: expected one of brat, pubtator"):
+        convert_data(source, tmp_path / "x", format="word")
+    with pytest.raises(UserError, match="no format is called 'word'"):
+        convert_data(source, tmp_path / "x", format="brat", read_as="word")
+    with pytest.raises(UserError, match="split 1: expected the shares"):
+        convert_data(source, tmp_path / "x", format="brat", split=(1,))
+    with pytest.raises(UserError, match="exists: give --overwrite"):
+        convert_data(source, source, format="jsonl")
