@@ -85,6 +85,7 @@ def evaluate_vectors(
         with needs_extra("embeddings", f"scoring vectors ({task})"):
             import sentence_transformers.sentence_transformer.evaluation  # noqa: F401 - before models are loaded
             import sklearn.cluster  # noqa: F401
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # the figures come in a table
         found = read_vector_task(task, data, split)
         name, embed, entry = _embedder(stack, model, batch_size, tokenizer)
         own = embed(found)

@@ -75,14 +75,14 @@ def test_the_folder_is_a_model_for_every_verb(trimmed, tmp_path):
 def test_a_tagger_keeps_its_task_and_answers(tiny_student_dir, tmp_path):
     rows = [{"tokens": text.split(), "tags": ["B-X", *"O" * (len(text.split()) - 1)]} for text in TEXTS * 4]
     tuned = minialbert.finetune(tiny_student_dir, "ner", {"train": rows, "validation": rows[:3]}, epochs=1)
-    small = minialbert.trim(tuned, TEXTS, tmp_path / "small", keep=60)
+    small = minialbert.trim(tuned, TEXTS, tmp_path / "small")
     assert minialbert.predict(small.path, TEXTS) == minialbert.predict(tuned, TEXTS)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"corpus": ["  "]}, "the corpus has no text"),
+        ({"corpus": [{"text": "  "}]}, "the corpus has no text"),
         ({"corpus": TEXTS, "min_count": 0}, "expected min_count and keep of at least 1"),
     ],
 )
