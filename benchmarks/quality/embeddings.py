@@ -169,17 +169,22 @@ class Static:
 
 def score_model(name: str, folder: str, teacher: str, sets: Path, output: Path) -> None:
     """Write a record for each set, with the bytes of the model's files."""
-    model = Static(folder) if not (Path(folder) / "export.json").is_file() and "static" in name else folder
+    is_static = not (Path(folder) / "export.json").is_file()
     for place, task in SETS.items():
-        record = evaluate(model, sets / place, task=task, reference=teacher, progress=False).record
+        model = Static(folder) if is_static else folder
+        given = (
+            {} if is_static else {"reference": teacher}
+        )  # the teacher's figures stand beside the encoder's
+        record = evaluate(model, sets / place, task=task, progress=False, **given).record
         weights = [*Path(folder).glob("*.onnx"), *Path(folder).glob("*.safetensors")]
         record |= {"name": name, "bytes": sum(file.stat().st_size for file in weights)}
-        record["reference"]["name"] = Path(teacher).name if "/" not in teacher else "teacher"
+        if beside := record.get("reference"):
+            beside["name"] = "teacher"
+        record["model"]["name"] = name
         (output / name).mkdir(parents=True, exist_ok=True)
         (output / name / f"{place}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        beside = record["reference"]
-        sys.stdout.write(f"{name} {place}: {record['score']:.4f}, {beside['share']:.1%}, "
-                         f"mixed {beside.get('mixed_share') or 0:.1%}\n")  # fmt: skip
+        kept = f", {beside['share']:.1%}, mixed {beside.get('mixed_share') or 0:.1%}" if beside else ""
+        sys.stdout.write(f"{name} {place}: {record['score']:.4f}{kept}\n")
         sys.stdout.flush()
 
 

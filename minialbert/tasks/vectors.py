@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from minialbert_runtime.answers import TextModel
+from minialbert_runtime.folder import is_exported
 from numpy.typing import NDArray
 
 from minialbert.data.examples import TextExample
@@ -155,7 +156,8 @@ def _embedder(
             return np.asarray(model.encode(list(texts)), dtype=np.float32)
     else:
         source = stack.enter_context(on_disk(model, tokenizer))
-        embedder: TextModel = load_embedder(source, batch_size=batch_size)
+        # An exported folder chooses its own: what is scored is then what it gives in use.
+        embedder: TextModel = load_embedder(source, batch_size=None if is_exported(source) else batch_size)
         name = str(display_name(source))
         count = count_parameters(embedder.model).total if isinstance(embedder, Embedder) else 0
         known = embedder.prompts
