@@ -333,14 +333,31 @@ def _print_scores(record: dict[str, Any]) -> None:
                 style = "bold" if name == record["metric"] else None
                 table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
         out.print(table)
-        for key, title, counted in (("per_type", "type", "entities"), ("per_class", "class", "rows")):
-            keys = ("precision", "recall", "f1")
-            rows = (
-                (name, *(f"{values[one]:.4f}" for one in keys), str(values["support"]))
-                for name, values in list(metrics.get(key, {}).items())[:_SHOWN_CLASSES]
-            )
-            if metrics.get(key):
+        sure = record.get("certificate") or {} if split == record["split"] else {}
+        for key, title, counted in (
+            ("per_type", "type", "entities"), ("per_class", "class", "rows"), ("per_length", "length", "entities")
+        ):  # fmt: skip
+            of = sure.get(key) or metrics.get(key) or {}
+            rows = [
+                (
+                    name,
+                    *(_figure(values, one) for one in ("precision", "recall", "f1")),
+                    str(values["support"]),
+                )
+                for name, values in list(of.items())[:_SHOWN_CLASSES]
+            ]
+            if rows:
                 print_table((title, "precision", "recall", "F1", counted), rows)
+        if sure:
+            say(
+                f"in brackets: 95 % intervals, from {sure['resamples']:,} samples of {sure['units']:,} {sure['drawn']}"
+            )
+
+
+def _figure(values: dict[str, Any], name: str) -> str:
+    """Return a figure, and in brackets its interval where there is one."""
+    ends = (values.get("intervals") or {}).get(name)
+    return f"{values[name]:.4f}" + (f" ({ends[0]:.2f}-{ends[1]:.2f})" if ends else "")
 
 
 def _print_vectors(record: dict[str, Any]) -> None:
@@ -402,8 +419,13 @@ def calibrate(
     format_: _Format = None,
     overlaps: _Overlaps = None,
     task: _TaskOfModel = None,
-    max_drop: Annotated[float, option("Points that the metric may lose.")] = 0.5,
-    split: Annotated[CalibrationSplit, option("Split to draw rows from.")] = CalibrationSplit.train,
+    max_drop: Annotated[float | None, option("Points that the metric may lose (early exit; 0.5).")] = None,
+    min_recall: Annotated[list[str] | None, option("Recall for a label, as in Disease=0.95.")] = None,
+    min_precision: Annotated[list[str] | None, option("Precision for a label, as in Disease=0.9.")] = None,
+    confidences: Annotated[bool, option("Calibrate confidences.", "--confidences")] = False,
+    split: Annotated[
+        CalibrationSplit | None, option("Split to draw rows from (early exit: train; else validation).")
+    ] = None,
     fraction: Annotated[float, option("Share of the rows to draw.")] = 0.1,
     rows: Annotated[int | None, option("Number of rows to draw, in place of a share.")] = None,
     seed: Annotated[int, option("Random seed for drawing rows.")] = 0,
@@ -414,15 +436,18 @@ def calibrate(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find the confidence for early exit.
+    """Choose thresholds and confidences of answers, or the confidence for early exit.
 
+    minialbert calibrate --model tuned/model --data my-ner/ --min-recall Disease=0.95
     minialbert calibrate --model tuned/model --data my-data/ --max-drop 0.5 --dry-run
     """
     from minialbert.tasks.calibrate import calibrate as run
 
     with interruptible():
         record = run(
-            model, data, task=task, max_drop=max_drop, split=split.value, fraction=fraction, rows=rows, seed=seed,
+            model, data, task=task, max_drop=max_drop, min_recall=_by_label("--min-recall", min_recall),
+            min_precision=_by_label("--min-precision", min_precision), confidences=confidences,
+            split=split.value if split else None, fraction=fraction, rows=rows, seed=seed,
             output=output, overwrite=overwrite, dry_run=dry_run, batch_size=batch_size,
             settings=chosen("task", set_, format=format_, overlaps=overlaps), progress=not as_json,
         ).record  # fmt: skip
@@ -430,12 +455,49 @@ def calibrate(
         return
     for note in record["notes"]:
         say(note)
-    _print_thresholds(record)
-    found = record["exit_threshold"]
-    said = f"exit_threshold {found:g}" if found is not None else "no exit_threshold"
-    say(f"{said} in {Path(model) / 'config.json'}" if record["written"] else f"{said} (nothing is written)")
+    if "decision" in record:
+        said, file = _print_decision(record), "task.json"
+    else:
+        _print_thresholds(record)
+        found, file = record["exit_threshold"], "config.json"
+        said = f"exit_threshold {found:g}" if found is not None else "no exit_threshold"
+    say(f"{said} in {Path(model) / file}" if record["written"] else f"{said} (nothing is written)")
     if output is not None:
         say(f"record in {output / 'result.json'}")
+
+
+def _by_label(name: str, given: list[str] | None) -> dict[str, float]:
+    """Return what an option says of labels."""
+    found = {}
+    for entry in given or ():
+        label, equals, value = entry.rpartition("=")
+        try:
+            found[label] = float(value)
+        except ValueError:
+            equals = ""
+        if not (label and equals):
+            raise UserError(
+                f"{name}: expected a label and a share, as in Disease=0.95; found {quoted(entry)}"
+            )
+    return found
+
+
+def _print_decision(record: dict[str, Any]) -> str:
+    """Print what thresholds change; return what is to be kept."""
+    thresholds = record["decision"]["thresholds"]
+    rows = [
+        (label, f"{thresholds[label]:.4g}",
+         *(f"{one[when][name]:.4f}" for name in ("precision", "recall") for when in ("before", "after")))
+        for label, one in record["labels"].items()
+    ]  # fmt: skip
+    if rows:
+        print_table(("label", "threshold", "precision before", "after", "recall before", "after"), rows)
+    error = record["calibration_error"]
+    told = f"calibration error (ECE) of {error['answers']:,} answers on {record['split']}"
+    say(f"{told}: {error['before']:.4f} before, {error['after']:.4f} after")
+    return f"temperature {record['decision']['temperature']:.3g}" + f" and {len(rows)} thresholds" * bool(
+        rows
+    )
 
 
 def _print_thresholds(record: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from minialbert.errors import MissingExtraError, listed, quoted
 
+AREAS = ("auroc", "average_precision")
 _BY_CLASS = ("precision", "recall", "f1")
 _MOST_AREAS = 100  # classes; each sorts all rows
 
@@ -75,10 +76,7 @@ def class_metrics(
         found[f"{name}_weighted"] = float(column @ support / max(support.sum(), 1))
     chosen = [positive] if positive is not None else range(len(labels) if len(labels) <= _MOST_AREAS else 0)
     varied = [index for index in chosen if 0 < support[index] < len(gold)]
-    for name, area in (
-        ("auroc", sklearn.roc_auc_score),
-        ("average_precision", sklearn.average_precision_score),
-    ):
+    for name, area in zip(AREAS, (sklearn.roc_auc_score, sklearn.average_precision_score), strict=True):
         if varied:
             found[name] = float(np.mean([area(gold[:, index], scores[:, index]) for index in varied]))
     return {**found, "per_class": per_class}

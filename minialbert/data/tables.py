@@ -122,10 +122,10 @@ def load_table(
         else:
             rows[split], used[split] = (reader.sentences if in_words else reader.spans)(table, split)
         _check_labelled(table, rows[split], split)
-        if columns.get("group") is not None and split == "train":
+        if columns.get("group") is not None and (split == "train" or columns["group"] in table.columns):
             rows[split] = _with_groups(table, rows[split], str(columns["group"]))
             used[split] = used[split] | {"group": (str(columns["group"]),)}
-        elif split == "train":
+        else:
             rows[split] = _with_documents(table, rows[split])
     _check_pairs(tables, used)
     own = tuple(labels or model_labels or flag_names(columns)) if kind.has_classes else ()

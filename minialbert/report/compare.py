@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError, quoted, shown
@@ -13,10 +16,12 @@ from minialbert.recipes.schema import Mark, flat_settings, marked, without_folde
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
 from minialbert.report.curves import Points, held_out_curves, read_curves
+from minialbert.report.errors import labelled_lines, readable
 from minialbert.report.sections import Run, figures_of, without_paths
-from minialbert.report.tables import Table
+from minialbert.report.tables import Difference, Table, Value
 from minialbert.runs.packed import is_run_file
 from minialbert.runs.records import finite, load_record
+from minialbert.tasks.certificate import RESAMPLES, answers, ratios, resampled, units
 
 _KINDS = {
     "distillation": "distillation",
@@ -39,7 +44,7 @@ _COST = {
     "peak memory (MB)": "training.peak_memory_mb",
 }
 
-
+_MOST = 100  # texts that changed
 _Pair = tuple[Run, Run]
 
 
@@ -59,6 +64,7 @@ def compare_runs(a: Path, b: Path) -> list[Section]:
         Section("Summary", tuple(_summary(runs))),
         _differences("Settings that differ", "setting", runs, _settings),
         Section("Results", tuple(_results(runs))),
+        Section("The same texts", tuple(_paired(runs))),
         Section("Cost", (_cost(runs),)),
         Section("Training curves", tuple(_curves(runs))),
         _differences("Versions and machines", "what", runs, _origin),
@@ -227,6 +233,78 @@ def _held_out(runs: _Pair) -> Table:
     teachers = [side for run in runs for side in ({}, figures_of(run.part("metrics").get("teacher")))]
     rows += _rows(teachers, prefix="teacher: ")
     return Table("Held-out text", ("figure", *_labels(runs, "before", "after"), "B - A"), rows)
+
+
+def _paired(runs: _Pair) -> Iterator[Block]:
+    """Yield how two evaluations of the same texts differ: F1 with intervals, a test, and the texts that changed."""
+    a, b = map(labelled_lines, runs)
+    if not (a and b) or isinstance(a[0].get("label"), int | float):
+        return
+    with readable(runs[0]), readable(runs[1]):
+        (gold, one), (gold_b, other) = (zip(*map(answers, lines), strict=True) for lines in (a, b))
+        if [line["text"] for line in a] != [line["text"] for line in b] or gold != gold_b:
+            yield Text(
+                "The texts or their annotations differ, so the predictions cannot be compared one by one."
+            )
+            return
+        told = [
+            (
+                line["text"],
+                *(_told(side, one) for side, one in ((line, True), (line, False), (theirs, False))),
+            )
+            for line, theirs in zip(a, b, strict=True)
+        ]
+    counts = [resampled(gold, found, units(a)) for found in (one, other)]
+    rows: list[tuple[Value, ...]] = []
+    for name in dict.fromkeys((*counts[0], *counts[1])):
+        f1 = [
+            np.nan_to_num(ratios(of[name])["f1"]) if name in of else np.zeros(1 + RESAMPLES) for of in counts
+        ]
+        gap = 100 * (f1[1] - f1[0])
+        low, high = np.percentile(gap[1:], [2.5, 97.5]).tolist()
+        rows.append(
+            (name or "all", *(f"{100 * of[0]:.1f}" for of in f1), Difference(float(gap[0]), (low, high)))
+        )
+    note = f"In brackets: 95 % intervals of the difference, from {RESAMPLES:,} paired bootstrap samples."
+    yield Table("F1 on the same texts", ("", *_labels(runs), "B - A, points"), tuple(rows), (note,))
+    right = [[found == true for found, true in zip(side, gold, strict=True)] for side in (one, other)]
+    alone = [
+        sum(here and not there for here, there in zip(*pair, strict=True)) for pair in (right, right[::-1])
+    ]
+    if "gold" not in a[0]:
+        p = mcnemar(*alone)
+        yield Text(
+            f"A alone is right in {alone[0]:,} texts, B alone in {alone[1]:,}: p = {p:.3g} by McNemar's test."
+        )
+    changed = [
+        ("better" if b_right else "worse" if a_right else "wrong in another way", *words)
+        for a_right, b_right, words, mine, theirs in zip(*right, told, one, other, strict=True)
+        if mine != theirs
+    ]
+    changed.sort(key=lambda row: row[0], reverse=True)
+    said = f"{len(changed):,} of {len(a):,} texts have another answer. The table shows {min(len(changed), _MOST):,}."
+    if changed:
+        columns = ("B is", "text", "annotated", *_labels(runs))
+        yield Table("Texts that changed", columns, tuple(changed[:_MOST]), (said,), page_only=True)
+
+
+def mcnemar(a: int, b: int) -> float:
+    """Return McNemar's exact two-sided p, of the numbers of texts that one model alone gets right."""
+    n = a + b
+    chances = (math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
+               for k in range(min(a, b) + 1))  # fmt: skip
+    return min(1.0, 2 * math.fsum(chances))
+
+
+def _told(line: Mapping[str, Any], annotated: bool) -> str:
+    """Return what is annotated or found in a text."""
+    if "gold" in line:
+        return (
+            ", ".join(f"{one['text']} ({one['label']})" for one in line["gold" if annotated else "entities"])
+            or "-"
+        )
+    label = line["label" if annotated else "predicted"]
+    return label if isinstance(label, str) else ", ".join(label) or "-"
 
 
 def _cost(runs: _Pair) -> Table:

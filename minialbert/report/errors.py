@@ -1,10 +1,11 @@
-"""Where a model is wrong: figures by class or type, which class is taken for which, and its texts."""
+"""Where a model is wrong: figures by class or type, which is taken for which, labels to check, and its texts."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from minialbert_runtime.reading import digits, marked, parts
@@ -17,7 +18,7 @@ from minialbert.runs.packed import is_run_file, read_run_file
 from minialbert.runs.records import PREDICTIONS_FILE
 
 _MOST_CLASSES, _MOST_WRONG, _MOST_RIGHT = 25, 150, 30  # of a page
-_MOST_RUNS = 6
+_MOST_RUNS, _MOST_PAIRS, _SURE = 6, 15, 0.9
 _LOOKS = {"missed": 1, "invented": 3, "wrong boundary": 4, "wrong type": 5, "right": 2}
 Entities = Sequence[Mapping[str, Any]]
 
@@ -31,26 +32,46 @@ def error_section(runs: Sequence[Run]) -> Section:
     for run in runs[:_MOST_RUNS]:
         split = str(run.record.get("split"))
         figures = run.part("metrics").get(split) or {}
-        blocks = (*_by_label(figures), *_confusion(figures.get("confusion") or {}), *_texts(run, split))
+        by_label = _by_label({**figures, **run.part("certificate")})
+        blocks = (*by_label, *_confusion(figures.get("confusion") or {}), *_texts(run))
         if blocks:
             shown.append(Section(f"{run.name}: {run.record.get('task')}, {split}", blocks))
     return Section("Errors", (Text(left),) if len(runs) > _MOST_RUNS else (), tuple(shown))
 
 
 def _by_label(figures: Mapping[str, Any]) -> Iterator[Table]:
-    for key, title, counted in (("per_type", "entity type", "entities"), ("per_class", "class", "rows")):
+    for key, title, counted in (
+        ("per_type", "entity type", "entities"), ("per_class", "class", "rows"), ("per_length", "length", "entities")
+    ):  # fmt: skip
         found = sorted((figures.get(key) or {}).items(), key=lambda item: -item[1]["support"])
         rows = [
-            (name, _bar(one["f1"]), f"{one['precision']:.1%}", f"{one['recall']:.1%}", f"{one['support']:,}")
+            (
+                name,
+                _bar(one["f1"], _share(one, "f1")),
+                _share(one, "precision"),
+                _share(one, "recall"),
+                f"{one['support']:,}",
+            )
             for name, one in found[:_MOST_CLASSES]
         ]
         if rows:
+            told = "In brackets: 95 % intervals, from {resamples:,} bootstrap samples of {units:,} {drawn}."
+            notes = [told.format(**figures)] if "intervals" in found[0][1] else []
             columns = (title, "F1", "precision", "recall", counted)
-            yield Table(f"F1 by {title}", columns, tuple(rows), _left_out(len(found)))
+            yield Table(f"F1 by {title}", columns, tuple(rows), (*_left_out(len(found)), *notes))
 
 
-def _bar(share: float, count: str = "") -> Marked:
-    return Marked(((f"{count} ({share:.0%})" if count else f"{share:.1%}", None, ""),), share)
+def _share(figures: Mapping[str, Any], name: str) -> str:
+    ends = (figures.get("intervals") or {}).get(name)
+    return f"{figures[name]:.1%}" + (f" ({ends[0]:.0%} to {ends[1]:.0%})" if ends else "")
+
+
+def _bar(share: float, text: str) -> Marked:
+    return Marked(((text, None, ""),), share)
+
+
+def _count(count: int, total: int) -> Marked:
+    return _bar(count / total, f"{count:,} ({count / total:.0%})")
 
 
 def _left_out(count: int) -> tuple[str, ...]:
@@ -66,8 +87,7 @@ def _confusion(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Table]:
     golds = [gold for gold, _ in totals.most_common(_MOST_CLASSES)]
     names = [*golds, *sorted({name for row in counts.values() for name in row} - set(golds))][:_MOST_CLASSES]
     rows = [
-        (gold, *(_bar(counts[gold][one] / totals[gold], f"{counts[gold][one]:,}") if one in counts[gold] else None
-                 for one in names))
+        (gold, *(_count(counts[gold][one], totals[gold]) if one in counts[gold] else None for one in names))
         for gold in golds
     ]  # fmt: skip
     if rows:
@@ -75,22 +95,36 @@ def _confusion(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Table]:
         yield Table("Confusion matrix", ("annotated", *names), tuple(rows), (told, *_left_out(len(totals))))
 
 
-def _texts(run: Run, split: str) -> Iterator[Table]:
-    """Yield the predictions beside an evaluation, those first where the model is wrong and surest of it."""
+def labelled_lines(run: Run) -> list[dict[str, Any]]:
+    """Return the labelled lines of the predictions beside an evaluation, of its reported split; else none."""
     file = run.file.with_name(PREDICTIONS_FILE)
     if run.record["kind"] != "evaluation" or not is_run_file(file):
-        return
+        return []
+    with readable(run):
+        lines = [json.loads(line) for line in read_run_file(file).split("\n") if line]
+        own = [line for line in lines if line["split"] == str(run.record.get("split"))]
+        return [line for line in own if line.get("gold", line.get("label")) is not None]
+
+
+@contextmanager
+def readable(run: Run) -> Iterator[None]:
+    """Turn what goes wrong with lines that are no predictions into a UserError that names their file."""
     try:
-        rows = [json.loads(line) for line in read_run_file(file).split("\n") if line]
-        judged = [
-            _entities(row) if "gold" in row else _label(row)
-            for row in rows
-            if row["split"] == split and row.get("gold", row.get("label")) is not None
-        ]
+        yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file} is not a file of predictions ({type(error).__name__}: {error}): evaluate again"
+            f"{run.file.with_name(PREDICTIONS_FILE)} is not a file of predictions ({type(error).__name__}: {error}): "
+            "evaluate again"
         ) from error
+
+
+def _texts(run: Run) -> Iterator[Table]:
+    """Yield the predictions beside an evaluation, those first where the model is wrong and surest of it."""
+    rows = labelled_lines(run)
+    with readable(run):
+        judged = [_entities(row) if "gold" in row else _label(row) for row in rows]
+        kinds = list(_kinds_of_errors(rows))
+    yield from kinds
     wrong = sorted((one for one in judged if one[0] != "right"), key=lambda one: -one[2])
     right = sorted((one for one in judged if one[0] == "right"), key=lambda one: one[2])
     shown = [*wrong[:_MOST_WRONG], *right[:_MOST_RIGHT]]
@@ -104,18 +138,62 @@ def _texts(run: Run, split: str) -> Iterator[Table]:
         yield Table("Texts and errors", ("error", "text", "confidence"), told, (note,), page_only=True)
 
 
+def _kinds_of_errors(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """Yield what became of entities by type, what is taken for what, and annotations that the model doubts."""
+    fates: dict[str, Counter[str]] = defaultdict(Counter)
+    pairs: Counter[tuple[str, str]] = Counter()
+    doubts: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        for text, gold, found in _parts(row):
+            names = [[one["label"] for one in side] for side in (gold, found)]
+            for name in dict.fromkeys(names[0] or names[1]) if "gold" in row else ():
+                fates[name][_error(gold, found)] += 1
+            pairs.update((one, other) for one in names[0] for other in names[1] if one != other)
+            told = [", ".join(map(_named, side)) or "-" for side in (gold, found)]
+            sure = max((one.get("score", row.get("score", 0.0)) for one in (*gold, *found)), default=0.0)
+            if told[0] != told[1] and sure >= _SURE:
+                doubts[text, told[0], told[1]].append(sure)
+    if fates:
+        kinds = ("right", *(kind for kind in _LOOKS if kind != "right"))
+        table = [(name, *(f"{of[kind]:,}" for kind in kinds)) for name, of in sorted(fates.items())]
+        yield Table("What became of entities", ("entity type", *kinds), tuple(table[:_MOST_CLASSES]))
+    if pairs:
+        common = [(*pair, f"{count:,}") for pair, count in pairs.most_common(_MOST_PAIRS)]
+        yield Table("Most confused pairs", ("annotated", "predicted", "times"), tuple(common))
+    if doubts:
+        first = sorted(doubts.items(), key=lambda one: (-len(one[1]), -max(one[1])))[:_MOST_RIGHT]
+        columns = ("text", "annotated", "predicted", "times", "confidence")
+        shown = tuple((*what, str(len(scores)), digits(max(scores))) for what, scores in first)
+        note = f"The model is at least {_SURE:.0%} sure of another answer. Some of these annotations may be wrong."
+        yield Table("Annotations to check", columns, shown, (note,), page_only=True)
+
+
+def _named(answer: Mapping[str, Any]) -> str:
+    return f"{answer['text']} ({answer['label']})" if "text" in answer else str(answer["label"])
+
+
+def _parts(row: Mapping[str, Any]) -> Iterator[tuple[str, Entities, Entities]]:
+    """Yield a text in parts, each with what is annotated and what is found there; of classes the whole text."""
+    if "gold" not in row:
+        if isinstance(row["label"], str):
+            yield row["text"], [{"label": row["label"]}], [{"label": row["predicted"]}]
+        return
+    own = set(map(id, row["gold"]))
+    for text, here in marked(row["text"], [*row["gold"], *row["entities"]]):
+        gold, found = ([one for one in here if (id(one) in own) is side] for side in (True, False))
+        yield text, gold, found
+
+
 def _entities(row: Mapping[str, Any]) -> tuple[str, Marked, float]:
     """Return the errors of a text, the text with its entities, and how sure the model was of the errors."""
-    own = set(map(id, row["gold"]))
     shown: list[tuple[str, int | None, str]] = []
     errors: dict[str, float] = {}  # each with the highest score
     least = 1.0
-    for text, here in marked(row["text"], [*row["gold"], *row["entities"]]):
-        if not here:
+    for text, gold, found in _parts(row):
+        if not (gold or found):
             shown.append((text, None, ""))
             continue
-        gold, found = ([one for one in here if (id(one) in own) is side] for side in (True, False))
-        error, scores = _error(gold, found), [one["score"] for one in here]
+        error, scores = _error(gold, found), [one["score"] for one in (*gold, *found)]
         key = "text" if error == "wrong boundary" else "label"
         tag = ", ".join(f"{one[key]} {digits(one['score'])}" for one in found or gold)
         if error == "right":

@@ -183,6 +183,7 @@ _TYPES: dict[str, type[RunRecord]] = {
     "grid": GridRecord,
     "evaluation": MeasuredRecord,
     "exit-calibration": CalibrationRecord,
+    "answer-calibration": MeasuredRecord,
     "export": ExportRecord,
     "bench": BenchRecord,
 }

@@ -1,4 +1,4 @@
-"""Which confidence is enough to leave early: thresholds tried on labelled rows, from one pass over all depths."""
+"""What a tuned model takes from labelled rows: the confidence for early exit, or how its answers are chosen."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from minialbert_runtime.answers import Logits
+from minialbert_runtime.answers import Decision, Logits
+from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -32,25 +33,29 @@ from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
+from minialbert.tasks.decisions import Held, Wishes, choose_thresholds, fit_temperature, read_wishes
 from minialbert.tasks.evaluate import (
     input_lengths,
     input_reading,
     label_ids,
+    load_any,
     model_entry,
     task_of_model,
     task_recipe,
 )
-from minialbert.tasks.models import load_tuned
+from minialbert.tasks.models import TASK_FILE, TaskInputs, load_tuned
 from minialbert.tasks.predictions import (
     depth_arguments,
     input_batches,
+    logits_of_each,
     make_collator,
     read_predictions,
+    run_model,
 )
 
 logger = logging.getLogger(__name__)
 
-KIND = "exit-calibration"
+KIND, ANSWERS_KIND = "exit-calibration", "answer-calibration"
 SPLITS = ("train", "validation")
 _CANDIDATES = 100
 _NARROW = 1e-6  # confidences closer than this may swap places in another batch
@@ -143,8 +148,11 @@ def calibrate(
     data: LabelledData | None = None,
     *,
     task: str | TaskRecipe | None = None,
-    max_drop: float = 0.5,
-    split: str = "train",
+    max_drop: float | None = None,
+    min_recall: Mapping[str, float] | None = None,
+    min_precision: Mapping[str, float] | None = None,
+    confidences: bool = False,
+    split: str | None = None,
     fraction: float = 0.1,
     rows: int | None = None,
     seed: int = 0,
@@ -155,12 +163,18 @@ def calibrate(
     settings: Settings = (),
     progress: bool = True,
 ) -> Result:
-    """Find the confidence at which inputs may leave a tuned model early, and write it into the model's config.
+    """Calibrate a tuned model's answers, or find the confidence at which inputs may leave it early.
 
-    This is the smallest threshold whose score falls by at most `max_drop`. One pass reads all depths, and early exit at
-    every threshold is simulated from it. The split that results are reported on is not used if the task has another. A
-    model is surer of the rows that it was tuned on than of new ones, so a threshold from them is optimistic: rows that
-    were kept out of the tuning, or `split="validation"`, are the safer choice.
+    With `confidences`, `min_recall` or `min_precision` the answers are calibrated. A temperature makes confidences as
+    high as the share of right answers. Each label with a wish gets the threshold that fulfils it with the highest F1.
+    Both are written into the model's `task.json`, and hold wherever the model is used from then on.
+
+    Otherwise the confidence for early exit is written into the model's config. This is the smallest threshold whose
+    score falls by at most `max_drop`. One pass reads all depths; early exit at every threshold is simulated from it.
+
+    The split that results are reported on is not used if the task has another. A model is surer of the rows that it was
+    tuned on than of new ones, so a threshold from them is optimistic: rows that were kept out of the tuning, or
+    `split="validation"`, are the safer choice.
 
     The record has each threshold with its score and mean number of iterations. `exit_threshold` is None if no threshold
     saves an iteration within `max_drop`.
@@ -174,8 +188,11 @@ def calibrate(
         model: the directory of a tuned MiniALBERT, or the result of `finetune`; for a dry run also a hub id.
         data: labelled rows, as for `evaluate`.
         task: as for `evaluate`.
-        max_drop: how far the metric may fall, in points (hundredths).
-        split: "train" or "validation": where the rows come from.
+        max_drop: how far the metric may fall by early exit, in points (hundredths). Default: 0.5.
+        min_recall: by class or type of entity, the recall that is wanted, as in `{"Disease": 0.95}`.
+        min_precision: the same of precision.
+        confidences: calibrate answers, also without a wish.
+        split: "train" or "validation": where the rows come from. Default: train for early exit, else validation.
         fraction: share of the training rows to draw.
         rows: number of rows to draw, instead of a share.
         seed: random seed of the draw.
@@ -187,7 +204,7 @@ def calibrate(
         progress: show a bar.
 
     Returns:
-        The record of kind "exit-calibration", and the directory if one was written.
+        The record of kind "exit-calibration" or "answer-calibration", and the directory if one was written.
 
     Raises:
         UserError: if model, task and split do not fit together, or an option is out of range.
@@ -198,12 +215,19 @@ def calibrate(
         )
     with speaking(progress), on_disk(model) as source:
         recipe, precision, in_memory = task_recipe(task, data, settings)
+        of_answers = confidences or bool(min_recall or min_precision)
+        if of_answers and max_drop is not None:
+            raise UserError("max_drop is for early exit: leave it out, or the wishes for answers")
+        max_drop = 0.5 if max_drop is None else max_drop
+        split = split or ("validation" if of_answers else "train")
         _check_options(max_drop, split, fraction, rows)
+        kind, file_of = (ANSWERS_KIND, _task_file) if of_answers else (KIND, _config_file)
         if output is not None:
-            check_output(Path(output), kind=KIND, overwrite=overwrite)
-        config_file = None if dry_run else _config_file(source)
-        tuned, tokenizer, inputs = load_tuned(source)
-        depth_arguments(tuned, None, 1.0)  # refuses a model that cannot leave early
+            check_output(Path(output), kind=kind, overwrite=overwrite)
+        file = None if dry_run else file_of(source)
+        tuned, tokenizer, inputs = (load_any if of_answers else load_tuned)(source)
+        if not of_answers:
+            depth_arguments(tuned, None, 1.0)  # refuses a model that cannot leave early
         tuned.to("cuda" if torch.cuda.is_available() else "cpu")
         name = str(display_name(source))
         # Without a split named, rows for validation are set apart from train wherever these would be reported.
@@ -211,6 +235,8 @@ def calibrate(
             recipe, inputs, tuned, name, split if split == "validation" else None, in_memory
         )
         check_package(*found.type.package)
+        if of_answers and found.problem not in ("single-label", "multi-label", "token"):
+            raise UserError(f"a {found.problem} task has no confidences to calibrate")
         examples = _drawn(found, split, fraction, rows, seed)
         max_length, overlap = input_lengths(recipe, inputs, tuned)
         started = time.perf_counter()
@@ -218,63 +244,105 @@ def calibrate(
         encoded = found.type.encode(
             examples, tokenizer, found, max_length=max_length, overlap=overlap, **reading
         )
-        outputs = measure_depths(
-            tuned,
-            encoded,
-            make_collator(found, tokenizer),
-            batch_size=batch_size,
-            precision=resolve_precision(precision),
-            progress=split if progress else None,
-        )
-        order = label_ids(tuned, found, name)
+        run: dict[str, Any] = {
+            "batch_size": batch_size, "precision": resolve_precision(precision),
+            "progress": split if progress else None,
+        }  # fmt: skip
+        order, collator = label_ids(tuned, found, name), make_collator(found, tokenizer)
+        if of_answers:
+            logits = run_model(tuned, encoded, collator, **run)
+            known = Held(found, examples, logits_of_each(examples, encoded, found, logits, order))
+            wishes = read_wishes(min_recall or {}, min_precision or {}, known)
+            decision, more = _decide(known, wishes, split)
+        else:
+            outputs = measure_depths(tuned, encoded, collator, **run)
 
-        def score(logits: list[Logits]) -> float:
-            metrics = read_predictions(examples, encoded, found, logits, order=order, name=name).metrics
-            return float(metrics[found.metric])
+            def score(logits: list[Logits]) -> float:
+                metrics = read_predictions(examples, encoded, found, logits, order=order, name=name).metrics
+                return float(metrics[found.metric])
 
-        depth = outputs.depths[-1]
-        by_depth = {number: score(outputs.at_depth(number)) for number in outputs.depths}
-        table: list[dict[str, Any]] = []
-        for threshold in candidate_thresholds(outputs.confidences):
-            logits, exits = outputs.leaving_at(threshold)
-            mean = float(np.mean(exits))
-            row = {"threshold": threshold, "score": score(logits), "mean_iterations": mean}
-            table.append({**row, "compute_share": mean / depth})
-        chosen = choose_threshold(table, by_depth[depth], max_drop)
-        if chosen is None or chosen["mean_iterations"] == depth:
-            full = {"score": by_depth[depth], "mean_iterations": float(depth), "compute_share": 1.0}
-            chosen = {"threshold": None, **full}
-        if config_file is not None:
-            _write_threshold(config_file, chosen["threshold"])
+            more = _leave_early(outputs, score, max_drop) | {"max_drop": max_drop}
+            more["metrics"] = {split: {found.metric: more["score"]}}
+            more["notes"] = _notes(tuned, found, split, more["exit_threshold"], max_drop)
+        if file is not None and of_answers:
+            _write_decision(file, inputs, decision)
+        elif file is not None:
+            _write_threshold(file, more["exit_threshold"])
         record: dict[str, Any] = {
-            "kind": KIND,
-            "name": name,
-            "task": found.name,
-            "problem": found.problem,
-            "metric": found.metric,
-            "split": split,
-            "rows": len(examples),
-            "seed": seed,
-            "max_drop": max_drop,
-            "exit_threshold": chosen["threshold"],
-            "written": config_file is not None,
-            **{key: chosen[key] for key in ("score", "mean_iterations", "compute_share")},
-            "metrics": {split: {found.metric: chosen["score"]}},
-            "full_depth_score": by_depth[depth],
-            "score_by_depth": {str(number): value for number, value in by_depth.items()},
-            "thresholds": table,
-            "model": model_entry(tuned, name),
-            "notes": [
-                *found.notes,
-                *reading_notes,
-                *_notes(tuned, found, split, chosen["threshold"], max_drop),
-            ],
+            "kind": kind, "name": name, "task": found.name, "problem": found.problem, "metric": found.metric,
+            "split": split, "rows": len(examples), "seed": seed, "written": file is not None, **more,
+            "model": model_entry(tuned, name), "notes": [*found.notes, *reading_notes, *more["notes"]],
             "wall_seconds": round(time.perf_counter() - started, 2),
-        }
+        }  # fmt: skip
         if output is not None:
             with writing(output, advice=None):
                 record = write_result(RunDirectory(output).result, record)
     return Result(record, None if output is None else Path(output))
+
+
+def _leave_early(
+    outputs: DepthOutputs, score: Callable[[list[Logits]], float], max_drop: float
+) -> dict[str, Any]:
+    """Return what a record says of the thresholds of early exit, and the one that is chosen."""
+    depth = outputs.depths[-1]
+    by_depth = {number: score(outputs.at_depth(number)) for number in outputs.depths}
+    table: list[dict[str, Any]] = []
+    for threshold in candidate_thresholds(outputs.confidences):
+        logits, exits = outputs.leaving_at(threshold)
+        mean = float(np.mean(exits))
+        row = {"threshold": threshold, "score": score(logits), "mean_iterations": mean}
+        table.append({**row, "compute_share": mean / depth})
+    chosen = choose_threshold(table, by_depth[depth], max_drop)
+    if chosen is None or chosen["mean_iterations"] == depth:
+        full = {"score": by_depth[depth], "mean_iterations": float(depth), "compute_share": 1.0}
+        chosen = {"threshold": None, **full}
+    return {
+        "exit_threshold": chosen["threshold"],
+        **{key: chosen[key] for key in ("score", "mean_iterations", "compute_share")},
+        "full_depth_score": by_depth[depth],
+        "score_by_depth": {str(number): value for number, value in by_depth.items()},
+        "thresholds": table,
+    }
+
+
+def _decide(known: Held, wishes: Wishes, split: str) -> tuple[Decision, dict[str, Any]]:
+    """Return temperature and thresholds, and what a record says of them."""
+    temperature, error = fit_temperature(known)
+    before, decision = Decision(temperature), choose_thresholds(known, temperature, wishes)
+    notes = [f"confidences stay as they are: {error['wrong']:,} of {error['answers']:,} answers are wrong"]
+    if split == "train":
+        notes.append(
+            "train: of rows that the model was tuned on it is surer, and less often wrong, than of others"
+        )
+    elif known.task.reported_split == "validation":
+        notes.append("validation: results of this task are quoted on these rows too; quote them on others")
+    return decision, {
+        "score": None, "decision": asdict(decision), "calibration_error": error, "wishes": wishes, "metrics": {},
+        "labels": {
+            name: {"before": known.figures(name, before), "after": known.figures(name, decision)} for name in wishes
+        },
+        "notes": notes[temperature != 1 :],
+    }  # fmt: skip
+
+
+def _task_file(model_name: str) -> Path:
+    """Return the task.json to write to, of a model or of an exported folder on disk."""
+    path = Path(model_name) / TASK_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing, so that there is no place for thresholds: give a model that `minialbert finetune` "
+            "wrote, or --dry-run to see them"
+        )
+    return path
+
+
+def _write_decision(path: Path, inputs: TaskInputs, decision: Decision) -> None:
+    export = path.with_name(EXPORT_FILE)
+    with writing(path, advice=None):
+        if export.is_file():  # a runtime that does not know of decisions has to refuse it
+            contract = json.loads(export.read_text(encoding="utf-8"))
+            write_json(export, contract | {"format_version": FORMAT_VERSION})
+        write_json(path, replace(inputs, decision=decision).to_json())
 
 
 def choose_threshold(

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +38,7 @@ from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import PREDICTIONS_FILE, check_output, write_result
 from minialbert.runs.results import Result
+from minialbert.tasks.certificate import certificate
 from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.losses import label_order
 from minialbert.tasks.models import TaskInputs, check_labels, load_tuned, model_labels
@@ -131,7 +132,7 @@ def evaluate(
         recipe, precision, rows = task_recipe(task, data, settings)
         if output is not None:
             check_output(Path(output), PREDICTIONS_FILE, kind="evaluation", overwrite=overwrite)
-        tuned, tokenizer, inputs = _load(source)
+        tuned, tokenizer, inputs = load_any(source)
         depth_arguments(tuned, num_iterations, exit_threshold)
         tuned.to("cuda" if torch.cuda.is_available() else "cpu")
         shown_name = str(display_name(source))
@@ -144,7 +145,7 @@ def evaluate(
         order = label_ids(tuned, found, shown_name)
         max_length, overlap = input_lengths(recipe, inputs, tuned)
         started = time.perf_counter()
-        notes = [*found.notes, *depth_notes(tuned, num_iterations)]
+        notes = [*found.notes, *depth_notes(tuned, num_iterations), *_decision_notes(inputs)]
         cut: dict[str, dict[str, float]] = {}
         reading, more = input_reading(recipe, inputs, found, shown_name)
         notes += more
@@ -169,6 +170,7 @@ def evaluate(
                 make_collator(found, tokenizer),
                 order=order,
                 name=f"{shown_name} on {name}",
+                decision=inputs.decision,
                 batch_size=batch_size,
                 precision=resolve_precision(precision),
                 num_iterations=num_iterations,
@@ -180,6 +182,14 @@ def evaluate(
         for_benchmark = {name: run(name) for name in submitted}
         if submission is not None:
             _write_submission(found, for_benchmark, Path(submission))
+        lines = {
+            name: [
+                line_of(name, found, row)
+                for row in zip(found.splits[name], result.values, result.evidence, strict=True)
+            ]
+            for name, result in results.items()
+        }
+        sure = certificate(lines[chosen]) if chosen is not None else {}
         record: dict[str, Any] = {
             "kind": "evaluation",
             "name": shown_name,
@@ -190,6 +200,7 @@ def evaluate(
             "positive": found.positive,
             "score": results[chosen].metrics.get(found.metric) if chosen is not None else None,
             "metrics": {name: result.metrics for name, result in results.items() if result.metrics},
+            **({"certificate": sure} if sure else {}),
             "seed": None,
             "model": model_entry(tuned, shown_name),
             "rows": {name: len(result.values) for name, result in results.items()},
@@ -202,7 +213,7 @@ def evaluate(
         }
         if output is None:
             return Result(record)
-        return Result(_write(Path(output), record, found, results), Path(output))
+        return Result(_write(Path(output), record, lines), Path(output))
 
 
 def task_recipe(
@@ -224,7 +235,7 @@ def task_recipe(
     return recipe, resolved.tuning.precision, kept(data) if in_memory and data is not None else None
 
 
-def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
+def load_any(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TaskInputs]:
     """Return a tuned model, or the graph that was exported of one."""
     if not is_exported(name):
         return load_tuned(name)
@@ -407,23 +418,32 @@ def _notes(results: Mapping[str, Predictions], chosen: str | None) -> list[str]:
     return notes
 
 
+def _decision_notes(inputs: TaskInputs) -> list[str]:
+    """Return a line that says by what a calibrated model decides."""
+    thresholds = (f"{name} {value:.3g}" for name, value in inputs.decision.thresholds.items())
+    told = ", ".join(
+        [
+            *thresholds,
+            *([f"temperature {inputs.decision.temperature:.3g}"] if inputs.decision.temperature != 1 else []),
+        ]
+    )
+    return [f"calibrated: {told}"] if told else []
+
+
 def _write(
-    folder: Path, record: dict[str, Any], task: Task, results: Mapping[str, Predictions]
+    folder: Path, record: dict[str, Any], lines: Mapping[str, Sequence[dict[str, Any]]]
 ) -> dict[str, Any]:
-    lines = [
-        to_json_line(_line(name, task, row))
-        for name, result in results.items()
-        for row in zip(task.splits[name], result.values, result.evidence, strict=True)
-    ]
     with writing(folder, advice=None):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
+        text = "".join(f"{to_json_line(line)}\n" for split in lines.values() for line in split)
+        write_atomically(folder / PREDICTIONS_FILE, text)
         return write_result(RunDirectory(folder).result, record)
 
 
-def _line(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, Any]:
+def line_of(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, Any]:
     """Return an example and what was found; entities, and the confidence in classes, as `predict` has them."""
     example, value, evidence = row
+    group = {"group": example.group} if example.group is not None else {}
     if isinstance(example, TokenExample):
         text, offsets = running_text(example)
         spans = {"entities": tags_to_spans(value, offsets, text)}
@@ -431,10 +451,15 @@ def _line(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, An
             spans["gold"] = gold_spans(example)
         found = {name: entities_at(text, offsets, one, evidence) for name, one in spans.items()}
         tokens = {"tokens": list(example.words), "tags": example.tags and list(example.tags)}
-        return {"split": split, **tokens, "predicted": value, "text": text, **found}
+        return {"split": split, **group, **tokens, "predicted": value, "text": text, **found}
     pair = {"pair": example.pair} if example.pair is not None else {}
-    line = {"split": split, "text": example.text, **pair, "label": example.label, "predicted": value}
+    line = {"split": split, **group, "text": example.text, **pair, "label": example.label, "predicted": value}
     answer = ANSWERS[task.problem](evidence, task.labels, 0.0)
-    if "scores" in answer:
-        line["score"] = answer.get("score", min(max(one, 1 - one) for one in answer["scores"].values()))
+    if "score" in answer:
+        line["score"] = answer["score"]
+    elif "scores" in answer:
+        line |= {
+            "score": min(max(one, 1 - one) for one in answer["scores"].values()),
+            "scores": answer["scores"],
+        }
     return line

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from minialbert_runtime.answers import Decision, decision_of
 from minialbert_runtime.words import WordRule, word_rule
 from tokenizers import pre_tokenizers
 from torch import nn
@@ -53,6 +54,7 @@ class TaskInputs:
     classes `f1` is about.
     `long_texts` says whether a text that is longer than an input is "cut" or read in "windows", whose logits are
     averaged, each weighted by the tokens that no window before it held; without, it is read in windows.
+    `decision` says how a calibrated model chooses.
     """
 
     task: str
@@ -64,6 +66,16 @@ class TaskInputs:
     pairs: bool | None = None
     positive: str | None = None
     long_texts: str | None = None
+    decision: Decision = Decision()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `task.json` holds; a decision only of a calibrated model, so that others can be read by all."""
+        values = asdict(self)
+        return (
+            values
+            if self.decision != Decision()
+            else {name: values[name] for name in values if name != "decision"}
+        )
 
     @property
     def type(self) -> TaskType:
@@ -144,7 +156,7 @@ def save_tuned(
     with whole_folder(directory) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_json(folder / TASK_FILE, asdict(inputs))
+        write_json(folder / TASK_FILE, inputs.to_json())
 
 
 def load_task_tokenizer(name: str, *, words: bool, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -314,7 +326,8 @@ def read_task_file(name: str | Path, *, revision: str | None = None) -> TaskInpu
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        inputs = TaskInputs(**{**values, "words": word_rule(values.get("words"))})
+        read = {"words": word_rule(values.get("words")), "decision": decision_of(values.get("decision"))}
+        inputs = TaskInputs(**{**values, **read})
         if not _is_sound(inputs):
             raise ValueError("a value is out of range, or of another type")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

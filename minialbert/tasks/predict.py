@@ -61,7 +61,14 @@ class Predictor(TextModel):
         if precision not in _PRECISIONS:
             raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(_PRECISIONS)}")
         labels = model_labels(model)
-        super().__init__(inputs.problem, labels, pairs=inputs.pairs, words=inputs.words, **options)
+        super().__init__(
+            inputs.problem,
+            labels,
+            pairs=inputs.pairs,
+            words=inputs.words,
+            decision=inputs.decision,
+            **options,
+        )
         self._depth = depth_arguments(model, num_iterations, exit_threshold)
         for note in depth_notes(model, num_iterations):
             logger.warning(note)

@@ -8,13 +8,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from minialbert_runtime.answers import Logits, tags_of, word_logits
+from minialbert_runtime.answers import Decision, Logits, tags_of, word_logits
 from minialbert_runtime.words import Span, tags_to_spans
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Example, Task, TokenExample
-from minialbert.data.metrics import entity_metrics, span_metrics, subword_f1
+from minialbert.data.metrics import AREAS, entity_metrics, span_metrics, subword_f1
 from minialbert.data.task_inputs import Encoded, PaddingCollator, one_for_each
 from minialbert.data.words import gold_spans, running_text
 from minialbert.errors import UserError, quoted
@@ -201,6 +202,7 @@ def evaluate_split(
     *,
     order: Sequence[int] | None = None,
     name: str = "the model",
+    decision: Decision | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Predictions:
     """Return predictions and, where there are examples and all have gold labels, the task's figures.
@@ -208,20 +210,19 @@ def evaluate_split(
     Those of a token task are of the words of the examples, and as `span_f1` of what `predict` returns for them as
     running text.
 
-    `order` has for each of the task's labels the model's id of the same name, None when they agree; options
-    are those of `run_with_exits`.
+    `order` has for each of the task's labels the model's id of the same name, None when they agree; `decision` is that
+    of a calibrated model; options are those of `run_with_exits`.
     """
     logits, exits = run_with_exits(model, encoded, collator, **options)
-    result = read_predictions(examples, encoded, task, logits, order=order, name=name, exit_iterations=exits)
+    how: dict[str, Any] = {"order": order, "name": name, "decision": decision}
+    result = read_predictions(examples, encoded, task, logits, exit_iterations=exits, **how)
     if task.type.tagging and "entity_f1" in result.metrics:
         sentences = cast("Sequence[TokenExample]", examples)
         found = [_found_spans(*pair) for pair in zip(sentences, result.values, strict=True)]
         if encoded.running is not None:
             others, inputs = encoded.running
             cut = list(others.values())
-            again = read_predictions(
-                cut, inputs, task, run_model(model, inputs, collator, **options), order=order, name=name
-            )
+            again = read_predictions(cut, inputs, task, run_model(model, inputs, collator, **options), **how)
             for index, sentence, tags in zip(others, cut, again.values, strict=True):
                 found[index] = _found_spans(sentence, tags)
         delivered = span_metrics(list(map(gold_spans, sentences)), found)
@@ -243,6 +244,7 @@ def read_predictions(
     *,
     order: Sequence[int] | None = None,
     name: str = "the model",
+    decision: Decision | None = None,
     exit_iterations: list[int] | None = None,
 ) -> Predictions:
     """Return what the logits of `run_model` say about examples; the rest is as for `evaluate_split`.
@@ -255,9 +257,12 @@ def read_predictions(
         raise UserError(
             f"the outputs of {name} are not finite: its weights are damaged, or it needs --set tuning.precision=fp32"
         )
+    decision = decision or Decision()
+    over = decision.over(task.labels, tagging=task.type.tagging)
+    logits = [values / np.float32(decision.temperature) for values in logits]
     if task.type.tagging:
         sentences = cast("Sequence[TokenExample]", examples)
-        tags, chances = word_tags(sentences, encoded, logits, task.labels)
+        tags, chances = word_tags(sentences, encoded, logits, task.labels, over)
         metrics: dict[str, Any] = {}
         if sentences and all(sentence.tags is not None for sentence in sentences):
             gold = [list(sentence.tags or ()) for sentence in sentences]
@@ -271,8 +276,30 @@ def read_predictions(
         return Predictions([], {})
     rows, logits = one_for_each(encoded, logits)
     values, metrics = task.type.results(task, examples, rows, logits)
+    if over is not None:
+        areas = {one: metrics[one] for one in AREAS if one in metrics}  # which no threshold changes
+        values, metrics = task.type.results(
+            task, examples, rows, [(one - over).astype(np.float32) for one in logits]
+        )
+        metrics |= areas
     assert len(values) == len(examples)
     return Predictions(values, metrics, exit_iterations, logits)
+
+
+def logits_of_each(
+    examples: Sequence[Example],
+    encoded: Encoded,
+    task: Task,
+    logits: list[Logits],
+    order: Sequence[int] | None = None,
+) -> list[Logits]:
+    """Return the logits of `run_model` by example, in the order of the task's labels: (labels,), or (words, labels)."""
+    if order is not None:
+        logits = [values[..., list(order)] for values in logits]
+    if not task.type.tagging:
+        return one_for_each(encoded, logits)[1]
+    counts = [len(example.words) for example in cast("Sequence[TokenExample]", examples)]
+    return word_logits(counts, encoded.owners, encoded.windows, logits, len(task.labels))
 
 
 def remarks(task: Task, results: Mapping[str, Predictions]) -> list[str]:
@@ -286,15 +313,19 @@ def remarks(task: Task, results: Mapping[str, Predictions]) -> list[str]:
 
 
 def word_tags(
-    sentences: Sequence[TokenExample], encoded: Encoded, logits: Sequence[Logits], labels: Sequence[str]
+    sentences: Sequence[TokenExample],
+    encoded: Encoded,
+    logits: Sequence[Logits],
+    labels: Sequence[str],
+    over: NDArray[np.float64] | None = None,
 ) -> tuple[list[list[str]], list[list[float]]]:
     """Return one tag per word, that of its first piece in the window to which the word belongs, and its probability.
 
-    The logits are (tokens, labels) of each window, the labels tag names by id.
+    The logits are (tokens, labels) of each window, the labels tag names by id; `over` is that of a decision.
     """
     counts = [len(sentence.words) for sentence in sentences]
     by_word = word_logits(counts, encoded.owners, encoded.windows, logits, len(labels))
-    answers = [tags_of(values, labels) for values in by_word]
+    answers = [tags_of(values, labels, over) for values in by_word]
     return [tags for tags, _ in answers], [chances for _, chances in answers]
 
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -18,11 +19,65 @@ from .windows import Cutter, Row, Text, WordWindow
 from .words import Span, WordRule, tags_to_spans
 
 Logits = NDArray[np.float32]
+Over = float | NDArray[np.float64]  # a logit for all labels, or one for each
 
 _CHUNK_BATCHES = 16  # batches whose texts are read, and sorted by length, together
 _CHUNK_CHARACTERS = 1 << 20  # a chunk ends here too, so that long texts do not add up
 MAX_CHARACTERS = 1_000_000
 _UNIT = 1e-3  # a vector this near to length one was made so
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a calibrated model turns logits into answers; a model without calibration has the defaults.
+
+    Attributes:
+        temperature: what logits are divided by, so that probabilities are as large as the share of right answers.
+        thresholds: by class or type of entity, the probability from which on it is chosen. 0.5 is what the model does
+            by itself; a lower one finds more, a higher one less that is wrong.
+    """
+
+    temperature: float = 1.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def over(self, labels: Sequence[str], *, tagging: bool) -> NDArray[np.float64] | None:
+        """Return what is taken from each label's logit before labels are compared.
+
+        Args:
+            labels: of the model, by id.
+            tagging: whether they are tags, which have the threshold of their type.
+
+        Returns:
+            As many, the logit of each threshold; None where there is no threshold.
+        """
+        if not self.thresholds:
+            return None
+        names = [label[2:] if tagging else label for label in labels]
+        return np.array([_logit(self.thresholds.get(name, 0.5)) for name in names])
+
+
+def decision_of(values: object) -> Decision:
+    """Return how a task.json says that answers are chosen.
+
+    Args:
+        values: what it holds as `decision`; None for a model without calibration.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ValueError: the values are none of such a rule.
+    """
+    found = {} if values is None else values
+    if not isinstance(found, dict) or not {*found} <= {"temperature", "thresholds"}:
+        raise ValueError("decision is not a mapping of temperature and thresholds")
+    rule = Decision(**found)
+    shares = [*rule.thresholds.values()] if isinstance(rule.thresholds, dict) else [None]
+    if not all(isinstance(one, float) and 0 < one < 1 for one in shares):
+        raise ValueError("decision.thresholds are not probabilities between 0 and 1 by label")
+    if not isinstance(rule.temperature, int | float) or not 0 < rule.temperature < math.inf:
+        raise ValueError(f"decision.temperature is {rule.temperature!r}, expected a number above 0")
+    return rule
 
 
 class TextModel(ABC):
@@ -38,6 +93,7 @@ class TextModel(ABC):
         max_characters: of a text, or of each text of a pair; a longer one is refused.
         pairs: whether the model was tuned on pairs of texts; None where nobody knows.
         words: how texts are cut into words for a token task; None for a word at every punctuation mark.
+        decision: how a calibrated model chooses; a `threshold` stands in place of its thresholds.
 
     Raises:
         UserError: an option is out of range, or not for this problem.
@@ -56,6 +112,7 @@ class TextModel(ABC):
         max_characters: int = MAX_CHARACTERS,
         pairs: bool | None = None,
         words: WordRule | None = None,
+        decision: Decision | None = None,
     ) -> None:
         numbers = {"a batch size": batch_size, "top_k": top_k, "max_characters": max_characters}
         for name, value in numbers.items():
@@ -74,6 +131,8 @@ class TextModel(ABC):
         self.batch_size = 32 if batch_size is None else batch_size
         self._words = words or WordRule()
         self._threshold, self._top_k = threshold, top_k
+        self.decision = decision or Decision()
+        self._over = self.decision.over(self.labels, tagging=self.tagging) if threshold is None else None
         self.max_characters, self._pairs = max_characters, pairs
 
     @abstractmethod
@@ -218,7 +277,7 @@ class TextModel(ABC):
         begin = 0
         for text, part in zip(texts, windows, strict=True):
             end = begin + len(part.rows)
-            mean = pooled(logits[begin:end], part.weights)
+            mean = pooled(logits[begin:end], part.weights) / self.decision.temperature
             if self.problem == "embedding" and abs(np.linalg.norm(logits[begin]) - 1) < _UNIT:
                 mean /= np.linalg.norm(mean)
             begin = end
@@ -232,7 +291,8 @@ class TextModel(ABC):
             yield result
 
     def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
-        over = _logit(0.5 if self._threshold is None else self._threshold)
+        one = _logit(0.5 if self._threshold is None else self._threshold)
+        over: Over = one if self._over is None else self._over
         answer = ANSWERS[self.problem](logits, self.labels, over)
         if self._threshold is not None and "label" in answer and answer.get("score", 1.0) <= self._threshold:
             answer["label"] = None
@@ -254,7 +314,7 @@ class TextModel(ABC):
         logits = self._logits([Row(list(window.input_ids)) for window in flat])
         by_word = word_logits(list(map(len, words)), owners, flat, logits, len(self.labels))
         for text, its_offsets, values in zip(sentences, offsets, by_word, strict=True):
-            tags, chances = tags_of(values, self.labels)
+            tags, chances = tags_of(values / self.decision.temperature, self.labels, self._over)
             found = entities_at(text, its_offsets, tags_to_spans(tags, its_offsets, text), chances)
             least = self._threshold
             yield {"text": text, "entities": [one for one in found if least is None or one["score"] > least]}
@@ -286,17 +346,16 @@ def prompt_of(model: TextModel, prompt: str | None) -> str:
 def class_of(
     logits: NDArray[np.float64],
     labels: Sequence[str],
-    logit_threshold: float,  # noqa: ARG001 - of several classes
+    logit_threshold: Over,
 ) -> dict[str, Any]:
     """Return the likeliest class of a text and all probabilities, from its logits (labels,)."""
     scores = dict(zip(labels, _softmax(logits).tolist(), strict=True))
-    label = labels[int(logits.argmax())]
+    of_each = isinstance(logit_threshold, np.ndarray)  # one for all changes nothing here
+    label = labels[int((logits - logit_threshold if of_each else logits).argmax())]
     return {"label": label, "score": scores[label], "scores": scores}
 
 
-def classes_over(
-    logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: float
-) -> dict[str, Any]:
+def classes_over(logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: Over) -> dict[str, Any]:
     """Return the classes of a text that are over a threshold, and all probabilities, from its logits (labels,)."""
     chosen = (logits > logit_threshold).tolist()
     names = [name for name, applies in zip(labels, chosen, strict=True) if applies]
@@ -308,7 +367,7 @@ def classes_over(
 def score_of(
     logits: NDArray[np.float64],
     labels: Sequence[str],  # noqa: ARG001 - of classes
-    logit_threshold: float,  # noqa: ARG001
+    logit_threshold: Over,  # noqa: ARG001
 ) -> dict[str, Any]:
     """Return the score of a text, from its logits (1,)."""
     return {"score": float(logits[0])}
@@ -317,14 +376,14 @@ def score_of(
 def vector_of(
     logits: NDArray[np.float64],
     labels: Sequence[str],  # noqa: ARG001 - of classes
-    logit_threshold: float,  # noqa: ARG001
+    logit_threshold: Over,  # noqa: ARG001
 ) -> dict[str, Any]:
     """Return the vector of a text, (V,)."""
     return {"vector": logits.tolist()}
 
 
 # What the logits of a text say, by kind of task; a kind that is none of these labels words.
-ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], float], dict[str, Any]]] = {
+ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], Any], dict[str, Any]]] = {
     "single-label": class_of,
     "multi-label": classes_over,
     "regression": score_of,
@@ -373,10 +432,13 @@ def word_logits(
     return found
 
 
-def tags_of(logits: Logits, labels: Sequence[str]) -> tuple[list[str], list[float]]:
-    """Return the tag of each word of a text, and its probability, from logits (words, labels)."""
-    chances = _softmax(logits.astype(np.float64)).max(axis=1).tolist()
-    return [labels[best] for best in logits.argmax(axis=1).tolist()], chances
+def tags_of(
+    logits: Logits, labels: Sequence[str], over: NDArray[np.float64] | None = None
+) -> tuple[list[str], list[float]]:
+    """Return the tag of each word of a text, and its probability, from logits (words, labels) and `Decision.over`."""
+    best = (logits if over is None else logits - over).argmax(axis=1)
+    chances = _softmax(logits.astype(np.float64))[np.arange(len(best)), best].tolist()
+    return [labels[one] for one in best.tolist()], chances
 
 
 def entities_at(

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .answers import ANSWERS
+from .answers import ANSWERS, Decision, decision_of
 from .errors import UserError, one_line
 from .words import WordRule, check_tags, word_rule
 
-FORMAT_VERSION = 2  # from 2 on task.json may have rules for words and long texts; 1 is read as before
+# From 2 on task.json may have rules for words and long texts, from 3 on a decision; earlier ones are read as before.
+FORMAT_VERSION = 3
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 _BOX = "minialbert_models"  # a distribution of its own, that holds folders and no code
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
@@ -46,6 +47,7 @@ class Folder:
         pairs: whether the model was tuned on pairs of texts; None in folders that do not say so.
         long_texts: "windows", or "cut" where the end of a long text is not read.
         prompts: of a sentence encoder, texts to put before an input, by name.
+        decision: how a calibrated model chooses its answers.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Folder:
     pairs: bool | None = None
     long_texts: str = "windows"
     prompts: Mapping[str, str] = field(default_factory=dict)
+    decision: Decision = Decision()
 
 
 def boxed_models() -> dict[str, Path]:
@@ -134,6 +137,12 @@ def read_folder(path: str | Path) -> Folder:
     special |= _read_object(path / "tokenizer_config.json", optional=True)
     if task["problem"] not in ANSWERS:
         check_tags(labels, f"{path / 'config.json'}: ")
+    decision = task.get("decision", Decision())
+    names = labels if task["problem"] in ANSWERS else [label[2:] for label in labels]
+    if unknown := decision.thresholds.keys() - set(names):
+        raise _damaged(
+            path / "task.json", f"it has a threshold for {sorted(unknown)[0]!r}, which is no label"
+        )
     return Folder(
         path=path,
         task=task["task"],
@@ -151,6 +160,7 @@ def read_folder(path: str | Path) -> Folder:
         pairs=task["pairs"],
         long_texts=task["long_texts"],
         prompts=task.get("prompts", {}),
+        decision=decision,
     )
 
 
@@ -206,7 +216,7 @@ def _read_task(path: Path, head: str) -> dict[str, Any]:
     if not _is_count(overlap):
         raise _damaged(file, f"overlap is {overlap!r}, expected a number of tokens")
     try:
-        words = word_rule(task.get("words"))
+        words, decision = word_rule(task.get("words")), decision_of(task.get("decision"))
     except ValueError as error:
         raise _damaged(file, str(error)) from error
     pairs = task.get("pairs")
@@ -217,6 +227,7 @@ def _read_task(path: Path, head: str) -> dict[str, Any]:
         raise _damaged(file, f"long_texts is {long_texts!r}, expected cut or windows")
     return {
         "words": words,
+        "decision": decision,
         "long_texts": long_texts,
         "task": str(task.get("task", "")),
         "problem": problem,

@@ -68,6 +68,7 @@ class Model(TextModel):
             max_characters=max_characters,
             pairs=self.folder.pairs,
             words=self.folder.words,
+            decision=self.folder.decision,
         )
         self.prompts = self.folder.prompts
         self._again = partial(

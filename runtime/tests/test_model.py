@@ -31,6 +31,27 @@ def test_class_is_the_most_probable_label(classifier):
     }
 
 
+def test_a_calibrated_class_needs_its_threshold(classifier):
+    change(classifier, "task.json", decision={"temperature": 2.0, "thresholds": {"a": 0.9, "c": 0.3}})
+    result = Model(classifier)("king river king")
+    scores = softmax(1, 1, 0)  # halved by the temperature
+    assert list(result["scores"].values()) == pytest.approx(scores, abs=1e-6)
+    # The odds of "a" have to be above 9 for it to win, those of "c" above 3/7: 0.42/9, 0.42, 0.16 * 7/3.
+    assert (result["label"], result["score"]) == ("b", pytest.approx(scores[1], abs=1e-6))
+    assert Model(classifier)("new city")["label"] == "c"
+    assert Model(classifier, threshold=0.4)("king river king")["label"] == "a"  # stands in place of them
+
+
+def test_calibrated_entities_need_the_threshold_of_their_type(tagger):
+    text = "the city river and king"
+    assert [one["label"] for one in Model(tagger)(text)["entities"]] == ["City", "King"]
+    change(tagger, "task.json", decision={"temperature": 1.0, "thresholds": {"City": 0.95}})
+    (king,) = Model(tagger)(text)["entities"]
+    assert (king["label"], king["score"]) == ("King", pytest.approx(9 / 12, abs=1e-6))
+    change(tagger, "task.json", decision={"temperature": 1.0, "thresholds": {"King": 0.09}})
+    assert [one["label"] for one in Model(tagger)(text)["entities"]][0] == "King"  # of "the", which O had
+
+
 def test_batch_is_padded_and_masked(classifier):
     texts = ["king", "", "river river new city", "king king king"]
     results = list(Model(classifier, batch_size=4).predict(texts))
@@ -186,13 +207,19 @@ def test_missing_and_damaged_files_are_named(classifier, name):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("export.json", {"format_version": 3}, "format version 3.* reads versions 1 to 2: upgrade it"),
+        ("export.json", {"format_version": 4}, "format version 4.* reads versions 1 to 3: upgrade it"),
         ("export.json", {"format_version": "1"}, r"export\.json is damaged"),
         ("export.json", {"head": "masked-lm"}, "the head 'masked-lm', which does not label text"),
         ("export.json", {"head": "token-classification"}, "problem is 'single-label', and the head token-c"),
         ("task.json", {"max_length": 4}, "max_length is 4, expected 8 to 65536"),
         ("task.json", {"overlap": True}, "overlap is True"),
         ("task.json", {"long_texts": "half"}, "long_texts is 'half', expected cut or windows"),
+        ("task.json", {"decision": {"thresholds": {"a": 1}}}, "decision.thresholds are not probabilities"),
+        (
+            "task.json",
+            {"decision": {"thresholds": {"x": 0.5}}},
+            "it has a threshold for 'x', which is no label",
+        ),
         ("task.json", {"words": {"joined": [1]}}, "words holds something else than lists of texts"),
         ("config.json", {"id2label": {"0": "a", "2": "b"}}, "does not name the ids 0, 1"),
         ("config.json", {"id2label": ["a", "b"]}, "id2label is not a mapping"),

@@ -351,3 +351,61 @@ def test_what_was_measured_on_other_windows(tmp_path, changes, differs):
         block.text for block in section(compare_runs(one, two), "Summary").blocks if isinstance(block, Text)
     ]
     assert any("measured on different data" in text for text in told) is differs
+
+
+def entities(*spans):
+    return [
+        {"start": start, "end": end, "text": "x" * (end - start), "label": "A", "score": 0.5}
+        for start, end in spans
+    ]
+
+
+def judged(folder, lines):
+    record = {
+        "kind": "evaluation", "task": "t", "metric": "f1", "split": "test", "score": 0.5,
+        "metrics": {"test": {"f1": 0.5}},
+        "model": {"name": "m"}, "rows": {"test": len(lines)},
+    }  # fmt: skip
+    write_run(folder, record)
+    text = "".join(json.dumps({"split": "test"} | line) + "\n" for line in lines)
+    (folder / "predictions.jsonl").write_text(text)
+    return folder
+
+
+def test_classes_of_the_same_texts(tmp_path):
+    gold = ["a"] * 30 + ["b"] * 30
+    guesses = [gold[:], gold[:]]
+    guesses[0][:9], guesses[1][9:10] = ["b"] * 9, ["b"]
+    one, two = (
+        judged(tmp_path / name, [{"text": f"t{n}", "label": true, "predicted": guess}
+                                 for n, (true, guess) in enumerate(zip(gold, side, strict=True))])
+        for name, side in zip(("one", "two"), guesses, strict=True)
+    )  # fmt: skip
+    sections = compare_runs(one, two)
+    figures = table(sections, "The same texts", "F1 on the same texts")
+    name, a, b, gap = figures.rows[0]
+    assert (name, a, b) == ("all", "85.0", "98.3")
+    assert gap.mean == pytest.approx(100 * 8 / 60)
+    assert 0 < gap.interval[0] < gap.mean < gap.interval[1]
+    said = [block.text for block in section(sections, "The same texts").blocks if isinstance(block, Text)]
+    assert said == ["A alone is right in 1 texts, B alone in 9: p = 0.0215 by McNemar's test."]
+    changed = table(sections, "The same texts", "Texts that changed")
+    assert changed.rows[0] == ("worse", "t9", "a", "a", "b") and changed.rows[1][0] == "better"
+    assert len(changed.rows) == 10 and "10 of 60 texts have another answer" in changed.notes[0]
+
+
+def test_entities_of_the_same_texts_and_of_others(tmp_path):
+    lines = [
+        {"text": "x" * 30, "gold": entities((0, 4), (5, 9)), "entities": entities((0, 4))} for _ in range(8)
+    ]
+    mended = [line | {"entities": line["gold"]} for line in lines]
+    one, two = judged(tmp_path / "one", lines), judged(tmp_path / "two", mended)
+    figures = table(compare_runs(one, two), "The same texts", "F1 on the same texts")
+    assert figures.rows[1][:3] == ("A", "66.7", "100.0")
+    assert figures.rows[1][3].interval == pytest.approx((100 / 3, 100 / 3))
+    other = judged(tmp_path / "other", [line | {"text": "y" * 30} for line in lines])
+    (said,) = section(compare_runs(one, other), "The same texts").blocks
+    assert isinstance(said, Text) and "cannot be compared one by one" in said.text
+    (two / "predictions.jsonl").write_text("[1]\n")
+    with pytest.raises(UserError, match="is not a file of predictions"):
+        compare_runs(one, two)

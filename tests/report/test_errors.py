@@ -52,7 +52,7 @@ WIDE, OTHER = entity(TEXT, 0, 5, "Pet", 0.7), entity(TEXT, 2, 5, "Beast", 0.8)
     ],
 )
 def test_what_became_of_entities(tmp_path, gold, found, error, shown, sure):
-    (table,) = blocks(tmp_path, [{"text": TEXT, "gold": gold, "entities": found}])
+    table = blocks(tmp_path, [{"text": TEXT, "gold": gold, "entities": found}])[-1]
     ((first, text, confidence),) = told(table)
     assert (first, confidence) == (error, sure) and shown in text
 
@@ -60,11 +60,40 @@ def test_what_became_of_entities(tmp_path, gold, found, error, shown, sure):
 def test_the_surest_errors_come_first_then_the_least_sure_right_ones_and_what_is_left_is_told(tmp_path):
     errors = [{"text": "x", "label": "a", "predicted": "b", "score": one} for one in (0.5, 0.9)]
     right = [{"text": "y", "label": "b", "predicted": "b", "score": one / 100} for one in range(60)]
-    (table,) = blocks(tmp_path, [*right, *errors])
+    table = blocks(tmp_path, [*right, *errors])[-1]
     assert told(table)[:3] == [("a → b", "x", "0.9"), ("a → b", "x", "0.5"), ("right", "y", "0")]
     assert len(table.rows) == 32
     assert "2 of 62 texts have an error. The table shows 2 of them" in table.notes[0]
     assert "then 30 correct texts" in table.notes[0]
+
+
+def test_what_became_of_entities_what_is_confused_and_what_to_check(tmp_path):
+    lines = [
+        {"text": TEXT, "gold": [CAT], "entities": [WIDE]},
+        {"text": TEXT, "gold": [CAT, DOG], "entities": [OTHER, DOG]},
+        {"text": TEXT, "gold": [], "entities": [entity(TEXT, 12, 15, "Pet", 0.95)]},
+        {"text": TEXT, "gold": [], "entities": [entity(TEXT, 12, 15, "Pet", 0.99)]},
+    ]
+    fates, pairs, doubts, _ = blocks(tmp_path, lines)
+    assert fates.columns == ("entity type", "right", "missed", "invented", "wrong boundary", "wrong type")
+    assert told(fates) == [("Pet", "1", "0", "2", "1", "1")]
+    assert told(pairs) == [("Pet", "Beast", "1")]
+    assert told(doubts) == [
+        ("dog", "-", "dog (Pet)", "2", "0.99"),
+        ("a cat", "cat (Pet)", "a cat (Pet)", "1", "0.9"),
+        ("cat", "cat (Pet)", "cat (Beast)", "1", "0.9"),
+    ]
+    pairs, doubts, _ = blocks(tmp_path, [{"text": "x", "label": "a", "predicted": "b", "score": 0.97}])
+    assert told(pairs) == [("a", "b", "1")] and told(doubts) == [("x", "a", "b", "1", "0.97")]
+
+
+def test_intervals_stand_beside_the_figures(tmp_path):
+    one = {"f1": 0.5, "precision": 0.25, "recall": 1.0, "support": 3, "predicted": 2}
+    sure = one | {"intervals": {"f1": [0.25, 0.75], "precision": None, "recall": [0.5, 1.0]}}
+    certificate = {"resamples": 1000, "units": 7, "drawn": "groups", "per_class": {"a": sure}}
+    (table,) = blocks(tmp_path, metrics={"per_class": {"a": one}}, certificate=certificate)
+    assert told(table) == [("a", "50.0% (25% to 75%)", "25.0%", "100.0% (50% to 100%)", "3")]
+    assert "1,000 bootstrap samples of 7 groups" in table.notes[0]
 
 
 def test_labels_of_any_number_and_scores(tmp_path):
@@ -103,7 +132,7 @@ def test_old_and_broken_files(tmp_path):
     assert blocks(tmp_path) == []
     old = [{"tokens": ["a"], "tags": ["O"], "predicted": ["O"]}]
     assert blocks(tmp_path, old) == []
-    assert blocks(tmp_path, [{"text": "x", "label": "a", "predicted": "b"}])[0].rows[0][0] == "a → b"
+    assert blocks(tmp_path, [{"text": "x", "label": "a", "predicted": "b"}])[-1].rows[0][0] == "a → b"
     (tmp_path / "predictions.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match=r"predictions.jsonl is not a file of predictions .*: evaluate again"):
         blocks(tmp_path)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from minialbert_runtime.answers import Decision
 from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -22,7 +22,7 @@ from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, listed
 from minialbert.method import encoders
 from minialbert.method.sentence_vectors import Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
@@ -258,8 +258,10 @@ def _write_rest(
     write_json(folder / "config.json", values)
     tokenizer.save_pretrained(folder)
     if inputs is not None:
-        write_json(folder / TASK_FILE, asdict(inputs))
-    contract = {"format_version": FORMAT_VERSION} | {name: record[name] for name in _CONTRACT}
+        write_json(folder / TASK_FILE, inputs.to_json())
+    # An older runtime reads what has no decision.
+    version = 2 if inputs is None or inputs.decision == Decision() else FORMAT_VERSION
+    contract = {"format_version": version} | {name: record[name] for name in _CONTRACT}
     write_json(folder / EXPORT_FILE, contract)
 
 
@@ -283,7 +285,22 @@ def _evaluated(
             f"{before['task']} {before['metric']} gets worse by {drop:.2f} points, from {before['score']:.4f} to "
             f"{after['score']:.4f}, and at most {max_drop} were allowed (--max-drop): nothing was written"
         )
+    sure = [record.get("certificate") or {} for record in (before, after)]
+    recalls = [
+        (sure[0].get(part) or {}, sure[1][part]) for part in ("per_type", "per_class") if part in sure[0]
+    ]
+    if lost := [
+        f"{name} by {drop:.2f} points, from {one['recall']:.4f} to {found:.4f} of {one['support']:,}"
+        for own, other in recalls
+        for name, one in own.items()
+        if (drop := 100 * (one["recall"] - (found := other.get(name, {"recall": 0.0})["recall"]))) > max_drop
+    ]:
+        raise UserError(
+            f"{before['task']}: recall falls for {listed(lost)}, and at most {max_drop} points were allowed "
+            "(--max-drop): nothing was written"
+        )
     return {
         **{name: before[name] for name in ("task", "split", "metric", "rows")},
         "before": before["score"], "after": after["score"], "drop_points": round(drop, 4), "max_drop_points": max_drop,
+        "certificates": dict(zip(("before", "after"), sure, strict=True)),
     }  # fmt: skip

@@ -236,6 +236,26 @@ def test_a_score_that_falls_too_far_leaves_nothing_behind(classifier, traced, tm
         export_onnx(str(classifier), tmp_path / "other", task=task, precision="int8", max_drop=1.5)
 
 
+def test_a_class_whose_recall_falls_too_far_is_named(classifier, traced, tmp_path, monkeypatch):
+    task = TaskRecipe(name="classification", data=str(_data(tmp_path)))
+
+    def worse(name, **options):
+        record = evaluate(name, **options).record
+        rare = next(iter(record["certificate"]["per_class"].values()))
+        rare["recall"] = 0.5 if name == str(classifier) else 0.47
+        return Result(record)
+
+    monkeypatch.setattr(export, "evaluate", worse)
+    record = export_onnx(str(classifier), tmp_path / "other", task=task, max_drop=100)
+    (label, figures), *_ = record["metrics"]["certificates"]["after"]["per_class"].items()
+    assert figures["recall"] == 0.47
+    with pytest.raises(
+        UserError, match=f"recall falls for {label} by 3.00 points, from .* and at most 2 were"
+    ):
+        export_onnx(str(classifier), tmp_path / "more", task=task, max_drop=2)
+    assert not (tmp_path / "more").exists()
+
+
 def test_parity_counts_what_it_compares():
     """Against figures worked out by hand."""
 
