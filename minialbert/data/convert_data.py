@@ -10,9 +10,9 @@ from typing import Any
 
 from minialbert.data import formats
 from minialbert.data.cells import Overlaps
-from minialbert.data.columns import COMMON_NAMES, Columns, find, find_spans, is_in_words
+from minialbert.data.columns import COMMON_NAMES, ROLES, Columns, find, find_spans, is_in_words
 from minialbert.data.formats import conll, rows
-from minialbert.data.formats.documents import DOCUMENT, Document
+from minialbert.data.formats.documents import DOCUMENT, Document, Reading, check
 from minialbert.data.labelled import Labelled
 from minialbert.data.ner import TagReader
 from minialbert.data.rows import LabelledData
@@ -106,6 +106,8 @@ def read_documents(
     data: LabelledData, notes: list[str], *, read_as: str | None = None, columns: Columns | None = None
 ) -> dict[str, list[Document]]:
     """Return the documents of each split, from whatever `finetune` reads; what was left out goes to the notes."""
+    if unknown := set(columns or ()) - {*ROLES}:
+        raise UserError(f"no such column: {listed(map(quoted, unknown))}; expected {', '.join(ROLES)}")
     source = Labelled(True, columns or {}, needs_train=False, format=read_as, whole=True, notes=notes)
     _, tables = source.splits(data)
     notes += [f"{name}: read as {table.format}" for name, table in tables.items() if table.format]
@@ -128,6 +130,7 @@ def _documents(table: Table, split: str, columns: Columns, notes: list[str]) -> 
     elsewhere: list[str] = []
     documents = [rows.document_of(table, row, cells, named, elsewhere) for row, cells in table.rows]
     notes += [f"{first} ({len(elsewhere):,} such spans)" for first in elsewhere[:1]]
+    check(documents, Reading())
     return documents
 
 

@@ -104,6 +104,12 @@ def test_overlaps_are_kept_chosen_or_refused(tmp_path):
     target, made = there(tmp_path, nested, "conll", overlaps="longest")
     assert entities(read(target)[0][0]) == [("Disease", ((0, 22),))]
     assert "entities that overlap a kept one (longest) (1)" in made.notes[0]
+    twice = [{"id": "t", "text": "chronic pain", "spans": [[8, 12, "Sign"], [8, 12, "Sign"]]}]
+    assert "repeated entities (1)" in there(tmp_path, twice, "iob2")[1].notes[0]
+    with pytest.raises(
+        UserError, match=r"given.jsonl:1: doccano has entities or classes, and this text has both"
+    ):
+        there(tmp_path, [{"text": "a", "spans": [[0, 1, "A"]], "label": ["x"]}], "doccano", overwrite=True)
 
 
 @pytest.mark.parametrize("format", ["doccano", "prodigy", "label-studio", "jsonl"])

@@ -32,49 +32,46 @@ class Format:
     Attributes:
         title: what messages call it.
         suffix: of its files; "" for a folder of them.
-        holds: of parts (entities in several), overlaps, classes, entities, details (of them), passages, id, annotator,
-            meta, absence (that a text is not annotated).
+        holds: which of parts (entities in several), overlaps, details (of entities), classes, passages, id, annotator,
+            meta and absence (that a text is not annotated).
         lines: writes documents; None where they are not lines.
     """
 
     title: str
     suffix: str
-    holds: frozenset[str]
+    holds: str
     lines: _Lines | None = None
 
 
-def _format(title: str, suffix: str, holds: str, lines: _Lines | None = None) -> Format:
-    return Format(title, suffix, frozenset(holds.split()), lines)
-
-
-_ALL = "overlaps classes entities details id annotator meta absence"
-_BIOC = "parts overlaps entities details passages id annotator meta"
+_ALL = "overlaps details classes id annotator meta absence"
+_BIOC = "parts overlaps details passages id annotator meta"
+_TAGS = {
+    "conll": "CoNLL",
+    "iob1": "IOB1",
+    "iob2": "IOB2",
+    "bioes": "BIOES",
+    "bilou": "BILOU",
+    "conllu": "CoNLL-U",
+}
 FORMATS = {
-    "brat": _format("brat", "", "parts overlaps entities id"),
-    "pubtator": _format("PubTator", ".pubtator", "overlaps entities details passages id", pubtator.write),
-    "bioc": _format("BioC's XML", ".xml", _BIOC, bioc.write_xml),
-    "bioc-json": _format("BioC's JSON", ".json", _BIOC, bioc.write_json),
-    "doccano": _format(
-        "doccano", ".jsonl", "overlaps classes entities id annotator meta", rows.write_doccano
-    ),
-    "label-studio": _format("Label Studio", ".json", _ALL, label_studio.write),
-    "prodigy": _format("Prodigy", ".jsonl", _ALL, rows.write_prodigy),
-    "spacy": _format("spaCy's DocBin", ".spacy", _ALL),
-    "jsonl": _format("JSON lines", ".jsonl", _ALL, rows.write_rows),
-    "conll2003": _format("CoNLL-2003", ".conll", "entities", partial(conll.write, scheme="conll2003")),
-    "conllu": _format("CoNLL-U", ".conllu", "entities id", partial(conll.write, scheme="conllu")),
+    "brat": Format("brat", "", "parts overlaps id"),
+    "pubtator": Format("PubTator", ".pubtator", "overlaps details passages id", pubtator.write),
+    "bioc": Format("BioC's XML", ".xml", _BIOC, bioc.write_xml),
+    "bioc-json": Format("BioC's JSON", ".json", _BIOC, bioc.write_json),
+    "doccano": Format("doccano", ".jsonl", "overlaps classes id annotator meta", rows.write_doccano),
+    "label-studio": Format("Label Studio", ".json", _ALL, label_studio.write),
+    "prodigy": Format("Prodigy", ".jsonl", _ALL, rows.write_prodigy),
+    "spacy": Format("spaCy's DocBin", ".spacy", _ALL),
+    "jsonl": Format("JSON lines", ".jsonl", _ALL, rows.write_rows),
+    "conll2003": Format("CoNLL-2003", ".conll", "", partial(conll.write, scheme="conll2003")),
     **{
-        name: _format(
-            "CoNLL" if name == "conll" else name.upper(),
-            ".conll",
-            "entities id",
-            partial(conll.write, scheme=name),
-        )
-        for name in ("conll", "iob1", "iob2", "bioes", "bilou")
+        name: Format(title, ".conll", "id", partial(conll.write, scheme=name))
+        for name, title in _TAGS.items()
     },
 }
-_READ_ONLY = {"label-studio-min": "Label Studio's JSON-MIN", "spacy-json": "spaCy's JSON", TABLE: ""}
-NAMES = (*FORMATS, *_READ_ONLY)
+_TITLES = {name: form.title for name, form in FORMATS.items()}
+_TITLES |= {"label-studio-min": "Label Studio's JSON-MIN", "spacy-json": "spaCy's JSON", TABLE: ""}
+NAMES = tuple(_TITLES)
 _FILES = {"pubtator": pubtator.read, "bioc": bioc.read_xml, "spacy": spacy.read, "brat": brat.read}
 _RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterator[Document]]]] = {
     "bioc-json": (bioc.is_record, bioc.from_json),
@@ -83,11 +80,6 @@ _RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterat
 }
 SUFFIXES = (".spacy",)
 TAGGED_SUFFIXES = (*TAGGED, ".pubtator", ".xml", ".bioc", ".spacy")
-
-
-def title_of(name: str) -> str:
-    """Returns what messages call a format."""
-    return FORMATS[name].title if name in FORMATS else _READ_ONLY[name]
 
 
 def check_format(name: str | None) -> None:
@@ -106,7 +98,7 @@ def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: I
     name = forced or _of_file(path, tagging=tagging)
     if name in _FILES:
         table = table_of(str(path), list(_FILES[name](path, reading)), reading)
-        return replace(table, format=title_of(name))
+        return replace(table, format=_TITLES[name])
     if (name in conll.SCHEMES and forced) or (
         name is None and tagging and len(paths) == 1 and is_tagged(path, columns)
     ):
@@ -120,17 +112,16 @@ def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: I
         table = table_of(str(path), list(_RECORDS[name][1](records, reading)), reading)
     elif name in ("prodigy", "label-studio-min"):
         table = rows.usual(table)
-    return replace(table, format=title_of(name)) if name is not None else table
+    return replace(table, format=_TITLES[name]) if name is not None else table
 
 
 def _of_file(path: Path, *, tagging: bool) -> str | None:
     if path.is_dir():
         return "brat"
-    by_suffix = {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc"}
     suffix = path.suffix.lower()
     if tagging and suffix in (*TAGGED, ".pubtator", ".tsv") and pubtator.is_file(path):
         return "pubtator"
-    return by_suffix.get(suffix)
+    return {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc"}.get(suffix)
 
 
 def fit(documents: Iterable[Document], name: str, overlaps: Overlaps, notes: list[str]) -> list[Document]:
@@ -144,33 +135,33 @@ def fit(documents: Iterable[Document], name: str, overlaps: Overlaps, notes: lis
 
 
 def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[str]) -> Document:
-    holds, title = FORMATS[name].holds, FORMATS[name].title
+    holds, title = FORMATS[name].holds.split(), FORMATS[name].title
     entities, labels = document.entities, document.labels
     if labels is not None and "classes" not in holds:
         if entities is None:
             raise place_error(
-                document.place, f"{title} has no classes of texts, and this text has nothing else"
+                document.place, f"{title} has no classes of texts, and this one has nothing else"
             )
         lost["classes of texts"] += 1
         labels = None
     if entities is None and "absence" not in holds and labels is None:
         lost["that a text is not annotated"] += 1
+    kept = [(one, span) for one in entities or () if (span := document.whole(one)) is not None]
     if entities is not None and "parts" not in holds:
-        kept = [(one, span) for one in entities if (span := document.whole(one)) is not None]
         lost["entities in several parts"] += len(entities) - len(kept)
         entities = tuple(replace(one, parts=((span.start, span.end),)) for one, span in kept)
     if entities is not None and "overlaps" not in holds:
-        spans = {document.whole(one): one for one in reversed(entities)}
-        chosen, _, overlapping = without_overlaps(
-            document.text, [span for one in entities if (span := document.whole(one))], overlaps
-        )
+        first = {span: one for one, span in reversed(kept)}
+        given = [span for _, span in kept]
+        chosen, doubles, overlapping = without_overlaps(document.text, given, overlaps)
+        lost["repeated entities"] += doubles
         if overlapping and overlaps == "refuse":
-            advice = "longest (or first) keeps one of them"
-            raise place_error(
-                document.place, f"entities overlap, and {title} has one tag for a word: overlaps={advice}"
+            told = (
+                f"entities overlap, and {title} has one tag for a word: overlaps=longest (or first) keeps one"
             )
+            raise place_error(document.place, told)
         lost[f"entities that overlap a kept one ({overlaps})"] += overlapping
-        entities = tuple(spans[span] for span in chosen)
+        entities = tuple(first[span] for span in chosen)
     for what in ("id", "annotator"):
         lost[f"{what}s"] += getattr(document, what) is not None and what not in holds
     lost["passages of texts"] += len(document.passages) > 1 and "passages" not in holds

@@ -8,70 +8,38 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
-from xml.parsers import expat
 
-from minialbert.data.formats.documents import Document, Entity, Reading, place_error
-from minialbert.data.table_files import file_error
+from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
+from minialbert.data.table_files import file_error, read_text
 from minialbert.errors import UserError, one_line, quoted
 
 _LARGEST_GAP = (
     1000  # characters between two passages that are filled, so that offsets stay; beyond, one line end
 )
 _TYPES = ("type", "label", "semantic_type", "Type", "NE")
-_DEEPEST = 50
 
 
 def read_xml(path: Path, reading: Reading) -> Iterator[Document]:
     """Yields the documents of an XML file; one that declares or uses entities of its own is refused."""
-    root = _tree(path)
+    text = read_text(path)
+    if (at := text.find("<!ENTITY")) >= 0:
+        told = "entities are declared: a file with entities of its own is not read"
+        raise file_error(path, text.count("\n", 0, at) + 1, told)
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise file_error(path, error.position[0], f"not readable as XML ({one_line(error)})") from error
     if root.tag not in ("collection", "document"):
         raise UserError(f"{path}: an XML file of {quoted(root.tag)}: of XML, BioC's <collection> is read")
-    for element in root.iter("document"):
-        yield _document(_plain(element), f"{path}:{element.get(_LINE)}", reading)
-
-
-_LINE = "\0line"
-
-
-def _tree(path: Path) -> ElementTree.Element:
-    """Returns the root of an XML file, each element with its line; nothing is expanded, and nothing fetched."""
-    builder, parser, depth = ElementTree.TreeBuilder(), expat.ParserCreate(), 0
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > _DEEPEST:
-            raise file_error(path, parser.CurrentLineNumber, f"elements more than {_DEEPEST} deep")
-        builder.start(name, {**attributes, _LINE: str(parser.CurrentLineNumber)})
-
-    def end(name: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(name)
-
-    def refuse(name: str, *_: object) -> None:
-        found = f"the entity {quoted(name)} is declared or used"
-        raise file_error(
-            path, parser.CurrentLineNumber, f"{found}: a file with entities of its own is not read"
-        )
-
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = builder.data
-    parser.EntityDeclHandler = parser.SkippedEntityHandler = refuse
-    try:
-        parser.Parse(path.read_bytes(), True)
-    except expat.ExpatError as error:
-        raise file_error(path, error.lineno, f"not readable as XML ({one_line(error)})") from error
-    return builder.close()
+    documents = [root] if root.tag == "document" else root.findall("document")
+    yield from from_json([(str(path), {"documents": [_plain(one) for one in documents]})], reading)
 
 
 def _plain(element: ElementTree.Element) -> dict[str, Any]:
     """Returns what BioC's JSON has in place of an element."""
     plain: dict[str, Any] = {
         "infons": {one.get("key", ""): one.text or "" for one in element.findall("infon")},
-        **{name: value for name, value in element.items() if name != _LINE},
-        _LINE: element.get(_LINE),
+        **dict(element.items()),
     }
     for name in ("id", "offset", "text"):
         if (child := element.find(name)) is not None:
@@ -99,19 +67,12 @@ def from_json(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading
     for place, record in records:
         inner = record.get("documents", record.get("PubTator3", [record]))
         for number, document in enumerate(inner, start=1):
-            yield _document(document, place if len(inner) == 1 else f"{place}, document {number}", reading)
+            where = place if len(inner) == 1 else f"{place}, document {number}"
+            with reading_as("a document of BioC", where):
+                yield _document(document, where, reading)
 
 
 def _document(document: Mapping[str, Any], place: str, reading: Reading) -> Document:
-    try:
-        return _joined(document, place, reading)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise place_error(
-            place, f"not a document of BioC ({type(error).__name__}: {one_line(error)})"
-        ) from error
-
-
-def _joined(document: Mapping[str, Any], place: str, reading: Reading) -> Document:
     text, passages, entities = "", [], list[Entity]()
     relations = len(document.get("relations") or ())
     for passage in document["passages"]:
@@ -143,12 +104,12 @@ def _joined(document: Mapping[str, Any], place: str, reading: Reading) -> Docume
 
 
 def _entity(annotation: Mapping[str, Any], shift: int, place: str) -> Entity:
-    place = f"{place.rpartition(':')[0]}:{annotation[_LINE]}" if _LINE in annotation else place
     infons = dict(annotation.get("infons") or {})
     key = next((key for key in _TYPES if infons.get(key)), None)
     name = None if annotation.get("id") is None else str(annotation["id"])
+    place += f", annotation {name}"
     if key is None:
-        raise place_error(place, f"annotation {quoted(name)} has no infon 'type'; found {quoted(infons)}")
+        raise place_error(place, f"the annotation has no infon 'type'; found {quoted(infons)}")
     parts = []
     for location in annotation["locations"]:
         start = _whole_number(location["offset"], place) + shift

@@ -11,7 +11,7 @@ from minialbert.data.formats.documents import Document, Entity, Reading
 from minialbert.data.table_files import file_error, numbered_lines, read_text
 from minialbert.errors import UserError, quoted
 
-_ENTITY = re.compile(r"(T[^\t ]+)\t(\S+) ([0-9]+ [0-9]+(?:;[0-9]+ [0-9]+)*)(?:\t(.*))?")
+_ENTITY = re.compile(r"(T[^\t ]+)\t(\S+) ([0-9]{1,9} [0-9]{1,9}(?:;[0-9]{1,9} [0-9]{1,9})*)(?:\t(.*))?")
 _OTHERS = {
     "R": "relations", "*": "relations", "E": "events", "A": "attributes", "M": "attributes", "N": "normalisations",
     "#": "comments",

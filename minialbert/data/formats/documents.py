@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from minialbert_runtime.words import Span
 
 from minialbert.data.table_files import Table
-from minialbert.errors import UserError, quoted, shown
+from minialbert.errors import UserError, one_line, quoted, shown
 
 DOCUMENT = "document"  # in the rows of tools' files: the document that the row was made of
 RAW = ("brat", "pubtator")  # in `meta`: lines that only the format of this name can have
@@ -60,10 +61,10 @@ class Document:
 
     def whole(self, entity: Entity) -> Span | None:
         """Returns an entity as one span, None if something else stands between its parts."""
-        parts = sorted(entity.parts)
-        if any(end > start or self.text[end:start].strip() for (_, end), (start, _) in pairwise(parts)):
+        gaps = pairwise(sorted(entity.parts))
+        if any(end > start or self.text[end:start].strip() for (_, end), (start, _) in gaps):
             return None
-        return Span(parts[0][0], parts[-1][1], entity.label)
+        return Span(entity.start, entity.end, entity.label)
 
     @property
     def spans(self) -> list[Span]:
@@ -91,6 +92,17 @@ def place_error(place: str, message: str) -> UserError:
     return UserError(f"{place}: {message}")
 
 
+@contextmanager
+def reading_as(what: str, place: str) -> Iterator[None]:
+    """Tells of a record that is not built as it should be what it is not."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise place_error(place, f"not {what} ({type(error).__name__}: {one_line(error)})") from error
+
+
 def check(documents: Iterable[Document], reading: Reading) -> None:
     """Refuses entities that are outside their text; notes those that quote what does not stand there."""
     elsewhere: list[str] = []
@@ -105,7 +117,7 @@ def check(documents: Iterable[Document], reading: Reading) -> None:
                 wrong = f"is empty or outside the text, which has {size} characters"
                 raise place_error(place, f"the entity {where} ({shown(entity.label)}) {wrong}")
             there = " ".join(document.text[start:end] for start, end in entity.parts)
-            if entity.quote is not None and entity.quote.split() != there.split():
+            if isinstance(entity.quote, str) and entity.quote.split() != there.split():
                 found = f"the entity {where} quotes {quoted(entity.quote)}, where {quoted(there)} stands"
                 elsewhere.append(f"{place}: {found}")
     if elsewhere:
@@ -122,14 +134,10 @@ def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Tabl
     parted: list[str] = []
     for number, document in enumerate(documents, start=1):
         cells: dict[str, Any] = {"text": document.text}
-        spans = document.spans
         if document.entities is not None:
-            cells["spans"] = [{"start": one.start, "end": one.end, "label": one.label} for one in spans]
-            parted += (
-                entity.place or document.place
-                for entity in document.entities
-                if document.whole(entity) is None
-            )
+            cells["spans"] = [[one.start, one.end, one.label] for one in document.spans]
+            apart = (one for one in document.entities if document.whole(one) is None)
+            parted += (one.place or document.place for one in apart)
         if document.labels is not None:
             cells["label"] = list(document.labels)
         known = {"id": document.id, "annotator": document.annotator}

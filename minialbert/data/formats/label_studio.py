@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from minialbert.data.formats.documents import Document, Entity, Reading, place_error
-from minialbert.errors import listed, one_line, quoted
+from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
+from minialbert.errors import listed, quoted
 
 _TEXTS = ("text", "sentence", "document", "body", "content", "note")
 _ENTITIES, _CLASSES = ("labels", "hypertextlabels"), ("choices",)
@@ -29,12 +29,8 @@ def read(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> 
     """
     documents: list[Document] = []
     for place, record in records:
-        try:
+        with reading_as("a task of Label Studio", place):
             documents += _documents(place, record, reading)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise place_error(
-                place, f"not a task of Label Studio ({type(error).__name__}: {one_line(error)})"
-            ) from error
     # Where texts have regions as well as choices, one with choices alone has no region.
     regions = any(document.entities for document in documents)
     for one in documents:
@@ -81,7 +77,7 @@ def _results(
                 raise place_error(
                     place, f"expected a region with start and end (integers), found {quoted(value)}"
                 )
-            names = value.get(kind) or value.get("labels") or []
+            names = _names(value.get(kind) or value.get("labels"))
             if not names:
                 reading.left_out["regions without a label"] += 1
             parts, meta, quote = ((value["start"], value["end"]),), one.get("meta") or {}, value.get("text")
@@ -89,7 +85,7 @@ def _results(
                 Entity(name, parts, one.get("id"), one.get("score"), meta, quote, place) for name in names
             )
         elif kind in _CLASSES and "start" not in value:
-            labels += value["choices"]
+            labels += _names(value["choices"])
         else:
             reading.left_out[f"results of type {kind}"] += 1
     kinds = {one["type"] for one in results}
@@ -98,6 +94,16 @@ def _results(
     return (
         None if has_classes and not entities else tuple(entities),
         tuple(dict.fromkeys(labels)) if has_classes else None,
+    )
+
+
+def _names(given: object) -> list[str]:
+    return (
+        [str(name) for name in given]
+        if isinstance(given, list)
+        else [given]
+        if isinstance(given, str)
+        else []
     )
 
 

@@ -12,6 +12,7 @@ from minialbert.data.table_files import file_error, numbered_lines
 from minialbert.errors import quoted
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _EXPECTED = "ID|t|TITLE, ID|a|ABSTRACT, or ID, START, END, TEXT and TYPE divided by TABs"
 
 
@@ -53,11 +54,11 @@ def _document(path: Path, block: list[tuple[int, str]], reading: Reading) -> Doc
             raise file_error(
                 path, row, f"expected {_EXPECTED}, of document {quoted(name)}; found {quoted(line)}"
             )
-        elif len(cells) > 4 and cells[1].isdecimal() and cells[2].isdecimal():
+        elif len(cells) > 4 and _NUMBER.fullmatch(cells[1]) and _NUMBER.fullmatch(cells[2]):
             meta = {"identifier": "\t".join(cells[5:]).rstrip("\t")} if any(cells[5:]) else {}
             parts = ((int(cells[1]), int(cells[2])),)
             entities.append(Entity(cells[4].strip(), parts, meta=meta, quote=cells[3], place=f"{path}:{row}"))
-        elif len(cells) > 3 and not cells[1].isdecimal():
+        elif len(cells) > 3 and not _NUMBER.match(cells[1]):
             reading.kept["relations"] += 1
             relations.append("\t".join(cells[1:]))
         else:

@@ -10,9 +10,8 @@ from typing import Any, TypeGuard
 from minialbert_runtime.words import Span
 
 from minialbert.data.cells import list_in, missing, spans_of, text_of
-from minialbert.data.formats.documents import Document, Entity
+from minialbert.data.formats.documents import Document, Entity, place_error
 from minialbert.data.table_files import Table
-from minialbert.errors import UserError
 
 _OF_SPANS = {
     "start", "end", "label", "labels", "type", "text", "start_offset", "end_offset", "token_start", "token_end"
@@ -23,7 +22,11 @@ _ANNOTATORS = ("annotator", "_annotator_id", "username", "user", "completed_by")
 def shape(columns: Iterable[str], record: Mapping[str, Any]) -> str | None:
     """Returns which tool wrote rows, from their columns and one of them; None of rows as any."""
     names = set(columns)
-    if names & {"_input_hash", "_task_hash", "_view_id"} or {"answer", "text"} <= names:
+    if names & {"_input_hash", "_task_hash", "_view_id"} or record.get("answer") in (
+        "accept",
+        "reject",
+        "ignore",
+    ):
         return "prodigy"
     if "annotation_id" in names and {"annotator", "lead_time", "updated_at", "created_at"} & names:
         return "label-studio-min"
@@ -41,14 +44,14 @@ def usual(table: Table) -> Table:
     regions = {
         key for _, cells in table.rows for key, cell in cells.items() if key != "spans" and _are_regions(cell)
     }
-    if len(regions) > 1:
-        raise table.lacks(f"several columns of regions, {', '.join(sorted(regions))}: name one as task.spans")
+    regions = regions if len(regions) == 1 else set()  # of several one is to be named, as task.spans
     rows = []
     for row, cells in table.rows:
         named = {key: cell["choices"] if _is_choice(cell) else cell for key, cell in cells.items()}
         for key in regions:  # which is not there where a text has none
-            named.pop(key, None)
             named["spans"] = cells.get(key) or []
+            if key in ("label", "labels"):
+                named.pop(key, None)
         if isinstance(cells.get("accept"), list) and "options" in cells:  # a choice
             named["label"] = cells["accept"]
         rows.append((row, named))
@@ -118,15 +121,12 @@ def _span(entity: Entity) -> dict[str, Any]:
 def write_doccano(documents: Iterable[Document]) -> Iterator[str]:
     """Yields JSON lines for doccano: a text, and its spans or its classes as its label."""
     for number, document in enumerate(documents, start=1):
-        if document.entities is not None and document.labels:
-            raise UserError(
-                "doccano has entities or classes, and this data has both: take label-studio or jsonl"
-            )
+        if document.entities and document.labels:
+            told = "doccano has entities or classes, and this text has both: take label-studio or jsonl"
+            raise place_error(document.place, told)
         spans = [[one.start, one.end, one.label] for one in document.entities or ()]
-        label = list(document.labels) if document.labels is not None else spans
-        yield from _lines(
-            [{**document.meta, **_common(document, number), "text": document.text, "label": label}]
-        )
+        record = {**document.meta, **_common(document, number), "text": document.text}
+        yield from _lines([{**record, "label": spans or list(document.labels or ())}])
 
 
 def write_prodigy(documents: Iterable[Document]) -> Iterator[str]:

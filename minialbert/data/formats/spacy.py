@@ -8,7 +8,7 @@ from typing import Any
 
 from minialbert_runtime.words import WordRule, tags_to_spans
 
-from minialbert.data.formats.documents import Document, Entity, Reading, place_error
+from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
 from minialbert.data.ner import TagReader
 from minialbert.errors import UserError, needs_extra, one_line, quoted
 
@@ -82,8 +82,10 @@ def write(documents: Iterable[Document]) -> bytes:
 
 def is_record(record: Mapping[str, Any]) -> bool:
     """Tells whether an object of JSON is a document of spaCy's second version."""
-    paragraphs = record.get("paragraphs")
-    return isinstance(paragraphs, list) and bool(paragraphs) and "sentences" in paragraphs[0]
+    inner = record.get("paragraphs")
+    return (
+        isinstance(inner, list) and bool(inner) and isinstance(inner[0], Mapping) and "sentences" in inner[0]
+    )
 
 
 def from_json(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Document]:
@@ -91,11 +93,8 @@ def from_json(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Docu
     for place, record in records:
         for number, paragraph in enumerate(record["paragraphs"], start=1):
             name = str(record.get("id", "")) + (f"-{number}" if len(record["paragraphs"]) > 1 else "")
-            try:
+            with reading_as("JSON of spaCy", place):
                 yield _paragraph(place, name, paragraph)
-            except (KeyError, TypeError, AttributeError) as error:
-                told = f"not JSON of spaCy ({type(error).__name__}: {one_line(error)})"
-                raise place_error(place, told) from error
 
 
 def _paragraph(place: str, name: str, paragraph: Mapping[str, Any]) -> Document:
