@@ -31,6 +31,7 @@ PROMISED = {
         "ModelResult",
         "Result",
         "calibrate",
+        "convert_data",
         "distill",
         "evaluate",
         "export",

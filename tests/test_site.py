@@ -87,7 +87,7 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round(site):
 def test_the_page_of_commands_has_every_verb_with_its_options_and_examples(site):
     page = site.command_line()
     verbs = "prepare distill finetune evaluate predict calibrate export bench report attention convert demo"
-    for verb in (*verbs.split(), "recipes ls", "suite run"):
+    for verb in (*verbs.split(), "convert-data", "recipes ls", "suite run"):
         assert f"\n## minialbert {verb}\n" in page
     distill = page.partition("## minialbert distill\n")[2].partition("\n## ")[0]
     assert "```bash\nminialbert distill --teacher" in distill

@@ -18,7 +18,7 @@ HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pydantic",
 HEADS = ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 VERBS = (
     "demo", "prepare", "distill", "finetune", "evaluate", "predict", "export", "calibrate", "bench", "report",
-    "convert", "attention", "suite", "recipes",
+    "convert", "convert-data", "attention", "suite", "recipes",
 )  # fmt: skip
 ORDERS = {
     "ours first": "import minialbert; from transformers import AutoConfig, AutoModel",

@@ -144,39 +144,26 @@ def _parted(
     """Returns documents in parts of these shares; those of one group, id or text stay together."""
     if len(splits) > 1:
         raise UserError(f"the data have splits already, {listed(splits)}: leave split out")
-    if (
-        len(shares) not in (2, 3)
-        or not all(share >= 0 for share in shares)
-        or not shares[0] > 0
-        or not sum(shares[1:])
-    ):
-        raise UserError(
-            f"split {listed(shares)}: expected the shares of train, validation and test, as 80,10,10"
-        )
+    if len(shares) not in (2, 3) or min(shares) < 0 or not (shares[0] and sum(shares[1:])):
+        told = "expected the shares of train, validation and test, as 80,10,10"
+        raise UserError(f"split {listed(shares)}: {told}")
     (documents,) = splits.values()
-    groups = [_group(document, group) for document in documents]
-    kinds = [
-        {*(one.label for one in document.entities or ()), *(document.labels or ())} for document in documents
-    ]
-    names = dict.fromkeys(range(len(documents)), "train")
-    for name, share, before in (
-        (_PARTS[at], shares[at], sum(shares[:at])) for at in range(len(shares) - 1, 0, -1)
-    ):
-        left = [index for index, part in names.items() if part == "train"]
-        chosen = (
-            apart([kinds[n] for n in left], [groups[n] for n in left], share / (before + share), seed)
-            if share
-            else ()
-        )
-        if share and not chosen:
-            raise UserError(
-                f"{len(documents)} documents are too few for a {name} split in which each class can be"
+    groups = [_group(one, group) for one in documents]
+    kinds = [{*(entity.label for entity in one.entities or ()), *(one.labels or ())} for one in documents]
+    parts: dict[str, list[int]] = {"train": list(range(len(documents)))}
+    for at in [at for at in (2, 1) if at < len(shares) and shares[at]]:
+        left, share = parts["train"], shares[at] / sum(shares[: at + 1])
+        chosen = apart([kinds[one] for one in left], [groups[one] for one in left], share, seed)
+        if not chosen:
+            few = (
+                f"{len(documents)} documents are too few for a {_PARTS[at]} split in which each class can be"
             )
-        names |= {left[place]: name for place in chosen}
+            raise UserError(few)
+        parts[_PARTS[at]] = [one for place, one in enumerate(left) if place in chosen]
+        parts["train"] = [one for place, one in enumerate(left) if place not in chosen]
     together = f"; those of one {group} stay together" if group else ""
     notes.append(f"split at random by class, seed {seed}{together}")
-    present = [name for name in _PARTS if name in names.values()]
-    return {name: [documents[at] for at, part in names.items() if part == name] for name in present}
+    return {name: [documents[one] for one in parts[name]] for name in _PARTS if name in parts}
 
 
 def _group(document: Document, group: str | None) -> object:

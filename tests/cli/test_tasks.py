@@ -595,3 +595,37 @@ def test_report_without_records(refuse, call, tuned, tmp_path):
     status, page, _ = call("report", scores)
     assert status == 0
     assert "has accuracy 100.0 % on my-classification, test" in page and "| test.accuracy | 1 |" in page
+
+
+# Formats of annotation tools
+
+
+def test_data_are_converted_split_and_forced_to_be_what_they_are_not(call, tiny_student_dir, tmp_path):
+    spans = [[0, 5, "Sign"], [0, 14, "Sign"]]
+    rows = [{"id": f"n{n}", "text": f"fever and pain {n}", "spans": spans, "ward": n // 2} for n in range(20)]
+    source = write_rows(tmp_path / "notes.jsonl", rows)
+    status, out, err = call(
+        "convert-data",
+        source,
+        tmp_path / "out",
+        "--format",
+        "doccano",
+        "--split",
+        "80,10,10",
+        "--group",
+        "ward",
+    )
+    assert status == 0, err
+    assert entries(tmp_path / "out") == ["test.jsonl", "train.jsonl", "validation.jsonl"]
+    assert "16 train, 2 validation, 2 test documents" in out and "those of one ward stay together" in out
+    status, _, err = call("convert-data", source, tmp_path / "a.conll", "--format", "conll")
+    assert (status, err.count("\n")) == (2, 1) and "notes.jsonl:1: entities overlap" in err
+    status, out, _ = call(
+        "convert-data", source, tmp_path / "a.conll", "--format", "conll", "--overlaps", "first", "--json"
+    )
+    assert status == 0 and json.loads(out)["documents"] == {"train": 20}
+    status, _, err = call(
+        "finetune", "--model", tiny_student_dir, "--task", "ner", "--data", source, "--format", "pubtator",
+        "--output", tmp_path / "r",
+    )  # fmt: skip
+    assert status == 2 and "notes.jsonl:1: expected ID|t|TITLE" in err

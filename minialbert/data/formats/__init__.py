@@ -139,9 +139,8 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
     entities, labels = document.entities, document.labels
     if labels is not None and "classes" not in holds:
         if entities is None:
-            raise place_error(
-                document.place, f"{title} has no classes of texts, and this one has nothing else"
-            )
+            told = f"{title} has no classes of texts, and this one has nothing else"
+            raise place_error(document.place, told)
         lost["classes of texts"] += 1
         labels = None
     if entities is None and "absence" not in holds and labels is None:
@@ -156,10 +155,8 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
         chosen, doubles, overlapping = without_overlaps(document.text, given, overlaps)
         lost["repeated entities"] += doubles
         if overlapping and overlaps == "refuse":
-            told = (
-                f"entities overlap, and {title} has one tag for a word: overlaps=longest (or first) keeps one"
-            )
-            raise place_error(document.place, told)
+            told = f"entities overlap, and {title} has one tag for a word"
+            raise place_error(document.place, f"{told}: overlaps=longest (or first) keeps one of them")
         lost[f"entities that overlap a kept one ({overlaps})"] += overlapping
         entities = tuple(first[span] for span in chosen)
     for what in ("id", "annotator"):

@@ -44,15 +44,8 @@ def _plain(element: ElementTree.Element) -> dict[str, Any]:
     for name in ("id", "offset", "text"):
         if (child := element.find(name)) is not None:
             plain[name] = child.text or ""
-    lists = {
-        "passage": "passages",
-        "sentence": "sentences",
-        "annotation": "annotations",
-        "relation": "relations",
-    }
-    for name, key in {**lists, "location": "locations"}.items():
-        plain[key] = [_plain(child) for child in element.findall(name)]
-    return plain
+    inner = ("passage", "sentence", "annotation", "relation", "location")
+    return plain | {f"{name}s": [_plain(child) for child in element.findall(name)] for name in inner}
 
 
 def is_record(record: Mapping[str, Any]) -> bool:

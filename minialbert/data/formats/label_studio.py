@@ -140,23 +140,23 @@ def _is_annotated(document: Document) -> bool:
 
 
 def _answer(document: Document, number: int) -> dict[str, Any]:
-    results: list[dict[str, Any]] = []
-    for place, entity in enumerate(document.entities or ()):
-        start, end = entity.start, entity.end
-        value = {"start": start, "end": end, "text": document.text[start:end], "labels": [entity.label]}
-        result = {
-            "id": entity.id or f"{number}-{place}",
-            "from_name": "label",
-            "to_name": "text",
-            "type": "labels",
+    results = []
+    for place, one in enumerate(document.entities or ()):
+        value = {
+            "start": one.start,
+            "end": one.end,
+            "text": document.text[one.start : one.end],
+            "labels": [one.label],
         }
-        known = {"score": entity.score, "meta": dict(entity.meta) or None}
-        results.append(
-            {**result, "value": value, **{key: one for key, one in known.items() if one is not None}}
-        )
+        known = {"score": one.score, "meta": dict(one.meta) or None}
+        kept = {key: what for key, what in known.items() if what is not None}
+        results.append({**_result("label", "labels", one.id or f"{number}-{place}", value), **kept})
     if document.labels is not None:
-        result = {"from_name": "choice", "to_name": "text", "type": "choices", "id": f"{number}-choice"}
-        results.append({**result, "value": {"choices": list(document.labels)}})
+        value = {"choices": list(document.labels)}
+        results.append(_result("choice", "choices", f"{number}-choice", value))
     scores = [one["score"] for one in results if "score" in one] or [document.meta.get("score")]
-    known = {} if scores[0] is None else {"score": sum(scores) / len(scores)}
-    return {"result": results, **known}
+    return {"result": results} | ({} if scores[0] is None else {"score": sum(scores) / len(scores)})
+
+
+def _result(control: str, kind: str, name: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"id": name, "from_name": control, "to_name": "text", "type": kind, "value": value}
