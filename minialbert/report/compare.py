@@ -242,48 +242,34 @@ def _paired(runs: _Pair) -> Iterator[Block]:
         return
     with readable(runs[0]), readable(runs[1]):
         (gold, one), (gold_b, other) = (zip(*map(answers, lines), strict=True) for lines in (a, b))
-        if [line["text"] for line in a] != [line["text"] for line in b] or gold != gold_b:
-            yield Text(
-                "The texts or their annotations differ, so the predictions cannot be compared one by one."
-            )
-            return
-        told = [
-            (
-                line["text"],
-                *(_told(side, one) for side, one in ((line, True), (line, False), (theirs, False))),
-            )
-            for line, theirs in zip(a, b, strict=True)
-        ]
+        told = [[_told(line, side) for line in lines] for lines, side in ((a, 0), (a, 1), (b, 1))]
+    texts = [line["text"] for line in a]
+    if texts != [line["text"] for line in b] or gold != gold_b:
+        yield Text("The texts or their annotations differ, so the predictions cannot be compared one by one.")
+        return
     counts = [resampled(gold, found, units(a)) for found in (one, other)]
     rows: list[tuple[Value, ...]] = []
     for name in dict.fromkeys((*counts[0], *counts[1])):
-        f1 = [
-            np.nan_to_num(ratios(of[name])["f1"]) if name in of else np.zeros(1 + RESAMPLES) for of in counts
-        ]
-        gap = 100 * (f1[1] - f1[0])
-        low, high = np.percentile(gap[1:], [2.5, 97.5]).tolist()
-        rows.append(
-            (name or "all", *(f"{100 * of[0]:.1f}" for of in f1), Difference(float(gap[0]), (low, high)))
-        )
+        f1 = [100 * np.nan_to_num(ratios(of.get(name, np.zeros((1 + RESAMPLES, 3))))["f1"]) for of in counts]
+        low, high = np.quantile((f1[1] - f1[0])[1:], [0.025, 0.975]).tolist()
+        gap = Difference(float(f1[1][0] - f1[0][0]), (low, high))
+        rows.append((name or "all", *(f"{of[0]:.1f}" for of in f1), gap))
     note = f"In brackets: 95 % intervals of the difference, from {RESAMPLES:,} paired bootstrap samples."
     yield Table("F1 on the same texts", ("", *_labels(runs), "B - A, points"), tuple(rows), (note,))
-    right = [[found == true for found, true in zip(side, gold, strict=True)] for side in (one, other)]
-    alone = [
-        sum(here and not there for here, there in zip(*pair, strict=True)) for pair in (right, right[::-1])
-    ]
+    right = [(mine == true, theirs == true) for true, mine, theirs in zip(gold, one, other, strict=True)]
     if "gold" not in a[0]:
-        p = mcnemar(*alone)
-        yield Text(
-            f"A alone is right in {alone[0]:,} texts, B alone in {alone[1]:,}: p = {p:.3g} by McNemar's test."
-        )
+        of_a, of_b = right.count((True, False)), right.count((False, True))
+        p = f"p = {mcnemar(of_a, of_b):.3g} by McNemar's test"
+        yield Text(f"A alone is right in {of_a:,} texts, B alone in {of_b:,}: {p}.")
     changed = [
-        ("better" if b_right else "worse" if a_right else "wrong in another way", *words)
-        for a_right, b_right, words, mine, theirs in zip(*right, told, one, other, strict=True)
+        ("better" if is_right[1] else "worse" if is_right[0] else "as wrong", *words)
+        for is_right, mine, theirs, *words in zip(right, one, other, texts, *told, strict=True)
         if mine != theirs
     ]
-    changed.sort(key=lambda row: row[0], reverse=True)
-    said = f"{len(changed):,} of {len(a):,} texts have another answer. The table shows {min(len(changed), _MOST):,}."
     if changed:
+        changed.sort(key=lambda row: row[0], reverse=True)
+        most = min(len(changed), _MOST)
+        said = f"{len(changed):,} of {len(a):,} texts have another answer. The table shows {most:,}."
         columns = ("B is", "text", "annotated", *_labels(runs))
         yield Table("Texts that changed", columns, tuple(changed[:_MOST]), (said,), page_only=True)
 
@@ -291,20 +277,18 @@ def _paired(runs: _Pair) -> Iterator[Block]:
 def mcnemar(a: int, b: int) -> float:
     """Return McNemar's exact two-sided p, of the numbers of texts that one model alone gets right."""
     n = a + b
-    chances = (math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
-               for k in range(min(a, b) + 1))  # fmt: skip
+    of_n = math.lgamma(n + 1) - n * math.log(2)
+    chances = (math.exp(of_n - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(min(a, b) + 1))
     return min(1.0, 2 * math.fsum(chances))
 
 
-def _told(line: Mapping[str, Any], annotated: bool) -> str:
-    """Return what is annotated or found in a text."""
+def _told(line: Mapping[str, Any], side: int) -> str:
+    """Return what is annotated (0) or found (1) in a text."""
     if "gold" in line:
-        return (
-            ", ".join(f"{one['text']} ({one['label']})" for one in line["gold" if annotated else "entities"])
-            or "-"
-        )
-    label = line["label" if annotated else "predicted"]
-    return label if isinstance(label, str) else ", ".join(label) or "-"
+        named = [f"{one['text']} ({one['label']})" for one in line[("gold", "entities")[side]]]
+    else:
+        named = sorted(str(name) for (name,) in answers(line)[side])
+    return ", ".join(named) or "-"
 
 
 def _cost(runs: _Pair) -> Table:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from minialbert_runtime.answers import ANSWERS, entities_at
+from minialbert_runtime.answers import ANSWERS, Decision, entities_at
 from minialbert_runtime.folder import is_exported
 from minialbert_runtime.lines import to_json_line
 from minialbert_runtime.words import WordRule, tags_to_spans
@@ -145,7 +145,7 @@ def evaluate(
         order = label_ids(tuned, found, shown_name)
         max_length, overlap = input_lengths(recipe, inputs, tuned)
         started = time.perf_counter()
-        notes = [*found.notes, *depth_notes(tuned, num_iterations), *_decision_notes(inputs)]
+        notes = [*found.notes, *depth_notes(tuned, num_iterations), *_decision_notes(inputs.decision)]
         cut: dict[str, dict[str, float]] = {}
         reading, more = input_reading(recipe, inputs, found, shown_name)
         notes += more
@@ -418,16 +418,11 @@ def _notes(results: Mapping[str, Predictions], chosen: str | None) -> list[str]:
     return notes
 
 
-def _decision_notes(inputs: TaskInputs) -> list[str]:
+def _decision_notes(decision: Decision) -> list[str]:
     """Return a line that says by what a calibrated model decides."""
-    thresholds = (f"{name} {value:.3g}" for name, value in inputs.decision.thresholds.items())
-    told = ", ".join(
-        [
-            *thresholds,
-            *([f"temperature {inputs.decision.temperature:.3g}"] if inputs.decision.temperature != 1 else []),
-        ]
-    )
-    return [f"calibrated: {told}"] if told else []
+    figures = {**decision.thresholds, "temperature": decision.temperature}
+    told = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+    return [f"calibrated: {told}"] if decision != Decision() else []
 
 
 def _write(
@@ -455,11 +450,9 @@ def line_of(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, 
     pair = {"pair": example.pair} if example.pair is not None else {}
     line = {"split": split, **group, "text": example.text, **pair, "label": example.label, "predicted": value}
     answer = ANSWERS[task.problem](evidence, task.labels, 0.0)
-    if "score" in answer:
+    if "scores" in answer and "score" in answer:
         line["score"] = answer["score"]
     elif "scores" in answer:
-        line |= {
-            "score": min(max(one, 1 - one) for one in answer["scores"].values()),
-            "scores": answer["scores"],
-        }
+        scores = answer["scores"]
+        line |= {"score": min(max(one, 1 - one) for one in scores.values()), "scores": scores}
     return line

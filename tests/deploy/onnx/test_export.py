@@ -250,7 +250,7 @@ def test_a_class_whose_recall_falls_too_far_is_named(classifier, traced, tmp_pat
     (label, figures), *_ = record["metrics"]["certificates"]["after"]["per_class"].items()
     assert figures["recall"] == 0.47
     with pytest.raises(
-        UserError, match=f"recall falls for {label} by 3.00 points, from .* and at most 2 were"
+        UserError, match=f"recall falls for {label} by 3.00 points, from .* and at most 2 points were"
     ):
         export_onnx(str(classifier), tmp_path / "more", task=task, max_drop=2)
     assert not (tmp_path / "more").exists()
