@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from distillation_step import machine
 from minialbert_runtime.session import onnxruntime  # which sends nothing
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from minialbert.deploy.onnx.int8 import quantize_int8
 from minialbert.runs.files import write_atomically
 from minialbert.runs.records import write_result
 
@@ -25,9 +26,7 @@ TOKENS, WIDTH, WIDE, ADAPTER = 128, 768, 3072, 48
 CONTRIB = "com.microsoft"
 
 
-def session(
-    nodes: list, inputs: dict[str, int], tensors: dict[str, np.ndarray]
-) -> onnxruntime.InferenceSession:
+def onnx_model(nodes: list, inputs: dict[str, int], tensors: dict[str, np.ndarray]) -> ModelProto:
     """Return a graph of the nodes, whose output is y, with inputs (1, tokens, width)."""
     values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "t", size])
@@ -37,12 +36,23 @@ def session(
     stored = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
     graph = helper.make_graph(nodes, "kernels", values, [result], stored)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(CONTRIB, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def opened(model: ModelProto) -> onnxruntime.InferenceSession:
+    """Return a session of one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def session(
+    nodes: list, inputs: dict[str, int], tensors: dict[str, np.ndarray]
+) -> onnxruntime.InferenceSession:
+    """Return a session of `onnx_model`."""
+    return opened(onnx_model(nodes, inputs, tensors))
 
 
 def variants() -> dict[str, tuple[onnxruntime.InferenceSession, dict[str, int]]]:
@@ -74,6 +84,9 @@ def variants() -> dict[str, tuple[onnxruntime.InferenceSession, dict[str, int]]]
         dynamic = node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain=CONTRIB)
         found[f"product {rows} to {columns}, int8, range at each call"] = (
             session([dynamic], inputs, {"w": integers, "s": scales}), inputs)  # fmt: skip
+        by_token = onnx_model([product], inputs, {"w": weight})
+        quantize_int8(by_token)
+        found[f"product {rows} to {columns}, int8, range of each token"] = (opened(by_token), inputs)
         static = [
             node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
             node("MatMulIntegerToFloat", ["q", "w", "xs", "s", "xz"], ["y"], domain=CONTRIB),

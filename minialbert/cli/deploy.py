@@ -22,7 +22,10 @@ from minialbert.errors import UserError
 
 # What to export to, and how an ONNX graph is quantised.
 Target = StrEnum("Target", ["onnx", "hub"])
-Quantization = StrEnum("Quantization", {"int8": "int8", "int8_static": "int8-static"})
+Quantization = StrEnum(
+    "Quantization",
+    {"int8": "int8", "int4": "int4", "int8_dynamic": "int8-dynamic", "int8_static": "int8-static"},
+)
 
 
 def export(

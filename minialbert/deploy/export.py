@@ -55,7 +55,8 @@ def export(
         model: a directory or hub id, a live model, or the result of `distill` or `finetune`.
         output: the folder to write; it appears complete or not at all.
         to: "onnx" or "hub".
-        quantize: ONNX: "int8", or "int8-static" with activation ranges from `calibration`; None for fp32.
+        quantize: ONNX: "int8"; "int4", int8 with matrices stored in 4 bits; "int8-dynamic" with activation ranges of
+            a whole run; "int8-static" with ranges from `calibration`; None for fp32.
         head: ONNX: a head, or "features" for the bare encoder. Default: the model's own.
         opset: ONNX: version of the operators, 18 to 23.
         num_iterations: ONNX: depth of the graph.

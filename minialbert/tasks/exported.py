@@ -23,8 +23,8 @@ from minialbert.tasks.models import TaskInputs, read_task_file
 class OnnxEncoder(nn.Module):
     """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
 
-    With `one_by_one` scoring gives it one text at a time, as the runtime does where activations are quantised by their
-    range at each call. It is a `UserError` if ONNX Runtime does not take the file.
+    With `one_by_one` scoring gives it one text at a time, so that no answer depends on other texts or on padding. It is
+    a `UserError` if ONNX Runtime does not take the file.
     """
 
     base_model_prefix = ""
@@ -88,6 +88,6 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     inputs = read_task_file(folder)
     if inputs is None:
         raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
-    by_range = isinstance(export, dict) and export.get("precision") == "int8"
-    model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=by_range)
+    rounded = isinstance(export, dict) and export.get("precision") in ("int8", "int8-dynamic", "int4")
+    model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=rounded)
     return model, load_tokenizer(folder), inputs

@@ -140,8 +140,8 @@ def predict(
         model: a directory or hub id of a tuned model, an exported folder, a live model, or the result of `finetune`.
             Each call loads the model; keep a `Predictor` to call it repeatedly.
         texts: a text, or texts, or pairs of texts.
-        batch_size: inputs per forward pass. Default: 32, but 1 for an exported folder with dynamic int8, where the
-            answer for a text would otherwise depend on the others in its batch.
+        batch_size: inputs per forward pass. Default: 32, but 1 for an exported folder with int8-dynamic (or int8 from
+            before it had that name), where the answer for a text would otherwise depend on the others in its batch.
         threshold: a label or an entity counts above this probability. Default: 0.5 if several labels may apply.
         top_k: number of labels with a score, the most probable first. Default: all.
         max_characters: longest text that is accepted.

@@ -16,6 +16,7 @@ from .words import WordRule, check_tags, word_rule
 
 # From 2 on task.json may have rules for words and long texts, from 3 on a decision; earlier ones are read as before.
 FORMAT_VERSION = 3
+ONE_LENGTH = "one length"  # what a run may hold, where padding or other lengths could change a text's bits
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 _BOX = "minialbert_models"  # a distribution of its own, that holds folders and no code
 EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE = "export.json", "model.onnx", "tokenizer.json"
@@ -43,6 +44,7 @@ class Folder:
         has_token_types: whether the tokenizer tells the texts of a pair apart by token types.
         split_special_tokens: whether special tokens that are spelled out in a text are plain text.
         precision: of the weights, as in "int8".
+        one_length: whether a run of the model has only inputs of one length, without padding.
         words: how a tagger's texts are cut into words; None for a folder from before there was a rule.
         pairs: whether the model was tuned on pairs of texts; None in folders that do not say so.
         long_texts: "windows", or "cut" where the end of a long text is not read.
@@ -62,6 +64,7 @@ class Folder:
     has_token_types: bool
     split_special_tokens: bool
     precision: str
+    one_length: bool = False
     words: WordRule | None = None
     pairs: bool | None = None
     long_texts: str = "windows"
@@ -125,7 +128,7 @@ def read_folder(path: str | Path) -> Folder:
             if not path.exists()
             else f"{path} is not a folder: expected one that `minialbert export` wrote"
         )
-    head, precision, vectors = _read_export(path)
+    head, precision, one_length, vectors = _read_export(path)
     for name in (MODEL_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise _missing(path / name)
@@ -156,6 +159,7 @@ def read_folder(path: str | Path) -> Folder:
         has_token_types=_has_token_types(special),
         split_special_tokens=special.get("split_special_tokens") is True,
         precision=precision,
+        one_length=one_length,
         words=task["words"],
         pairs=task["pairs"],
         long_texts=task["long_texts"],
@@ -164,7 +168,7 @@ def read_folder(path: str | Path) -> Folder:
     )
 
 
-def _read_export(path: Path) -> tuple[str, str, dict[str, Any] | None]:
+def _read_export(path: Path) -> tuple[str, str, bool, dict[str, Any] | None]:
     file = path / EXPORT_FILE
     if not file.is_file():
         raise UserError(
@@ -185,7 +189,8 @@ def _read_export(path: Path) -> tuple[str, str, dict[str, Any] | None]:
             f"{path} was exported with the head {head!r}, which does not label text: expected "
             f"{' or '.join(name for name in _PROBLEMS if name != 'features')}, or features of a sentence encoder"
         )
-    return head, str(export.get("precision", "")), vectors if head == "features" else None
+    precision, one_length = str(export.get("precision", "")), export.get("batches") == ONE_LENGTH
+    return head, precision, one_length, vectors if head == "features" else None
 
 
 def _vectors_as_task(file: Path, vectors: object) -> dict[str, Any]:

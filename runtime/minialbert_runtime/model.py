@@ -35,7 +35,8 @@ class Model(TextModel):
         folder: a folder that `minialbert export` wrote for a task, or the name of a model in the distribution
             minialbert-models.
         batch_size: inputs per run of the model. None for 32; but for 1 where activations are quantised by their range
-            at each call (int8), because more would give a text another answer beside other texts.
+            at each call (int8-dynamic, and int8 of older folders), because more would give a text another answer
+            beside other texts. Where they are quantised by token (int8, int4) a run has inputs of one length only.
         threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
             given, or an entity is kept (always without).
         threads: threads of one run; None for one on each physical core that the process may use.
@@ -62,7 +63,7 @@ class Model(TextModel):
         super().__init__(
             self.folder.problem,
             self.folder.labels,
-            batch_size=1 if batch_size is None and self.folder.precision == "int8" else batch_size,
+            batch_size=1 if batch_size is None and _by_range(self.folder) else batch_size,
             threshold=threshold,
             top_k=top_k,
             max_characters=max_characters,
@@ -113,8 +114,11 @@ class Model(TextModel):
         # Longest first, so that batches need little padding.
         order = sorted(range(len(rows)), key=lambda row: -len(rows[row].input_ids))
         results: dict[int, Logits] = {}
-        for begin in range(0, len(order), self.batch_size):
-            batch = order[begin : begin + self.batch_size]
+        begin = 0
+        while batch := order[begin : begin + self.batch_size]:
+            if self.folder.one_length:
+                batch = [row for row in batch if len(rows[row].input_ids) == len(rows[batch[0]].input_ids)]
+            begin += len(batch)
             logits = self._run([rows[row] for row in batch])
             for row, values in zip(batch, logits, strict=True):
                 results[row] = values[: len(rows[row].input_ids)] if values.ndim == 2 else values
@@ -153,6 +157,11 @@ class Model(TextModel):
         if not np.isfinite(logits).all():
             raise UserError(f"{path}: its outputs are not finite; export the model again")
         return np.asarray(logits, dtype=np.float32)
+
+
+def _by_range(folder: Folder) -> bool:
+    """Return whether activations are quantised by their range in a run."""
+    return folder.precision in ("int8", "int8-dynamic") and not folder.one_length
 
 
 def _load_tokenizer(folder: Folder) -> Tokenizer:

@@ -91,11 +91,27 @@ def test_int8_gives_a_text_the_same_bits_alone_and_in_any_company(dynamic):
     assert beside_others != [expected[text] for text in texts]
 
 
-@pytest.mark.parametrize(("precision", "batch_size"), [("int8", 1), ("int8-static", 32), ("fp32", 32)])
+@pytest.mark.parametrize(
+    ("precision", "batch_size"), [("int8", 1), ("int8-dynamic", 1), ("int8-static", 32), ("fp32", 32)]
+)
 def test_only_ranges_of_a_run_need_texts_one_by_one(dynamic, precision, batch_size):
     say(dynamic, "export.json", precision=precision)
     assert Model(dynamic).batch_size == batch_size
     assert Model(dynamic, batch_size=8).batch_size == 8
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_runs_hold_texts_of_one_length_where_the_folder_says_so(dynamic, precision, monkeypatch):
+    say(dynamic, "export.json", precision=precision, batches="one length")
+    model, runs = Model(dynamic), []
+    assert model.batch_size == 32
+    run = model._run
+    monkeypatch.setattr(
+        model, "_run", lambda rows: runs.append([len(row.input_ids) for row in rows]) or run(rows)
+    )
+    texts = [" ".join(WORDS[:1] * count) for count in (3, 1, 2, 3, 1, *[2] * 40)]
+    assert len(list(model.predict(texts))) == 45
+    assert sorted((len(run), *set(run)) for run in runs) == [(2, 3), (2, 5), (9, 4), (32, 4)]
 
 
 # What is asked

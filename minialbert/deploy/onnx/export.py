@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 from minialbert_runtime.answers import Decision
-from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE
+from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE, ONE_LENGTH
 from numpy.typing import NDArray
 from onnx import ModelProto
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -33,12 +33,14 @@ from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
 
-PRECISIONS = ("fp32", "int8", "int8-static")
+PRECISIONS = ("fp32", "int8", "int8-dynamic", "int8-static", "int4")
 # Largest file, as a share of the bytes of the model's tensors, each counted once.
-SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-static": 0.30}
+SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-dynamic": 0.30, "int8-static": 0.30, "int4": 0.30}
+BY_TOKEN = ("int8", "int4")  # how activations are quantised
 # A graph takes about 0.2 MB whatever the model's width; of a model of less than 10 MB that is not held against it.
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
+_FOUR_BITS_SINCE = 21  # the opset that has numbers of 4 bits
 _CONTRACT = ("head", "precision", "opset", "iterations")
 
 
@@ -64,8 +66,10 @@ def export_onnx(
     with the model's. The model is one of our students, or any encoder whose attention goes through Transformers'
     registry; options are those of `minialbert.export`, and None is the model's or the precision's own value.
 
-    Activations of "int8" are quantised by their range at each call; those of "int8-static" have a range of their own in
-    every iteration, from the first 256 texts of `calibration`. From opset 23 on attention is one operator.
+    Activations of "int8" are quantised by token, so that a text gets the same bits beside any other texts of its
+    length; those of "int8-dynamic" by the range of a whole run; those of "int8-static" have a range of their own in
+    every iteration, from the first 256 texts of `calibration`. "int4" is "int8" with matrices stored in 4 bits. From
+    opset 23 on attention is one operator.
 
     Returns the record that is left in `result.json`; `export.json` holds what a runtime needs of it. A UserError tells
     that the model, an option or the target is at fault, or that the graph does not pass; nothing is written.
@@ -95,7 +99,8 @@ def export_onnx(
         if precision == "int8-static":
             batches = calibration_batches(model, tokenizer, calibration or (), max_length=longest)
             ranges = activation_ranges(graph, batches)
-        quantize_int8(graph, ranges)
+        by_call, four_bits = precision == "int8-dynamic", precision == "int4"
+        quantize_int8(graph, ranges, by_call=by_call, four_bits=four_bits)
     depth = {} if num_iterations is None else {"num_iterations": num_iterations}
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}  # each once
     state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -172,6 +177,7 @@ def _check_options(precision: str, opset: int, max_drop: float, tolerance: float
     rules = {
         f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}": precision in PRECISIONS,
         f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
+        f"int4 needs opset 21 or later, got {opset}": precision != "int4" or opset >= _FOUR_BITS_SINCE,
         f"max_drop is in points, from 0 to 100; got {max_drop}": 0 <= max_drop <= 100,
         f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}": (
             tolerance is None or 0 < tolerance <= 1
@@ -262,6 +268,8 @@ def _write_rest(
     # An older runtime reads what has no decision.
     version = 2 if inputs is None or inputs.decision == Decision() else FORMAT_VERSION
     contract = {"format_version": version} | {name: record[name] for name in _CONTRACT}
+    if record["precision"] in BY_TOKEN:
+        contract["batches"] = ONE_LENGTH
     write_json(folder / EXPORT_FILE, contract)
 
 

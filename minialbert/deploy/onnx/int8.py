@@ -1,12 +1,15 @@
-"""An fp32 ONNX graph as an int8 one: weights by channel, activations by call (dynamic) or from calibration (static).
+"""An fp32 ONNX graph as an int8 one: weights by channel, activations by token, by call, or from calibration.
 
     y = W x,  W ~ s_w W_q (one s_w per output channel, symmetric),  x ~ s_x (x_q - z_x) (uint8)
     y ~ s_x s_w W_q (x_q - z_x)
 
-Only standard operators are written; ONNX Runtime fuses them into its own when it loads the file. A matrix that
-several iterations share is quantised and stored once, whatever the iterations' activations are: their scales
-belong to the call, not to the matrix. Lookup tables have one scale per row, so a decoder that is tied to one
-reads the same int8 table with one scale per output.
+By token, s_x is the largest value of the token's own row over 127: what other rows hold changes no bit of it. By call
+(dynamic), all rows of a run share one range. A matrix that several iterations share is quantised and stored once,
+whatever the iterations' activations are: their scales belong to the call, not to the matrix. Lookup tables have one
+scale per row, so a decoder that is tied to one reads the same int8 table with one scale per output.
+
+With four bits a matrix is stored as W_q ~ m q: q of 4 bits, and m a whole number per block of 16 inputs. ONNX Runtime
+multiplies them out when it loads the file, so the products are those of int8.
 """
 
 from __future__ import annotations
@@ -20,9 +23,13 @@ from minialbert_runtime.session import open_session
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from minialbert.deploy.onnx.graph import drop_unused, initializers, replace_nodes
+from minialbert.deploy.onnx.graph import drop_unused, initializers, keep_biases_apart, replace_nodes
 
 LEVELS = 127  # of symmetric int8
+_NARROW = 64  # columns or rows; the product with a narrower matrix (an adapter's) is faster in fp32
+_FOUR_BITS, _BLOCK = 7, 16  # levels of symmetric 4 bits; inputs that share a multiplier
+_LEAST_GELU = 0.17  # GELU gives nothing below its negative
+_CONTRIB = "com.microsoft"
 _SMALLEST = 1024  # values; a smaller tensor is not worth a scale
 Array = NDArray[np.float32]
 
@@ -45,12 +52,22 @@ class ActivationRange:
         return int(np.clip(round(-self.low / self.scale), 0, 255))
 
 
-def quantize_int8(model: ModelProto, ranges: Mapping[str, ActivationRange] | None = None) -> None:
+def quantize_int8(
+    model: ModelProto,
+    ranges: Mapping[str, ActivationRange] | None = None,
+    *,
+    by_call: bool = False,
+    four_bits: bool = False,
+) -> None:
     """Quantise the weights of a graph, seen by `graph.store_weights_once`, and the activations they meet, in place.
 
-    `ranges` are those of `activation_ranges`; None quantises activations by their range at each call.
+    Activations are quantised by token. `ranges`, those of `activation_ranges`, fix their ranges instead; `by_call`
+    takes the range of a whole run. With `four_bits` matrices are stored in 4 bits, lookup tables in 8.
     """
-    _Quantizer(model, ranges).run()
+    kind = _Quantizer if by_call or ranges is not None else _TokenQuantizer
+    kind(model, ranges, four_bits).run()
+    if kind is _TokenQuantizer:
+        keep_biases_apart(model)
 
 
 def quantized_inputs(model: ModelProto) -> list[str]:
@@ -105,8 +122,10 @@ class _Matrices:
 
 
 class _Quantizer:
-    def __init__(self, model: ModelProto, ranges: Mapping[str, ActivationRange] | None) -> None:
-        self.model, self.graph, self.ranges = model, model.graph, ranges
+    def __init__(
+        self, model: ModelProto, ranges: Mapping[str, ActivationRange] | None, four_bits: bool
+    ) -> None:
+        self.model, self.graph, self.ranges, self.four_bits = model, model.graph, ranges, four_bits
         self.matrices = _Matrices(model)
         self.tables = {
             node.input[0]
@@ -146,12 +165,31 @@ class _Quantizer:
             scales = (np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12) / LEVELS).astype(
                 np.float32
             )
-            integers = np.clip(np.rint(values / scales), -LEVELS, LEVELS).astype(np.int8)
-            self.weights[name] = (
-                self._store(f"{name}.int8", integers),
-                self._store(f"{name}.scales", scales.reshape(-1)),
-            )
+            levels, stored = values / scales, f"{name}.int8"
+            if self.four_bits and axis == 0 and len(values) % _BLOCK == 0:
+                self._four_bits(stored, levels)
+            else:
+                self._store(stored, np.clip(np.rint(levels), -LEVELS, LEVELS).astype(np.int8))
+            self.weights[name] = stored, self._store(f"{name}.scales", scales.reshape(-1))
         return self.weights[name]
+
+    def _four_bits(self, name: str, levels: Array) -> None:
+        """Store levels, at most 127, as multipliers of 4-bit numbers, and the nodes that give their product as int8."""
+        rows, columns = levels.shape
+        integers, multipliers = four_bits(levels)
+        low, high = (integers.reshape(-1)[start::2] & 15 for start in (0, 1))
+        packed = (low | high << 4).astype(np.uint8).tobytes()
+        tensor = helper.make_tensor(f"{name}.4", TensorProto.INT4, [rows, columns], packed, raw=True)
+        self.graph.initializer.append(tensor)
+        self._store(f"{name}.multipliers", multipliers)
+        for part, shape in (("blocks", [-1, _BLOCK, columns]), ("shape", [rows, columns])):
+            self._store(f"{name}.{part}", np.array(shape, np.int64))
+        self._add("Cast", [f"{name}.4"], [f"{name}.wide"], to=TensorProto.FLOAT)
+        self._add("Reshape", [f"{name}.wide", f"{name}.blocks"], [f"{name}.blocked"])
+        self._add("Cast", [f"{name}.multipliers"], [f"{name}.factors"], to=TensorProto.FLOAT)
+        self._add("Mul", [f"{name}.blocked", f"{name}.factors"], [f"{name}.product"])
+        self._add("Reshape", [f"{name}.product", f"{name}.shape"], [f"{name}.levels"])
+        self._add("Cast", [f"{name}.levels"], [name], to=TensorProto.INT8)
 
     def _activation(self, name: str) -> tuple[str, str, str]:
         """Return names of an activation as uint8, of its scale and of its zero point."""
@@ -188,6 +226,75 @@ class _Quantizer:
         self._store(f"{result}.last_axis", np.array([-1], np.int64))
         self._add("Unsqueeze", [f"{result}.row_scales", f"{result}.last_axis"], [f"{result}.row_scale"])
         self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
+
+
+class _TokenQuantizer(_Quantizer):
+    """Every row of an activation with a scale of its own."""
+
+    def run(self) -> None:
+        if not quantized_inputs(self.model):
+            return
+        self.after_gelu = {node.output[0] for node in self.graph.node if node.op_type == "Gelu"}
+        for name, value in (
+            ("last_axis", np.array([-1], np.int64)),
+            ("least", np.array(np.finfo(np.float32).tiny)),  # of a row of zeros
+            ("least_gelu", np.array(_LEAST_GELU, np.float32)),
+            ("step", np.array(1 / LEVELS, np.float32)),
+            ("middle", np.array(128, np.uint8)),
+        ):
+            self._store(f"rows.{name}", value)
+        if all(entry.domain != _CONTRIB for entry in self.model.opset_import):
+            self.model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+        super().run()
+
+    def _activation(self, name: str) -> tuple[str, str, str]:
+        """Return names of an activation as uint8, of the largest value of each row, and of the zero point."""
+        if name not in self.activations:
+            largest = f"{name}.largest"
+            if name in self.after_gelu:
+                self._add("ReduceMax", [name, "rows.last_axis"], [f"{name}.most"])
+                self._add("Max", [f"{name}.most", "rows.least_gelu"], [largest])
+            else:
+                self._add("Abs", [name], [f"{name}.sizes"])
+                self._add("ReduceMax", [f"{name}.sizes", "rows.last_axis"], [f"{name}.most"])
+                self._add("Add", [f"{name}.most", "rows.least"], [largest])
+            self._add("Reciprocal", [largest], [f"{name}.factor"])
+            self._add("Mul", [name, f"{name}.factor"], [f"{name}.shares"])
+            self._add("QuantizeLinear", [f"{name}.shares", "rows.step", "rows.middle"], [f"{name}.uint8"])
+            self.activations[name] = f"{name}.uint8", largest, "rows.middle"
+        return self.activations[name]
+
+    def _matmul(self, node: NodeProto, matrix: str) -> None:
+        result = node.output[0]
+        integers, scales = self._weight(matrix)
+        is_table = node.input[1] != matrix
+        if min(self.matrices.tensors[matrix].dims) < _NARROW and not is_table:
+            self._add("Cast", [integers], [f"{result}.levels"], to=TensorProto.FLOAT)
+            self._add("Mul", [f"{result}.levels", scales], [f"{result}.weight"])
+            self._add("MatMul", [node.input[0], f"{result}.weight"], [result])
+            return
+        values, largest, middle = self._activation(node.input[0])
+        if is_table:
+            self._add("Transpose", [integers], [f"{result}.table_int8"], perm=[1, 0])
+            integers = f"{result}.table_int8"
+        product = [values, integers, "rows.step", scales, middle]
+        self._add("MatMulIntegerToFloat", product, [f"{result}.product"], domain=_CONTRIB)
+        self._add("Mul", [f"{result}.product", largest], [result])
+
+
+def four_bits(levels: Array) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Return numbers of -7 … 7 (K, N), and multipliers (K / 16, 1, N), whose products are closest to levels (K, N)."""
+    blocks = levels.reshape(-1, _BLOCK, levels.shape[1])
+    closest = np.full((len(blocks), 1, levels.shape[1]), np.inf)
+    integers, multipliers = np.zeros(blocks.shape, np.int8), np.zeros(closest.shape, np.int8)
+    for multiplier in range(1, LEVELS // _FOUR_BITS + 1):
+        tried = np.clip(np.rint(blocks / multiplier), -_FOUR_BITS, _FOUR_BITS)
+        error = ((multiplier * tried - blocks) ** 2).sum(axis=1, keepdims=True)
+        better = error < closest
+        closest = np.where(better, error, closest)
+        multipliers = np.where(better, multiplier, multipliers).astype(np.int8)
+        integers = np.where(better, tried, integers).astype(np.int8)
+    return integers.reshape(levels.shape), multipliers
 
 
 def _is_large_matrix(tensor: TensorProto) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from minialbert_runtime import Model
 from small_graphs import count_operators
 from typer.testing import CliRunner
 
@@ -144,7 +146,7 @@ def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
     assert record["model"]["model_type"] == "bert" and record["head"] == "masked-lm"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic", "int8-static"])
 def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path):
     record = export_onnx(
         str(classifier),
@@ -167,8 +169,33 @@ def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == json.loads(json.dumps(record))
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == {
         "format_version": 2, "head": "sequence-classification", "precision": precision, "opset": 23, "iterations": 2,
+        **({"batches": "one length"} if precision == "int8" else {}),
     }  # fmt: skip
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_text_has_the_same_bits_in_any_batch_order_and_company(precision, classifier, traced, tmp_path):
+    record = export_onnx(str(classifier), tmp_path / "out", precision=precision, tolerance=1.0)
+    generator = random.Random(0)
+    words = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "in", "big", "red", "house"]
+    texts = [" ".join(generator.choices(words, k=generator.randint(0, 30))) for _ in range(50)]
+    alone = Model(tmp_path / "out", threads=1)
+    expected = {text: alone(text) for text in texts}
+    for batch_size in (None, 1, 3, 64):
+        model = Model(tmp_path / "out", batch_size=batch_size, threads=2)
+        assert model.batch_size == (batch_size or 32)
+        for _ in range(3):
+            batch = generator.choices(texts, k=generator.randint(1, 80))
+            assert list(model.predict(batch)) == [expected[text] for text in batch]
+    fp32 = export_onnx(str(classifier), tmp_path / "fp32")
+    assert record["bytes"] < fp32["bytes"]
+    pairs = [
+        [np.array(list(one["scores"].values())) for one in (expected[text], wanted)]
+        for text, wanted in zip(texts, Model(tmp_path / "fp32").predict(texts), strict=True)
+    ]
+    cosines = [found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) for found, wanted in pairs]
+    assert np.mean(cosines) > (0.998 if precision == "int8" else 0.9)  # of random weights
 
 
 def test_static_scales_differ_by_iteration(classifier, traced, tmp_path):
@@ -296,7 +323,8 @@ def test_loading_an_export_that_is_damaged(classifier, traced, tmp_path):
     ("options", "message"),
     [
         ({"opset": 17}, "opset 17 is not supported: expected 18 to 23"),
-        ({"precision": "int4"}, "unknown precision 'int4'"),
+        ({"precision": "int3"}, "unknown precision 'int3'"),
+        ({"precision": "int4", "opset": 20}, "int4 needs opset 21 or later, got 20"),
         ({"precision": "int8-static"}, "needs text to calibrate on: give --calibration"),
         ({"precision": "int8-static", "calibration": [" ", ""]}, "the calibration file has none"),
         ({"head": "masked-lm"}, "no head for masked-lm: it is a MiniAlbertForSequenceClassification"),

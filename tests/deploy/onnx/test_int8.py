@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from small_graphs import _floats, _model, _run, count_operators
 
 from minialbert.deploy.onnx.graph import initializers, weight_bytes
-from minialbert.deploy.onnx.int8 import ActivationRange, activation_ranges, quantize_int8, quantized_inputs
+from minialbert.deploy.onnx.int8 import (
+    ActivationRange,
+    activation_ranges,
+    four_bits,
+    quantize_int8,
+    quantized_inputs,
+)
 
 X = [("x", TensorProto.FLOAT, [None, 40])]
 
@@ -40,7 +48,7 @@ def _by_hand(x, weight, low, high):
 def test_dynamic_int8_is_the_arithmetic_of_its_definition(random):
     model, weight = _two_iterations(random)
     x = _floats(random, 5, 40)
-    quantize_int8(model)
+    quantize_int8(model, by_call=True)
     found = _run(model, x=x)[0]
     hidden = np.tanh(_by_hand(x, weight, min(x.min(), 0), max(x.max(), 0)))
     wanted = _by_hand(hidden, weight, hidden.min(), hidden.max())
@@ -91,7 +99,7 @@ def test_embedding_and_tied_decoder_share_one_int8_table(random):
         helper.make_node("MatMul", ["h", "decoder"], ["logits"]),
     ]
     model = _model(nodes, [("ids", TensorProto.INT64, [None, None])], ["logits", "h"], {"table": table})
-    quantize_int8(model)
+    quantize_int8(model, by_call=True)
     stored = initializers(model.graph)
     assert sorted(name for name in stored if stored[name].dims and len(stored[name].dims) == 2) == [
         "table.int8"
@@ -103,6 +111,67 @@ def test_embedding_and_tied_decoder_share_one_int8_table(random):
     np.testing.assert_allclose(rows[0], (integers * scales)[ids[0]], rtol=1e-5)
     wanted = _by_hand(rows[0], table.T, rows.min(), rows.max())
     np.testing.assert_allclose(logits[0], wanted, atol=0.05)
+
+
+def _by_row(x, integers, scales):
+    """By hand: every row with a scale of its own."""
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    return (np.rint(x / largest * 127) @ integers).astype(np.float32) * scales * largest / 127
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+def test_by_token_a_row_has_the_same_bits_beside_any_others(by_token, random):
+    weight, narrow = _floats(random, 64, 64), _floats(random, 64, 32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Gelu", ["x"], ["g"]),
+        helper.make_node("MatMul", ["g", "w"], ["z"]),
+        helper.make_node("MatMul", ["x", "n"], ["v"]),
+    ]
+    given = [("x", TensorProto.FLOAT, [None, 64])]
+    model = _model(nodes, given, ["y", "z", "v"], {"w": weight, "n": narrow})
+    quantize_int8(model, by_call=not by_token)
+    x = np.concatenate(
+        [4 * _floats(random, 6, 64), np.zeros((1, 64), np.float32), _floats(random, 1, 64) - 9]
+    )
+    found = _run(model, x=x)
+    assert all(np.isfinite(values).all() for values in found)
+    together = [
+        [values[rows].tolist() for values in found] == [values.tolist() for values in _run(model, x=x[rows])]
+        for rows in ([0], [3, 1], [7, 6, 0], [2, 2, 2, 5, 4])
+    ]
+    assert all(together) if by_token else not any(together)
+    if by_token:
+        # One level of one activation may round the other way.
+        level = 2 * np.abs(x).max() * np.abs(weight).max() / 127
+        np.testing.assert_allclose(found[0][:6], _by_row(x[:6], *_integers(weight)), atol=level)
+        integers, scales = _integers(narrow)
+        np.testing.assert_allclose(found[2], x @ (integers * scales), rtol=1e-4, atol=1e-3)
+        assert count_operators(model)["MatMulIntegerToFloat"] == 2
+        assert sum(name.endswith(".int8") for name in initializers(model.graph)) == 2
+
+
+def test_four_bits_are_multiplied_out_to_int8_when_the_graph_is_loaded(random, tmp_path):
+    weight = _floats(random, 64, 70) * np.linspace(0.1, 2, 64, dtype=np.float32)[:, None]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = _model(nodes, [("x", TensorProto.FLOAT, [None, 64])], ["y"], {"w": weight})
+    model.opset_import[0].version = 21  # the first with numbers of 4 bits
+    quantize_int8(model, four_bits=True)
+    assert weight_bytes(model) < 64 * 70 * (0.5 + 1 / 16) + 4 * 70 + 100
+    scales = np.abs(weight).max(axis=0) / 127
+    integers, multipliers = four_bits(weight / scales)
+    assert np.abs(integers).max() == 7 and 0 < multipliers.min() < multipliers.max() <= 18
+    levels = np.repeat(multipliers[:, 0].astype(np.int64), 16, axis=0) * integers
+    assert np.abs(levels * scales - weight).mean() < np.abs(weight).mean() / 10
+    x = _floats(random, 5, 64)
+    level = 2 * np.abs(x).max() * np.abs(weight).max() / 127
+    np.testing.assert_allclose(_run(model, x=x)[0], _by_row(x, levels, scales), atol=level)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kept = count_operators(onnx.load(tmp_path / "loaded.onnx"))
+    assert set(kept) & {"Cast", "Reshape"} == set() and kept["MatMulIntegerToFloat"] == 1
 
 
 def test_small_tensors_and_other_operators_stay_as_they_are(random):
