@@ -115,13 +115,13 @@ def evaluate(
     Raises:
         UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
     """
-    if task in METRICS:
+    if isinstance(task, str) and task in METRICS:
         if submission or settings or (num_iterations, exit_threshold) != (None, None):
             raise UserError(
                 f"{task} scores vectors: it takes no submission, settings, iterations or threshold"
             )
         return evaluate_vectors(
-            model, data, task=str(task), split=split, reference=reference, output=output, overwrite=overwrite,
+            model, data, task=task, split=split, reference=reference, output=output, overwrite=overwrite,
             batch_size=batch_size, tokenizer=tokenizer, progress=progress,
         )  # fmt: skip
     if reference is not None:
