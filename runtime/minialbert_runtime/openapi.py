@@ -60,17 +60,22 @@ def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
         An OpenAPI document.
     """
     text = {"type": "string", "maxLength": limits.max_characters}
-    model = {"type": "string", "enum": list(names), "default": names[0]}
+    model = {"type": "string", "enum": list(names), "default": names[0], "description": "The model's name."}
     pair = {"type": "array", "items": text, "minItems": 2, "maxItems": 2}
     one = {"type": "object", "required": ["text"], "properties": {"id": {}, "text": text, "pair": text}}
 
-    def some(items: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "array", "items": items, "maxItems": limits.max_texts}
+    def some(items: dict[str, Any], what: str) -> dict[str, Any]:
+        return {"type": "array", "items": items, "maxItems": limits.max_texts, "description": what}
 
-    predict = {"model": model, "texts": some(text), "pairs": some(pair), "documents": some(one)}
+    predict = {
+        "model": model,
+        "texts": some(text, "Texts, or give pairs or documents."),
+        "pairs": some(pair, "Pairs of texts, for a model that was tuned on pairs."),
+        "documents": some(one, "Texts with ids, which their results repeat."),
+    }
     embed = {
         "model": model,
-        "texts": some(text),
+        "texts": some(text, "Texts."),
         "prompt": {"type": "string", "description": "The name of a prompt of the model, or its text."},
         "dim": {"type": "integer", "minimum": 1, "description": "So many leading dimensions."},
     }

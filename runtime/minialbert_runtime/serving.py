@@ -386,7 +386,7 @@ class Service:
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
         )
-        policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        policy += "; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         page = self._page.replace("{nonce}", nonce)
         return HTMLResponse(page, headers={"content-security-policy": policy})
 

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -14,13 +15,14 @@ import numpy as np
 import onnx
 import pytest
 from conftest import IDS, VOCABULARY, counting_table
-from test_cli import SOURCE, refuse, start
+from test_cli import start
 
 from minialbert_runtime import Model, RuntimeUserError, __version__
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
+from minialbert_runtime.cli import main
 from minialbert_runtime.limits import Limits
 from minialbert_runtime.server import Server
 from minialbert_runtime.serving import ServedModel, Service
@@ -279,7 +281,7 @@ def test_clients_that_are_not_http_are_answered(counted):
             POST + b"Content-Length: abc\r\n\r\n",
             POST + b"Content-Length: -1\r\n\r\n",
             POST + b"Content-Length: 1" + b"0" * 30 + b"\r\n\r\n",
-            POST + b"X: " + b"a" * 100_000 + b"\r\n\r\n",
+            POST + b"Connection: close\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
             POST + b"Transfer-Encoding: chunked\r\n\r\nnot a chunk\r\n",
         ):
             answer = at.raw(sent)
@@ -416,14 +418,21 @@ def test_sigterm_finishes_what_runs_and_ends_with_zero(counted):
         server.kill()
 
 
-def test_the_command_names_what_is_wrong(counted, tmp_path):
-    assert "give a folder" in refuse("serve")
-    assert "expected --model NAME=FOLDER" in refuse("serve", "--model", counted)
-    assert "two models have the name default" in refuse("serve", counted, "--model", f"default={counted}")
-    assert "no such folder" in refuse("serve", tmp_path / "none")
-    assert "expected --max-bytes over 0" in refuse("serve", counted, "--max-bytes", 0)
+def test_the_command_names_what_is_wrong(counted, tmp_path, monkeypatch, capsys):
+    def refused(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["serve", *map(str, arguments)])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.startswith("minialbert-runtime: ") and said.count("\n") == 1
+        return said
+
+    assert "give a folder" in refused()
+    assert "expected --model NAME=FOLDER" in refused("--model", counted)
+    assert "two models have the name default" in refused(counted, "--model", f"default={counted}")
+    assert "no such folder" in refused(tmp_path / "none")
+    assert "expected --max-bytes over 0" in refused(counted, "--max-bytes", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "cannot listen at 127.0.0.1" in refuse("serve", counted, "--port", taken.getsockname()[1])
-    blocked = f"import sys; sys.path.insert(0, {SOURCE!r}); sys.modules['uvicorn'] = None\n"
-    blocked += "from minialbert_runtime.cli import main; main()"
-    assert "pip install 'minialbert-runtime[serve]'" in refuse("serve", counted, program=("-c", blocked))
+        assert "cannot listen at 127.0.0.1" in refused(counted, "--port", taken.getsockname()[1])
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "minialbert_runtime.server")
+    assert "pip install 'minialbert-runtime[serve]'" in refused(counted)
