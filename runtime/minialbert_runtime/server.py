@@ -28,6 +28,7 @@ class BoundedProtocol(H11Protocol):
     uvicorn waits for both as long as the connection lasts. The service itself limits the time of a body.
     """
 
+    service: Service
     seconds = 10.0
     _ended = False  # the client sends no more
     _head: asyncio.TimerHandle | None = None
@@ -46,13 +47,18 @@ class BoundedProtocol(H11Protocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection of a client that has sent its whole request and still waits for the answer."""
         self._ended = True
-        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body)
+        waits = self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body)
+        if waits:
+            self.service.leaves(self.cycle.scope, whole=False)
+        return waits
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
         for timer in (self._head, self._taking):
             if timer is not None:
                 timer.cancel()
+        if self.cycle is not None:
+            self.service.leaves(self.cycle.scope, whole=True)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -125,7 +131,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         limits = service.limits
-        protocol = type("Protocol", (BoundedProtocol,), {"seconds": limits.client_seconds})
+        protocol = type(
+            "Protocol", (BoundedProtocol,), {"service": service, "seconds": limits.client_seconds}
+        )
         config = uvicorn.Config(
             service,
             http=protocol,
@@ -138,12 +146,12 @@ class Server(uvicorn.Server):
             access_log=False,  # its lines have the query
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=limits.connections,
             h11_max_incomplete_event_size=_LONGEST_HEAD,
             timeout_graceful_shutdown=int(limits.seconds + 2 * limits.client_seconds) + 1,
         )
         super().__init__(config)
         self.service = service
+        service.connections = self.server_state.connections
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family)

@@ -14,7 +14,7 @@ import secrets
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -52,6 +52,8 @@ _HELD, _DRAINED = (
     64,
     100,
 )  # bodies of the largest size that are in memory together; that a refused client may still send
+# Seconds for which a request waits whose client sends no more: it has left, or has closed its half and still listens.
+_PATIENCE = 1.0
 _SILENCE = 1.0  # seconds without a byte after which a refused client has sent all that it will
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _INPUTS = ("texts", "pairs", "documents")
@@ -154,7 +156,9 @@ class Service:
         self._counts = Counts()
         self._turns = asyncio.Semaphore(limits.runs)
         self._pool = ThreadPoolExecutor(limits.runs, thread_name_prefix="run")
-        self._pending = self._held = 0
+        self.connections: Collection[object] = ()  # open ones; the server says which
+        self._waiting: list[Scope] = []
+        self._held = 0
         routes = {
             "/": (self._show, "GET"),
             "/docs": (self._show, "GET"),
@@ -257,6 +261,8 @@ class Service:
         """Yield the body of a request, which counts as held until its answer is there."""
         most, body = self.limits.max_bytes, bytearray()
         too_large = HTTPException(413, f"the body has over {most:,} bytes: send fewer texts at once")
+        if len(self.connections) > self.limits.connections:
+            raise _busy(503, "too many connections are open")
         if int(request.headers.get("content-length", 0)) > most:
             raise too_large
         try:
@@ -307,7 +313,7 @@ class Service:
         self, request: Request, model: ServedModel, name: str, work: Callable[[], list[Any]]
     ) -> Response:
         """Return the answer of a model, whose run gets its turn, and has to end in time."""
-        if self._pending >= self.limits.runs + self.limits.queue:
+        if self._is_full():
             raise _busy(429, f"{self.limits.queue} requests are waiting")
         until = time.monotonic() + self.limits.seconds
         late = _busy(503, f"there was no answer within {self.limits.seconds:g} seconds")
@@ -320,10 +326,17 @@ class Service:
             finally:
                 _until.reset(token)
 
-        self._pending += 1
+        self._waiting.append(request.scope)
         try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self.limits.seconds):
+            async with asyncio.timeout(self.limits.seconds) as clock:
+                request.scope["clock"] = clock
+                if left := request.scope.get("left"):
+                    self.leaves(request.scope, whole=left == "whole")
                 await self._turns.acquire()
+            request.scope.pop("clock", None)
+            if request.scope.get("left") == "whole":
+                self._turns.release()
+                raise late  # nobody reads it
             future = asyncio.get_running_loop().run_in_executor(self._pool, run)
             future.add_done_callback(self._over)
             done, _ = await asyncio.wait({future}, timeout=until - time.monotonic())
@@ -339,9 +352,28 @@ class Service:
         except MemoryError:
             raise _busy(503, "there is not enough memory for this request now") from None
         finally:
-            self._pending -= 1
+            self._waiting.remove(request.scope)
         self._counts.texts[model.name] += request.state.texts
         return Response(body, media_type="application/json", headers={"x-model-version": model.version})
+
+    def leaves(self, scope: Scope, *, whole: bool) -> None:
+        """Take note that a client sends no more: it has left, or it may still listen and then waits for a moment.
+
+        Args:
+            scope: of its request.
+            whole: whether the connection is gone.
+        """
+        scope["left"] = "whole" if whole else "half"
+        clock: asyncio.Timeout | None = scope.pop("clock", None)
+        if clock is not None:
+            clock.reschedule(asyncio.get_running_loop().time() + (0 if whole else _PATIENCE))
+
+    def _is_full(self) -> bool:
+        """Tell whether all places are taken by clients that are there."""
+        return self._pending() >= self.limits.runs + self.limits.queue
+
+    def _pending(self) -> int:
+        return sum("left" not in scope for scope in self._waiting)
 
     def _over(self, future: asyncio.Future[bytes]) -> None:
         """Give the turn to the next, also where nobody waits for this run any more."""
@@ -360,13 +392,13 @@ class Service:
         return JSONResponse({"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
-        if self.stopping or self._pending >= self.limits.runs + self.limits.queue:
+        if self.stopping or self._is_full():
             raise _busy(503, "stopping" if self.stopping else "the queue is full")
         return JSONResponse({"status": "ready"})
 
     async def _measure(self, request: Request) -> Response:
         lines = self._counts.lines()
-        lines += ["# TYPE minialbert_pending gauge", f"minialbert_pending {self._pending}"]
+        lines += ["# TYPE minialbert_pending gauge", f"minialbert_pending {self._pending()}"]
         lines.append("# TYPE minialbert_model_info gauge")
         lines += [
             f'minialbert_model_info{{model="{one.name}",version="{one.version}"}} 1'

@@ -212,7 +212,7 @@ def test_a_full_queue_is_told_and_those_in_it_are_answered(counted, monkeypatch)
         ]
         for one in asking:
             one.start()
-        while at.server.service._pending < 3:
+        while at.server.service._pending() < 3:
             time.sleep(0.01)
         refused = at.ask("/predict", ["king"])
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
@@ -303,6 +303,44 @@ def test_a_client_that_sends_too_much_reads_why(counted):
         assert b" 413 " in at.raw(endless + b"0\r\n\r\n")
         waits = at.raw(POST + b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n")
         assert waits.startswith(b"HTTP/1.1 413")
+
+
+def test_clients_that_left_take_no_place_in_the_queue(counted, monkeypatch):
+    go, served = blocked(monkeypatch), []
+    plain = Model._run
+    monkeypatch.setattr(Model, "_run", lambda self, rows: served.append(1) or plain(self, rows))
+    with serving({"default": counted}, runs=1, queue=3) as at:
+        monkeypatch.setattr("minialbert_runtime.serving._PATIENCE", 0.05)
+        first = threading.Thread(target=at.ask, args=("/predict", ["king"]))
+        first.start()
+        while not at.server.service._waiting:
+            time.sleep(0.01)
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", at.port)) as link:
+                link.sendall(FINE)
+        until = time.monotonic() + 8
+        while at.server.service._counts.requests["/predict", 503] < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert at.server.service._pending() == len(at.server.service._waiting) == 1
+        assert at.ask("/readyz").status == 200
+        threading.Timer(0.1, go.set).start()
+        assert at.ask("/predict", ["king"]).status == 200
+        first.join(10)
+        assert len(served) == 2  # not for those that left
+
+
+def test_at_the_limit_of_connections_requests_are_told_and_the_probe_is_answered(counted):
+    with (
+        serving({"default": counted}, connections=2) as at,
+        socket.create_connection(("127.0.0.1", at.port)),
+        socket.create_connection(("127.0.0.1", at.port)),
+    ):
+        while len(at.server.server_state.connections) < 2:
+            time.sleep(0.01)
+        answer = at.ask("/predict", ["king"])
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "too many connections are open" in answer.said["error"]
+        assert at.ask("/healthz").status == 200
 
 
 def test_slow_clients_are_ended_and_hold_nobody_up(counted):
