@@ -25,6 +25,7 @@ PAGES = tuple(
         "how-long",
         "memory",
         "comparison",
+        "serving",
     )
 )
 

@@ -356,7 +356,7 @@ class Service:
         self._counts.texts[model.name] += request.state.texts
         return Response(body, media_type="application/json", headers={"x-model-version": model.version})
 
-    def leaves(self, scope: Scope, *, whole: bool) -> None:
+    def leaves(self, scope: Any, *, whole: bool) -> None:  # noqa: ANN401 - uvicorn has a type of its own
         """Take note that a client sends no more: it has left, or it may still listen and then waits for a moment.
 
         Args:
