@@ -414,7 +414,7 @@ def embed(
 
 
 def calibrate(
-    model: Annotated[str, option("Directory of a tuned student, whose config gets the threshold.")],
+    model: Annotated[str, option("Directory of a tuned model, which keeps what is found.")],
     data: _Data = None,
     format_: _Format = None,
     overlaps: _Overlaps = None,

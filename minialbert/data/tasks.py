@@ -70,11 +70,7 @@ def load_task(
             overlaps=recipe.overlaps,
             format=recipe.format,
         )
-    if (
-        recipe.group is not None
-        and "train" in task.splits
-        and all(row.group is None for row in task.splits["train"])
-    ):
+    if recipe.group is not None and all(row.group is None for rows in task.splits.values() for row in rows):
         raise UserError("task.group names a column of a table, and this data has none: leave it out")
     task = first_rows(task, recipe.max_train_rows)
     if recipe.metric is not None:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from minialbert.errors import UserError
 from minialbert.tasks.certificate import calibration_error, certificate, ratios, resampled
 from minialbert.tasks.evaluate import evaluate
 
@@ -116,3 +117,5 @@ def test_a_record_has_it_and_the_screen_shows_it(tuned, tmp_path, call):
         tuned("classification").model, tmp_path, split="test", settings=settings, progress=False
     )
     assert (scored.record["certificate"]["drawn"], scored.record["certificate"]["units"]) == ("groups", 2)
+    with pytest.raises(UserError, match="task.group names a column of a table, and this data has none"):
+        evaluate(tuned("classification").model, tmp_path, settings={"task.group": "doctor"}, progress=False)
