@@ -48,13 +48,13 @@ def test_a_card_is_made_from_records(name, monkeypatch):
 def test_sentences_that_mean_the_same_are_near():
     started = time.perf_counter()
     first, alike, other = Model("minilm-5mb").embed(
-        ["The patient has a fever.", "Her temperature is high.", "The parcel was delivered late."]
+        ["A man is playing a guitar.", "Someone plays an instrument.", "Stocks fell in London."]
     )
     assert time.perf_counter() - started < 3
     assert first @ alike > 0.5 > 0.3 > first @ other
     np.testing.assert_allclose(np.linalg.norm(first), 1, atol=1e-6)
-    again = minialbert.load("minilm-5mb").embed("The patient has a fever.")
-    np.testing.assert_allclose(minialbert.embed("minilm-5mb", "The patient has a fever."), again, atol=1e-6)
+    again = minialbert.load("minilm-5mb").embed("A man is playing a guitar.")
+    np.testing.assert_allclose(minialbert.embed("minilm-5mb", "A man is playing a guitar."), again, atol=1e-6)
     np.testing.assert_allclose(again[0], first, atol=1e-6)
 
 

@@ -1,0 +1,1 @@
+"""Folders of exported models, which `minialbert_runtime` and `minialbert` find by their names."""
