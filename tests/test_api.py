@@ -60,7 +60,7 @@ def test_named_entities_in_memory(tiny_teacher_dir, tmp_path):
     [
         (lambda: minialbert.predict(3, ["a"]), "expected a model .* found 'int'"),
         (lambda: minialbert.finetune("nowhere", task="classification", data=ROWS), "nowhere"),
-        (lambda: minialbert.export("nowhere", "out", to="tflite"), "expected onnx or hub"),
+        (lambda: minialbert.export("nowhere", "out", to="tflite"), "expected onnx, web or hub"),
         (lambda: minialbert.report("nowhere"), "nowhere"),
         (lambda: minialbert.distill(None, ["a text.", "another one."], recipe="tiny"), "give tokenizer too"),
         (lambda: minialbert.calibrate(torch.nn.Linear(1, 1)), "give its directory"),

@@ -20,6 +20,7 @@ PAGES = tuple(
     for name in (
         "performance",
         "deployment",
+        "browser",
         "scaling",
         "choosing-a-size",
         "how-long",

@@ -1,4 +1,4 @@
-"""The verb that takes a model out of the door: export, to ONNX or as a folder for the hub."""
+"""The verb that takes a model out of the door: export, to ONNX or as a folder for the web or the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minialbert.cli.tasks import TASK_HELP
 from minialbert.errors import UserError
 
 # What to export to, and how an ONNX graph is quantised.
-Target = StrEnum("Target", ["onnx", "hub"])
+Target = StrEnum("Target", ["onnx", "web", "hub"])
 Quantization = StrEnum(
     "Quantization",
     {"int8": "int8", "int4": "int4", "int8_dynamic": "int8-dynamic", "int8_static": "int8-static"},
@@ -31,8 +31,12 @@ Quantization = StrEnum(
 def export(
     model: Annotated[str, option("Directory of the model; for ONNX also a hub id.")],
     output: Annotated[Path, option("Folder to write.")],
-    to: Annotated[Target, option("An ONNX graph, or a folder to upload to the hub.")] = Target.onnx,
-    quantize: Annotated[Quantization | None, option("int8-static needs --calibration.")] = None,
+    to: Annotated[
+        Target, option("An ONNX graph, a folder for a web server, or one for the hub.")
+    ] = Target.onnx,
+    quantize: Annotated[
+        Quantization | None, option("int8-static needs --calibration; --to web: int8.")
+    ] = None,
     calibration: Annotated[Path | None, option("Texts for int8-static, .txt or a table.")] = None,
     head: Annotated[str | None, option("Head, or features for the bare encoder.")] = None,
     num_iterations: Annotated[int | None, option("Depth of the graph (default: all).")] = None,
@@ -42,6 +46,9 @@ def export(
     data: Annotated[str | None, option("Labelled data for --task.")] = None,
     split: Annotated[str | None, option("Split of that data.")] = None,
     max_drop: Annotated[float | None, option("Points that it may lose (default: 1).")] = None,
+    vendor: Annotated[
+        Path | None, option("--to web: node_modules with the packages (default: here).")
+    ] = None,
     repo_id: Annotated[str | None, option("OWNER/NAME, for card and upload.")] = None,
     push: Annotated[bool, option("Upload the folder to --repo-id.", "--push")] = False,
     private: Annotated[bool, option("Make a new repository private.", "--private")] = False,
@@ -51,12 +58,13 @@ def export(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a model to ONNX, or to a folder for the hub.
+    """Export a model to ONNX, to a page that runs it, or to a folder for the hub.
 
     The ONNX graph is checked against the model before it is written.
 
     minialbert export --model tuned/model --quantize int8 --output exported/
     minialbert export --model tuned/model --quantize int8 --task ner --data my-ner/ --output exported/
+    minialbert export --model tuned/model --to web --output site/
     minialbert export --model tuned/model --to hub --repo-id OWNER/NAME --records tuned/ --output hub/
     """
     from minialbert.deploy.export import export as run
@@ -65,7 +73,7 @@ def export(
         record = run(
             model, output, to=to.value, quantize=quantize.value if quantize else None, head=head, opset=opset,
             num_iterations=num_iterations, calibration=calibration, evaluate=task, data=data, split=split,
-            max_drop=max_drop, tolerance=tolerance, records=records, license=license_, language=language,
+            max_drop=max_drop, tolerance=tolerance, records=records, license=license_, language=language, vendor=vendor,
             repo_id=repo_id, push=push or None, private=private or None, overwrite=overwrite, progress=not as_json,
         ).record  # fmt: skip
     if as_json:
@@ -100,6 +108,9 @@ def _print_export(record: dict[str, Any], output: Path) -> None:
             f"{score['task']} {score['split']}, {score['metric']}: {score['before']:.4f} before, {score['after']:.4f} "
             f"after ({-score['drop_points']:+.2f} points)"
         )
+    if web := record.get("web"):
+        say(f"a browser loads {web['bytes']:,} bytes, or {web['gzip']:,} where the server compresses (gzip)")
+        say(f"look at it: python -m http.server -d {output}")
     say(f"folder: {output}")
 
 

@@ -1,4 +1,4 @@
-"""The verb `export`: a model as one ONNX file that was checked against it, or as a folder for the hub."""
+"""The verb `export`: a model as one ONNX file that was checked against it, or as a folder for the web or the hub."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from minialbert.tasks.predict import read_inputs
 _FOR_ONNX = (
     "quantize", "head", "opset", "num_iterations", "calibration", "evaluate", "data", "split", "max_drop", "tolerance",
 )  # fmt: skip
+_FOR_WEB = (*_FOR_ONNX, "vendor")
 _FOR_HUB = ("records", "license", "language", "repo_id", "push", "private")
 
 
@@ -37,6 +38,7 @@ def export(
     records: Sequence[Path] | None = None,
     license: str | None = None,
     language: str | None = None,
+    vendor: str | Path | None = None,
     repo_id: str | None = None,
     push: bool | None = None,
     private: bool | None = None,
@@ -54,9 +56,9 @@ def export(
     Args:
         model: a directory or hub id, a live model, or the result of `distill` or `finetune`.
         output: the folder to write; it appears complete or not at all.
-        to: "onnx" or "hub".
+        to: "onnx", "hub", or "web" for a folder that a browser runs; it takes the options of ONNX too.
         quantize: ONNX: "int8"; "int4", int8 with matrices stored in 4 bits; "int8-dynamic" with activation ranges of
-            a whole run; "int8-static" with ranges from `calibration`; None for fp32.
+            a whole run; "int8-static" with ranges from `calibration`; None for fp32 (web: for "int8-dynamic").
         head: ONNX: a head, or "features" for the bare encoder. Default: the model's own.
         opset: ONNX: version of the operators, 18 to 23.
         num_iterations: ONNX: depth of the graph.
@@ -69,6 +71,7 @@ def export(
         records: hub: result.json files or folders of them, for the model card.
         license: hub: licence of the model.
         language: hub: language of the model.
+        vendor: web: a folder `node_modules` with the JavaScript packages; without, that of the working directory.
         repo_id: hub: OWNER/NAME, for card and upload.
         push: hub: upload the folder to `repo_id`.
         private: hub: make a new repository private.
@@ -83,11 +86,12 @@ def export(
         UserError: if the model, an option or the target is wrong, or the graph fails its check; nothing is written.
     """
     given = {
-        name: value for name, value in locals().items() if name in _FOR_ONNX + _FOR_HUB and value is not None
+        name: value for name, value in locals().items() if name in _FOR_WEB + _FOR_HUB and value is not None
     }
-    if to not in ("onnx", "hub"):
-        raise UserError(f"to={to!r}: expected onnx or hub")
-    misplaced = [name for name in given if name not in (_FOR_ONNX if to == "onnx" else _FOR_HUB)]
+    options = {"onnx": _FOR_ONNX, "web": _FOR_WEB, "hub": _FOR_HUB}
+    if to not in options:
+        raise UserError(f"to={to!r}: expected onnx, web or hub")
+    misplaced = [name for name in given if name not in options[to]]
     if misplaced:
         told = ", ".join(f"--{name.replace('_', '-').replace('evaluate', 'task')}" for name in misplaced)
         raise UserError(f"{told}: no option of --to {to}")
@@ -97,14 +101,17 @@ def export(
 
             record = export_to_hub_folder(source, output, overwrite=overwrite, **given)
         else:
-            record = _to_onnx(source, output, given, overwrite=overwrite)
+            record = _to_onnx(source, output, given, overwrite=overwrite, web=to == "web")
     return Result(record, Path(output))
 
 
-def _to_onnx(model: str, output: str | Path, given: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:
+def _to_onnx(
+    model: str, output: str | Path, given: dict[str, Any], *, overwrite: bool, web: bool
+) -> dict[str, Any]:
     with needs_extra("export", "export to ONNX"):
         from minialbert.deploy.onnx.export import export_onnx
-    precision = given.pop("quantize", "fp32")
+        from minialbert.deploy.web import export_to_web
+    precision = given.pop("quantize", None if web else "fp32")
     if "calibration" in given and precision != "int8-static":
         raise UserError("--calibration is for --quantize int8-static: dynamic int8 and fp32 need no text")
     if isinstance(texts := given.get("calibration"), str | Path):
@@ -117,4 +124,6 @@ def _to_onnx(model: str, output: str | Path, given: dict[str, Any], *, overwrite
         given["task"] = tuning_recipe(
             None, task=task, data=str(given.pop("data")) if "data" in given else None
         ).task
-    return export_onnx(model, output, precision=precision, overwrite=overwrite, **given)
+    if precision is not None:
+        given["precision"] = precision
+    return (export_to_web if web else export_onnx)(model, output, overwrite=overwrite, **given)

@@ -98,9 +98,9 @@ class Model(TextModel):
         self._session: InferenceSession | None = _load_session(self._graph, self._threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
         outputs = [node.name for node in self._session.get_outputs()]
-        self._output = "sentence_embedding" if self.problem == "embedding" else outputs[0]
-        if self._output not in outputs:
-            raise UserError(f"{self._graph} gives no {self._output}: export the model again")
+        self.output = "sentence_embedding" if self.problem == "embedding" else outputs[0]
+        if self.output not in outputs:
+            raise UserError(f"{self._graph} gives no {self.output}: export the model again")
         _models.add(self)
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
@@ -143,7 +143,7 @@ class Model(TextModel):
                 )
             self._session = _load_session(path, self._threads)
         try:
-            (logits,) = self._session.run([self._output], {name: columns[name] for name in self._inputs})
+            (logits,) = self._session.run([self.output], {name: columns[name] for name in self._inputs})
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise UserError(
                 f"{path} could not be run on {shape[0]} inputs of {shape[1]} tokens ({one_line(error)})"

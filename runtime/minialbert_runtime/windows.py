@@ -91,13 +91,19 @@ class Cutter:
     ) -> None:
         self._tokenizer = tokenizer
         self._max_length, self._overlap = max_length, overlap
-        self._pad, self._unknown = pad_token_id, unknown_token_id
+        self.pad_token_id, self.unknown_token_id = pad_token_id, unknown_token_id
         self._token_types, self._cuts_texts = token_types, long_texts == "cut"
         self._single = _Layout(tokenizer, paired=False)
 
     @cached_property
     def _paired(self) -> _Layout:
         return _Layout(self._tokenizer, paired=True)
+
+    def layout(self, *, paired: bool) -> list[tuple[int, int, int | None]]:
+        """Return id, token type and None of each special token of an input, and 0 or 1 where a text is put in."""
+        positions = (self._paired if paired else self._single).positions
+        texts = [sequence for _, _, sequence in positions]
+        return [one for at, one in enumerate(positions) if one[2] is None or texts.index(one[2]) == at]
 
     def texts(self, texts: Sequence[Text]) -> Iterator[TextWindows]:
         """Yield the windows of each text or pair.
@@ -170,7 +176,7 @@ class Cutter:
 
     def _row(self, layout: _Layout, parts: Sequence[list[int]]) -> Row:
         ids, types = layout.fill(parts)
-        return Row(ids or [self._pad], (types or [0]) if self._token_types else None)
+        return Row(ids or [self.pad_token_id], (types or [0]) if self._token_types else None)
 
     def words(self, texts: Sequence[Sequence[str]]) -> Iterator[list[WordWindow]]:
         """Yield the windows of each text's words, cut at word boundaries.
@@ -201,7 +207,7 @@ class Cutter:
         for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
             if word is not None:  # only special tokens belong to no word
                 pieces[word].append(piece)
-        pieces = [its_pieces[:room] or [self._unknown] for its_pieces in pieces]
+        pieces = [its_pieces[:room] or [self.unknown_token_id] for its_pieces in pieces]
         spans = list(_spans([len(its_pieces) for its_pieces in pieces], room, self._overlap))
         windows, first_owned = [], 0
         for index, (begin, end) in enumerate(spans):
@@ -233,7 +239,7 @@ class _Layout:
             raise UserError(
                 f"the tokenizer cannot take plain words apart ({shown(one_line(error), 120)}): is tokenizer.json whole?"
             ) from error
-        self._positions = list(zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True))
+        self.positions = list(zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True))
         if 0 not in probe.sequence_ids:
             raise UserError("the tokenizer finds no token in plain words: tokenizer.json has no vocabulary")
         self.special_tokens = probe.sequence_ids.count(None)
@@ -244,7 +250,7 @@ class _Layout:
         ids: list[int] = []
         types: list[int] = []
         waiting = dict(enumerate(parts))
-        for token, token_type, sequence in self._positions:
+        for token, token_type, sequence in self.positions:
             content = [token] if sequence is None else waiting.pop(sequence, [])
             ids += content
             types += [token_type] * len(content)

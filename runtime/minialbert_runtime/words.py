@@ -167,7 +167,7 @@ def text_parts(text: str) -> list[Part]:
             parts.append((start, end, "x" if kind == "X" and letters == 1 else kind or text[start]))
 
     for position, character in enumerate(text):
-        its_kind = _kind(character)
+        its_kind = character_kind(character)
         goes_on = (
             its_kind == "beside"
             or not kind
@@ -188,7 +188,7 @@ def text_parts(text: str) -> list[Part]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _kind(character: str) -> str:
+def character_kind(character: str) -> str:
     """Return " " for whitespace, "X" or "9" for what runs on, "mark" or "picture", and "beside" for the unseen."""
     if character.isspace():
         return " "
