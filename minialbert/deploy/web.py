@@ -62,7 +62,6 @@ _ASSETS = Path(__file__).parent / "assets"
 _SERVICE_WORKER = "service-worker.js"
 FACTS_FILE = "model.json"
 _MOST_OPSET = 22  # of the operators of that ONNX Runtime
-_MODELS = ("WordPiece", "BPE")
 # What is not among them (but halves of surrogate pairs) is not assigned, or private, as the last one before it is.
 _CODES = (*range(0xD800), *range(0xE000, 0x34001), 0x40000, *range(0xE0000, 0xE1001), 0xF0000)
 _CHARACTERS = "".join(map(chr, _CODES))
