@@ -22,7 +22,7 @@ from minialbert_runtime import Model
 from minialbert_runtime.answers import TextModel
 from minialbert_runtime.windows import Cutter
 from minialbert_runtime.words import WordRule
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 import minialbert
 from minialbert import MiniAlbertConfig, MiniAlbertForSequenceClassification, MiniAlbertForTokenClassification
@@ -341,6 +341,27 @@ def test_node_answers_as_the_runtime_does(site, kind, precision):
     assert np.mean(alike) > 0.9
 
 
+@needs_node
+@pytest.mark.slow
+def test_byte_level_bpe_takes_texts_apart_alike(vendor):
+    tokenizer, some = Tokenizer(models.BPE()), texts(500)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet, specials = pre_tokenizers.ByteLevel.alphabet(), ["<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=alphabet, special_tokens=specials, show_progress=False
+    )
+    tokenizer.train_from_iterator(some[:100], trainer)
+    program = """
+    const [{ makeEncoder }, { Tokenizer }] = [await import(given[0]), await import(given[1])];
+    const encode = makeEncoder(Tokenizer, given[2], { split_special_tokens: false, add_prefix_space: false });
+    console.log(JSON.stringify(given[3].map(encode)));
+    """
+    files = [web._ASSETS / "minialbert.js", vendor / web._VENDOR["tokenizers.js"][0]]
+    some.append("a <s> b</s>")
+    found = node(program, *(file.as_uri() for file in files), json.loads(tokenizer.to_str()), some)
+    assert found == [tokenizer.encode(text, add_special_tokens=False).ids for text in some]
+
+
 @pytest.fixture
 def served(site) -> Iterator[tuple[Path, http.server.ThreadingHTTPServer]]:
     """Yield the folder of a tagger and a plain server of it."""
@@ -422,6 +443,7 @@ def test_chromium_answers_offline_and_asks_no_other_host(served, chromium):
     text = "the king was in the city\r\n👍 house river"
     expected = [entity["text"] for entity in model(text.replace("\r\n", "\n"))["entities"]]
     assert typed(chromium, text) == expected != []
+    assert not chromium.execute_script("return document.getElementById('pair').checkVisibility()")
 
     server.shutdown()
     server.server_close()
