@@ -10,6 +10,9 @@ const OF_NUMBERS = ".,:%";
 const JOINER = "\u200d";
 const ALIKE = { "\u2010": "-", "\u2011": "-", "\u2019": "'", "\u02bc": "'" }; // hyphens and apostrophes
 const TAG = /^(?:O|([BI])-(.+))$/s;
+// That of the tokenizer, in which spaces are those of Unicode; in JavaScript's own \s they are others.
+const BYTE_LEVEL =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 const UNIT = 1e-3; // a vector this near to length one was made so
 
 /** Returns the value that a table of model.json has for a character: runs of code points with one value each. */
@@ -251,6 +254,7 @@ export function makeEncoder(Tokenizer, json, facts) {
       return words.filter(Boolean);
     };
   }
+  if (json.pre_tokenizer?.type === "ByteLevel") tokenizer.pre_tokenizer.pattern = BYTE_LEVEL;
   return (text) => tokenizer.encode(text, { add_special_tokens: false }).ids;
 }
 
@@ -284,7 +288,6 @@ const ANSWERS = {
 
 /** A model that answers texts; `load` makes it. */
 export class Model {
-  #facts;
   #cutter;
   #split;
   #kindOf;
@@ -303,7 +306,6 @@ export class Model {
         throw new Error(`a ${facts.problem} model has no use for ${name}: leave it out`);
     Object.assign(this, { problem: facts.problem, labels: facts.labels, prompts: facts.prompts, pairs: facts.pairs });
     this.options = { threshold, topK, maxCharacters: maxCharacters ?? facts.max_characters };
-    this.#facts = facts;
     this.#cutter = makeCutter(facts, encode);
     this.#kindOf = lookUp(facts.kinds);
     this.#split = wordSplitter(facts.words ?? { joined: [], cut: [], whole: [] }, this.#kindOf);
