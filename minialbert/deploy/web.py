@@ -144,6 +144,7 @@ def _facts(model: Model) -> dict[str, Any]:
     """Return what minialbert.js must know of a model: its folder in one file, and tables of characters."""
     folder, cuts = model.folder, model._cutter()
     paired = folder.pairs is not False and not model.tagging
+    over = folder.decision.over(folder.labels, tagging=model.tagging)
     tokenizer = json.loads((folder.path / TOKENIZER_FILE).read_text(encoding="utf-8"))
     return {
         "format_version": 1, "problem": folder.problem, "labels": folder.labels, "pairs": folder.pairs,
@@ -154,6 +155,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "add_prefix_space": model.tagging and (tokenizer["pre_tokenizer"] or {}).get("type") == "ByteLevel",
         "words": None if folder.words is None else asdict(folder.words),
         "layouts": {"single": cuts.layout(paired=False), "pair": cuts.layout(paired=True) if paired else None},
+        "temperature": folder.decision.temperature, "over": None if over is None else over.tolist(),
         "kinds": _kinds(), **_tokenizer_tables(folder.path / TOKENIZER_FILE, tokenizer),
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from minialbert_runtime import Model
-from minialbert_runtime.answers import TextModel
+from minialbert_runtime.answers import Decision, TextModel
 from minialbert_runtime.windows import Cutter
 from minialbert_runtime.words import WordRule
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -196,6 +196,9 @@ def test_words_windows_and_answers_are_those_of_the_runtime():
         ("single-label", ("a", "b", "c"), {"threshold": 0.8, "top_k": 2}, singles, "windows"),
         ("multi-label", ("a", "b", "c"), {"threshold": 0.3}, pairs, "windows"),
         ("regression", ("score",), {}, singles[:40], "cut"), ("embedding", tuple("0123"), {}, singles[:40], "windows"),
+        ("token", TAGS, {"decision": Decision(1.7, {"City": 0.9, "King": 0.2})}, singles, "windows"),
+        ("single-label", ("a", "b", "c"), {"decision": Decision(9.0, {"a": 0.8, "c": 0.1})}, singles, "windows"),
+        ("multi-label", ("a", "b", "c"), {"decision": Decision(2.0, {"b": 0.99})}, singles[:40], "windows"),
     ]  # fmt: skip
     for problem, labels, options, some, long_texts in cases:
         cutter = Cutter(
@@ -212,6 +215,9 @@ def test_words_windows_and_answers_are_those_of_the_runtime():
             "layouts": {"single": cutter.layout(paired=False), "pair": cutter.layout(paired=True)},
             "kinds": web._kinds(), "words": {"joined": RULE.joined, "cut": RULE.cut, "whole": RULE.whole},
         }  # fmt: skip
+        over = model.decision.over(labels, tagging=model.tagging)
+        facts |= {"temperature": model.decision.temperature, "over": None if over is None else over.tolist()}
+        options.pop("decision", None)
         own = {{"top_k": "topK"}.get(name, name): number for name, number in options.items()}
         encoded = {part: tokenizer.encode(part, add_special_tokens=False).ids for part in parts}
         given.append((facts, own, encoded, some))
@@ -226,7 +232,7 @@ def test_words_windows_and_answers_are_those_of_the_runtime():
 def test_halves_of_surrogate_pairs_and_what_is_no_text_are_refused():
     program = """
     const { Model } = await import(given[0]);
-    const texts = { pairs: false, max_characters: 9, layouts: {} };
+    const texts = { pairs: false, max_characters: 9, layouts: {}, temperature: 1 };
     const facts = { problem: "regression", labels: ["score"], kinds: given[1], ...texts };
     const said = [];
     const model = new Model(facts, () => [], null);

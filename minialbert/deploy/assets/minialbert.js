@@ -268,19 +268,21 @@ const softmax = (logits) => {
 };
 const named = (labels, values) => Object.fromEntries(labels.map((label, id) => [label, values[id]]));
 const length = (vector) => Math.hypot(...vector);
-const best = (values) => values.reduce((first, value, at) => (value > values[first] ? at : first), 0);
+const best = (logits, over) => {
+  const values = Array.from(logits, (value, id) => value - (over?.[id] ?? 0));
+  return values.indexOf(Math.max(...values));
+};
 
 const ANSWERS = {
-  "single-label": (logits, labels, threshold) => {
-    const scores = softmax(logits);
-    const at = best(logits);
-    const over = threshold === undefined || scores[at] > threshold;
-    return { label: over ? labels[at] : null, score: scores[at], scores: named(labels, scores) };
+  "single-label": (logits, labels, over, threshold) => {
+    const [scores, at] = [softmax(logits), best(logits, over)];
+    const isChosen = threshold === undefined || scores[at] > threshold;
+    return { label: isChosen ? labels[at] : null, score: scores[at], scores: named(labels, scores) };
   },
-  "multi-label": (logits, labels, threshold = 0.5) => {
-    const least = Math.log(threshold) - Math.log1p(-threshold);
+  "multi-label": (logits, labels, over, threshold = 0.5) => {
+    const least = over ?? labels.map(() => Math.log(threshold) - Math.log1p(-threshold));
     const scores = Array.from(logits, (value) => 1 / (1 + Math.exp(-value)));
-    return { labels: labels.filter((_, id) => logits[id] > least), scores: named(labels, scores) };
+    return { labels: labels.filter((_, id) => logits[id] > least[id]), scores: named(labels, scores) };
   },
   regression: (logits) => ({ score: logits[0] }),
   embedding: (logits) => ({ vector: Array.from(logits) }),
@@ -288,10 +290,7 @@ const ANSWERS = {
 
 /** A model that answers texts; `load` makes it. */
 export class Model {
-  #cutter;
-  #split;
-  #kindOf;
-  #run;
+  #own;
   #last = Promise.resolve();
 
   constructor(facts, encode, run, options = {}) {
@@ -306,10 +305,10 @@ export class Model {
         throw new Error(`a ${facts.problem} model has no use for ${name}: leave it out`);
     Object.assign(this, { problem: facts.problem, labels: facts.labels, prompts: facts.prompts, pairs: facts.pairs });
     this.options = { threshold, topK, maxCharacters: maxCharacters ?? facts.max_characters };
-    this.#cutter = makeCutter(facts, encode);
-    this.#kindOf = lookUp(facts.kinds);
-    this.#split = wordSplitter(facts.words ?? { joined: [], cut: [], whole: [] }, this.#kindOf);
-    this.#run = run;
+    const [cutter, kindOf] = [makeCutter(facts, encode), lookUp(facts.kinds)];
+    const split = wordSplitter(facts.words ?? { joined: [], cut: [], whole: [] }, kindOf);
+    const over = threshold === undefined ? facts.over : null; // of each label, what is taken from its logit
+    this.#own = { cutter, kindOf, split, run, over, temperature: facts.temperature };
   }
 
   /** Returns the answer to a text or a pair of texts, with the keys of the Python runtime's. */
@@ -349,7 +348,7 @@ export class Model {
 
   /** Runs one input after the other: a graph with ranges of its own for each input answers alike in any company. */
   async #logits(row) {
-    const turn = this.#last.then(() => this.#run(row));
+    const turn = this.#last.then(() => this.#own.run(row));
     this.#last = turn.catch(() => {});
     const values = await turn;
     if (!values.every(Number.isFinite)) throw new Error("the model's outputs are not finite");
@@ -357,7 +356,7 @@ export class Model {
   }
 
   async #classes(given) {
-    const { rows, weights, cut } = this.#cutter.texts(given);
+    const { rows, weights, cut } = this.#own.cutter.texts(given);
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     let [mean, unit] = [new Float64Array(this.labels.length), false];
     for (const [at, row] of rows.entries()) {
@@ -365,10 +364,11 @@ export class Model {
       unit ||= at === 0 && this.problem === "embedding" && Math.abs(length(values) - 1) < UNIT;
       mean = mean.map((sum, id) => sum + (values[id] * weights[at]) / total);
     }
-    const size = unit ? length(mean) : 1;
+    const { over, temperature } = this.#own;
+    const size = unit ? length(mean) : temperature;
     mean = mean.map((value) => value / size);
     const [{ threshold, topK }, texts] = [this.options, given.length === 2 ? { pair: given[1] } : {}];
-    const result = { text: given[0], ...texts, ...ANSWERS[this.problem](mean, this.labels, threshold) };
+    const result = { text: given[0], ...texts, ...ANSWERS[this.problem](mean, this.labels, over, threshold) };
     if (topK && result.scores) {
       const highest = Object.entries(result.scores).sort((one, other) => other[1] - one[1]);
       result.scores = Object.fromEntries(highest.slice(0, topK));
@@ -380,17 +380,17 @@ export class Model {
 
   async #entities(text, pair) {
     if (pair !== undefined) throw new Error("found a pair, but entities are found in single texts");
-    const offsets = this.#split(text);
-    const [tags, chances, width] = [[], [], this.labels.length];
-    for (const { row, firsts } of this.#cutter.words(offsets.map(([start, end]) => text.slice(start, end)))) {
+    const offsets = this.#own.split(text);
+    const [tags, chances, width, { over, temperature }] = [[], [], this.labels.length, this.#own];
+    for (const { row, firsts } of this.#own.cutter.words(offsets.map(([start, end]) => text.slice(start, end)))) {
       const logits = await this.#logits(row);
       for (const [word, position] of firsts) {
-        const values = logits.subarray(position * width, (position + 1) * width);
-        tags[word] = this.labels[best(values)];
-        chances[word] = Math.max(...softmax(values));
+        const values = logits.slice(position * width, (position + 1) * width).map((value) => value / temperature);
+        tags[word] = this.labels[best(values, over)];
+        chances[word] = softmax(values)[best(values, over)];
       }
     }
-    const entities = tagsToSpans(tags, offsets, text, this.#kindOf).map(({ start, end, label }) => {
+    const entities = tagsToSpans(tags, offsets, text, this.#own.kindOf).map(({ start, end, label }) => {
       const inside = chances.filter((_, word) => offsets[word][1] > start && offsets[word][0] < end);
       const score = inside.reduce((sum, chance) => sum + chance, 0) / Math.max(1, inside.length);
       return { start, end, text: text.slice(start, end), label, score };
