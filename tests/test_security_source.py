@@ -19,6 +19,9 @@ MODULES = {
 }  # fmt: skip
 # Between a process and the one that it started, over pipes that nobody else holds.
 PIPES = {"minialbert/data/tokenizers.py", "runtime/minialbert_runtime/encoding.py"}
+# What listens where it is told to, and what watches that nothing asks a network.
+SOCKETS = {f"{number}: socket" for number in range(1, 20)}
+LISTENERS = {"runtime/minialbert_runtime/server.py", "runtime/minialbert_runtime/offline.py"}
 # Named by their own class, which reads no code; everything else says so.
 OWN = ("MiniAlbert", "Bert", "super")
 
@@ -80,7 +83,9 @@ def _told_of_call(node: ast.Call, called: str, name: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_file_holds_nothing_that_runs_data_or_downloads_by_itself(file):
-    assert breaches(file.read_text(encoding="utf-8"), file.relative_to(ROOT).as_posix()) == []
+    name = file.relative_to(ROOT).as_posix()
+    allowed = SOCKETS if name in LISTENERS else set()
+    assert not set(breaches(file.read_text(encoding="utf-8"), name)) - allowed
 
 
 @pytest.mark.parametrize(

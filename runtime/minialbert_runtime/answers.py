@@ -200,14 +200,16 @@ class TextModel(ABC):
             )
         return self._results(texts)
 
-    def embed(self, texts: Iterable[str], *, dim: int | None = None, prompt: str = "") -> NDArray[np.float32]:
+    def embed(
+        self, texts: str | Iterable[str], *, dim: int | None = None, prompt: str = ""
+    ) -> NDArray[np.float32]:
         """Return one vector a text, (texts, V), of a sentence encoder.
 
         A long text is read in windows, whose vectors are averaged by the tokens that each adds; the mean of vectors of
         length one is brought to length one again.
 
         Args:
-            texts: any number of texts.
+            texts: a text, or any number of them.
             dim: so many leading dimensions, as models trained for it (Matryoshka) allow; then of length one.
             prompt: put before each text.
 
@@ -221,7 +223,8 @@ class TextModel(ABC):
             raise UserError(f"a {self.problem} model gives no vectors: give a sentence encoder")
         if dim is not None and not 1 <= dim <= len(self.labels):
             raise UserError(f"expected from 1 to {len(self.labels)} dimensions, found {dim}")
-        results = self.predict(prompt + text if isinstance(text, str) else text for text in texts)
+        given = [texts] if isinstance(texts, str) else texts
+        results = self.predict(prompt + text if isinstance(text, str) else text for text in given)
         vectors = np.array([result["vector"][:dim] for result in results], np.float32).reshape(
             -1, dim or len(self.labels)
         )

@@ -141,6 +141,13 @@ def test_the_encoder_of_any_head_at_a_chosen_depth(classifier, tmp_path):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_graph_says_nothing_of_the_machine_that_made_it(precision, classifier, tmp_path):
+    export_onnx(str(classifier), tmp_path / "graph", precision=precision)
+    held = (tmp_path / "graph" / "model.onnx").read_bytes()
+    assert b".py" not in held and b"stack_trace" not in held and b"/modeling_" not in held
+
+
 def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
     record = export_onnx(str(tiny_teacher_dir), tmp_path / "out")
     assert record["model"]["model_type"] == "bert" and record["head"] == "masked-lm"
