@@ -35,7 +35,7 @@ def export(
         Target, option("An ONNX graph, a folder for a web server, or one for the hub.")
     ] = Target.onnx,
     quantize: Annotated[
-        Quantization | None, option("int8-static needs --calibration; --to web: int8-dynamic.")
+        Quantization | None, option("int8-static needs --calibration; --to web: int8.")
     ] = None,
     calibration: Annotated[Path | None, option("Texts for int8-static, .txt or a table.")] = None,
     head: Annotated[str | None, option("Head, or features for the bare encoder.")] = None,

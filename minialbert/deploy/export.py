@@ -58,7 +58,7 @@ def export(
         output: the folder to write; it appears complete or not at all.
         to: "onnx", "hub", or "web" for a folder that a browser runs; it takes the options of ONNX too.
         quantize: ONNX: "int8"; "int4", int8 with matrices stored in 4 bits; "int8-dynamic" with activation ranges of
-            a whole run; "int8-static" with ranges from `calibration`; None for fp32 (web: for "int8-dynamic").
+            a whole run; "int8-static" with ranges from `calibration`; None for fp32 (web: for "int8").
         head: ONNX: a head, or "features" for the bare encoder. Default: the model's own.
         opset: ONNX: version of the operators, 18 to 23.
         num_iterations: ONNX: depth of the graph.

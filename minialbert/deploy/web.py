@@ -78,7 +78,7 @@ def export_to_web(
 ) -> dict[str, Any]:
     """Write a model as a folder for any static web server, which works without a network, and return its record.
 
-    The folder is that of an ONNX export, in int8-dynamic unless `options` of `export_onnx` say otherwise, with a page,
+    The folder is that of an ONNX export, in int8 unless `options` of `export_onnx` say otherwise, with a page,
     an ES module, a service worker, and two packages of npm's, whose files `vendor` (`node_modules`) holds. A model
     that was exported already is taken as it is. Raises UserError if a file of `vendor` is missing or another than the
     pinned one, the model labels no text, or its tokenizer is of a kind that JavaScript cannot repeat.
@@ -95,7 +95,7 @@ def export_to_web(
         source = Path(model)
         if not is_exported(model):
             source = Path(scratch) / "exported"
-            defaults: dict[str, Any] = {"precision": "int8-dynamic", "opset": _MOST_OPSET}
+            defaults: dict[str, Any] = {"precision": "int8", "opset": _MOST_OPSET}
             export_onnx(model, source, **(defaults | options))
         shutil.copytree(source, staging, dirs_exist_ok=True)
         facts = _facts(Model(staging, threads=1))

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from minialbert_runtime.folder import is_exported
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -179,6 +180,11 @@ def load_encoder(
     except UserError:
         raise
     except LOADING_ERRORS as error:
+        if is_exported(name):
+            raise UserError(
+                f"{called} is an exported folder, which runs and is scored, but cannot be trained or exported again: "
+                "give the model that was exported"
+            ) from error
         raise UserError(f"{called}: its weights could not be loaded ({one_line(error)})") from error
     missing = sorted(info["missing_keys"])
     misshapen = sorted(key for key, *_ in info["mismatched_keys"])

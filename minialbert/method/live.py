@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from minialbert_runtime.folder import find_folder, is_exported
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.tokenizers import load_tokenizer
@@ -60,8 +61,8 @@ def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: A
         if folder.is_dir():
             yield str(folder)
             return
-    if isinstance(model, str | Path):
-        yield str(model)
+    if isinstance(model, str | Path):  # one of minialbert-models goes by its name
+        yield str(find_folder(model) if is_exported(model) else model)
         return
     if not isinstance(alive, PreTrainedModel):
         raise UserError(
