@@ -58,7 +58,7 @@ def export(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a model to ONNX, to a page that runs it, or to a folder for the hub.
+    """Export a model to ONNX, to a web page, or for the hub.
 
     The ONNX graph is checked against the model before it is written.
 

@@ -436,7 +436,7 @@ def calibrate(
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Choose thresholds and confidences of answers, or the confidence for early exit.
+    """Choose thresholds and confidences, also for early exit.
 
     minialbert calibrate --model tuned/model --data my-ner/ --min-recall Disease=0.95
     minialbert calibrate --model tuned/model --data my-data/ --max-drop 0.5 --dry-run
