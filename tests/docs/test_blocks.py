@@ -17,6 +17,7 @@ MOST_NOT_RUN = 18
 BEGIN_WITH = {
     "docs/air-gapped.md": ["tuned"],
     "docs/annotations.md": ["run"],
+    "docs/certificate.md": ["tuned"],
     "docs/deployment.md": ["windows", "run", "tuned"],
     "docs/method.md": ["windows", "run"],
     "docs/python.md": ["windows", "tuned"],
