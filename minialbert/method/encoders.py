@@ -57,6 +57,7 @@ from minialbert.method.modeling_minialbert import (
 )
 from minialbert.method.objective import EncoderView, Request
 from minialbert.method.sentence_vectors import MODULES_FILE, Pooling, read_pooling
+from minialbert.runs.directory import RunDirectory
 from minialbert.runs.untrusted import check_config, check_model_folder
 
 
@@ -323,7 +324,8 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
             else "expected the directory of a Transformers model"
         )
         raise UserError(f"{name} has no config.json: {told}")
-    is_local = str(name).startswith((".", "/", "~")) or (len(path.parts) > 1 and path.parent.is_dir())
+    # The folder of a hub id's owner may exist too; that of a run is no owner's.
+    is_local = str(name).startswith((".", "/", "~")) or RunDirectory(path.parent).recipe.is_file()
     if not path.exists() and is_local:
         raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
     _check_counts(path / "config.json")

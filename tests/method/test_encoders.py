@@ -485,12 +485,21 @@ def test_a_bert_from_before_kinds_were_named_is_one(tiny_teacher_dir, tmp_path):
     assert load_teacher(folder, with_tokenizer=False).has_mlm_head
 
 
+def test_the_hub_is_not_asked_for_what_a_run_does_not_have(tmp_path, monkeypatch):
+    (tmp_path / "nobody-at-all").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused(
+        "nobody-at-all/no-such-teacher", "the hub could not be reached"
+    )  # its owner's name is a folder here
+    (tmp_path / "nobody-at-all" / "recipe.yaml").touch()
+    refused("nobody-at-all/no-such-teacher", "does not exist: expected the directory")
+
+
 def test_the_inner_folder_of_sentence_transformers_is_named(tiny_teacher_dir, tmp_path):
     outer = tmp_path / "outer"
     outer.mkdir()
     tiny_teacher_dir.rename(outer / "0_Transformer")
     refused(outer, f"has no config.json: give {outer / '0_Transformer'}, where its model is")
-    refused(str(outer / "model"), "does not exist: expected the directory")  # the hub is not asked
     (outer / "0_Transformer").rename(outer / "model")
     refused(outer, f"has no config.json: give {outer / 'model'}, where its model is")  # of a run
     (outer / "model").rename(outer / "0_Transformer")
