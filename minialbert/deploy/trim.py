@@ -20,6 +20,7 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import (
+    check_vocabulary,
     find_pooling,
     forward_inputs,
     head_of,
@@ -94,6 +95,7 @@ def trim(
                 "how it cuts a word then depends on no token beside those it gives"
             )
         loaded = load_encoder(source, head_of(load_encoder_config(source)) or "features", role="model").model
+        check_vocabulary(loaded, whole, str(display_name(source)))
         counts, sample = _count(whole, corpus, text_field)
         ids = _kept(whole, settings, counts, keep, min_count)
         cut = _trimmed_tokenizer(whole, settings, ids)

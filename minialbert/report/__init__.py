@@ -15,12 +15,11 @@ from minialbert.errors import UserError
 from minialbert.report import sections as contents
 from minialbert.report.answers import answer
 from minialbert.report.blocks import Block, Listing, Point, Section, Text
-from minialbert.report.charts import free_name
 from minialbert.report.errors import error_section
 from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
-from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.files import free_name, write_atomically, writing
 from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, look_up, record_files
 
 

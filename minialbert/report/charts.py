@@ -15,7 +15,6 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from itertools import chain, count
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,6 +23,7 @@ from markupsafe import Markup
 from minialbert.errors import needs_extra
 from minialbert.report.blocks import LineChart, Point, ScatterChart
 from minialbert.report.tables import clean, number
+from minialbert.runs.files import free_name
 
 LARGEST = 1e100  # beyond this, the width of an axis or its margins would overflow
 LINE_POINTS, MARKS = 400, 9
@@ -118,13 +118,6 @@ def stem(title: str, without: str, taken: Container[str]) -> str:
     """Return a name of letters, digits and hyphens for a title; with a number where it is taken."""
     return free_name(
         re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-") or without, "-", taken
-    )
-
-
-def free_name(base: str, joint: str, taken: Container[str]) -> str:
-    """Return a name, with a number where it is taken."""
-    return next(
-        name for name in chain([base], (f"{base}{joint}{at}" for at in count(2))) if name not in taken
     )
 
 

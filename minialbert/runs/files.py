@@ -16,8 +16,9 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
@@ -145,6 +146,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves either the old or the new contents."""
     with whole_file(path, "xb" if isinstance(content, bytes) else "x") as file:
         file.write(content)
+
+
+def free_name(base: str, joint: str, taken: Container[str]) -> str:
+    """Return a name, with a number where it is taken."""
+    return next(
+        name for name in chain([base], (f"{base}{joint}{at}" for at in count(2))) if name not in taken
+    )
 
 
 def write_json(path: Path, values: object, *, indent: int | None = 2) -> None:

@@ -116,13 +116,12 @@ def evaluate(
         UserError: if model, task and split do not fit together, or files of an earlier evaluation are there.
     """
     if isinstance(task, str) and task in METRICS:
-        if submission or settings or (num_iterations, exit_threshold) != (None, None):
-            raise UserError(
-                f"{task} scores vectors: it takes no submission, settings, iterations or threshold"
-            )
+        if submission or (num_iterations, exit_threshold) != (None, None):
+            raise UserError(f"{task} scores vectors: it takes no submission, iterations or threshold")
+        columns, _, rows = task_recipe(task, data, settings)
         return evaluate_vectors(
-            model, data, task=task, split=split, reference=reference, output=output, overwrite=overwrite,
-            batch_size=batch_size, tokenizer=tokenizer, progress=progress,
+            model, columns.data if rows is None else rows, columns=columns, split=split, reference=reference,
+            output=output, overwrite=overwrite, batch_size=batch_size, tokenizer=tokenizer, progress=progress,
         )  # fmt: skip
     if reference is not None:
         raise UserError(

@@ -69,7 +69,7 @@ def evaluate_vectors(
     model: AnyModel,
     data: LabelledData | None,
     *,
-    task: str,
+    columns: TaskRecipe,
     split: str | None = None,
     reference: AnyModel | None = None,
     output: str | Path | None = None,
@@ -78,7 +78,8 @@ def evaluate_vectors(
     tokenizer: Any = None,  # noqa: ANN401
     progress: bool = True,
 ) -> Result:
-    """Score a sentence encoder, see `evaluate`; `task` is one of sts, retrieval, clustering."""
+    """Score a sentence encoder, see `evaluate`; `columns` are named sts, retrieval or clustering."""
+    task = str(columns.name)
     started = time.perf_counter()
     with speaking(progress), ExitStack() as stack:
         if output is not None:
@@ -87,7 +88,7 @@ def evaluate_vectors(
             import sentence_transformers.sentence_transformer.evaluation  # noqa: F401 - before models are loaded
             import sklearn.cluster  # noqa: F401
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # the figures come in a table
-        found = read_vector_task(task, data, split)
+        found = read_vector_task(columns, data, split)
         name, embed, entry = _embedder(stack, model, batch_size, tokenizer)
         own = embed(found)
         metrics = found.score(*own)
@@ -178,22 +179,24 @@ def _embedder(
     return name, both, {"name": name, "parameters": count or None}
 
 
-def read_vector_task(task: str, data: LabelledData | None, split: str | None = None) -> VectorTask:
+def read_vector_task(columns: TaskRecipe, data: LabelledData | None, split: str | None = None) -> VectorTask:
     """Return texts to compare, from a folder, a file, or memory; docs/embeddings.md has the shapes.
 
+    `columns` say which task it is, and what the columns of a table are called where they have no usual names.
     Raises UserError, with file and row, where the data are not of such a shape.
     """
+    task = str(columns.name)
     if data is None:
         raise UserError(f"task {task} has no data: give --data, a directory or file")
     if task == "retrieval":
         return _retrieval(data, split)
     place = Path(data).expanduser() if isinstance(data, str | Path) else None
     is_glue = task == "sts" and place is not None and (place / "dev.tsv").is_file()
-    recipe = TaskRecipe(
-        name="stsb" if is_glue else place.stem if place else task,
-        problem=None if is_glue else "regression" if task == "sts" else "single-label",
+    kind = None if is_glue else "regression" if task == "sts" else "single-label"
+    name = "stsb" if is_glue else place.stem if place else task
+    found = load_task(
+        columns.model_copy(update={"name": name, "problem": kind}), data=data, carve=False, model_labels=()
     )
-    found = load_task(recipe, data=data, carve=False, model_labels=())
     chosen = split or (
         found.reported_split if found.reported_split in found.splits else next(iter(found.splits))
     )

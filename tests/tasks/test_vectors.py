@@ -85,6 +85,15 @@ def test_similarity_is_what_sentence_transformers_finds(encoder, tmp_path):
     assert json.loads((tmp_path / "scores" / "result.json").read_text())["problem"] == "embedding"
 
 
+def test_columns_of_other_names_are_named(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text("a,b,c\n0,10,5.0\n0,90,2.0\n0,60,3.0\n")
+    columns = {"task.text": "a", "task.pair": "b", "task.label": "c"}
+    assert minialbert.evaluate(Spots(), table, task="sts", settings=columns).record["score"] == pytest.approx(
+        1
+    )
+
+
 def test_a_reference_has_its_share_and_both_together_their_figures():
     pairs = [("0", "10", 5.0), ("0", "90", 2.0), ("0", "60", 3.0), ("0", "150", 0.0)]
     beside = minialbert.evaluate(Shifted(), {"test": pairs}, task="sts", reference=Spots()).record[

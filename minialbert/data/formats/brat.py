@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator
-from itertools import count
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minialbert.data.formats.documents import Document, Entity, Reading
 from minialbert.data.table_files import file_error, numbered_lines, read_text
 from minialbert.errors import UserError, quoted
+from minialbert.runs.files import free_name
 
 _ENTITY = re.compile(r"(T[^\t ]+)\t(\S+) ([0-9]{1,9} [0-9]{1,9}(?:;[0-9]{1,9} [0-9]{1,9})*)(?:\t(.*))?")
 _OTHERS = {
@@ -57,12 +57,8 @@ class _Names(dict[str, str]):
 
     def __missing__(self, raw: str) -> str:
         name = re.sub(r"[^\w-]+", "_", raw).strip("_")[:50] or "unnamed"  # a letter has up to four bytes
-        self[raw] = _free(name, self.values())
+        self[raw] = free_name(name, "-", self.values())
         return self[raw]
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    return name if name not in taken else next(n for at in count(2) if (n := f"{name}-{at}") not in taken)
 
 
 def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str, str]]:
