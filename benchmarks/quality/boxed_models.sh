@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Everything behind models/: from texts to cards. About three hours on two cores.
+#
+#     benchmarks/quality/boxed_models.sh DATA BIOMEDICAL_TEACHER WORK
+#
+# DATA is as in boxed_texts.py; the sentence encoder's teacher is the demo's. The baseline needs model2vec 0.10.
+set -euo pipefail
+data=$1 biomedical=$2 work=$3
+here=benchmarks/quality
+teacher=$(python -c "from minialbert.experiments.demo.demo import find_teacher; print(find_teacher())")
+
+python $here/boxed_texts.py sentences "$data" "$work/texts.txt"
+minialbert prepare --recipe embeddings --corpus "$work/texts.txt" --documents line --held-out-fraction 0.003 \
+  --tokenizer "$teacher" --output "$work/windows"
+minialbert distill --recipe embeddings --teacher "$teacher" --data "$work/windows" --epochs 1 \
+  --set student.embedding_size=112 --set training.save_steps=250 --output "$work/minilm"
+minialbert export --model "$work/minilm/model" --head features --quantize int8 --opset 22 --output "$work/minilm-5mb"
+
+minialbert prepare --recipe miniature/hidden-only-20m --corpus "$data/corpus/biomedical/*.txt" --tokenizer "$biomedical" \
+  --output "$work/biomedical-windows"
+minialbert distill --recipe miniature/hidden-only-20m --teacher "$biomedical" --data "$work/biomedical-windows" --steps 1500 \
+  --set training.warmup_steps=100 --set training.eval_steps=500 --set training.save_steps=250 --output "$work/biomedical"
+python $here/boxed_texts.py tags "$data" "$work/bc5cdr"
+minialbert finetune --model "$work/biomedical/model" --task ner --data "$work/bc5cdr" --epochs 5 --lr 5e-4 --batch-size 32 \
+  --output "$work/tagger"
+minialbert export --model "$work/tagger/model" --quantize int8 --opset 22 --output "$work/biomedical-ner-4mb"
+
+for name in minilm-5mb biomedical-ner-4mb; do mkdir -p results/boxed/$name; done
+cp "$work/minilm/result.json" results/boxed/minilm-5mb/
+cp "$work/tagger/result.json" results/boxed/biomedical-ner-4mb/
+cp "$work/biomedical/result.json" results/boxed/biomedical-ner-4mb/distillation.json
+minialbert evaluate --model "$work/biomedical-ner-4mb" --data "$work/bc5cdr" --split test --json \
+  >results/boxed/biomedical-ner-4mb/int8.json
+
+minialbert export --model "$teacher" --head features --quantize int8-dynamic --output "$work/teacher-int8"
+python $here/embeddings.py sets --glue "$data/glue" --medical "$data/corpus/biomedical/medical-abstracts-tc.txt" \
+  --books "$data/corpus/general" --output "$work/sets"
+python $here/embeddings.py static --teacher "$teacher" --dim 190 --output "$work/static"
+python $here/embeddings.py score --teacher "$teacher" --sets "$work/sets" --model minilm-5mb="$work/minilm-5mb" \
+  --model static="$work/static" --output results/embeddings
+python $here/embeddings.py time --model minilm-5mb="$work/minilm-5mb" --model "teacher, int8=$work/teacher-int8" \
+  --model model2vec="$work/static" --output results/embeddings
+python benchmarks/pages/boxed_models.py minilm-5mb="$work/minilm-5mb" biomedical-ner-4mb="$work/biomedical-ner-4mb"
