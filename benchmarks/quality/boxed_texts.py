@@ -1,7 +1,12 @@
 """The texts that the models in the box were made from, in the form that `minialbert prepare` and `finetune` read.
 
-    python benchmarks/quality/boxed_texts.py sentences DATA texts.txt    for the sentence encoder, a text a line
-    python benchmarks/quality/boxed_texts.py tags DATA bc5cdr/           diseases and chemicals as one set of tags
+    python benchmarks/quality/boxed_texts.py sentences DATA texts.txt     for the sentence encoder, a text a line
+    python benchmarks/quality/boxed_texts.py code WHEELS SETS texts.txt   the same, from the docstrings of packages
+    python benchmarks/quality/boxed_texts.py tags DATA bc5cdr/            diseases and chemicals as one set of tags
+
+WHEELS has packages as `pip download` leaves them; SETS is what `embeddings.py sets` wrote: a docstring that shares ten
+words in a row with a text of the sets is left out. Beside texts.txt, packages.tsv says which packages the texts came
+from, with version and licence; a package whose licence asks for more than naming it is left out.
 
 DATA has the folders corpus/general and corpus/biomedical (documents divided by blank lines, a paragraph a line), glue
 and glue-sample (GLUE's files), and ner (BC5CDR-disease and BC5CDR-chem, a word and its tag a line).
@@ -9,11 +14,16 @@ and glue-sample (GLUE's files), and ner (BC5CDR-disease and BC5CDR-chem, a word 
 
 from __future__ import annotations
 
+import ast
 import csv
+import json
 import random
 import re
 import sys
+import warnings
+import zipfile
 from collections.abc import Iterator
+from email.parser import HeaderParser
 from itertools import zip_longest
 from pathlib import Path
 
@@ -29,6 +39,12 @@ COLUMNS = (
     "hypothesis",
 )
 FEWEST, MOST = 3, 110  # words
+PERMISSIVE = re.compile(
+    r"\b(BSD|MIT|Apache|ISC|PSF|Python Software|Public Domain|Unlicense|HPND|Zope|0BSD)\b", re.I
+)
+RECIPROCAL = re.compile(r"GPL|GNU|MPL|Mozilla|Proprietary", re.I)
+COPIES = re.compile(r"(^|/)(tests?|testing|_?vendor(ed)?|_distutils|backports?|compat\w*|site-packages)/")
+MOST_WORDS_OF_CODE, MOST_OF_PACKAGE, IN_A_ROW = 170, 1500, 10
 SINGLE, PASSED_OVER = 0.7, 0.6  # share of texts of one sentence; of biomedical sentences that are passed over
 
 
@@ -76,6 +92,81 @@ def write_sentences(data: Path, output: Path) -> None:
     sys.stdout.write(f"{len(kept):,} texts\n")
 
 
+def write_code(wheels: Path, sets: Path, output: Path) -> None:
+    """Write the first line and the rest of docstrings, each text once, in a random order."""
+    rng, seen = random.Random(1), {row for text in scored(sets) for row in rows_of_words(text)}
+    kept: dict[str, None] = {}
+    lines = ["package\tversion\tlicence\ttexts"]
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            name, version, licence = about(archive)
+            if not PERMISSIVE.search(licence) or RECIPROCAL.search(licence):
+                sys.stdout.write(f"{name}: left out, licence {licence or 'not said'}\n")
+                continue
+            texts = [
+                text
+                for docstring in docstrings(archive)
+                for text in (docstring.partition("\n")[0], docstring.partition("\n")[2])
+            ]
+        texts = list(dict.fromkeys(" ".join(text.split()[:MOST_WORDS_OF_CODE]) for text in texts))
+        texts = [
+            text
+            for text in texts
+            if len(text.split()) >= FEWEST and text not in kept and not seen.intersection(rows_of_words(text))
+        ]
+        rng.shuffle(texts)
+        kept |= dict.fromkeys(texts[:MOST_OF_PACKAGE])
+        lines.append(f"{name}\t{version}\t{licence}\t{min(len(texts), MOST_OF_PACKAGE)}")
+    order = list(kept)
+    rng.shuffle(order)
+    output.write_text("\n".join(order) + "\n", encoding="utf-8")
+    output.with_name("packages.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{len(order):,} texts of {len(lines) - 1} packages\n")
+
+
+def about(wheel: zipfile.ZipFile) -> tuple[str, str, str]:
+    """Return a package's name, its version, and its licence in a few words."""
+    file = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    head = HeaderParser().parsestr(wheel.read(file).decode("utf-8", "replace"))
+    classifiers = [
+        one.rpartition("::")[2].strip()
+        for one in head.get_all("Classifier", [])
+        if one.startswith("License ::")
+    ]
+    said = head["License-Expression"] or ", ".join(classifiers) or (head["License"] or "").partition("\n")[0]
+    return head["Name"], head["Version"], said[:80].strip()
+
+
+def docstrings(wheel: zipfile.ZipFile) -> Iterator[str]:
+    """Yield the docstrings of a package, without those of tests and of packages that it carries."""
+    for file in sorted(wheel.namelist()):
+        if not file.endswith((".py", ".pyi")) or COPIES.search(file):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the strings of others
+            try:
+                tree = ast.parse(wheel.read(file))
+            except (SyntaxError, ValueError):
+                continue
+        for node in ast.walk(tree):
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if documented and (text := ast.get_docstring(node)):
+                yield text
+
+
+def scored(sets: Path) -> Iterator[str]:
+    """Yield every text of the sets in JSON lines that encoders are scored on."""
+    for file in sets.rglob("*.jsonl"):
+        with file.open(encoding="utf-8") as lines:
+            yield from (json.loads(line)["text"] for line in lines)
+
+
+def rows_of_words(text: str) -> Iterator[str]:
+    """Yield each ten words in a row, or a shorter text whole."""
+    words = re.findall(r"\w+", text.lower())
+    yield from (" ".join(words[at : at + IN_A_ROW]) for at in range(max(1, len(words) - IN_A_ROW + 1)))
+
+
 def write_tags(data: Path, output: Path) -> None:
     """Write the sentences that both sets have with the tags of both, which never meet in one word."""
     output.mkdir(parents=True, exist_ok=True)
@@ -90,5 +181,5 @@ def write_tags(data: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    step, source, target = sys.argv[1:]
-    {"sentences": write_sentences, "tags": write_tags}[step](Path(source), Path(target))
+    step, *paths = sys.argv[1:]
+    {"sentences": write_sentences, "code": write_code, "tags": write_tags}[step](*map(Path, paths))
