@@ -221,6 +221,7 @@ def test_figures_and_tables_can_be_taken_away(reader, tmp_path):
 
     where = {"behavior": "allow", "downloadPath": str(tmp_path)}
     reader.browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    reader.browser.execute_script("window.print = () => {}")
     for button in (
         *reader.all("#charts figure:nth-of-type(2) .tools button"),
         *reader.all("#tables .tools button"),
@@ -245,6 +246,46 @@ def test_figures_and_tables_can_be_taken_away(reader, tmp_path):
         and "#c2450a" in drawing
     )
     assert (tmp_path / "more.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_is_printed_alone(reader):
+    script = "window.print = () => { window.alone = document.querySelectorAll('.alone').length }"
+    reader.browser.execute_script(script)
+    figure = reader.one("#charts figure:nth-of-type(2)")
+    next(
+        button for button in reader.all("#charts figure:nth-of-type(2) .tools button") if button.text == "PDF"
+    ).click()
+    assert reader.browser.execute_script("return window.alone") == 1
+    reader.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert figure.is_displayed() and not reader.one("h1").is_displayed()
+    assert not reader.one("#charts figure:nth-of-type(1)").is_displayed()
+    reader.browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert reader.one("h1").is_displayed()
+    reader.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_part_of_a_chart_is_shown_by_dragging(chromium, tmp_path):
+    from selenium.webdriver import ActionChains
+
+    points = tuple((float(step), 100.0 if step < 50 else 1 + step / 100) for step in range(0, 101, 5))
+    reader = opened(chromium, tmp_path, LineChart("L", "step", "loss", (Series("run", points),)))
+    drawing, texts = reader.one(".chart"), "[...document.querySelectorAll('.chart text:not([visibility])')]"
+    before = reader.ask("document.querySelector('.series path').getAttribute('d')")
+    width = drawing.size["width"]  # the axis reaches from 54 to 618 of 640
+    middle, end = (round(place / 640 * width - width / 2) for place in (330, 630))
+    drag = (
+        ActionChains(chromium, duration=20).move_to_element_with_offset(drawing, middle, 0).click_and_hold()
+    )
+    drag.move_to_element_with_offset(drawing, end, 0).release().perform()
+    shown = reader.ask(f"{texts}.map((one) => one.textContent)")
+    assert {"60", "100", "1.5", "2", "step", "loss"} <= set(shown) and "0" not in shown, shown
+    path = reader.ask("document.querySelector('.series path').getAttribute('d')")
+    assert path.startswith("M") and path.split("L")[-1].split()[0] == "618.0"
+    heights = [float(place.split()[1]) for place in path[1:].split("L")]
+    assert heights == sorted(heights, reverse=True) and 280 < heights[0] < 310 and 38 < heights[-1] < 60
+    reader.one(".tools button:not([hidden])[aria-label='Show the whole chart']").click()
+    assert reader.ask("document.querySelector('.series path').getAttribute('d')") == before
+    assert not reader.all(".chart [visibility]") and not reader.all(".chart .frame")
 
 
 def test_a_long_table_is_searched(chromium, tmp_path):

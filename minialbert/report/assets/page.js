@@ -191,6 +191,89 @@
     canvas.toBlob((blob) => save(title, "png", blob));
   };
 
+  /** The browser's print dialog with nothing but the figure, in vectors. */
+  const savePdf = (figure) => {
+    figure.classList.add("alone");
+    addEventListener("afterprint", () => figure.classList.remove("alone"), { once: true });
+    print();
+  };
+
+  // Where a chart of lines has its axes, as charts.py draws it, and what is left around the lines above and below.
+  const AXES = { left: 54, right: 618, top: 38, bottom: 310, room: 0.05 };
+  const tickText = (value) => {
+    const [size, letter] = [[1e9, "G"], [1e6, "M"], [1e4, "k"], [0, ""]].find(([least]) => Math.abs(value) >= least);
+    return `${Number((value / (letter === "k" ? 1e3 : size || 1)).toPrecision(6))}${letter}`;
+  };
+  const ticksOf = (low, high) => {
+    const size = 10 ** Math.floor(Math.log10((high - low) / 4));
+    const step = [1, 2, 5, 10].map((one) => one * size).find((one) => (high - low) / one <= 6);
+    const first = Math.ceil(low / step);
+    return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, at) => (first + at) * step);
+  };
+
+  /** Dragging across a chart of lines shows that part of it, as high as its lines are there. */
+  const setUpZoom = (figure, bar, { columns, x, series }) => {
+    const drawing = figure.querySelector(".chart");
+    const groups = [...drawing.querySelectorAll(".series")];
+    const rest = [...drawing.querySelectorAll("text, path, use")].filter((one) => !one.matches("defs *, .series > path"));
+    const paths = groups.map((group) => group.querySelector("path"));
+    const before = paths.map((path) => path.getAttribute("d"));
+    const isLog = [...drawing.querySelectorAll("text")].some((one) => one.textContent === `${columns[2]}, logarithmic`);
+    const [up, back] = isLog ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
+    const points = series.map(([, at, values]) => values.map((y, i) => [x[at][i], up(y)]));
+    const ends = (values) => [Math.min(...values), Math.max(...values)];
+    const all = ends(points.flat().map(([value]) => value));
+    let shown = all;
+    const reset = make("button", { type: "button", textContent: "Whole", hidden: true, ariaLabel: "Show the whole chart" });
+    bar.append(reset, make("span", { textContent: "Drag across the lines to zoom." }));
+
+    const show = (low, high) => {
+      const within = points.map((line) => line.filter(([value]) => low <= value && value <= high));
+      const seen = within.filter((_, at) => !groups[at].hasAttribute("hidden")).flat();
+      if (seen.length < 2) return;
+      const [least, most] = ends(seen.map(([, value]) => value));
+      const room = (most - least || Math.abs(most) || 1) * AXES.room;
+      const place = (value, from, to, start, end) => (start + ((value - from) / (to - from)) * (end - start)).toFixed(1);
+      const across = (value) => place(value, low, high, AXES.left, AXES.right);
+      const along = (value) => place(value, least - room, most + room, AXES.bottom, AXES.top);
+      const frame = svgElement("g", { class: "frame", fill: "var(--muted)" });
+      const text = (name, x, y, anchor) => frame.append(svgElement("text", { x, y, "text-anchor": anchor }, name));
+      for (const value of ticksOf(least - room, most + room)) {
+        const line = `M${AXES.left} ${along(value)}H${AXES.right}`;
+        frame.append(svgElement("path", { d: line, stroke: "var(--rule)", "stroke-width": 0.8 }));
+        text(tickText(back(value)), AXES.left - 9, Number(along(value)) + 4, "end");
+      }
+      for (const value of ticksOf(low, high)) text(tickText(value), across(value), AXES.bottom + 18, "middle");
+      text(columns[1], (AXES.left + AXES.right) / 2, AXES.bottom + 38, "middle");
+      text(columns[2] + (isLog ? ", logarithmic" : ""), 4, AXES.top - 16, "start");
+      within.forEach((line, at) => {
+        paths[at].setAttribute("d", line.map(([a, b], i) => `${i ? "L" : "M"}${across(a)} ${along(b)}`).join(""));
+      });
+      drawing.querySelector(".frame")?.remove();
+      drawing.prepend(frame);
+      for (const one of rest) one.setAttribute("visibility", "hidden");
+      [shown, reset.hidden] = [[low, high], false];
+    };
+    reset.addEventListener("click", () => {
+      drawing.querySelector(".frame").remove();
+      for (const one of rest) one.removeAttribute("visibility");
+      paths.forEach((path, at) => path.setAttribute("d", before[at]));
+      [shown, reset.hidden] = [all, true];
+    });
+    const valueAt = (event) => {
+      const { x: place } = new DOMPoint(event.clientX, event.clientY).matrixTransform(drawing.getScreenCTM().inverse());
+      const share = Math.min(1, Math.max(0, (place - AXES.left) / (AXES.right - AXES.left)));
+      return shown[0] + share * (shown[1] - shown[0]);
+    };
+    drawing.addEventListener("pointerdown", (event) => {
+      const [start, from] = [valueAt(event), event.clientX];
+      drawing.setPointerCapture(event.pointerId);
+      const least = 8; // pixels; a shorter way is a click
+      const release = (end) => Math.abs(end.clientX - from) >= least && show(...ends([start, valueAt(end)]));
+      drawing.addEventListener("pointerup", release, { once: true });
+    });
+  };
+
   const setUpValues = (figure) => {
     const { columns, x, series, rows } = JSON.parse(figure.querySelector("script").textContent);
     const title = figure.querySelector("figcaption").textContent;
@@ -211,8 +294,12 @@
     const drawn = figure.querySelector(".chart") && {
       SVG: () => save(title, "svg", drawingOf(figure, title)),
       PNG: () => savePng(title, drawingOf(figure, title)),
+      PDF: () => savePdf(figure),
     };
-    tools(details, title, { ...drawn, CSV: () => save(title, "csv", csv(lines())) });
+    const bar = tools(details, title, { ...drawn, CSV: () => save(title, "csv", csv(lines())) });
+    // A scale that was stretched leaves nothing to zoom for.
+    const isLinear = ![...figure.querySelectorAll(".chart text")].some((one) => one.textContent === `${columns[1]}, logarithmic`);
+    if (drawn && series && isLinear && new Set(x.flat()).size > 2) setUpZoom(figure, bar, { columns, x, series });
   };
 
   // A series has one key in all charts of the page: what is hidden in one is hidden in all.
