@@ -124,7 +124,11 @@ def read_folder(path: str | Path) -> Folder:
         boxed = ", ".join(boxed_models())
         raise UserError(
             f"no such folder: {path}; expected one that `minialbert export` wrote"
-            + (f", or one of {boxed}" if boxed else ", or `pip install ./models` in the repository for some with names")
+            + (
+                f", or one of {boxed}"
+                if boxed
+                else ", or `pip install ./models` in the repository for some with names"
+            )
             if not path.exists()
             else f"{path} is not a folder: expected one that `minialbert export` wrote"
         )
