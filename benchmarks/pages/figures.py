@@ -290,7 +290,8 @@ def caption(shown: dict[str, Any]) -> str:
 Quality is the GLUE average that the paper reports, of fp32 models. Sizes and times were measured here, in ONNX
 Runtime on {shown["machine"]}, one text of {LENGTH} tokens; int8 is what is called `int8-dynamic`
 today. The weights were random: we have not trained the 12 M student ([record](results/bench-peers/table.md),
-[another machine](docs/deployment.md#measured)). The paper has no row for MiniLM; its shape with 6 layers, 384 wide, takes {mb[mini]} MB and {ms[mini]} ms in int8.
+[another machine](docs/deployment.md#measured)). The paper has no row for MiniLM;
+its shape with 6 layers, 384 wide, takes {mb[mini]} MB and {ms[mini]} ms in int8.
 
 - **Smaller.** In int8 MiniALBERT-128 takes {mb[ours]} MB, MobileBERT {mb["mobilebert"]}, DistilBERT
   {mb["distilbert"]} and BERT-base {mb["bert-base"]}. In the paper MiniALBERT-128 keeps
