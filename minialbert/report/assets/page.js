@@ -238,10 +238,14 @@
       const along = (value) => place(value, least - room, most + room, AXES.bottom, AXES.top);
       const frame = svgElement("g", { class: "frame", fill: "var(--muted)" });
       const text = (name, x, y, anchor) => frame.append(svgElement("text", { x, y, "text-anchor": anchor }, name));
-      for (const value of ticksOf(least - room, most + room)) {
-        const line = `M${AXES.left} ${along(value)}H${AXES.right}`;
+      const [bottom, top] = [least - room, most + room];
+      const isWide = isLog && top - bottom > 1; // more than a factor of ten: the first digit of evenly spread values
+      const rounded = () => ticksOf(bottom, top).map((value) => Number(back(value).toPrecision(1)));
+      for (const value of new Set(isWide ? rounded() : ticksOf(back(bottom), back(top)))) {
+        const height = along(up(value));
+        const line = `M${AXES.left} ${height}H${AXES.right}`;
         frame.append(svgElement("path", { d: line, stroke: "var(--rule)", "stroke-width": 0.8 }));
-        text(tickText(back(value)), AXES.left - 9, Number(along(value)) + 4, "end");
+        text(tickText(value), AXES.left - 9, Number(height) + 4, "end");
       }
       for (const value of ticksOf(low, high)) text(tickText(value), across(value), AXES.bottom + 18, "middle");
       text(columns[1], (AXES.left + AXES.right) / 2, AXES.bottom + 38, "middle");
