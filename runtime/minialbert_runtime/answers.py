@@ -41,14 +41,9 @@ class Decision:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def over(self, labels: Sequence[str], *, tagging: bool) -> NDArray[np.float64] | None:
-        """Return what is taken from each label's logit before labels are compared.
+        """Return what is taken from each label's logit before labels are compared, None where there is no threshold.
 
-        Args:
-            labels: of the model, by id.
-            tagging: whether they are tags, which have the threshold of their type.
-
-        Returns:
-            As many, the logit of each threshold; None where there is no threshold.
+        It is the logit of the label's threshold; tags (`tagging`) have that of their type.
         """
         if not self.thresholds:
             return None
@@ -57,17 +52,7 @@ class Decision:
 
 
 def decision_of(values: object) -> Decision:
-    """Return how a task.json says that answers are chosen.
-
-    Args:
-        values: what it holds as `decision`; None for a model without calibration.
-
-    Returns:
-        The rule.
-
-    Raises:
-        ValueError: the values are none of such a rule.
-    """
+    """Return how answers are chosen, by what a task.json holds as `decision`; ValueError for what is no such rule."""
     found = {} if values is None else values
     if not isinstance(found, dict) or not {*found} <= {"temperature", "thresholds"}:
         raise ValueError("decision is not a mapping of temperature and thresholds")
@@ -324,18 +309,7 @@ class TextModel(ABC):
 
 
 def prompt_of(model: TextModel, prompt: str | None) -> str:
-    """Return the text of a prompt that a model has by that name, or a text with a space or colon as it is.
-
-    Args:
-        model: a sentence encoder.
-        prompt: the name or the text; None for no prompt.
-
-    Returns:
-        The text.
-
-    Raises:
-        UserError: the model has no prompt of that name.
-    """
+    """Return the text of a prompt that a model has by that name, or a text with a space or colon as it is."""
     if prompt is None or prompt in model.prompts:
         return model.prompts[prompt] if prompt is not None else ""
     if not any(sign in prompt for sign in " :"):
@@ -395,15 +369,7 @@ ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], Any], dict[str,
 
 
 def pooled(logits: Sequence[Logits], weights: Sequence[int]) -> NDArray[np.float64]:
-    """Return the mean logits of a text's windows.
-
-    Args:
-        logits: of each window, (labels,).
-        weights: of each window, how many tokens it is the first to hold.
-
-    Returns:
-        Logits of the text, (labels,).
-    """
+    """Return the mean logits of a text's windows, (labels,), weighted by the tokens that each is the first to hold."""
     if len(logits) == 1:
         return logits[0].astype(np.float64)
     return np.asarray(np.average(np.stack(logits).astype(np.float64), axis=0, weights=weights))
@@ -416,17 +382,9 @@ def word_logits(
     logits: Sequence[Logits],
     num_labels: int,
 ) -> list[Logits]:
-    """Return the logits of each word: those of its first piece, in the window to which it belongs.
+    """Return the logits of each word, (words, labels) of each text: those of its first piece, in the window it is of.
 
-    Args:
-        counts: words of each text.
-        owners: the text of each window.
-        windows: the windows of all texts.
-        logits: of each window, (tokens, labels).
-        num_labels: labels of the model.
-
-    Returns:
-        For each text (words, labels).
+    Given are the number of words of each text, the text of each window, and the windows with logits (tokens, labels).
     """
     found = [np.zeros((count, num_labels), np.float32) for count in counts]
     for owner, window, values in zip(owners, windows, logits, strict=True):

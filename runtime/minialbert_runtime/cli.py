@@ -27,14 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end the process: 0, 2 after a mistake of the user, 130 after Ctrl-C.
-
-    Args:
-        arguments: what follows the command's name; the process's own by default.
-
-    Raises:
-        SystemExit: always.
-    """
+    """Run the command line and end the process: 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if words[:1] == ["serve"]:

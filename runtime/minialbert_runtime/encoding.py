@@ -27,14 +27,7 @@ _MOST_GROWTH = 1000
 
 
 def check_normalizer(file: Path) -> None:
-    """Refuses a tokenizer whose replacements, one after the other, make a text thousands of times longer.
-
-    Args:
-        file: a tokenizer.json.
-
-    Raises:
-        ValueError: it is one, or no JSON.
-    """
+    """Raises ValueError for a tokenizer.json whose replacements make a text thousands of times longer, or no JSON."""
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     rules, growth = [tokenizer.get("normalizer") if isinstance(tokenizer, dict) else None], 1
     while rules:
@@ -47,17 +40,10 @@ def check_normalizer(file: Path) -> None:
 
 
 def encode_documents(backend: Tokenizer, texts: Sequence[str]) -> list[Ids]:
-    """Returns the content ids of each document, without special tokens.
+    """Returns the content ids of each document, without special tokens, by a tokenizer that neither cuts nor pads.
 
     Long documents are encoded in pieces, so that beside the ids themselves no more than a group of pieces is
     in memory.
-
-    Args:
-        backend: a tokenizer without truncation and padding.
-        texts: the documents.
-
-    Returns:
-        One array per document, in order.
     """
     # A corpus that spells out "[MASK]" or "[SEP]" must not get the special token's id for it.
     backend.encode_special_tokens = True

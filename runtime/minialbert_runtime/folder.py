@@ -29,47 +29,28 @@ _PROBLEMS: dict[str, Collection[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What an exported folder says about its model.
-
-    Attributes:
-        path: the folder.
-        task: the task's name.
-        problem: a name of `answers.ANSWERS`, or "token".
-        labels: their names, by id; of a sentence encoder the numbers of its dimensions.
-        max_length: tokens of an input at most, special tokens included.
-        overlap: tokens that windows of a long text share.
-        pad_token: the padding token; None where only its id is known.
-        unknown_token: the unknown token; None where there is none.
-        pad_token_id: the padding token's id in config.json.
-        has_token_types: whether the tokenizer tells the texts of a pair apart by token types.
-        split_special_tokens: whether special tokens that are spelled out in a text are plain text.
-        precision: of the weights, as in "int8".
-        one_length: whether a run of the model has only inputs of one length, without padding.
-        words: how a tagger's texts are cut into words; None for a folder from before there was a rule.
-        pairs: whether the model was tuned on pairs of texts; None in folders that do not say so.
-        long_texts: "windows", or "cut" where the end of a long text is not read.
-        prompts: of a sentence encoder, texts to put before an input, by name.
-        decision: how a calibrated model chooses its answers.
-    """
+    """What an exported folder says about its model."""
 
     path: Path
-    task: str
-    problem: str
-    labels: tuple[str, ...]
-    max_length: int
-    overlap: int
-    pad_token: str | None
+    task: str  # its name
+    problem: str  # a name of `answers.ANSWERS`, or "token"
+    labels: tuple[str, ...]  # by id; of a sentence encoder the numbers of its dimensions
+    max_length: int  # tokens of an input at most, special tokens included
+    overlap: int  # tokens that windows of a long text share
+    pad_token: str | None  # None where only its id is known
     unknown_token: str | None
-    pad_token_id: int
-    has_token_types: bool
-    split_special_tokens: bool
-    precision: str
-    one_length: bool = False
-    words: WordRule | None = None
-    pairs: bool | None = None
-    long_texts: str = "windows"
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    decision: Decision = Decision()
+    pad_token_id: int  # in config.json
+    has_token_types: bool  # whether the tokenizer tells the texts of a pair apart by them
+    split_special_tokens: bool  # whether special tokens that are spelled out in a text are plain text
+    precision: str  # of the weights, as in "int8"
+    one_length: bool = False  # whether a run of the model has only inputs of one length, without padding
+    words: WordRule | None = None  # how a tagger cuts texts; None for a folder from before there was a rule
+    pairs: bool | None = None  # whether the model was tuned on pairs of texts; None where that is not said
+    long_texts: str = "windows"  # or "cut", where the end of a long text is not read
+    prompts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of a sentence encoder, to put before texts, by name
+    decision: Decision = Decision()  # how a calibrated model chooses its answers
 
 
 def boxed_models() -> dict[str, Path]:
@@ -108,16 +89,9 @@ def is_exported(path: str | Path) -> bool:
 
 
 def read_folder(path: str | Path) -> Folder:
-    """Return what an exported folder says about its model; the model itself is not opened.
+    """Return what an exported folder, or a model of that name in minialbert-models, says of itself.
 
-    Args:
-        path: a folder that `minialbert export` wrote, or the name of a model in minialbert-models.
-
-    Returns:
-        The facts.
-
-    Raises:
-        UserError: a file is missing or damaged, or the model is none that labels text.
+    The model is not opened. What is missing or damaged, or labels no text, is a UserError.
     """
     path = find_folder(path)
     if not path.is_dir():

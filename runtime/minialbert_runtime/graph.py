@@ -19,14 +19,7 @@ _EXTERNAL, _LOCATION = 13, 14
 
 
 def check_graph(path: Path) -> None:
-    """Refuse an ONNX file with control flow, functions or data outside of it, none of which an export has.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: it has, or it is no such file.
-    """
+    """Raise ValueError for a file that is no ONNX, or has control flow, functions or outside data, as no export has."""
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed when its last slice is gone
     for problem in _problems(memoryview(content)):

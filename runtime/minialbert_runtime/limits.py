@@ -14,11 +14,7 @@ def _limit(value: float, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a service, each over 0; what each means stands beside it.
-
-    Raises:
-        UserError: one is not.
-    """
+    """Limits of a service, each over 0; what each means stands beside it."""
 
     max_bytes: int = _limit(1_000_000, "bytes of a request's body at most (413)")
     max_texts: int = _limit(1000, "texts of a request at most (422)")

@@ -20,14 +20,7 @@ _SPELLED_OUT = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 
 def to_json_line(result: dict[str, Any]) -> str:
     """Return a result as JSON on one line, without its line end; characters stay as they are, numbers have six digits.
 
-    Args:
-        result: what `TextModel.predict` yields.
-
-    Returns:
-        JSON that any parser takes: a number that is not finite is refused.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
+    Any parser takes it: a number that is not finite is a ValueError.
     """
     return json.dumps(six_digits(result), ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
 
@@ -44,18 +37,9 @@ def six_digits(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
 def read_lines(
     path: str, stdin: BinaryIO | None = None, *, max_characters: int | None = None
 ) -> Iterator[str]:
-    """Yield the lines of a file, blank ones too, without their ends.
+    """Yield the lines of a file, or of standard input for "-", blank ones too, without their ends.
 
-    Args:
-        path: a text file, or "-".
-        stdin: the stream that "-" means, of bytes; the process's by default.
-        max_characters: of a line; a much longer one is refused before it is in memory as a whole.
-
-    Yields:
-        The lines.
-
-    Raises:
-        UserError: the file cannot be read, or is not UTF-8; names the line.
+    A line of many more than `max_characters` is refused before it is in memory as a whole.
     """
     most = _bytes_of(max_characters)
     with _opened(path, stdin) as (stream, name):
@@ -68,19 +52,7 @@ def read_lines(
 
 
 def read_text(path: str, stdin: BinaryIO | None = None, *, max_characters: int | None = None) -> str:
-    """Return a file as one text, its line ends as they are; a byte order mark is left out.
-
-    Args:
-        path: a text file, or "-".
-        stdin: the stream that "-" means, of bytes; the process's by default.
-        max_characters: of the text; a much longer one is refused before it is in memory as a whole.
-
-    Returns:
-        The text.
-
-    Raises:
-        UserError: the file cannot be read, or is not UTF-8; names the line.
-    """
+    """Return a file as one text, its line ends as they are; a byte order mark is left out. Else as `read_lines`."""
     most = _bytes_of(max_characters)
     with _opened(path, stdin) as (stream, name):
         content = stream.read(most)

@@ -23,14 +23,10 @@ _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.f
 
 
 class Guard:
-    """Refuses every connection, look-up and new program of this process from now on, and notes each.
-
-    Attributes:
-        asked: what was asked for, as pairs of the event and its object.
-    """
+    """Refuses every connection, look-up and new program of this process from now on, and notes each."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.asked: list[list[str]] = []  # what was asked for: the event and its object
         self._before = _open_sockets()
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime is imported after this
         sys.addaudithook(self._hear)
@@ -42,16 +38,7 @@ class Guard:
             raise PermissionError(f"refused while proving that nothing is asked for: {event}")
 
     def record(self, file: Path, model: Path, texts: int) -> None:
-        """Write what was seen.
-
-        Args:
-            file: where the record goes.
-            model: the exported folder.
-            texts: how many were answered.
-
-        Raises:
-            UserError: the record cannot be written, or something was asked for.
-        """
+        """Write what was seen while a model answered so many texts; a UserError where something was asked for."""
         telemetry = "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "on"
         sockets = sorted(_open_sockets() - self._before)
         record = {

@@ -50,15 +50,7 @@ _RESULT = {
 
 
 def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
-    """Return the description of the service.
-
-    Args:
-        limits: of requests.
-        names: of the models.
-
-    Returns:
-        An OpenAPI document.
-    """
+    """Return the description of a service with such limits and models of these names."""
     text = {"type": "string", "maxLength": limits.max_characters}
     model = {"type": "string", "enum": list(names), "default": names[0], "description": "The model's name."}
     pair = {"type": "array", "items": text, "minItems": 2, "maxItems": 2}

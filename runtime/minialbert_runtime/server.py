@@ -120,13 +120,7 @@ class BoundedProtocol(H11Protocol):
 class Server(uvicorn.Server):
     """A server of a service; `run` returns after SIGTERM, when running requests have their answers.
 
-    Args:
-        service: the service.
-        host: the address to listen at.
-        port: its port; 0 for a free one.
-
-    Raises:
-        UserError: the address cannot be had.
+    It listens at an address and a port (0: a free one); where these cannot be had it is a UserError.
     """
 
     def __init__(self, service: Service, host: str, port: int) -> None:
@@ -161,20 +155,12 @@ class Server(uvicorn.Server):
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal comes, and then finish what is running.
-
-        Args:
-            sockets: to listen at; its own by default.
-        """
+        """Serve until a signal comes, and then finish what is running."""
         super().run(sockets or [self._socket])
         self.service.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that the service is stopping, then stop.
-
-        Args:
-            sockets: those that are listened at.
-        """
+        """Say that the service is stopping, then stop."""
         self.service.stopping = True
         await super().shutdown(sockets)
 
@@ -182,15 +168,7 @@ class Server(uvicorn.Server):
 def serve(folders: Sequence[str], host: str, port: int, limits: Limits, **options: Any) -> None:  # noqa: ANN401
     """Serve models until SIGTERM or Ctrl-C; what is running then is finished.
 
-    Args:
-        folders: exported folders as NAME=FOLDER; the first is used where a request names none.
-        host: the address to listen at.
-        port: its port.
-        limits: of requests.
-        **options: of `Model`.
-
-    Raises:
-        UserError: a folder is no model, a name is no name, or the address cannot be had.
+    They are exported folders as NAME=FOLDER, of which the first is used where a request names none.
     """
     models: dict[str, ServedModel] = {}
     for one in folders:

@@ -70,13 +70,7 @@ class ModelFailedError(Exception):
 class ServedModel(Model):
     """A model with a name and a version, which stops between two runs once the time of a request is over.
 
-    Args:
-        name: by which requests choose it.
-        folder: a folder that `minialbert export` wrote.
-        **options: of `Model`.
-
-    Attributes:
-        version: of the folder's files, the options and the runtime; two models of one version give the same answers.
+    The version is of the folder's files, the options and the runtime; two models of one version give the same answers.
     """
 
     def __init__(self, name: str, folder: str | Path, **options: Any) -> None:  # noqa: ANN401 - those of Model
@@ -142,12 +136,7 @@ class Counts:
 
 
 class Service:
-    """An ASGI application that answers with models.
-
-    Args:
-        models: by name; the first is used where a request names none.
-        limits: of requests.
-    """
+    """An ASGI application that answers with models, the first of them where a request names none."""
 
     def __init__(self, models: Mapping[str, ServedModel], limits: Limits) -> None:
         self.models, self.limits, self.stopping = dict(models), limits, False
@@ -357,12 +346,7 @@ class Service:
         return Response(body, media_type="application/json", headers={"x-model-version": model.version})
 
     def leaves(self, scope: Any, *, whole: bool) -> None:  # noqa: ANN401 - uvicorn has a type of its own
-        """Take note that a client sends no more: it has left, or it may still listen and then waits for a moment.
-
-        Args:
-            scope: of its request.
-            whole: whether the connection is gone.
-        """
+        """Take note that a client sends no more: it has left (`whole`), or may still listen and waits for a moment."""
         scope["left"] = "whole" if whole else "half"
         clock: asyncio.Timeout | None = scope.pop("clock", None)
         if clock is not None:

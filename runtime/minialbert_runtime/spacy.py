@@ -19,9 +19,6 @@ class Component:
 
     Entities become `doc.ents`, in place of those of earlier components that they overlap, and are widened to whole
     tokens of spaCy. Classes become `doc.cats`, and the vector of a sentence encoder `doc.vector`.
-
-    Args:
-        model: the model.
     """
 
     def __init__(self, model: Model) -> None:
@@ -32,15 +29,7 @@ class Component:
         return next(self.pipe([doc]))
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
-        """Yield documents with their answers.
-
-        Args:
-            stream: documents.
-            batch_size: documents whose texts go to the model together.
-
-        Yields:
-            The documents.
-        """
+        """Yield documents with their answers; the texts of a batch go to the model together."""
         documents = iter(stream)
         while batch := list(islice(documents, batch_size)):
             for doc, result in zip(batch, self.model.predict([doc.text for doc in batch]), strict=True):
@@ -76,17 +65,5 @@ def make(
     batch_size: int | None,
     threads: int | None,
 ) -> Component:
-    """Return the component of an exported folder; the options are those of `Model`.
-
-    Args:
-        nlp: the pipeline.
-        name: of the component.
-        model: the exported folder.
-        threshold: over which an entity is kept, or a label applies.
-        batch_size: inputs per run of the model.
-        threads: of one run.
-
-    Returns:
-        The component.
-    """
+    """Return the component of an exported folder; the options are those of `Model`."""
     return Component(Model(model, threshold=threshold, batch_size=batch_size, threads=threads))

@@ -26,32 +26,22 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TextWindows:
-    """The windows of one text or pair.
-
-    Attributes:
-        rows: model inputs.
-        weights: how many tokens of the text each window is the first to hold; their share of the prediction.
-        cut: tokens that no window holds: at the end of a pair's shorter text, or of all that is cut.
-        tokens: of the text or pair, without special ones.
-    """
+    """The windows of one text or pair."""
 
     rows: list[Row]
-    weights: list[int]
-    cut: int = 0
-    tokens: int = 0
+    weights: list[
+        int
+    ]  # tokens of the text that each window is the first to hold; its share of the prediction
+    cut: int = 0  # tokens that no window holds: at the end of a pair's shorter text, or of all that is cut
+    tokens: int = 0  # of the text or pair, without special ones
 
 
 @dataclass(frozen=True, slots=True)
 class WordWindow:
-    """A window of a sentence's words as model input.
+    """A window of a sentence's words as model input."""
 
-    Attributes:
-        input_ids: ids with the special tokens.
-        words: per position the index of its word in the sentence; -1 for special tokens and for words that belong to
-            another window.
-    """
-
-    input_ids: tuple[int, ...]
+    input_ids: tuple[int, ...]  # with the special tokens
+    # The word of each position, by its place in the sentence; -1 for special tokens and words of another window.
     words: tuple[int, ...]
 
     @property
@@ -63,19 +53,11 @@ class WordWindow:
 
 
 class Cutter:
-    """Turns texts into model inputs with a `tokenizers` tokenizer.
+    """Turns texts into model inputs with a `tokenizers` tokenizer, which neither truncates nor pads.
 
-    Args:
-        tokenizer: neither truncates nor pads.
-        max_length: tokens of an input at most, special tokens included.
-        overlap: tokens that neighbouring windows share at most.
-        pad_token_id: stands for a text without tokens where there are no special ones either.
-        unknown_token_id: stands for a word without tokens.
-        token_types: whether inputs of texts tell the texts of a pair apart by token types.
-        long_texts: "windows", or "cut" for the first window alone of texts and pairs; words are always in windows.
-
-    Raises:
-        UserError: the tokenizer knows no word.
+    An input has at most `max_length` tokens, special tokens included, of which neighbouring windows share `overlap` at
+    most. The padding token stands for a text without tokens where there are no special ones either, the unknown token
+    for a word without. `long_texts` are in "windows", or "cut" to the first; words are always in windows.
     """
 
     def __init__(
@@ -110,15 +92,6 @@ class Cutter:
 
         Of a pair the longer text is windowed (the second, if both are as long) and the shorter is repeated in every
         window, cut to half of the window where it is longer than that.
-
-        Args:
-            texts: texts, and pairs of texts.
-
-        Yields:
-            At least one window for each.
-
-        Raises:
-            UserError: the special tokens leave no room for text.
         """
         parts = [text if isinstance(text, tuple) else (text,) for text in texts]
         flat = [part for its_parts in parts for part in its_parts]
@@ -184,15 +157,6 @@ class Cutter:
         Every word belongs to exactly one window, the one in which it has most context: of the words that two share,
         the first half belongs to the one before. A word without pieces (a control character) becomes the unknown
         token; one that is longer than a window loses its end.
-
-        Args:
-            texts: the words of each text.
-
-        Yields:
-            The windows; none for a text without words.
-
-        Raises:
-            UserError: the special tokens leave no room for words.
         """
         room = self._room(self._single, "words")
         for begin in range(0, len(texts), _GROUP):

@@ -30,17 +30,11 @@ _IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An entity in a text.
+    """An entity in a text."""
 
-    Attributes:
-        start: its first character.
-        end: the character after its last.
-        label: its type ("Disease").
-    """
-
-    start: int
-    end: int
-    label: str
+    start: int  # its first character
+    end: int  # the character after its last
+    label: str  # its type ("Disease")
 
 
 @dataclass(frozen=True)
@@ -50,16 +44,11 @@ class WordRule:
     A border lies between two neighbours that no whitespace parts: runs of letters, runs of digits, and single marks.
     Its keys (`border_keys`) go from the closest description to the widest, and the first that is listed decides. If
     none is, letters and digits stay together, and all else is cut.
-
-    Attributes:
-        joined: keys of borders that lie inside a word.
-        cut: keys of borders that part two words.
-        whole: words that are kept as they are, whatever the keys say.
     """
 
-    joined: tuple[str, ...] = ()
-    cut: tuple[str, ...] = ()
-    whole: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()  # keys of borders that lie inside a word
+    cut: tuple[str, ...] = ()  # keys of borders that part two words
+    whole: tuple[str, ...] = ()  # words that are kept as they are, whatever the keys say
 
     @cached_property
     def _decided(self) -> dict[str, bool]:
@@ -79,12 +68,6 @@ class WordRule:
         Of a rule that says nothing a run of letters, digits, underscores and combining marks is a word; an ideograph,
         and every other character but whitespace, is a word of its own. What is not seen by itself (soft hyphens,
         joiners, direction marks, variation selectors) belongs to what it stands beside.
-
-        Args:
-            text: any text.
-
-        Returns:
-            The words in the order of the text.
         """
         parts = text_parts(text)
         joins = [keys is not None and self.joins(keys) for keys in borders(parts)]
@@ -96,14 +79,7 @@ class WordRule:
         return words
 
     def joins(self, keys: Sequence[str]) -> bool:
-        """Tell whether a border lies inside a word.
-
-        Args:
-            keys: the keys of the border.
-
-        Returns:
-            Whether it does.
-        """
+        """Tell whether a border with such keys lies inside a word."""
         for key in keys:
             if key in self._decided:
                 return self._decided[key]
@@ -128,17 +104,7 @@ class WordRule:
 
 
 def word_rule(values: object) -> WordRule | None:
-    """Return the rule that a task.json holds.
-
-    Args:
-        values: what it says of words.
-
-    Returns:
-        The rule; None where there is none.
-
-    Raises:
-        ValueError: the values are none of a rule.
-    """
+    """Return the rule that a task.json holds, None where there is none; ValueError for what is no such rule."""
     if values is None:
         return None
     names = [field.name for field in fields(WordRule)]
@@ -151,13 +117,9 @@ def word_rule(values: object) -> WordRule | None:
 
 
 def text_parts(text: str) -> list[Part]:
-    """Return the runs of letters, the runs of digits and the single marks of a text.
+    """Return the runs of letters, the runs of digits and the single marks of a text, each with its kind.
 
-    Args:
-        text: any text.
-
-    Returns:
-        Start, end (exclusive) and kind of each: "x" for a letter alone, "X" for letters, "9" for digits, else the mark.
+    That is "x" for a letter alone, "X" for letters, "9" for digits, else the mark.
     """
     parts: list[Part] = []
     start, letters, kind = -1, 0, ""  # of the part that is open; start is -1 where none is
@@ -204,14 +166,7 @@ def character_kind(character: str) -> str:
 
 
 def borders(parts: Sequence[Part]) -> list[tuple[str, ...] | None]:
-    """Return the keys of the border before each part.
-
-    Args:
-        parts: of a text.
-
-    Returns:
-        As many; None where whitespace stands before a part.
-    """
+    """Return the keys of the border before each part of a text, None where whitespace stands before it."""
     kinds = [kind for _, _, kind in parts]
     touches = [False] + [start == end for (_, end, _), (start, _, _) in pairwise(parts)] + [False] * 2
     return [
@@ -229,21 +184,12 @@ def borders(parts: Sequence[Part]) -> list[tuple[str, ...] | None]:
 
 @lru_cache(maxsize=1 << 14)
 def border_keys(before: str, left: str, right: str, after: str) -> tuple[str, ...]:
-    """Return the keys of a border between two parts, from the closest description of it to the widest.
+    """Return the keys of a border between two parts, by the kinds of four, from the closest description to the widest.
 
     A mark is described with what stands behind it: "X|-X" is the border before the hyphen of "beta-blocker", "X-|X"
     the one after it, "9|%$" that of "10%", "^(|X" that of "(see". Wider keys do not tell a single letter from several
     ("X" for both), then not letters from digits ("w"), but for marks that mean another thing in numbers. Closer is
-    ".x|.$", after an earlier dot of the same word.
-
-    Args:
-        before: the kind of the part before the left one; "" where there is none, or whitespace.
-        left: the kind of the part to the left.
-        right: the kind of the part to the right.
-        after: the kind of the part after the right one; "" where there is none, or whitespace.
-
-    Returns:
-        The keys, without repetition.
+    ".x|.$", after an earlier dot of the same word. `before` and `after` are "" where there is none, or whitespace.
     """
     if left in _RUNS and right in _RUNS:
         keys = [f"{left}|{right}", f"{left}|{right}".upper()]
@@ -273,21 +219,10 @@ def spans_to_tags(
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...]]:
     """Return the words of a text, their offsets, and IOB2 tags for the entities in it.
 
-    Whitespace at the ends of an entity is left out of it.
-
-    Args:
-        text: the text.
-        spans: the entities, in any order.
-        rule: which words the text has.
-        at_spans: split words also where an entity starts or ends inside one, so that each entity is a run of whole
-            words; else a word that holds a part of an entity has the tag of the first of them.
-
-    Returns:
-        Words, start and end of each, and the tag of each.
-
-    Raises:
-        ValueError: a span is empty, holds only whitespace, reaches outside the text, has no label, or overlaps another
-            in more than whitespace.
+    Whitespace at the ends of an entity is left out of it. Words are split also where an entity starts or ends inside
+    one, so that each entity is a run of whole words; without `at_spans` a word that holds a part of an entity has the
+    tag of the first of them. A ValueError tells of a span that is empty, holds only whitespace, reaches outside the
+    text, has no label, or overlaps another in more than whitespace.
     """
     pairs = sorted(((_trimmed(text, span), span) for span in spans), key=lambda pair: pair[0].start)
     for (before, before_given), (after, after_given) in pairwise(pairs):
@@ -354,19 +289,9 @@ def tags_to_spans(
 ) -> list[Span]:
     """Return the entities that IOB2 tags mark, as character spans.
 
-    An I- tag that follows nothing or another type starts an entity, as in conlleval.
-
-    Args:
-        tags: O, B-TYPE or I-TYPE.
-        offsets: start and end (exclusive) of each word; whole words, or tokens that carry a space in front.
-        text: the text; where given, offsets outside it are refused, and whitespace at the ends of an entity is left
-            out of it.
-
-    Returns:
-        The entities in the order of the text.
-
-    Raises:
-        ValueError: there are more or fewer tags than offsets, a tag is not IOB2, or an offset is outside the text.
+    An I- tag that follows nothing or another type starts an entity, as in conlleval. Offsets are those of whole words,
+    or of tokens that carry a space in front. Where the text is given, offsets outside it are a ValueError, as other
+    tags are, and whitespace at the ends of an entity is left out of it.
     """
     if len(tags) != len(offsets):
         raise ValueError(f"{len(tags)} tags and {len(offsets)} offsets: expected one for each word")
@@ -398,15 +323,7 @@ def _labelled_runs(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def check_tags(labels: Sequence[str], where: str = "") -> None:
-    """Refuse labels that are no IOB2 tags.
-
-    Args:
-        labels: of a tagger.
-        where: what the message begins with, as in "config.json: ".
-
-    Raises:
-        UserError: naming the first labels.
-    """
+    """Refuse labels of a tagger that are no IOB2 tags; `where` begins the message, as in "config.json: "."""
     if not all(map(TAG.fullmatch, labels)):
         names = ", ".join(labels[:6])
         raise UserError(
