@@ -389,17 +389,9 @@ def write_submission(
 ) -> Path:
     """Write the predictions for an unlabelled split as the benchmark's file, such as `CoLA.tsv`, and return its path.
 
-    A number of rows other than the official one is logged as a warning: the benchmark would refuse the file.
-
-    Args:
-        task: any spelling of a GLUE task.
-        split: "test"; for MNLI also "test_mismatched" or "diagnostic".
-        ids: the benchmark's index of each row, as the examples have it; when all are None, rows count from 0.
-        predictions: for each row the name of its label, or its score (STS-B), which is cut to 0 to 5.
-        folder: where the file goes; made if need be.
-
-    Returns:
-        The file.
+    A number of rows other than the official one is logged as a warning: the benchmark would refuse the file. Given are
+    the benchmark's index of each row, as the examples have it (all None: rows count from 0), and for each row the name
+    of its label, or its score (STS-B), which is cut to 0 to 5.
     """
     glue, path = glue_task(task), submission_file(task, split, Path(folder))
     name, official_rows = _FILES[glue.name, split]

@@ -23,23 +23,14 @@ _ANSWERS = ("accept", "reject", "ignore")  # of Prodigy
 
 @dataclass
 class Labelled:
-    """Reads labelled data; `notes` are on what was left out.
+    """Reads labelled data."""
 
-    Attributes:
-        tagging: whether words are labelled rather than texts.
-        columns: those that are named, by what they hold.
-        needs_train: whether there has to be such a split.
-        format: which of `formats.NAMES` the files are; None: what they show.
-        whole: whether documents are wanted whole, rather than what a task learns from.
-        notes: what was left out, a line each.
-    """
-
-    tagging: bool
-    columns: Columns = field(default_factory=dict)
+    tagging: bool  # whether words are labelled rather than texts
+    columns: Columns = field(default_factory=dict)  # those that are named, by what they hold
     needs_train: bool = True
-    format: str | None = None
-    whole: bool = False
-    notes: list[str] = field(default_factory=list)
+    format: str | None = None  # which of `formats.NAMES` the files are; None: what they show
+    whole: bool = False  # whether documents are wanted whole, rather than what a task learns from
+    notes: list[str] = field(default_factory=list)  # what was left out, a line each
 
     def splits(self, data: LabelledData) -> tuple[str, dict[str, Table]]:
         """Returns a name for the data, and the table of each split, without the rows that an annotator rejected."""

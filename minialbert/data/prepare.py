@@ -165,21 +165,11 @@ def make_windows(
     options, it goes on where it stopped; a folder that is finished is left as it is. Windows are held out by
     document, by a hash of (seed, document index); the first two documents go one to each split, so that
     neither is empty. Texts in memory that can be read once only, as those of an iterator, have nothing to go on from: a
-    call that was killed begins anew.
+    call that was killed begins anew. See `corpus_entries` for how a text is told from a file.
 
-    Args:
-        corpus: files, directories, globs, hub data sets; texts, or dictionaries with a field for the text, in a list or
-            from an iterator; a data set of the `datasets` library, a pandas frame; or a list of such. See
-            `corpus_entries` for how a text is told from a file.
-        tokenizer: a fast tokenizer, its directory, or its hub id.
-        output: a folder that is new, empty, or left by an earlier call.
-        num_workers: processes; None: one per core, up to 16, and for a small corpus just this one.
-        overwrite: start anew in a folder with other content. Only files that `prepare` writes are removed.
-        progress: show a bar.
-        **options: of `WindowOptions`, by name.
-
-    Returns:
-        What was written.
+    Corpus and tokenizer are as for `prepare`; the folder is new, empty, or left by an earlier call, or with `overwrite`
+    loses what `prepare` writes. `num_workers` are processes: by default one per core, up to 16, and for a small corpus
+    just this one. The other options are those of `WindowOptions`.
 
     Note:
         The paper says "stride 128"; its code passes 128 as the tokenizer's `stride`, which is the OVERLAP.

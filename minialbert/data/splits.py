@@ -21,17 +21,9 @@ def apart(
 ) -> set[int]:
     """Returns the rows to set apart, so that each class has its share in both parts; none if they are too few.
 
-    A class with two rows or more has one in each part, where rows of one group, which stay together, allow it. Which
-    are chosen depends on the rows and the seed alone.
-
-    Args:
-        kinds: the classes of each row, or the types of its entities.
-        groups: what each row belongs to: a patient, a document, its own text.
-        fraction: the share to set apart.
-        seed: of the order in which they are looked at.
-
-    Returns:
-        The places of the rows in the given sequences.
+    A class with two rows or more has one in each part, where rows of one group (a patient, a document, a text), which
+    stay together, allow it. Which are chosen depends on the rows and the seed alone. `kinds` are the classes of each
+    row, or the types of its entities.
     """
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):

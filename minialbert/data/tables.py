@@ -82,24 +82,12 @@ def load_table(
     `ner.read_tagged`. Rows of train and validation must be labelled; those of test all or none. Rows that an annotator
     rejected are left out. Labels of validation and test that train does not have count as missed, which the notes say.
 
-    Args:
-        data: a file, which is train, or a directory, see `table_files.find_tables`; `hub:OWNER/NAME` or
-            `hub:OWNER/NAME:CONFIG`. Or rows in memory: dictionaries, pairs of text and label (words and tags; text and
-            spans), a data set of the `datasets` library or a pandas frame; alone they are the train split, of several
-            splits they stand under their names.
-        problem: which kind of label the data have.
-        name: what records call the task; by default the name of the directory or file.
-        columns: the columns of `ROLES` that do not have their common names.
-        labels: label names in the order of their ids; of a token task the tags, "O" among them. By default those of
-            the train split, sorted: by number if all are integers, else by the alphabet; tags as O, B-X, I-X, B-Y, ...
-        model_labels: those of a model to be scored, where `labels` are not given; a train split is then not needed.
-        label_separator: divides the classes of a multi-label cell; by default what the cells themselves show.
-        repair: what to do with an I- tag that follows nothing or another type: read it as B-, or refuse the data.
-        overlaps: what to do with spans that share a word: refuse the data, or keep the longest or the first.
-        format: which of `formats.NAMES` the files are; by default what they show.
-
-    Returns:
-        The task. A `UserError` names the file and the row where the data are not as described.
+    The data are a file, which is train, or a directory, see `table_files.find_tables`; `hub:OWNER/NAME[:CONFIG]`; or
+    rows in memory, see `rows.table_in_memory`, alone the train split, else by split. `columns` are those of `ROLES`
+    that do not have their common names. `labels` are in the order of their ids, of a token task the tags, "O"
+    among them; by default those of train, sorted: by number if all are integers, else by the alphabet; tags as O, B-X,
+    I-X, B-Y. With `model_labels`, those of a model to be scored, a train split is not needed. `repair` is for an I- tag
+    that follows nothing or another type, `overlaps` for spans that share a word; `format` is one of `formats.NAMES`.
     """
     kind = task_type(problem)
     columns = columns or {}

@@ -84,14 +84,11 @@ class RunDirectory:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        """Create the directory, or take an existing one over.
+        """Create the directory, or take an existing one over; the resolved recipe is written to `recipe.yaml`.
 
-        Args:
-            recipe: the resolved recipe, written to `recipe.yaml`.
-            data: what tells data and models from others, as plain values, written to `data.json`: "folders" of
-                windows, and by name whatever else is read, each a dictionary of fingerprints, None where there is none.
-            resume: go on with a run of the same recipe and data; a directory without one starts anew.
-            overwrite: remove what an earlier run left here. Files that no run writes are never touched.
+        The data, written to `data.json`, tell what is read from others: "folders" of windows, and by name whatever
+        else, each a dictionary of fingerprints, None where there is none. To resume goes on with a run of the same
+        recipe and data, and starts anew without one; files that no run writes are never touched.
         """
         if resume and overwrite:
             raise UserError(

@@ -27,20 +27,14 @@ _Lines = Callable[[Iterable[Document]], Iterator[str]]
 
 @dataclass(frozen=True)
 class Format:
-    """A format that documents are written in.
+    """A format that documents are written in."""
 
-    Attributes:
-        title: what messages call it.
-        suffix: of its files; "" for a folder of them.
-        holds: which of parts (entities in several), overlaps, details (of entities), classes, passages, id, annotator,
-            meta and absence (that a text is not annotated).
-        lines: writes documents; None where they are not lines.
-    """
-
-    title: str
-    suffix: str
+    title: str  # in messages
+    suffix: str  # of its files; "" for a folder of them
+    # Of parts (entities in several), overlaps, details (of entities), classes, passages, id, annotator, meta, and
+    # absence (that a text is not annotated).
     holds: str
-    lines: _Lines | None = None
+    lines: _Lines | None = None  # writes documents; None where they are not lines
 
 
 _ALL = "overlaps details classes id annotator meta absence"

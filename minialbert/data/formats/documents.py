@@ -74,16 +74,10 @@ class Document:
 
 @dataclass
 class Reading:
-    """What a reader says of a file beside its documents.
-
-    Attributes:
-        left_out: what it does not read, by what that is called in the plural.
-        kept: what it reads and keeps as lines, which are of use to the same format alone.
-        notes: other things to know, a line each.
-    """
+    """What a reader says of a file beside its documents, by what that is called in the plural, and in lines."""
 
     left_out: Counter[str] = field(default_factory=Counter)
-    kept: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)  # as lines, which are of use to the same format alone
     notes: list[str] = field(default_factory=list)
 
 
