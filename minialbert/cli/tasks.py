@@ -66,6 +66,9 @@ def finetune(
     overlaps: _Overlaps = None,
     adapters: Annotated[bool, option("Train only adapters and head.", "--adapters")] = False,
     teacher: Annotated[str | None, option("A model tuned for the task, to learn from as well.")] = None,
+    unlabelled: Annotated[
+        list[str] | None, option("Texts for the teacher to label, with or without --data.", metavar="PATH")
+    ] = None,
     recipe: Annotated[str | None, option("Name of a fine-tuning recipe, or a YAML file.")] = None,
     epochs: Annotated[float | None, option("Length in passes over the training rows.")] = None,
     time: Annotated[str | None, option("Length as a time, as in 2h or 1h30m.")] = None,
@@ -97,7 +100,8 @@ def finetune(
     from minialbert.tasks.finetune import tuning_recipe
 
     named: dict[str, Any] = {
-        "model": model, "task": task, "data": data, "adapters": adapters, "teacher": teacher, "recipe": recipe,
+        "model": model, "task": task, "data": data, "adapters": adapters, "teacher": teacher,
+        "unlabelled": unlabelled or None, "recipe": recipe,
         "settings": chosen(
             "tuning", chosen("task", set_, format=format_, overlaps=overlaps), epochs=epochs, batch_size=batch_size,
             lr=lr, seed=seed, precision=precision,
@@ -324,7 +328,8 @@ def _print_selected(record: dict[str, Any]) -> None:
 def _print_scores(record: dict[str, Any]) -> None:
     """Print the figures of each labelled split, then those by class, or by type of entity."""
     for split, metrics in record["metrics"].items():
-        table = Table(f"{record['task']}, {split}", "")
+        how = " (agreement with the teacher)" if split in record.get("agreement", ()) else ""
+        table = Table(f"{record['task']}, {split}{how}", "")
         for name, value in metrics.items():
             if isinstance(value, float):
                 mark = " (over word pieces, as the release)" if name == "entity_f1_subword" else ""

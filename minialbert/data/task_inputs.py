@@ -12,6 +12,7 @@ import torch
 from minialbert_runtime.answers import Logits, pooled
 from minialbert_runtime.windows import Cutter, WordWindow
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
 from minialbert.data.words import split_differently
@@ -213,6 +214,9 @@ class PaddingCollator:
         }
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = padded("token_type_ids", 0)
+        if all("teacher_logits" in row for row in rows):
+            given = [torch.from_numpy(row["teacher_logits"]).float() for row in rows]
+            batch["teacher_logits"] = pad_sequence(given, batch_first=True)
         if all("labels" in row for row in rows):
             if self.labels == "token":
                 batch["labels"] = padded("labels", IGNORED)

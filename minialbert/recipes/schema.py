@@ -36,6 +36,7 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Place = Annotated[str | None, Field(min_length=1), Mark.PLACE]
+Documents = Literal["blank-line", "line", "file"]
 
 
 def _as_list(value: object) -> object:
@@ -157,7 +158,7 @@ class DataRecipe(Section):
         None, "Files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]", min_length=1
     )
     tokenizer: Place = key(None, "Hub id or directory (null: the teacher's)")
-    documents: Literal["blank-line", "line", "file"] = key("blank-line", "What parts documents in .txt")
+    documents: Documents = key("blank-line", "What parts documents in .txt")
     text_field: str = key(
         "text", "Column with the text in jsonl, csv, tsv, parquet and hub data", min_length=1
     )
@@ -492,6 +493,18 @@ class TaskTeacherRecipe(Section):
     logit_weight: Weight = key(0.5, "Weight of the loss on the teacher's logits")
     hidden_weight: Weight = key(0.0, "Weight of Eq. 8 between matched layers")
     temperature: Rate = key(2.0, "Softening of both distributions")
+    unlabelled: Annotated[
+        Annotated[list[str], BeforeValidator(_as_list)] | None, Mark.PLACE, Mark.DATA, Mark.OPTION
+    ] = key(
+        None,
+        "Texts for the teacher to label: files, directories or hub:OWNER/NAME[:CONFIG:SPLIT]",
+        min_length=1,
+    )
+    documents: Documents = key("line", "What parts such texts in .txt")
+    text_field: str = key(
+        "text", "Column with such texts in jsonl, csv, tsv, parquet and hub data", min_length=1
+    )
+    gold_weight: Count = key(1, "Weight of a gold row beside such a text: how often it stands in train")
 
 
 class GridRecipe(Section):
@@ -533,7 +546,14 @@ class FinetuneRecipe(RecipeBase):
                 f"task.overlap {task.overlap} leaves too little new in {task.max_length} tokens: "
                 f"give at most {task.max_length - 8}"
             )
-        if self.teacher.model and not (self.teacher.logit_weight or self.teacher.hidden_weight):
+        teacher = self.teacher
+        if teacher.unlabelled and not teacher.model:
+            raise ValueError("teacher.unlabelled needs a teacher to label the texts: give teacher.model")
+        if teacher.unlabelled and teacher.hidden_weight:
+            raise ValueError(
+                "teacher.hidden_weight needs labelled rows: of unlabelled texts, labels alone are kept"
+            )
+        if teacher.model and not (teacher.unlabelled or teacher.logit_weight or teacher.hidden_weight):
             raise ValueError("teacher.logit_weight and teacher.hidden_weight are 0, so the teacher is unused")
         return self
 

@@ -46,6 +46,7 @@ class RunDirectory:
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.teacher_cache = self.path / "teacher-cache"
+        self.teacher_labels = self.path / "teacher-labels"
         self.tracking = self.path / "tracking"
         self.model = self.path / "model"
         self.adapters = self.path / "adapters"
@@ -57,7 +58,7 @@ class RunDirectory:
         # In the order in which they are removed: as long as there is something to resume, what it belongs to is there.
         return (
             self.checkpoints, self.result, *self._left_over(), self.attention, self.model, self.adapters,
-            self.teacher_cache, self.tracking, self.log, self.data, self.recipe,
+            self.teacher_cache, self.teacher_labels, self.tracking, self.log, self.data, self.recipe,
         )  # fmt: skip
 
     def _left_over(self) -> list[Path]:
@@ -90,22 +91,8 @@ class RunDirectory:
         else, each a dictionary of fingerprints, None where there is none. To resume goes on with a run of the same
         recipe and data, and starts anew without one; files that no run writes are never touched.
         """
-        if resume and overwrite:
-            raise UserError(
-                "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
-            )
-        check_folder(
-            self.path,
-            "run",
-            overwrite=overwrite or resume,
-            advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
-        )
+        self.make_room(resume=resume, overwrite=overwrite)
         with writing(self.path, advice=None):
-            if overwrite:
-                _remove(self._own)
-            check_own(*self._own, *self.checkpoints.glob("*"), *self.teacher_cache.glob("*"))
-            for folder in (self.checkpoints, self.teacher_cache, self.tracking, self.model, self.adapters):
-                check_folder(folder, "run", overwrite=True)
             if resume:
                 self._check_whole()
                 if self.recipe.is_file():
@@ -122,6 +109,26 @@ class RunDirectory:
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
                 write_json(self.data, data)
+
+    def make_room(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a directory that may not be written to; remove what an earlier run left, if it is to be replaced."""
+        if resume and overwrite:
+            raise UserError(
+                "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
+            )
+        check_folder(
+            self.path,
+            "run",
+            overwrite=overwrite or resume,
+            advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
+        )
+        folders = (self.checkpoints, self.teacher_cache, self.teacher_labels)
+        with writing(self.path, advice=None):
+            if overwrite:
+                _remove(self._own)
+            check_own(*self._own, *(path for folder in folders for path in folder.glob("*")))
+            for folder in (*folders, self.tracking, self.model, self.adapters):
+                check_folder(folder, "run", overwrite=True)
 
     def as_begun(self, recipe: AnyRecipe, section: str, *keys: str) -> AnyRecipe | None:
         """Return a recipe with what the run in the directory has settled on this machine; None where there is none.

@@ -134,6 +134,7 @@ class FinetuneRecord(TunedRecord):
     training: TrainingPart | None = None
     data: dict[str, Any] = {}
     metrics_by_depth: dict[str, Any] = {}
+    agreement: list[str] = []  # splits whose labels a teacher gave
 
 
 class SelectedPart(TunedRecord):

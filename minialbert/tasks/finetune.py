@@ -8,7 +8,7 @@ import math
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from minialbert_runtime.words import WordRule
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
+from minialbert.data.corpora import Corpus, corpus_entries
 from minialbert.data.examples import Task
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
@@ -44,7 +45,7 @@ from minialbert.method.costs import (
     training_bytes,
 )
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
-from minialbert.method.encoders import max_input_length
+from minialbert.method.encoders import load_encoder_config, max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
@@ -79,6 +80,7 @@ from minialbert.tasks.predictions import (
     remarks,
 )
 from minialbert.tasks.trainer import TuningTrainer
+from minialbert.tasks.unlabelled import Taught, add_soft_labels, teach
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
         words.append("--adapters")
     if recipe.teacher.model is not None:
         words += ["--teacher", str(display_name(recipe.teacher.model))]
+    for place in recipe.teacher.unlabelled or ():
+        words += ["--unlabelled", str(display_name(place))]
     shipped = "adapters" if recipe.tuning.mode == "adapters" else "default"
     defaults = load_recipe(shipped, FinetuneRecipe).model_dump()  # what the command line starts from
     for section, values in recipe.model_dump(include={"model", "task", "tuning", "teacher"}).items():
@@ -121,6 +125,7 @@ class FinetuningPlan:
     tokenizer: PreTrainedTokenizerFast
     encoded: dict[str, Encoded]
     teacher: TaskTeacher | None
+    taught: Taught | None
     class_weights: Tensor | None
     elastic: ElasticObjective | None
     scale: Scale
@@ -132,20 +137,27 @@ class FinetuningPlan:
     notes: tuple[str, ...]
 
 
-def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) -> FinetuningPlan:
+def plan_finetuning(
+    recipe: FinetuneRecipe, data: LabelledData | None = None, taught: Taught | None = None
+) -> FinetuningPlan:
     """Return a checked plan: data read, model loaded and frozen as asked, inputs encoded.
 
-    `data` are rows in memory, in place of the recipe's. Raises UserError if model, data and recipe do not fit
-    together.
+    `data` are rows in memory, in place of the recipe's; `taught` what a teacher of unlabelled texts says. Raises
+    UserError if model, data and recipe do not fit together.
     """
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
-    task = load_task(recipe.task, data=data)
+    if recipe.teacher.unlabelled and taught is None:
+        raise UserError(
+            "teacher.unlabelled is for a single run: for several, label the texts once with minialbert predict "
+            "--format doccano, and give the file as --data"
+        )
+    task = load_task(recipe.task, data=data) if taught is None else taught.task
     check_package(*task.type.package)
     lines = understood(task)
     words = None
     if task.type.tagging:
-        words, statement = learn_words(task.splits["train"])
+        words, statement = (taught and taught.words) or learn_words(task.splits["train"])
         task = with_words(replace(task, notes=(*task.notes, statement)), words, tuning=True)
     notes = [*lines, *task.notes]
     tuning = recipe.tuning
@@ -185,6 +197,8 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         scale.unfold(model)
         for row in encoded["train"].rows:
             row["labels"] = scale.to_standard(row["labels"])
+    if taught is not None and taught.soft:
+        add_soft_labels(encoded["train"], task.splits["train"], task, taught.soft)
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
     max_steps = max(1, round(tuning.epochs * steps))
     if max_steps < _FEW_STEPS:
@@ -198,7 +212,8 @@ def plan_finetuning(recipe: FinetuneRecipe, data: LabelledData | None = None) ->
         model=model,
         tokenizer=tokenizer,
         encoded=encoded,
-        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length, scale),
+        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length, scale, taught),
+        taught=taught,
         class_weights=_class_weights(recipe, task, encoded["train"]),
         elastic=elastic,
         scale=scale,
@@ -295,7 +310,8 @@ def finetune(
     data: LabelledData | None = None,
     *,
     adapters: bool = False,
-    teacher: AnyModel | None = None,
+    teacher: AnyModel | Callable[[Sequence[str]], Iterable[Any]] | None = None,
+    unlabelled: Corpus | None = None,
     recipe: str | FinetuneRecipe | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
@@ -330,7 +346,10 @@ def finetune(
         data: a directory, a file or `hub:OWNER/NAME`; or labelled rows in memory: a data set or a dictionary of splits,
             rows as dictionaries or tuples, a pandas frame. GLUE tasks need none: they come from the hub.
         adapters: train only the adapters and the head.
-        teacher: a model tuned for the task, to learn from while tuning.
+        teacher: a model tuned for the task, to learn from while tuning; for unlabelled texts also an exported folder,
+            or any callable that takes a list of texts and gives for each a label, probabilities by label, or spans.
+        unlabelled: texts that the teacher labels, with gold rows (`data`) or without: files and folders, a list of
+            texts, a data set.
         recipe: name of a fine-tuning recipe, a YAML file, or a `FinetuneRecipe`.
         epochs: passes over the training rows.
         learning_rate: the highest of the schedule.
@@ -360,19 +379,34 @@ def finetune(
     if time is not None and (epochs or "tuning.epochs" in keys_of(settings)):
         raise UserError("--time chooses the length of a training: leave out --epochs")
     is_place = isinstance(data, str | Path)
+    is_model = not callable(teacher) or isinstance(teacher, PreTrainedModel)
+    called = None if is_model else str(getattr(teacher, "__name__", type(teacher).__name__))
+    is_new = not resume
     with (
         speaking(progress),
         nullcontext() if model is None else on_disk(model, tokenizer) as source,
-        nullcontext() if teacher is None else on_disk(teacher) as learned_from,
+        nullcontext(called) if called or teacher is None else on_disk(teacher) as learned_from,
     ):
+        texts = None if unlabelled is None else corpus_entries(unlabelled)
+        named_texts = [str(one) if isinstance(one, str | Path) else "texts in memory" for one in texts or ()]
         resolved = tuning_recipe(
             recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,
-            data=str(data) if is_place else None,
+            data=str(data) if is_place else None, unlabelled=named_texts or None,
         )  # fmt: skip
         check_trackers(resolved.tuning.report_to)
         run = RunDirectory(output_folder(output, "finetune"))
+        taught, rows = None, None if is_place or data is None else kept(data)
+        if resolved.teacher.unlabelled is not None and resolved.model.name is not None:
+            load_encoder_config(resolved.model.name, revision=resolved.model.revision)
+            with run.alone(resume=resume):
+                run.make_room(resume=resume, overwrite=overwrite)
+                taught = teach(
+                    resolved, teacher if called else resolved.teacher.model, texts or resolved.teacher.unlabelled,
+                    rows, run.teacher_labels, progress=progress, max_hours=max_hours if is_new else None,
+                )  # fmt: skip
+            resolved, resume, overwrite = taught.recipe, True, False  # its labels are part of the run
         begun = run.as_begun(resolved, "tuning", *(["epochs"] if time else [])) if resume else None
-        plan = plan_finetuning(begun or resolved, None if is_place or data is None else kept(data))
+        plan = plan_finetuning(begun or resolved, rows, taught)
         seconds = None
         if allowed is not None and begun is None:
             plan, seconds = _fitted(plan, started, allowed)
@@ -380,7 +414,7 @@ def finetune(
         lasting = {key: lasting_name(place) for key, place in places.items()}
         plan = replace(plan, recipe=apply_overrides(plan.recipe, lasting))
         price = replace(tuning_price(plan), measured=seconds)
-        price.check(None if resume else max_hours)
+        price.check(max_hours if is_new else None)
         with run.alone(resume=resume):
             record = _finetune(
                 plan, run, price, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
@@ -396,13 +430,14 @@ def tuning_recipe(
     *,
     adapters: bool = False,
     more: Mapping[str, Any] | None = None,
-    **places: str | None,
+    **places: str | list[str] | None,
 ) -> FinetuneRecipe:
     """Return a fine-tuning recipe with what a caller says in its place; `settings` count most.
 
-    `more` are values by key, `places` are `model`, `task`, `data` and `teacher`.
+    `more` are values by key, `places` are `model`, `task`, `data`, `teacher` and `unlabelled`.
     """
     keys = {"model": "model.name", "task": "task.name", "data": "task.data", "teacher": "teacher.model"}
+    keys["unlabelled"] = "teacher.unlabelled"
     given = {keys[name]: value for name, value in places.items() if value is not None} | dict(more or {})
     if adapters:
         given["tuning.mode"] = "adapters"
@@ -431,12 +466,13 @@ def _fitted(plan: FinetuningPlan, started: float, allowed: float) -> tuple[Finet
 def tuning_identity(plan: FinetuningPlan) -> dict[str, Any]:
     """Return what a tuning reads, to be known again when it is resumed: its data, its model, its teacher."""
     models = {"model": plan.model, "teacher": plan.teacher.model if plan.teacher is not None else None}
+    asked = {} if plan.taught is None else {"teacher": plan.taught.identity}
     found = {
         role: model_identity(model.name_or_path, model.config)
         for role, model in models.items()
         if model is not None
     }
-    return {"data": task_identity(plan.task), **found}
+    return {"data": task_identity(plan.task), **found, **asked}
 
 
 def tuning_price(plan: FinetuningPlan) -> Price:
@@ -444,10 +480,10 @@ def tuning_price(plan: FinetuningPlan) -> Price:
     tuning, config, lengths = plan.recipe.tuning, plan.model.config, plan.encoded["train"].lengths
     passes, length = plan.max_steps / plan.steps_per_epoch, round(statistics.fmean(lengths))
     flops = 3 * forward_flops_per_token(config, length, adapter_size=getattr(config, "adapter_size", None))
-    if plan.teacher is not None:
-        flops += forward_flops_per_token(plan.teacher.model.config, length)
     frozen = plan.parameters.total - plan.parameters.trainable
-    frozen += 0 if plan.teacher is None else plan.teacher.model.num_parameters()
+    if plan.teacher is not None and plan.teacher.model is not None:
+        flops += forward_flops_per_token(plan.teacher.model.config, length)
+        frozen += plan.teacher.model.num_parameters()
     tokens = (tuning.micro_batch_size or tuning.batch_size) * max(lengths)
     memory = training_bytes(config, plan.parameters.trainable, frozen, tokens)
     tokens, precision = round(passes * sum(lengths)), resolve_precision(tuning.precision)
@@ -579,9 +615,13 @@ def _load_task_teacher(
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     scale: Scale,
+    taught: Taught | None,
 ) -> TaskTeacher | None:
     settings = recipe.teacher
-    if settings.model is None:
+    if taught is not None and taught.soft and settings.logit_weight:
+        order = torch.arange(len(task.labels))
+        return TaskTeacher(None, order, settings.logit_weight, 0.0, settings.temperature, scale)
+    if settings.model is None or taught is not None:
         return None
     teacher, teacher_tokenizer, inputs = load_tuned(settings.model, revision=settings.revision)
     name = display_name(settings.model)
@@ -684,6 +724,7 @@ def _record(
     recipe["teacher"]["model"] = display_name(plan.recipe.teacher.model)
     recipe["task"]["data"] = display_name(plan.recipe.task.data)
     split = plan.task.reported_split
+    agreement = {} if plan.taught is None else {"agreement": list(plan.taught.agreement)}
     seconds = trainer.step_seconds
     per_step = statistics.median(seconds) if seconds else None
     return {
@@ -700,6 +741,7 @@ def _record(
         "mode": plan.recipe.tuning.mode,
         "adapter_init": plan.adapters,
         "teacher": display_name(plan.recipe.teacher.model),
+        **agreement,
         "model": {
             "name": display_name(plan.recipe.model.name),
             "model_type": plan.model.config.model_type,

@@ -31,9 +31,10 @@ class TaskTeacher:
 
     `order` has for each of the task's labels the teacher's id of the same name; `hidden_weight` is that of
     Eq. 8 between matched layers, and `temperature` softens both distributions. `scale` is that of the student's scores.
+    Without a model the teacher has been asked before, and batches hold its logits.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel | None
     order: Tensor
     logit_weight: float
     hidden_weight: float
@@ -42,11 +43,14 @@ class TaskTeacher:
 
     def __post_init__(self) -> None:
         """Freeze the teacher."""
-        self.model.eval().requires_grad_(False)
+        if self.model is not None:
+            self.model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def view(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the teacher's logits in the task's label order, and its hidden states."""
+        if self.model is None:
+            return batch["teacher_logits"], ()
         outputs = self.model(
             **forward_inputs(self.model, batch), output_hidden_states=bool(self.hidden_weight)
         )

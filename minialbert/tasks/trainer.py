@@ -86,7 +86,7 @@ class TuningTrainer(ResumableTrainer):
         self._rows_per_step = batch_size
         self._last_save = self._step_begun = time.monotonic()
         self._save_is_due = False
-        if teacher is not None:
+        if teacher is not None and teacher.model is not None:
             teacher.model.to(args.device)
         super().__init__(
             verb="finetune",

@@ -85,6 +85,9 @@ class TextModel(ABC):
     """
 
     prompts: Mapping[str, str] = MappingProxyType({})  # of a sentence encoder, by name
+    keeps_logits = (
+        False  # whether results of a tagger have its words' offsets too (`words`), and their `logits`
+    )
 
     def __init__(
         self,
@@ -302,10 +305,13 @@ class TextModel(ABC):
         logits = self._logits([Row(list(window.input_ids)) for window in flat])
         by_word = word_logits(list(map(len, words)), owners, flat, logits, len(self.labels))
         for text, its_offsets, values in zip(sentences, offsets, by_word, strict=True):
-            tags, chances = tags_of(values / self.decision.temperature, self.labels, self._over)
+            values = values / self.decision.temperature
+            tags, chances = tags_of(values, self.labels, self._over)
             found = entities_at(text, its_offsets, tags_to_spans(tags, its_offsets, text), chances)
             least = self._threshold
-            yield {"text": text, "entities": [one for one in found if least is None or one["score"] > least]}
+            kept = [one for one in found if least is None or one["score"] > least]
+            evidence = {"words": its_offsets, "logits": values} if self.keeps_logits else {}
+            yield {"text": text, "entities": kept, **evidence}
 
 
 def prompt_of(model: TextModel, prompt: str | None) -> str:

@@ -1,0 +1,346 @@
+"""A teacher instead of gold labels: it labels plain texts; its answers stay on disk, and become rows to tune on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
+from minialbert_runtime.folder import digest, find_folder, is_exported
+from minialbert_runtime.words import WordRule
+
+from minialbert.data.columns import ROLES
+from minialbert.data.corpora import find_sources, read_documents
+from minialbert.data.examples import Example, Task, TokenExample, counted_labels
+from minialbert.data.rows import LabelledData
+from minialbert.data.splits import shared_texts
+from minialbert.data.task_inputs import Encoded
+from minialbert.data.task_types import TaskType, task_options, task_type
+from minialbert.data.tasks import load_task
+from minialbert.data.text_streams import ReadStats
+from minialbert.data.words import learn_words, running_text
+from minialbert.errors import UserError, display_name, listed, quoted
+from minialbert.method.live import model_identity
+from minialbert.recipes.schema import FinetuneRecipe, TaskRecipe, TaskTeacherRecipe
+from minialbert.runs.files import to_json, write_json, writing
+from minialbert.runs.progress import duration, progress_bar
+from minialbert.runs.stopping import world_size
+from minialbert.tasks.losses import label_order
+from minialbert.tasks.models import load_tuned
+from minialbert.tasks.predict import Predictor, load_predictor
+
+logger = logging.getLogger(__name__)
+
+_SHARD = 128  # texts that are labelled, and written, together
+_LEAST = 1e-6  # probability
+
+_Answer = dict[str, Any]
+_Soft = dict[str, tuple[Sequence[Sequence[int]], Logits]]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What is learnt where a teacher labels texts.
+
+    `words` is the rule that cuts words, with a line on it, None where rows teach it. `soft` has the teacher's logits by
+    text, a tagger's with the offsets of its words; nothing where it gives no probabilities. In the splits of
+    `agreement` the labels are the teacher's. `identity` tells teacher and texts from others.
+    """
+
+    recipe: FinetuneRecipe
+    task: Task
+    words: tuple[WordRule, str] | None
+    soft: _Soft
+    agreement: tuple[str, ...]
+    identity: dict[str, Any]
+
+
+def teach(
+    recipe: FinetuneRecipe,
+    teacher: Any,  # noqa: ANN401
+    unlabelled: Iterable[Any],
+    gold_rows: LabelledData | None,
+    folder: Path,
+    *,
+    progress: bool,
+    max_hours: float | None,
+) -> Taught:
+    """Return rows that a teacher labels, behind gold rows if there are some; its answers are kept in a folder.
+
+    The teacher is a place, a `TextModel`, or any callable from texts to what `_plain` reads. Raises UserError if it
+    does not fit recipe and gold rows, or takes more hours than allowed.
+    """
+    name = str(display_name(recipe.teacher.model))
+    model, identity = _load(teacher, recipe.teacher, name)
+    own = model if isinstance(model, TextModel) else None
+    kind = _kind(recipe.task, own, name)
+    names = tuple(recipe.teacher.labels or ()) if own is None else own.labels if kind.has_classes else ()
+    named = {"name": recipe.task.name or kind.option or kind.name}
+    recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update=named)})
+    texts, note = _read_texts(unlabelled, recipe.teacher)
+    gold = _gold_task(recipe, gold_rows, names, name)
+    labels = gold.labels if gold is not None else tuple(recipe.task.labels or names)
+    order = label_order(names, labels, name).tolist() if names and labels else []
+    gold_train = list(gold.splits.get("train", ())) if gold is not None else []
+    if gold is None and recipe.task.max_train_rows:
+        texts = texts[: recipe.task.max_train_rows]
+        note += f"; the first {len(texts):,} are used (task.max_train_rows)"
+    known = dict.fromkeys(map(_text_of, gold_train))
+    fresh = [text for text in texts if text not in known]
+    note += f"; {len(texts) - len(fresh):,} more are gold rows" if known else ""
+    asked = [*known, *fresh]
+    identity = {"name": name, **identity, "labels": list(names), "problem": kind.name, "texts": _hash(asked)}
+    given = _answers(asked, own.predict if own else model, kind, folder, identity, progress, max_hours)
+    answers, column = dict(zip(asked, given, strict=True)), "spans" if kind.tagging else "label"
+    rows = [{"text": text, column: said} for text in fresh if (said := answers[text][column]) is not None]
+    if not rows:
+        raise UserError(f"teacher {name} gave none of the {len(fresh):,} texts a label")
+    plain = dict.fromkeys((*ROLES, "format", "data", "max_train_rows"))
+    read = recipe.task.model_copy(update=plain | {"problem": kind.name, "labels": list(labels) or None})
+    carve = gold is None or "validation" not in gold.splits
+    task = load_task(read, data={"train": rows}, carve=carve)
+    notes = [f"labels: those of the teacher {name}; {note}; {len(fresh) - len(rows):,} got no label"]
+    notes += ["validation: no gold labels; figures are agreement with the teacher"] if carve else []
+    task = replace(task, notes=(*notes, *task.notes))
+    words = (own._words, "words: running text is cut as the teacher cuts it") if own is not None else None
+    if gold is not None:
+        task = _mixed(gold, gold_train * recipe.teacher.gold_weight, task)
+        words = learn_words(gold_train) if gold_train and kind.tagging else words
+    used = [*known, *(row["text"] for row in rows)]
+    soft = _soft({text: answers[text] for text in used}, kind, names or task.labels, order, name)
+    return Taught(recipe, task, words, soft, ("validation",) * carve, identity)
+
+
+def _kind(task: TaskRecipe, own: TextModel | None, name: str) -> TaskType:
+    """Return what kind of labels a teacher gives: its own, or of a callable that of the task."""
+    option = task_options().get(task.name or "")
+    asked = task.problem or (option.name if option else None)
+    if own is not None and asked not in (None, own.problem):
+        raise UserError(f"teacher {name} was tuned for a {own.problem} task, this is a {asked} task")
+    if own is None and asked is None:
+        raise UserError(f"no task: give --task, one of {', '.join(task_options())}, or task.problem")
+    return task_type(own.problem if own is not None else asked or "")
+
+
+def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
+    """Return what labels texts, and what tells it from others."""
+    model, identity = teacher, dict[str, Any]()
+    if isinstance(teacher, str) and is_exported(teacher):
+        model, identity = load_predictor(teacher), {"weights": digest(find_folder(teacher))}
+    elif isinstance(teacher, str):
+        tuned, tokenizer, inputs = load_tuned(teacher, revision=settings.revision)
+        identity = dict(model_identity(teacher, tuned.config))
+        if len(settings.labels or ()) == tuned.config.num_labels:
+            tuned.config.id2label = dict(enumerate(settings.labels or ()))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = Predictor(tuned.to(device), tokenizer, inputs, precision="auto")
+    if isinstance(model, TextModel):
+        model.keeps_logits = True
+        if settings.labels and tuple(settings.labels) != model.labels:
+            raise UserError(
+                f"teacher.labels: {name} has {listed(model.labels)}; give one name for each, by id"
+            )
+    return model, identity
+
+
+def _read_texts(unlabelled: Iterable[Any], settings: TaskTeacherRecipe) -> tuple[list[str], str]:
+    """Return the texts, each once, and what was read and left out."""
+    stats, field, separator = ReadStats(), settings.text_field, settings.documents
+    found = [
+        document.text
+        for source in find_sources(unlabelled, field)
+        for document in read_documents(source, separator=separator, text_field=field, stats=stats)
+    ]
+    short = [text for text in found if len(text) <= MAX_CHARACTERS]
+    texts = list(dict.fromkeys(short))
+    if not texts:
+        raise UserError("there is no unlabelled text: all are empty, or too long")
+    counts = (
+        f"{stats.skipped:,} empty, {len(short) - len(texts):,} repeated, {len(found) - len(short):,} too long"
+    )
+    return texts, f"{len(texts):,} texts (in .txt one a {separator}), left out {counts}"
+
+
+def _gold_task(
+    recipe: FinetuneRecipe, data: LabelledData | None, names: Sequence[str], teacher: str
+) -> Task | None:
+    """Return the gold rows, None where there are none; refuse those with labels that the teacher does not give."""
+    if data is None and recipe.task.data is None:
+        return None
+    gold = load_task(recipe.task, data=data, model_labels=names or None)
+    if gold.pairs:
+        raise UserError(f"teacher {teacher} labels single texts, and the gold rows are pairs of texts")
+    known = {label[2:] if gold.type.tagging else label for label in gold.labels} - {""}
+    if unknown := sorted({one for rows in gold.splits.values() for one in _labels_of(rows)} - known):
+        raise UserError(
+            f"gold rows have {listed(map(quoted, unknown))}, which teacher {teacher} does not label (it has "
+            f"{listed(map(quoted, sorted(known)))}); if only names differ, give the teacher's by id as teacher.labels"
+        )
+    return gold
+
+
+def _mixed(gold: Task, gold_train: list[Example], task: Task) -> Task:
+    """Return gold rows with the teacher's behind them."""
+    train = [*gold_train, *task.splits["train"]]
+    splits = {"train": train, **{name: rows for name, rows in gold.splits.items() if name != "train"}}
+    splits |= {name: rows for name, rows in task.splits.items() if name not in splits}
+    notes = [f"train: {len(gold_train):,} gold rows and {len(train) - len(gold_train):,} of the teacher"]
+    if gold_train and (only := sorted(_labels_of(train) - _labels_of(gold_train))):
+        notes.append(f"train: the teacher gives {listed(map(quoted, only))}, which no gold row has")
+    notes += shared_texts({name: list(map(_text_of, rows)) for name, rows in splits.items()})
+    return replace(gold, splits=splits, notes=(*task.notes, *notes, *gold.notes))
+
+
+def _answers(
+    texts: Sequence[str],
+    answer: Callable[[Sequence[str]], Iterable[Any]],
+    kind: TaskType,
+    folder: Path,
+    identity: Mapping[str, Any],
+    progress: bool,
+    max_hours: float | None,
+) -> list[_Answer]:
+    """Return the teacher's answers: those from before are read from the folder, others are added as they come."""
+    file, manifest, name = folder / "labels.jsonl", folder / "manifest.json", identity["name"]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not manifest.is_file():
+            write_json(manifest, identity)
+        file.touch()
+    if manifest.read_text(encoding="utf-8") != to_json(identity) + "\n":
+        raise UserError(
+            f"{folder} has labels of another teacher or other texts: --overwrite replaces the run"
+        )
+    answers, size = _kept(file, texts)
+    first, begun, left = len(answers), time.monotonic(), len(texts) - len(answers)
+    characters = sum(map(len, texts[first:]))
+    logger.info(f"teacher {name}: {left:,} of {len(texts):,} texts to label, {characters:,} characters")
+    if left and world_size() > 1:
+        raise UserError("texts are labelled in one process: begin without torchrun, then go on with --resume")
+    with writing(file), file.open("r+b") as opened, progress_bar("labelling", shown=progress) as bar:
+        shown = bar.add_task("labelling", total=len(texts), completed=first)
+        opened.truncate(size)
+        opened.seek(size)
+        for begin in range(first, len(texts), _SHARD):
+            shard = texts[begin : begin + _SHARD]
+            new = [_plain(one, kind) for one in answer(shard)]
+            if len(new) != len(shard):
+                raise UserError(
+                    f"teacher {name}: expected {len(shard)} answers, one a text, found {len(new)}"
+                )
+            for text, one in zip(shard, new, strict=True):  # numbers may be numpy's
+                line = json.dumps({"text": text, **one}, default=lambda value: value.tolist())
+                opened.write(line.encode() + b"\n")
+            opened.flush()
+            bar.update(shown, completed=begin + len(shard))
+            if begin == first and len(shard) < left:
+                seconds = (time.monotonic() - begun) / len(shard) * (left - len(shard))
+                logger.info("teacher %s: about %s for the other texts", name, duration(seconds))
+                if max_hours is not None and seconds > 3600 * max_hours:
+                    raise UserError(
+                        f"teacher {name} needs {duration(seconds)}, more than {max_hours:g} hours: give fewer texts, "
+                        "or go on with --yes --resume"
+                    )
+    return _kept(file, texts)[0]
+
+
+def _kept(file: Path, texts: Sequence[str]) -> tuple[list[_Answer], int]:
+    """Return the answers that a file holds, whole shards of them, and how many bytes these take."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    whole = len(lines) - (bool(lines) and not lines[-1].endswith(b"\n"))  # killed while it was written
+    whole -= 0 if whole == len(texts) else whole % _SHARD
+    try:
+        return [json.loads(line) for line in lines[:whole]], sum(map(len, lines[:whole]))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: --overwrite replaces the run") from error
+
+
+def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401
+    """Return an answer as `spans`, or `label` with `scores`; None instead of them for a text that gets no label.
+
+    It is what `predict` gives, or the spans, label, labels or score alone, or probabilities by label.
+    """
+    said = given if isinstance(given, Mapping) else {"spans" if kind.tagging else "label": given}
+    if kind.tagging:
+        plain = {"spans": said.get("entities", said.get("spans"))}
+        logits = {"words": said["words"], "logits": said["logits"].round(3)} if "logits" in said else {}
+        return plain | logits
+    scores = said.get("scores", {} if said.keys() & {"label", "labels", "score"} else said)
+    label = said.get("labels", said.get("label", said.get("score")))
+    if scores and not said.keys() & {"label", "labels"}:
+        over = [one for one, chance in scores.items() if chance > 0.5]
+        label = over if kind.label == "classes" else max(scores, key=lambda one: scores[one])
+    return {"label": label} | ({"scores": scores} if scores else {})
+
+
+def _soft(
+    answers: Mapping[str, _Answer], kind: TaskType, labels: Sequence[str], order: list[int], teacher: str
+) -> _Soft:
+    """Return logits by text, in the task's order of labels; nothing where an answer has no probabilities."""
+    found: _Soft = {}
+    for text, answer in answers.items():
+        if "logits" in answer:
+            logits = np.array(answer["logits"], np.float16).reshape(-1, len(labels))
+        elif answer.get("scores"):
+            if answer["scores"].keys() != {*labels}:
+                said = f"{listed(answer['scores'])}, expected {listed(labels)}"
+                raise UserError(f"teacher {teacher} gives probabilities of {said}")
+            chances = np.array([answer["scores"][label] for label in labels]).clip(_LEAST, 1 - _LEAST)
+            logits = np.log(chances) - (np.log1p(-chances) if kind.label == "classes" else 0)
+        else:
+            return {}
+        found[text] = answer.get("words", ()), (logits[..., order] if order else logits).astype(np.float16)
+    return found
+
+
+def add_soft_labels(encoded: Encoded, examples: Sequence[Example], task: Task, soft: _Soft) -> None:
+    """Give each input the teacher's logits; those of a tagger stand at the pieces of words, with zeros elsewhere.
+
+    A word has those of the teacher's word that it begins in. Where none of the teacher's words begins, no entity does:
+    what the teacher gives B-TYPE there is I-TYPE's.
+    """
+    for at, (row, owner) in enumerate(zip(encoded.rows, encoded.owners, strict=True)):
+        example = examples[owner]
+        theirs, logits = soft[_text_of(example)]
+        if isinstance(example, TokenExample):
+            offsets, words = running_text(example)[1], encoded.windows[at].words
+            held = [piece for piece, word in enumerate(words) if word >= 0]
+            starts = [offsets[words[piece]][0] for piece in held]
+            places = [bisect_right(theirs, start, key=itemgetter(0)) - 1 for start in starts]
+            positions, _ = encoded.windows[at].first_pieces
+            begins = np.isin(held, positions) & [
+                theirs[place][0] == start for place, start in zip(places, starts, strict=True)
+            ]
+            chances = logits[places].astype(np.float32)
+            chances -= np.logaddexp.reduce(chances, axis=-1, keepdims=True)
+            for label in range(len(task.labels)):
+                inside = "I" + task.labels[label][1:]
+                if task.labels[label].startswith("B-") and inside in task.labels:
+                    moved = chances[~begins, label], chances[~begins, task.labels.index(inside)]
+                    chances[~begins, task.labels.index(inside)] = np.logaddexp(*moved)
+                    chances[~begins, label] = np.log(_LEAST)
+            logits = np.zeros((len(words), len(task.labels)), np.float16)
+            logits[held] = chances
+        row["teacher_logits"] = logits
+
+
+def _labels_of(rows: Iterable[Example]) -> set[str]:
+    return {label for row in rows for label in counted_labels(row)}
+
+
+def _text_of(row: Example) -> str:
+    return running_text(row)[0] if isinstance(row, TokenExample) else row.text
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -1,0 +1,398 @@
+"""A teacher instead of gold labels: what it says becomes rows, soft or hard, kept on disk and read again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+
+import minialbert
+from minialbert.data.examples import Task, TokenExample
+from minialbert.data.task_inputs import encode_sentences
+from minialbert.data.task_types import task_type
+from minialbert.errors import UserError
+from minialbert.recipes.load import load_recipe
+from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.directory import RunDirectory
+from minialbert.tasks import unlabelled
+from minialbert.tasks.finetune import finetune, plan_finetuning, tuning_recipe
+from minialbert.tasks.unlabelled import Taught, _plain, add_soft_labels, teach
+
+_TEXT = "the sat on mat and a ran in sun it was big red small old new house tree to of is at"
+WORDS = _TEXT.split(" ")
+TAGS = ("I-Animal", "O", "B-Animal")  # not in the order that rows would give
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Different sentences; about half have a cat, about half a dog."""
+    drawn, made = random.Random(seed), list[str]()
+    while len(made) < count:
+        words = drawn.choices(WORDS, k=drawn.randint(4, 10))
+        for animal in ("cat", "dog"):
+            if drawn.random() < 0.5:
+                words.insert(drawn.randint(0, len(words)), animal)
+        made += [text] if (text := " ".join(words)) not in made else []
+    return made
+
+
+def animals(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:
+    """A callable teacher of a tagger, as somebody may have one."""
+    return [
+        [(text.index(one), text.index(one) + 3, "Animal") for one in ("cat", "dog") if one in text.split()]
+        for text in texts
+    ]
+
+
+def with_cat(texts: Sequence[str]) -> list[dict[str, float]]:
+    """A callable teacher of a classifier, sure to nine tenths."""
+    return [
+        {"with": 0.9, "without": 0.1} if "cat" in text.split() else {"with": 0.1, "without": 0.9}
+        for text in texts
+    ]
+
+
+@pytest.fixture
+def model_teacher(tiny_tokenizer, tmp_path) -> Callable[..., Path]:
+    """Saves a tiny model with a task head and random weights; returns its folder."""
+
+    def make(labels: Sequence[str], *, tagging: bool = False) -> Path:
+        config = BertConfig(
+            vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=64, pad_token_id=tiny_tokenizer.pad_token_id,
+            id2label=dict(enumerate(labels)), label2id={}, initializer_range=0.5,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = (BertForTokenClassification if tagging else BertForSequenceClassification)(config)
+        model.save_pretrained(tmp_path / "teacher")
+        tiny_tokenizer.save_pretrained(tmp_path / "teacher")
+        return tmp_path / "teacher"
+
+    return make
+
+
+@pytest.fixture
+def ask(tmp_path) -> Callable[..., Taught]:
+    """Ask a teacher for labels without tuning on them."""
+
+    def call(
+        teacher: Any, texts: Any, data: Any = None, *settings: str, task: str | None = None, **more: Any
+    ) -> Taught:
+        place = str(teacher) if isinstance(teacher, str | Path) else teacher.__name__
+        recipe = tuning_recipe(
+            None, settings, model="m", task=task, teacher=place, unlabelled=["texts"], data=None
+        )
+        options = {"progress": False, "max_hours": None} | more
+        asked = place if isinstance(teacher, str | Path) else teacher
+        return teach(recipe, asked, [texts], data, tmp_path / "labels", **options)
+
+    return call
+
+
+def tune(student: Path, output: Path, **options: Any) -> Any:
+    """Tune on what a teacher says, with settings under which a tiny student learns."""
+    settings = {"tuning.precision": "fp32", "tuning.logging_steps": 1} | options.pop("settings", {})
+    usual = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8, "progress": False}
+    return finetune(str(student), output=output, settings=settings, **usual | options)
+
+
+# What a student learns
+
+
+def test_a_student_learns_from_the_probabilities_of_a_callable(tiny_student_dir, tmp_path):
+    tuned = tune(
+        tiny_student_dir, tmp_path / "run", task="classification", teacher=with_cat, unlabelled=sentences(160)
+    )
+    record = tuned.record
+    assert tuned.score > 0.9
+    assert (record["split"], record["agreement"], record["teacher"]) == (
+        "validation",
+        ["validation"],
+        "with_cat",
+    )
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == record
+    assert any("agreement with the teacher" in note for note in record["notes"])
+    assert "--teacher with_cat --unlabelled 'texts in memory'" in record["command"]
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["loss_logit"] > 0
+
+
+def test_spans_of_a_callable_are_hard_labels(tiny_student_dir, tmp_path, caplog):
+    caplog.set_level("INFO")
+    tuned = tune(
+        tiny_student_dir, tmp_path / "run", task="ner", teacher=animals, epochs=8,
+        unlabelled=[*sentences(160), sentences(1)[0], " "],
+    )  # fmt: skip
+    assert tuned.score > 0.9
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert not any("loss_logit" in line for line in log)
+    said = "160 texts (in .txt one a line), left out 1 empty, 1 repeated, 0 too long"
+    assert f"labels: those of the teacher animals; {said}; 0 got no label" in tuned.record["notes"]
+    told = [line.getMessage() for line in caplog.records if line.getMessage().startswith("teacher animals: ")]
+    assert told[0].startswith("teacher animals: 160 of 160 texts to label, ")
+    assert told[1].endswith(" for the other texts")
+
+
+def test_a_tagger_gives_soft_labels_by_word_in_the_tasks_order(
+    model_teacher, tiny_student_dir, ask, tmp_path
+):
+    folder = model_teacher(TAGS, tagging=True)
+    taught = ask(folder, sentences(30), None, "task.labels=[O, B-Animal, I-Animal]")
+    assert (taught.task.problem, taught.task.labels) == ("token", ("O", "B-Animal", "I-Animal"))
+    recipe = load_recipe("default", FinetuneRecipe).model_copy(
+        update={"model": taught.recipe.model.model_copy(update={"name": str(tiny_student_dir)})}
+    )
+    plan = plan_finetuning(recipe, taught=taught)
+    assert plan.teacher is not None
+    assert plan.teacher.model is None
+    expected = {answer["text"]: answer for answer in minialbert.load(str(folder)).predict(sentences(30))}
+    rows, train = plan.encoded["train"], plan.task.splits["train"]
+    for row, owner in zip(rows.rows, rows.owners, strict=True):
+        held = np.array(row["labels"]) >= 0
+        best = row["teacher_logits"][held].argmax(1)
+        entities = minialbert_spans(train[owner], plan.task.labels, best)
+        assert entities == [(one["start"], one["end"]) for one in expected[train[owner].text]["entities"]]
+        assert np.allclose(np.exp(row["teacher_logits"][held].astype(float)).sum(1), 1, atol=2e-2)
+
+
+def minialbert_spans(sentence: Any, labels: Sequence[str], ids: Sequence[int]) -> list[tuple[int, int]]:
+    from minialbert_runtime.words import tags_to_spans
+
+    return [(one.start, one.end) for one in tags_to_spans([labels[at] for at in ids], sentence.offsets)]
+
+
+@pytest.mark.parametrize("all_pieces", [False, True])
+def test_words_that_the_teacher_cuts_otherwise(tiny_tokenizer, all_pieces):
+    labels = ("O", "B-X", "I-X")
+    words = ("red", "-", "house", "of")  # of "red-house of", which the teacher cuts in two
+    offsets = ((0, 3), (3, 4), (4, 9), (10, 12))
+    example = TokenExample(words, ("B-X", "I-X", "I-X", "O"), "red-house of", offsets)
+    task = Task("t", "token", labels, "entity_f1", {})
+    encoded = encode_sentences(
+        [example], tiny_tokenizer, task, max_length=32, overlap=0, all_pieces=all_pieces
+    )
+    chances = np.array([[0.1, 0.7, 0.2], [0.8, 0.1, 0.1]])
+    soft = {"red-house of": ([[0, 9], [10, 12]], np.log(chances).astype(np.float16))}
+    add_soft_labels(encoded, [example], task, soft)
+    window, given = encoded.windows[0], np.exp(encoded.rows[0]["teacher_logits"].astype(float))
+    positions, found = window.first_pieces
+    inside = [0.1, 0, 0.9]  # what begins an entity goes on there
+    expected = dict(zip(found, [[0.1, 0.7, 0.2], inside, inside, [0.8, 0.1, 0.1]], strict=True))
+    for position, word in enumerate(window.words):
+        if word < 0:
+            assert given[position].tolist() == [1, 1, 1]
+        elif position in positions:
+            assert np.allclose(given[position], expected[word], atol=1e-3)
+        else:
+            assert np.allclose(given[position], inside if word < 3 else [0.8, 0, 0.2], atol=1e-3)
+
+
+def test_gold_rows_beside_the_teachers(ask, tiny_student_dir):
+    texts = sentences(60)
+    gold = {
+        "train": [(text, "with" if "cat" in text.split() else "without") for text in texts[:10]],
+        "validation": [(text, "with" if "cat" in text.split() else "without") for text in sentences(12, 9)],
+    }
+    taught = ask(with_cat, texts, gold, "teacher.gold_weight=3", task="classification")
+    assert (taught.agreement, len(taught.task.splits["train"])) == ((), 3 * 10 + 50)
+    assert taught.task.splits["validation"][0].text == gold["validation"][0][0]
+    assert any(
+        "60 texts (in .txt one a line), left out 0 empty, 0 repeated, 0 too long; 10 more are gold rows" in n
+        for n in taught.task.notes
+    )
+    recipe = taught.recipe.model_copy(
+        update={"model": taught.recipe.model.model_copy(update={"name": str(tiny_student_dir)})}
+    )
+    plan = plan_finetuning(recipe, taught=taught)
+    assert plan.encoded["train"].rows[0]["input_ids"] == plan.encoded["train"].rows[10]["input_ids"]
+    assert all("teacher_logits" in row for row in plan.encoded["train"].rows)
+
+
+# Kept on disk
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def test_a_killed_labelling_goes_on_where_it_was(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(unlabelled, "_SHARD", 8)
+    texts, asked = sentences(30), list[int]()
+
+    def teacher(shard: Sequence[str]) -> list[dict[str, float]]:
+        asked.append(len(shard))
+        if len(asked) == 3:
+            raise Killed
+        return with_cat(shard)
+
+    with pytest.raises(Killed):
+        ask(teacher, texts, task="classification")
+    file = tmp_path / "labels" / "labels.jsonl"
+    whole = file.read_bytes()
+    assert whole.count(b"\n") == 16
+    file.write_bytes(whole + json.dumps({"text": texts[16], "label": "with"}).encode() + b'\n{"text": "th')
+    taught = ask(teacher, texts, task="classification")
+    assert asked == [8, 8, 8, 8, 6]
+    (tmp_path / "labels").rename(tmp_path / "resumed")
+    assert ask(with_cat, texts, task="classification").task.splits == taught.task.splits
+    assert file.read_bytes() == (tmp_path / "resumed" / "labels.jsonl").read_bytes()
+    with pytest.raises(UserError, match="another teacher or other texts"):
+        ask(with_cat, texts[1:], task="classification")
+
+
+def test_a_finished_labelling_is_part_of_the_run(tiny_student_dir, tmp_path):
+    calls = []
+
+    def teacher(texts: Sequence[str]) -> list[dict[str, float]]:
+        calls.append(len(texts))
+        return with_cat(texts)
+
+    options = {"task": "classification", "teacher": teacher, "unlabelled": sentences(40), "epochs": 1}
+    tune(tiny_student_dir, tmp_path / "run", **options)
+    (tmp_path / "run" / "result.json").unlink()
+    tune(tiny_student_dir, tmp_path / "run", resume=True, **options)
+    assert calls == [40]
+    with pytest.raises(UserError, match="not empty"):
+        tune(tiny_student_dir, tmp_path / "run", **options)
+    tune(tiny_student_dir, tmp_path / "run", overwrite=True, **options)
+    assert calls == [40, 40]
+    assert RunDirectory(tmp_path / "run").teacher_labels.is_dir()
+
+
+def test_a_labelling_that_would_take_days_is_refused(ask, monkeypatch):
+    monkeypatch.setattr(unlabelled, "_SHARD", 8)
+    ticks = iter([0.0, 3600.0])
+    monkeypatch.setattr(unlabelled.time, "monotonic", lambda: next(ticks))
+    with pytest.raises(UserError, match=r"needs 2:45:00, more than 1 hours.*--yes --resume"):
+        ask(with_cat, sentences(30), task="classification", max_hours=1)
+
+
+# What teachers say, and what is refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        ("single-label", "a", {"label": "a"}),
+        ("single-label", None, {"label": None}),
+        ("single-label", {"a": 0.2, "b": 0.8}, {"label": "b", "scores": {"a": 0.2, "b": 0.8}}),
+        ("single-label", {"label": "a", "score": 0.9}, {"label": "a"}),
+        ("multi-label", ["a", "b"], {"label": ["a", "b"]}),
+        ("multi-label", {"a": 0.2, "b": 0.8}, {"label": ["b"], "scores": {"a": 0.2, "b": 0.8}}),
+        ("multi-label", {"labels": [], "scores": {"a": 0.2}}, {"label": [], "scores": {"a": 0.2}}),
+        ("regression", 2, {"label": 2}),
+        ("regression", {"score": 2.5}, {"label": 2.5}),
+        ("token", [(0, 3, "X")], {"spans": [(0, 3, "X")]}),
+        ("token", {"entities": []}, {"spans": []}),
+        ("token", None, {"spans": None}),
+    ],
+)
+def test_what_a_teacher_may_say(kind, given, expected):
+    assert _plain(given, task_type(kind)) == expected
+
+
+def test_texts_without_a_label_are_left_out_and_counted(ask):
+    taught = ask(
+        lambda texts: [None if "mat" in text else "a" if "cat" in text else "b" for text in texts],
+        sentences(40), task="classification",
+    )  # fmt: skip
+    rows = [row for split in taught.task.splits.values() for row in split]
+    without = sum("mat" in text for text in sentences(40))
+    assert 0 < without == 40 - len(rows)
+    assert any(note.endswith(f"{without} got no label") for note in taught.task.notes)
+    assert taught.soft == {}
+
+
+def test_spans_of_a_pipeline_and_of_numpy(ask):
+    def teacher(texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        return [
+            [
+                {"start": np.int64(start), "end": end, "entity_group": label, "score": np.float32(1)}
+                for start, end, label in spans
+            ]
+            for spans in animals(texts)
+        ]
+
+    taught = ask(teacher, sentences(20), task="ner")
+    assert taught.task.labels == ("O", "B-Animal", "I-Animal")
+
+
+def test_unlabelled_texts_are_read_as_a_corpus_is(ask, tmp_path):
+    texts = sentences(30)
+    with gzip.open(tmp_path / "one.txt.gz", "wt") as file:
+        file.write("\n".join(texts[:10]))
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[10:]))
+    places = [tmp_path / "one.txt.gz", tmp_path / "two.jsonl"]
+    recipe = tuning_recipe(None, task="classification", teacher="with_cat", unlabelled=list(map(str, places)))
+    options = {"progress": False, "max_hours": None}
+    taught = teach(recipe, with_cat, places, None, tmp_path / "labels", **options)
+    rows = [row for split in taught.task.splits.values() for row in split]
+    assert sorted(row.text for row in rows) == sorted(texts)
+
+
+def test_scores_are_learnt_as_they_are(tiny_student_dir, tmp_path):
+    def count(texts: Sequence[str]) -> list[float]:
+        return [1.5 * text.split().count("cat") for text in texts]
+
+    tuned = tune(
+        tiny_student_dir,
+        tmp_path / "run",
+        task="regression",
+        teacher=count,
+        unlabelled=sentences(40),
+        epochs=1,
+    )
+    assert math.isfinite(tuned.score)
+    assert tuned.record["agreement"] == ["validation"]
+
+
+def test_gold_rows_with_labels_that_the_teacher_lacks(ask, model_teacher):
+    folder = model_teacher(("with", "without"))
+    rows = [("the cat sat", "cat"), ("the dog sat", "without")] * 4
+    with pytest.raises(
+        UserError, match="gold rows have 'cat', which teacher teacher does not label.*teacher.labels"
+    ):
+        ask(folder, sentences(9), {"train": rows}, task="classification")
+    gold = {"train": [(text, "dog" if label == "without" else label) for text, label in rows]}
+    with pytest.raises(UserError, match="'cat' is not among those of the model: 'with', 'without'"):
+        ask(folder, sentences(9), gold, task="classification")
+    named = ask(folder, sentences(9), gold, "teacher.labels=[cat, dog]", task="classification")
+    assert named.task.labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "message"),
+    [
+        ((), "ner", "teacher teacher was tuned for a single-label task, this is a token task"),
+        (("teacher.labels=[a]",), None, "teacher.labels: teacher has with, without; give one name for each"),
+        (("task.labels=[a, b]",), None, "was tuned for other labels"),
+    ],
+)
+def test_teachers_that_do_not_fit(settings, task, message, ask, model_teacher):
+    with pytest.raises(UserError, match=message):
+        ask(model_teacher(("with", "without")), sentences(9), None, *settings, task=task)
+
+
+def test_answers_that_are_none(ask, tmp_path):
+    with pytest.raises(UserError, match="expected 9 answers, one a text, found 8"):
+        ask(lambda texts: ["a"] * 8, sentences(9), task="classification")
+    with pytest.raises(UserError, match="no task: give --task"):
+        ask(with_cat, sentences(9))
+
+
+def test_settings_that_exclude_each_other(tiny_student_dir):
+    with pytest.raises(UserError, match="teacher.unlabelled needs a teacher"):
+        tuning_recipe(None, unlabelled=["a.txt"])
+    with pytest.raises(UserError, match="teacher.hidden_weight needs labelled rows"):
+        tuning_recipe(None, ["teacher.hidden_weight=1"], teacher="t", unlabelled=["a.txt"])
+    recipe = tuning_recipe(None, model=str(tiny_student_dir), task="ner", teacher="t", unlabelled=["a.txt"])
+    with pytest.raises(UserError, match="for a single run"):
+        plan_finetuning(recipe)
