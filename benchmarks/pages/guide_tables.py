@@ -155,7 +155,7 @@ def geometry(results: Path) -> str:
     for width, heads, depth, rank, factor in SHAPES:
         config = config_of(width, heads, depth, rank, factor)
         parameters = parameters_of(config)
-        flops = forward_flops_per_token(config, 128, adapter_size=config.adapter_size)
+        flops = forward_flops_per_token(config, 128)
         settings = [str(width), str(depth), str(rank), str(factor or "none")]
         sizes = [f"{parameters / 1e6:.1f} M", f"{4 * parameters / 1e6:.1f}", f"{parameters / 1e6:.1f}"]
         rows.append([*settings, *sizes, f"{flops / 1e6:.0f}"])

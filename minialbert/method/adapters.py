@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.errors import UserError, display_name, listed, quoted, shown, spelled_as_path
-from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.method.configuration_minialbert import LATER, MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, repository_file, tell_misfit
 from minialbert.method.modeling_minialbert import (
-    AdapterLinear,
     MiniAlbertForQuestionAnswering,
     MiniAlbertForSequenceClassification,
     MiniAlbertForTokenClassification,
@@ -49,7 +48,7 @@ _FUNCTIONAL_FIELDS = ("num_hidden_layers", "num_attention_heads", "hidden_act", 
 # Fields of a model's configuration that belong to its task and travel with the adapters.
 _TASK_FIELDS = (
     "adapter_reduction_factor", "adapter_layer_norm", "adapter_init", "problem_type", "classifier_dropout",
-    "elastic_depths", "adapter_kind",
+    "elastic_depths", "adapter_kind", "lora_rank", "lora_layers",
 )  # fmt: skip
 
 
@@ -65,6 +64,8 @@ class _Record(BaseModel):
     num_iterations: int
     adapter_reduction_factor: int
     adapter_kind: str = "bottleneck"
+    lora_rank: int = 8
+    lora_layers: list[str] | None = None
     adapter_layer_norm: bool
     adapter_init: str
     num_labels: int
@@ -129,6 +130,8 @@ def add_adapters(
     layer_norm: bool | None = None,
     seed: int | None = None,
     kind: str = "bottleneck",
+    lora_rank: int = 8,
+    lora_layers: Sequence[str] | None = None,
 ) -> None:
     """Give a student without adapters fresh ones, in place, and say so in its configuration.
 
@@ -141,7 +144,9 @@ def add_adapters(
         layer_norm: whether each adapter ends in a LayerNorm; None for False with "identity" and True, as in
             the release, with "as-published".
         seed: of the random values; None draws from torch's global generator.
-        kind: Eq. 3's, or a name given to `register_adapter`.
+        kind: what `MiniAlbertConfig` takes as `adapter_kind`; so `lora_rank` and `lora_layers`.
+        lora_rank: rank of the kind "lora".
+        lora_layers: the linear layers that it changes; None for all.
 
     Raises:
         UserError: if the model is no MiniALBERT, has adapters already, or cannot have such ones.
@@ -157,6 +162,8 @@ def add_adapters(
         "adapter_init": initialization,
         "adapter_layer_norm": initialization == "as-published" if layer_norm is None else layer_norm,
         "adapter_kind": kind,
+        "lora_rank": lora_rank,
+        "lora_layers": None if lora_layers is None else list(lora_layers),
     }
     config = _changed_config(encoder.config, values, "adapters")
     pairs = config.num_hidden_layers
@@ -169,8 +176,9 @@ def add_adapters(
             raise UserError(str(error)) from error
         for adapter in (*attention, *ffn):  # their LayerNorms start at one and zero, as torch's do
             for module in adapter.modules():
-                if isinstance(module, AdapterLinear):
-                    module.initialize()
+                initialize = getattr(module, "initialize", None)
+                if initialize is not None:
+                    initialize()
     for adapter in (*attention, *ffn):
         adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
     encoder.attention_adapters.extend(attention)
@@ -188,6 +196,8 @@ def backbone_fingerprint(encoder: MiniAlbertModel) -> str:
     bfloat16 has one fingerprint.
     """
     fields = {name: getattr(encoder.config, name) for name in _FUNCTIONAL_FIELDS}
+    if encoder.config.num_hidden_groups > 1:
+        fields["hidden_group_order"] = encoder.config.hidden_group_order
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         if not _is_adapter(name):
@@ -243,8 +253,7 @@ def save_adapters(
         **{name: getattr(config, name) for name in _TASK_FIELDS},
         "task": metadata or {},
     }
-    if record["adapter_kind"] == "bottleneck":  # as in files of before kinds
-        del record["adapter_kind"]
+    record = {key: value for key, value in record.items() if key not in LATER or value != LATER[key]}
     try:
         text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
@@ -268,7 +277,7 @@ def load_adapters(
 ) -> AdaptedModel:
     """Return a full model in eval mode: the backbone's own modules with the adapters and the head of a file.
 
-    `embeddings` and `block` are shared in memory, so training one model's backbone changes it for all, and so does a
+    `embeddings` and blocks are shared in memory, so training one model's backbone changes it for all, and so does a
     switch between train and eval mode. The backbone's own adapters, head and configuration, if any, are neither used
     nor changed.
 
@@ -308,7 +317,7 @@ def load_adapters(
     tensors = _read_tensors(_locate(source, WEIGHTS_NAME, revision), model, source)
 
     model.minialbert.embeddings = encoder.embeddings
-    model.minialbert.block = encoder.block
+    model.minialbert.block, model.minialbert.further_blocks = encoder.block, encoder.further_blocks
     for key, tensor in tensors.items():
         tensor = tensor.to(device=encoder.device, dtype=encoder.dtype)
         owner, _, name = (f"minialbert.{key}" if _is_adapter(key) else key).rpartition(".")

@@ -29,7 +29,7 @@ _RELEASE_KEYS = ("use_adapter", "reduction_factor")
 
 _SIZES = (
     "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-    "intermediate_size", "max_position_embeddings", "type_vocab_size",
+    "intermediate_size", "max_position_embeddings", "type_vocab_size", "num_hidden_groups", "lora_rank",
 )  # fmt: skip
 _MOST_LABELS, _MOST_ITERATIONS = 1_000_000, 1_000
 _FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -37,6 +37,17 @@ _FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# Keys that came later, with what they were before: files that do not need them stay as they were.
+LATER: dict[str, Any] = {
+    "adapter_kind": "bottleneck", "num_hidden_groups": 1, "hidden_group_order": "runs",
+    "groups_share_attention": False, "lora_rank": 8, "lora_layers": None,
+}  # fmt: skip
+
+
+# The linear layers of a block's attention, and of its feed-forward network.
+ATTENTION_LAYERS, FFN_LAYERS = ("query", "key", "value", "dense"), ("ffn", "ffn_output")
 
 
 # A key that a release config leaves out has ALBERT's default, not ours.
@@ -50,7 +61,7 @@ _ALBERT_DEFAULTS: dict[str, Any] = {
 
 @strict
 class MiniAlbertConfig(PreTrainedConfig):
-    """The shape of a MiniALBERT student: rank-r embeddings, one shared block, adapters per iteration.
+    """The shape of a MiniALBERT student: rank-r embeddings, a shared block (or several), adapters per iteration.
 
     The defaults are the paper's MiniALBERT-128. Every value is checked on construction.
 
@@ -70,8 +81,14 @@ class MiniAlbertConfig(PreTrainedConfig):
         hidden_act: activation of the feed-forward network. Adapters and the masked-LM head always use
             the exact GELU, as in the release.
         adapter_reduction_factor: `hidden_size` divided by the width of the adapters' bottleneck; None for
-            a student without adapters.
-        adapter_kind: "bottleneck" (Eq. 3), or a name given to `modeling_minialbert.register_adapter`.
+            a student without adapters of any kind.
+        adapter_kind: what tells iterations apart, one kind or several joined by "+", as in "bottleneck+layer-norm":
+            "bottleneck" (Eq. 3), "lora", "layer-norm" (scales and shifts of both LayerNorms, and biases),
+            "scale" (of what attention and network add), "iteration-embedding" (a shift of the input), or a name
+            given to `modeling_minialbert.register_adapter`.
+        lora_rank: rank of "lora".
+        lora_layers: the linear layers that "lora" changes: query, key, value and dense of the attention, ffn and
+            ffn_output of the network; None for all.
         adapter_layer_norm: whether each adapter ends in a LayerNorm (the release has one; Eq. 3 has none).
         adapter_init: "identity" starts each adapter as the identity (zero up-projection; needs
             `adapter_layer_norm=False`), "as-published" with torch's default for Linear.
@@ -89,6 +106,10 @@ class MiniAlbertConfig(PreTrainedConfig):
             ascending; None where nothing is known of that. Early exit leaves at these, or without them anywhere.
         exit_threshold: confidence, above 0 and up to 1, at which an input leaves a classifier before the last
             iteration; None to run all iterations.
+        num_hidden_groups: blocks of their own weights, ALBERT's term; 1 for one block in all iterations.
+        hidden_group_order: which group an iteration uses, of three: "runs" 1 1 2 2 3 3, "turns" 1 2 3 1 2 3, "ends"
+            1 2 2 2 2 3 (the first and the last iteration have a group each, and the others share the rest, in runs).
+        groups_share_attention: whether groups differ in their feed-forward networks alone.
 
     Raises:
         ValueError: if values contradict each other or are out of range.
@@ -119,6 +140,11 @@ class MiniAlbertConfig(PreTrainedConfig):
     elastic_depths: list[int] | tuple[int, ...] | None = None
     exit_threshold: int | float | None = None
     adapter_kind: str = "bottleneck"
+    num_hidden_groups: int = 1
+    hidden_group_order: str = "runs"
+    groups_share_attention: bool = False
+    lora_rank: int = 8
+    lora_layers: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the base class accepts
         """Fill in the base class's fields, then refuse a shape that cannot be built."""
@@ -139,6 +165,7 @@ class MiniAlbertConfig(PreTrainedConfig):
             )
         self._check_adapters()
         self._check_depths()
+        self._check_groups()
 
     def _check_values(self) -> None:
         for name in _SIZES:
@@ -161,7 +188,7 @@ class MiniAlbertConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be a number above 0, got {value!r}")
 
     def _check_switches(self) -> None:
-        for name in ("adapter_layer_norm", "tie_word_embeddings"):
+        for name in ("adapter_layer_norm", "tie_word_embeddings", "groups_share_attention"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         padding = self.pad_token_id
@@ -186,6 +213,12 @@ class MiniAlbertConfig(PreTrainedConfig):
                 "adapter_init='identity' needs adapter_layer_norm=False: an adapter that ends in a LayerNorm "
                 "is not the identity; use adapter_init='as-published' to keep the LayerNorm"
             )
+        unknown = set(self.lora_layers or ()) - {*ATTENTION_LAYERS, *FFN_LAYERS}
+        if unknown or self.lora_layers is not None and not self.lora_layers:
+            raise ValueError(
+                f"lora_layers must name some of {', '.join((*ATTENTION_LAYERS, *FFN_LAYERS))}, or be None for all, "
+                f"got {self.lora_layers!r}"
+            )
 
     def _check_depths(self) -> None:
         depths, threshold = self.elastic_depths, self.exit_threshold
@@ -198,6 +231,29 @@ class MiniAlbertConfig(PreTrainedConfig):
                 )
         if threshold is not None and (not _is_number(threshold) or not 0 < threshold <= 1):
             raise ValueError(f"exit_threshold must lie above 0 and up to 1, or be None, got {threshold!r}")
+
+    def _check_groups(self) -> None:
+        if self.hidden_group_order not in ("runs", "turns", "ends"):
+            raise ValueError(
+                f"hidden_group_order must be 'runs', 'turns' or 'ends', got {self.hidden_group_order!r}"
+            )
+        least = 3 if self.hidden_group_order == "ends" else 1
+        if not least <= self.num_hidden_groups <= self.num_hidden_layers:
+            raise ValueError(
+                f"num_hidden_groups must lie between {least} (hidden_group_order {self.hidden_group_order!r}) and "
+                f"num_hidden_layers ({self.num_hidden_layers}), got {self.num_hidden_groups}"
+            )
+
+    def group_of(self, iteration: int) -> int:
+        """Return which block an iteration applies, both from 0; iterations past the last trained one are as that."""
+        groups, last = self.num_hidden_groups, self.num_hidden_layers - 1
+        iteration = min(iteration, last)
+        if self.hidden_group_order == "turns":
+            return iteration % groups
+        if self.hidden_group_order == "runs":
+            return iteration * groups // (last + 1)
+        inner = 1 + (iteration - 1) * (groups - 2) // max(last - 1, 1)
+        return {0: 0, last: groups - 1}.get(iteration, inner)
 
     @property
     def adapter_size(self) -> int | None:
@@ -213,9 +269,7 @@ class MiniAlbertConfig(PreTrainedConfig):
         bare encoder then fails; so all are listed, always.
         """
         values = {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
-        if self.adapter_kind == "bottleneck":  # files of before kinds stay as they are
-            values.pop("adapter_kind", None)
-        return values
+        return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
     @classmethod
     def get_config_dict(

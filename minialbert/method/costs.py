@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -15,6 +16,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from minialbert.errors import UserError
+from minialbert.method.modeling_minialbert import build_adapters
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.machine import bf16_speed, resolve_precision
 from minialbert.runs.progress import duration, size
@@ -142,17 +144,18 @@ def faster_precision(
     ]
 
 
-def forward_flops_per_token(
-    config: PreTrainedConfig, length: int, *, adapter_size: int | None = None
-) -> float:
+def forward_flops_per_token(config: PreTrainedConfig, length: int) -> float:
     """Return the operations of one encoder forward pass, per token of windows of a length, without any head.
 
-    One multiply-add counts as two. `adapter_size` is the width of the bottleneck of two adapters per layer.
+    One multiply-add counts as two. The linear layers of adapters count, what they do by dimension does not.
     """
     width = config.hidden_size
     layer = 2 * (4 * width * width + 2 * width * _inner_width(config)) + 4 * length * width
-    if adapter_size is not None:
-        layer += 2 * 2 * 2 * width * adapter_size
+    if getattr(config, "adapter_reduction_factor", None) is not None:
+        with torch.device("meta"):  # shapes alone
+            adapters = itertools.chain(*build_adapters(config, 1))
+            linear = (part for one in adapters for part in one.modules() if isinstance(part, torch.nn.Linear))
+            layer += 2 * sum(part.weight.numel() for part in linear)
     return float(config.num_hidden_layers * layer)
 
 
@@ -177,8 +180,7 @@ def step_flops_per_token(
     head = 2 * width * (width + vocabulary)
     if getattr(student, "tie_word_embeddings", True) and hasattr(student, "embedding_size"):
         head = 2 * width**2 + 2 * student.embedding_size * (width + vocabulary)
-    adapter_size = getattr(student, "adapter_size", None)
-    flops = 3 * (forward_flops_per_token(student, length, adapter_size=adapter_size) + masked * head)
+    flops = 3 * (forward_flops_per_token(student, length) + masked * head)
     if teacher is not None:
         width, vocabulary = teacher.hidden_size, teacher.vocab_size
         flops += forward_flops_per_token(teacher, length)

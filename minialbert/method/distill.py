@@ -38,7 +38,7 @@ from minialbert.method.sentence_vectors import write_pooling
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teacher_fingerprint
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
-from minialbert.recipes.schema import DistillRecipe, Recipe, without_places
+from minialbert.recipes.schema import SHARING_DEFAULTS, DistillRecipe, Recipe, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
@@ -284,6 +284,7 @@ def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
         "student.num_hidden_layers": int(config.num_hidden_layers),
         "student.embedding_size": config.embedding_size if recursive else None,
         "student.adapter_reduction_factor": config.adapter_reduction_factor if recursive else None,
+        **{f"student.{name}": getattr(config, name) for name in SHARING_DEFAULTS if recursive},
     }
 
 

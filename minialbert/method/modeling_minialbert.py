@@ -1,4 +1,4 @@
-"""The recursive student: rank-r embeddings, one shared block, adapters that differ per iteration.
+"""The recursive student: rank-r embeddings, a block that iterations share, adapters that differ per iteration.
 
 The paper's Eq. 4 is the loop in `MiniAlbertModel.forward`. Shapes in comments: B batch, T tokens,
 H heads, D hidden size, R rank of the embeddings, V vocabulary.
@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from .configuration_minialbert import MiniAlbertConfig
+from .configuration_minialbert import ATTENTION_LAYERS, FFN_LAYERS, MiniAlbertConfig
 
 # The release's adapters and masked-LM head build their LayerNorms with this epsilon whatever the config says.
 RELEASE_LAYER_NORM_EPS = 1e-12
@@ -130,20 +131,20 @@ class AdapterLinear(nn.Linear):
     passes over those that own none, such as the adapter as a whole.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, zero: bool = False) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(self, in_features: int, out_features: int, *, zero: bool = False, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
         self.zero = zero
 
     @torch.no_grad()
     def initialize(self) -> None:
         """Set the starting values of all parameters that were not loaded."""
+        bound = self.in_features**-0.5
         if self.zero:
             init.zeros_(self.weight)
-            init.zeros_(self.bias)
         else:
             init.kaiming_uniform_(self.weight, a=5**0.5)
-            bound = self.in_features**-0.5
-            init.uniform_(self.bias, -bound, bound)
+        if self.bias is not None:
+            init.zeros_(self.bias) if self.zero else init.uniform_(self.bias, -bound, bound)
 
 
 class BottleneckAdapter(nn.Module):
@@ -170,9 +171,110 @@ class BottleneckAdapter(nn.Module):
         return self.LayerNorm(self.up(nn.functional.gelu(self.down(hidden_states))) + hidden_states)
 
 
+class LowRankAdapter(nn.Module):
+    """(W + B A) X instead of W X in linear layers of the block (LoRA); B starts at zero, and so as the identity."""
+
+    def __init__(self, config: MiniAlbertConfig, layers: tuple[str, ...]) -> None:
+        super().__init__()
+        width, inner, rank = config.hidden_size, config.intermediate_size, config.lora_rank
+        chosen = [name for name in layers if config.lora_layers is None or name in config.lora_layers]
+        self.down, self.up = nn.ModuleDict(), nn.ModuleDict()
+        for name in chosen:
+            self.down[name] = AdapterLinear(inner if name == "ffn_output" else width, rank, bias=False)
+            self.up[name] = AdapterLinear(rank, inner if name == "ffn" else width, zero=True, bias=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return what the block reads: the input as it is."""
+        return hidden_states
+
+    def change(self, name: str, inputs: Tensor) -> Tensor | None:
+        """Return B A X, which is added to the output of a linear layer."""
+        return self.up[name](self.down[name](inputs)) if name in self.up else None
+
+
+class AdapterVectors(nn.Module):
+    """Y = (1 + scale) X + shift, by dimension; both start at zero, where weight decay leads too."""
+
+    def __init__(self, width: int, *, scales: bool, shifts: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(width)) if scales else None
+        self.shift = nn.Parameter(torch.zeros(width)) if shifts else None
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Set the starting values of all parameters that were not loaded."""
+        for parameter in self.parameters():
+            init.zeros_(parameter)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.scale is not None:
+            values = values * (1 + self.scale)
+        return values if self.shift is None else values + self.shift
+
+
+class VectorAdapter(nn.Module):
+    """An iteration's own scales and shifts of what layers of the block give, or ("input") of what it reads.
+
+    A LayerNorm's scale and shift give it a gain and a bias of its own; a linear layer's shift, a bias.
+    """
+
+    def __init__(
+        self, config: MiniAlbertConfig, scales: tuple[str, ...] = (), shifts: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.vectors = nn.ModuleDict()
+        for name in dict.fromkeys((*scales, *shifts)):
+            width = config.intermediate_size if name == "ffn" else config.hidden_size
+            self.vectors[name] = AdapterVectors(width, scales=name in scales, shifts=name in shifts)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return what the block reads."""
+        return self.finish("input", hidden_states)
+
+    def finish(self, name: str, output: Tensor) -> Tensor:
+        """Return what becomes of the output of a layer."""
+        return self.vectors[name](output) if name in self.vectors else output
+
+
+class CombinedAdapter(nn.ModuleList):
+    """Adapters of several kinds as one."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return what the block reads."""
+        for adapter in self:
+            hidden_states = adapter(hidden_states)
+        return hidden_states
+
+    def change(self, name: str, inputs: Tensor) -> Tensor | None:
+        """Return the sum of what is added to the output of a linear layer."""
+        changes = (getattr(adapter, "change", None) for adapter in self)
+        found = [change(name, inputs) for change in changes if change is not None]
+        added = [one for one in found if one is not None]
+        return sum(added[1:], added[0]) if added else None
+
+    def finish(self, name: str, output: Tensor) -> Tensor:
+        """Return what becomes of the output of a layer."""
+        for adapter in self:
+            output = finished(name, output, adapter)
+        return output
+
+
 Build = Callable[[MiniAlbertConfig], nn.Module]
 # What builds an adapter before the attention, and one before the feed-forward network.
-ADAPTER_KINDS: dict[str, tuple[Build, Build]] = {"bottleneck": (BottleneckAdapter, BottleneckAdapter)}
+ADAPTER_KINDS: dict[str, tuple[Build, Build]] = {
+    "bottleneck": (BottleneckAdapter, BottleneckAdapter),
+    "lora": (
+        partial(LowRankAdapter, layers=ATTENTION_LAYERS),
+        partial(LowRankAdapter, layers=FFN_LAYERS),
+    ),
+    "layer-norm": (
+        partial(VectorAdapter, scales=("LayerNorm",), shifts=("LayerNorm", *ATTENTION_LAYERS)),
+        partial(VectorAdapter, scales=("LayerNorm",), shifts=("LayerNorm", *FFN_LAYERS)),
+    ),
+    "scale": (partial(VectorAdapter, scales=("dense",)), partial(VectorAdapter, scales=("ffn_output",))),
+    "iteration-embedding": (partial(VectorAdapter, shifts=("input",)), VectorAdapter),
+}
+_OWN_KINDS = tuple(ADAPTER_KINDS)
 
 
 def register_adapter(kind: str, build: Build, *, ffn: Build | None = None) -> None:
@@ -181,23 +283,32 @@ def register_adapter(kind: str, build: Build, *, ffn: Build | None = None) -> No
     Each iteration has two, called on hidden states (B, T, D) before the attention and before the feed-forward network,
     for which `ffn` may build another. What a method `change(name, inputs)` returns, if it has one and it is not None,
     is added to the output of the linear layer of that name: query, key, value and dense of the attention, ffn and
-    ffn_output of the network. Linear layers that are `AdapterLinear` start at torch's default or at zero, others as
-    the model's own.
+    ffn_output of the network. What a method `finish(name, output)` returns takes the place of the output of such a
+    layer, and of the LayerNorm after it ("LayerNorm"). Linear layers that are `AdapterLinear` start at torch's default
+    or at zero, others as the model's own; other modules with parameters of their own have a method `initialize`.
     """
-    if kind == "bottleneck":
-        raise ValueError("the adapter kind 'bottleneck' is the package's own: give another name")
+    if kind in _OWN_KINDS:
+        raise ValueError(f"the adapter kind {kind!r} is the package's own: give another name")
+    if "+" in kind:
+        raise ValueError(f"the adapter kind {kind!r} has a +, which joins kinds: give another name")
     ADAPTER_KINDS[kind] = build, ffn or build
 
 
 def build_adapters(config: MiniAlbertConfig, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return adapters of the kind that a configuration names: those of the attention, those of the network."""
-    if config.adapter_kind not in ADAPTER_KINDS:
-        raise ValueError(
-            f"the adapter kind {config.adapter_kind!r} is not known ({', '.join(ADAPTER_KINDS)}): call "
-            "register_adapter with its class first"
-        )
-    attention, ffn = ([build(config) for _ in range(count)] for build in ADAPTER_KINDS[config.adapter_kind])
-    return attention, ffn
+    """Return adapters of the kinds that a configuration names: those of the attention, those of the network."""
+    kinds = config.adapter_kind.split("+")
+    for kind in kinds:
+        if kind not in ADAPTER_KINDS:
+            raise ValueError(
+                f"the adapter kind {kind!r} is not known ({', '.join(ADAPTER_KINDS)}): call register_adapter with its "
+                "class first"
+            )
+
+    def build(place: int) -> nn.Module:
+        parts = [ADAPTER_KINDS[kind][place](config) for kind in kinds]
+        return parts[0] if len(parts) == 1 else CombinedAdapter(parts)
+
+    return [build(0) for _ in range(count)], [build(1) for _ in range(count)]
 
 
 class IterationAdapter:
@@ -208,7 +319,7 @@ class IterationAdapter:
 
     def __init__(self, adapter: nn.Module) -> None:
         self.adapter = adapter
-        self.change = getattr(adapter, "change", None)
+        self.change, self.finish = (getattr(adapter, name, None) for name in ("change", "finish"))
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         return self.adapter(hidden_states)
@@ -218,7 +329,13 @@ def adapted(layer: nn.Linear, name: str, inputs: Tensor, adapter: Any) -> Tensor
     """Return what a linear layer gives, changed where the kind of the iteration's adapter does so."""
     change = getattr(adapter, "change", None)
     added = None if change is None else change(name, inputs)
-    return layer(inputs) if added is None else layer(inputs) + added
+    return finished(name, layer(inputs) if added is None else layer(inputs) + added, adapter)
+
+
+def finished(name: str, output: Tensor, adapter: Any) -> Tensor:  # noqa: ANN401
+    """Return what the iteration's adapter makes of the output of a layer."""
+    finish = getattr(adapter, "finish", None)
+    return output if finish is None else finish(name, output)
 
 
 def eager_attention(
@@ -294,15 +411,19 @@ class MiniAlbertSelfAttention(nn.Module):
             scaling=self.head_size**-0.5,
         )
         attended = self.dropout(adapted(self.dense, "dense", attended.flatten(2), adapter))
-        return self.LayerNorm(asking + attended), rows
+        return finished("LayerNorm", self.LayerNorm(asking + attended), adapter), rows
 
 
 class MiniAlbertBlock(GradientCheckpointingLayer):
-    """The one block that every iteration applies: attention, then a feed-forward network, both post-LN."""
+    """The one block that every iteration applies: attention, then a feed-forward network, both post-LN.
 
-    def __init__(self, config: MiniAlbertConfig) -> None:
+    Without an attention of its own it applies that of another block, which `forward` is given.
+    """
+
+    def __init__(self, config: MiniAlbertConfig, *, has_attention: bool = True) -> None:
         super().__init__()
-        self.attention = MiniAlbertSelfAttention(config)
+        if has_attention:
+            self.attention = MiniAlbertSelfAttention(config)
         self.ffn = nn.Linear(config.hidden_size, config.intermediate_size)
         self.ffn_output = nn.Linear(config.intermediate_size, config.hidden_size)
         self.activation = ACT2FN[config.hidden_act]
@@ -316,9 +437,10 @@ class MiniAlbertBlock(GradientCheckpointingLayer):
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
         num_queries: int | None = None,
+        attention: Callable | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         # O_i = mlp(phi_mlp^i(att(phi_att^i(O_{i-1}))))  (Eq. 4)
-        attended, rows = self.attention(
+        attended, rows = (attention or self.attention)(
             attention_adapter(hidden_states),
             attention_mask,
             output_attentions,
@@ -328,7 +450,7 @@ class MiniAlbertBlock(GradientCheckpointingLayer):
         attended = ffn_adapter(attended)
         widened = self.activation(adapted(self.ffn, "ffn", attended, ffn_adapter))
         transformed = adapted(self.ffn_output, "ffn_output", widened, ffn_adapter)
-        return self.LayerNorm(transformed + attended), rows
+        return finished("LayerNorm", self.LayerNorm(transformed + attended), ffn_adapter), rows
 
 
 class MiniAlbertPreTrainedModel(PreTrainedModel):
@@ -349,8 +471,9 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, AdapterLinear):
-            module.initialize()
+        initialize = getattr(module, "initialize", None)
+        if initialize is not None:  # a part of an adapter
+            initialize()
         else:
             super()._init_weights(module)
 
@@ -462,6 +585,10 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         super().__init__(config)
         self.embeddings = MiniAlbertEmbeddings(config)
         self.block = MiniAlbertBlock(config)
+        self.further_blocks = nn.ModuleList(
+            MiniAlbertBlock(config, has_attention=not config.groups_share_attention)
+            for _ in range(1, config.num_hidden_groups)
+        )
         count = config.num_hidden_layers if config.adapter_reduction_factor is not None else 0
         attention_adapters, ffn_adapters = build_adapters(config, count) if count else ([], [])
         self.attention_adapters = nn.ModuleList(attention_adapters)
@@ -483,6 +610,11 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
             return nn.Identity(), nn.Identity()
         index = min(iteration, len(self.attention_adapters) - 1)
         return IterationAdapter(self.attention_adapters[index]), IterationAdapter(self.ffn_adapters[index])
+
+    @property
+    def blocks(self) -> list[MiniAlbertBlock]:
+        """The blocks of all groups."""
+        return [self.block, *self.further_blocks]  # type: ignore[list-item]
 
     def depth(self, num_iterations: int | None) -> int:
         """Return how often to apply the block: what was asked for, else what the model is trained for."""
@@ -521,8 +653,11 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         # A mask of another kind (of flash or flex attention) has no row per query that could be picked.
         has_rows = mask is None or (isinstance(mask, Tensor) and mask.ndim == 4)
         num_queries = 1 if first_token_only and has_rows else None
-        hidden_states, rows = self.block(
-            hidden_states, attention_adapter, ffn_adapter, mask, output_attentions, num_queries
+        block = self.blocks[self.config.group_of(iteration)]
+        # Not the module itself: see `IterationAdapter`.
+        attention = None if hasattr(block, "attention") else self.block.attention.__call__
+        hidden_states, rows = block(
+            hidden_states, attention_adapter, ffn_adapter, mask, output_attentions, num_queries, attention
         )
         return hidden_states, rows
 

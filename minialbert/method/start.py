@@ -30,8 +30,9 @@ from minialbert.method.encoders import (
     position_offset,
     word_rows,
 )
-from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM
-from minialbert.recipes.schema import StudentRecipe
+from minialbert.method.losses import layer_map
+from minialbert.method.modeling_minialbert import LowRankAdapter, MiniAlbertForMaskedLM, VectorAdapter
+from minialbert.recipes.schema import SHARING_DEFAULTS, StudentRecipe
 
 # Names of one layer's parts, by family, in the order of ours (the first line).
 _BLOCK_PARTS = (
@@ -47,6 +48,7 @@ _BLOCK_PARTS = (
     ("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm",
      "ffn", "ffn_output", "full_layer_layer_norm"),  # ALBERT
 )  # fmt: skip
+_SMALL_GAIN = 1e-3  # of a LayerNorm; below it no factor leads to another's
 _LAYER_LISTS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups.0.albert_layers")
 # Dense, LayerNorm and vocabulary bias of a masked-LM head, by family: BERT; RoBERTa and MPNet; DistilBERT.
 _HEAD_PARTS = (
@@ -63,6 +65,7 @@ def initialize_from_teacher(
     batches: Iterable[dict[str, Tensor]],
     *,
     layer: int | None = None,
+    adapters: bool = False,
 ) -> list[str]:
     """Write a starting point taken from the teacher into a student; return per part what it starts from, or why not.
 
@@ -70,9 +73,11 @@ def initialize_from_teacher(
     teacher's embedding output varies most over `batches` of real text, laid out so that the student's
     LayerNorm, which takes the mean of a row away, takes none of them. Embedding projection (Eq. 5): least
     squares from the student's rank-R vectors to the teacher's embedding output. Shared block: one of the
-    teacher's layers, counted from 1, or the mean of all. Masked-LM head: the teacher's; what leads to a
-    factorised decoder is fitted to the teacher's, or to its word table where it has no head. Adapters stay as
-    they are. Raises UserError if the vocabularies differ in size, or the teacher has no such layer.
+    teacher's layers, counted from 1, or the mean of all; several groups: the layers that their first iterations
+    stand for (`layer_map`). Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the
+    teacher's, or to its word table where it has no head. Adapters stay as they are, or with `adapters` follow the
+    teacher's layers (`_start_adapters`). Raises UserError if the vocabularies differ in size, or the teacher has no
+    such layer.
     """
     encoder, config = student.minialbert, student.config
     tables = embedding_tables(teacher.model)
@@ -97,12 +102,15 @@ def initialize_from_teacher(
     if config.pad_token_id is not None:
         encoder.embeddings.word_embeddings.weight[config.pad_token_id] = 0
     directions = "" if low_rank is None else f", in {config.embedding_size - 1} principal directions"
-    return [
+    report = [
         f"embedding tables ({', '.join(tables)}): the teacher's{directions}",
         _start_projection(student, teacher, samples, full_rank=low_rank is None),
         _start_block(student, teacher, layer),
         _start_head(student, teacher, low_rank),
     ]
+    if adapters and not report[2].startswith("shared block: random"):
+        report.append(_start_adapters(student, teacher))
+    return report
 
 
 def embedding_tables(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -323,23 +331,85 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
             f"shared block: random (the layers of {teacher.model.config.model_type} have another structure)"
         )
     parts, modules = layers
-    block = student.minialbert.block
-    targets: list[Any] = [block.get_submodule(name) for name in _BLOCK_PARTS[0]]
+    block, config = student.minialbert.block, student.config
     sources: list[list[Any]] = [[module.get_submodule(name) for module in modules] for name in parts]
-    for target, source in zip(targets, sources, strict=True):
-        if any(not _fits(part, target) for part in source):
+    for name, source in zip(_BLOCK_PARTS[0], sources, strict=True):
+        if any(not _fits(part, block.get_submodule(name)) for part in source):
             return "shared block: random (width or inner width differ from the teacher's)"
-    if student.config.num_attention_heads != teacher.num_heads:
+    if config.num_attention_heads != teacher.num_heads:
         return "shared block: random (head counts differ)"
-    # A teacher of one shared block (ALBERT) has one module for all of its layers.
-    chosen = slice(None) if layer is None or len(modules) == 1 else slice(layer - 1, layer)
-    for target, source in zip(targets, sources, strict=True):
-        target.weight.copy_(torch.stack([module.weight for module in source[chosen]]).mean(0))
-        if source[0].bias is not None:
-            target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
+    starts = [layer] * config.num_hidden_groups
+    if layer is None and len(starts) > 1:
+        starts = _group_layers(config, teacher.num_layers)
+    for block, start in zip(student.minialbert.blocks, starts, strict=True):
+        # A teacher of one shared block (ALBERT) has one module for all of its layers.
+        chosen = slice(None) if start is None or len(modules) == 1 else slice(start - 1, start)
+        for name, source in zip(_BLOCK_PARTS[0], sources, strict=True):
+            target: Any = _part(block, name)
+            if target is None:  # the attention of another group's block
+                continue
+            target.weight.copy_(torch.stack([module.weight for module in source[chosen]]).mean(0))
+            if source[0].bias is not None:
+                target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
+    if len(starts) > 1:
+        return f"{len(starts)} groups: the teacher's layers {', '.join(map(str, starts))}"
     if layer is not None:
         return f"shared block: the teacher's layer {layer}"
     return f"shared block: mean of the teacher's {len(modules)} layers"
+
+
+def _group_layers(config: MiniAlbertConfig, teacher_layers: int) -> list[int | None]:
+    """Return the teacher's layer, from 1, that the first iteration of each group stands for."""
+    stands_for = layer_map(config.num_hidden_layers, teacher_layers)
+    groups = [config.group_of(iteration) for iteration in range(config.num_hidden_layers)]
+    return [stands_for[groups.index(group)] for group in range(config.num_hidden_groups)]
+
+
+def _start_adapters(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
+    """Give each iteration what its teacher layer differs by from its block, as far as kinds can; return a line on it.
+
+    A "lora" takes the closest matrices of its rank, a "layer-norm" gains and biases. Other kinds stay as they are.
+    """
+    config, encoder, layers = student.config, student.minialbert, _teacher_layers(teacher.model)
+    assert layers is not None
+    parts, modules = layers
+    changed = 0
+    for iteration, number in enumerate(layer_map(config.num_hidden_layers, teacher.num_layers)):
+        layer, block = modules[min(number, len(modules)) - 1], encoder.blocks[config.group_of(iteration)]
+        of_attention, of_network = encoder.attention_adapters[iteration], encoder.ffn_adapters[iteration]
+        for ours, theirs in zip(_BLOCK_PARTS[0], parts, strict=True):
+            name, in_attention = ours.rpartition(".")[2], ours.startswith("attention.")
+            target, source = _part(block, ours) or _part(encoder.block, ours), _part(layer, theirs)
+            for adapter in (of_attention if in_attention else of_network).modules():
+                changed += _follow(adapter, name, target, source)
+    return (
+        f"adapters: {changed} parts from what the teacher's layers differ by"
+        if changed
+        else "adapters: identity"
+    )
+
+
+def _follow(adapter: nn.Module, name: str, ours: Any, theirs: Any) -> bool:  # noqa: ANN401 - Linear or LayerNorm
+    """Let a part of an adapter make our layer of that name as theirs, and return whether it can."""
+    if isinstance(adapter, LowRankAdapter) and name in adapter.up:
+        left, sizes, right = torch.linalg.svd(theirs.weight - ours.weight, full_matrices=False)
+        up: Any = adapter.up[name]
+        down: Any = adapter.down[name]
+        root, rank = sizes.sqrt(), len(down.weight)
+        up.weight.copy_((left * root)[:, :rank])
+        down.weight.copy_((root[:, None] * right)[:rank])
+        return True
+    vectors: Any = (
+        adapter.vectors[name] if isinstance(adapter, VectorAdapter) and name in adapter.vectors else None
+    )
+    if vectors is None or vectors.shift is None:
+        return False
+    gain = torch.ones(())
+    if vectors.scale is not None:  # of a LayerNorm
+        gain = torch.where(ours.weight.abs() > _SMALL_GAIN, theirs.weight / ours.weight, 1.0)
+        vectors.scale.copy_(gain - 1)
+    vectors.shift.copy_((0 if theirs.bias is None else theirs.bias) - gain.to(ours.bias) * ours.bias)
+    return True
 
 
 def _teacher_layers(model: PreTrainedModel) -> tuple[tuple[str, ...], list[nn.Module]] | None:
@@ -437,7 +507,11 @@ def build_student(
     student = MiniAlbertForMaskedLM(config)
     if recipe.init == "teacher":
         report = initialize_from_teacher(
-            student, _required(teacher, recipe.init), batches, layer=recipe.init_layer
+            student,
+            _required(teacher, recipe.init),
+            batches,
+            layer=recipe.init_layer,
+            adapters=recipe.adapter_init == "teacher" and len(student.minialbert.attention_adapters) > 0,
         )
     elif recipe.init == "donor":
         report = initialize_from_donor(
@@ -484,8 +558,9 @@ def student_config(
             embedding_size=recipe.embedding_size or hidden_size,
             adapter_reduction_factor=recipe.adapter_reduction_factor,
             adapter_layer_norm=recipe.adapter_layer_norm,
-            adapter_init=recipe.adapter_init,
+            adapter_init="identity" if recipe.adapter_init == "teacher" else recipe.adapter_init,
             tie_word_embeddings=recipe.mlm_head == "tied",
+            **recipe.model_dump(include=set(SHARING_DEFAULTS)),
         )
     except ValueError as error:
         raise UserError(f"student: {one_line(error)}") from error
@@ -513,6 +588,12 @@ def _from_checkpoint(
             f"{called} has {config.num_hidden_layers} iterations, the recipe asks for {recipe.num_hidden_layers}: set "
             f"student.num_hidden_layers={config.num_hidden_layers}"
         )
+    for name in SHARING_DEFAULTS if recipe.arch == "minialbert" else ():
+        found, asked = getattr(config, name), getattr(recipe, name)
+        if found != asked:
+            raise UserError(
+                f"{called} has {name}={found}, the recipe asks for {asked}: set student.{name}={found}"
+            )
     report = [f"all weights: checkpoint {display_name(recipe.init_from)}"]
     if not loaded.has_head:
         report.append("masked-LM head: random (the checkpoint has none)")

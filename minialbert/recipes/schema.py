@@ -37,6 +37,9 @@ Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Place = Annotated[str | None, Field(min_length=1), Mark.PLACE]
 Documents = Literal["blank-line", "line", "file"]
+LoraLayers = Annotated[
+    list[Literal["query", "key", "value", "dense", "ffn", "ffn_output"]] | None, Field(min_length=1)
+]
 
 
 def _as_list(value: object) -> object:
@@ -52,7 +55,12 @@ def _as_trackers(value: object) -> object:
 # What distilling and tuning have in common; where it stands among a section's keys is the section's own.
 Paced = Annotated[Count, Mark.PACE]
 PacedOrNone = Annotated[Count | None, Mark.PACE]
-Schedule = Annotated[Literal["linear", "cosine", "constant"], Field(description="Schedule after the warm-up")]
+Schedule = Annotated[
+    Literal["linear", "cosine", "constant", "warmup_stable_decay"],
+    Field(
+        description="Schedule after the warm-up (warmup_stable_decay: constant, and to zero in the last fifth)"
+    ),
+]
 GradNorm = Annotated[Rate, Field(description="Gradient norm beyond which gradients are scaled down")]
 Beta1 = Annotated[Fraction, Field(description="Decay of AdamW's first moment")]
 Beta2 = Annotated[Fraction, Field(description="Decay of AdamW's second moment")]
@@ -96,11 +104,24 @@ class TeacherRecipe(Section):
     revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
 
 
+# Which iterations share weights, and what tells them apart beside a bottleneck; recipes of earlier versions have none
+# of these keys, and meant these values.
+SHARING_DEFAULTS: dict[str, Any] = {
+    "num_hidden_groups": 1, "hidden_group_order": "runs", "groups_share_attention": False,
+    "adapter_kind": "bottleneck", "lora_rank": 8, "lora_layers": None,
+}  # fmt: skip
+
+
 class StudentRecipe(Section):
     """The encoder to train, and where its first weights come from."""
 
     arch: Literal["minialbert", "bert"] = key("minialbert", "Recursive encoder, or plain BERT")
     num_hidden_layers: int = key(6, "Iterations of the shared block (bert: layers)", ge=1, le=96)
+    num_hidden_groups: Count = key(1, "Blocks of their own weights (1: all iterations share one)")
+    hidden_group_order: Literal["runs", "turns", "ends"] = key(
+        "runs", "Which block an iteration uses, of three: 112233, 123123 or 122223"
+    )
+    groups_share_attention: bool = key(False, "Let groups differ in their feed-forward networks alone")
     embedding_size: Count | None = key(128, "The paper's rank r (null: full rank)")
     hidden_size: Count | None = key(None, "Width d (null: the teacher's)")
     num_attention_heads: Count | None = key(None, "Heads per iteration (null: the teacher's)")
@@ -111,16 +132,25 @@ class StudentRecipe(Section):
     attention_probs_dropout_prob: Fraction = key(0.1, "Dropout on attention rows while distilling")
     adapter_reduction_factor: Count | None = key(16, "Width over adapter width (null: no adapters)")
     adapter_layer_norm: bool = key(True, "LayerNorm after each adapter, which Eq. 3 lacks")
-    adapter_init: Literal["as-published", "identity"] = key(
-        "as-published", "Random as in the release, or a zero up-projection"
+    adapter_init: Literal["as-published", "identity", "teacher"] = key(
+        "as-published",
+        "Random as in the release, a zero up-projection, or (lora, layer-norm) what tells the teacher's layers apart",
     )
+    adapter_kind: str = key(
+        "bottleneck",
+        "What tells iterations apart: bottleneck, lora, layer-norm, scale, iteration-embedding; several with +",
+    )
+    lora_rank: Count = key(8, "Rank of adapter_kind lora")
+    lora_layers: LoraLayers = key(None, "Linear layers that lora changes (null: all)")
     mlm_head: Literal["tied", "untied"] = key("tied", "Share the decoder with the word embeddings?")
     init: Literal["random", "teacher", "donor", "alternate-layers", "checkpoint"] = key(
         "teacher", "Where the first weights come from"
     )
     init_from: Place = key(None, "Hub id or directory of the donor or checkpoint")
     init_layer: Count | None = key(
-        None, "With init teacher: its layer, from 1, that the block starts as (null: mean of all)"
+        None,
+        "With init teacher: its layer, from 1, that each block starts as (null: mean of all; with several groups the "
+        "layer that a group's first iteration stands for)",
     )
 
     @model_validator(mode="after")
@@ -133,7 +163,11 @@ class StudentRecipe(Section):
             raise ValueError(f"init {self.init!r} takes no init_layer: it is for init 'teacher'")
         if self.init == "alternate-layers" and self.arch != "bert":
             raise ValueError("init 'alternate-layers' needs arch 'bert': a recursive student has one layer")
-        if self.adapter_reduction_factor and self.adapter_init == "identity" and self.adapter_layer_norm:
+        if self.arch == "bert" and self.num_hidden_groups > 1:
+            raise ValueError("num_hidden_groups is for arch 'minialbert': in a bert no layers share weights")
+        if self.adapter_init == "teacher" and self.init != "teacher":
+            raise ValueError(f"adapter_init 'teacher' needs init 'teacher', got {self.init!r}")
+        if self.adapter_reduction_factor and self.adapter_init != "as-published" and self.adapter_layer_norm:
             raise ValueError(
                 "an adapter cannot start as the identity with a LayerNorm after it: "
                 "set adapter_layer_norm to false, or adapter_init to as-published"
@@ -383,6 +417,9 @@ class ModelRecipe(Section):
         "identity", "Start of the adapters that a model without any gets"
     )
     adapter_reduction_factor: Count = key(16, "Width over adapter width of such adapters")
+    adapter_kind: str = key("bottleneck", "Their kind, as in student.adapter_kind")
+    lora_rank: Count = key(8, "Rank of adapter_kind lora")
+    lora_layers: LoraLayers = key(None, "Linear layers that lora changes (null: all)")
 
 
 class TaskRecipe(Section):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from minialbert.errors import UserError, quoted
-from minialbert.recipes.schema import Mark, flat_settings, marked
+from minialbert.recipes.schema import SHARING_DEFAULTS, Mark, flat_settings, marked
 from minialbert.runs.files import check_folder, write_json
 from minialbert.runs.machine import environment
 from minialbert.runs.packed import find_run_records, is_run_file, read_run_file
@@ -507,7 +507,13 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
 
 
 def _settings(recipe: Mapping[str, Any], training: TrainingPart | None = None) -> dict[str, Any]:
-    flat = flat_settings(recipe)
+    later = (
+        f"{section}.{name}"
+        for section in ("student", "model")
+        if section in recipe
+        for name in SHARING_DEFAULTS
+    )
+    flat = {name: SHARING_DEFAULTS[name.rpartition(".")[2]] for name in later} | flat_settings(recipe)
     if training is not None and flat.get("tuning.precision") == "auto":  # as in recipes of earlier versions
         flat["tuning.precision"] = training.precision
     # Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.

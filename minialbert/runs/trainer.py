@@ -124,6 +124,7 @@ def training_arguments(
     the log from `runs.trackers`, and the bar is that of `runs.progress`.
     """
     precision = resolve_precision(section.precision)
+    decay = {"num_decay_steps": max(1, max_steps // 5), "decay_type": "linear"}
     return TrainingArguments(
         output_dir=str(output),
         max_steps=max_steps,
@@ -134,6 +135,7 @@ def training_arguments(
         warmup_steps=warmup_steps,
         # Transformers' "constant" has no warm-up.
         lr_scheduler_type=section.lr_scheduler.replace("constant", "constant_with_warmup"),
+        lr_scheduler_kwargs=decay if section.lr_scheduler == "warmup_stable_decay" else None,
         max_grad_norm=section.max_grad_norm,
         adam_beta1=section.adam_beta1,
         adam_beta2=section.adam_beta2,

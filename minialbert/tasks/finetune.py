@@ -479,7 +479,7 @@ def tuning_price(plan: FinetuningPlan) -> Price:
     """Return what a tuning costs: forward and backward passes over the tokens of its rows, a teacher's among them."""
     tuning, config, lengths = plan.recipe.tuning, plan.model.config, plan.encoded["train"].lengths
     passes, length = plan.max_steps / plan.steps_per_epoch, round(statistics.fmean(lengths))
-    flops = 3 * forward_flops_per_token(config, length, adapter_size=getattr(config, "adapter_size", None))
+    flops = 3 * forward_flops_per_token(config, length)
     frozen = plan.parameters.total - plan.parameters.trainable
     if plan.teacher is not None and plan.teacher.model is not None:
         flops += forward_flops_per_token(plan.teacher.model.config, length)
@@ -603,6 +603,9 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
         reduction_factor=recipe.model.adapter_reduction_factor,
         initialization=start,
         seed=recipe.tuning.seed,
+        kind=recipe.model.adapter_kind,
+        lora_rank=recipe.model.lora_rank,
+        lora_layers=recipe.model.lora_layers,
     )
     notes.append(f"adapters: fresh ({'random, as published' if start == 'as-published' else 'identity'})")
     return start

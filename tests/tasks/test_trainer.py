@@ -383,7 +383,7 @@ def test_frozen_parameters_are_neither_changed_nor_kept(make, tiny_student_confi
 # Arguments from a recipe
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "warmup_stable_decay"])
 def test_every_schedule_follows_a_warm_up(schedule, tiny_student_config, tiny_tokenizer, tmp_path):
     MiniAlbertForMaskedLM(tiny_student_config).save_pretrained(tmp_path / "student")
     tiny_tokenizer.save_pretrained(tmp_path / "student")
@@ -410,3 +410,5 @@ def test_every_schedule_follows_a_warm_up(schedule, tiny_student_config, tiny_to
         scheduler.step()
     assert rates[:5] == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
     assert (rates[-1] == pytest.approx(1e-3)) == (schedule == "constant")
+    if schedule == "warmup_stable_decay":  # a fifth of 11 steps, from the tenth on
+        assert rates[4:] == pytest.approx([1e-3] * 6 + [0.5e-3])

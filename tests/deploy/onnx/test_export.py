@@ -181,6 +181,28 @@ def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+def test_groups_and_adapters_of_every_kind_are_stored_once(tiny_tokenizer, tmp_path):
+    config = _config(
+        tiny_tokenizer, num_hidden_layers=3, num_hidden_groups=2, groups_share_attention=True, lora_rank=5,
+        adapter_kind="bottleneck+lora+layer-norm+scale+iteration-embedding", lora_layers=["query", "ffn"],
+    )  # fmt: skip
+    torch.manual_seed(1)
+    model = MiniAlbertForSequenceClassification(config)
+    with torch.no_grad():  # what starts at zero would be folded away
+        for parameter in model.minialbert.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save_tuned(model, tiny_tokenizer, INPUTS, tmp_path / "model")
+    record = export_onnx(str(tmp_path / "model"), tmp_path / "out", precision="int8")
+    assert 0 < record["parity"]["max_difference"] <= record["parity"]["allowed"]
+    stored = initializers(onnx.load(tmp_path / "out" / "model.onnx").graph)
+    kept = [sorted(tensor.dims) for tensor in stored.values() if tensor.data_type == onnx.TensorProto.INT8]
+    # Two networks and one attention; bottlenecks of 16 in two places of three iterations, and the projection.
+    assert (kept.count([64, 128]), kept.count([64, 64]), kept.count([16, 64])) == (4, 4, 2 * 2 * 3 + 1)
+    # Matrices too small to be worth a scale stay fp32: those of rank 5.
+    narrow = [sorted(tensor.dims) for tensor in stored.values() if len(tensor.dims) == 2 and 5 in tensor.dims]
+    assert sorted(narrow) == [[5, 64]] * 9 + [[5, 128]] * 3
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_text_has_the_same_bits_in_any_batch_order_and_company(precision, classifier, traced, tmp_path):
     record = export_onnx(str(classifier), tmp_path / "out", precision=precision, tolerance=1.0)

@@ -123,7 +123,8 @@ def test_a_fault_is_told_in_one_line(changes, message, tmp_path):
 
 def test_an_unknown_suite_is_told(tmp_path):
     with pytest.raises(
-        UserError, match="no suite is called 'minature'; there are: miniature, paper; or name a YAML file"
+        UserError,
+        match="no suite is called 'minature'; there are: miniature, paper, sharing; or name a YAML file",
     ):
         load_suite("minature")
 
