@@ -1,4 +1,4 @@
-"""Runs the tutorials in docs/tutorials/, each in an empty folder, and writes them back with what they print and draw.
+"""Runs the tutorials in docs/tutorials/, each in a folder with their data alone, and writes them back with outputs.
 
     python benchmarks/pages/notebooks.py [NAME ...]    those named, or all (`make notebooks`)
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -36,7 +37,9 @@ def tutorials() -> list[Path]:
 
 
 def executed(path: Path, folder: Path) -> Any:
-    """Return a notebook as it stands after a run in an empty folder; an error in a cell is raised."""
+    """Return a notebook as it stands after a run in an empty folder, but for data; an error in a cell is raised."""
+    for data in TUTORIALS.glob("*.pubtator"):
+        shutil.copy(data, folder)
     notebook = nbformat.read(path, as_version=4)
     os.environ["HF_HUB_OFFLINE"] = "1"
     resources = {"metadata": {"path": str(folder)}}

@@ -175,9 +175,36 @@ def row(title: str, phase: dict[str, Any]) -> str:
     used = phase["memory_mb"]
     cells = (
         f"{title}, {phase['seconds']:.0f} s", f"{phase['requests']:,}", phase["failed"],
+        f"{phase['requests_per_second']:.0f}", f"{phase['median_ms']:.0f} ms", f"{phase['p99_ms']:.0f} ms",
         f"{used['first_quarter']:.0f} MB", f"{used['last_quarter']:.0f} MB",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def started(*command: str) -> tuple[subprocess.Popen[str], int]:
+    """Return a server that listens, and its port."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "minialbert_runtime", *command], stderr=subprocess.PIPE, text=True
+    )
+    assert server.stderr is not None
+    return server, int(next(line for line in server.stderr if "listening" in line).rpartition(":")[2])
+
+
+def memory_of(model: Path, count: int, answers: list[dict[str, object]]) -> float:
+    """Return the memory of a server of so many models, after a text for each, in MB."""
+    server, port = started("serve", *(f"m{number}={model}" for number in range(count)), "--port", "0")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as link:
+        for number in range(count):
+            link.request(
+                "POST", "/predict", json.dumps({"model": f"m{number}", "texts": [answers[0]["text"]]})
+            )
+            link.getresponse().read()
+        link.request("GET", "/metrics")
+        found = re.search(r"process_resident_memory_bytes (\d+)", link.getresponse().read().decode())
+    server.terminate()
+    server.wait(60)
+    assert found
+    return int(found[1]) / 1e6
 
 
 def main() -> None:
@@ -195,11 +222,9 @@ def main() -> None:
     lines = (given.data / "test.jsonl").read_text(encoding="utf-8").splitlines()
     answers = list(Model(given.model).predict(json.loads(line)["text"] for line in lines))
     command = ["serve", str(given.model), "--port", "0", "--runs", str(given.runs), "--client-seconds", "5"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "minialbert_runtime", *command], stderr=subprocess.PIPE, text=True
-    )
-    assert server.stderr is not None
-    port = int(next(line for line in server.stderr if "listening" in line).rpartition(":")[2])
+    size = (given.model / "model.onnx").stat().st_size
+    models = {count: memory_of(given.model, count, answers) for count in (1, 2, 4)}
+    server, port = started(*command)
     log: list[str] = []
     threading.Thread(target=lambda: log.extend(server.stderr or []), daemon=True).start()
     clients = Clients(port, answers)
@@ -225,13 +250,15 @@ def main() -> None:
     status = server.wait(120)
     record = {
         "kind": "serve-load", "command": f"minialbert-runtime {' '.join(command)}".replace(str(given.model), "MODEL"),
-        "texts_per_request": "1 to 8", "phases": phases, "exit_status": status,
+        "texts_per_request": "1 to 8", "memory_mb_by_models": models, "phases": phases, "exit_status": status,
         "tracebacks": sum("Traceback" in line for line in log), "log_lines": len(log),
         "load_average": load, "machine": machine(),
     }  # fmt: skip
-    table = ["| | requests | failed | memory, first quarter | last quarter |"]
-    table += ["|---|---:|---:|---:|---:|"]
+    table = ["| | requests | failed | a second | median | 99 % | memory, first quarter | last quarter |"]
+    table += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
     table += [row(title, one) for title, one in phases.items()]
+    table += ["", f"| models of {size / 1e6:.1f} MB in one server | memory |", "|---|---:|"]
+    table += [f"| {count} | {used:.0f} MB |" for count, used in models.items()]
     given.output.mkdir(parents=True, exist_ok=True)
     write_result(given.output / "result.json", record)
     write_atomically(given.output / "table.md", "\n".join(table) + "\n")

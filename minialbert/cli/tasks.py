@@ -44,7 +44,7 @@ _Set = Annotated[list[str] | None, option("Any setting, as in task.text=sentence
 AnswerFormat = StrEnum(
     "AnswerFormat", {
         "table": "table", "json": "json", "jsonl": "jsonl", "brat": "brat", "label_studio": "label-studio",
-        "doccano": "doccano", "conll": "conll", "csv": "csv", "html": "html",
+        "doccano": "doccano", "conll": "conll", "spacy": "spacy", "csv": "csv", "html": "html",
     }
 )  # fmt: skip
 Overlaps = StrEnum("Overlaps", ["longest", "first", "refuse"])
@@ -211,7 +211,7 @@ def predict(
     minialbert predict --model tuned/model --input notes.txt --format html --output answers.html
     cat notes.txt | minialbert predict --model tuned/model --input -
     """
-    from minialbert.report.render import FORMATS, render
+    from minialbert.report.render import FILES, FORMATS, render
     from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs
 
     if bool(texts) == bool(input_):
@@ -222,8 +222,10 @@ def predict(
         )
     usual = "table" if output is None and sys.stdout.isatty() else "jsonl"
     shown = format_.value if format_ else usual
-    if output is None and shown == "brat":
-        raise UserError("brat takes files in a folder: give --output")
+    if output is None and shown in FILES:
+        raise UserError(
+            f"{shown} takes {'files in a folder' if shown == 'brat' else 'a file'}: give --output"
+        )
     if output is not None and shown != "brat":  # before a model is loaded
         check_file(output, overwrite=overwrite)
     inputs: Iterable[Input] = [Input(text, {}) for text in texts or ()]

@@ -19,6 +19,7 @@ COMMON_NAMES = {
     "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
     "label": ("label", "labels", "class", "gold_label"),
     "score": ("label", "labels", "class", "gold_label", "score"),
+    "answers": ("answers",),
     "tokens": ("tokens", "words"),
     "tags": ("tags", "ner_tags", "labels"),
     "spans": ("spans", "entities"),

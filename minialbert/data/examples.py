@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from minialbert_runtime.words import Span
 
+from minialbert.data.question_answering import Gold
 from minialbert.data.task_types import TaskType, task_type
 from minialbert.errors import UserError, quoted
 
@@ -19,7 +20,8 @@ from minialbert.errors import UserError, quoted
 class TextExample:
     """A text or a pair of texts to classify or score.
 
-    Its label is the name of its class, its score, the names of all classes that apply, or None when unlabelled.
+    Its label is the name of its class, its score, the names of all classes that apply, the answers to a question
+    (`Gold`; `pair` is the text that holds them), or None when unlabelled.
     """
 
     text: str
@@ -102,6 +104,8 @@ def label_of(example: Example) -> str | float | tuple[str, ...] | None:
 def counted_labels(example: Example) -> tuple[str, ...]:
     """Returns the classes of an example, or the types of its entities, one for each; () for scores."""
     label = label_of(example)
+    if isinstance(label, Gold):
+        return ("answer",) if label else ("no answer",)
     if isinstance(example, TokenExample):
         return tuple(tag[2:] for tag in example.tags or () if tag.startswith("B-"))
     return label if isinstance(label, tuple) else (label,) if isinstance(label, str) else ()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from minialbert_runtime.questions import OPEN, SURE
 from minialbert_runtime.words import spans_to_tags
 
 from minialbert.data.cells import (
@@ -113,7 +114,7 @@ def load_table(
         if columns.get("group") is not None and (split == "train" or columns["group"] in table.columns):
             rows[split] = _with_groups(table, rows[split], str(columns["group"]))
             used[split] = used[split] | {"group": (str(columns["group"]),)}
-        else:
+        elif kind.label != "answer":  # whose texts are their groups
             rows[split] = _with_documents(table, rows[split])
     _check_pairs(tables, used)
     own = tuple(labels or model_labels or flag_names(columns)) if kind.has_classes else ()
@@ -121,7 +122,7 @@ def load_table(
     if kind.has_classes:
         _check_number_of_labels(main, kind, names)
         source = "`labels`" if labels else "the model" if model_labels else "the train split"
-        for split, table in tables.items():
+        for split, table in tables.items() if kind.label != "answer" else ():
             strict = split == "train" and model_labels is None
             notes += _unknown_labels(table, split, rows[split], names, source, strict=strict)
         notes += _notes_on_names(main, used[main_split], names)
@@ -145,7 +146,7 @@ class _Reader:
         """Returns the rows of texts or pairs, and which columns they were made of."""
         kind, columns = self.kind, self.columns
         text, pair = find_texts(table, columns)
-        common = "label" if kind.has_classes else "score"
+        common = "answers" if kind.label == "answer" else "label" if kind.has_classes else "score"
         labels = tuple(flag_names(columns))
         if labels and not (split == "test" and not set(labels) & set(table.columns)):
             if lost := [column for column in labels if column not in table.columns]:
@@ -167,10 +168,7 @@ class _Reader:
             cell = cells.get(labels[0]) if labels else None
             if cell is None or (missing(cell) and not empty_is_no_class):
                 return None
-            try:
-                own = kind.read_cell(cell)
-            except ValueError as error:
-                raise table.error(row, str(error)) from error
+            own = _at(table, row, kind.read_cell, cell)
             if own is not NotImplemented:
                 return own
             if classes is not None:
@@ -181,7 +179,8 @@ class _Reader:
             second = None if pair is None else text_of(table, row, cells, pair)
             row_id = "" if id_column is None else cells.get(id_column)
             row_id = None if row_id in (None, "") else str(row_id)
-            return TextExample(text_of(table, row, cells, text), second, value(row, cells), row_id)
+            found = TextExample(text_of(table, row, cells, text), second, value(row, cells), row_id)
+            return _at(table, row, kind.checked, found)
 
         rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
         return rows, used_columns(text=text, pair=pair) | (
@@ -312,6 +311,14 @@ def _document(cells: _Cells) -> str | int | None:
     return cells[DOCUMENT].id if DOCUMENT in cells else cells.get(DOCUMENT_ID)
 
 
+def _at(table: Table, row: int, read: Callable[[Any], Any], given: object) -> Any:  # noqa: ANN401
+    """Returns what a kind of task makes of a part of a row, or raises the error that names the row."""
+    try:
+        return read(given)
+    except ValueError as error:
+        raise table.error(row, str(error)) from error
+
+
 # What must hold of all rows
 
 
@@ -338,6 +345,8 @@ def _label_names(kind: TaskType, rows: _Rows) -> tuple[str, ...]:
     if not kind.has_classes:
         return ()
     names = {name for _, example in rows for name in counted_labels(example)}
+    if kind.label == "answer":
+        return OPEN if "no answer" in names else SURE
     if kind.tagging:
         return ("O", *(f"{prefix}-{one}" for one in sorted(names) for prefix in "BI"))
     if all(_INTEGER.fullmatch(name) for name in names):

@@ -194,7 +194,7 @@ def _inside(tag: str) -> str:
 
 
 class PaddingCollator:
-    """Pads a batch to its longest row; labels are of type and shape "class", "score", "classes" or "token"."""
+    """Pads a batch to its longest row; labels are of type and shape "class", "score", "classes", "token", "answer"."""
 
     def __init__(self, pad_token_id: int, labels: str) -> None:
         self.pad_token_id = pad_token_id
@@ -218,7 +218,7 @@ class PaddingCollator:
             given = [torch.from_numpy(row["teacher_logits"]).float() for row in rows]
             batch["teacher_logits"] = pad_sequence(given, batch_first=True)
         if all("labels" in row for row in rows):
-            if self.labels == "token":
+            if self.labels in ("token", "answer"):
                 batch["labels"] = padded("labels", IGNORED)
             else:
                 dtype = torch.long if self.labels == "class" else torch.float

@@ -30,7 +30,7 @@ from minialbert.runs.records import NO_SHARES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from minialbert.data.examples import Task
+    from minialbert.data.examples import Task, TextExample
 
 
 # The answer to each example, and the figures where all have gold labels (else none).
@@ -49,7 +49,8 @@ class TaskType:
         option: what --task calls it; "" for a kind that only `task.problem` names.
         metrics: its figures, the one that selects and is reported first.
         lower_is_better: those of them that are errors.
-        label: what an example's label is: a class by its name, several, a score, or a tag for each word.
+        label: what an example's label is: a class by its name, several, a score, a tag for each word, or
+            the answers to a question.
         head: Transformers' class of model ("question-answering", ...).
         problem_type: what the model's config says to Transformers.
         package: module and package that its figures need.
@@ -60,7 +61,7 @@ class TaskType:
     option: ClassVar[str] = ""
     metrics: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
-    label: ClassVar[Literal["class", "classes", "score", "token"]] = "class"
+    label: ClassVar[Literal["class", "classes", "score", "token", "answer"]] = "class"
     head: ClassVar[str] = "sequence-classification"
     problem_type: ClassVar[str | None] = None
     package: ClassVar[tuple[str, str]] = ("sklearn.metrics", "scikit-learn")
@@ -82,6 +83,10 @@ class TaskType:
         Raises ValueError with what was expected.
         """
         return NotImplemented
+
+    def checked(self, example: TextExample) -> TextExample:
+        """Return the example of a row as it is kept; ValueError where its label is not one of its texts."""
+        return example
 
     def encode(
         self,
@@ -116,6 +121,10 @@ class TaskType:
     def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
         """Return the summed loss between a student's and a teacher's logits of one shape, in fp32."""
         raise NotImplementedError
+
+    def shifted(self, logits: Logits, over: Any) -> Logits:  # noqa: ANN401
+        """Return logits from which is taken what a decision's thresholds ask of each label, see `Decision.over`."""
+        return np.asarray(logits - over, np.float32)
 
     def results(
         self,

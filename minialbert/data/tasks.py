@@ -169,7 +169,7 @@ def understood(task: Task) -> list[str]:
     order = sorted(counts, key=lambda label: -sum(counts[label].values()))
     told = (f"{name} {'/'.join(f'{counts[name].get(split, 0):,}' for split in labelled)}" for name in order)
     more = f" and {len(order) - _SHOWN:,} more" if len(order) > _SHOWN else ""
-    what = "entities" if task.type.tagging else "labels"
+    what = {"token": "entities", "answer": "questions"}.get(task.type.label, "labels")
     return [*lines, f"{what} ({'/'.join(labelled)}): {listed(islice(told, _SHOWN), 600)}{more}"]
 
 
@@ -185,7 +185,7 @@ def _longest(task: Task) -> tuple[int, str]:
 def _label_counts(task: Task) -> dict[str, dict[str, int]]:
     """Return for each class or entity type how often each split has it, and rows of several classes without one."""
     counts: dict[str, Counter[str]] = {}
-    for label in task.labels:
+    for label in task.labels if task.type.label != "answer" else ():
         counts.setdefault(label[2:] if task.type.tagging else label, Counter())
     for name, split in task.splits.items():
         for row in split:

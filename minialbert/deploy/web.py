@@ -23,6 +23,7 @@ from typing import Any
 from minialbert_runtime.answers import MAX_CHARACTERS
 from minialbert_runtime.folder import EXPORT_FILE, MODEL_FILE, TOKENIZER_FILE, is_exported
 from minialbert_runtime.model import Model
+from minialbert_runtime.questions import QUESTIONS
 from minialbert_runtime.words import character_kind
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
@@ -143,6 +144,8 @@ def _checked_packages(modules: Path) -> dict[str, Path]:
 def _facts(model: Model) -> dict[str, Any]:
     """Return what minialbert.js must know of a model: its folder in one file, and tables of characters."""
     folder, cuts = model.folder, model._cutter()
+    if folder.problem == QUESTIONS:
+        raise UserError("a page cannot answer questions about a text yet: minialbert-runtime serve does")
     paired = folder.pairs is not False and not model.tagging
     over = folder.decision.over(folder.labels, tagging=model.tagging)
     tokenizer = json.loads((folder.path / TOKENIZER_FILE).read_text(encoding="utf-8"))
@@ -150,7 +153,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "format_version": 1, "problem": folder.problem, "labels": folder.labels, "pairs": folder.pairs,
         "max_length": folder.max_length, "overlap": folder.overlap, "long_texts": folder.long_texts,
         "max_characters": MAX_CHARACTERS, "pad_token_id": cuts.pad_token_id,
-        "unknown_token_id": cuts.unknown_token_id, "token_types": folder.has_token_types, "output": model.output,
+        "unknown_token_id": cuts.unknown_token_id, "token_types": folder.has_token_types, "output": model.outputs[0],
         "split_special_tokens": folder.split_special_tokens, "prompts": dict(folder.prompts),
         "add_prefix_space": model.tagging and (tokenizer["pre_tokenizer"] or {}).get("type") == "ByteLevel",
         "words": None if folder.words is None else asdict(folder.words),

@@ -53,8 +53,8 @@ def render(
         answers: what `predict` returns; `id` and `file` are shown where a dictionary has them.
         output: a file, or for brat a folder, to write instead.
         format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), "label-studio"
-            (tasks with predictions), "doccano", "conll" (a word and its tag a line), or "brat" (a `.txt` and an `.ann`
-            file per text).
+            (tasks with predictions), "doccano", "conll" (a word and its tag a line), "spacy" (a DocBin), or "brat" (a
+            `.txt` and an `.ann` file per text).
         overwrite: replace existing files.
 
     Returns:
@@ -63,12 +63,14 @@ def render(
     Raises:
         UserError: if the format is unknown or not for such answers, or the output cannot be written.
     """
-    if format not in (FORMATS if output is None else (*FORMATS, "brat")):
-        raise UserError(f"{quoted(format)}: expected {listed(FORMATS)}, or brat with a folder as output")
+    if format not in (FORMATS if output is None else (*FORMATS, *FILES)):
+        raise UserError(
+            f"{quoted(format)}: expected {listed(FORMATS)}, or brat with a folder or spacy with a file as output"
+        )
     if output is None:
         return Rendered("".join(FORMATS[format](answers)))
-    if format == "brat":
-        _write_brat(answers, Path(output), overwrite=overwrite)
+    if format in FILES:
+        _write_files(answers, Path(output), format, overwrite=overwrite)
         return Rendered()
     file, written = Path(output), 0
     check_file(file, overwrite=overwrite)
@@ -114,7 +116,8 @@ def _csv(answers: Answers) -> Iterator[str]:
             yield csv_line(columns, csv.QUOTE_NONNUMERIC)
         rows = [{**answer, **entity} for entity in answer.get("entities", ())]
         if "entities" not in answer:
-            labels = answer.get("labels", [answer["label"]] if answer.get("label") else [])
+            one = answer.get("label") or answer.get("answer")
+            labels = answer.get("labels", [one] if one else [])
             scores = (str(six_digits(answer["scores"][one])) for one in labels if "scores" in answer)
             rows = [{"score": "|".join(scores), **answer, "label": "|".join(labels)}]
         empty += not rows
@@ -152,7 +155,8 @@ def _checked(name: str, documents: Iterable[Document], *, classes: bool) -> Iter
         yield document
 
 
-# What is written as one text; brat takes a folder.
+FILES = ("brat", "spacy")  # that are no text
+# What is written as one text.
 FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
     "table": lambda answers: (f"{''.join(part for part, _ in line(one)).rstrip()}\n" for one in answers),
     "json": lambda answers: iter([f"[{','.join(_json_lines(answers))}]\n"]),
@@ -163,11 +167,17 @@ FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
 }
 
 
-def _write_brat(answers: Answers, folder: Path, *, overwrite: bool) -> None:
-    """Write a text and its entities as two files each."""
-    check_folder(folder, "brat files", overwrite=overwrite)
+def _write_files(answers: Answers, output: Path, name: str, *, overwrite: bool) -> None:
+    """Write a DocBin, or for brat a text and its entities as two files each in a folder."""
     notes: list[str] = []
-    with writing(folder, advice=None), whole_folder(folder) as staging:
-        formats.write(_checked("brat", _documents(answers), classes=False), "brat", staging, notes)
+    documents = _checked(name, _documents(answers), classes="classes" in formats.FORMATS[name].holds)
+    if name == "brat":
+        check_folder(output, "brat files", overwrite=overwrite)
+        with writing(output, advice=None), whole_folder(output) as staging:
+            formats.write(documents, name, staging, notes)
+    else:
+        check_file(output, overwrite=overwrite)
+        with writing(output, advice=None):
+            formats.write(documents, name, output, notes)
     for note in notes:
         logger.info("%s", note)

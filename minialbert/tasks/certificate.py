@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minialbert.data.question_answering import normalised
+
 RESAMPLES, LEVEL = 1000, 0.95
 _BINS, _LONGEST = 15, 5  # of confidences; words, longer entities are counted together
 Line = Mapping[str, Any]
@@ -20,7 +22,15 @@ Floats = NDArray[np.float64]
 
 
 def answers(line: Line) -> tuple[set[Item], set[Item]]:
-    """Return what is annotated in a text and what a model says of it: its classes, or its entities."""
+    """Return what is annotated in a text and what a model says of it: its classes, its entities, or an answer.
+
+    Of several right answers the one that was given counts, else the first.
+    """
+    if "answers" in line:
+        right = [normalised(one) for one in line["answers"]]
+        found = [normalised(one) for one in (line["predicted"],) if one is not None]
+        gold = found if found and found[0] in right else right[:1]
+        return {("answer", one) for one in gold}, {("answer", one) for one in found}
     if "gold" in line:
         sides: list[set[Item]] = [
             {(one["label"], one["start"], one["end"]) for one in line[key]} for key in ("gold", "entities")
@@ -34,7 +44,7 @@ def answers(line: Line) -> tuple[set[Item], set[Item]]:
 def confidences(lines: Sequence[Line]) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the probability of each answer, and whether it is right.
 
-    Answers are entities, the class of each text, or each class of each text where several may apply.
+    Answers are entities, the class of each text, or each class of each text where several may apply, or answers.
     """
     known: list[tuple[float, bool]] = []
     for line in lines:
@@ -43,6 +53,9 @@ def confidences(lines: Sequence[Line]) -> tuple[Floats, NDArray[np.bool_]]:
             known += [
                 (one["score"], (one["label"], one["start"], one["end"]) in gold) for one in line["entities"]
             ]
+        elif "answers" in line:
+            gold, found = answers(line)
+            known += [(line["score"], one in gold) for one in found]
         elif "scores" in line:
             known += [(score, name in line["label"]) for name, score in line["scores"].items()]
         elif "score" in line:
@@ -124,7 +137,7 @@ def certificate(lines: Sequence[Line]) -> dict[str, Any]:
     Samples are drawn of groups where texts have one, else of texts. Empty where no text is labelled, or by a score.
     `lines` are those of `predictions.jsonl`, of one split.
     """
-    labels = [line.get("gold", line.get("label")) for line in lines]
+    labels = [line.get("gold", line.get("label", line.get("answers"))) for line in lines]
     if not lines or any(label is None or isinstance(label, int | float) for label in labels):
         return {}
     gold, found = zip(*map(answers, lines), strict=True)

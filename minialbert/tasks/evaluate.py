@@ -448,6 +448,9 @@ def line_of(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, 
         return {"split": split, **group, **tokens, "predicted": value, "text": text, **found}
     pair = {"pair": example.pair} if example.pair is not None else {}
     line = {"split": split, **group, "text": example.text, **pair, "label": example.label, "predicted": value}
+    if task.type.label == "answer":
+        gold = {"answers": line.pop("label"), "predicted": value["answer"], "score": value["score"]}
+        return {**line, **gold}
     answer = ANSWERS[task.problem](evidence, task.labels, 0.0)
     if "scores" in answer and "score" in answer:
         line["score"] = answer["score"]

@@ -52,6 +52,10 @@ def input_notes(split: str, examples: Sequence[Example], encoded: Encoded, max_l
     if encoded.cut:
         share = f"{encoded.tokens[1] / max(1, encoded.tokens[0]):.1%} of all tokens are not read"
         notes.append(f"{split}: {encoded.cut:,} of {rows:,} texts were cut at {max_length} tokens; {share}")
+    if not (encoded.weights or encoded.windows) and len(encoded) > rows:
+        notes.append(
+            f"{split}: {rows:,} questions are read in {len(encoded):,} windows of {max_length} tokens"
+        )
     if encoded.weights:
         notes.append(
             f"{split}: {rows:,} texts are read in {len(encoded):,} windows of {max_length} tokens; logits are averaged"
@@ -279,11 +283,12 @@ def read_predictions(
     if over is not None:
         areas = {one: metrics[one] for one in AREAS if one in metrics}  # which no threshold changes
         values, metrics = task.type.results(
-            task, examples, rows, [(one - over).astype(np.float32) for one in logits]
+            task, examples, rows, [task.type.shifted(one, over) for one in logits]
         )
         metrics |= areas
     assert len(values) == len(examples)
-    return Predictions(values, metrics, exit_iterations, logits)
+    of_each = logits if len(logits) == len(values) else [None] * len(values)  # not of windows
+    return Predictions(values, metrics, exit_iterations, of_each)
 
 
 def logits_of_each(

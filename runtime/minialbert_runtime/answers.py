@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import UserError, quoted
 from .lines import SHORTEN
+from .questions import OPEN, QUESTIONS, answer_in
 from .windows import Cutter, Row, Text, WordWindow
 from .words import Span, WordRule, tags_to_spans
 
@@ -69,7 +70,7 @@ class TextModel(ABC):
     """A model that labels texts; an engine gives the windows and their logits.
 
     Args:
-        problem: a name of `ANSWERS`, or "token".
+        problem: a name of `ANSWERS`, "question-answering" or "token".
         labels: their names, by id.
         batch_size: inputs per run of the model; 32 without.
         threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
@@ -115,7 +116,7 @@ class TextModel(ABC):
             if given is not None and problem in without:
                 raise UserError(f"a {problem} model has no use for {option}: leave it out")
         self.problem, self.labels = problem, tuple(labels)
-        self.tagging = problem not in ANSWERS
+        self.tagging = is_tagging(problem)
         self.batch_size = 32 if batch_size is None else batch_size
         self._words = words or WordRule()
         self._threshold, self._top_k = threshold, top_k
@@ -158,16 +159,19 @@ class TextModel(ABC):
           with `top_k`, `scores` has the highest ones alone, the highest first;
         - regression: `score`;
         - embedding: `vector`, see `embed`;
+        - question-answering, of pairs of a question and a text: `answer`, its `start` and `end` in the text and its
+          probability as `score`; of a model that learnt questions without an answer also `answerable`, and `answer`
+          is None where that does not exceed the threshold; with `top_k` the likeliest `answers`;
         - token: `entities`, each with `start` and `end` (exclusive) in the text as given, `text`, `label`, and as
           `score` the mean probability of its words' tags.
 
         A text that is too long for the model is read in windows that overlap. Of a token task each word is
-        tagged in one of them. Else the logits of the windows are averaged, each weighted by the number of tokens
-        that no window before it held; `windows` then tells how many there were. Of a pair the longer text is
-        windowed and the shorter repeated; where that one fills more than half of a window its end is left out,
-        and `cut` tells how many tokens that are. A model that was tuned on texts that were cut reads the first
-        window alone, and `cut` tells how many tokens it did not read. An empty text has no entities; it is
-        classified as an input of special tokens alone.
+        tagged in one of them, and an answer may lie in any. Else the logits of the windows are averaged, each weighted
+        by the number of tokens that no window before it held; `windows` then tells how many there were. Of a pair the
+        longer text is windowed and the shorter repeated; where that one fills more than half of a window its end is
+        left out, and `cut` tells how many tokens that are. Of a question the text is always what is windowed. A model
+        that was tuned on texts that were cut reads the first window alone, and `cut` tells how many tokens it did not
+        read. An empty text has no entities; it is classified as an input of special tokens alone.
 
         Args:
             texts: texts, or pairs of texts (as tuples or lists); may be endless.
@@ -220,7 +224,8 @@ class TextModel(ABC):
 
     def _results(self, texts: Iterable[Text | list[str]]) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(texts):
-            yield from self._entities(chunk) if self.tagging else self._classes(chunk)
+            spans = self._found if self.problem == QUESTIONS else self._classes
+            yield from self._entities(chunk) if self.tagging else spans(chunk)
 
     def _chunks(self, texts: Iterable[Text | list[str]]) -> Iterator[list[Text]]:
         chunk: list[Text] = []
@@ -280,6 +285,20 @@ class TextModel(ABC):
             if part.cut:
                 result["cut"] = part.cut
             yield result
+
+    def _found(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
+        pairs = [text for text in texts if isinstance(text, tuple)]
+        over = None if self._over is None else float(self._over[0])
+        if self._threshold is not None or (over is None and self.labels == OPEN):
+            over = _logit(0.5 if self._threshold is None else self._threshold)
+        windows = list(self._cutter().contexts(pairs))
+        logits = iter(self._logits([row for part in windows for row in part.rows]))
+        for (question, text), part in zip(pairs, windows, strict=True):
+            own = [next(logits) / np.float32(self.decision.temperature) for _ in part.rows]
+            result: dict[str, Any] = {"text": question, "pair": text}
+            result |= answer_in(text, part.rows, own, over=over, most=self._top_k)
+            result |= {"windows": len(own)} if len(own) > 1 else {}
+            yield result | ({"cut": part.cut} if part.cut else {})
 
     def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
         one = _logit(0.5 if self._threshold is None else self._threshold)
@@ -365,13 +384,18 @@ def vector_of(
     return {"vector": logits.tolist()}
 
 
-# What the logits of a text say, by kind of task; a kind that is none of these labels words.
+# What the logits of a text say, by kind of task.
 ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], Any], dict[str, Any]]] = {
     "single-label": class_of,
     "multi-label": classes_over,
     "regression": score_of,
     "embedding": vector_of,
 }
+
+
+def is_tagging(problem: str) -> bool:
+    """Tell whether a kind of task labels words."""
+    return problem not in ANSWERS and problem != QUESTIONS
 
 
 def pooled(logits: Sequence[Logits], weights: Sequence[int]) -> NDArray[np.float64]:

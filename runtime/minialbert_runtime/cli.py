@@ -106,9 +106,13 @@ def _run(arguments: Sequence[str]) -> None:
 def _serve(arguments: Sequence[str]) -> None:
     """Serve models until a signal comes."""
     options = vars(_serve_parser().parse_args(arguments))
-    folders = [*([f"default={options['folder']}"] if options["folder"] else []), *options["model"]]
+    named = ("=" in one and not Path(one).is_dir() for one in options["folders"])
+    given = [
+        one if is_named else f"default={one}" for one, is_named in zip(options["folders"], named, strict=True)
+    ]
+    folders = [*given, *options["model"]]
     if not folders:
-        raise UserError("give a folder that `minialbert export` wrote, or --model NAME=FOLDER")
+        raise UserError("give a folder that `minialbert export` wrote, or several as NAME=FOLDER")
     limits = Limits(**{one.name: options[one.name] for one in fields(Limits)})
     try:
         from .server import serve
@@ -155,17 +159,17 @@ def _serve_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "folder",
-        metavar="MODEL_DIR",
-        nargs="?",
-        help="a folder that `minialbert export` wrote; its name in requests is default",
+        "folders",
+        metavar="MODEL_DIR or NAME=FOLDER",
+        nargs="*",
+        help="a folder that `minialbert export` wrote; its name in requests is default, unless one is given",
     )
     parser.add_argument(
         "--model",
         metavar="NAME=FOLDER",
         action="append",
         default=[],
-        help="another model, which requests choose by its name; again for more",
+        help="the same as NAME=FOLDER alone",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)"

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .answers import ANSWERS, Decision, decision_of
+from .answers import ANSWERS, Decision, decision_of, is_tagging
 from .errors import UserError, one_line
+from .questions import QUESTIONS
 from .words import WordRule, check_tags, word_rule
 
 # From 2 on task.json may have rules for words and long texts, from 3 on a decision; earlier ones are read as before.
@@ -24,6 +25,7 @@ _PROBLEMS: dict[str, Collection[str]] = {
     "features": ("embedding",),
     "sequence-classification": [problem for problem in ANSWERS if problem != "embedding"],
     "token-classification": ("token",),
+    "question-answering": (QUESTIONS,),
 }
 
 
@@ -33,7 +35,7 @@ class Folder:
 
     path: Path
     task: str  # its name
-    problem: str  # a name of `answers.ANSWERS`, or "token"
+    problem: str  # a name of `answers.ANSWERS`, "question-answering" or "token"
     labels: tuple[str, ...]  # by id; of a sentence encoder the numbers of its dimensions
     max_length: int  # tokens of an input at most, special tokens included
     overlap: int  # tokens that windows of a long text share
@@ -116,10 +118,10 @@ def read_folder(path: str | Path) -> Folder:
     labels = task["labels"] if vectors is not None else _labels(path / "config.json", config)
     special = _read_object(path / "special_tokens_map.json", optional=True)
     special |= _read_object(path / "tokenizer_config.json", optional=True)
-    if task["problem"] not in ANSWERS:
+    if is_tagging(task["problem"]):
         check_tags(labels, f"{path / 'config.json'}: ")
     decision = task.get("decision", Decision())
-    names = labels if task["problem"] in ANSWERS else [label[2:] for label in labels]
+    names = [label[2:] for label in labels] if is_tagging(task["problem"]) else labels
     if unknown := decision.thresholds.keys() - set(names):
         raise _damaged(
             path / "task.json", f"it has a threshold for {sorted(unknown)[0]!r}, which is no label"

@@ -13,10 +13,11 @@ import numpy as np
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer, pre_tokenizers
 
-from .answers import ANSWERS, MAX_CHARACTERS, Logits, TextModel
+from .answers import MAX_CHARACTERS, Logits, TextModel, is_tagging
 from .encoding import check_normalizer
 from .errors import UserError, one_line, panics_as_errors, shown
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
+from .questions import QUESTIONS
 from .session import open_session
 from .windows import Cutter, Row
 
@@ -98,9 +99,10 @@ class Model(TextModel):
         self._session: InferenceSession | None = _load_session(self._graph, self._threads)
         self._inputs = [node.name for node in self._session.get_inputs()]
         outputs = [node.name for node in self._session.get_outputs()]
-        self.output = "sentence_embedding" if self.problem == "embedding" else outputs[0]
-        if self.output not in outputs:
-            raise UserError(f"{self._graph} gives no {self.output}: export the model again")
+        named = {"embedding": ["sentence_embedding"], QUESTIONS: ["start_logits", "end_logits"]}
+        self.outputs = named.get(self.problem, outputs[:1])
+        if lost := [name for name in self.outputs if name not in outputs]:
+            raise UserError(f"{self._graph} gives no {lost[0]}: export the model again")
         _models.add(self)
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
@@ -143,12 +145,14 @@ class Model(TextModel):
                 )
             self._session = _load_session(path, self._threads)
         try:
-            (logits,) = self._session.run([self.output], {name: columns[name] for name in self._inputs})
+            results = self._session.run(self.outputs, {name: columns[name] for name in self._inputs})
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise UserError(
                 f"{path} could not be run on {shape[0]} inputs of {shape[1]} tokens ({one_line(error)})"
             ) from error
-        expected = (*shape, len(self.labels)) if self.tagging else (shape[0], len(self.labels))
+        logits = results[0] if len(results) == 1 else np.stack(results, axis=-1)
+        by_token = self.tagging or self.problem == QUESTIONS
+        expected = (*shape, len(self.labels)) if by_token else (shape[0], len(self.labels))
         if logits.shape != expected:
             raise UserError(
                 f"{path} gives logits of shape {logits.shape}, expected {expected}: config.json or export.json belong "
@@ -178,7 +182,7 @@ def _load_tokenizer(folder: Folder) -> Tokenizer:
     tokenizer.encode_special_tokens = folder.split_special_tokens
     rule = tokenizer.pre_tokenizer
     # Byte-level BPE tells a word by the space before it; words alone have none.
-    if folder.problem not in ANSWERS and isinstance(rule, pre_tokenizers.ByteLevel):
+    if is_tagging(folder.problem) and isinstance(rule, pre_tokenizers.ByteLevel):
         rule.add_prefix_space = True
     return tokenizer
 

@@ -53,12 +53,13 @@ def parts(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
             "",
         )
         return
-    labels = [result["label"]] if result.get("label") else result.get("labels", [])
+    one = result.get("label") or result.get("answer")
+    labels = [one] if one else result.get("labels", [])
     scores = result.get("scores") or dict.fromkeys(labels, result.get("score", 0.0))
     for label in labels:
         yield "", label, f"{label} {digits(scores[label])}"
     if not labels:
-        yield "", "", "none" if {"label", "labels"} & result.keys() else digits(result["score"])
+        yield "", "", "none" if {"label", "labels", "answer"} & result.keys() else digits(result["score"])
     text = "  |  ".join(result[key] for key in ("text", "pair") if key in result)
     yield f" {_cut(text, _AROUND if len(text) > _LONG else len(text), 0)}", None, ""
     if "cut" in result:

@@ -174,11 +174,9 @@ def serve(folders: Sequence[str], host: str, port: int, limits: Limits, **option
     for one in folders:
         name, _, folder = one.partition("=")
         if not folder or not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
-            raise UserError(
-                f"expected --model NAME=FOLDER with letters, digits and ._- in NAME, found {quoted(one)}"
-            )
+            raise UserError(f"expected NAME=FOLDER with letters, digits and ._- in NAME, found {quoted(one)}")
         if name in models:
-            raise UserError(f"two models have the name {name}")
+            raise UserError(f"two models have the name {name}: give NAME=FOLDER")
         models[name] = ServedModel(name, folder, max_characters=limits.max_characters, **options)
     server = Server(Service(models, limits), host, port)
     log = logging.getLogger(__package__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +18,15 @@ _GROUP = 1024  # sentences whose encodings, large beside their ids, are in memor
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model input, with its special tokens; the types only where the model was trained with them."""
+    """One model input, with its special tokens; the types only where the model was trained with them.
+
+    Of a question and a text, `offsets` are the characters of the text's tokens, which begin at position `first`.
+    """
 
     input_ids: list[int]
     token_type_ids: list[int] | None = None
+    first: int = 0
+    offsets: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,35 @@ class Cutter:
         encodings = iter(self._encode(flat))
         for its_parts in parts:
             yield self._cut([next(encodings).ids for _ in its_parts])
+
+    def contexts(self, pairs: Sequence[tuple[str, str]]) -> Iterator[TextWindows]:
+        """Yield the windows of each text that holds the answer to a question, which is repeated in every window.
+
+        Args:
+            pairs: questions with their texts.
+
+        Yields:
+            At least one window for each; a question that fills more than half of a window loses its end.
+
+        Raises:
+            UserError: the special tokens leave no room for text.
+        """
+        marks = [sequence for _, _, sequence in self._paired.positions]
+        encodings = iter(self._encode([part for pair in pairs for part in pair]))
+        for _ in pairs:
+            question, text = next(encodings).ids, next(encodings)
+            room, size = self._room(self._paired, "text"), len(text.ids)
+            asked = question[: room // 2]
+            room -= len(asked)
+            rows: list[Row] = []
+            begin = seen = 0
+            while not rows or seen < size:
+                seen = min(begin + room, size)
+                row = self._row(self._paired, [asked, text.ids[begin:seen]])
+                first = marks[: marks.index(1)].count(None) + len(asked)
+                rows.append(replace(row, first=first, offsets=text.offsets[begin:seen]))
+                begin = seen - min(self._overlap, room // 2)
+            yield TextWindows(rows, [1] * len(rows), len(question) - len(asked), len(question) + size)
 
     def _encode(self, batch: list[Any], *, is_pretokenized: bool = False) -> list[Encoding]:
         try:

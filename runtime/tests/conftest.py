@@ -34,8 +34,30 @@ def wordpiece() -> Tokenizer:
     return tokenizer
 
 
-def _graph(table: np.ndarray, *, tokens: bool, inputs: Sequence[str]) -> onnx.ModelProto:
+def _model(nodes, inputs, outputs, given, constants) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in inputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, given) for name in outputs],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _graph(table: np.ndarray, *, tokens: bool | None, inputs: Sequence[str]) -> onnx.ModelProto:
     """Logits are the table's rows of the tokens, or their sum where the mask is 1 plus 100 for each token of type 1."""
+    if table.shape[1] == 2 and tokens is None:  # start and end of an answer
+        nodes = [
+            helper.make_node("Gather", [f"{side}s", "input_ids"], [f"{side}_logits"])
+            for side in ("start", "end")
+        ]
+        columns = zip(("starts", "ends"), table.astype(np.float32).T, strict=True)
+        return _model(nodes, inputs, ["start_logits", "end_logits"], ["batch", "sequence"], [
+            numpy_helper.from_array(np.ascontiguousarray(column), name) for name, column in columns
+        ])  # fmt: skip
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["rows"])]
     constants = [numpy_helper.from_array(table.astype(np.float32), "table")]
     if tokens:
@@ -61,21 +83,8 @@ def _graph(table: np.ndarray, *, tokens: bool, inputs: Sequence[str]) -> onnx.Mo
             ]
         else:
             nodes.append(helper.make_node("Identity", ["sums"], ["logits"]))
-    shape = ["batch", "sequence"]
-    graph = helper.make_graph(
-        nodes,
-        "model",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
-        [
-            helper.make_tensor_value_info(
-                "logits", TensorProto.FLOAT, [*shape[: 2 if tokens else 1], table.shape[1]]
-            )
-        ],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    return model
+    shape = ["batch", "sequence"][: 2 if tokens else 1]
+    return _model(nodes, inputs, ["logits"], [*shape, table.shape[1]], constants)
 
 
 @pytest.fixture
@@ -94,7 +103,8 @@ def exported(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         folder = tmp_path / "exported"
         folder.mkdir()
-        tokens = problem == "token"
+        tokens = {"token": True, "question-answering": None}.get(problem, False)
+        heads = {True: "token-classification", None: "question-answering", False: "sequence-classification"}
         onnx.save(_graph(table, tokens=tokens, inputs=inputs), str(folder / "model.onnx"))
         (tokenizer or wordpiece()).save(str(folder / "tokenizer.json"))
         files: dict[str, dict[str, Any]] = {
@@ -112,7 +122,7 @@ def exported(tmp_path: Path) -> Callable[..., Path]:
             },
             "export.json": {
                 "format_version": 1,
-                "head": "token-classification" if tokens else "sequence-classification",
+                "head": heads[tokens],
                 "precision": "fp32",
                 "opset": 18,
             },

@@ -438,7 +438,7 @@ def test_sigterm_finishes_what_runs_and_ends_with_zero(counted):
         "serving.Model._run = lambda self, rows: time.sleep(0.7) or plain(self, rows)\n"
         "from minialbert_runtime.cli import main\nmain()",
     )
-    server = start("serve", counted, "--model", f"two={counted}", "--port", 0, program=program)
+    server = start("serve", f"one={counted}", f"two={counted}", "--port", 0, program=program)
     try:
         lines = iter(server.stderr.readline, b"")
         port = int(next(found[1] for line in lines if (found := re.search(rb"listening at \S+:(\d+)", line))))
@@ -465,8 +465,9 @@ def test_the_command_names_what_is_wrong(counted, tmp_path, monkeypatch, capsys)
         return said
 
     assert "give a folder" in refused()
-    assert "expected --model NAME=FOLDER" in refused("--model", counted)
-    assert "two models have the name default" in refused(counted, "--model", f"default={counted}")
+    assert "expected NAME=FOLDER" in refused("--model", counted)
+    assert "two models have the name default: give NAME=FOLDER" in refused(counted, counted)
+    assert "two models have the name one" in refused(f"one={counted}", "--model", f"one={counted}")
     assert "no such folder" in refused(tmp_path / "none")
     assert "expected --max-bytes over 0" in refused(counted, "--max-bytes", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:

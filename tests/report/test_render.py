@@ -105,6 +105,24 @@ def test_brat_files_stay_in_the_folder_and_quote_the_text(tmp_path, caplog):
         minialbert.render(ANSWERS, folder, format="brat")
 
 
+def test_a_doc_bin_has_the_entities_of_each_text(tmp_path):
+    pytest.importorskip("spacy")
+    from minialbert.data.convert_data import read_documents
+
+    file = tmp_path / "answers.spacy"
+    assert minialbert.render(ANSWERS, file, format="spacy") == ""
+    (documents,) = read_documents(file, []).values()
+    assert [one.text for one in documents] == [one["text"] for one in ANSWERS]
+    assert [(one.label, one.start, one.end) for one in documents[0].entities] == [
+        ("Adverse event", 0, 4), ("Disease", 8, 21)
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="exists"):
+        minialbert.render(ANSWERS, file, format="spacy")
+    with pytest.raises(UserError, match="spacy takes entities or classes, and this model gives none"):
+        minialbert.render([{"text": "x", "score": 1.0}], tmp_path / "scores.spacy", format="spacy")
+    assert not (tmp_path / "scores.spacy").exists()
+
+
 def test_an_unknown_format_is_refused_and_a_file_kept(tmp_path):
     for format, output in (("xml", tmp_path / "a"), ("brat", None)):
         with pytest.raises(

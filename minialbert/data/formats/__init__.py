@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.data.cells import Overlaps, without_overlaps
-from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy
+from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy, squad
 from minialbert.data.formats.documents import RAW, Document, Reading, flat, place_error, table_of
 from minialbert.data.ner import is_tagged, read_tagged
 from minialbert.data.table_files import TAGGED, Table, read_json, read_tables
@@ -64,7 +64,12 @@ FORMATS = {
     },
 }
 _TITLES = {name: form.title for name, form in FORMATS.items()}
-_TITLES |= {"label-studio-min": "Label Studio's JSON-MIN", "spacy-json": "spaCy's JSON", TABLE: ""}
+_TITLES |= {
+    "label-studio-min": "Label Studio's JSON-MIN",
+    "spacy-json": "spaCy's JSON",
+    "squad": "SQuAD",
+    TABLE: "",
+}
 NAMES = tuple(_TITLES)
 _FILES = {"pubtator": pubtator.read, "bioc": bioc.read_xml, "spacy": spacy.read, "brat": brat.read}
 _RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterator[Document]]]] = {
@@ -100,12 +105,16 @@ def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: I
     table = read_tables(list(paths)) if forced in (None, TABLE) else read_json(path)
     record = table.rows[0][1]
     found = (one for one, (is_one, _) in _RECORDS.items() if is_one(record))
-    name = name or next(found, None) or rows.shape(table.columns, record)
+    name = (
+        name
+        or ("squad" if squad.is_record(record) else next(found, None))
+        or rows.shape(table.columns, record)
+    )
     if name in _RECORDS:
         records = ((table.place(row), cells) for row, cells in table.rows)
         table = table_of(str(path), list(_RECORDS[name][1](records, reading)), reading)
-    elif name in ("prodigy", "label-studio-min"):
-        table = rows.usual(table)
+    elif name in ("prodigy", "label-studio-min", "squad"):
+        table = squad.rows(table) if name == "squad" else rows.usual(table)
     return replace(table, format=_TITLES[name]) if name is not None else table
 
 

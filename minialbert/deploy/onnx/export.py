@@ -210,7 +210,7 @@ def _load(
     missing = [key for key in loaded.missing if "pooler" not in key]
     if missing:
         raise UserError(f"{name} lacks weights of its {chosen} model: {', '.join(missing[:4])}")
-    inputs = read_task_file(name) if chosen in ("sequence-classification", "token-classification") else None
+    inputs = None if chosen in ("features", "masked-lm") else read_task_file(name)
     token = chosen == "token-classification"
     tokenizer = load_task_tokenizer(name, words=True) if token else load_tokenizer(name)
     if tokenizer.pad_token_id is None:
