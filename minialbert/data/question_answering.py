@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minialbert.data.task_inputs import IGNORED, Encoded, make_cutter
 from minialbert.data.task_types import Answers, TaskType, register_task_type
+from minialbert.errors import quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,19 +36,13 @@ class Gold(tuple[str, ...]):
 
     starts: tuple[int, ...]
 
-    def __new__(cls, texts: Sequence[str], starts: Sequence[int]) -> Gold:
+    def __new__(
+        cls, texts: Sequence[str], starts: Sequence[int] = ()
+    ) -> Gold:  # a copy gets its places later
         """Return answers with their places."""
         gold = super().__new__(cls, texts)
         gold.starts = tuple(starts)
         return gold
-
-    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Return what a copy is made of."""
-        return tuple(self), self.starts
-
-    def __repr__(self) -> str:
-        """Return the answers with their places, by which data are known again."""
-        return repr(list(zip(self.starts, self, strict=True)))
 
 
 class QuestionAnswering(TaskType):
@@ -61,19 +56,19 @@ class QuestionAnswering(TaskType):
     def read_cell(self, cell: object) -> Gold:
         """Return the answers in a cell: SQuAD's list of objects, or an object of lists."""
         found: Any = json.loads(cell) if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "[") else cell
-        if isinstance(found, Mapping) and {"text", "answer_start"} <= found.keys():
-            pairs = list(zip(found["text"], found["answer_start"], strict=True))
-        elif isinstance(found, list) and all(isinstance(one, Mapping) for one in found):
-            pairs = [(one.get("text"), one.get("answer_start")) for one in found]
-        else:
-            raise ValueError(
-                f"expected answers as {{'text': [...], 'answer_start': [...]}}, found {str(cell)[:80]!r}"
-            )
-        if not all(isinstance(text, str) and text and int(start) == start for text, start in pairs):
-            raise ValueError(
-                f"expected each answer with its text and where it starts, found {str(cell)[:80]!r}"
-            )
-        return Gold([text for text, _ in pairs], [int(start) for _, start in pairs])
+        try:
+            if isinstance(found, Mapping):
+                texts, starts = list(found["text"]), list(found["answer_start"])
+            else:
+                texts, starts = ([one[key] for one in found] for key in ("text", "answer_start"))
+            if len(texts) == len(starts) and all(isinstance(text, str) and text for text in texts):
+                return Gold(texts, list(map(int, starts)))
+        except (LookupError, TypeError, ValueError):
+            pass
+        shape = "{'text': [...], 'answer_start': [...]}, or a list of such pairs"
+        raise ValueError(
+            f"expected answers as {shape}, each a text and where it starts; found {quoted(cell)}"
+        )
 
     def checked(self, example: TextExample) -> TextExample:
         """Return a question whose answers stand where they should; those of one text are a group."""
@@ -83,9 +78,9 @@ class QuestionAnswering(TaskType):
         if isinstance(example.label, Gold):
             for start, answer in zip(example.label.starts, example.label, strict=True):
                 if start < 0 or text[start : start + len(answer)] != answer:
-                    there = text[max(0, start) : max(0, start) + len(answer)]
+                    there = quoted(text[max(0, start) : max(0, start) + len(answer)])
                     raise ValueError(
-                        f"the answer {answer[:60]!r} does not stand at character {start}, but {there[:60]!r}"
+                        f"the answer {quoted(answer)} does not stand at character {start}, but {there}"
                     )
         return replace(example, group=f"{zlib.crc32(text.encode()):08x}")
 

@@ -20,15 +20,10 @@ _BEST, _LONGEST = 20, 30  # spans that share the probability, and their tokens, 
 def best_spans(
     text: str, rows: Sequence[Row], logits: Sequence[NDArray[Any]]
 ) -> tuple[list[tuple[int, int, float]], float]:
-    """Return the spans with the highest sums of start and end logit, and the sum that stands for no answer.
+    """Return the 20 spans with the highest sums of start and end logit, the best first, and that of no answer.
 
-    Args:
-        text: that holds the answer.
-        rows: its windows, as `Cutter.contexts` has them.
-        logits: of each window, (tokens, 2).
-
-    Returns:
-        Start, end and sum of at most 20 spans, the best first; and the lowest sum of a window's first token.
+    The text's windows are those of `Cutter.contexts`, and have logits (tokens, 2). No answer is the first token of the
+    window that is least sure of it.
     """
     found: dict[tuple[int, int], float] = {}
     for row, values in zip(rows, logits, strict=True):
@@ -56,18 +51,10 @@ def answer_in(
     over: float | None,
     most: int | None = None,
 ) -> dict[str, Any]:
-    """Return the answer to a question, and its probability among the likeliest spans.
+    """Return the answer to a question, where it stands, and its probability among the likeliest spans.
 
-    Args:
-        text: that holds the answer.
-        rows: its windows.
-        logits: of each window, (tokens, 2).
-        over: by how much the best span has to exceed "no answer"; None where there is always one.
-        most: of how many spans `answers` tells.
-
-    Returns:
-        `answer` with `start`, `end` (exclusive) and `score`; None, and the probability of that, where there is none.
-        With `over` also `answerable`, the probability that the best span, rather than none, is right.
+    The best span has to exceed "no answer" by `over`; None where there is always an answer. With it comes `answerable`,
+    the probability that the best span, rather than none, is right. `answers` tells of as many spans as `most`.
     """
     spans, none = best_spans(text, rows, logits)
     sums = np.array([*(value for *_, value in spans), *([] if over is None and spans else [none])])

@@ -107,14 +107,7 @@ class Cutter:
     def contexts(self, pairs: Sequence[tuple[str, str]]) -> Iterator[TextWindows]:
         """Yield the windows of each text that holds the answer to a question, which is repeated in every window.
 
-        Args:
-            pairs: questions with their texts.
-
-        Yields:
-            At least one window for each; a question that fills more than half of a window loses its end.
-
-        Raises:
-            UserError: the special tokens leave no room for text.
+        A question that fills more than half of a window loses its end.
         """
         marks = [sequence for _, _, sequence in self._paired.positions]
         encodings = iter(self._encode([part for pair in pairs for part in pair]))

@@ -66,13 +66,18 @@ def test_without_unanswerable_questions_a_model_learns_to_answer_always():
     ("change", "said"),
     [
         ({"answers": [("city", 3)]}, "paragraph 1, question q0: the answer 'city' does not stand at character 3, but"),
-        ({"answers": [("", 0)]}, "question q0: expected each answer with its text and where it starts"),
+        ({"answers": [("", 0)]}, "question q0: expected answers as {'text': [...], 'answer_start': [...]}"),
+        ({"flat": {"text": ["king"], "answer_start": [None]}}, "each a text and where it starts; found"),
+        ({"flat": {"text": ["king"], "answer_start": []}}, "each a text and where it starts; found"),
+        ({"flat": [7]}, "each a text and where it starts; found"),
         ({"context": 7}, "question q0: expected a text in column 'context', found 7"),
     ],
 )  # fmt: skip
 def test_an_answer_that_is_not_in_its_text_is_named(tmp_path, change, said):
     record = squad(("Who?", change.get("answers", [])))
     record["data"][0]["paragraphs"][0] |= {"context": change["context"]} if "context" in change else {}
+    if "flat" in change:
+        record = {"question": "Who?", "context": "A king.", "answers": change["flat"]}
     (tmp_path / "train.json").write_text(json.dumps(record))
     with pytest.raises(UserError) as caught:
         load_table(tmp_path, KIND.name)
