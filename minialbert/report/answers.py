@@ -149,6 +149,8 @@ def _scored(run: Run) -> tuple[list[str], list[BarChart]]:
     if metric == "accuracy" and counts and all(counts):
         values["always the commonest class"] = commonest = max(counts) / sum(counts)
         beside = f"always answering with the commonest class has {_FORMS[form](commonest)}"
+    if split in (run.record.get("agreement") or ()):
+        name, beside = f"agreement with its teacher ({name})", "no gold label was there to score against"
     rows = run.figure(f"data.rows.{split}") or run.figure(f"rows.{split}")
     where = f"{run.record.get('task')}, {split}" + (f" ({rows:,.0f} rows)" if rows else "")
     first = f"has {name} {_FORMS[form](score)} on {where}; {beside}."

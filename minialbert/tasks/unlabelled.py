@@ -99,7 +99,8 @@ def teach(
     fresh = [text for text in texts if text not in known]
     note += f"; {len(texts) - len(fresh):,} more are gold rows" if known else ""
     asked = [*known, *fresh]
-    identity = {"name": name, **identity, "labels": list(names), "problem": kind.name, "texts": _hash(asked)}
+    texts_hash = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    identity = {"name": name, **identity, "labels": list(names), "problem": kind.name, "texts": texts_hash}
     given = _answers(asked, own.predict if own else model, kind, folder, identity, progress, max_hours)
     answers, column = dict(zip(asked, given, strict=True)), "spans" if kind.tagging else "label"
     rows = [{"text": text, column: said} for text in fresh if (said := answers[text][column]) is not None]
@@ -147,9 +148,7 @@ def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, di
     if isinstance(model, TextModel):
         model.keeps_logits = True
         if settings.labels and tuple(settings.labels) != model.labels:
-            raise UserError(
-                f"teacher.labels: {name} has {listed(model.labels)}; give one name for each, by id"
-            )
+            raise UserError(f"teacher.labels: {name} has {listed(model.labels)}; give a name for each")
     return model, identity
 
 
@@ -192,8 +191,7 @@ def _gold_task(
 def _mixed(gold: Task, gold_train: list[Example], task: Task) -> Task:
     """Return gold rows with the teacher's behind them."""
     train = [*gold_train, *task.splits["train"]]
-    splits = {"train": train, **{name: rows for name, rows in gold.splits.items() if name != "train"}}
-    splits |= {name: rows for name, rows in task.splits.items() if name not in splits}
+    splits = {**task.splits, **gold.splits, "train": train}
     notes = [f"train: {len(gold_train):,} gold rows and {len(train) - len(gold_train):,} of the teacher"]
     if gold_train and (only := sorted(_labels_of(train) - _labels_of(gold_train))):
         notes.append(f"train: the teacher gives {listed(map(quoted, only))}, which no gold row has")
@@ -218,9 +216,7 @@ def _answers(
             write_json(manifest, identity)
         file.touch()
     if manifest.read_text(encoding="utf-8") != to_json(identity) + "\n":
-        raise UserError(
-            f"{folder} has labels of another teacher or other texts: --overwrite replaces the run"
-        )
+        raise UserError(f"{folder} has labels of another teacher or other texts; --overwrite begins anew")
     answers, size = _kept(file, texts)
     first, begun, left = len(answers), time.monotonic(), len(texts) - len(answers)
     characters = sum(map(len, texts[first:]))
@@ -235,9 +231,7 @@ def _answers(
             shard = texts[begin : begin + _SHARD]
             new = [_plain(one, kind) for one in answer(shard)]
             if len(new) != len(shard):
-                raise UserError(
-                    f"teacher {name}: expected {len(shard)} answers, one a text, found {len(new)}"
-                )
+                raise UserError(f"teacher {name}: expected an answer a text, {len(shard)}, found {len(new)}")
             for text, one in zip(shard, new, strict=True):  # numbers may be numpy's
                 line = json.dumps({"text": text, **one}, default=lambda value: value.tolist())
                 opened.write(line.encode() + b"\n")
@@ -317,10 +311,8 @@ def add_soft_labels(encoded: Encoded, examples: Sequence[Example], task: Task, s
             held = [piece for piece, word in enumerate(words) if word >= 0]
             starts = [offsets[words[piece]][0] for piece in held]
             places = [bisect_right(theirs, start, key=itemgetter(0)) - 1 for start in starts]
-            positions, _ = encoded.windows[at].first_pieces
-            begins = np.isin(held, positions) & [
-                theirs[place][0] == start for place, start in zip(places, starts, strict=True)
-            ]
+            begins = np.isin(held, encoded.windows[at].first_pieces[0])
+            begins &= np.array([theirs[place][0] for place in places]) == starts
             chances = logits[places].astype(np.float32)
             chances -= np.logaddexp.reduce(chances, axis=-1, keepdims=True)
             for label in range(len(task.labels)):
@@ -340,7 +332,3 @@ def _labels_of(rows: Iterable[Example]) -> set[str]:
 
 def _text_of(row: Example) -> str:
     return running_text(row)[0] if isinstance(row, TokenExample) else row.text
-
-
-def _hash(texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -103,6 +103,11 @@ def test_a_tuning_is_held_against_the_commonest_class_where_its_record_counts_th
     assert more.endswith("0.1 M parameters, the head among them, in 2:01.")
     record["metrics"]["test"].pop("per_class")
     assert "its record has no baseline" in told(answer(run(record, tmp_path)))[0]
+    record["agreement"] = ["test"]
+    assert told(answer(run(record, tmp_path)))[0] == (
+        "small has agreement with its teacher (accuracy) 80.0 % on mine, test (40 rows); no gold label was there to "
+        "score against."
+    )
 
 
 def test_a_benchmark_names_the_fastest_and_the_smallest(tmp_path):

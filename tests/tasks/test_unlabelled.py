@@ -16,7 +16,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 import minialbert
-from minialbert.data.examples import Task, TokenExample
+from minialbert.data.examples import Task, TokenExample, label_of
+from minialbert.data.tables import load_table
 from minialbert.data.task_inputs import encode_sentences
 from minialbert.data.task_types import task_type
 from minialbert.errors import UserError
@@ -372,7 +373,7 @@ def test_gold_rows_with_labels_that_the_teacher_lacks(ask, model_teacher):
     ("settings", "task", "message"),
     [
         ((), "ner", "teacher teacher was tuned for a single-label task, this is a token task"),
-        (("teacher.labels=[a]",), None, "teacher.labels: teacher has with, without; give one name for each"),
+        (("teacher.labels=[a]",), None, "teacher.labels: teacher has with, without; give a name for each"),
         (("task.labels=[a, b]",), None, "was tuned for other labels"),
     ],
 )
@@ -382,7 +383,7 @@ def test_teachers_that_do_not_fit(settings, task, message, ask, model_teacher):
 
 
 def test_answers_that_are_none(ask, tmp_path):
-    with pytest.raises(UserError, match="expected 9 answers, one a text, found 8"):
+    with pytest.raises(UserError, match="expected an answer a text, 9, found 8"):
         ask(lambda texts: ["a"] * 8, sentences(9), task="classification")
     with pytest.raises(UserError, match="no task: give --task"):
         ask(with_cat, sentences(9))
@@ -396,3 +397,16 @@ def test_settings_that_exclude_each_other(tiny_student_dir):
     recipe = tuning_recipe(None, model=str(tiny_student_dir), task="ner", teacher="t", unlabelled=["a.txt"])
     with pytest.raises(UserError, match="for a single run"):
         plan_finetuning(recipe)
+
+
+def test_spans_that_a_language_model_wrote_are_labelled_data(tmp_path):
+    rows = [
+        {"text": "Aspirin helps.", "entities": [{"text": "Aspirin", "start": 0, "end": 7, "label": "Drug"}]},
+        {"text": "It was aspirin.", "entities": [{"text": "aspirin", "start": 6, "end": 13, "type": "Drug"}]},
+        {"text": "Nothing helps.", "entities": []},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_table(str(tmp_path), "token")
+    assert [label_of(row) for row in task.splits["train"]][0] == ("B-Drug", "O", "O")
+    assert label_of(task.splits["train"][2]) == ("O", "O", "O")
+    assert any("the span 6-13 quotes 'aspirin', where ' aspiri' stands" in note for note in task.notes)
