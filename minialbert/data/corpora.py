@@ -329,6 +329,12 @@ def read_documents(
     else:
         documents = _READERS[source.kind](source, text_field, max_document_bytes, stats)
     for document in documents:
+        # A character takes at most four bytes, so most documents need no encoding to be found short enough.
+        if (
+            4 * len(document.text) > max_document_bytes
+            and len(document.text.encode("utf-8", "replace")) > max_document_bytes
+        ):
+            raise source.too_long(document.row, max_document_bytes)
         if not document.text or document.text.isspace():
             stats.skipped += 1
         else:
@@ -399,24 +405,19 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _read_csv(
+def _read_csv_or_xml(
     source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
 ) -> Iterator[Document]:
-    tabs = _suffix(source.path) == ".tsv"
     with open_text(source.path, stats) as stream:
-        for row, text in separated_texts(source, stream, text_field, max_document_bytes, tabs=tabs):
-            yield Document(text, row)
+        if source.kind == "xml":
+            found = pubmed_texts(source, stream, max_document_bytes)
+        else:
+            tabs = _suffix(source.path) == ".tsv"
+            found = separated_texts(source, stream, text_field, max_document_bytes, tabs=tabs)
+        yield from (Document(text, row) for row, text in found)
 
 
-def _read_xml(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
-    with open_text(source.path, stats) as stream:
-        for row, text in pubmed_texts(source, stream, max_document_bytes):
-            yield Document(text, row)
-
-
-def _read_parquet(
-    source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
-) -> Iterator[Document]:
+def _read_parquet(source: Source, text_field: str, _: int, stats: ReadStats) -> Iterator[Document]:
     # Late, as datasets below: most corpora are text, and these imports take seconds.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -436,17 +437,15 @@ def _read_parquet(
             for batch in file.iter_batches(batch_size=64, columns=[text_field]):
                 for value in batch.column(0):
                     row += 1
-                    text = value.as_py() or ""
-                    _check_length(text, source, row, max_document_bytes)
                     stats.bytes_read = source.num_bytes * row // max(row, file.metadata.num_rows)
-                    yield Document(text, row)
+                    yield Document(value.as_py() or "", row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Raised in here only by pyarrow: what the consumer of a generator raises does not pass through it.
         message = f"{source.path}: not readable as Parquet after row {row} ({one_line(error)})"
         raise UserError(message) from error
 
 
-def _read_hub(source: Source, text_field: str, max_document_bytes: int, _: ReadStats) -> Iterator[Document]:
+def _read_hub(source: Source, text_field: str, _limit: int, _stats: ReadStats) -> Iterator[Document]:
     name, config, split = (str(source.path).removeprefix(PREFIX).split(":") + ["", ""])[:3]
     failure = "could not reach the hub for {}: give a local path, or check the name and the network"
     rows = load_hub(name, config or None, failure.format(name), split=split or "train", streaming=True)
@@ -455,40 +454,30 @@ def _read_hub(source: Source, text_field: str, max_document_bytes: int, _: ReadS
         return failure.format(f"{name} (after row {row})" if row else name)
 
     for row, record in numbered_rows(rows, name, failure=failed_after):
-        text = _text_of_record(record, source, row, text_field)
-        _check_length(text, source, row, max_document_bytes)
-        yield Document(text, row)
+        yield Document(_text_of_record(record, source, row, text_field), row)
 
 
-def _read_other(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+def _read_other(source: Source, _field: str, _limit: int, stats: ReadStats) -> Iterator[Document]:
     for row, text in enumerate(_REGISTERED[source.path.suffix.lower()](source.path), 1):
         if not isinstance(text, str):
             raise UserError(f"{source.path}:{row}: its reader gave {type(text).__name__}, not a string")
-        _check_length(text, source, row, max_document_bytes)
         stats.bytes_read = min(stats.bytes_read + len(text.encode("utf-8", "replace")), source.num_bytes)
         yield Document(text.encode("utf-8", "replace").decode("utf-8"), row)
 
 
-def _read_memory(source: Source, _: str, max_document_bytes: int, stats: ReadStats) -> Iterator[Document]:
+def _read_memory(source: Source, _field: str, _limit: int, stats: ReadStats) -> Iterator[Document]:
     assert source.texts is not None
     for row, text in source.texts.read(source):
-        _check_length(text, source, row, max_document_bytes)
         stats.bytes_read += len(text.encode())
         yield Document(text, row)
 
 
 _READERS = {
     "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "xml": _read_xml,
+    "csv": _read_csv_or_xml,
+    "xml": _read_csv_or_xml,
     "parquet": _read_parquet,
     "hub": _read_hub,
     "other": _read_other,
     "memory": _read_memory,
 }
-
-
-def _check_length(text: str, source: Source, row: int, max_document_bytes: int) -> None:
-    # A character takes at most four bytes, so most documents need no encoding to be found short enough.
-    if 4 * len(text) > max_document_bytes and len(text.encode()) > max_document_bytes:
-        raise source.too_long(row, max_document_bytes)
