@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
@@ -195,6 +196,15 @@ def _path_of(text: str, kind: type[RecipeBase]) -> Path:
 
 
 def _read_recipe(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...] = ()) -> AnyRecipe:
+    return _read_shipped(path, kind) if SHIPPED in path.parents else _read(path, kind, chain)
+
+
+@cache  # the files do not change, and many are based on one
+def _read_shipped(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
+    return _read(path, kind, ())
+
+
+def _read(path: Path, kind: type[AnyRecipe], chain: tuple[Path, ...]) -> AnyRecipe:
     values, node = read_yaml(path)
     other = Recipe if kind is not Recipe else FinetuneRecipe
     alien = [str(key) for key in values if key in other.sections() and key not in kind.sections()]

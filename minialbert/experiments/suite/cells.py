@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 
 from minialbert.errors import UserError
 from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
-from minialbert.recipes.load import AnyRecipe, apply_overrides, load_recipe
+from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, flat_settings, marked
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
@@ -114,7 +113,7 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
         if task.data is not None:
             settings["task.data"] = str(places.data / task.data)
     with _naming(f"suite {suite.name}, cell {cell.name}"):
-        return apply_overrides(_loaded(mode.recipe, FinetuneRecipe), _assignments(settings))
+        return apply_overrides(load_recipe(mode.recipe, FinetuneRecipe), _assignments(settings))
 
 
 def settled(recipe: Recipe | FinetuneRecipe) -> Recipe | FinetuneRecipe:
@@ -136,12 +135,7 @@ def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recip
         if row.corpus is not None:
             settings["data.corpus"] = [str(places.data / suite.corpora[row.corpus])]
     with _naming(f"suite {suite.name}, row {name}"):
-        return apply_overrides(_loaded(row.recipe, Recipe), _assignments(settings))
-
-
-@cache  # a suite has many cells of few recipes
-def _loaded(name: str, kind: type[AnyRecipe]) -> AnyRecipe:
-    return load_recipe(name, kind)
+        return apply_overrides(load_recipe(row.recipe, Recipe), _assignments(settings))
 
 
 def _assignments(settings: Mapping[str, Any]) -> list[str]:
