@@ -135,17 +135,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture
 def tiny_teacher(tiny_tokenizer: PreTrainedTokenizerBase) -> BertForMaskedLM:
     """Four-layer, 32-wide BERT with random weights, the same in every test, in eval mode."""
+    return _teacher(tiny_tokenizer)
+
+
+def _teacher(tokenizer: PreTrainedTokenizerBase) -> BertForMaskedLM:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=len(tiny_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
-        pad_token_id=tiny_tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -210,6 +214,23 @@ def tiny_teacher_dir(
     tiny_teacher.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def distilled(
+    tiny_tokenizer: PreTrainedTokenizerBase, tiny_windows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The directory of a run of the recipe "tiny" with `tiny_teacher` on `tiny_windows`; not to be changed."""
+    from minialbert.method.distill import distill
+    from minialbert.recipes.load import apply_overrides, load_recipe
+
+    folder = tmp_path_factory.mktemp("distilled")
+    _teacher(tiny_tokenizer).save_pretrained(folder / "teacher")
+    tiny_tokenizer.save_pretrained(folder / "teacher")
+    settings = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
+    recipe = apply_overrides(load_recipe("tiny"), [*settings, f"teacher.model='{folder / 'teacher'}'"])
+    distill(None, tiny_windows, recipe=recipe, output=folder / "run", progress=False)
+    return folder / "run"
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,19 @@ def run(tiny_teacher_dir, tiny_windows, tmp_path):
     return start
 
 
+@pytest.fixture
+def earlier(distilled, tiny_teacher_dir, tmp_path):
+    """Copy a run of the recipe without overrides, as `run` would make it, and return its record."""
+
+    def copy(output: str = "run"):
+        shutil.copytree(distilled, tmp_path / output)
+        file = tmp_path / output / "recipe.yaml"
+        file.write_text(file.read_text().replace(str(distilled.parent / "teacher"), str(tiny_teacher_dir)))
+        return json.loads((tmp_path / output / "result.json").read_text())
+
+    return copy
+
+
 def test_a_run_leaves_student_log_and_record(run, tmp_path):
     record = run()
     root = tmp_path / "run"
@@ -76,20 +89,18 @@ def test_a_run_leaves_student_log_and_record(run, tmp_path):
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [2, 4]
 
 
-def test_the_saved_student_is_the_trained_one(run, tmp_path, tiny_tokenizer):
-    run()
-    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").eval()
+def test_the_saved_student_is_the_trained_one(distilled, tiny_tokenizer):
+    student = AutoModelForMaskedLM.from_pretrained(distilled / "model").eval()
     assert isinstance(student, MiniAlbertForMaskedLM)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(distilled / "model")
     assert tokenizer.get_vocab() == tiny_tokenizer.get_vocab()
     answers = pipeline("fill-mask", model=student, tokenizer=tokenizer)("the [MASK] sat on the mat")
     assert len(answers) == 5
 
 
-def test_the_same_seed_gives_the_same_student(run, tmp_path):
-    run(output="one")
-    run(output="two")
-    one, two = (MiniAlbertForMaskedLM.from_pretrained(tmp_path / name / "model") for name in ("one", "two"))
+def test_the_same_seed_gives_the_same_student(run, distilled, tmp_path):
+    run()
+    one, two = (MiniAlbertForMaskedLM.from_pretrained(at / "model") for at in (distilled, tmp_path / "run"))
     assert all(
         torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     )
@@ -110,14 +121,17 @@ def test_another_run_in_the_directory_is_refused(run, tiny_teacher_dir, tiny_win
     assert not any((tmp_path / "run").iterdir())
 
 
-def test_no_run_is_lost_for_a_picture(run, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), UserError("no rows to show")])
+def test_no_run_is_lost_for_a_picture(error, run, tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
-        raise RuntimeError("out of memory")
+        raise error
 
     monkeypatch.setattr("minialbert.method.distill.attention_maps", fail)
-    assert run("training.max_steps=1")["kind"] == "distillation"
+    record = run("training.max_steps=1")
+    assert record == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert record["kind"] == "distillation"
     assert not (tmp_path / "run" / "attention.json").exists()
-    assert "attention.json is not written (RuntimeError: out of memory)" in caplog.text
+    assert f"attention.json is not written ({type(error).__name__}: {error})" in caplog.text
 
 
 def test_a_record_has_no_folders(tiny_teacher_dir, tiny_windows, tmp_path):
@@ -138,15 +152,15 @@ def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_p
         run(resume=True)
 
 
-def test_resume_wants_the_same_recipe(run, tmp_path):
-    run()
+def test_resume_wants_the_same_recipe(run, earlier, tmp_path):
+    earlier()
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(UserError, match="another recipe; different: learning_rate: 0.5"):
         run("training.learning_rate=0.5", resume=True)
 
 
-def test_resume_wants_the_same_teacher(run, tiny_teacher_dir, tmp_path):
-    run()
+def test_resume_wants_the_same_teacher(run, earlier, tiny_teacher_dir, tmp_path):
+    earlier()
     (tmp_path / "run" / "result.json").unlink()
     model = AutoModelForMaskedLM.from_pretrained(tiny_teacher_dir)
     with torch.no_grad():
@@ -158,10 +172,10 @@ def test_resume_wants_the_same_teacher(run, tiny_teacher_dir, tmp_path):
         run(resume=True)
 
 
-def test_a_run_stopped_by_sigterm_resumes_to_the_same_student_and_log(run, tmp_path, monkeypatch):
+def test_a_run_stopped_by_sigterm_resumes_to_the_same_student_and_log(run, earlier, tmp_path, monkeypatch):
     from minialbert.method.trainer import DistillationTrainer
 
-    run(output="whole")
+    earlier(output="whole")
     original = DistillationTrainer.training_step
     calls = []
 
@@ -228,8 +242,8 @@ def test_cached_teacher_outputs_give_nearly_the_same_run(run):
     assert plain[key[0]][key[1]][key[2]] == pytest.approx(cached[key[0]][key[1]][key[2]], rel=1e-2)
 
 
-def test_gradient_checkpointing_does_not_change_the_result(run):
-    plain = run(output="plain")
+def test_gradient_checkpointing_does_not_change_the_result(run, earlier):
+    plain = earlier(output="plain")
     saved = run("training.gradient_checkpointing=true", output="saved")
     for name, value in plain["metrics"]["student_end"].items():
         if isinstance(value, float):
@@ -367,8 +381,8 @@ def test_the_price_is_told_before_the_first_step(run, tmp_path, caplog):
     assert lines.index(price) < next(place for place, line in enumerate(lines) if line.startswith("step 1/4"))
 
 
-def test_a_resumed_run_tells_the_price_of_what_is_left(run, tmp_path, caplog):
-    run()
+def test_a_resumed_run_tells_the_price_of_what_is_left(run, earlier, tmp_path, caplog):
+    earlier()
     (tmp_path / "run" / "result.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-4")
     with caplog.at_level("INFO", "minialbert"):
@@ -469,7 +483,7 @@ def test_the_plan_starts_from_the_teacher_with_real_text(tiny_teacher_dir, tiny_
         assert torch.equal(a, b)
 
 
-def test_a_student_as_it_starts(run, tiny_teacher_dir, tiny_windows, tmp_path):
+def test_a_student_as_it_starts(earlier, tiny_teacher_dir, tiny_windows, tmp_path):
     output = tmp_path / "start"
     record = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
     assert (record["kind"], record["training"]["steps"], record["training"]["windows"]) == (
@@ -482,8 +496,7 @@ def test_a_student_as_it_starts(run, tiny_teacher_dir, tiny_windows, tmp_path):
     planned = plan_distillation(recipe(tiny_teacher_dir), tiny_windows).student
     for name, weight in planned.state_dict().items():
         assert torch.equal(student.state_dict()[name], weight), name
-    distilled = run()
-    assert record["metrics"]["student_start"] == distilled["metrics"]["student_start"]
+    assert record["metrics"]["student_start"] == earlier()["metrics"]["student_start"]
     assert "student_end" not in record["metrics"]
     with pytest.raises(UserError, match="is not empty"):
         initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)

@@ -20,7 +20,7 @@ from minialbert.method.distill import distill
 from minialbert.method.elastic import ElasticObjective
 from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective, register_loss
-from minialbert.recipes.load import apply_overrides, load_recipe
+from minialbert.recipes.load import load_recipe
 from minialbert.runs.directory import RunDirectory
 
 TUNED = {"student.adapter_reduction_factor": 8, "training.eval_windows": 8}
@@ -33,22 +33,23 @@ def same(one, other) -> bool:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_it_is_the_run_of_the_recipe(live, tiny_teacher, tiny_teacher_dir, tiny_windows, tmp_path):
-    overrides = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
-    recipe = apply_overrides(load_recipe("tiny"), [f"teacher.model='{tiny_teacher_dir}'", *overrides])
-    record = distill(None, tiny_windows, recipe=recipe, output=tmp_path / "recipe", progress=False).record
+def test_it_is_the_run_of_the_recipe(live, distilled, tiny_teacher, tiny_teacher_dir, tiny_windows, tmp_path):
+    record = json.loads((distilled / "result.json").read_text())
     teacher = copy.deepcopy(tiny_teacher) if live else tiny_teacher_dir
     data = WindowDataset(tiny_windows) if live else tiny_windows
-    distilled = distill(teacher, data, output=tmp_path / "run", **SETTINGS)
-    assert distilled.path == tmp_path / "run"
-    assert distilled.record == json.loads((tmp_path / "run" / "result.json").read_text())
-    assert distilled.record["metrics"] == record["metrics"]
-    assert distilled.record["objective"] == record["objective"]
+    made = distill(teacher, data, output=tmp_path / "run", **SETTINGS)
+    assert made.path == tmp_path / "run"
+    assert made.record == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert made.record["metrics"] == record["metrics"]
+    assert made.record["objective"] == record["objective"]
     saved = MiniAlbertForMaskedLM.from_pretrained(tmp_path / "run" / "model")
-    assert same(saved, MiniAlbertForMaskedLM.from_pretrained(tmp_path / "recipe" / "model"))
-    assert same(saved, distilled.model)
-    assert not distilled.model.training and len(distilled.tokenizer) == tiny_teacher.config.vocab_size
-    assert load_recipe(str(RunDirectory(tmp_path / "run").recipe)).training == recipe.training
+    assert same(saved, MiniAlbertForMaskedLM.from_pretrained(distilled / "model"))
+    assert same(saved, made.model)
+    assert not made.model.training and len(made.tokenizer) == tiny_teacher.config.vocab_size
+    ours, theirs = (
+        load_recipe(str(RunDirectory(at).recipe)).training for at in (tmp_path / "run", distilled)
+    )
+    assert ours == theirs
 
 
 def test_two_models_and_an_objective_without_a_folder(

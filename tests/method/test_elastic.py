@@ -315,53 +315,63 @@ def test_held_out_numbers_of_a_depth_are_those_of_a_shallower_run(make_trainer):
 # A whole run
 
 
-@pytest.fixture
-def run(tiny_teacher_dir, tiny_windows, tmp_path):
-    def start(*overrides: str, teacher: Path | None = tiny_teacher_dir, output: str = "run"):
+@pytest.fixture(scope="module")
+def run(distilled, tiny_windows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elastic")
+
+    def start(*overrides: str, teacher: Path | None = distilled.parent / "teacher", output: str):
         settings = [
             "student.adapter_reduction_factor=8", "training.eval_windows=8", "distill.elastic=true",
             *([] if teacher is None else [f"teacher.model='{teacher}'"]), *overrides,
         ]  # fmt: skip
         recipe = apply_overrides(load_recipe("tiny"), settings)
-        return distill(None, tiny_windows, recipe=recipe, output=tmp_path / output).record
+        return distill(None, tiny_windows, recipe=recipe, output=folder / output)
 
     return start
 
 
-def test_a_run_records_the_depths_it_trained(run, tmp_path):
-    record = run("student.num_hidden_layers=3", "distill.elastic_depths=[2]", "student.hidden_size=16")
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == record
+@pytest.fixture(scope="module")
+def plain(run):
+    """A run without overrides."""
+    return run(output="plain")
+
+
+def test_a_run_records_the_depths_it_trained(run):
+    made = run(
+        "student.num_hidden_layers=3", "distill.elastic_depths=[2]", "student.hidden_size=16", output="third"
+    )
+    record = made.record
+    assert json.loads((made.path / "result.json").read_text()) == record
     assert record["objective"]["elastic"] == {"depths": [2], "mlm_weight": 1.0, "output_weight": 5.0}
     for when in ("student_start", "student_end"):
         assert record["metrics"][when]["depths"].keys() == {"2"}
         assert record["metrics"][when]["depths"]["2"].keys() == {"mlm_loss", "mlm_accuracy"}
     assert "depths" not in record["metrics"]["teacher"]
     assert "elastic: besides depth 3, every step trains one of 2" in record["notes"]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (made.path / "log.jsonl").read_text().splitlines()]
     assert all(line["loss_elastic"] > 0 for line in lines if line["kind"] == "training")
-    student = MiniAlbertForMaskedLM.from_pretrained(tmp_path / "run" / "model")
+    student = MiniAlbertForMaskedLM.from_pretrained(made.path / "model")
     assert student.config.elastic_depths == [2]
 
 
-def test_a_later_run_for_one_depth_takes_the_mark_away(run, tmp_path):
-    run(output="first")
-    start = [f"student.init_from='{tmp_path / 'first' / 'model'}'", "student.init=checkpoint"]
-    record = run(*start, "distill.elastic=false", output="second")
-    assert not any("elastic" in key for key in record["training"]["last_logged_losses"])
-    assert "depths" not in record["metrics"]["student_end"]
-    student = MiniAlbertForMaskedLM.from_pretrained(tmp_path / "second" / "model")
+def test_a_later_run_for_one_depth_takes_the_mark_away(run, plain):
+    start = [f"student.init_from='{plain.path / 'model'}'", "student.init=checkpoint"]
+    later = run(*start, "distill.elastic=false", output="later")
+    assert not any("elastic" in key for key in later.record["training"]["last_logged_losses"])
+    assert "depths" not in later.record["metrics"]["student_end"]
+    student = MiniAlbertForMaskedLM.from_pretrained(later.path / "model")
     assert getattr(student.config, "elastic_depths", None) is None
 
 
 def test_masked_lm_alone_trains_depths_too(run):
-    record = run("student.init=random", teacher=None)
+    record = run("student.init=random", teacher=None, output="alone").record
     assert record["training"]["last_logged_losses"]["loss_elastic"] > 0
 
 
 @pytest.mark.parametrize("way", ["training.cache_teacher=true", "training.gradient_checkpointing=true"])
-def test_other_ways_to_run_give_nearly_the_same_term(way, run):
-    plain, other = run(output="plain"), run(way, output="other")
-    losses = [record["training"]["last_logged_losses"]["loss_elastic"] for record in (plain, other)]
+def test_other_ways_to_run_give_nearly_the_same_term(way, run, plain):
+    other = run(way, output=way.partition("=")[0])
+    losses = [made.record["training"]["last_logged_losses"]["loss_elastic"] for made in (plain, other)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
 
