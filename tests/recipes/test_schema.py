@@ -98,11 +98,14 @@ def test_marks_say_what_a_setting_means():
     assert marked(Mark.NAME) == {"name", "description", "paper", "command"}
     assert marked(Mark.PLACE) == {
         "data.corpus", "data.tokenizer", "model.name", "student.init_from", "task.data", "teacher.model",
+        "teacher.unlabelled",
     }  # fmt: skip
-    assert marked(Mark.DATA) == {"data.corpus", "task.data"}
+    assert marked(Mark.DATA) == {"data.corpus", "task.data", "teacher.unlabelled"}
     assert marked(Mark.SEED) == {"training.seed", "tuning.seed"}
     assert marked(Mark.LOG) == {"training.report_to", "tuning.report_to"}
-    assert marked(Mark.OPTION) == {"model.name", "task.name", "task.data", "tuning.mode", "teacher.model"}
+    assert marked(Mark.OPTION) == {
+        "model.name", "task.name", "task.data", "tuning.mode", "teacher.model", "teacher.unlabelled",
+    }  # fmt: skip
     both = {"micro_batch_size", "logging_steps", "report_to"}
     distilling = {"eval_steps", "save_steps", "keep_checkpoints", "eval_windows", "num_workers"}
     assert marked(Mark.PACE) == {f"training.{name}" for name in both | distilling} | {
