@@ -607,7 +607,10 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
         lora_rank=recipe.model.lora_rank,
         lora_layers=recipe.model.lora_layers,
     )
-    notes.append(f"adapters: fresh ({'random, as published' if start == 'as-published' else 'identity'})")
+    kind = "" if recipe.model.adapter_kind == "bottleneck" else f"{recipe.model.adapter_kind}, "
+    notes.append(
+        f"adapters: fresh ({kind}{'random, as published' if start == 'as-published' else 'identity'})"
+    )
     return start
 
 

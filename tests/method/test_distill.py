@@ -483,6 +483,41 @@ def test_the_plan_starts_from_the_teacher_with_real_text(tiny_teacher_dir, tiny_
         assert torch.equal(a, b)
 
 
+def test_groups_and_kinds_are_distilled_resumed_and_taken_up_again(
+    run, tiny_teacher_dir, tiny_windows, tmp_path
+):
+    sharing = [
+        "student.num_hidden_layers=3", "student.num_hidden_groups=2", "student.groups_share_attention=true",
+        "student.adapter_kind=layer-norm+lora", "student.lora_rank=2", "student.adapter_init=teacher",
+        "student.adapter_layer_norm=false", "distill.elastic=true", "training.lr_scheduler=warmup_stable_decay",
+        "training.save_steps=2", "training.warmup_steps=1",
+    ]  # fmt: skip
+    record = run(*sharing)
+    assert "2 groups: the teacher's layers 2, 4" in record["notes"]
+    assert any(note.endswith("parts from what the teacher's layers differ by") for note in record["notes"])
+    model, resumed = tmp_path / "run" / "model", tmp_path / "resumed"
+    shutil.copytree(tmp_path / "run", resumed)
+    shutil.rmtree(resumed / "model")
+    (resumed / "result.json").unlink()
+    shutil.rmtree(resumed / "checkpoints" / "checkpoint-4")
+    run(*sharing, output="resumed", resume=True)
+    weights, again = (load_file(folder / "model.safetensors") for folder in (model, resumed / "model"))
+    assert weights.keys() == again.keys() and all(torch.equal(weights[key], again[key]) for key in weights)
+    assert "minialbert.further_blocks.0.ffn.weight" in weights
+    # Taken up again, a student has to be the one that the recipe describes.
+    taken = ["student.init=checkpoint", f"student.init_from={model}", "student.num_hidden_layers=3"]
+    with pytest.raises(
+        UserError, match="has num_hidden_groups=2, the recipe asks for 1: set student.num_hidden"
+    ):
+        run(*taken, output="other")
+    student = MiniAlbertForMaskedLM.from_pretrained(model)
+    more = distill(
+        None, tiny_windows, student=student, recipe=recipe(tiny_teacher_dir), output=tmp_path / "more"
+    )
+    written = more.record["recipe"]["student"]
+    assert (written["num_hidden_groups"], written["adapter_kind"]) == (2, "layer-norm+lora")
+
+
 def test_a_student_as_it_starts(earlier, tiny_teacher_dir, tiny_windows, tmp_path):
     output = tmp_path / "start"
     record = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)

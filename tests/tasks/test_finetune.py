@@ -414,6 +414,10 @@ def test_fresh_adapters_start_as_the_identity_and_as_published_on_request(run, s
     assert published.model.config.adapter_layer_norm
     with torch.no_grad():
         assert not torch.equal(published.model.eval()(**batch).logits, without(**batch).logits)
+    lora = ("model.adapter_kind=lora", "model.lora_rank=2", "model.lora_layers=[query,ffn]")
+    plan = plan_finetuning(make_recipe(plain, "single", data, *lora, adapters=True))
+    assert "adapters: fresh (lora, identity)" in plan.notes
+    assert all(list(adapter.up) == ["query"] for adapter in plan.model.minialbert.attention_adapters)
     record = run(model=plain, adapters=True)
     assert record["adapter_init"] == "identity"
     before, after = tensors(plain), tensors(tmp_path / "run" / "model")
