@@ -8,6 +8,7 @@ import logging
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
-from minialbert_runtime.folder import digest, find_folder, is_exported
+from minialbert_runtime.folder import digest, is_exported
 from minialbert_runtime.words import WordRule
 
 from minialbert.data.columns import ROLES
@@ -110,15 +111,16 @@ def teach(
     read = recipe.task.model_copy(update=plain | {"problem": kind.name, "labels": list(labels) or None})
     carve = gold is None or "validation" not in gold.splits
     task = load_task(read, data={"train": rows}, carve=carve)
-    notes = [f"labels: those of the teacher {name}; {note}; {len(fresh) - len(rows):,} got no label"]
+    used = {text: answers[text] for text in (*known, *(row["text"] for row in rows))}
+    soft = _soft(used, kind, names or task.labels, order, name)
+    note += f"; {len(fresh) - len(rows):,} got no label; {'with' if soft else 'without'} probabilities"
+    notes = [f"labels: those of the teacher {name}; {note}"]
     notes += ["validation: no gold labels; figures are agreement with the teacher"] if carve else []
     task = replace(task, notes=(*notes, *task.notes))
     words = (own._words, "words: running text is cut as the teacher cuts it") if own is not None else None
     if gold is not None:
         task = _mixed(gold, gold_train * recipe.teacher.gold_weight, task)
         words = learn_words(gold_train) if gold_train and kind.tagging else words
-    used = [*known, *(row["text"] for row in rows)]
-    soft = _soft({text: answers[text] for text in used}, kind, names or task.labels, order, name)
     return Taught(recipe, task, words, soft, ("validation",) * carve, identity)
 
 
@@ -137,18 +139,22 @@ def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, di
     """Return what labels texts, and what tells it from others."""
     model, identity = teacher, dict[str, Any]()
     if isinstance(teacher, str) and is_exported(teacher):
-        model, identity = load_predictor(teacher), {"weights": digest(find_folder(teacher))}
+        model = load_predictor(teacher)
     elif isinstance(teacher, str):
         tuned, tokenizer, inputs = load_tuned(teacher, revision=settings.revision)
-        identity = dict(model_identity(teacher, tuned.config))
         if len(settings.labels or ()) == tuned.config.num_labels:
             tuned.config.id2label = dict(enumerate(settings.labels or ()))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = Predictor(tuned.to(device), tokenizer, inputs, precision="auto")
     if isinstance(model, TextModel):
-        model.keeps_logits = True
         if settings.labels and tuple(settings.labels) != model.labels:
             raise UserError(f"teacher.labels: {name} has {listed(model.labels)}; give a name for each")
+        model = copy(model)  # a caller's own stays as it is
+        model.keeps_logits = True
+    if isinstance(model, Predictor):
+        identity = dict(model_identity(model.model.name_or_path, model.model.config))
+    elif exported := getattr(model, "folder", None):
+        identity = {"weights": digest(exported.path)}
     return model, identity
 
 

@@ -32,9 +32,11 @@ from minialbert.data.examples import Task
 from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.tasks.exported import load_exported
+from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.models import TaskInputs, save_tuned
 from minialbert.tasks.predict import Predictor, load_predictor
 from minialbert.tasks.predictions import make_collator, run_model
+from minialbert.tasks.unlabelled import teach
 
 DATA = Path(__file__).parents[1] / "fixtures"
 ROOT = Path(__file__).parents[2]
@@ -284,6 +286,23 @@ def _bare():
         vocab_size=90, special_tokens=["<unk>", "<pad>"], unk_token="<unk>", show_progress=False
     )
     return trained(models.Unigram(), trainer, pre_tokenizers.Metaspace(), specials, None)
+
+
+def test_an_exported_folder_teaches_what_its_model_does(both, tmp_path):
+    folder, exported = both("token")
+    own, said = load_predictor(exported), {}
+    for name, teacher in {"model": folder, "exported": exported, "loaded": own}.items():
+        recipe = tuning_recipe(None, teacher=str(folder), unlabelled=["texts"])
+        options = {"progress": False, "max_hours": None}
+        said[name] = teach(
+            recipe, teacher, [[LONG, *TEXTS, "the king of a city"]], None, tmp_path / name, **options
+        )
+    assert "logits" not in own("the king of a city")  # a caller's own stays as it is
+    assert said["exported"].identity == said["loaded"].identity != said["model"].identity
+    assert said["exported"].task.splits == said["model"].task.splits
+    for text, (words, logits) in said["model"].soft.items():
+        assert words == said["exported"].soft[text][0]
+        assert np.allclose(logits, said["exported"].soft[text][1], atol=5e-3)
 
 
 @pytest.fixture(scope="module", params=[_wordpiece, _byte_level, _bare])

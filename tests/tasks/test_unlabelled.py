@@ -136,7 +136,10 @@ def test_spans_of_a_callable_are_hard_labels(tiny_student_dir, tmp_path, caplog)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert not any("loss_logit" in line for line in log)
     said = "160 texts (in .txt one a line), left out 1 empty, 1 repeated, 0 too long"
-    assert f"labels: those of the teacher animals; {said}; 0 got no label" in tuned.record["notes"]
+    assert (
+        f"labels: those of the teacher animals; {said}; 0 got no label; without probabilities"
+        in tuned.record["notes"]
+    )
     told = [line.getMessage() for line in caplog.records if line.getMessage().startswith("teacher animals: ")]
     assert told[0].startswith("teacher animals: 160 of 160 texts to label, ")
     assert told[1].endswith(" for the other texts")
@@ -308,7 +311,9 @@ def test_texts_without_a_label_are_left_out_and_counted(ask):
     rows = [row for split in taught.task.splits.values() for row in split]
     without = sum("mat" in text for text in sentences(40))
     assert 0 < without == 40 - len(rows)
-    assert any(note.endswith(f"{without} got no label") for note in taught.task.notes)
+    assert any(
+        note.endswith(f"; {without} got no label; without probabilities") for note in taught.task.notes
+    )
     assert taught.soft == {}
 
 
