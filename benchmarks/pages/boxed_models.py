@@ -108,8 +108,17 @@ def failures(most: int = 3) -> str:
 
 def encoder_facts() -> dict[str, Any]:
     """Return what the sentence encoder's card shows."""
-    run = read(RESULTS / "boxed" / ENCODER / "result.json")
-    return {"run": run, "scores": scores(), "latencies": latencies(), "failures": failures()}
+    folder = RESULTS / "boxed" / ENCODER
+    first, run = (read(folder / f"{name}.json") for name in ("first-pass", "result"))
+    packages = len((folder / "packages.tsv").read_text(encoding="utf-8").splitlines()) - 1  # its header
+    return {
+        "run": run,
+        "first": first,
+        "packages": packages,
+        "scores": scores(),
+        "latencies": latencies(),
+        "failures": failures(),
+    }
 
 
 def tagger_facts() -> dict[str, Any]:

@@ -3,8 +3,8 @@
     python benchmarks/pages/figures.py
 
 Quality is that of the paper's Table 1 (minialbert/report/paper.py); sizes and times are those of results/bench-peers;
-what students keep of their teacher is from results/miniature. Each SVG carries a digest of this file and of the numbers
-that it shows, and a test holds it against both.
+what students keep of their teacher is from results/miniature and results/embeddings. Each SVG carries a digest of this
+file and of the numbers that it shows, and a test holds it against both.
 """
 
 from __future__ import annotations
@@ -47,6 +47,14 @@ FOUR = [
     "stsb",
     "mrpc",
 ]  # the tasks on which every one of the three students was tuned
+BOX = {
+    "stsb": "likeness of sentences (STS-B)",
+    "medical": "search: medical abstracts",
+    "qnli": "search: answers (QNLI)",
+    "python": "search: Python docstrings",
+    "books": "clustering: textbooks",
+    "packages": "clustering: Python packages",
+}
 SPENT = {"undistilled": "before its first step", "hidden-only": "2 M", "hidden-only-20m": "20 M"}
 FONTS = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 THEMES = {
@@ -83,6 +91,14 @@ def numbers() -> dict[str, Any]:
         share, run = kept(suite, keep, side, results), results[f"{side}/distill"].record
         tokens = run["training"]["windows"] * run["recipe"]["data"]["window_length"]
         spent[side] = {"tokens": tokens, "share": share.share, "sd": share.sd, "seeds": share.n}
+    box = {}
+    for place in BOX:
+        ours, static = (
+            json.loads((RESULTS / "embeddings" / name / f"{place}.json").read_text(encoding="utf-8"))
+            for name in ("minilm-5mb", "static")
+        )
+        of_teacher = 100 / ours["reference"]["metrics"][ours["metric"]]
+        box[place] = {"student": of_teacher * ours["score"], "static": of_teacher * static["score"]}
     student, teacher = MiniAlbertConfig(embedding_size=128), BertConfig()
     shape = {
         "words": student.vocab_size, "rank": student.embedding_size, "width": student.hidden_size,
@@ -90,7 +106,7 @@ def numbers() -> dict[str, Any]:
         "map": layer_map(student.num_hidden_layers, teacher.num_hidden_layers),
     }  # fmt: skip
     machine = f"{record['settings']['threads']} threads of an {record['machine']['processor']}"
-    return {"peers": peers, "spent": spent, "shape": shape, "machine": machine}
+    return {"peers": peers, "spent": spent, "shape": shape, "machine": machine, "box": box}
 
 
 def _milliseconds(found: dict[str, Any], length: int) -> float:
@@ -241,6 +257,38 @@ def tokens(figure: Figure, colours: Colours, shown: dict[str, Any]) -> None:
     axes.set_title("% of the teacher's score", loc="left", color=colours["text"])
 
 
+def box(figure: Figure, colours: Colours, shown: dict[str, Any]) -> None:
+    """Draw the share of the teacher's score that the sentence encoder of the box keeps, beside a static model."""
+    axes, found = _axes(figure, colours), list(shown["box"].values())
+    axes.set_position((0.31, 0.12, 0.63, 0.76))
+    for name, colour, down, said in (
+        ("student", "student", -0.18, "minilm-5mb"),
+        ("static", "muted", 0.2, "model2vec, equal bytes"),
+    ):
+        places, shares = [at + down for at in range(len(found))], [one[name] for one in found]
+        axes.barh(places, shares, 0.34, color=colours[colour], label=said)
+        for place, share in zip(places, shares, strict=True):
+            axes.annotate(
+                f"{share:.0f}", (share, place), (-5, 0), textcoords="offset points", ha="right", va="center",
+                color=colours["page"], size=11,
+            )  # fmt: skip
+    axes.axvline(100, color=colours["teacher"], lw=1.5)
+    axes.annotate(
+        "teacher, 90 MB",
+        (100, -0.5),
+        (-4, 4),
+        textcoords="offset points",
+        ha="right",
+        color=colours["teacher"],
+    )
+    axes.grid(visible=False)
+    axes.set(xlim=(0, 104), ylim=(len(found) - 0.5, -0.5))
+    axes.set_yticks(range(len(found)), BOX.values(), color=colours["text"])
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.set_title("% of the teacher's score", loc="left", color=colours["text"], pad=20, x=-0.44)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, labelcolor=colours["text"])
+
+
 def _axes(figure: Figure, colours: Colours) -> Axes:
     axes = figure.add_axes((0.1, 0.16, 0.87, 0.74))
     axes.patch.set_visible(False)
@@ -255,7 +303,7 @@ def _axes(figure: Figure, colours: Colours) -> Axes:
 
 FIGURES: dict[str, tuple[Callable[[Figure, Colours, dict[str, Any]], None], int, int]] = {
     "architecture": (architecture, 900, 430), "size": (size, 410, 330), "latency": (latency, 410, 330),
-    "tokens": (tokens, 410, 330),
+    "tokens": (tokens, 410, 330), "box": (box, 760, 330),
 }  # fmt: skip
 
 
