@@ -10,7 +10,7 @@ from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from minialbert_runtime.words import Span
 
@@ -318,6 +318,11 @@ def without_overlaps(text: str, spans: Sequence[Span], keep: Overlaps) -> tuple[
 
     Of those that overlap the longest is kept, or the first, of equals the one that stands first; "refuse" keeps all.
     """
+    if keep not in get_args(Overlaps):
+        raise UserError(
+            f"overlaps {quoted(keep)}: expected {', '.join(get_args(Overlaps))}; a word has one tag, so tune a tagger "
+            "for each type, or each layer, of nested entities"
+        )
     unique = list(dict.fromkeys(spans))
     trimmed = [(span, *_trimmed(text, span)) for span in unique]
     length = (lambda entry: entry[1] - entry[2]) if keep == "longest" else (lambda entry: entry[1])

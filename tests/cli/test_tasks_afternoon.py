@@ -55,7 +55,7 @@ def test_from_annotations_to_a_served_model(tmp_path, monkeypatch, call, tiny_st
     assert "56 train, 12 validation, 12 test documents" in said
     run(
         "finetune", "--model", tiny_student_dir, "--task", "ner", "--data", "cdr", "--output", "tuned",
-        *("--epochs", 8, "--batch-size", 8, "--lr", "3e-3", "--set", "tuning.dropout=0"),
+        *("--epochs", 12, "--batch-size", 8, "--lr", "3e-3", "--set", "tuning.dropout=0"),
         *("--set", "tuning.evaluations_per_epoch=1", "--set", "task.max_length=32", "--set", "task.overlap=8"),
     )  # fmt: skip
 

@@ -247,3 +247,10 @@ def test_an_empty_cell_among_vectors_is_no_class(tmp_path):
     path = table(tmp_path, ['a,"[1, 0]"', "b,", 'c,"[0, 1]"'])
     task = load_table(path, "multi-label", labels=["x", "y"])
     assert labels_of(task) == [("x",), (), ("y",)]
+
+
+def test_a_policy_that_keeps_all_entities_of_a_word_is_refused_with_what_to_do():
+    with pytest.raises(
+        UserError, match=r"overlaps 'layers': expected refuse, longest, first; .* tune a tagger for each"
+    ):
+        without_overlaps("a b", [Span(0, 3, "X"), Span(2, 3, "Y")], "layers")
