@@ -123,7 +123,7 @@ def commands(tiny_windows, tiny_corpus, tiny_student_dir, rows, tmp_path):
             "calibrate": ["calibrate", "--model", model, *task, "--dry-run"],
             "onnx": ["export", "--model", model, *output],
             "hub": ["export", "--to", "hub", "--model", model, *output],
-            "bench": ["bench", "--model", model, "--engines", "torch-fp32", "--no-memory"],
+            "bench": ["bench", "--model", model, "--engines", "torch-fp32"],
         }
 
     return of
@@ -404,7 +404,7 @@ def test_conversion_and_config_files_run_no_code_either(
     assert "not a checkpoint of the MiniALBERT release" in refuse(
         "convert", folder, "--output", tmp_path / "o"
     )
-    assert "config.json" in refuse("bench", "--model", f"config:{folder / 'config.json'}", "--no-memory")
+    assert "config.json" in refuse("bench", "--model", f"config:{folder / 'config.json'}")
 
 
 def test_a_tokenizer_with_code_of_its_own_is_read_without_it(

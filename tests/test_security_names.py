@@ -444,7 +444,8 @@ def test_a_benchmarks_page_escapes_the_names_of_models():
     }
     record = {
         "metrics": {name: {"torch-fp32": {"bytes": 1, "peak_memory_bytes": None, "timings": [timing]}}},
-        "models": {name: {"parameters": 1}}, "settings": {"lengths": [8], "batch_size": 1},
+        "models": {name: {"parameters": 1}}, "ceilings": {"fp32": 1.0},
+        "settings": {"lengths": [8], "batch_size": 1, "threads": 1}, "instructions": [name],
         "reference": {"model": name, "engine": "torch-fp32"}, "notes": [name],
     }  # fmt: skip
     page = as_markdown(record)

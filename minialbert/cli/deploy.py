@@ -119,8 +119,8 @@ def bench(
         list[str],
         option(
             "Directory, hub id, config:FILE.json, or a shape: minialbert-128, minialbert-312, minialbert-768, "
-            "distilbert, bert-base, albert-base, tinybert-4l-312, mobilebert. NAME=MODEL names it in the tables, "
-            "MODEL@K runs K iterations. May be repeated or separated by commas."
+            "distilbert, bert-base, albert-base, tinybert-4l-312, tinybert-6l-768, minilm-l6-h384, mobilebert. "
+            "NAME=MODEL names it in the tables, MODEL@K runs K iterations. May be repeated or separated by commas."
         ),
     ],
     engines: Annotated[
@@ -132,11 +132,10 @@ def bench(
     ] = None,
     lengths: Annotated[list[str] | None, option("Tokens per input, as in 16,128.")] = None,
     batch_size: Annotated[int, option("Inputs per pass for throughput (latency: 1).")] = 32,
-    repeats: Annotated[int, option("Most timed runs per cell.")] = 15,
-    seconds: Annotated[float, option("Time budget per cell in seconds (at least 3 runs).")] = 20.0,
+    repeats: Annotated[int, option("Most turns per cell.")] = 15,
+    seconds: Annotated[float, option("Time budget per cell in seconds (at least 3 turns).")] = 20.0,
     threads: Annotated[int | None, option("CPU threads (default: PyTorch's).")] = None,
     seed: Annotated[int, option("Random seed for weights and inputs.")] = 0,
-    no_memory: Annotated[bool, option("Do not measure peak memory.", "--no-memory")] = False,
     output: Annotated[Path | None, option("Folder for result.json and table.md.")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
@@ -146,21 +145,23 @@ def bench(
     minialbert bench --model minialbert-128,distilbert --engines torch-fp32,onnx-int8 --lengths 16,128
     minialbert bench --model tuned/model --output bench/
     """
-    from minialbert.deploy.bench import DEFAULT_LENGTHS, ENGINES, benchmark, tables
+    from minialbert.deploy.bench import DEFAULT_LENGTHS, ENGINES, benchmark, machine_line, tables
+    from minialbert.report.tables import show
 
     with interruptible():
         record = benchmark(
             _several(model), engines=ENGINES if engines is None else _several(engines),
             lengths=DEFAULT_LENGTHS if lengths is None else _numbers(_several(lengths)), batch_size=batch_size,
-            repeats=repeats, seconds=seconds, threads=threads, seed=seed, memory=not no_memory, output=output,
-            overwrite=overwrite, progress=not as_json,
+            repeats=repeats, seconds=seconds, threads=threads, seed=seed, output=output, overwrite=overwrite,
+            progress=not as_json,
         )  # fmt: skip
     if as_json:
         print_json(record)
         return
+    say(machine_line(record))
     for part in tables(record):
         say(part.title)
-        print_table(part.header, part.rows, figures=2)
+        print_table(part.columns, [[show(value) for value in row] for row in part.rows], figures=2)
     for note in record["notes"]:
         say(note)
     if output is not None:

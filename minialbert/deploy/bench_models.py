@@ -16,25 +16,25 @@ from minialbert.errors import UserError, display_name
 from minialbert.method import encoders
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 
+
+def _bert(layers: int, width: int, inner: int) -> Callable[[], PreTrainedConfig]:
+    return partial(
+        transformers.BertConfig, hidden_size=width, num_hidden_layers=layers, intermediate_size=inner,
+        num_attention_heads=12,
+    )  # fmt: skip
+
+
 # The paper's students and what they are compared with; no weights, so nothing is downloaded.
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     **{f"minialbert-{rank}": partial(MiniAlbertConfig, embedding_size=rank) for rank in (128, 312, 768)},
     "distilbert": transformers.DistilBertConfig,
     "bert-base": transformers.BertConfig,
     "albert-base": partial(
-        transformers.AlbertConfig,
-        embedding_size=128,
-        hidden_size=768,
-        num_attention_heads=12,
-        intermediate_size=3072,
+        transformers.AlbertConfig, hidden_size=768, num_attention_heads=12, intermediate_size=3072
     ),
-    "tinybert-4l-312": partial(
-        transformers.BertConfig,
-        hidden_size=312,
-        num_hidden_layers=4,
-        num_attention_heads=12,
-        intermediate_size=1200,
-    ),
+    "tinybert-4l-312": _bert(4, 312, 1200),
+    "tinybert-6l-768": _bert(6, 768, 3072),
+    "minilm-l6-h384": _bert(6, 384, 1536),
     "mobilebert": transformers.MobileBertConfig,
 }
 _CONFIG = "config:"
@@ -73,15 +73,14 @@ class BenchModel(NamedTuple):
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What its forward is called with beside the inputs."""
-        depth = self.choice.num_iterations
-        return {} if depth is None else {"num_iterations": depth}
-
-    @property
-    def memory_length(self) -> int:
-        """The length at which memory is measured."""
-        return min(_MEMORY_LENGTH, self.max_length)
+    def request(self) -> dict[str, Any]:
+        """What a process must know to run it, beside engine and path; memory is measured at `length`."""
+        depth, config = self.choice.num_iterations, self.model.config
+        return {
+            "inputs": self.inputs, "options": {} if depth is None else {"num_iterations": depth},
+            "vocabulary": config.vocab_size, "padding": getattr(config, "pad_token_id", None),
+            "length": min(_MEMORY_LENGTH, self.max_length),
+        }  # fmt: skip
 
 
 def parse_models(values: Sequence[str]) -> list[ModelChoice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -65,6 +66,13 @@ def _of_proc(file: str, name: str) -> str:
     path = Path("/proc") / file
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def instruction_sets() -> list[str]:
+    """Return which vector instructions decide the speed of products here, as Linux names them; empty elsewhere."""
+    named = r"avx2|avx_vnni|avx512(f|_vnni|_bf16|_fp16)|amx_\w+|asimd\w*|bf16|i8mm|sve2?"
+    flags = (_of_proc("cpuinfo", "flags") or _of_proc("cpuinfo", "Features")).split()
+    return sorted(flag for flag in flags if re.fullmatch(named, flag))
 
 
 def _libc_function(name: str) -> Any:

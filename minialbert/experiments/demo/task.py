@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from minialbert.deploy.bench import Timed, take_turns
+from minialbert.deploy.bench_worker import timed_runs
 from minialbert.errors import needs_extra
 from minialbert.experiments.demo.text import package_texts
 from minialbert.recipes.load import apply_overrides, load_recipe
@@ -121,9 +122,10 @@ def median_latencies(
     """Return median milliseconds of one text by model and length, measured in turns."""
 
     @torch.inference_mode()
-    def run(model: torch.nn.Module, batch: int, length: int) -> None:
+    def run(model: torch.nn.Module, batch: int, length: int) -> list[float]:
         ids = torch.arange(1, length + 1).repeat(batch, 1)
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return timed_runs(functools.partial(model, **given), new=False)
 
     timed = {
         (name, ""): Timed(functools.partial(run, model.eval()), max(lengths))
