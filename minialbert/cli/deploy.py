@@ -22,10 +22,8 @@ from minialbert.errors import UserError
 
 # What to export to, and how an ONNX graph is quantised.
 Target = StrEnum("Target", ["onnx", "web", "hub"])
-Quantization = StrEnum(
-    "Quantization",
-    {"int8": "int8", "int4": "int4", "int8_dynamic": "int8-dynamic", "int8_static": "int8-static"},
-)
+Quantization = StrEnum("Quantization", {"int8": "int8", "int4": "int4", "int8_dynamic": "int8-dynamic"})
+Engine = StrEnum("Engine", ["onnx", "openvino"])
 
 
 def export(
@@ -35,9 +33,14 @@ def export(
         Target, option("An ONNX graph, a folder for a web server, or one for the hub.")
     ] = Target.onnx,
     quantize: Annotated[
-        Quantization | None, option("int8-static needs --calibration; --to web: int8.")
+        Quantization | None, option("How weights are stored (default: fp32; --to web: int8).")
     ] = None,
-    calibration: Annotated[Path | None, option("Texts for int8-static, .txt or a table.")] = None,
+    engine: Annotated[
+        Engine | None, option("openvino: a graph for OpenVINO and ONNX Runtime, its int8 with fixed ranges.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, option("Texts for the ranges of OpenVINO's int8, .txt or a table.")
+    ] = None,
     head: Annotated[str | None, option("Head, or features for the bare encoder.")] = None,
     num_iterations: Annotated[int | None, option("Depth of the graph (default: all).")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 (default: 23).")] = None,
@@ -71,10 +74,11 @@ def export(
 
     with interruptible("nothing was written; the same command starts it again"):
         record = run(
-            model, output, to=to.value, quantize=quantize.value if quantize else None, head=head, opset=opset,
-            num_iterations=num_iterations, calibration=calibration, evaluate=task, data=data, split=split,
-            max_drop=max_drop, tolerance=tolerance, records=records, license=license_, language=language, vendor=vendor,
-            repo_id=repo_id, push=push or None, private=private or None, overwrite=overwrite, progress=not as_json,
+            model, output, to=to.value, quantize=quantize.value if quantize else None,
+            engine=engine.value if engine else None, head=head, opset=opset, num_iterations=num_iterations,
+            calibration=calibration, evaluate=task, data=data, split=split, max_drop=max_drop, tolerance=tolerance,
+            records=records, license=license_, language=language, vendor=vendor, repo_id=repo_id, push=push or None,
+            private=private or None, overwrite=overwrite, progress=not as_json,
         ).record  # fmt: skip
     if as_json:
         print_json(record)
@@ -126,8 +130,8 @@ def bench(
     engines: Annotated[
         list[str] | None,
         option(
-            "torch-fp32, torch-bf16, torch-int8, onnx-fp32, onnx-int8 (default: all); may be repeated or "
-            "separated by commas."
+            "torch-fp32, torch-bf16, torch-int8, onnx-fp32, onnx-int8, openvino-fp32, openvino-int8 (default: all that "
+            "are installed); may be repeated or separated by commas."
         ),
     ] = None,
     lengths: Annotated[list[str] | None, option("Tokens per input, as in 16,128.")] = None,
@@ -145,12 +149,12 @@ def bench(
     minialbert bench --model minialbert-128,distilbert --engines torch-fp32,onnx-int8 --lengths 16,128
     minialbert bench --model tuned/model --output bench/
     """
-    from minialbert.deploy.bench import DEFAULT_LENGTHS, ENGINES, benchmark, machine_line, tables
+    from minialbert.deploy.bench import DEFAULT_ENGINES, DEFAULT_LENGTHS, benchmark, machine_line, tables
     from minialbert.report.tables import show
 
     with interruptible():
         record = benchmark(
-            _several(model), engines=ENGINES if engines is None else _several(engines),
+            _several(model), engines=DEFAULT_ENGINES if engines is None else _several(engines),
             lengths=DEFAULT_LENGTHS if lengths is None else _numbers(_several(lengths)), batch_size=batch_size,
             repeats=repeats, seconds=seconds, threads=threads, seed=seed, output=output, overwrite=overwrite,
             progress=not as_json,

@@ -48,7 +48,9 @@ TABLE_FILE = "table.md"
 DEFAULT_LENGTHS = (16, 128, 512)
 TORCH_ENGINES = ("torch-fp32", "torch-bf16", "torch-int8")
 ONNX_ENGINES = ("onnx-fp32", "onnx-int8")
-ENGINES = TORCH_ENGINES + ONNX_ENGINES
+OPENVINO_ENGINES = ("openvino-fp32", "openvino-int8")
+ENGINES = TORCH_ENGINES + ONNX_ENGINES + OPENVINO_ENGINES
+DEFAULT_ENGINES = ENGINES if find_spec("openvino") else TORCH_ENGINES + ONNX_ENGINES
 _LEAST_TURNS = 3
 _REST = 0.05  # seconds until the threads of an engine have stopped waiting for more
 _BUSY = 0.5  # processes per core, of others
@@ -75,7 +77,7 @@ class Timed:
 def benchmark(
     models: Sequence[str],
     *,
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] = DEFAULT_ENGINES,
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     batch_size: int = 32,
     repeats: int = 15,
@@ -130,7 +132,7 @@ def benchmark(
             request = {"threads": count, "seed": seed, **model.request}
             for engine, worker in _started(model, engines, request, notes, bar):
                 timed[choice.name, engine] = Timed(
-                    stack.enter_context(worker), model.max_length, worker.facts
+                    stack.enter_context(worker).time, model.max_length, worker.facts
                 )
         take_turns(timed, settings, repeats=repeats, seconds=seconds, bar=bar)
     notes += [f"{' '.join(pair)}: {one.failure}" for pair, one in timed.items() if one.failure]
@@ -264,11 +266,19 @@ def _saved(model: BenchModel, graph: ModelProto | Exception | None, engine: str,
     import onnx
 
     from minialbert.deploy.onnx.graph import keep_biases_apart
-    from minialbert.deploy.onnx.int8 import quantize_int8
+    from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 
     own = onnx.ModelProto()
     own.CopyFrom(graph)
-    (quantize_int8 if engine == "onnx-int8" else keep_biases_apart)(own)
+    if engine.endswith("fp32"):
+        keep_biases_apart(own)
+    elif engine == "onnx-int8":
+        quantize_int8(own)
+    else:
+        request = model.request
+        names, vocabulary, padding = (request[name] for name in ("inputs", "vocabulary", "padding"))
+        inputs = bench_worker.make_inputs(names, vocabulary, padding, 0, 1, request["length"])
+        quantize_int8(own, activation_ranges(own, [inputs]))
     onnx.save(own, path)
     return path
 
@@ -305,9 +315,15 @@ def _check_options(
     for fault, holds in rules.items():
         if not holds:
             raise UserError(fault)
-    for package in ("onnx", "onnxruntime", "onnxscript") if set(engines) & set(ONNX_ENGINES) else ():
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "export", "benchmarking with ONNX Runtime")
+    for package, extra, some in (
+        *(
+            (name, "export", ONNX_ENGINES + OPENVINO_ENGINES)
+            for name in ("onnx", "onnxruntime", "onnxscript")
+        ),
+        ("openvino", "openvino", OPENVINO_ENGINES),
+    ):
+        if set(engines) & set(some) and find_spec(package) is None:
+            raise MissingExtraError(package, extra, f"benchmarking {listed(some)}")
     if output is not None:
         check_output(output, TABLE_FILE, kind="bench", overwrite=overwrite)
         with writing(output, advice=None):

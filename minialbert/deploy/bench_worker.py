@@ -151,7 +151,7 @@ def _load(request: Mapping[str, Any]) -> tuple[Callable[[Inputs], object], Calla
         return torch_runner(module, request["options"]), partial(_state_bytes, module)
     from minialbert_runtime.session import open_session
 
-    session = open_session(path, threads)
+    session = open_session(path, threads, engine=engine.partition("-")[0])
     return lambda inputs: session.run(None, inputs), lambda: Path(path).stat().st_size
 
 

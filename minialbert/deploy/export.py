@@ -14,9 +14,10 @@ from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.predict import read_inputs
 
 _FOR_ONNX = (
-    "quantize", "head", "opset", "num_iterations", "calibration", "evaluate", "data", "split", "max_drop", "tolerance",
+    "quantize", "head", "opset", "num_iterations", "evaluate", "data", "split", "max_drop", "tolerance", "engine",
+    "calibration",
 )  # fmt: skip
-_FOR_WEB = (*_FOR_ONNX, "vendor")
+_FOR_WEB = (*_FOR_ONNX[:-2], "vendor")
 _FOR_HUB = ("records", "license", "language", "repo_id", "push", "private")
 
 
@@ -26,6 +27,7 @@ def export(
     *,
     to: str = "onnx",
     quantize: str | None = None,
+    engine: str | None = None,
     head: str | None = None,
     opset: int | None = None,
     num_iterations: int | None = None,
@@ -58,11 +60,13 @@ def export(
         output: the folder to write; it appears complete or not at all.
         to: "onnx", "hub", or "web" for a folder that a browser runs; it takes the options of ONNX too.
         quantize: ONNX: "int8"; "int4", int8 with matrices stored in 4 bits; "int8-dynamic" with activation ranges of
-            a whole run; "int8-static" with ranges from `calibration`; None for fp32 (web: for "int8").
+            a whole run; None for fp32 (web: for "int8").
+        engine: ONNX: "onnx" for ONNX Runtime, or "openvino" for a graph that both engines run; its int8 has fixed
+            activation ranges.
         head: ONNX: a head, or "features" for the bare encoder. Default: the model's own.
         opset: ONNX: version of the operators, 18 to 23.
         num_iterations: ONNX: depth of the graph.
-        calibration: ONNX, int8-static: texts of your own, or a file of them.
+        calibration: texts of your own, or a file of them, for the ranges of OpenVINO's int8.
         evaluate: ONNX: a task to score model and graph on.
         data: ONNX: the data of `evaluate`.
         split: ONNX: the split of `evaluate`.
@@ -112,8 +116,6 @@ def _to_onnx(
         from minialbert.deploy.onnx.export import export_onnx
         from minialbert.deploy.web import export_to_web
     precision = given.pop("quantize", None if web else "fp32")
-    if "calibration" in given and precision != "int8-static":
-        raise UserError("--calibration is for --quantize int8-static: dynamic int8 and fp32 need no text")
     if isinstance(texts := given.get("calibration"), str | Path):
         given["calibration"] = (row.text for row in read_inputs([str(texts)]) if isinstance(row.text, str))
     task = given.pop("evaluate", None)

@@ -1,4 +1,4 @@
-"""An exported folder as a model: called as Transformers' models are, and run by ONNX Runtime."""
+"""An exported folder as a model: called as Transformers' models are, and run by the engine it was exported for."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ class OnnxEncoder(nn.Module):
     """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
 
     With `one_by_one` scoring gives it one text at a time, so that no answer depends on other texts or on padding. It is
-    a `UserError` if ONNX Runtime does not take the file.
+    a `UserError` if the engine does not take the file.
     """
 
     base_model_prefix = ""
 
-    def __init__(self, path: Path, config: PreTrainedConfig, *, one_by_one: bool = False) -> None:
+    def __init__(
+        self, path: Path, config: PreTrainedConfig, *, one_by_one: bool = False, engine: str = "onnx"
+    ) -> None:
         super().__init__()
         self.config, self.most_rows = config, 1 if one_by_one else None
         try:
-            self.session = open_session(path)
+            self.session = open_session(path, engine=engine)
+        except UserError:
+            raise
         except Exception as error:  # its own exception types share no base
             raise UserError(
                 f"{path} is damaged or no ONNX graph ({one_line(error)}): export it again"
@@ -88,6 +92,10 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     inputs = read_task_file(folder)
     if inputs is None:
         raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
-    rounded = isinstance(export, dict) and export.get("precision") in ("int8", "int8-dynamic", "int4")
-    model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=rounded)
+    export = export if isinstance(export, dict) else {}
+    rounded, engine = (
+        export.get("precision") in ("int8", "int8-dynamic", "int4"),
+        export.get("engines", ["onnx"])[0],
+    )
+    model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=rounded, engine=engine)
     return model, load_tokenizer(folder), inputs

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import UserError
+from .folder import ENGINES
 from .limits import Limits
 from .lines import STDIN, read_lines, read_text, to_json_line
 from .reading import line
@@ -84,7 +85,7 @@ def _run(arguments: Sequence[str]) -> None:
     except ImportError as error:  # the library brings this package along without them
         raise UserError(f"{error.name} is missing: pip install {error.name}") from error
 
-    given = ("batch_size", "threshold", "threads", "top_k", "max_characters")
+    given = ("batch_size", "threshold", "threads", "engine", "top_k", "max_characters")
     chosen = {name: value for name in given if (value := getattr(options, name)) is not None}
     model = Model(options.model, **chosen)
     texts: Iterable[str] = options.texts
@@ -119,6 +120,8 @@ def _serve(arguments: Sequence[str]) -> None:
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'minialbert-runtime[serve]'") from error
     chosen = {name: options[name] for name in ("threshold", "top_k", "batch_size", "threads")}
+    if options["engine"]:
+        chosen["engine"] = options["engine"]
     serve(folders, options["host"], options["port"], limits, **chosen)
 
 
@@ -204,6 +207,11 @@ def _add_model_options(parser: argparse.ArgumentParser, *, threads: int | None) 
         type=int,
         default=threads,
         help=f"threads of one run ({threads or 'one per physical core'})",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        help="what runs the model: auto measures for a second (that of the export)",
     )
 
 

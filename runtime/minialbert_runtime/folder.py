@@ -17,6 +17,7 @@ from .words import WordRule, check_tags, word_rule
 
 # From 2 on task.json may have rules for words and long texts, from 3 on a decision; earlier ones are read as before.
 FORMAT_VERSION = 3
+ENGINES = ("onnx", "openvino")
 ONE_LENGTH = "one length"  # what a run may hold, where padding or other lengths could change a text's bits
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 _BOX = "minialbert_models"  # a distribution of its own, that holds folders and no code
@@ -46,6 +47,7 @@ class Folder:
     split_special_tokens: bool  # whether special tokens that are spelled out in a text are plain text
     precision: str  # of the weights, as in "int8"
     one_length: bool = False  # whether a run of the model has only inputs of one length, without padding
+    engines: tuple[str, ...] = ("onnx",)  # in which the graph was compared with its model, the best one first
     words: WordRule | None = None  # how a tagger cuts texts; None for a folder from before there was a rule
     pairs: bool | None = None  # whether the model was tuned on pairs of texts; None where that is not said
     long_texts: str = "windows"  # or "cut", where the end of a long text is not read
@@ -108,7 +110,7 @@ def read_folder(path: str | Path) -> Folder:
             if not path.exists()
             else f"{path} is not a folder: expected one that `minialbert export` wrote"
         )
-    head, precision, one_length, vectors = _read_export(path)
+    head, precision, one_length, engines, vectors = _read_export(path)
     for name in (MODEL_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise _missing(path / name)
@@ -140,6 +142,7 @@ def read_folder(path: str | Path) -> Folder:
         split_special_tokens=special.get("split_special_tokens") is True,
         precision=precision,
         one_length=one_length,
+        engines=engines,
         words=task["words"],
         pairs=task["pairs"],
         long_texts=task["long_texts"],
@@ -148,7 +151,7 @@ def read_folder(path: str | Path) -> Folder:
     )
 
 
-def _read_export(path: Path) -> tuple[str, str, bool, dict[str, Any] | None]:
+def _read_export(path: Path) -> tuple[str, str, bool, tuple[str, ...], dict[str, Any] | None]:
     file = path / EXPORT_FILE
     if not file.is_file():
         raise UserError(
@@ -170,7 +173,10 @@ def _read_export(path: Path) -> tuple[str, str, bool, dict[str, Any] | None]:
             f"{' or '.join(name for name in _PROBLEMS if name != 'features')}, or features of a sentence encoder"
         )
     precision, one_length = str(export.get("precision", "")), export.get("batches") == ONE_LENGTH
-    return head, precision, one_length, vectors if head == "features" else None
+    engines = export.get("engines", ["onnx"])
+    if not isinstance(engines, list) or not engines or not set(map(str, engines)) <= set(ENGINES):
+        raise _damaged(file, f"engines are {engines!r}, expected some of {', '.join(ENGINES)}")
+    return head, precision, one_length, tuple(engines), vectors if head == "features" else None
 
 
 def _vectors_as_task(file: Path, vectors: object) -> dict[str, Any]:

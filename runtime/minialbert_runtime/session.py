@@ -1,32 +1,88 @@
-"""ONNX Runtime's sessions, with the same options wherever a graph is run."""
+"""Sessions of ONNX Runtime and OpenVINO, with the same options wherever a graph is run."""
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
+from .errors import UserError
 from .graph import check_graph
 
 _FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions, and need not be printed too
+_TYPES = {"i64": "tensor(int64)", "f32": "tensor(float)"}  # OpenVINO's names and ONNX Runtime's
 
 
 def open_session(
-    graph: str | Path | bytes, threads: int = 0, *, rests: bool = False
-) -> onnxruntime.InferenceSession:
+    graph: str | Path | bytes, threads: int = 0, *, engine: str = "onnx"
+) -> onnxruntime.InferenceSession | OpenVinoSession:
     """Return a session on the CPU of a file or a serialised graph; `threads` of one run, 0 for its own choice.
 
-    By default a session's threads go on spinning after a run, for the next one, and would take the cores from
-    whatever runs between. With `rests` they stop when a run returns; within a run they spin as they always do.
-    (Without spinning altogether every operator would have to wake them.) A file may come from anywhere: ValueError
-    where it holds what no export has, `graph.check_graph`.
+    A file may come from anywhere: ValueError where it holds what no export has, `graph.check_graph`.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _FATAL
-    if rests:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
     if not isinstance(graph, bytes):
         check_graph(Path(graph))
     source = graph if isinstance(graph, bytes) else str(graph)
+    if engine == "openvino":
+        return OpenVinoSession(source, threads)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def has_openvino() -> bool:
+    """Tell whether OpenVINO is installed."""
+    return find_spec("openvino") is not None
+
+
+class _Port(NamedTuple):
+    name: str
+    type: str
+
+
+class OpenVinoSession:
+    """A graph in OpenVINO, with those methods of ONNX Runtime's session that are used here.
+
+    Threads may run it at the same time. What is not quantised is computed in fp32, whatever the processor has.
+    """
+
+    def __init__(self, graph: str | bytes, threads: int = 0) -> None:
+        if not has_openvino():
+            raise UserError("openvino is missing: pip install openvino, or choose the engine onnx")
+        # The import would otherwise send an event over the network, and leave a file in the home directory.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        import openvino
+
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+        core = openvino.Core()
+        threading_ = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self._compiled = core.compile_model(core.read_model(graph), "CPU", settings | threading_)
+        self._of_thread = threading.local()
+
+    def get_inputs(self) -> list[_Port]:
+        """Return names and types of the inputs."""
+        return [_port(one) for one in self._compiled.inputs]
+
+    def get_outputs(self) -> list[_Port]:
+        """Return names and types of the outputs."""
+        return [_port(one) for one in self._compiled.outputs]
+
+    def run(self, names: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs of these names, or all."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        found = self._of_thread.request.infer(dict(inputs))
+        return [np.asarray(found[name]) for name in names or [one.name for one in self.get_outputs()]]
+
+
+def _port(node: Any) -> _Port:
+    kind = node.element_type.get_type_name()
+    return _Port(node.get_any_name(), _TYPES.get(kind, kind))

@@ -65,15 +65,25 @@ def configs(tmp_path_factory):
     return folder
 
 
+class NoProcess:
+    """In place of a process that times an engine."""
+
+    def __init__(self, request):
+        self.facts = {"fp32": 9.0} if request["engine"] == "products" else {"bytes": 1}
+
+    __enter__ = lambda self: self  # noqa: E731
+    __exit__ = lambda self, *_: None  # noqa: E731
+    time = lambda self, batch, length: [1.0]  # noqa: E731
+
+
 @pytest.fixture(scope="module")
 def measured(configs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     torch.manual_seed(5)
     state = torch.get_rng_state()
     record = benchmark(
-        [f"config:{configs}/tiny-student.json", f"half=config:{configs}/tiny-student.json@1"],
-        engines=["torch-fp32", "torch-int8", "onnx-int8"], lengths=[8, 32], batch_size=2, repeats=1, threads=1,
-        output=folder / "out",
+        [f"half=config:{configs}/tiny-student.json@1"], engines=["torch-int8", "onnx-int8"], lengths=[8, 32],
+        batch_size=2, repeats=1, threads=1, output=folder / "out",
     )  # fmt: skip
     assert torch.equal(torch.get_rng_state(), state)
     return record, folder / "out"
@@ -146,10 +156,9 @@ def test_engines_side_by_side(measured):
     record, folder = measured
     assert record["notes"] == []
     assert all(rate > 0 for rate in record["ceilings"].values()) and len(record["ceilings"]) == 3
-    assert list(record["metrics"]) == ["tiny-student", "half"]
+    assert list(record["metrics"]) == ["half"]
     for engines in record["metrics"].values():
         assert list(engines) == record["settings"]["engines"]
-        assert engines["torch-int8"]["bytes"] < engines["torch-fp32"]["bytes"]
         # A process of ONNX Runtime is one without torch.
         peaks = {engine: cell["peak_memory_bytes"] for engine, cell in engines.items()}
         assert 10e6 < peaks["onnx-int8"] < 0.6 * peaks["torch-int8"]
@@ -162,7 +171,7 @@ def test_engines_side_by_side(measured):
                 tokens = timing["batch_size"] * timing["length"]
                 assert timing["tokens_per_second"] * spread["median"] == pytest.approx(tokens)
     assert json.loads((folder / "result.json").read_text()) == record
-    assert record["models"]["half"]["parameters"] == record["models"]["tiny-student"]["parameters"]
+    assert record["models"]["half"]["num_iterations"] == 1
     assert str(folder.parent) not in json.dumps(record)
 
 
@@ -194,7 +203,8 @@ def test_a_model_that_cannot_be_exported_has_dashes(configs, monkeypatch):
         calls.append(model)
         raise ValueError("no such operator")
 
-    monkeypatch.setattr("minialbert.deploy.bench.trace", fail)
+    monkeypatch.setattr(benchmarks, "trace", fail)
+    monkeypatch.setattr(benchmarks, "Worker", NoProcess)
     record = benchmark(
         [f"config:{configs}/tiny-bert.json"], engines=["torch-fp32", "onnx-fp32", "onnx-int8"], lengths=[8],
         batch_size=1, repeats=1,
@@ -291,7 +301,9 @@ def test_mistakes_are_told(options, message):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"ONNX Runtime needs onnx: pip install .*\[export\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"benchmarking onnx-fp32, .* needs onnx: pip install .*\[export\]'"
+    ):
         benchmark(["distilbert"])
 
 
@@ -306,7 +318,8 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(measured, tmp_path):
         benchmark(["distilbert"], engines=["torch-fp32"], output=tmp_path / "file" / "below")
 
 
-def test_the_verb(configs, tmp_path):
+def test_the_verb(configs, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "Worker", NoProcess)
     app = typer.Typer()
     app.command()(bench)
     file = configs / "tiny-bert.json"

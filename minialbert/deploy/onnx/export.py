@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx
 import torch
 from minialbert_runtime.answers import Decision
 from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE, ONE_LENGTH
+from minialbert_runtime.session import has_openvino
 from numpy.typing import NDArray
 from onnx import ModelProto
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -22,7 +24,7 @@ from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
-from minialbert.errors import UserError, display_name, listed
+from minialbert.errors import MissingExtraError, UserError, display_name, listed
 from minialbert.method import encoders
 from minialbert.method.sentence_vectors import Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
@@ -33,15 +35,18 @@ from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
 
-PRECISIONS = ("fp32", "int8", "int8-dynamic", "int8-static", "int4")
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"onnx": ("fp32", "int8", "int8-dynamic", "int4"), "openvino": ("fp32", "int8")}  # by engine
 # Largest file, as a share of the bytes of the model's tensors, each counted once.
-SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-dynamic": 0.30, "int8-static": 0.30, "int4": 0.30}
+SIZE_LIMITS = {"fp32": 1.1, "int8": 0.30, "int8-dynamic": 0.30, "int4": 0.30}
 BY_TOKEN = ("int8", "int4")  # how activations are quantised
 # A graph takes about 0.2 MB whatever the model's width; of a model of less than 10 MB that is not held against it.
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
+_BUILT_IN_TEXTS, _BUILT_IN_TOKENS = 64, 128
 _FOUR_BITS_SINCE = 21  # the opset that has numbers of 4 bits
-_CONTRACT = ("head", "precision", "opset", "iterations")
+_CONTRACT = ("head", "precision", "opset", "iterations", "engines")
 
 
 def export_onnx(
@@ -50,6 +55,7 @@ def export_onnx(
     *,
     head: str | None = None,
     precision: str = "fp32",
+    engine: str = "onnx",
     opset: int = DEFAULT_OPSET,
     num_iterations: int | None = None,
     calibration: Iterable[str] | None = None,
@@ -67,18 +73,19 @@ def export_onnx(
     registry; options are those of `minialbert.export`, and None is the model's or the precision's own value.
 
     Activations of "int8" are quantised by token, so that a text gets the same bits beside any other texts of its
-    length; those of "int8-dynamic" by the range of a whole run; those of "int8-static" have a range of their own in
-    every iteration, from the first 256 texts of `calibration`. "int4" is "int8" with matrices stored in 4 bits. From
-    opset 23 on attention is one operator.
+    length; those of "int8-dynamic" by the range of a whole run. "int4" is "int8" with matrices stored in 4 bits. From
+    opset 23 on attention is one operator. With the `engine` "openvino" the activations of "int8" have fixed ranges, of
+    their own in every iteration, from the first 256 texts of `calibration`; without, from passages of Python's
+    documentation. Such a graph is compared with the model in OpenVINO and in ONNX Runtime, and runs in both.
 
     Returns the record that is left in `result.json`; `export.json` holds what a runtime needs of it. A UserError tells
     that the model, an option or the target is at fault, or that the graph does not pass; nothing is written.
     """
-    _check_options(precision, opset, max_drop, tolerance)
-    if precision == "int8-static" and calibration is None:
-        raise UserError(
-            "int8-static needs text to calibrate on: give --calibration, a file with texts of your own"
-        )
+    _check_options(precision, engine, opset, max_drop, tolerance)
+    if engine == "openvino" and not has_openvino():
+        raise MissingExtraError("openvino", "openvino", "export for OpenVINO")
+    if calibration is not None and (engine, precision) != ("openvino", "int8"):
+        raise UserError("--calibration is for --engine openvino --quantize int8: others need no text")
     check_folder(Path(output), "export", overwrite=overwrite, marker=EXPORT_FILE)
     model, tokenizer, head, inputs = _load(model_name, head)
     if task is not None and inputs is None:
@@ -92,12 +99,12 @@ def export_onnx(
     pooling = encoders.find_pooling(model_name) if head == "features" else None
     longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
     graph = _trace(model, head, opset, num_iterations, pooling)
+    ranges = None
     if precision == "fp32":
         keep_biases_apart(graph)
     else:
-        ranges = None
-        if precision == "int8-static":
-            batches = calibration_batches(model, tokenizer, calibration or (), max_length=longest)
+        if engine == "openvino":
+            batches = calibration_batches(model, tokenizer, calibration, max_length=longest)
             ranges = activation_ranges(graph, batches)
         by_call, four_bits = precision == "int8-dynamic", precision == "int4"
         quantize_int8(graph, ranges, by_call=by_call, four_bits=four_bits)
@@ -108,16 +115,23 @@ def export_onnx(
         onnx.save(graph, staging / MODEL_FILE)
         size = (staging / MODEL_FILE).stat().st_size
         _check_size(graph, size, state_bytes, precision)
-        parity = measure_parity(
-            model,
-            OnnxEncoder(staging / MODEL_FILE, model.config),
-            parity_batches(model, tokenizer, max_length=longest),
-            outputs_of(head) if pooling is None else ("sentence_embedding",),
-            pooling=pooling,
-            tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
-            **depth,
-        )
-        _check_parity(parity, precision)
+        engines = ("openvino", "onnx") if engine == "openvino" else ("onnx",)
+        if tolerance is None:
+            tolerance = TOLERANCES[precision if ranges is None else "int8, fixed ranges"]
+        parities = {
+            one: measure_parity(
+                model,
+                OnnxEncoder(staging / MODEL_FILE, model.config, engine=one),
+                parity_batches(model, tokenizer, max_length=longest),
+                outputs_of(head) if pooling is None else ("sentence_embedding",),
+                pooling=pooling,
+                tolerance=tolerance,
+                **depth,
+            )
+            for one in engines
+        }
+        for one, parity in parities.items():
+            _check_parity(parity, f"{precision} graph in {one}")
         record = {
             "kind": "export", "task": None if inputs is None else inputs.task, "seed": None,
             "model": {
@@ -126,8 +140,9 @@ def export_onnx(
             },
             "head": head, "precision": precision, "opset": opset,
             "iterations": num_iterations or getattr(model.config, "num_hidden_layers", None),
-            "bytes": size, "bytes_of_model": round(size / state_bytes, 4), "parity": parity.to_dict(), "metrics": {},
-        }  # fmt: skip
+            "bytes": size, "bytes_of_model": round(size / state_bytes, 4), "parity": parities[engine].to_dict(),
+            "metrics": {},
+        } | ({} if engine == "onnx" else {"engines": list(engines)})  # fmt: skip
         _write_rest(staging, model, tokenizer, inputs, record)
         if pooling is not None:
             width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
@@ -151,12 +166,24 @@ def export_onnx(
 def calibration_batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    texts: Iterable[str],
+    texts: Iterable[str] | None,
     *,
     max_length: int,
     limit: int = _CALIBRATION_TEXTS,
 ) -> list[dict[str, NDArray[np.int64]]]:
-    """Return the first `limit` texts that are not empty as inputs of a graph, one each, so that no padding counts."""
+    """Return the first `limit` texts that are not empty as inputs of a graph, one each, so that no padding counts.
+
+    Without texts they are passages of Python's documentation, which is said.
+    """
+    if texts is None:
+        from pydoc_data.topics import topics
+
+        texts, limit, max_length = topics.values(), _BUILT_IN_TEXTS, min(_BUILT_IN_TOKENS, max_length)
+        logger.info(
+            "the int8 ranges are those of %d passages of Python's documentation: give --calibration for those of "
+            "your own texts",
+            limit,
+        )
     batches: list[dict[str, NDArray[np.int64]]] = []
     for text in texts:
         if not text.strip():
@@ -169,13 +196,17 @@ def calibration_batches(
         if len(batches) == limit:
             break
     if not batches:
-        raise UserError("int8-static needs text to calibrate on, and the calibration file has none")
+        raise UserError("int8 for OpenVINO needs text to calibrate on, and the calibration file has none")
     return batches
 
 
-def _check_options(precision: str, opset: int, max_drop: float, tolerance: float | None) -> None:
+def _check_options(precision: str, engine: str, opset: int, max_drop: float, tolerance: float | None) -> None:
+    precisions = PRECISIONS.get(engine, ())
     rules = {
-        f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}": precision in PRECISIONS,
+        f"unknown engine {engine!r}: expected {' or '.join(PRECISIONS)}": engine in PRECISIONS,
+        f"unknown precision {precision!r} for {engine}: expected one of {', '.join(precisions)}": (
+            precision in precisions
+        ),
         f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
         f"int4 needs opset 21 or later, got {opset}": precision != "int4" or opset >= _FOUR_BITS_SINCE,
         f"max_drop is in points, from 0 to 100; got {max_drop}": 0 <= max_drop <= 100,
@@ -242,10 +273,10 @@ def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) 
         )
 
 
-def _check_parity(parity: Parity, precision: str) -> None:
+def _check_parity(parity: Parity, what: str) -> None:
     if not parity.holds:
         raise UserError(
-            f"the {precision} graph: its outputs differ too much from the model's: {parity_line(parity.to_dict())}; "
+            f"the {what}: its outputs differ too much from the model's: {parity_line(parity.to_dict())}; "
             "nothing was written. Give a larger --tolerance only if a score (--task) shows that it does no harm"
         )
 
@@ -267,7 +298,7 @@ def _write_rest(
         write_json(folder / TASK_FILE, inputs.to_json())
     # An older runtime reads what has no decision.
     version = 2 if inputs is None or inputs.decision == Decision() else FORMAT_VERSION
-    contract = {"format_version": version} | {name: record[name] for name in _CONTRACT}
+    contract = {"format_version": version} | {name: record[name] for name in _CONTRACT if name in record}
     if record["precision"] in BY_TOKEN:
         contract["batches"] = ONE_LENGTH
     write_json(folder / EXPORT_FILE, contract)

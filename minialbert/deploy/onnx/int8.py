@@ -1,10 +1,12 @@
-"""An fp32 ONNX graph as an int8 one: weights by channel, activations by token, by call, or from calibration.
+"""An fp32 ONNX graph as an int8 one: weights by channel, activations by token, by call, or from calibration texts.
 
     y = W x,  W ~ s_w W_q (one s_w per output channel, symmetric),  x ~ s_x (x_q - z_x) (uint8)
     y ~ s_x s_w W_q (x_q - z_x)
 
 By token, s_x is the largest value of the token's own row over 127: what other rows hold changes no bit of it. By call
-(dynamic), all rows of a run share one range. A matrix that several iterations share is quantised and stored once,
+(dynamic), all rows of a run share one range. From calibration texts, every activation of every iteration has a fixed
+range; such a graph is written in pairs of QuantizeLinear and DequantizeLinear, which OpenVINO turns into integer
+products. A matrix that several iterations share is quantised and stored once,
 whatever the iterations' activations are: their scales belong to the call, not to the matrix. Lookup tables have one
 scale per row, so a decoder that is tied to one reads the same int8 table with one scale per output.
 
@@ -64,9 +66,12 @@ def quantize_int8(
     Activations are quantised by token. `ranges`, those of `activation_ranges`, fix their ranges instead; `by_call`
     takes the range of a whole run. With `four_bits` matrices are stored in 4 bits, lookup tables in 8.
     """
-    kind = _Quantizer if by_call or ranges is not None else _TokenQuantizer
-    kind(model, ranges, four_bits).run()
-    if kind is _TokenQuantizer:
+    if ranges is not None:
+        _FixedQuantizer(model, ranges).run()
+        return
+    kind = _Quantizer if by_call else _TokenQuantizer
+    kind(model, four_bits).run()
+    if not by_call:
         keep_biases_apart(model)
 
 
@@ -122,10 +127,8 @@ class _Matrices:
 
 
 class _Quantizer:
-    def __init__(
-        self, model: ModelProto, ranges: Mapping[str, ActivationRange] | None, four_bits: bool
-    ) -> None:
-        self.model, self.graph, self.ranges, self.four_bits = model, model.graph, ranges, four_bits
+    def __init__(self, model: ModelProto, four_bits: bool = False) -> None:
+        self.model, self.graph, self.four_bits = model, model.graph, four_bits
         self.matrices = _Matrices(model)
         self.tables = {
             node.input[0]
@@ -195,13 +198,7 @@ class _Quantizer:
         """Return names of an activation as uint8, of its scale and of its zero point."""
         if name not in self.activations:
             parts = (f"{name}.uint8", f"{name}.scale", f"{name}.zero_point")
-            if self.ranges is None:
-                self._add("DynamicQuantizeLinear", [name], list(parts))
-            else:
-                fixed = self.ranges[name]
-                self._store(parts[1], np.array(fixed.scale, np.float32))
-                self._store(parts[2], np.array(fixed.zero_point, np.uint8))
-                self._add("QuantizeLinear", [name, parts[1], parts[2]], [parts[0]])
+            self._add("DynamicQuantizeLinear", [name], list(parts))
             self.activations[name] = parts
         return self.activations[name]
 
@@ -280,6 +277,42 @@ class _TokenQuantizer(_Quantizer):
         product = [values, integers, "rows.step", scales, middle]
         self._add("MatMulIntegerToFloat", product, [f"{result}.product"], domain=_CONTRIB)
         self._add("Mul", [f"{result}.product", largest], [result])
+
+
+class _FixedQuantizer(_Quantizer):
+    """Every activation with a range of its own, in the operators that engines recognise and fuse."""
+
+    def __init__(self, model: ModelProto, ranges: Mapping[str, ActivationRange]) -> None:
+        super().__init__(model)
+        self.ranges = ranges
+        self.numbers: set[str] = set()  # of stored matrices, each once
+
+    def _activation(self, name: str) -> tuple[str, str, str]:
+        """Return names of an activation as the numbers that its integers stand for, of its scale and zero point."""
+        if name not in self.activations:
+            parts = (f"{name}.rounded", f"{name}.scale", f"{name}.zero_point")
+            fixed = self.ranges[name]
+            self._store(parts[1], np.array(fixed.scale, np.float32))
+            self._store(parts[2], np.array(fixed.zero_point, np.uint8))
+            self._add("QuantizeLinear", [name, *parts[1:]], [f"{name}.uint8"])
+            self._add("DequantizeLinear", [f"{name}.uint8", *parts[1:]], [parts[0]])
+            self.activations[name] = parts
+        return self.activations[name]
+
+    def _matmul(self, node: NodeProto, matrix: str) -> None:
+        is_table, values = node.input[1] != matrix, f"{matrix}.rounded"
+        if values not in self.numbers:
+            self._add("DequantizeLinear", list(self._weight(matrix)), [values], axis=0 if is_table else 1)
+            self.numbers.add(values)
+        if is_table:
+            self._add("Transpose", [values], [f"{node.output[0]}.table"], perm=[1, 0])
+            values = f"{node.output[0]}.table"
+        narrow = min(self.matrices.tensors[matrix].dims) < _NARROW and not is_table
+        self._add(
+            "MatMul",
+            [node.input[0] if narrow else self._activation(node.input[0])[0], values],
+            [*node.output],
+        )
 
 
 def four_bits(levels: Array) -> tuple[NDArray[np.int8], NDArray[np.int8]]:

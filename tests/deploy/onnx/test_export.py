@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from minialbert_runtime import Model
+from minialbert_runtime.folder import ENGINES
+from minialbert_runtime.session import has_openvino
 from small_graphs import count_operators
 from typer.testing import CliRunner
 
@@ -34,6 +38,7 @@ from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder, load_exported
 from minialbert.tasks.models import TaskInputs, save_tuned
 
+needs_openvino = pytest.mark.skipif(not has_openvino(), reason="openvino is not installed")
 ITERATIONS = 2
 INPUTS = TaskInputs("colours", "single-label", "accuracy", 32, 8)
 
@@ -153,15 +158,9 @@ def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
     assert record["model"]["model_type"] == "bert" and record["head"] == "masked-lm"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic"])
 def test_the_shared_block_is_stored_once(precision, classifier, traced, tmp_path):
-    record = export_onnx(
-        str(classifier),
-        tmp_path / "out",
-        precision=precision,
-        calibration=["the cat sat on the mat", "a big red house"] if "static" in precision else None,
-        tolerance=0.5 if "static" in precision else None,  # two short texts say little about other ranges
-    )
+    record = export_onnx(str(classifier), tmp_path / "out", precision=precision)
     stored = initializers(onnx.load(tmp_path / "out" / "model.onnx").graph)
     # Two of the block's (up and down), of width 64 x 128, for two iterations.
     assert sum(sorted(tensor.dims) == [64, 128] for tensor in stored.values()) == 2
@@ -227,9 +226,42 @@ def test_a_text_has_the_same_bits_in_any_batch_order_and_company(precision, clas
     assert np.mean(cosines) > (0.998 if precision == "int8" else 0.9)  # of random weights
 
 
-def test_static_scales_differ_by_iteration(classifier, traced, tmp_path):
-    texts = ["the cat sat", "a dog ran in the big red house", ""]
-    export_onnx(str(classifier), tmp_path / "out", precision="int8-static", calibration=texts, tolerance=0.5)
+TEXTS = ["the cat sat on the mat", "", "a dog ran in the big red house", "the mat"]
+
+
+@needs_openvino
+def test_a_folder_for_openvino_runs_in_both_engines(classifier, traced, tmp_path, caplog):
+    caplog.set_level("INFO")
+    record = export_onnx(str(classifier), tmp_path / "out", precision="int8", engine="openvino")
+    assert "passages of Python's documentation: give --calibration" in caplog.text
+    assert record["parity"]["max_difference"] <= record["parity"]["allowed"]
+    contract = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert contract["engines"] == record["engines"] == ["openvino", "onnx"]
+    stored = initializers(onnx.load(tmp_path / "out" / "model.onnx").graph)
+    assert sum(sorted(tensor.dims) == [64, 128] for tensor in stored.values()) == 2  # each once, as int8
+    model = Model(tmp_path / "out", threads=1)
+    assert model.engine == "openvino" and pickle.loads(pickle.dumps(model)).engine == "openvino"
+    alone = {text: model(text) for text in TEXTS}
+    one_by_one = Model(tmp_path / "out", threads=1, batch_size=1)
+    for batch in (TEXTS, TEXTS[::-1], 3 * TEXTS):
+        assert list(one_by_one.predict(batch)) == [alone[text] for text in batch]  # to the bit
+        for text, found in zip(batch, model.predict(batch), strict=True):  # fp32 sums of a batch: nearly
+            assert found["scores"] == pytest.approx(alone[text]["scores"], abs=1e-3)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(model, 5 * TEXTS)) == [alone[text] for text in 5 * TEXTS]
+    other = Model(tmp_path / "out", threads=1, engine="onnx")
+    assert other.engine == "onnx"
+    for text in TEXTS:
+        assert other(text)["scores"] == pytest.approx(alone[text]["scores"], abs=0.05)
+    assert Model(tmp_path / "out", engine="auto").engine in ENGINES
+    assert load_exported(tmp_path / "out")[0].session.get_inputs()[0].type == "tensor(int64)"
+    assert sys.modules["openvino_telemetry"] is None  # nothing is sent, and no consent is kept
+
+
+@needs_openvino
+def test_ranges_of_openvinos_int8_differ_by_iteration(classifier, traced, tmp_path):
+    options = {"engine": "openvino", "precision": "int8", "tolerance": 0.5}
+    export_onnx(str(classifier), tmp_path / "out", calibration=TEXTS, **options)
     stored = onnx.load(tmp_path / "out" / "model.onnx")
     scales = [
         float(onnx.numpy_helper.to_array(tensor))
@@ -237,7 +269,46 @@ def test_static_scales_differ_by_iteration(classifier, traced, tmp_path):
         if name.endswith(".scale")
     ]
     assert len(scales) == len(set(scales)) == count_operators(stored)["QuantizeLinear"]
-    assert "DynamicQuantizeLinear" not in count_operators(stored)
+    with pytest.raises(UserError, match="the calibration file has none"):
+        export_onnx(str(classifier), tmp_path / "none", calibration=[" ", ""], **options)
+    assert not (tmp_path / "none").exists()
+
+
+@needs_openvino
+def test_a_process_that_was_forked_runs_openvino_anew(classifier, traced, tmp_path):
+    export_onnx(str(classifier), tmp_path / "out", engine="openvino")
+    code = """if True:
+        import os, sys
+        from minialbert_runtime import Model
+        model = Model(sys.argv[1], threads=2)
+        before = model("the cat sat")
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if model("the cat sat") == before else 3)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or model("the cat sat") != before)
+    """
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out"], check=True, timeout=60)
+
+
+def test_without_openvino_its_folder_names_what_is_missing(classifier, traced, tmp_path, monkeypatch):
+    monkeypatch.setattr("minialbert_runtime.session.has_openvino", lambda: False)
+    monkeypatch.setattr("minialbert_runtime.model.has_openvino", lambda: False)
+    monkeypatch.setattr(export, "has_openvino", lambda: False)
+    with pytest.raises(UserError, match=r"export for OpenVINO needs openvino: pip install .*\[openvino\]"):
+        export_onnx(str(classifier), tmp_path / "out", engine="openvino")
+    export_onnx(str(classifier), tmp_path / "out")
+    with pytest.raises(
+        UserError, match="openvino is missing: pip install openvino, or choose the engine onnx"
+    ):
+        Model(tmp_path / "out", engine="openvino")
+    contract = tmp_path / "out" / "export.json"
+    contract.write_text(json.dumps(json.loads(contract.read_text()) | {"engines": ["openvino", "onnx"]}))
+    assert Model(tmp_path / "out", engine="auto").engine == "onnx"
+    with pytest.raises(UserError, match="engine: expected auto, onnx or openvino, found tflite"):
+        Model(tmp_path / "out", engine="tflite")
+    contract.write_text(json.dumps(json.loads(contract.read_text()) | {"engines": ["tflite"]}))
+    with pytest.raises(UserError, match="is damaged .*expected some of onnx, openvino"):
+        Model(tmp_path / "out")
 
 
 def test_a_graph_that_computes_something_else_leaves_nothing_behind(classifier, graph, tmp_path, monkeypatch):
@@ -353,9 +424,16 @@ def test_loading_an_export_that_is_damaged(classifier, traced, tmp_path):
     [
         ({"opset": 17}, "opset 17 is not supported: expected 18 to 23"),
         ({"precision": "int3"}, "unknown precision 'int3'"),
+        ({"engine": "tflite"}, "unknown engine 'tflite': expected onnx or openvino"),
+        (
+            {"engine": "openvino", "precision": "int4"},
+            "unknown precision 'int4' for openvino: expected one of fp32, int8",
+        ),
         ({"precision": "int4", "opset": 20}, "int4 needs opset 21 or later, got 20"),
-        ({"precision": "int8-static"}, "needs text to calibrate on: give --calibration"),
-        ({"precision": "int8-static", "calibration": [" ", ""]}, "the calibration file has none"),
+        (
+            {"precision": "int8", "calibration": ["a text"]},
+            "--calibration is for --engine openvino --quantize int8",
+        ),
         ({"head": "masked-lm"}, "no head for masked-lm: it is a MiniAlbertForSequenceClassification"),
         ({"head": "translation"}, "unknown head 'translation'"),
         ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
@@ -397,29 +475,16 @@ def test_calibration_texts_are_one_by_one_and_limited(classifier, tiny_tokenizer
 
 def test_the_command_line(classifier, traced, tmp_path):
     runner = CliRunner()
-    (tmp_path / "texts.txt").write_text("the cat sat\na big dog\n")
     arguments = ["export", "--model", str(classifier), "--output", str(tmp_path / "out")]
-    result = runner.invoke(
-        app,
-        [
-            *arguments,
-            "--quantize",
-            "int8-static",
-            "--calibration",
-            str(tmp_path / "texts.txt"),
-            "--tolerance",
-            "0.5",
-        ],
-    )
+    result = runner.invoke(app, [*arguments, "--quantize", "int8", "--tolerance", "0.5"])
     assert result.exit_code == 0, result.output
-    assert "sequence-classification, int8-static, 2 iterations" in result.output
+    assert "sequence-classification, int8, 2 iterations" in result.output
     assert "parity: largest difference" in result.output and "argmax agreement" in result.output
     for more, message in (
-        (["--calibration", "x.txt"], "is for --quantize int8-static"),
         (["--max-drop", "1"], "--max-drop: only with --task"),
         (["--push"], "--push: no option of --to onnx"),
         (["--to", "hub", "--quantize", "int8"], "--quantize: no option of --to hub"),
-        (["--quantize", "int8-static", "--calibration", "nowhere.txt"], "no such file: nowhere.txt"),
+        (["--to", "web", "--engine", "openvino"], "--engine: no option of --to web"),
     ):
         result = runner.invoke(app, [*arguments, "--overwrite", *more])
         assert isinstance(result.exception, UserError) and message in str(result.exception)
