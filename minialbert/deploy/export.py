@@ -90,7 +90,9 @@ def export(
         UserError: if the model, an option or the target is wrong, or the graph fails its check; nothing is written.
     """
     given = {
-        name: value for name, value in locals().items() if name in _FOR_WEB + _FOR_HUB and value is not None
+        name: value
+        for name, value in locals().items()
+        if name in (*_FOR_ONNX, *_FOR_WEB, *_FOR_HUB) and value is not None
     }
     options = {"onnx": _FOR_ONNX, "web": _FOR_WEB, "hub": _FOR_HUB}
     if to not in options:

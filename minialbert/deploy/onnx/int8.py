@@ -307,12 +307,7 @@ class _FixedQuantizer(_Quantizer):
         if is_table:
             self._add("Transpose", [values], [f"{node.output[0]}.table"], perm=[1, 0])
             values = f"{node.output[0]}.table"
-        narrow = min(self.matrices.tensors[matrix].dims) < _NARROW and not is_table
-        self._add(
-            "MatMul",
-            [node.input[0] if narrow else self._activation(node.input[0])[0], values],
-            [*node.output],
-        )
+        self._add("MatMul", [self._activation(node.input[0])[0], values], [*node.output])
 
 
 def four_bits(levels: Array) -> tuple[NDArray[np.int8], NDArray[np.int8]]:

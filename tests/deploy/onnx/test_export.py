@@ -485,6 +485,7 @@ def test_the_command_line(classifier, traced, tmp_path):
         (["--push"], "--push: no option of --to onnx"),
         (["--to", "hub", "--quantize", "int8"], "--quantize: no option of --to hub"),
         (["--to", "web", "--engine", "openvino"], "--engine: no option of --to web"),
+        (["--engine", "openvino", "--quantize", "int4"], "unknown precision 'int4' for openvino"),
     ):
         result = runner.invoke(app, [*arguments, "--overwrite", *more])
         assert isinstance(result.exception, UserError) and message in str(result.exception)
