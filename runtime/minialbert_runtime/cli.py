@@ -21,6 +21,8 @@ from .reading import line
 if TYPE_CHECKING:
     from .windows import Text
 
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".xml")  # whose lines are not texts
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -75,6 +77,11 @@ def _run(arguments: Sequence[str]) -> None:
         raise UserError("--documents is for a file: give --input too")
     if options.input not in (None, STDIN) and not os.path.isfile(options.input):
         raise UserError(f"no such file: {options.input}")
+    if Path(options.input or "").suffix.lower() in _TABLES:
+        raise UserError(
+            f"{options.input} is a table, and --input takes a file of one text a line: write its texts as lines, or "
+            "give the table to `minialbert predict`"
+        )
     guard = None
     if options.prove_offline is not None:
         from .offline import Guard  # listens before the libraries are imported

@@ -108,6 +108,10 @@ def test_mistakes_are_one_line(classifier, tmp_path):
     assert "no such folder" in refuse(tmp_path / "nowhere", "x")
     assert "has no export.json" in refuse(tmp_path, "x")
     assert "no such file" in refuse(classifier, "--input", tmp_path / "nothing.txt")
+    (tmp_path / "texts.JSONL").write_text('{"text": "king"}\n')
+    assert "is a table, and --input takes a file of one text a line" in refuse(
+        classifier, "--input", tmp_path / "texts.JSONL"
+    )
     assert "stdin:1: not UTF-8 (byte 0xe9)" in refuse(classifier, "--input", "-", stdin=b"\xe9\n")
     assert "stdin:1: a NUL byte" in refuse(classifier, "--input", "-", stdin=b"a\0b\n")
 
