@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import UserError
-from .folder import ENGINES
-from .limits import Limits
+from .limits import ENGINES, Limits
 from .lines import STDIN, read_lines, read_text, to_json_line
 from .reading import line
 

@@ -12,12 +12,12 @@ from typing import Any, TypeGuard
 
 from .answers import ANSWERS, Decision, decision_of, is_tagging
 from .errors import UserError, one_line
+from .limits import ENGINES
 from .questions import QUESTIONS
 from .words import WordRule, check_tags, word_rule
 
 # From 2 on task.json may have rules for words and long texts, from 3 on a decision; earlier ones are read as before.
 FORMAT_VERSION = 3
-ENGINES = ("onnx", "openvino")
 ONE_LENGTH = "one length"  # what a run may hold, where padding or other lengths could change a text's bits
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 _BOX = "minialbert_models"  # a distribution of its own, that holds folders and no code

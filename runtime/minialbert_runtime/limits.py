@@ -7,6 +7,8 @@ from typing import Any
 
 from .errors import UserError
 
+ENGINES = ("onnx", "openvino")  # that run a graph; here, where no library is imported
+
 
 def _limit(value: float, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.field
     return field(default=value, metadata={"help": meaning})

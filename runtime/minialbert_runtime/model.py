@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from .answers import MAX_CHARACTERS, Logits, TextModel, is_tagging
 from .encoding import check_normalizer
 from .errors import UserError, one_line, panics_as_errors, shown
-from .folder import ENGINES, MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
+from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
+from .limits import ENGINES
 from .questions import QUESTIONS
 from .session import has_openvino, open_session
 from .windows import Cutter, Row
