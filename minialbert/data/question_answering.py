@@ -61,9 +61,10 @@ class QuestionAnswering(TaskType):
                 texts, starts = list(found["text"]), list(found["answer_start"])
             else:
                 texts, starts = ([one[key] for one in found] for key in ("text", "answer_start"))
-            if len(texts) == len(starts) and all(isinstance(text, str) and text for text in texts):
+            whole = all(not isinstance(start, bool) and float(start).is_integer() for start in starts)
+            if len(texts) == len(starts) and whole and all(isinstance(text, str) and text for text in texts):
                 return Gold(texts, list(map(int, starts)))
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, OverflowError, TypeError, ValueError):
             pass
         shape = "{'text': [...], 'answer_start': [...]}, or a list of such pairs"
         raise ValueError(
@@ -104,14 +105,18 @@ class QuestionAnswering(TaskType):
         parts = cutter.contexts([(example.text, example.pair) for example in examples])
         for owner, (example, part) in enumerate(zip(examples, parts, strict=True)):
             encoded.cut += bool(part.cut)
+            encoded.tokens = encoded.tokens[0] + part.tokens, encoded.tokens[1] + part.cut
+            held = not example.label
             for window in part.rows:
                 row: dict[str, Any] = {"input_ids": window.input_ids, "window": window}
                 if window.token_type_ids is not None:
                     row["token_type_ids"] = window.token_type_ids
                 if example.label is not None:
                     row["labels"] = _labels(window, example.label)
+                    held = held or row["labels"][0] == 0
                 encoded.rows.append(row)
                 encoded.owners.append(owner)
+            encoded.unheld += not held
         return encoded
 
     def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:  # noqa: ARG002

@@ -38,6 +38,7 @@ class Encoded:
     weights: list[int] = field(
         default_factory=list
     )  # of each window in its text's answer; none where texts are inputs
+    unheld: int = 0  # how many questions have an answer, and no window that holds it
     tokens: tuple[int, int] = (0, 0)  # of all texts, and those of them that no input holds
     # Sentences whose words running text is not cut into: as `predict` cuts them, by number; and their inputs.
     running: tuple[dict[int, TokenExample], Encoded] | None = None

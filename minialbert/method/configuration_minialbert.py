@@ -213,6 +213,14 @@ class MiniAlbertConfig(PreTrainedConfig):
                 "adapter_init='identity' needs adapter_layer_norm=False: an adapter that ends in a LayerNorm "
                 "is not the identity; use adapter_init='as-published' to keep the LayerNorm"
             )
+        if (
+            factor is not None
+            and "lora" in self.adapter_kind.split("+")
+            and self.lora_rank > self.hidden_size
+        ):
+            raise ValueError(
+                f"lora_rank must be at most hidden_size ({self.hidden_size}), got {self.lora_rank}"
+            )
         unknown = set(self.lora_layers or ()) - {*ATTENTION_LAYERS, *FFN_LAYERS}
         if unknown or self.lora_layers is not None and not self.lora_layers:
             raise ValueError(

@@ -294,15 +294,23 @@ def register_adapter(kind: str, build: Build, *, ffn: Build | None = None) -> No
     ADAPTER_KINDS[kind] = build, ffn or build
 
 
-def build_adapters(config: MiniAlbertConfig, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return adapters of the kinds that a configuration names: those of the attention, those of the network."""
-    kinds = config.adapter_kind.split("+")
+def known_kinds(named: str) -> list[str]:
+    """Return the kinds of adapters that a name joins by "+"; refuse unknown ones, and one that stands there twice."""
+    kinds = named.split("+")
     for kind in kinds:
         if kind not in ADAPTER_KINDS:
             raise ValueError(
                 f"the adapter kind {kind!r} is not known ({', '.join(ADAPTER_KINDS)}): call register_adapter with its "
                 "class first"
             )
+    if len({*kinds}) < len(kinds):
+        raise ValueError(f"adapter_kind names each kind once, got {named!r}")
+    return kinds
+
+
+def build_adapters(config: MiniAlbertConfig, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return adapters of the kinds that a configuration names: those of the attention, those of the network."""
+    kinds = known_kinds(config.adapter_kind)
 
     def build(place: int) -> nn.Module:
         parts = [ADAPTER_KINDS[kind][place](config) for kind in kinds]

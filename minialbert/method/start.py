@@ -31,7 +31,12 @@ from minialbert.method.encoders import (
     word_rows,
 )
 from minialbert.method.losses import layer_map
-from minialbert.method.modeling_minialbert import LowRankAdapter, MiniAlbertForMaskedLM, VectorAdapter
+from minialbert.method.modeling_minialbert import (
+    LowRankAdapter,
+    MiniAlbertForMaskedLM,
+    VectorAdapter,
+    known_kinds,
+)
 from minialbert.recipes.schema import SHARING_DEFAULTS, StudentRecipe
 
 # Names of one layer's parts, by family, in the order of ours (the first line).
@@ -553,6 +558,7 @@ def student_config(
     try:
         if recipe.arch == "bert":
             return BertConfig(**shape)
+        known_kinds(recipe.adapter_kind)
         return MiniAlbertConfig(
             **shape,
             embedding_size=recipe.embedding_size or hidden_size,

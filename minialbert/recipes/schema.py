@@ -585,7 +585,9 @@ class FinetuneRecipe(RecipeBase):
             )
         teacher = self.teacher
         if teacher.unlabelled and not teacher.model:
-            raise ValueError("teacher.unlabelled needs a teacher to label the texts: give teacher.model")
+            raise ValueError(
+                "teacher.unlabelled needs a teacher to label the texts: give --teacher (teacher.model)"
+            )
         if teacher.unlabelled and teacher.hidden_weight:
             raise ValueError(
                 "teacher.hidden_weight needs labelled rows: of unlabelled texts, labels alone are kept"

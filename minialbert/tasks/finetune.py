@@ -388,6 +388,8 @@ def finetune(
         nullcontext(called) if called or teacher is None else on_disk(teacher) as learned_from,
     ):
         texts = None if unlabelled is None else corpus_entries(unlabelled)
+        if texts is not None and not texts:
+            raise UserError("unlabelled holds no text: give files, folders or texts, or leave it out")
         named_texts = [str(one) if isinstance(one, str | Path) else "texts in memory" for one in texts or ()]
         resolved = tuning_recipe(
             recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,

@@ -56,6 +56,11 @@ def input_notes(split: str, examples: Sequence[Example], encoded: Encoded, max_l
         notes.append(
             f"{split}: {rows:,} questions are read in {len(encoded):,} windows of {max_length} tokens"
         )
+    if encoded.unheld:
+        notes.append(
+            f"{split}: no window of {max_length} tokens holds the answer of {encoded.unheld:,} of {rows:,} questions, "
+            "so they count as unanswerable in training; raise task.max_length or task.overlap"
+        )
     if encoded.weights:
         notes.append(
             f"{split}: {rows:,} texts are read in {len(encoded):,} windows of {max_length} tokens; logits are averaged"

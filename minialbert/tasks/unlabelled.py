@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
 from minialbert_runtime.folder import digest, is_exported
+from minialbert_runtime.questions import QUESTIONS
 from minialbert_runtime.words import WordRule
 
 from minialbert.data.columns import ROLES
@@ -132,7 +133,12 @@ def _kind(task: TaskRecipe, own: TextModel | None, name: str) -> TaskType:
         raise UserError(f"teacher {name} was tuned for a {own.problem} task, this is a {asked} task")
     if own is None and asked is None:
         raise UserError(f"no task: give --task, one of {', '.join(task_options())}, or task.problem")
-    return task_type(own.problem if own is not None else asked or "")
+    kind = task_type(own.problem if own is not None else asked or "")
+    if kind.name == QUESTIONS or own is not None and own._pairs:
+        raise UserError(
+            f"teacher {name} labels pairs of texts ({kind.name}), and unlabelled texts are single"
+        )
+    return kind
 
 
 def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
@@ -235,12 +241,7 @@ def _answers(
         opened.seek(size)
         for begin in range(first, len(texts), _SHARD):
             shard = texts[begin : begin + _SHARD]
-            new = [_plain(one, kind) for one in answer(shard)]
-            if len(new) != len(shard):
-                raise UserError(f"teacher {name}: expected an answer a text, {len(shard)}, found {len(new)}")
-            for text, one in zip(shard, new, strict=True):  # numbers may be numpy's
-                line = json.dumps({"text": text, **one}, default=lambda value: value.tolist())
-                opened.write(line.encode() + b"\n")
+            opened.write("".join(_lines(shard, answer(shard), kind, name)).encode())
             opened.flush()
             bar.update(shown, completed=begin + len(shard))
             if begin == first and len(shard) < left:
@@ -252,6 +253,27 @@ def _answers(
                         "or go on with --yes --resume"
                     )
     return _kept(file, texts)[0]
+
+
+def _lines(texts: Sequence[str], given: Any, kind: TaskType, teacher: str) -> list[str]:  # noqa: ANN401
+    """Return a line for each text with the teacher's answer; refuse answers that are none, and name the first."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise UserError(
+            f"teacher {teacher}: expected a list with an answer for each text, found {quoted(given)}"
+        )
+    said, lines = list(given), list[str]()
+    if len(said) != len(texts):
+        raise UserError(f"teacher {teacher}: expected an answer a text, {len(texts)}, found {len(said)}")
+    for text, one in zip(texts, said, strict=True):
+        try:  # numbers may be numpy's
+            line = json.dumps({"text": text, **_plain(one, kind)}, default=lambda value: value.tolist())
+        except (AttributeError, TypeError, ValueError) as error:
+            expected = "spans" if kind.tagging else "a label, a number, or probabilities from 0 to 1 by label"
+            raise UserError(
+                f"teacher {teacher}: expected {expected} of {quoted(text)}, found {quoted(one)}"
+            ) from error
+        lines.append(line + "\n")
+    return lines
 
 
 def _kept(file: Path, texts: Sequence[str]) -> tuple[list[_Answer], int]:
@@ -277,6 +299,8 @@ def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401
         return plain | logits
     scores = said.get("scores", {} if said.keys() & {"label", "labels", "score"} else said)
     label = said.get("labels", said.get("label", said.get("score")))
+    if not all(0 <= float(chance) <= 1 for chance in scores.values()):
+        raise ValueError("probabilities lie between 0 and 1")
     if scores and not said.keys() & {"label", "labels"}:
         over = [one for one, chance in scores.items() if chance > 0.5]
         label = over if kind.label == "classes" else max(scores, key=lambda one: scores[one])

@@ -15,6 +15,7 @@ from minialbert.data.task_inputs import IGNORED, PaddingCollator
 from minialbert.data.task_types import task_type
 from minialbert.data.tasks import understood
 from minialbert.errors import UserError
+from minialbert.tasks.predictions import input_notes
 
 KIND = task_type("question-answering")
 
@@ -69,6 +70,10 @@ def test_without_unanswerable_questions_a_model_learns_to_answer_always():
         ({"answers": [("", 0)]}, "question q0: expected answers as {'text': [...], 'answer_start': [...]}"),
         ({"flat": {"text": ["king"], "answer_start": [None]}}, "each a text and where it starts; found"),
         ({"flat": {"text": ["king"], "answer_start": []}}, "each a text and where it starts; found"),
+        ({"flat": {"text": ["king"], "answer_start": [2.5]}}, "each a text and where it starts; found"),
+        ({"flat": {"text": ["king"], "answer_start": [True]}}, "each a text and where it starts; found"),
+        ({"answers": [("king", 4)], "asked": {"is_impossible": True}}, "question q0: is_impossible is true, so"),
+        ({"asked": {"is_impossible": False}}, "question q0: no label; every row of train needs one"),
         ({"flat": [7]}, "each a text and where it starts; found"),
         ({"context": 7}, "question q0: expected a text in column 'context', found 7"),
     ],
@@ -76,6 +81,9 @@ def test_without_unanswerable_questions_a_model_learns_to_answer_always():
 def test_an_answer_that_is_not_in_its_text_is_named(tmp_path, change, said):
     record = squad(("Who?", change.get("answers", [])))
     record["data"][0]["paragraphs"][0] |= {"context": change["context"]} if "context" in change else {}
+    record["data"][0]["paragraphs"][0]["qas"][0] |= change.get("asked", {})
+    if "asked" in change:  # beside one that is as it should be
+        record["data"] += squad(("Who left?", [("king", 4)]))["data"]
     if "flat" in change:
         record = {"question": "Who?", "context": "A king.", "answers": change["flat"]}
     (tmp_path / "train.json").write_text(json.dumps(record))
@@ -124,6 +132,13 @@ def test_tokens_of_an_answer_are_marked_in_the_windows_that_hold_it(tiny_tokeniz
         assert row["labels"][1] == IGNORED  # of the question
     assert len(marked) > 1 and marked[-1] == [("the", 1), ("house", 2)]
     assert marked[0] == [("[CLS]", 3)]
+    _, whole = encode(tiny_tokenizer, TextExample("king", text, Gold([text], [0])), max_length=12, overlap=2)
+    assert (encoded.unheld, whole.unheld) == (0, 1)
+    assert any(
+        "holds the answer of 1 of 1 questions" in note for note in input_notes("train", [0], whole, 12)
+    )
+    _, encoded = encode(tiny_tokenizer, TextExample("king " * 20, text, gold), max_length=12, overlap=2)
+    assert encoded.tokens[1] > 10  # of the question
     _, encoded = encode(tiny_tokenizer, TextExample("king", text, Gold(["house"], [32])))
     assert [mark for mark in encoded.rows[0]["labels"] if mark > 0] == [3]  # one token is both
 

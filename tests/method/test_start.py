@@ -445,3 +445,19 @@ def test_bert_models_without_head_have_the_same_tables(tiny_tokenizer):
         "position_embeddings": (20, 32),
         "token_type_embeddings": (2, 32),
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"adapter_kind": "banana"}, "student: the adapter kind 'banana' is not known"),
+        ({"adapter_kind": "lora+"}, "student: the adapter kind '' is not known"),
+        ({"adapter_kind": "lora+lora"}, r"student: adapter_kind names each kind once, got 'lora\+lora'"),
+        ({"adapter_kind": "lora", "lora_rank": 33}, r"lora_rank must be at most hidden_size \(32\), got 33"),
+    ],
+)
+def test_kinds_of_adapters_that_there_are_not(asked, said, tiny_tokenizer):
+    with pytest.raises(UserError, match=said):
+        student_config(
+            StudentRecipe(num_hidden_layers=2, embedding_size=16, **asked), make_teacher(), tiny_tokenizer
+        )

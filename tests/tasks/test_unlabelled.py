@@ -390,6 +390,20 @@ def test_teachers_that_do_not_fit(settings, task, message, ask, model_teacher):
 def test_answers_that_are_none(ask, tmp_path):
     with pytest.raises(UserError, match="expected an answer a text, 9, found 8"):
         ask(lambda texts: ["a"] * 8, sentences(9), task="classification")
+    for given, said in (
+        (None, "expected a list with an answer for each text, found None"),
+        ("a" * 9, "expected a list with an answer for each text"),
+        ([object()] * 9, "expected a label, a number"),
+        ([{"a": 9.0, "b": 1.0}] * 9, "probabilities from 0 to 1 by label of "),
+        ([{"a": math.nan, "b": 0.5}] * 9, "probabilities from 0 to 1 by label of "),
+        ([{"a": "high"}] * 9, "probabilities from 0 to 1 by label of "),
+    ):
+        with pytest.raises(UserError, match=said):
+            ask(lambda texts, given=given: given, sentences(9), task="classification")
+    with pytest.raises(UserError, match="labels pairs of texts"):
+        ask(lambda texts: texts, sentences(9), task="qa")
+    with pytest.raises(UserError, match="unlabelled holds no text"):
+        finetune(tmp_path, task="classification", teacher=with_cat, unlabelled=[])
     with pytest.raises(UserError, match="no task: give --task"):
         ask(with_cat, sentences(9))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from minialbert.data.formats.documents import reading_as
 from minialbert.data.table_files import Table
+from minialbert.errors import UserError, quoted
 
 
 def is_record(record: Mapping[str, Any]) -> bool:
@@ -27,11 +28,19 @@ def rows(table: Table) -> Table:
                 for at, paragraph in enumerate(article["paragraphs"], start=1):
                     for asked in paragraph["qas"]:
                         cells = {key: asked[key] for key in ("id", "question", "answers") if key in asked}
+                        answers, impossible = cells.get("answers"), asked.get("is_impossible")
+                        if impossible is False and not answers:  # nobody gave any
+                            cells.pop("answers", None)
                         cells |= {"context": paragraph["context"], "title": article.get("title")}
                         found.append((len(found) + 1, cells))
                         name = asked.get("id", asked["question"])
                         places[len(found)] = (
                             f"{table.name}: article {number}, paragraph {at}, question {name}"
                         )
+                        if impossible and answers:
+                            raise UserError(
+                                f"{places[len(found)]}: is_impossible is true, so expected no answers, found "
+                                f"{quoted(answers)}; remove one of the two"
+                            )
     columns = dict.fromkeys(key for _, cells in found for key in cells)
     return replace(table, columns=tuple(columns), rows=found, places=places)
