@@ -231,7 +231,7 @@ def test_the_first_training_rows(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "no task: give --task, one of mnli, .*regression, ner, or task.problem"),
+        ({}, "no task: give --task, one of mnli, .*regression, ner, qa, or task.problem"),
         ({"name": "colla", "data": "x"}, "no task is called 'colla': expected one of mnli"),
         ({"name": "classification"}, "task classification has no data: give --data"),
         ({"name": "ner"}, "task ner has no data"),

@@ -223,7 +223,7 @@ def test_figures_and_tables_can_be_taken_away(reader, tmp_path):
     reader.browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
     reader.browser.execute_script("window.print = () => {}")
     for button in (
-        *reader.all("#charts figure:nth-of-type(2) .tools button"),
+        *reader.all("#charts figure:nth-of-type(2) .tools button:not([hidden])"),
         *reader.all("#tables .tools button"),
     ):
         button.click()

@@ -349,7 +349,7 @@ def test_the_command_of_a_record_runs_its_recipe(adapters, overrides, call, monk
     recipe = make_recipe("somebody/model", "single", "folder", *mode, *overrides, adapters=adapters)
     ran = []
 
-    def noted(recipe, data):
+    def noted(recipe, *_):
         ran.append(recipe)
         raise UserError("enough is known")
 

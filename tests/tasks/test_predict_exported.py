@@ -445,7 +445,8 @@ def test_mistakes_are_user_errors(both, tmp_path):
 def test_missing_runtime_is_named(both, monkeypatch):
     _, exported = both("token")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "minialbert_runtime.model")
+    for name in ("model", "session"):
+        monkeypatch.delitem(sys.modules, f"minialbert_runtime.{name}")
     with pytest.raises(MissingExtraError, match=r"folder needs onnxruntime: pip install .*\[export\]'"):
         load_predictor(exported)
 
