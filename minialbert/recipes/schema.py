@@ -165,6 +165,11 @@ class StudentRecipe(Section):
             raise ValueError("init 'alternate-layers' needs arch 'bert': a recursive student has one layer")
         if self.arch == "bert" and self.num_hidden_groups > 1:
             raise ValueError("num_hidden_groups is for arch 'minialbert': in a bert no layers share weights")
+        if self.adapter_reduction_factor is None and self.adapter_kind != "bottleneck":
+            raise ValueError(
+                f"adapter_kind {self.adapter_kind!r} needs adapters, and adapter_reduction_factor null means none: "
+                "leave one of the two out"
+            )
         if self.adapter_init == "teacher" and self.init != "teacher":
             raise ValueError(f"adapter_init 'teacher' needs init 'teacher', got {self.init!r}")
         if self.adapter_reduction_factor and self.adapter_init != "as-published" and self.adapter_layer_norm:

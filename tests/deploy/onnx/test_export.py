@@ -403,6 +403,12 @@ def test_parity_counts_what_it_compares():
     assert found.argmax_agreement == pytest.approx(2 / 3)
     assert not found.holds and found.allowed == pytest.approx(0.8)
     assert "argmax agreement 66.67%" in onnx_parity.parity_line(found.to_dict())
+    # Padding is no output of the model: it does not raise what may differ.
+    ends, moved = (
+        lambda near=near, **_: {"end_logits": near} for near in (torch.ones(2, 3), torch.zeros(2, 3))
+    )
+    found = onnx_parity.measure_parity(ends, moved, [batch], ("end_logits",), tolerance=0.2)
+    assert (found.max_difference, found.largest_output, found.holds) == (1.0, 1.0, False)
     broken = Fixed([[[float("nan")] * 2] * 3] * 2)
     assert not onnx_parity.measure_parity(one, broken, [batch], ("logits",), tolerance=1.0).holds
 
