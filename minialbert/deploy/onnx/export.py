@@ -291,6 +291,7 @@ def _write_rest(
     values = model.config.to_dict()
     values.pop("auto_map", None)  # names Python files, which an export has none of
     values.pop("exit_threshold", None)  # a graph runs one depth
+    values.pop("_name_or_path", None)  # where the model lay, on this machine
     values["architectures"] = [type(model).__name__]
     write_json(folder / "config.json", values)
     tokenizer.save_pretrained(folder)
