@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _SHARD = 128  # texts that are labelled, and written, together
 _LEAST = 1e-6  # probability
+_FEWEST = 5  # texts without gold rows
 
 _Answer = dict[str, Any]
 _Soft = dict[str, tuple[Sequence[Sequence[int]], Logits]]
@@ -94,6 +95,13 @@ def teach(
     labels = gold.labels if gold is not None else tuple(recipe.task.labels or names)
     order = label_order(names, labels, name).tolist() if names and labels else []
     gold_train = list(gold.splits.get("train", ())) if gold is not None else []
+    if gold is None and recipe.teacher.gold_weight > 1:
+        raise UserError("teacher.gold_weight weighs gold rows, and there are none: give them as --data")
+    if gold is None and len(texts) < _FEWEST:
+        raise UserError(
+            f"{len(texts)} texts to label, of which a tenth is to be held out: expected {_FEWEST} at least; give more, "
+            "or gold rows beside them (--data)"
+        )
     if gold is None and recipe.task.max_train_rows:
         texts = texts[: recipe.task.max_train_rows]
         note += f"; the first {len(texts):,} are used (task.max_train_rows)"

@@ -406,6 +406,10 @@ def test_answers_that_are_none(ask, tmp_path):
         finetune(tmp_path, task="classification", teacher=with_cat, unlabelled=[])
     with pytest.raises(UserError, match="no task: give --task"):
         ask(with_cat, sentences(9))
+    with pytest.raises(UserError, match="2 texts to label, of which a tenth is to be held out: expected 5"):
+        ask(with_cat, sentences(2), task="classification")
+    with pytest.raises(UserError, match="gold_weight weighs gold rows, and there are none"):
+        ask(with_cat, sentences(9), None, "teacher.gold_weight=5", task="classification")
 
 
 def test_settings_that_exclude_each_other(tiny_student_dir):
