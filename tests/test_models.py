@@ -13,6 +13,7 @@ from minialbert_runtime import Model, RuntimeUserError
 from minialbert_runtime.folder import boxed_models, read_folder
 
 import minialbert
+from minialbert.data.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "models" / "minialbert_models"
@@ -53,6 +54,7 @@ def test_sentences_that_mean_the_same_are_near():
     assert time.perf_counter() - started < 3
     assert first @ alike > 0.5 > 0.3 > first @ other
     np.testing.assert_allclose(np.linalg.norm(first), 1, atol=1e-6)
+    assert load_tokenizer("minilm-5mb").tokenize("a guitar") == ["a", "guitar"]
     again = minialbert.load("minilm-5mb").embed("A man is playing a guitar.")
     np.testing.assert_allclose(minialbert.embed("minilm-5mb", "A man is playing a guitar."), again, atol=1e-6)
     np.testing.assert_allclose(again[0], first, atol=1e-6)

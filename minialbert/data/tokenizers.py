@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from minialbert_runtime.encoding import Ids, check_normalizer, encode_documents
 from minialbert_runtime.errors import panics_as_errors
+from minialbert_runtime.folder import find_folder, is_exported
 from tokenizers import Tokenizer
 
 from minialbert.errors import UserError, one_line
@@ -54,6 +55,7 @@ def load_tokenizer(
     if isinstance(tokenizer, (str, Path)):
         from transformers import AutoTokenizer
 
+        tokenizer = find_folder(tokenizer) if is_exported(tokenizer) else tokenizer  # by name, out of the box
         try:
             check_model_folder(folder := _folder_of_settings(str(tokenizer), settings.get("revision")))
             if (folder / "tokenizer.json").is_file():
