@@ -92,3 +92,13 @@ def valid_cosine(student, teacher, batch):
     valid = batch["attention_mask"].bool()
     pair = embeddings_of(student, batch)[valid], teacher.view(batch).hidden_states[0][valid]
     return nn.functional.cosine_similarity(*pair, dim=-1).mean().item()
+
+
+def perturbed(model_class, config, seed=0):
+    """Model in eval mode with no parameter at a special starting value (biases, LayerNorms, up-projections)."""
+    torch.manual_seed(seed)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model

@@ -24,11 +24,8 @@ from numpy.typing import NDArray
 Inputs = dict[str, NDArray[np.int64]]
 PRODUCTS = "products"  # in place of an engine: the rates of matrix products
 _BACKENDS = ("x86", "onednn", "fbgemm", "qnnpack")  # of torch's int8 kernels, best first
-_TURN, _MOST, _LONG = (
-    0.2,
-    20,
-    0.25,
-)  # seconds and runs of a turn; seconds of a run that needs no other to warm up
+_TURN, _MOST = 0.2, 20  # seconds and runs of a turn
+_LONG = 0.25  # seconds of a run that needs no other to warm up
 _PRODUCT = 1024, 768, 3072  # rows, inputs, outputs: a large batch meets the widest matrix of a BERT-base
 
 

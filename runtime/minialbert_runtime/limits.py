@@ -1,4 +1,4 @@
-"""What a client can ask of the service; also the options of `minialbert-runtime serve`."""
+"""What a caller may choose, and what a client can ask of the service: options of `minialbert-runtime`."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_teachers import perturbed
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -63,13 +64,7 @@ def small(**overrides):
 
 
 def build(model_class=MiniAlbertModel, seed=0, **overrides):
-    """Model with no parameter at a special starting value (biases, LayerNorms, up-projections)."""
-    torch.manual_seed(seed)
-    model = model_class(small(**overrides)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
+    return perturbed(model_class, small(**overrides), seed)
 
 
 @pytest.fixture

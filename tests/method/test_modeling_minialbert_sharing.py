@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from small_teachers import make_student, make_teacher
+from small_teachers import make_student, make_teacher, perturbed
 from torch import nn
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM, MiniAlbertForSequenceClassification
@@ -34,12 +34,7 @@ def small(**overrides):
 
 
 def build(model_class=MiniAlbertModel, seed=0, **overrides):
-    torch.manual_seed(seed)
-    model = model_class(small(**overrides)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
+    return perturbed(model_class, small(**overrides), seed)
 
 
 IDS = torch.randint(1, 61, (2, 9), generator=torch.Generator().manual_seed(1))
