@@ -64,8 +64,7 @@ bounds: $(PYTHON_STAMP)  ## tests with the lowest versions that pyproject.toml a
 	$(BIN)/python tools/bounds.py lowest
 
 docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again, and build the site into site/
-	$(BIN)/python -c "from pathlib import Path; from minialbert.recipes.load import with_reference; \
-	  page = Path('docs/recipes.md'); page.write_text(with_reference(page.read_text()))"
+	$(BIN)/python tools/site_pages.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 release: $(DEV_STAMP)  ## the three distributions, checked, with checksums and lists of components, in dist/

@@ -57,6 +57,11 @@ def test_no_link_is_dead(page, site):
     assert dead_links(page, site) == []
 
 
+def test_the_page_of_recipes_lists_recipes_and_keys_as_they_are(site):
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert page == site.with_reference(page), "docs/recipes.md is out of date: run `make docs`"
+
+
 def test_a_dead_link_is_found(site, tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "a.md"

@@ -1,7 +1,7 @@
 """Hooks of `mkdocs build`: pages that are generated, files from outside docs/, and a look at what was built.
 
-Pages of their own: the command line, from its parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all
-records below results/ that a page links to, in turn. A link to any other file of the repository becomes plain text. The
+Called as a script, it writes the tables of docs/recipes.md again. Pages of their own: the command line, from its
+parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all records below results/ that a page links to, in turn. A link to any other file of the repository becomes plain text. The
 build fails if a built page would load anything from another machine.
 """
 
@@ -26,6 +26,10 @@ COMMANDS = "reference/cli.md"
 PLACES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md", "SECURITY.md": "security.md"}
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 _CODE = re.compile(r"^( *)(```|~~~).*?^\1\2|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_REFERENCE = (
+    "<!-- reference:begin -->\n",
+    "<!-- reference:end -->\n",
+)  # what stands between is made from the recipes
 _REQUESTS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 
 
@@ -197,6 +201,28 @@ def _row(names: str, help: str) -> str:
     return f"| `{names}` | {said} |"
 
 
+def with_reference(markdown: str) -> str:
+    """Return `docs/recipes.md` with what stands between its markers, tables of recipes and keys, made anew."""
+    from yaml import safe_dump
+
+    from minialbert.recipes.load import list_recipes
+    from minialbert.recipes.schema import FinetuneRecipe, Recipe
+
+    lines = ["", "## The shipped recipes", "", "| name | what | paper |", "|---|---|---|"]
+    lines += [f"| `{row.name}` | {row.description} | {row.paper or '-'} |" for row in list_recipes()]
+    for title, kind in (("distillation", Recipe), ("fine-tuning", FinetuneRecipe)):
+        lines += ["", f"## Every key of a {title} recipe"]
+        for name, section in kind.sections().items():
+            lines += ["", f"### `{name}`", "", section.__doc__ or "", ""]
+            lines += ["| key | default | what |", "|---|---|---|"]
+            for key, field in section.model_fields.items():
+                what = (field.description or "").replace("|", "&#124;")
+                lines.append(f"| `{key}` | `{safe_dump(field.default).splitlines()[0]}` | {what} |")
+    begin, end = _REFERENCE
+    before, _, rest = markdown.partition(begin)
+    return before + begin + "\n".join(lines) + "\n\n" + end + rest.partition(end)[2]
+
+
 class _Requests(HTMLParser):
     """Collects what a page loads from elsewhere while it is read: no links that a reader follows."""
 
@@ -222,3 +248,8 @@ def on_post_build(config: MkDocsConfig) -> None:
             raise PluginError(
                 f"{file.name} would load {', '.join(sorted(set(page.found)))}: a page asks for nothing"
             )
+
+
+if __name__ == "__main__":
+    _PAGE = ROOT / "docs" / "recipes.md"
+    _PAGE.write_text(with_reference(_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

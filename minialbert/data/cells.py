@@ -132,11 +132,8 @@ def understand_classes(
     """
     cells = [(table, row, value[column]) for table in tables for row, value in table.rows if column in value]
     cells = [(table, row, cell) for table, row, cell in cells if not missing(cell)]
-    if (
-        cells
-        and all(flag_of(cell) is not None for _, _, cell in cells)
-        and not (labels and set(labels) <= {*_ZEROS, *_ONES})
-    ):
+    are_numbers = bool(labels and set(labels) <= {*_ZEROS, *_ONES})
+    if cells and not are_numbers and all(flag_of(cell) is not None for _, _, cell in cells):
         table = cells[0][0]
         raise table.error(
             cells[0][1],
@@ -149,7 +146,7 @@ def understand_classes(
     lists = [(table, row, _parts(cell, separator)) for table, row, cell in cells]
     widths = {len(parts or ()) for _, _, parts in lists}
     are_flags = all(parts and all(flag_of(part) is not None for part in parts) for _, _, parts in lists)
-    if not are_flags or widths <= {1} or len(widths) > 1 or (labels and set(labels) <= {*_ZEROS, *_ONES}):
+    if not are_flags or are_numbers or widths <= {1} or len(widths) > 1:
         if lists and widths <= {0, 1}:
             told = (
                 f"no cell in column {quoted(column)} names two classes or is divided by {quoted(separator)}"

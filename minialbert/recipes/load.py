@@ -36,8 +36,6 @@ _MAX_FAULTS = 8
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RecipeBase)
 
-REFERENCE_BEGIN, REFERENCE_END = "<!-- reference:begin -->\n", "<!-- reference:end -->\n"
-
 
 class RecipeSummary(NamedTuple):
     """One line of the list of shipped recipes."""
@@ -148,24 +146,6 @@ def copy_recipe(name: str, destination: str | Path, overwrite: bool = False) -> 
 def dump_recipe(recipe: RecipeBase) -> str:
     """Returns the recipe as YAML that `load_recipe` reads back: every value explicit, in the schema's order."""
     return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=1000)
-
-
-def with_reference(markdown: str) -> str:
-    """Returns `docs/recipes.md` with what stands between its markers, tables of recipes and keys, made anew."""
-    lines = ["", "## The shipped recipes", "", "| name | what | paper |", "|---|---|---|"]
-    lines += [f"| `{row.name}` | {row.description} | {row.paper or '-'} |" for row in list_recipes()]
-    for title, kind in (("distillation", Recipe), ("fine-tuning", FinetuneRecipe)):
-        lines += ["", f"## Every key of a {title} recipe"]
-        for name, section in kind.sections().items():
-            lines += ["", f"### `{name}`", "", section.__doc__ or "", ""]
-            lines += ["| key | default | what |", "|---|---|---|"]
-            for key, field in section.model_fields.items():
-                default = yaml.safe_dump(field.default).splitlines()[0]
-                what = (field.description or "").replace("|", "&#124;")
-                lines.append(f"| `{key}` | `{default}` | {what} |")
-    before, _, rest = markdown.partition(REFERENCE_BEGIN)
-    _, _, after = rest.partition(REFERENCE_END)
-    return before + REFERENCE_BEGIN + "\n".join(lines) + "\n\n" + REFERENCE_END + after
 
 
 def _shipped(kind: type[RecipeBase]) -> dict[str, Path]:

@@ -30,7 +30,7 @@ from minialbert.errors import UserError, display_name, listed, needs_extra
 from minialbert.method.adapters import count_parameters
 from minialbert.method.encoders import max_input_length
 from minialbert.method.live import AnyModel, on_disk
-from minialbert.recipes.load import Settings
+from minialbert.recipes.load import Settings, keys_of
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_file, write_atomically, writing
@@ -226,10 +226,8 @@ def task_recipe(
         return task, "auto", kept(data) if data is not None else None
     in_memory = data is not None and not isinstance(data, str | Path)
     resolved = tuning_recipe(None, settings, task=task, data=None if in_memory or data is None else str(data))
-    entries = (
-        settings if isinstance(settings, Mapping) else [entry.partition("=")[0].strip() for entry in settings]
-    )
-    given = {"name", "data", *(key.removeprefix("task.") for key in entries if key.startswith("task."))}
+    of_task = {key.removeprefix("task.") for key in keys_of(settings) if key.startswith("task.")}
+    given = {"name", "data", *of_task}
     recipe = TaskRecipe(**resolved.task.model_dump(include=given))
     return recipe, resolved.tuning.precision, kept(data) if in_memory and data is not None else None
 

@@ -77,6 +77,22 @@ class SuiteRow(Section):
         return self
 
 
+class SuiteProduct(SuiteRow):
+    """Rows that differ in several ways: one for every choice of an entry of each part, named after them."""
+
+    parts: list[dict[Name, dict[str, Value]]] = Field(min_length=1, description="Settings by name")
+
+    def rows(self) -> dict[str, SuiteRow]:
+        """Return the rows by their names, such as "one-wide" of the entries "one" and "wide"."""
+        shared, found = self.model_dump(exclude={"parts", "settings"}), {}
+        for chosen in product(*(part.items() for part in self.parts)):
+            settings = dict(self.settings)
+            for _, own in chosen:
+                settings |= own
+            found["-".join(name for name, _ in chosen)] = SuiteRow(**shared, settings=settings)
+        return found
+
+
 class SuiteGroup(Section):
     """Cells that are run together; groups come in order, and in each the first seed of all its rows comes first."""
 
@@ -151,6 +167,7 @@ class Suite(Section):
     tasks: dict[Name, SuiteTask]
     modes: dict[Name, SuiteMode]
     rows: dict[Name, SuiteRow]
+    products: list[SuiteProduct] = Field([], description="Further rows, all of a kind")
     groups: list[SuiteGroup] = Field(min_length=1)
     tables: list[SuiteTable] = []
     claims: list[Claim] = []
@@ -163,6 +180,8 @@ class Suite(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
+        for one in self.products:
+            self.rows.update(one.rows() | self.rows)
         for name, row in self.rows.items():
             _known(row.teacher, self.teachers, f"rows.{name}.teacher")
             _known(row.corpus, self.corpora, f"rows.{name}.corpus")

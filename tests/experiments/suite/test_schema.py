@@ -68,6 +68,19 @@ def test_the_recipe_of_a_cell_has_its_places(tmp_path):
     assert recipe_of(suite, cells["foreign/distill"], places).teacher.model == "x/y"
 
 
+def test_a_product_has_a_row_for_every_choice_and_gives_way_to_rows_of_the_same_name():
+    parts = [
+        {"one": {}, "two": {"student.num_hidden_groups": 2}},
+        {"plain": {}, "wide": {"student.lora_rank": 4}},
+    ]
+    product = {"recipe": "tiny", "teacher": "main", "settings": {"training.max_steps": 3}, "parts": parts}
+    suite = make_suite(products=[product], rows=DEFINITION["rows"] | {"one-plain": {"model": "x/y"}})
+    assert {*suite.rows} - {*DEFINITION["rows"]} == {"one-plain", "one-wide", "two-plain", "two-wide"}
+    wide = suite.rows["two-wide"]
+    assert wide.settings == {"training.max_steps": 3, "student.num_hidden_groups": 2, "student.lora_rank": 4}
+    assert (wide.recipe, wide.teacher, suite.rows["one-plain"].model) == ("tiny", "main", "x/y")
+
+
 def test_a_setting_that_does_not_fit_names_its_row():
     rows = {
         **DEFINITION["rows"],
