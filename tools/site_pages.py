@@ -1,8 +1,9 @@
 """Hooks of `mkdocs build`: pages that are generated, files from outside docs/, and a look at what was built.
 
 Called as a script, it writes the tables of docs/recipes.md again. Pages of their own: the command line, from its
-parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all records below results/ that a page links to, in turn. A link to any other file of the repository becomes plain text. The
-build fails if a built page would load anything from another machine.
+parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all records below results/ that a page links to, in turn. A
+link to any other file of the repository becomes plain text. The build fails if a built page would load anything from
+another machine.
 """
 
 from __future__ import annotations

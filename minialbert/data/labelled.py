@@ -42,11 +42,8 @@ class Labelled:
             name = name.lower()
         elif isinstance(data, str | Path):
             path = local_path(data)
-            name, title, splits = (
-                path.resolve().name if path.is_dir() else path.stem,
-                str(path),
-                load_saved(path),
-            )
+            name = path.resolve().name if path.is_dir() else path.stem
+            title, splits = str(path), load_saved(path)
             if splits is None:
                 tables = self._read_files(path)
                 if any(LINES in table.rows[0][1] for table in tables.values()):

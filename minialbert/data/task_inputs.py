@@ -184,14 +184,11 @@ def _tag_ids(
     """Return the id of its word's tag for each position that bears one, else `IGNORED`."""
     found = [IGNORED] * len(window.words)
     if all_pieces:
-        found = [IGNORED if word < 0 else ids.get(_inside(tags[word]), IGNORED) for word in window.words]
+        inside = [ids.get(tag.replace("B-", "I-", 1) if tag[:2] == "B-" else tag, IGNORED) for tag in tags]
+        found = [IGNORED if word < 0 else inside[word] for word in window.words]
     for position, word in zip(*window.first_pieces, strict=True):
         found[position] = ids.get(tags[word], IGNORED)
     return found
-
-
-def _inside(tag: str) -> str:
-    return f"I-{tag[2:]}" if tag.startswith("B-") else tag
 
 
 class PaddingCollator:

@@ -123,7 +123,9 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
         about = [] if result.what == THIS_MODEL else [result.what]
         about += [f"mean of {result.value.n} seeds"] if result.value.n > 1 else []
         name = f"{name} ({'; '.join(about)})" if about else name
-        value, kind = round(result.value.mean, 6), _task_type(result.problem)
+        head = TASK_TYPES[result.problem].head if result.problem in TASK_TYPES else result.problem
+        kind, value = "text-classification", round(result.value.mean, 6)
+        kind = HEADS[head].pipeline if head in HEADS else kind
         found.append(
             EvalResult(
                 task_type=kind, metric_type=metric, metric_value=value, metric_name=name, **_dataset(result)
@@ -135,12 +137,6 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
 def _named(metric: str) -> tuple[str, str]:
     """Return what the hub and a reader call a figure."""
     return _METRICS.get(metric, (metric, metric.replace("_", " ")))
-
-
-def _task_type(problem: str) -> str:
-    """Return what the hub calls a kind of task."""
-    head = TASK_TYPES[problem].head if problem in TASK_TYPES else problem
-    return HEADS[head].pipeline if head in HEADS else "text-classification"
 
 
 def _dataset(result: Result) -> dict[str, Any]:

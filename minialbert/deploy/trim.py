@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,14 +123,10 @@ def trim(
     return Result(record, Path(output))
 
 
-def _texts(corpus: Corpus, text_field: str) -> Iterator[str]:
-    for source in find_sources(corpus_entries(corpus), text_field):
-        yield from (document.text for document in read_documents(source, text_field=text_field))
-
-
 def _count(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, field: str) -> tuple[Counter[int], list[str]]:
     """Return how often each token occurs in a corpus, and some of its texts, short enough to prove something on."""
-    counts, sample, texts = Counter[int](), list[str](), _texts(corpus, field)
+    counts, sample, sources = Counter[int](), list[str](), find_sources(corpus_entries(corpus), field)
+    texts = (document.text for one in sources for document in read_documents(one, text_field=field))
     while batch := list(islice(texts, _BATCH)):
         for encoding in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             counts.update(encoding.ids)
@@ -195,16 +191,9 @@ def _trimmed_model(model: PreTrainedModel, ids: list[int]) -> PreTrainedModel:
     config = copy.deepcopy(model.config)
     config.vocab_size = len(ids)
     places = {old: place for place, old in enumerate(ids)}
-    for name in (
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "cls_token_id",
-        "sep_token_id",
-        "mask_token_id",
-    ):
-        if getattr(config, name, None) in places:
-            setattr(config, name, places[getattr(config, name)])
+    for name, old in config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(old, int) and old in places:
+            setattr(config, name, places[old])
     smaller = type(model)(config)
     smaller.load_state_dict(state)
     return smaller.to(model.dtype).eval()

@@ -324,17 +324,10 @@ class MiniAlbertConfig(PreTrainedConfig):
 
 
 def config_from_release(release: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration that says in our terms what a release `config.json` says.
+    """Return, for `MiniAlbertConfig.from_dict`, what a `config.json` of the paper's code says.
 
-    Args:
-        release: contents of a config written by the paper's code: model_type "albert" with the extra
-            keys `use_adapter` and `reduction_factor`.
-
-    Returns:
-        A dictionary for `MiniAlbertConfig.from_dict`.
-
-    Raises:
-        ValueError: if it is an ordinary ALBERT, or one with several groups of layers.
+    That has the model_type "albert" and the extra keys `use_adapter` and `reduction_factor`. Raises ValueError if it is
+    of an ordinary ALBERT, or one with several groups of layers.
     """
     if not any(key in release for key in _RELEASE_KEYS):
         raise ValueError(

@@ -126,15 +126,12 @@ def _add_batch(
     masked, valid = float(positions.sum()), float(mask.sum())
     if view.logits is not None and masked:
         labels = batch["labels"][positions]
-        logits = view.logits.float()
-        sums.add("mlm_loss", torch.nn.functional.cross_entropy(logits, labels), masked)
-        sums.add("mlm_accuracy", (logits.argmax(-1) == labels).float().mean(), masked)
-        for depth, scores in view.depth_logits.items():
-            loss = torch.nn.functional.cross_entropy(scores.float(), labels)
+        for depth, logits in ((None, view.logits), *view.depth_logits.items()):  # None: the last
+            loss = functional.cross_entropy(logits.float(), labels)
             sums.add(("mlm_loss", depth), loss, masked)
-            sums.add(("mlm_accuracy", depth), (scores.argmax(-1) == labels).float().mean(), masked)
+            sums.add(("mlm_accuracy", depth), (logits.argmax(-1) == labels).float().mean(), masked)
         if target is not None and target.logits is not None:
-            sums.add("output_kl", output_loss(logits, target.logits), masked)
+            sums.add("output_kl", output_loss(view.logits.float(), target.logits), masked)
     if target is None:
         return
     if view.vectors is not None and target.vectors is not None:
@@ -169,11 +166,11 @@ def _metrics(sums: _Sums, pairs: list[tuple[int, int]], depths: Sequence[int]) -
     return HeldOutMetrics(
         vector_cosine=cosine,
         similarity_correlation=correlation,
-        mlm_loss=sums.mean("mlm_loss"),
-        mlm_accuracy=sums.mean("mlm_accuracy"),
+        mlm_loss=sums.mean(("mlm_loss", None)),
+        mlm_accuracy=sums.mean(("mlm_accuracy", None)),
         output_kl=sums.mean("output_kl"),
         cosine=by_iteration("cosine"),
         attention_kl=by_iteration("attention_kl"),
-        masked_tokens=int(sums.counts.get("mlm_loss", 0)),
+        masked_tokens=int(sums.counts.get(("mlm_loss", None), 0)),
         depths={depth: at(depth) for depth in depths},
     )

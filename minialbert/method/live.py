@@ -45,15 +45,8 @@ def lasting_name(place: str | None) -> str | None:
 def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: ANN401
     """Yield a directory or hub id that holds a model; a live one is written to a temporary folder meanwhile.
 
-    Args:
-        model: a directory or hub id, what `distill`, `finetune` or `export` gave back, or a live model.
-        tokenizer: of a live model; without one that of the directory it was loaded from.
-
-    Yields:
-        The directory or hub id.
-
-    Raises:
-        UserError: if it is none of these, or a live model comes without a tokenizer.
+    Without a tokenizer a live model has that of the directory it was loaded from. Raises UserError if the model is
+    nothing of the kind, or has no tokenizer.
     """
     alive = getattr(model, "model", None) if isinstance(model, Result) else model
     if isinstance(model, Result) and model.path is not None:

@@ -512,12 +512,7 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # noqa: ANN401
-        """Write weights (safetensors), config and the two files that define the model to a directory.
-
-        Args:
-            save_directory: directory to write to, created when missing.
-            **kwargs: passed on to Transformers.
-        """
+        """Write weights (safetensors), config and the two files that define the model to a directory."""
         kwargs.setdefault("save_original_format", False)  # never write the release's key names back
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):

@@ -79,7 +79,9 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     output exists and may not be replaced.
     """
     target = Path(output).resolve()
-    _check_target(source, target, overwrite)
+    if Path(source).is_dir() and Path(source).resolve() == target:
+        raise UserError(f"{target} is the source itself: give another directory to write to")
+    check_folder(target, "student", overwrite=overwrite, advice="give another directory, or --overwrite")
     check_model_folder(source)
     release_config = _read_config(source)
     try:
@@ -127,12 +129,6 @@ def release_key(key: str, *, bare: bool = False) -> str:
         if count:
             break
     return release.removeprefix("albert.") if bare else release
-
-
-def _check_target(source: str | Path, target: Path, overwrite: bool) -> None:
-    if Path(source).is_dir() and Path(source).resolve() == target:
-        raise UserError(f"{target} is the source itself: give another directory to write to")
-    check_folder(target, "student", overwrite=overwrite, advice="give another directory, or --overwrite")
 
 
 def _locate(source: str | Path, name: str) -> Path | None:

@@ -200,7 +200,7 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
     write again.
     """
     target = Path(directory).expanduser().resolve()
-    fixed = _cannot_be_renamed(target)
+    fixed = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))
     place = target if fixed else target.parent
     place.mkdir(parents=True, exist_ok=True)
     _clear_left_over(place, target)
@@ -274,10 +274,6 @@ def _give_usual_modes(folder: Path) -> None:
     os.umask(umask)
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o666 & ~umask)
-
-
-def _cannot_be_renamed(folder: Path) -> bool:
-    return folder.is_dir() and (os.path.ismount(folder) or not os.access(folder.parent, os.W_OK))
 
 
 def _move_files(target: Path, staging: Path, replaces: Collection[str]) -> None:

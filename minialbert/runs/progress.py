@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from rich import filesize
 from rich import progress as bars
 from rich.console import Console
 from transformers import TrainerCallback, TrainerState
@@ -135,7 +136,7 @@ def progress_bar(
     by and left. `transient` leaves nothing behind; `in_files` writes its last state where standard error is a file or a
     pipe. It is a context, with rich's `add_task`, `update` and `track`.
     """
-    console = stderr_console()
+    console = Console(stderr=True)
     in_notebook = console.is_jupyter  # where rich can draw with ipywidgets alone
     drawn = find_spec("ipywidgets") is not None if in_notebook else in_files or console.is_terminal
     if not columns:
@@ -192,11 +193,6 @@ def quiet_transformers() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
-def stderr_console() -> Console:
-    """Return a console on standard error."""
-    return Console(stderr=True)
-
-
 def duration(seconds: float) -> str:
     """Return a time span as h:mm:ss or m:ss."""
     minutes, rest = divmod(int(seconds), 60)
@@ -215,11 +211,7 @@ def seconds_of(text: str) -> float:
 
 def size(num_bytes: float) -> str:
     """Return a number of bytes with its unit, as in "1.2 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"
+    return filesize.decimal(round(num_bytes))
 
 
 def _evaluation_line(logs: dict[str, Any]) -> str:

@@ -294,13 +294,9 @@ def _named(recipe: TaskRecipe, inputs: TaskInputs, labels: tuple[str, ...]) -> T
     return recipe.model_copy(update={"name": inputs.task, "problem": inputs.problem})
 
 
-def _is_glue(recipe: TaskRecipe) -> bool:
-    return recipe.problem is None and glue_task_name(str(recipe.name)) is not None
-
-
 def _type_of(recipe: TaskRecipe) -> TaskType | None:
-    if _is_glue(recipe):
-        return task_type(GLUE_TASKS[str(glue_task_name(str(recipe.name)))].problem)
+    if recipe.problem is None and (glue := glue_task_name(str(recipe.name))) is not None:
+        return task_type(GLUE_TASKS[glue].problem)
     return task_type(recipe.problem) if recipe.problem else task_options().get(str(recipe.name))
 
 

@@ -93,9 +93,7 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     if inputs is None:
         raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
     export = export if isinstance(export, dict) else {}
-    rounded, engine = (
-        export.get("precision") in ("int8", "int8-dynamic", "int4"),
-        export.get("engines", ["onnx"])[0],
-    )
+    rounded = export.get("precision") in ("int8", "int8-dynamic", "int4")
+    engine = export.get("engines", ["onnx"])[0]
     model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=rounded, engine=engine)
     return model, load_tokenizer(folder), inputs

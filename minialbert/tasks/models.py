@@ -71,11 +71,9 @@ class TaskInputs:
     def to_json(self) -> dict[str, Any]:
         """Return what `task.json` holds; a decision only of a calibrated model, so that others can be read by all."""
         values = asdict(self)
-        return (
-            values
-            if self.decision != Decision()
-            else {name: values[name] for name in values if name != "decision"}
-        )
+        if self.decision == Decision():
+            del values["decision"]
+        return values
 
     @property
     def type(self) -> TaskType:

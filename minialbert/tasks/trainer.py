@@ -230,11 +230,8 @@ class TuningTrainer(ResumableTrainer):
         return figures
 
     def begin_training(self) -> None:
-        """Start the clock; a resumed run that was at its end, perhaps early, does not train on.
-
-        Raises:
-            _AtItsEnd: if so. Trainer looks for the end after a step alone, and there may be rows left in the epoch.
-        """
+        """Start the clock; a resumed run that was at its end, perhaps early, does not train on."""
+        # Trainer looks for the end after a step alone, and there may be rows left in the epoch.
         super().begin_training()
         stopped_early = self.patience is not None and self._stale >= self.patience
         if stopped_early or self.state.global_step >= self.state.max_steps:

@@ -17,7 +17,7 @@ from minialbert.runs.progress import RunProgress, duration, progress_bar, second
 
 
 def draw(monkeypatch, console, **options):
-    monkeypatch.setattr(progress, "stderr_console", lambda: console)
+    monkeypatch.setattr(progress, "Console", lambda **_: console)
     with progress_bar("cells", **options) as bar:
         assert list(bar.track(range(3))) == [0, 1, 2]
 

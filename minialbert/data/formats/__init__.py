@@ -39,13 +39,8 @@ class Format:
 
 _ALL = "overlaps details classes id annotator meta absence"
 _BIOC = "parts overlaps details passages id annotator meta"
-_TAGS = {
-    "conll": "CoNLL",
-    "iob1": "IOB1",
-    "iob2": "IOB2",
-    "bioes": "BIOES",
-    "bilou": "BILOU",
-    "conllu": "CoNLL-U",
+_TAGS = {"conll": "CoNLL", "conllu": "CoNLL-U"} | {
+    one: one.upper() for one in ("iob1", "iob2", "bioes", "bilou")
 }
 FORMATS = {
     "brat": Format("brat", "", "parts overlaps id"),

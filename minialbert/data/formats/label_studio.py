@@ -98,13 +98,8 @@ def _results(
 
 
 def _names(given: object) -> list[str]:
-    return (
-        [str(name) for name in given]
-        if isinstance(given, list)
-        else [given]
-        if isinstance(given, str)
-        else []
-    )
+    names = [given] if isinstance(given, str) else given
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def write(documents: Iterable[Document], *, predicted: bool = False) -> Iterator[str]:

@@ -69,15 +69,9 @@ def _document(path: Path, block: list[tuple[int, str]], reading: Reading) -> Doc
             text += " " if passages else ""
             passages.append((len(text), len(text) + len(texts[key]), {"type": kind}))
             text += texts[key]
+    known = {"pubtator": relations} if relations else {}
     place = f"{path}:{block[0][0]}"
-    return Document(
-        text,
-        tuple(entities),
-        id=name,
-        meta={"pubtator": relations} if relations else {},
-        passages=tuple(passages),
-        place=place,
-    )
+    return Document(text, tuple(entities), id=name, meta=known, passages=tuple(passages), place=place)
 
 
 def write(documents: Iterable[Document]) -> Iterator[str]:

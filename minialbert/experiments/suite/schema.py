@@ -165,6 +165,7 @@ class Suite(Section):
     teachers: list[Name] = Field([], description="Names for --teacher NAME=DIR; the first may be left out")
     corpora: dict[Name, Below] = Field({}, description="Corpora below --data")
     tasks: dict[Name, SuiteTask]
+    sets: dict[Name, list[Name]] = Field({}, description="Tasks that are named together, by a name for them")
     modes: dict[Name, SuiteMode]
     rows: dict[Name, SuiteRow]
     products: list[SuiteProduct] = Field([], description="Further rows, all of a kind")
@@ -180,8 +181,8 @@ class Suite(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        for one in self.products:
-            self.rows.update(one.rows() | self.rows)
+        for several in self.products:
+            self.rows.update(several.rows() | self.rows)
         for name, row in self.rows.items():
             _known(row.teacher, self.teachers, f"rows.{name}.teacher")
             _known(row.corpus, self.corpora, f"rows.{name}.corpus")
@@ -206,7 +207,8 @@ class Suite(Section):
     def _check_sides(
         self, sides: list[str], tasks: list[str], where: str, planned: set[tuple[str, str, str]] | None = None
     ) -> None:
-        """Refuse unknown rows, modes and tasks, and what no group runs."""
+        """Put tasks in the place of their sets; refuse unknown rows, modes and tasks, and what no group runs."""
+        tasks[:] = [task for name in tasks for task in self.sets.get(name, [name])]
         for side in sides:
             row, mode = split_side(side)
             _known(row, self.rows, where)

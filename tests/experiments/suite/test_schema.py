@@ -68,6 +68,18 @@ def test_the_recipe_of_a_cell_has_its_places(tmp_path):
     assert recipe_of(suite, cells["foreign/distill"], places).teacher.model == "x/y"
 
 
+def test_a_set_of_tasks_stands_for_them_wherever_tasks_are_named():
+    suite = make_suite(sets={"both": ["river", "king"]})
+    assert suite.tasks.keys() >= {"river", "king"}
+    groups = [{"name": "core", "cells": ["small"], "tasks": ["both"], "seeds": [1]}]
+    compared = {"a": "small", "b": "small/adapters", "tasks": ["both", "nothing"]}
+    told = r"claims.one: there is no 'nothing'"
+    only = make_suite(sets={"both": ["river", "king"]}, groups=groups, tables=[], claims=[], reach=None)
+    assert [cell.task for cell in expand(only)] == [None, "river", "king"]
+    with pytest.raises(ValueError, match=told):
+        make_suite(sets={"both": ["river"]}, claims=[{"name": "one", "text": "x", "comparisons": [compared]}])
+
+
 def test_a_product_has_a_row_for_every_choice_and_gives_way_to_rows_of_the_same_name():
     parts = [
         {"one": {}, "two": {"student.num_hidden_groups": 2}},
