@@ -76,6 +76,8 @@ def numbers() -> dict[str, Any]:
     quality = {row.label: float(row.average) for row in glue_rows()}
     peers = {}
     for name, engines in record["metrics"].items():
+        if BEST not in engines:  # static vectors
+            continue
         peers[name] = {
             "glue": quality[PEERS[name][1]] if name in PEERS else None,
             "millions": record["models"][name]["parameters"] / 1e6,

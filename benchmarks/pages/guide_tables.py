@@ -122,6 +122,8 @@ def speed(results: Path) -> str:
     metrics = read(results / "bench" / "result.json")
     rows = []
     for name, engines in metrics["metrics"].items():
+        if "onnx-int8" not in engines:  # static vectors
+            continue
         parameters = metrics["models"][name]["parameters"]
         fp32, int8 = engines["onnx-fp32"], engines["onnx-int8"]
         times = latencies(int8["timings"])
@@ -174,6 +176,7 @@ def advice(results: Path) -> str:
     times = {
         name: latencies(engines["onnx-int8"]["timings"])
         for name, engines in read(results / "bench" / "result.json")["metrics"].items()
+        if "onnx-int8" in engines
     }
     faster = times["minialbert-128"][128] / times["minialbert-128@4"][128]
     lost = read(results / "elastic" / "result.json")["mean"]["depth_minus_full"]["2"]

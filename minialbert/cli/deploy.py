@@ -107,6 +107,9 @@ def _print_export(record: dict[str, Any], output: Path) -> None:
         f"the model's {record['model']['bytes']:,}"
     )
     say(f"parity: {parity_line(record['parity'])}")
+    if errors := record.get("errors_by_iteration"):
+        told = ", ".join(f"{100 * error:.2g} %" for error in errors)
+        say(f"error of the hidden states after each iteration, against fp32: {told}")
     if score := record["metrics"]:
         say(
             f"{score['task']} {score['split']}, {score['metric']}: {score['before']:.4f} before, {score['after']:.4f} "
@@ -122,8 +125,9 @@ def bench(
     model: Annotated[
         list[str],
         option(
-            "Directory, hub id, config:FILE.json, or a shape: minialbert-128, minialbert-312, minialbert-768, "
-            "distilbert, bert-base, albert-base, tinybert-4l-312, tinybert-6l-768, minilm-l6-h384, mobilebert. "
+            "Directory, exported folder, hub id, config:FILE.json, or a shape: minialbert-128, minialbert-312, "
+            "minialbert-768, distilbert, bert-base, albert-base, tinybert-4l-312, tinybert-6l-768, minilm-l6-h384, "
+            "mobilebert, static-256 (a linear layer on the mean of token vectors). "
             "NAME=MODEL names it in the tables, MODEL@K runs K iterations. May be repeated or separated by commas."
         ),
     ],

@@ -30,14 +30,14 @@ import torch
 from rich.progress import Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minialbert.deploy import bench_worker
-from minialbert.deploy.bench_models import BenchModel, build_model, parse_models
+from minialbert.deploy.bench_models import BenchModel, build_model, parse_models, recorded_quality
 from minialbert.errors import MissingExtraError, UserError, listed, one_line
 from minialbert.report.tables import Table, Value, escape
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_atomically, writing
 from minialbert.runs.machine import instruction_sets
 from minialbert.runs.progress import progress_bar
-from minialbert.runs.records import check_output, write_result
+from minialbert.runs.records import check_output, in_percent, write_result
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -91,15 +91,15 @@ def benchmark(
     """Measure models in engines, taking turns, and return the record.
 
     Of `models` (see `parse_models`) the first, in the first engine, is what others are compared with. Of `lengths`
-    (tokens) those that a model cannot take are left out for it. A cell has `repeats` turns at most, or as many as
-    `seconds` allow, but three at least; short runs are repeated within a turn. `output` gets `result.json` and
-    `table.md`.
+    (tokens) those that a model cannot take are left out for it. Exported folders and static vectors have engines of
+    their own. A cell has `repeats` turns at most, or as many as `seconds` allow, but three at least; short runs are
+    repeated within a turn. `output` gets `result.json` and `table.md`.
 
     `metrics` has, by model and engine: `bytes`, `peak_memory_bytes` of its process after runs at batch 1, and
     `timings`, of which each has `batch_size`, `length`, `n`, `seconds` (median, p95, min, q1, q3), `tokens_per_second`
     (by the median) and `speed_ratio` (the first pair's median over this one's). `ceilings` are the rates of matrix
-    products on the same threads. A UserError tells of an unknown model or engine, an option out of range, a package
-    that is missing, or a directory that cannot be written.
+    products on the same threads. `models` has the score in a model's own record as `quality`. A UserError tells of an
+    unknown model or engine, an option out of range, a package that is missing, or a directory that cannot be written.
     """
     choices = parse_models(models)
     numbers = {"batch size": batch_size, "number of repeats": repeats, "number of threads": threads}
@@ -115,6 +115,7 @@ def benchmark(
     settings = list(dict.fromkeys((batch, length) for batch in (1, batch_size) for length in lengths))
     notes: list[str] = []
     about: dict[str, dict[str, Any]] = {}
+    pairs: list[Pair] = []
     timed: dict[Pair, Timed] = {}
     with ExitStack() as stack:
         bar = stack.enter_context(_progress_bar(progress))
@@ -125,12 +126,14 @@ def benchmark(
             bar.update(_TASK, description=f"preparing {choice.name}")
             model = build_model(choice, seed)
             about[choice.name] = {
-                "source": choice.shown, "architecture": type(model.model).__name__, "parameters": model.parameters,
+                "source": choice.shown, "architecture": model.architecture, "parameters": model.parameters,
                 "num_iterations": choice.num_iterations, "max_length": model.max_length,
-                "memory_length": model.request["length"],
+                "memory_length": model.request["length"], "quality": recorded_quality(model),
             }  # fmt: skip
             request = {"threads": count, "seed": seed, **model.request}
-            for engine, worker in _started(model, engines, request, notes, bar):
+            own = tuple(model.ready or engines)
+            pairs += [(choice.name, engine) for engine in own]
+            for engine, worker in _started(model, own, request, notes, bar):
                 timed[choice.name, engine] = Timed(
                     stack.enter_context(worker).time, model.max_length, worker.facts
                 )
@@ -143,8 +146,8 @@ def benchmark(
             "seconds": seconds, "threads": count, "load_average": load,
         },
         "instructions": instruction_sets(), "ceilings": ceilings,
-        "reference": {"model": choices[0].name, "engine": engines[0]},
-        "models": about, "metrics": _metrics(list(about), engines, timed, settings), "notes": notes,
+        "reference": dict(zip(("model", "engine"), pairs[0], strict=True)),
+        "models": about, "metrics": _metrics(pairs, timed, settings), "notes": notes,
     }  # fmt: skip
     if output is not None:
         record = write_result(RunDirectory(output).result, record)
@@ -233,7 +236,7 @@ def _started(
 ) -> Iterator[tuple[str, Worker]]:
     """Yield a model's engines with their processes; those in which it cannot be run get a note."""
     graph: ModelProto | Exception | None = None
-    if not set(engines) <= set(TORCH_ENGINES):
+    if not set(engines) <= {*TORCH_ENGINES, *model.ready}:
         try:
             graph = trace(model)
         except Exception as error:  # of the exporter, of many kinds
@@ -241,7 +244,7 @@ def _started(
     with tempfile.TemporaryDirectory(prefix="minialbert-bench-") as folder:
         for engine in engines:
             try:
-                path = _saved(model, graph, engine, Path(folder) / engine)
+                path = model.ready.get(engine) or _saved(model, graph, engine, Path(folder) / engine)
                 yield engine, Worker({"engine": engine, "path": str(path), **request})
             except Exception as error:  # of the exporter, of ONNX Runtime, of torch: no common base
                 reason = f"{type(error).__name__}: {one_line(error)}"
@@ -335,15 +338,15 @@ def _check_options(
 
 
 def _metrics(
-    models: Sequence[str], engines: Sequence[str], timed: Mapping[Pair, Timed], settings: Sequence[Setting]
+    pairs: Sequence[Pair], timed: Mapping[Pair, Timed], settings: Sequence[Setting]
 ) -> dict[str, Any]:
     """Return sizes and times by model, then engine; engines that failed have none."""
     nothing = Timed(lambda batch, length: [], 0)
-    base = timed.get((models[0], engines[0]), nothing).seconds
-    metrics: dict[str, Any] = {model: {} for model in models}
-    for model, engine in ((model, engine) for model in models for engine in engines):
+    base = timed.get(pairs[0], nothing).seconds
+    metrics: dict[str, Any] = {}
+    for model, engine in pairs:
         one = timed.get((model, engine), nothing)
-        metrics[model][engine] = {
+        metrics.setdefault(model, {})[engine] = {
             "bytes": one.facts.get("bytes"), "peak_memory_bytes": one.facts.get("peak_memory_bytes"),
             "timings": [_timing(key, one.seconds[key], base.get(key)) for key in settings if key in one.seconds],
         }  # fmt: skip
@@ -361,7 +364,7 @@ def _timing(setting: Setting, seconds: list[float], base: list[float] | None) ->
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    """Return a record as three tables, size, latency and throughput, with a row per model and engine each."""
+    """Return a record as tables: size, latency and throughput by model and engine; scores where models have some."""
     lengths, batch = record["settings"]["lengths"], record["settings"]["batch_size"]
     against = f"x: times as fast as {record['reference']['model']} in {record['reference']['engine']}"
     size, latency, throughput = [], [], []
@@ -370,7 +373,8 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
         of = {(timing["batch_size"], timing["length"]): timing for timing in cell["timings"]}
         row: tuple[Value, ...] = model, engine
         megabytes = (_figure(cell[name], 1e-6) for name in ("bytes", "peak_memory_bytes"))
-        size.append((*row, f"{parameters / 1e6:.2f} M", *megabytes))
+        counted = None if parameters is None else f"{parameters / 1e6:.2f} M"
+        size.append((*row, counted, *megabytes))
         one, many = row, row
         for length in lengths:
             single, several = of.get((1, length), {}), of.get((batch, length), {})
@@ -386,10 +390,18 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
     names, per_length = ("model", "engine"), [f"{length} tokens" for length in lengths]
     columns = (*names, *(name for length in per_length for name in (length, "95 %", "x")))
     rates = (*names, *(name for length in per_length for name in (length, "x")))
+    scores: list[tuple[Value, ...]] = []
+    for name, about in record["models"].items():
+        if one := about.get("quality"):
+            share = in_percent(one["metric"])
+            shown = f"{100 * one['score']:.1f} %" if share else f"{one['score']:.3g}"
+            scores.append((name, *(one[key] for key in ("of", "task", "split", "metric")), shown))
+    scored = Table("Quality", ("model", "scored", "task", "split", "metric", "score"), tuple(scores))
     return [
         Table("Size", (*names, "parameters", "MB on disk", "peak memory, MB"), tuple(size)),
         Table(f"Latency: batch 1, median and 95th percentile in ms ({against})", columns, tuple(latency)),
         Table(f"Throughput: batch {batch}, tokens/s ({against})", rates, tuple(throughput)),
+        *([scored] if scores else []),
     ]
 
 

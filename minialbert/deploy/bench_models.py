@@ -1,20 +1,24 @@
-"""Models for the bench: from a directory, the hub, a config alone, or a well-known shape with random weights."""
+"""Models for the bench: from a directory, the hub, a config alone, an exported folder, or a well-known shape."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from minialbert_runtime.folder import MODEL_FILE, find_folder, is_exported, read_folder
+from minialbert_runtime.session import has_openvino
+from transformers import PreTrainedConfig
 
+from minialbert.deploy.bench_worker import STATIC
 from minialbert.errors import UserError, display_name
 from minialbert.method import encoders
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
+from minialbert.runs.records import RESULT_FILE, load_record, look_up
 
 
 def _bert(layers: int, width: int, inner: int) -> Callable[[], PreTrainedConfig]:
@@ -37,6 +41,10 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "minilm-l6-h384": _bert(6, 384, 1536),
     "mobilebert": transformers.MobileBertConfig,
 }
+# A linear layer on the mean of the tokens' vectors, in NumPy: what a model without any context takes. Its width.
+STATIC_SHAPES = {"static-256": 256}
+_NAMES = (*SHAPES, *STATIC_SHAPES)
+_VOCABULARY, _NO_LIMIT = 30522, 2**20
 _CONFIG = "config:"
 _HEAD, _TOKEN_HEAD = "sequence-classification", "token-classification"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -44,7 +52,7 @@ _MEMORY_LENGTH = 128
 
 
 class ModelChoice(NamedTuple):
-    """A model as asked for: a name in `SHAPES`, "config:" and a file, or a directory or hub id; None: its own depth."""
+    """A model as asked for: the name of a shape, "config:" and a file, a directory or hub id; None: its own depth."""
 
     name: str
     source: str
@@ -55,38 +63,37 @@ class ModelChoice(NamedTuple):
         """The source without the folders of a local path."""
         if self.source.startswith(_CONFIG):
             return Path(self.source.removeprefix(_CONFIG)).name
-        return self.source if self.source in SHAPES else display_name(self.source) or self.source
+        return self.source if self.source in _NAMES else display_name(self.source) or self.source
 
 
 class BenchModel(NamedTuple):
-    """A model that is ready to run, in fp32 and eval mode, with the names of its inputs and its longest input."""
+    """A model that is ready to run, in fp32 and eval mode, or what runs as it is: `ready` has its path by engine."""
 
     choice: ModelChoice
-    model: PreTrainedModel
-    head: str
-    inputs: tuple[str, ...]
+    architecture: str
+    parameters: int | None  # shared ones counted once
+    vocabulary: int
+    padding: int | None
     max_length: int
-
-    @property
-    def parameters(self) -> int:
-        """How many it has, shared ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+    inputs: tuple[str, ...] = _INPUTS
+    model: Any = None  # of PyTorch
+    head: str = ""
+    ready: Mapping[str, str] = {}
 
     @property
     def request(self) -> dict[str, Any]:
         """What a process must know to run it, beside engine and path; memory is measured at `length`."""
-        depth, config = self.choice.num_iterations, self.model.config
+        depth = self.choice.num_iterations
         return {
             "inputs": self.inputs, "options": {} if depth is None else {"num_iterations": depth},
-            "vocabulary": config.vocab_size, "padding": getattr(config, "pad_token_id", None),
-            "length": min(_MEMORY_LENGTH, self.max_length),
+            "vocabulary": self.vocabulary, "padding": self.padding, "length": min(_MEMORY_LENGTH, self.max_length),
         }  # fmt: skip
 
 
 def parse_models(values: Sequence[str]) -> list[ModelChoice]:
     """Return the models that `--model` names: "SOURCE", "NAME=SOURCE", "SOURCE@K" (K iterations), "NAME=SOURCE@K"."""
     if not values:
-        raise UserError(f"no model to benchmark: give --model, such as {', '.join(SHAPES)}, or a directory")
+        raise UserError(f"no model to benchmark: give --model, such as {', '.join(_NAMES)}, or a directory")
     choices = [_parse(value) for value in values]
     names = [choice.name for choice in choices]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -117,6 +124,10 @@ def _parse(value: str) -> ModelChoice:
 def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
     """Return a model, read or with random weights; one without a classification head gets one for texts, two labels."""
     name, head, depth = choice.source, _HEAD, choice.num_iterations
+    if (as_it_is := _as_it_is(choice)) is not None:
+        if depth is not None:
+            raise UserError(f"{choice.name}: @{depth} is for a MiniALBERT that is not exported")
+        return as_it_is
     has_weights = name not in SHAPES and not name.startswith(_CONFIG)
     config = _config_of(name)
     if has_weights and encoders.head_of(config) in (_HEAD, _TOKEN_HEAD):
@@ -145,9 +156,52 @@ def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
         )
     example = {name: torch.ones(1, 1, dtype=torch.int64) for name in _INPUTS}
     inputs = tuple(encoders.forward_inputs(model, example))
-    return BenchModel(
-        choice, model.eval().requires_grad_(False), head, inputs, encoders.max_input_length(model)
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    model = model.eval().requires_grad_(False)
+    sizes = config.vocab_size, getattr(config, "pad_token_id", None), encoders.max_input_length(model)
+    return BenchModel(choice, type(model).__name__, parameters, *sizes, inputs, model, head)
+
+
+def _as_it_is(choice: ModelChoice) -> BenchModel | None:
+    """Return static vectors, or an exported folder with the engines it was compared in; None for other models."""
+    name = choice.source
+    if (width := STATIC_SHAPES.get(name)) is not None:
+        count, ready = (_VOCABULARY + 2) * width + 2, {STATIC: str(width)}
+        return BenchModel(choice, "static vectors", count, _VOCABULARY, None, _NO_LIMIT, ready=ready)
+    if not is_exported(name):
+        return None
+    folder, config = read_folder(name), encoders.load_encoder_config(find_folder(name))
+    parameters = look_up(_record_of(name), "model", "parameters", kind=int)
+    engines = [engine for engine in folder.engines if engine == "onnx" or has_openvino()]
+    ready = {f"{engine}-{folder.precision}": str(folder.path / MODEL_FILE) for engine in engines}
+    sizes = parameters, config.vocab_size, folder.pad_token_id, folder.max_length
+    return BenchModel(choice, f"{config.model_type}, exported", *sizes, ready=ready)
+
+
+def _record_of(source: str) -> Mapping[str, Any]:
+    """Return the record in a folder, or of a run in the folder around its model; empty where there is none."""
+    folder = find_folder(source).resolve()
+    places = (folder, folder.parent) if folder.name == "model" else (folder,)
+    return next((load_record(one / RESULT_FILE) for one in places if (one / RESULT_FILE).is_file()), {})
+
+
+def recorded_quality(model: BenchModel) -> dict[str, Any] | None:
+    """Return task, split, metric and score of a tuned model or an exported folder from its record, or None.
+
+    `of` says what was scored: the model in PyTorch, or the exported graph.
+    """
+    record, depth = _record_of(model.choice.source), model.choice.num_iterations
+    scored = {"finetune": record, "export": record.get("metrics")}.get(str(record.get("kind")))
+    path = ["score" if scored is record else "after"]
+    said = {name: look_up(scored, name, kind=str) for name in ("task", "split", "metric")}
+    if model.model is not None and depth not in (None, model.model.config.num_hidden_layers):
+        path = ["metrics_by_depth", str(depth), str(said["split"]), str(said["metric"])]
+    score = look_up(scored, *path, kind=(int, float))
+    if None in (*said.values(), score):
+        return None
+    if said["split"] in (record.get("agreement") or ()):
+        said["metric"] += ", agreement with its teacher"
+    return {**said, "score": score, "of": "PyTorch model" if scored is record else "exported graph"}
 
 
 def _config_of(source: str) -> PreTrainedConfig:
@@ -161,4 +215,4 @@ def _config_of(source: str) -> PreTrainedConfig:
     except UserError as error:
         if Path(file).exists():
             raise
-        raise UserError(f"{error}. Names that need no files: {', '.join(SHAPES)}") from error
+        raise UserError(f"{error}. Names that need no files: {', '.join(_NAMES)}") from error

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 Inputs = dict[str, NDArray[np.int64]]
 PRODUCTS = "products"  # in place of an engine: the rates of matrix products
+STATIC = "numpy"  # the engine of static vectors, whose width stands in place of a path
 _BACKENDS = ("x86", "onednn", "fbgemm", "qnnpack")  # of torch's int8 kernels, best first
 _TURN, _MOST = 0.2, 20  # seconds and runs of a turn
 _LONG = 0.25  # seconds of a run that needs no other to warm up
@@ -107,6 +108,15 @@ def torch_runner(module: Any, options: Mapping[str, Any]) -> Callable[[Inputs], 
     return run
 
 
+def static_classifier(width: int, vocabulary: int, seed: int) -> tuple[Callable[[Inputs], object], int]:
+    """Return what runs a linear layer of two labels on the mean of tokens' vectors, and its bytes."""
+    random = np.random.default_rng(seed)
+    table, layer = (random.standard_normal((rows, width), np.float32) for rows in (vocabulary, 2))
+    bias = np.zeros(2, np.float32)
+    size = table.nbytes + layer.nbytes + bias.nbytes
+    return lambda inputs: table[inputs["input_ids"]].mean(axis=1) @ layer.T + bias, size
+
+
 def product_rates(threads: int) -> dict[str, float]:
     """Return the rate of matrix products of each type in torch's kernels, 10^9 operations a second: the ceilings."""
     import torch
@@ -140,6 +150,9 @@ def peak_bytes() -> int | None:
 def _load(request: Mapping[str, Any]) -> tuple[Callable[[Inputs], object], Callable[[], int]]:
     """Return what runs a model, and what tells its bytes on disk."""
     path, engine, threads = (request[name] for name in ("path", "engine", "threads"))
+    if engine == STATIC:
+        run, size = static_classifier(int(path), request["vocabulary"], request["seed"])
+        return run, lambda: size
     if engine.startswith("torch"):
         import torch
 
@@ -149,7 +162,9 @@ def _load(request: Mapping[str, Any]) -> tuple[Callable[[Inputs], object], Calla
     from minialbert_runtime.session import open_session
 
     session = open_session(path, threads, engine=engine.partition("-")[0])
-    return lambda inputs: session.run(None, inputs), lambda: Path(path).stat().st_size
+    names = [one.name for one in session.get_inputs()]
+    size = Path(path).stat().st_size
+    return lambda inputs: session.run(None, {name: inputs[name] for name in names}), lambda: size
 
 
 def _state_bytes(module: Any) -> int:

@@ -417,6 +417,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         held_out_windows=training.eval_windows,
         teacher_view=teacher_view,
         max_skipped_steps=training.max_skipped_steps,
+        weight_noise=training.weight_noise,
         callbacks=[
             RunProgress(run, terms=plan.objective.weighted_terms, bar=progress),
             *trackers(training.report_to, run, plan.recipe),

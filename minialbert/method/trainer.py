@@ -104,6 +104,7 @@ class DistillationTrainer(ResumableTrainer):
         held_out_windows: how many of them, evenly spread; None for all.
         teacher_view: what the teacher says of a batch, from a cache; `teacher.view` when absent.
         max_skipped_steps: end the run after more steps in a row whose loss or gradient is not finite.
+        weight_noise: "int8" or "int4" to train with noise of the size of such rounding on the student's layers.
         callbacks: Transformers' own.
     """
 
@@ -121,6 +122,7 @@ class DistillationTrainer(ResumableTrainer):
         held_out_windows: int | None = None,
         teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
         max_skipped_steps: int = 10,
+        weight_noise: str | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.teacher = teacher
@@ -148,6 +150,7 @@ class DistillationTrainer(ResumableTrainer):
             verb="distill",
             section="training",
             max_skipped_steps=max_skipped_steps,
+            weight_noise=weight_noise,
             model=model,
             args=args,
             data_collator=data_collator,

@@ -74,6 +74,10 @@ LoggingSteps = Annotated[Count, Field(description="Steps between two log lines")
 SkippedSteps = Annotated[
     int, Field(ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite")
 ]
+WeightNoise = Annotated[
+    Literal["int8", "int4"] | None,
+    Field(description="Noise of up to half a rounding step on the layers' matrices (null: none)"),
+]
 Trackers = Annotated[
     list[Literal["tensorboard", "wandb", "trackio"]],
     BeforeValidator(_as_trackers),
@@ -316,6 +320,7 @@ class TrainingRecipe(Section):
     save_steps: Paced = key(5000, "Steps between two checkpoints")
     keep_checkpoints: Paced = key(2, "Newest checkpoints to keep")
     max_skipped_steps: SkippedSteps = 10
+    weight_noise: WeightNoise = None
     eval_windows: PacedOrNone = key(512, "Held-out windows per evaluation (null: all)")
     num_workers: Annotated[int | None, Mark.PACE] = key(
         None, "Processes that load data (null: 4 with a GPU, else none)", ge=0
@@ -509,6 +514,7 @@ class TuningRecipe(Section):
     evaluations_per_epoch: Count = key(1, "How often validation is measured")
     early_stopping_patience: Count | None = key(None, "Stop after so many evaluations without a better one")
     max_skipped_steps: SkippedSteps = 10
+    weight_noise: WeightNoise = None
     eval_batch_size: Paced = key(64, "Rows per forward pass in evaluation")
     precision: Precision = "auto"
     seed: Seed = key(42, "Seed of the head, the order and dropout")

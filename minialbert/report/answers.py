@@ -23,7 +23,10 @@ _FORMS: dict[str, Callable[[float], str]] = {
     "size": size,
     "duration": duration,
 }
-_MODELS = ("student, ONNX Runtime int8", "student, PyTorch fp32", "teacher, PyTorch fp32")
+_MODELS = (
+    "student, OpenVINO int8", "student, ONNX Runtime int8", "student, PyTorch fp32", "teacher, OpenVINO int8",
+    "teacher, ONNX Runtime int8", "teacher, PyTorch fp32",
+)  # fmt: skip
 # By kind: sentences with figures of the metrics, or of the whole record, as <name|form>; then bars by title. What
 # lacks a figure is left out. LAST is the cosine of the last layer.
 _SENTENCES = {

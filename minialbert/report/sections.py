@@ -50,12 +50,14 @@ _ALIGNED = {
     "cosine": ("cosine of hidden states with the matched layer, held-out text", "cosine"),
     "attention_kl": ("KL of attention rows from the matched layer, held-out text", "nats"),
 }
-_ENGINES = {
+ENGINE_NAMES = {
     "torch-fp32": "PyTorch fp32",
     "torch-bf16": "PyTorch bf16",
     "torch-int8": "PyTorch int8",
     "onnx-fp32": "ONNX Runtime fp32",
     "onnx-int8": "ONNX Runtime int8",
+    "openvino-fp32": "OpenVINO fp32",
+    "openvino-int8": "OpenVINO int8",
 }
 _FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
 _HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path
@@ -264,7 +266,7 @@ def latency_charts(points: Sequence[Point], benches: Sequence[Bench], what: str)
     charts: list[Block] = []
     for bench in benches:
         place = f" ({bench.file.parent.name})" if len(benches) > 1 else ""
-        for engine, name in _ENGINES.items():
+        for engine, name in ENGINE_NAMES.items():
             medians = {model: ms for model, other, _, ms in bench.rows if other == engine and ms is not None}
             found = tuple(replace(one, x=medians[one.label]) for one in points if one.label in medians)
             title = f"Latency against score, {name}{place}"

@@ -28,6 +28,7 @@ from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_json
 from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
 from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
+from minialbert.runs.noise import layer_matrices, rounding_noise
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ class ResumableTrainer(Trainer):
     A step whose loss or gradient is not finite changes nothing but the schedule; it is logged and counted. More than
     `max_skipped_steps` in a row end the run. `verb` and `section`, for messages, are the command that trains and where
     its settings are in a recipe; `some_weights_rest` where a step may leave trained weights without a gradient.
+    With `weight_noise`, "int8" or "int4", a step has one noise on the layers' matrices, see `rounding_noise`.
     """
 
     progress_form: type[Progress] = Progress
@@ -179,6 +181,7 @@ class ResumableTrainer(Trainer):
         max_skipped_steps: int = 10,
         callbacks: Sequence[TrainerCallback] = (),
         some_weights_rest: bool = False,
+        weight_noise: str | None = None,
         **kwargs: Any,
     ) -> None:
         args = kwargs["args"]
@@ -191,6 +194,8 @@ class ResumableTrainer(Trainer):
         self.skipped_steps = 0
         self._section = section
         self._max_skipped_steps = max_skipped_steps
+        self._weight_noise = weight_noise or ""
+        self._noisy = layer_matrices(kwargs["model"]) if weight_noise else []
         self._skipped_in_a_row = 0
         self._gradient_was_finite = True
         self._non_finite = ["loss"]
@@ -296,6 +301,12 @@ class ResumableTrainer(Trainer):
         self.meter.drop_step()
         torch.manual_seed(_step_seed(self.args.seed, self.state.global_step, self.args.process_index))
         return batches, None
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of a micro-batch after its backward pass, with noise on the weights where asked for."""
+        seed = _step_seed(self.args.seed, self.state.global_step, -1)  # no process: for all the same
+        with rounding_noise(self._noisy, self._weight_noise, seed):
+            return super().training_step(*args, **kwargs)
 
     def sum_over_processes(self, values: Sequence[float]) -> list[float]:
         """Return figures summed over the processes; with several, they agree here on whether to stop."""

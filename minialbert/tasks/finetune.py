@@ -580,6 +580,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         elastic=plan.elastic,
         patience=tuning.early_stopping_patience,
         max_skipped_steps=tuning.max_skipped_steps,
+        weight_noise=tuning.weight_noise,
     )
     title = f"tuning {plan.task.name}"
     trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -20,8 +22,8 @@ from minialbert.deploy.bench import (
     tables,
     take_turns,
 )
-from minialbert.deploy.bench_models import SHAPES, build_model, parse_models
-from minialbert.deploy.bench_worker import make_inputs, quantized, timed_runs, torch_runner
+from minialbert.deploy.bench_models import SHAPES, build_model, parse_models, recorded_quality
+from minialbert.deploy.bench_worker import make_inputs, quantized, static_classifier, timed_runs, torch_runner
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.report.tables import show
 
@@ -144,7 +146,7 @@ def test_ratios_are_of_medians():
         ("a", name): Timed(None, 8, {"bytes": 10}, {(1, 8): values})
         for name, values in {"slow": [2.0, 3, 7], "fast": [1.0, 1, 4]}.items()
     }
-    found = benchmarks._metrics(["a"], ["slow", "fast"], timed, [(1, 8)])["a"]
+    found = benchmarks._metrics(list(timed), timed, [(1, 8)])["a"]
     first, second = (found[engine]["timings"][0] for engine in ("slow", "fast"))
     assert first["seconds"] == pytest.approx({"median": 3, "p95": 6.6, "min": 2, "q1": 2.5, "q3": 5})
     assert (first["speed_ratio"], second["speed_ratio"]) == (1, 3)
@@ -218,6 +220,56 @@ def test_a_model_that_cannot_be_exported_has_dashes(configs, monkeypatch):
     assert size.rows[1][3:] == (None, None) and latency.rows[1][2:] == (None,) * 3
     assert latency.rows[0][4] == 1
     assert record["notes"][0] in as_markdown(record)
+
+
+def test_static_vectors_are_one_row_whatever_the_engines(configs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(benchmarks, "Worker", lambda request: asked.append(request) or NoProcess(request))
+    names = ["static-256", f"config:{configs}/tiny-bert.json"]
+    record = benchmark(names, engines=["torch-fp32", "torch-int8"], lengths=[8, 600], batch_size=1, repeats=1)
+    pairs = [("static-256", "numpy"), ("tiny-bert", "torch-fp32"), ("tiny-bert", "torch-int8")]
+    assert [row[:2] for row in tables(record)[0].rows] == pairs
+    assert record["reference"] == {"model": "static-256", "engine": "numpy"}
+    assert asked[1]["path"] == "256" and asked[1]["engine"] == "numpy"
+    assert len(record["metrics"]["static-256"]["numpy"]["timings"]) == 2  # texts of any length
+    assert record["models"]["static-256"]["parameters"] == (30522 + 2) * 256 + 2
+
+
+def test_static_vectors_are_a_mean_and_a_linear_layer():
+    run, size = static_classifier(16, 50, seed=3)
+    first, second, both = (run({"input_ids": np.array([ids])}) for ids in ([4], [9, 9], [4, 9]))
+    assert first.shape == (1, 2) and size == 4 * (52 * 16 + 2)
+    np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-4)
+
+
+def test_a_tuned_model_and_an_exported_folder_come_with_their_scores(tuned, tmp_path, monkeypatch):
+    made = tuned("ner")
+    folder = shutil.copytree(
+        made.model, tmp_path / "exported", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    (folder / "model.onnx").write_bytes(b"")
+    (folder / "export.json").write_text(
+        json.dumps({"format_version": 2, "head": "token-classification", "precision": "int4"})
+    )
+    scored = {name: made.record[name] for name in ("task", "split", "metric")}
+    record = {"kind": "export", "model": {"parameters": 1500}, "metrics": {**scored, "after": 0.25}}
+    (folder / "result.json").write_text(json.dumps(record))
+    monkeypatch.setattr(benchmarks, "Worker", NoProcess)
+    names = [f"tuned={made.model}", str(folder)]
+    record = benchmark(names, engines=["torch-fp32"], lengths=[8], batch_size=1, repeats=1)
+    assert list(record["metrics"]["exported"]) == ["onnx-int4"]
+    assert record["models"]["exported"]["quality"] == {**scored, "score": 0.25, "of": "exported graph"}
+    assert record["models"]["tuned"]["quality"] == {
+        **scored, "score": made.record["score"], "of": "PyTorch model",
+    }  # fmt: skip
+    size, *_, quality = tables(record)
+    assert size.rows[1][2] == "0.00 M"
+    assert quality.rows[1] == ("exported", "exported graph", *scored.values(), "25.0 %")
+    assert "entity_f1" in as_markdown(record).replace("\\", "")
+    other_depth = build_model(parse_models([f"{made.model}@1"])[0])
+    assert recorded_quality(other_depth) is None  # its record has no score of that depth
+    with pytest.raises(UserError, match="@1 is for a MiniALBERT that is not exported"):
+        build_model(parse_models([f"{folder}@1"])[0])
 
 
 def test_quantised_torch_is_still_the_model(configs):

@@ -38,7 +38,7 @@ ELASTIC = DistillationObjective(elastic=ElasticObjective((1,)))
 def make(tiny_teacher, tiny_student_config, tiny_windows, tiny_tokenizer, tmp_path):
     """A run of six steps of two micro-batches with dropout, elastic depth, a log every third step and evaluations."""
 
-    def make_trainer(folder="run", *, max_skipped_steps=10, **arguments):
+    def make_trainer(folder="run", *, max_skipped_steps=10, weight_noise=None, **arguments):
         torch.manual_seed(0)
         config = copy.deepcopy(tiny_student_config)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.2
@@ -74,6 +74,7 @@ def make(tiny_teacher, tiny_student_config, tiny_windows, tiny_tokenizer, tmp_pa
             held_out=WindowDataset(tiny_windows, "held_out"),
             held_out_windows=16,
             max_skipped_steps=max_skipped_steps,
+            weight_noise=weight_noise,
             callbacks=[RunProgress(run, terms=ELASTIC.weighted_terms, bar=False, lines=False)],
         ), run
 
@@ -140,6 +141,20 @@ def test_a_run_asked_to_stop_before_any_batch_goes_on_as_if_nothing_had_happened
     again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
     assert_equal(weights(again), whole[0])
     assert log_of(run) == whole[1]
+
+
+def test_a_run_with_noise_on_its_weights_goes_on_exactly(make, whole, monkeypatch):
+    trainer, _ = make("noisy", weight_noise="int4")
+    trainer.train()
+    expected = weights(trainer)
+    assert any(not torch.equal(value, whole[0][name]) for name, value in expected.items())
+    trainer, run = make(weight_noise="int4")
+    _Calls(monkeypatch, trainer, "compute_loss", 8, ask)  # in the middle of a step, with noise on the weights
+    with trainer.stop.listening(), pytest.raises(StopRequested):
+        trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
+    again, run = make(weight_noise="int4")
+    again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
+    assert_equal(weights(again), expected)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 11])

@@ -61,7 +61,7 @@ def make(tiny_student_config, tmp_path):
     def trainer(
         problem="single-label", *, rows=16, measure=None, model=None, dropout=0.0, batch=8, micro=None, seed=1,
         class_weights=None, teacher=None, task_weight=1.0, patience=None, callbacks=None, folder="checkpoints",
-        **arguments,
+        weight_noise=None, **arguments,
     ) -> TuningTrainer:  # fmt: skip
         config = copy.deepcopy(tiny_student_config)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.classifier_dropout = dropout
@@ -84,7 +84,7 @@ def make(tiny_student_config, tmp_path):
             model, problem, METRICS[problem], args=args, train=make_rows(problem, rows, config.vocab_size),
             collator=PaddingCollator(0, KINDS[problem]), batch_size=batch, class_weights=class_weights,
             measure=measure or (lambda: {METRICS[problem]: 0.5}), teacher=teacher, task_weight=task_weight,
-            patience=patience, callbacks=callbacks,
+            patience=patience, callbacks=callbacks, weight_noise=weight_noise,
         )  # fmt: skip
 
     return trainer
@@ -177,6 +177,17 @@ def test_micro_batches_do_not_change_the_weights(problem, make):
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     assert distance(weights(whole), weights(parts)) < 1e-6
     assert distance(weights(whole), weights(make(problem))) > 1e-4  # they did move
+
+
+def test_noise_on_the_weights_is_that_of_the_step_in_all_its_micro_batches(make):
+    plain, whole, parts = (
+        make(rows=13, max_steps=4, **options)
+        for options in ({}, {"weight_noise": "int4"}, {"weight_noise": "int4", "micro": 2})
+    )
+    for trainer in (plain, whole, parts):
+        trainer.train()
+    assert distance(weights(whole), weights(parts)) < 1e-6
+    assert distance(weights(whole), weights(plain)) > 1e-5
 
 
 def task_teacher(config, **settings):
@@ -394,7 +405,7 @@ def test_every_schedule_follows_a_warm_up(schedule, tiny_student_config, tiny_to
         [
             f"model.name={tmp_path / 'student'}", "task.name=classification", f"task.data={tmp_path / 'data.jsonl'}",
             f"tuning.lr_scheduler={schedule}", "tuning.batch_size=4", "tuning.micro_batch_size=2",
-            "tuning.epochs=1.2", "tuning.warmup_ratio=0.4", "tuning.learning_rate=1e-3",
+            "tuning.epochs=1.2", "tuning.warmup_ratio=0.4", "tuning.learning_rate=1e-3", "tuning.weight_noise=int8",
         ],
     )  # fmt: skip
     plan = plan_finetuning(recipe)
@@ -402,6 +413,7 @@ def test_every_schedule_follows_a_warm_up(schedule, tiny_student_config, tiny_to
     (tmp_path / "run").mkdir()
     trainer = make_tuning_trainer(plan, RunDirectory(tmp_path / "run"), progress=False)
     assert (trainer.args.gradient_accumulation_steps, trainer.args.train_batch_size) == (2, 2)
+    assert trainer._weight_noise == "int8"
     scheduler = trainer.create_scheduler(11, trainer.create_optimizer())
     rates = []
     for _ in range(11):

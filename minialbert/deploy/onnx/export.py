@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.task_types import lower_is_better
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
-from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
+from minialbert.deploy.onnx.int8 import activation_ranges, errors_by_iteration, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
 from minialbert.errors import MissingExtraError, UserError, display_name, listed
@@ -99,13 +99,14 @@ def export_onnx(
     pooling = encoders.find_pooling(model_name) if head == "features" else None
     longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
     graph = _trace(model, head, opset, num_iterations, pooling)
-    ranges = None
+    ranges, exact = None, ModelProto()
     if precision == "fp32":
         keep_biases_apart(graph)
     else:
         if engine == "openvino":
-            batches = calibration_batches(model, tokenizer, calibration, max_length=longest)
-            ranges = activation_ranges(graph, batches)
+            texts = calibration_batches(model, tokenizer, calibration, max_length=longest)
+            ranges = activation_ranges(graph, texts)
+        exact.CopyFrom(graph)
         by_call, four_bits = precision == "int8-dynamic", precision == "int4"
         quantize_int8(graph, ranges, by_call=by_call, four_bits=four_bits)
     depth = {} if num_iterations is None else {"num_iterations": num_iterations}
@@ -118,11 +119,12 @@ def export_onnx(
         engines = ("openvino", "onnx") if engine == "openvino" else ("onnx",)
         if tolerance is None:
             tolerance = TOLERANCES[precision if ranges is None else "int8, fixed ranges"]
+        batches = parity_batches(model, tokenizer, max_length=longest)
         parities = {
             one: measure_parity(
                 model,
                 OnnxEncoder(staging / MODEL_FILE, model.config, engine=one),
-                parity_batches(model, tokenizer, max_length=longest),
+                batches,
                 outputs_of(head) if pooling is None else ("sentence_embedding",),
                 pooling=pooling,
                 tolerance=tolerance,
@@ -143,6 +145,8 @@ def export_onnx(
             "bytes": size, "bytes_of_model": round(size / state_bytes, 4), "parity": parities[engine].to_dict(),
             "metrics": {},
         } | ({} if engine == "onnx" else {"engines": list(engines)})  # fmt: skip
+        if precision != "fp32" and is_minialbert(model):
+            record["errors_by_iteration"] = errors_by_iteration(model, exact, graph, batches, **depth)
         _write_rest(staging, model, tokenizer, inputs, record)
         if pooling is not None:
             width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)

@@ -18,18 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from minialbert_runtime.session import open_session
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from minialbert.deploy.onnx.graph import drop_unused, initializers, keep_biases_apart, replace_nodes
+from minialbert.runs import noise
 
-LEVELS = 127  # of symmetric int8
+LEVELS = noise.LEVELS["int8"]
 _NARROW = 64  # columns or rows; the product with a narrower matrix (an adapter's) is faster in fp32
-_FOUR_BITS, _BLOCK = 7, 16  # levels of symmetric 4 bits; inputs that share a multiplier
+_FOUR_BITS, _BLOCK = noise.LEVELS["int4"], noise.BLOCK
 _LEAST_GELU = 0.17  # GELU gives nothing below its negative
 _CONTRIB = "com.microsoft"
 _SMALLEST = 1024  # values; a smaller tensor is not worth a scale
@@ -92,11 +96,7 @@ def activation_ranges(
     has its own range.
     """
     names = quantized_inputs(model)
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    for name in names:
-        probe.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    session = open_session(probe.SerializeToString())
+    session = open_probe(model, names)
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     tail = (1 - coverage) / 2
     for batch in batches:
@@ -104,6 +104,44 @@ def activation_ranges(
             least, most = np.quantile(values, [tail, 1 - tail])
             low[name], high[name] = min(low[name], float(least)), max(high[name], float(most))
     return {name: ActivationRange(low[name], high[name]) for name in names}
+
+
+def open_probe(model: ModelProto, names: Iterable[str]) -> Any:
+    """Return a session of a graph that gives these tensors within it too."""
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
+    return open_session(probe.SerializeToString())
+
+
+@torch.inference_mode()
+def errors_by_iteration(
+    model: nn.Module, exact: ModelProto, rounded: ModelProto, batches: list[dict[str, Tensor]], **depth: int
+) -> list[float]:
+    """Return ||rounded - exact|| / ||exact|| of the hidden states after each iteration, over all tokens but padding.
+
+    In the fp32 graph, which gave the quantised one, they are the tensors with the values of the model's; nothing is
+    returned if one is not found.
+    """
+    given = [{name: values.numpy() for name, values in batch.items()} for batch in batches]
+    every = [name for node in exact.graph.node for name in node.output if name]
+    found = list(zip(every, open_probe(exact, every).run(every, given[0]), strict=True))
+    names: list[str] = []
+    states = model(**batches[0], output_hidden_states=True, **depth).hidden_states[1:]
+    for state in states:
+        first = state[:, :1].numpy()  # a classifier's last iteration computes no other token
+        near = partial(np.allclose, first, rtol=0, atol=1e-3 * np.abs(first).max())
+        names += [name for name, it in found if it.shape[2:] == first.shape[2:] and near(it[:, :1])][:1]
+    if len(names) < len(states):
+        return []
+    sessions = [open_probe(graph, names) for graph in (exact, rounded)]
+    squares = np.zeros((2, len(names)))  # of errors and of states
+    for inputs in given:
+        for at, (wanted, got) in enumerate(zip(*(one.run(names, inputs) for one in sessions), strict=True)):
+            kept = inputs["attention_mask"][:, : wanted.shape[1]].astype(bool)
+            squares[:, at] += ((got - wanted)[kept] ** 2).sum(), (wanted[kept] ** 2).sum()
+    return [round(float(error), 6) for error in np.sqrt(squares[0] / squares[1])]
 
 
 class _Matrices:

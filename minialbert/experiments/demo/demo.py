@@ -109,7 +109,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
 
     metrics["packages"] = tune_on_packages(output / "model", output / "packages", read, tell)
     tuned, exported = output / "packages" / "tuned", output / "packages" / "int8"
-    metrics["export"] = export_and_time(tuned / "model", exported, encoder, tell)
+    metrics["export"] = export_and_time(tuned / "model", exported, teacher_path, tell)
     metrics["demo_wall_seconds"] = round(time.perf_counter() - started, 1)
     result = write_result(output / "result.json", record)
     page = report([output / "result.json", output / "packages" / "tuned"], output / "report")

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from minialbert.deploy.bench import Timed, take_turns
-from minialbert.deploy.bench_worker import timed_runs
+from minialbert.deploy.bench import DEFAULT_ENGINES, benchmark
 from minialbert.errors import needs_extra
 from minialbert.experiments.demo.text import package_texts
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.report.sections import ENGINE_NAMES
 from minialbert.runs.files import write_atomically
 from minialbert.runs.progress import size
 from minialbert.tasks.finetune import finetune
-from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predict import Predictor
 
 _SHOWN = 4
 _LENGTHS = (16, 128)
-_TURNS = 15
-_SECONDS = 60.0
+_TURNS = 9
+_SECONDS = 10.0  # of a model, engine and length
+_ENGINES = ("torch-fp32", "onnx-int8", "openvino-int8")
 
 
 def tune_on_packages(
@@ -82,62 +78,36 @@ def tune_on_packages(
     }
 
 
-def export_and_time(
-    tuned: Path, output: Path, teacher: PreTrainedModel, tell: Callable[[Any], None]
-) -> dict[str, Any]:
-    """Export a tuned student to int8; return sizes, proof of parity and median milliseconds, its teacher's too."""
+def export_and_time(tuned: Path, output: Path, teacher: Path, tell: Callable[[Any], None]) -> dict[str, Any]:
+    """Export a tuned student to int8; return the proof of parity, and sizes and milliseconds beside its teacher.
+
+    Both run in every engine of `_ENGINES` that is installed, as in `minialbert bench`.
+    """
     with needs_extra("demo", "the demo's export"):
         from minialbert.deploy.onnx.export import export_onnx
-        from minialbert.tasks.exported import load_exported
     from minialbert.deploy.onnx.parity import parity_line
 
     tell("Export: the tuned student as one ONNX file with int8 weights, each stored once.")
     record = export_onnx(str(tuned), output, precision="int8", overwrite=True)
     tell(f"Parity with PyTorch: {parity_line(record['parity'])}.")
-    student, graph = load_tuned(str(tuned))[0], load_exported(output)[0]
-    bytes_of = {
-        "teacher, PyTorch fp32": 4 * teacher.num_parameters(),
-        "student, PyTorch fp32": record["model"]["bytes"],
-        "student, ONNX Runtime int8": record["bytes"],
-    }
-    milliseconds = median_latencies(dict(zip(bytes_of, (teacher, student, graph), strict=True)), _LENGTHS)
-    rows = [
-        (name, size(held), *(f"{value:.1f}" for value in milliseconds[name].values()))
-        for name, held in bytes_of.items()
-    ]
-    tell(table_of("Latency", ("model", "bytes", *(f"ms, 1 x {length} tokens" for length in _LENGTHS)), rows))
-    return {
-        "bytes": bytes_of,
-        "parity": record["parity"],
-        "milliseconds": {
-            name: {str(length): round(value, 3) for length, value in values.items()}
-            for name, values in milliseconds.items()
-        },
-    }
-
-
-def median_latencies(
-    models: dict[str, torch.nn.Module], lengths: tuple[int, ...], *, turns: int = _TURNS
-) -> dict[str, dict[int, float]]:
-    """Return median milliseconds of one text by model and length, measured in turns."""
-
-    @torch.inference_mode()
-    def run(model: torch.nn.Module, batch: int, length: int) -> list[float]:
-        ids = torch.arange(1, length + 1).repeat(batch, 1)
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        return timed_runs(functools.partial(model, **given), new=False)
-
-    timed = {
-        (name, ""): Timed(functools.partial(run, model.eval()), max(lengths))
-        for name, model in models.items()
-    }
-    take_turns(timed, [(1, length) for length in lengths], repeats=turns, seconds=_SECONDS)
-    if failures := [one.failure for one in timed.values() if one.failure]:
-        raise RuntimeError("; ".join(failures))
-    return {
-        name: {length: 1000 * statistics.median(values) for (_, length), values in one.seconds.items()}
-        for (name, _), one in timed.items()
-    }
+    tell("Student and teacher in several engines, each in a process of its own, in turns; a minute or two.")
+    bench = benchmark(
+        [f"student={tuned}", f"teacher={teacher}"], engines=[one for one in _ENGINES if one in DEFAULT_ENGINES],
+        lengths=_LENGTHS, batch_size=1, repeats=_TURNS, seconds=_SECONDS,
+    )  # fmt: skip
+    for note in bench["notes"]:
+        tell(note)
+    held, times = {}, {}
+    for model, engine in ((model, engine) for model, cells in bench["metrics"].items() for engine in cells):
+        cell, name = bench["metrics"][model][engine], f"{model}, {ENGINE_NAMES[engine]}"
+        medians = {str(one["length"]): 1000 * one["seconds"]["median"] for one in cell["timings"]}
+        if medians:
+            held[name], times[name] = cell["bytes"], {key: round(value, 3) for key, value in medians.items()}
+    fastest_first = sorted(times, key=lambda name: [*times[name].values()][-1])
+    rows = [(name, size(held[name]), *(f"{ms:.1f}" for ms in times[name].values())) for name in fastest_first]
+    columns = ("model", "bytes", *(f"ms, 1 x {length} tokens" for length in _LENGTHS))
+    tell(table_of("Latency, the fastest first", columns, rows))
+    return {"bytes": held, "parity": record["parity"], "milliseconds": times}
 
 
 def _logistic_regression(

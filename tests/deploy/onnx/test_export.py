@@ -137,13 +137,22 @@ def test_a_tied_decoder_and_its_embedding_share_one_int8_table(tiny_tokenizer, t
 def test_the_encoder_of_any_head_at_a_chosen_depth(classifier, tmp_path):
     record = export_onnx(str(classifier), tmp_path / "out", head="features", num_iterations=1)
     assert (record["head"], record["iterations"]) == ("features", 1)
-    assert not (tmp_path / "out" / "task.json").exists()
+    assert not (tmp_path / "out" / "task.json").exists() and "errors_by_iteration" not in record
     model = MiniAlbertForSequenceClassification.from_pretrained(classifier).minialbert.eval()
     ids = torch.tensor([[2, 7, 9, 3]])
     with torch.no_grad():
         wanted = model(ids, num_iterations=1).last_hidden_state
     found = OnnxEncoder(tmp_path / "out" / "model.onnx", model.config)(ids).last_hidden_state
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_errors_of_rounding_are_those_of_the_hidden_states(classifier, traced, tmp_path):
+    errors = {}
+    for precision in ("int8", "int4"):
+        record = export_onnx(str(classifier), tmp_path / precision, precision=precision, tolerance=1.0)
+        errors[precision] = record["errors_by_iteration"]
+        assert len(errors[precision]) == ITERATIONS
+    assert all(0 < few < many < 0.5 for few, many in zip(errors["int8"], errors["int4"], strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -504,4 +513,4 @@ def test_the_command_line_says_nothing_that_is_not_ours(classifier, tmp_path):
         [sys.executable, "-m", "minialbert", *words], capture_output=True, text=True, check=True, timeout=240
     )
     assert done.stderr == ""
-    assert [line.split()[0] for line in done.stdout.splitlines()][1:] == ["parity:", "folder:"]
+    assert [line.split()[0] for line in done.stdout.splitlines()][1:] == ["parity:", "error", "folder:"]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
 from small_graphs import _floats, _model, _run, count_operators
 
@@ -13,6 +14,7 @@ from minialbert.deploy.onnx.graph import initializers, weight_bytes
 from minialbert.deploy.onnx.int8 import (
     ActivationRange,
     activation_ranges,
+    errors_by_iteration,
     four_bits,
     quantize_int8,
     quantized_inputs,
@@ -77,6 +79,44 @@ def test_static_int8_has_one_matrix_and_a_scale_for_each_iteration(random):
     np.testing.assert_allclose(found, wanted, atol=2 * np.abs(weight).max() / 127)
     assert "DynamicQuantizeLinear" not in count_operators(model)
     assert sum(name.endswith(".int8") for name in initializers(model.graph)) == 1
+
+
+def test_errors_of_rounding_are_shares_of_the_hidden_states_without_padding(random):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Tanh", ["product"], ["first"]),
+        helper.make_node("Slice", ["first", "zero", "one", "one"], ["token"]),
+        helper.make_node("MatMul", ["token", "w"], ["last"]),  # of the first token alone
+    ]
+    inputs = [("x", TensorProto.FLOAT, [None] * 3), ("attention_mask", TensorProto.INT64, [None, None])]
+    weight = _floats(random, 40, 40)
+    tensors = {"w": weight, "zero": np.array([0]), "one": np.array([1])}
+    exact, rounded = (_model(nodes, inputs, ["last"], tensors) for _ in range(2))
+    quantize_int8(rounded, by_call=True)
+
+    class Student:
+        def __call__(self, x, attention_mask, output_hidden_states):
+            first = torch.tanh(x @ torch.from_numpy(weight))
+            self.hidden_states = (x, first, first @ torch.from_numpy(weight))
+            return self
+
+    batches = [
+        {"x": torch.from_numpy(_floats(random, len(mask), len(mask[0]), 40)), "attention_mask": torch.tensor(mask)}
+        for mask in ([[1, 1, 1]], [[1, 1], [1, 0]])
+    ]  # fmt: skip
+    found = errors_by_iteration(Student(), exact, rounded, batches)
+    rows = [[], []]
+    for batch in batches:
+        x, kept = batch["x"].numpy(), batch["attention_mask"].bool().numpy()
+        hidden = _by_hand(x.reshape(-1, 40), weight, min(x.min(), 0), max(x.max(), 0)).reshape(x.shape)
+        rounded_first, first = np.tanh(hidden), np.tanh(x @ weight)
+        rows[0].append((rounded_first[kept] - first[kept], first[kept]))
+        token = rounded_first[:, 0]
+        last = _by_hand(token, weight, min(token.min(), 0), max(token.max(), 0))
+        rows[1].append((last - (first @ weight)[:, 0], (first @ weight)[:, 0]))
+    norms = [[np.linalg.norm(np.concatenate(part)) for part in zip(*one, strict=True)] for one in rows]
+    assert found == pytest.approx([error / size for error, size in norms], rel=0.02)
+    assert errors_by_iteration(Student(), rounded, rounded, batches) == []  # it has no such states
 
 
 def test_a_range_leaves_out_the_tail_and_always_holds_zero(random):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import time
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -88,34 +86,38 @@ def test_a_teacher_with_other_weights_is_refused(tmp_path, monkeypatch):
         demo.find_teacher()
 
 
-def test_latencies_are_medians_of_turns_and_the_slower_model_is_slower():
-    class Sleeper(torch.nn.Module):
-        def __init__(self, seconds):
-            super().__init__()
-            self.seconds, self.lengths = seconds, []
+def test_the_latency_table_is_a_benchmark_of_student_and_teacher(monkeypatch, tmp_path):
+    asked = {}
 
-        def forward(self, input_ids, attention_mask):
-            assert input_ids.shape == attention_mask.shape
-            self.lengths.append(input_ids.shape[1])
-            time.sleep(self.seconds if len(self.lengths) != 4 else 0.2)  # one outlier, which a median ignores
+    def benchmark(models, engines, lengths, **_):
+        asked.update(models=models, engines=engines)
+        cells = {
+            engine: {"bytes": 10, "timings": [
+                {"length": length, "seconds": {"median": length * (1 + place) / 1000}} for length in lengths
+            ]}
+            for place, engine in enumerate(reversed(engines))
+        }  # fmt: skip
+        failed = {"bytes": None, "timings": []}
+        return {"notes": ["teacher torch-fp32: cannot be prepared"], "metrics": {
+            "student": cells, "teacher": {**cells, "torch-fp32": failed},
+        }}  # fmt: skip
 
-    quick, slow = Sleeper(0.001), Sleeper(0.02)
-    found = task.median_latencies({"quick": quick, "slow": slow}, (4, 9), turns=5)
-    for one in (quick, slow):
-        assert [(length, len([*runs]) >= 5) for length, runs in groupby(one.lengths)] == [
-            (4, True),
-            (9, True),
-        ]
-    assert 1 <= found["quick"][4] < found["slow"][4] < 200 and found["slow"][9] >= 20
-
-
-def test_a_model_that_cannot_be_timed_is_told():
-    class Broken(torch.nn.Module):
-        def forward(self, input_ids, attention_mask):
-            raise ValueError("no such input")
-
-    with pytest.raises(RuntimeError, match=r"cannot be run at batch 1 x 4 \(no such input\)"):
-        task.median_latencies({"broken": Broken()}, (4,), turns=1)
+    parity = {
+        "max_difference": 0.1, "largest_output": 1.0, "allowed": 0.1, "argmax_agreement": 1.0, "rows": 1, "shapes": [],
+    }  # fmt: skip
+    monkeypatch.setattr(task, "benchmark", benchmark)
+    monkeypatch.setattr(task, "DEFAULT_ENGINES", ("torch-fp32", "torch-int8", "onnx-int8"))
+    monkeypatch.setattr("minialbert.deploy.onnx.export.export_onnx", lambda *_, **__: {"parity": parity})
+    shown = []
+    found = task.export_and_time(tmp_path / "tuned", tmp_path / "int8", tmp_path / "teacher", shown.append)
+    assert asked["engines"] == ["torch-fp32", "onnx-int8"]
+    assert asked["models"] == [f"student={tmp_path / 'tuned'}", f"teacher={tmp_path / 'teacher'}"]
+    assert found["milliseconds"]["student, PyTorch fp32"] == {"16": 32.0, "128": 256.0}
+    assert found["bytes"].keys() == found["milliseconds"].keys()
+    assert "teacher, PyTorch fp32" not in found["bytes"] and "teacher torch-fp32: cannot be prepared" in shown
+    first = [*shown[-1].columns[0].cells]
+    assert first[:2] == ["student, ONNX Runtime int8", "teacher, ONNX Runtime int8"]
+    assert first[2:] == ["student, PyTorch fp32"]
 
 
 @pytest.mark.slow
