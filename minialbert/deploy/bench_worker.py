@@ -159,12 +159,29 @@ def _load(request: Mapping[str, Any]) -> tuple[Callable[[Inputs], object], Calla
         torch.set_num_threads(threads)
         module = load_torch(path, engine)
         return torch_runner(module, request["options"]), partial(_state_bytes, module)
-    from minialbert_runtime.session import open_session
+    return _session_runner(path, engine, threads), lambda: Path(path).stat().st_size
 
-    session = open_session(path, threads, engine=engine.partition("-")[0])
+
+def _session_runner(path: str, engine: str, threads: int) -> Callable[[Inputs], object]:
+    """Return what runs inputs as the runtime does, and those of int8-dynamic as they come."""
+    from minialbert_runtime.session import open_session, rows_per_run, run_side_by_side
+
+    kind = engine.partition("-")[0]
+    session = open_session(path, threads, engine=kind)
+    single = cache(partial(open_session, path, 1, engine=kind))
     names = [one.name for one in session.get_inputs()]
-    size = Path(path).stat().st_size
-    return lambda inputs: session.run(None, {name: inputs[name] for name in names}), lambda: size
+
+    def run(inputs: Inputs) -> object:
+        rows, length = inputs[names[0]].shape
+        step = rows if engine.endswith("dynamic") else rows_per_run(length, kind)
+        parts = [
+            {name: inputs[name][begin : begin + step] for name in names} for begin in range(0, rows, step)
+        ]
+        if kind != "onnx" or threads == 1 or len(parts) == 1:
+            return [session.run(None, part) for part in parts]
+        return run_side_by_side(partial(single().run, None), parts, threads)
+
+    return run
 
 
 def _state_bytes(module: Any) -> int:

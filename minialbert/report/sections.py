@@ -56,6 +56,7 @@ ENGINE_NAMES = {
     "torch-int8": "PyTorch int8",
     "onnx-fp32": "ONNX Runtime fp32",
     "onnx-int8": "ONNX Runtime int8",
+    "onnx-int8-dynamic": "ONNX Runtime int8, dynamic",
     "openvino-fp32": "OpenVINO fp32",
     "openvino-int8": "OpenVINO int8",
 }

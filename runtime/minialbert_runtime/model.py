@@ -20,7 +20,7 @@ from .errors import UserError, one_line, panics_as_errors, shown
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
 from .limits import ENGINES
 from .questions import QUESTIONS
-from .session import has_openvino, open_session
+from .session import has_openvino, open_session, rows_per_run, run_side_by_side
 from .windows import Cutter, Row
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -38,12 +38,14 @@ class Model(TextModel):
     Args:
         folder: a folder that `minialbert export` wrote for a task, or the name of a model in the distribution
             minialbert-models.
-        batch_size: inputs per run of the model. None for 32; but for 1 where activations are quantised by their range
-            at each call (int8-dynamic, and int8 of older folders), because more would give a text another answer
+        batch_size: most inputs per run of the model. None for 32; but for 1 where activations are quantised by their
+            range at each call (int8-dynamic, and int8 of older folders), because more would give a text another answer
             beside other texts. Where they are quantised by token (int8, int4) a run has inputs of one length only.
+            Where there are many texts, a run has 256 tokens (OpenVINO: 1,024), and ONNX Runtime makes one on each
+            thread at a time, in a second session, which holds the weights once more.
         threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
             given, or an entity is kept (always without).
-        threads: threads of one run; None for one on each physical core that the process may use.
+        threads: threads of one run, or runs at a time; None for one on each physical core that the process may use.
         engine: "onnx" or "openvino"; "auto" measures for about a second which of the engines that the graph was proved
             in and that are installed is the fastest, and `engine` of the model is the one chosen. None for the engine
             that the folder was exported for.
@@ -100,6 +102,7 @@ class Model(TextModel):
         if engine == "auto":
             self.engine = _fastest(self._graph, self._threads, self.folder)
         self._session: Any = _load_session(self._graph, self._threads, self.engine)
+        self._single: Any = None  # of one thread, where there are many runs
         self._again = partial(
             Model,
             self.folder.path.absolute(),
@@ -126,20 +129,50 @@ class Model(TextModel):
         return self._cuts
 
     def _logits(self, rows: Sequence[Row]) -> list[Logits]:
-        # Longest first, so that batches need little padding.
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row].input_ids))
+        lengths = [len(row.input_ids) for row in rows]
+        batches = self._batches(lengths)
+        full = -(-sum(lengths) // rows_per_run(1, self.engine))  # runs, if each were full
+        threads = min(self._threads, len(batches), full) if self.engine == "onnx" else 1
+        session = self._open(several=threads > 1)
+        run = partial(self._run, session=session)
+        taken = [[rows[row] for row in batch] for batch in batches]
+        found = run_side_by_side(run, taken, threads) if threads > 1 else map(run, taken)
         results: dict[int, Logits] = {}
-        begin = 0
-        while batch := order[begin : begin + self.batch_size]:
-            if self.folder.one_length:
-                batch = [row for row in batch if len(rows[row].input_ids) == len(rows[batch[0]].input_ids)]
-            begin += len(batch)
-            logits = self._run([rows[row] for row in batch])
+        for batch, logits in zip(batches, found, strict=True):
             for row, values in zip(batch, logits, strict=True):
                 results[row] = values[: len(rows[row].input_ids)] if values.ndim == 2 else values
         return [results[row] for row in range(len(rows))]
 
-    def _run(self, rows: Sequence[Row]) -> Logits:
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return the rows of each run. The longest come first, so that runs need little padding."""
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        batches: list[list[int]] = []
+        for row in order:
+            longest = lengths[batches[-1][0]] if batches else 0
+            most = min(self.batch_size, rows_per_run(longest, self.engine))
+            fits = batches and len(batches[-1]) < most
+            if fits and not (self.folder.one_length and lengths[row] != longest):
+                batches[-1].append(row)
+            else:
+                batches.append([row])
+        return batches
+
+    def _open(self, *, several: bool) -> Any:
+        """Return the session of all threads, or that of one, for several runs at a time."""
+        same = _identity(self._graph) == self._file
+        if several and self._single is None and same:
+            self._single = _load_session(self._graph, 1, self.engine)
+        if several and self._single is not None:
+            return self._single
+        if self._session is None:  # in a process that was forked since
+            if not same:
+                raise UserError(
+                    f"{self._graph} is not the file that was loaded before the fork: load the model again"
+                )
+            self._session = _load_session(self._graph, self._threads, self.engine)
+        return self._session
+
+    def _run(self, rows: Sequence[Row], session: Any) -> Logits:
         shape = (len(rows), max(len(row.input_ids) for row in rows))
         ids = np.full(shape, self._pad, dtype=np.int64)
         mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
@@ -151,14 +184,8 @@ class Model(TextModel):
                 types[index, :length] = row.token_type_ids
         columns = dict(zip(_INPUTS, (ids, mask, types), strict=True))
         path = self._graph
-        if self._session is None:  # in a process that was forked since
-            if _identity(path) != self._file:
-                raise UserError(
-                    f"{path} is not the file that was loaded before the fork: load the model again"
-                )
-            self._session = _load_session(path, self._threads, self.engine)
         try:
-            results = self._session.run(self.outputs, {name: columns[name] for name in self._inputs})
+            results = session.run(self.outputs, {name: columns[name] for name in self._inputs})
         except Exception as error:  # of the engines, with no common base
             raise UserError(
                 f"{path} could not be run on {shape[0]} inputs of {shape[1]} tokens ({one_line(error)})"
@@ -259,9 +286,9 @@ def _drop_sessions() -> None:
     When one is freed it would wait for them; so it is kept for good.
     """
     for model in list(_models):
-        if model._session is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(model._session))
-            model._session = None
+        for session in filter(None, (model._session, model._single)):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+        model._session = model._single = None
 
 
 if hasattr(os, "register_at_fork"):

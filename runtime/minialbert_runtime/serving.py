@@ -85,11 +85,11 @@ class ServedModel(Model):
         }
         self.version = sha256(json.dumps(self.facts).encode()).hexdigest()[:16]
 
-    def _run(self, rows: Sequence[Row]) -> Logits:
+    def _run(self, rows: Sequence[Row], session: Any) -> Logits:  # noqa: ANN401 - of an engine
         if time.monotonic() > _until.get():
             raise OutOfTimeError
         try:
-            return super()._run(rows)
+            return super()._run(rows, session)
         except UserError as error:
             raise ModelFailedError(str(error)) from error
 

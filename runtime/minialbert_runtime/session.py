@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -17,7 +19,12 @@ from .errors import UserError
 from .graph import check_graph
 
 _FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions, and need not be printed too
+# Of one run among many. A core that takes few texts through all iterations finds weights and activations in its cache.
+_TOKENS = {"onnx": 256, "openvino": 1024}
 _TYPES = {"i64": "tensor(int64)", "f32": "tensor(float)"}  # OpenVINO's names and ONNX Runtime's
+
+_Batch = TypeVar("_Batch")
+_Result = TypeVar("_Result")
 
 
 def open_session(
@@ -36,6 +43,23 @@ def open_session(
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def rows_per_run(length: int, engine: str) -> int:
+    """Return how many inputs of a length, in tokens, an engine takes at once where there are many."""
+    return max(1, _TOKENS[engine] // max(1, length))
+
+
+def run_side_by_side(
+    run: Callable[[_Batch], _Result], batches: Sequence[_Batch], threads: int
+) -> list[_Result]:
+    """Return what `run`, on a session of one thread, makes of each batch, on several threads at a time.
+
+    No thread waits for another within a run, and one session serves all of them.
+    """
+    contexts = [copy_context() for _ in batches]  # a service keeps there until when a request has time
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda context, batch: context.run(run, batch), contexts, batches))
 
 
 def has_openvino() -> bool:

@@ -11,12 +11,12 @@ import os, socket, subprocess, sys
 from minialbert_runtime import model
 plain = model.Model._run
 
-def asks(self, rows):
+def asks(self, rows, session):
     try:
         {}
     except OSError:
         pass
-    return plain(self, rows)
+    return plain(self, rows, session)
 
 model.Model._run = asks
 from minialbert_runtime.cli import main

@@ -107,11 +107,63 @@ def test_runs_hold_texts_of_one_length_where_the_folder_says_so(dynamic, precisi
     assert model.batch_size == 32
     run = model._run
     monkeypatch.setattr(
-        model, "_run", lambda rows: runs.append([len(row.input_ids) for row in rows]) or run(rows)
+        model,
+        "_run",
+        lambda rows, session: runs.append([len(row.input_ids) for row in rows]) or run(rows, session),
     )
     texts = [" ".join(WORDS[:1] * count) for count in (3, 1, 2, 3, 1, *[2] * 40)]
     assert len(list(model.predict(texts))) == 45
     assert sorted((len(run), *set(run)) for run in runs) == [(2, 3), (2, 5), (9, 4), (32, 4)]
+
+
+# Many texts
+
+
+def test_many_texts_run_side_by_side_in_runs_of_256_tokens(classifier, monkeypatch):
+    texts = [" ".join(WORDS[:1] * count) for count in [*range(1, 60), *[1] * 50]]
+    model, runs = Model(classifier, threads=2), []
+    expected = [model(text) for text in texts]
+    assert model._single is None, "a text alone needs no second session"
+    run = model._run
+    monkeypatch.setattr(
+        model,
+        "_run",
+        lambda rows, session: (
+            runs.append((session, [len(row.input_ids) for row in rows])) or run(rows, session)
+        ),
+    )
+    assert list(model.predict(texts)) == expected
+    assert {session for session, _ in runs} == {model._single}
+    assert max(max(lengths) * len(lengths) for _, lengths in runs) <= 256
+    assert all(max(lengths) * (len(lengths) + 1) > 256 or len(lengths) == 32 for _, lengths in runs[:-1])
+    assert list(Model(classifier, threads=1).predict(texts)) == expected
+
+
+def test_few_tokens_are_run_one_after_the_other_on_all_threads(classifier):
+    model = Model(classifier, threads=2)
+    list(model.predict(["king river"] * 64))  # 256 tokens
+    assert model._single is None
+    list(model.predict(["king river"] * 65))
+    assert model._single is not None
+
+
+def test_a_graph_replaced_since_it_was_loaded_changes_no_answer_to_many_texts(classifier):
+    model, texts = Model(classifier, threads=2), ["king river"] * 200
+    expected = list(model.predict(texts))
+    other = Model(classifier, threads=2)
+    (classifier / "model.onnx").write_bytes(b"another")
+    assert list(other.predict(texts)) == list(model.predict(texts)) == expected
+
+
+def test_runs_side_by_side_end_with_the_time_of_their_request(classifier):
+    serving = pytest.importorskip("minialbert_runtime.serving")
+    model = serving.ServedModel("m", classifier, threads=2)
+    token = serving._until.set(0.0)
+    try:
+        with pytest.raises(serving.OutOfTimeError):
+            list(model.predict(["king river"] * 200))
+    finally:
+        serving._until.reset(token)
 
 
 # What is asked
@@ -228,19 +280,20 @@ FORKED = """
 import os, signal, sys
 from minialbert_runtime import Model, RuntimeUserError
 model = Model(sys.argv[1], threads=int(sys.argv[2]))
-before = model("king river")
+ask = lambda: [model("king river"), *model.predict(["king river"] * 200)]
+before = ask()
 if sys.argv[3] == "swapped":
     os.replace(os.path.join(sys.argv[1], "other.onnx"), os.path.join(sys.argv[1], "model.onnx"))
 if os.fork() == 0:
     signal.alarm(20)
     try:
         if sys.argv[3] != "unused":
-            assert model("king river") == before
+            assert ask() == before
     except RuntimeUserError as error:
         print(error)
     sys.exit(0)
 status = os.wait()[1]
-assert model("king river") == before
+assert ask() == before
 print("ended with", status)
 """
 

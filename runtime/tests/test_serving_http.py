@@ -195,9 +195,9 @@ def blocked(monkeypatch):
     """Let every run wait for the event that is returned."""
     go, plain = threading.Event(), ServedModel._run
 
-    def run(self, rows):
+    def run(self, rows, session):
         go.wait(10)
-        return plain(self, rows)
+        return plain(self, rows, session)
 
     monkeypatch.setattr(ServedModel, "_run", run)
     return go
@@ -228,7 +228,7 @@ def test_a_full_queue_is_told_and_those_in_it_are_answered(counted, monkeypatch)
 def test_a_request_that_takes_too_long_is_told_and_stops(counted, monkeypatch):
     runs = []
 
-    def run(self, rows):
+    def run(self, rows, session):
         time.sleep(0.05)
         runs.append(len(rows))
         return np.zeros((len(rows), 3), np.float32)
@@ -249,7 +249,7 @@ def test_a_model_that_cannot_run_and_an_error_of_ours_quote_no_text(counted, mon
         assert at.ask("/predict", ["secret"]).status == 500
         monkeypatch.undo()
         monkeypatch.setattr(
-            Model, "_run", lambda self, rows: (_ for _ in ()).throw(RuntimeUserError("no run"))
+            Model, "_run", lambda self, rows, session: (_ for _ in ()).throw(RuntimeUserError("no run"))
         )
         answer = at.ask("/predict", ["secret"])
         assert (answer.status, answer.said["error"]) == (500, "the model default failed: no run")
@@ -308,7 +308,9 @@ def test_a_client_that_sends_too_much_reads_why(counted):
 def test_clients_that_left_take_no_place_in_the_queue(counted, monkeypatch):
     go, served = blocked(monkeypatch), []
     plain = Model._run
-    monkeypatch.setattr(Model, "_run", lambda self, rows: served.append(1) or plain(self, rows))
+    monkeypatch.setattr(
+        Model, "_run", lambda self, rows, session: served.append(1) or plain(self, rows, session)
+    )
     with serving({"default": counted}, runs=1, queue=3) as at:
         monkeypatch.setattr("minialbert_runtime.serving._PATIENCE", 0.05)
         first = threading.Thread(target=at.ask, args=("/predict", ["king"]))
@@ -435,7 +437,7 @@ def test_sigterm_finishes_what_runs_and_ends_with_zero(counted):
     program = (
         "-c",
         "import time\nfrom minialbert_runtime import serving\nplain = serving.Model._run\n"
-        "serving.Model._run = lambda self, rows: time.sleep(0.7) or plain(self, rows)\n"
+        "serving.Model._run = lambda self, rows, session: time.sleep(0.7) or plain(self, rows, session)\n"
         "from minialbert_runtime.cli import main\nmain()",
     )
     server = start("serve", f"one={counted}", f"two={counted}", "--port", 0, program=program)
