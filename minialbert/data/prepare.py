@@ -184,21 +184,18 @@ def make_windows(
     workers = _number_of_workers(num_workers, sources)
     folder = Path(output)
     plan = _Plan(record, chosen, _source_records(sources))
-    with writing(
-        folder, advice="free some space, and run the same command again: it goes on where it stopped"
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
-        with sole_user(folder, "prepare"):
-            check_own(*own_files(folder))
-            state = _open_folder(folder, plan, sources, overwrite)
-            if isinstance(state, WindowsManifest):
-                logger.info("%s is finished: nothing to do", folder)
-                return state
-            num_bytes = sum(source.num_bytes for source in sources)
-            logger.info("corpus: %s%s", count_kinds(sources), f", {size(num_bytes)}" if num_bytes else "")
-            loaded.save_pretrained(folder / TOKENIZER)
-            _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
-            return _finish(folder, replace(plan, sources=_source_records(sources, plan.sources)), state)
+    advice = "free some space, and run the same command again: it goes on where it stopped"
+    with writing(folder, advice=advice), sole_user(folder, "prepare"):
+        check_own(*own_files(folder))
+        state = _open_folder(folder, plan, sources, overwrite)
+        if isinstance(state, WindowsManifest):
+            logger.info("%s is finished: nothing to do", folder)
+            return state
+        num_bytes = sum(source.num_bytes for source in sources)
+        logger.info("corpus: %s%s", count_kinds(sources), f", {size(num_bytes)}" if num_bytes else "")
+        loaded.save_pretrained(folder / TOKENIZER)
+        _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
+        return _finish(folder, replace(plan, sources=_source_records(sources, plan.sources)), state)
 
 
 def recipe_options(recipe: Recipe) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,8 @@ def _of_tool(name: str, answers: Answers) -> Iterator[str]:
         partial(label_studio.write, predicted=True) if name == "label-studio" else formats.FORMATS[name].lines
     )
     assert lines is not None
-    return lines(_checked(name, _documents(answers), classes=holds))
+    documents = _checked(name, _documents(answers), classes=holds)
+    return lines(chain(list(islice(documents, 1)), documents))  # refused before a piece is written
 
 
 def _checked(name: str, documents: Iterable[Document], *, classes: bool) -> Iterator[Document]:

@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Collection, Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
@@ -184,6 +184,20 @@ def _finite(values: Any, place: str, lost: list[str]) -> Any:
 
 
 @contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Create a folder, and those above it; after an error in the block those of them go again that are empty."""
+    created = [one for one in (path, *path.parents) if not one.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in created:
+            with suppress(OSError):
+                one.rmdir()
+        raise
+
+
+@contextmanager
 def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside the directory; when the block ends without an error it takes its place.
 
@@ -202,11 +216,11 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
     target = Path(directory).expanduser().resolve()
     fixed = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))
     place = target if fixed else target.parent
-    place.mkdir(parents=True, exist_ok=True)
-    _clear_left_over(place, target)
-    staging = place / f".{target.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
-    staging.mkdir()
-    try:
+    with new_folder(place), ExitStack() as stack:
+        _clear_left_over(place, target)
+        staging = place / f".{target.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+        staging.mkdir()
+        stack.callback(shutil.rmtree, staging, ignore_errors=True)
         with _held(staging):
             yield staging
             _give_usual_modes(staging)
@@ -218,8 +232,6 @@ def whole_folder(directory: str | Path, *, replaces: Collection[str] = ()) -> It
             else:
                 _put_in_place(target, staging)
             sync(place)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
@@ -229,22 +241,23 @@ def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[
     What works in it is called `what`, as in "grid"; `patience` is how many seconds to wait for another one to end.
     """
     check_folder(directory, what, overwrite=True)
-    with writing(directory, advice=None):
-        directory.mkdir(parents=True, exist_ok=True)
-        # Of the directory itself: a file for it would stay behind, in a folder that is to be empty.
-        handle = os.open(directory, os.O_RDONLY) if _HAS_LOCKS else None
-    if handle is None:
-        yield
-        return
-    import fcntl
+    with ExitStack() as stack:
+        with writing(directory, advice=None):
+            stack.enter_context(new_folder(directory))
+            # Of the directory itself: a file for it would stay behind, in a folder that is to be empty.
+            handle = os.open(directory, os.O_RDONLY) if _HAS_LOCKS else None
+        if handle is None:
+            yield
+            return
+        import fcntl
 
-    try:
-        _lock(handle, directory, what, time.monotonic() + patience)
-        yield
-    finally:
-        with suppress(OSError):  # of all copies, which processes forked since may hold
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        try:
+            _lock(handle, directory, what, time.monotonic() + patience)
+            yield
+        finally:
+            with suppress(OSError):  # of all copies, which processes forked since may hold
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
 
 def _lock(handle: int, directory: Path, what: str, deadline: float) -> None:

@@ -107,9 +107,11 @@ def test_overlaps_are_kept_chosen_or_refused(tmp_path):
     twice = [{"id": "t", "text": "chronic pain", "spans": [[8, 12, "Sign"], [8, 12, "Sign"]]}]
     assert "repeated entities (1)" in there(tmp_path, twice, "iob2")[1].notes[0]
     with pytest.raises(
-        UserError, match=r"given.jsonl:1: doccano has entities or classes, and this text has both"
+        UserError, match=r"given.jsonl:2: doccano has entities or classes, and this text has both"
     ):
-        there(tmp_path, [{"text": "a", "spans": [[0, 1, "A"]], "label": ["x"]}], "doccano", overwrite=True)
+        rows = [{"text": "a", "label": ["x"]}, {"text": "a", "spans": [[0, 1, "A"]], "label": ["x"]}]
+        there(tmp_path, rows, "doccano", overwrite=True)
+    assert not list(tmp_path.glob(".*"))  # nothing half-written
 
 
 @pytest.mark.parametrize("format", ["doccano", "prodigy", "label-studio", "jsonl"])

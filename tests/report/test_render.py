@@ -123,6 +123,14 @@ def test_a_doc_bin_has_the_entities_of_each_text(tmp_path):
     assert not (tmp_path / "scores.spacy").exists()
 
 
+@pytest.mark.parametrize("format", ["label-studio", "doccano", "conll", "brat"])
+def test_answers_that_a_format_cannot_hold_leave_nothing(tmp_path, format):
+    output = tmp_path / "new" / "out" if format == "brat" else tmp_path / "out"
+    with pytest.raises(UserError, match=r"and this model gives none: take csv or jsonl$"):
+        minialbert.render([{"text": "x", "score": 1.0}] * 2, output, format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_format_is_refused_and_a_file_kept(tmp_path):
     for format, output in (("xml", tmp_path / "a"), ("brat", None)):
         with pytest.raises(

@@ -54,6 +54,19 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert (target / "a.txt").read_text() == "old"
 
 
+def test_an_error_leaves_no_empty_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for place in (tmp_path / "deep" / "folder", tmp_path / "mine"):
+        for open_ in (whole_folder, lambda folder: sole_user(folder, "run")):
+            with pytest.raises(KeyError), open_(place):
+                raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(KeyError), sole_user(tmp_path / "deep" / "folder", "run"):
+        (tmp_path / "deep" / "log").write_text("x")
+        raise KeyError
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["log"]
+
+
 def test_what_is_not_written_anew_stays_but_for_what_it_replaces(tmp_path):
     target = tmp_path / "folder"
     (target / "sub").mkdir(parents=True)

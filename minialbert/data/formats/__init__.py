@@ -182,7 +182,7 @@ def write(
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             (path / file).write_bytes(content.encode())
         return
-    with whole_file(path, "xb", keep=UserError) as stream:
+    with whole_file(path, "xb") as stream:
         if form.lines is None:
             stream.write(spacy.write(documents))
             return
