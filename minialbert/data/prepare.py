@@ -278,7 +278,7 @@ def _check_options(
     if not options.truncate and not 0 <= options.overlap < content:
         raise UserError(
             f"overlap must lie in [0, {content}) (window_length {options.window_length} less {specials} "
-            f"special tokens), found {options.overlap}"
+            f"special tokens), found {options.overlap}: give --overlap {content // 2}"
         )
     if limit is not None and limit < 1:
         raise UserError(f"max_windows_per_document must be at least 1 or None, found {limit}")
@@ -302,7 +302,7 @@ def _check_options(
 def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> int:
     if num_workers is not None:
         if num_workers < 1:
-            raise UserError(f"num_workers must be at least 1, found {num_workers}")
+            raise UserError(f"num_workers (--workers) must be at least 1, found {num_workers}")
         return num_workers
     if sum(source.num_bytes for source in sources) < _PARALLEL_FROM_BYTES:
         return 1

@@ -575,14 +575,17 @@ def test_foreign_folders_are_refused(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"overlap": 10}, "overlap must lie in [0, 10) (window_length 12 less 2 special tokens), found 10"),
+        (
+            {"overlap": 10},
+            "overlap must lie in [0, 10) (window_length 12 less 2 special tokens), found 10: give --overlap 5",
+        ),
         ({"overlap": -1}, "overlap"),
         ({"window_length": 2}, "give at least 3"),
         ({"max_windows_per_document": 0}, "max_windows_per_document"),
         ({"held_out_fraction": 1.0}, "held_out_fraction"),
         ({"separator": "comma"}, "expected one of blank-line, line, file"),
         ({"max_document_bytes": 0}, "max_document_bytes"),
-        ({"num_workers": 0}, "num_workers"),
+        ({"num_workers": 0}, "num_workers (--workers)"),
         ({"seed": -1}, "seed"),
     ],
 )
