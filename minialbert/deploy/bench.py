@@ -32,11 +32,17 @@ import torch
 from rich.progress import Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minialbert.deploy import bench_worker
-from minialbert.deploy.bench_models import BenchModel, build_model, parse_models, recorded_quality
+from minialbert.deploy.bench_models import (
+    BenchModel,
+    ModelChoice,
+    build_model,
+    parse_models,
+    recorded_quality,
+)
 from minialbert.errors import MissingExtraError, UserError, listed, one_line
 from minialbert.report.tables import Table, Value, escape
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import write_atomically, writing
+from minialbert.runs.files import new_folder, write_atomically, writing
 from minialbert.runs.machine import instruction_sets
 from minialbert.runs.progress import progress_bar
 from minialbert.runs.records import check_output, in_percent, write_result
@@ -94,8 +100,8 @@ def benchmark(
     """Measure models in engines, taking turns, and return the record.
 
     Of `models` (see `parse_models`) the first, in the first engine, is what others are compared with. Of `lengths`
-    (tokens) those that a model cannot take are left out for it. Exported folders and static vectors have engines of
-    their own. A cell has `repeats` turns at most, or as many as `seconds` allow, but three at least; short runs are
+    (tokens) those that a model cannot take are left out, with a note. Exported folders and static vectors have engines
+    of their own. A cell has `repeats` turns at most, or as many as `seconds` allow, but three at least; short runs are
     repeated within a turn. `output` gets `result.json` and `table.md`.
 
     `metrics` has, by model and engine: `bytes`, `peak_memory_bytes` of its process after runs at batch 1, and
@@ -107,6 +113,7 @@ def benchmark(
     choices = parse_models(models)
     numbers = {"batch size": batch_size, "number of repeats": repeats, "number of threads": threads}
     _check_options(engines, lengths, numbers, seconds, output, overwrite=overwrite)
+    lengths, notes = _fitting(choices, lengths)
     load = None
     with suppress(AttributeError, OSError):  # not on Windows
         load = os.getloadavg()[0]
@@ -116,11 +123,14 @@ def benchmark(
         )
     count = torch.get_num_threads() if threads is None else threads
     settings = list(dict.fromkeys((batch, length) for batch in (1, batch_size) for length in lengths))
-    notes: list[str] = []
     about: dict[str, dict[str, Any]] = {}
     pairs: list[Pair] = []
     timed: dict[Pair, Timed] = {}
     with ExitStack() as stack:
+        if output is not None:
+            with writing(output, advice=None):
+                stack.enter_context(new_folder(output))
+                tempfile.TemporaryFile(dir=output).close()
         bar = stack.enter_context(_progress_bar(progress))
         bar.reset(_TASK, total=float(len(choices) * len(engines)))
         with Worker({"engine": bench_worker.PRODUCTS, "threads": count}) as products:
@@ -332,9 +342,18 @@ def _check_options(
             raise MissingExtraError(package, extra, f"benchmarking {listed(some)}")
     if output is not None:
         check_output(output, TABLE_FILE, kind="bench", overwrite=overwrite)
-        with writing(output, advice=None):
-            output.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=output).close()
+
+
+def _fitting(choices: Sequence[ModelChoice], asked: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Return the lengths to measure, and a note for each model that takes not all; refuse one that no model takes."""
+    with torch.device("meta"):
+        limits = {one.name: build_model(one, read=False).max_length for one in choices}
+    most = max(limits.values())
+    beyond = [length for length in asked if length > most]
+    if beyond and asked is not DEFAULT_LENGTHS:
+        raise UserError(f"lengths: no model takes {listed(beyond)} tokens, {most} at most: leave them out")
+    kept = [length for length in asked if length <= most] or [most]
+    return kept, [f"{name}: {one} tokens at most" for name, one in limits.items() if one < max(kept)]
 
 
 # --- the record, and its tables

@@ -121,14 +121,14 @@ def _parse(value: str) -> ModelChoice:
     return ModelChoice(name, source, depth)
 
 
-def build_model(choice: ModelChoice, seed: int = 0) -> BenchModel:
-    """Return a model, read or with random weights; one without a classification head gets one for texts, two labels."""
+def build_model(choice: ModelChoice, seed: int = 0, *, read: bool = True) -> BenchModel:
+    """Return a model, `read` or with random weights; without a classification head it gets one of two labels."""
     name, head, depth = choice.source, _HEAD, choice.num_iterations
     if (as_it_is := _as_it_is(choice)) is not None:
         if depth is not None:
             raise UserError(f"{choice.name}: @{depth} is for a MiniALBERT that is not exported")
         return as_it_is
-    has_weights = name not in SHAPES and not name.startswith(_CONFIG)
+    has_weights = read and name not in SHAPES and not name.startswith(_CONFIG)
     config = _config_of(name)
     if has_weights and encoders.head_of(config) in (_HEAD, _TOKEN_HEAD):
         head = str(encoders.head_of(config))

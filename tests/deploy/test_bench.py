@@ -84,7 +84,7 @@ def measured(configs, tmp_path_factory):
     torch.manual_seed(5)
     state = torch.get_rng_state()
     record = benchmark(
-        [f"half=config:{configs}/tiny-student.json@1"], engines=["torch-int8", "onnx-int8"], lengths=[8, 32],
+        [f"half=config:{configs}/tiny-student.json@1"], engines=["torch-int8", "onnx-int8"], lengths=[8, 16],
         batch_size=2, repeats=1, threads=1, output=folder / "out",
     )  # fmt: skip
     assert torch.equal(torch.get_rng_state(), state)
@@ -165,7 +165,9 @@ def test_engines_side_by_side(measured):
         peaks = {engine: cell["peak_memory_bytes"] for engine, cell in engines.items()}
         assert 10e6 < peaks["onnx-int8"] < 0.6 * peaks["torch-int8"]
         for cell in engines.values():
-            assert [(t["batch_size"], t["length"]) for t in cell["timings"]] == [(1, 8), (2, 8)]
+            assert [(t["batch_size"], t["length"]) for t in cell["timings"]] == [
+                (1, 8), (1, 16), (2, 8), (2, 16)
+            ]  # fmt: skip
             for timing in cell["timings"]:
                 spread = timing["seconds"]
                 assert 0 < spread["min"] <= spread["q1"] <= spread["median"] <= spread["q3"]
@@ -183,14 +185,14 @@ def test_tables_say_what_the_record_says(measured):
     names = [(model, engine) for model in record["models"] for engine in record["settings"]["engines"]]
     for table in (size, latency, throughput):
         assert [row[:2] for row in table.rows] == names
-    assert latency.columns == ("model", "engine", "8 tokens", "95 %", "x", "32 tokens", "95 %", "x")
+    assert latency.columns == ("model", "engine", "8 tokens", "95 %", "x", "16 tokens", "95 %", "x")
     for one, row, many in zip(names, latency.rows, throughput.rows, strict=True):
-        first, second = record["metrics"][one[0]][one[1]]["timings"]
+        first, longer, second, _ = record["metrics"][one[0]][one[1]]["timings"]
+        assert float(row[5]) == pytest.approx(1e3 * longer["seconds"]["median"], rel=0.01, abs=0.006)
         assert float(row[2]) == pytest.approx(1e3 * first["seconds"]["median"], rel=0.01, abs=0.006)
         assert float(row[3]) == pytest.approx(1e3 * first["seconds"]["p95"], rel=0.01, abs=0.006)
         assert float(row[4]) == pytest.approx(first["speed_ratio"], rel=0.01, abs=0.006)
         assert float(many[2]) == pytest.approx(second["tokens_per_second"], rel=0.01)
-        assert row[5:] == (None,) * 3 and many[4:] == (None,) * 2  # 32 tokens are more than the models' 24
     assert latency.rows[0][4] == throughput.rows[0][3] == 1
     text = (folder / "table.md").read_text()
     assert text == as_markdown(record)
@@ -270,6 +272,40 @@ def test_a_tuned_model_and_an_exported_folder_come_with_their_scores(tuned, tmp_
     assert recorded_quality(other_depth) is None  # its record has no score of that depth
     with pytest.raises(UserError, match="@1 is for a MiniALBERT that is not exported"):
         build_model(parse_models([f"{folder}@1"])[0])
+
+
+def test_lengths_that_not_all_models_take(configs, monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(benchmarks, "Worker", lambda request: started.append(request) or NoProcess(request))
+    (tmp_path / "long.json").write_text(
+        json.dumps({"model_type": "bert", "num_hidden_layers": 1, **SHAPE, "max_position_embeddings": 40})
+    )
+    models = [f"short=config:{configs}/tiny-bert.json", f"long=config:{tmp_path}/long.json"]
+    options = {"engines": ["torch-fp32"], "batch_size": 1, "repeats": 1}
+    refused = "lengths: no model takes 48 tokens, 40 at most: leave them out"
+    with pytest.raises(UserError, match=refused):
+        benchmark(models, lengths=[8, 48], output=tmp_path / "new" / "out", **options)
+    assert started == [] and not (tmp_path / "new").exists()
+    record = benchmark(models, lengths=[8, 32], **options)
+    assert record["notes"] == ["short: 24 tokens at most"]
+    _, latency, throughput = tables(record)
+    assert latency.rows[0][5:] == (None,) * 3 and throughput.rows[0][4:] == (None,) * 2
+    assert None not in latency.rows[1][5:7]
+    assert benchmark(models, **options)["settings"]["lengths"] == [
+        16
+    ]  # of those that nobody chose, what fits
+
+
+def test_a_refused_bench_leaves_no_folder(configs, monkeypatch, tmp_path):
+    def fail(request):
+        raise UserError("no process")
+
+    monkeypatch.setattr(benchmarks, "Worker", fail)
+    with pytest.raises(UserError, match="no process"):
+        benchmark(
+            [f"config:{configs}/tiny-bert.json"], engines=["torch-fp32"], output=tmp_path / "new" / "out"
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_quantised_torch_is_still_the_model(configs):
