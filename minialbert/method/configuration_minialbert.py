@@ -7,7 +7,9 @@ beside every saved checkpoint so that it also loads where `minialbert` is not in
 from __future__ import annotations
 
 import json
+import logging
 import os
+from functools import cache
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -32,6 +34,7 @@ _SIZES = (
     "intermediate_size", "max_position_embeddings", "type_vocab_size", "num_hidden_groups", "lora_rank",
 )  # fmt: skip
 _MOST_LABELS, _MOST_ITERATIONS = 1_000_000, 1_000
+_warn_once = cache(logging.getLogger(__name__).warning)  # a configuration is built many times
 _FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
@@ -166,6 +169,7 @@ class MiniAlbertConfig(PreTrainedConfig):
         self._check_adapters()
         self._check_depths()
         self._check_groups()
+        self._tell_idle()
 
     def _check_values(self) -> None:
         for name in _SIZES:
@@ -251,6 +255,18 @@ class MiniAlbertConfig(PreTrainedConfig):
                 f"num_hidden_groups must lie between {least} (hidden_group_order {self.hidden_group_order!r}) and "
                 f"num_hidden_layers ({self.num_hidden_layers}), got {self.num_hidden_groups}"
             )
+
+    def _tell_idle(self) -> None:
+        """Say which settings of what iterations share, and of what tells them apart, change nothing."""
+        groups = self.num_hidden_groups
+        kinds = "none" if self.adapter_reduction_factor is None else self.adapter_kind
+        lora = "lora" in kinds.split("+")
+        uses = {
+            "hidden_group_order": 1 < groups < self.num_hidden_layers, "groups_share_attention": groups > 1,
+            "adapter_kind": kinds != "none", "lora_rank": lora, "lora_layers": lora,
+        }  # fmt: skip
+        for name in (one for one, used in uses.items() if not used and getattr(self, one) != LATER[one]):
+            _warn_once(f"{name}={getattr(self, name)!r} has no effect: {groups=}, adapters={kinds!r}")
 
     def group_of(self, iteration: int) -> int:
         """Return which block an iteration applies, both from 0; iterations past the last trained one are as that."""

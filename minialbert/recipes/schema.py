@@ -167,8 +167,9 @@ class StudentRecipe(Section):
             raise ValueError(f"init {self.init!r} takes no init_layer: it is for init 'teacher'")
         if self.init == "alternate-layers" and self.arch != "bert":
             raise ValueError("init 'alternate-layers' needs arch 'bert': a recursive student has one layer")
-        if self.arch == "bert" and self.num_hidden_groups > 1:
-            raise ValueError("num_hidden_groups is for arch 'minialbert': in a bert no layers share weights")
+        idle = [name for name, usual in SHARING_DEFAULTS.items() if getattr(self, name) != usual]
+        if self.arch == "bert" and idle:
+            raise ValueError(f"{idle[0]} is for arch 'minialbert': a bert has no groups and no adapters")
         if self.adapter_reduction_factor is None and self.adapter_kind != "bottleneck":
             raise ValueError(
                 f"adapter_kind {self.adapter_kind!r} needs adapters, and adapter_reduction_factor null means none: "

@@ -29,7 +29,7 @@ from minialbert.data.task_inputs import IGNORED, Encoded
 from minialbert.data.tasks import load_task, task_identity, task_summary, understood
 from minialbert.data.tokenizers import tokenizer_fingerprint
 from minialbert.data.words import learn_words, with_words
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, listed
 from minialbert.method.adapters import (
     TrainableCount,
     add_adapters,
@@ -175,6 +175,7 @@ def plan_finetuning(
     lengths = {
         "max_length": max_length, "overlap": overlap, "all_pieces": recipe.task.label_pieces == "all",
     }  # fmt: skip
+    teacher = _load_task_teacher(recipe, task, model, tokenizer, max_length, scale, taught)
     encoded, long_texts = _encode(task, tokenizer, words, recipe.task.long_texts, lengths)
     inputs = TaskInputs(
         task.name,
@@ -212,7 +213,7 @@ def plan_finetuning(
         model=model,
         tokenizer=tokenizer,
         encoded=encoded,
-        teacher=_load_task_teacher(recipe, task, model, tokenizer, max_length, scale, taught),
+        teacher=teacher,
         taught=taught,
         class_weights=_class_weights(recipe, task, encoded["train"]),
         elastic=elastic,
@@ -591,6 +592,11 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
 
 def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: list[str]) -> str | None:
     """Give a model without adapters fresh ones where adapters are to be tuned; return where they come from."""
+    own = getattr(model.config, "adapter_reduction_factor", None) is not None
+    changed = recipe.model.model_dump(exclude_defaults=True, exclude={"name", "revision"})
+    if changed and (own or recipe.tuning.mode != "adapters"):
+        names = listed(f"model.{one}" for one in changed)
+        notes.append(f"adapters: none are added, so without effect: {names}")
     if recipe.tuning.mode != "adapters":
         return None
     if not is_minialbert(model):
@@ -598,7 +604,7 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
             f"adapter-tuning needs a MiniALBERT; {display_name(recipe.model.name)} is a {model.config.model_type}: "
             "leave out --adapters, or distil a student from it first"
         )
-    if model.config.adapter_reduction_factor is not None:
+    if own:
         return "pre-trained"
     start = recipe.model.adapter_init
     add_adapters(

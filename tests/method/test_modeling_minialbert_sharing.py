@@ -12,6 +12,7 @@ from torch import nn
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM, MiniAlbertForSequenceClassification
 from minialbert.errors import UserError
+from minialbert.method import configuration_minialbert
 from minialbert.method.adapters import (
     add_adapters,
     backbone_fingerprint,
@@ -82,6 +83,29 @@ def test_impossible_groups_are_refused(values, message):
         small(**values)
     with pytest.raises(ValueError, match="num_hidden_groups is for arch 'minialbert'"):
         StudentRecipe(arch="bert", init="random", num_hidden_groups=2)
+    with pytest.raises(ValueError, match="lora_rank is for arch 'minialbert': a bert has no"):
+        StudentRecipe(arch="bert", init="random", lora_rank=4)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"lora_rank": 4}, "lora_rank=4 has no effect: groups=1, adapters='bottleneck'"),
+        ({"lora_layers": ["ffn"], "adapter_kind": "scale+layer-norm"}, "lora_layers=['ffn'] has no effect"),
+        ({"lora_rank": 4, "adapter_kind": "scale+lora"}, ""),
+        ({"adapter_kind": "lora", "adapter_reduction_factor": None}, "adapter_kind='lora' has no effect"),
+        ({"hidden_group_order": "turns"}, "hidden_group_order='turns' has no effect: groups=1"),
+        ({"hidden_group_order": "ends", "num_hidden_groups": 6}, "hidden_group_order='ends' has no effect"),
+        ({"hidden_group_order": "ends", "num_hidden_groups": 5}, ""),
+        ({"groups_share_attention": True}, "groups_share_attention=True has no effect: groups=1"),
+        ({"groups_share_attention": True, "num_hidden_groups": 6}, ""),
+    ],
+)
+def test_settings_without_effect_are_told_once(values, told, caplog):
+    configuration_minialbert._warn_once.cache_clear()
+    for _ in range(2):
+        small(**values)
+    assert [line.getMessage()[: len(told)] for line in caplog.records] == [told] * bool(told)
 
 
 @torch.no_grad()

@@ -418,6 +418,12 @@ def test_fresh_adapters_start_as_the_identity_and_as_published_on_request(run, s
     plan = plan_finetuning(make_recipe(plain, "single", data, *lora, adapters=True))
     assert "adapters: fresh (lora, identity)" in plan.notes
     assert all(list(adapter.up) == ["query"] for adapter in plan.model.minialbert.attention_adapters)
+    idle = (
+        "adapters: none are added, so without effect: model.adapter_kind, model.lora_rank, model.lora_layers"
+    )
+    assert idle not in plan.notes
+    for model, adapters in ((plain, False), (student(), True)):
+        assert idle in plan_finetuning(make_recipe(model, "single", data, *lora, adapters=adapters)).notes
     record = run(model=plain, adapters=True)
     assert record["adapter_init"] == "identity"
     before, after = tensors(plain), tensors(tmp_path / "run" / "model")
