@@ -170,6 +170,9 @@ def understood(task: Task) -> list[str]:
     told = (f"{name} {'/'.join(f'{counts[name].get(split, 0):,}' for split in labelled)}" for name in order)
     more = f" and {len(order) - _SHOWN:,} more" if len(order) > _SHOWN else ""
     what = {"token": "entities", "answer": "questions"}.get(task.type.label, "labels")
+    taught = [label for label in order if "train" in counts[label]]
+    if "train" in labelled and what != "questions" and len(taught) < (1 if task.type.tagging else 2):
+        lines.append(f"train: nothing to tell apart: the {what} are {listed(taught)}")
     return [*lines, f"{what} ({'/'.join(labelled)}): {listed(islice(told, _SHOWN), 600)}{more}"]
 
 

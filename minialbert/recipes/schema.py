@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from minialbert.errors import spelled_as_path
 
@@ -31,6 +31,13 @@ def key(default: Any, meaning: str, **limits: Any) -> Any:
     return Field(default, description=meaning, **limits)
 
 
+def _each_once(values: list[Any] | None) -> list[Any] | None:
+    if values is not None and len(set(values)) < len(values):
+        raise ValueError(f"has a value twice: {values}")
+    return values
+
+
+Once = AfterValidator(_each_once)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -38,7 +45,7 @@ Count = Annotated[int, Field(ge=1)]
 Place = Annotated[str | None, Field(min_length=1), Mark.PLACE]
 Documents = Literal["blank-line", "line", "file"]
 LoraLayers = Annotated[
-    list[Literal["query", "key", "value", "dense", "ffn", "ffn_output"]] | None, Field(min_length=1)
+    list[Literal["query", "key", "value", "dense", "ffn", "ffn_output"]] | None, Field(min_length=1), Once
 ]
 
 
@@ -239,8 +246,8 @@ class DistillRecipe(Section):
     output_weight: Weight | None = key(None, "lambda 3, of Eq. 10")
     embedding_weight: Weight | None = key(None, "Weight of Eq. 12")
     relation_weight: Weight | None = key(None, "Weight of MiniLMv2's relations, no term of the paper")
-    relations: list[Literal["query-key", "query-query", "key-key", "value-value"]] | None = key(
-        None, "Relations to compare (null: query-key and value-value)", min_length=1
+    relations: Annotated[list[Literal["query-key", "query-query", "key-key", "value-value"]] | None, Once] = (
+        key(None, "Relations to compare (null: query-key and value-value)", min_length=1)
     )
     relation_heads: Count | None = key(None, "Heads to split them into (null: the teacher's number)")
     relation_layers: Literal["last", "all"] | None = key(
@@ -269,7 +276,7 @@ class DistillRecipe(Section):
     triplet_weight: Weight | None = key(
         None, "embeddings: weight of the margins to the nearest text (null: 0)"
     )
-    vector_dims: list[Count] | None = key(
+    vector_dims: Annotated[list[Count] | None, Once] = key(
         None, "embeddings: leading dimensions at which they count too (Matryoshka)", min_length=1
     )
     elastic: bool = key(False, "Train depths before the last too, one drawn per step")
@@ -456,7 +463,9 @@ class TaskRecipe(Section):
     group: str | None = key(
         None, "Column whose rows of one value are not parted (patient, document)", min_length=1
     )
-    labels: list[str] | None = key(None, "Label names in the order of their ids (null: sorted)", min_length=1)
+    labels: Annotated[list[str] | None, Once] = key(
+        None, "Label names in the order of their ids (null: sorted)", min_length=1
+    )
     label_separator: str | None = key(
         None,
         "Between labels of a multi-label cell (null: found, one of | ; , and others)",
@@ -535,7 +544,7 @@ class TaskTeacherRecipe(Section):
 
     model: Annotated[Place, Mark.OPTION] = key(None, "Hub id or directory (null: none)")
     revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
-    labels: list[str] | None = key(
+    labels: Annotated[list[str] | None, Once] = key(
         None, "The teacher's label names by id, where its config has none", min_length=1
     )
     task_weight: Weight = key(0.5, "Weight of the loss on the gold labels")
@@ -559,18 +568,10 @@ class TaskTeacherRecipe(Section):
 class GridRecipe(Section):
     """Lists of values; every combination is one cell, repeated for every seed. Empty: the recipe's own value."""
 
-    learning_rate: list[Rate] = key([], "Learning rates to try")
-    batch_size: list[Count] = key([], "Batch sizes to try")
-    epochs: list[Rate] = key([], "Lengths to try")
-    seed: list[Annotated[int, Field(ge=0, lt=2**32)]] = key([], "Seeds of every cell")
-
-    @model_validator(mode="after")
-    def _no_value_twice(self) -> Self:
-        for name in type(self).model_fields:
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"grid.{name} has a value twice: {values}")
-        return self
+    learning_rate: Annotated[list[Rate], Once] = key([], "Learning rates to try")
+    batch_size: Annotated[list[Count], Once] = key([], "Batch sizes to try")
+    epochs: Annotated[list[Rate], Once] = key([], "Lengths to try")
+    seed: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Once] = key([], "Seeds of every cell")
 
 
 class FinetuneRecipe(RecipeBase):

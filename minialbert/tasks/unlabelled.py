@@ -88,6 +88,8 @@ def teach(
     own = model if isinstance(model, TextModel) else None
     kind = _kind(recipe.task, own, name)
     names = tuple(recipe.teacher.labels or ()) if own is None else own.labels if kind.has_classes else ()
+    if kind.label != "classes" and len(names) == 1:
+        raise UserError(f"teacher {name} has one class, {quoted(names[0])}: it tells nothing apart")
     named = {"name": recipe.task.name or kind.option or kind.name}
     recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update=named)})
     texts, note = _read_texts(unlabelled, recipe.teacher)
@@ -230,12 +232,7 @@ def _answers(
 ) -> list[_Answer]:
     """Return the teacher's answers: those from before are read from the folder, others are added as they come."""
     file, manifest, name = folder / "labels.jsonl", folder / "manifest.json", identity["name"]
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not manifest.is_file():
-            write_json(manifest, identity)
-        file.touch()
-    if manifest.read_text(encoding="utf-8") != to_json(identity) + "\n":
+    if manifest.is_file() and manifest.read_text(encoding="utf-8") != to_json(identity) + "\n":
         raise UserError(f"{folder} has labels of another teacher or other texts; --overwrite begins anew")
     answers, size = _kept(file, texts)
     first, begun, left = len(answers), time.monotonic(), len(texts) - len(answers)
@@ -243,14 +240,18 @@ def _answers(
     logger.info(f"teacher {name}: {left:,} of {len(texts):,} texts to label, {characters:,} characters")
     if left and world_size() > 1:
         raise UserError("texts are labelled in one process: begin without torchrun, then go on with --resume")
-    with writing(file), file.open("r+b") as opened, progress_bar("labelling", shown=progress) as bar:
+    with progress_bar("labelling", shown=progress) as bar:
         shown = bar.add_task("labelling", total=len(texts), completed=first)
-        opened.truncate(size)
-        opened.seek(size)
         for begin in range(first, len(texts), _SHARD):
             shard = texts[begin : begin + _SHARD]
-            opened.write("".join(_lines(shard, answer(shard), kind, name)).encode())
-            opened.flush()
+            said = "".join(_lines(shard, answer(shard), kind, name)).encode()
+            with writing(file):
+                folder.mkdir(parents=True, exist_ok=True)
+                if not manifest.is_file():
+                    write_json(manifest, identity)
+                with file.open("ab") as opened:
+                    opened.truncate(size)
+                    size += opened.write(said)
             bar.update(shown, completed=begin + len(shard))
             if begin == first and len(shard) < left:
                 seconds = (time.monotonic() - begun) / len(shard) * (left - len(shard))
@@ -260,6 +261,7 @@ def _answers(
                         f"teacher {name} needs {duration(seconds)}, more than {max_hours:g} hours: give fewer texts, "
                         "or go on with --yes --resume"
                     )
+    logger.info("teacher %s: its labels are in %s, and --resume goes on with them", name, folder)
     return _kept(file, texts)[0]
 
 
@@ -286,7 +288,7 @@ def _lines(texts: Sequence[str], given: Any, kind: TaskType, teacher: str) -> li
 
 def _kept(file: Path, texts: Sequence[str]) -> tuple[list[_Answer], int]:
     """Return the answers that a file holds, whole shards of them, and how many bytes these take."""
-    lines = file.read_bytes().splitlines(keepends=True)
+    lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
     whole = len(lines) - (bool(lines) and not lines[-1].endswith(b"\n"))  # killed while it was written
     whole -= 0 if whole == len(texts) else whole % _SHARD
     try:
@@ -307,6 +309,8 @@ def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401
         return plain | logits
     scores = said.get("scores", {} if said.keys() & {"label", "labels", "score"} else said)
     label = said.get("labels", said.get("label", said.get("score")))
+    if kind.label != "classes" and isinstance(label, Iterable) and not isinstance(label, str):
+        raise ValueError("a text has one label")
     if not all(0 <= float(chance) <= 1 for chance in scores.values()):
         raise ValueError("probabilities lie between 0 and 1")
     if scores and not said.keys() & {"label", "labels"}:

@@ -56,7 +56,10 @@ def test_empty_sections_are_the_defaults(tmp_path):
         (["task.labels=[]"], "at least 1 item"),
         (["task.max_train_rows=0"], "greater than or equal to 1"),
         (["teacher.model=x", "teacher.logit_weight=0"], "so the teacher is unused"),
-        (["grid.seed=[1, 2, 1]"], r"grid.seed has a value twice: \[1, 2, 1\]"),
+        (["grid.seed=[1, 2, 1]"], r"grid.seed: has a value twice: \[1, 2, 1\]"),
+        (["teacher.labels=[a, a]"], r"teacher.labels: has a value twice: \['a', 'a'\]"),
+        (["task.labels=[a, b, a]"], "task.labels: has a value twice"),
+        (["model.lora_layers=[ffn, ffn]"], "model.lora_layers: has a value twice"),
         (["grid.batch_size=[16, 0]"], "greater than or equal to 1"),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ from minialbert.data.examples import Task, TokenExample, label_of
 from minialbert.data.tables import load_table
 from minialbert.data.task_inputs import encode_sentences
 from minialbert.data.task_types import task_type
+from minialbert.data.tasks import understood
 from minialbert.errors import UserError
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
@@ -410,6 +411,45 @@ def test_answers_that_are_none(ask, tmp_path):
         ask(with_cat, sentences(2), task="classification")
     with pytest.raises(UserError, match="gold_weight weighs gold rows, and there are none"):
         ask(with_cat, sentences(9), None, "teacher.gold_weight=5", task="classification")
+
+
+def test_a_refused_run_leaves_nothing_or_says_where_the_labels_are(tiny_student_dir, tmp_path, caplog):
+    options = {"task": "classification", "unlabelled": sentences(20), "epochs": 1}
+    for teacher, said in ((lambda texts: None, "found None"), (animals, "expected a label, a number")):
+        with pytest.raises(UserError, match=said):
+            tune(tiny_student_dir, tmp_path / "new" / "run", teacher=teacher, **options)
+        assert not (tmp_path / "new").exists()
+    caplog.set_level("INFO")
+    options["teacher"] = with_cat
+    with pytest.raises(UserError, match="class_weights has 1 values"):
+        tune(
+            tiny_student_dir,
+            tmp_path / "run",
+            **options,
+            settings={"tuning.class_weights": [1.0]},
+            progress=True,
+        )
+    kept = tmp_path / "run" / "teacher-labels"
+    assert f"teacher with_cat: its labels are in {kept}, and --resume goes on with them" in caplog.text
+    before = (kept / "labels.jsonl").read_bytes()
+    tune(tiny_student_dir, tmp_path / "run", **options, resume=True)
+    assert (kept / "labels.jsonl").read_bytes() == before
+
+
+def test_a_teacher_of_one_class(ask, model_teacher, tmp_path):
+    with pytest.raises(UserError, match="teacher teacher has one class, 'O': it tells nothing apart"):
+        ask(model_teacher(("O",), tagging=True), sentences(9))
+    with pytest.raises(UserError, match="teacher with_cat has one class, 'with': it tells nothing apart"):
+        ask(with_cat, sentences(9), None, "teacher.labels=[with]", task="classification")
+    taught = ask(
+        lambda texts: ["a"] * len(texts), sentences(20), None, "task.labels=[a, b]", task="classification"
+    )
+    assert "train: nothing to tell apart: the labels are a" in understood(taught.task)
+    (tmp_path / "labels").rename(tmp_path / "former")
+    spans = ask(
+        lambda texts: [[]] * len(texts), sentences(21), None, f"task.labels=[{','.join(TAGS)}]", task="ner"
+    )
+    assert "train: nothing to tell apart: the entities are none" in understood(spans.task)
 
 
 def test_settings_that_exclude_each_other(tiny_student_dir):
