@@ -232,7 +232,7 @@ def predict(
     if input_:
         inputs = read_inputs(
             input_, column=column, pair_column=pair_column, id_column=id_column, documents=documents,
-            max_characters=max_characters,
+            max_characters=max_characters, fault=lambda given: predictor.fault(given),
         )  # fmt: skip
     with interruptible():
         predictor = load_predictor(
@@ -413,7 +413,7 @@ def embed(
 
     check_vectors_file(output, overwrite=overwrite)
     with interruptible(), quiet_transformers():
-        read = texts or [str(one.text) for one in read_inputs(input_ or [], column=column)]
+        read = texts or [str(one.text) for one in read_inputs(input_ or [], column=column, documents=None)]
         embedder = load_embedder(model, batch_size=batch_size)
         vectors = embedder.embed(read, dim=dim, prompt=prompt_of(embedder, prompt))
     write_vectors(output, read, vectors)

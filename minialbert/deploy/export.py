@@ -119,7 +119,7 @@ def _to_onnx(
         from minialbert.deploy.web import export_to_web
     precision = given.pop("quantize", None if web else "fp32")
     if isinstance(texts := given.get("calibration"), str | Path):
-        given["calibration"] = (row.text for row in read_inputs([str(texts)]) if isinstance(row.text, str))
+        given["calibration"] = (str(row.text) for row in read_inputs([str(texts)], documents=None))
     task = given.pop("evaluate", None)
     lost = [f"--{name.replace('_', '-')}" for name in ("data", "split", "max_drop") if name in given]
     if lost and task is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -37,6 +37,7 @@ __all__ = ["Input", "Predictor", "answers", "load_predictor", "predict", "read_i
 
 logger = logging.getLogger(__name__)
 
+_Fault = Callable[[Any], str | None]
 _ROWS_TOLD = 10
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -252,17 +253,19 @@ def read_inputs(
     column: str | None = None,
     pair_column: str | None = None,
     id_column: str | None = None,
-    documents: bool = False,
+    documents: bool | None = False,
     max_characters: int = MAX_CHARACTERS,
+    fault: _Fault = lambda _: None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[Input]:
     """Return the texts of files, in order: one per line of text files and stdin, one per row of tables.
 
     Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose `text` column is read unless
     another is named; "-" for stdin, of bytes. With a `pair_column` pairs of texts are returned. With `documents` a
-    text file, or stdin, is one text, and a path may be a folder, of which all .txt files are read. A row keeps its
-    `id`: what the table's `id` column holds, or the named one. Texts from several files, and documents, keep their
-    `file`.
+    text file, or stdin, is one text, and a path may be a folder, of which all .txt files are read; None says
+    that there is no such option. `fault` tells what is wrong with a row's text or pair, as `TextModel.fault`. A row
+    keeps its `id`: what the table's `id` column holds, or the named one. Texts from several files, and documents, keep
+    their `file`.
 
     All paths are looked at before this returns, and all tables are read and checked before the first text. Blank lines
     are texts too, so that results can be put beside their lines; blank lines of tables are not rows. Raises UserError,
@@ -276,12 +279,13 @@ def read_inputs(
             f"columns are for tables ({' '.join(EXTENSIONS)}), and there is none: leave the column out"
         )
     if "lines" in kinds and not documents:
-        logger.info("text files are read as one text a line; --documents takes each file as one text")
+        more = "; --documents takes each file as one text" if documents is False else ""
+        logger.info("text files are read as one text a line%s", more)
 
     def read() -> Iterator[Input]:
         columns = [column or "text", *([] if pair_column is None else [pair_column])]
         tables = [
-            _table_inputs(Path(path), columns, id_column, max_characters) if kind == "table" else []
+            _table_inputs(Path(path), columns, id_column, max_characters, fault) if kind == "table" else []
             for path, kind in zip(files, kinds, strict=True)
         ]
         for path, kind, rows in zip(files, kinds, tables, strict=True):
@@ -297,11 +301,12 @@ def read_inputs(
     return read()
 
 
-def _files(path: str, *, documents: bool) -> list[str]:
+def _files(path: str, *, documents: bool | None) -> list[str]:
     if path == STDIN or not Path(path).is_dir():
         return [path]
     if not documents:
-        raise UserError(f"{path} is a folder: give --documents, and each .txt file in it is one text")
+        advice = "its files" if documents is None else "--documents, and each .txt file in it is one text"
+        raise UserError(f"{path} is a folder: give {advice}")
     found = sorted(str(file) for file in Path(path).rglob("*.txt"))
     if not found:
         raise UserError(f"{path} holds no .txt file")
@@ -321,7 +326,7 @@ def _kind(path: str) -> str:
 
 
 def _table_inputs(
-    path: Path, columns: Sequence[str], id_column: str | None, max_characters: int
+    path: Path, columns: Sequence[str], id_column: str | None, max_characters: int, fault: _Fault
 ) -> list[Input]:
     table = read_table(path)
     for name in [*columns, *([] if id_column is None else [id_column])]:
@@ -332,13 +337,15 @@ def _table_inputs(
     identity = next(usual, None) if id_column is None else id_column
     inputs, refused = [], {}
     for row, cells in table.rows:
-        if problem := next(filter(None, (_problem(cells, name, max_characters) for name in columns)), None):
+        texts = [cells.get(name) for name in columns]
+        given: Any = texts[0] if len(texts) == 1 else tuple(texts)
+        problems = (_problem(cells, name, max_characters) for name in columns)
+        if problem := next(filter(None, problems), None) or fault(given):
             refused[row] = problem
             continue
-        texts = [cells[name] for name in columns]
         known = cells.get(identity) if identity is not None else None
         about = {} if known is None else {"id": known if isinstance(known, str | int) else str(known)}
-        inputs.append(Input(texts[0] if len(texts) == 1 else (texts[0], texts[1]), about))
+        inputs.append(Input(given, about))
     if refused:
         rows, more = list(refused), ", …" if len(refused) > _ROWS_TOLD else ""
         first = ", ".join(map(str, rows[:_ROWS_TOLD])) + more

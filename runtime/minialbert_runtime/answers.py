@@ -122,7 +122,7 @@ class TextModel(ABC):
         self._threshold, self._top_k = threshold, top_k
         self.decision = decision or Decision()
         self._over = self.decision.over(self.labels, tagging=self.tagging) if threshold is None else None
-        self.max_characters, self._pairs = max_characters, pairs
+        self.max_characters, self._pairs = max_characters, True if problem == QUESTIONS else pairs
 
     @abstractmethod
     def _cutter(self) -> Cutter:
@@ -232,7 +232,9 @@ class TextModel(ABC):
         characters = 0
         try:
             for number, given in enumerate(texts, start=1):
-                text = self._checked(f"text {number}", given)
+                if fault := self.fault(given):
+                    raise UserError(f"text {number}: {fault}")
+                text: Text = given if isinstance(given, str) else (given[0], given[1])
                 characters += len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
                 chunk.append(text)
                 if len(chunk) >= _CHUNK_BATCHES * self.batch_size or characters >= _CHUNK_CHARACTERS:
@@ -245,27 +247,26 @@ class TextModel(ABC):
         if chunk:
             yield chunk
 
-    def _checked(self, name: str, given: Text | list[str]) -> Text:
-        """Return a text, or a pair as a tuple, or raise the error that names it."""
+    def fault(self, given: Text | list[str]) -> str | None:
+        """Return what is wrong with a text, or with a pair, for this model; None if nothing is."""
         pair = isinstance(given, tuple | list) and len(given) == 2
         for part in given if pair else (given,):
             if not isinstance(part, str):
-                raise UserError(f"{name}: expected a text or a pair of texts, found {type(part).__name__}")
+                return f"expected a text or a pair of texts, found {type(part).__name__}"
             if len(part) > self.max_characters:
-                raise UserError(
-                    f"{name}: {len(part):,} characters, and the limit is {self.max_characters:,}: {SHORTEN}"
-                )
+                return f"{len(part):,} characters, and the limit is {self.max_characters:,}: {SHORTEN}"
             try:
                 part.encode()
-            except UnicodeEncodeError as error:
-                message = "holds half of a surrogate pair, which is not a character"
-                raise UserError(f"{name}: {message}; decode the input as UTF-8") from error
+            except UnicodeEncodeError:
+                return "holds half of a surrogate pair, which is not a character; decode the input as UTF-8"
         if pair and self.tagging:
-            raise UserError(f"{name}: found a pair, but entities are found in single texts")
+            return "found a pair, but entities are found in single texts"
         if self._pairs is not None and pair != self._pairs:
             found, wanted = ("a pair", "single texts") if pair else ("a single text", "pairs of texts")
-            raise UserError(f"{name}: found {found}, but the model was tuned on {wanted}")
-        return given if isinstance(given, str) else (given[0], given[1])
+            return f"found {found}, but the model was tuned on {wanted}"
+        if self.problem == QUESTIONS and not given[0].strip():
+            return "the question is empty"
+        return None
 
     def _classes(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
         windows = list(self._cutter().texts(texts))

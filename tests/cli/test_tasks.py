@@ -404,8 +404,9 @@ def test_predict_pairs(call, refuse, tuned, tmp_path):
     pairs = [("the king", "to it"), ("the river", "as it is")]
     columns = ("--input", tmp_path / "pairs.tsv", "--column", "a", "--pair-column", "b")
     single, of_pairs = tuned("classification").model, tmp_path / "model"
-    assert "text 1: found a pair, but the model was tuned on single texts" in refuse(
-        "predict", "--model", single, *columns
+    told = refuse("predict", "--model", single, *columns)
+    assert (
+        "pairs.tsv:2: found a pair, but the model was tuned on single texts; 2 of 2 rows are refused" in told
     )
     shutil.copytree(single, of_pairs)
     task = json.loads((of_pairs / "task.json").read_text())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from minialbert_runtime.answers import TextModel
 from minialbert_runtime.lines import six_digits
 from minialbert_runtime.words import WordRule
 from transformers import pipeline
@@ -476,6 +477,40 @@ def test_a_row_keeps_its_id(tmp_path):
     assert found[2] == {"id": "0007", "file": both[1]}
     with pytest.raises(UserError, match=r"a\.csv: no column 'number'"):
         list(read_inputs([str(tmp_path / "a.csv")], id_column="number"))
+
+
+class Questions(TextModel):
+    """A model of questions that needs no engine."""
+
+    _cutter = _logits = None  # type: ignore[assignment]
+
+
+def test_a_question_is_no_blank(tmp_path, monkeypatch):
+    monkeypatch.setattr(Questions, "__abstractmethods__", frozenset())
+    model = Questions("question-answering", ("start", "end"))
+    for text, said in (
+        ((" ", "the king"), "text 1: the question is empty"),
+        ("who", "text 1: found a single text"),
+    ):
+        with pytest.raises(UserError, match=said):
+            list(model.predict([text]))
+    assert model.fault(("who", "")) is None
+    rows = [("who", "the king"), (" \t", "the king"), ("who", "x"), ("", "x")]
+    lines = (json.dumps({"question": question, "context": text}) for question, text in rows)
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    columns = {"column": "question", "pair_column": "context"}
+    inputs = read_inputs([str(tmp_path / "a.jsonl")], **columns, fault=model.fault)
+    with pytest.raises(UserError, match=r"a\.jsonl:2: the question is empty; 2 of 4 rows are refused: 2, 4$"):
+        next(inputs)
+
+
+def test_what_a_caller_cannot_choose_is_not_offered(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "a.txt").write_text("one\n")
+    assert [one.text for one in read_inputs([str(tmp_path / "a.txt")], documents=None)] == ["one"]
+    assert caplog.messages == ["text files are read as one text a line"]
+    with pytest.raises(UserError, match="is a folder: give its files$"):
+        read_inputs([str(tmp_path)], documents=None)
 
 
 def test_a_document_is_one_text(tmp_path):

@@ -19,6 +19,7 @@ from minialbert_runtime.session import has_openvino
 from small_graphs import count_operators
 from typer.testing import CliRunner
 
+import minialbert
 from minialbert import (
     MiniAlbertConfig,
     MiniAlbertForMaskedLM,
@@ -462,6 +463,14 @@ def test_mistakes_are_told_in_one_line(options, message, classifier, traced, tmp
         export_onnx(str(classifier), tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_calibration_file_offers_no_option_of_another_verb(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "a.txt").write_text("a text")
+    with pytest.raises(UserError, match="--calibration is for --engine openvino"):
+        minialbert.export("model", tmp_path / "out", calibration=tmp_path / "a.txt")
+    assert caplog.messages == ["text files are read as one text a line"]
 
 
 def test_what_is_in_the_way(classifier, traced, tmp_path):
