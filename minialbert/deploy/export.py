@@ -59,8 +59,8 @@ def export(
         model: a directory or hub id, a live model, or the result of `distill` or `finetune`.
         output: the folder to write; it appears complete or not at all.
         to: "onnx", "hub", or "web" for a folder that a browser runs; it takes the options of ONNX too.
-        quantize: ONNX: "int8"; "int4", int8 with matrices stored in 4 bits; "int8-dynamic" with activation ranges of
-            a whole run; None for fp32 (web: for "int8").
+        quantize: ONNX: "int8"; "int4", int8 with matrices and lookup tables stored in 4 bits; "int8-dynamic" with
+            activation ranges of a whole run; None for fp32 (web: for "int8").
         engine: ONNX: "onnx" for ONNX Runtime, or "openvino" for a graph that both engines run; its int8 has fixed
             activation ranges.
         head: ONNX: a head, or "features" for the bare encoder. Default: the model's own.

@@ -73,10 +73,10 @@ def export_onnx(
     registry; options are those of `minialbert.export`, and None is the model's or the precision's own value.
 
     Activations of "int8" are quantised by token, so that a text gets the same bits beside any other texts of its
-    length; those of "int8-dynamic" by the range of a whole run. "int4" is "int8" with matrices stored in 4 bits. From
-    opset 23 on attention is one operator. With the `engine` "openvino" the activations of "int8" have fixed ranges, of
-    their own in every iteration, from the first 256 texts of `calibration`; without, from passages of Python's
-    documentation. Such a graph is compared with the model in OpenVINO and in ONNX Runtime, and runs in both.
+    length; those of "int8-dynamic" by the range of a whole run. "int4" is "int8" with matrices and lookup tables stored
+    in 4 bits. From opset 23 on attention is one operator. With the `engine` "openvino" the activations of "int8" have
+    fixed ranges, of their own in every iteration, from the first 256 texts of `calibration`; without, from passages of
+    Python's documentation. Such a graph is compared with the model in OpenVINO and in ONNX Runtime, and runs in both.
 
     Returns the record that is left in `result.json`; `export.json` holds what a runtime needs of it. A UserError tells
     that the model, an option or the target is at fault, or that the graph does not pass; nothing is written.

@@ -37,6 +37,8 @@ _FOUR_BITS, _BLOCK = noise.LEVELS["int4"], noise.BLOCK
 _LEAST_GELU = 0.17  # GELU gives nothing below its negative
 _CONTRIB = "com.microsoft"
 _SMALLEST = 1024  # values; a smaller tensor is not worth a scale
+_LARGE_TABLE = 1 << 16  # values; a smaller lookup table is not worth the rounding of 4 bits
+_ZERO, _CLIPS = 8, 11  # which of 0 … 15 stands for zero; how many scales are tried for a row
 Array = NDArray[np.float32]
 
 
@@ -68,7 +70,8 @@ def quantize_int8(
     """Quantise the weights of a graph, seen by `graph.store_weights_once`, and the activations they meet, in place.
 
     Activations are quantised by token. `ranges`, those of `activation_ranges`, fix their ranges instead; `by_call`
-    takes the range of a whole run. With `four_bits` matrices are stored in 4 bits, lookup tables in 8.
+    takes the range of a whole run. With `four_bits` matrices and large lookup tables are stored in 4 bits; a table that
+    a decoder reads too, and small ones, in 8.
     """
     if ranges is not None:
         _FixedQuantizer(model, ranges).run()
@@ -175,6 +178,7 @@ class _Quantizer:
             and node.input[0] in self.matrices.tensors
             and _is_large_matrix(self.matrices.tensors[node.input[0]])
         }
+        self.decoders = {self.matrices.of(node) for node in self.graph.node} & self.tables
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, tuple[str, str]] = {}
         self.activations: dict[str, tuple[str, str, str]] = {}
@@ -253,6 +257,16 @@ class _Quantizer:
         self._add("Mul", [f"{result}.product", f"{result}.product_scale"], [result])
 
     def _gather(self, node: NodeProto) -> None:
+        table = self.matrices.tensors[node.input[0]]
+        values, columns = int(np.prod(table.dims)), table.dims[1]
+        if (
+            self.four_bits
+            and node.input[0] not in self.decoders
+            and values >= _LARGE_TABLE
+            and not columns % 2
+        ):
+            self._gather_four_bits(node)
+            return
         integers, scales = self._weight(node.input[0])
         ids, result = node.input[1], node.output[0]
         self._add("Gather", [integers, ids], [f"{result}.int8"], axis=0)
@@ -260,6 +274,29 @@ class _Quantizer:
         self._add("Gather", [scales, ids], [f"{result}.row_scales"], axis=0)
         self._store(f"{result}.last_axis", np.array([-1], np.int64))
         self._add("Unsqueeze", [f"{result}.row_scales", f"{result}.last_axis"], [f"{result}.row_scale"])
+        self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
+
+    def _gather_four_bits(self, node: NodeProto) -> None:
+        """Look rows up in a table: the low 4 bits of its bytes are the left half, the high ones the right half."""
+        (name, ids), result = node.input, node.output[0]
+        if name not in self.weights:
+            levels, scales = four_bit_rows(numpy_helper.to_array(self.matrices.tensors[name]))
+            low, high = np.split((levels + _ZERO).astype(np.uint8), 2, axis=1)
+            self.weights[name] = (
+                self._store(f"{name}.4", low | high << 4),
+                self._store(f"{name}.scales", scales),
+            )
+            for constant, value in (("mask", 15), ("shift", 4)):
+                self._store(f"{name}.{constant}", np.array(value, np.uint8))
+            self._store(f"{name}.zero", np.array(_ZERO, np.float32))
+        integers, scales_ = self.weights[name]
+        self._add("Gather", [integers, ids], [f"{result}.bytes"], axis=0)
+        self._add("BitwiseAnd", [f"{result}.bytes", f"{name}.mask"], [f"{result}.low"])
+        self._add("BitShift", [f"{result}.bytes", f"{name}.shift"], [f"{result}.high"], direction="RIGHT")
+        self._add("Concat", [f"{result}.low", f"{result}.high"], [f"{result}.uint4"], axis=-1)
+        self._add("Cast", [f"{result}.uint4"], [f"{result}.levels"], to=TensorProto.FLOAT)
+        self._add("Sub", [f"{result}.levels", f"{name}.zero"], [f"{result}.rows"])
+        self._add("Gather", [scales_, ids], [f"{result}.row_scale"], axis=0)
         self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
 
 
@@ -361,6 +398,24 @@ def four_bits(levels: Array) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         multipliers = np.where(better, multiplier, multipliers).astype(np.int8)
         integers = np.where(better, tried, integers).astype(np.int8)
     return integers.reshape(levels.shape), multipliers
+
+
+def four_bit_rows(table: Array) -> tuple[NDArray[np.int8], Array]:
+    """Return numbers of -8 … 7 (V, r), and one scale per row (V, 1), whose products are close to a table (V, r).
+
+    The largest value of a row may be cut, by up to a half, where that brings the row closer in squares.
+    """
+    largest = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12)
+    levels, scales = np.zeros(table.shape, np.int8), np.zeros_like(largest)
+    closest = np.full_like(largest, np.inf)
+    for share in np.linspace(0.5, 1, _CLIPS):
+        scale = largest * np.float32(share) / _FOUR_BITS
+        tried = np.clip(np.rint(table / scale), -_ZERO, _ZERO - 1)
+        error = ((tried * scale - table) ** 2).sum(axis=1, keepdims=True)
+        better = error < closest
+        closest, scales = np.where(better, error, closest), np.where(better, scale, scales)
+        levels = np.where(better, tried, levels).astype(np.int8)
+    return levels, scales.astype(np.float32)
 
 
 def _is_large_matrix(tensor: TensorProto) -> bool:

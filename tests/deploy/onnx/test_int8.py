@@ -15,6 +15,7 @@ from minialbert.deploy.onnx.int8 import (
     ActivationRange,
     activation_ranges,
     errors_by_iteration,
+    four_bit_rows,
     four_bits,
     quantize_int8,
     quantized_inputs,
@@ -212,6 +213,33 @@ def test_four_bits_are_multiplied_out_to_int8_when_the_graph_is_loaded(random, t
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kept = count_operators(onnx.load(tmp_path / "loaded.onnx"))
     assert set(kept) & {"Cast", "Reshape"} == set() and kept["MatMulIntegerToFloat"] == 1
+
+
+def test_large_lookup_tables_have_four_bits_unless_a_decoder_reads_them(random):
+    large, tied, small = (_floats(random, rows, 32) for rows in (4096, 4096, 512))
+    large[5, 0] = 40  # cutting it would cost more than it gains, or not: the closer of both is kept
+    nodes = [
+        helper.make_node("Gather", ["large", "ids"], ["a"]),
+        helper.make_node("Gather", ["tied", "ids"], ["b"]),
+        helper.make_node("Gather", ["small", "ids"], ["c"]),
+        helper.make_node("Transpose", ["tied"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["b", "turned"], ["y"]),
+    ]
+    tables = {"large": large, "tied": tied, "small": small}
+    model = _model(nodes, [("ids", TensorProto.INT64, [None, None])], ["a", "b", "c", "y"], tables)
+    model.opset_import[0].version = 21
+    quantize_int8(model, four_bits=True)
+    assert weight_bytes(model) < 4096 * (16 + 4) + 4096 * (32 + 4) + 512 * (32 + 4) + 200
+    ids = random.integers(0, 512, (3, 7))
+    found = _run(model, ids=ids)
+    levels, scales = four_bit_rows(large)
+    np.testing.assert_allclose(found[0], (levels * scales)[ids], rtol=1e-6)
+    assert (levels.min(), levels.max()) == (-8, 7)
+    error, plain = ((levels * scales - large) ** 2).sum(1), np.abs(large).max(1, keepdims=True) / 7
+    assert (error <= ((np.rint(large / plain) * plain - large) ** 2).sum(1) * (1 + 1e-5)).all()
+    assert np.sqrt(error.sum() / (large**2).sum()) < 0.13
+    for given, table in ((found[1], tied), (found[2], small)):
+        assert np.abs(given - table[ids]).max() <= np.abs(table).max() / 127
 
 
 def test_small_tensors_and_other_operators_stay_as_they_are(random):
