@@ -45,6 +45,23 @@ def needs_extra(extra: str, purpose: str, package: str = "") -> Iterator[None]:
         raise MissingExtraError(package or str(error.name).partition(".")[0], extra, purpose) from error
 
 
+@contextmanager
+def failing_as(
+    what: str, kinds: type[Exception] | tuple[type[Exception], ...], advice: str = "", *, named: bool = False
+) -> Iterator[None]:
+    """Turn errors of some kinds inside the block into a `UserError`: what failed, why, and what to do.
+
+    The reason is the error's first line, `named` after its kind. A `UserError` of the block says it all itself.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        reason = f"{type(error).__name__}: {one_line(error)}" if named else one_line(error)
+        raise UserError(f"{what} ({reason})" + (f": {advice}" if advice else "")) from error
+
+
 def listed(names: Iterable[object], limit: int = 240) -> str:
     """Return names for a message, divided by commas, as many as `limit` characters hold; "none" for none."""
     parts = (shown(name, limit) for name in islice(names, limit))

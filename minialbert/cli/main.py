@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minialbert import __version__
-from minialbert.cli.deploy import bench, export, trim
+from minialbert.cli import deploy, tasks
 from minialbert.cli.experiments import suite_app
 from minialbert.cli.shared import (
     JsonFlag,
@@ -34,16 +34,6 @@ from minialbert.cli.shared import (
     print_table,
     printed_json,
     say,
-)
-from minialbert.cli.tasks import (
-    attention,
-    calibrate,
-    convert_data,
-    embed,
-    evaluate,
-    finetune,
-    predict,
-    report,
 )
 from minialbert.errors import UserError, printable
 from minialbert.runs import stopping
@@ -210,17 +200,17 @@ def distill(
 
 
 for _verb in (
-    finetune,
-    evaluate,
-    predict,
-    embed,
-    calibrate,
-    trim,
-    export,
-    bench,
-    report,
-    attention,
-    convert_data,
+    tasks.finetune,
+    tasks.evaluate,
+    tasks.predict,
+    tasks.embed,
+    tasks.calibrate,
+    deploy.trim,
+    deploy.export,
+    deploy.bench,
+    tasks.report,
+    tasks.attention,
+    tasks.convert_data,
 ):
     app.command(cls=Verb)(_verb)
 

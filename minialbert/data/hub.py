@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import UserError, one_line, quoted, shown
+from minialbert.errors import UserError, failing_as, quoted, shown
 
 PREFIX = "hub:"
 _LABELLED = re.compile(r"hub:([\w.-]+/([\w.-]+))(?::([^:]+))?")
@@ -26,10 +26,8 @@ def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any
     """
     import datasets  # takes seconds, and most data are files
 
-    try:
+    with failing_as(failure, Exception, named=True):  # the hub client raises whatever its transport raises
         return datasets.load_dataset(name, config, **options)
-    except Exception as error:  # the hub client raises whatever its transport raises
-        raise failed(failure, error) from error
 
 
 def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
@@ -41,11 +39,6 @@ def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
         )
     advice = "give a local directory, or check the name, the configuration and the network"
     return match[2], load_hub(match[1], match[3], f"could not load {data}: {advice}")
-
-
-def failed(failure: str, error: Exception) -> UserError:
-    """Returns the error that says what could not be read, and why."""
-    return UserError(f"{failure} ({type(error).__name__}: {one_line(error)})")
 
 
 def assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
@@ -104,8 +97,7 @@ def load_saved(folder: Path) -> Mapping[str, Any] | None:
         return None
     import datasets
 
-    try:
+    # Whatever Arrow raises.
+    with failing_as(f"{folder}: not readable as a data set that was saved to disk", Exception, named=True):
         saved = datasets.load_from_disk(folder)
-    except Exception as error:  # whatever Arrow raises
-        raise failed(f"{folder}: not readable as a data set that was saved to disk", error) from error
     return saved if isinstance(saved, Mapping) else {"train": saved}

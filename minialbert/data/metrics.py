@@ -16,7 +16,7 @@ import numpy as np
 from minialbert_runtime.words import Span, tags_to_spans
 from numpy.typing import NDArray
 
-from minialbert.errors import MissingExtraError, listed, quoted
+from minialbert.errors import listed, needs_extra, quoted
 
 AREAS = ("auroc", "average_precision")
 _BY_CLASS = ("precision", "recall", "f1")
@@ -211,7 +211,5 @@ def _seqeval_f1(
 
 def check_package(module: str, package: str) -> Any:  # noqa: ANN401
     """Return a module; refuse figures that cannot be computed here (MissingExtraError)."""
-    try:
+    with needs_extra("tasks", "scoring a task", package):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(package, "tasks", "scoring a task") from error

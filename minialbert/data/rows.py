@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minialbert.data.hub import class_names, failed, named_classes
+from minialbert.data.hub import class_names, named_classes
 from minialbert.data.table_files import Table
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError, one_line, quoted
 
 # Labelled data: a path or `hub:` name; rows, a data set or a frame, which are then train; or those by split.
 LabelledData = str | Path | Iterable[Any] | Mapping[str, Any]
@@ -54,7 +54,7 @@ def numbered_rows(
             raise
         except Exception as error:  # of an iterator that somebody else has written, or of the hub's transport
             what = failure(row) if failure is not None else f"{name}: no row could be read after row {row}"
-            raise failed(what, error) from error
+            raise UserError(f"{what} ({type(error).__name__}: {one_line(error)})") from error
         row += 1
         yield row, value
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.data.hub import SPLIT_NAMES, assign_splits, class_names, named_classes
-from minialbert.errors import UserError, listed, one_line, quoted
+from minialbert.errors import UserError, failing_as, listed, one_line, quoted
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # Files of a word and its tag a line; .tsv may be one too.
@@ -173,7 +173,7 @@ def read_table(path: Path) -> Table:
     suffix = path.suffix.lower()
     if suffix not in EXTENSIONS:
         raise _unknown_extension(path)
-    try:
+    with failing_as(f"{path}: cannot be read", OSError):
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty")
         if suffix == ".parquet":
@@ -182,8 +182,6 @@ def read_table(path: Path) -> Table:
             table = _read_separated(path, tabs=suffix == ".tsv")
         else:
             table = read_json(path, may_be_array=suffix == ".json")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     if not table.rows:
         raise UserError(f"{path}: 0 rows; expected at least one")
     return table
@@ -302,10 +300,8 @@ def read_json(path: Path, *, may_be_array: bool = True) -> Table:
     text = read_text(path)
     lines: Iterator[tuple[int, str]] = enumerate(text.split("\n"), start=1)
     if may_be_array and text.lstrip()[:1] == "[":
-        try:
+        with failing_as(f"{path}: not JSON", (ValueError, RecursionError), "expected an array of objects"):
             records = enumerate(json.loads(text, object_pairs_hook=_without_duplicates), start=1)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not JSON ({one_line(error)}); expected an array of objects") from error
         lines = ((row, json.dumps(record)) for row, record in records)
     elif may_be_array and "\n" in text.strip():
         with suppress(ValueError, RecursionError):  # one object over several lines

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from minialbert.errors import MissingExtraError, UserError, one_line
+from minialbert.errors import UserError, failing_as, needs_extra
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard"}
 _MAGIC = {
@@ -44,25 +44,21 @@ class ReadStats:
 def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
     """Yields the decompressed bytes after a byte order mark; system errors become `UserError`."""
     suffix = path.suffix.lower()
-    try:
-        with path.open("rb") as file:
-            counted = io.BufferedReader(_CountingReader(file, stats), 1 << 18)
-            stream: IO[bytes]
-            if suffix == ".gz":
-                stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=counted)), 1 << 18)
-            elif suffix == ".zst":
-                stream = io.BufferedReader(_ZstdReader(counted), 1 << 18)
-            else:
-                stream = counted
-            block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
-            _check_text(block, path)
-            if block.startswith(_BOM):
-                stream.read(len(_BOM))
-            yield stream
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path}: not readable as {COMPRESSIONS.get(suffix, 'file')} ({one_line(error)})"
-        ) from error
+    unreadable = f"{path}: not readable as {COMPRESSIONS.get(suffix, 'file')}"
+    with failing_as(unreadable, (OSError, EOFError, zlib.error)), path.open("rb") as file:
+        counted = io.BufferedReader(_CountingReader(file, stats), 1 << 18)
+        stream: IO[bytes]
+        if suffix == ".gz":
+            stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=counted)), 1 << 18)
+        elif suffix == ".zst":
+            stream = io.BufferedReader(_ZstdReader(counted), 1 << 18)
+        else:
+            stream = counted
+        block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
+        _check_text(block, path)
+        if block.startswith(_BOM):
+            stream.read(len(_BOM))
+        yield stream
 
 
 class _CountingReader(io.RawIOBase):
@@ -85,10 +81,8 @@ class _ZstdReader(io.RawIOBase):
     """Decompresses zstandard frames; unlike the library's own reader it notices a file that was cut off."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
+        with needs_extra("zstd", "reading .zst files", "zstandard"):
             import zstandard
-        except ImportError as error:
-            raise MissingExtraError("zstandard", "zstd", "reading .zst files") from error
         self._library = zstandard
         self._file, self._pending, self._input = file, b"", b""
         self._frame: Any = None

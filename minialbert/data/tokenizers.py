@@ -23,7 +23,7 @@ from minialbert_runtime.errors import panics_as_errors
 from minialbert_runtime.folder import find_folder, is_exported
 from tokenizers import Tokenizer
 
-from minialbert.errors import UserError, one_line
+from minialbert.errors import UserError, failing_as
 from minialbert.runs.untrusted import TOKENIZER_SETTINGS, check_model_folder, check_tokenizer_files
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def load_tokenizer(
         from transformers import AutoTokenizer
 
         tokenizer = find_folder(tokenizer) if is_exported(tokenizer) else tokenizer  # by name, out of the box
-        try:
+        advice = "give a directory with tokenizer.json or a hub id"
+        unread = f"no tokenizer could be loaded from {tokenizer}: {advice}"
+        # Transformers raises OSError, ValueError, and whatever the parser raises.
+        with failing_as(unread, Exception, named=True):
             check_model_folder(folder := _folder_of_settings(str(tokenizer), settings.get("revision")))
             if (folder / "tokenizer.json").is_file():
                 check_normalizer(folder / "tokenizer.json")
@@ -72,13 +75,6 @@ def load_tokenizer(
             if getattr(loaded, "is_fast", False):
                 with panics_as_errors(silent=True):  # a damaged normaliser says so at the first text
                     loaded.backend_tokenizer.encode("the end")
-        except UserError:
-            raise
-        except Exception as error:  # transformers raises OSError, ValueError, and whatever the parser raises
-            raise UserError(
-                f"no tokenizer could be loaded from {tokenizer}: give a directory with tokenizer.json or a "
-                f"hub id ({type(error).__name__}: {one_line(error)})"
-            ) from error
     else:
         loaded = tokenizer
     if not getattr(loaded, "is_fast", False):

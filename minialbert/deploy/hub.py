@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.card import model_card
 from minialbert.deploy.evidence import ENCODERS, ModelFacts, gather_evidence
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, failing_as
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, head_of, load_encoder, load_encoder_config, one_line
@@ -126,13 +126,9 @@ def _check_options(license: str, language: str, repo_id: str | None, *, push: bo
         raise UserError(f"language must be a code such as en, de or multilingual, got {language!r}")
     if repo_id is None and push:
         raise UserError("push needs repo_id: name the repository as OWNER/NAME")
-    try:
-        if repo_id is not None:
+    if repo_id is not None:
+        with failing_as(f"repo_id {repo_id!r} is none of the hub's: expected OWNER/NAME", HFValidationError):
             validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(
-            f"repo_id {repo_id!r} is none of the hub's: expected OWNER/NAME ({one_line(error)})"
-        ) from error
 
 
 def _model_folder(path: Path) -> Path:
@@ -154,10 +150,8 @@ def _model_folder(path: Path) -> Path:
 
 
 def _load(folder: Path) -> MiniAlbertPreTrainedModel:
-    try:
+    with failing_as(f"{folder / 'config.json'} cannot be read", (OSError, ValueError, AttributeError)):
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({one_line(error)})") from error
     if kind != MiniAlbertConfig.model_type:
         raise UserError(
             f"{folder} holds an ALBERT, not a MiniALBERT of this package: if it is of the paper's release, write it "

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from minialbert.data.task_types import lower_is_better
-from minialbert.errors import UserError
+from minialbert.errors import UserError, failing_as
 from minialbert.experiments import pool
 from minialbert.experiments.pool import LocalWorkers
 from minialbert.experiments.ray import RayWorkers, import_ray
@@ -336,13 +336,12 @@ def _is_finished(output: Path, cell: GridCell, *, with_model: bool) -> bool:
 
 def _read_record(output: Path, cell: GridCell) -> dict[str, Any]:
     path = output / "cells" / cell.name / "result.json"
-    try:
+    advice = f"remove {path.parent} and start the same command again"
+    with failing_as(
+        f"{path} is not a record of a fine-tuning", (OSError, ValueError, KeyError, TypeError), advice
+    ):
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         validation_score(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a record of a fine-tuning ({error}): remove {path.parent} and start the same command again"
-        ) from error
     return record
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minialbert.errors import UserError, needs_extra, one_line
+from minialbert.errors import UserError, failing_as, needs_extra, one_line
 from minialbert.experiments import pool
 
 
@@ -24,13 +24,10 @@ class RayWorkers(pool.Workers):
         if self._owner:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
             options = {"include_dashboard": False} if address == "local" else {}
-            try:
+            silent = f"--ray {address}: no Ray cluster answers there"
+            advice = "`ray start --head` starts one, --ray local runs an instance for this grid alone"
+            with failing_as(silent, (ConnectionError, ValueError, RuntimeError), advice):
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"--ray {address}: no Ray cluster answers there ({one_line(error)}); `ray start --head` starts "
-                    "one, --ray local runs an instance for this grid alone"
-                ) from error
         cpus, gpus = node_share(self._ray.nodes(), jobs)
         # The driver counts attempts itself, so that one that was killed is told from one that was stopped.
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run_on_node)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minialbert.errors import UserError, display_name, listed, quoted, shown, spelled_as_path
+from minialbert.errors import UserError, display_name, failing_as, listed, quoted, shown, spelled_as_path
 from minialbert.method.configuration_minialbert import LATER, MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, repository_file, tell_misfit
 from minialbert.method.modeling_minialbert import (
@@ -254,10 +254,8 @@ def save_adapters(
         "task": metadata or {},
     }
     record = {key: value for key, value in record.items() if key not in LATER or value != LATER[key]}
-    try:
+    with failing_as("metadata of adapters must be what JSON can hold", (TypeError, ValueError)):
         text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"metadata of adapters must be what JSON can hold ({one_line(error)})") from error
     # clone: safetensors refuses tensors that are views of one memory
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in _task_tensors(model)}
 
@@ -340,10 +338,8 @@ def _locate(source: str, name: str, revision: str | None) -> Path:
 
 def _read_record(path: Path, source: str) -> _Record:
     where = f"{source}: {CONFIG_NAME}"
-    try:
+    with failing_as(f"{where} is not readable JSON", (OSError, ValueError, RecursionError), "save it again"):
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not readable JSON ({one_line(error)}): save it again") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
@@ -368,10 +364,8 @@ def _read_record(path: Path, source: str) -> _Record:
 
 def _read_tensors(path: Path, model: AdaptedModel, source: str) -> dict[str, Tensor]:
     where = f"{source}: {WEIGHTS_NAME}"
-    try:
+    with failing_as(f"{where} is damaged", LOADING_ERRORS, "save the adapters again"):
         tensors: dict[str, Tensor] = load_file(path)
-    except LOADING_ERRORS as error:
-        raise UserError(f"{where} is damaged ({one_line(error)}): save the adapters again") from error
     told = tell_misfit(_shapes(_task_tensors(model)), _shapes(tensors.items()))
     if told:
         raise UserError(f"{where} does not fit its {CONFIG_NAME}; {told}")

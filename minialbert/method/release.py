@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils.hub import is_offline_mode
 
-from minialbert.errors import UserError, listed, one_line, quoted
+from minialbert.errors import UserError, failing_as, listed, one_line, quoted
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, tell_misfit
 from minialbert.method.modeling_minialbert import (
@@ -153,10 +153,8 @@ def _read_config(source: str | Path) -> dict[str, Any]:
     if path is None:
         what = "has no config.json" if Path(source).is_dir() else "is not a directory or a hub id in reach"
         raise UserError(f"{source} {what}: give a checkpoint directory of the MiniALBERT release")
-    try:
+    with failing_as(f"{path} is not valid JSON", (OSError, ValueError, RecursionError)):
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {one_line(error)}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(config).__name__}")
     model_type = config.get("model_type")
@@ -190,9 +188,7 @@ def _read_weights(source: str | Path) -> dict[str, Tensor]:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # both readers raise whatever damaged bytes make of them, struct.error among it
+    except Exception as error:  # whatever damaged bytes make of both readers, struct.error among it
         raise UserError(
             f"{path} cannot be read as plain tensors: it is damaged, an incomplete download, or holds code "
             f"({type(error).__name__}); fetch it again from where you trust it"
@@ -225,10 +221,9 @@ def _build(
             f"{source}: its config.json says {iterations} iterations, more than the file has tensors"
         )
     with torch.device("meta"):  # no memory and no random numbers: every tensor comes from the file
-        try:
+        beyond = (RuntimeError, TypeError, OverflowError)  # of sizes beyond what torch counts
+        with failing_as(f"{source}: its config.json describes no model", beyond):
             model = model_class(config)
-        except (RuntimeError, TypeError, OverflowError) as error:  # of sizes beyond what torch counts
-            raise UserError(f"{source}: its config.json describes no model ({one_line(error)})") from error
     origin = {ours: key for key, ours in renamed.items()}
     twice = sorted(key for key, ours in renamed.items() if origin[ours] != key)
     expected = {

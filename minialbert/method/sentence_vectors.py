@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from minialbert.errors import UserError, listed, quoted
+from minialbert.errors import UserError, failing_as, listed, quoted
 from minialbert.method.losses import at_least_one
 from minialbert.runs.files import write_json
 
@@ -263,10 +263,10 @@ def _found(find: Callable[[str], Path | None], file: str, name: str) -> Path:
 
 
 def _read(file: Path, kind: type) -> Any:  # noqa: ANN401 - as it stands there
-    try:
+    with failing_as(
+        f"{file} cannot be read as JSON", (OSError, ValueError, RecursionError), "get the model anew"
+    ):
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}): get the model anew") from error
     if not isinstance(values, kind):
         raise UserError(f"{file} should hold a JSON {kind.__name__}, found {type(values).__name__}")
     return values
@@ -289,11 +289,11 @@ def _read_dense(config: Path, weights: Path) -> Dense:
     activation = str(_read(config, dict).get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS:
         raise UserError(f"{config}: the activation {quoted(activation)} is not one of {listed(_ACTIVATIONS)}")
-    try:
+    with failing_as(
+        f"{weights} has no readable weights of a linear map", (OSError, SafetensorError, KeyError)
+    ):
         tensors = load_file(weights)
         return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
-    except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(f"{weights} has no readable weights of a linear map ({error})") from error
 
 
 def write_pooling(folder: Path, pooling: Pooling, *, width: int, max_tokens: int) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from minialbert_runtime.reading import digits, marked, parts
 
-from minialbert.errors import UserError
+from minialbert.errors import failing_as
 from minialbert.report.blocks import Section, Text
 from minialbert.report.sections import Run
 from minialbert.report.tables import Marked, Table
@@ -106,16 +106,10 @@ def labelled_lines(run: Run) -> list[dict[str, Any]]:
         return [line for line in own if line.get("gold", line.get("label")) is not None]
 
 
-@contextmanager
-def readable(run: Run) -> Iterator[None]:
+def readable(run: Run) -> AbstractContextManager[None]:
     """Turn what goes wrong with lines that are no predictions into a UserError that names their file."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{run.file.with_name(PREDICTIONS_FILE)} is not a file of predictions ({type(error).__name__}: {error}): "
-            "evaluate again"
-        ) from error
+    what = f"{run.file.with_name(PREDICTIONS_FILE)} is not a file of predictions"
+    return failing_as(what, (ValueError, KeyError, TypeError, AttributeError), "evaluate again", named=True)
 
 
 def _texts(run: Run) -> Iterator[Table]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from minialbert.errors import UserError, quoted, shown
+from minialbert.errors import UserError, failing_as, quoted, shown
 from minialbert.method.attention_maps import read_attention_maps
 from minialbert.recipes.schema import flat_settings, without_places
 from minialbert.report.blocks import (
@@ -229,7 +229,9 @@ def figures_of(values: object) -> dict[str, float]:
 
 def read_bench(file: Path) -> Bench:
     """Return a benchmark's latencies at batch 1 and 128 tokens, or the length nearest; a `UserError` if it is none."""
-    try:
+    kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+    advice = "remove it, or measure again"
+    with failing_as(f"{file} is not a record of minialbert bench", kinds, advice, named=True):
         record = json.loads(read_run_file(file))
         if record["kind"] != "bench":
             raise ValueError(f"its kind is {record['kind']}")
@@ -246,10 +248,6 @@ def read_bench(file: Path) -> Bench:
                             raise ValueError(f"a median of {median} s")
                 ms = None if median is None else 1000 * median
                 rows.append((model, engine, look_up(figures, "bytes", kind=int), ms))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{file} is not a record of minialbert bench ({type(error).__name__}: {error}): remove it, or measure again"
-        ) from error
     return Bench(file, length, tuple(rows))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from minialbert.errors import UserError, listed, quoted, shown
+from minialbert.errors import UserError, failing_as, listed, quoted, shown
 from minialbert.recipes.load import AnyRecipe, apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import has_known_data
@@ -165,10 +165,9 @@ class RunDirectory:
         return [name for name, old, new in _parts(before, data) if any(_gap(old, new, key) for key in new)]
 
     def _read_data(self) -> Any:
-        try:
+        advice = "start the run anew with --overwrite"
+        with failing_as(f"{self.data} is damaged", (ValueError, RecursionError), advice):
             return json.loads(self.data.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.data} is damaged: start the run anew with --overwrite") from error
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to `log.jsonl`, and wait until it is on the disk."""

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError, failing_as, quoted
 from minialbert.runs.files import write_atomically, writing
 
 RECORDS, LOGS = "packed-records.jsonl", "packed-logs.jsonl.gz"
@@ -95,13 +95,12 @@ def _contents(pack: Path) -> dict[str, str]:
 @lru_cache(maxsize=8)
 def _read(pack: Path, changed: int, size: int) -> dict[str, str]:
     """Return the texts in a pack, which are read again when the file has changed."""
-    try:
+    advice = "get it again, or pack its runs again"
+    with failing_as(f"{pack} cannot be read", (OSError, EOFError, zlib.error), advice):
         if not pack.is_file():  # a pipe would never end
             raise UserError(f"{pack} is not a file: expected packed records or logs")
         with gzip.open(pack) if pack.name == LOGS else pack.open("rb") as file:
             plain = file.read(_MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{pack} cannot be read ({error}): get it again, or pack its runs again") from error
     if len(plain) > _MOST_BYTES:
         raise UserError(f"{pack} has more than {_MOST_BYTES // 2**20} MiB: packed records and logs have less")
     texts: dict[str, str] = {}

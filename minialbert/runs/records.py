@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError, failing_as, quoted
 from minialbert.recipes.schema import SHARING_DEFAULTS, Mark, flat_settings, marked
 from minialbert.runs.files import check_folder, write_json
 from minialbert.runs.machine import environment
@@ -468,12 +468,11 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
 
 def load_record(file: Path) -> dict[str, Any]:
     """Return a record as it is written, a JSON object of no later format; `typed_record` checks its fields."""
-    try:
+    expected = "expected a run's result.json"
+    with failing_as(f"{file} cannot be read as JSON", (OSError, ValueError, RecursionError), expected):
         data = json.loads(read_run_file(file))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}): expected a run's result.json") from error
     if not isinstance(data, dict):
-        raise UserError(f"{file} holds {type(data).__name__}, not an object: expected a run's result.json")
+        raise UserError(f"{file} holds {type(data).__name__}, not an object: {expected}")
     version = data.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from transformers import TrainerCallback, TrainerState
 
-from minialbert.errors import MissingExtraError, UserError, one_line
+from minialbert.errors import MissingExtraError, UserError, failing_as, one_line
 from minialbert.recipes.schema import Mark, RecipeBase, marked, without_places
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_own, write_atomically
@@ -91,15 +91,9 @@ class RunTracking(TrainerCallback):
         if step:
             self._attempt("go on", lambda: self._start(step))
             return
-        try:
+        advice = "fix that, or leave it out of report_to"
+        with failing_as(f"{_TITLES[self.name]} cannot be started", Exception, advice, named=True):
             self._start(step)
-        except UserError:
-            raise
-        except Exception as error:  # of whatever kind the package has
-            raise UserError(
-                f"{_TITLES[self.name]} cannot be started ({type(error).__name__}: {one_line(error)}): fix that, "
-                "or leave it out of report_to"
-            ) from error
         for record in self._run.read_log():
             if record.get("kind") == "start":  # measured before there was a training
                 first = record["metrics"].get("student_start", {})

@@ -22,7 +22,7 @@ from minialbert.data.examples import Example, Task, label_of
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, failing_as
 from minialbert.method.encoders import evaluating
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
@@ -379,10 +379,8 @@ def _config_file(model_name: str) -> Path:
             f"{model_name} is not a model directory, so that the threshold cannot be written to its config.json: "
             "give --dry-run to see it"
         )
-    try:
+    with failing_as(f"{path} is damaged", (OSError, ValueError, AttributeError), "write the model again"):
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: write the model again") from error
     if kind != "minialbert":
         raise UserError(
             f"{path} is of a model of type {kind}, which has no place for a threshold: tune a MiniALBERT, or "

@@ -14,8 +14,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError
-from minialbert.method.encoders import LOADING_ERRORS, one_line
+from minialbert.errors import UserError, failing_as
+from minialbert.method.encoders import LOADING_ERRORS
 from minialbert.runs.untrusted import check_model_folder
 from minialbert.tasks.models import TaskInputs, read_task_file
 
@@ -34,14 +34,9 @@ class OnnxEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.most_rows = config, 1 if one_by_one else None
-        try:
+        # The engine's own exception types share no base.
+        with failing_as(f"{path} is damaged or no ONNX graph", Exception, "export it again"):
             self.session = open_session(path, engine=engine)
-        except UserError:
-            raise
-        except Exception as error:  # its own exception types share no base
-            raise UserError(
-                f"{path} is damaged or no ONNX graph ({one_line(error)}): export it again"
-            ) from error
         self._inputs = [entry.name for entry in self.session.get_inputs()]
         self._outputs = [entry.name for entry in self.session.get_outputs()]
 
@@ -84,11 +79,9 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     """
     folder = Path(folder)
     check_model_folder(folder)
-    try:
+    with failing_as(f"{folder}: the export is damaged", LOADING_ERRORS, "export it again"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         export = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
-    except LOADING_ERRORS as error:
-        raise UserError(f"{folder}: the export is damaged ({one_line(error)}): export it again") from error
     inputs = read_task_file(folder)
     if inputs is None:
         raise UserError(f"{folder} has no task.json: its model was not tuned for a task")

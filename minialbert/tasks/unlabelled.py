@@ -31,7 +31,7 @@ from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task
 from minialbert.data.text_streams import ReadStats
 from minialbert.data.words import learn_words, running_text
-from minialbert.errors import UserError, display_name, listed, quoted
+from minialbert.errors import UserError, display_name, failing_as, listed, quoted
 from minialbert.method.live import model_identity
 from minialbert.recipes.schema import FinetuneRecipe, TaskRecipe, TaskTeacherRecipe
 from minialbert.runs.files import to_json, write_json, writing
@@ -291,10 +291,8 @@ def _kept(file: Path, texts: Sequence[str]) -> tuple[list[_Answer], int]:
     lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
     whole = len(lines) - (bool(lines) and not lines[-1].endswith(b"\n"))  # killed while it was written
     whole -= 0 if whole == len(texts) else whole % _SHARD
-    try:
+    with failing_as(f"{file} is damaged", ValueError, "--overwrite replaces the run"):
         return [json.loads(line) for line in lines[:whole]], sum(map(len, lines[:whole]))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: --overwrite replaces the run") from error
 
 
 def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401

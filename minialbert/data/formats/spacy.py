@@ -10,7 +10,7 @@ from minialbert_runtime.words import WordRule, tags_to_spans
 
 from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
 from minialbert.data.ner import TagReader
-from minialbert.errors import UserError, needs_extra, one_line, quoted
+from minialbert.errors import UserError, failing_as, needs_extra, quoted
 
 _GROUP = "sc"  # where spaCy keeps spans that overlap
 
@@ -20,12 +20,9 @@ def read(path: Path, reading: Reading) -> Iterator[Document]:
     with needs_extra("spacy", "reading .spacy files", "spaCy"):
         from spacy.tokens import DocBin
         from spacy.vocab import Vocab
-    try:
+    # Whatever zlib and msgpack raise.
+    with failing_as(f"{path}: not readable as spaCy's DocBin", Exception, named=True):
         docs = list(DocBin().from_disk(path).get_docs(Vocab()))
-    except Exception as error:  # whatever zlib and msgpack raise
-        raise UserError(
-            f"{path}: not readable as spaCy's DocBin ({type(error).__name__}: {one_line(error)})"
-        ) from error
     for number, doc in enumerate(docs, start=1):
         place = f"{path}, document {number}"
         groups = [span for spans in doc.spans.values() for span in spans]

@@ -24,7 +24,7 @@ from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
 from minialbert.deploy.onnx.int8 import activation_ranges, errors_by_iteration, quantize_int8
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
-from minialbert.errors import MissingExtraError, UserError, display_name, listed
+from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed
 from minialbert.method import encoders
 from minialbert.method.sentence_vectors import Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
@@ -260,12 +260,9 @@ def _trace(
     num_iterations: int | None,
     pooling: Pooling | None = None,
 ) -> ModelProto:
-    try:
+    # The exporter's own errors are of many kinds.
+    with failing_as(f"torch's exporter could not trace this {model.config.model_type} model", Exception):
         return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
-    except Exception as error:  # the exporter's own, of many kinds
-        raise UserError(
-            f"torch's exporter could not trace this {model.config.model_type} model ({encoders.one_line(error)})"
-        ) from error
 
 
 def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from minialbert.data.prepare import prepare, recipe_options
 from minialbert.data.tasks import load_task, task_identity
-from minialbert.errors import UserError
+from minialbert.errors import UserError, failing_as
 from minialbert.experiments import pool
 from minialbert.experiments.pool import LocalWorkers
 from minialbert.experiments.suite.cells import (
@@ -344,8 +344,7 @@ def _known(file: Path, records: Path | None) -> dict[str, Any]:
     """Return what is kept in a file, and in one of the same name in a folder with records."""
     known: dict[str, Any] = {}
     for one in (*([] if records is None else [records / file.name]), file):
-        try:
+        kinds = (OSError, ValueError, TypeError, RecursionError)
+        with failing_as(f"{one} is damaged", kinds, "remove it, and run the suite again"):
             known |= json.loads(one.read_text("utf-8")) if one.is_file() else {}
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{one} is damaged ({error}): remove it, and run the suite again") from error
     return known

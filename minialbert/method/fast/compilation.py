@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from minialbert.errors import UserError, one_line
+from minialbert.errors import failing_as
 
 
 def compile_layers(model: PreTrainedModel) -> int:
@@ -16,13 +16,9 @@ def compile_layers(model: PreTrainedModel) -> int:
     is what lies between its matrix products, element-wise operations and LayerNorms. Raises UserError on a machine
     that cannot compile.
     """
-    try:
+    needed = "training.compile needs a working C++ compiler (g++ or clang++; Triton on a GPU)"
+    with failing_as(f"{needed}, and torch's own check failed", Exception, "install one, or set it to false"):
         torch.compile(lambda values: values.sin() + 1)(torch.zeros(8))
-    except Exception as error:
-        raise UserError(
-            "training.compile needs a working C++ compiler (g++ or clang++; Triton on a GPU), and torch's own "
-            f"check failed ({one_line(error)}): install one, or set it to false"
-        ) from error
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
         layer.compile(dynamic=True)
