@@ -504,7 +504,7 @@ def check_tokenizer(recorded: TokenizerRecord, tokenizer: PreTrainedTokenizerBas
         raise UserError(
             f"the windows were made with the tokenizer {_described(recorded)}, not with "
             f"{tokenizer_name(tokenizer)} ({len(tokenizer)} tokens, {fingerprint[:12]}): prepare the corpus with "
-            "this model's"
+            "this model's, or keep both with student.own_vocabulary=true"
         )
 
 

@@ -109,7 +109,7 @@ def compare_attention(
     if sizes[0] != sizes[1]:
         raise UserError(
             f"{model} has a vocabulary of {sizes[0]:,} entries and {teacher} one of {sizes[1]:,}, so they cannot read "
-            "the same tokens: give the teacher that the student was distilled from"
+            "the same tokens: give a teacher with the student's tokenizer"
         )
     return attention_maps(
         other, student.model, student.tokenizer, layers=layers, sentences=sentences,

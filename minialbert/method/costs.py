@@ -170,6 +170,7 @@ def step_flops_per_token(
     *,
     masked: float,
     teacher_predicts: float,
+    teacher_share: float = 1.0,
 ) -> float:
     """Return the operations of one optimiser step per token: teacher forward, student forward and backward.
 
@@ -183,7 +184,7 @@ def step_flops_per_token(
     flops = 3 * (forward_flops_per_token(student, length) + masked * head)
     if teacher is not None:
         width, vocabulary = teacher.hidden_size, teacher.vocab_size
-        flops += forward_flops_per_token(teacher, length)
+        flops += teacher_share * forward_flops_per_token(teacher, length)
         flops += teacher_predicts * 2 * width * (width + vocabulary)
     return flops
 
@@ -203,6 +204,7 @@ def distillation_price(plan: DistillationPlan) -> Price:
         length,
         masked=masked,
         teacher_predicts=predicts,
+        teacher_share=plan.teacher_share,
     )
     passes = steps * batch / max(len(plan.windows), 1)
     precision = resolve_precision(plan.recipe.training.precision)

@@ -461,8 +461,8 @@ def _finish(student: PreTrainedModel) -> None:
 
 
 def _write_attention(plan: DistillationPlan, run: RunDirectory) -> None:
-    """Write where the student attends beside its teacher."""
-    if plan.teacher is None:
+    """Write where the student attends beside its teacher, where both read the same tokens."""
+    if plan.teacher is None or plan.teacher.translation is not None:
         return
     try:
         maps = attention_maps(
@@ -495,7 +495,8 @@ def _first_measurement(
     metrics: dict[str, Any] = {}
     if trainer.eval_dataset is not None:
         logger.info("held-out: %d windows are measured first", len(trainer.eval_dataset))
-        if plan.teacher is not None and plan.teacher.has_mlm_head and plan.objective.vectors is None:
+        teacher, vectors = plan.teacher, plan.objective.vectors
+        if teacher and teacher.has_mlm_head and teacher.translation is None and vectors is None:
             metrics["teacher"] = _parts(trainer.measure_teacher(), "teacher")
         metrics["student_start"] = _parts(trainer.measure(), "student")
     if trainer.args.should_save:

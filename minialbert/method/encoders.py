@@ -42,6 +42,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from minialbert.data.packing import block_mask
+from minialbert.data.pairs import means, translated
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, listed, quoted
 from minialbert.errors import one_line as first_line
@@ -258,8 +259,6 @@ def load_teacher(
     """
     loaded = load_encoder(name, revision=revision, role=role)
     tokenizer = load_tokenizer(name, revision=revision) if with_tokenizer else None
-    if tokenizer is not None:
-        check_vocabulary(loaded.model, tokenizer, f"{role} {name}")
     return Teacher(loaded.model, loaded.has_head, tokenizer, str(name), length, role)
 
 
@@ -557,6 +556,7 @@ class Teacher:
     name: str = ""
     length: int | None = None
     role: str = "teacher"  # what messages call it
+    translation: list[list[int]] | None = None  # for a student of another vocabulary, see `translate`
     num_layers: int = field(init=False)
     hidden_size: int = field(init=False)
     num_heads: int = field(init=False)
@@ -564,6 +564,8 @@ class Teacher:
 
     def __post_init__(self) -> None:
         """Freeze the encoder, put it in eval mode, make its attention rows readable, and see what it says."""
+        if self.tokenizer is not None:
+            check_vocabulary(self.model, self.tokenizer, f"{self.role} {self.name}".strip())
         self.model.eval().requires_grad_(False)
         records, config = enable_recording(self.model), self.model.config
         called = f"the {self.role} {self.name}".strip() + f" (of the kind {config.model_type})"
@@ -594,17 +596,32 @@ class Teacher:
         """Longest input in tokens; RoBERTa-like models keep the rows up to the padding id for padding."""
         return max_input_length(self.model)
 
+    def words(self, rows: Tensor) -> Tensor:
+        """Return rows for the words of the student's vocabulary, from one for each word of its own, (V, ...)."""
+        return rows if self.translation is None else translated(rows, self.translation)
+
     @torch.no_grad()
     def view(self, batch: Mapping[str, Tensor], request: Request | None = None) -> EncoderView:
-        """Return the teacher's view of a batch, without gradients; without a masked-LM head it has no logits."""
+        """Return the teacher's view of a batch, without gradients; without a masked-LM head it has no logits.
+
+        Of a batch of `PairedCollator` it has hidden states and vectors alone: for each of the student's tokens the mean
+        over the teacher's that go with it.
+        """
         asked = request or Request()
         if not self.has_mlm_head:
             asked = replace(asked, positions=None)
+        beside = {name.removeprefix("teacher_"): batch[name] for name in batch if name.startswith("teacher_")}
+        if beside:
+            asked = Request(after_dropout=asked.after_dropout, pooling=asked.pooling)
         self.model.train(asked.after_dropout)
         half = self.model.dtype in (torch.float16, torch.bfloat16)
         # Weights that were cast once need no casting by autocast in every step.
         with torch.autocast(self.model.device.type, enabled=False) if half else contextlib.nullcontext():
-            return view_encoder(self.model, batch, asked)
+            view = view_encoder(self.model, beside or batch, asked)
+        for layer, states in view.hidden_states.items() if beside else ():
+            found = means(states.flatten(0, 1), beside["indices"], beside["offsets"])
+            view.hidden_states[layer] = found.view(*batch["input_ids"].shape, -1)
+        return view
 
 
 def _trial(model: PreTrainedModel, length: int) -> dict[str, Tensor]:

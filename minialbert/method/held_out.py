@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from minialbert.data.pairs import compared
 from minialbert.method.losses import attention_loss, hidden_loss, output_loss
 from minialbert.method.objective import EncoderView, Request, comparable_rows, matched_pairs
 from minialbert.method.sentence_vectors import Pooling, similarity_correlation
@@ -96,7 +97,7 @@ def measure_held_out(
         half = parts[0] if seen < num_windows / 2 else parts[1]
         seen += batch["input_ids"].shape[0]
         positions = batch["labels"] != -100
-        rows = with_attention and teacher is not None
+        rows = with_attention and teacher is not None and "aligned_mask" not in batch
         iterations, matched = zip(*pairs, strict=True) if rows and pairs else ((), ())
         asked = None if pooling is not None else positions
         view = student(batch, Request(asked, iterations, depths=depths, pooling=pooling))
@@ -122,7 +123,7 @@ def _add_batch(
     rows: bool,
     attention_heads: str,
 ) -> None:
-    mask = batch["attention_mask"]
+    mask = compared(batch)
     masked, valid = float(positions.sum()), float(mask.sum())
     if view.logits is not None and masked:
         labels = batch["labels"][positions]

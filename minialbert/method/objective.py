@@ -308,6 +308,19 @@ class DistillationObjective:
         extra = {name: weight for name, weight in self.extra.items() if name not in terms}
         return replace(self, extra=extra, **weights)
 
+    def for_two_vocabularies(self) -> DistillationObjective:
+        """Return the same objective without terms that need equal tokens in both models; UserError if none is left."""
+        if any(self._needs(one) for one in ("attention_rows", "attention_inputs", "logits")):
+            raise UserError(
+                "between two vocabularies a registered loss term may read hidden states alone: leave it out"
+            )
+        left = self.without("attention", "output", "relation")
+        if not left.weighted_terms:
+            raise UserError(
+                "between two vocabularies nothing is left to learn: set distill.hidden_weight above 0"
+            )
+        return left
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data, as JSON would give them back."""
         values = {

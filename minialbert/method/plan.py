@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minialbert.data.masking import MaskedLanguageModelCollator
-from minialbert.data.tokenizers import load_tokenizer
+from minialbert.data.pairs import PairedCollator, compared
+from minialbert.data.tokenizers import load_tokenizer, tokenizer_fingerprint
 from minialbert.data.window_store import WindowDataset, check_tokenizer
-from minialbert.errors import UserError
+from minialbert.errors import UserError, quoted
 from minialbert.method.costs import distillation_price, faster_precision
 from minialbert.method.elastic import mark_depths, plan_elastic
 from minialbert.method.encoders import Teacher, find_pooling, load_teacher, supports_packing, word_rows
@@ -31,6 +34,8 @@ _SAMPLE_BATCH = 16
 # Of a length in passes: what part of its steps may be warm-up, or pass between two evaluations, checkpoints and logs.
 _SHARES = {"warmup_steps": 10, "eval_steps": 10, "save_steps": 4, "logging_steps": 50}
 _MANY_PASSES = 10
+# How a student's tokenizer changes a text.
+_PROBE = "Éva's dose: 1.5 mg"
 _ELASTIC_KEYS = ("elastic", "elastic_depths", "elastic_mlm_weight", "elastic_output_weight")
 
 Folders = str | Path | Sequence[str | Path]
@@ -43,7 +48,7 @@ class DistillationPlan:
     The objective is without what this teacher cannot give; `layers` is the teacher layer of each iteration
     (0: none), empty without a teacher. `packs` says whether short windows share rows in training. A
     micro-batch is of one process, and `accumulation` of them make its optimiser step. `notes` tell what was
-    decided, one line each.
+    decided, one line each. The teacher reads `teacher_share` tokens for one of the student's.
     """
 
     recipe: Recipe
@@ -60,6 +65,7 @@ class DistillationPlan:
     micro_batch_size: int
     accumulation: int
     notes: tuple[str, ...]
+    teacher_share: float = 1.0
 
 
 def plan_distillation(
@@ -84,22 +90,18 @@ def plan_distillation(
     whole = recipe.distill.preset == "embeddings" if objective is None else objective.vectors is not None
     training = recipe.training
     notes: list[str] = []
-    collator = MaskedLanguageModelCollator(
-        tokenizer,
-        mask_probability=0.0 if whole else recipe.data.mask_probability,
-        whole_word=recipe.data.whole_word_masking,
-        seed=training.seed,
-    )
     if teacher is None and recipe.teacher.model is not None:
         length = windows.window_length
         teacher = load_teacher(recipe.teacher.model, revision=recipe.teacher.revision, length=length)
-    if teacher is not None:
-        if teacher.tokenizer is not None:
-            check_tokenizer(windows.tokenizer, teacher.tokenizer)
-        _check_size(windows, "teacher", teacher.model, teacher.max_length)
+    collator, share = _collator(
+        recipe, windows, tokenizer, teacher, notes,
+        mask_probability=0.0 if whole else recipe.data.mask_probability,
+        whole_word=recipe.data.whole_word_masking, seed=training.seed,
+    )  # fmt: skip
     if student is None:
         samples = _sample_batches(windows, collator)
-        student, notes = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
+        student, started = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
+        notes += started
     if training.gradient_checkpointing:
         checkpoint_activations(student)
     if objective is None:
@@ -107,6 +109,8 @@ def plan_distillation(
     if objective.vectors is not None:
         notes = [note for note in notes if not note.startswith("masked-LM head")]  # no part of the result
         objective = _with_pooling(objective, objective.vectors, recipe, teacher, student, notes)
+    if teacher is not None and teacher.translation is not None:
+        objective = objective.for_two_vocabularies()
     objective = resolve_objective(objective, teacher, student, notes, cached=training.cache_teacher)
     mark_depths(student.config, objective.elastic.depths if objective.elastic is not None else None)
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
@@ -133,6 +137,7 @@ def plan_distillation(
         micro_batch_size=micro,
         accumulation=per_process // micro,
         notes=tuple(notes),
+        teacher_share=share,
     )
     tokens, price = micro * windows.window_length, distillation_price(plan)
     precision, why = faster_precision(training.precision, student.config, tokens, price)
@@ -289,18 +294,68 @@ def resolve_objective(
     return objective
 
 
+def _collator(
+    recipe: Recipe,
+    windows: WindowDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: Teacher | None,
+    notes: list[str],
+    **masking: Any,  # noqa: ANN401 - of `MaskedLanguageModelCollator`
+) -> tuple[MaskedLanguageModelCollator, float]:
+    """Return what makes batches that the teacher can read, and how many tokens it reads for one of the student's.
+
+    A teacher with another tokenizer gets a `translation`, and a line is added to `notes`.
+    """
+    if teacher is None:
+        return MaskedLanguageModelCollator(tokenizer, **masking), 1.0
+    teacher.translation, own = None, teacher.tokenizer
+    if recipe.student.own_vocabulary:
+        if own is None:
+            raise UserError("student.own_vocabulary needs the teacher's tokenizer: give the teacher by name")
+        if tokenizer_fingerprint(own := load_tokenizer(own)) != windows.tokenizer.fingerprint:
+            paired = PairedCollator(tokenizer, own, longest=teacher.max_length, **masking)
+            teacher.translation = paired.translation
+            return paired, _two_vocabularies(recipe, windows, paired, notes)
+        notes.append("one vocabulary: the windows are of the teacher's tokenizer, as without own_vocabulary")
+    if own is not None:
+        check_tokenizer(windows.tokenizer, own)
+    _check_size(windows, "teacher", teacher.model, teacher.max_length)
+    return MaskedLanguageModelCollator(tokenizer, **masking), 1.0
+
+
+def _two_vocabularies(
+    recipe: Recipe, windows: WindowDataset, collator: PairedCollator, notes: list[str]
+) -> float:
+    if weight := recipe.distill.output_weight:
+        raise UserError(
+            f"distill.output_weight is {weight:g}, but predictions of two vocabularies cannot be compared: set it to 0"
+        )
+    if recipe.training.cache_teacher:
+        raise UserError("training.cache_teacher keeps nothing for a student.own_vocabulary: set it to false")
+    aligned = read = tokens = 0
+    for batch in _sample_batches(windows, collator):
+        aligned += int(compared(batch).sum())
+        read += int(batch["teacher_attention_mask"].sum())
+        tokens += int(batch["attention_mask"].sum())
+    text, _ = collator.spelt(collator.tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+    notes.append(
+        f"two vocabularies: the teacher reads what the student's tokens spell, {quoted(text.strip())} for "
+        f"{quoted(_PROBE)}; hidden states are compared for {aligned / tokens:.1%} of the tokens; attention rows, "
+        "relations and predictions are not compared"
+    )
+    return read / tokens
+
+
 def _sample_batches(
     windows: WindowDataset, collator: MaskedLanguageModelCollator
 ) -> Iterator[dict[str, Tensor]]:
     """Yield a few unmasked batches, evenly spread over the training windows."""
+    collator = copy.copy(collator)
+    collator.mask_probability = 0.0
     count = min(_SAMPLE_WINDOWS, len(windows))
     chosen = [windows[index * len(windows) // count] for index in range(count)]
     for begin in range(0, count, _SAMPLE_BATCH):
-        batch = collator(chosen[begin : begin + _SAMPLE_BATCH])
-        for row, example in enumerate(chosen[begin : begin + _SAMPLE_BATCH]):
-            ids = torch.as_tensor(example["input_ids"])
-            batch["input_ids"][row, : len(ids)] = ids  # undo the masking
-        yield batch
+        yield collator(chosen[begin : begin + _SAMPLE_BATCH])
 
 
 def _check_size(windows: WindowDataset, whose: str, model: PreTrainedModel, longest: int) -> None:
@@ -328,7 +383,7 @@ def _can_pack(
         and not training.cache_teacher  # a cache keeps one row per window
         and not objective.depends_on_length
         and supports_packing(student)
-        and (teacher is None or supports_packing(teacher.model))
+        and (teacher is None or (teacher.translation is None and supports_packing(teacher.model)))
     )
 
 

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from minialbert.data.pairs import compared
 from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.encoders import (
@@ -28,7 +29,6 @@ from minialbert.method.encoders import (
     evaluating,
     load_encoder,
     position_offset,
-    word_rows,
 )
 from minialbert.method.losses import layer_map
 from minialbert.method.modeling_minialbert import (
@@ -61,6 +61,8 @@ _HEAD_PARTS = (
     ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
     ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
 )
+# How the weights of a BERT that have a row for each word end.
+_ROWS_OF_WORDS = ("word_embeddings.weight", "predictions.bias", "decoder.weight", "decoder.bias")
 
 
 @torch.no_grad()
@@ -81,12 +83,12 @@ def initialize_from_teacher(
     teacher's layers, counted from 1, or the mean of all; several groups: the layers that their first iterations
     stand for (`layer_map`). Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the
     teacher's, or to its word table where it has no head. Adapters stay as they are, or with `adapters` follow the
-    teacher's layers (`_start_adapters`). Raises UserError if the vocabularies differ in size, or the teacher has no
-    such layer.
+    teacher's layers (`_start_adapters`). Rows of words are those that `Teacher.words` gives. Raises UserError if
+    their number is not the student's, or the teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
     tables = embedding_tables(teacher.model)
-    word = tables["word_embeddings"]
+    tables["word_embeddings"] = word = teacher.words(tables["word_embeddings"])
     if word.shape[0] != config.vocab_size:
         raise UserError(
             f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
@@ -180,7 +182,7 @@ def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher)
     for key, value in weights.items():
         prefix, found, rest = key.partition("encoder.layer.")
         if not found:
-            renamed[key] = value
+            renamed[key] = teacher.words(value) if key.endswith(_ROWS_OF_WORDS) else value
             continue
         number, _, part = rest.partition(".")
         for target, source in enumerate(kept):
@@ -303,7 +305,7 @@ def _start_projection(
     inputs, targets = [], []
     with evaluating(student):
         for sample in samples:
-            valid = sample["attention_mask"].bool()
+            valid = compared(sample).bool()
             embeddings(sample["input_ids"], sample.get("token_type_ids"), None, None)
             inputs.append(seen.pop()[valid].double())
             targets.append(teacher.view(sample).hidden_states[0][valid].double())
@@ -431,7 +433,7 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     if low_rank is not None and isinstance(head.projection, nn.Linear):
         # The decoder is the word table: what is left to choose is how the head meets it.
         output = teacher.model.get_output_embeddings() if teacher.has_mlm_head else None
-        target = (output or teacher.model.get_input_embeddings()).weight
+        target = teacher.words((output or teacher.model.get_input_embeddings()).weight)
         if target.shape == (student.config.vocab_size, student.config.hidden_size):
             fitted = _least_squares(head.decoder.weight, target, low_rank.frequency)
             head.projection.weight.copy_(fitted[:-1])
@@ -444,17 +446,18 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
             continue
         source, source_norm, teacher_decoder = parts
         own_decoder = head.decoder if not student.config.tie_word_embeddings else None
+        weight = teacher.words(teacher_decoder.weight)
         if not (
             _fits(source, head.dense)
             and _fits(source_norm, head.LayerNorm)
-            and (own_decoder is None or _fits(teacher_decoder, own_decoder))
+            and (own_decoder is None or weight.shape == own_decoder.weight.shape)
         ):
             return "masked-LM head: random (width differs from the teacher's)"
         _copy(source, head.dense)
         _copy(source_norm, head.LayerNorm)
         if own_decoder is not None:
-            own_decoder.weight.copy_(teacher_decoder.weight)
-        bias = teacher_decoder.bias
+            own_decoder.weight.copy_(weight)
+        bias = None if teacher_decoder.bias is None else teacher.words(teacher_decoder.bias)
         if bias is not None and bias.shape == head.decoder.bias.shape:
             head.decoder.bias.copy_(bias)
         return "masked-LM head: the teacher's"
@@ -532,14 +535,15 @@ def student_config(
 ) -> PreTrainedConfig:
     """Return the configuration of a student; what the recipe leaves open is the teacher's, or BERT-base's.
 
-    The tokenizer gives the padding id, and the vocabulary size when there is no teacher. Raises UserError if the shapes
+    The tokenizer gives the padding id, and the vocabulary size when no teacher does. Raises UserError if the shapes
     contradict each other.
     """
     source = teacher.model.config if teacher is not None else BertConfig()
     width = teacher.hidden_size if teacher is not None else source.hidden_size
     hidden_size = recipe.hidden_size or width
+    vocabulary = teacher.translation or teacher.model.get_input_embeddings().weight if teacher else tokenizer
     shape = {
-        "vocab_size": word_rows(teacher.model) if teacher is not None else len(tokenizer),
+        "vocab_size": len(vocabulary),
         "hidden_size": hidden_size,
         "num_hidden_layers": recipe.num_hidden_layers,
         "num_attention_heads": recipe.num_attention_heads

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
+from minialbert.data.pairs import compared
 from minialbert.data.window_store import WindowDataset
 from minialbert.method.encoders import Teacher, enable_recording, evaluating, view_encoder
 from minialbert.method.fast.recording import records_attention
@@ -171,12 +172,16 @@ class DistillationTrainer(ResumableTrainer):
         """Return the micro-batches of one optimiser step, and what they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [
-            torch.stack([(batch["labels"] != -100).sum(), batch["attention_mask"].sum()]) for batch in batches
+            torch.stack(
+                [(batch["labels"] != -100).sum(), compared(batch).sum(), batch["attention_mask"].sum()]
+            )
+            for batch in batches
         ]
         windows_here = sum(len(batch["window_ids"]) for batch in batches)  # a row of tokens may hold several
         # As one transfer from the device.
-        masked, valid, windows = self.sum_over_processes([*torch.stack(counts).sum(0).tolist(), windows_here])
-        self._step_tokens = valid
+        masked, valid, self._step_tokens, windows = self.sum_over_processes(
+            [*torch.stack(counts).sum(0).tolist(), windows_here]
+        )
         return batches, TokenCounts(masked, valid, windows)
 
     def compute_loss(
@@ -187,7 +192,7 @@ class DistillationTrainer(ResumableTrainer):
         num_items_in_batch: Any = None,  # noqa: ANN401 - Trainer's name; here TokenCounts
     ) -> Any:  # noqa: ANN401
         """Return this micro-batch's share of the step's loss."""
-        labels, mask = inputs["labels"], inputs["attention_mask"]
+        labels, mask = inputs["labels"], compared(inputs)
         objective, compares = self.objective, self._compares_as_it_attends
         positions = objective.positions(labels, mask)
         teacher_view = None

@@ -139,6 +139,7 @@ class StudentRecipe(Section):
     intermediate_size: Count | None = key(None, "Width of the feed-forward block (null: the teacher's)")
     hidden_act: str | None = key(None, "Feed-forward activation (null: the teacher's)", min_length=1)
     max_position_embeddings: Count | None = key(None, "Longest input in tokens (null: the teacher's)")
+    own_vocabulary: bool = key(False, "Learn from a teacher whose tokenizer is another one")
     hidden_dropout_prob: Fraction = key(0.1, "Dropout on hidden states while distilling")
     attention_probs_dropout_prob: Fraction = key(0.1, "Dropout on attention rows while distilling")
     adapter_reduction_factor: Count | None = key(16, "Width over adapter width (null: no adapters)")
