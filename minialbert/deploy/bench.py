@@ -32,13 +32,7 @@ import torch
 from rich.progress import Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minialbert.deploy import bench_worker
-from minialbert.deploy.bench_models import (
-    BenchModel,
-    ModelChoice,
-    build_model,
-    parse_models,
-    recorded_quality,
-)
+from minialbert.deploy.bench_models import BenchModel, build_model, parse_models, recorded_quality
 from minialbert.errors import MissingExtraError, UserError, listed, one_line
 from minialbert.report.tables import Table, Value, escape
 from minialbert.runs.directory import RunDirectory
@@ -112,8 +106,12 @@ def benchmark(
     """
     choices = parse_models(models)
     numbers = {"batch size": batch_size, "number of repeats": repeats, "number of threads": threads}
-    _check_options(engines, lengths, numbers, seconds, output, overwrite=overwrite)
-    lengths, notes = _fitting(choices, lengths)
+    _check_options(engines, lengths, numbers, seconds)
+    if output is not None:
+        check_output(output, TABLE_FILE, kind="bench", overwrite=overwrite)
+    with torch.device("meta"):
+        limits = {one.name: build_model(one, read=False).max_length for one in choices}
+    lengths, notes = _fitting(limits, lengths)
     load = None
     with suppress(AttributeError, OSError):  # not on Windows
         load = os.getloadavg()[0]
@@ -313,9 +311,6 @@ def _check_options(
     lengths: Sequence[int],
     numbers: Mapping[str, int | None],
     seconds: float,
-    output: Path | None,
-    *,
-    overwrite: bool,
 ) -> None:
     """Refuse now what would fail after an hour."""
     unknown = [engine for engine in engines if engine not in ENGINES]
@@ -340,20 +335,15 @@ def _check_options(
     ):
         if set(engines) & set(some) and find_spec(package) is None:
             raise MissingExtraError(package, extra, f"benchmarking {listed(some)}")
-    if output is not None:
-        check_output(output, TABLE_FILE, kind="bench", overwrite=overwrite)
 
 
-def _fitting(choices: Sequence[ModelChoice], asked: Sequence[int]) -> tuple[list[int], list[str]]:
+def _fitting(limits: Mapping[str, int], asked: Sequence[int]) -> tuple[list[int], list[str]]:
     """Return the lengths to measure, and a note for each model that takes not all; refuse one that no model takes."""
-    with torch.device("meta"):
-        limits = {one.name: build_model(one, read=False).max_length for one in choices}
     most = max(limits.values())
-    beyond = [length for length in asked if length > most]
-    if beyond and asked is not DEFAULT_LENGTHS:
+    if (beyond := [length for length in asked if length > most]) and asked is not DEFAULT_LENGTHS:
         raise UserError(f"lengths: no model takes {listed(beyond)} tokens, {most} at most: leave them out")
     kept = [length for length in asked if length <= most] or [most]
-    return kept, [f"{name}: {one} tokens at most" for name, one in limits.items() if one < max(kept)]
+    return kept, [f"{name}: {one} tokens at most" for name, one in limits.items() if one < max(asked)]
 
 
 # --- the record, and its tables

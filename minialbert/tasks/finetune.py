@@ -595,8 +595,7 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
     own = getattr(model.config, "adapter_reduction_factor", None) is not None
     changed = recipe.model.model_dump(exclude_defaults=True, exclude={"name", "revision"})
     if changed and (own or recipe.tuning.mode != "adapters"):
-        names = listed(f"model.{one}" for one in changed)
-        notes.append(f"adapters: none are added, so without effect: {names}")
+        notes.append(f"adapters: none are added; without effect in the section model: {listed(changed)}")
     if recipe.tuning.mode != "adapters":
         return None
     if not is_minialbert(model):

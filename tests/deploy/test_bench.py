@@ -291,9 +291,9 @@ def test_lengths_that_not_all_models_take(configs, monkeypatch, tmp_path):
     _, latency, throughput = tables(record)
     assert latency.rows[0][5:] == (None,) * 3 and throughput.rows[0][4:] == (None,) * 2
     assert None not in latency.rows[1][5:7]
-    assert benchmark(models, **options)["settings"]["lengths"] == [
-        16
-    ]  # of those that nobody chose, what fits
+    usual = benchmark(models, **options)  # of lengths that nobody chose, those that fit
+    assert usual["settings"]["lengths"] == [16]
+    assert usual["notes"] == ["short: 24 tokens at most", "long: 40 tokens at most"]
 
 
 def test_a_refused_bench_leaves_no_folder(configs, monkeypatch, tmp_path):

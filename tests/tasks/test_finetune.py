@@ -419,7 +419,7 @@ def test_fresh_adapters_start_as_the_identity_and_as_published_on_request(run, s
     assert "adapters: fresh (lora, identity)" in plan.notes
     assert all(list(adapter.up) == ["query"] for adapter in plan.model.minialbert.attention_adapters)
     idle = (
-        "adapters: none are added, so without effect: model.adapter_kind, model.lora_rank, model.lora_layers"
+        "adapters: none are added; without effect in the section model: adapter_kind, lora_rank, lora_layers"
     )
     assert idle not in plan.notes
     for model, adapters in ((plain, False), (student(), True)):
