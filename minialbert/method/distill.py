@@ -132,7 +132,8 @@ def distill(
         seed: random seed of order, masks and dropout.
         time: how long the run may take, as in "2h" or "45m"; the number of steps follows.
         settings: any other key of the recipe, as in `{"student.num_hidden_layers": 3, "distill.output_weight": 4}`.
-        tokenizer: where `data` is a corpus and the teacher is in memory: a directory, hub id, or tokenizer.
+        tokenizer: where `data` is a corpus, and the teacher in memory or the student's vocabulary its own: a directory,
+            hub id, or tokenizer.
         output: the run directory. Default: a temporary one, which the log names.
         start_only: measure the student before its first step, without training.
         resume: continue from the last checkpoint of the same run.

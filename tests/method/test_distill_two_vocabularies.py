@@ -174,8 +174,14 @@ def test_the_price_counts_what_the_teacher_reads(tiny_teacher_dir, own_windows):
     assert added == pytest.approx(forward_flops_per_token(plan.teacher.model.config, 32))
 
 
-def test_vectors_of_texts_are_learnt_too(run):
-    record = run("distill.preset=embeddings", "training.max_steps=2", "distill.output_weight=null").record
+def test_vectors_of_texts_in_memory_are_learnt_too(tiny_teacher_dir, own_tokenizer, tmp_path):
+    texts = ["the house of the king", "a small river", "the cat and the city"] * 8
+    chosen = recipe(tiny_teacher_dir, "distill.preset=embeddings", "training.max_steps=2")
+    record = distill(
+        str(tiny_teacher_dir), texts, recipe=chosen, tokenizer=own_tokenizer, output=tmp_path / "run",
+        progress=False,
+    ).record  # fmt: skip
+    assert any(note.startswith("two vocabularies") for note in record["notes"])
     assert -1 < record["metrics"]["student_end"]["vector_cosine"] < 1
     assert {"loss_vector", "loss_similarity", "loss_hidden"} <= set(record["training"]["last_logged_losses"])
 
