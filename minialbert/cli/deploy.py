@@ -36,19 +36,19 @@ def export(
         Quantization | None, option("How weights are stored (default: fp32; --to web: int8).")
     ] = None,
     engine: Annotated[
-        Engine | None, option("openvino: a graph for OpenVINO and ONNX Runtime, its int8 with fixed ranges.")
+        Engine | None, option("openvino: a graph for OpenVINO and ONNX Runtime; int8 has fixed ranges.")
     ] = None,
     calibration: Annotated[
-        Path | None, option("Texts for the ranges of OpenVINO's int8, .txt or a table.")
+        Path | None, option("Texts that set the ranges of OpenVINO's int8, .txt or a table.")
     ] = None,
-    head: Annotated[str | None, option("Head, or features for the bare encoder.")] = None,
+    head: Annotated[str | None, option("Head to export; features: the encoder without one.")] = None,
     num_iterations: Annotated[int | None, option("Depth of the graph (default: all).")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 (default: 23).")] = None,
-    tolerance: Annotated[float | None, option("Largest relative difference.")] = None,
+    tolerance: Annotated[float | None, option("Largest difference, as a share of the outputs.")] = None,
     task: Annotated[str | None, option(f"Task to score model and graph on. {TASK_HELP}")] = None,
     data: Annotated[str | None, option("Labelled data for --task.")] = None,
     split: Annotated[str | None, option("Split of that data.")] = None,
-    max_drop: Annotated[float | None, option("Points that it may lose (default: 1).")] = None,
+    max_drop: Annotated[float | None, option("Points that the graph may lose (default: 1).")] = None,
     vendor: Annotated[
         Path | None, option("--to web: node_modules with the packages (default: here).")
     ] = None,
@@ -206,7 +206,7 @@ def trim(
 ) -> None:
     """Cut a model's vocabulary down to the tokens of some texts.
 
-    Texts of those tokens give the same hidden states to the bit.
+    Texts whose tokens all stay get exactly the same hidden states.
 
     minialbert trim --model tuned/model --corpus my-texts/ --output trimmed/
     minialbert trim --model tuned/model --corpus notes.csv --text-field note --keep 8000 --output trimmed/

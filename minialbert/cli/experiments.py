@@ -32,7 +32,7 @@ suite_app = typer.Typer(
 )
 
 _EXAMPLE = "minialbert suite {} miniature"
-_SuiteName = Annotated[str, typer.Argument(help="miniature, paper, or a YAML file of your own.")]
+_SuiteName = Annotated[str, typer.Argument(help="miniature, paper, sharing, or a YAML file of your own.")]
 _Records = Annotated[Path | None, option("Folder with records of cells that need not run again.")]
 _Only = Annotated[list[str] | None, option("Groups, rows, or globs as in 'small-*/full/*', comma-separated.")]
 KeepStudents = StrEnum("KeepStudents", ["needed", "all"])

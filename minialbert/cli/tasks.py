@@ -34,7 +34,7 @@ from minialbert.cli.shared import (
 from minialbert.errors import UserError, local_path, quoted
 from minialbert.runs.files import check_file, writing
 
-TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, or a name of your own."
+TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, qa, or a name of your own."
 _NEEDED = "Required unless the recipe names it."
 _Iterations = Annotated[int | None, option("How often the student applies its block (default: as trained).")]
 _ExitThreshold = Annotated[float | None, option("Confidence for early exit (default: as calibrated).")]
@@ -49,9 +49,9 @@ AnswerFormat = StrEnum(
 )  # fmt: skip
 Overlaps = StrEnum("Overlaps", ["longest", "first", "refuse"])
 _Format = Annotated[
-    str | None, option("Format of the files, as in pubtator (default: what they show).", "--format")
+    str | None, option("Format of the files, as in pubtator (default: recognised).", "--format")
 ]
-_Overlaps = Annotated[Overlaps | None, option("Of entities that share a word: longest, first, or refuse.")]
+_Overlaps = Annotated[Overlaps | None, option("Entity to keep of those that share a word (default: refuse).")]
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 KeepModels = StrEnum("KeepModels", ["selected", "all", "none"])
 _SHOWN_CLASSES = 50
@@ -91,6 +91,7 @@ def finetune(
     minialbert finetune --model run/model --task ner --data my-ner/ --output tuned/
     minialbert finetune --model run/model --task sst2 --adapters --lr 1e-3 --epochs 5 --output tuned/
     minialbert finetune --model run/model --task classification --data notes.csv --output tuned/
+    minialbert finetune --model run/model --teacher tuned/model --unlabelled texts/ --output student/
     """
     if not grid and (jobs != 1 or ray is not None or keep_models is KeepModels.all):
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
@@ -254,7 +255,7 @@ def convert_data(
     data: Annotated[str, typer.Argument(help="Labelled data: directory, file or hub:OWNER/NAME.")],
     output: Annotated[Path, typer.Argument(help="File to write, or folder.")],
     format_: Annotated[str, option("Format to write, as in doccano.", "--format")],
-    read_as: Annotated[str | None, option("Format of the data (default: what they show).")] = None,
+    read_as: Annotated[str | None, option("Format of the data (default: recognised).")] = None,
     split: Annotated[str | None, option("Shares of train, validation and test, as in 80,10,10.")] = None,
     group: Annotated[str | None, option("Column whose documents of one value stay together.")] = None,
     seed: Annotated[int, option("Random seed of the split.")] = 0,
@@ -421,7 +422,7 @@ def embed(
 
 
 def calibrate(
-    model: Annotated[str, option("Directory of a tuned model, which keeps what is found.")],
+    model: Annotated[str, option("Directory of a tuned or exported model, which keeps the result.")],
     data: _Data = None,
     format_: _Format = None,
     overlaps: _Overlaps = None,
@@ -429,7 +430,7 @@ def calibrate(
     max_drop: Annotated[float | None, option("Points that the metric may lose (early exit; 0.5).")] = None,
     min_recall: Annotated[list[str] | None, option("Recall for a label, as in Disease=0.95.")] = None,
     min_precision: Annotated[list[str] | None, option("Precision for a label, as in Disease=0.9.")] = None,
-    confidences: Annotated[bool, option("Calibrate confidences.", "--confidences")] = False,
+    confidences: Annotated[bool, option("Fit confidences alone, no thresholds.", "--confidences")] = False,
     split: Annotated[
         CalibrationSplit | None, option("Split to draw rows from (early exit: train; else validation).")
     ] = None,

@@ -445,14 +445,14 @@ class TaskRecipe(Section):
     """The labelled data, and what its columns mean."""
 
     name: Annotated[str | None, Mark.OPTION] = key(
-        None, "A GLUE task, ner, or a name of your own (null: named when running)", min_length=1
+        None, "A GLUE task, ner, qa, or a name of your own (null: named when running)", min_length=1
     )
     data: Annotated[Place, Mark.DATA, Mark.OPTION] = key(None, "Directory, file, or hub:OWNER/NAME")
     problem: str | None = key(
         None,
         "Kind of a task of your own: single-label, multi-label, regression, token (GLUE and ner know theirs)",
     )
-    format: str | None = key(None, "Format of the files, as in pubtator (null: what they show)")
+    format: str | None = key(None, "Format of the files, as in pubtator (null: recognised)")
     text: str | None = key(None, "Column of the text (null: found by its usual names)")
     pair: str | None = key(None, "Column of the second text")
     label: str | list[str] | None = key(

@@ -135,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minialbert-runtime",
         description="Label texts with an exported model: entities marked in the text, or one JSON object a line.",
-        epilog="`minialbert-runtime serve --help` tells how to answer over HTTP.",
+        epilog="For an HTTP server see `minialbert-runtime serve --help`.",
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder that `minialbert export` wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", help="exported folder, or name of an installed model")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts, or give --input")
     parser.add_argument(
         "--input", metavar="FILE", help="a file of one text per line, or - for standard input"
@@ -150,13 +150,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=("table", "jsonl"),
-        help="lines to read (on a terminal), or JSON with offsets (else)",
+        help="table: lines for people (default on a terminal); jsonl: JSON with offsets (default elsewhere)",
     )
-    parser.add_argument("--max-characters", type=int, help="longest text that is taken (1,000,000)")
+    parser.add_argument("--max-characters", type=int, help="longest text accepted, in characters (1,000,000)")
     parser.add_argument(
         "--prove-offline",
         metavar="FILE",
-        help="refuse every use of the network, and write a JSON record of what was asked for: nothing",
+        help="block the network, and write a JSON record of attempts to use it",
     )
     return parser
 
@@ -191,7 +191,7 @@ def _serve_parser() -> argparse.ArgumentParser:
             type=type(one.default),
             default=one.default,
             metavar="NUMBER",
-            help=f"{one.metadata['help']} ({one.default:,g})",
+            help=f"{one.metadata['help']} ({one.default:,.9g})",
         )
     return parser
 
@@ -200,13 +200,13 @@ def _add_model_options(parser: argparse.ArgumentParser, *, threads: int | None) 
     parser.add_argument(
         "--threshold",
         type=float,
-        help="probability over which a label of any number applies (0.5), or a class or an entity is given (0)",
+        help="lowest probability of an answer (0; with several labels per text 0.5)",
     )
-    parser.add_argument("--top-k", type=int, help="scores of so many labels, the highest first (all)")
+    parser.add_argument("--top-k", type=int, help="show only this many scores, the highest first (all)")
     parser.add_argument(
         "--batch-size",
         type=int,
-        help="inputs per run of the model (32; 1 where int8 ranges are those of a run)",
+        help="most inputs per run of the model (32; dynamic int8: 1)",
     )
     parser.add_argument(
         "--threads",
@@ -217,7 +217,7 @@ def _add_model_options(parser: argparse.ArgumentParser, *, threads: int | None) 
     parser.add_argument(
         "--engine",
         choices=("auto", *ENGINES),
-        help="what runs the model: auto measures for a second (that of the export)",
+        help="engine; auto measures for a second (default: that of the export)",
     )
 
 

@@ -18,13 +18,13 @@ def _limit(value: float, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.
 class Limits:
     """Limits of a service, each over 0; what each means stands beside it."""
 
-    max_bytes: int = _limit(1_000_000, "bytes of a request's body at most (413)")
-    max_texts: int = _limit(1000, "texts of a request at most (422)")
-    max_characters: int = _limit(100_000, "characters of a text at most (422)")
-    seconds: float = _limit(30.0, "seconds until an answer at most, the wait for its turn included (503)")
-    runs: int = _limit(1, "requests whose texts are with a model at the same time")
-    queue: int = _limit(100, "requests that wait for their turn at most (429)")
-    connections: int = _limit(500, "open connections at most (503)")
+    max_bytes: int = _limit(1_000_000, "most bytes of a request's body (413)")
+    max_texts: int = _limit(1000, "most texts of a request (422)")
+    max_characters: int = _limit(100_000, "most characters of a text (422)")
+    seconds: float = _limit(30.0, "most seconds until an answer, waiting included (503)")
+    runs: int = _limit(1, "requests that run at the same time")
+    queue: int = _limit(100, "most requests that wait (429)")
+    connections: int = _limit(500, "most open connections (503)")
     client_seconds: float = _limit(
         10.0, "seconds in which a client sends its headers, then its body, then takes its answer (408)"
     )
