@@ -18,6 +18,7 @@ RESULTS = Path("results")
 PAGES = tuple(
     Path("docs") / f"{name}.md"
     for name in (
+        "annotations",
         "performance",
         "deployment",
         "browser",

@@ -6,7 +6,7 @@ python benchmarks/quality/without_gold.py page
 DATA holds ner/NCBI-disease, ner/BC5CDR-chem and corpus/biomedical; TEACHER and STUDENT are encoders, WORK a folder for
 runs. The first command tunes the teacher on gold rows, lets the student learn what it says of the texts of the train
 split and of other abstracts, scores both on the gold test split, and leaves the records in results/without-gold. A run
-that is there goes on. The second command writes the page there from the records.
+that is there goes on. The second command writes the page and its table there from the records.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ iterations, 384 wide. It learns from the teacher's probabilities for the texts o
 and for other abstracts; it never sees a gold label, not even to choose its checkpoint. Made by
 `python benchmarks/quality/without_gold.py page` from the records here; the module says how they are made.
 
-| | set | precision | recall | F1 | behind the teacher | minutes |
+"""
+COLUMNS = """| | set | precision | recall | F1 | behind the teacher | minutes |
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
 """
 
@@ -89,8 +90,8 @@ def _minialbert(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "minialbert", *map(str, words)], check=True)
 
 
-def page() -> str:
-    """Return the page, made from the records."""
+def table() -> str:
+    """Return the table, made from the records."""
     lines = []
     for name, folder in SETS.items():
         found = {row: _records(name, row) for row in ROWS if (RESULTS / name / row).is_dir()}
@@ -102,12 +103,21 @@ def page() -> str:
             minutes = tuning["training"]["wall_seconds"] / 60
             shown = " | ".join(f"{figure:.1f}" for figure in figures)
             lines.append(f"| {ROWS[row]} | {folder} | {shown} | {behind} | {minutes:.0f} |")
-    notes = ["", "Minutes are those of the training steps on two cores. What the student read:", ""]
+    return COLUMNS + "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """Return the page, made from the records."""
+    notes = [
+        "",
+        "Minutes are those of the training steps on two cores, beside other processes. What the student read:",
+        "",
+    ]
     for name, folder in SETS.items():
         tuning, _ = _records(name, STUDENT)
         notes += [f"- {folder}: {note}." for note in tuning["notes"] if note.startswith("labels: ")]
         notes += [f"- {folder}: `{tuning['command']}`"]
-    return HEAD + "\n".join([*lines, *notes]) + "\n"
+    return HEAD + table() + "\n".join(notes) + "\n"
 
 
 def _records(name: str, row: str) -> list[dict]:
@@ -119,6 +129,7 @@ def _records(name: str, row: str) -> list[dict]:
 if __name__ == "__main__":
     if sys.argv[1:] == ["page"]:
         write_atomically(RESULTS / "README.md", page())
+        write_atomically(RESULTS / "table.md", table())
     else:
         _, verb, given, teacher_, student_, folder_ = sys.argv
         run(Path(given), teacher_, student_, Path(folder_))

@@ -159,29 +159,39 @@ def _load(request: Mapping[str, Any]) -> tuple[Callable[[Inputs], object], Calla
         torch.set_num_threads(threads)
         module = load_torch(path, engine)
         return torch_runner(module, request["options"]), partial(_state_bytes, module)
-    return _session_runner(path, engine, threads), lambda: Path(path).stat().st_size
+    return _Session(path, engine, threads), lambda: Path(path).stat().st_size
 
 
-def _session_runner(path: str, engine: str, threads: int) -> Callable[[Inputs], object]:
-    """Return what runs inputs as the runtime does, and those of int8-dynamic as they come."""
-    from minialbert_runtime.session import open_session, rows_per_run, run_side_by_side
+class _Session:
+    """Runs a graph's inputs as the runtime does, and those of int8-dynamic as they come."""
 
-    kind = engine.partition("-")[0]
-    session = open_session(path, threads, engine=kind)
-    single = cache(partial(open_session, path, 1, engine=kind))
-    names = [one.name for one in session.get_inputs()]
+    def __init__(self, path: str, engine: str, threads: int) -> None:
+        from minialbert_runtime.session import open_session, rows_per_run
 
-    def run(inputs: Inputs) -> object:
-        rows, length = inputs[names[0]].shape
-        step = rows if engine.endswith("dynamic") else rows_per_run(length, kind)
+        kind = engine.partition("-")[0]
+        self._open, self._threads = partial(open_session, path, engine=kind), threads
+        self._session = self._open(threads)
+        self._names = [one.name for one in self._session.get_inputs()]
+        self._rows = None if engine.endswith("dynamic") else partial(rows_per_run, engine=kind)
+        self._single = self._session if kind != "onnx" else None
+
+    def prepare_many(self) -> None:
+        """Open the session of one thread, as long as the file is there."""
+        if self._single is None and self._threads > 1 and self._rows is not None:
+            self._single = self._open(1)
+
+    def __call__(self, inputs: Inputs) -> object:
+        from minialbert_runtime.session import run_side_by_side
+
+        rows, length = inputs[self._names[0]].shape
+        step = rows if self._rows is None else self._rows(length)
         parts = [
-            {name: inputs[name][begin : begin + step] for name in names} for begin in range(0, rows, step)
+            {name: inputs[name][begin : begin + step] for name in self._names}
+            for begin in range(0, rows, step)
         ]
-        if kind != "onnx" or threads == 1 or len(parts) == 1:
-            return [session.run(None, part) for part in parts]
-        return run_side_by_side(partial(single().run, None), parts, threads)
-
-    return run
+        if len(parts) == 1 or self._single in (None, self._session):
+            return [self._session.run(None, part) for part in parts]
+        return run_side_by_side(partial(self._single.run, None), parts, self._threads)
 
 
 def _state_bytes(module: Any) -> int:
@@ -204,7 +214,10 @@ def _answers(request: Mapping[str, Any]) -> Iterator[Any]:
     run, size = _load(request)
     for _ in range(3):
         run(feed(1, request["length"]))
-    yield {"peak_memory_bytes": peak_bytes(), "torch": "torch" in sys.modules, "bytes": size()}
+    facts = {"peak_memory_bytes": peak_bytes(), "torch": "torch" in sys.modules, "bytes": size()}
+    if isinstance(run, _Session):
+        run.prepare_many()
+    yield facts
     seen = set()
     for line in sys.stdin:
         inputs = feed(*json.loads(line))

@@ -91,6 +91,17 @@ def measured(configs, tmp_path_factory):
     return record, folder / "out"
 
 
+def test_batches_run_side_by_side_after_the_graphs_are_gone(configs):
+    record = benchmark(
+        [f"half=config:{configs}/tiny-student.json"], engines=["onnx-int8", "onnx-int8-dynamic"], lengths=[16],
+        batch_size=40, repeats=1, threads=2,
+    )  # fmt: skip
+    assert record["notes"] == []
+    for engine in ("onnx-int8", "onnx-int8-dynamic"):
+        cells = record["metrics"]["half"][engine]["timings"]
+        assert [one["batch_size"] for one in cells] == [1, 40]
+
+
 def test_turns_rotate_and_go_back_and_forth():
     machine = Machine({"a": [1.0], "b": [1.0], "c": [1.0]})
     machine.take_turns()
