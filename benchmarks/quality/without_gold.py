@@ -24,8 +24,8 @@ SETS = {"ncbi-disease": "NCBI-disease", "bc5cdr-chem": "BC5CDR-chem"}
 TEACHER, STUDENT, GOLD = "teacher", "student", "student-gold"
 ROWS = {
     TEACHER: "teacher, tuned on gold rows",
-    STUDENT: "student, no gold label: what the teacher says of texts",
-    GOLD: "the same student, tuned on the gold rows",
+    STUDENT: "student, tuned on the teacher's labels alone",
+    GOLD: "the same student, tuned on gold rows",
 }
 ABSTRACTS = "pmc-ccby-abstracts.txt"
 CHARACTERS = 1_000_000  # of other abstracts

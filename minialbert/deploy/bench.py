@@ -4,7 +4,7 @@ Each model runs in each engine in a process of its own, all with the same number
 turns, in an order that changes, so that what else the machine does falls on all alike. In one process the thread pools
 of several engines would take each other's cores. Inputs have no padding. A batch runs as the runtime runs many texts:
 in parts, side by side on the threads in ONNX Runtime. Only `onnx-int8-dynamic` takes it whole, with one range for all
-inputs of a matrix, as ONNX Runtime's own quantiser and its users do. All models go through our own ONNX exporter
+inputs of a matrix, which is the arithmetic of ONNX Runtime's own quantiser. All models go through our own ONNX exporter
 and quantiser, which store a shared weight once and undo fusions that cost time: that favours the ones compared with as
 well.
 """
