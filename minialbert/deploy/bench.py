@@ -117,7 +117,7 @@ def benchmark(
         load = os.getloadavg()[0]
     if load is not None and load > _BUSY * (os.cpu_count() or 1):
         logger.warning(
-            "the machine is busy (load average %.1f): times will be longer, and less certain", load
+            "the load average of the last minute is %.1f: times are longer if other processes still run", load
         )
     count = torch.get_num_threads() if threads is None else threads
     settings = list(dict.fromkeys((batch, length) for batch in (1, batch_size) for length in lengths))

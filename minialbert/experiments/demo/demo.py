@@ -119,7 +119,7 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     tell(f"Tables, curves and attention maps as one page: {output / 'report' / 'report.html'}")
     command = Path(sys.executable).with_name("minialbert-runtime")
     tell("Try it without torch:")
-    tell(f"  {command if command.exists() else command.name} {exported} 'Return the sine of x.'")
+    tell(f"  {command if command.exists() else command.name} {exported} 'Parse the headers of a message.'")
     return result
 
 
