@@ -24,6 +24,7 @@ from minialbert.errors import UserError, display_name, failing_as, listed, quote
 from minialbert.method.configuration_minialbert import LATER, MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, repository_file, tell_misfit
 from minialbert.method.modeling_minialbert import (
+    CombinedAdapter,
     MiniAlbertForQuestionAnswering,
     MiniAlbertForSequenceClassification,
     MiniAlbertForTokenClassification,
@@ -133,38 +134,46 @@ def add_adapters(
     lora_rank: int = 8,
     lora_layers: Sequence[str] | None = None,
 ) -> None:
-    """Give a student without adapters fresh ones, in place, and say so in its configuration.
+    """Give a student fresh adapters, in place, and say so in its configuration.
 
-    With "identity" the outputs stay the same to the bit until the first training step.
+    With "identity" the outputs stay the same to the bit until the first training step. Beside adapters that a student
+    has, those of further kinds work on what these return.
 
     Args:
-        model: a MiniALBERT without adapters, under any head or bare.
+        model: a MiniALBERT under any head or bare, without adapters of these kinds.
         reduction_factor: hidden size divided by the width of the bottleneck.
         initialization: "identity" for a zero up-projection, "as-published" for the release's random start.
         layer_norm: whether each adapter ends in a LayerNorm; None for False with "identity" and True, as in
             the release, with "as-published".
         seed: of the random values; None draws from torch's global generator.
-        kind: what `MiniAlbertConfig` takes as `adapter_kind`; so `lora_rank` and `lora_layers`.
+        kind: what `MiniAlbertConfig` takes as `adapter_kind`; so `lora_rank` and `lora_layers`. Of a student with
+            adapters, the kinds to add.
         lora_rank: rank of the kind "lora".
         lora_layers: the linear layers that it changes; None for all.
 
     Raises:
-        UserError: if the model is no MiniALBERT, has adapters already, or cannot have such ones.
+        UserError: if the model is no MiniALBERT, has adapters of such a kind already, or cannot have such ones.
     """
     encoder = _encoder(model)
-    if has_adapters(encoder):
+    own = encoder.config.adapter_kind.split("+") if has_adapters(encoder) else []
+    if twice := [one for one in kind.split("+") if one in own]:
         raise UserError(
-            f"this student has adapters already (reduction factor {encoder.config.adapter_reduction_factor}): "
-            "train those, or start from a student without adapters"
+            f"this student has adapters of the kind {twice[0]} already (reduction factor "
+            f"{encoder.config.adapter_reduction_factor}): train those, add another kind, or start from a student without adapters"
         )
-    values = {
-        "adapter_reduction_factor": reduction_factor,
-        "adapter_init": initialization,
-        "adapter_layer_norm": initialization == "as-published" if layer_norm is None else layer_norm,
+    values: dict[str, Any] = {
         "adapter_kind": kind,
         "lora_rank": lora_rank,
         "lora_layers": None if lora_layers is None else list(lora_layers),
     }
+    if not own:
+        values |= {
+            "adapter_reduction_factor": reduction_factor,
+            "adapter_init": initialization,
+            "adapter_layer_norm": initialization == "as-published" if layer_norm is None else layer_norm,
+        }
+    elif "lora" in own:  # its rank stays that of the adapters that are there
+        values = {"adapter_kind": kind}
     config = _changed_config(encoder.config, values, "adapters")
     pairs = config.num_hidden_layers
     with torch.random.fork_rng(devices=[], enabled=seed is not None), torch.device("cpu"):
@@ -181,8 +190,18 @@ def add_adapters(
                     initialize()
     for adapter in (*attention, *ffn):
         adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
-    encoder.attention_adapters.extend(attention)
-    encoder.ffn_adapters.extend(ffn)
+    for there, fresh in ((encoder.attention_adapters, attention), (encoder.ffn_adapters, ffn)):
+        for index, adapter in enumerate(fresh):
+            if own:
+                parts = [
+                    part
+                    for one in (there[index], adapter)
+                    for part in (one if isinstance(one, CombinedAdapter) else [one])
+                ]
+                there[index] = CombinedAdapter(parts)
+            else:
+                there.append(adapter)
+    values["adapter_kind"] = "+".join((*own, kind))
     for owner in (model, encoder):
         for name, value in values.items():
             setattr(owner.config, name, value)

@@ -591,10 +591,11 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
 
 
 def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: list[str]) -> str | None:
-    """Give a model without adapters fresh ones where adapters are to be tuned; return where they come from."""
+    """Give a model the adapters that it lacks where adapters are to be tuned; return where they come from."""
     own = getattr(model.config, "adapter_reduction_factor", None) is not None
     changed = recipe.model.model_dump(exclude_defaults=True, exclude={"name", "revision"})
-    if changed and (own or recipe.tuning.mode != "adapters"):
+    further = own and is_minialbert(model) and "adapter_kind" in changed
+    if changed and ((own and not further) or recipe.tuning.mode != "adapters"):
         notes.append(f"adapters: none are added; without effect in the section model: {listed(changed)}")
     if recipe.tuning.mode != "adapters":
         return None
@@ -603,7 +604,7 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
             f"adapter-tuning needs a MiniALBERT; {display_name(recipe.model.name)} is a {model.config.model_type}: "
             "leave out --adapters, or distil a student from it first"
         )
-    if own:
+    if own and not further:
         return "pre-trained"
     start = recipe.model.adapter_init
     add_adapters(
@@ -617,9 +618,10 @@ def _prepare_adapters(recipe: FinetuneRecipe, model: PreTrainedModel, notes: lis
     )
     kind = "" if recipe.model.adapter_kind == "bottleneck" else f"{recipe.model.adapter_kind}, "
     notes.append(
-        f"adapters: fresh ({kind}{'random, as published' if start == 'as-published' else 'identity'})"
+        f"adapters: {'the student has some; further ones are ' if own else ''}fresh "
+        f"({kind}{'random, as published' if start == 'as-published' else 'identity'})"
     )
-    return start
+    return "pre-trained" if own else start
 
 
 def _load_task_teacher(

@@ -243,6 +243,24 @@ def test_a_seed_fixes_the_adapters_and_leaves_the_global_generator_alone():
     assert not added(None)[1]  # without a seed the global generator is drawn from
 
 
+def test_further_kinds_join_the_adapters_that_are_there(inputs, tmp_path):
+    model = MiniAlbertForSequenceClassification(small(adapter_reduction_factor=8, adapter_init="as-published")).eval()
+    before, known = first(model, inputs), {id(parameter) for parameter in model.parameters()}
+    add_adapters(model, kind="lora", lora_rank=2)
+    add_adapters(model, kind="layer-norm+scale")
+    assert model.config.adapter_kind == "bottleneck+lora+layer-norm+scale"
+    assert (model.config.adapter_reduction_factor, model.config.lora_rank) == (8, 2)
+    assert torch.equal(first(model, inputs), before)
+    freeze_all_but_adapters(model)
+    assert all(p.requires_grad for p in model.parameters() if id(p) not in known)
+    with torch.no_grad():
+        model.minialbert.ffn_adapters[0][1].up["ffn"].weight.fill_(0.1)
+    save_adapters(model, tmp_path / "adapters")
+    again = load_adapters(model.minialbert, tmp_path / "adapters")
+    assert not torch.equal(first(model, inputs), before)
+    assert torch.equal(first(again, inputs), first(model, inputs))
+
+
 def test_adapters_take_the_models_dtype(inputs):
     model = MiniAlbertModel(small()).to(torch.bfloat16)
     add_adapters(model)
@@ -253,7 +271,8 @@ def test_adapters_take_the_models_dtype(inputs):
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        ({"adapter_reduction_factor": 8}, {}, r"has adapters already \(reduction factor 8\)"),
+        ({"adapter_reduction_factor": 8}, {}, r"of the kind bottleneck already \(reduction factor 8\)"),
+        ({"adapter_reduction_factor": 8}, {"kind": "lora+bottleneck"}, "of the kind bottleneck already"),
         ({}, {"reduction_factor": 33}, r"between 1 and hidden_size \(32\), got 33"),
         ({}, {"layer_norm": True}, "not the identity"),
         ({}, {"initialization": "zero"}, "'identity' or 'as-published', got 'zero'"),

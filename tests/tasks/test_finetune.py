@@ -422,8 +422,13 @@ def test_fresh_adapters_start_as_the_identity_and_as_published_on_request(run, s
         "adapters: none are added; without effect in the section model: adapter_kind, lora_rank, lora_layers"
     )
     assert idle not in plan.notes
-    for model, adapters in ((plain, False), (student(), True)):
-        assert idle in plan_finetuning(make_recipe(model, "single", data, *lora, adapters=adapters)).notes
+    assert idle in plan_finetuning(make_recipe(plain, "single", data, *lora)).notes
+    idle = "adapters: none are added; without effect in the section model: adapter_reduction_factor"
+    wider = make_recipe(student(), "single", data, "model.adapter_reduction_factor=4", adapters=True)
+    assert idle in plan_finetuning(wider).notes
+    plan = plan_finetuning(make_recipe(student(), "single", data, *lora, adapters=True))
+    assert "adapters: the student has some; further ones are fresh (lora, identity)" in plan.notes
+    assert (plan.adapters, plan.model.config.adapter_kind) == ("pre-trained", "bottleneck+lora")
     record = run(model=plain, adapters=True)
     assert record["adapter_init"] == "identity"
     before, after = tensors(plain), tensors(tmp_path / "run" / "model")
