@@ -159,7 +159,8 @@ def add_adapters(
     if twice := [one for one in kind.split("+") if one in own]:
         raise UserError(
             f"this student has adapters of the kind {twice[0]} already (reduction factor "
-            f"{encoder.config.adapter_reduction_factor}): train those, add another kind, or start from a student without adapters"
+            f"{encoder.config.adapter_reduction_factor}): train those, add another kind, or start from a student "
+            "without adapters"
         )
     values: dict[str, Any] = {
         "adapter_kind": kind,
@@ -175,36 +176,42 @@ def add_adapters(
     elif "lora" in own:  # its rank stays that of the adapters that are there
         values = {"adapter_kind": kind}
     config = _changed_config(encoder.config, values, "adapters")
-    pairs = config.num_hidden_layers
-    with torch.random.fork_rng(devices=[], enabled=seed is not None), torch.device("cpu"):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)
-        try:
-            attention, ffn = build_adapters(config, pairs)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        for adapter in (*attention, *ffn):  # their LayerNorms start at one and zero, as torch's do
-            for module in adapter.modules():
-                initialize = getattr(module, "initialize", None)
-                if initialize is not None:
-                    initialize()
-    for adapter in (*attention, *ffn):
-        adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
-    for there, fresh in ((encoder.attention_adapters, attention), (encoder.ffn_adapters, ffn)):
-        for index, adapter in enumerate(fresh):
-            if own:
-                parts = [
-                    part
-                    for one in (there[index], adapter)
-                    for part in (one if isinstance(one, CombinedAdapter) else [one])
-                ]
-                there[index] = CombinedAdapter(parts)
-            else:
-                there.append(adapter)
+    for there, fresh in zip(
+        (encoder.attention_adapters, encoder.ffn_adapters), _started(config, seed), strict=True
+    ):
+        for adapter in fresh:
+            adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
+        if own:
+            fresh = [
+                CombinedAdapter([*_parts(one), *_parts(new)]) for one, new in zip(there, fresh, strict=True)
+            ]
+            del there[:]
+        there.extend(fresh)
     values["adapter_kind"] = "+".join((*own, kind))
     for owner in (model, encoder):
         for name, value in values.items():
             setattr(owner.config, name, value)
+
+
+def _started(config: MiniAlbertConfig, seed: int | None) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return adapters at their start, for the attention and for the network of every iteration."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None), torch.device("cpu"):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        try:
+            pairs = build_adapters(config, config.num_hidden_layers)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        for adapter in (*pairs[0], *pairs[1]):  # their LayerNorms start at one and zero, as torch's do
+            for module in adapter.modules():
+                initialize = getattr(module, "initialize", None)
+                if initialize is not None:
+                    initialize()
+    return pairs
+
+
+def _parts(adapter: nn.Module) -> Iterable[nn.Module]:
+    return adapter if isinstance(adapter, CombinedAdapter) else [adapter]
 
 
 def backbone_fingerprint(encoder: MiniAlbertModel) -> str:

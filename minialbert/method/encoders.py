@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from minialbert_runtime.folder import is_exported
+from minialbert_runtime.folder import find_folder, is_exported
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -48,6 +48,7 @@ from minialbert.errors import UserError, listed, quoted
 from minialbert.errors import one_line as first_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.fast.recording import RECORDING, record_attention, records_attention, route_attention
+from minialbert.method.graph_weights import read_weights
 from minialbert.method.modeling_minialbert import (
     MiniAlbertForMaskedLM,
     MiniAlbertForQuestionAnswering,
@@ -159,19 +160,24 @@ def load_encoder(
 
     `head` is one of `HEADS`, drawn from torch's global generator where the checkpoint has none, and with
     `new_head` also where it has another shape than the config's. `config` is from `load_encoder_config`,
-    perhaps changed; read anew when absent. Messages call the model by its `role`. What Transformers writes
-    about parts that a checkpoint does not have is left out: a head that is missing is for the caller to
-    judge. Raises UserError if there is no such model, its files are damaged, it is no encoder, or its weights
-    do not fit its config.
+    perhaps changed; read anew when absent. Of an exported folder the weights are read from the graph. Messages
+    call the model by its `role`. What Transformers writes about parts that a checkpoint does not have is left out:
+    a head that is missing is for the caller to judge. Raises UserError if there is no such model, its files are
+    damaged, it is no encoder, or its weights do not fit its config.
     """
     config = config if config is not None else load_encoder_config(name, revision=revision)
     called = f"{role} {name}".strip()
+    exported = is_exported(name)
     try:
         with quiet_loading():
-            if Path(name).is_dir():
+            if Path(name).is_dir() and not exported:
                 _check_size(Path(name), head, config)
-            model, info = HEADS[head].auto.from_pretrained(
-                name,
+            auto = HEADS[head].auto
+            # Without a directory, an automatic class does not choose.
+            kind = auto._model_mapping[type(config)] if exported else auto
+            model, info = kind.from_pretrained(
+                None if exported else name,
+                state_dict=read_weights(find_folder(name)) if exported else None,
                 config=config,
                 revision=revision,
                 dtype=dtype,
@@ -182,11 +188,6 @@ def load_encoder(
     except UserError:
         raise
     except LOADING_ERRORS as error:
-        if is_exported(name):
-            raise UserError(
-                f"{called} is an exported folder, which runs and is scored, but cannot be trained or exported again: "
-                "give the model that was exported"
-            ) from error
         raise UserError(f"{called}: its weights could not be loaded ({one_line(error)})") from error
     missing = sorted(info["missing_keys"])
     misshapen = sorted(key for key, *_ in info["mismatched_keys"])
@@ -269,7 +270,7 @@ def repository_file(
 
     Raises UserError where the hub does not give one that is `required`.
     """
-    folder = Path(name).expanduser()
+    folder = find_folder(Path(name).expanduser())
     if folder.exists():
         return folder / file if (folder / file).is_file() else None
     try:
@@ -310,6 +311,7 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
     That of a checkpoint of the paper's release is a `MiniAlbertConfig`. Raises UserError where there is none that can
     be read, or it is not that of an encoder.
     """
+    name = find_folder(name) if is_exported(name) else name
     path = Path(name)
     check_model_folder(path)
     if path.is_dir() and not (path / "config.json").is_file():

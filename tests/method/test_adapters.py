@@ -244,7 +244,9 @@ def test_a_seed_fixes_the_adapters_and_leaves_the_global_generator_alone():
 
 
 def test_further_kinds_join_the_adapters_that_are_there(inputs, tmp_path):
-    model = MiniAlbertForSequenceClassification(small(adapter_reduction_factor=8, adapter_init="as-published")).eval()
+    model = MiniAlbertForSequenceClassification(
+        small(adapter_reduction_factor=8, adapter_init="as-published")
+    ).eval()
     before, known = first(model, inputs), {id(parameter) for parameter in model.parameters()}
     add_adapters(model, kind="lora", lora_rank=2)
     add_adapters(model, kind="layer-norm+scale")

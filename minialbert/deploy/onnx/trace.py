@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from minialbert.deploy.onnx.graph import keep_layer_norms_apart, store_weights_once
 from minialbert.method.encoders import forward_inputs, max_input_length
+from minialbert.method.graph_weights import note_weights
 from minialbert.method.sentence_vectors import Pooling
 
 OPSETS = range(18, 24)
@@ -77,6 +78,7 @@ def trace_onnx(
     graph.producer_name, graph.producer_version = "minialbert", ""
     _forget_machine(graph)
     store_weights_once(graph)
+    note_weights(graph, model.state_dict())
     keep_layer_norms_apart(graph)
     return graph
 

@@ -33,6 +33,7 @@ from minialbert.deploy.onnx import parity as onnx_parity
 from minialbert.deploy.onnx.export import calibration_batches, export_onnx
 from minialbert.deploy.onnx.graph import initializers
 from minialbert.errors import UserError
+from minialbert.method.encoders import load_encoder
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.results import Result
 from minialbert.tasks.evaluate import evaluate
@@ -135,6 +136,45 @@ def test_a_tied_decoder_and_its_embedding_share_one_int8_table(tiny_tokenizer, t
     assert len(tables) == 1 and stored[tables[0]].data_type == onnx.TensorProto.INT8
 
 
+@pytest.mark.parametrize(
+    ("precision", "error"), [("fp32", 0), ("int8", 0.02), ("int8-dynamic", 0.02), ("int4", 0.12)]
+)
+def test_weights_are_read_back_from_a_graph(precision, error, classifier, traced, tmp_path, caplog):
+    export_onnx(str(classifier), tmp_path / "out", precision=precision, tolerance=1.0)
+    wanted = load_encoder(classifier, "sequence-classification").model.state_dict()
+    with caplog.at_level("INFO", "minialbert"):
+        found = load_encoder(tmp_path / "out", "sequence-classification").model.state_dict()
+    assert found.keys() == wanted.keys()
+    distances = [((found[key] - it).norm() / it.norm().clamp_min(1e-9)).item() for key, it in wanted.items()]
+    assert max(distances) <= error and (not error or max(distances) > 0)
+    assert ("rounded" in caplog.text) == (precision != "fp32")
+
+
+def test_weights_are_read_back_of_tied_tables_groups_and_adapters_that_start_as_the_identity(
+    tiny_tokenizer, tmp_path
+):
+    config = _config(
+        tiny_tokenizer, num_hidden_layers=3, num_hidden_groups=2, adapter_layer_norm=False, adapter_init="identity",
+        adapter_kind="bottleneck+lora+layer-norm+scale", lora_rank=5,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    MiniAlbertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    export_onnx(str(tmp_path / "model"), tmp_path / "out")
+    wanted, found = (load_encoder(tmp_path / one).model.state_dict() for one in ("model", "out"))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], it) for key, it in wanted.items())
+
+
+def test_weights_of_an_old_graph_are_not_read(classifier, traced, tmp_path):
+    export_onnx(str(classifier), tmp_path / "out")
+    graph = onnx.load(tmp_path / "out" / "model.onnx")
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "out" / "model.onnx")
+    with pytest.raises(UserError, match="export the model anew"):
+        load_encoder(tmp_path / "out", "sequence-classification")
+
+
 def test_the_encoder_of_any_head_at_a_chosen_depth(classifier, tmp_path):
     record = export_onnx(str(classifier), tmp_path / "out", head="features", num_iterations=1)
     assert (record["head"], record["iterations"]) == ("features", 1)
@@ -166,6 +206,8 @@ def test_a_graph_says_nothing_of_the_machine_that_made_it(precision, classifier,
 def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
     record = export_onnx(str(tiny_teacher_dir), tmp_path / "out")
     assert record["model"]["model_type"] == "bert" and record["head"] == "masked-lm"
+    wanted, found = (load_encoder(one).model.state_dict() for one in (tiny_teacher_dir, tmp_path / "out"))
+    assert all(torch.equal(found[key], it) for key, it in wanted.items())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic"])

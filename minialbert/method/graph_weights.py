@@ -1,0 +1,100 @@
+"""A model's weights in the graph that it was exported to: where they are, and how to read them back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from minialbert_runtime.folder import MODEL_FILE
+from torch import Tensor
+
+from minialbert.errors import MissingExtraError, UserError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+logger = logging.getLogger(__name__)
+
+# Of the graph's metadata: {weight: [stored tensor, whether transposed]}, or where it has one value only [shape, value].
+_KEY = "minialbert.weights"
+
+
+def note_weights(model: ModelProto, state: Mapping[str, Tensor]) -> None:
+    """Write into an fp32 graph which stored tensor has each weight's values, perhaps transposed, in place."""
+    from onnx import numpy_helper
+
+    def identity(values: Any) -> tuple[tuple[int, ...], bytes]:  # noqa: ANN401 - an array of any kind
+        return values.shape, np.ascontiguousarray(values).tobytes()
+
+    stored = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]
+    found = {identity(values.T): (name, True) for name, values in stored if values.ndim == 2}
+    found |= {identity(values): (name, False) for name, values in stored}
+    places: dict[str, tuple[str | list[int], bool | float]] = {}
+    for key, tensor in state.items():
+        values = tensor.detach().cpu().numpy()
+        if (place := found.get(identity(values))) is not None:
+            places[key] = place
+        elif values.size and values.min() == values.max():  # zeros and ones are folded away
+            places[key] = [*values.shape], float(values.flat[0])
+    entry = model.metadata_props.add()
+    entry.key, entry.value = _KEY, json.dumps(places, separators=(",", ":"))
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return the weights of the model in an exported folder, fp32, by their names in its checkpoint.
+
+    Those of an fp32 export are the model's own, to the bit; others are rounded as the graph has them, which is said.
+    Raises UserError if the folder was exported before graphs noted their weights, or `onnx` is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtraError("onnx", "export", "read the weights of an exported folder") from None
+    model = onnx.load(Path(folder) / MODEL_FILE)
+    noted = next((entry.value for entry in model.metadata_props if entry.key == _KEY), None)
+    if noted is None:
+        raise UserError(
+            f"{folder} was exported before folders could be trained again: export the model anew, or give the model "
+            "that was exported"
+        )
+    weights: dict[str, Tensor] = {}
+    for key, (place, how) in json.loads(noted).items():
+        if isinstance(place, list):
+            weights[key] = torch.full(place, how)
+        elif (values := _values(model.graph, place)) is not None:
+            weights[key] = torch.from_numpy(np.array(values.T if how else values, order="C"))
+    if any(tensor.name.endswith(".scales") for tensor in model.graph.initializer):
+        logger.info("weights: read from the graph of %s, rounded as it has them", folder)
+    return weights
+
+
+def _values(graph: GraphProto, name: str) -> np.ndarray | None:
+    """Return a tensor of the fp32 graph from what quantisation left of it; None if nothing is left."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name.startswith(name)}
+    part = {
+        key.removeprefix(name): numpy_helper.to_array(stored[key])
+        for key in (name, *(f"{name}.{end}" for end in ("int8", "int8.4", "int8.multipliers", "4", "scales")))
+        if key in stored
+    }
+    if "" in part:
+        return part[""]
+    if ".4" in part:  # a table of 4 bits: the left half of a row in the low ones, 8 for zero
+        levels = np.concatenate([part[".4"] & 15, part[".4"] >> 4], axis=1).astype(np.float32) - 8
+        return levels * part[".scales"]
+    if ".int8.4" in part:
+        blocks = part[".int8.multipliers"].astype(np.float32)
+        levels = part[".int8.4"].astype(np.float32)
+        levels = (levels.reshape(len(blocks), -1, levels.shape[1]) * blocks).reshape(levels.shape)
+    elif ".int8" in part:
+        levels = part[".int8"].astype(np.float32)
+    else:
+        return None
+    is_table = any(node.op_type == "Gather" and node.input[0] == f"{name}.int8" for node in graph.node)
+    return levels * (part[".scales"][:, None] if is_table else part[".scales"])
