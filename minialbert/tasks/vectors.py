@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -132,7 +133,10 @@ def _beside(
         "share": metrics[main] / scored[main] if scored[main] else None,
     }
     if len(found.second) and theirs[0].shape[1] == own[0].shape[1]:
-        mixed = found.score(own[0], theirs[1])
+        halves = [found.score(own[0], theirs[1])]
+        if found.task == "sts":  # the texts of a pair have no order
+            halves.append(found.score(theirs[0], own[1]))
+        mixed = {key: statistics.fmean(half[key] for half in halves) for key in scored}
         values |= {"mixed": mixed, "mixed_share": mixed[main] / scored[main] if scored[main] else None}
     if found.difference is not None:
         furthest = sorted(found.difference(own, theirs), key=lambda one: -one["lost"])

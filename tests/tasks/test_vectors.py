@@ -106,6 +106,17 @@ def test_a_reference_has_its_share_and_both_together_their_figures():
     assert beside["mixed"]["cosine_spearman"] == pytest.approx(-0.2)
     assert beside["furthest"] == []
 
+    class Turned(Spots):
+        """The same, but the text "0" lies on the other side of the circle."""
+
+        def encode(self, texts):
+            return super().encode([text if text != "0" else "180" for text in texts])
+
+    both = minialbert.evaluate(Turned(), {"test": pairs}, task="sts", reference=Spots()).record["reference"]
+    # With its first texts and the reference's second ones the order is reversed, the other way round it is right.
+    assert both["share"] == pytest.approx(-1)
+    assert both["mixed"]["cosine_spearman"] == pytest.approx(0)
+
 
 def test_retrieval_has_the_figures_that_a_hand_finds(tmp_path):
     found = minialbert.evaluate(Spots(), beir(tmp_path / "set"), task="retrieval").record
