@@ -615,7 +615,8 @@ class Teacher:
         beside = {name.removeprefix("teacher_"): batch[name] for name in batch if name.startswith("teacher_")}
         if beside:
             asked = Request(after_dropout=asked.after_dropout, pooling=asked.pooling)
-        self.model.train(asked.after_dropout)
+        if self.model.training is not asked.after_dropout:  # which goes through all of its modules
+            self.model.train(asked.after_dropout)
         half = self.model.dtype in (torch.float16, torch.bfloat16)
         # Weights that were cast once need no casting by autocast in every step.
         with torch.autocast(self.model.device.type, enabled=False) if half else contextlib.nullcontext():

@@ -32,7 +32,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_minialbert import ATTENTION_LAYERS, FFN_LAYERS, MiniAlbertConfig
 
@@ -664,6 +664,7 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         )
         return hidden_states, rows
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -674,10 +675,9 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         num_iterations: int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         first_token_only: bool = False,
-    ) -> BaseModelOutput | tuple:
-        """Return the hidden states of the last iteration, of shape (B, T, D).
+    ) -> BaseModelOutput:
+        """Return the hidden states of the last iteration, of shape (B, T, D); with `return_dict=False` as a tuple.
 
         Args:
             input_ids: token ids, int64 (B, T).
@@ -690,7 +690,6 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
             output_attentions: also return the attention rows of every iteration, (B, H, T, T), before
                 dropout, whatever the attention implementation.
             output_hidden_states: also return the embedding output and the output of every iteration.
-            return_dict: False for a plain tuple.
             first_token_only: leave out of the last iteration what the first token does not depend on: a classifier
                 reads no other. Its output is then (B, 1, D), equal to the first row of the full one. Without effect
                 where hidden states or attention rows are asked for.
@@ -707,7 +706,6 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        return_dict = self.config.return_dict if return_dict is None else return_dict
 
         hidden_states, mask = self.begin(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
@@ -722,12 +720,11 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
             all_hidden_states.append(hidden_states)
             all_attentions.append(rows)
 
-        output = BaseModelOutput(
+        return BaseModelOutput(
             last_hidden_state=hidden_states,
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
             attentions=tuple(all_attentions) if output_attentions else None,
         )
-        return output if return_dict else output.to_tuple()
 
 
 class MiniAlbertMaskedLMHead(nn.Module):
@@ -751,22 +748,42 @@ class MiniAlbertMaskedLMHead(nn.Module):
         return self.decoder(self.projection(self.LayerNorm(nn.functional.gelu(self.dense(hidden_states)))))
 
 
-def _wants_dict(config: MiniAlbertConfig, return_dict: bool | None) -> bool:
-    return config.return_dict if return_dict is None else return_dict
-
-
 class _MiniAlbertWithHead(MiniAlbertPreTrainedModel):
-    """What every head shares: the call of the encoder with the caller's switches."""
+    """What every head shares: the call of the encoder, and the loss where there are labels."""
 
+    output_class: type[ModelOutput]
     reads_first_token_only = False
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
         self.minialbert = MiniAlbertModel(config)
 
-    def _encode(self, return_dict: bool | None, **inputs: Any) -> tuple[BaseModelOutput, bool]:  # noqa: ANN401
-        outputs = self.minialbert(**inputs, return_dict=True)
-        return outputs, _wants_dict(self.config, return_dict)
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_iterations: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> ModelOutput:
+        """Return logits as `read_out` does, and with `labels` the loss, which is described at `_loss`.
+
+        The other arguments are those of `MiniAlbertModel.forward`.
+        """
+        outputs = self.minialbert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, num_iterations,
+            output_attentions, output_hidden_states, self.reads_first_token_only, return_dict=True,
+        )  # fmt: skip
+        logits = self.read_out(outputs.last_hidden_state)
+        loss = None if labels is None else self._loss(logits, labels)
+        return self.output_class(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
 
 
 class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
@@ -783,6 +800,7 @@ class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
         config: shape of a new model with random weights; `from_pretrained` loads one that was trained.
     """
 
+    output_class = MaskedLMOutput
     _tied_weights_keys = {"mlm_head.decoder.weight": "minialbert.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: MiniAlbertConfig) -> None:
@@ -802,48 +820,13 @@ class MiniAlbertForMaskedLM(_MiniAlbertWithHead):
         """Return logits over the vocabulary, (B, T, V), from the output of any iteration, (B, T, D)."""
         return self.mlm_head(hidden_states)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_iterations: int | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> MaskedLMOutput | tuple:
-        """Return logits over the vocabulary, (B, T, V), and with `labels` (-100 ignored) the mean of Eq. 6 in nats.
-
-        The other arguments are those of `MiniAlbertModel.forward`.
-        """
-        outputs, return_dict = self._encode(
-            return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            num_iterations=num_iterations,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        logits = self.read_out(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-        output = MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return output if return_dict else output.to_tuple()
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean of Eq. 6 in nats; labels int64 (B, T), -100 ignored."""
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
 
 
 class _MiniAlbertClassifier(_MiniAlbertWithHead):
     """What the classifying heads share: in eval mode, samples that are sure enough leave the batch early."""
-
-    output_class: type[ModelOutput]
 
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__(config)
@@ -852,6 +835,7 @@ class _MiniAlbertClassifier(_MiniAlbertWithHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -864,8 +848,7 @@ class _MiniAlbertClassifier(_MiniAlbertWithHead):
         exit_threshold: float | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ModelOutput | tuple:
+    ) -> ModelOutput:
         """Return logits, (B, num_labels) or of every token (B, T, num_labels), and with `labels` the loss.
 
         With `exit_threshold` (above 0, up to 1; `config.exit_threshold` when absent) a sample leaves the batch
@@ -879,31 +862,16 @@ class _MiniAlbertClassifier(_MiniAlbertWithHead):
         threshold = self._exit_threshold(
             exit_threshold, attention_mask, labels, output_attentions, output_hidden_states
         )
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "num_iterations": num_iterations,
-        }
-        if threshold is not None:
-            logits, taken = self._run_until_sure(threshold, **inputs)
-            early = self.output_class(logits=logits, exit_iterations=taken)
-            return early if _wants_dict(self.config, return_dict) else early.to_tuple()
-        outputs, return_dict = self._encode(
-            return_dict,
-            **inputs,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            first_token_only=self.reads_first_token_only,
-        )
-        logits = self.read_out(outputs.last_hidden_state)
-        loss = None if labels is None else self._loss(logits, labels)
-        output = self.output_class(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return output if return_dict else output.to_tuple()
+        if threshold is None:
+            return super().forward(
+                input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, labels, num_iterations,
+                output_attentions, output_hidden_states, return_dict=True,
+            )  # fmt: skip
+        logits, taken = self._run_until_sure(
+            threshold, num_iterations, attention_mask, input_ids=input_ids, token_type_ids=token_type_ids,
+            position_ids=position_ids, inputs_embeds=inputs_embeds,
+        )  # fmt: skip
+        return self.output_class(logits=logits, exit_iterations=taken)
 
     def confidence(self, logits: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return how sure the logits of each sample are, fp32 (B,).
@@ -1111,6 +1079,7 @@ class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
         """Return start and end logits, (B, T, 2), from the output of any iteration, (B, T, D)."""
         return self.qa_outputs(hidden_states)
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -1123,44 +1092,29 @@ class MiniAlbertForQuestionAnswering(_MiniAlbertWithHead):
         num_iterations: int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> QuestionAnsweringModelOutput | tuple:
+    ) -> QuestionAnsweringModelOutput:
         """Return start and end logits, each (B, T), and with positions the mean of the two cross-entropies in nats.
 
         Positions outside the input are ignored. The other arguments are those of `MiniAlbertModel.forward`.
         """
-        outputs, return_dict = self._encode(
-            return_dict,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            num_iterations=num_iterations,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
+        outputs = self.minialbert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, num_iterations,
+            output_attentions, output_hidden_states, return_dict=True,
+        )  # fmt: skip
         start_logits, end_logits = self.read_out(outputs.last_hidden_state).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             length = start_logits.shape[1]
-            loss = (
-                sum(
-                    nn.functional.cross_entropy(
-                        logits.float(), positions.view(-1).clamp(0, length), ignore_index=length
-                    )
-                    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
-                )
+            sides = ((start_logits, start_positions), (end_logits, end_positions))
+            loss = sum(
+                nn.functional.cross_entropy(side.float(), at.view(-1).clamp(0, length), ignore_index=length)
                 / 2
+                for side, at in sides
             )
-        output = QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-        return output if return_dict else output.to_tuple()
+        return QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_logits, end_logits=end_logits,
+            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+        )  # fmt: skip
 
 
 __all__ = [

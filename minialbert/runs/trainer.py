@@ -109,6 +109,13 @@ def share_of_meters(states: Sequence[Mapping[str, Any]], process: int, processes
     return {**states[0], "sums": sums if process == 0 else dict.fromkeys(sums, 0.0)}
 
 
+# What Transformers calls as a recipe does.
+_ALIKE = (
+    "learning_rate", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed",
+    "logging_steps",
+)  # fmt: skip
+
+
 def training_arguments(
     section: Optimisation,
     *,
@@ -131,21 +138,14 @@ def training_arguments(
         max_steps=max_steps,
         per_device_train_batch_size=micro_batch_size,
         gradient_accumulation_steps=accumulation,
-        learning_rate=section.learning_rate,
-        weight_decay=section.weight_decay,
+        **section.model_dump(include=set(_ALIKE)),
         warmup_steps=warmup_steps,
         # Transformers' "constant" has no warm-up.
         lr_scheduler_type=section.lr_scheduler.replace("constant", "constant_with_warmup"),
         lr_scheduler_kwargs=decay if section.lr_scheduler == "warmup_stable_decay" else None,
-        max_grad_norm=section.max_grad_norm,
-        adam_beta1=section.adam_beta1,
-        adam_beta2=section.adam_beta2,
-        adam_epsilon=section.adam_epsilon,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
-        seed=section.seed,
-        logging_steps=section.logging_steps,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         report_to="none",
