@@ -163,6 +163,15 @@ BLOCKED = """
             found = model(ids)[0]
         torch.testing.assert_close(found, expected[key], rtol=0, atol=1e-5)
 
+    for key, auto, folder in json.loads(sys.argv[4]):  # as it was saved, and saved again by the class of that folder
+        loader, again = getattr(transformers, auto), root / f"again-{key}"
+        model = loader.from_pretrained(folder, trust_remote_code=True)
+        model.save_pretrained(again)
+        for one in (model, loader.from_pretrained(again, trust_remote_code=True)):
+            assert type(one).__module__.startswith("transformers_modules"), type(one).__module__
+            assert torch.equal(one(ids)[0], expected[key]), key
+    assert one(ids, exit_threshold=1e-3).exit_iterations.tolist() == [1]
+
     answers = {}
     for folder in ("hub-mlm", "hub-text", "hub-token", "hub-encoder", "hub-qa"):
         card = (root / folder / "README.md").read_text()
@@ -219,10 +228,13 @@ def test_the_folder_works_where_the_package_is_not_installed(save, tiny_tokenize
         ("encoder", "AutoModel", "hub-encoder"),
         ("qa", "AutoModelForQuestionAnswering", "hub-qa"),
     ]
+    saved = [("inner", "AutoModel", "mlm"), ("mlm", "AutoModelForMaskedLM", "mlm")]
+    saved.append(("token", "AutoModelForTokenClassification", "token"))
+    places = json.dumps([(key, auto, str(made[name][1])) for key, auto, name in saved])
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BLOCKED), str(tmp_path), json.dumps(loads), SENTENCE],
+        [sys.executable, "-c", textwrap.dedent(BLOCKED), str(tmp_path), json.dumps(loads), SENTENCE, places],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -232,6 +244,7 @@ def test_the_folder_works_where_the_package_is_not_installed(save, tiny_tokenize
     assert answers["hub-token"].startswith("[")
     assert len(json.loads(answers["hub-encoder"])[0][0]) == 32  # the width of the model
     assert answers["hub-qa"] == "None"
+    assert (tmp_path / "again-mlm" / "modeling_minialbert.py").exists()
 
 
 # --- in place of what is there -------------------------------------------------------------------------------

@@ -3,9 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 from unittest import mock
 
 import pytest
@@ -570,73 +567,6 @@ def test_saving_twice_into_one_directory_works(tmp_path):
     build().save_pretrained(tmp_path)
     MiniAlbertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     MiniAlbertModel.from_pretrained(tmp_path)
-
-
-BLOCKED = """
-    import sys
-
-    class Block:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "minialbert":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    sys.meta_path.insert(0, Block())
-    try:
-        import minialbert
-    except ModuleNotFoundError:
-        pass
-    else:
-        raise SystemExit("minialbert was not blocked")
-
-    from pathlib import Path
-    import torch
-    from safetensors.torch import load_file
-    from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTokenClassification
-
-    root = Path(sys.argv[1])
-    ids = torch.tensor([[2, 5, 7, 3]])
-    expected = load_file(root / "expected.safetensors")
-    for auto, directory, name in (
-        (AutoModel, "mlm", "hidden"),
-        (AutoModelForMaskedLM, "mlm", "mlm"),
-        (AutoModelForTokenClassification, "token", "token"),
-    ):
-        model = auto.from_pretrained(root / directory, trust_remote_code=True)
-        assert not type(model).__module__.startswith("minialbert"), type(model).__module__
-        assert torch.equal(model(ids)[0], expected[name]), name
-        model.save_pretrained(root / f"again-{name}")
-        again = auto.from_pretrained(root / f"again-{name}", trust_remote_code=True)
-        assert torch.equal(again(ids)[0], expected[name]), name
-    assert again(ids, exit_threshold=1e-3).exit_iterations.tolist() == [1]
-"""
-
-
-@torch.no_grad()
-def test_saved_student_loads_where_the_package_is_not_installed(tmp_path):
-    from safetensors.torch import save_file
-
-    ids = torch.tensor([[2, 5, 7, 3]])
-    masked_lm, tokens = build(MiniAlbertForMaskedLM), build(MiniAlbertForTokenClassification, num_labels=5)
-    masked_lm.save_pretrained(tmp_path / "mlm")
-    tokens.save_pretrained(tmp_path / "token")
-    expected = {
-        "hidden": masked_lm.minialbert(ids)[0],
-        "mlm": masked_lm(ids).logits,
-        "token": tokens(ids).logits,
-    }
-    save_file({key: value.contiguous() for key, value in expected.items()}, tmp_path / "expected.safetensors")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BLOCKED), str(tmp_path)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "again-mlm" / "modeling_minialbert.py").exists()
 
 
 @torch.no_grad()
