@@ -97,9 +97,9 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
     columns = dict[str, None]()
     for row, value in numbered_rows(rows, name):
         if isinstance(value, Mapping):
-            cells = {str(column): cell for column, cell in value.items()}
+            cells = _plain({str(column): cell for column, cell in value.items()})
         elif isinstance(value, (tuple, list)) and len(value) in (2, 3):
-            cells = dict(zip(_columns_of(value, in_words=in_words), value, strict=True))
+            cells = _plain(dict(zip(_columns_of(value, in_words=in_words), value, strict=True)))
         else:
             found = f"{type(value).__name__} {quoted(value)}"
             raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")

@@ -106,7 +106,8 @@ class Pooling:
         if self.mode == "max":
             return self._mapped(states.masked_fill(inside == 0, -torch.inf).amax(dim=1))
         counts = inside.sum(dim=1).to(states.dtype)
-        sums = (states * inside.to(states.dtype)).sum(dim=1)
+        # A product, since ONNX Runtime adds up the tokens of one text in another order than those of several.
+        sums = (inside.to(states.dtype).mT @ states).squeeze(1)
         return self._mapped(sums / (counts if self.mode == "mean" else counts.sqrt()))
 
     def _mapped(self, vectors: Tensor) -> Tensor:

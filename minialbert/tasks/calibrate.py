@@ -258,8 +258,8 @@ def calibrate(
             outputs = measure_depths(tuned, encoded, collator, **run)
 
             def score(logits: list[Logits]) -> float:
-                metrics = read_predictions(examples, encoded, found, logits, order=order, name=name).metrics
-                return float(metrics[found.metric])
+                how: dict[str, Any] = {"order": order, "name": name, "decision": inputs.decision}
+                return float(read_predictions(examples, encoded, found, logits, **how).metrics[found.metric])
 
             more = _leave_early(outputs, score, max_drop) | {"max_drop": max_drop}
             more["metrics"] = {split: {found.metric: more["score"]}}

@@ -97,7 +97,7 @@ def evaluate(
         task: as for `finetune`, or the section of a recipe; sts, retrieval or clustering for a sentence encoder, or
             anything with a method `encode`. Default: what the model was tuned for.
         split: default: test if it has labels, else validation (held out from train as in tuning if the directory has
-            none); all rows of a single file, as "train".
+            none); all rows of a single file, or of a list or data set in memory, as "train".
         output: directory for record and predictions.
         submission: directory for the files that the GLUE benchmark takes.
         overwrite: replace the files of an earlier evaluation.
@@ -306,8 +306,12 @@ def _read_task(
     """Read the data, with the model's labels, and with a part of train for validation where that is to be scored."""
     labels = model_labels(model)
     task = load_task(recipe, data=data, carve=False, model_labels=labels)
-    is_file = recipe.data is not None and Path(recipe.data).expanduser().is_file()
-    by_default = split is None and task.reported_split == "validation" and not is_file
+    without_splits = (
+        recipe.data is not None and Path(recipe.data).expanduser().is_file()
+        if data is None
+        else not isinstance(data, Mapping)
+    )
+    by_default = split is None and task.reported_split == "validation" and not without_splits
     if "validation" not in task.splits and (split == "validation" or by_default):
         return load_task(recipe, data=data, model_labels=labels)
     return task

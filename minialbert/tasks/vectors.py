@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +64,7 @@ class VectorTask:
     second: Sequence[str]
     score: Callable[[Vectors, Vectors], dict[str, float]]
     difference: Callable[[_Sides, _Sides], list[dict[str, Any]]] | None = None
+    notes: Sequence[str] = ()
 
 
 def evaluate_vectors(
@@ -99,7 +100,7 @@ def evaluate_vectors(
             "metrics": {found.split: metrics}, "seed": None, "model": entry,
             "rows": {found.split: len(found.first)},
             "data": {"documents": len(found.second)} if task == "retrieval" else {},
-            "notes": [],
+            "notes": [*found.notes],
         }  # fmt: skip
         if reference is not None:
             other, embed_too, _ = _embedder(stack, reference, batch_size, None)
@@ -210,7 +211,13 @@ def read_vector_task(columns: TaskRecipe, data: LabelledData | None, split: str 
     if len(rows) < 2:
         raise UserError(f"{found.name}: expected at least 2 labelled rows in {chosen}, found {len(rows)}")
     first, labels = [row.text for row in rows], [row.label for row in rows]
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"{found.name}: every row of {chosen} has {quoted(labels[0])}, so nothing can be scored"
+        )
     if task == "clustering":
+        if any(row.pair is not None for row in rows):
+            raise UserError(f"{found.name}: clustering wants single texts; found pairs ({found.columns})")
         return VectorTask(task, found.name, chosen, first, [], lambda vectors, _: _clusters(labels, vectors))
     if any(row.pair is None for row in rows):
         raise UserError(
@@ -289,33 +296,38 @@ def _clusters(labels: Sequence[object], vectors: Vectors) -> dict[str, float]:
 
 def _retrieval(data: LabelledData, split: str | None) -> VectorTask:
     """Return queries, documents, and which answers which, from a folder in the layout of BEIR or from memory."""
+    notes = []
     if isinstance(data, str | Path):
         folder = Path(data).expanduser()
-        name, (split, relevant) = folder.name, _judged(folder, split)
+        name, (split, judged) = folder.name, _judged(folder, split)
         queries, documents = (_texts(folder / f"{what}.jsonl") for what in ("queries", "corpus"))
     elif isinstance(data, Mapping) and {"queries", "corpus", "relevant"} <= set(data):
         name, split = "retrieval", split or "test"
-        queries, documents = (
-            {str(key): str(text) for key, text in data[side].items()} for side in ("queries", "corpus")
-        )
-        relevant = {str(key): set(map(str, found)) for key, found in data["relevant"].items()}
+        queries, documents = (_texts_in_memory(data[side], side) for side in ("queries", "corpus"))
+        judged = {str(key): _judged_in_memory(key, found) for key, found in data["relevant"].items()}
     else:
         raise UserError(
             "retrieval wants a folder with corpus.jsonl, queries.jsonl and qrels/, or a mapping with queries and "
             "corpus (texts by id) and relevant (ids of documents by id of query)"
         )
+    if any(score > 1 for found in judged.values() for score in found.values()):
+        notes.append(f"{name}: judgments above 1 count as 1")
+    positive = ((key, {one for one, score in found.items() if score > 0}) for key, found in judged.items())
+    relevant = {key: found for key, found in positive if found}
     for missing, side in (
         (set(relevant) - set(queries), "query"),
         (set().union(*relevant.values()) - set(documents), "document"),
     ):
         if missing:
             raise UserError(f"{name}: {len(missing):,} judged ids have no {side}, as {quoted(min(missing))}")
-    asked = {key: queries[key] for key in queries if relevant.get(key)}
+    asked = {key: queries[key] for key in queries if key in relevant}
     if not asked:
         raise UserError(f"{name}: no query has a document that answers it in {split}")
     if len(asked) < len(queries):
-        logger.info("%s: %s of %s queries have no document in %s, and are left out", name,
-                    f"{len(queries) - len(asked):,}", f"{len(queries):,}", split)  # fmt: skip
+        none = f"{len(queries) - len(asked):,} of {len(queries):,} queries"
+        notes.append(f"{name}: {none} have no document in {split}, and are left out")
+    for note in notes:
+        logger.info(note)
     keys, places = list(documents), {key: place for place, key in enumerate(documents)}
     wanted = [[places[one] for one in sorted(relevant[key])] for key in asked]
 
@@ -336,7 +348,8 @@ def _retrieval(data: LabelledData, split: str | None) -> VectorTask:
             for text, mine, other in zip(asked.values(), *found, strict=True)
         ]
 
-    return VectorTask("retrieval", name, split, list(asked.values()), list(documents.values()), score, lost)
+    texts = list(asked.values()), list(documents.values())
+    return VectorTask("retrieval", name, split, *texts, score, lost, notes)
 
 
 def _ranks(first: Vectors, second: Vectors, wanted: Sequence[Sequence[int]]) -> list[int]:
@@ -352,26 +365,24 @@ def _ranks(first: Vectors, second: Vectors, wanted: Sequence[Sequence[int]]) -> 
     return ranks
 
 
-def _judged(folder: Path, split: str | None) -> tuple[str, dict[str, set[str]]]:
-    """Return the split that is scored, and the documents of each of its queries, from qrels/SPLIT.tsv."""
+def _judged(folder: Path, split: str | None) -> tuple[str, dict[str, dict[str, float]]]:
+    """Return the split that is scored, and for each query how relevant documents are, from qrels/SPLIT.tsv."""
     there = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
     if not there:
         raise UserError(f"{folder}: expected qrels/test.tsv beside corpus.jsonl and queries.jsonl")
     chosen = split or next((one for one in ("test", "dev") if one in there), min(there))
     if chosen not in there:
         raise UserError(f"{folder} has no split {quoted(chosen)}: there are {listed(there)}")
-    table, relevant = read_table(there[chosen]), dict[str, set[str]]()
+    table, judged = read_table(there[chosen]), dict[str, dict[str, float]]()
     for row, cells in table.rows:
         query, document, score = (
             _cell(table, row, cells, name) for name in ("query-id", "corpus-id", "score")
         )
         try:
-            is_relevant = float(score) > 0
+            judged.setdefault(query, {})[document] = float(score)
         except ValueError:
             raise table.error(row, f"the score {quoted(score)} is no number") from None
-        if is_relevant:
-            relevant.setdefault(query, set()).add(document)
-    return chosen, relevant
+    return chosen, judged
 
 
 def _texts(file: Path) -> dict[str, str]:
@@ -383,8 +394,32 @@ def _texts(file: Path) -> dict[str, str]:
         key, text = _cell(table, row, cells, "_id"), _cell(table, row, cells, "text")
         if key in texts:
             raise table.error(row, f"the id {quoted(key)} stands on an earlier line too")
-        texts[key] = f"{cells.get('title') or ''} {text}".strip()
+        texts[key] = _titled(cells, text)
     return texts
+
+
+def _titled(cells: Mapping[str, Any], text: str) -> str:
+    return f"{cells.get('title') or ''} {text}".strip()
+
+
+def _texts_in_memory(given: Any, side: str) -> dict[str, str]:  # noqa: ANN401
+    """Return texts by id; those of BEIR's loader have a title beside the text."""
+    texts = {}
+    for key, said in given.items() if isinstance(given, Mapping) else [("", None)]:
+        text = _titled(said, said.get("text") or "") if isinstance(said, Mapping) else said
+        if not isinstance(text, str):
+            raise UserError(f"retrieval: {side} are texts by id, found {quoted(said if key else given)}")
+        texts[str(key)] = text
+    return texts
+
+
+def _judged_in_memory(query: object, given: Any) -> dict[str, float]:  # noqa: ANN401
+    """Return how relevant documents are, by id; those of a list all are."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UserError(
+            f"retrieval: expected ids of documents for query {quoted(query)}, found {quoted(given)}"
+        )
+    return {str(one): given[one] if isinstance(given, Mapping) else 1 for one in given}
 
 
 def _cell(table: Table, row: int, cells: Mapping[str, Any], name: str) -> str:

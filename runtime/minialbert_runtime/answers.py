@@ -183,14 +183,7 @@ class TextModel(ABC):
             UserError: an input is not a text, too long, or a pair where the task wants none (or the other way round),
                 or the model cannot be run. What comes before such a text has its results.
         """
-        # A mapping gives its keys, and a frame the names of its columns, each of which is a text.
-        readable = hasattr(texts, "__iter__") or hasattr(texts, "__getitem__")
-        if not readable or isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns"):
-            raise UserError(
-                f"predict expects a list of texts, found {type(texts).__name__}: give [text] for one text, and of a "
-                "table the column with the texts"
-            )
-        return self._results(texts)
+        return self._results(_listed(texts))
 
     def embed(
         self, texts: str | Iterable[str], *, dim: int | None = None, prompt: str = ""
@@ -215,7 +208,7 @@ class TextModel(ABC):
             raise UserError(f"a {self.problem} model gives no vectors: give a sentence encoder")
         if dim is not None and not 1 <= dim <= len(self.labels):
             raise UserError(f"expected from 1 to {len(self.labels)} dimensions, found {dim}")
-        given = [texts] if isinstance(texts, str) else texts
+        given = [texts] if isinstance(texts, str) else _listed(texts)
         results = self.predict(prompt + text if isinstance(text, str) else text for text in given)
         vectors = np.array([result["vector"][:dim] for result in results], np.float32).reshape(
             -1, dim or len(self.labels)
@@ -332,6 +325,17 @@ class TextModel(ABC):
             kept = [one for one in found if least is None or one["score"] > least]
             evidence = {"words": its_offsets, "logits": values} if self.keeps_logits else {}
             yield {"text": text, "entities": kept, **evidence}
+
+
+def _listed(texts: Iterable[Text]) -> Iterable[Text]:
+    """Return texts as given; refuse what gives texts that are none: keys of a mapping, names of a frame's columns."""
+    readable = hasattr(texts, "__iter__") or hasattr(texts, "__getitem__")
+    if not readable or isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns"):
+        raise UserError(
+            f"expected a list of texts, found {type(texts).__name__}: give [text] for one text, and of a table the "
+            "column with the texts"
+        )
+    return texts
 
 
 def prompt_of(model: TextModel, prompt: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import datasets
+import numpy
 import pandas
 import pytest
 
@@ -30,6 +31,7 @@ KINDS = {
     "torch's format": datasets.Dataset.from_list(ROWS).cast(NAMED).with_format("torch"),
     "stream": datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
     "frame": pandas.DataFrame(ROWS, index=["x", "y", "z"]),
+    "numpy": [(numpy.str_(row["text"]), numpy.array(row["label"])) for row in ROWS],
     "categories": pandas.DataFrame(ROWS).astype({"label": "category"}),
 }
 

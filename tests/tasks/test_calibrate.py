@@ -130,6 +130,18 @@ def test_it_chooses_what_runs_at_every_threshold_choose(kind, tuned, tmp_path):
     assert after["mean_iterations"] == {"validation": record["mean_iterations"]}
 
 
+def test_early_exit_is_scored_with_the_thresholds_that_the_model_answers_by(tuned, tmp_path):
+    folder, data = copied(tuned, "multi-label", tmp_path), tuned("multi-label").data
+    plain = calibrated(folder, data, split="validation", dry_run=True)["full_depth_score"]
+    task = json.loads((folder / "task.json").read_text())
+    label = next(iter(load_tuned(str(folder))[0].config.id2label.values()))
+    task["decision"] = {"thresholds": {label: 0.999}}
+    (folder / "task.json").write_text(json.dumps(task))
+    found = calibrated(folder, data, split="validation", dry_run=True)["full_depth_score"]
+    asked = {"task": TaskRecipe(data=str(data)), "split": "validation", "progress": False}
+    assert found == evaluate(folder, **asked).score != plain
+
+
 def test_rows_are_drawn_from_train_by_the_seed(tuned, tmp_path, monkeypatch):
     drawn, encode = [], SingleLabel.encode
 

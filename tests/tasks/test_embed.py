@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -49,6 +50,24 @@ def test_vectors_are_those_of_the_model_pooled_by_hand(encoder):
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         by_hand = torch.nn.functional.normalize(weight @ states.mean(0), dim=0)
         np.testing.assert_allclose(vector, by_hand, atol=1e-6)
+
+
+def test_a_text_has_the_same_vector_to_the_bit_alone_and_in_a_batch(exported):
+    texts = [
+        "the cat sat on the mat and ran",
+        "a dog ran in the big red house",
+        "it is the small tree of a cat",
+    ]
+    model = Model(exported, batch_size=1)
+    alone = np.concatenate([model.embed(text) for text in texts])
+    assert np.array_equal(Model(exported, batch_size=3).embed(texts), alone)
+
+
+@pytest.mark.parametrize("texts", [pandas.DataFrame({"text": TEXTS}), {"text": TEXTS}, None, b"a dog"])
+def test_what_is_no_list_of_texts_is_refused(encoder, exported, texts):
+    for model in (encoder, exported):
+        with pytest.raises(UserError, match=f"expected a list of texts, found {type(texts).__name__}"):
+            minialbert.embed(str(model), texts)
 
 
 def test_the_exported_folder_gives_the_same_vectors_without_torch(encoder, exported):

@@ -140,6 +140,24 @@ def test_the_queries_that_a_model_loses_are_named(tmp_path):
     assert (first["query"], first["rank_of_reference"]) == ("far 180", 1) and first["rank"] > 1
 
 
+def test_judged_texts_in_memory_are_read_as_those_of_files(tmp_path):
+    there = minialbert.evaluate(Spots(), beir(tmp_path / "set"), task="retrieval").record
+    data = {
+        "queries": {"q1": "10", "q2": "110", "q3": "50"},
+        "corpus": {"d1": "0", "d2": {"title": "north", "text": "90"}, "d3": {"text": "200"}},
+        "relevant": {"q1": {"d1": 1}, "q2": {"d3": 2, "d1": 0}, "q3": {"d1": 0}},
+    }
+    found = minialbert.evaluate(Spots(), data, task="retrieval").record
+    assert found["metrics"] == there["metrics"]
+    assert found["notes"] == [
+        "retrieval: judgments above 1 count as 1",
+        "retrieval: 1 of 3 queries have no document in test, and are left out",
+    ]
+    for side, given in (("corpus", {"d1": None}), ("queries", ["10"]), ("relevant", {"q1": "d1"})):
+        with pytest.raises(UserError, match=f"{side}|ids of documents for query 'q1', found 'd1'"):
+            minialbert.evaluate(Spots(), {**data, side: given}, task="retrieval")
+
+
 def test_clusters_that_lie_apart_are_found_again(tmp_path):
     rows = [
         (f"text {angle + step}", label)
@@ -179,6 +197,11 @@ def test_what_vectors_have_no_use_for_is_refused(tmp_path, encoder):
         ({"task": "sts", "data": {"test": [("a", 1.0), ("b", 2.0)]}}, "sts wants pairs of texts and a score"),
         ({"task": "sts", "data": {"test": PAIRS[:1]}}, "expected at least 2 labelled rows in test, found 1"),
         ({"task": "sts", "data": {"test": PAIRS}, "split": "dev"}, "has no split 'dev': there are test"),
+        ({"task": "sts", "data": [(a, b, 1) for a, b, _ in PAIRS]}, "every row of train has 1.0"),
+        (
+            {"task": "clustering", "data": [(a, b, str(c)) for a, b, c in PAIRS]},
+            "wants single texts; found pairs",
+        ),
         ({"task": "retrieval", "data": tmp_path}, "expected qrels/test.tsv beside"),
         ({"task": "clustering", "data": {"test": PAIRS}, "exit_threshold": 0.5}, "takes no submission"),
         ({"task": "sst2", "data": {"test": PAIRS}, "reference": encoder}, "a reference is for the tasks sts"),
