@@ -19,6 +19,7 @@ PAGES = tuple(
     Path("docs") / f"{name}.md"
     for name in (
         "annotations",
+        "tasks",
         "performance",
         "deployment",
         "browser",

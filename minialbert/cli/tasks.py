@@ -51,6 +51,7 @@ Overlaps = StrEnum("Overlaps", ["longest", "first", "refuse"])
 _Format = Annotated[
     str | None, option("Format of the files, as in pubtator (default: recognised).", "--format")
 ]
+_Layers = StrEnum("_Layers", ["longest", "first", "refuse", "layers"])
 _Overlaps = Annotated[Overlaps | None, option("Entity to keep of those that share a word (default: refuse).")]
 CalibrationSplit = StrEnum("CalibrationSplit", ["train", "validation"])
 KeepModels = StrEnum("KeepModels", ["selected", "all", "none"])
@@ -259,7 +260,12 @@ def convert_data(
     split: Annotated[str | None, option("Shares of train, validation and test, as in 80,10,10.")] = None,
     group: Annotated[str | None, option("Column whose documents of one value stay together.")] = None,
     seed: Annotated[int, option("Random seed of the split.")] = 0,
-    overlaps: _Overlaps = None,
+    overlaps: Annotated[
+        _Layers | None,
+        option(
+            "Entity to keep of those that share a word, or a folder for each layer of them (default: refuse)."
+        ),
+    ] = None,
     set_: Annotated[list[str] | None, option("Name of a column, as in text=note.", "--set")] = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,

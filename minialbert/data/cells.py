@@ -8,7 +8,7 @@ import math
 import re
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,38 @@ _LIST = re.compile(rf"\s*(?:(?:{_LITERAL})(?:[\s,]+(?:{_LITERAL}))*[\s,]*)?")
 _START = ("start", "begin", "start_offset", "start_char")
 _END = ("end", "end_offset", "end_char")
 _TYPE = ("label", "type", "entity", "labels", "entity_type", "entity_group", "tag")
+
+
+@dataclass
+class Quotes:
+    """What spans quote of their texts, compared with what stands at their offsets."""
+
+    compared: int = 0
+    others: int = 0  # whose letters are other ones, too
+    elsewhere: list[str] = field(
+        default_factory=list
+    )  # what to tell, of each that differs by more than whitespace
+
+    def compare(self, place: str, what: str, quote: object, there: str) -> None:
+        """Compares a quote, if it is a text, with what stands there; `what` names the span."""
+        if not isinstance(quote, str):
+            return
+        self.compared += 1
+        if quote.split() != there.split():
+            self.elsewhere.append(f"{place}: {what} quotes {quoted(quote)}, where {quoted(there)} stands")
+            self.others += _letters(quote) != _letters(there)
+
+    def notes(self) -> list[str]:
+        """Returns a line where some differ; UserError where most of three or more do: their offsets count otherwise."""
+        rule = "offsets count characters from 0, the end exclusive"
+        if self.others > 2 and 2 * self.others > self.compared:
+            many = f"so do {self.others:,} of {self.compared:,}: {rule}, and neither bytes, UTF-16 units nor a mark"
+            raise UserError(f"{self.elsewhere[0]}; {many} of byte order")
+        return [f"{first}: {rule} ({len(self.elsewhere):,} such entities)" for first in self.elsewhere[:1]]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"\W+", "", text).casefold()
 
 
 def missing(cell: object) -> bool:
@@ -257,8 +289,8 @@ def tags_of(
     return tuple(labels[tag] for tag in numbers)
 
 
-def spans_of(table: Table, row: int, cell: object, text: str, elsewhere: list[str]) -> list[Span]:
-    """Returns the spans in a cell, in their order; those that quote what does not stand there are told elsewhere."""
+def spans_of(table: Table, row: int, cell: object, text: str, quotes: Quotes) -> list[Span]:
+    """Returns the spans in a cell, in their order; what they quote is compared with their text."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -278,9 +310,7 @@ def spans_of(table: Table, row: int, cell: object, text: str, elsewhere: list[st
     for span, item in zip(spans, cell, strict=True):
         quote = item.get("text") if isinstance(item, Mapping) else None
         there = text[max(span.start, 0) : max(span.end, 0)]
-        if isinstance(quote, str) and quote.split() != there.split():
-            found = f"the span {span.start}-{span.end} quotes {quoted(quote)}, where {quoted(there)} stands"
-            elsewhere.append(str(table.error(row, f"{found}: offsets count characters, the end exclusive")))
+        quotes.compare(table.place(row), f"the span {span.start}-{span.end}", quote, there)
     return spans
 
 
@@ -318,7 +348,7 @@ def without_overlaps(text: str, spans: Sequence[Span], keep: Overlaps) -> tuple[
     if keep not in get_args(Overlaps):
         raise UserError(
             f"overlaps {quoted(keep)}: expected {', '.join(get_args(Overlaps))}; a word has one tag, so tune a tagger "
-            "for each type, or each layer, of nested entities"
+            "for each layer of nested entities: 'minialbert convert-data --overlaps layers' writes them apart"
         )
     unique = list(dict.fromkeys(spans))
     trimmed = [(span, *_trimmed(text, span)) for span in unique]

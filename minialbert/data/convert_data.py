@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from minialbert.data import formats
-from minialbert.data.cells import Overlaps
+from minialbert.data.cells import Overlaps, Quotes
 from minialbert.data.columns import COMMON_NAMES, ROLES, Columns, find, find_spans, is_in_words
 from minialbert.data.formats import conll, rows
 from minialbert.data.formats.documents import DOCUMENT, Document, Reading, check
@@ -43,7 +43,7 @@ def convert_data(
     split: Sequence[float] | None = None,
     group: str | None = None,
     seed: int = 0,
-    overlaps: Overlaps = "refuse",
+    overlaps: Overlaps | Literal["layers"] = "refuse",
     overwrite: bool = False,
 ) -> Converted:
     """Write labelled data in another format, and part them into splits if asked to.
@@ -65,8 +65,9 @@ def convert_data(
             and each class or type of entity has its share in each part.
         group: the column or key whose documents of one value stay in one part, as "patient".
         seed: of the choice.
-        overlaps: what to do with entities that overlap where a format has one tag for a word: refuse the data, or keep
-            the longest or the first.
+        overlaps: what to do with entities that overlap where a format has one tag for a word: refuse the data, keep
+            the longest or the first, or write the data several times into "layers": `layer-1` with the longest,
+            `layer-2` with the longest of the others, and so on.
         overwrite: replace existing files.
 
     Returns:
@@ -86,9 +87,11 @@ def convert_data(
     elif group is not None:
         raise UserError("group is for splitting: give split too, as in 80,10,10")
     notes += shared_texts({name: [one.text for one in documents] for name, documents in splits.items()})
-    splits = {name: formats.fit(documents, format, overlaps, notes) for name, documents in splits.items()}
     target = local_path(output)
     form = formats.FORMATS[format]
+    if overlaps == "layers":
+        splits, overlaps = _in_layers(splits, form, notes), "refuse"
+    splits = {name: formats.fit(documents, format, overlaps, notes) for name, documents in splits.items()}
     if len(splits) == 1 and form.suffix and target.suffix:
         check_file(target, overwrite=overwrite)
         with writing(target, advice=None):
@@ -98,8 +101,34 @@ def convert_data(
         with writing(target, advice=None), whole_folder(target) as staging:
             for name, documents in splits.items():
                 place = staging if len(splits) == 1 and not form.suffix else staging / f"{name}{form.suffix}"
+                place.parent.mkdir(exist_ok=True)
                 formats.write(documents, format, place, notes)
     return Converted(target, {name: len(documents) for name, documents in splits.items()}, tuple(notes))
+
+
+def _in_layers(
+    splits: Mapping[str, list[Document]], form: formats.Format, notes: list[str]
+) -> dict[str, list[Document]]:
+    """Returns every split once for each layer of entities; as it is where the format can hold all of them."""
+    if "overlaps" in form.holds.split():
+        notes.append(f"{form.title} can hold entities that overlap: all are written together, not in layers")
+        return dict(splits)
+    parted = {name: [list(formats.layers(one)) for one in documents] for name, documents in splits.items()}
+    found = {}
+    for layer in range(max(len(layers) for documents in parted.values() for layers in documents)):
+        counts = dict.fromkeys(parted, 0)
+        for name, documents in parted.items():
+            emptied = (replace(one, entities=one.entities and ()) for one in splits[name])
+            own = [
+                layers[layer] if layer < len(layers) else empty
+                for layers, empty in zip(documents, emptied, strict=True)
+            ]
+            found[f"layer-{layer + 1}/{name}"] = own
+            counts[name] = sum(len(one.entities or ()) for one in own)
+        notes.append(
+            f"layer-{layer + 1}: {listed(f'{count:,} {name}' for name, count in counts.items())} entities"
+        )
+    return found
 
 
 def read_documents(
@@ -111,7 +140,13 @@ def read_documents(
     source = Labelled(True, columns or {}, needs_train=False, format=read_as, whole=True, notes=notes)
     _, tables = source.splits(data)
     notes += [f"{name}: read as {table.format}" for name, table in tables.items() if table.format]
-    return {name: _documents(table, name, columns or {}, notes) for name, table in tables.items()}
+    splits = {name: _documents(table, name, columns or {}, notes) for name, table in tables.items()}
+    for name, documents in splits.items():
+        ids = [(one.id, one.annotator) for one in documents if one.id]
+        if again := [known for (known, _), count in Counter(ids).items() if count > 1]:
+            others = f"{len(ids) - len(set(ids)):,} documents have the id of an earlier one"
+            notes.append(f"{name}: {others}, as {quoted(again[0])}; all are kept")
+    return splits
 
 
 def _documents(table: Table, split: str, columns: Columns, notes: list[str]) -> list[Document]:
@@ -127,10 +162,10 @@ def _documents(table: Table, split: str, columns: Columns, notes: list[str]) -> 
     named["spans"] = find_spans(table, columns, required=False)
     label = find(table, "label", columns, required=False)
     named["label"] = None if label == named["spans"] else label
-    elsewhere: list[str] = []
-    documents = [rows.document_of(table, row, cells, named, elsewhere) for row, cells in table.rows]
-    notes += [f"{first} ({len(elsewhere):,} such spans)" for first in elsewhere[:1]]
+    quotes = Quotes()
+    documents = [rows.document_of(table, row, cells, named, quotes) for row, cells in table.rows]
     check(documents, Reading())
+    notes += quotes.notes()
     return documents
 
 

@@ -6,6 +6,7 @@ Labels are kept as names. Ids are given in one place, by the order of `Task.labe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,3 +110,19 @@ def counted_labels(example: Example) -> tuple[str, ...]:
     if isinstance(example, TokenExample):
         return tuple(tag[2:] for tag in example.tags or () if tag.startswith("B-"))
     return label if isinstance(label, tuple) else (label,) if isinstance(label, str) else ()
+
+
+def repeats(examples: Sequence[Example], power: float) -> tuple[list[int], dict[str, int]]:
+    """Returns how often each row should stand in train, and how often rows of each class do, the rarest first.
+
+    A class that c of the rows have stands (c_max / c)^power times, rounded, and a row as often as its rarest class, as
+    Gupta et al., 2019, do. Rows without a class count as one more class, and stand once.
+    """
+    classes = [set(counted_labels(example)) for example in examples]
+    counts = Counter(name for row in classes for name in row or {""})
+    most = max(counts.values(), default=1)
+    times = {
+        name: round((most / counts[name]) ** power) for name in sorted(counts, key=lambda one: counts[one])
+    }
+    times.pop("", None)
+    return [max((times[name] for name in row), default=1) for row in classes], times

@@ -16,7 +16,7 @@ from minialbert.data.hub import PREFIX, SPLIT_NAMES, assign_splits, load_saved, 
 from minialbert.data.ner import LINES
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, find_tables
-from minialbert.errors import UserError, listed, local_path, shown
+from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 _ANSWERS = ("accept", "reject", "ignore")  # of Prodigy
 
@@ -98,8 +98,11 @@ class Labelled:
     def _accepted(self, table: Table, split: str) -> Table:
         """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
         answers = [str(cells.get("answer") or "accept").strip().casefold() for _, cells in table.rows]
-        from_prodigy = all(answer in _ANSWERS for answer in answers)
-
+        from_prodigy = table.format == "Prodigy" or all(answer in _ANSWERS for answer in answers)
+        for answer, (row, _) in zip(answers, table.rows, strict=True):
+            if from_prodigy and answer not in _ANSWERS:
+                told = f"expected accept, reject or ignore as an answer of Prodigy, found {quoted(answer)}"
+                raise table.error(row, f"{told}; for other rows give --format table")
         kept = [
             (row, cells)
             for answer, (row, cells) in zip(answers, table.rows, strict=True)

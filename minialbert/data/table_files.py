@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -300,12 +300,10 @@ def read_json(path: Path, *, may_be_array: bool = True) -> Table:
     text = read_text(path)
     lines: Iterator[tuple[int, str]] = enumerate(text.split("\n"), start=1)
     if may_be_array and text.lstrip()[:1] == "[":
-        with failing_as(f"{path}: not JSON", (ValueError, RecursionError), "expected an array of objects"):
-            records = enumerate(json.loads(text, object_pairs_hook=_without_duplicates), start=1)
+        records = enumerate(_whole_json(path, text, "an array of objects"), start=1)
         lines = ((row, json.dumps(record)) for row, record in records)
-    elif may_be_array and "\n" in text.strip():
-        with suppress(ValueError, RecursionError):  # one object over several lines
-            lines = iter([(1, json.dumps(json.loads(text, object_pairs_hook=_without_duplicates)))])
+    elif may_be_array and text.lstrip()[:1] == "{" and _opens_only(text.lstrip().partition("\n")[0]):
+        lines = iter([(1, json.dumps(_whole_json(path, text, "one object")))])
     rows, columns = [], dict[str, None]()
     for line, content in lines:
         if content.strip():
@@ -313,6 +311,25 @@ def read_json(path: Path, *, may_be_array: bool = True) -> Table:
             rows.append((line, record))
             columns.update(dict.fromkeys(record))
     return Table(str(path), tuple(columns), rows)
+
+
+def _whole_json(path: Path, text: str, expected: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        raise UserError(f"{place}: not JSON ({one_line(error)}): expected {expected}") from error
+
+
+def _opens_only(line: str) -> bool:
+    """Tells whether a line begins an object that later lines end."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line.rstrip())
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
@@ -389,7 +406,10 @@ def read_text(path: Path, *, in_lines: bool = False) -> str:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the number and the text of each line of a UTF-8 file; LF or CR LF ends a line, and nothing else does."""
-    for number, line in enumerate(read_text(path, in_lines=True).split("\n"), start=1):
+    text = read_text(path, in_lines=True)
+    if "\n" not in text and "\r" in text.rstrip("\r"):
+        raise file_error(path, 1, "its lines end with CR alone, as on old Macs; expected LF or CR LF")
+    for number, line in enumerate(text.split("\n"), start=1):
         yield number, line.removesuffix("\r")
 
 

@@ -18,6 +18,7 @@ from minialbert_runtime.words import spans_to_tags
 from minialbert.data.cells import (
     ClassCells,
     Overlaps,
+    Quotes,
     class_name,
     classes_of_flags,
     flag_columns,
@@ -191,12 +192,12 @@ class _Reader:
         """Returns the rows of texts with spans, and which columns they were made of."""
         text = find_required(table, "text", self.columns)
         column = find_spans(table, self.columns, required=split != "test")
-        left_out, elsewhere = Counter[str](), list[str]()
+        left_out, quotes = Counter[str](), Quotes()
 
         def example(row: int, cells: _Cells) -> TokenExample:
             said = text_of(table, row, cells, text)
             cell = None if column is None else cells.get(column)
-            found = [] if missing(cell) else spans_of(table, row, cell, said, elsewhere)
+            found = [] if missing(cell) else spans_of(table, row, cell, said, quotes)
             kept, doubles, overlapping = without_overlaps(said, found, self.overlaps)
             left_out["are repeated"] += doubles
             if self.overlaps != "refuse":
@@ -211,7 +212,7 @@ class _Reader:
         rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
         title = split if table.is_file else table.name
         self.notes += (f"{title}: spans left out that {why}: {n:,}" for why, n in left_out.items() if n)
-        self.notes += [f"{first} ({len(elsewhere):,} such spans)" for first in elsewhere[:1]]
+        self.notes += quotes.notes()
         return rows, used_columns(text=text, spans=column)
 
     def sentences(self, table: Table, split: str) -> tuple[_Rows, Used]:

@@ -7,7 +7,8 @@ Everything else asks the object. Records, recipes and `task.json` name it (`prob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from copy import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class TaskType:
         problem_type: what the model's config says to Transformers.
         package: module and package that its figures need.
         class_weights: whether classes can be weighed against each other.
+        focal_gamma: None for a kind whose loss cannot be focal; else the exponent, see `focal`.
     """
 
     name: ClassVar[str]
@@ -66,6 +68,20 @@ class TaskType:
     problem_type: ClassVar[str | None] = None
     package: ClassVar[tuple[str, str]] = ("sklearn.metrics", "scikit-learn")
     class_weights: ClassVar[bool] = False
+    focal_gamma: float | None = None
+
+    def focal(self, gamma: float) -> Self:
+        """Return this kind with a focal loss (Lin et al., 2017): that of a label of probability p times (1 - p)^gamma.
+
+        Raises UserError for a kind without one.
+        """
+        if gamma and self.focal_gamma is None:
+            raise UserError(f"tuning.focal_gamma: a {self.name} task has no classes to focus on")
+        if not gamma:
+            return self
+        focused = copy(self)
+        focused.focal_gamma = gamma
+        return focused
 
     @property
     def tagging(self) -> bool:
@@ -161,6 +177,7 @@ class SingleLabel(TaskType):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "matthews_correlation", *_OF_CLASSES)
     problem_type: ClassVar[str | None] = "single_label_classification"
     class_weights = True
+    focal_gamma = 0.0
 
     def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return the number of labels, each with the weight of its class."""
@@ -173,9 +190,16 @@ class SingleLabel(TaskType):
     ) -> tuple[Tensor, Tensor]:
         """Return cross-entropy in nats, weighted by class, (L,), where weights are given."""
         flat, targets = logits.float().flatten(0, -2), labels.flatten()
-        loss = functional.cross_entropy(
-            flat, targets, weight=class_weights, reduction="sum", ignore_index=IGNORED
-        )
+
+        def nats(weights: Tensor | None, reduction: str) -> Tensor:
+            return functional.cross_entropy(
+                flat, targets, weight=weights, reduction=reduction, ignore_index=IGNORED
+            )
+
+        if self.focal_gamma:
+            loss = _focused(nats(class_weights, "none"), nats(None, "none"), self.focal_gamma)
+        else:
+            loss = nats(class_weights, "sum")
         return loss, self.weight(labels, class_weights)
 
     def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -235,6 +259,7 @@ class MultiLabel(TaskType):
     label = "classes"
     metrics = ("f1_micro", "f1_macro", "accuracy", *_OF_CLASSES)
     problem_type = "multi_label_classification"
+    focal_gamma = 0.0
 
     def loss(
         self,
@@ -243,7 +268,8 @@ class MultiLabel(TaskType):
         class_weights: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         """Return binary cross-entropy over all classes, in nats."""
-        loss = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+        losses = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+        loss = _focused(losses, losses, self.focal_gamma) if self.focal_gamma else losses.sum()
         return loss, self.weight(labels)
 
     def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
@@ -375,6 +401,12 @@ def is_tagging(problem: str) -> bool:
 def lower_is_better(metric: str | None) -> bool:
     """Return whether a figure of any kind of task is an error."""
     return any(metric in kind.lower_is_better for kind in TASK_TYPES.values())
+
+
+def _focused(losses: Tensor, own: Tensor, gamma: float) -> Tensor:
+    """Return the sum of losses, each times (1 - p)^gamma, where `own` is -log p."""
+    # The clamp keeps the gradient finite where p is 1 and gamma below 1.
+    return (losses * (-torch.expm1(-own)).clamp_min(1e-6) ** gamma).sum()
 
 
 def _softmax(logits: Logits) -> Logits:

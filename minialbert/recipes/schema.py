@@ -516,6 +516,10 @@ class TuningRecipe(Section):
     class_weights: Literal["balanced"] | list[Rate] | None = key(
         None, "Weight of each class in the loss, or inverse frequency"
     )
+    focal_gamma: Weight = key(0.0, "Focal loss: exponent of 1 - p on the loss of each label (0: none)")
+    repeat_rare: Literal["root", "even"] | None = key(
+        None, "Repeat training rows of rarer classes: until they are even, or by the root of that"
+    )
     elastic: bool = key(False, "Tune depths before the last too, one drawn per step")
     elastic_depths: list[Count] | None = key(
         None, "Which depths, in iterations (null: the model's own, or all)", min_length=1

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from minialbert_runtime.answers import Decision, Logits
 from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION
+from minialbert_runtime.questions import QUESTIONS
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -33,7 +34,14 @@ from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import check_output, write_result
 from minialbert.runs.results import Result
-from minialbert.tasks.decisions import Held, Wishes, choose_thresholds, fit_temperature, read_wishes
+from minialbert.tasks.decisions import (
+    Held,
+    HeldQuestions,
+    Wishes,
+    choose_thresholds,
+    fit_temperature,
+    read_wishes,
+)
 from minialbert.tasks.evaluate import (
     input_lengths,
     input_reading,
@@ -189,7 +197,8 @@ def calibrate(
         data: labelled rows, as for `evaluate`.
         task: as for `evaluate`.
         max_drop: how far the metric may fall by early exit, in points (hundredths). Default: 0.5.
-        min_recall: by class or type of entity, the recall that is wanted, as in `{"Disease": 0.95}`.
+        min_recall: by class or type of entity, the recall that is wanted, as in `{"Disease": 0.95}`. Of questions the
+            name is "answer": the share of those with an answer that get the right one.
         min_precision: the same of precision.
         confidences: calibrate answers, also without a wish.
         split: "train" or "validation": where the rows come from. Default: train for early exit, else validation.
@@ -235,7 +244,7 @@ def calibrate(
             recipe, inputs, tuned, name, split if split == "validation" else None, in_memory
         )
         check_package(*found.type.package)
-        if of_answers and found.problem not in ("single-label", "multi-label", "token"):
+        if of_answers and found.problem not in ("single-label", "multi-label", "token", QUESTIONS):
             raise UserError(f"a {found.problem} task has no confidences to calibrate")
         examples = _drawn(found, split, fraction, rows, seed)
         max_length, overlap = input_lengths(recipe, inputs, tuned)
@@ -251,7 +260,11 @@ def calibrate(
         order, collator = label_ids(tuned, found, name), make_collator(found, tokenizer)
         if of_answers:
             logits = run_model(tuned, encoded, collator, **run)
-            known = Held(found, examples, logits_of_each(examples, encoded, found, logits, order))
+            known: Held
+            if found.problem == QUESTIONS:
+                known = HeldQuestions(found, examples, logits, encoded)
+            else:
+                known = Held(found, examples, logits_of_each(examples, encoded, found, logits, order))
             wishes = read_wishes(min_recall or {}, min_precision or {}, known)
             decision, more = _decide(known, wishes, split)
         else:

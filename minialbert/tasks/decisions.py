@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from minialbert_runtime.answers import Decision, Logits, tags_of
+from minialbert_runtime.questions import OPEN, SURE
 
 from minialbert.data.examples import Example, Task
 from minialbert.data.metrics import check_package
+from minialbert.data.task_inputs import Encoded
 from minialbert.errors import UserError, listed, quoted
 from minialbert.tasks.certificate import Line, answers, calibration_error, confidences, ratios
 from minialbert.tasks.evaluate import line_of
@@ -55,6 +57,30 @@ class Held:
             own, other = ({item for item in side if item[0] == name} for side in (gold, found))
             counts += len(own & other), len(other), len(own)
         return {figure: float(np.nan_to_num(value)) for figure, value in ratios(counts).items()}
+
+
+@dataclass(frozen=True)
+class HeldQuestions(Held):
+    """Labelled questions, and a model's logits for each of their windows, (tokens, 2)."""
+
+    encoded: Encoded
+    said: dict[float, list[Any]] = field(default_factory=dict)  # by temperature
+
+    def lines(self, decision: Decision) -> list[Line]:
+        """Return what a model with this decision answers, as lines of `predictions.jsonl`."""
+        heat = decision.temperature
+        if heat not in self.said:
+            scaled = [values / np.float32(heat) for values in self.logits]
+            self.said[heat], _ = self.task.type.results(self.task, self.examples, self.encoded, scaled)
+        lines: list[Line] = []
+        least = decision.thresholds.get(OPEN[0], 0.5)
+        for example, said in zip(self.examples, self.said[heat], strict=True):
+            found = said
+            if "answerable" in said:
+                answered = bool(said["answers"]) and said["answerable"] > least
+                found = said["answers"][0] if answered else {"answer": None, "score": 1 - said["answerable"]}
+            lines.append(line_of("", self.task, (example, found, None)))
+        return lines
 
 
 def fit_temperature(known: Held) -> tuple[float, dict[str, Any]]:
@@ -117,6 +143,9 @@ def _lacking(figures: Mapping[str, float], least: Mapping[str, float]) -> float:
 def read_wishes(recalls: Mapping[str, float], precisions: Mapping[str, float], known: Held) -> Wishes:
     """Return the least recall and precision by label; UserError for what is no share, and for labels not there."""
     wishes: dict[str, dict[str, float]] = {}
+    if known.task.labels == SURE and (recalls or precisions):
+        told = "the model always answers, so that there is no threshold: tune it on questions without an answer, too"
+        raise UserError(told)
     there = {item[0] for line in known.lines(Decision()) for item in answers(line)[0]} & set(known.names)
     for figure, given in (("recall", recalls), ("precision", precisions)):
         for label, value in given.items():

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from minialbert.data.corpora import Corpus, corpus_entries
-from minialbert.data.examples import Task
+from minialbert.data.examples import Task, repeats
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_inputs import IGNORED, Encoded
@@ -154,6 +154,7 @@ def plan_finetuning(
         )
     task = load_task(recipe.task, data=data) if taught is None else taught.task
     check_package(*task.type.package)
+    task.type.focal(recipe.tuning.focal_gamma)  # refused here where the kind has none
     lines = understood(task)
     words = None
     if task.type.tagging:
@@ -200,6 +201,8 @@ def plan_finetuning(
             row["labels"] = scale.to_standard(row["labels"])
     if taught is not None and taught.soft:
         add_soft_labels(encoded["train"], task.splits["train"], task, taught.soft)
+    if tuning.repeat_rare is not None:
+        notes.append(_repeat_rare(task, encoded["train"], tuning.repeat_rare))
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
     max_steps = max(1, round(tuning.epochs * steps))
     if max_steps < _FEW_STEPS:
@@ -576,6 +579,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         measure=lambda: _measure(plan, "validation").metrics,
         batch_size=tuning.batch_size,
         class_weights=plan.class_weights,
+        focal_gamma=tuning.focal_gamma,
         teacher=plan.teacher,
         task_weight=plan.recipe.teacher.task_weight if plan.teacher is not None else 1.0,
         elastic=plan.elastic,
@@ -694,6 +698,20 @@ def _class_weights(recipe: FinetuneRecipe, task: Task, train: Encoded) -> Tensor
     return torch.tensor(
         [total / (present * counts[i]) if counts[i] else 1.0 for i in range(len(task.labels))]
     )
+
+
+def _repeat_rare(task: Task, train: Encoded, how: str) -> str:
+    """Let inputs of rare classes stand several times in train; return a line that says how often."""
+    if not task.type.has_classes:
+        raise UserError(f"tuning.repeat_rare: a {task.problem} task has no classes")
+    times, by_class = repeats(task.splits["train"], 0.5 if how == "root" else 1.0)
+    before = len(train)
+    rows = zip(train.rows, train.owners, strict=True)
+    repeated = [(row, owner) for row, owner in rows for _ in range(times[owner])]
+    train.rows[:], train.owners[:] = map(list, zip(*repeated, strict=True))
+    rare = [f"{name} {count} times" for name, count in by_class.items() if count > 1]
+    done = f"rows with {listed(rare)}" if rare else "no class is rare enough"
+    return f"train: repeated because classes are rare: {done}; {before:,} inputs became {len(train):,}"
 
 
 def _is_labelled(encoded: Encoded) -> bool:

@@ -65,6 +65,7 @@ class TuningTrainer(ResumableTrainer):
         measure: Callable[[], dict[str, Any]],
         batch_size: int,
         class_weights: Tensor | None = None,
+        focal_gamma: float = 0.0,
         teacher: TaskTeacher | None = None,
         task_weight: float = 1.0,
         elastic: ElasticObjective | None = None,
@@ -73,7 +74,7 @@ class TuningTrainer(ResumableTrainer):
         weight_noise: str | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        self.kind, self.metric = task_type(problem), metric
+        self.kind, self.metric = task_type(problem).focal(focal_gamma), metric
         self.teacher, self.task_weight, self.elastic = teacher, task_weight, elastic
         self.class_weights = class_weights.to(args.device) if class_weights is not None else None
         self.patience = patience

@@ -6,10 +6,11 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import file_digest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
@@ -28,6 +29,7 @@ _TAKEN = frozenset((name, "tensor(int64)") for name in _INPUTS)
 _GIVEN = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _MEASURED_TOKENS, _MEASURED_SECONDS = 128, 0.4  # of each engine, to choose one
 _models: WeakSet[Model] = WeakSet()  # all that a forked process inherits
+_tokenizers: WeakValueDictionary[tuple[bytes, bool, bool], Tokenizer] = WeakValueDictionary()
 
 
 class Model(TextModel):
@@ -209,8 +211,16 @@ def _by_range(folder: Folder) -> bool:
 
 
 def _load_tokenizer(folder: Folder) -> Tokenizer:
-    path = folder.path / TOKENIZER_FILE
+    """Return the tokenizer of a folder; that of a model that is loaded already, if its file and use are the same.
+
+    A tokenizer of 30,000 pieces takes more memory than a small graph.
+    """
+    path, words = folder.path / TOKENIZER_FILE, is_tagging(folder.problem)
     try:
+        with path.open("rb") as file:
+            key = file_digest(file, "sha256").digest(), folder.split_special_tokens, words
+        if (loaded := _tokenizers.get(key)) is not None:
+            return loaded
         check_normalizer(path)
         with panics_as_errors():
             tokenizer = Tokenizer.from_file(str(path))
@@ -222,8 +232,9 @@ def _load_tokenizer(folder: Folder) -> Tokenizer:
     tokenizer.encode_special_tokens = folder.split_special_tokens
     rule = tokenizer.pre_tokenizer
     # Byte-level BPE tells a word by the space before it; words alone have none.
-    if is_tagging(folder.problem) and isinstance(rule, pre_tokenizers.ByteLevel):
+    if words and isinstance(rule, pre_tokenizers.ByteLevel):
         rule.add_prefix_space = True
+    _tokenizers[key] = tokenizer
     return tokenizer
 
 

@@ -176,6 +176,17 @@ def test_byte_level_words_carry_their_space(exported):
 # Streams
 
 
+def test_models_share_a_tokenizer_of_one_file_and_use(classifier):
+    first, second = Model(classifier), Model(classifier)
+    assert first._cuts._tokenizer is second._cuts._tokenizer
+    config = classifier / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"split_special_tokens": True}))
+    other = Model(classifier)
+    assert other._cuts._tokenizer is not first._cuts._tokenizer
+    (classifier / "tokenizer.json").write_text((classifier / "tokenizer.json").read_text() + "\n")
+    assert Model(classifier)._cuts._tokenizer is not other._cuts._tokenizer
+
+
 def test_endless_input_is_read_a_chunk_at_a_time(classifier):
     read = []
     texts = (read.append(number) or f"king {number}" for number in count())

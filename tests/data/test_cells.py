@@ -225,7 +225,7 @@ def test_spans_that_quote_another_text_are_told(tmp_path, start, end):
     path.write_text("".join(json.dumps({"text": text, "spans": spans}) + "\n" for spans in rows))
     (note,) = load_table(path, "token").notes
     assert note.startswith(f"{path}:2: the span {start}-{end} quotes ' insulin\\n', where ")
-    assert note.endswith("offsets count characters, the end exclusive (1 such spans)")
+    assert note.endswith("offsets count characters from 0, the end exclusive (1 such entities)")
 
 
 @pytest.mark.parametrize("mark", ["::", " and ", "\uff0c"])
@@ -251,6 +251,7 @@ def test_an_empty_cell_among_vectors_is_no_class(tmp_path):
 
 def test_a_policy_that_keeps_all_entities_of_a_word_is_refused_with_what_to_do():
     with pytest.raises(
-        UserError, match=r"overlaps 'layers': expected refuse, longest, first; .* tune a tagger for each"
+        UserError,
+        match=r"overlaps 'layers': expected refuse, longest, first; .* convert-data --overlaps layers",
     ):
         without_overlaps("a b", [Span(0, 3, "X"), Span(2, 3, "Y")], "layers")

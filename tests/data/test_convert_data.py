@@ -114,6 +114,49 @@ def test_overlaps_are_kept_chosen_or_refused(tmp_path):
     assert not list(tmp_path.glob(".*"))  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("format", "found"),
+    [
+        ("conll", "a_b|c d"),
+        ("conll2003", "a_b|c_d"),
+        ("conllu", "a_b_c d"),
+        ("pubtator", "a_b|c d"),
+        ("brat", "a_b_c_d"),
+    ],
+)
+def test_a_type_that_would_end_a_cell_is_changed_and_counted(tmp_path, format, found):
+    rows = [{"text": "pain", "spans": [[0, 4, "a\tb|c d"]]}, {"text": "none", "spans": []}]
+    target, made = there(tmp_path, rows, format)
+    assert sorted(one.label for document in read(target)[0] for one in document.entities) == [found]
+    assert any(
+        "characters of types, which became _ (1)" in note or "names that" in note for note in made.notes
+    )
+
+
+def test_overlaps_become_layers_where_a_word_has_one_tag(tmp_path):
+    spans = [[8, 14, "Site"], [0, 22, "Disease"], [0, 14, "Sign"], [28, 32, "Sign"], [8, 14, "Site"]]
+    text = "chronic kidney disease with pain"
+    rows = [{"id": "n", "text": text, "spans": spans}, {"id": "o", "text": "none", "spans": []}]
+    source = write_rows(tmp_path / "given.jsonl", rows)
+    made = convert_data(source, tmp_path / "out", format="conll", overlaps="layers")
+    assert made.documents == {"layer-1/train": 2, "layer-2/train": 2, "layer-3/train": 2}
+    assert made.notes[-4:] == (
+        "layer-1: 2 train entities", "layer-2: 1 train entities", "layer-3: 2 train entities",
+        "left out, since CoNLL cannot hold them: repeated entities (1)",
+    )  # fmt: skip
+    expected = {
+        1: [("Disease", ((0, 22),)), ("Sign", ((28, 32),))],
+        2: [("Sign", ((0, 14),))],
+        3: [("Site", ((8, 14),))],
+    }
+    for layer, those in expected.items():
+        first, second = read(tmp_path / "out" / f"layer-{layer}")[0]
+        assert entities(first) == those and entities(second) == []
+    together = convert_data(source, tmp_path / "all", format="brat", overlaps="layers")
+    assert "brat can hold entities that overlap: all are written together, not in layers" in together.notes
+    assert len(read(tmp_path / "all")[0][0].entities) == 5
+
+
 @pytest.mark.parametrize("format", ["doccano", "prodigy", "label-studio", "jsonl"])
 def test_classes_of_texts(tmp_path, format):
     rows = [{"id": "a", "text": "one", "label": ["x", "y"]}, {"id": "b", "text": "two", "label": ["z"]}]

@@ -390,8 +390,19 @@ def test_balanced_weights_of_tokens_count_words_and_a_missing_class_weighs_one(s
 
 def test_class_weights_need_classes(student, tmp_path):
     data = write_task(tmp_path / "regression", "regression")
-    with pytest.raises(UserError, match="a regression task has no classes"):
-        plan_finetuning(make_recipe(student(), "regression", data, "tuning.class_weights=balanced"))
+    for setting in ("class_weights=balanced", "focal_gamma=2", "repeat_rare=root"):
+        with pytest.raises(UserError, match="a regression task has no classes"):
+            plan_finetuning(make_recipe(student(), "regression", data, f"tuning.{setting}"))
+
+
+def test_rows_of_a_rare_class_are_repeated_in_train_and_a_note_says_so(run, tmp_path):
+    write_task(tmp_path / "single", "single")
+    rows = [{"text": "the cat", "label": label} for label in ["with"] * 8 + ["without"] * 2]
+    write_rows(tmp_path / "single" / "train.jsonl", rows)
+    record = run("single", "tuning.repeat_rare=even", "tuning.focal_gamma=2", "tuning.batch_size=4")
+    assert record["training"]["steps"] == 4 * record["recipe"]["tuning"]["epochs"]  # 16 inputs
+    said = "train: repeated because classes are rare: rows with without 4 times; 10 inputs became 16"
+    assert said in record["notes"]
 
 
 # Adapters for a model that has none

@@ -2,11 +2,13 @@
 
 import json
 import random
+import shutil
 
 import pytest
 from minialbert_runtime import Model
 
 import minialbert
+from minialbert.errors import UserError
 from minialbert.tasks.predict import Predictor
 
 _FILLER = ["the", "of", "and", "to", "in", "is", "it", "was", "for", "on", "as", "with", "at", "by", "one"]
@@ -86,6 +88,23 @@ def test_the_exported_graph_answers_alike_in_a_long_text(learnt):
     assert scored.score == pytest.approx(
         minialbert.evaluate(folder / "tuned" / "model", data=folder / "data", progress=False).score
     )
+
+
+def test_a_threshold_for_answers_is_chosen_and_kept(learnt, tmp_path):
+    folder, _ = learnt
+    model = shutil.copytree(folder / "tuned" / "model", tmp_path / "model")
+    made = minialbert.calibrate(
+        model, folder / "data", min_precision={"answer": 0.9}, min_recall={"answer": 0.5}, progress=False
+    )
+    assert made.record["labels"]["answer"]["after"]["precision"] >= 0.9
+    least = json.loads((model / "task.json").read_text())["decision"]["thresholds"]["answer"]
+    assert made.record["decision"]["thresholds"] == {"answer": least}
+    scored = minialbert.evaluate(model, data=folder / "data", progress=False)
+    found = scored.record["certificate"]["per_class"]["answer"]
+    assert found["precision"] == pytest.approx(made.record["labels"]["answer"]["after"]["precision"])
+    assert found["recall"] == pytest.approx(made.record["labels"]["answer"]["after"]["recall"])
+    with pytest.raises(UserError, match="there is no 'king' in these rows: they have answer"):
+        minialbert.calibrate(model, folder / "data", min_recall={"king": 0.5}, progress=False)
 
 
 def test_the_command_line_reads_questions_from_a_table(learnt, call, tmp_path):

@@ -6,6 +6,7 @@ word and its tag a line, are read by `table_files` and `ner`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +59,8 @@ FORMATS = {
         for name, title in _TAGS.items()
     },
 }
+# What the name of a type cannot have there, since it ends a cell or a line.
+_UNFIT = dict.fromkeys(("pubtator", *_TAGS), r"[\t\r\n]+") | {"conllu": r"[\t\r\n|]+", "conll2003": r"\s+"}
 _TITLES = {name: form.title for name, form in FORMATS.items()}
 _TITLES |= {
     "label-studio-min": "Label Studio's JSON-MIN",
@@ -117,7 +120,7 @@ def _of_file(path: Path, *, tagging: bool) -> str | None:
     if path.is_dir():
         return "brat"
     suffix = path.suffix.lower()
-    if tagging and suffix in (*TAGGED, ".pubtator", ".tsv") and pubtator.is_file(path):
+    if tagging and (suffix == ".pubtator" or (suffix in (*TAGGED, ".tsv") and pubtator.is_file(path))):
         return "pubtator"
     return {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc"}.get(suffix)
 
@@ -130,6 +133,20 @@ def fit(documents: Iterable[Document], name: str, overlaps: Overlaps, notes: lis
         many = ", ".join(f"{what} ({count:,})" for what, count in lost.items())
         notes.append(f"left out, since {FORMATS[name].title} cannot hold them: {many}")
     return fitting
+
+
+def layers(document: Document) -> Iterator[Document]:
+    """Yields a document with each layer of its entities: the longest that do not overlap, then those of the others."""
+    left = document.entities or ()
+    while True:
+        spans = [document.whole(entity) for entity in left]
+        chosen = {None, *without_overlaps(document.text, [one for one in spans if one], "longest")[0]}
+        own = [span in chosen for span in spans]
+        kept = tuple(entity for entity, is_own in zip(left, own, strict=True) if is_own)
+        yield document if document.entities is None else replace(document, entities=kept)
+        left = tuple(entity for entity, is_own in zip(left, own, strict=True) if not is_own)
+        if not left:
+            return
 
 
 def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[str]) -> Document:
@@ -157,6 +174,11 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
             raise place_error(document.place, f"{told}: overlaps=longest (or first) keeps one of them")
         lost[f"entities that overlap a kept one ({overlaps})"] += overlapping
         entities = tuple(first[span] for span in chosen)
+    if (unfit := _UNFIT.get(name)) and entities is not None:
+        fitting = tuple(replace(one, label=re.sub(unfit, "_", one.label.strip())) for one in entities)
+        pairs = zip(fitting, entities, strict=True)
+        lost["characters of types, which became _"] += sum(one.label != other.label for one, other in pairs)
+        entities = fitting
     for what in ("id", "annotator"):
         lost[f"{what}s"] += getattr(document, what) is not None and what not in holds
     lost["passages of texts"] += len(document.passages) > 1 and "passages" not in holds

@@ -13,8 +13,9 @@ from typing import Any
 
 from minialbert_runtime.words import Span
 
+from minialbert.data.cells import Quotes
 from minialbert.data.table_files import Table
-from minialbert.errors import UserError, one_line, quoted, shown
+from minialbert.errors import UserError, one_line, shown
 
 DOCUMENT = "document"  # in the rows of tools' files: the document that the row was made of
 RAW = ("brat", "pubtator")  # in `meta`: lines that only the format of this name can have
@@ -98,8 +99,8 @@ def reading_as(what: str, place: str) -> Iterator[None]:
 
 
 def check(documents: Iterable[Document], reading: Reading) -> None:
-    """Refuses entities that are outside their text; notes those that quote what does not stand there."""
-    elsewhere: list[str] = []
+    """Refuses entities that are empty or outside their text; notes those that quote what does not stand there."""
+    quotes = Quotes()
     for document in documents:
         size = len(document.text)
         for entity in document.entities or ():
@@ -111,12 +112,10 @@ def check(documents: Iterable[Document], reading: Reading) -> None:
                 wrong = f"is empty or outside the text, which has {size} characters"
                 raise place_error(place, f"the entity {where} ({shown(entity.label)}) {wrong}")
             there = " ".join(document.text[start:end] for start, end in entity.parts)
-            if isinstance(entity.quote, str) and entity.quote.split() != there.split():
-                found = f"the entity {where} quotes {quoted(entity.quote)}, where {quoted(there)} stands"
-                elsewhere.append(f"{place}: {found}")
-    if elsewhere:
-        offsets = "offsets count characters from 0, the end exclusive"
-        reading.notes.append(f"{elsewhere[0]}: {offsets} ({len(elsewhere):,} such entities)")
+            if not there.strip():
+                raise place_error(place, f"the entity {where} ({shown(entity.label)}) holds only whitespace")
+            quotes.compare(place, f"the entity {where}", entity.quote, there)
+    reading.notes += quotes.notes()
 
 
 def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Table:

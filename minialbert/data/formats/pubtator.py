@@ -58,7 +58,7 @@ def _document(path: Path, block: list[tuple[int, str]], reading: Reading) -> Doc
             meta = {"identifier": "\t".join(cells[5:]).rstrip("\t")} if any(cells[5:]) else {}
             parts = ((int(cells[1]), int(cells[2])),)
             entities.append(Entity(cells[4].strip(), parts, meta=meta, quote=cells[3], place=f"{path}:{row}"))
-        elif len(cells) > 3 and not _NUMBER.match(cells[1]):
+        elif len(cells) > 3 and not re.match(r"\s*[-+]?\s*[0-9]", cells[1]):
             reading.kept["relations"] += 1
             relations.append("\t".join(cells[1:]))
         else:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from minialbert_runtime.words import Span
 
-from minialbert.data.cells import list_in, missing, spans_of, text_of
+from minialbert.data.cells import Quotes, list_in, missing, spans_of, text_of
 from minialbert.data.formats.documents import Document, Entity, place_error
 from minialbert.data.table_files import Table
 
@@ -69,14 +69,14 @@ def _is_choice(cell: object) -> TypeGuard[Mapping[str, Any]]:
 
 
 def document_of(
-    table: Table, row: int, cells: Mapping[str, Any], columns: Mapping[str, str | None], elsewhere: list[str]
+    table: Table, row: int, cells: Mapping[str, Any], columns: Mapping[str, str | None], quotes: Quotes
 ) -> Document:
     """Returns a row as a document, given its columns by what they hold: text, spans, label and id."""
     text, place = text_of(table, row, cells, str(columns["text"])), table.place(row)
     entities = labels = None
     spans_in, label_in = columns.get("spans") or "", columns.get("label") or ""
     if not missing(raw := cells.get(spans_in)):
-        spans = spans_of(table, row, raw, text, elsewhere)
+        spans = spans_of(table, row, raw, text, quotes)
         items = raw if isinstance(raw, list) and len(raw) == len(spans) else [{}] * len(spans)
         entities = tuple(_entity(span, item, place) for span, item in zip(spans, items, strict=True))
     if not missing(cell := cells.get(label_in)):

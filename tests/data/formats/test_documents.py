@@ -135,6 +135,13 @@ XML = (
     "</passage></document></collection>"
 )
 INFON = "<infon key='type'>X</infon>"
+PRODIGY = '{"text": "a", "spans": [], "answer": "accept", "_task_hash": 1}\n'
+QUOTES = "".join(f"1\t{at}\t{at + 2}\t{quote}\tX\n" for at, quote in ((1, "ab"), (4, "cd"), (7, "ef")))
+SPANS = [
+    {"start": at, "end": at + 2, "text": quote, "label": "X"}
+    for at, quote in ((1, "ab"), (4, "cd"), (7, "ef"))
+]
+BYTES = json.dumps({"text": "ab cd ef.", "spans": SPANS})
 BOMB = '<!DOCTYPE collection [<!ENTITY a "aaaa">]>\n'
 
 
@@ -157,7 +164,18 @@ BOMB = '<!DOCTYPE collection [<!ENTITY a "aaaa">]>\n'
         ("t.json", with_result(end=9), ":1: the entity 0-9 (X) is empty or outside the text, which has 3 characters"),
         ("t.json", json.dumps([TASK | {"annotations": 3}]), ":1: not a task of Label Studio (TypeError"),
         ("t.json", json.dumps([TASK | {"data": {"a": "x", "b": "y"}}]), ":1: expected a text in `data`, under"),
-        ("t.json", '[{"text": "a"},\n{"text": }]', "not JSON (Expecting value: line 2 column 10"),
+        ("t.json", '[{"text": "a"},\n{"text": }]', ":2: not JSON (Expecting value: line 2 column 10"),
+        ("t.json", '{\n"documents": [\n{"id": "1",\n', ":4: not JSON (Expecting"),
+        ("t.pubtator", "1|t|a b\n1\t-1\t1\ta\tX\n", ":2: expected ID|t|TITLE"),
+        ("t.pubtator", "1|t|a b\n1\t 0\t1\ta\tX\n", ":2: expected ID|t|TITLE"),
+        ("t.pubtator", "1|a|a b\n\n1\t0\t1\n", ":3: expected ID|t|TITLE"),
+        ("t.pubtator", "1|t|a b\r1|a|c\r1\t0\t1\ta\tX\r", ":1: its lines end with CR alone"),
+        ("t.conll", "a\tO\rb\tO\r", ":1: its lines end with CR alone"),
+        ("t.pubtator", "1|t|a  b\n1\t1\t3\t  \tX\n", ":2: the entity 1-3 (X) holds only whitespace"),
+        ("t.jsonl", '{"text": "a  b", "spans": [[1, 3, "X"]]}', ":1: the entity 1-3 (X) holds only whitespace"),
+        ("t.jsonl", PRODIGY + PRODIGY.replace("accept", "skip"), ":2: expected accept, reject or ignore as an answer"),
+        ("t.pubtator", "1|t|ab cd ef.\n" + QUOTES, ":2: the entity 1-3 quotes 'ab', where 'b ' stands; so do 3 of 3"),
+        ("t.jsonl", BYTES, ":1: the span 1-3 quotes 'ab', where 'b ' stands; so do 3 of 3: offsets count characters"),
         ("t.jsonl", '{"text": "a", "label": [[0, "X"]]}', ":1: expected a span as start, end (integers) and label"),
     ],
 )  # fmt: skip
