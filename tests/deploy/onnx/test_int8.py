@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from minialbert_runtime import session
 from onnx import TensorProto, helper
 from small_graphs import _floats, _model, _run, count_operators
 
@@ -249,3 +255,40 @@ def test_small_tensors_and_other_operators_stay_as_they_are(random):
     before = model.SerializeToString()
     quantize_int8(model)
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+def test_products_stay_exact_where_a_processor_would_cut_sums(random, monkeypatch, cuts):
+    given = onnx.load_from_string(session._PRODUCT)
+    onnx.checker.check_model(given)
+    assert onnx.numpy_helper.to_array(given.graph.initializer[0]).tolist() == [[127]] * 4
+    monkeypatch.setattr(session, "cuts_sums", lambda: cuts)
+    model, weight = _two_iterations(random)
+    x = _floats(random, 5, 40)
+    quantize_int8(model)
+    opened = session.open_session(model.SerializeToString())
+    entries = opened.get_session_options()
+    if cuts:
+        assert entries.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="does not have configuration"):
+            entries.get_session_config_entry("session.x64quantprecision")
+    np.testing.assert_allclose(opened.run(None, {"x": x})[0], np.tanh(x @ weight) @ weight, atol=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
+@pytest.mark.parametrize(
+    ("processor", "found"), [("Haswell", "True 65534 129540"), ("Nehalem", "False 129540 129540")]
+)
+def test_products_are_exact_on_emulated_processors_without_vnni(processor, found):
+    program = (
+        "import numpy as np; from minialbert_runtime import session as s; cuts = s.cuts_sums()\n"
+        "ways = [s._onnx_session(s._PRODUCT, 1, exact=exact) for exact in (False, cuts)]\n"
+        "print(cuts, *(way.run(None, {'x': np.full((2, 4), 255, np.uint8)})[0].max() for way in ways))"
+    )
+    done = subprocess.run(
+        ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", program],
+        env={"PYTHONPATH": str(Path(session.__file__).parents[1])}, capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == found.split()
