@@ -101,7 +101,7 @@ def evaluate(
         output: directory for record and predictions.
         submission: directory for the files that the GLUE benchmark takes.
         overwrite: replace the files of an earlier evaluation.
-        batch_size: inputs per forward pass.
+        batch_size: inputs per forward pass, of a model in PyTorch.
         num_iterations: how often a MiniALBERT applies its block. Default: as trained.
         exit_threshold: confidence (0 to 1) at which an input leaves early. Default: as calibrated.
         reference: a sentence encoder to score beside the model.

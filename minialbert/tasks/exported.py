@@ -1,13 +1,12 @@
-"""An exported folder as a model: called as Transformers' models are, and run by the engine it was exported for."""
+"""An exported folder in place of a model: its graph, called as Transformers' models are, or the whole folder."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from minialbert_runtime.folder import EXPORT_FILE, MODEL_FILE
+from minialbert_runtime.model import Model
 from minialbert_runtime.session import open_session
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
@@ -23,36 +22,17 @@ from minialbert.tasks.models import TaskInputs, read_task_file
 class OnnxEncoder(nn.Module):
     """A graph that `minialbert export` wrote; its outputs are what the PyTorch model's would be.
 
-    With `one_by_one` scoring gives it one text at a time, so that no answer depends on other texts or on padding. It is
-    a `UserError` if the engine does not take the file.
+    It is a `UserError` if the engine does not take the file.
     """
 
-    base_model_prefix = ""
-
-    def __init__(
-        self, path: Path, config: PreTrainedConfig, *, one_by_one: bool = False, engine: str = "onnx"
-    ) -> None:
+    def __init__(self, path: Path, config: PreTrainedConfig, *, engine: str = "onnx") -> None:
         super().__init__()
-        self.config, self.most_rows = config, 1 if one_by_one else None
+        self.config = config
         # The engine's own exception types share no base.
         with failing_as(f"{path} is damaged or no ONNX graph", Exception, "export it again"):
             self.session = open_session(path, engine=engine)
         self._inputs = [entry.name for entry in self.session.get_inputs()]
         self._outputs = [entry.name for entry in self.session.get_outputs()]
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs are expected."""
-        return torch.device("cpu")
-
-    @property
-    def base_model(self) -> nn.Module:
-        """The model itself: it is not made of parts."""
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> OnnxEncoder:  # noqa: ANN401, ARG002
-        """Return the model as it is: it runs on the CPU."""
-        return self
 
     def forward(
         self,
@@ -72,7 +52,24 @@ class OnnxEncoder(nn.Module):
         )
 
 
-def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerFast, TaskInputs]:
+class ExportedModel(nn.Module):
+    """An exported folder in place of a tuned model; `runtime` runs inputs as `predict` does, many side by side."""
+
+    def __init__(self, folder: Path, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.config, self.runtime = config, Model(folder)
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The model itself: it is not made of parts."""
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> ExportedModel:  # noqa: ANN401, ARG002
+        """Return the model as it is: it runs on the CPU."""
+        return self
+
+
+def load_exported(folder: str | Path) -> tuple[ExportedModel, PreTrainedTokenizerFast, TaskInputs]:
     """Return the tuned model of an exported folder, its tokenizer, and how it wants its inputs.
 
     Raises UserError if a file is missing or damaged, or the model has no task head.
@@ -81,12 +78,7 @@ def load_exported(folder: str | Path) -> tuple[OnnxEncoder, PreTrainedTokenizerF
     check_model_folder(folder)
     with failing_as(f"{folder}: the export is damaged", LOADING_ERRORS, "export it again"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        export = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
     inputs = read_task_file(folder)
     if inputs is None:
         raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
-    export = export if isinstance(export, dict) else {}
-    rounded = export.get("precision") in ("int8", "int8-dynamic", "int4")
-    engine = export.get("engines", ["onnx"])[0]
-    model = OnnxEncoder(folder / MODEL_FILE, config, one_by_one=rounded, engine=engine)
-    return model, load_tokenizer(folder), inputs
+    return ExportedModel(folder, config), load_tokenizer(folder), inputs

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from minialbert_runtime.answers import Decision, Logits, tags_of, word_logits
+from minialbert_runtime.answers import Decision, Logits, TextModel, tags_of, word_logits
+from minialbert_runtime.windows import Row
 from minialbert_runtime.words import Span, tags_to_spans
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,6 +25,8 @@ from minialbert.runs.machine import autocast
 from minialbert.runs.progress import progress_bar
 from minialbert.tasks.losses import logits_of
 from minialbert.tasks.models import is_minialbert
+
+_SIDE_BY_SIDE = 512  # inputs that an exported folder is given at a time, so that a bar can move
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,13 @@ def run_with_exits(
 
     Without `num_iterations` and `exit_threshold` (the confidence at which an input leaves early) a MiniALBERT
     runs as its config says. `precision` is "fp32", or "bf16" / "fp16" for autocast; `progress` the title of a
-    bar. Raises UserError if depth or threshold are out of range, or not for this model.
+    bar. An exported folder settles all but the bar. Raises UserError if depth or threshold are out of range, or not
+    for this model.
     """
     depth = depth_arguments(model, num_iterations, exit_threshold)
+    exported: TextModel | None = getattr(model, "runtime", None)
+    if exported is not None:
+        return _run_exported(exported, encoded, progress), None
     if collator.labels == "score":
         precision = "fp32"  # half of it has three digits, and a score may be as large as a price
     lengths = encoded.lengths
@@ -145,6 +152,19 @@ def run_with_exits(
     return cast("list[Logits]", results), iterations
 
 
+def _run_exported(model: TextModel, encoded: Encoded, progress: str | None) -> list[Logits]:
+    """Return the logits of every input of an exported folder, run as in `predict`, longest first."""
+    lengths = encoded.lengths
+    order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
+    parts = [order[begin : begin + _SIDE_BY_SIDE] for begin in range(0, len(order), _SIDE_BY_SIDE)]
+    results: dict[int, Logits] = {}
+    with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:
+        for part in bar.track(parts):
+            inputs = [Row(encoded[row]["input_ids"], encoded[row].get("token_type_ids")) for row in part]
+            results |= zip(part, model._logits(inputs), strict=True)
+    return [results[row] for row in range(len(encoded))]
+
+
 def input_batches(
     model: PreTrainedModel,
     encoded: Encoded,
@@ -154,7 +174,7 @@ def input_batches(
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield which inputs and what to call the model with, on its device, longest first for little padding."""
-    lengths, batch_size = encoded.lengths, getattr(model, "most_rows", None) or batch_size
+    lengths = encoded.lengths
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:

@@ -11,7 +11,6 @@ import warnings
 from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
-from types import SimpleNamespace
 
 import minialbert_runtime
 import numpy as np
@@ -394,24 +393,32 @@ def test_token_types_are_fed_where_the_tokenizer_has_them(both, tmp_path, change
 # Loading
 
 
+@pytest.mark.parametrize(
+    ("contract", "shapes"),
+    [
+        ({"precision": "int8"}, {(1, 15), (1, 4), (1, 3)}),  # the range of a run: texts alone
+        ({"precision": "int8", "batches": "one length"}, {(17, 15), (8, 15), (25, 4), (25, 3)}),
+        ({"precision": "fp32"}, {(17, 15), (32, 4), (9, 3)}),
+    ],
+)
 @pytest.mark.parametrize("problem", ["single-label", "token"])
-def test_evaluation_runs_texts_alone_where_ranges_are_those_of_a_run(both, problem, tmp_path, tiny_tokenizer):
-    usual, by_range = both(problem)[1], tmp_path / "int8"
-    shutil.copytree(usual, by_range)
-    record = json.loads((by_range / "export.json").read_text())
-    (by_range / "export.json").write_text(json.dumps(record | {"precision": "int8"}))
+def test_evaluation_runs_texts_as_prediction_does(both, problem, contract, shapes, tmp_path, tiny_tokenizer):
+    folder = shutil.copytree(both(problem)[1], tmp_path / "out")
+    record = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps(record | contract))
     task = Task("t", problem, CLASSES, "", {})
-    rows = [{"input_ids": ids} for ids in tiny_tokenizer(["the king", LONG[:60], "x"])["input_ids"]]
-    encoded, collator = Encoded(rows, [0, 1, 2]), make_collator(task, tiny_tokenizer)
-    model, shapes = load_exported(by_range)[0], []
-    session = model.session
-    model.session = SimpleNamespace(
-        run=lambda names, given: shapes.append(given["input_ids"].shape) or session.run(names, given)
+    rows = [{"input_ids": ids} for ids in tiny_tokenizer(["the king", LONG[:60], "x"])["input_ids"]] * 25
+    encoded, collator = Encoded(rows, [0] * 75), make_collator(task, tiny_tokenizer)
+    model, taken = load_exported(folder)[0], []
+    run = model.runtime._run
+    model.runtime._run = lambda rows, session: (
+        taken.append((len(rows), max(len(row.input_ids) for row in rows))) or run(rows, session)
     )
     found = run_model(model, encoded, collator)
-    assert sorted(shapes) == sorted((1, length) for length in encoded.lengths)
-    for one, other in zip(found, run_model(load_exported(usual)[0], encoded, collator), strict=True):
-        assert np.allclose(one, other, atol=1e-4)
+    assert set(taken) == shapes
+    for one, row in zip(found, rows, strict=True):
+        alone = run_model(model, Encoded([row], [0]), collator)[0]
+        assert np.array_equal(one, alone) if "batches" in contract else np.allclose(one, alone, atol=1e-4)
 
 
 def test_folder_is_told_from_model(both):
