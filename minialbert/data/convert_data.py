@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -179,7 +180,11 @@ def _parted(
     """Returns documents in parts of these shares; those of one group, id or text stay together."""
     if len(splits) > 1:
         raise UserError(f"the data have splits already, {listed(splits)}: leave split out")
-    if len(shares) not in (2, 3) or min(shares) < 0 or not (shares[0] and sum(shares[1:])):
+    if (
+        len(shares) not in (2, 3)
+        or not all(0 <= one < math.inf for one in shares)
+        or not (shares[0] and sum(shares[1:]))
+    ):
         told = "expected the shares of train, validation and test, as 80,10,10"
         raise UserError(f"split {listed(shares)}: {told}")
     (documents,) = splits.values()

@@ -81,8 +81,18 @@ def _classes_of(rows: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row without arrays, tensors and numbers of a library's own."""
-    return {name: cell.tolist() if hasattr(cell, "tolist") else cell for name, cell in row.items()}
+    """Returns a row without arrays, tensors and numbers of a library's own, wherever in it."""
+    return {name: _plain_cell(cell) for name, cell in row.items()}
+
+
+def _plain_cell(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, Mapping):
+        return _plain(cell)
+    if isinstance(cell, list | tuple):
+        return [_plain_cell(one) for one in cell]
+    return cell.tolist() if hasattr(cell, "tolist") else cell
 
 
 def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
@@ -105,7 +115,6 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
             raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")
         if _has_half_a_pair(list(cells.values())):
             raise table.error(row, "holds half of a surrogate pair, which is not a character")
-        cells = {column: list(cell) if isinstance(cell, tuple) else cell for column, cell in cells.items()}
         table.rows.append((row, cells))
         columns.update(dict.fromkeys(cells))
     if not table.rows:

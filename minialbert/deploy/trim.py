@@ -150,7 +150,11 @@ def _kept(
     always |= {index for token, index in vocabulary.items() if len(token.removeprefix(prefix)) == 1}
     always |= {vocabulary[settings["model"]["unk_token"]]}
     frequent = [index for index, count in counts.most_common() if count >= min_count and index not in always]
-    room = None if keep is None else max(0, keep - len(always))
+    if keep is not None and keep < len(always):
+        raise UserError(
+            f"keep {keep:,}: special tokens and single characters stay always, and they are {len(always):,}: give more"
+        )
+    room = None if keep is None else keep - len(always)
     return sorted({*always, *frequent[:room]})
 
 

@@ -399,6 +399,8 @@ def finetune(
             recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,
             data=str(data) if is_place else None, unlabelled=named_texts or None,
         )  # fmt: skip
+        if called and resolved.teacher.unlabelled is None:
+            raise UserError(f"teacher {called} labels texts, and there are none: give them as unlabelled")
         check_trackers(resolved.tuning.report_to)
         run = RunDirectory(output_folder(output, "finetune"))
         taught, rows = None, None if is_place or data is None else kept(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -208,5 +209,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path):
         convert_data(source, tmp_path / "x", format="brat", read_as="word")
     with pytest.raises(UserError, match="split 1: expected the shares"):
         convert_data(source, tmp_path / "x", format="brat", split=(1,))
+    with pytest.raises(UserError, match="split 80, nan: expected the shares"):
+        convert_data(source, tmp_path / "x", format="jsonl", split=(80, math.nan))
     with pytest.raises(UserError, match="exists: give --overwrite"):
         convert_data(source, source, format="jsonl")

@@ -109,7 +109,14 @@ def test_tagged_words(rows):
     assert task.labels == ("O", "B-Animal", "I-Animal")
 
 
-@pytest.mark.parametrize("span", [(4, 7, "Animal"), {"start": 4, "end": 7, "label": "Animal"}])
+@pytest.mark.parametrize(
+    "span",
+    [
+        (4, 7, "Animal"),
+        {"start": 4, "end": 7, "label": "Animal"},
+        (numpy.int64(4), numpy.int64(7), "Animal"),
+    ],
+)
 def test_texts_with_spans(span):
     for row in ("the cat", [span]), {"text": "the cat", "entities": [span]}:
         (example,) = load_task(TaskRecipe(name="ner"), data=[row], carve=False).splits["train"]

@@ -84,6 +84,7 @@ def test_a_tagger_keeps_its_task_and_answers(tiny_student_dir, tmp_path):
     [
         ({"corpus": [{"text": "  "}]}, "the corpus has no text"),
         ({"corpus": TEXTS, "min_count": 0}, "expected min_count and keep of at least 1"),
+        ({"corpus": TEXTS, "keep": 5}, "keep 5: special tokens and single characters stay always"),
     ],
 )
 def test_what_cannot_be_trimmed_is_refused(tiny_student_dir, tmp_path, options, said):

@@ -405,6 +405,8 @@ def test_answers_that_are_none(ask, tmp_path):
         ask(lambda texts: texts, sentences(9), task="qa")
     with pytest.raises(UserError, match="unlabelled holds no text"):
         finetune(tmp_path, task="classification", teacher=with_cat, unlabelled=[])
+    with pytest.raises(UserError, match="teacher with_cat labels texts, and there are none"):
+        finetune(tmp_path, task="classification", teacher=with_cat, data=[("a", "b")])
     with pytest.raises(UserError, match="no task: give --task"):
         ask(with_cat, sentences(9))
     with pytest.raises(UserError, match="2 texts to label, of which a tenth is to be held out: expected 5"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.task_types import lower_is_better
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
-from minialbert.deploy.onnx.int8 import activation_ranges, errors_by_iteration, quantize_int8
+from minialbert.deploy.onnx.int8 import (
+    ActivationRange,
+    activation_ranges,
+    errors_by_iteration,
+    four_bit_share,
+    quantize_int8,
+)
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
 from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed
@@ -99,7 +105,7 @@ def export_onnx(
     pooling = encoders.find_pooling(model_name) if head == "features" else None
     longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
     graph = _trace(model, head, opset, num_iterations, pooling)
-    ranges, exact = None, ModelProto()
+    ranges, exact, rounded = None, ModelProto(), dict[str, Any]()
     if precision == "fp32":
         keep_biases_apart(graph)
     else:
@@ -107,8 +113,7 @@ def export_onnx(
             texts = calibration_batches(model, tokenizer, calibration, max_length=longest)
             ranges = activation_ranges(graph, texts)
         exact.CopyFrom(graph)
-        by_call, four_bits = precision == "int8-dynamic", precision == "int4"
-        quantize_int8(graph, ranges, by_call=by_call, four_bits=four_bits)
+        rounded = _quantize(graph, model_name, precision, ranges)
     depth = {} if num_iterations is None else {"num_iterations": num_iterations}
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}  # each once
     state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -144,7 +149,7 @@ def export_onnx(
             "iterations": num_iterations or getattr(model.config, "num_hidden_layers", None),
             "bytes": size, "bytes_of_model": round(size / state_bytes, 4), "parity": parities[engine].to_dict(),
             "metrics": {},
-        } | ({} if engine == "onnx" else {"engines": list(engines)})  # fmt: skip
+        } | rounded | ({} if engine == "onnx" else {"engines": list(engines)})  # fmt: skip
         if precision != "fp32" and is_minialbert(model):
             record["errors_by_iteration"] = errors_by_iteration(model, exact, graph, batches, **depth)
         _write_rest(staging, model, tokenizer, inputs, record)
@@ -165,6 +170,24 @@ def export_onnx(
             record["metrics"] = _evaluated(model_name, staging, task, split, max_drop, options)
         record = write_result(RunDirectory(staging).result, record)
     return record
+
+
+def _quantize(
+    graph: ModelProto, name: str, precision: str, ranges: Mapping[str, ActivationRange] | None
+) -> dict[str, float]:
+    """Quantise a graph, and return what its record says of that; refuse int4 that would be int8."""
+    by_call, four_bits = precision == "int8-dynamic", precision == "int4"
+    quantize_int8(graph, ranges, by_call=by_call, four_bits=four_bits)
+    if not four_bits:
+        return {}
+    share = four_bit_share(graph)
+    if not share:
+        raise UserError(
+            f"{name} has nothing that int4 stores in 4 bits: a matrix needs a multiple of 16 inputs, and a lookup "
+            "table at least 65,536 values; take int8"
+        )
+    logger.info("int4: %.0f %% of the quantised weights have 4 bits", 100 * share)
+    return {"four_bits": round(share, 4)}
 
 
 def calibration_batches(

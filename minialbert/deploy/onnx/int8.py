@@ -385,6 +385,16 @@ class _FixedQuantizer(_Quantizer):
         self._add("MatMul", [self._activation(node.input[0])[0], values], [*node.output])
 
 
+def four_bit_share(model: ModelProto) -> float:
+    """Return the share of a quantised graph's weights that are stored in 4 bits rather than in 8."""
+    values = {4: 0, 8: 0}
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith((".4", ".int8")):
+            in_a_byte = 2 if tensor.data_type == TensorProto.UINT8 else 1  # of a lookup table in 4 bits
+            values[4 if tensor.name.endswith(".4") else 8] += int(np.prod(tensor.dims)) * in_a_byte
+    return values[4] / max(1, sum(values.values()))
+
+
 def four_bits(levels: Array) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     """Return numbers of -7 … 7 (K, N), and multipliers (K / 16, 1, N), whose products are closest to levels (K, N)."""
     blocks = levels.reshape(-1, _BLOCK, levels.shape[1])

@@ -193,7 +193,16 @@ def test_the_errors_of_rounding_are_those_of_the_hidden_states(classifier, trace
         record = export_onnx(str(classifier), tmp_path / precision, precision=precision, tolerance=1.0)
         errors[precision] = record["errors_by_iteration"]
         assert len(errors[precision]) == ITERATIONS
+        assert ("four_bits" in record) == (precision == "int4")
+    assert 0.5 < record["four_bits"] < 1  # the position table is small
     assert all(0 < few < many < 0.5 for few, many in zip(errors["int8"], errors["int4"], strict=True))
+
+
+def test_int4_that_stores_nothing_in_four_bits_is_refused(classifier, traced, tmp_path, monkeypatch):
+    monkeypatch.setattr("minialbert.deploy.onnx.int8._BLOCK", 7)  # no width is a multiple of it
+    with pytest.raises(UserError, match="has nothing that int4 stores in 4 bits"):
+        export_onnx(str(classifier), tmp_path / "out", precision="int4", tolerance=1.0)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
