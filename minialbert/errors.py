@@ -68,6 +68,11 @@ def listed(names: Iterable[object], limit: int = 240) -> str:
     return shown(", ".join(parts), limit) or "none"
 
 
+def in_words(name: str) -> str:
+    """Return the name of a figure as a reader writes it: "entity_f1" as "entity F1"."""
+    return re.sub(r"\bf1\b", "F1", name.replace("_", " "))
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return an exception's first line, cut to `limit` characters."""
     lines = str(error).strip().splitlines()

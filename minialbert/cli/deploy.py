@@ -198,9 +198,9 @@ def trim(
     model: Annotated[str, option("Directory or hub id of a model with a WordPiece tokenizer.")],
     corpus: Annotated[list[str], option("Texts whose tokens stay: files, folders, globs; may be repeated.")],
     output: Annotated[Path, option("Folder for the smaller model.")],
-    keep: Annotated[int | None, option("At most so many tokens (default: all that occur).", min=1)] = None,
+    keep: Annotated[int | None, option("Most tokens to keep (default: all that occur).", min=1)] = None,
     min_count: Annotated[int, option("How often a token must occur.", min=1)] = 1,
-    text_field: Annotated[str, option("Field of the text in tables.")] = "text",
+    text_field: Annotated[str, option("Column of the text in tables.", "--column")] = "text",
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -209,7 +209,7 @@ def trim(
     Texts whose tokens all stay get exactly the same hidden states.
 
     minialbert trim --model tuned/model --corpus my-texts/ --output trimmed/
-    minialbert trim --model tuned/model --corpus notes.csv --text-field note --keep 8000 --output trimmed/
+    minialbert trim --model tuned/model --corpus notes.csv --column note --keep 8000 --output trimmed/
     """
     from minialbert.deploy.trim import trim as run
 

@@ -87,7 +87,7 @@ def prepare(
     output: Annotated[Path, option("Folder for the windows.")] = Path("windows"),
     recipe: Annotated[str, option("Recipe whose data settings are the defaults.")] = "default",
     documents: Annotated[Documents | None, option("What separates documents in text files.")] = None,
-    text_field: Annotated[str | None, option("Column of the text in csv, jsonl and parquet files.")] = None,
+    text_field: Annotated[str | None, option("Column of the text in tables.", "--column")] = None,
     max_document_mb: Annotated[float, option("Longest document accepted, in megabytes.")] = 16.0,
     window_length: Annotated[int | None, option("Tokens per window.")] = None,
     overlap: Annotated[int | None, option("Tokens that neighbouring windows share.")] = None,
@@ -102,7 +102,7 @@ def prepare(
     """Cut texts into windows of tokens on disk.
 
     minialbert prepare --corpus texts/ --tokenizer bert-base-uncased --output windows/
-    minialbert prepare --corpus notes.csv --text-field note --tokenizer bert-base-uncased
+    minialbert prepare --corpus notes.csv --column note --tokenizer bert-base-uncased
     """
     from minialbert.data.corpora import find_sources
     from minialbert.data.prepare import prepare as run
@@ -239,7 +239,7 @@ def convert(
 def demo(
     output: Annotated[Path, option("Folder for the run.")] = Path("runs/demo"), as_json: JsonFlag = False
 ) -> None:
-    """Distil, tune and export a sentence encoder, offline, in minutes."""
+    """Distil a small student, tune it as a classifier and export it: offline, in minutes."""
     from minialbert.experiments.demo.demo import run_demo
 
     with interruptible():

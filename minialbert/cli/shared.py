@@ -99,6 +99,7 @@ _GROUPS = {
 _WORDS = {"str": "TEXT", "path": "PATH", "int": "NUMBER", "float": "NUMBER", "bool": ""}
 _FORMER = {
     ("bench", "--models"): "--model", ("export", "--evaluate"): "--task", ("status", "--output"): "--records",
+    ("prepare", "--text-field"): "--column", ("trim", "--text-field"): "--column",
 }  # fmt: skip
 Precision = StrEnum("Precision", ["auto", "fp32", "bf16", "fp16"])
 PrecisionOption = Annotated[Precision | None, option("Arithmetic (default: the faster on this machine).")]

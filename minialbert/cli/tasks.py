@@ -31,7 +31,7 @@ from minialbert.cli.shared import (
     printed_json,
     say,
 )
-from minialbert.errors import UserError, local_path, quoted
+from minialbert.errors import UserError, in_words, local_path, quoted
 from minialbert.runs.files import check_file, writing
 
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, qa, or a name of your own."
@@ -329,7 +329,7 @@ def _print_selected(record: dict[str, Any]) -> None:
     spread = f" ± {chosen['sd']:.4f}" if chosen["sd"] is not None else ""
     out.print(
         f"selected on validation: learning rate {chosen['learning_rate']:g}, batch {chosen['batch_size']}, "
-        f"{chosen['epochs']:g} epochs; {record['metric'].replace('_', ' ')} on {record['split']} "
+        f"{chosen['epochs']:g} epochs; {in_words(record['metric'])} on {record['split']} "
         f"{chosen['score']:.4f}{spread} over {chosen['n']} seeds"
     )
 
@@ -345,7 +345,7 @@ def _print_scores(record: dict[str, Any]) -> None:
                 if record.get("positive") and name in ("f1", "auroc", "average_precision"):
                     mark = f" (of {record['positive']})"
                 style = "bold" if name == record["metric"] else None
-                table.add_row(f"{name.replace('_', ' ')}{mark}", f"{value:.4f}", style=style)
+                table.add_row(f"{in_words(name)}{mark}", f"{value:.4f}", style=style)
         out.print(table)
         sure = record.get("certificate") or {} if split == record["split"] else {}
         for key, title, counted in (
@@ -382,7 +382,7 @@ def _print_vectors(record: dict[str, Any]) -> None:
         columns |= {"reference": other["metrics"], "model with reference": other.get("mixed", {})}
     rows = [
         (
-            name.replace("_", " "),
+            in_words(name),
             *(f"{found[name]:.4f}" if name in found else "" for found in columns.values()),
         )
         for name in columns["model"]
@@ -519,7 +519,7 @@ def _print_thresholds(record: dict[str, Any]) -> None:
     rows = record["thresholds"]
     chosen = [row["threshold"] for row in rows].index(record["exit_threshold"] or 1.0)
     step = max(1, -(-len(rows) // 12))
-    table = Table("threshold", record["metric"].replace("_", " "), "mean iterations", "share of iterations")
+    table = Table("threshold", in_words(record["metric"]), "mean iterations", "share of iterations")
     for index, row in enumerate(rows):
         if index % step and index not in (chosen, len(rows) - 1):
             continue

@@ -216,7 +216,7 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     found = list(sources.values())
     if text_field != "text" and not any(source.kind in _OF_FIELDS for source in found):
         raise UserError(
-            f"--text-field {quoted(text_field)}: no file of the corpus ({listed(one.path.name for one in found)}) has "
+            f"--column {quoted(text_field)}: no file of the corpus ({listed(one.path.name for one in found)}) has "
             "fields, as jsonl, csv, tsv and parquet do: leave it out"
         )
     return found
@@ -395,7 +395,7 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
 
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:
     if text_field not in record:
-        option = "text_field" if source.kind == "memory" else "--text-field"
+        option = "text_field" if source.kind == "memory" else "--column"
         found = f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
         raise source.error(row, found)
     text = record[text_field]
@@ -428,7 +428,7 @@ def _read_parquet(source: Source, text_field: str, _: int, stats: ReadStats) -> 
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = file.schema_arrow.names
             if text_field not in columns:
-                found = f"no column {quoted(text_field)}; the columns are: {listed(columns)} (--text-field)"
+                found = f"no column {quoted(text_field)}; the columns are: {listed(columns)} (--column)"
                 raise UserError(f"{source.path}: {found}")
             column_type = file.schema_arrow.field(text_field).type
             if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):

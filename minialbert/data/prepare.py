@@ -243,7 +243,7 @@ class _State:
     """How far the data files are complete.
 
     `source` and `documents_in_source` say where to read on; `skipped_before` counts the empty documents of
-    the sources before that one, `empty` the documents that had no token.
+    the sources before that one, `empty` the documents that had no token, `left_out` the tokens in no window.
     """
 
     source: int = 0
@@ -251,6 +251,7 @@ class _State:
     documents: int = 0
     skipped_before: int = 0
     empty: int = 0
+    left_out: int = 0
     splits: dict[str, SplitCounts] = field(default_factory=lambda: {split: SplitCounts() for split in SPLITS})
 
 
@@ -441,7 +442,9 @@ def _write_windows(
                 # Counted without the empty ones: the first two always go one to each split.
                 index = state.documents - state.empty - 1
                 split: Split = "held_out" if is_held_out(index, plan.options) else "train"
-                writers[split].add(*choose_windows(ids, index, plan.options, plan.tokenizer))
+                covered, *windows = choose_windows(ids, index, plan.options, plan.tokenizer)
+                state.left_out += len(ids) - len(covered)
+                writers[split].add(covered, *windows)
             for writer in writers.values():
                 writer.write()
             state.source, state.documents_in_source, state.skipped_before = position
@@ -497,6 +500,20 @@ def _documents(source: Source, options: WindowOptions, stats: ReadStats) -> Iter
     )
 
 
+def _left_out(share: float, plan: _Plan) -> str:
+    """Returns a line on the share of the tokens that stand in no window, why, and what takes more of them."""
+    options = plan.options
+    if options.truncate:
+        return f"{share:.1%} of the tokens are in no window: a document gives only its first (--truncate)"
+    lines = options.separator == "blank-line" and any(source.kind == "text" for source in plan.sources)
+    return (
+        f"{share:.1%} of the tokens are in no window: a document gives at most {options.max_windows_per_document} "
+        "(--max-windows-per-document 0 takes all"
+        + "; if each line is a text, give --documents line" * lines
+        + ")"
+    )
+
+
 def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
     counts, fraction = state.splits, plan.options.held_out_fraction
     expected: list[Split] = ["train", "held_out"] if fraction > 0 else ["train"]
@@ -527,6 +544,9 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
         manifest.skipped_documents > 0
     )
     logger.info("documents: %s%s", read, skipped)
+    if state.left_out:
+        stored = sum(count.tokens for count in counts.values())
+        logger.info("%s", _left_out(state.left_out / (state.left_out + stored), plan))
     # Nothing is whole before all of it is on the disk.
     sync(*(path for path in own_files(folder) if path.exists()), folder)
     write_json(folder / MANIFEST, manifest.to_dict())

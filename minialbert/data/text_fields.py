@@ -110,7 +110,7 @@ def _column(source: Source, row: int, names: list[str], text_field: str) -> int:
         found = [index for index, name in enumerate(names) if name.lower() in USUAL_COLUMNS]
     if len(found) != 1:
         several = f"{len(found)} columns may be the text" if found else f"no column {quoted(text_field)}"
-        raise source.error(row, f"{several}; the columns are: {listed(names)} (--text-field)")
+        raise source.error(row, f"{several}; the columns are: {listed(names)} (--column)")
     if names[found[0]] != text_field:
         told = "%s: the text is the column %s of %s"
         logger.info(told, source.path, quoted(names[found[0]]), listed(names))

@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from minialbert.data.glue import GLUE_TASKS
 from minialbert.data.task_types import TASK_TYPES, is_tagging
 from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result
+from minialbert.errors import in_words
 from minialbert.method.encoders import ARCHITECTURES, HEADS
 from minialbert.report.tables import escape, show
 from minialbert.runs.records import look_up
@@ -136,7 +137,7 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
 
 def _named(metric: str) -> tuple[str, str]:
     """Return what the hub and a reader call a figure."""
-    return _METRICS.get(metric, (metric, metric.replace("_", " ")))
+    return _METRICS.get(metric, (metric, in_words(metric)))
 
 
 def _dataset(result: Result) -> dict[str, Any]:

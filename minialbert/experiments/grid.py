@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from minialbert.data.task_types import lower_is_better
-from minialbert.errors import UserError, failing_as
+from minialbert.errors import UserError, failing_as, in_words
 from minialbert.experiments import pool
 from minialbert.experiments.pool import LocalWorkers
 from minialbert.experiments.ray import RayWorkers, import_ray
@@ -257,7 +257,7 @@ def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
         shown = (_short(values[0]), str(values[1]), _short(values[2]), str(len(cells)))
         row = (*shown, _with_deviation(mean, sd), told, seconds)
         rows.append((not is_chosen, -_signed(mean, record["metric"]), row))
-    metric, split = record["metric"].replace("_", " "), record["split"]
+    metric, split = in_words(record["metric"]), record["split"]
     figures = (f"{metric} on validation", f"selected, on {split}")
     header = ("learning rate", "batch size", "epochs", "seeds", *figures, "time")
     return [header, *(row for *_, row in sorted(rows, key=lambda entry: entry[:2]))]

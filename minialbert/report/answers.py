@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from minialbert.errors import in_words
 from minialbert.report.blocks import Bar, BarChart, Block, Text
 from minialbert.report.sections import Run, read_bench
 from minialbert.runs.progress import duration, size
@@ -143,7 +144,7 @@ def _scored(run: Run) -> tuple[list[str], list[BarChart]]:
     metric, split, score = str(run.record.get("metric")), str(run.record.get("split")), run.figure("score")
     if score is None:
         return [], []
-    form, name = "%" if in_percent(metric) else "plain", metric.replace("_", " ")
+    form, name = "%" if in_percent(metric) else "plain", in_words(metric)
     splits = dict.fromkeys([split, *run.part("metrics")])
     values = {f"student, {one}": run.figure(f"metrics.{one}.{metric}") for one in splits}
     beside = "its record has no baseline: report it beside another run, such as that of its teacher"

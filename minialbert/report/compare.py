@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minialbert.data.task_types import lower_is_better
-from minialbert.errors import UserError, quoted, shown
+from minialbert.errors import UserError, in_words, quoted, shown
 from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
 from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
@@ -140,7 +140,7 @@ def _reported(run: Run) -> tuple[str, float | None]:
     split, metric = run.record.get("split"), run.record.get("metric")
     if not (isinstance(split, str) and isinstance(metric, str)):
         return "", None
-    what = f"{metric.replace('_', ' ')} of {run.record.get('task')} on {split}"
+    what = f"{in_words(metric)} of {run.record.get('task')} on {split}"
     return shown(what, 100), run.figure("score")
 
 
@@ -325,7 +325,7 @@ def _curves(runs: _Pair) -> Iterator[Block]:
             lines = [curves.get(name, ()) for curves in found]
             if not any(value for points in lines for _, value in points):  # a term without a weight
                 continue
-            called = name.replace("_", " ")
+            called = in_words(name)
             series = (Series(run.name, points) for run, points in zip(runs, lines, strict=True) if points)
             charts.append(LineChart(f"{called}{where}", "optimiser steps", called, tuple(series)))
             rows.append((f"{called}{where}", *(text for points in lines for text in _ends(points))))

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from minialbert.errors import UserError, failing_as, quoted, shown
+from minialbert.errors import UserError, failing_as, in_words, quoted, shown
 from minialbert.method.attention_maps import read_attention_maps
 from minialbert.recipes.schema import flat_settings, without_places
 from minialbert.report.blocks import (
@@ -209,7 +209,7 @@ def tuning_curves(runs: Sequence[Run]) -> Section:
     for run in runs:
         metric = str(run.record.get("metric"))
         found = {"training loss": run.log(read_curves).get("loss")}
-        found[f"{metric.replace('_', ' ')}, validation"] = run.log(held_out_curves).get(metric)
+        found[f"{in_words(metric)}, validation"] = run.log(held_out_curves).get(metric)
         for what, points in found.items():
             if points:
                 lines.setdefault(what, []).append(Series(run.name, points))

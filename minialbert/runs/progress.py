@@ -16,7 +16,7 @@ from rich import progress as bars
 from rich.console import Console
 from transformers import TrainerCallback, TrainerState
 
-from minialbert.errors import UserError, quoted
+from minialbert.errors import UserError, in_words, quoted
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.machine import peak_memory_mb
 
@@ -216,7 +216,7 @@ def size(num_bytes: float) -> str:
 
 def _evaluation_line(logs: dict[str, Any]) -> str:
     if "eval_score" in logs:  # of a task: its own metric
-        return f"{logs['eval_metric'].replace('_', ' ')} {logs['eval_score']:.4f}"
+        return f"{in_words(logs['eval_metric'])} {logs['eval_score']:.4f}"
     if "eval_vector_cosine" in logs:
         return f"cosine of vectors to the teacher's {logs['eval_vector_cosine']:.3f}"
     values = []

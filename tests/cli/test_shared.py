@@ -98,6 +98,8 @@ def test_former_names_of_options_are_taken_and_told(call, refuse, tmp_path):
     assert status == 0 and "minialbert: --output is now called --records" in err
     _, _, err = call("bench", "--models", "nothing/here", "--engines", "no-engine")
     assert "minialbert: --models is now called --model" in err
+    _, _, err = call("prepare", "--text-field", "note")
+    assert "minialbert: --text-field is now called --column" in err and "no corpus" in err
     _, _, err = call(
         "export", "--model", tmp_path, "--output", tmp_path / "o", "--to", "hub", "--evaluate=ner"
     )

@@ -43,7 +43,7 @@ def test_tune_evaluate_and_predict_entities(call, tiny_student_dir, tmp_path):
         "--set", "tuning.epochs=6",
     )  # fmt: skip
     assert status == 0
-    for shown in ("history, test", "history, validation", "entity f1", "Person", "Place", str(run / "model")):
+    for shown in ("history, test", "history, validation", "entity F1", "Person", "Place", str(run / "model")):
         assert shown in out
     tuned = json.loads((run / "result.json").read_text())
     assert tuned["score"] > 0.9

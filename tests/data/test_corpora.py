@@ -58,7 +58,7 @@ def test_globs_and_named_files(tmp_path, caplog):
 
 def test_a_text_field_of_files_without_fields_is_refused(tmp_path):
     write(tmp_path / "a.txt", "text")
-    with pytest.raises(UserError, match=r"--text-field 'TEXT': no file of the corpus \(a.txt\) has fields"):
+    with pytest.raises(UserError, match=r"--column 'TEXT': no file of the corpus \(a.txt\) has fields"):
         find_sources([tmp_path / "a.txt"], "TEXT")
     write(tmp_path / "b.csv", "TEXT\ntext")
     assert len(find_sources([tmp_path], "TEXT")) == 2
@@ -273,7 +273,7 @@ def test_tsv_has_a_row_a_line_and_quotes_of_its_own(tmp_path):
         ),
         (
             "note,body\n1,2\n",
-            "a.csv:1: 2 columns may be the text; the columns are: note, body (--text-field)",
+            "a.csv:1: 2 columns may be the text; the columns are: note, body (--column)",
         ),
         (
             "id,text\n1,one\n2,two, three\n",

@@ -465,6 +465,30 @@ def test_what_was_understood_of_a_corpus_is_said(tmp_path, caplog):
     assert told in caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "a document gives at most 2 (--max-windows-per-document 0 takes all; if each line is a text, give "
+             "--documents line)"),
+        ({"truncate": True}, "a document gives only its first (--truncate)"),
+        ({"separator": "line"}, None),
+        ({"max_windows_per_document": None}, None),
+    ],
+)  # fmt: skip
+def test_tokens_in_no_window_are_said_with_what_takes_them(options, why, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for name in ("a.txt", "b.txt"):  # a text on each line, as people have them
+        (tmp_path / name).write_text("the king was small\n" * 40)
+    chosen = SMALL | {"max_windows_per_document": 2, "held_out_fraction": 0.5} | options
+    counts = make_windows(
+        [tmp_path / "a.txt", tmp_path / "b.txt"], TOKENIZER, tmp_path / "out", **chosen
+    ).splits
+    told = [line for line in caplog.messages if "in no window" in line]
+    left_out = 1 - sum(count.tokens for count in counts.values()) / 320
+    assert told == ([] if why is None else [f"{left_out:.1%} of the tokens are in no window: {why}"])
+    assert (left_out > 0.5) == (why is not None)
+
+
 # What is in the folder already
 
 

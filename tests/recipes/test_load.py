@@ -399,6 +399,11 @@ def test_the_default_recipe_reads_a_small_corpus_a_few_times_and_a_large_one_in_
     assert (training.max_steps, training.epochs) == (300, None)
 
 
+@pytest.mark.parametrize("name", ["default", "small", "embeddings", "demo"])
+def test_a_recipe_for_any_machine_leaves_the_precision_to_it(name: str) -> None:
+    assert load_recipe(name).training.precision == "auto"
+
+
 def test_overriding_one_length_clears_the_other() -> None:
     recipe = load_recipe("minialbert-128")
     training = apply_overrides(recipe, ["training.max_steps=7"]).training

@@ -143,7 +143,7 @@ def test_an_evaluation_has_a_page_with_all_its_figures(tmp_path):
     }  # fmt: skip
     run(record, tmp_path)
     page = write_report([tmp_path])
-    assert "**x has f1 80.0 % on mine, test (40 rows); its record has no baseline" in page
+    assert "**x has F1 80.0 % on mine, test (40 rows); its record has no baseline" in page
     assert "| test.accuracy | 0.9 |" in page
 
 

@@ -861,7 +861,7 @@ def test_finetune_from_the_command_line(call, student, tmp_path, caplog):
         status, out, _ = call("finetune", *arguments, "--output", tmp_path / "b")
     assert status == 0
     assert "token, test" in out
-    assert "entity f1" in out
+    assert "entity F1" in out
     assert "Animal" in out
     assert "parameters are trained (100.00 %)" in caplog.text
     assert re.search(
