@@ -194,7 +194,12 @@ def make_windows(
         num_bytes = sum(source.num_bytes for source in sources)
         logger.info("corpus: %s%s", count_kinds(sources), f", {size(num_bytes)}" if num_bytes else "")
         loaded.save_pretrained(folder / TOKENIZER)
-        _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
+        try:
+            _write_windows(folder, plan, state, sources, serialized_backend(loaded), workers, progress)
+        except UserError:
+            if not _read_progress(folder / PROGRESS)[1].documents:  # nothing to go on from
+                remove_own_files(folder)
+            raise
         return _finish(folder, replace(plan, sources=_source_records(sources, plan.sources)), state)
 
 

@@ -47,7 +47,7 @@ def check_folder(
     It is for a `what`, as in "run"; even one to be overwritten has to hold the `marker`, if it holds anything.
     """
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: expected a directory for the {what}")
+        raise UserError(f"{path} is a file: expected a folder to write into")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if marker is not None and not (path / marker).exists():

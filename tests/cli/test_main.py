@@ -95,6 +95,7 @@ def test_corpus_that_is_not_utf8(prepare, tmp_path):
     assert "latin.txt" in line
     assert "UTF-8" in line
     assert "3" in line  # the row
+    assert [one.name for one in tmp_path.iterdir()] == ["latin.txt"]  # no beginning of a folder
 
 
 def test_document_of_50_megabytes_on_one_line(prepare, tmp_path):

@@ -269,7 +269,7 @@ def test_tsv_has_a_row_a_line_and_quotes_of_its_own(tmp_path):
     [
         (
             "id,review,stars\n1,fine,5\n",
-            r"a.csv:1: no column 'text'; the columns are: id, review, stars (--text-",
+            r"a.csv:1: no column 'text'; the columns are: id, review, stars (--column)",
         ),
         (
             "note,body\n1,2\n",

@@ -429,7 +429,7 @@ def test_a_folder_with_something_else_is_refused_untouched(grid):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(grid):
     grid.output.write_text("mine")
-    with pytest.raises(UserError, match="is a file: expected a directory for the grid"):
+    with pytest.raises(UserError, match="is a file: expected a folder to write into"):
         grid(make_recipe())
 
 

@@ -286,6 +286,14 @@ def test_a_part_of_a_chart_is_shown_by_dragging(chromium, tmp_path):
     reader.one(".tools button:not([hidden])[aria-label='Show the whole chart']").click()
     assert reader.ask("document.querySelector('.series path').getAttribute('d')") == before
     assert not reader.all(".chart [visibility]") and not reader.all(".chart .frame")
+    smooth = "Show a moving average"
+    reader.one(f".tools button[aria-label='{smooth}']").click()
+    path = reader.ask("document.querySelector('.series path').getAttribute('d')")
+    heights = [float(place.split()[1]) for place in path[1:].split("L")]
+    falls = [low - high for high, low in zip(heights, heights[1:], strict=False)]
+    assert len(heights) == 21 and 80 < max(falls) < 130  # one fall of all of the chart's height before
+    reader.one(".tools button:not([hidden])[aria-label='Show the whole chart']").click()
+    assert reader.ask("document.querySelector('.series path').getAttribute('d')") == before
 
 
 def test_a_long_table_is_searched(chromium, tmp_path):

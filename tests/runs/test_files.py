@@ -265,7 +265,7 @@ def test_one_that_is_about_to_end_is_waited_for(tmp_path):
 def test_a_file_in_the_way_of_a_directory_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(UserError, match="file is a file: expected a directory for the run"),
+        pytest.raises(UserError, match="file is a file: expected a folder to write into"),
         sole_user(tmp_path / "file", "run"),
     ):
         pass
@@ -332,7 +332,7 @@ def test_what_is_there_is_told_before_it_is_written_over(tmp_path):
         check_file(tmp_path / "file", overwrite=False)
     check_folder(tmp_path / "new", "grid", overwrite=False)
     check_folder(tmp_path, "grid", overwrite=True)
-    with pytest.raises(UserError, match="file is a file: expected a directory for the grid"):
+    with pytest.raises(UserError, match="file is a file: expected a folder to write into"):
         check_folder(tmp_path / "file", "grid", overwrite=True)
     with pytest.raises(UserError, match="is not empty: give --overwrite"):
         check_folder(tmp_path, "grid", overwrite=False)

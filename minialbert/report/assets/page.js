@@ -220,12 +220,15 @@
     const before = paths.map((path) => path.getAttribute("d"));
     const isLog = [...drawing.querySelectorAll("text")].some((one) => one.textContent === `${columns[2]}, logarithmic`);
     const [up, back] = isLog ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
-    const points = series.map(([, at, values]) => values.map((y, i) => [x[at][i], up(y)]));
+    const measured = series.map(([, at, values]) => values.map((y, i) => [x[at][i], up(y)]));
+    let points = measured;
     const ends = (values) => [Math.min(...values), Math.max(...values)];
     const all = ends(points.flat().map(([value]) => value));
     let shown = all;
     const reset = make("button", { type: "button", textContent: "Whole", hidden: true, ariaLabel: "Show the whole chart" });
     bar.append(reset, make("span", { textContent: "Drag across the lines to zoom." }));
+    const smooth = make("button", { type: "button", textContent: "Smooth", ariaLabel: "Show a moving average" });
+    if (Math.max(...measured.map((line) => line.length)) >= 20) bar.append(smooth);
 
     const show = (low, high) => {
       const within = points.map((line) => line.filter(([value]) => low <= value && value <= high));
@@ -258,7 +261,19 @@
       for (const one of rest) one.setAttribute("visibility", "hidden");
       [shown, reset.hidden] = [[low, high], false];
     };
+    const smoothed = (line) => {
+      const reach = Math.ceil(line.length / 40); // a twentieth of the line stands for one point
+      return line.map(([value], at) => {
+        const near = line.slice(Math.max(0, at - reach), at + reach + 1);
+        return [value, near.reduce((sum, [, y]) => sum + y, 0) / near.length];
+      });
+    };
+    smooth.addEventListener("click", () => {
+      points = measured.map(smoothed);
+      show(...shown);
+    });
     reset.addEventListener("click", () => {
+      points = measured;
       drawing.querySelector(".frame").remove();
       for (const one of rest) one.removeAttribute("visibility");
       paths.forEach((path, at) => path.setAttribute("d", before[at]));
