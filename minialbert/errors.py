@@ -5,8 +5,10 @@ It is the runtime's own, so that one `except` takes the mistakes of both.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
@@ -34,6 +36,15 @@ def _installing(extra: str) -> str:
         if '"file:' in (distribution("minialbert").read_text("direct_url.json") or ""):
             return f"pip install '.[{extra}]' in the checkout"
     return f"pip install 'minialbert[{extra}]'"
+
+
+class StandardError(logging.Handler):
+    """Writes log lines to whatever standard error is at the time, so that they pass above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        lines = (printable(line) for line in self.format(record).split("\n"))
+        sys.stderr.write("\n".join(lines) + "\n")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from minialbert.cli.shared import (
     printed_json,
     say,
 )
-from minialbert.errors import UserError, printable
+from minialbert.errors import StandardError, UserError, printable
 from minialbert.runs import stopping
 
 if TYPE_CHECKING:
@@ -324,20 +324,12 @@ def _print_held_out(metrics: dict[str, Any]) -> None:
 _UsageError: Any = typer.BadParameter.__base__  # typer exports this one alone
 
 
-class _StandardError(logging.Handler):
-    """Writes to whatever standard error is at the time, so that lines pass above a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        lines = (printable(line) for line in self.format(record).split("\n"))
-        sys.stderr.write("\n".join(lines) + "\n")
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     # JSON and Markdown are UTF-8 wherever they go: a pipe on Windows or in a POSIX locale would take less.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_StandardError()])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[StandardError()])
     for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate", "onnx_ir", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:

@@ -529,8 +529,8 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
         if found == 0:
             raise UserError(f"the corpus has no document: {plan.sources[0].name} ... hold only whitespace")
         raise UserError(
-            f"the corpus has {found} document(s), too few for a training and a held-out split: hold out "
-            "nothing (--held-out-fraction 0), or cut it into more documents (--documents line)"
+            f"the corpus has {found} document(s), too few for a training and a held-out split: cut it into more "
+            "(--documents line, if each line is a text), or hold out nothing (--held-out-fraction 0)"
         )
     types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
     num_bytes = sum(size for split in SPLITS for _, size in data_sizes(folder, split, counts[split], types))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from rich import progress as bars
 from rich.console import Console
 from transformers import TrainerCallback, TrainerState
 
-from minialbert.errors import UserError, in_words, quoted
+from minialbert.errors import StandardError, UserError, in_words, quoted
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.machine import peak_memory_mb
 
@@ -149,16 +148,15 @@ def progress_bar(
 
 @contextmanager
 def speaking(shown: bool = True) -> Iterator[None]:
-    """Show our log lines inside the block where nobody has set up logging: a notebook, an interactive shell.
+    """Show our log lines inside the block, unless somebody has set up logging, who gets them there.
 
-    A script that configures `logging` gets them there, and Transformers' bars and loading reports, which frighten
-    people who did nothing wrong, reach nobody in the meantime.
+    Transformers' bars and loading reports, which frighten people who did nothing wrong, reach nobody in the meantime.
     """
     ours = logging.getLogger("minialbert")
     handler = None
     with quiet_transformers():
-        if shown and (hasattr(sys, "ps1") or "ipykernel" in sys.modules) and not ours.hasHandlers():
-            handler = logging.StreamHandler()
+        if shown and not ours.hasHandlers():
+            handler = StandardError()
             level = ours.level
             ours.addHandler(handler)
             ours.setLevel(logging.INFO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -13,7 +14,7 @@ from rich.console import Console
 from minialbert.errors import UserError
 from minialbert.runs import progress
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.progress import RunProgress, duration, progress_bar, seconds_of, size
+from minialbert.runs.progress import RunProgress, duration, progress_bar, seconds_of, size, speaking
 
 
 def draw(monkeypatch, console, **options):
@@ -139,3 +140,16 @@ def test_time_spans_are_read_as_people_write_them():
     for wrong in ("", "2", "h", "2 days", "30m1h", "0s", "-1h"):
         with pytest.raises(UserError, match="expected a span such as 2h"):
             seconds_of(wrong)
+
+
+def test_lines_are_shown_where_nobody_has_set_up_logging(monkeypatch, capsys):
+    ours = logging.getLogger("minialbert")
+    monkeypatch.setattr(ours, "propagate", False)  # pytest has set it up
+    for shown in (True, False):
+        with speaking(shown):
+            ours.info("shown: %s", shown)
+    ours.addHandler(theirs := logging.NullHandler())
+    with speaking():
+        ours.warning("for them alone")
+    ours.removeHandler(theirs)
+    assert capsys.readouterr().err == "shown: True\n"
