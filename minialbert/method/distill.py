@@ -181,6 +181,8 @@ def distill(
         raise UserError(
             "--time chooses the number of steps of a training: leave out --steps, --epochs and --start-only"
         )
+    if rank() == 0:
+        run.check_room(resume=resume, overwrite=overwrite)  # before models are loaded and steps are timed
     begun = run.as_begun(resolved, "training", *(LENGTHS if time else ())) if resume else None
     with speaking(progress):
         windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)

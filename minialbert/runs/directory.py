@@ -110,8 +110,8 @@ class RunDirectory:
             if data is not None:
                 write_json(self.data, data)
 
-    def make_room(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a directory that may not be written to; remove what an earlier run left, if it is to be replaced."""
+    def check_room(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a directory with files in it, unless to go on with a run or to replace it; nothing is touched."""
         if resume and overwrite:
             raise UserError(
                 "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
@@ -122,6 +122,10 @@ class RunDirectory:
             overwrite=overwrite or resume,
             advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
         )
+
+    def make_room(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a directory that may not be written to; remove what an earlier run left, if it is to be replaced."""
+        self.check_room(resume=resume, overwrite=overwrite)
         folders = (self.checkpoints, self.teacher_cache, self.teacher_labels)
         with writing(self.path, advice=None):
             if overwrite:

@@ -413,6 +413,8 @@ def finetune(
                     rows, run.teacher_labels, progress=progress, max_hours=max_hours if is_new else None,
                 )  # fmt: skip
             resolved, resume, overwrite = taught.recipe, True, False  # its labels are part of the run
+        if rank() == 0:
+            run.check_room(resume=resume, overwrite=overwrite)  # before data are read and models are loaded
         begun = run.as_begun(resolved, "tuning", *(["epochs"] if time else [])) if resume else None
         plan = plan_finetuning(begun or resolved, rows, taught)
         seconds = None

@@ -194,6 +194,15 @@ def test_output_that_cannot_be_written(refuse, tiny_windows, tiny_teacher_dir, t
     assert "is a file" in line
 
 
+@pytest.mark.parametrize(
+    "words", [("distill", "--teacher"), ("finetune", "--task", "ner", "--model")], ids=lambda words: words[0]
+)
+def test_a_folder_in_use_is_refused_before_anything_is_read(words, refuse, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    line = refuse(*words, tmp_path / "no-model", "--data", tmp_path / "no-data", "--output", tmp_path)
+    assert "is not empty: give --resume" in line
+
+
 def test_convert(call, refuse, release_dir, tmp_path):
     source = release_dir / "adapter-factorised" / "student-mlm"
     status, out, _ = call("convert", source, "--output", tmp_path / "ours")
