@@ -132,6 +132,8 @@ def finetune(
         return
     _print_scores(record)
     say(f"model and tokenizer in {output / 'model'}; " * kept + f"record in {output / 'result.json'}")
+    if kept:
+        say(f"next: minialbert export --quantize int8 --output exported/ --model {output / 'model'}")
     leave_page(output)
 
 
@@ -147,7 +149,9 @@ def evaluate(
     reference: Annotated[str | None, option("Sentence encoder to score beside the model (vectors).")] = None,
     split: Annotated[str | None, option("Split (default: test if labelled, else validation).")] = None,
     output: Annotated[Path | None, option("Folder for the record and the predictions.")] = None,
-    submission: Annotated[Path | None, option("Folder for the submission files of the GLUE benchmark.")] = None,
+    submission: Annotated[
+        Path | None, option("Folder for the submission files of the GLUE benchmark.")
+    ] = None,
     set_: _Set = None,
     batch_size: Rows = 64,
     num_iterations: _Iterations = None,

@@ -93,16 +93,19 @@ def confusion(
 
 
 def never_predicted(figures: Mapping[str, Any]) -> list[str]:
-    """Return a line about the classes that rows have and that were never predicted, if there are such."""
-    missed = {
-        name: one["support"]
-        for name, one in figures.get("per_class", {}).items()
-        if one["support"] and not one["predicted"]
-    }
-    told = listed(
-        f"{quoted(name)} ({count:,} {'row' if count == 1 else 'rows'})" for name, count in missed.items()
-    )
-    return [f"never predicted: {told}"] if missed else []
+    """Return lines about the classes of rows that were never predicted, and entity types of which none was found."""
+    lines = []
+    for part, figure, told, units in (
+        ("per_class", "predicted", "never predicted", ("row", "rows")),
+        ("per_type", "recall", "none found", ("entity", "entities")),
+    ):
+        missed = [
+            f"{quoted(name)} ({one['support']:,} {units[one['support'] > 1]})"
+            for name, one in (figures.get(part) or {}).items()
+            if one["support"] and not one[figure]
+        ]
+        lines += [f"{told}: {listed(missed)}"] if missed else []
+    return lines
 
 
 def multi_label_metrics(gold: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minialbert_runtime.words import Span
 from seqeval.metrics import classification_report
 from seqeval.metrics import f1_score as lenient_f1
 from seqeval.scheme import IOB2
@@ -26,6 +27,7 @@ from minialbert.data.metrics import (
     never_predicted,
     regression_metrics,
     single_label_metrics,
+    span_metrics,
     subword_f1,
 )
 from minialbert.data.task_types import TASK_TYPES, task_type
@@ -155,6 +157,9 @@ def test_areas_over_classes_leave_out_what_has_no_curve():
         "predicted": 0,
     }
     assert never_predicted(found) == ["never predicted: 'b' (3 rows)"]
+    people, place = [Span(0, 1, "P"), Span(2, 3, "P")], [Span(4, 5, "L")]
+    found = span_metrics([people, place], [[Span(0, 2, "P")], place])
+    assert never_predicted(found) == ["none found: 'P' (2 entities)"]
     assert "auroc" not in class_metrics(gold[:, 1:], gold[:, 1:], scores[:, 1:], ("b", "c"))
 
 
