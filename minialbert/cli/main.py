@@ -239,7 +239,7 @@ def convert(
 def demo(
     output: Annotated[Path, option("Folder for the run.")] = Path("runs/demo"), as_json: JsonFlag = False
 ) -> None:
-    """Distil a small student, tune it as a classifier and export it: offline, in minutes."""
+    """Distil, tune and export a small student, offline, in minutes."""
     from minialbert.experiments.demo.demo import run_demo
 
     with interruptible():

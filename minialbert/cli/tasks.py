@@ -149,9 +149,7 @@ def evaluate(
     reference: Annotated[str | None, option("Sentence encoder to score beside the model (vectors).")] = None,
     split: Annotated[str | None, option("Split (default: test if labelled, else validation).")] = None,
     output: Annotated[Path | None, option("Folder for the record and the predictions.")] = None,
-    submission: Annotated[
-        Path | None, option("Folder for the submission files of the GLUE benchmark.")
-    ] = None,
+    submission: Annotated[Path | None, option("Folder for GLUE's submission files.")] = None,
     set_: _Set = None,
     batch_size: Rows = 64,
     num_iterations: _Iterations = None,
