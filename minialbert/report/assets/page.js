@@ -219,7 +219,7 @@
     const paths = groups.map((group) => group.querySelector("path"));
     const before = paths.map((path) => path.getAttribute("d"));
     const isLog = [...drawing.querySelectorAll("text")].some((one) => one.textContent === `${columns[2]}, logarithmic`);
-    const [up, back] = isLog ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
+    const [up, back] = isLog ? [Math.log10, (value) => 10 ** value] : [Number, Number];
     const measured = series.map(([, at, values]) => values.map((y, i) => [x[at][i], up(y)]));
     let points = measured;
     const ends = (values) => [Math.min(...values), Math.max(...values)];
