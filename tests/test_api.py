@@ -62,6 +62,7 @@ def test_named_entities_in_memory(tiny_teacher_dir, tmp_path):
         (lambda: minialbert.finetune("nowhere", task="classification", data=ROWS), "nowhere"),
         (lambda: minialbert.export("nowhere", "out", to="tflite"), "expected onnx, web or hub"),
         (lambda: minialbert.report("nowhere"), "nowhere"),
+        (lambda: minialbert.report(minialbert.Result({})), "give its verb output=DIR"),
         (lambda: minialbert.distill(None, ["a text.", "another one."], recipe="tiny"), "give tokenizer too"),
         (lambda: minialbert.calibrate(torch.nn.Linear(1, 1)), "give its directory"),
     ],

@@ -21,10 +21,14 @@ from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
 from minialbert.runs.files import free_name, write_atomically, writing
 from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, look_up, record_files
+from minialbert.runs.results import Result
 
 
 def report(
-    paths: str | Path | Sequence[str | Path], output: str | Path | None = None, *, compare: bool = False
+    paths: str | Path | Result | Sequence[str | Path | Result],
+    output: str | Path | None = None,
+    *,
+    compare: bool = False,
 ) -> str:
     """Put the records of runs into tables beside the paper's rows, or two runs side by side.
 
@@ -36,7 +40,7 @@ def report(
         ['report.html', 'report.md']
 
     Args:
-        paths: records, run directories, or trees of them.
+        paths: records, run directories, or trees of them, or what a verb gave back.
         output: a directory for `report.md`, `report.html`, a CSV file per table and the charts as
             `figures/report-*.svg`, in place of those of earlier calls.
         compare: put two runs of one kind side by side instead.
@@ -47,7 +51,7 @@ def report(
     Raises:
         UserError: if there is no record, one cannot be used, or `output` cannot be written.
     """
-    places = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    places = [_place(path) for path in ([paths] if isinstance(paths, str | Path | Result) else paths)]
     target = None if output is None else Path(output)
     if not compare:
         title, summary, sections, tables = _report(places)
@@ -57,6 +61,15 @@ def report(
     if len(places) != 2:
         raise UserError(f"two runs can be compared, not {len(places)}")
     return write_comparison(places[0], places[1], target)
+
+
+def _place(given: str | Path | Result) -> Path:
+    path = given.path if isinstance(given, Result) else given
+    if path is None:
+        raise UserError(
+            "the result was not written, so that there is no record of it: give its verb output=DIR"
+        )
+    return Path(path)
 
 
 class _Report(ModuleType):

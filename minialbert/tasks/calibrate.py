@@ -51,7 +51,7 @@ from minialbert.tasks.evaluate import (
     task_of_model,
     task_recipe,
 )
-from minialbert.tasks.models import TASK_FILE, TaskInputs, load_tuned
+from minialbert.tasks.models import TASK_FILE, TaskInputs
 from minialbert.tasks.predictions import (
     depth_arguments,
     input_batches,
@@ -234,7 +234,7 @@ def calibrate(
         if output is not None:
             check_output(Path(output), kind=kind, overwrite=overwrite)
         file = None if dry_run else file_of(source)
-        tuned, tokenizer, inputs = (load_any if of_answers else load_tuned)(source)
+        tuned, tokenizer, inputs = load_any(source)
         if not of_answers:
             depth_arguments(tuned, None, 1.0)  # refuses a model that cannot leave early
         tuned.to("cuda" if torch.cuda.is_available() else "cpu")

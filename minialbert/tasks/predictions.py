@@ -174,6 +174,8 @@ def input_batches(
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield which inputs and what to call the model with, on its device, longest first for little padding."""
+    if batch_size < 1:
+        raise UserError(f"expected a batch size of at least 1, found {batch_size}")
     lengths = encoded.lengths
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
@@ -192,6 +194,11 @@ def depth_arguments(
     """
     asked = {"num_iterations": num_iterations, "exit_threshold": exit_threshold}
     given = {name: value for name, value in asked.items() if value is not None}
+    if given and hasattr(model, "runtime"):
+        raise UserError(
+            f"{' and '.join(given)} cannot be chosen any more in an exported folder: leave it out, or give the model "
+            "that was exported"
+        )
     if given and not is_minialbert(model):
         kind = model.config.model_type
         raise UserError(

@@ -224,7 +224,7 @@ def test_a_student_of_a_sentence_encoder_gives_vectors_of_its_space(width, teach
     assert -1 <= end["similarity_correlation"] <= 1
     assert "mlm_loss" not in end
     assert "cosine of vectors to the teacher's" in caplog.text
-    page = minialbert.report([run.path])
+    page = minialbert.report(run)
     assert f"gives texts vectors with a mean cosine of {end['vector_cosine']:.3g} to its teacher's" in page
     pooling = read_pooling("student", finder(run.path / "model"))
     assert [tuple(one.weight.shape) for one in pooling.dense] == [(32, 16)] * (width == 16) + [(16, 32)]

@@ -30,6 +30,7 @@ from minialbert import MiniAlbertForSequenceClassification, MiniAlbertForTokenCl
 from minialbert.data.examples import Task
 from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.errors import MissingExtraError, UserError
+from minialbert.tasks.calibrate import calibrate
 from minialbert.tasks.exported import load_exported
 from minialbert.tasks.finetune import tuning_recipe
 from minialbert.tasks.models import TaskInputs, save_tuned
@@ -414,6 +415,11 @@ def test_evaluation_runs_texts_as_prediction_does(both, problem, contract, shape
     model.runtime._run = lambda rows, session: (
         taken.append((len(rows), max(len(row.input_ids) for row in rows))) or run(rows, session)
     )
+    for depth in ({"num_iterations": 1}, {"exit_threshold": 0.5}):
+        with pytest.raises(UserError, match="cannot be chosen any more in an exported folder"):
+            run_model(model, encoded, collator, **depth)
+    with pytest.raises(UserError, match="exit_threshold cannot be chosen any more"):
+        calibrate(str(folder), [("the king", "a")], dry_run=True, progress=False)
     found = run_model(model, encoded, collator)
     assert set(taken) == shapes
     for one, row in zip(found, rows, strict=True):

@@ -209,12 +209,13 @@ def test_iterations_come_back_in_the_order_of_the_inputs(make_model, tiny_tokeni
     ("problem", "options", "message"),
     [
         ("single-label", {"num_iterations": 0}, "num_iterations: expected at least 1, found 0"),
+        ("single-label", {"batch_size": 0}, "expected a batch size of at least 1, found 0"),
         ("single-label", {"exit_threshold": 0.0}, "expected a number above 0 and up to 1, found 0.0"),
         ("single-label", {"exit_threshold": 1.1}, "expected a number above 0 and up to 1, found 1.1"),
         ("regression", {"exit_threshold": 0.9}, "a score has no confidence; give num_iterations"),
     ],
 )
-def test_depths_out_of_range(make_model, tiny_tokenizer, problem, options, message):
+def test_options_out_of_range(make_model, tiny_tokenizer, problem, options, message):
     model = make_model(problem, 1 if problem == "regression" else 3)
     encoded, collator = prepare(unlabelled(problem), tiny_tokenizer, make_task(problem))
     with pytest.raises(UserError, match=message):
