@@ -85,7 +85,7 @@ def _drawn(source: Path) -> dict[str, list[tuple[str, str]]]:
 
 def table() -> str:
     """Return the table of the seeds that every way has, made from the records."""
-    lines = []
+    lines, notes = [], []
     for way, (settings, _) in WAYS.items():
         found = [_record(way, seed)["metrics"]["test"] for seed in _seeds()]
         precision, recall, f1 = (
@@ -96,7 +96,11 @@ def table() -> str:
         means = " | ".join(f"{statistics.fmean(values):.1f}" for values in (precision, recall))
         spread = f"{statistics.fmean(f1):.1f} ± {statistics.stdev(f1):.1f}"
         lines.append(f"| {option} | {means} | {spread} | {area:.1f} |")
-    return COLUMNS + "\n".join(lines) + "\n"
+        if never := sum(value == 0 for value in recall):
+            notes.append(
+                f"\nWith the option {option}, {never} of {len(recall)} runs never name the rare class."
+            )
+    return COLUMNS + "\n".join([*lines, *notes]) + "\n"
 
 
 def page() -> str:

@@ -171,7 +171,8 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
         lost["repeated entities"] += doubles
         if overlapping and overlaps == "refuse":
             told = f"entities overlap, and {title} has one tag for a word"
-            raise place_error(document.place, f"{told}: overlaps=longest (or first) keeps one of them")
+            advice = "overlaps=longest (or first) keeps one of them, layers writes them apart"
+            raise place_error(document.place, f"{told}: {advice}")
         lost[f"entities that overlap a kept one ({overlaps})"] += overlapping
         entities = tuple(first[span] for span in chosen)
     if (unfit := _UNFIT.get(name)) and entities is not None:
