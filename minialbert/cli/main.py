@@ -189,12 +189,11 @@ def distill(
     _print_layer_map(record["layer_map"])
     _print_held_out(record["metrics"])
     say(f"student and tokenizer in {output / 'model'}; record in {output / 'result.json'}")
-    embeds = "vector_weight" in record["objective"]
-    then = (
-        "embed --input TEXTS --output vectors.npy"
-        if embeds
-        else "finetune --task TASK --data DATA --output tuned/"
+    embed, tune = (
+        "embed --input TEXTS --output vectors.npy",
+        "finetune --task TASK --data DATA --output tuned/",
     )
+    then = embed if "vector_weight" in record["objective"] else tune
     say(f"next: minialbert {then} --model {output / 'model'}")
     leave_page(output)
 

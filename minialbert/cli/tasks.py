@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from minialbert_runtime.cli import check_given
 from rich.table import Table
 
 from minialbert.cli.shared import (
@@ -199,7 +200,7 @@ def predict(
     max_characters: Annotated[int, option("Longest text accepted, in characters.")] = 1_000_000,
     output: Annotated[Path | None, option("File, or brat's folder (default: standard output).")] = None,
     format_: Annotated[
-        AnswerFormat | None, option("Format (default: table on a terminal, else jsonl).", "--format")
+        AnswerFormat | None, option("Format (default: that of --output, else jsonl or a table).", "--format")
     ] = None,
     threshold: Annotated[float | None, option("Lowest probability of an answer.")] = None,
     top_k: Annotated[int | None, option("Show the scores of this many labels, the highest first.")] = None,
@@ -218,18 +219,14 @@ def predict(
     from minialbert.report.render import FILES, FORMATS, render
     from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs
 
-    if bool(texts) == bool(input_):
-        raise UserError("give either texts or --input (a file, or - for standard input)")
+    check_given(texts, input_)
     if texts and (documents or column or pair_column or id_column):
-        raise UserError(
-            "--column, --pair-column, --id-column and --documents are for files: give --input too"
-        )
-    usual = "table" if output is None and sys.stdout.isatty() else "jsonl"
+        raise UserError("--column, --pair-column, --id-column and --documents need --input")
+    ending = "table" * sys.stdout.isatty() if output is None else output.suffix[1:]
+    usual = ending if ending in ("csv", "html", "json", "table") else "jsonl"
     shown = format_.value if format_ else usual
     if output is None and shown in FILES:
-        raise UserError(
-            f"{shown} takes {'files in a folder' if shown == 'brat' else 'a file'}: give --output"
-        )
+        raise UserError(f"{shown} takes {'a folder' if shown == 'brat' else 'a file'}: give --output")
     if output is not None and shown != "brat":  # before a model is loaded
         check_file(output, overwrite=overwrite)
     inputs: Iterable[Input] = [Input(text, {}) for text in texts or ()]
@@ -355,12 +352,8 @@ def _print_scores(record: dict[str, Any]) -> None:
         ):  # fmt: skip
             of = sure.get(key) or metrics.get(key) or {}
             rows = [
-                (
-                    name,
-                    *(_figure(values, one) for one in ("precision", "recall", "f1")),
-                    str(values["support"]),
-                )
-                for name, values in list(of.items())[:_SHOWN_CLASSES]
+                (name, *(_figure(one, key) for key in ("precision", "recall", "f1")), str(one["support"]))
+                for name, one in list(of.items())[:_SHOWN_CLASSES]
             ]
             if rows:
                 print_table((title, "precision", "recall", "F1", counted), rows)
@@ -383,10 +376,7 @@ def _print_vectors(record: dict[str, Any]) -> None:
     if other is not None:
         columns |= {"reference": other["metrics"], "model with reference": other.get("mixed", {})}
     rows = [
-        (
-            in_words(name),
-            *(f"{found[name]:.4f}" if name in found else "" for found in columns.values()),
-        )
+        (in_words(name), *(f"{found[name]:.4f}" if name in found else "" for found in columns.values()))
         for name in columns["model"]
     ]
     if other is not None:
@@ -412,8 +402,7 @@ def embed(
     minialbert embed --model run/model --input texts.txt --output vectors.npy
     minialbert embed --model exported/ --input notes.csv --column note --output vectors.parquet
     """
-    if bool(texts) == bool(input_):
-        raise UserError("give either texts or --input")
+    check_given(texts, input_)
     from minialbert_runtime.answers import prompt_of
 
     from minialbert.runs.progress import quiet_transformers

@@ -49,11 +49,11 @@ def find(
         found = [str(named)] if named in table.columns else []
     if len(found) > 1:
         both = " and ".join(quoted(column) for column in found[:3])
-        raise UserError(f"{table.name}: {both} could each be the {role} column; name the one that is")
+        raise UserError(f"{table.name}: {both} could each be the {role} column: set task.{role} to one")
     if not found and required:
         wanted = quoted(named) if named is not None else f"one of {', '.join(names)}"
-        have = listed(map(quoted, table.columns))
-        raise UserError(f"{table.name}: no {role} column; expected {wanted}, found the columns {have}")
+        have = f"the columns {listed(map(quoted, table.columns))}: set task.{role} to its name"
+        raise UserError(f"{table.name}: no {role} column; expected {wanted}, found {have}")
     return found[0] if found else None
 
 

@@ -508,15 +508,13 @@ def _documents(source: Source, options: WindowOptions, stats: ReadStats) -> Iter
 def _left_out(share: float, plan: _Plan) -> str:
     """Returns a line on the share of the tokens that stand in no window, why, and what takes more of them."""
     options = plan.options
-    if options.truncate:
-        return f"{share:.1%} of the tokens are in no window: a document gives only its first (--truncate)"
     lines = options.separator == "blank-line" and any(source.kind == "text" for source in plan.sources)
-    return (
-        f"{share:.1%} of the tokens are in no window: a document gives at most {options.max_windows_per_document} "
-        "(--max-windows-per-document 0 takes all"
-        + "; if each line is a text, give --documents line" * lines
-        + ")"
+    more = (
+        "--max-windows-per-document 0 takes all" + "; if each line is a text, give --documents line" * lines
     )
+    most = f"at most {options.max_windows_per_document} ({more})"
+    most = "only its first (--truncate)" if options.truncate else most
+    return f"{share:.1%} of the tokens are in no window: a document gives {most}"
 
 
 def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:

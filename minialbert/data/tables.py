@@ -121,7 +121,7 @@ def load_table(
     own = tuple(labels or model_labels or flag_names(columns)) if kind.has_classes else ()
     names = own or _label_names(kind, rows[main_split])
     if kind.has_classes:
-        _check_number_of_labels(main, kind, names)
+        _check_number_of_labels(main, kind, names, 0 if own else len(rows[main_split]))
         source = "`labels`" if labels else "the model" if model_labels else "the train split"
         for split, table in tables.items() if kind.label != "answer" else ():
             strict = split == "train" and model_labels is None
@@ -369,7 +369,7 @@ def _notes_on_names(table: Table, used: Used, names: Sequence[str]) -> Iterator[
         yield f"{table.name}: no row has {listed(map(quoted, lost))}, so they are not labels; task.labels keeps them"
 
 
-def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) -> None:
+def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str], rows: int) -> None:
     # One class is not a classification, and Transformers takes a head with one output for a regression.
     if kind.label == "classes":
         if not names:
@@ -377,6 +377,11 @@ def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str]) 
     elif len(names) < 2:
         found = quoted(names[0]) if names else "none"
         raise UserError(f"{train.name}: expected at least two labels, found only {found}")
+    elif kind.label == "class" and len(names) == rows > 4:  # as where columns were swapped
+        raise UserError(
+            f"{train.name}: each of its {rows:,} rows has a label of its own, as {quoted(names[0])}: set task.label to "
+            "the column of the classes, and task.text to that of the texts"
+        )
 
 
 def _unknown_labels(

@@ -332,7 +332,7 @@ def _table_inputs(
     for name in [*columns, *([] if id_column is None else [id_column])]:
         if name not in table.columns:
             have = listed(quoted(found) for found in table.columns)
-            raise UserError(f"{path}: no column {quoted(name)}; name one of its columns, which are {have}")
+            raise UserError(f"{path}: no column {quoted(name)}; --column names it; there are {have}")
     usual = (name for name in table.columns if name.lower() == "id" and name not in columns)
     identity = next(usual, None) if id_column is None else id_column
     inputs, refused = [], {}

@@ -68,10 +68,18 @@ def _end_at_interrupt() -> None:
         threading.Thread(target=wait, daemon=True).start()
 
 
+def check_given(texts: Sequence[str] | None, files: object) -> None:
+    """Refuse texts beside files, neither of them, and a text that is the name of a file."""
+    if bool(texts) == bool(files):
+        raise UserError("give either texts or --input (a file, or - for standard input)")
+    for text in texts or ():
+        if os.path.isfile(text):
+            raise UserError(f"{text} is a file: give --input {text} to read it")
+
+
 def _run(arguments: Sequence[str]) -> None:
     options = _parser().parse_intermixed_args(arguments)
-    if bool(options.texts) == (options.input is not None):
-        raise UserError("give either texts or --input (a file of one text a line, or - for standard input)")
+    check_given(options.texts, options.input)
     if options.documents and options.input is None:
         raise UserError("--documents is for a file: give --input too")
     if options.input not in (None, STDIN) and not os.path.isfile(options.input):

@@ -100,8 +100,10 @@ def test_lines_of_file_and_standard_input(classifier, tmp_path):
 
 
 def test_mistakes_are_one_line(classifier, tmp_path):
+    (tmp_path / "a.txt").write_text("king\n")
     assert "give either texts or --input" in refuse(classifier)
     assert "give either texts or --input" in refuse(classifier, "x", "--input", "-")
+    assert f"{tmp_path / 'a.txt'} is a file: give --input" in refuse(classifier, tmp_path / "a.txt")
     assert "invalid float value" in refuse(classifier, "x", "--threshold", "much")
     assert "threshold from 0 to 1, found 2" in refuse(classifier, "x", "--threshold", 2)
     assert "required: MODEL_DIR" in refuse()

@@ -449,6 +449,8 @@ def test_predict_to_a_file(call, refuse, said, tuned, tmp_path):
     assert call(*usual, "--overwrite", "to")[0] == 0
     assert read_lines(output.read_text()) == said(["to"])
     assert entries(output.parent) == ["results.jsonl"]
+    assert call(*usual[:-1], output.with_suffix(".csv"), "to")[0] == 0  # in the form that its name tells
+    assert output.with_suffix(".csv").read_text().startswith('"id",')
 
 
 def test_a_refused_prediction_leaves_the_former_file_and_its_own_answers(refuse, tuned, tmp_path):
@@ -476,7 +478,7 @@ def test_predict_for_people_and_programs(call, refuse, tuned, tmp_path, caplog):
     assert call(*usual, "--format", "csv")[1].splitlines()[0] == '"id","start","end","label","score","text"'
     assert json.loads(call(*usual, "--format", "json")[1])[0]["entities"][0]["text"] == "king"
     assert "<mark" in call(*usual, "--format", "html")[1]
-    assert "brat takes files in a folder: give --output" in refuse(*usual, "--format", "brat")
+    assert "brat takes a folder: give --output" in refuse(*usual, "--format", "brat")
     assert call(*usual, "--format", "brat", "--output", tmp_path / "brat")[0] == 0
     assert (tmp_path / "brat" / "text-1.ann").read_text() == "T1\tPerson 4 8\tking\n"
     assert "is not empty" in refuse(*usual, "--format", "brat", "--output", tmp_path / "brat")
@@ -541,9 +543,10 @@ def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path)
     usual = ("predict", "--model", model)
     assert "give either texts or --input" in refuse(*usual, "to", "--input", tmp_path / "texts.txt")
     assert "give either texts or --input" in refuse(*usual)
-    assert "are for files: give --input too" in refuse(*usual, "to", "--column", "text")
+    assert "need --input" in refuse(*usual, "to", "--column", "text")
+    assert f"is a file: give --input {tmp_path}" in refuse(*usual, tmp_path / "texts.txt")
     assert "columns are for tables" in refuse(*usual, "--input", tmp_path / "texts.txt", "--column", "text")
-    assert "no column 'text'; name one of its columns, which are 'remark'" in refuse(
+    assert "no column 'text'; --column names it; there are 'remark'" in refuse(
         *usual, "--input", tmp_path / "table.csv"
     )
     assert "no such file" in refuse(*usual, "--input", tmp_path / "nothing.txt")

@@ -176,13 +176,18 @@ def test_errors_name_file_and_row(tmp_path, name, content, row, message):
         ("t.json", '[{"text": "a"}', "not JSON (Expecting ',' delimiter"),
         ("t.parquet", b"PAR1 and then nothing PAR1", "not readable as Parquet after row 0"),
         ("t.csv", "Body,Label\na,x\n", "no text column; expected one of text, sentence,"),
-        ("t.csv", "Body,Label\na,x\n", "found the columns 'Body', 'Label'"),
+        ("t.csv", "Body,Label\na,x\n", "found the columns 'Body', 'Label': set task.text to its name"),
         (
             "t.csv",
             "text,target\na,x\n",
             "no label column; expected one of label, labels, class, gold_label, found the col",
         ),
-        ("t.csv", "text,sentence,label\na,b,x\n", "'text' and 'sentence' could each be the text column"),
+        ("t.csv", "text,sentence,label\na,b,x\n", "'text' and 'sentence' could each be the text column: set"),
+        (
+            "t.csv",
+            "label,text\nA good film.,1\nBad.,0\nFine.,1\nAwful.,0\nSo so.,1\n",
+            "each of its 5 rows has a label of its own, as 'A good film.': set task.label to the column of the",
+        ),
         ("t.csv", "text,label\na,x\nb,x\n", "expected at least two labels, found only 'x'"),
     ],
 )

@@ -147,7 +147,6 @@ def _boxed(
     tell(
         f"{_BOXED} orders the {len(texts)} docstrings by likeness as its teacher does: correlation {correlation:.2f}."
     )
-    tell("Now a small student is distilled here, in minutes.")
     return correlation
 
 
