@@ -194,7 +194,7 @@ def test_errors_name_file_and_row(tmp_path, name, content, row, message):
 def test_errors_that_have_no_row(tmp_path, name, content, message):
     path = write(tmp_path / name, content)
     found = error(path)
-    assert found.startswith(f"{path}: ")
+    assert found.startswith(f"{path}:")
     assert message in found
 
 
