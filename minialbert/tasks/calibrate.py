@@ -23,7 +23,7 @@ from minialbert.data.examples import Example, Task, label_of
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
-from minialbert.errors import UserError, display_name, failing_as
+from minialbert.errors import UserError, display_name, failing_as, listed
 from minialbert.method.encoders import evaluating
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
@@ -266,7 +266,7 @@ def calibrate(
             else:
                 known = Held(found, examples, logits_of_each(examples, encoded, found, logits, order))
             wishes = read_wishes(min_recall or {}, min_precision or {}, known)
-            decision, more = _decide(known, wishes, split)
+            decision, more = _decide(known, wishes, split, inputs.decision)
         else:
             outputs = measure_depths(tuned, encoded, collator, **run)
 
@@ -318,8 +318,8 @@ def _leave_early(
     }
 
 
-def _decide(known: Held, wishes: Wishes, split: str) -> tuple[Decision, dict[str, Any]]:
-    """Return temperature and thresholds, and what a record says of them."""
+def _decide(known: Held, wishes: Wishes, split: str, earlier: Decision) -> tuple[Decision, dict[str, Any]]:
+    """Return temperature and thresholds in place of earlier ones, and what a record says of them."""
     temperature, error = fit_temperature(known)
     before, decision = Decision(temperature), choose_thresholds(known, temperature, wishes)
     notes = [f"confidences stay as they are: {error['wrong']:,} of {error['answers']:,} answers are wrong"]
@@ -329,6 +329,8 @@ def _decide(known: Held, wishes: Wishes, split: str) -> tuple[Decision, dict[str
         )
     elif known.task.reported_split == "validation":
         notes.append("validation: results of this task are quoted on these rows too; quote them on others")
+    if gone := sorted({*earlier.thresholds} - {*decision.thresholds}):
+        notes.append(f"earlier thresholds are gone, those of {listed(gone)}: give all wishes at once")
     return decision, {
         "score": None, "decision": asdict(decision), "calibration_error": error, "wishes": wishes, "metrics": {},
         "labels": {

@@ -40,6 +40,7 @@ Vectors = NDArray[np.float32]
 _Sides = tuple[Vectors, Vectors]  # of a task
 _BLOCK = 1024  # rows of similarities that are held at a time
 _FURTHEST = 10  # examples that a record has
+_EQUAL = 1e-6  # cosines that differ by less do so by rounding
 # mteb's names of the figures, the one that counts first; and its settings of k-means.
 METRICS = {
     "sts": ("cosine_spearman", "cosine_pearson"),
@@ -256,6 +257,10 @@ def _similarity(gold: Sequence[float], first: Vectors, second: Vectors) -> dict[
     """Return the correlation of the pairs' cosines with their scores, by rank (Spearman) and as they are (Pearson)."""
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
+    if np.ptp(_cosines(first, second)) < _EQUAL:
+        raise UserError(
+            "the two texts of each pair have equally similar vectors in all pairs, so nothing can be scored"
+        )
     blank = [""] * len(gold)
     evaluator = EmbeddingSimilarityEvaluator(
         blank, blank, list(gold), main_similarity="cosine", show_progress_bar=False, write_csv=False

@@ -152,6 +152,8 @@ def test_it_is_kept_and_honoured(copied, kind, label, key, tmp_path):
     scored = evaluate(folder, data, split="validation", progress=False).record
     assert scored["metrics"]["validation"][key][label]["recall"] == record["labels"][label]["after"]["recall"]
     assert any(note.startswith("calibrated: ") for note in scored["notes"])
+    again = calibrate(folder, data, confidences=True, dry_run=True, progress=False).record["notes"]
+    assert f"earlier thresholds are gone, those of {label}: give all wishes at once" in again
     # Of a threshold that nothing reaches there are no answers, by score and by predict.
     values = json.loads((folder / "task.json").read_text())
     values["decision"] = {"temperature": 2.0, "thresholds": {label: 1 - 1e-9}}

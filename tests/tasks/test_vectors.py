@@ -140,6 +140,11 @@ def test_the_queries_that_a_model_loses_are_named(tmp_path):
     assert (first["query"], first["rank_of_reference"]) == ("far 180", 1) and first["rank"] > 1
 
 
+def test_pairs_that_are_all_alike_have_no_score():
+    with pytest.raises(UserError, match="equally similar vectors in all pairs"):
+        minialbert.evaluate(Spots(), [("10", "30", 1.0), ("50", "70", 2.0), ("5", "25", 3.0)], task="sts")
+
+
 def test_judged_texts_in_memory_are_read_as_those_of_files(tmp_path):
     there = minialbert.evaluate(Spots(), beir(tmp_path / "set"), task="retrieval").record
     data = {
@@ -199,7 +204,7 @@ def test_what_vectors_have_no_use_for_is_refused(tmp_path, encoder):
         ({"task": "sts", "data": {"test": PAIRS}, "split": "dev"}, "has no split 'dev': there are test"),
         ({"task": "sts", "data": [(a, b, 1) for a, b, _ in PAIRS]}, "every row of train has 1.0"),
         (
-            {"task": "clustering", "data": [(a, b, str(c)) for a, b, c in PAIRS]},
+            {"task": "clustering", "data": [(a, b, f"{c < 2.5}") for a, b, c in PAIRS]},
             "wants single texts; found pairs",
         ),
         ({"task": "retrieval", "data": tmp_path}, "expected qrels/test.tsv beside"),
