@@ -108,7 +108,7 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
     return shlex.join(words)
 
 
-_FEW_STEPS = 50
+_FEW_STEPS, _ENOUGH_STEPS = 50, 200
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,10 @@ def plan_finetuning(
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
     max_steps = max(1, round(tuning.epochs * steps))
     if max_steps < _FEW_STEPS:
+        more = math.ceil(_ENOUGH_STEPS / steps)
         notes.append(
-            f"training: {max_steps} steps in all are few for a new head; raise tuning.epochs or lower "
-            "tuning.batch_size if the figures stay at chance"
+            f"training: {max_steps} steps in all are few for a new head; if the figures stay at chance, give more "
+            f"epochs (--epochs {more} makes them {more * steps})"
         )
     plan = FinetuningPlan(
         recipe=recipe,

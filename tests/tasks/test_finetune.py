@@ -414,6 +414,10 @@ def test_fresh_adapters_start_as_the_identity_and_as_published_on_request(run, s
     plan = plan_finetuning(make_recipe(plain, "single", data, adapters=True))
     assert plan.adapters == "identity"
     assert "adapters: fresh (identity)" in plan.notes
+    steps = math.ceil(len(plan.encoded["train"]) / 8)  # of a pass
+    more = math.ceil(200 / steps)
+    told = f"{2 * steps} steps in all are few for a new head; if the figures stay at chance, give more epochs"
+    assert f"training: {told} (--epochs {more} makes them {more * steps})" in plan.notes
     without = plan_finetuning(make_recipe(plain, "single", data)).model.eval()
     batch = {"input_ids": torch.tensor([[2, 30, 40, 3]]), "attention_mask": torch.ones(1, 4).long()}
     with torch.no_grad():
