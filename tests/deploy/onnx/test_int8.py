@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from minialbert_runtime import session
+from minialbert_runtime.graph import with_seven_bits
 from onnx import TensorProto, helper
 from small_graphs import _floats, _model, _run, count_operators
 
@@ -257,38 +258,34 @@ def test_small_tensors_and_other_operators_stay_as_they_are(random):
     assert model.SerializeToString() == before
 
 
-@pytest.mark.parametrize("cuts", [False, True])
-def test_products_stay_exact_where_a_processor_would_cut_sums(random, monkeypatch, cuts):
-    given = onnx.load_from_string(session._PRODUCT)
-    onnx.checker.check_model(given)
-    assert onnx.numpy_helper.to_array(given.graph.initializer[0]).tolist() == [[127]] * 4
-    monkeypatch.setattr(session, "cuts_sums", lambda: cuts)
-    model, weight = _two_iterations(random)
-    x = _floats(random, 5, 40)
+def test_activations_keep_seven_bits_where_a_processor_cuts_sums(random, monkeypatch):
+    product = onnx.load_from_string(session._PRODUCT)
+    onnx.checker.check_model(product)
+    assert onnx.numpy_helper.to_array(product.graph.initializer[0]).tolist() == [[127]] * 4
+    weight, x = _floats(random, 64, 64), _floats(random, 5, 64)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = _model(nodes, [("x", TensorProto.FLOAT, [None, 64])], ["y"], {"w": weight})
     quantize_int8(model)
-    opened = session.open_session(model.SerializeToString())
-    entries = opened.get_session_options()
-    if cuts:
-        assert entries.get_session_config_entry("session.x64quantprecision") == "1"
-    else:
-        with pytest.raises(RuntimeError, match="does not have configuration"):
-            entries.get_session_config_entry("session.x64quantprecision")
-    np.testing.assert_allclose(opened.run(None, {"x": x})[0], np.tanh(x @ weight) @ weight, atol=0.2)
+    model.graph.output.append(helper.make_tensor_value_info("x.uint8", TensorProto.UINT8, None))
+    errors = []
+    for cuts, (least, most) in {False: (1, 255), True: (1, 127)}.items():
+        monkeypatch.setattr(session, "cuts_sums", lambda cuts=cuts: cuts)
+        found, levels = _run(model, x=x)
+        assert least <= levels.min() and most - 5 < levels.max() <= most
+        errors.append(np.linalg.norm(found - x @ weight) / np.linalg.norm(x @ weight))
+    assert 2 * most * 127 < 2**15
+    assert 0.001 < errors[0] < 0.01 < errors[1] < 0.02
+    # A graph without such activations stays as it is.
+    assert with_seven_bits(session._PRODUCT) == session._PRODUCT
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
-@pytest.mark.parametrize(
-    ("processor", "found"), [("Haswell", "True 65534 129540"), ("Nehalem", "False 129540 129540")]
-)
-def test_products_are_exact_on_emulated_processors_without_vnni(processor, found):
-    program = (
-        "import numpy as np; from minialbert_runtime import session as s; cuts = s.cuts_sums()\n"
-        "ways = [s._onnx_session(s._PRODUCT, 1, exact=exact) for exact in (False, cuts)]\n"
-        "print(cuts, *(way.run(None, {'x': np.full((2, 4), 255, np.uint8)})[0].max() for way in ways))"
-    )
+@pytest.mark.parametrize(("processor", "found"), [("Haswell", "True"), ("Nehalem", "False")])
+def test_emulated_processors_that_cut_sums(processor, found):
+    program = "from minialbert_runtime.session import cuts_sums; print(cuts_sums())"
     done = subprocess.run(
         ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", program],
         env={"PYTHONPATH": str(Path(session.__file__).parents[1])}, capture_output=True, encoding="utf-8", check=True,
     )  # fmt: skip
-    assert done.stdout.split() == found.split()
+    assert done.stdout.split() == [found]
