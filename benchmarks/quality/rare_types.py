@@ -5,7 +5,8 @@ python benchmarks/quality/rare_types.py page
 
 The first command draws 2,000 rows to train on, 1,000 for validation and 4,000 to score from the train split, each with
 5 % negative ones, tunes STUDENT (runs/demo/model of `make demo`) on them in each way with three seeds, and leaves the
-records in results/rare-types. A run that is there is not made again. The second writes the page and its table.
+records in results/rare-types, one seed after the other. A run that is there is not made again. The second writes the
+page and its table of the seeds that every way has.
 """
 
 from __future__ import annotations
@@ -97,9 +98,8 @@ def table() -> str:
         spread = f"{statistics.fmean(f1):.1f} ± {statistics.stdev(f1):.1f}"
         lines.append(f"| {option} | {means} | {spread} | {area:.1f} |")
         if never := sum(value == 0 for value in recall):
-            notes.append(
-                f"\nWith the option {option}, {never} of {len(recall)} runs never name the rare class."
-            )
+            with_it = f"With {option}" if settings else "Without an option"
+            notes.append(f"\n{with_it}, {never} of {len(recall)} runs never named the rare class.")
     return COLUMNS + "\n".join([*lines, *notes]) + "\n"
 
 
