@@ -1,0 +1,171 @@
+"""Whether exported models answer alike on another processor: x86 with AVX2 and without VNNI, emulated.
+
+    apt-get install qemu-user
+    python benchmarks/quality/emulated.py WORK --model FOLDER TEXTS --model … --output results/emulation
+
+Each exported FOLDER answers its TEXTS (one a line, or .jsonl with a `text`) by the runtime alone, on this processor and
+on the emulated one. Answers and logits are compared. What WORK has of an interrupted call is kept. Emulation says
+nothing about speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from minialbert_runtime import Model, session
+from numpy.typing import NDArray
+
+HERE, USUAL, OURS = "this processor", "ONNX Runtime's sums", "minialbert-runtime"
+X86 = {  # without what QEMU does not know
+    "x86 with AVX2, without VNNI (Haswell)": "Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm"
+}
+PACKAGES = ("numpy", "onnxruntime", "tokenizers")
+Arrays = list[NDArray[np.float32]]
+
+
+def answers(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
+    """Return answers without scores, logits, and whether a text has the same bits alone and beside others."""
+    model, seen = Model(folder, threads=1), []
+    run = model._logits
+    model._logits = lambda rows: seen.append(run(rows)) or seen[-1]  # type: ignore[method-assign]
+    found = [model(text) for text in texts]
+    alone = [np.concatenate([one.reshape(-1) for one in logits]) for logits in seen]
+    seen.clear()
+    list(model.predict(texts))
+    together = np.concatenate([one.reshape(-1) for logits in seen for one in logits])
+    plain = [
+        [(one["start"], one["end"], one["label"]) for one in result["entities"]]
+        if "entities" in result
+        else result.get("label")
+        for result in found
+    ]
+    return plain, alone, bool(np.array_equal(np.concatenate(alone), together))
+
+
+def work(given: Path) -> None:
+    """Answer what a file asks for, and write beside it what was found."""
+    from numpy._core._multiarray_umath import __cpu_features__
+
+    asked = json.loads(given.read_text(encoding="utf-8"))
+    cuts = session.cuts_sums()
+    if not asked["exact"]:
+        session.cuts_sums = lambda: False
+    found = {folder: answers(folder, texts) for folder, texts in asked["models"].items()}
+    for number, (_, logits, _) in enumerate(found.values()):
+        np.savez(given.with_name(f"{given.stem}-{number}.npz"), *logits)
+    said = {
+        "cuts_sums": cuts,
+        "instructions": [name for name, has in __cpu_features__.items() if has],
+        "models": {folder: {"answers": one[0], "same_bits": one[2]} for folder, one in found.items()},
+    }
+    given.with_suffix(".found.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def run(command: list[str]) -> None:
+    """Run a command; an error ends the program."""
+    subprocess.run(command, check=True)
+
+
+def lines(path: Path, count: int) -> list[str]:
+    """Return the first texts of a file."""
+    found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line)["text"] if path.suffix == ".jsonl" else line for line in found[:count]]
+
+
+def compared(logits: Arrays, usual: Arrays) -> dict[str, float]:
+    """Return the lowest cosine over texts, and the largest difference as a share of the largest logit."""
+    cosines = [
+        float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+        for one, other in zip(logits, usual, strict=True)
+    ]
+    differences = [np.abs(one - other).max() for one, other in zip(logits, usual, strict=True)]
+    return {
+        "lowest_cosine": min(cosines),
+        "largest_difference": float(max(differences) / max(np.abs(one).max() for one in usual)),
+    }
+
+
+def main() -> None:
+    """Measure, write the record and its table, and print the table."""
+    from minialbert.runs.files import write_atomically
+    from minialbert.runs.records import write_result
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder for what each processor answers")
+    parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("FOLDER", "TEXTS"))
+    parser.add_argument("--texts", type=int, default=60, help="of each file, the first ones")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the record")
+    given = parser.parse_args()
+    os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path[1:]), "OMP_NUM_THREADS": "1"}
+    models = {folder: lines(Path(texts), given.texts) for folder, texts in given.model}
+    work_folder = given.work.absolute()
+    native = [sys.executable, __file__]
+    ways: dict[tuple[str, str], tuple[list[str], bool]] = {(HERE, OURS): (native, True)}
+    for name, cpu in X86.items():
+        command = ["qemu-x86_64", "-cpu", cpu, *native]
+        ways |= {(name, USUAL): (command, False), (name, OURS): (command, True)}
+    rows: list[dict[str, Any]] = []
+    usual: dict[str, tuple[list[Any], Arrays]] = {}
+    for number, ((processor, way), (command, exact)) in enumerate(ways.items()):
+        asked = work_folder / f"way-{number}.json"
+        question, answer = json.dumps({"exact": exact, "models": models}), asked.with_suffix(".found.json")
+        if not answer.is_file() or asked.read_text(encoding="utf-8") != question:
+            answer.unlink(missing_ok=True)
+            asked.write_text(question, encoding="utf-8")
+            run([*command, "--work", str(asked)])
+        said = json.loads(answer.read_text(encoding="utf-8"))
+        for index, (folder, one) in enumerate(said["models"].items()):
+            with np.load(work_folder / f"way-{number}-{index}.npz") as stored:
+                logits = [stored[name] for name in stored.files]
+            answered, wanted = usual.setdefault(folder, (one["answers"], logits))
+            same = sum(found == other for found, other in zip(one["answers"], answered, strict=True))
+            contract = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
+            rows.append({
+                "processor": processor, "way": way, "model": Path(folder).name, "precision": contract["precision"],
+                "texts": len(answered), "same_answers": same, **compared(logits, wanted),
+                "same_bits_in_company": one["same_bits"], "cuts_sums": said["cuts_sums"],
+                "instructions": said["instructions"],
+            })  # fmt: skip
+    emulator = subprocess.run(
+        [str(shutil.which("qemu-x86_64")), "--version"], capture_output=True, text=True, check=True
+    )
+    record = {
+        "kind": "emulation", "rows": rows, "emulator": emulator.stdout.splitlines()[0],
+        "versions": {name: version(name) for name in PACKAGES},
+    }  # fmt: skip
+    given.output.mkdir(parents=True, exist_ok=True)
+    write_result(given.output / "result.json", record)
+    write_atomically(given.output / "table.md", table(rows))
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the figures as Markdown."""
+    written = [
+        "| processor | activations | model | same answers | lowest cosine | largest difference, % "
+        "| same bits beside other texts |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        bits = "8 bits" if not row["cuts_sums"] else "8 bits, sums cut" if row["way"] == USUAL else "7 bits"
+        figures = f"{row['lowest_cosine']:.5f} | {100 * row['largest_difference']:.2f}"
+        model = f"{row['model']} ({row['precision']}) | {row['same_answers']} of {row['texts']}"
+        alike = "yes" if row["same_bits_in_company"] else "no"
+        written.append(f"| {row['processor']} | {bits} | {model} | {figures} | {alike} |")
+    return (
+        "\n".join(written)
+        + "\n\nAgainst this processor, by text; differences as a share of the largest output.\n"
+    )
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[2])) if sys.argv[1:2] == ["--work"] else main()
