@@ -724,8 +724,10 @@ def test_rows_that_an_annotator_rejected(tmp_path):
     assert task.notes == ("train: 2 rows left out that an annotator rejected, ignored or cancelled",)
     write_jsonl(path, rows[1:])
     assert "rejected, ignored or cancelled every row" in error(path, "token")
-    answers = [{"text": "a", "label": "x", "answer": "reject"}, {"text": "b", "label": "y", "answer": "no"}]
+    answers = [{"text": "a", "label": "x", "answer": "yes"}, {"text": "b", "label": "y", "answer": "no"}]
     assert load_table(write_jsonl(path, answers), "single-label").notes == ()
+    answers[0]["answer"] = "reject"
+    assert "found 'no'; for other rows give --format table" in error(write_jsonl(path, answers), "single-label")
     cancelled = [{"text": t, "label": t, "was_cancelled": t == "c"} for t in "abc"]
     assert load_table(write_jsonl(path, cancelled), "single-label").labels == ("a", "b")
 
