@@ -49,7 +49,7 @@ from minialbert.method.encoders import load_encoder_config, max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
-from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
+from minialbert.recipes.schema import FinetuneRecipe, Mark, TuningRecipe, marked, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
@@ -109,6 +109,8 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
 
 
 _FEW_STEPS, _ENOUGH_STEPS = 50, 200
+# Students this narrow did better at the second rate than at 1e-4 (results/tuning-rate).
+_NARROW, _LOW_RATE, _NARROW_RATE = 512, 1e-4, 3e-4
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,24 @@ class FinetuningPlan:
     steps_per_epoch: int
     max_steps: int
     notes: tuple[str, ...]
+
+
+def _doubts(tuning: TuningRecipe, model: PreTrainedModel, steps: int, max_steps: int) -> list[str]:
+    """Return what may keep a model at chance: few steps (of one pass, and in all), a low rate for a narrow student."""
+    doubts = []
+    if max_steps < _FEW_STEPS:
+        more = math.ceil(_ENOUGH_STEPS / steps)
+        doubts.append(
+            f"training: {max_steps} steps in all are few for a new head; if the figures stay at chance, give more "
+            f"epochs (--epochs {more} makes them {more * steps})"
+        )
+    narrow = is_minialbert(model) and model.config.hidden_size <= _NARROW
+    if narrow and tuning.mode == "full" and tuning.learning_rate <= _LOW_RATE:
+        doubts.append(
+            f"learning rate: {tuning.learning_rate:g} suits encoders as wide as BERT (768); for a student "
+            f"{model.config.hidden_size} wide try {_NARROW_RATE:g} (--lr {_NARROW_RATE:g})"
+        )
+    return doubts
 
 
 def plan_finetuning(
@@ -205,12 +225,7 @@ def plan_finetuning(
         notes.append(_repeat_rare(task, encoded["train"], tuning.repeat_rare))
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
     max_steps = max(1, round(tuning.epochs * steps))
-    if max_steps < _FEW_STEPS:
-        more = math.ceil(_ENOUGH_STEPS / steps)
-        notes.append(
-            f"training: {max_steps} steps in all are few for a new head; if the figures stay at chance, give more "
-            f"epochs (--epochs {more} makes them {more * steps})"
-        )
+    notes += _doubts(tuning, model, steps, max_steps)
     plan = FinetuningPlan(
         recipe=recipe,
         task=task,

@@ -727,7 +727,9 @@ def test_rows_that_an_annotator_rejected(tmp_path):
     answers = [{"text": "a", "label": "x", "answer": "yes"}, {"text": "b", "label": "y", "answer": "no"}]
     assert load_table(write_jsonl(path, answers), "single-label").notes == ()
     answers[0]["answer"] = "reject"
-    assert "found 'no'; for other rows give --format table" in error(write_jsonl(path, answers), "single-label")
+    assert "found 'no'; for other rows give --format table" in error(
+        write_jsonl(path, answers), "single-label"
+    )
     cancelled = [{"text": t, "label": t, "was_cancelled": t == "c"} for t in "abc"]
     assert load_table(write_jsonl(path, cancelled), "single-label").labels == ("a", "b")
 

@@ -418,6 +418,9 @@ def test_fresh_adapters_start_as_the_identity_and_as_published_on_request(run, s
     more = math.ceil(200 / steps)
     told = f"{2 * steps} steps in all are few for a new head; if the figures stay at chance, give more epochs"
     assert f"training: {told} (--epochs {more} makes them {more * steps})" in plan.notes
+    narrow = "learning rate: 5e-05 suits encoders as wide as BERT (768); for a student 32 wide try 0.0003 (--lr 0.0003)"
+    slow = plan_finetuning(make_recipe(plain, "single", data, "tuning.learning_rate=5e-5"))
+    assert narrow in slow.notes and not any("wide try" in note for note in plan.notes)
     without = plan_finetuning(make_recipe(plain, "single", data)).model.eval()
     batch = {"input_ids": torch.tensor([[2, 30, 40, 3]]), "attention_mask": torch.ones(1, 4).long()}
     with torch.no_grad():
