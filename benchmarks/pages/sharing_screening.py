@@ -25,7 +25,8 @@ task: this page says which rows deserve a longer look, and no more.** Made by
 Masked tokens are the share of {masked:,} held-out masked tokens that a student predicts. They are the same tokens for
 all rows, so a difference between two rows is surer than the standard error of one row, {error:.1f} points. Cosine (of
 hidden states) and divergence (of attention rows) compare with the teacher, as means over iterations. MB are those of
-the encoder's int8 graph, which was exported for its size alone: after so few steps some lose more than an export allows. The last column is the difference to `{plain}`, in points, for each MB that a row takes more.
+the encoder's int8 graph, which was exported for its size alone: some lose more than an export allows.
+The last column is the difference to `{plain}`, in points, for each MB that a row takes more.
 
 """
 TAIL = """
