@@ -172,7 +172,7 @@ def test_runs_side_by_side_end_with_the_time_of_their_request(classifier):
 def test_a_mapping_is_no_list_of_texts(classifier):
     frame = type("DataFrame", (list,), {"columns": ["text"]})(["text"])  # gives the names of its columns
     for body in ({"text": "king"}, {"texts": ["king"]}, "king", b"king", None, 5, frame):
-        with pytest.raises(RuntimeUserError, match=r"expects a list of texts, found \w+: give \[text\]"):
+        with pytest.raises(RuntimeUserError, match=r"expected a list of texts, found \w+: give \[text\]"):
             Model(classifier).predict(body)
 
 
