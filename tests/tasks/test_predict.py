@@ -367,7 +367,7 @@ def test_copies_and_pickles_answer_alike(classifier, tiny_tokenizer, copied):
 
 def test_a_mapping_is_no_list_of_texts(classifier, tiny_tokenizer):
     for body in ({"text": "the king"}, b"the king"):
-        with pytest.raises(UserError, match=r"expects a list of texts, found \w+: give \[text\]"):
+        with pytest.raises(UserError, match=r"expected a list of texts, found \w+: give \[text\]"):
             Predictor(classifier, tiny_tokenizer, of_task("single-label")).predict(body)
 
 
