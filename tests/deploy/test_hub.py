@@ -362,7 +362,7 @@ def test_an_output_in_the_way(tiny_student_dir, tmp_path):
         with pytest.raises(UserError, match="the model itself, or a directory around it"):
             export_to_hub_folder(run, inside, overwrite=True)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is a file: expected a directory"):
+    with pytest.raises(UserError, match="is a file: expected a folder"):
         export_to_hub_folder(run, tmp_path / "file", overwrite=True)
     with pytest.raises(UserError, match="cannot be written"):
         export_to_hub_folder(run, tmp_path / "file" / "below")

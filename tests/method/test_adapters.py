@@ -628,7 +628,7 @@ def test_an_empty_directory_and_missing_parents_are_fine(student, tmp_path):
 
 def test_a_file_in_the_way_is_refused(student, tmp_path):
     (tmp_path / "task").write_text("mine")
-    with pytest.raises(UserError, match="is a file: expected a directory"):
+    with pytest.raises(UserError, match="is a file: expected a folder"):
         save_adapters(tune(student), tmp_path / "task", overwrite=True)
     with pytest.raises(UserError, match="cannot be written"):
         save_adapters(tune(student), tmp_path / "task" / "inside")

@@ -381,7 +381,7 @@ def test_overwriting_needs_permission_and_spares_other_files(tmp_path, release_d
 def test_a_file_or_the_source_is_no_output(tmp_path, release_copy):
     source = release_copy()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file is a file: expected a directory"):
+    with pytest.raises(UserError, match="file is a file: expected a folder"):
         convert(source, tmp_path / "file", overwrite=True)
     with pytest.raises(UserError, match="is the source itself"):
         convert(source, source, overwrite=True)

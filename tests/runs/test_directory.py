@@ -250,5 +250,5 @@ def test_a_pipe_in_the_place_of_a_file_is_told_at_once(name, tmp_path):
 def test_a_file_in_the_place_of_a_folder_of_the_run_is_told(name, tmp_path):
     RunDirectory(tmp_path).open(TINY)
     (tmp_path / name).write_text("x")
-    with pytest.raises(UserError, match=f"{name} is a file: expected a directory"):
+    with pytest.raises(UserError, match=f"{name} is a file: expected a folder"):
         RunDirectory(tmp_path).open(TINY, resume=True)

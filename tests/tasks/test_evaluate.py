@@ -351,7 +351,7 @@ def test_another_runs_record_is_never_replaced(text, kind, tuned, tmp_path):
 def test_an_output_that_cannot_be_written(tuned, tmp_path):
     made = tuned("classification")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is a file: expected a directory"):
+    with pytest.raises(UserError, match="is a file: expected a folder"):
         score(made.model, made.data, output=tmp_path / "file", overwrite=True)
     with pytest.raises(UserError, match=r"file/scores cannot be written \(Not a directory\)"):
         score(made.model, made.data, output=tmp_path / "file" / "scores")
