@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from minialbert_runtime.folder import MODEL_FILE
+from minialbert_runtime.graph import check_graph
 from torch import Tensor
 
-from minialbert.errors import MissingExtraError, UserError
+from minialbert.errors import MissingExtraError, UserError, failing_as
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Of the graph's metadata: {weight: [stored tensor, whether transposed]}, or where it has one value only [shape, value].
 _KEY = "minialbert.weights"
+_MOST_VALUES = 10**8  # of one value each; a damaged file could ask for any number
 
 
 def note_weights(model: ModelProto, state: Mapping[str, Tensor]) -> None:
@@ -49,13 +52,17 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """Return the weights of the model in an exported folder, fp32, by their names in its checkpoint.
 
     Those of an fp32 export are the model's own, to the bit; others are rounded as the graph has them, which is said.
-    Raises UserError if the folder was exported before graphs noted their weights, or `onnx` is not installed.
+    Raises UserError if the folder was exported before graphs noted their weights, its file is damaged or refers to
+    others, or `onnx` is not installed.
     """
     try:
         import onnx
     except ImportError:
         raise MissingExtraError("onnx", "export", "read the weights of an exported folder") from None
-    model = onnx.load(Path(folder) / MODEL_FILE)
+    file = Path(folder) / MODEL_FILE
+    with failing_as(f"{file} is damaged or no graph of an export", Exception, "export the model again"):
+        check_graph(file)  # it may come from anywhere: nothing is read from other files
+        model = onnx.load(file, load_external_data=False)
     noted = next((entry.value for entry in model.metadata_props if entry.key == _KEY), None)
     if noted is None:
         raise UserError(
@@ -63,11 +70,14 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
             "that was exported"
         )
     weights: dict[str, Tensor] = {}
-    for key, (place, how) in json.loads(noted).items():
-        if isinstance(place, list):
-            weights[key] = torch.full(place, how)
-        elif (values := _values(model.graph, place)) is not None:
-            weights[key] = torch.from_numpy(np.array(values.T if how else values, order="C"))
+    with failing_as(f"{file}: what it notes of its weights is damaged", Exception, "export the model again"):
+        for key, (place, how) in json.loads(noted).items():
+            if isinstance(place, list):
+                if math.prod(place) > _MOST_VALUES:
+                    raise ValueError(f"{key} has {place} values")
+                weights[key] = torch.full(place, float(how))
+            elif (values := _values(model.graph, place)) is not None:
+                weights[key] = torch.from_numpy(np.array(values.T if how else values, order="C"))
     if any(tensor.name.endswith(".scales") for tensor in model.graph.initializer):
         logger.info("weights: read from the graph of %s, rounded as it has them", folder)
     return weights

@@ -166,13 +166,34 @@ def test_weights_are_read_back_of_tied_tables_groups_and_adapters_that_start_as_
     assert all(torch.equal(found[key], it) for key, it in wanted.items())
 
 
-def test_weights_of_an_old_graph_are_not_read(classifier, traced, tmp_path):
+def test_weights_of_old_damaged_and_hostile_graphs_are_not_read(classifier, traced, tmp_path):
     export_onnx(str(classifier), tmp_path / "out")
-    graph = onnx.load(tmp_path / "out" / "model.onnx")
+    file = tmp_path / "out" / "model.onnx"
+    whole, graph = file.read_bytes(), onnx.load(file)
+
+    def refused(data):
+        file.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            load_encoder(tmp_path / "out", "sequence-classification")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "damaged" in refused(whole[: len(whole) // 2]) and "damaged" in refused(b"no graph")
+    (noted,) = graph.metadata_props
+    places = json.loads(noted.value)
+    for value in ("{", "[]", json.dumps({"weight": [[10**6, 10**6], 0]}), json.dumps({"weight": 3})):
+        noted.value = value
+        assert "notes of its weights is damaged" in refused(graph.SerializeToString())
+    noted.value = json.dumps(dict(list(places.items())[:3]))
+    assert "missing or of another shape" in refused(graph.SerializeToString())
     del graph.metadata_props[:]
-    onnx.save(graph, tmp_path / "out" / "model.onnx")
-    with pytest.raises(UserError, match="export the model anew"):
-        load_encoder(tmp_path / "out", "sequence-classification")
+    assert "export the model anew" in refused(graph.SerializeToString())
+    (tmp_path / "secret").write_bytes(bytes(4 * 64))
+    outside = graph.graph.initializer[0]
+    outside.ClearField("raw_data")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="../secret")
+    assert "which no exported model has" in refused(graph.SerializeToString())
 
 
 def test_the_encoder_of_any_head_at_a_chosen_depth(classifier, tmp_path):
