@@ -127,7 +127,9 @@ def main() -> None:
             with np.load(work_folder / f"way-{number}-{index}.npz") as stored:
                 logits = [stored[name] for name in stored.files]
             answered, wanted = usual.setdefault(folder, (one["answers"], logits))
-            same = sum(found == other for found, other in zip(one["answers"], answered, strict=True))
+            pairs = list(zip(one["answers"], answered, strict=True))
+            labelled = any(other is not None for _, other in pairs)  # an encoder gives vectors alone
+            same = sum(found == other for found, other in pairs) if labelled else None
             contract = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
             rows.append({
                 "processor": processor, "way": way, "model": Path(folder).name, "precision": contract["precision"],
@@ -158,7 +160,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         bits = "8 bits" if not row["cuts_sums"] else "8 bits, sums cut" if row["way"] == USUAL else "7 bits"
         figures = f"{row['lowest_cosine']:.5f} | {100 * row['largest_difference']:.2f}"
-        model = f"{row['model']} ({row['precision']}) | {row['same_answers']} of {row['texts']}"
+        same = "-" if row["same_answers"] is None else f"{row['same_answers']} of {row['texts']}"
+        model = f"{row['model']} ({row['precision']}) | {same}"
         alike = "yes" if row["same_bits_in_company"] else "no"
         written.append(f"| {row['processor']} | {bits} | {model} | {figures} | {alike} |")
     return (
