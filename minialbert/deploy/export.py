@@ -10,7 +10,7 @@ from minialbert.errors import UserError, needs_extra
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.progress import speaking
 from minialbert.runs.results import Result
-from minialbert.tasks.finetune import tuning_recipe
+from minialbert.tasks.evaluate import task_recipe
 from minialbert.tasks.predict import read_inputs
 
 _FOR_ONNX = (
@@ -125,9 +125,7 @@ def _to_onnx(
     if lost and task is None:
         raise UserError(f"{', '.join(lost)}: only with --task TASK")
     if task is not None:
-        given["task"] = tuning_recipe(
-            None, task=task, data=str(given.pop("data")) if "data" in given else None
-        ).task
+        given["task"], _, _ = task_recipe(task, given.pop("data", None), ())
     if precision is not None:
         given["precision"] = precision
     return (export_to_web if web else export_onnx)(model, output, overwrite=overwrite, **given)

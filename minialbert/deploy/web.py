@@ -159,6 +159,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "words": None if folder.words is None else asdict(folder.words),
         "layouts": {"single": cuts.layout(paired=False), "pair": cuts.layout(paired=True) if paired else None},
         "temperature": folder.decision.temperature, "over": None if over is None else over.tolist(),
+        "decoding": folder.decision.decoding,
         "kinds": _kinds(), **_tokenizer_tables(folder.path / TOKENIZER_FILE, tokenizer),
     }  # fmt: skip
 

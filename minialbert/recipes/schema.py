@@ -486,6 +486,9 @@ class TaskRecipe(Section):
     overlaps: Literal["refuse", "longest", "first"] = key(
         "refuse", "Spans that share a word: refuse them, or keep one and count the others"
     )
+    decoding: Literal["alone", "viterbi"] = key(
+        "alone", "Tags: each word its likeliest, or the likeliest path without an I- tag that follows nothing"
+    )
     max_length: int = key(128, "Tokens per input, special tokens included", ge=8, le=65536)
     overlap: int = key(32, "Tokens that windows of a long sentence or text share", ge=0)
     long_texts: Literal["cut", "windows"] | None = key(

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from minialbert_runtime.answers import Decision, Logits
-from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION
+from minialbert_runtime.folder import EXPORT_FILE, version_of
 from minialbert_runtime.questions import QUESTIONS
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
@@ -43,6 +43,7 @@ from minialbert.tasks.decisions import (
     read_wishes,
 )
 from minialbert.tasks.evaluate import (
+    decision_for,
     input_lengths,
     input_reading,
     label_ids,
@@ -248,6 +249,7 @@ def calibrate(
             raise UserError(f"a {found.problem} task has no confidences to calibrate")
         examples = _drawn(found, split, fraction, rows, seed)
         max_length, overlap = input_lengths(recipe, inputs, tuned)
+        earlier = decision_for(recipe, inputs)
         started = time.perf_counter()
         reading, reading_notes = input_reading(recipe, inputs, found, name)
         encoded = found.type.encode(
@@ -264,14 +266,15 @@ def calibrate(
             if found.problem == QUESTIONS:
                 known = HeldQuestions(found, examples, logits, encoded)
             else:
-                known = Held(found, examples, logits_of_each(examples, encoded, found, logits, order))
+                by_example = logits_of_each(examples, encoded, found, logits, order)
+                known = Held(found, examples, by_example, decoding=earlier.decoding)
             wishes = read_wishes(min_recall or {}, min_precision or {}, known)
-            decision, more = _decide(known, wishes, split, inputs.decision)
+            decision, more = _decide(known, wishes, split, earlier)
         else:
             outputs = measure_depths(tuned, encoded, collator, **run)
 
             def score(logits: list[Logits]) -> float:
-                how: dict[str, Any] = {"order": order, "name": name, "decision": inputs.decision}
+                how: dict[str, Any] = {"order": order, "name": name, "decision": earlier}
                 return float(read_predictions(examples, encoded, found, logits, **how).metrics[found.metric])
 
             more = _leave_early(outputs, score, max_drop) | {"max_drop": max_drop}
@@ -331,6 +334,7 @@ def _decide(known: Held, wishes: Wishes, split: str, earlier: Decision) -> tuple
         notes.append("validation: results of this task are quoted on these rows too; quote them on others")
     if gone := sorted({*earlier.thresholds} - {*decision.thresholds}):
         notes.append(f"earlier thresholds are gone, those of {listed(gone)}: give all wishes at once")
+    decision = replace(decision, decoding=earlier.decoding)
     return decision, {
         "score": None, "decision": asdict(decision), "calibration_error": error, "wishes": wishes, "metrics": {},
         "labels": {
@@ -356,7 +360,7 @@ def _write_decision(path: Path, inputs: TaskInputs, decision: Decision) -> None:
     with writing(path, advice=None):
         if export.is_file():  # a runtime that does not know of decisions has to refuse it
             contract = json.loads(export.read_text(encoding="utf-8"))
-            write_json(export, contract | {"format_version": FORMAT_VERSION})
+            write_json(export, contract | {"format_version": version_of(decision)})
         write_json(path, replace(inputs, decision=decision).to_json())
 
 

@@ -26,11 +26,12 @@ Wishes = Mapping[str, Mapping[str, float]]  # by label, the least recall or prec
 
 @dataclass(frozen=True)
 class Held:
-    """Labelled examples, and a model's logits for each: (labels,), or (words, labels) for tags."""
+    """Labelled examples, and a model's logits for each: (labels,), or (words, labels) for tags, with how to decode."""
 
     task: Task
     examples: Sequence[Example]
     logits: Sequence[Logits]
+    decoding: str = field(default="alone", kw_only=True)
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +43,7 @@ class Held:
         over = decision.over(self.task.labels, tagging=self.task.type.tagging)
         scaled = [values / np.float32(decision.temperature) for values in self.logits]
         if self.task.type.tagging:
-            found: Any = [tags_of(values, self.task.labels, over) for values in scaled]
+            found: Any = [tags_of(values, self.task.labels, over, self.decoding) for values in scaled]
         else:
             values, _ = self.task.type.answers(
                 self.task, (np.stack(scaled) - (0 if over is None else over)).astype(np.float32), None

@@ -143,8 +143,9 @@ def evaluate(
             submitted = _submission_files(found, Path(submission), overwrite=overwrite)
         order = label_ids(tuned, found, shown_name)
         max_length, overlap = input_lengths(recipe, inputs, tuned)
+        decision = decision_for(recipe, inputs)
         started = time.perf_counter()
-        notes = [*found.notes, *depth_notes(tuned, num_iterations), *_decision_notes(inputs.decision)]
+        notes = [*found.notes, *depth_notes(tuned, num_iterations), *_decision_notes(decision)]
         cut: dict[str, dict[str, float]] = {}
         reading, more = input_reading(recipe, inputs, found, shown_name)
         notes += more
@@ -169,7 +170,7 @@ def evaluate(
                 make_collator(found, tokenizer),
                 order=order,
                 name=f"{shown_name} on {name}",
-                decision=inputs.decision,
+                decision=decision,
                 batch_size=batch_size,
                 precision=resolve_precision(precision),
                 num_iterations=num_iterations,
@@ -205,7 +206,11 @@ def evaluate(
             "rows": {name: len(result.values) for name, result in results.items()},
             "data": task_summary(found),
             **_depth_record(tuned, num_iterations, exit_threshold, results),
-            **({} if found.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
+            **(
+                {"decoding": decision.decoding}
+                if found.type.tagging
+                else {"long_texts": reading["long_texts"], "cut": cut}
+            ),
             "notes": [*dict.fromkeys(notes), *_notes(results, chosen), *remarks(found, results)],
             "wall_seconds": round(time.perf_counter() - started, 2),
             "submission": [path.name for path in submitted.values()],
@@ -337,6 +342,13 @@ def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel
     return min(max_length, max_input_length(model)), recipe.overlap if "overlap" in given else inputs.overlap
 
 
+def decision_for(recipe: TaskRecipe, inputs: TaskInputs) -> Decision:
+    """Return how answers are chosen: as the model says, but for a decoding of tags that the recipe sets."""
+    if not inputs.type.tagging or "decoding" not in recipe.model_fields_set:
+        return inputs.decision
+    return replace(inputs.decision, decoding=recipe.decoding)
+
+
 def input_reading(
     recipe: TaskRecipe, inputs: TaskInputs, task: Task, name: str
 ) -> tuple[dict[str, Any], list[str]]:
@@ -419,7 +431,7 @@ def _decision_notes(decision: Decision) -> list[str]:
     """Return a line that says by what a calibrated model decides."""
     figures = {**decision.thresholds, "temperature": decision.temperature}
     told = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
-    return [f"calibrated: {told}"] if decision != Decision() else []
+    return [f"calibrated: {told}"] if replace(decision, decoding="alone") != Decision() else []
 
 
 def _write(

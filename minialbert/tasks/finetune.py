@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from minialbert_runtime.answers import Decision
 from minialbert_runtime.words import WordRule
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
@@ -208,6 +209,7 @@ def plan_finetuning(
         task.pairs,
         task.positive,
         long_texts,
+        Decision(decoding=recipe.task.decoding if _has_inner(task) else "alone"),
     )
     for split, rows in encoded.items():
         notes += input_notes(split, task.splits[split], rows, max_length)
@@ -734,6 +736,11 @@ def _repeat_rare(task: Task, train: Encoded, how: str) -> str:
     return f"train: repeated because classes are rare: {done}; {before:,} inputs became {len(train):,}"
 
 
+def _has_inner(task: Task) -> bool:
+    """Tell whether tags can be broken."""
+    return task.type.tagging and any(label.startswith("I-") for label in task.labels)
+
+
 def _is_labelled(encoded: Encoded) -> bool:
     return bool(encoded.rows) and all("labels" in row for row in encoded.rows)
 
@@ -747,6 +754,7 @@ def _measure(plan: FinetuningPlan, split: str, num_iterations: int | None = None
             plan.task,
             make_collator(plan.task, plan.tokenizer),
             name=f"the model on {split}",
+            decision=plan.inputs.decision,
             batch_size=plan.recipe.tuning.eval_batch_size,
             precision=resolve_precision(plan.recipe.tuning.precision),
             num_iterations=num_iterations,
@@ -789,6 +797,7 @@ def _record(
         "metric": plan.task.metric,
         "split": split,
         "positive": plan.task.positive,
+        **({"decoding": plan.inputs.decision.decoding} if plan.task.type.tagging else {}),
         "score": predictions[split].metrics[plan.task.metric],
         "metrics": {name: result.metrics for name, result in predictions.items()},
         "seed": plan.recipe.tuning.seed,

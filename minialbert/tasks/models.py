@@ -54,7 +54,7 @@ class TaskInputs:
     classes `f1` is about.
     `long_texts` says whether a text that is longer than an input is "cut" or read in "windows", whose logits are
     averaged, each weighted by the tokens that no window before it held; without, it is read in windows.
-    `decision` says how a calibrated model chooses.
+    `decision` says how a calibrated model chooses, and how a tagger decodes.
     """
 
     task: str
@@ -69,10 +69,12 @@ class TaskInputs:
     decision: Decision = Decision()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `task.json` holds; a decision only of a calibrated model, so that others can be read by all."""
+        """Return what `task.json` holds; a decision only where it differs, so that others can be read by all."""
         values = asdict(self)
         if self.decision == Decision():
             del values["decision"]
+        elif self.decision.decoding == "alone":  # as before there was another
+            del values["decision"]["decoding"]
         return values
 
     @property

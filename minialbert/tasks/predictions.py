@@ -298,7 +298,7 @@ def read_predictions(
     logits = [values / np.float32(decision.temperature) for values in logits]
     if task.type.tagging:
         sentences = cast("Sequence[TokenExample]", examples)
-        tags, chances = word_tags(sentences, encoded, logits, task.labels, over)
+        tags, chances = word_tags(sentences, encoded, logits, task.labels, over, decision.decoding)
         metrics: dict[str, Any] = {}
         if sentences and all(sentence.tags is not None for sentence in sentences):
             gold = [list(sentence.tags or ()) for sentence in sentences]
@@ -355,14 +355,15 @@ def word_tags(
     logits: Sequence[Logits],
     labels: Sequence[str],
     over: NDArray[np.float64] | None = None,
+    decoding: str = "alone",
 ) -> tuple[list[list[str]], list[list[float]]]:
     """Return one tag per word, that of its first piece in the window to which the word belongs, and its probability.
 
-    The logits are (tokens, labels) of each window, the labels tag names by id; `over` is that of a decision.
+    The logits are (tokens, labels) of each window, the labels tag names by id; `over` and `decoding` are a decision's.
     """
     counts = [len(sentence.words) for sentence in sentences]
     by_word = word_logits(counts, encoded.owners, encoded.windows, logits, len(labels))
-    answers = [tags_of(values, labels, over) for values in by_word]
+    answers = [tags_of(values, labels, over, decoding) for values in by_word]
     return [tags for tags, _ in answers], [chances for _, chances in answers]
 
 

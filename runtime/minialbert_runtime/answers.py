@@ -17,7 +17,7 @@ from .errors import UserError, quoted
 from .lines import SHORTEN
 from .questions import OPEN, QUESTIONS, answer_in
 from .windows import Cutter, Row, Text, WordWindow
-from .words import Span, WordRule, tags_to_spans
+from .words import Span, WordRule, likeliest_path, tags_to_spans
 
 Logits = NDArray[np.float32]
 Over = float | NDArray[np.float64]  # a logit for all labels, or one for each
@@ -36,10 +36,12 @@ class Decision:
         temperature: what logits are divided by, so that probabilities are as large as the share of right answers.
         thresholds: by class or type of entity, the probability from which on it is chosen. 0.5 is what the model does
             by itself; a lower one finds more, a higher one less that is wrong.
+        decoding: of tags: "alone", each word its likeliest, or "viterbi", the likeliest path without a broken I- tag.
     """
 
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    decoding: str = "alone"
 
     def over(self, labels: Sequence[str], *, tagging: bool) -> NDArray[np.float64] | None:
         """Return what is taken from each label's logit before labels are compared, None where there is no threshold.
@@ -55,14 +57,16 @@ class Decision:
 def decision_of(values: object) -> Decision:
     """Return how answers are chosen, by what a task.json holds as `decision`; ValueError for what is no such rule."""
     found = {} if values is None else values
-    if not isinstance(found, dict) or not {*found} <= {"temperature", "thresholds"}:
-        raise ValueError("decision is not a mapping of temperature and thresholds")
+    if not isinstance(found, dict) or not {*found} <= {"temperature", "thresholds", "decoding"}:
+        raise ValueError("decision is not a mapping of temperature, thresholds and decoding")
     rule = Decision(**found)
     shares = [*rule.thresholds.values()] if isinstance(rule.thresholds, dict) else [None]
     if not all(isinstance(one, float) and 0 < one < 1 for one in shares):
         raise ValueError("decision.thresholds are not probabilities between 0 and 1 by label")
     if not isinstance(rule.temperature, int | float) or not 0 < rule.temperature < math.inf:
         raise ValueError(f"decision.temperature is {rule.temperature!r}, expected a number above 0")
+    if rule.decoding not in ("alone", "viterbi"):
+        raise ValueError(f"decision.decoding is {rule.decoding!r}, expected alone or viterbi")
     return rule
 
 
@@ -319,7 +323,7 @@ class TextModel(ABC):
         by_word = word_logits(list(map(len, words)), owners, flat, logits, len(self.labels))
         for text, its_offsets, values in zip(sentences, offsets, by_word, strict=True):
             values = values / self.decision.temperature
-            tags, chances = tags_of(values, self.labels, self._over)
+            tags, chances = tags_of(values, self.labels, self._over, self.decision.decoding)
             found = entities_at(text, its_offsets, tags_to_spans(tags, its_offsets, text), chances)
             least = self._threshold
             kept = [one for one in found if least is None or one["score"] > least]
@@ -429,10 +433,17 @@ def word_logits(
 
 
 def tags_of(
-    logits: Logits, labels: Sequence[str], over: NDArray[np.float64] | None = None
+    logits: Logits,
+    labels: Sequence[str],
+    over: NDArray[np.float64] | None = None,
+    decoding: str = "alone",
 ) -> tuple[list[str], list[float]]:
-    """Return the tag of each word of a text, and its probability, from logits (words, labels) and `Decision.over`."""
-    best = (logits if over is None else logits - over).argmax(axis=1)
+    """Return the tag of each word of a text, and its probability, from logits (words, labels).
+
+    `over` is that of a decision, taken from the logits first; a path runs over all words of the text.
+    """
+    values = logits if over is None else logits - over
+    best = likeliest_path(values, tuple(labels)) if decoding == "viterbi" else values.argmax(axis=1)
     chances = _softmax(logits.astype(np.float64))[np.arange(len(best)), best].tolist()
     return [labels[one] for one in best.tolist()], chances
 

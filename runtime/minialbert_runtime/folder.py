@@ -16,8 +16,9 @@ from .limits import ENGINES
 from .questions import QUESTIONS
 from .words import WordRule, check_tags, word_rule
 
-# From 2 on task.json may have rules for words and long texts, from 3 on a decision; earlier ones are read as before.
-FORMAT_VERSION = 3
+# From 2 on task.json may have rules for words and long texts, from 3 on a decision, from 4 on its decoding;
+# earlier ones are read as before.
+FORMAT_VERSION = 4
 ONE_LENGTH = "one length"  # what a run may hold, where padding or other lengths could change a text's bits
 _MOST_LABELS, _MOST_BYTES = 1_000_000, 64 * 2**20
 _BOX = "minialbert_models"  # a distribution of its own, that holds folders and no code
@@ -66,6 +67,11 @@ def boxed_models() -> dict[str, Path]:
         for place in places
         for file in sorted(Path(place).glob(f"*/{EXPORT_FILE}"))
     }
+
+
+def version_of(decision: Decision) -> int:
+    """Return the first format version with what a decision says: an older runtime has to refuse it."""
+    return 2 if decision == Decision() else 3 if decision.decoding == "alone" else FORMAT_VERSION
 
 
 def find_folder(name: str | Path) -> Path:

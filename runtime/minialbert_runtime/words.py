@@ -13,6 +13,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import UserError, quoted, shown
 
 TAG = re.compile(r"O|([BI])-(.+)", re.DOTALL)
@@ -320,6 +323,34 @@ def _labelled_runs(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
             current = (label, index)
     if current is not None:
         yield *current, len(tags) - 1
+
+
+@lru_cache(maxsize=16)
+def _broken(labels: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Return which tag may not follow which, (labels + 1, labels); the last row is of a text's first word."""
+    inside = np.array([label.startswith("I-") and f"B-{label[2:]}" in labels for label in labels])
+    kinds = np.array([label[2:] for label in labels] + [""])
+    return np.asarray(inside & (kinds[:, None] != kinds[:-1]))
+
+
+def likeliest_path(logits: NDArray[np.floating], labels: tuple[str, ...]) -> NDArray[np.intp]:
+    """Return the ids of the allowed tags with the largest sum of logits, (words,), from logits (words, labels).
+
+    An I- tag may only follow a B- or I- tag of its type; one whose type has no B- tag may stand everywhere.
+    """
+    best, broken = logits.argmax(axis=1), _broken(labels)
+    if not broken[np.r_[len(labels), best][:-1], best].any():
+        return best  # each the largest, so that no sum is larger
+    costs, values = np.where(broken, -np.inf, 0.0), logits.astype(np.float64)
+    sums, back = values[0] + costs[-1], []
+    for row in values[1:]:
+        paths = sums[:, None] + costs[:-1]
+        back.append(paths.argmax(axis=0))
+        sums = paths.max(axis=0) + row
+    path = [sums.argmax()]
+    for before in reversed(back):
+        path.append(before[path[-1]])
+    return np.array(path[::-1])
 
 
 def check_tags(labels: Sequence[str], where: str = "") -> None:

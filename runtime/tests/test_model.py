@@ -52,6 +52,36 @@ def test_calibrated_entities_need_the_threshold_of_their_type(tagger):
     assert [one["label"] for one in Model(tagger)(text)["entities"]][0] == "King"  # of "the", which O had
 
 
+def test_a_path_has_no_broken_tags_and_crosses_windows(exported):
+    table = np.zeros((len(VOCABULARY), len(TAGS)))
+    table[:, 0] = 2
+    for token, values in (
+        ("city", {"B-City": 3}),
+        ("king", {"B-King": 3}),
+        ("river", {"I-City": 3, "O": 2.5}),
+        ("é", {"I-City": 5, "B-City": 4}),
+    ):
+        table[IDS[token]] = [values.get(tag, 0) for tag in TAGS]
+    folder = exported("token", TAGS, table, max_length=8, overlap=2)
+
+    def found(text, **options):
+        return [(one["text"], one["label"]) for one in Model(folder, **options)(text)["entities"]]
+
+    text, city = "new river king river é river city river", ("city river", "City")
+    alone = [("river", "City"), ("king", "King"), ("river é river", "City"), city]
+    assert found(text) == alone
+    change(folder, "task.json", decision={"decoding": "alone"})
+    assert found(text) == alone
+    change(folder, "task.json", decision={"decoding": "viterbi"})
+    change(folder, "export.json", format_version=4)
+    assert found(text) == [("king", "King"), ("é river", "City"), city]
+    (entity,) = Model(folder)("new é")["entities"]
+    assert entity["score"] == pytest.approx(softmax(0, 4, 5, 0)[1], abs=1e-6)  # of the tag that is chosen
+    assert found("new é", threshold=0.9) == []  # left out after the path is found
+    whole = "city" + " river" * 19  # in windows of 6 words
+    assert found(whole) == [(whole, "City")]
+
+
 def test_batch_is_padded_and_masked(classifier):
     texts = ["king", "", "river river new city", "king king king"]
     results = list(Model(classifier, batch_size=4).predict(texts))
@@ -218,7 +248,7 @@ def test_missing_and_damaged_files_are_named(classifier, name):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("export.json", {"format_version": 4}, "format version 4.* reads versions 1 to 3: upgrade it"),
+        ("export.json", {"format_version": 5}, "format version 5.* reads versions 1 to 4: upgrade it"),
         ("export.json", {"format_version": "1"}, r"export\.json is damaged"),
         ("export.json", {"head": "masked-lm"}, "the head 'masked-lm', which does not label text"),
         ("export.json", {"head": "token-classification"}, "problem is 'single-label', and the head token-c"),
@@ -231,6 +261,7 @@ def test_missing_and_damaged_files_are_named(classifier, name):
             {"decision": {"thresholds": {"x": 0.5}}},
             "it has a threshold for 'x', which is no label",
         ),
+        ("task.json", {"decision": {"decoding": "beam"}}, "decoding is 'beam', expected alone or viterbi"),
         ("task.json", {"words": {"joined": [1]}}, "words holds something else than lists of texts"),
         ("config.json", {"id2label": {"0": "a", "2": "b"}}, "does not name the ids 0, 1"),
         ("config.json", {"id2label": ["a", "b"]}, "id2label is not a mapping"),

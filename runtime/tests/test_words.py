@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minialbert_runtime.words import Span, WordRule, spans_to_tags, tags_to_spans
+from minialbert_runtime.words import Span, WordRule, likeliest_path, spans_to_tags, tags_to_spans
 
 TEXTS = st.text(st.sampled_from("ab1_ .-\n\u00e9\u0301\u4e2d\u00a0\u20ac\U0001f600")) | st.text()
 
@@ -173,3 +175,41 @@ def test_tags_that_do_not_fit(tags, message):
 def test_a_label_of_whitespace_is_none(label):
     with pytest.raises(ValueError, match="the span 0-1 has no label"):
         spans_to_tags("a", [Span(0, 1, label)])
+
+
+def is_allowed(tags, labels):
+    """Tell, by the words of IOB2, whether every I- tag goes on with an entity of its type."""
+    return all(
+        tag[0] != "I" or f"B{tag[1:]}" not in labels or before in (f"B{tag[1:]}", tag)
+        for before, tag in itertools.pairwise(("O", *tags))
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("O", "B-A", "I-A"),
+        ("I-B", "O", "I-A", "B-A", "B-B"),
+        ("B-A", "I-A"),
+        ("O", "I-A", "B-B", "I-B"),  # no B-A: an entity of A begins with I-
+        ("O", "B-A", "B-B"),
+    ],
+)
+@pytest.mark.parametrize("words", range(6))
+def test_the_likeliest_path_is_the_best_of_all_that_are_allowed(labels, words):
+    rng = np.random.default_rng(words)
+    broken = 0
+    paths = [
+        path
+        for path in itertools.product(range(len(labels)), repeat=words)
+        if is_allowed([labels[one] for one in path], labels)
+    ]
+    for _ in range(30):
+        logits = rng.normal(size=(words, len(labels))).astype(np.float32)
+        found = likeliest_path(logits, labels)
+        best = max(
+            paths, key=lambda path: sum(float(row[one]) for row, one in zip(logits, path, strict=True))
+        )
+        assert found.tolist() == list(best)
+        broken += found.tolist() != logits.argmax(axis=1).tolist()
+    assert (broken > 0) == (words > 0 and labels[-1] != "B-B" or words > 0 and labels[0] == "I-B")

@@ -66,6 +66,7 @@ def test_a_shipped_recipe_says_how_it_is_run(name):
     assert list(values) == [key for key in FinetuneRecipe.model_fields if f"\n{key}:" in text]
     if name not in ("default", "adapters", "demo"):
         assert recipe.paper is not None
+        assert recipe.task.decoding == "alone"  # the paper's score
         assert options[options.index("--recipe") + 1] == name
 
 

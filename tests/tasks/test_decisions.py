@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from minialbert_runtime.answers import Decision, decision_of, tags_of
+from minialbert_runtime.folder import version_of
 
 from minialbert.data.examples import Task, TextExample, TokenExample
 from minialbert.errors import UserError
@@ -110,6 +111,7 @@ def test_a_threshold_of_one_half_changes_nothing():
         ({"thresholds": {"A": True}}, "between 0 and 1"),
         ({"temperature": 0}, "temperature is 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"decoding": "beam"}, "decoding is 'beam', expected alone or viterbi"),
     ],
 )
 def test_a_damaged_decision_is_refused(values, fault):
@@ -124,6 +126,10 @@ def test_a_model_without_a_decision_is_written_as_before():
         "temperature": 2.0,
         "thresholds": {},
     }
+    assert (
+        replace(inputs, decision=Decision(decoding="viterbi")).to_json()["decision"]["decoding"] == "viterbi"
+    )
+    assert [version_of(Decision(*one)) for one in ((), (2.0,), (1.0, {}, "viterbi"))] == [2, 3, 4]
 
 
 @pytest.fixture

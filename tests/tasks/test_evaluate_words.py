@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
+from minialbert_runtime import Model
 
+import minialbert
+from minialbert import MiniAlbertForTokenClassification
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, TaskRecipe
 from minialbert.tasks.evaluate import evaluate
@@ -40,8 +44,8 @@ def tune(student, folder, data):
     return finetune(recipe=recipe, output=folder / "tuned", progress=False).record
 
 
-def delivered_f1(model, texts, gold):
-    found = Predictor.load(str(model)).predict(texts)
+def delivered_f1(model, texts, gold, load=Predictor.load):
+    found = load(str(model)).predict(texts)
     said = [{(e["start"], e["end"], e["label"]) for e in result["entities"]} for result in found]
     right = sum(len(one & other) for one, other in zip(said, gold, strict=True))
     precision, recall = right / sum(map(len, said)), right / sum(map(len, gold))
@@ -150,24 +154,34 @@ def test_spans_inside_words_count_as_predict_finds_them(hyphened, tmp_path):
     )
 
 
-def test_a_sequence_that_starts_inside_is_scored_as_delivered(hyphened, monkeypatch):
-    """A tagger that says I- where B- should be: what predict returns is what counts."""
-    folder, rows, _ = hyphened
-    from minialbert.tasks import models
+@pytest.mark.parametrize("decoding", ["alone", "viterbi"])
+def test_a_sequence_that_starts_inside_is_scored_as_delivered(hyphened, tmp_path, decoding):
+    """A tagger that says I- where B- should be: what predict and an exported folder return is what counts."""
+    folder, rows, tuning = hyphened
+    assert tuning["decoding"] == "viterbi"  # of a tuning without a recipe of its own
+    model = shutil.copytree(folder / "tuned" / "model", tmp_path / "model")
+    swapped = MiniAlbertForTokenClassification.from_pretrained(model)
+    order = [swapped.config.label2id[label] for label in ("O", "I-King", "B-King")]
+    for values in (swapped.classifier.weight.data, swapped.classifier.bias.data):
+        values.copy_(values[order].clone())
+    swapped.save_pretrained(model)
+    task = json.loads((model / "task.json").read_text())
+    assert task.pop("decision") == {"temperature": 1.0, "thresholds": {}, "decoding": "viterbi"}
+    chosen = (
+        {"decision": {"decoding": decoding}} if decoding == "viterbi" else {}
+    )  # none, as before there was one
+    (model / "task.json").write_text(json.dumps(task | chosen))
+    minialbert.export(model, tmp_path / "exported", opset=22, progress=False)
 
-    load = models.load_encoder
-
-    def swapped(*args, **options):
-        loaded = load(*args, **options)
-        head = loaded.model.classifier
-        labels = loaded.model.config.label2id
-        order = [labels["O"], labels["I-King"], labels["B-King"]]
-        head.weight.data, head.bias.data = head.weight.data[order], head.bias.data[order]
-        return loaded
-
-    monkeypatch.setattr(models, "load_encoder", swapped)
-    model = folder / "tuned" / "model"
-    figures = scored(model, folder / "data")["metrics"]["test"]
     texts, gold = zip(*map(joined, rows), strict=True)
-    assert figures["entity_f1"] == figures["span_f1"] == delivered_f1(model, texts, gold) > 0.3
-    assert figures["entity_f1_strict"] < 0.1
+    for place, load in ((model, Predictor.load), (tmp_path / "exported", Model)):
+        record = scored(place, folder / "data")
+        figures = record["metrics"]["test"]
+        assert record["decoding"] == decoding and not any("calibrated" in note for note in record["notes"])
+        assert figures["entity_f1"] == figures["span_f1"] == delivered_f1(str(place), texts, gold, load) > 0.2
+        assert figures["entity_f1_strict"] < 0.1 if decoding == "alone" else figures["entity_f1_strict"] > 0.2
+        other = {"alone": "viterbi", "viterbi": "alone"}[decoding]
+        again = evaluate(place, folder / "data", settings={"task.decoding": other}, progress=False).record
+        assert again["decoding"] == other and again["score"] != record["score"]
+    version = json.loads((tmp_path / "exported" / "export.json").read_text())["format_version"]
+    assert version == {"alone": 2, "viterbi": 4}[decoding]

@@ -146,6 +146,23 @@ export function tagsToSpans(tags, offsets, text, kindOf) {
   return spans.filter((span) => span.start < span.end);
 }
 
+/** Returns the ids of the likeliest tags whose I- tags follow a B- or I- tag of their type, from values of words. */
+export function likeliestPath(rows, labels) {
+  const inside = labels.map((label) => label.startsWith("I-") && labels.includes(`B-${label.slice(2)}`));
+  const isBroken = (before, id) => inside[id] && labels[before]?.slice(2) !== labels[id].slice(2);
+  const alone = rows.map(top);
+  if (!alone.some((id, at) => isBroken(alone[at - 1], id))) return alone;
+  let [sums, back] = [rows[0].map((value, id) => (isBroken(-1, id) ? -Infinity : value)), []];
+  for (const row of rows.slice(1)) {
+    const from = labels.map((_, id) => top(sums.map((sum, before) => (isBroken(before, id) ? -Infinity : sum))));
+    sums = row.map((value, id) => sums[from[id]] + value);
+    back.push(from);
+  }
+  const path = [top(sums)];
+  for (const from of back.reverse()) path.push(from[path.at(-1)]);
+  return path.reverse();
+}
+
 // Inputs: minialbert_runtime/windows.py
 
 /** Returns what turns texts, pairs and words into inputs; `encode` gives the ids of a text without special tokens. */
@@ -268,14 +285,12 @@ const softmax = (logits) => {
 };
 const named = (labels, values) => Object.fromEntries(labels.map((label, id) => [label, values[id]]));
 const length = (vector) => Math.hypot(...vector);
-const best = (logits, over) => {
-  const values = Array.from(logits, (value, id) => value - (over?.[id] ?? 0));
-  return values.indexOf(Math.max(...values));
-};
+const top = (values) => values.indexOf(Math.max(...values));
+const shifted = (logits, over) => Array.from(logits, (value, id) => value - (over?.[id] ?? 0));
 
 const ANSWERS = {
   "single-label": (logits, labels, over, threshold) => {
-    const [scores, at] = [softmax(logits), best(logits, over)];
+    const [scores, at] = [softmax(logits), top(shifted(logits, over))];
     const isChosen = threshold === undefined || scores[at] > threshold;
     return { label: isChosen ? labels[at] : null, score: scores[at], scores: named(labels, scores) };
   },
@@ -308,7 +323,7 @@ export class Model {
     const [cutter, kindOf] = [makeCutter(facts, encode), lookUp(facts.kinds)];
     const split = wordSplitter(facts.words ?? { joined: [], cut: [], whole: [] }, kindOf);
     const over = threshold === undefined ? facts.over : null; // of each label, what is taken from its logit
-    this.#own = { cutter, kindOf, split, run, over, temperature: facts.temperature };
+    this.#own = { cutter, kindOf, split, run, over, temperature: facts.temperature, decoding: facts.decoding };
   }
 
   /** Returns the answer to a text or a pair of texts, with the keys of the Python runtime's. */
@@ -381,15 +396,15 @@ export class Model {
   async #entities(text, pair) {
     if (pair !== undefined) throw new Error("found a pair, but entities are found in single texts");
     const offsets = this.#own.split(text);
-    const [tags, chances, width, { over, temperature }] = [[], [], this.labels.length, this.#own];
+    const [byWord, width, { over, temperature, decoding }] = [[], this.labels.length, this.#own];
     for (const { row, firsts } of this.#own.cutter.words(offsets.map(([start, end]) => text.slice(start, end)))) {
       const logits = await this.#logits(row);
-      for (const [word, position] of firsts) {
-        const values = logits.slice(position * width, (position + 1) * width).map((value) => value / temperature);
-        tags[word] = this.labels[best(values, over)];
-        chances[word] = softmax(values)[best(values, over)];
-      }
+      for (const [word, position] of firsts)
+        byWord[word] = logits.slice(position * width, (position + 1) * width).map((value) => value / temperature);
     }
+    const rows = byWord.map((values) => shifted(values, over));
+    const ids = decoding === "viterbi" ? likeliestPath(rows, this.labels) : rows.map(top);
+    const [tags, chances] = [ids.map((id) => this.labels[id]), ids.map((id, word) => softmax(byWord[word])[id])];
     const entities = tagsToSpans(tags, offsets, text, this.#own.kindOf).map(({ start, end, label }) => {
       const inside = chances.filter((_, word) => offsets[word][1] > start && offsets[word][0] < end);
       const score = inside.reduce((sum, chance) => sum + chance, 0) / Math.max(1, inside.length);

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 from minialbert_runtime.answers import Decision
-from minialbert_runtime.folder import EXPORT_FILE, FORMAT_VERSION, MODEL_FILE, ONE_LENGTH, TOKENIZER_FILE
+from minialbert_runtime.folder import EXPORT_FILE, MODEL_FILE, ONE_LENGTH, TOKENIZER_FILE, version_of
 from minialbert_runtime.session import has_openvino
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -322,8 +322,7 @@ def _write_rest(
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE), pretty=False)  # a third smaller
     if inputs is not None:
         write_json(folder / TASK_FILE, inputs.to_json())
-    # An older runtime reads what has no decision.
-    version = 2 if inputs is None or inputs.decision == Decision() else FORMAT_VERSION
+    version = version_of(Decision() if inputs is None else inputs.decision)
     contract = {"format_version": version} | {name: record[name] for name in _CONTRACT if name in record}
     if record["precision"] in BY_TOKEN:
         contract["batches"] = ONE_LENGTH

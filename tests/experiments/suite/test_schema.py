@@ -27,6 +27,13 @@ def test_cells_come_group_by_group_and_seed_by_seed_each_once():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["miniature", "paper", "sharing"])
+def test_words_are_tagged_alone_as_in_the_paper(name):
+    suite = load_suite(name)
+    tasks = (recipe_of(suite, cell, None).task for cell in expand(suite) if cell.task is not None)
+    assert {task.decoding for task in tasks if task.name == "ner"} == {"alone"}
+
+
 def test_cells_are_chosen_by_group_row_or_glob():
     cells = expand(make_suite())
     assert [cell.name for cell in select(cells, ["far"])] == ["foreign/distill", "foreign/full/river-1"]
