@@ -206,11 +206,8 @@ def evaluate(
             "rows": {name: len(result.values) for name, result in results.items()},
             "data": task_summary(found),
             **_depth_record(tuned, num_iterations, exit_threshold, results),
-            **(
-                {"decoding": decision.decoding}
-                if found.type.tagging
-                else {"long_texts": reading["long_texts"], "cut": cut}
-            ),
+            "decoding": decision.decoding if found.type.tagging else None,
+            **({} if found.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
             "notes": [*dict.fromkeys(notes), *_notes(results, chosen), *remarks(found, results)],
             "wall_seconds": round(time.perf_counter() - started, 2),
             "submission": [path.name for path in submitted.values()],

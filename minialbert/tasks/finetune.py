@@ -209,7 +209,7 @@ def plan_finetuning(
         task.pairs,
         task.positive,
         long_texts,
-        Decision(decoding=recipe.task.decoding if _has_inner(task) else "alone"),
+        Decision(decoding=recipe.task.decoding if task.type.tagging else "alone"),
     )
     for split, rows in encoded.items():
         notes += input_notes(split, task.splits[split], rows, max_length)
@@ -736,11 +736,6 @@ def _repeat_rare(task: Task, train: Encoded, how: str) -> str:
     return f"train: repeated because classes are rare: {done}; {before:,} inputs became {len(train):,}"
 
 
-def _has_inner(task: Task) -> bool:
-    """Tell whether tags can be broken."""
-    return task.type.tagging and any(label.startswith("I-") for label in task.labels)
-
-
 def _is_labelled(encoded: Encoded) -> bool:
     return bool(encoded.rows) and all("labels" in row for row in encoded.rows)
 
@@ -797,7 +792,7 @@ def _record(
         "metric": plan.task.metric,
         "split": split,
         "positive": plan.task.positive,
-        **({"decoding": plan.inputs.decision.decoding} if plan.task.type.tagging else {}),
+        "decoding": plan.inputs.decision.decoding if plan.task.type.tagging else None,
         "score": predictions[split].metrics[plan.task.metric],
         "metrics": {name: result.metrics for name, result in predictions.items()},
         "seed": plan.recipe.tuning.seed,
