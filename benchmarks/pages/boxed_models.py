@@ -3,7 +3,7 @@
     python benchmarks/pages/boxed_models.py NAME=EXPORTED ...    copy exported folders, then write what follows
     python benchmarks/pages/boxed_models.py                      write cards, list and checksums anew
 
-Figures come from results/embeddings and results/boxed; a test holds the cards against these records.
+Figures come from results/embeddings, results/boxed and results/decoding; a test holds the cards against these records.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def tagger_facts() -> dict[str, Any]:
     return {
         "tuned": tuned,
         "int8": int8,
+        "decoding": read(RESULTS / "decoding" / "result.json")["models"][f"{TAGGER} as a model"]["f1"],
         "types": table(("type", "precision", "recall", "F1", "entities"), rows),
     }
 

@@ -158,8 +158,11 @@ def test_it_is_kept_and_honoured(copied, kind, label, key, tmp_path):
     scored = evaluate(folder, data, split="validation", progress=False).record
     assert scored["metrics"]["validation"][key][label]["recall"] == record["labels"][label]["after"]["recall"]
     assert any(note.startswith("calibrated: ") for note in scored["notes"])
-    again = calibrate(folder, data, confidences=True, dry_run=True, progress=False).record["notes"]
-    assert f"earlier thresholds are gone, those of {label}: give all wishes at once" in again
+    assert kept.decoding == ("viterbi" if kind == "ner" else "alone")
+    other = {"task.decoding": "alone"}
+    again = calibrate(folder, data, confidences=True, settings=other, dry_run=True, progress=False).record
+    assert f"earlier thresholds are gone, those of {label}: give all wishes at once" in again["notes"]
+    assert again["decision"]["decoding"] == "alone"
     # Of a threshold that nothing reaches there are no answers, by score and by predict.
     values = json.loads((folder / "task.json").read_text())
     values["decision"] = {"temperature": 2.0, "thresholds": {label: 1 - 1e-9}}
