@@ -64,7 +64,9 @@ def read_tagged(path: Path) -> Table:
         doubles += len(numbered) - len(block)
         for line, columns in block:
             if not columns[column].strip():
-                raise file_error(path, line, f"the word in column {column} is empty: mend or remove the row")
+                raise file_error(
+                    path, line, f"the word in column {column + 1} is empty: mend or remove the row"
+                )
         words, tags = (
             [columns[column] for _, columns in block],
             [columns[tag_in].strip() for _, columns in block],

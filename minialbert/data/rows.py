@@ -64,6 +64,10 @@ def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
         kept = rows[[column]] if column in rows.columns else rows
         kept = kept.astype(object).where(kept.notna(), None)
         names = [str(name) for name in kept.columns]
+        if len(set(names)) < len(names):
+            raise UserError(
+                f"the frame names the column {quoted(max(names, key=names.count))} more than once"
+            )
         return (
             _plain(dict(zip(names, cells, strict=True))) for cells in kept.itertuples(index=False, name=None)
         )
@@ -90,7 +94,7 @@ def _plain_cell(cell: Any) -> Any:
         return cell
     if isinstance(cell, Mapping):
         return _plain(cell)
-    if isinstance(cell, list | tuple):
+    if isinstance(cell, list | tuple | set | frozenset):
         return [_plain_cell(one) for one in cell]
     return cell.tolist() if hasattr(cell, "tolist") else cell
 

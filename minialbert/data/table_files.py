@@ -220,6 +220,8 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
                 )
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             raise file_error(path, line, counts + advice)
+        if len(names) > 1 and fields == header:
+            raise file_error(path, line, "the header once more, as of files put together: remove the line")
         rows.append((line, dict(zip(names, fields, strict=True))))
     return Table(str(path), names, rows, notes=tuple(notes))
 

@@ -112,6 +112,9 @@ def load_table(
         else:
             rows[split], used[split] = (reader.sentences if in_words else reader.spans)(table, split)
         _check_labelled(table, rows[split], split)
+        if all(label_of(example) is None for _, example in rows[split]):
+            found = listed(map(quoted, table.columns))
+            notes.append(f"{split}: no row has a label, so none is scored; found the columns {found}")
         if columns.get("group") is not None and (split == "train" or columns["group"] in table.columns):
             rows[split] = _with_groups(table, rows[split], str(columns["group"]))
             used[split] = used[split] | {"group": (str(columns["group"]),)}
@@ -158,10 +161,6 @@ class _Reader:
         # An empty string is "no class" in a multi-label table, but a test split without a single class is unlabelled.
         empty = all(missing(cells.get(label)) for _, cells in table.rows for label in labels)
         empty_is_no_class = classes is not None and not (empty and split == "test")
-        if classes is not None and set(labels or ()) & set(table.columns) and empty and split == "test":
-            self.notes.append(
-                f"test: every cell of {listed(map(quoted, labels))} is empty, so the split counts as unlabelled"
-            )
 
         def value(row: int, cells: _Cells) -> str | float | tuple[str, ...] | None:
             if flag_names(columns):

@@ -255,7 +255,7 @@ def test_an_inside_tag_after_nothing_is_refused_on_request(finetune, people):
 
 def test_a_sentence_without_words(finetune, people, tmp_path):
     (people / "train.tsv").write_text("the\tO\n \tB-Person\n")
-    assert f"{people / 'train.tsv'}:2: the word in column 0 is empty" in finetune("ner", people)
+    assert f"{people / 'train.tsv'}:2: the word in column 1 is empty" in finetune("ner", people)
     table = tmp_path / "table"
     table.mkdir()
     rows = [{"tokens": ["the", "king"], "tags": ["O", "B-Person"]}, {"tokens": [], "tags": []}]

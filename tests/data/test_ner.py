@@ -137,8 +137,8 @@ def test_columns_between_word_and_tag(tmp_path):
         ("a\tO\nb\n", ":2: expected at least 2 columns separated by TAB, found 1: 'b'"),
         ("a O\nb\n", ":2: expected at least 2 columns separated by spaces, found 1: 'b'"),
         ("a\tO\nb O\n", ":2: expected at least 2 columns separated by TAB, found 1: 'b O'"),
-        ("a\tO\n\n\tO\n", ":3: the word in column 0 is empty"),
-        ("a\tO\n \tO\n", ":2: the word in column 0 is empty"),
+        ("a\tO\n\n\tO\n", ":3: the word in column 1 is empty"),
+        ("a\tO\n \tO\n", ":2: the word in column 1 is empty"),
         ("a\tO\nb\tX\n", ":2: expected a tag O, B-TYPE or I-TYPE, found 'X'"),
         ("a\tB\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'B'"),
         ("a\tB-\n", ":1: expected a tag O, B-TYPE or I-TYPE, found 'B-'"),
@@ -350,6 +350,7 @@ def test_a_hub_data_set_with_classes(hub):
     assert task.notes == (
         "hub:ncbi/NCBI_disease:small (train): 1 I- tag that followed nothing was read as B-",
         "hub:ncbi/NCBI_disease:small (train): 1 row without words left out",
+        "test: no row has a label, so none is scored; found the columns 'tokens', 'ner_tags'",
     )
     message = error_of(load_hub, "hub:ncbi/NCBI_disease:small", iob="refuse")
     assert "(train), row 3: 'I-Disease' follows no entity" in message

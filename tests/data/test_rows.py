@@ -62,7 +62,8 @@ def test_splits_by_name():
         "test": 1,
     }
     assert task.reported_split == "validation"
-    assert task.notes == ("rows in memory: left out the split unsupervised",)
+    unscored = "test: no row has a label, so none is scored; found the columns 'text', 'label'"
+    assert task.notes == ("rows in memory: left out the split unsupervised", unscored)
     data = datasets.DatasetDict(train=KINDS["data set"], validation=KINDS["data set"].select([0]))
     assert load_table(data, "single-label").splits["validation"] == [TextExample("the cat", None, "yes")]
 
@@ -72,8 +73,8 @@ def test_pairs_scores_and_several_classes():
     assert task.splits["train"] == [TextExample("a", "b", 1.5), TextExample("c", "d", 2.0)]
     frame = pandas.DataFrame({"text": ["a", "b"], "score": [0.5, 2]})
     assert [row.label for row in load_table(frame, "regression").splits["train"]] == [0.5, 2.0]
-    task = load_table([{"text": "a", "labels": ("x", "y")}, {"text": "b", "labels": []}], "multi-label")
-    assert [row.label for row in task.splits["train"]] == [("x", "y"), ()]
+    task = load_table([{"text": "a", "labels": {"x", "y"}}, {"text": "b", "labels": []}], "multi-label")
+    assert [set(row.label or ()) for row in task.splits["train"]] == [{"x", "y"}, set()]
     names = datasets.Features(
         text=datasets.Value("string"), labels=datasets.List(datasets.ClassLabel(names=["x", "y"]))
     )
@@ -156,6 +157,7 @@ def test_columns_and_options_are_those_of_the_recipe():
         (pandas.DataFrame({"text": ["a", None], "label": [1, 2]}), "rows in memory (train), row 2: the text in"),
         (pandas.DataFrame({"text": ["a", "b"], "label": [1, None]}), "row 1: expected a class as text or integer"),
         (pandas.DataFrame({"body": ["a"], "label": [1]}), "rows in memory (train): no text column; expected one of"),
+        (pandas.DataFrame([["a", "b", "x"]], columns=["text", "text", "label"]), "names the column 'text'"),
         ([], "rows in memory (train): 0 rows; expected at least one"),
         ({}, "rows in memory has no train split: expected train, found none"),
         ({"dev": ROWS}, "rows in memory has no train split: expected train, found dev"),

@@ -135,6 +135,7 @@ def test_long_fields_are_read_and_the_limit_of_the_process_is_kept(tmp_path):
     [
         ("t.csv", "text,label\na,x\nb\n", 3, "expected 2 columns as in the header, found 1; a field with"),
         ("t.csv", 'text,label\n"a\n\nb",x\nc,d,y\n', 5, "expected 2 columns as in the header, found 3"),
+        ("t.csv", "text,label\na,x\ntext,label\nb,y\n", 3, "the header once more, as of files put together"),
         ("t.tsv", "text\tlabel\na\tb\tx\n", 2, "expected 2 columns as in the header, found 3"),
         ("t.csv", 'text,label\na,x\n"b\nc,y\n', 3, "a quote that opens in this row is never closed"),
         ("t.csv", 'text,label\n"a\n1" b,x\n', 2, "not readable as csv"),
@@ -380,11 +381,15 @@ def test_multi_label_cells_of_csv(tmp_path):
     write(test, "text,label\nd,\ne,\n")
     task = load_table(tmp_path, "multi-label")
     assert [example.label for example in task.splits["test"]] == [None, None]
-    assert task.notes == ("test: every cell of 'label' is empty, so the split counts as unlabelled",)
+    told = "test: no row has a label, so none is scored; found the columns 'text', "
+    assert task.notes == (f"{told}'label'",)
     write(test, "text,label\nd,x|q\n")
     task = load_table(tmp_path, "multi-label")
     assert task.splits["test"][0].label == ("x", "q")
     assert task.notes == ("test: labels that are not among those of the train split count as missed: q (1)",)
+    write(test, "text,category\nd,x\n")
+    write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+    assert load_table(tmp_path, "single-label").notes == (f"{told}'category'",)
 
 
 def test_multi_label_separator_and_bad_cells(tmp_path):
@@ -482,7 +487,7 @@ def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
     write(tmp_path / "test.csv", "tokens\nunlabelled words\n")
     task = load_table(tmp_path, "token")
     assert task.splits["train"][0].tags == ("B-X", "I-X", "O", "B-Y", "B-X", "B-X", "I-X")
-    assert task.notes == ("train: 3 I- tags that followed nothing were read as B-",)
+    assert task.notes[0] == "train: 3 I- tags that followed nothing were read as B-"
     assert task.splits["test"] == [TokenExample(("unlabelled", "words"))]
     write(path, "tokens,tags\na b c,B-X E-X S-X\n")
     task = load_table(tmp_path, "token")
