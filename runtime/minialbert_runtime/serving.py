@@ -415,7 +415,9 @@ def error_body(message: str, **more: str) -> bytes:
 def _parsed(body: bytes, names: Sequence[str]) -> dict[str, Any]:
     """Return the object of a body; a list alone is one of texts or pairs."""
     try:
-        given = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+        given = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        if b"\\u" in body:  # which can spell half of a surrogate pair, and an answer repeats ids
+            json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else quoted_reason(error)
         raise HTTPException(400, f"the body is not JSON in UTF-8: {reason}") from None
@@ -437,11 +439,19 @@ def quoted_reason(error: ValueError) -> str:
         return f"{error.msg} at character {error.pos}"
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half of a surrogate pair, which is not a character"
     return str(error).partition(";")[0]
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(spelled: str) -> float:
+    if math.isinf(number := float(spelled)):
+        raise ValueError("a number is out of range")
+    return number
 
 
 def _busy(status: int, message: str) -> HTTPException:

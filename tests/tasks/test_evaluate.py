@@ -202,7 +202,8 @@ def test_a_split_without_labels_gets_predictions_alone(tuned, tmp_path):
     write_rows(folder / "test.jsonl", texts)
     record = score(made.model, folder, "test", output=tmp_path / "scores", name="classification")
     assert (record["score"], record["metrics"], record["rows"]) == (None, {}, {"test": 2})
-    assert record["notes"] == ["test: no labels, so there are predictions alone"]
+    found = "test: no row has a label, so none is scored; found the columns 'text'"
+    assert record["notes"] == [found, "test: no labels, so there are predictions alone"]
     lines = read_rows(tmp_path / "scores" / "predictions.jsonl")
     assert [line["text"] for line in lines] == [row["text"] for row in texts]
     assert {line["label"] for line in lines} == {None}
