@@ -99,6 +99,7 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
     row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
     own = {f"task.{key}": value for key, value in task.settings.items()}
     settings: dict[str, Any] = {
+        "task.decoding": "alone",  # as in the paper, and in records from before there was another
         **mode.settings,
         **mode.tasks.get(cell.task, {}),
         "task.name": task.name,
