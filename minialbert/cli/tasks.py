@@ -216,15 +216,14 @@ def predict(
     minialbert predict --model tuned/model --input notes.txt --format html --output answers.html
     cat notes.txt | minialbert predict --model tuned/model --input -
     """
-    from minialbert.report.render import FILES, FORMATS, render
+    from minialbert.report.render import FILES, FORMATS, format_of, render
     from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs
 
     check_given(texts, input_)
     if texts and (documents or column or pair_column or id_column):
         raise UserError("--column, --pair-column, --id-column and --documents need --input")
-    ending = "table" * sys.stdout.isatty() if output is None else output.suffix[1:]
-    usual = ending if ending in ("csv", "html", "json", "table") else "jsonl"
-    shown = format_.value if format_ else usual
+    on_screen = output is None and sys.stdout.isatty()
+    shown = format_.value if format_ else format_of(output, "table" if on_screen else "jsonl")
     if output is None and shown in FILES:
         raise UserError(f"{shown} takes {'a folder' if shown == 'brat' else 'a file'}: give --output")
     if output is not None and shown != "brat":  # before a model is loaded

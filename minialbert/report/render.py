@@ -40,7 +40,11 @@ class Rendered(str):
 
 
 def render(
-    answers: Answers, output: str | Path | None = None, *, format: str = "html", overwrite: bool = False
+    answers: Answers,
+    output: str | Path | None = None,
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
 ) -> Rendered:
     """Render predictions as a page, as lines for a terminal, or as a file for programs.
 
@@ -54,7 +58,7 @@ def render(
         output: a file, or for brat a folder, to write instead.
         format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), "label-studio"
             (tasks with predictions), "doccano", "conll" (a word and its tag a line), "spacy" (a DocBin), or "brat" (a
-            `.txt` and an `.ann` file per text).
+            `.txt` and an `.ann` file per text). Default: what the output's name ends with, else "html".
         overwrite: replace existing files.
 
     Returns:
@@ -63,6 +67,7 @@ def render(
     Raises:
         UserError: if the format is unknown or not for such answers, or the output cannot be written.
     """
+    format = format or format_of(output, "html")
     if format not in (FORMATS if output is None else (*FORMATS, *FILES)):
         raise UserError(
             f"{quoted(format)}: expected {listed(FORMATS)}, or brat with a folder or spacy with a file as output"
@@ -166,6 +171,14 @@ FORMATS: dict[str, Callable[[Answers], Iterator[str]]] = {
     "html": _page,
     **{name: partial(_of_tool, name) for name in ("label-studio", "doccano", "conll")},
 }
+
+
+def format_of(output: str | Path | None, usual: str) -> str:
+    """Return the format that the name of an output tells, else the usual one; UserError for what is not written."""
+    ending = "" if output is None else Path(output).suffix[1:].lower()
+    if ending in ("tsv", "parquet", "xlsx", "xml"):
+        raise UserError(f"{output}: answers are not written as {ending}: end its name with .csv or .jsonl")
+    return ending if ending in (*FORMATS, *FILES) else usual
 
 
 def _write_files(answers: Answers, output: Path, name: str, *, overwrite: bool) -> None:

@@ -131,6 +131,16 @@ def test_answers_that_a_format_cannot_hold_leave_nothing(tmp_path, format):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_name_of_an_output_tells_its_format(tmp_path):
+    for name, format in (("a.CSV", "csv"), ("a.jsonl", "jsonl"), ("a.conll", "conll"), ("a.page", "html")):
+        minialbert.render(ANSWERS, tmp_path / name)
+        assert (tmp_path / name).read_bytes().decode() == minialbert.render(ANSWERS, format=format)
+    for ending in ("tsv", "xlsx", "parquet"):
+        with pytest.raises(UserError, match=f"answers are not written as {ending}: end its name with .csv"):
+            minialbert.render(ANSWERS, tmp_path / f"b.{ending}")
+    minialbert.render(ANSWERS, tmp_path / "b.tsv", format="csv")
+
+
 def test_an_unknown_format_is_refused_and_a_file_kept(tmp_path):
     for format, output in (("xml", tmp_path / "a"), ("brat", None)):
         with pytest.raises(
