@@ -25,6 +25,7 @@ _ZEROS, _ONES = ("0", "0.0", "False", "false", "FALSE"), ("1", "1.0", "True", "t
 _LITERAL = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d+(?:\.\d*)?|True|False|None"""
 # Also numpy's, without commas: Python itself would join 'a' 'b' to one text.
 _LIST = re.compile(rf"\s*(?:(?:{_LITERAL})(?:[\s,]+(?:{_LITERAL}))*[\s,]*)?")
+_LARGEST_SCORE = 3.4e38  # that a model can answer
 _START = ("start", "begin", "start_offset", "start_char")
 _END = ("end", "end_offset", "end_char")
 _TYPE = ("label", "type", "entity", "labels", "entity_type", "entity_group", "tag")
@@ -94,9 +95,10 @@ def score_of(table: Table, row: int, cell: object) -> float:
         score = float(cell)
     except (ValueError, OverflowError):
         score = math.nan
-    if math.isfinite(score):
+    if abs(score) <= _LARGEST_SCORE:
         return score
-    raise table.error(row, f"expected a finite number as score, found {quoted(cell)}")
+    what = "a number up to 3.4e38 (of 32 bits)" if math.isfinite(score) else "a finite number"
+    raise table.error(row, f"expected {what} as score, found {quoted(cell)}")
 
 
 def list_in(cell: object) -> list[Any] | None:

@@ -99,6 +99,8 @@ def separated_texts(
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             advice = "" if tabs else "; a cell with a delimiter, line end or quote in it must be in quotes"
             raise source.error(begin, counts + advice)
+        elif len(names) > 1 and [name.strip() for name in fields] == names:
+            raise source.error(begin, "the header once more, as of files put together: remove the line")
         else:
             yield begin, _unquoted(fields[column]) if tabs else fields[column]
 

@@ -283,6 +283,10 @@ def test_tsv_has_a_row_a_line_and_quotes_of_its_own(tmp_path):
             'id,text\n1,"one\n2,two\n',
             "a.csv:2: not readable as csv (a quote that opens in this row is never closed)",
         ),
+        (
+            "id,text\n1,one\nid,text\n2,two\n",
+            "a.csv:3: the header once more, as of files put together: remove",
+        ),
         (b"id,text\n1,caf\xe9\n", "a.csv:2: not UTF-8 (byte 0xe9 at offset 13"),
         ('id,text\n1,"' + "one\n" * 30, "a.csv:2: the document that starts here is longer than 0.0001 MB"),
         ("id,text\n1," + "x" * 101, "a.csv:2: the document that starts here is longer than 0.0001 MB"),

@@ -421,6 +421,8 @@ def test_scores(tmp_path):
 def test_scores_that_are_no_number(tmp_path, cell):
     path = write(tmp_path / "t.tsv", f"text\tscore\na\t1\nb\t{cell}\n")
     assert error(path, "regression") == f"{path}:3: expected a finite number as score, found {cell!r}"
+    write(path, "text\tscore\na\t-1e39\n")
+    assert error(path, "regression").startswith(f"{path}:2: expected a number up to 3.4e38 (of 32 bits)")
 
 
 @pytest.mark.parametrize("cell", ["true", "NaN", "1" + "0" * 400, "[1]"])
