@@ -421,6 +421,7 @@ def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = 
         teacher_view=teacher_view,
         max_skipped_steps=training.max_skipped_steps,
         weight_noise=training.weight_noise,
+        optimizer=training.optimizer,
         callbacks=[
             RunProgress(run, terms=plan.objective.weighted_terms, bar=progress),
             *trackers(training.report_to, run, plan.recipe),

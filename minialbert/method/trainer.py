@@ -106,6 +106,7 @@ class DistillationTrainer(ResumableTrainer):
         teacher_view: what the teacher says of a batch, from a cache; `teacher.view` when absent.
         max_skipped_steps: end the run after more steps in a row whose loss or gradient is not finite.
         weight_noise: "int8" or "int4" to train with noise of the size of such rounding on the student's layers.
+        optimizer: "adamw", or "muon" for the matrices of the student's layers.
         callbacks: Transformers' own.
     """
 
@@ -124,6 +125,7 @@ class DistillationTrainer(ResumableTrainer):
         teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
         max_skipped_steps: int = 10,
         weight_noise: str | None = None,
+        optimizer: str = "adamw",
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.teacher = teacher
@@ -152,6 +154,7 @@ class DistillationTrainer(ResumableTrainer):
             section="training",
             max_skipped_steps=max_skipped_steps,
             weight_noise=weight_noise,
+            optimizer=optimizer,
             model=model,
             args=args,
             data_collator=data_collator,

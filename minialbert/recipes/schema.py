@@ -311,7 +311,10 @@ class TrainingRecipe(Section):
     )
     batch_size: Count = key(192, "Windows per optimiser step, over all devices")
     micro_batch_size: PacedOrNone = key(None, "Windows per forward pass and device (null: chosen)")
-    learning_rate: float = key(5e-4, "Highest learning rate of AdamW", gt=0)
+    learning_rate: float = key(5e-4, "Highest learning rate", gt=0)
+    optimizer: Literal["adamw", "muon"] = key(
+        "adamw", "AdamW for all weights, or Muon for the matrices of the layers and AdamW for the rest"
+    )
     weight_decay: Weight = key(1e-4, "Decoupled weight decay")
     warmup_steps: int = key(5000, "Steps of linear warm-up", ge=0)
     lr_scheduler: Schedule = "linear"

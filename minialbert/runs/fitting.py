@@ -28,6 +28,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TR
 from transformers.trainer_callback import TrainerState
 
 from minialbert.errors import one_line, quoted, shown
+from minialbert.runs.muon import MuonAdamW
 
 if TYPE_CHECKING:
     from minialbert.runs.trainer import ResumableTrainer
@@ -167,16 +168,17 @@ def _check_optimizer(fresh: torch.optim.Optimizer, found: dict[str, Any], *, mov
     for parameter, moments in fresh.state.items():
         if not isinstance(parameter, Tensor):
             raise Misfit(f"it is of {quoted(parameter)}, which is none of the model's")
-        if not isinstance(fresh, (torch.optim.Adam, torch.optim.AdamW)):
+        if not isinstance(fresh, (torch.optim.Adam, torch.optim.AdamW, MuonAdamW)):
             continue
-        if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+        muons = isinstance(fresh, MuonAdamW) and fresh.is_matrix(parameter)
+        if moments.keys() != ({"momentum_buffer"} if muons else {"step", "exp_avg", "exp_avg_sq"}):
             raise Misfit(f"it holds {shown(sorted(map(str, moments)))} of a weight")
         for name, moment in moments.items():
             _check_like(name, moment, torch.zeros((), dtype=torch.float32) if name == "step" else parameter)
             # Kernels go by the size alone: an expanded tensor has less memory than its shape says.
             if moment.stride() != torch.empty_like(moment, device="meta").stride():
                 raise Misfit(f"{name} is not a plain tensor")
-            if name != "exp_avg" and bool((moment < 0).any()):
+            if name in ("step", "exp_avg_sq") and bool((moment < 0).any()):
                 raise Misfit(f"{name} holds negative numbers")
 
 

@@ -21,7 +21,7 @@ def layer_matrices(model: nn.Module) -> list[Tensor]:
     parts = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
     if not parts:
         raise UserError(
-            "weight_noise is for models of Transformers' layers, and this one has none: leave it out"
+            "weight_noise and Muon are for models of Transformers' layers, and this one has none: leave them out"
         )
     return list(dict.fromkeys(part.weight for part in parts))
 

@@ -28,6 +28,7 @@ from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_json
 from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
 from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
+from minialbert.runs.muon import MuonAdamW
 from minialbert.runs.noise import layer_matrices, rounding_noise
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
 
@@ -169,6 +170,7 @@ class ResumableTrainer(Trainer):
     `max_skipped_steps` in a row end the run. `verb` and `section`, for messages, are the command that trains and where
     its settings are in a recipe; `some_weights_rest` where a step may leave trained weights without a gradient.
     With `weight_noise`, "int8" or "int4", a step has one noise on the layers' matrices, see `rounding_noise`.
+    `optimizer` is "adamw", or "muon" for the layers' matrices, see `MuonAdamW`.
     """
 
     progress_form: type[Progress] = Progress
@@ -182,9 +184,20 @@ class ResumableTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         some_weights_rest: bool = False,
         weight_noise: str | None = None,
+        optimizer: str = "adamw",
         **kwargs: Any,
     ) -> None:
         args = kwargs["args"]
+        if optimizer == "muon":
+            settings = {
+                "lr": args.learning_rate,
+                "betas": (args.adam_beta1, args.adam_beta2),
+                "eps": args.adam_epsilon,
+            }
+            kwargs["optimizer_cls_and_kwargs"] = (
+                MuonAdamW,
+                settings | {"matrices": layer_matrices(kwargs["model"])},
+            )
         refuse_data_parallel(args, verb)
         args.ddp_find_unused_parameters = some_weights_rest
         if args.device.type == "cpu":

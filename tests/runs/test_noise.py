@@ -52,5 +52,5 @@ def test_the_noise_is_on_what_the_iterations_share(tiny_student_config):
     assert all(name.startswith("minialbert.block.") for name in names)
     parts = {name.split(".")[-2] for name in names}
     assert parts == {"query", "key", "value", "dense", "ffn", "ffn_output"} and len(names) == 6
-    with pytest.raises(UserError, match="this one has none: leave it out"):
+    with pytest.raises(UserError, match="this one has none: leave them out"):
         layer_matrices(nn.Linear(2, 2))

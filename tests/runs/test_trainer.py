@@ -38,7 +38,9 @@ ELASTIC = DistillationObjective(elastic=ElasticObjective((1,)))
 def make(tiny_teacher, tiny_student_config, tiny_windows, tiny_tokenizer, tmp_path):
     """A run of six steps of two micro-batches with dropout, elastic depth, a log every third step and evaluations."""
 
-    def make_trainer(folder="run", *, max_skipped_steps=10, weight_noise=None, **arguments):
+    def make_trainer(
+        folder="run", *, max_skipped_steps=10, weight_noise=None, optimizer="adamw", **arguments
+    ):
         torch.manual_seed(0)
         config = copy.deepcopy(tiny_student_config)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.2
@@ -75,6 +77,7 @@ def make(tiny_teacher, tiny_student_config, tiny_windows, tiny_tokenizer, tmp_pa
             held_out_windows=16,
             max_skipped_steps=max_skipped_steps,
             weight_noise=weight_noise,
+            optimizer=optimizer,
             callbacks=[RunProgress(run, terms=ELASTIC.weighted_terms, bar=False, lines=False)],
         ), run
 
@@ -143,16 +146,17 @@ def test_a_run_asked_to_stop_before_any_batch_goes_on_as_if_nothing_had_happened
     assert log_of(run) == whole[1]
 
 
-def test_a_run_with_noise_on_its_weights_goes_on_exactly(make, whole, monkeypatch):
-    trainer, _ = make("noisy", weight_noise="int4")
+@pytest.mark.parametrize("way", [{"weight_noise": "int4"}, {"optimizer": "muon"}], ids=["noise", "muon"])
+def test_a_run_with_noise_or_muon_goes_on_exactly(way, make, whole, monkeypatch):
+    trainer, _ = make("other", **way)
     trainer.train()
     expected = weights(trainer)
     assert any(not torch.equal(value, whole[0][name]) for name, value in expected.items())
-    trainer, run = make(weight_noise="int4")
+    trainer, run = make(**way)
     _Calls(monkeypatch, trainer, "compute_loss", 8, ask)  # in the middle of a step, with noise on the weights
     with trainer.stop.listening(), pytest.raises(StopRequested):
         trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
-    again, run = make(weight_noise="int4")
+    again, run = make(**way)
     again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
     assert_equal(weights(again), expected)
 
@@ -374,14 +378,32 @@ class _Poison(TrainerCallback):
             next(p for p in self.trainer.model.parameters() if p.grad is not None).grad.view(-1)[0] = math.inf
 
 
-def test_a_step_with_an_infinite_gradient_changes_neither_weights_nor_moments(make):
-    trainer, run = make(logging_steps=1)
+def test_a_checkpoint_of_another_optimiser_or_of_strange_momentum_is_passed_over(make, caplog):
+    trainer, run = make(save_strategy="steps", save_steps=3, optimizer="muon")
+    trainer.train()
+    again, run = make(save_strategy="steps", save_steps=3)
+    assert again.resume_point(run, resume=True) is None
+    assert "optimizer.pt does not fit" in caplog.text
+    newest = run.checkpoints / "checkpoint-6"
+    state = torch.load(newest / "optimizer.pt", weights_only=True)
+    next(m for m in state["state"].values() if "momentum_buffer" in m)["momentum_buffer"] = torch.zeros(3)
+    torch.save(state, newest / "optimizer.pt")
+    (newest / MANIFEST).unlink()
+    _seal(newest, 6)
+    again, run = make(save_strategy="steps", save_steps=3, optimizer="muon")
+    assert again.resume_point(run, resume=True).endswith("checkpoint-3")
+    assert "momentum_buffer is float32 [3]" in caplog.text
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_with_an_infinite_gradient_changes_neither_weights_nor_moments(optimizer, make):
+    trainer, run = make(logging_steps=1, optimizer=optimizer)
     poison = _Poison(trainer, {3})
     trainer.add_callback(poison)
     trainer.train()
     assert_equal(poison.before[3], poison.before[4])
     assert any(not torch.equal(value, poison.before[5][name]) for name, value in poison.before[4].items())
-    assert {float(state["step"]) for state in trainer.optimizer.state.values()} == {5.0}
+    assert {float(state["step"]) for state in trainer.optimizer.state.values() if "step" in state} == {5.0}
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
     (skipped,) = [record for record in run.read_log() if record["kind"] == "skipped"]
     assert skipped["step"] == 3 and skipped["non_finite"] == ["gradient"] and skipped["skipped_steps"] == 1

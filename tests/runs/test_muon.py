@@ -1,0 +1,83 @@
+"""Muon's step against its definition by singular values, and AdamW's beside it against torch's own."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from minialbert.errors import UserError
+from minialbert.runs.muon import MuonAdamW
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 24), nn.Linear(24, 3))
+
+
+def optimizer_of(model, **settings):
+    decayed = [weight for weight in model.parameters() if weight.ndim == 2]
+    others = [weight for weight in model.parameters() if weight.ndim != 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return groups, MuonAdamW(groups, matrices=[model[1].weight], lr=0.01, **settings)
+
+
+def test_a_step_is_the_orthogonal_part_of_the_gradient_and_adamw_elsewhere(model):
+    _, optimizer = optimizer_of(model)
+    ours = [model[0].weight, model[2].weight, model[1].bias, model[2].bias]
+    theirs = [weight.detach().clone().requires_grad_() for weight in ours]
+    twin = torch.optim.AdamW(
+        [{"params": theirs[:2], "weight_decay": 0.1}, {"params": theirs[2:], "weight_decay": 0}], lr=0.01
+    )
+    before, gradients = model[1].weight.detach().clone(), []
+    for _ in range(3):
+        for weight in model.parameters():
+            weight.grad = torch.randn_like(weight)
+        for weight, other in zip(ours, theirs, strict=True):
+            other.grad = weight.grad.clone()
+        gradients.append(model[1].weight.grad.clone())
+        optimizer.step()
+        twin.step()
+        if len(gradients) == 1:
+            after = model[1].weight.detach().clone()
+    for weight, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(weight, other, rtol=0, atol=0)
+    # The first step: decay, then 0.2 sqrt(24) times the nearest orthogonal matrix, which the iteration meets roughly.
+    step = (before * (1 - 0.01 * 0.1) - after) / (0.01 * 0.2 * math.sqrt(24))
+    left, _, right = torch.linalg.svd(gradients[0], full_matrices=False)
+    inner = left.T @ step @ right.T
+    assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
+    assert (inner - inner.diagonal().diag()).abs().max() < 0.05
+
+
+def test_a_state_that_is_saved_and_read_goes_on_alike(model):
+    _, optimizer = optimizer_of(model)
+    gradients = [[torch.randn_like(weight) for weight in model.parameters()] for _ in range(4)]
+
+    def steps(optimizer, rows):
+        for row in rows:
+            for weight, gradient in zip(model.parameters(), row, strict=True):
+                weight.grad = gradient.clone()
+            optimizer.step()
+        return [weight.detach().clone() for weight in model.parameters()]
+
+    middle = steps(optimizer, gradients[:2])
+    saved = copy.deepcopy(optimizer.state_dict())
+    expected = steps(optimizer, gradients[2:])
+    with torch.no_grad():
+        for weight, value in zip(model.parameters(), middle, strict=True):
+            weight.copy_(value)
+    _, again = optimizer_of(model)
+    again.load_state_dict(saved)
+    for one, other in zip(steps(again, gradients[2:]), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_torch_without_muon_is_named(model, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UserError, match="training.optimizer=muon needs PyTorch 2.10"):
+        optimizer_of(model)
