@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 TASK_FILE = "task.json"
 # Names under which architectures keep their dropout.
+_SMALLEST_SPREAD = 1e-30  # of scores: a weight of a hundredth of it is still exact in 32 bits
 _DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
     "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "pooler_dropout",
@@ -263,11 +264,17 @@ def scale_of(task: Task, model: PreTrainedModel) -> Scale:
 
     Those of a spread between one half and two are learnt as they are, others in standard units, and so nothing but
     their unit changes what is learnt. So are scores without a spread, and those of a head that is not a linear layer.
+    A spread that is lost in 32 bits is refused.
     """
     scores = _scores(task)
-    deviation = statistics.pstdev(scores) if scores else 0.0
+    mean, deviation = (statistics.fmean(scores), statistics.pstdev(scores)) if scores else (0.0, 0.0)
+    if 0 < deviation < max(_SMALLEST_SPREAD, torch.finfo(torch.float32).eps * abs(mean)):
+        raise UserError(
+            f"the training scores' spread, {deviation:.4g} around {mean:.9g}, is too small for 32 bits: "
+            "subtract their mean, or multiply them"
+        )
     usual = 0.5 <= deviation <= 2 or deviation == 0 or not math.isfinite(deviation)
-    return Scale() if usual or _score_layer(model) is None else Scale(statistics.fmean(scores), deviation)
+    return Scale() if usual or _score_layer(model) is None else Scale(mean, deviation)
 
 
 def _scores(task: Task) -> list[float]:

@@ -87,6 +87,12 @@ def test_scores_are_learnt_in_units_of_their_spread_where_it_is_unusual(tiny_tea
     assert scale_of(scores(3.0, 3.0), model) == Scale()
     assert scale_of(scores(95_000.0, 105_000.0), model) == Scale(100_000.0, 5_000.0)
     assert scale_of(scores(0.01, 0.03), model) == Scale(0.02, pytest.approx(0.01))
+    assert scale_of(scores(1e-29, 3e-29), model) == Scale(pytest.approx(2e-29), pytest.approx(1e-29))
+    for lost in (scores(1e-300, 3e-300), scores(1e9, 1e9 + 2)):  # 32 bits give 0, and 1e9 twice
+        with pytest.raises(
+            UserError, match="is too small for 32 bits: subtract their mean, or multiply them"
+        ):
+            scale_of(lost, model)
 
 
 def test_a_folded_head_answers_in_the_scores_own_unit(tiny_teacher):
