@@ -62,7 +62,15 @@ class Table:
 
     def lacks(self, what: str) -> UserError:
         """Returns the error that names the columns there are, and what of them was expected."""
-        return UserError(f"{self.name}: {what}; found the columns {listed(map(quoted, self.columns))}")
+        return UserError(f"{self.name}: {what}; found {self.have()}")
+
+    def have(self, advice: str = "") -> str:
+        """Returns the columns there are and the advice; of a csv or tsv of one column what divides columns."""
+        columns, suffix = listed(map(quoted, self.columns)), Path(self.name).suffix.lower()
+        if len(self.columns) > 1 or not self.is_file or suffix not in (".csv", ".tsv"):
+            return f"the columns {columns}{advice}"
+        marks = DELIMITERS["\t"] if suffix == ".tsv" else "commas, semicolons, TABs or bars (|)"
+        return f"only one column, {columns}: {marks} divide the columns of a {suffix} file"
 
 
 def find_tables(

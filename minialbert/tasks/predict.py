@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.examples import Task
 from minialbert.data.table_files import EXTENSIONS, read_table
 from minialbert.data.task_inputs import Encoded, make_cutter
-from minialbert.errors import UserError, listed, needs_extra, quoted
+from minialbert.errors import UserError, needs_extra, quoted
 from minialbert.method.encoders import head_of, load_encoder_config
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.machine import resolve_precision
@@ -331,8 +331,7 @@ def _table_inputs(
     table = read_table(path)
     for name in [*columns, *([] if id_column is None else [id_column])]:
         if name not in table.columns:
-            have = listed(quoted(found) for found in table.columns)
-            raise UserError(f"{path}: no column {quoted(name)}; --column names it; there are {have}")
+            raise UserError(f"{path}: no column {quoted(name)}; --column names it; found {table.have()}")
     usual = (name for name in table.columns if name.lower() == "id" and name not in columns)
     identity = next(usual, None) if id_column is None else id_column
     inputs, refused = [], {}

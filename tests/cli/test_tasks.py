@@ -546,7 +546,7 @@ def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path)
     assert "need --input" in refuse(*usual, "to", "--column", "text")
     assert f"is a file: give --input {tmp_path}" in refuse(*usual, tmp_path / "texts.txt")
     assert "columns are for tables" in refuse(*usual, "--input", tmp_path / "texts.txt", "--column", "text")
-    assert "no column 'text'; --column names it; there are 'remark'" in refuse(
+    assert "no column 'text'; --column names it; found only one column, 'remark'" in refuse(
         *usual, "--input", tmp_path / "table.csv"
     )
     assert "no such file" in refuse(*usual, "--input", tmp_path / "nothing.txt")

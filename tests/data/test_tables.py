@@ -180,6 +180,16 @@ def test_errors_name_file_and_row(tmp_path, name, content, row, message):
         ("t.csv", "Body,Label\na,x\n", "found the columns 'Body', 'Label': set task.text to its name"),
         (
             "t.csv",
+            "text^label\na^x\n",
+            "found only one column, 'text^label': commas, semicolons, TABs or bars (|) divide",
+        ),
+        (
+            "t.tsv",
+            "text,label\na,x\n",
+            "found only one column, 'text,label': TABs divide the columns of a .tsv file",
+        ),
+        (
+            "t.csv",
             "text,target\na,x\n",
             "no label column; expected one of label, labels, class, gold_label, found the col",
         ),
