@@ -33,7 +33,7 @@ from minialbert.cli.shared import (
     say,
 )
 from minialbert.errors import UserError, in_words, local_path, quoted
-from minialbert.runs.files import check_file, writing
+from minialbert.runs.files import check_apart, check_file, writing
 
 TASK_HELP = "A GLUE task, ner, classification, multi-label, regression, qa, or a name of your own."
 _NEEDED = "Required unless the recipe names it."
@@ -226,8 +226,10 @@ def predict(
     shown = format_.value if format_ else format_of(output, "table" if on_screen else "jsonl")
     if output is None and shown in FILES:
         raise UserError(f"{shown} takes {'a folder' if shown == 'brat' else 'a file'}: give --output")
-    if output is not None and shown != "brat":  # before a model is loaded
-        check_file(output, overwrite=overwrite)
+    if output is not None:  # before a model is loaded
+        check_apart(output, input_ or ())
+        if shown != "brat":
+            check_file(output, overwrite=overwrite)
     inputs: Iterable[Input] = [Input(text, {}) for text in texts or ()]
     if input_:
         inputs = read_inputs(
@@ -408,6 +410,7 @@ def embed(
     from minialbert.tasks.embed import check_vectors_file, load_embedder, write_vectors
     from minialbert.tasks.predict import read_inputs
 
+    check_apart(output, input_ or ())
     check_vectors_file(output, overwrite=overwrite)
     with interruptible(), quiet_transformers():
         read = texts or [str(one.text) for one in read_inputs(input_ or [], column=column, documents=None)]

@@ -20,7 +20,7 @@ from minialbert.data.rows import LabelledData
 from minialbert.data.splits import apart, shared_texts
 from minialbert.data.table_files import Table
 from minialbert.errors import UserError, listed, local_path, quoted
-from minialbert.runs.files import check_file, check_folder, whole_folder, writing
+from minialbert.runs.files import check_apart, check_file, check_folder, whole_folder, writing
 
 _PARTS = ("train", "validation", "test")
 
@@ -93,15 +93,21 @@ def convert_data(
     if overlaps == "layers":
         splits, overlaps = _in_layers(splits, form, notes), "refuse"
     splits = {name: formats.fit(documents, format, overlaps, notes) for name, documents in splits.items()}
+    read = [data] if isinstance(data, str | Path) else []
     if len(splits) == 1 and form.suffix and target.suffix:
+        check_apart(target, read)
         check_file(target, overwrite=overwrite)
         with writing(target, advice=None):
             formats.write(next(iter(splits.values())), format, target, notes)
     else:
+        alone = len(splits) == 1 and not form.suffix
+        places = {name: Path() if alone else Path(f"{name}{form.suffix}") for name in splits}
+        for place in places.values():
+            check_apart(target / place, read)
         check_folder(target, "converted data", overwrite=overwrite)
         with writing(target, advice=None), whole_folder(target) as staging:
             for name, documents in splits.items():
-                place = staging if len(splits) == 1 and not form.suffix else staging / f"{name}{form.suffix}"
+                place = staging / places[name]
                 place.parent.mkdir(exist_ok=True)
                 formats.write(documents, format, place, notes)
     return Converted(target, {name: len(documents) for name, documents in splits.items()}, tuple(notes))

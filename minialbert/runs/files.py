@@ -16,13 +16,13 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
-from minialbert.errors import UserError, listed
+from minialbert.errors import UserError, listed, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,19 @@ def check_file(path: Path, *, overwrite: bool, advice: str = REPLACE) -> None:
     """Refuse to write over a file that is there; `advice` says what to do."""
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: {advice}")
+
+
+def check_apart(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over what is read, by whatever name or link: an input, a file in it, a folder that holds it."""
+    for read in filter(Path.exists, map(local_path, inputs)):
+        if path.is_dir():
+            same = path.resolve() in (read.resolve(), *read.resolve().parents)
+        else:
+            same = path.exists() and any(
+                path.samefile(one) for one in (read, *read.rglob("*")) if one.exists()
+            )
+        if same:
+            raise UserError(f"{path} would replace what is read ({read}): give another output")
 
 
 def check_folder(

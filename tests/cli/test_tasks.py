@@ -453,6 +453,23 @@ def test_predict_to_a_file(call, refuse, said, tuned, tmp_path):
     assert output.with_suffix(".csv").read_text().startswith('"id",')
 
 
+def test_predict_never_replaces_what_it_reads(refuse, tuned, tmp_path):
+    given, folder = tmp_path / "q.jsonl", tmp_path / "notes"
+    given.write_text('{"text": "the king"}\n')
+    (tmp_path / "link.jsonl").symlink_to(given)
+    folder.mkdir()
+    (folder / "a.txt").write_text("to")
+    usual = ("predict", "--model", tuned("classification").model, "--overwrite", "--input")
+    for output in (given, tmp_path / "notes" / ".." / "q.jsonl", tmp_path / "link.jsonl"):
+        assert "q.jsonl): give another output" in refuse(*usual, given, "--output", output)
+    assert "would replace what is read" in refuse(
+        *usual, folder, "--documents", "--output", folder / "a.txt", "--format", "csv"
+    )
+    brat = ("--documents", "--format", "brat", "--output", folder)
+    assert "would replace what is read" in refuse(*usual, folder / "a.txt", *brat)
+    assert (given.read_text(), (folder / "a.txt").read_text()) == ('{"text": "the king"}\n', "to")
+
+
 def test_a_refused_prediction_leaves_the_former_file_and_its_own_answers(refuse, tuned, tmp_path):
     output = tmp_path / "out" / "results.jsonl"
     output.parent.mkdir()

@@ -213,5 +213,21 @@ def test_what_cannot_be_done_is_one_line(tmp_path):
         convert_data(source, tmp_path / "x", format="brat", split=(1,))
     with pytest.raises(UserError, match="split 80, nan: expected the shares"):
         convert_data(source, tmp_path / "x", format="jsonl", split=(80, math.nan))
+    (tmp_path / "there.jsonl").touch()
     with pytest.raises(UserError, match="exists: give --overwrite"):
-        convert_data(source, source, format="jsonl")
+        convert_data(source, tmp_path / "there.jsonl", format="jsonl")
+
+
+def test_what_is_read_is_never_replaced(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", ROWS)
+    before = train.read_bytes()
+    for data, output in ((train, train), (train, tmp_path), (tmp_path, tmp_path), (tmp_path, train)):
+        with pytest.raises(UserError, match="would replace what is read"):
+            convert_data(data, output, format="jsonl", overwrite=True)
+    assert train.read_bytes() == before
+    brat = tmp_path / "brat"
+    convert_data(train, brat, format="brat")
+    with pytest.raises(UserError, match="would replace what is read"):
+        convert_data(brat, brat, format="brat", overwrite=True)
+    convert_data(train, tmp_path, format="conll", overwrite=True)  # beside what is read
+    assert (tmp_path / "train.conll").exists()

@@ -153,5 +153,8 @@ def test_files_of_vectors(encoder, call, tmp_path):
 def test_a_file_that_cannot_hold_them_is_refused_first(encoder, refuse, tmp_path):
     message = refuse("embed", "--model", encoder, "a text", "--output", tmp_path / "v.csv")
     assert "vectors go into a file that ends with .npy, .parquet, .jsonl" in message
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
+    given = ("--input", tmp_path / "t.jsonl", "--output", tmp_path / "t.jsonl", "--overwrite")
+    assert "would replace what is read" in refuse("embed", "--model", encoder, *given)
     (tmp_path / "v.npy").write_bytes(b"old")
     assert "--overwrite" in refuse("embed", "--model", encoder, "a text", "--output", tmp_path / "v.npy")
