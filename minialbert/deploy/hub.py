@@ -29,7 +29,7 @@ from minialbert.method.encoders import ARCHITECTURES, head_of, load_encoder, loa
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.method.sentence_vectors import SENTENCE_FILES, read_pooling, write_pooling
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import check_folder, whole_folder, write_json, writing
+from minialbert.runs.files import check_apart, check_folder, whole_folder, write_json, writing
 from minialbert.tasks.models import TASK_FILE, read_task_file
 
 _WEIGHTS = tuple(
@@ -71,8 +71,7 @@ def export_to_hub_folder(
     _check_options(license, language, repo_id, push=push)
     source = _model_folder(Path(model).expanduser())
     target = Path(output).expanduser().resolve()
-    if target == source or target in source.parents:
-        raise UserError(f"{output} is the model itself, or a directory around it: give another --output")
+    check_apart(target, [source])
     check_folder(Path(output).expanduser(), "export", overwrite=overwrite)
 
     loaded = _load(source)

@@ -31,7 +31,7 @@ from minialbert.method.encoders import (
 )
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.method.sentence_vectors import write_pooling
-from minialbert.runs.files import check_folder, whole_folder, writing
+from minialbert.runs.files import check_apart, check_folder, whole_folder, writing
 from minialbert.runs.progress import speaking
 from minialbert.runs.results import Result
 from minialbert.tasks.models import TASK_FILE
@@ -86,6 +86,7 @@ def trim(
     if min_count < 1 or (keep is not None and keep < 1):
         raise UserError(f"expected min_count and keep of at least 1, found {min_count} and {keep}")
     with speaking(progress), on_disk(model, tokenizer) as source:
+        check_apart(Path(output), [source])
         check_folder(Path(output), "trim", overwrite=overwrite)
         whole = load_tokenizer(source)
         settings = json.loads(whole.backend_tokenizer.to_str())

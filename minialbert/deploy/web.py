@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from minialbert.deploy.onnx.export import export_onnx
 from minialbert.errors import UserError, listed
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import check_folder, sha256_of, whole_folder, write_json, writing
+from minialbert.runs.files import check_apart, check_folder, sha256_of, whole_folder, write_json, writing
 from minialbert.runs.records import load_record
 from minialbert.tasks.models import TASK_FILE
 
@@ -85,6 +85,7 @@ def export_to_web(
     pinned one, the model labels no text, or its tokenizer is of a kind that JavaScript cannot repeat.
     """
     packages = _checked_packages(Path(vendor or "node_modules").expanduser())
+    check_apart(Path(output), [model])
     check_folder(Path(output), "export", overwrite=overwrite, marker=EXPORT_FILE)
     if is_exported(model):
         _check_exported(Path(model), options)

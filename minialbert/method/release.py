@@ -30,7 +30,7 @@ from minialbert.method.modeling_minialbert import (
     MiniAlbertModel,
     MiniAlbertPreTrainedModel,
 )
-from minialbert.runs.files import check_folder, whole_folder
+from minialbert.runs.files import check_apart, check_folder, whole_folder
 from minialbert.runs.untrusted import check_config, check_model_folder
 
 # The release has no class for question answering.
@@ -79,8 +79,7 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     output exists and may not be replaced.
     """
     target = Path(output).resolve()
-    if Path(source).is_dir() and Path(source).resolve() == target:
-        raise UserError(f"{target} is the source itself: give another directory to write to")
+    check_apart(target, [source])
     check_folder(target, "student", overwrite=overwrite, advice="give another directory, or --overwrite")
     check_model_folder(source)
     release_config = _read_config(source)

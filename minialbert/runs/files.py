@@ -64,7 +64,8 @@ def check_folder(
     if not path.is_dir() or not any(path.iterdir()):
         return
     if marker is not None and not (path / marker).exists():
-        raise UserError(f"{path} is not empty and holds no {what}: {advice}")
+        other = "give another --output" if advice == REPLACE else advice
+        raise UserError(f"{path} is not empty and holds no {what}: {other}")
     if not overwrite:
         raise UserError(f"{path} is not empty: {advice}")
 

@@ -359,7 +359,7 @@ def test_an_output_in_the_way(tiny_student_dir, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_student_dir, run / "model")
     for inside in (run, run / "model"):
-        with pytest.raises(UserError, match="the model itself, or a directory around it"):
+        with pytest.raises(UserError, match="would replace what is read"):
             export_to_hub_folder(run, inside, overwrite=True)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is a file: expected a folder"):

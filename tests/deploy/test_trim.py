@@ -91,3 +91,12 @@ def test_what_cannot_be_trimmed_is_refused(tiny_student_dir, tmp_path, options, 
     with pytest.raises(UserError, match=said):
         minialbert.trim(tiny_student_dir, output=tmp_path / "small", **options)
     assert not (tmp_path / "small").exists()
+
+
+def test_a_model_is_never_replaced_by_its_trimmed_one(tiny_student_dir, tmp_path):
+    weights = shutil.copytree(tiny_student_dir, tmp_path / "run" / "model") / "model.safetensors"
+    before = weights.read_bytes()
+    for output in (tmp_path / "run" / "model", tmp_path / "run"):
+        with pytest.raises(UserError, match="would replace what is read"):
+            minialbert.trim(tmp_path / "run" / "model", TEXTS, output, overwrite=True)
+    assert weights.read_bytes() == before

@@ -383,7 +383,7 @@ def test_a_file_or_the_source_is_no_output(tmp_path, release_copy):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file: expected a folder"):
         convert(source, tmp_path / "file", overwrite=True)
-    with pytest.raises(UserError, match="is the source itself"):
+    with pytest.raises(UserError, match="would replace what is read"):
         convert(source, source, overwrite=True)
     assert json.loads((source / "config.json").read_text())["model_type"] == "albert"
 

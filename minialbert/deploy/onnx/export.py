@@ -35,7 +35,7 @@ from minialbert.method import encoders
 from minialbert.method.sentence_vectors import Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.files import check_folder, whole_folder, write_json, writing
+from minialbert.runs.files import check_apart, check_folder, whole_folder, write_json, writing
 from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
@@ -92,6 +92,7 @@ def export_onnx(
         raise MissingExtraError("openvino", "openvino", "export for OpenVINO")
     if calibration is not None and (engine, precision) != ("openvino", "int8"):
         raise UserError("--calibration is for --engine openvino --quantize int8: others need no text")
+    check_apart(Path(output), [model_name])
     check_folder(Path(output), "export", overwrite=overwrite, marker=EXPORT_FILE)
     model, tokenizer, head, inputs = _load(model_name, head)
     if task is not None and inputs is None:

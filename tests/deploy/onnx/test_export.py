@@ -557,12 +557,14 @@ def test_what_is_in_the_way(classifier, traced, tmp_path):
         export_onnx(str(classifier), tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="holds no export"):
+    with pytest.raises(UserError, match="holds no export: give another --output"):
         export_onnx(str(classifier), tmp_path / "mine", overwrite=True)
     export_onnx(str(classifier), tmp_path / "out")
     with pytest.raises(UserError, match="give --overwrite"):
         export_onnx(str(classifier), tmp_path / "out")
     export_onnx(str(classifier), tmp_path / "out", overwrite=True)
+    with pytest.raises(UserError, match="would replace what is read"):
+        export_onnx(str(tmp_path / "out"), tmp_path / "out", overwrite=True)
     with pytest.raises(UserError, match="cannot be written"):
         export_onnx(str(classifier), tmp_path / "file" / "out")
 
