@@ -8,20 +8,25 @@ Figures come from results/embeddings, results/boxed and results/decoding; a test
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import jinja2
 
+from minialbert.runs.packed import find_run_records
+from minialbert.runs.records import load_record
+
 BOX, RESULTS, README = Path("models"), Path("results"), Path("README.md")
 HOME = BOX / "minialbert_models"
 MOST_BYTES = 15_000_000
-ENCODER, TAGGER = "minilm-5mb", "biomedical-ner-4mb"
+ENCODER, TAGGER, START = "minilm-5mb", "biomedical-ner-4mb", "english-4mb"
 LEFT_OUT = ("special_tokens_map.json", "vocab.txt")  # which the runtime does not read
 SETS = {
     "stsb": "STS-B dev: likeness of two sentences",
@@ -31,7 +36,11 @@ SETS = {
     "packages": "docstrings of Python: which package",
     "books": "paragraphs of textbooks: which book",
 }
-TASKS = {ENCODER: "vectors of sentences", TAGGER: "diseases and chemicals in biomedical text"}
+TASKS = {
+    ENCODER: "vectors of sentences",
+    TAGGER: "diseases and chemicals in biomedical text",
+    START: "none yet: to be tuned on your labels, without a teacher",
+}
 
 
 def read(file: Path) -> Any:
@@ -141,12 +150,37 @@ def tagger_facts() -> dict[str, Any]:
     }
 
 
+def start_facts() -> dict[str, Any]:
+    """Return what the card of the encoder to tune shows: its scores after tuning beside its teacher's."""
+    folder, found = RESULTS / "boxed" / START, {}
+    for file in find_run_records(folder):
+        record = load_record(file)
+        if record["kind"] == "finetune":
+            data = record["recipe"]["task"]["data"]
+            found.setdefault(data, []).append(record)
+    with (RESULTS / "miniature" / "reach.csv").open(encoding="utf-8", newline="") as lines:
+        reached = {row["row"]: row for row in csv.DictReader(lines)}
+    rows = []
+    for data, records in sorted(found.items()):
+        scores = [100 * record["score"] for record in records]
+        others = [f"{float(reached[row][data]):.1f}" for row in ("teacher", "undistilled")]
+        metric = records[0]["metric"].replace("_", " ")
+        rows.append((f"{data} ({metric})", *others, f"{mean(scores):.1f}", str(len(scores))))
+    header = ("", "its teacher", "not distilled", START, "seeds")
+    return {"run": read(folder / "distillation.json"), "trimmed": read(folder / "trim.json"), "scores": table(header, rows)}
+
+
+CARDS = {
+    ENCODER: ("card-encoder", encoder_facts),
+    TAGGER: ("card-tagger", tagger_facts),
+    START: ("card-start", start_facts),
+}
+
+
 def card(name: str) -> str:
     """Return a model's card."""
-    facts = encoder_facts() if name == ENCODER else tagger_facts()
-    return filled(
-        "card-encoder" if name == ENCODER else "card-tagger", name=name, size=size_of(name), **facts
-    )
+    template, facts = CARDS[name]
+    return filled(template, name=name, size=size_of(name), **facts())
 
 
 def filled(template: str, **values: object) -> str:
@@ -159,13 +193,13 @@ def filled(template: str, **values: object) -> str:
     )  # noqa: S701 - Markdown
 
 
-def overview(names: Sequence[str]) -> str:
+def overview() -> str:
     """Return the README of the distribution."""
-    rows = [(f"[{name}](minialbert_models/{name}/README.md)", size_of(name), TASKS[name]) for name in names]
-    return filled("card-list", models=table(("name", "size", "task"), rows), first=names[0])
+    rows = [(f"[{name}](minialbert_models/{name}/README.md)", size_of(name), TASKS[name]) for name in CARDS]
+    return filled("card-list", models=table(("name", "size", "task"), rows), first=ENCODER)
 
 
-def summary(names: Sequence[str]) -> str:
+def summary() -> str:
     """Return what the README of the repository says of the models."""
     records = [read(RESULTS / "embeddings" / ENCODER / f"{place}.json") for place in SETS]
     kept = [one["reference"]["share"] for one in records]
@@ -177,8 +211,8 @@ def summary(names: Sequence[str]) -> str:
         "others": len(kept) - 1,
         "times": times,
     }
-    if TAGGER in names:
-        facts |= {"tagger": TAGGER, "tagger_size": size_of(TAGGER), **tagger_facts()}
+    facts |= {"tagger": TAGGER, "tagger_size": size_of(TAGGER), **tagger_facts()}
+    facts |= {"start": START, "start_size": size_of(START)}
     return filled("card-summary", name=ENCODER, size=size_of(ENCODER), **facts)
 
 
@@ -188,21 +222,20 @@ def main() -> None:
         name, _, folder = named.partition("=")
         shutil.rmtree(HOME / name, ignore_errors=True)
         shutil.copytree(folder, HOME / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    names = [name for name in (ENCODER, TAGGER) if (HOME / name).is_dir()]
-    for name in names:
+    for name in CARDS:
         (HOME / name / "README.md").write_text(card(name), encoding="utf-8")
-    (BOX / "README.md").write_text(overview(names), encoding="utf-8")
+    (BOX / "README.md").write_text(overview(), encoding="utf-8")
     start, end = "<!-- box:begin -->", "<!-- box:end -->"
     before, after = README.read_text(encoding="utf-8").split(start)
-    README.write_text(f"{before}{start}\n{summary(names)}{end}{after.split(end)[1]}", encoding="utf-8")
-    files = sorted(file for name in names for file in (HOME / name).rglob("*") if file.is_file())
+    README.write_text(f"{before}{start}\n{summary()}{end}{after.split(end)[1]}", encoding="utf-8")
+    files = sorted(file for name in CARDS for file in (HOME / name).rglob("*") if file.is_file())
     sums = (
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(HOME).as_posix()}\n"
         for file in files
     )
     (HOME / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
     total = sum(file.stat().st_size for file in files)
-    sys.stdout.write(f"{len(names)} models, {total / 1e6:.1f} MB\n")
+    sys.stdout.write(f"{len(CARDS)} models, {total / 1e6:.1f} MB\n")
     assert total <= MOST_BYTES, f"{total:,} bytes, and {MOST_BYTES:,} are the limit"
 
 

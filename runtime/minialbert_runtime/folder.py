@@ -173,11 +173,13 @@ def _read_export(path: Path) -> tuple[str, str, bool, tuple[str, ...], dict[str,
             f"{'upgrade it' if version > FORMAT_VERSION else 'export the model again'}"
         )
     vectors = export.get("vectors")
-    if head not in _PROBLEMS or (head == "features" and vectors is None):
+    if head in ("features", "masked-lm") and vectors is None:
         raise UserError(
-            f"{path} was exported with the head {head!r}, which does not label text: expected "
-            f"{' or '.join(name for name in _PROBLEMS if name != 'features')}, or features of a sentence encoder"
+            f"{path} has no task, so it does not label text: `minialbert finetune --model {path.name} --task TASK --data "
+            "DATA --output tuned/` teaches it one"
         )
+    if head not in _PROBLEMS:
+        raise UserError(f"{path} was exported with the head {head!r}: expected {', '.join(_PROBLEMS)}")
     precision, one_length = str(export.get("precision", "")), export.get("batches") == ONE_LENGTH
     engines = export.get("engines", ["onnx"])
     if not isinstance(engines, list) or not engines or not set(map(str, engines)) <= set(ENGINES):

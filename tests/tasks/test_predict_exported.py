@@ -445,7 +445,7 @@ def test_what_the_export_settled_cannot_be_chosen(both):
 def test_mistakes_are_user_errors(both, tmp_path):
     _, exported = both("token")
     (tmp_path / "export.json").write_text('{"format_version": 1, "head": "features"}')
-    with pytest.raises(UserError, match="the head 'features', which does not label text"):
+    with pytest.raises(UserError, match="has no task, so it does not label text: `minialbert finetune"):
         load_predictor(str(tmp_path))
     with pytest.raises(UserError, match="batch size of at least 1"):
         load_predictor(exported, batch_size=0)
