@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from minialbert_runtime import Model, RuntimeUserError
 from minialbert_runtime.folder import boxed_models, read_folder
+from onnxruntime import InferenceSession
 
 import minialbert
 from minialbert.data.tokenizers import load_tokenizer
+from minialbert.method.encoders import load_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "models" / "minialbert_models"
@@ -65,3 +68,15 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeUserError, match=r"minilm-5mb has no export\.json"):
         read_folder("minilm-5mb")
+
+
+def test_the_encoder_to_tune_is_the_graph_that_lies_there_and_says_that_it_has_no_task():
+    tokens = load_tokenizer(page.START)(["A mutation was found.", "It rained all day, again."], padding=True)
+    graph = InferenceSession(HOME / page.START / "model.onnx")
+    (expected,) = graph.run(None, {name: np.array(values, np.int64) for name, values in tokens.items()})
+    encoder = load_encoder(page.START, "features").model.eval()
+    with torch.no_grad():
+        states = encoder(**{name: torch.tensor(values) for name, values in tokens.items()}).last_hidden_state
+    assert torch.cosine_similarity(states, torch.tensor(expected), dim=-1).min() > 0.99
+    with pytest.raises(RuntimeUserError, match=f"has no task, .*`minialbert finetune --model {page.START}"):
+        minialbert.load(page.START)

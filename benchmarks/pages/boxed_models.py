@@ -162,12 +162,23 @@ def start_facts() -> dict[str, Any]:
         reached = {row["row"]: row for row in csv.DictReader(lines)}
     rows = []
     for data, records in sorted(found.items()):
-        scores = [100 * record["score"] for record in records]
+        figures = [record["metrics"][record["split"]] for record in records]
+        metric = (
+            "entity_f1_strict" if "entity_f1_strict" in figures[0] else records[0]["metric"]
+        )  # as reached
+        scores = [100 * one[metric] for one in figures]
         others = [f"{float(reached[row][data]):.1f}" for row in ("teacher", "undistilled")]
-        metric = records[0]["metric"].replace("_", " ")
-        rows.append((f"{data} ({metric})", *others, f"{mean(scores):.1f}", str(len(scores))))
+        rows.append(
+            (f"{data} ({metric.replace('_', ' ')})", *others, f"{mean(scores):.1f}", str(len(scores)))
+        )
     header = ("", "its teacher", "not distilled", START, "seeds")
-    return {"run": read(folder / "distillation.json"), "trimmed": read(folder / "trim.json"), "scores": table(header, rows)}
+    return {
+        "run": read(folder / "distillation.json"),
+        "trimmed": read(folder / "trim.json"),
+        "parameters": records[0]["model"]["encoder_parameters"],
+        "scores": table(header, rows),
+        "ner": next(row for row in rows if row[0].startswith("NCBI")),
+    }
 
 
 CARDS = {
@@ -212,7 +223,7 @@ def summary() -> str:
         "times": times,
     }
     facts |= {"tagger": TAGGER, "tagger_size": size_of(TAGGER), **tagger_facts()}
-    facts |= {"start": START, "start_size": size_of(START)}
+    facts |= {"start": START, "start_size": size_of(START), "ner": start_facts()["ner"]}
     return filled("card-summary", name=ENCODER, size=size_of(ENCODER), **facts)
 
 

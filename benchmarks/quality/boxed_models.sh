@@ -45,13 +45,13 @@ minialbert prepare --recipe miniature/hidden-only-20m --max-windows-per-document
   --tokenizer "$english" --output "$work/english-windows"
 minialbert distill --recipe miniature/hidden-only-20m --teacher "$english" --data "$work/english-windows" --steps 4200 \
   --set training.warmup_steps=200 --set training.eval_steps=700 --set training.save_steps=350 --output "$work/english"
-minialbert trim --model "$work/english/model" --corpus "$data/corpus/*/*.txt" --min-count 3 --output "$work/trimmed" --json \
+minialbert trim --model "$work/english/model" --corpus "$data/corpus/*/*.txt" --min-count 5 --output "$work/trimmed" --json \
   >"$work/trim.json"
 minialbert export --model "$work/trimmed" --head features --quantize int8 --opset 22 --output "$work/english-4mb"
 for seed in 1 2 3; do
   for task in cola=glue/CoLA stsb=glue/STS-B mrpc=glue/MRPC ner=ner/NCBI-disease; do
     minialbert finetune --model "$work/english-4mb" --task "${task%=*}" --data "$data/${task#*=}" --lr 3e-4 --precision bf16 \
-      --seed $seed --output "$work/english-tuned/${task#*/}-$seed"
+      --set task.decoding=alone --seed $seed --output "$work/english-tuned/${task#*/}-$seed"
   done
 done
 

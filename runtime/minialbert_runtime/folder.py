@@ -175,8 +175,8 @@ def _read_export(path: Path) -> tuple[str, str, bool, tuple[str, ...], dict[str,
     vectors = export.get("vectors")
     if head in ("features", "masked-lm") and vectors is None:
         raise UserError(
-            f"{path} has no task, so it does not label text: `minialbert finetune --model {path.name} --task TASK --data "
-            "DATA --output tuned/` teaches it one"
+            f"{path} has no task, so it does not label text: `minialbert finetune --model {path.name} --task TASK "
+            "--data DATA --output tuned/` teaches it one"
         )
     if head not in _PROBLEMS:
         raise UserError(f"{path} was exported with the head {head!r}: expected {', '.join(_PROBLEMS)}")

@@ -250,7 +250,11 @@ def test_missing_and_damaged_files_are_named(classifier, name):
     [
         ("export.json", {"format_version": 5}, "format version 5.* reads versions 1 to 4: upgrade it"),
         ("export.json", {"format_version": "1"}, r"export\.json is damaged"),
-        ("export.json", {"head": "masked-lm"}, "has no task, so it does not label text: `minialbert finetune"),
+        (
+            "export.json",
+            {"head": "masked-lm"},
+            "has no task, so it does not label text: `minialbert finetune",
+        ),
         ("export.json", {"head": "pooled"}, "was exported with the head 'pooled': expected features, seq"),
         ("export.json", {"head": "token-classification"}, "problem is 'single-label', and the head token-c"),
         ("task.json", {"max_length": 4}, "max_length is 4, expected 8 to 65536"),
