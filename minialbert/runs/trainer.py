@@ -21,7 +21,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, quoted
 from minialbert.recipes.schema import Optimisation
 from minialbert.runs.checkpoints import last_whole_checkpoint, new_checkpoint, step_of
 from minialbert.runs.directory import RunDirectory
@@ -188,6 +188,8 @@ class ResumableTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = kwargs["args"]
+        if optimizer not in ("adamw", "muon"):
+            raise UserError(f"unknown optimizer {quoted(optimizer)}: expected adamw or muon")
         if optimizer == "muon":
             settings = {
                 "lr": args.learning_rate,

@@ -499,12 +499,13 @@ def test_tags_that_are_not_iob2_are_repaired_and_counted(tmp_path):
     write(tmp_path / "test.csv", "tokens\nunlabelled words\n")
     task = load_table(tmp_path, "token")
     assert task.splits["train"][0].tags == ("B-X", "I-X", "O", "B-Y", "B-X", "B-X", "I-X")
-    assert task.notes[0] == "train: 3 I- tags that followed nothing were read as B-"
+    unlabelled = "test: no row has a label, so none is scored; found the columns 'tokens'"
+    assert task.notes == ("train: 3 I- tags that followed nothing were read as B-", unlabelled)
     assert task.splits["test"] == [TokenExample(("unlabelled", "words"))]
     write(path, "tokens,tags\na b c,B-X E-X S-X\n")
     task = load_table(tmp_path, "token")
     assert task.splits["train"][0].tags == ("B-X", "I-X", "B-X")
-    assert task.notes[:1] == ("train: tags in BIOES were read as IOB2 (1 E-, 1 S-)",)
+    assert task.notes == ("train: tags in BIOES were read as IOB2 (1 E-, 1 S-)", unlabelled)
     write(path, "tokens,tags\na b,O O\n")
     assert "expected at least two labels, found only 'O'" in error(tmp_path, "token")
 

@@ -395,6 +395,11 @@ def test_a_checkpoint_of_another_optimiser_or_of_strange_momentum_is_passed_over
     assert "momentum_buffer is float32 [3]" in caplog.text
 
 
+def test_an_unknown_optimizer_is_named(make):
+    with pytest.raises(UserError, match="unknown optimizer 'sgd': expected adamw or muon"):
+        make(optimizer="sgd")
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_step_with_an_infinite_gradient_changes_neither_weights_nor_moments(optimizer, make):
     trainer, run = make(logging_steps=1, optimizer=optimizer)

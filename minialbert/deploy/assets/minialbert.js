@@ -171,8 +171,7 @@ export function makeCutter(facts, encode) {
   const fill = (layout, parts) => {
     const [ids, types] = [[], []];
     for (const [token, type, sequence] of layout) {
-      const content = sequence === null ? [token] : parts[sequence];
-      for (const id of content) ids.push(id), types.push(type);
+      for (const id of sequence === null ? [token] : parts[sequence]) ids.push(id), types.push(type);
     }
     return { ids: ids.length ? ids : [pad], types: facts.token_types ? (ids.length ? types : [0]) : null };
   };
@@ -196,9 +195,8 @@ export function makeCutter(facts, encode) {
       room -= parts[1 - longer].length;
     }
     const [content, shared, rows, weights] = [parts[longer], Math.min(overlap, room >> 1), [], []];
-    const isFirstAlone = facts.long_texts === "cut";
     let seen = 0;
-    for (let begin = 0; seen < content.length && !(isFirstAlone && seen); begin = seen - shared) {
+    for (let begin = 0; seen < content.length && !(seen && facts.long_texts === "cut"); begin = seen - shared) {
       const end = Math.min(begin + room, content.length);
       parts[longer] = content.slice(begin, end);
       rows.push(fill(layout, parts));
@@ -284,6 +282,7 @@ const softmax = (logits) => {
   return powers.map((power) => power / sum);
 };
 const named = (labels, values) => Object.fromEntries(labels.map((label, id) => [label, values[id]]));
+export const highest = (scores) => Object.entries(scores).sort((one, other) => other[1] - one[1]);
 const length = (vector) => Math.hypot(...vector);
 const top = (values) => values.indexOf(Math.max(...values));
 const shifted = (logits, over) => Array.from(logits, (value, id) => value - (over?.[id] ?? 0));
@@ -347,7 +346,7 @@ export class Model {
     const vectors = [];
     for (const text of texts) {
       const vector = (await this.predict(prompt + text)).vector.slice(0, dim ?? width);
-      const size = dim === undefined ? 1 : length(vector);
+      const size = dim === undefined ? 1 : length(vector) || 1;
       vectors.push(Float32Array.from(vector, (value) => value / size));
     }
     return vectors;
@@ -384,10 +383,7 @@ export class Model {
     mean = mean.map((value) => value / size);
     const [{ threshold, topK }, texts] = [this.options, given.length === 2 ? { pair: given[1] } : {}];
     const result = { text: given[0], ...texts, ...ANSWERS[this.problem](mean, this.labels, over, threshold) };
-    if (topK && result.scores) {
-      const highest = Object.entries(result.scores).sort((one, other) => other[1] - one[1]);
-      result.scores = Object.fromEntries(highest.slice(0, topK));
-    }
+    if (topK && result.scores) result.scores = Object.fromEntries(highest(result.scores).slice(0, topK));
     if (rows.length > 1) result.windows = rows.length;
     if (cut) result.cut = cut;
     return result;
@@ -410,8 +406,7 @@ export class Model {
       const score = inside.reduce((sum, chance) => sum + chance, 0) / Math.max(1, inside.length);
       return { start, end, text: text.slice(start, end), label, score };
     });
-    const least = this.options.threshold;
-    return { text, entities: entities.filter(({ score }) => least === undefined || score > least) };
+    return { text, entities: entities.filter(({ score }) => !(score <= this.options.threshold)) };
   }
 }
 
@@ -453,8 +448,7 @@ export async function load(base = "./", options = {}) {
     const columns = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: types ?? ids.map(() => 0) };
     const tensor = (name) => new ort.Tensor("int64", BigInt64Array.from(columns[name], BigInt), shape);
     const inputs = Object.fromEntries(session.inputNames.map((name) => [name, tensor(name)]));
-    const outputs = await session.run(inputs, [facts.output]);
-    return outputs[facts.output].data;
+    return (await session.run(inputs, [facts.output]))[facts.output].data;
   };
   return new Model(facts, makeEncoder(Tokenizer, tokenizer, facts), run, options);
 }

@@ -1,5 +1,5 @@
 // The page: entities as one types, classes with their scores, or a search over pasted lines.
-import { load } from "./minialbert.js";
+import { highest, load } from "./minialbert.js";
 
 const at = (id) => document.getElementById(id);
 const [text, pair, answer, state] = ["text", "pair", "answer", "state"].map(at);
@@ -39,8 +39,7 @@ const VIEWS = {
     const result = await model.predict(text.value, model.pairs ? pair.value : undefined);
     if (!result.scores) return [element("p", `Score: ${digits(result.score)}`)];
     const chosen = new Set(result.labels ?? [result.label]);
-    const rows = Object.entries(result.scores).sort((one, other) => other[1] - one[1]);
-    return rows.map(([label, score]) => {
+    return highest(result.scores).map(([label, score]) => {
       const bar = element("div", [label, element("meter", "", { value: score })]);
       return element("div", [digits(score), bar], { className: chosen.has(label) ? "row chosen" : "row" });
     });
@@ -50,12 +49,12 @@ const VIEWS = {
     for (const [count, line] of lines.entries()) {
       if (vectors.has(line)) continue;
       say(`Reading line ${count + 1} of ${lines.length} …`);
-      vectors.set(line, unit((await model.embed([line], { prompt: model.prompts.document }))[0]));
+      vectors.set(line, (await model.embed([line], { dim: model.labels.length, prompt: model.prompts.document }))[0]);
       await new Promise((resume) => setTimeout(resume)); // what is typed in between comes first
       if (!isCurrent()) return null;
     }
     if (!pair.value.trim()) return [element("p", `${lines.length} lines read. What are you looking for?`)];
-    const query = unit((await model.embed([pair.value], { prompt: model.prompts.query }))[0]);
+    const [query] = await model.embed([pair.value], { dim: model.labels.length, prompt: model.prompts.query });
     const near = (line) => vectors.get(line).reduce((sum, value, place) => sum + value * query[place], 0);
     const found = lines.map((line) => [near(line), line]).sort((one, other) => other[0] - one[0]);
     const row = ([score, line]) => [digits(score), element("span", line, { dir: "auto" })];
@@ -63,11 +62,6 @@ const VIEWS = {
   },
 };
 const vectors = new Map();
-
-function unit(vector) {
-  const size = Math.hypot(...vector) || 1;
-  return vector.map((value) => value / size);
-}
 
 /** Shows the answer to what is typed; where one goes on typing, only the last answer. */
 function follow(model) {

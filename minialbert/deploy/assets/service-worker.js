@@ -1,8 +1,7 @@
 const VERSION = "", FILES = []; // the export writes this line
 // Keeps the files of this folder, so that the page works without a network; a new export replaces them all.
 
-const OWN = `minialbert ${self.registration.scope} `;
-const NAME = OWN + VERSION;
+const OWN = `minialbert ${self.registration.scope} `, NAME = OWN + VERSION;
 
 self.addEventListener("install", (event) => {
   const requests = FILES.map((file) => new Request(file, { cache: "no-cache" }));
@@ -22,8 +21,7 @@ self.addEventListener("fetch", (event) => {
 
 /** With these headers the page may use threads, whatever the server sends. */
 async function answer(request) {
-  const kept = await (await caches.open(NAME)).match(request, { ignoreSearch: true });
-  const found = kept ?? (await fetch(request));
+  const found = (await (await caches.open(NAME)).match(request, { ignoreSearch: true })) ?? (await fetch(request));
   if (!found.status) return found; // a redirection, which the browser follows by itself
   const headers = new Headers(found.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
