@@ -29,6 +29,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from minialbert.deploy.onnx.export import export_onnx
 from minialbert.errors import UserError, listed
+from minialbert.method.graph_weights import has_type_int4
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_apart, check_folder, sha256_of, whole_folder, write_json, writing
 from minialbert.runs.records import load_record
@@ -124,7 +125,13 @@ def _check_exported(folder: Path, options: dict[str, Any]) -> None:
         raise UserError(
             f"{folder} is exported already: leave out {listed(options)}, or export the model itself"
         )
-    opset = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8")).get("opset", 0)
+    facts = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+    if facts.get("precision") == "int4" and has_type_int4(folder / MODEL_FILE):
+        raise UserError(
+            f"{folder} was exported before, with matrices in a type that ONNX Runtime for the web does not know: "
+            "export the model itself again"
+        )
+    opset = facts.get("opset", 0)
     if opset > _MOST_OPSET:
         raise UserError(
             f"{folder} has opset {opset}, and ONNX Runtime for the web takes {_MOST_OPSET}: export the model itself "

@@ -83,6 +83,14 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     return weights
 
 
+def has_type_int4(file: Path) -> bool:
+    """Return whether a graph stores tensors of ONNX's type INT4, as int4 exports did before they packed them."""
+    import onnx
+
+    stored = onnx.load(file, load_external_data=False).graph.initializer
+    return any(tensor.data_type == onnx.TensorProto.INT4 for tensor in stored)
+
+
 def _values(graph: GraphProto, name: str) -> np.ndarray | None:
     """Return a tensor of the fp32 graph from what quantisation left of it; None if nothing is left."""
     from onnx import numpy_helper
@@ -95,12 +103,13 @@ def _values(graph: GraphProto, name: str) -> np.ndarray | None:
     }
     if "" in part:
         return part[""]
-    if ".4" in part:  # a table of 4 bits: the left half of a row in the low ones, 8 for zero
-        levels = np.concatenate([part[".4"] & 15, part[".4"] >> 4], axis=1).astype(np.float32) - 8
-        return levels * part[".scales"]
+    if ".4" in part:  # a lookup table
+        return _unpacked(part[".4"], axis=1) * part[".scales"]
     if ".int8.4" in part:
         blocks = part[".int8.multipliers"].astype(np.float32)
-        levels = part[".int8.4"].astype(np.float32)
+        packed = part[".int8.4"]
+        # Older exports stored numbers of ONNX's type INT4.
+        levels = _unpacked(packed, axis=0) if packed.dtype == np.uint8 else packed.astype(np.float32)
         levels = (levels.reshape(len(blocks), -1, levels.shape[1]) * blocks).reshape(levels.shape)
     elif ".int8" in part:
         levels = part[".int8"].astype(np.float32)
@@ -108,3 +117,8 @@ def _values(graph: GraphProto, name: str) -> np.ndarray | None:
         return None
     is_table = any(node.op_type == "Gather" and node.input[0] == f"{name}.int8" for node in graph.node)
     return levels * (part[".scales"][:, None] if is_table else part[".scales"])
+
+
+def _unpacked(packed: np.ndarray, axis: int) -> np.ndarray:
+    """Return numbers of 4 bits: the first half of an axis is in the low ones of the bytes, and 8 stands for zero."""
+    return np.concatenate([packed & 15, packed >> 4], axis=axis).astype(np.float32) - 8

@@ -323,7 +323,8 @@ def site(vendor, tiny_tokenizer, tmp_path_factory):
         if precision == "fp32":  # exported before
             minialbert.export(source, place / "exported", opset=22, progress=False)
             source = place / "exported"
-        minialbert.export(source, place / "site", to="web", vendor=vendor, progress=False)
+        options = {"quantize": "int4", "tolerance": 1.0} if precision == "int4" else {}
+        minialbert.export(source, place / "site", to="web", vendor=vendor, progress=False, **options)
         return place / "site"
 
     return make
@@ -348,7 +349,7 @@ def agree(one: dict, other: dict) -> bool:
 
 @needs_node
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("kind", ["token", "single-label", "regression", "embedding"])
 def test_node_answers_as_the_runtime_does(site, kind, precision):
     folder = site(kind, precision)
@@ -360,7 +361,7 @@ def test_node_answers_as_the_runtime_does(site, kind, precision):
     if precision == "fp32":
         assert differences(found, expected) < 1e-3
         return
-    # Of int8 a last bit of a float, which other instructions give, puts an activation on the next of 255 steps.
+    # Of integers a last bit of a float, which other instructions give, puts an activation on the next of 255 steps.
     alike = [agree(one, other) for one, other in zip(found, expected, strict=True)]
     assert np.mean(alike) > 0.9
 

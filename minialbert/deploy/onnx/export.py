@@ -51,7 +51,6 @@ BY_TOKEN = ("int8", "int4")  # how activations are quantised
 _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
 _BUILT_IN_TEXTS, _BUILT_IN_TOKENS = 64, 128
-_FOUR_BITS_SINCE = 21  # the opset that has numbers of 4 bits
 _CONTRACT = ("head", "precision", "opset", "iterations", "engines")
 
 
@@ -236,7 +235,6 @@ def _check_options(precision: str, engine: str, opset: int, max_drop: float, tol
             precision in precisions
         ),
         f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
-        f"int4 needs opset 21 or later, got {opset}": precision != "int4" or opset >= _FOUR_BITS_SINCE,
         f"max_drop is in points, from 0 to 100; got {max_drop}": 0 <= max_drop <= 100,
         f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}": (
             tolerance is None or 0 < tolerance <= 1

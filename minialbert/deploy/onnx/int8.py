@@ -182,6 +182,7 @@ class _Quantizer:
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, tuple[str, str]] = {}
         self.activations: dict[str, tuple[str, str, str]] = {}
+        self.constants: dict[str, str] = {}
 
     def run(self) -> None:
         for node in self.graph.node:
@@ -222,19 +223,36 @@ class _Quantizer:
         """Store levels, at most 127, as multipliers of 4-bit numbers, and the nodes that give their product as int8."""
         rows, columns = levels.shape
         integers, multipliers = four_bits(levels)
-        low, high = (integers.reshape(-1)[start::2] & 15 for start in (0, 1))
-        packed = (low | high << 4).astype(np.uint8).tobytes()
-        tensor = helper.make_tensor(f"{name}.4", TensorProto.INT4, [rows, columns], packed, raw=True)
-        self.graph.initializer.append(tensor)
+        self._pack(f"{name}.4", integers, axis=0)
         self._store(f"{name}.multipliers", multipliers)
         for part, shape in (("blocks", [-1, _BLOCK, columns]), ("shape", [rows, columns])):
             self._store(f"{name}.{part}", np.array(shape, np.int64))
-        self._add("Cast", [f"{name}.4"], [f"{name}.wide"], to=TensorProto.FLOAT)
+        self._unpack(f"{name}.4", name, f"{name}.wide", axis=0)
         self._add("Reshape", [f"{name}.wide", f"{name}.blocks"], [f"{name}.blocked"])
         self._add("Cast", [f"{name}.multipliers"], [f"{name}.factors"], to=TensorProto.FLOAT)
         self._add("Mul", [f"{name}.blocked", f"{name}.factors"], [f"{name}.product"])
         self._add("Reshape", [f"{name}.product", f"{name}.shape"], [f"{name}.levels"])
         self._add("Cast", [f"{name}.levels"], [name], to=TensorProto.INT8)
+
+    def _pack(self, name: str, numbers: NDArray[np.int8], axis: int) -> None:
+        """Store numbers of -8 … 7, two in a byte: the low bits have the first half of an axis, high ones the second.
+
+        Bytes, because ONNX Runtime for the web does not know the type INT4.
+        """
+        low, high = np.split((numbers + _ZERO).astype(np.uint8), 2, axis=axis)
+        self._store(name, low | high << 4)
+
+    def _unpack(self, packed: str, prefix: str, result: str, axis: int) -> None:
+        """Add the nodes that make numbers of such bytes."""
+        for name, value in (("mask", np.uint8(15)), ("shift", np.uint8(4)), ("zero", np.float32(_ZERO))):
+            if name not in self.constants:
+                self.constants[name] = self._store(f"four_bits.{name}", np.array(value))
+        mask, shift, zero = (self.constants[name] for name in ("mask", "shift", "zero"))
+        self._add("BitwiseAnd", [packed, mask], [f"{prefix}.low"])
+        self._add("BitShift", [packed, shift], [f"{prefix}.high"], direction="RIGHT")
+        self._add("Concat", [f"{prefix}.low", f"{prefix}.high"], [f"{prefix}.uint4"], axis=axis)
+        self._add("Cast", [f"{prefix}.uint4"], [f"{prefix}.above_zero"], to=TensorProto.FLOAT)
+        self._add("Sub", [f"{prefix}.above_zero", zero], [result])
 
     def _activation(self, name: str) -> tuple[str, str, str]:
         """Return names of an activation as uint8, of its scale and of its zero point."""
@@ -277,25 +295,15 @@ class _Quantizer:
         self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
 
     def _gather_four_bits(self, node: NodeProto) -> None:
-        """Look rows up in a table: the low 4 bits of its bytes are the left half, the high ones the right half."""
+        """Look rows up in a table of 4 bits."""
         (name, ids), result = node.input, node.output[0]
         if name not in self.weights:
             levels, scales = four_bit_rows(numpy_helper.to_array(self.matrices.tensors[name]))
-            low, high = np.split((levels + _ZERO).astype(np.uint8), 2, axis=1)
-            self.weights[name] = (
-                self._store(f"{name}.4", low | high << 4),
-                self._store(f"{name}.scales", scales),
-            )
-            for constant, value in (("mask", 15), ("shift", 4)):
-                self._store(f"{name}.{constant}", np.array(value, np.uint8))
-            self._store(f"{name}.zero", np.array(_ZERO, np.float32))
+            self._pack(f"{name}.4", levels, axis=1)
+            self.weights[name] = f"{name}.4", self._store(f"{name}.scales", scales)
         integers, scales_ = self.weights[name]
         self._add("Gather", [integers, ids], [f"{result}.bytes"], axis=0)
-        self._add("BitwiseAnd", [f"{result}.bytes", f"{name}.mask"], [f"{result}.low"])
-        self._add("BitShift", [f"{result}.bytes", f"{name}.shift"], [f"{result}.high"], direction="RIGHT")
-        self._add("Concat", [f"{result}.low", f"{result}.high"], [f"{result}.uint4"], axis=-1)
-        self._add("Cast", [f"{result}.uint4"], [f"{result}.levels"], to=TensorProto.FLOAT)
-        self._add("Sub", [f"{result}.levels", f"{name}.zero"], [f"{result}.rows"])
+        self._unpack(f"{result}.bytes", result, f"{result}.rows", axis=-1)
         self._add("Gather", [scales_, ids], [f"{result}.row_scale"], axis=0)
         self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
 
@@ -390,8 +398,8 @@ def four_bit_share(model: ModelProto) -> float:
     values = {4: 0, 8: 0}
     for tensor in model.graph.initializer:
         if tensor.name.endswith((".4", ".int8")):
-            in_a_byte = 2 if tensor.data_type == TensorProto.UINT8 else 1  # of a lookup table in 4 bits
-            values[4 if tensor.name.endswith(".4") else 8] += int(np.prod(tensor.dims)) * in_a_byte
+            bits = 4 if tensor.name.endswith(".4") else 8
+            values[bits] += int(np.prod(tensor.dims)) * 8 // bits
     return values[4] / max(1, sum(values.values()))
 
 

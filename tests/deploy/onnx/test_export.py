@@ -31,9 +31,11 @@ from minialbert.cli.main import app
 from minialbert.deploy.onnx import export
 from minialbert.deploy.onnx import parity as onnx_parity
 from minialbert.deploy.onnx.export import calibration_batches, export_onnx
-from minialbert.deploy.onnx.graph import initializers
+from minialbert.deploy.onnx.graph import drop_unused, initializers
+from minialbert.deploy.web import _check_exported
 from minialbert.errors import UserError
 from minialbert.method.encoders import load_encoder
+from minialbert.method.graph_weights import has_type_int4, read_weights
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.results import Result
 from minialbert.tasks.evaluate import evaluate
@@ -164,6 +166,40 @@ def test_weights_are_read_back_of_tied_tables_groups_and_adapters_that_start_as_
     wanted, found = (load_encoder(tmp_path / one).model.state_dict() for one in ("model", "out"))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], it) for key, it in wanted.items())
+
+
+def test_int4_of_before_is_read_and_runs_alike_and_is_refused_for_the_web(classifier, traced, tmp_path):
+    options = {"precision": "int4", "opset": 22, "tolerance": 1.0}
+    export_onnx(str(classifier), tmp_path / "out", **options)
+    wanted = read_weights(tmp_path / "out")
+    texts = ["the cat sat on the mat", "a dog"]
+    answers = list(Model(tmp_path / "out").predict(texts))
+    file = tmp_path / "out" / "model.onnx"
+    model = onnx.load(file)
+    assert not has_type_int4(file)
+    stored = initializers(model.graph)
+    for name in [name for name in stored if name.endswith(".int8.4")]:
+        packed = onnx.numpy_helper.to_array(stored[name])
+        numbers = np.concatenate([packed & 15, packed >> 4]).astype(np.int8) - 8
+        pairs = numbers.reshape(-1, 2) & 15  # as ONNX has them: neighbours in a byte
+        data = (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8).tobytes()
+        stored[name].CopyFrom(
+            onnx.helper.make_tensor(name, onnx.TensorProto.INT4, numbers.shape, data, raw=True)
+        )
+        wide = f"{name.removesuffix('.4')}.wide"
+        last = next(node for node in model.graph.node if wide in node.output)
+        del last.attribute[:], last.input[:]
+        last.op_type = "Cast"
+        last.input.append(name)
+        last.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
+    drop_unused(model)
+    onnx.save(model, file)
+    assert has_type_int4(file)
+    found = read_weights(tmp_path / "out")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[key], it) for key, it in wanted.items())
+    assert list(Model(tmp_path / "out").predict(texts)) == answers
+    with pytest.raises(UserError, match="export the model itself again"):
+        _check_exported(tmp_path / "out", {})
 
 
 def test_weights_of_old_damaged_and_hostile_graphs_are_not_read(classifier, traced, tmp_path):
@@ -524,7 +560,6 @@ def test_loading_an_export_that_is_damaged(classifier, traced, tmp_path):
             {"engine": "openvino", "precision": "int4"},
             "unknown precision 'int4' for openvino: expected one of fp32, int8",
         ),
-        ({"precision": "int4", "opset": 20}, "int4 needs opset 21 or later, got 20"),
         (
             {"precision": "int8", "calibration": ["a text"]},
             "--calibration is for --engine openvino --quantize int8",
