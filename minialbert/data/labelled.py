@@ -51,6 +51,9 @@ class Labelled:
         else:
             name, splits = "in-memory", data if isinstance(data, Mapping) else {"train": data}
         if splits is not None:
+            if self.format not in (None, formats.TABLE):
+                told = f"these are rows, not a file in the format {self.format}: leave the format out"
+                raise UserError(f"{title}: {told}")
             tables = self._tables_of(splits, title)
         return name, {split: self._accepted(table, split) for split, table in tables.items()}
 

@@ -15,7 +15,7 @@ from minialbert.errors import UserError, quoted, shown
 
 Repair = Literal["repair", "refuse"]
 # In the rows of tagged files: the line of each word, the document of a sentence, and which words touch the next one.
-LINES, DOCUMENT_ID, GLUED = "lines", "document_id", "glued"
+LINES, DOCUMENT_START, GLUED = "lines", "document_start", "glued"
 
 # Prefixes of BIOES, BILOU and BMES, and what they are in IOB2; behind those of `_ENDS` an entity is over.
 _OTHER_SCHEME = re.compile(r"([SELUM])-(.+)", re.DOTALL)
@@ -75,7 +75,7 @@ def read_tagged(path: Path) -> Table:
         if in_misc:
             cells["tags"] = [match[1] if (match := _IN_MISC.search(misc)) else "O" for misc in tags]
             cells[GLUED] = ["SpaceAfter=No" in misc for misc in tags]
-        rows.append((numbered[0][0], cells if document is None else cells | {DOCUMENT_ID: document}))
+        rows.append((numbered[0][0], cells if document is None else cells | {DOCUMENT_START: document}))
     if not rows:
         raise UserError(
             f"{path} has 0 sentences: expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"
@@ -150,15 +150,15 @@ class TagReader:
         return notes
 
 
-def _blocks(path: Path) -> Iterator[tuple[str | int | None, _Block]]:
+def _blocks(path: Path) -> Iterator[tuple[tuple[int, str] | None, _Block]]:
     """Yield the sentences of a file, as a row number and the columns of each word, with the document they are in.
 
-    It is the document's id, or the row where it begins; None where no line parts documents.
+    It is the row where the document begins and its id, which may be empty; None where no line parts documents.
     """
     lines = list(numbered_lines(path))
     separator = _separator(lines)
     block: _Block = []
-    document: str | int | None = None
+    document: tuple[int, str] | None = None
     for row, line in [*lines, (0, "")]:
         comment = separator == "TAB" and _is_comment(line)
         begins = _starts_document(line) or (comment and _NEW_DOCUMENT.fullmatch(line.strip()))
@@ -167,7 +167,7 @@ def _blocks(path: Path) -> Iterator[tuple[str | int | None, _Block]]:
                 yield document, block
             block = []
             if begins:
-                document = (not isinstance(begins, bool) and begins[1]) or row
+                document = row, (not isinstance(begins, bool) and begins[1]) or ""
             continue
         if comment:
             continue

@@ -53,7 +53,7 @@ from minialbert.data.examples import (
 )
 from minialbert.data.formats.documents import DOCUMENT
 from minialbert.data.labelled import Labelled, annotated
-from minialbert.data.ner import DOCUMENT_ID, LINES, Repair, TagReader
+from minialbert.data.ner import DOCUMENT_START, LINES, Repair, TagReader
 from minialbert.data.rows import LabelledData
 from minialbert.data.table_files import Table
 from minialbert.data.task_types import TaskType, task_type
@@ -308,7 +308,8 @@ def _with_documents(table: Table, rows: _Rows) -> _Rows:
 
 def _document(cells: _Cells) -> str | int | None:
     """Returns the document of a tagged sentence, or the id of a tool's document."""
-    return cells[DOCUMENT].id if DOCUMENT in cells else cells.get(DOCUMENT_ID)
+    row, name = cells.get(DOCUMENT_START, (None, None))
+    return cells[DOCUMENT].id if DOCUMENT in cells else name or row
 
 
 def _at(table: Table, row: int, read: Callable[[Any], Any], given: object) -> Any:  # noqa: ANN401

@@ -92,6 +92,12 @@ def test_an_answer_that_is_not_in_its_text_is_named(tmp_path, change, said):
     assert said in str(caught.value) and "train.json" in str(caught.value)
 
 
+def test_a_file_without_a_question_is_refused(tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps(squad()))
+    with pytest.raises(UserError, match=r"train\.json: 0 questions; expected at least one"):
+        load_table(tmp_path, KIND.name)
+
+
 def test_a_file_that_only_looks_like_squad_is_refused(tmp_path):
     (tmp_path / "train.json").write_text(
         json.dumps({"data": [{"paragraphs": [{"qas": [{"question": "Who?"}]}]}]})

@@ -186,6 +186,8 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
     if "details" not in holds:
         lost.update(f"{quoted(key)} of entities" for one in entities or () for key in one.meta)
     lost["line ends and TABs of texts"] += name == "pubtator" and document.text != flat(document.text)
+    lost["control characters of texts"] += name == "bioc" and document.text != bioc.in_xml(document.text)
+    lost["texts without a word"] += name in conll.SCHEMES and not document.text.strip()
     if "meta" not in holds:
         lost.update(f"{quoted(key)} of texts" for key in document.meta if key not in RAW)
     for key in RAW:

@@ -162,15 +162,18 @@ def write_xml(documents: Iterable[Document]) -> Iterator[str]:
     yield "</collection>\n"
 
 
+def in_xml(text: str) -> str:
+    """Returns a text of the same length without control characters, which XML lacks, and carriage returns."""
+    return re.sub("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", " ", text)
+
+
 def _element(name: str, record: Mapping[str, Any]) -> ElementTree.Element:
     if name == "location":
         return ElementTree.Element(name, {key: str(value) for key, value in record.items()})
     element = ElementTree.Element(name, {"id": record["id"]} if name == "annotation" else {})
 
     def child(tag: str, value: object, **attributes: str) -> None:
-        # XML has no control characters, and no carriage return of its own.
-        text = re.sub("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", " ", str(value))
-        ElementTree.SubElement(element, tag, attributes).text = text
+        ElementTree.SubElement(element, tag, attributes).text = in_xml(str(value))
 
     if name == "document":
         child("id", record["id"])

@@ -28,6 +28,8 @@ def read(folder: Path, reading: Reading) -> Iterator[Document]:
 
     Relations, events, attributes, normalisations and comments are counted, and kept as lines under `brat`.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: brat's files are read as a folder of .txt and .ann, and this is one file")
     for path in sorted(path for path in folder.rglob("*.ann") if not path.name.startswith(".")):
         texts = path.with_suffix(".txt")
         if not texts.is_file():
@@ -63,10 +65,13 @@ class _Names(dict[str, str]):
 
 def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str, str]]:
     """Yields the name and the content of two files for each document; names that had to be changed are noted."""
-    types, files = _Names(), _Names()
+    types, files, marks = _Names(), _Names(), 0
     for number, document in enumerate(documents, start=1):
         raw = document.id or f"text-{number}"
         name = files[raw if raw not in files else f"{raw} (text {number})"]
+        # At the beginning of a file it is no character for most programs, and all offsets would be wrong by one.
+        text = re.sub(r"^\ufeff", " ", document.text)
+        marks += text != document.text
         entities = document.entities or ()
         ids = [str(entity.id) for entity in entities]
         own = len(set(ids)) == len(ids) and all(re.fullmatch(r"T\d+", one) for one in ids)
@@ -76,15 +81,19 @@ def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str
             found = [
                 (start + one.start(), start + one.end())
                 for start, end in entity.parts
-                for one in re.finditer(r"[^\r\n]+", document.text[start:end])
+                for one in re.finditer(r"[^\r\n]+", text[start:end])
             ]
             where = ";".join(f"{start} {end}" for start, end in found)
-            quote = " ".join(document.text[start:end] for start, end in found)
+            quote = " ".join(text[start:end] for start, end in found)
             label = types[entity.label]
             lines.append(f"{entity.id if own else f'T{place}'}\t{label} {where}\t{quote}")
         lines += document.meta.get("brat", ()) if own else ()
         yield f"{name}.ann", "".join(f"{line}\n" for line in lines)
-        yield f"{name}.txt", document.text
+        yield f"{name}.txt", text
     changed = [f"{quoted(raw)} is {name}" for raw, name in [*types.items(), *files.items()] if raw != name]
+    if marks:
+        notes.append(
+            f"byte order marks at the beginning of {marks:,} texts became spaces, so that offsets stay"
+        )
     if changed:
         notes.append(f"names that files or brat cannot hold are changed: {', '.join(changed[:5])}")

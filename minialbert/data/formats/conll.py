@@ -11,7 +11,7 @@ from minialbert_runtime.words import spans_to_tags, tags_to_spans
 from minialbert.data.cells import missing, tags_of, words_of
 from minialbert.data.columns import Columns, find, find_required
 from minialbert.data.formats.documents import Document, Entity, Part, flat
-from minialbert.data.ner import DOCUMENT_ID, GLUED, LINES, TagReader
+from minialbert.data.ner import DOCUMENT_START, GLUED, LINES, TagReader
 from minialbert.data.table_files import Table
 
 # First and last word of an entity, and its only one, in each scheme; IOB1 has B- only after one of the same type.
@@ -26,7 +26,7 @@ def documents_of(table: Table, reader: TagReader, columns: Columns) -> Iterator[
     """
 
     def of(pair: tuple[int, Mapping[str, Any]]) -> object:
-        return pair[1].get(DOCUMENT_ID, pair[0])
+        return pair[1].get(DOCUMENT_START, pair[0])
 
     words_in, tags_in = find_required(table, "tokens", columns), find(table, "tags", columns, required=False)
     for name, rows in groupby(table.rows, key=of):
@@ -54,7 +54,7 @@ def documents_of(table: Table, reader: TagReader, columns: Columns) -> Iterator[
                 )
                 entities = [*(entities or ()), *found]
             sentences.append(tuple(offsets))
-        known = name if isinstance(name, str) else None
+        known = (name[1] if isinstance(name, tuple) else None) or None
         annotated = None if entities is None else tuple(entities)
         yield Document(text, annotated, id=known, words=tuple(sentences), place=first)
 

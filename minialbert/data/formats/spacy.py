@@ -88,9 +88,9 @@ def is_record(record: Mapping[str, Any]) -> bool:
 def from_json(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Document]:
     """Yields the paragraphs of spaCy's JSON, given with their places."""
     for place, record in records:
-        for number, paragraph in enumerate(record["paragraphs"], start=1):
-            name = str(record.get("id", "")) + (f"-{number}" if len(record["paragraphs"]) > 1 else "")
-            with reading_as("JSON of spaCy", place):
+        with reading_as("JSON of spaCy", place):
+            for number, paragraph in enumerate(record["paragraphs"], start=1):
+                name = str(record.get("id", "")) + (f"-{number}" if len(record["paragraphs"]) > 1 else "")
                 yield _paragraph(place, name, paragraph)
 
 

@@ -22,8 +22,10 @@ def rows(table: Table) -> Table:
     """Returns a row for each question: id, question, context, answers (left out where nobody gave any), title."""
     found: list[tuple[int, dict[str, Any]]] = []
     places: dict[int, str] = {}
-    for _, record in table.rows:
-        for number, article in enumerate(record["data"], start=1):
+    for row, record in table.rows:
+        with reading_as("SQuAD", table.place(row)):
+            articles = list(record["data"])
+        for number, article in enumerate(articles, start=1):
             with reading_as("SQuAD", f"{table.name}: article {number}"):
                 for at, paragraph in enumerate(article["paragraphs"], start=1):
                     for asked in paragraph["qas"]:
@@ -42,5 +44,7 @@ def rows(table: Table) -> Table:
                                 f"{places[len(found)]}: is_impossible is true, so expected no answers, found "
                                 f"{quoted(answers)}; remove one of the two"
                             )
+    if not found:
+        raise UserError(f"{table.name}: 0 questions; expected at least one")
     columns = dict.fromkeys(key for _, cells in found for key in cells)
     return replace(table, columns=tuple(columns), rows=found, places=places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minialbert.data.convert_data import read_documents
+from minialbert.data.convert_data import convert_data, read_documents
 from minialbert.data.tables import load_table
 from minialbert.errors import UserError
 
@@ -31,6 +31,15 @@ def test_folders_are_splits_and_what_tags_cannot_say_is_counted(tmp_path):
         f"train: left out: relations (1), comments (1), {parts}",
         "validation: left out: texts without an .ann file (1)",
     )
+
+
+def test_a_mark_that_programs_skip_at_the_beginning_of_a_file_keeps_its_place(tmp_path):
+    rows = [{"id": "a", "text": "\ufeffEbola \ufeff", "spans": [[0, 6, "V"]]}]
+    made = convert_data(rows, tmp_path / "out", format="brat")
+    text = (made.output / "a.txt").read_text(encoding="utf-8")
+    assert (made.output / "a.ann").read_text(encoding="utf-8") == "T1\tV 0 6\t Ebola\n"
+    assert text[0:6] == " Ebola" and text == " Ebola \ufeff"
+    assert made.notes[0].startswith("byte order marks at the beginning of 1 texts became spaces")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from minialbert.data.convert_data import convert_data, read_documents
+from minialbert.data.formats import fit
+from minialbert.data.formats.documents import Document
 from minialbert.data.tables import load_table
 
 CONLLU = """# newdoc id = news-1
@@ -54,6 +56,25 @@ def test_sentences_of_a_document_stay_together(tmp_path):
     assert [one.text for one in read(path)][:2] == ["in Bonn0\nhe", "in Bonn1\nhe"]
     rows = load_table(path, "token").splits["train"]
     assert len({row.group for row in rows}) == 9 and rows[0].group == rows[1].group != rows[2].group
+
+
+def test_a_text_without_a_word_is_counted():
+    notes = []
+    fit([Document(" ", ()), Document("a", ())], "conll", "refuse", notes)
+    assert notes == ["left out, since CoNLL cannot hold them: texts without a word (1)"]
+
+
+@pytest.mark.parametrize("scheme", ["iob2", "conllu", "bioes"])
+def test_documents_of_one_id_that_follow_each_other_are_two(tmp_path, scheme):
+    rows = [{"id": "a", "text": text, "spans": [[0, 1, "X"]]} for text in ("x y", "x y", "z")]
+    made = convert_data(rows, tmp_path / "a.conll", format=scheme)
+    notes = []
+    (found,) = read_documents(made.output, notes).values()
+    assert [(one.id, one.text, len(one.entities)) for one in found] == [
+        ("a", text, 1) for text in ("x y", "x y", "z")
+    ]
+    assert notes[-1] == "train: 2 documents have the id of an earlier one, as 'a'; all are kept"
+    assert {row.group for row in load_table(made.output, "token").splits["train"]} == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from minialbert.data.convert_data import convert_data, read_documents
-from minialbert.data.formats.documents import Document, Entity
+from minialbert.data.formats import NAMES
+from minialbert.data.formats.documents import Document, Entity, Span
 from minialbert.errors import UserError
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -186,6 +187,31 @@ def test_bad_input_is_told_with_file_and_row(tmp_path, name, content, message):
         read_documents(path, [])
     assert str(caught.value).startswith(str(path)) and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"x": 1}', '{"data": {}, "paragraphs": 3}', '{"data": [], "paragraphs": []}']
+)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"table", "spacy"}))
+def test_another_file_than_the_format_says_is_told(tmp_path, name, content):
+    path = tmp_path / "t.json"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_documents(path, [], read_as=name)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_rows_have_no_format():
+    with pytest.raises(UserError, match="rows in memory: these are rows, not a file in the format doccano"):
+        read_documents([{"text": "a", "spans": []}], [], read_as="doccano")
+
+
+def test_characters_that_xml_lacks_are_counted(tmp_path):
+    rows = [{"text": "a\r\n\x0bb", "spans": [[4, 5, "X"]]}]
+    made = convert_data(rows, tmp_path / "a.xml", format="bioc")
+    assert made.notes[-1].endswith("cannot hold them: control characters of texts (1)")
+    ((document,), _) = read(made.output)
+    assert (document.text, document.spans) == ("a \n b", [Span(4, 5, "X")])
 
 
 def test_quotes_that_stand_elsewhere_are_noted(tmp_path):
