@@ -54,7 +54,8 @@ def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
     text = {"type": "string", "maxLength": limits.max_characters}
     model = {"type": "string", "enum": list(names), "default": names[0], "description": "The model's name."}
     pair = {"type": "array", "items": text, "minItems": 2, "maxItems": 2}
-    one = {"type": "object", "required": ["text"], "properties": {"id": {}, "text": text, "pair": text}}
+    parts = {"id": {}, "text": text, "pair": text}
+    one = {"type": "object", "required": ["text"], "properties": parts, "additionalProperties": False}
 
     def some(items: dict[str, Any], what: str) -> dict[str, Any]:
         return {"type": "array", "items": items, "maxItems": limits.max_texts, "description": what}

@@ -17,9 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import UserError, one_line, quoted
 from .limits import Limits
-from .serving import ServedModel, Service, error_body
-
-_LONGEST_HEAD = 32768  # bytes of a request's line and headers
+from .serving import LONGEST_HEAD, ServedModel, Service, error_body
 
 
 class BoundedProtocol(H11Protocol):
@@ -140,7 +138,7 @@ class Server(uvicorn.Server):
             access_log=False,  # its lines have the query
             proxy_headers=False,
             server_header=False,
-            h11_max_incomplete_event_size=_LONGEST_HEAD,
+            h11_max_incomplete_event_size=LONGEST_HEAD,  # of heads that come in pieces
             timeout_graceful_shutdown=int(limits.seconds + 2 * limits.client_seconds) + 1,
         )
         super().__init__(config)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ _HELD, _DRAINED = (
 # Seconds for which a request waits whose client sends no more: it has left, or has closed its half and still listens.
 _PATIENCE = 1.0
 _SILENCE = 1.0  # seconds without a byte after which a refused client has sent all that it will
+LONGEST_HEAD = 32768  # bytes of a request's line and headers
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _INPUTS = ("texts", "pairs", "documents")
 
@@ -164,6 +166,7 @@ class Service:
             routes=[Route(path, answer, methods=[method]) for path, (answer, method) in routes.items()],
             exception_handlers={HTTPException: _refused, ClientDisconnect: _nothing, Exception: _failed},
         )
+        self._app.router.redirect_slashes = False  # to an address that a proxy may not have
 
     def close(self) -> None:
         """End its threads."""
@@ -199,8 +202,12 @@ class Service:
                 message = {"type": "http.response.body"}
             await send(message)
 
+        head = [scope.get("raw_path") or b"", scope["query_string"], *chain(*scope["headers"])]
+        told = error_body(f"the headers have over {LONGEST_HEAD:,} bytes", request_id=state["id"])
+        is_long = sum(map(len, head)) > LONGEST_HEAD
+        app = Response(told, 400, media_type="application/json") if is_long else self._app
         with suppress(Exception):  # _failed has logged it
-            await self._app(scope, listen, answer)
+            await app(scope, listen, answer)
         path = scope["path"] if scope["path"] in self._known else "other"
         seconds = time.monotonic() - began
         self._counts.add(path, status, seconds)
@@ -291,8 +298,12 @@ class Service:
         if named[0] == "pairs" and not all(isinstance(one, list) and len(one) == 2 for one in texts):
             raise HTTPException(422, "expected pairs as lists of two texts")
         if named[0] == "documents":
-            if not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in texts):
-                raise HTTPException(422, 'expected documents as objects with a "text", and perhaps an "id"')
+            known = {"id", "text", "pair"}
+            if not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in texts) or any(
+                one.keys() - known for one in texts
+            ):
+                told = 'expected documents as objects with a "text", perhaps an "id" or a "pair", and nothing else'
+                raise HTTPException(422, told)
             ids = [{"id": one["id"]} if "id" in one else {} for one in texts]
             texts = [[one["text"], one["pair"]] if "pair" in one else one["text"] for one in texts]
         request.state.texts = len(texts)

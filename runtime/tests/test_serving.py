@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_cli import refuse, run
 
 import minialbert_runtime
-from minialbert_runtime import Model, RuntimeUserError
+from minialbert_runtime import Model, RuntimeUserError, session
 
 SOURCE = str(Path(minialbert_runtime.__file__).parents[1])
 WORDS = ["king", "river", "city", "new", "was", "é", "."]
@@ -137,6 +137,17 @@ def test_many_texts_run_side_by_side_in_runs_of_256_tokens(classifier, monkeypat
     assert max(max(lengths) * len(lengths) for _, lengths in runs) <= 256
     assert all(max(lengths) * (len(lengths) + 1) > 256 or len(lengths) == 32 for _, lengths in runs[:-1])
     assert list(Model(classifier, threads=1).predict(texts)) == expected
+
+
+def test_models_share_their_working_memory_and_keep_their_bits(classifier, monkeypatch):
+    texts, shared = ["a new city", "river " * 50, "king"] * 9, "session.use_env_allocators"
+    models = [Model(classifier, threads=1) for _ in range(2)]
+    assert all(one._session.get_session_options().get_session_config_entry(shared) == "1" for one in models)
+    monkeypatch.setattr(session, "_owner_of_the_arena", lambda: 0)  # as in a child of the process
+    own = Model(classifier, threads=1)
+    with pytest.raises(RuntimeError, match=shared):
+        own._session.get_session_options().get_session_config_entry(shared)
+    assert [list(one.predict(texts)) for one in models] == [list(own.predict(texts))] * 2
 
 
 def test_few_tokens_are_run_one_after_the_other_on_all_threads(classifier):

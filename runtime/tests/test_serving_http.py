@@ -149,6 +149,7 @@ REFUSED = [
     (b'{"texts": ["a", ["a", "b", "c"]]}', 422, "text 2: expected a text or a pair"),
     (b'{"pairs": ["a"]}', 422, "lists of two texts"),
     (b'{"documents": ["a"]}', 422, 'objects with a "text"'),
+    (b'{"documents": [{"text": "a", "note": 7}]}', 422, 'a "pair", and nothing else'),
     (b'{"texts": ["\\ud800"]}', 400, "half of a surrogate pair"),
     (b'{"documents": [{"id": "\\ud83d", "text": "a"}]}', 400, "half of a surrogate pair"),
     (b'{"documents": [{"id": [-1e400], "text": "a"}]}', 400, "a number is out of range"),
@@ -172,6 +173,8 @@ def test_what_is_refused_has_one_line_and_a_status_and_the_next_request_is_answe
             ("/predict", "PUT", 405),
             ("/healthz", "POST", 405),
             ("/other?text=secret", "GET", 404),
+            ("/healthz/", "GET", 404),
+            ("/healthz?" + "a" * 33_000, "GET", 400),
         ):
             assert at.ask(path, method=method).status == status
         assert at.ask("/embed", {"texts": ["a"]}).said["error"].startswith("a token model gives no vectors")
@@ -284,6 +287,8 @@ def test_clients_that_are_not_http_are_answered(counted):
             POST + b"Content-Length: -1\r\n\r\n",
             POST + b"Content-Length: 1" + b"0" * 30 + b"\r\n\r\n",
             POST + b"Connection: close\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+            POST + b"Connection: close\r\nX: " + b"a" * 33_000 + b'\r\nContent-Length: 8\r\n\r\n["king"]',
+            POST + b"Connection: close\r\n" + b"X: a\r\n" * 20_000 + b'Content-Length: 8\r\n\r\n["king"]',
             POST + b"Transfer-Encoding: chunked\r\n\r\nnot a chunk\r\n",
         ):
             answer = at.raw(sent)
