@@ -478,6 +478,8 @@ def _by_label(name: str, given: list[str] | None) -> dict[str, float]:
     found = {}
     for entry in given or ():
         label, equals, value = entry.rpartition("=")
+        if label in found:
+            raise UserError(f"{name}: {quoted(label)} is given twice: give one share for it")
         try:
             found[label] = float(value)
         except ValueError:

@@ -327,6 +327,11 @@ def load_adapters(
             f"{display_name(encoder.config.name_or_path) or 'without a name'} ({found[:12]}): load the student "
             "they were trained on, or train adapters for this one"
         )
+    if record.num_iterations != encoder.config.num_hidden_layers:
+        raise UserError(
+            f"{source}: {CONFIG_NAME}: num_iterations is {record.num_iterations}, and the backbone that they were "
+            f"trained on has {encoder.config.num_hidden_layers}: save the adapters again"
+        )
     values = {name: getattr(record, name) for name in _TASK_FIELDS}
     values["id2label"] = {int(index): label for index, label in record.id2label.items()}
     values["label2id"] = dict(record.label2id)

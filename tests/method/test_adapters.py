@@ -524,6 +524,8 @@ def test_adapters_of_a_backbone_that_was_trained_too_are_refused_on_the_original
         ({"num_labels": 10**15}, r"id2label must number 1000000000000000 labels"),
         ({"id2label": {"0": "red", "1": "green", "5": "blue"}}, r"id2label must number 3 labels"),
         ({"id2label": {"0": "red", "1": "green", "blue": "2"}}, r"id2label must number 3 labels"),
+        ({"num_iterations": 99}, "num_iterations is 99, and the backbone that they were trained on has 3"),
+        ({"num_iterations": -1}, "num_iterations is -1, and the backbone"),
         ({"adapter_reduction_factor": "8"}, "adapter_reduction_factor: Input should be a valid integer"),
         ({"adapter_reduction_factor": 64}, r"must lie between 1 and hidden_size \(32\), got 64"),
         ({"adapter_init": "zero"}, "adapter_init must be"),

@@ -187,6 +187,8 @@ def test_the_command_line(copied, call, refuse):
     assert status == 0 and "calibration error (ECE)" in out and "2 thresholds (nothing is written)" in out
     assert (folder / "task.json").read_text() == before
     assert "as in Disease=0.95; found 'Person'" in refuse(*given, "--min-recall", "Person")
+    twice = refuse(*given, "--min-recall", "Person=0.9", "--min-recall", "Person=0.8")
+    assert "--min-recall: 'Person' is given twice: give one share for it" in twice
     assert "expected a share above 0 and up to 1, found 95" in refuse(*given, "--min-recall", "Person=95")
     assert "max_drop is for early exit" in refuse(*given, "--confidences", "--max-drop", "1")
     (folder / "task.json").unlink()
