@@ -77,8 +77,9 @@ def _onnx_session(source: str | bytes, threads: int) -> onnxruntime.InferenceSes
 def _owner_of_the_arena() -> int:
     """Return the process whose sessions take their working memory from one arena, and make that.
 
-    With an arena each, half of what a second small model costs is working memory that waits for its next run. A child
-    of this process gives each of its sessions its own: the lock of this one may be held in the moment of the fork.
+    With an arena each, most of what a second small model costs is working memory that waits for its next run, once it
+    has had long texts. A child of this process gives each of its sessions its own: the lock of this one may be held in
+    the moment of the fork.
     """
     kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
