@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -26,7 +27,7 @@ from minialbert.runs.records import load_record
 BOX, RESULTS, README = Path("models"), Path("results"), Path("README.md")
 HOME = BOX / "minialbert_models"
 MOST_BYTES = 15_000_000
-ENCODER, TAGGER, START = "minilm-5mb", "biomedical-ner-4mb", "english-4mb"
+ENCODER, TAGGER, START, MEDICAL = "minilm-5mb", "biomedical-ner-2mb", "english-4mb", "biomedical-2mb"
 LEFT_OUT = ("special_tokens_map.json", "vocab.txt")  # which the runtime does not read
 SETS = {
     "stsb": "STS-B dev: likeness of two sentences",
@@ -40,6 +41,7 @@ TASKS = {
     ENCODER: "vectors of sentences",
     TAGGER: "diseases and chemicals in biomedical text",
     START: "none yet: to be tuned on your labels, without a teacher",
+    MEDICAL: "the same, from biomedical text",
 }
 
 
@@ -115,6 +117,16 @@ def failures(most: int = 3) -> str:
     return "\n".join(lines)
 
 
+def products() -> tuple[float, float]:
+    """Return how many million products of weights a token takes in the sentence encoder, and in its teacher."""
+    config, run = read(HOME / ENCODER / "config.json"), read(RESULTS / "boxed" / ENCODER / "result.json")
+    width, iterations = config["hidden_size"], config["num_hidden_layers"]
+    block = 4 * width**2 + 2 * width * config["intermediate_size"]
+    adapters = 2 * 2 * width * (width // config["adapter_reduction_factor"])
+    ours = iterations * (block + adapters) + config["embedding_size"] * width
+    return ours / 1e6, max(run["layer_map"]) * block / 1e6
+
+
 def encoder_facts() -> dict[str, Any]:
     """Return what the sentence encoder's card shows."""
     folder = RESULTS / "boxed" / ENCODER
@@ -127,13 +139,16 @@ def encoder_facts() -> dict[str, Any]:
         "scores": scores(),
         "latencies": latencies(),
         "failures": failures(),
+        "products": products(),
     }
 
 
 def tagger_facts() -> dict[str, Any]:
     """Return what the tagger's card shows."""
-    tuned, int8 = (read(RESULTS / "boxed" / TAGGER / f"{name}.json") for name in ("result", "int8"))
-    found = int8["metrics"][int8["split"]]["per_type"]
+    tuned, int8, int4 = (
+        read(RESULTS / "boxed" / TAGGER / f"{name}.json") for name in ("result", "int8", "int4")
+    )
+    found = int4["metrics"][int4["split"]]["per_type"]
     rows = [
         (
             name,
@@ -145,38 +160,63 @@ def tagger_facts() -> dict[str, Any]:
     return {
         "tuned": tuned,
         "int8": int8,
-        "decoding": read(RESULTS / "decoding" / "result.json")["models"][f"{TAGGER} as a model"]["f1"],
+        "int4": int4,
+        "trimmed": read(RESULTS / "boxed" / TAGGER / "trim.json"),
+        "decoding": read(RESULTS / "decoding" / "result.json")["models"]["biomedical-ner-4mb as a model"][
+            "f1"
+        ],
         "types": table(("type", "precision", "recall", "F1", "entities"), rows),
     }
 
 
-def start_facts() -> dict[str, Any]:
-    """Return what the card of the encoder to tune shows: its scores after tuning beside its teacher's."""
-    folder, found = RESULTS / "boxed" / START, {}
-    for file in find_run_records(folder):
-        record = load_record(file)
-        if record["kind"] == "finetune":
-            data = record["recipe"]["task"]["data"]
-            found.setdefault(data, []).append(record)
-    with (RESULTS / "miniature" / "reach.csv").open(encoding="utf-8", newline="") as lines:
-        reached = {row["row"]: row for row in csv.DictReader(lines)}
-    rows = []
-    for data, records in sorted(found.items()):
-        figures = [record["metrics"][record["split"]] for record in records]
-        metric = (
-            "entity_f1_strict" if "entity_f1_strict" in figures[0] else records[0]["metric"]
-        )  # as reached
-        scores = [100 * one[metric] for one in figures]
-        others = [f"{float(reached[row][data]):.1f}" for row in ("teacher", "undistilled")]
-        rows.append(
-            (f"{data} ({metric.replace('_', ' ')})", *others, f"{mean(scores):.1f}", str(len(scores)))
+def scores_of(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, list[float]]]:
+    """Return, for each data set that models were tuned on, the metric and each seed's score in per cent."""
+    found: dict[str, tuple[str, list[float]]] = {}
+    for record in records:
+        figures = record["metrics"][record["split"]]
+        metric = "entity_f1_strict" if "entity_f1_strict" in figures else record["metric"]
+        found.setdefault(record["recipe"]["task"]["data"], (metric, []))[1].append(100 * figures[metric])
+    return found
+
+
+def tuned_from(folder: Path) -> list[Any]:
+    """Return the records of tuned models below a folder."""
+    return [record for record in map(load_record, find_run_records(folder)) if record["kind"] == "finetune"]
+
+
+def start_facts(name: str = START) -> dict[str, Any]:
+    """Return what the card of an encoder to tune shows: its scores after tuning beside its teacher's."""
+    folder = RESULTS / "boxed" / name
+    records = tuned_from(folder)
+    others: dict[str, dict[str, float]] = {}
+    if name == START:
+        with (RESULTS / "miniature" / "reach.csv").open(encoding="utf-8", newline="") as lines:
+            reached = {row["row"]: row for row in csv.DictReader(lines)}
+        for heading, row in (("its teacher", "teacher"), ("not distilled", "undistilled")):
+            others[heading] = {data: float(reached[row][data]) for data in scores_of(records)}
+    else:
+        teachers = [read(file) for file in (RESULTS / "without-gold").glob("*/teacher/tuning/result.json")]
+        for heading, tuned in (
+            ("its teacher (one seed)", teachers),
+            (START, tuned_from(RESULTS / "boxed" / START)),
+        ):
+            others[heading] = {data: mean(scores) for data, (_, scores) in scores_of(tuned).items()}
+    rows = [
+        (
+            f"{data} ({metric.replace('_', ' ')})",
+            *(f"{known[data]:.1f}" for known in others.values()),
+            f"{mean(scores):.1f}",
+            str(len(scores)),
         )
-    header = ("", "its teacher", "not distilled", START, "seeds")
+        for data, (metric, scores) in sorted(scores_of(records).items())
+    ]
     return {
+        "medical": name == MEDICAL,
+        "precision": read(HOME / name / "export.json")["precision"],
         "run": read(folder / "distillation.json"),
         "trimmed": read(folder / "trim.json"),
         "parameters": records[0]["model"]["encoder_parameters"],
-        "scores": table(header, rows),
+        "scores": table(("", *others, name, "seeds"), rows),
         "ner": next(row for row in rows if row[0].startswith("NCBI")),
     }
 
@@ -185,6 +225,7 @@ CARDS = {
     ENCODER: ("card-encoder", encoder_facts),
     TAGGER: ("card-tagger", tagger_facts),
     START: ("card-start", start_facts),
+    MEDICAL: ("card-start", partial(start_facts, MEDICAL)),
 }
 
 
@@ -223,7 +264,8 @@ def summary() -> str:
         "times": times,
     }
     facts |= {"tagger": TAGGER, "tagger_size": size_of(TAGGER), **tagger_facts()}
-    facts |= {"start": START, "start_size": size_of(START), "ner": start_facts()["ner"]}
+    for name in (START, MEDICAL):
+        facts[name.partition("-")[0]] = {"name": name, "size": size_of(name), "ner": start_facts(name)["ner"]}
     return filled("card-summary", name=ENCODER, size=size_of(ENCODER), **facts)
 
 

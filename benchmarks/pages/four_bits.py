@@ -15,7 +15,7 @@ from minialbert.runs.records import load_record, mean_and_sd
 RESULTS = Path("results") / "four-bits"
 HEAD = """# What four bits cost a small tagger
 
-`english-4mb` tuned on NCBI-disease with {count} seeds, the runs behind
+`english-4mb` tuned on NCBI-disease with {count} seeds, those behind
 [its card](../../models/minialbert_models/english-4mb/README.md), then exported, and scored on the test split by exact
 spans. Differences are those to the tuned model, seed by seed. Made by `python benchmarks/pages/four_bits.py` from the
 records here.

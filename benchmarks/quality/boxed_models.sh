@@ -39,33 +39,58 @@ minialbert distill --recipe miniature/hidden-only-20m --teacher "$biomedical" --
 python $here/boxed_texts.py tags "$data" "$work/bc5cdr"
 minialbert finetune --model "$work/biomedical/model" --task ner --data "$work/bc5cdr" --epochs 5 --lr 5e-4 --batch-size 32 \
   --output "$work/tagger"
-minialbert export --model "$work/tagger/model" --quantize int8 --opset 22 --output "$work/biomedical-ner-4mb"
+minialbert export --model "$work/tagger/model" --quantize int8 --opset 22 --output "$work/tagger-int8"
+minialbert trim --model "$work/tagger-int8" --corpus "$data/corpus/*/*.txt" --min-count 11 --output "$work/tagger-trimmed" --json \
+  >"$work/tagger-trim.json"
+minialbert export --model "$work/tagger-trimmed" --quantize int4 --opset 22 --tolerance 1 --output "$work/biomedical-ner-2mb"
 
-minialbert prepare --recipe miniature/hidden-only-20m --max-windows-per-document 0 --corpus "$data/corpus/general/*.txt" \
-  --tokenizer "$english" --output "$work/english-windows"
-minialbert distill --recipe miniature/hidden-only-20m --teacher "$english" --data "$work/english-windows" --steps 4200 \
-  --set training.warmup_steps=200 --set training.eval_steps=700 --set training.save_steps=350 --output "$work/english"
-minialbert trim --model "$work/english/model" --corpus "$data/corpus/*/*.txt" --min-count 5 --output "$work/trimmed" --json \
-  >"$work/trim.json"
-minialbert export --model "$work/trimmed" --head features --quantize int8 --opset 22 --output "$work/english-4mb"
-for seed in 1 2 3; do
-  for task in cola=glue/CoLA stsb=glue/STS-B mrpc=glue/MRPC ner=ner/NCBI-disease; do
-    minialbert finetune --model "$work/english-4mb" --task "${task%=*}" --data "$data/${task#*=}" --lr 3e-4 --precision bf16 \
-      --set task.decoding=alone --seed $seed --output "$work/english-tuned/${task#*/}-$seed"
+# Two encoders to tune, each from its own texts and teacher.
+start() {
+  local name=$1 texts=$2 teacher=$3 steps=$4 least=$5 precision=$6
+  shift 6
+  minialbert prepare --recipe miniature/hidden-only-20m --max-windows-per-document 0 --corpus "$data/corpus/$texts/*.txt" \
+    --tokenizer "$teacher" --output "$work/$name-windows"
+  minialbert distill --recipe miniature/hidden-only-20m --teacher "$teacher" --data "$work/$name-windows" --steps "$steps" \
+    "$@" --output "$work/$name-student"
+  minialbert trim --model "$work/$name-student/model" --corpus "$data/corpus/*/*.txt" --min-count "$least" \
+    --output "$work/$name-trimmed" --json >"$work/$name-trim.json"
+  minialbert export --model "$work/$name-trimmed" --head features --quantize "$precision" --opset 22 --tolerance 1 \
+    --output "$work/$name"
+}
+start english-4mb general "$english" 4200 5 int8 --set training.warmup_steps=200 --set training.eval_steps=700 \
+  --set training.save_steps=350
+start biomedical-2mb biomedical "$biomedical" 2000 30 int4 --set training.warmup_steps=100 --set training.eval_steps=500 \
+  --set training.save_steps=250
+tune() {
+  local name=$1 data_set=$2
+  shift 2
+  for seed in "$@"; do
+    minialbert finetune --model "$work/$name" --task "${data_set%=*}" --data "$data/${data_set#*=}" --lr 3e-4 --precision bf16 \
+      --set task.decoding=alone --seed "$seed" --output "$work/$name-tuned/${data_set##*/}-$seed"
   done
-done
+}
+for task in stsb=glue/STS-B mrpc=glue/MRPC ner=ner/BC5CDR-chem; do tune english-4mb $task 1 2 3; done
+tune english-4mb cola=glue/CoLA 1 2
+tune english-4mb ner=ner/NCBI-disease 1 2 3 4 5
+for task in ner=ner/NCBI-disease ner=ner/BC5CDR-chem; do tune biomedical-2mb $task 1 2 3; done
 
-for name in minilm-5mb biomedical-ner-4mb english-4mb; do mkdir -p results/boxed/$name; done
+for name in minilm-5mb biomedical-ner-2mb english-4mb biomedical-2mb; do mkdir -p results/boxed/$name; done
 cp "$work/first/result.json" results/boxed/minilm-5mb/first-pass.json
 cp "$work/second/result.json" "$work/code/packages.tsv" results/boxed/minilm-5mb/
-cp "$work/tagger/result.json" results/boxed/biomedical-ner-4mb/
-cp "$work/biomedical/result.json" results/boxed/biomedical-ner-4mb/distillation.json
-cp "$work/english/result.json" results/boxed/english-4mb/distillation.json
-cp "$work/trim.json" results/boxed/english-4mb/
-cp -r "$work/english-tuned" results/boxed/english-4mb/tuned
-python benchmarks/pages/pack_records.py results/boxed/english-4mb
-minialbert evaluate --model "$work/biomedical-ner-4mb" --data "$work/bc5cdr" --split test --json \
-  >results/boxed/biomedical-ner-4mb/int8.json
+cp "$work/tagger/result.json" results/boxed/biomedical-ner-2mb/
+cp "$work/tagger-trim.json" results/boxed/biomedical-ner-2mb/trim.json
+cp "$work/biomedical/result.json" results/boxed/biomedical-ner-2mb/distillation.json
+for name in english-4mb biomedical-2mb; do
+  cp "$work/$name-student/result.json" results/boxed/$name/distillation.json
+  cp "$work/$name-trim.json" results/boxed/$name/trim.json
+  cp -r "$work/$name-tuned" results/boxed/$name/tuned
+  python benchmarks/pages/pack_records.py results/boxed/$name
+done
+for precision in 8 4; do
+  folder=$([ $precision = 8 ] && echo tagger-int8 || echo biomedical-ner-2mb)
+  minialbert evaluate --model "$work/$folder" --data "$work/bc5cdr" --split test --json \
+    >results/boxed/biomedical-ner-2mb/int$precision.json
+done
 
 minialbert export --model "$teacher" --head features --quantize int8-dynamic --output "$work/teacher-int8"
 python $here/embeddings.py static --teacher "$teacher" --dim 190 --output "$work/static"
@@ -73,5 +98,5 @@ python $here/embeddings.py score --teacher "$teacher" --sets "$work/sets" --mode
   --model static="$work/static" --output results/embeddings
 python $here/embeddings.py time --model minilm-5mb="$work/minilm-5mb" --model "teacher, int8=$work/teacher-int8" \
   --model model2vec="$work/static" --output results/embeddings
-python benchmarks/pages/boxed_models.py minilm-5mb="$work/minilm-5mb" biomedical-ner-4mb="$work/biomedical-ner-4mb" \
-  english-4mb="$work/english-4mb"
+python benchmarks/pages/boxed_models.py minilm-5mb="$work/minilm-5mb" biomedical-ner-2mb="$work/biomedical-ner-2mb" \
+  english-4mb="$work/english-4mb" biomedical-2mb="$work/biomedical-2mb"
