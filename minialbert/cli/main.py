@@ -323,14 +323,19 @@ def _print_held_out(metrics: dict[str, Any]) -> None:
 _UsageError: Any = typer.BadParameter.__base__  # typer exports this one alone
 
 
+def _said_by_typer(error: Any) -> str:
+    return error.format_message().rstrip(".").replace("Value error, ", "")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     # JSON and Markdown are UTF-8 wherever they go: a pipe on Windows or in a POSIX locale would take less.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[StandardError()])
-    for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate", "onnx_ir", "matplotlib"):
+    for noisy in ("httpx", "urllib3", "datasets", "filelock", "accelerate", "onnx_ir", "matplotlib", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it writes its lines itself
     try:
         stopping.refuse_several_processes(sys.argv[1:])
         stopping.leave_talking_to_the_first()
@@ -342,7 +347,7 @@ def main() -> None:
         stopping.let_the_first_fail_first()
         context = getattr(error, "ctx", None)
         more = f" ({context.command_path} --help lists the options)" if context is not None else ""
-        message = str(error) if isinstance(error, UserError) else error.format_message().rstrip(".")
+        message = str(error) if isinstance(error, UserError) else _said_by_typer(error)
         if message:  # else the help was asked for
             say(f"minialbert: {message}{more}", err)
         sys.exit(2)

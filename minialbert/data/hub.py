@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub import constants
 
 from minialbert.errors import UserError, failing_as, quoted, shown
 
@@ -19,6 +26,31 @@ SPLIT_NAMES = {
 }
 
 
+@contextmanager
+def sparing_attempts(name: str | Path) -> Iterator[None]:
+    """Look for a hub id in the cache alone while the hub's host has no address.
+
+    The hub's client would try each file six times, and say so each time. A proxy finds addresses itself. What is
+    there as a file or folder needs no hub.
+    """
+    host = urlsplit(constants.ENDPOINT).hostname
+    if os.path.exists(name) or constants.HF_HUB_OFFLINE or getproxies() or _has_address(host):
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _has_address(host: str | None) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
 def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any:
     """Returns a data set of the hub, or its splits by name, as `datasets.load_dataset` does.
 
@@ -26,7 +58,10 @@ def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any
     """
     import datasets  # takes seconds, and most data are files
 
-    with failing_as(failure, Exception, named=True):  # the hub client raises whatever its transport raises
+    with (
+        sparing_attempts(name),
+        failing_as(failure, Exception, named=True),
+    ):  # the hub client raises whatever its transport raises
         return datasets.load_dataset(name, config, **options)
 
 

@@ -229,7 +229,10 @@ class _Plan:
         before, now = asdict(other.options), asdict(self.options)
         found = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
         if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            found.append(f"tokenizer {other.tokenizer.name}, now {self.tokenizer.name}")
+            old_one, new_one = (
+                f"{it.name} ({it.fingerprint[:12]})" for it in (other.tokenizer, self.tokenizer)
+            )
+            found.append(f"tokenizer {old_one}, now {new_one}")
         old, new = ({source.name: source for source in side.sources} for side in (other, self))
         changed = sorted(name for name in old | new if _differ(old.get(name), new.get(name)))
         if changed or [source.name for source in other.sources] != [source.name for source in self.sources]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections import deque
@@ -23,6 +24,7 @@ from minialbert_runtime.errors import panics_as_errors
 from minialbert_runtime.folder import find_folder, is_exported
 from tokenizers import Tokenizer
 
+from minialbert.data.hub import sparing_attempts
 from minialbert.errors import UserError, failing_as
 from minialbert.runs.untrusted import TOKENIZER_SETTINGS, check_model_folder, check_tokenizer_files
 
@@ -58,8 +60,12 @@ def load_tokenizer(
         tokenizer = find_folder(tokenizer) if is_exported(tokenizer) else tokenizer  # by name, out of the box
         advice = "give a directory with tokenizer.json or a hub id"
         unread = f"no tokenizer could be loaded from {tokenizer}: {advice}"
+        if re.match(r"[./~]|.*/$", str(tokenizer)) and not os.path.exists(
+            tokenizer
+        ):  # no hub id is written so
+            raise UserError(f"no tokenizer could be loaded from {tokenizer}: there is no such directory")
         # Transformers raises OSError, ValueError, and whatever the parser raises.
-        with failing_as(unread, Exception, named=True):
+        with failing_as(unread, Exception, named=True), sparing_attempts(tokenizer):
             check_model_folder(folder := _folder_of_settings(str(tokenizer), settings.get("revision")))
             if (folder / "tokenizer.json").is_file():
                 check_normalizer(folder / "tokenizer.json")

@@ -157,7 +157,8 @@ class WindowsManifest:
         if not local_path(folder / MANIFEST).is_file():
             begun = (folder / PROGRESS).exists()
             hint = "prepare was interrupted: run it again" if begun else "run prepare first"
-            raise UserError(f"{folder}: no {MANIFEST} ({hint})")
+            state = f"{folder}: no {MANIFEST}" if folder.exists() else f"{folder} does not exist"
+            raise UserError(f"{state} ({hint})")
         values = read_json(folder / MANIFEST)
         try:
             manifest = cls.from_dict(values)

@@ -41,6 +41,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from minialbert.data.hub import sparing_attempts
 from minialbert.data.packing import block_mask
 from minialbert.data.pairs import means, translated
 from minialbert.data.tokenizers import load_tokenizer
@@ -169,7 +170,7 @@ def load_encoder(
     called = f"{role} {name}".strip()
     exported = is_exported(name)
     try:
-        with quiet_loading():
+        with quiet_loading(), sparing_attempts(name):
             if Path(name).is_dir() and not exported:
                 _check_size(Path(name), head, config)
             auto = HEADS[head].auto
@@ -305,6 +306,19 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         )
 
 
+def _read_config(name: str | Path, revision: str | None) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except ValueError:  # SciBERT's names no kind
+        values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        if "model_type" in values or not values.keys() >= _BERT_KEYS:
+            raise
+        config = BertConfig.from_dict(values)
+    if hasattr(config, "use_adapter"):
+        return MiniAlbertConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return config
+
+
 def load_encoder_config(name: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
     """Return the configuration with which the encoder at a directory or hub id is built.
 
@@ -331,15 +345,8 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
         raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
     _check_counts(path / "config.json")
     try:
-        try:
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        except ValueError:  # SciBERT's names no kind
-            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-            if "model_type" in values or not values.keys() >= _BERT_KEYS:
-                raise
-            config = BertConfig.from_dict(values)
-        if hasattr(config, "use_adapter"):
-            config = MiniAlbertConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        with sparing_attempts(name):
+            config = _read_config(name, revision)
     except LOADING_ERRORS as error:
         raise UserError(_not_loaded(str(name), error)) from error
     check_config(config, name)

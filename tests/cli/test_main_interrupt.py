@@ -22,7 +22,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("name", ["typer", "minialbert.cli.main", "torch"])
+@pytest.mark.parametrize("name", ["typer", "minialbert.cli.main", "torch", "torch._export.verifier"])
 def test_ctrl_c_while_something_is_imported(name, tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", _INTERRUPTED_AT.format(name=name)],
