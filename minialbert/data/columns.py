@@ -52,7 +52,7 @@ def find(
         raise UserError(f"{table.name}: {both} could each be the {role} column: set task.{role} to one")
     if not found and required:
         wanted = quoted(named) if named is not None else f"one of {', '.join(names)}"
-        have = table.have(f": set task.{role} to its name")
+        have = table.have(f": set task.{role} to its name (--set task.{role}=NAME)")
         raise UserError(f"{table.name}: no {role} column; expected {wanted}, found {have}")
     return found[0] if found else None
 

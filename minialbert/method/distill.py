@@ -308,7 +308,7 @@ def _run(
     if trains:
         documents = sum(m.splits["train"].documents for m in plan.windows.manifests)
         sources = listed((source.name for source in plan.windows.sources), 80)
-        logger.info("windows: %s of %s documents (%s)", f"{len(plan.windows):,}", f"{documents:,}", sources)
+        logger.info("windows: %s from %s documents (%s)", f"{len(plan.windows):,}", f"{documents:,}", sources)
     for note in plan.notes if trains else ():
         logger.info("%s", note)
     set_seed(plan.recipe.training.seed)

@@ -43,7 +43,9 @@ def _by_label(figures: Mapping[str, Any]) -> Iterator[Table]:
     for key, title, counted in (
         ("per_type", "entity type", "entities"), ("per_class", "class", "rows"), ("per_length", "length", "entities")
     ):  # fmt: skip
-        found = sorted((figures.get(key) or {}).items(), key=lambda item: -item[1]["support"])
+        found = list((figures.get(key) or {}).items())
+        if key != "per_length":  # which is in order of length
+            found.sort(key=lambda item: -item[1]["support"])
         rows = [
             (
                 name,

@@ -80,5 +80,7 @@ def load_exported(folder: str | Path) -> tuple[ExportedModel, PreTrainedTokenize
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     inputs = read_task_file(folder)
     if inputs is None:
-        raise UserError(f"{folder} has no task.json: its model was not tuned for a task")
+        raise UserError(
+            f"{folder} has no task.json: its model was not tuned for a task, as `minialbert finetune` does"
+        )
     return ExportedModel(folder, config), load_tokenizer(folder), inputs

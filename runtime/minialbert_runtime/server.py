@@ -148,7 +148,9 @@ class Server(uvicorn.Server):
         try:
             self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
-            raise UserError(f"cannot listen at {host}, port {port} ({one_line(error)})") from error
+            raise UserError(
+                f"cannot listen at {host}, port {port} ({one_line(error)}): give another --port, or --host"
+            ) from error
         port = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

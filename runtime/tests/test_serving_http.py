@@ -480,7 +480,8 @@ def test_the_command_names_what_is_wrong(counted, tmp_path, monkeypatch, capsys)
     assert "no such folder" in refused(tmp_path / "none")
     assert "expected --max-bytes over 0" in refused(counted, "--max-bytes", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "cannot listen at 127.0.0.1" in refused(counted, "--port", taken.getsockname()[1])
+        refusal = refused(counted, "--port", taken.getsockname()[1])
+        assert "cannot listen at 127.0.0.1" in refusal and "give another --port" in refusal
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "minialbert_runtime.server")
     assert "pip install 'minialbert-runtime[serve]'" in refused(counted)

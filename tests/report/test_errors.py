@@ -112,6 +112,13 @@ def test_figures_by_label_and_a_confusion_matrix(tmp_path):
     by_class, matrix = blocks(tmp_path, metrics={"per_class": {"a": one}, "confusion": counts})
     assert told(by_class) == [("a", "50.0%", "25.0%", "100.0%", "3")]
     assert told(matrix) == [("b", "1,000 (100%)", "-"), ("a", "1 (25%)", "3 (75%)")]
+    figures = {"1 word": one, "2 words": {**one, "support": 5}}
+    for key, first in (
+        ("per_type", "2 words"),
+        ("per_length", "1 word"),
+    ):  # the most frequent, and the shortest
+        (table,) = blocks(tmp_path, metrics={key: figures})
+        assert told(table)[0][0] == first
     many = {f"c{number}": {f"c{number}": 1} for number in range(40)}
     (large,) = blocks(tmp_path, metrics={"confusion": many})
     assert (len(large.rows), len(large.columns)) == (25, 26)

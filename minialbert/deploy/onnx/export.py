@@ -30,7 +30,7 @@ from minialbert.deploy.onnx.int8 import (
 )
 from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, parity_batches, parity_line
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
-from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed
+from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed, needs_extra
 from minialbert.method import encoders
 from minialbert.method.sentence_vectors import Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
@@ -283,7 +283,8 @@ def _trace(
     pooling: Pooling | None = None,
 ) -> ModelProto:
     # The exporter's own errors are of many kinds.
-    with failing_as(f"torch's exporter could not trace this {model.config.model_type} model", Exception):
+    untraced = f"torch's exporter could not trace this {model.config.model_type} model"
+    with failing_as(untraced, Exception), needs_extra("export", "export to ONNX"):
         return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
 
 

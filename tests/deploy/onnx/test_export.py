@@ -138,6 +138,13 @@ def test_a_tied_decoder_and_its_embedding_share_one_int8_table(tiny_tokenizer, t
     assert len(tables) == 1 and stored[tables[0]].data_type == onnx.TensorProto.INT8
 
 
+def test_the_exporters_own_package_is_named_if_it_is_missing(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    model = MiniAlbertForSequenceClassification.from_pretrained(classifier)
+    with pytest.raises(UserError, match=r"export to ONNX needs onnxscript: pip install .*\[export\]"):
+        export._trace(model, "sequence-classification", export.DEFAULT_OPSET, None)
+
+
 @pytest.mark.parametrize(
     ("precision", "error"), [("fp32", 0), ("int8", 0.02), ("int8-dynamic", 0.02), ("int4", 0.12)]
 )
