@@ -43,7 +43,7 @@ _SENTENCES = {
     "distillation": (
         "predicts <student_end.mlm_accuracy|%> of the masked tokens of held-out text, <student_start.mlm_accuracy|%> "
         "before its first step.",
-        "It has <model.encoder_parameters|M> parameters, its teacher <model.teacher_encoder_parameters|M>.",
+        "The student has <model.encoder_parameters|M> parameters, its teacher <model.teacher_encoder_parameters|M>.",
         "Its masked-LM loss went from <student_start.mlm_loss|plain> to <student_end.mlm_loss|plain>.",
         "The cosine of its last hidden states with its teacher's went from <student_start.LAST|plain> to "
         "<student_end.LAST|plain>.",

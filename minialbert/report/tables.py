@@ -367,13 +367,15 @@ def _hyper(record: Record) -> str:
 
 
 def _lines(groups: Groups, texts: Callable[[Record], Iterable[str]]) -> list[str]:
-    """Return every distinct text once, with the rows and tasks it holds for."""
+    """Return every distinct text once, with the rows and tasks it holds for where there are several."""
     places: dict[str, dict[str, dict[str, None]]] = {}
     for (row, task), members in groups.items():
         for record in members:
             for text in texts(record):
                 if text:
                     places.setdefault(text.rstrip("."), {}).setdefault(row.label, {})[_heading(task)] = None
+    if len(groups) == 1:
+        return list(places)
     return [
         f"{text} — " + "; ".join(f"{label} ({', '.join(tasks)})" for label, tasks in rows.items())
         for text, rows in places.items()

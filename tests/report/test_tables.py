@@ -406,6 +406,8 @@ def test_notes_tell_split_metric_hyper_parameters_and_what_was_left_out(runs):
     assert "epochs 3.0, learning rate 5e-05, batch 32 — distilled, full (CoLA)." in notes
     assert "epochs 10.0, learning rate 5e-05, batch 32 — distilled, full (RTE)." in notes
     assert "train: the first 20,000 of 67,349 rows — distilled, full (CoLA)." in notes
+    alone = glue_table([record for record in records if record.task == "rte"]).notes
+    assert "Hyper-parameters: epochs 10.0, learning rate 5e-05, batch 32." in alone
 
 
 def test_named_entities(runs):
