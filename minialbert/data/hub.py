@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from huggingface_hub import constants
 
@@ -18,6 +16,7 @@ from minialbert.errors import UserError, failing_as, quoted, shown
 
 PREFIX = "hub:"
 _LABELLED = re.compile(r"hub:([\w.-]+/([\w.-]+))(?::([^:]+))?")
+_SECONDS = 5  # to reach the hub
 # How files and data sets call each split; of a directory with train.csv, dev.csv and test.csv all three are found.
 SPLIT_NAMES = {
     "train": ("train",),
@@ -28,13 +27,12 @@ SPLIT_NAMES = {
 
 @contextmanager
 def sparing_attempts(name: str | Path) -> Iterator[None]:
-    """Look for a hub id in the cache alone while the hub's host has no address.
+    """Look for a hub id in the cache alone where the hub is not reached.
 
-    The hub's client would try each file six times, and say so each time. A proxy finds addresses itself. What is
-    there as a file or folder needs no hub.
+    The hub's client would try each file six times, and say so each time. What is there as a file or folder needs no
+    hub.
     """
-    host = urlsplit(constants.ENDPOINT).hostname
-    if os.path.exists(name) or constants.HF_HUB_OFFLINE or getproxies() or _has_address(host):
+    if os.path.exists(name) or constants.HF_HUB_OFFLINE or _is_reached():
         yield
         return
     constants.HF_HUB_OFFLINE = True
@@ -44,11 +42,18 @@ def sparing_attempts(name: str | Path) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = False
 
 
-def _has_address(host: str | None) -> bool:
-    try:
-        return bool(socket.getaddrinfo(host, None))
-    except OSError:
-        return False
+def _is_reached() -> bool:
+    with suppress(Exception):  # of the hub client's transport
+        _ask(constants.ENDPOINT)
+        return True
+    return False
+
+
+@cache  # a hub that answered is not asked again; a failure is not kept
+def _ask(hub: str) -> None:
+    from huggingface_hub.utils import get_session  # takes a while, and most names are folders
+
+    get_session().head(hub, timeout=_SECONDS)
 
 
 def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any:
@@ -58,10 +63,8 @@ def load_hub(name: str, config: str | None, failure: str, **options: Any) -> Any
     """
     import datasets  # takes seconds, and most data are files
 
-    with (
-        sparing_attempts(name),
-        failing_as(failure, Exception, named=True),
-    ):  # the hub client raises whatever its transport raises
+    # The hub client raises whatever its transport raises.
+    with sparing_attempts(name), failing_as(failure, Exception, named=True):
         return datasets.load_dataset(name, config, **options)
 
 

@@ -1,12 +1,11 @@
-"""Names on the hub where its host has no address: the cache alone is read, without attempts."""
+"""Names on the hub where it is not reached: the cache alone is read, without further attempts."""
 
 from __future__ import annotations
 
-import socket
 import time
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, utils
 
 from minialbert.data import hub
 from minialbert.data.hub import sparing_attempts
@@ -17,39 +16,43 @@ from minialbert.method.encoders import load_encoder_config
 
 @pytest.fixture
 def asked(monkeypatch):
-    """A machine without a network or a proxy, and the hosts whose addresses were asked for."""
-    hosts = []
+    """A machine without a network, and the addresses that were asked."""
+    addresses = []
 
-    def none(host, *_rest, **_named):
-        hosts.append(host)
-        raise socket.gaierror(-2, "Name or service not known")
+    class Session:
+        reached = False
 
+        def head(self, address, timeout):
+            addresses.append(address)
+            if not self.reached:
+                raise OSError(-2, "Name or service not known")
+
+    hub._ask.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "getproxies", dict)
-    monkeypatch.setattr(socket, "getaddrinfo", none)
+    monkeypatch.setattr(utils, "get_session", Session)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("another attempt"))
-    return hosts
+    yield addresses, Session
+    hub._ask.cache_clear()
 
 
 @pytest.mark.parametrize("load", [load_tokenizer, load_encoder_config])
-def test_a_host_without_an_address_is_asked_for_once(load, asked):
+def test_a_hub_that_is_not_reached_is_asked_once(load, asked):
     with pytest.raises(UserError, match="nobody-at-all/nothing"):
         load("nobody-at-all/nothing")
-    assert asked == [constants.ENDPOINT.removeprefix("https://")]
+    assert asked[0] == [constants.ENDPOINT]
     assert not constants.HF_HUB_OFFLINE  # the network may come back
 
 
-def test_who_needs_no_address_or_has_one_reads_as_ever(asked, monkeypatch, tmp_path):
+def test_what_is_a_folder_or_a_hub_that_answers_is_read_as_ever(asked, tmp_path):
+    addresses, session = asked
     with sparing_attempts(tmp_path):
-        assert not constants.HF_HUB_OFFLINE and not asked
-    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:3128"})
-    with sparing_attempts("some/name"):
-        assert not constants.HF_HUB_OFFLINE and not asked
-    monkeypatch.setattr(hub, "getproxies", dict)
+        assert not constants.HF_HUB_OFFLINE and not addresses
     with pytest.raises(KeyError), sparing_attempts("some/name"):
         assert constants.HF_HUB_OFFLINE
         raise KeyError
     assert not constants.HF_HUB_OFFLINE
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: ["an address"])
-    with sparing_attempts("some/name"):
-        assert not constants.HF_HUB_OFFLINE
+    session.reached = True
+    for _ in range(2):
+        with sparing_attempts("some/name"):
+            assert not constants.HF_HUB_OFFLINE
+    assert addresses == [constants.ENDPOINT] * 2  # once without a network, once with it
