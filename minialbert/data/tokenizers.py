@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import pickle
-import re
 import subprocess
 import sys
 from collections import deque
@@ -60,9 +59,8 @@ def load_tokenizer(
         tokenizer = find_folder(tokenizer) if is_exported(tokenizer) else tokenizer  # by name, out of the box
         advice = "give a directory with tokenizer.json or a hub id"
         unread = f"no tokenizer could be loaded from {tokenizer}: {advice}"
-        if re.match(r"[./~]|.*/$", str(tokenizer)) and not os.path.exists(
-            tokenizer
-        ):  # no hub id is written so
+        is_path = str(tokenizer).startswith((".", "/", "~")) or str(tokenizer).endswith("/")  # no hub id is
+        if is_path and not os.path.exists(tokenizer):
             raise UserError(f"no tokenizer could be loaded from {tokenizer}: there is no such directory")
         # Transformers raises OSError, ValueError, and whatever the parser raises.
         with failing_as(unread, Exception, named=True), sparing_attempts(tokenizer):

@@ -203,9 +203,10 @@ class Service:
             await send(message)
 
         head = [scope.get("raw_path") or b"", scope["query_string"], *chain(*scope["headers"])]
-        told = error_body(f"the headers have over {LONGEST_HEAD:,} bytes", request_id=state["id"])
-        is_long = sum(map(len, head)) > LONGEST_HEAD
-        app = Response(told, 400, media_type="application/json") if is_long else self._app
+        app: Any = self._app
+        if sum(map(len, head)) > LONGEST_HEAD:
+            told = error_body(f"the headers have over {LONGEST_HEAD:,} bytes", request_id=state["id"])
+            app = Response(told, 400, media_type="application/json")
         with suppress(Exception):  # _failed has logged it
             await app(scope, listen, answer)
         path = scope["path"] if scope["path"] in self._known else "other"

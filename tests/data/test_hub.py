@@ -56,3 +56,10 @@ def test_what_is_a_folder_or_a_hub_that_answers_is_read_as_ever(asked, tmp_path)
         with sparing_attempts("some/name"):
             assert not constants.HF_HUB_OFFLINE
     assert addresses == [constants.ENDPOINT] * 2  # once without a network, once with it
+
+
+@pytest.mark.parametrize("name", ["nope/", "./nope", "/nope/tokenizer"])
+def test_what_is_written_as_a_folder_is_not_looked_for_on_the_hub(name, asked):
+    with pytest.raises(UserError, match="there is no such directory"):
+        load_tokenizer(name)
+    assert not asked[0]
