@@ -75,7 +75,7 @@ def finetune(
     epochs: Annotated[float | None, option("Length in passes over the training rows.")] = None,
     time: Annotated[str | None, option("Length as a time, as in 2h or 1h30m.")] = None,
     batch_size: Annotated[int | None, option("Rows per optimiser step.")] = None,
-    lr: Annotated[float | None, option("Highest learning rate.")] = None,
+    lr: Annotated[float | None, option("Highest learning rate (default: by the model's width).")] = None,
     seed: Annotated[int | None, option("Random seed for head, order and dropout.")] = None,
     precision: PrecisionOption = None,
     set_: Annotated[list[str] | None, option("Any setting, as in tuning.warmup_ratio=0.1.", "--set")] = None,
@@ -99,6 +99,7 @@ def finetune(
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
     if grid and time is not None:
         raise UserError("--time is for a single run: leave out --grid")
+    from minialbert.tasks.advice import remedy
     from minialbert.tasks.finetune import finetune as run
     from minialbert.tasks.finetune import tuning_recipe
 
@@ -133,8 +134,9 @@ def finetune(
         return
     _print_scores(record)
     say(f"model and tokenizer in {output / 'model'}; " * kept + f"record in {output / 'result.json'}")
-    if kept:
-        say(f"next: minialbert export --quantize int8 --output exported/ --model {output / 'model'}")
+    export = f"minialbert export --quantize int8 --output exported/ --model {output / 'model'}"
+    if todo := remedy(record) or kept * export:
+        say(f"next: {todo}")
     leave_page(output)
 
 

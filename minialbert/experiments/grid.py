@@ -28,7 +28,7 @@ from minialbert.runs.directory import RunDirectory, check_same_recipe, tell_unch
 from minialbert.runs.files import check_folder, sole_user, writing
 from minialbert.runs.progress import duration
 from minialbert.runs.records import mean_and_sd, write_result
-from minialbert.tasks.finetune import finetune_command, plan_finetuning, tuning_identity
+from minialbert.tasks.finetune import FinetuningPlan, finetune_command, plan_finetuning, tuning_identity
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class GridCell:
     recipe: FinetuneRecipe
 
     @property
-    def configuration(self) -> tuple[float, int, float]:
+    def configuration(self) -> tuple[float | None, int, float]:
         """Learning rate, batch size and epochs: what a choice is made between."""
         tuning = self.recipe.tuning
         return tuning.learning_rate, tuning.batch_size, tuning.epochs
@@ -91,10 +91,9 @@ def run_grid(
         check_folder(output, "grid", overwrite=True, marker="cells", advice=_OTHER)
         recipe = RunDirectory(output).as_begun(recipe, "tuning") or recipe
         _check_same(output, output / "recipe.yaml", recipe)
-    # A mistake is told once, and before anything is written; "auto" is one precision for all cells.
+    # A mistake is told once, and before anything is written; what is left open is settled once for all cells.
     plan = plan_finetuning(max(expand(recipe), key=lambda cell: cell.recipe.tuning.epochs).recipe)
-    identity, precision = tuning_identity(plan), plan.recipe.tuning.precision
-    recipe = apply_overrides(recipe, {"tuning.precision": precision})
+    identity, recipe = tuning_identity(plan), _settled(recipe, plan, progress=progress)
     cells = expand(recipe)
     pending = [
         cell for cell in cells if overwrite or not _is_finished(output, cell, with_model=keep_models == "all")
@@ -128,6 +127,18 @@ def run_grid(
             for name in ("checkpoints", *dropped):
                 shutil.rmtree(output / "cells" / cell.name / name, ignore_errors=True)
     return record
+
+
+def _settled(recipe: FinetuneRecipe, plan: FinetuningPlan, *, progress: bool) -> FinetuneRecipe:
+    """Return a grid's recipe with the precision of a cell's plan, and its learning rate unless there are several."""
+    names = {"precision"}
+    if not recipe.grid.learning_rate:
+        names.add("learning_rate")
+        for note in plan.notes if progress else ():
+            if note.startswith("learning rate: "):
+                logger.info("%s", note)
+    settled = plan.recipe.tuning.model_dump(include=names)
+    return apply_overrides(recipe, {f"tuning.{name}": value for name, value in settled.items()})
 
 
 def _run_cells(
@@ -183,7 +194,8 @@ def expand(recipe: FinetuneRecipe) -> list[GridCell]:
         values = without_grid(recipe).model_dump()
         values["tuning"] |= dict(zip(names, chosen, strict=True))
         rate, batch, epochs, seed = chosen
-        name = f"lr{_short(rate)}-bs{batch}-ep{_short(epochs)}-seed{seed}"
+        rated = "" if rate is None else f"lr{_short(rate)}-"  # it follows the model
+        name = f"{rated}bs{batch}-ep{_short(epochs)}-seed{seed}"
         try:
             cells.append(GridCell(name, FinetuneRecipe.model_validate(values)))
         except ValidationError as error:
@@ -193,7 +205,7 @@ def expand(recipe: FinetuneRecipe) -> list[GridCell]:
 
 def select(cells: Sequence[GridCell], records: dict[str, dict[str, Any]]) -> list[GridCell]:
     """Return the cells of the combination with the best mean validation score over seeds, of equal ones the earlier."""
-    groups: dict[tuple[float, int, float], list[GridCell]] = {}
+    groups: dict[tuple[float | None, int, float], list[GridCell]] = {}
     for cell in cells:
         groups.setdefault(cell.configuration, []).append(cell)
     return max(groups.values(), key=lambda group: _merit(*(records[cell.name] for cell in group)))

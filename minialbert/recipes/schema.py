@@ -510,7 +510,7 @@ class TuningRecipe(Section):
     epochs: Rate = key(3.0, "Passes over the training rows")
     batch_size: Count = key(32, "Rows per optimiser step")
     micro_batch_size: PacedOrNone = key(None, "Rows per forward pass (null: batch_size)")
-    learning_rate: Rate = key(5e-5, "Highest learning rate of AdamW")
+    learning_rate: Rate | None = key(None, "Highest learning rate of AdamW (null: by the model's width)")
     weight_decay: Weight = key(0.01, "Decoupled, not on biases and LayerNorms")
     warmup_ratio: Fraction = key(0.06, "Share of the steps with a rising learning rate")
     lr_scheduler: Schedule = "linear"

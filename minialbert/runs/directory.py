@@ -137,7 +137,7 @@ class RunDirectory:
     def as_begun(self, recipe: AnyRecipe, section: str, *keys: str) -> AnyRecipe | None:
         """Return a recipe with what the run in the directory has settled on this machine; None where there is none.
 
-        That is what "auto" means for its precision, and the values of some keys.
+        That is what "auto" means for its precision, a learning rate that is left open, and the values of some keys.
         """
         if not self.recipe.is_file():
             return None
@@ -145,6 +145,8 @@ class RunDirectory:
         settled = {key: getattr(begun, key) for key in keys}
         if getattr(recipe, section).precision == "auto":
             settled["precision"] = resolve_precision(begun.precision)
+        if getattr(recipe, section).learning_rate is None:
+            settled["learning_rate"] = begun.learning_rate
         return apply_overrides(recipe, {f"{section}.{key}": value for key, value in settled.items()})
 
     def _check_whole(self) -> None:

@@ -50,7 +50,7 @@ from minialbert.method.encoders import load_encoder_config, max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
-from minialbert.recipes.schema import FinetuneRecipe, Mark, TuningRecipe, marked, without_places
+from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
@@ -61,6 +61,7 @@ from minialbert.runs.results import ModelResult, output_folder
 from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments
+from minialbert.tasks.advice import few_steps, with_rate
 from minialbert.tasks.losses import TaskTeacher, label_order
 from minialbert.tasks.models import (
     Scale,
@@ -109,11 +110,6 @@ def finetune_command(recipe: FinetuneRecipe) -> str:
     return shlex.join(words)
 
 
-_FEW_STEPS, _ENOUGH_STEPS = 50, 200
-# Students this narrow did better at the second rate than at 1e-4 (results/tuning-rate).
-_NARROW, _LOW_RATE, _NARROW_RATE = 512, 1e-4, 3e-4
-
-
 @dataclass(frozen=True)
 class FinetuningPlan:
     """Everything a tuning needs, checked, before anything is written.
@@ -138,24 +134,6 @@ class FinetuningPlan:
     steps_per_epoch: int
     max_steps: int
     notes: tuple[str, ...]
-
-
-def _doubts(tuning: TuningRecipe, model: PreTrainedModel, steps: int, max_steps: int) -> list[str]:
-    """Return what may keep a model at chance: few steps (of one pass, and in all), a low rate for a narrow student."""
-    doubts = []
-    if max_steps < _FEW_STEPS:
-        more = math.ceil(_ENOUGH_STEPS / steps)
-        doubts.append(
-            f"training: {max_steps} steps in all are few for a new head; if the figures stay at chance, give more "
-            f"epochs (--epochs {more} makes them {more * steps})"
-        )
-    narrow = is_minialbert(model) and model.config.hidden_size <= _NARROW
-    if narrow and tuning.mode == "full" and tuning.learning_rate <= _LOW_RATE:
-        doubts.append(
-            f"learning rate: {tuning.learning_rate:g} suits encoders as wide as BERT (768); for a student "
-            f"{model.config.hidden_size} wide try {_NARROW_RATE:g} (--lr {_NARROW_RATE:g})"
-        )
-    return doubts
 
 
 def plan_finetuning(
@@ -188,6 +166,8 @@ def plan_finetuning(
         recipe.model.name, task, revision=recipe.model.revision, dropout=tuning.dropout
     )
     notes += model_notes
+    recipe, told = with_rate(recipe, model)
+    notes += told
     scale = scale_of(task, model)
     adapters = _prepare_adapters(recipe, model, notes)
     elastic = _plan_elastic(recipe, model, notes)
@@ -227,7 +207,7 @@ def plan_finetuning(
         notes.append(_repeat_rare(task, encoded["train"], tuning.repeat_rare))
     steps = math.ceil(len(encoded["train"]) / tuning.batch_size)
     max_steps = max(1, round(tuning.epochs * steps))
-    notes += _doubts(tuning, model, steps, max_steps)
+    notes += few_steps(steps, max_steps)
     plan = FinetuningPlan(
         recipe=recipe,
         task=task,
@@ -374,7 +354,7 @@ def finetune(
             texts, a data set.
         recipe: name of a fine-tuning recipe, a YAML file, or a `FinetuneRecipe`.
         epochs: passes over the training rows.
-        learning_rate: the highest of the schedule.
+        learning_rate: the highest of the schedule. Default: by the model's width.
         batch_size: rows per optimiser step.
         seed: random seed of head, order and dropout.
         time: how long the run may take, as in "2h" or "45m"; the number of epochs follows.

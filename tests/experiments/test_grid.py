@@ -86,9 +86,7 @@ def test_close_values_have_folders_of_their_own():
 
 def test_a_cell_that_is_no_recipe_is_named():
     recipe = make_recipe({"batch_size": [32, 8]}, micro_batch_size=16)
-    with pytest.raises(
-        UserError, match=r"grid cell lr5e-05-bs8-ep3-seed42: .*batch_size 8 is not a multiple"
-    ):
+    with pytest.raises(UserError, match=r"grid cell bs8-ep3-seed42: .*batch_size 8 is not a multiple"):
         expand(recipe)
 
 
@@ -266,10 +264,13 @@ def grid(tmp_path, monkeypatch):
     """Call `run_grid` with fake workers; the call returns them, with the record."""
     planned = []
 
-    def plan(recipe):  # on a processor that multiplies bf16 faster
+    def plan(recipe):  # of a narrow student, on a processor that multiplies bf16 faster
         planned.append(recipe)
-        measured = {"auto": "bf16"}.get(recipe.tuning.precision, recipe.tuning.precision)
-        return SimpleNamespace(recipe=apply_overrides(recipe, {"tuning.precision": measured}))
+        tuning = recipe.tuning
+        measured = {"auto": "bf16"}.get(tuning.precision, tuning.precision)
+        settled = {"tuning.precision": measured, "tuning.learning_rate": tuning.learning_rate or 3e-4}
+        notes = ("learning rate: 0.0003, by the model",) * (tuning.learning_rate is None)
+        return SimpleNamespace(recipe=apply_overrides(recipe, settled), notes=notes)
 
     monkeypatch.setattr(grids, "plan_finetuning", plan)
     monkeypatch.setattr(grids, "tuning_identity", lambda plan: {})
@@ -402,13 +403,34 @@ def test_all_cells_have_one_precision_and_a_grid_keeps_it(grid, monkeypatch):
         9
     ]  # what is longest is worth a measurement
     monkeypatch.setattr(
-        grids, "plan_finetuning", lambda recipe: SimpleNamespace(recipe=recipe)
+        grids, "plan_finetuning", lambda recipe: SimpleNamespace(recipe=recipe, notes=())
     )  # measures no more
     assert len(grid(make_recipe({"epochs": [1, 9, 2], "seed": [1, 2, 3]})).started) == 3
     files = (grid.output / "recipe.yaml", *grid.cells.glob("*/recipe.yaml"))
     assert {load_recipe(str(file), FinetuneRecipe).tuning.precision for file in files} == {"bf16"}
     with pytest.raises(UserError, match="another recipe; different: precision: fp32"):
         grid(make_recipe({"epochs": [1, 9, 2]}, precision="fp32"))
+
+
+def test_all_cells_have_the_rate_of_the_model_and_a_grid_keeps_it(grid, caplog):
+    caplog.set_level(logging.INFO)
+    assert grid(make_recipe({"seed": [1]})).started == ["lr0.0003-bs32-ep3-seed1"]
+    assert caplog.messages.count("learning rate: 0.0003, by the model") == 1
+    longer = grid(make_recipe({"seed": [1, 2]}))
+    assert longer.started == ["lr0.0003-bs32-ep3-seed2"]
+    assert (
+        longer.record["selected"]["learning_rate"]
+        == longer.record["recipe"]["tuning"]["learning_rate"]
+        == 3e-4
+    )
+    # As an earlier version began it, which had 5e-5 for every model.
+    earlier = grid(make_recipe({"seed": [1]}, learning_rate=5e-5), overwrite=True)
+    assert earlier.started == ["lr5e-05-bs32-ep3-seed1"]
+    assert grid(make_recipe({"seed": [1, 2]})).started == ["lr5e-05-bs32-ep3-seed2"]
+    listed = grid(make_recipe({"learning_rate": [1e-5]}), overwrite=True)
+    assert listed.record["recipe"]["tuning"]["learning_rate"] is None  # the grid's stand in its place
+    assert "tuning.learning_rate" not in listed.record["command"]
+    assert caplog.messages.count("learning rate: 0.0003, by the model") == 1
 
 
 def test_where_the_log_goes_alone_does_not_stop_a_grid(grid):
@@ -786,7 +808,7 @@ def test_ctrl_c_saves_and_leaves_no_process(student, rows, tmp_path):
     assert took < 10
     assert psutil.Process().children(recursive=True) == []
     for seed in (1, 2):
-        folder = output / "cells" / f"lr5e-05-bs8-ep100000-seed{seed}"
+        folder = output / "cells" / f"lr0.0003-bs8-ep100000-seed{seed}"
         assert len(list(folder.glob("checkpoints/checkpoint-*"))) == 1
         assert not (folder / "result.json").exists()
 
@@ -888,7 +910,7 @@ class FakeRay:
 
 @pytest.fixture
 def ray(monkeypatch):
-    monkeypatch.setattr(grids, "plan_finetuning", lambda recipe: SimpleNamespace(recipe=recipe))
+    monkeypatch.setattr(grids, "plan_finetuning", lambda recipe: SimpleNamespace(recipe=recipe, notes=()))
     monkeypatch.setattr(grids, "tuning_identity", lambda plan: {})
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
 

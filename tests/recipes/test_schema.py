@@ -15,9 +15,9 @@ def recipe() -> FinetuneRecipe:
 
 
 def test_shipped_recipes_and_their_modes(recipe):
-    assert (recipe.tuning.mode, recipe.tuning.learning_rate) == ("full", 5e-5)
+    assert (recipe.tuning.mode, recipe.tuning.learning_rate) == ("full", None)
     adapters = load_recipe("finetune/adapters", FinetuneRecipe)
-    assert (adapters.tuning.mode, adapters.tuning.learning_rate) == ("adapters", 5e-4)
+    assert (adapters.tuning.mode, adapters.tuning.learning_rate) == ("adapters", None)
     names = {summary.name for summary in list_recipes() if summary.kind is FinetuneRecipe}
     assert {"finetune/default", "finetune/adapters"} <= names
 
@@ -45,6 +45,8 @@ def test_empty_sections_are_the_defaults(tmp_path):
         (["tuning=1"], "is a section; name one of its keys, as in tuning.mode"),
         (["tuning.batch_size=10", "tuning.micro_batch_size=4"], "batch_size 10 is not a multiple of .* 4"),
         (["tuning.learning_rate=0"], "greater than 0, got 0"),
+        (["tuning.learning_rate=-1"], "greater than 0, got -1"),
+        (["tuning.learning_rate=fast"], "tuning.learning_rate: should be a valid number, got 'fast'"),
         (["tuning.learning_rate=.nan"], "tuning.learning_rate: .*finite"),
         (["tuning.mode=half"], "'full' or 'adapters', got 'half'"),
         (["tuning.dropout=1"], "less than 1, got 1"),

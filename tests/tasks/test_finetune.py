@@ -862,7 +862,7 @@ def test_finetune_from_the_command_line(call, student, tmp_path, caplog):
     record = json.loads(out)
     assert record == json.loads((tmp_path / "a" / "result.json").read_text())
     assert (record["name"], record["mode"], record["recipe"]["tuning"]["learning_rate"]) == (
-        "adapters", "adapters", 5e-4,
+        "adapters", "adapters", 1e-3,
     )  # fmt: skip
     with caplog.at_level("INFO", "minialbert"):
         status, out, _ = call("finetune", *arguments, "--output", tmp_path / "b")

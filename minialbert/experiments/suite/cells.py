@@ -223,6 +223,7 @@ def _read(suite: Suite, cell: Cell, file: Path) -> Result:
         if key not in marked(Mark.NAME, Mark.PLACE, Mark.PACE)
         and one.get(key) != other.get(key)
         and not (key.endswith(".precision") and "auto" in (one.get(key), other.get(key)))
+        and not (key == "tuning.learning_rate" and other[key] is None)  # that of the model
     ]
     if cell.is_distillation and suite.rows[cell.row].distilled != (record["kind"] == "distillation"):
         different.append(f"it is of kind {record['kind']}")

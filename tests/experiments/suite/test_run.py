@@ -292,6 +292,20 @@ def test_a_record_from_before_a_key_counts_and_so_does_one_logged_elsewhere(tria
     assert trial(only=["plain"]).started == []
 
 
+def test_a_rate_that_the_suite_leaves_open_is_that_of_the_record(trial):
+    trial(only=["plain"])
+    path = trial.output / "cells" / "plain" / "full" / "king-1" / "result.json"
+    record = json.loads(path.read_text())
+    record["recipe"]["tuning"]["learning_rate"] = 3e-4
+    path.write_text(json.dumps(record))
+    assert trial(only=["plain"]).started == []
+    full = json.loads(json.dumps(DEFINITION["modes"]["full"]))
+    full["settings"]["tuning.learning_rate"] = 1e-4
+    told = "plain/full/king-1: tuning.learning_rate 0.0003 instead of 0.0001"
+    with pytest.raises(UserError, match=told):
+        trial(make_suite(modes={**DEFINITION["modes"], "full": full}), only=["plain"])
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"kind": "finetune"}', '{"kind": "grid"}'])
 def test_a_damaged_record_is_named(trial, text):
     trial(only=["plain"])
