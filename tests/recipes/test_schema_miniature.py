@@ -151,7 +151,7 @@ def test_a_base_may_be_a_file_beside_it(tmp_path, monkeypatch):
 def test_a_fine_tuning_recipe_has_a_base_too(tmp_path):
     path = write(tmp_path, "mine.yaml", "base: adapters\ntuning: {epochs: 1.0}\n")
     recipe = load_recipe(path, FinetuneRecipe)
-    assert (recipe.tuning.mode, recipe.tuning.learning_rate, recipe.tuning.epochs) == ("adapters", 5e-4, 1.0)
+    assert (recipe.tuning.mode, recipe.tuning.learning_rate, recipe.tuning.epochs) == ("adapters", None, 1.0)
 
 
 @pytest.mark.parametrize(
