@@ -29,7 +29,9 @@ _TAKEN = frozenset((name, "tensor(int64)") for name in _INPUTS)
 _GIVEN = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _MEASURED_TOKENS, _MEASURED_SECONDS = 128, 0.4  # of each engine, to choose one
 _models: WeakSet[Model] = WeakSet()  # all that a forked process inherits
-_tokenizers: WeakValueDictionary[tuple[bytes, bool, bool], Tokenizer] = WeakValueDictionary()
+_TokenizerKey = tuple[bytes, bool, bool]
+# Of each tokenizer; before tokenizers 0.23 there are no weak references to themselves.
+_cutters: WeakValueDictionary[_TokenizerKey, Cutter] = WeakValueDictionary()
 
 
 class Model(TextModel):
@@ -86,7 +88,7 @@ class Model(TextModel):
             decision=self.folder.decision,
         )
         self.prompts = self.folder.prompts
-        tokenizer = _load_tokenizer(self.folder)
+        tokenizer, key = _load_tokenizer(self.folder)
         self._pad = _token_id(tokenizer, self.folder.pad_token, self.folder.pad_token_id)
         self._cuts = Cutter(
             tokenizer,
@@ -97,6 +99,7 @@ class Model(TextModel):
             token_types=self.folder.has_token_types,
             long_texts=self.folder.long_texts,
         )
+        _cutters[key] = self._cuts
         self._graph = (self.folder.path / MODEL_FILE).absolute()
         self._file = _identity(self._graph)
         self._threads = threads or _physical_cores()
@@ -210,8 +213,8 @@ def _by_range(folder: Folder) -> bool:
     return folder.precision in ("int8", "int8-dynamic") and not folder.one_length
 
 
-def _load_tokenizer(folder: Folder) -> Tokenizer:
-    """Return the tokenizer of a folder; that of a model that is loaded already, if its file and use are the same.
+def _load_tokenizer(folder: Folder) -> tuple[Tokenizer, _TokenizerKey]:
+    """Return the tokenizer of a folder, and its file and use; where a loaded model has the same, that model's.
 
     A tokenizer of 30,000 pieces takes more memory than a small graph.
     """
@@ -219,8 +222,8 @@ def _load_tokenizer(folder: Folder) -> Tokenizer:
     try:
         with path.open("rb") as file:
             key = file_digest(file, "sha256").digest(), folder.split_special_tokens, words
-        if (loaded := _tokenizers.get(key)) is not None:
-            return loaded
+        if (loaded := _cutters.get(key)) is not None:
+            return loaded.tokenizer, key
         check_normalizer(path)
         with panics_as_errors():
             tokenizer = Tokenizer.from_file(str(path))
@@ -234,8 +237,7 @@ def _load_tokenizer(folder: Folder) -> Tokenizer:
     # Byte-level BPE tells a word by the space before it; words alone have none.
     if words and isinstance(rule, pre_tokenizers.ByteLevel):
         rule.add_prefix_space = True
-    _tokenizers[key] = tokenizer
-    return tokenizer
+    return tokenizer, key
 
 
 def _token_id(tokenizer: Tokenizer, token: str | None, otherwise: int) -> int:

@@ -76,7 +76,7 @@ class Cutter:
         token_types: bool = True,
         long_texts: str = "windows",
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._max_length, self._overlap = max_length, overlap
         self.pad_token_id, self.unknown_token_id = pad_token_id, unknown_token_id
         self._token_types, self._cuts_texts = token_types, long_texts == "cut"
@@ -84,7 +84,7 @@ class Cutter:
 
     @cached_property
     def _paired(self) -> _Layout:
-        return _Layout(self._tokenizer, paired=True)
+        return _Layout(self.tokenizer, paired=True)
 
     def layout(self, *, paired: bool) -> list[tuple[int, int, int | None]]:
         """Return id, token type and None of each special token of an input, and 0 or 1 where a text is put in."""
@@ -129,7 +129,7 @@ class Cutter:
     def _encode(self, batch: list[Any], *, is_pretokenized: bool = False) -> list[Encoding]:
         try:
             with panics_as_errors():
-                return self._tokenizer.encode_batch(
+                return self.tokenizer.encode_batch(
                     batch, is_pretokenized=is_pretokenized, add_special_tokens=False
                 )
         except (TypeError, ValueError):  # of the texts

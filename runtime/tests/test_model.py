@@ -208,13 +208,43 @@ def test_byte_level_words_carry_their_space(exported):
 
 def test_models_share_a_tokenizer_of_one_file_and_use(classifier):
     first, second = Model(classifier), Model(classifier)
-    assert first._cuts._tokenizer is second._cuts._tokenizer
+    assert first._cuts.tokenizer is second._cuts.tokenizer
     config = classifier / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"split_special_tokens": True}))
     other = Model(classifier)
-    assert other._cuts._tokenizer is not first._cuts._tokenizer
+    assert other._cuts.tokenizer is not first._cuts.tokenizer
     (classifier / "tokenizer.json").write_text((classifier / "tokenizer.json").read_text() + "\n")
-    assert Model(classifier)._cuts._tokenizer is not other._cuts._tokenizer
+    assert Model(classifier)._cuts.tokenizer is not other._cuts.tokenizer
+
+
+class EarlierTokenizer:
+    """A tokenizer as before tokenizers 0.23: Python makes no weak reference to it."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner):
+        object.__setattr__(self, "inner", inner)
+
+    @classmethod
+    def from_file(cls, path):
+        return cls(Tokenizer.from_file(path))
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.inner, name, value)
+
+
+def test_an_earlier_tokenizers_does_too(classifier, monkeypatch):
+    file = classifier / "tokenizer.json"
+    file.write_text(file.read_text() + " ")  # so that no other test's is alive
+    monkeypatch.setattr("minialbert_runtime.model.Tokenizer", EarlierTokenizer)
+    first, second = Model(classifier), Model(classifier)
+    assert type(first._cuts.tokenizer) is EarlierTokenizer
+    assert first._cuts.tokenizer is second._cuts.tokenizer
+    del first
+    assert second("king")["label"]
 
 
 def test_endless_input_is_read_a_chunk_at_a_time(classifier):

@@ -54,8 +54,8 @@ def test_a_text_without_words_has_no_answer():
 
 def test_windows_of_a_text_repeat_the_question():
     cutter = Cutter(wordpiece(), max_length=10, overlap=2, pad_token_id=0, unknown_token_id=1)
-    cutter._tokenizer.no_truncation()
-    cutter._tokenizer.no_padding()
+    cutter.tokenizer.no_truncation()
+    cutter.tokenizer.no_padding()
     text = "the king was new. A city was new"
     ((part),) = cutter.contexts([("king city", text)])
     assert [row.input_ids[:4] for row in part.rows] == [[2, 4, 6, 3]] * len(part.rows)
