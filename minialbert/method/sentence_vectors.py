@@ -27,6 +27,7 @@ MODULES_FILE, PROMPTS_FILE, LENGTH_FILE = (
 )  # fmt: skip
 _POOLING, _NORMALIZE = "1_Pooling", "Normalize"
 _DENSE_FILES = ("config.json", "model.safetensors")
+STAND_IN_FILE = "config_onnx.json"
 SENTENCE_FILES = (MODULES_FILE, LENGTH_FILE, PROMPTS_FILE, f"{_POOLING}/config.json")
 _FLAGS: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -297,11 +298,19 @@ def _read_dense(config: Path, weights: Path) -> Dense:
         return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
 
 
-def write_pooling(folder: Path, pooling: Pooling, *, width: int, max_tokens: int) -> list[str]:
+def write_pooling(
+    folder: Path,
+    pooling: Pooling,
+    *,
+    width: int,
+    max_tokens: int,
+    stand_in: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Write what makes an encoder's folder a model for sentence-transformers, and return the names of the files.
 
     They are in the layout of sentence-transformers 2, which every later version reads. `width` is that of the encoder's
-    states; texts are cut after `max_tokens`.
+    states; texts are cut after `max_tokens`. `stand_in` is the config that it reads in place of the folder's, whose
+    architecture Transformers may not know: who runs a graph needs no more of it than sizes.
     """
     kinds = ["Transformer", "Pooling", *["Dense"] * len(pooling.dense), *[_NORMALIZE] * pooling.normalize]
     places = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], 1))]
@@ -319,6 +328,9 @@ def write_pooling(folder: Path, pooling: Pooling, *, width: int, max_tokens: int
             **{flag: mode == pooling.mode for flag, mode in _FLAGS.items()},
         },
     }  # fmt: skip
+    if stand_in is not None:
+        contents[STAND_IN_FILE], named = dict(stand_in), {"_configuration_file": STAND_IN_FILE}
+        contents[LENGTH_FILE] |= {"config_args": named, "tokenizer_args": named}
     for dense, place in zip(pooling.dense, places[2:], strict=False):
         contents[f"{place}/config.json"] = {
             "in_features": dense.weight.shape[1], "out_features": dense.weight.shape[0],

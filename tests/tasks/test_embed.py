@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas
@@ -17,19 +20,26 @@ from transformers import AutoModel, AutoTokenizer
 import minialbert
 from minialbert.errors import UserError
 from minialbert.method.sentence_vectors import Dense, Pooling, write_pooling
+from minialbert.tasks.exported import OnnxEncoder
 
 TEXTS = ["the cat sat on the mat", "a dog", "the big red house is old and the small tree is new"]
 LONG = "the cat sat on the mat and a dog ran in the sun " * 6
 
 
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 @pytest.fixture(scope="module")
 def encoder(tiny_student_dir, tmp_path_factory):
-    """A sentence encoder of 8 dimensions that reads 24 tokens at once."""
+    """A sentence encoder of 8 dimensions that reads 24 tokens at once, with a tokenizer of no class of its own."""
     folder = tmp_path_factory.mktemp("encoder") / "model"
     shutil.copytree(tiny_student_dir, folder)
     torch.manual_seed(0)
     pooling = Pooling("mean", (Dense(torch.randn(8, 32)),), prompts={"query": "the sun : "})
     write_pooling(folder, pooling, width=32, max_tokens=24)
+    settings = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["[MASK]"]}
+    change(folder / "tokenizer_config.json", **settings)
     return folder
 
 
@@ -76,6 +86,58 @@ def test_the_exported_folder_gives_the_same_vectors_without_torch(encoder, expor
     np.testing.assert_allclose(Model(exported).embed(TEXTS), ours[:3], atol=1e-5)
     record = json.loads((exported / "result.json").read_text())
     assert record["parity"]["lowest_cosine"] > 0.9999
+
+
+class OrtModel(OnnxEncoder):
+    """What sentence-transformers takes of optimum-onnx, which needs an earlier Transformers than this package."""
+
+    _save_pretrained = None
+
+    @classmethod
+    def from_pretrained(cls, folder, config, export, **given):
+        assert not export
+        assert not given["trust_remote_code"]
+        return cls(Path(folder) / "model.onnx", config)
+
+    def forward(self, *, return_dict, **batch):
+        assert return_dict
+        return super().forward(**batch)
+
+
+@pytest.fixture
+def optimum(monkeypatch):
+    module = ModuleType("optimum.onnxruntime")
+    module.ONNX_WEIGHTS_NAME = "model.onnx"
+    for task in ("CausalLM", "FeatureExtraction", "MaskedLM", "SequenceClassification"):
+        setattr(module, f"ORTModelFor{task}", OrtModel)
+    monkeypatch.setitem(sys.modules, "optimum", ModuleType("optimum"))
+    monkeypatch.setitem(sys.modules, "optimum.onnxruntime", module)
+
+
+def test_sentence_transformers_runs_the_graph_without_this_package(exported, optimum, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = tmp_path / "graph"
+    shutil.copytree(exported, folder)
+    change(folder / "config.json", model_type="unheard-of")  # as ours is to Transformers alone
+    encoder = sentence_transformers.SentenceTransformer(str(folder), backend="onnx", device="cpu")
+    ours = Model(exported).embed(TEXTS)
+    np.testing.assert_allclose(encoder.encode(TEXTS), ours, atol=1e-6)
+    asked = encoder.encode(TEXTS[:2], prompt_name="query")
+    np.testing.assert_allclose(asked, Model(exported).embed(TEXTS[:2], prompt="the sun : "), atol=1e-6)
+    assert encoder.max_seq_length == 24
+    config = encoder[0].model.config
+    assert (config.model_type, config.hidden_size, config.max_position_embeddings) == ("bert", 32, 64)
+
+
+def test_the_tokenizers_settings_have_the_names_of_transformers_4(encoder, exported):
+    settings = json.loads((exported / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["additional_special_tokens"] == ["[MASK]"]
+    assert "extra_special_tokens" not in settings
+    again, before = (AutoTokenizer.from_pretrained(folder) for folder in (exported, encoder))
+    assert type(again) is type(before)
+    assert again.all_special_ids == before.all_special_ids
+    assert again([*TEXTS, "the [MASK]"]) == before([*TEXTS, "the [MASK]"])
 
 
 def test_a_long_text_is_the_mean_of_its_windows_of_length_one(encoder):

@@ -16,7 +16,7 @@ from minialbert_runtime.folder import EXPORT_FILE, MODEL_FILE, ONE_LENGTH, TOKEN
 from minialbert_runtime.session import has_openvino
 from numpy.typing import NDArray
 from onnx import ModelProto
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.task_types import lower_is_better
 from minialbert.data.tokenizers import load_tokenizer
@@ -32,7 +32,7 @@ from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, pa
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
 from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed, needs_extra
 from minialbert.method import encoders
-from minialbert.method.sentence_vectors import Pooling, write_pooling
+from minialbert.method.sentence_vectors import SENTENCE_FILES, STAND_IN_FILE, Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_apart, check_folder, whole_folder, write_json, writing
@@ -52,6 +52,11 @@ _GRAPH_BYTES, _SMALL_MODEL = 400_000, 10_000_000
 _CALIBRATION_TEXTS = 256
 _BUILT_IN_TEXTS, _BUILT_IN_TOKENS = 64, 128
 _CONTRACT = ("head", "precision", "opset", "iterations", "engines")
+_OPTIONAL_FILES = (TASK_FILE, STAND_IN_FILE, *SENTENCE_FILES)
+_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "pad_token_id",
+)  # fmt: skip
 
 
 def export_onnx(
@@ -117,7 +122,7 @@ def export_onnx(
     depth = {} if num_iterations is None else {"num_iterations": num_iterations}
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}  # each once
     state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    with writing(output, advice=None), whole_folder(output, replaces=(TASK_FILE,)) as staging:
+    with writing(output, advice=None), whole_folder(output, replaces=_OPTIONAL_FILES) as staging:
         onnx.save(graph, staging / MODEL_FILE)
         size = (staging / MODEL_FILE).stat().st_size
         _check_size(graph, size, state_bytes, precision)
@@ -155,7 +160,8 @@ def export_onnx(
         _write_rest(staging, model, tokenizer, inputs, record)
         if pooling is not None:
             width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
-            write_pooling(staging, pooling, width=width, max_tokens=most)
+            stand_in = _stand_in(model.config) if is_minialbert(model) else None
+            write_pooling(staging, pooling, width=width, max_tokens=most, stand_in=stand_in)
             vectors = {
                 "size": pooling.width(width, model_name),
                 "max_length": most,
@@ -319,6 +325,7 @@ def _write_rest(
     values["architectures"] = [type(model).__name__]
     write_json(folder / "config.json", values)
     tokenizer.save_pretrained(folder)
+    _rename_for_transformers_4(folder / "tokenizer_config.json")
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE), pretty=False)  # a third smaller
     if inputs is not None:
         write_json(folder / TASK_FILE, inputs.to_json())
@@ -327,6 +334,21 @@ def _write_rest(
     if record["precision"] in BY_TOKEN:
         contract["batches"] = ONE_LENGTH
     write_json(folder / EXPORT_FILE, contract)
+
+
+def _rename_for_transformers_4(file: Path) -> None:
+    """Give a tokenizer's settings the names that they had before Transformers 5, which reads those too."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if extra := settings.pop("extra_special_tokens", None):
+        settings["additional_special_tokens"] = extra
+    write_json(file, settings)
+
+
+def _stand_in(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return a config that any version of Transformers knows, for who runs the graph in ONNX Runtime."""
+    return {"model_type": "bert"} | {name: getattr(config, name) for name in _SIZES}
 
 
 def _evaluated(

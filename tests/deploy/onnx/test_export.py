@@ -607,7 +607,12 @@ def test_what_is_in_the_way(classifier, traced, tmp_path):
     export_onnx(str(classifier), tmp_path / "out")
     with pytest.raises(UserError, match="give --overwrite"):
         export_onnx(str(classifier), tmp_path / "out")
+    for name in ("modules.json", "config_onnx.json", "mine.txt"):  # an earlier export was a sentence encoder
+        (tmp_path / "out" / name).write_text("{}")
     export_onnx(str(classifier), tmp_path / "out", overwrite=True)
+    assert {"modules.json", "config_onnx.json", "mine.txt"} & {
+        file.name for file in (tmp_path / "out").iterdir()
+    } == {"mine.txt"}
     with pytest.raises(UserError, match="would replace what is read"):
         export_onnx(str(tmp_path / "out"), tmp_path / "out", overwrite=True)
     with pytest.raises(UserError, match="cannot be written"):
