@@ -1,11 +1,12 @@
-"""Whether exported models answer alike on another processor: x86 with AVX2 and without VNNI, emulated.
+"""Whether exported models answer alike on other processors, emulated: x86 with AVX2 and without VNNI, and aarch64.
 
     apt-get install qemu-user
-    python benchmarks/quality/emulated.py WORK --model FOLDER TEXTS --model … --output results/emulation
+    benchmarks/quality/aarch64.sh ROOT
+    python benchmarks/quality/emulated.py WORK --aarch64 ROOT --model FOLDER TEXTS --model … --output results/emulation
 
 Each exported FOLDER answers its TEXTS (one a line, or .jsonl with a `text`) by the runtime alone, on this processor and
-on the emulated one. Answers and logits are compared. What WORK has of an interrupted call is kept. Emulation says
-nothing about speed.
+on the emulated ones; an encoder gives its outputs. Answers and outputs are compared. What WORK has of an interrupted
+call is kept. Emulation says nothing about speed.
 """
 
 from __future__ import annotations
@@ -23,17 +24,27 @@ from typing import Any
 import numpy as np
 from minialbert_runtime import Model, session
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 HERE, USUAL, OURS = "this processor", "ONNX Runtime's sums", "minialbert-runtime"
 X86 = {  # without what QEMU does not know
     "x86 with AVX2, without VNNI (Haswell)": "Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm"
+}
+AARCH64 = {  # one for each way in which ONNX Runtime multiplies integers
+    "aarch64 (Cortex-A72)": "cortex-a72",
+    "aarch64 with dot products (Neoverse N1)": "neoverse-n1",
+    "aarch64 with matrix products": "max,sve=off",
+    "aarch64 with SVE2 and matrix products": "max,sve128=on,sme=off",
 }
 PACKAGES = ("numpy", "onnxruntime", "tokenizers")
 Arrays = list[NDArray[np.float32]]
 
 
 def answers(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
-    """Return answers without scores, logits, and whether a text has the same bits alone and beside others."""
+    """Return answers without scores, outputs, and whether a text has the same bits alone and beside others."""
+    contract = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
+    if contract["head"] == "features" and "vectors" not in contract:
+        return states(folder, texts)
     model, seen = Model(folder, threads=1), []
     run = model._logits
     model._logits = lambda rows: seen.append(run(rows)) or seen[-1]  # type: ignore[method-assign]
@@ -49,6 +60,27 @@ def answers(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
         for result in found
     ]
     return plain, alone, bool(np.array_equal(np.concatenate(alone), together))
+
+
+def states(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
+    """Return the same of an encoder that gives no vectors: no answers, hidden states of each text, and their bits."""
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    graph = session.open_session(Path(folder) / "model.onnx", 1)
+
+    def run(rows: list[list[int]]) -> NDArray[np.float32]:
+        ids = np.array(rows, np.int64)
+        columns = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "token_type_ids": np.zeros_like(ids),
+        }
+        return graph.run(None, {one.name: columns[one.name] for one in graph.get_inputs()})[0]
+
+    tokens = [tokenizer.encode(text).ids[:128] for text in texts]
+    alone = [run([ids])[0].reshape(-1) for ids in tokens]
+    beside = [run([ids[::-1], ids, ids])[1].reshape(-1) for ids in tokens]
+    same = all(np.array_equal(*pair) for pair in zip(alone, beside, strict=True))
+    return [None] * len(texts), alone, same
 
 
 def work(given: Path) -> None:
@@ -70,6 +102,13 @@ def work(given: Path) -> None:
     given.with_suffix(".found.json").write_text(json.dumps(said), encoding="utf-8")
 
 
+def command_on_aarch64(root: Path, cpu: str) -> list[str]:
+    """Return what runs this file on an emulated processor with the Python of a folder that aarch64.sh made."""
+    paths = os.pathsep.join(map(str, (root / "site", Path(session.__file__).parents[1])))
+    emulator = ["qemu-aarch64", "-cpu", cpu, "-L", str(root), str(root / "usr/bin/python3.11")]
+    return ["env", f"PYTHONPATH={paths}", *emulator, __file__]
+
+
 def run(command: list[str]) -> None:
     """Run a command; an error ends the program."""
     subprocess.run(command, check=True)
@@ -83,14 +122,16 @@ def lines(path: Path, count: int) -> list[str]:
 
 def compared(logits: Arrays, usual: Arrays) -> dict[str, float]:
     """Return the lowest cosine over texts, and the largest difference as a share of the largest logit."""
-    cosines = [
-        float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
-        for one, other in zip(logits, usual, strict=True)
+    pairs = [
+        (one.astype(np.float64), other.astype(np.float64)) for one, other in zip(logits, usual, strict=True)
     ]
-    differences = [np.abs(one - other).max() for one, other in zip(logits, usual, strict=True)]
     return {
-        "lowest_cosine": min(cosines),
-        "largest_difference": float(max(differences) / max(np.abs(one).max() for one in usual)),
+        "lowest_cosine": min(
+            float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other))) for one, other in pairs
+        ),
+        "largest_difference": float(
+            max(np.abs(one - other).max() for one, other in pairs) / max(np.abs(one).max() for one in usual)
+        ),
     }
 
 
@@ -103,6 +144,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for what each processor answers")
     parser.add_argument("--model", nargs=2, action="append", required=True, metavar=("FOLDER", "TEXTS"))
     parser.add_argument("--texts", type=int, default=60, help="of each file, the first ones")
+    parser.add_argument("--aarch64", type=Path, help="folder that aarch64.sh made (default: x86 alone)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the record")
     given = parser.parse_args()
     os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path[1:]), "OMP_NUM_THREADS": "1"}
@@ -113,6 +155,9 @@ def main() -> None:
     for name, cpu in X86.items():
         command = ["qemu-x86_64", "-cpu", cpu, *native]
         ways |= {(name, USUAL): (command, False), (name, OURS): (command, True)}
+    for name, cpu in AARCH64.items() if given.aarch64 else ():
+        ways[name, OURS] = command_on_aarch64(given.aarch64.absolute(), cpu), True
+    processors: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     usual: dict[str, tuple[list[Any], Arrays]] = {}
     for number, ((processor, way), (command, exact)) in enumerate(ways.items()):
@@ -123,6 +168,7 @@ def main() -> None:
             asked.write_text(question, encoding="utf-8")
             run([*command, "--work", str(asked)])
         said = json.loads(answer.read_text(encoding="utf-8"))
+        processors[processor] = {name: said[name] for name in ("cuts_sums", "instructions")}
         for index, (folder, one) in enumerate(said["models"].items()):
             with np.load(work_folder / f"way-{number}-{index}.npz") as stored:
                 logits = [stored[name] for name in stored.files]
@@ -134,36 +180,37 @@ def main() -> None:
             rows.append({
                 "processor": processor, "way": way, "model": Path(folder).name, "precision": contract["precision"],
                 "texts": len(answered), "same_answers": same, **compared(logits, wanted),
-                "same_bits_in_company": one["same_bits"], "cuts_sums": said["cuts_sums"],
-                "instructions": said["instructions"],
+                "same_bits_in_company": one["same_bits"],
             })  # fmt: skip
     emulator = subprocess.run(
         [str(shutil.which("qemu-x86_64")), "--version"], capture_output=True, text=True, check=True
     )
     record = {
-        "kind": "emulation", "rows": rows, "emulator": emulator.stdout.splitlines()[0],
-        "versions": {name: version(name) for name in PACKAGES},
+        "kind": "emulation", "rows": rows, "processors": processors,
+        "emulator": emulator.stdout.splitlines()[0], "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     given.output.mkdir(parents=True, exist_ok=True)
     write_result(given.output / "result.json", record)
-    write_atomically(given.output / "table.md", table(rows))
-    print(table(rows))
+    written = table(rows, processors)
+    write_atomically(given.output / "table.md", written)
+    print(written)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], processors: dict[str, dict[str, Any]]) -> str:
     """Return the figures as Markdown."""
     written = [
-        "| processor | activations | model | same answers | lowest cosine | largest difference, % "
+        "| processor | sums | model | same answers | lowest cosine | largest difference, % "
         "| same bits beside other texts |",
         "|---|---|---|---:|---:|---:|---|",
     ]
     for row in rows:
-        bits = "8 bits" if not row["cuts_sums"] else "8 bits, sums cut" if row["way"] == USUAL else "7 bits"
-        figures = f"{row['lowest_cosine']:.5f} | {100 * row['largest_difference']:.2f}"
+        cuts = processors[row["processor"]]["cuts_sums"]
+        sums = "whole" if not cuts else "cut" if row["way"] == USUAL else "whole, by uint8 weights"
+        figures = f"{row['lowest_cosine']:.7f} | {100 * row['largest_difference']:.3f}"
         same = "-" if row["same_answers"] is None else f"{row['same_answers']} of {row['texts']}"
         model = f"{row['model']} ({row['precision']}) | {same}"
         alike = "yes" if row["same_bits_in_company"] else "no"
-        written.append(f"| {row['processor']} | {bits} | {model} | {figures} | {alike} |")
+        written.append(f"| {row['processor']} | {sums} | {model} | {figures} | {alike} |")
     return (
         "\n".join(written)
         + "\n\nAgainst this processor, by text; differences as a share of the largest output.\n"

@@ -1,12 +1,12 @@
 """What an ONNX file may not hold: data outside of it, and parts that run without bound or are nowhere read.
 
 ONNX Runtime takes them all. Only the shell of the file is read, by the rules of protobuf: weights are passed over.
+Products of integers are written anew for processors that would cut their sums.
 """
 
 from __future__ import annotations
 
 import mmap
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +16,13 @@ _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
 _ATTRIBUTE = 5
 _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11  # control flow is made of graphs
 _SPARSES = (22, 23)
-_NAME, _RAW, _EXTERNAL, _LOCATION = 8, 9, 13, 14
-# What activations are rounded by token by token; with these values sums of two products fit 16 bits.
-_SEVEN_BITS = {b"rows.step": struct.pack("<f", 1 / 63), b"rows.middle": bytes([64])}
+_EXTERNAL, _LOCATION = 13, 14
+_INPUT, _OUTPUT, _OPERATOR = 1, 2, 4
+# Products of integers, with the place of the weights' zero among their inputs.
+_PRODUCTS = {b"MatMulInteger": 3, b"MatMulIntegerToFloat": 5}
+_TO_UINT8 = b"\n\x02to\x18\x02\xa0\x01\x02"  # Cast's attribute
+_MIDDLE = b"weights.middle"
+_MIDDLE_TENSOR = b"\x10\x02\x42" + bytes([len(_MIDDLE)]) + _MIDDLE + b"\x4a\x01\x80"  # uint8, 128
 
 
 def check_graph(path: Path) -> None:
@@ -29,25 +33,52 @@ def check_graph(path: Path) -> None:
         raise ValueError(f"it holds {problem}, which no exported model has")
 
 
-def with_seven_bits(model: bytes) -> bytearray:
-    """Return an ONNX file in which activations that are rounded token by token keep 7 bits in place of 8."""
-    changed = bytearray(model)
-    for number, graph in _fields(memoryview(changed)):
-        for kind, tensor in _fields(graph) if number == _GRAPH else ():
-            if kind == _INITIALIZER:
-                parts = dict(_fields(tensor))
-                value = _SEVEN_BITS.get(bytes(parts.get(_NAME, b"")))
-                if value is not None and len(parts.get(_RAW, b"")) == len(value):
-                    parts[_RAW][:] = value
-    return changed
+def with_uint8_weights(model: bytes) -> bytes:
+    """Return an ONNX file in which products of uint8 with int8 weights are the same products of uint8 with uint8.
+
+    128 is added to the weights when the file is opened, and is their zero. Weights are known by the ends of their
+    names, which are the same in every export.
+    """
+    return b"".join(
+        _field(_GRAPH, b"".join(_graph_with_uint8(value))) if number == _GRAPH else whole
+        for number, value, whole in _fields(memoryview(model))
+    )
+
+
+def _graph_with_uint8(graph: memoryview) -> Iterator[bytes | memoryview]:
+    raised: set[bytes] = set()
+    for number, node, whole in _fields(graph):
+        fields = list(_fields(node)) if number == _NODE else []
+        inputs = [bytes(value) for kind, value, _ in fields if kind == _INPUT]
+        operator = next((bytes(value) for kind, value, _ in fields if kind == _OPERATOR), b"")
+        zero = _PRODUCTS.get(operator, 0)
+        weight = inputs[1] if 1 < len(inputs) <= zero else b""
+        if not weight.endswith((b".int8", b"_int8")):
+            yield whole
+            continue
+        inputs[1] = weight + b".raised"
+        if weight not in raised:  # shared by iterations
+            raised.add(weight)
+            bits = weight + b".bits"
+            cast = _field(_OUTPUT, bits) + _field(_OPERATOR, b"Cast") + _field(_ATTRIBUTE, _TO_UINT8)
+            yield _node([weight], cast)
+            yield _node([bits, _MIDDLE], _field(_OUTPUT, inputs[1]) + _field(_OPERATOR, b"BitwiseXor"))
+        inputs += [b""] * (zero - len(inputs)) + [_MIDDLE]
+        yield _node(inputs, b"".join(field for kind, _, field in fields if kind != _INPUT))
+    if raised:
+        yield _field(_INITIALIZER, _MIDDLE_TENSOR)
+
+
+def _node(inputs: list[bytes], rest: bytes) -> bytes:
+    return _field(_NODE, b"".join(_field(_INPUT, name) for name in inputs) + rest)
 
 
 def _problems(model: memoryview) -> Iterator[str]:
-    for number, value in _fields(model):
+    for number, value, _ in _fields(model):
         if number == _FUNCTIONS:
             yield "functions"
         elif number == _GRAPH:
-            for kind, part in _fields(value):
+            for kind, part, _ in _fields(value):
                 if kind == _NODE:
                     yield from _node_problems(part)
                 elif kind == _INITIALIZER:
@@ -57,9 +88,9 @@ def _problems(model: memoryview) -> Iterator[str]:
 
 
 def _node_problems(node: memoryview) -> Iterator[str]:
-    for number, value in _fields(node):
+    for number, value, _ in _fields(node):
         if number == _ATTRIBUTE:
-            for kind, part in _fields(value):
+            for kind, part, _ in _fields(value):
                 if kind in (_SUBGRAPH, _SUBGRAPHS):
                     yield "a graph within the graph"
                 elif kind in _SPARSES:
@@ -69,15 +100,25 @@ def _node_problems(node: memoryview) -> Iterator[str]:
 
 
 def _tensor_problems(tensor: memoryview) -> Iterator[str]:
-    for number, value in _fields(tensor):
+    for number, value, _ in _fields(tensor):
         if number == _EXTERNAL or (number == _LOCATION and bytes(value) != b"\0"):
             yield "weights outside of the file"
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield number and content of each field of a message; a number is as it is stored."""
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of a message: its number, the size of its content, and that."""
+    head, size = bytearray([number << 3 | 2]), len(content)
+    while size > 127:
+        head.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*head, size]) + content
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Yield number and content of each field of a message, and all of it; a number is as it is stored."""
     position = 0
     while position < len(message):
+        start = position
         key, position = _number(message, position)
         kind, size = key & 7, 0
         if kind == 0:
@@ -90,7 +131,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError("it is no ONNX file")
         if position + size > len(message):
             raise ValueError("it is cut off, or no ONNX file")
-        yield key >> 3, message[position : position + size]
+        yield key >> 3, message[position : position + size], message[start : position + size]
         position += size
 
 

@@ -19,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import UserError
-from .graph import check_graph, with_seven_bits
+from .graph import check_graph, with_uint8_weights
 
 _FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions, and need not be printed too
 # Of one run among many. A core that takes few texts through all iterations finds weights and activations in its cache.
@@ -41,7 +41,7 @@ def open_session(
     """Return a session on the CPU of a file or a serialised graph; `threads` of one run, 0 for its own choice.
 
     A file may come from anywhere: ValueError where it holds what no export has, `graph.check_graph`. Where the
-    processor cuts sums, `cuts_sums`, activations that are rounded token by token keep 7 bits, so that no sum is cut.
+    processor cuts sums, `cuts_sums`, weights are uint8 like the activations: those sums are slower, and whole.
     """
     if not isinstance(graph, bytes):
         check_graph(Path(graph))
@@ -49,7 +49,7 @@ def open_session(
     if engine == "openvino":
         return OpenVinoSession(source, threads)
     if cuts_sums():
-        source = bytes(with_seven_bits(graph if isinstance(graph, bytes) else Path(graph).read_bytes()))
+        source = with_uint8_weights(graph if isinstance(graph, bytes) else Path(graph).read_bytes())
     return _onnx_session(source, threads)
 
 
@@ -57,7 +57,8 @@ def open_session(
 def cuts_sums() -> bool:
     """Tell whether ONNX Runtime's products of uint8 with int8 add in 16 bits here and cut what is larger.
 
-    They do on x86 processors with AVX2 and without VNNI.
+    They do on x86 processors with AVX2 and without VNNI. ONNX Runtime's own remedy, `session.x64quantprecision`, fails
+    on graphs that use a weight more than once.
     """
     values = np.full((2, 4), 255, dtype=np.uint8)
     (sums,) = _onnx_session(_PRODUCT, 1).run(None, {"x": values})

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from minialbert_runtime import session
-from minialbert_runtime.graph import with_seven_bits
+from minialbert_runtime.graph import with_uint8_weights
 from onnx import TensorProto, helper
 from small_graphs import _floats, _model, _run, count_operators
 
@@ -258,34 +258,68 @@ def test_small_tensors_and_other_operators_stay_as_they_are(random):
     assert model.SerializeToString() == before
 
 
-def test_activations_keep_seven_bits_where_a_processor_cuts_sums(random, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"four_bits": True}, {"by_call": True}])
+def test_weights_are_uint8_where_a_processor_cuts_sums_and_answers_are_the_same(random, monkeypatch, options):
     product = onnx.load_from_string(session._PRODUCT)
     onnx.checker.check_model(product)
     assert onnx.numpy_helper.to_array(product.graph.initializer[0]).tolist() == [[127]] * 4
-    weight, x = _floats(random, 64, 64), _floats(random, 5, 64)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    model = _model(nodes, [("x", TensorProto.FLOAT, [None, 64])], ["y"], {"w": weight})
-    quantize_int8(model)
-    model.graph.output.append(helper.make_tensor_value_info("x.uint8", TensorProto.UINT8, None))
-    errors = []
-    for cuts, (least, most) in {False: (1, 255), True: (1, 127)}.items():
+    table = _floats(random, 96, 64)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["t"]),
+        helper.make_node("Gather", ["table", "ids"], ["words"]),
+        helper.make_node("Add", ["t", "words"], ["sum"]),
+        helper.make_node("Transpose", ["table"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["sum", "turned"], ["y"]),
+    ]
+    inputs = [("x", TensorProto.FLOAT, [None, 64]), ("ids", TensorProto.INT64, [None])]
+    model = _model(nodes, inputs, ["y"], {"w": _floats(random, 64, 64), "table": table})
+    quantize_int8(model, **options)
+    changed = onnx.load_from_string(with_uint8_weights(model.SerializeToString()))
+    products = [node for node in changed.graph.node if node.op_type.startswith("MatMulInteger")]
+    weights = [node.input[1] for node in products]
+    assert len(products) == 3 and {node.input[-1] for node in products} == {"weights.middle"}
+    assert weights[0] == weights[1]
+    assert count_operators(changed)["BitwiseXor"] == 2
+    given = {"x": _floats(random, 5, 64), "ids": np.arange(5)}
+    changed.graph.output.append(helper.make_tensor_value_info(weights[2], TensorProto.UINT8, None))
+    _, raised = _run(changed, **given)
+    levels = np.rint(table / np.abs(table).max(1, keepdims=True) * 127)
+    np.testing.assert_array_equal(raised.astype(int), levels.T.astype(int) + 128)
+    found = []
+    for cuts in (False, True):
         monkeypatch.setattr(session, "cuts_sums", lambda cuts=cuts: cuts)
-        found, levels = _run(model, x=x)
-        assert least <= levels.min() and most - 5 < levels.max() <= most
-        errors.append(np.linalg.norm(found - x @ weight) / np.linalg.norm(x @ weight))
-    assert 2 * most * 127 < 2**15
-    assert 0.001 < errors[0] < 0.01 < errors[1] < 0.02
-    # A graph without such activations stays as it is.
-    assert with_seven_bits(session._PRODUCT) == session._PRODUCT
+        found.append(_run(model, **given)[0])
+    np.testing.assert_array_equal(*found)
+
+
+def test_products_of_other_weights_and_with_a_zero_of_their_own_stay_as_they_are():
+    assert with_uint8_weights(session._PRODUCT) == session._PRODUCT
+    tensors = {"w.int8": np.ones((4, 1), np.int8), "middle": np.uint8(1), "zero": np.int8(2)}
+    for inputs in (["x", "w.int8", "middle", "zero"], ["x", "y.uint8"], ["x"]):
+        node = helper.make_node("MatMulInteger", inputs, ["y"])
+        model = _model([node], [("x", TensorProto.UINT8, [None, 4])], [], tensors).SerializeToString()
+        assert with_uint8_weights(model) == model
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-user")
-@pytest.mark.parametrize(("processor", "found"), [("Haswell", "True"), ("Nehalem", "False")])
-def test_emulated_processors_that_cut_sums(processor, found):
-    program = "from minialbert_runtime.session import cuts_sums; print(cuts_sums())"
+@pytest.mark.parametrize(("processor", "cuts"), [("Haswell", "True"), ("Nehalem", "False")])
+def test_emulated_processors_that_cut_sums_answer_as_this_one(processor, cuts, random, tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    model = _model(nodes, [("x", TensorProto.FLOAT, [None, 64])], ["y"], {"w": _floats(random, 64, 64)})
+    quantize_int8(model)
+    x = _floats(random, 50, 64)
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", x)
+    program = (
+        "import numpy as np; from minialbert_runtime import session; print(session.cuts_sums()); "
+        "np.save('y.npy', session.open_session('model.onnx', 1).run(None, {'x': np.load('x.npy')})[0])"
+    )
     done = subprocess.run(
-        ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", program],
+        ["qemu-x86_64", "-cpu", processor, sys.executable, "-c", program], cwd=tmp_path,
         env={"PYTHONPATH": str(Path(session.__file__).parents[1])}, capture_output=True, encoding="utf-8", check=True,
     )  # fmt: skip
-    assert done.stdout.split() == [found]
+    assert done.stdout.split() == [cuts]
+    found, here = np.load(tmp_path / "y.npy"), _run(model, x=x)[0]
+    assert np.linalg.norm(found - here) / np.linalg.norm(here) < 1e-3
