@@ -195,10 +195,10 @@ def advice(results: Path) -> str:
         f"**Rank buys quality for bytes, not for time.** Rank 384 instead of 64 takes {large:.1f} MB instead of "
         f"{small:.1f} in int8, gives {score['student-384'] - score['student-64']:+.1f} points at equal text, and "
         "runs equally fast.",
-        "**Tune everything if you serve one task.** Tuning only the adapters costs "
+        "**Tune everything if you serve one task.** Tuning only the adapters, by AdamW, costs "
         f"{score['student-64'] - score['student-64/adapters']:.1f} points at rank 64 and "
         f"{score['student-384'] - score['student-384/adapters']:.1f} at rank 384. It pays where many tasks share one "
-        "backbone.",
+        "backbone; there [Muon and more passes](../results/optimiser/README.md) lose less.",
         "**Iterations buy quality for time.** Four iterations instead of six run "
         f"{faster:.1f} times as fast in int8. An elastic student scored {-lost['mean']:.1f} points "
         f"(± {lost['interval']:.1f}, mean of three tasks) lower after two of its three iterations than after all.",

@@ -81,6 +81,12 @@ LoggingSteps = Annotated[Count, Field(description="Steps between two log lines")
 SkippedSteps = Annotated[
     int, Field(ge=0, description="Steps in a row that may be skipped because loss or gradient is not finite")
 ]
+Optimizer = Annotated[
+    Literal["adamw", "muon"],
+    Field(
+        description="AdamW for all weights, or Muon for the matrices of the layers (where these rest, of the adapters)"
+    ),
+]
 WeightNoise = Annotated[
     Literal["int8", "int4"] | None,
     Field(description="Noise of up to half a rounding step on the layers' matrices (null: none)"),
@@ -312,9 +318,7 @@ class TrainingRecipe(Section):
     batch_size: Count = key(192, "Windows per optimiser step, over all devices")
     micro_batch_size: PacedOrNone = key(None, "Windows per forward pass and device (null: chosen)")
     learning_rate: float = key(5e-4, "Highest learning rate", gt=0)
-    optimizer: Literal["adamw", "muon"] = key(
-        "adamw", "AdamW for all weights, or Muon for the matrices of the layers and AdamW for the rest"
-    )
+    optimizer: Optimizer = "adamw"
     weight_decay: Weight = key(1e-4, "Decoupled weight decay")
     warmup_steps: int = key(5000, "Steps of linear warm-up", ge=0)
     lr_scheduler: Schedule = "linear"
@@ -510,7 +514,8 @@ class TuningRecipe(Section):
     epochs: Rate = key(3.0, "Passes over the training rows")
     batch_size: Count = key(32, "Rows per optimiser step")
     micro_batch_size: PacedOrNone = key(None, "Rows per forward pass (null: batch_size)")
-    learning_rate: Rate | None = key(None, "Highest learning rate of AdamW (null: by the model's width)")
+    learning_rate: Rate | None = key(None, "Highest learning rate (null: by the model's width)")
+    optimizer: Optimizer = "adamw"
     weight_decay: Weight = key(0.01, "Decoupled, not on biases and LayerNorms")
     warmup_ratio: Fraction = key(0.06, "Share of the steps with a rising learning rate")
     lr_scheduler: Schedule = "linear"

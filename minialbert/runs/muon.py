@@ -1,4 +1,4 @@
-"""Muon for the matrices of layers, AdamW for all other weights, as one optimiser."""
+"""Muon for the matrices of layers or adapters, AdamW for all other weights, as one optimiser."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minialbert.errors import UserError
+from minialbert.runs.noise import layer_matrices
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -28,9 +29,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self, params: Iterable[dict[str, Any]], *, matrices: Sequence[Tensor], lr: float, **adamw: Any
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
-            raise UserError(
-                f"training.optimizer=muon needs PyTorch 2.10 or newer, this is {torch.__version__}"
-            )
+            raise UserError(f"optimizer=muon needs PyTorch 2.10 or newer, this is {torch.__version__}")
         groups, own = [*params], {id(weight) for weight in matrices}
         rest = [
             group | {"params": [one for one in group["params"] if id(one) not in own]} for group in groups
@@ -55,3 +54,16 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.state = self.state  # one place, which checkpoints hold
             part.step()
+
+
+def trained_matrices(model: nn.Module) -> list[Tensor]:
+    """Return the matrices of a model's layers that are trained; where the layers rest, those of its adapters."""
+    of_layers = {id(weight) for weight in layer_matrices(model)}
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    found = [weight for weight in trained.values() if id(weight) in of_layers]
+    found = found or [it for name, it in trained.items() if "_adapters." in name and it.ndim == 2]
+    if not found:
+        raise UserError(
+            "optimizer=muon moves matrices of layers or adapters, and none is trained here: leave it out"
+        )
+    return found

@@ -28,7 +28,7 @@ from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_json
 from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
 from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
-from minialbert.runs.muon import MuonAdamW
+from minialbert.runs.muon import MuonAdamW, trained_matrices
 from minialbert.runs.noise import layer_matrices, rounding_noise
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel
 
@@ -170,7 +170,7 @@ class ResumableTrainer(Trainer):
     `max_skipped_steps` in a row end the run. `verb` and `section`, for messages, are the command that trains and where
     its settings are in a recipe; `some_weights_rest` where a step may leave trained weights without a gradient.
     With `weight_noise`, "int8" or "int4", a step has one noise on the layers' matrices, see `rounding_noise`.
-    `optimizer` is "adamw", or "muon" for the layers' matrices, see `MuonAdamW`.
+    `optimizer` is "adamw", or "muon" for the layers' or adapters' matrices, see `MuonAdamW`.
     """
 
     progress_form: type[Progress] = Progress
@@ -198,7 +198,7 @@ class ResumableTrainer(Trainer):
             }
             kwargs["optimizer_cls_and_kwargs"] = (
                 MuonAdamW,
-                settings | {"matrices": layer_matrices(kwargs["model"])},
+                settings | {"matrices": trained_matrices(kwargs["model"])},
             )
         refuse_data_parallel(args, verb)
         args.ddp_find_unused_parameters = some_weights_rest

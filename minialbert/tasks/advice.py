@@ -17,6 +17,7 @@ from minialbert.tasks.models import is_minialbert
 # encoders those of results/tuning-rate, whose models are 384 wide.
 _NARROW = 512
 _WIDE, _STUDENT = {"full": 5e-5, "adapters": 5e-4}, {"full": 3e-4, "adapters": 1e-3}
+_MUON = 2e-3  # of a student's adapters, by results/optimiser
 _ENCODER = 1e-4
 _FEW_STEPS, _ENOUGH_STEPS = 50, 200
 _NOTHING = 0.1  # of entities or classes found, or of the variance of scores
@@ -28,10 +29,14 @@ def with_rate(recipe: FinetuneRecipe, model: PreTrainedModel) -> tuple[FinetuneR
     mode, rate = recipe.tuning.mode, recipe.tuning.learning_rate
     width, student = model.config.hidden_size, is_minialbert(model)
     usual = _WIDE[mode] if width >= _NARROW else _STUDENT[mode] if student else _ENCODER
+    tip, muon = "", recipe.tuning.optimizer == "muon"
+    if student and width < _NARROW and mode == "adapters":
+        usual = _MUON if muon else usual
+        tip = "" if muon else "; Muon gains more from them (--epochs 8 --set tuning.optimizer=muon)"
     if rate is None:
         kind = "a recursive student" if student else "an encoder"
         how = "its adapters" if mode == "adapters" else "all of it"
-        said = f"learning rate: {usual:g}, by the model ({how}; {kind} {width} wide)"
+        said = f"learning rate: {usual:g}, by the model ({how}; {kind} {width} wide){tip}"
         return apply_overrides(recipe, {"tuning.learning_rate": usual}), [said]
     if not (student and width < _NARROW and mode == "full" and rate <= _ENCODER):
         return recipe, []

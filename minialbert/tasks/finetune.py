@@ -588,6 +588,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         patience=tuning.early_stopping_patience,
         max_skipped_steps=tuning.max_skipped_steps,
         weight_noise=tuning.weight_noise,
+        optimizer=tuning.optimizer,
     )
     title = f"tuning {plan.task.name}"
     trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))

@@ -48,7 +48,8 @@ class TuningTrainer(ResumableTrainer):
     The loss of an optimiser step is a mean over its labels, whatever the micro-batches. After each
     evaluation, by `measure`, the trained tensors are kept when `metric` is better than before; `restore_best`
     puts them back. `batch_size` are the rows of an optimiser step. `patience` evaluations without a better
-    one end the training, and `max_skipped_steps` in a row that were not finite. `weight_noise`: see `ResumableTrainer`.
+    one end the training, and `max_skipped_steps` in a row that were not finite. `weight_noise` and `optimizer`: see
+    `ResumableTrainer`.
     """
 
     progress_form = TuningProgress
@@ -72,6 +73,7 @@ class TuningTrainer(ResumableTrainer):
         patience: int | None = None,
         max_skipped_steps: int = 10,
         weight_noise: str | None = None,
+        optimizer: str = "adamw",
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.kind, self.metric = task_type(problem).focal(focal_gamma), metric
@@ -95,6 +97,7 @@ class TuningTrainer(ResumableTrainer):
             section="tuning",
             max_skipped_steps=max_skipped_steps,
             weight_noise=weight_noise,
+            optimizer=optimizer,
             model=model,
             args=args,
             data_collator=_SharedCollator(collator, train),

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from minialbert import MiniAlbertConfig, MiniAlbertForTokenClassification
 from minialbert.errors import UserError
-from minialbert.runs.muon import MuonAdamW
+from minialbert.method.adapters import freeze_all_but_adapters
+from minialbert.runs.muon import MuonAdamW, trained_matrices
 
 
 @pytest.fixture
@@ -79,5 +81,32 @@ def test_a_state_that_is_saved_and_read_goes_on_alike(model):
 
 def test_a_torch_without_muon_is_named(model, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UserError, match="training.optimizer=muon needs PyTorch 2.10"):
+    with pytest.raises(UserError, match="optimizer=muon needs PyTorch 2.10"):
         optimizer_of(model)
+
+
+def names(model):
+    of = {id(weight): name for name, weight in model.named_parameters()}
+    return [of[id(weight)] for weight in trained_matrices(model)]
+
+
+def test_it_moves_the_shared_block_or_the_adapters_of_a_block_that_rests():
+    config = MiniAlbertConfig(
+        vocab_size=20, embedding_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, adapter_reduction_factor=4,
+    )  # fmt: skip
+    model = MiniAlbertForTokenClassification(config)
+    block = "minialbert.block."
+    parts = ("attention.query", "attention.key", "attention.value", "attention.dense", "ffn", "ffn_output")
+    assert names(model) == [f"{block}{part}.weight" for part in parts]
+    freeze_all_but_adapters(model)
+    assert names(model) == [
+        f"minialbert.{place}_adapters.{iteration}.{part}.weight"
+        for place in ("attention", "ffn")
+        for iteration in (0, 1)
+        for part in ("down", "up")
+    ]
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    with pytest.raises(UserError, match="none is trained here"):
+        trained_matrices(model)

@@ -59,9 +59,20 @@ def make_model(tiny_student_config):
 def test_a_rate_that_is_left_open_is_that_of_the_model(kind, width, name, rate, what, make_model):
     recipe, notes = with_rate(load_recipe(name, FinetuneRecipe), make_model(kind, width))
     assert recipe.tuning.learning_rate == rate
-    assert notes == [f"learning rate: {rate:g}, by the model ({what.format(width)})"]
+    tip = "; Muon gains more from them (--epochs 8 --set tuning.optimizer=muon)" * (rate == 1e-3)
+    assert notes == [f"learning rate: {rate:g}, by the model ({what.format(width)}){tip}"]
     changed = {"tuning.learning_rate": rate}
     assert recipe == apply_overrides(load_recipe(name, FinetuneRecipe), changed)
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "rate"), [(384, "adapters", 2e-3), (768, "adapters", 5e-4), (384, "default", 3e-4)]
+)
+def test_muon_for_the_adapters_of_a_narrow_student_has_a_rate_of_its_own(width, name, rate, make_model):
+    muon = apply_overrides(load_recipe(name, FinetuneRecipe), {"tuning.optimizer": "muon"})
+    recipe, (note,) = with_rate(muon, make_model("student", width))
+    assert recipe.tuning.learning_rate == rate
+    assert "Muon" not in note
 
 
 def test_a_rate_that_is_given_stays(make_model):

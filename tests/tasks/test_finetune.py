@@ -496,11 +496,13 @@ def test_a_release_checkpoint_can_be_tuned(name, run, release_copy, tiny_tokeniz
 # Stopping and resuming
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("mode", ["full", "adapters"])
-def test_a_stopped_run_resumes_to_the_same_weights_and_log(mode, run, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_to_the_same_weights_and_log(mode, optimizer, run, tmp_path, monkeypatch):
     options = {"adapters": mode == "adapters"}
     overrides = (
         "single",
+        f"tuning.optimizer={optimizer}",
         "tuning.dropout=0.2",
         "tuning.micro_batch_size=4",
         "tuning.evaluations_per_epoch=2",
