@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.step()
 
 
-def trained_matrices(model: nn.Module) -> list[Tensor]:
+def trained_matrices(model: nn.Module) -> Sequence[Tensor]:
     """Return the matrices of a model's layers that are trained; where the layers rest, those of its adapters."""
     of_layers = {id(weight) for weight in layer_matrices(model)}
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

@@ -18,6 +18,7 @@ from minialbert.tasks.models import is_minialbert
 _NARROW = 512
 _WIDE, _STUDENT = {"full": 5e-5, "adapters": 5e-4}, {"full": 3e-4, "adapters": 1e-3}
 _MUON = 2e-3  # of a student's adapters, by results/optimiser
+_MORE = "; with more passes and Muon they learn more (--epochs 8 --set tuning.optimizer=muon)"
 _ENCODER = 1e-4
 _FEW_STEPS, _ENOUGH_STEPS = 50, 200
 _NOTHING = 0.1  # of entities or classes found, or of the variance of scores
@@ -32,7 +33,7 @@ def with_rate(recipe: FinetuneRecipe, model: PreTrainedModel) -> tuple[FinetuneR
     tip, muon = "", recipe.tuning.optimizer == "muon"
     if student and width < _NARROW and mode == "adapters":
         usual = _MUON if muon else usual
-        tip = "" if muon else "; Muon gains more from them (--epochs 8 --set tuning.optimizer=muon)"
+        tip = "" if muon else _MORE
     if rate is None:
         kind = "a recursive student" if student else "an encoder"
         how = "its adapters" if mode == "adapters" else "all of it"

@@ -59,7 +59,9 @@ def make_model(tiny_student_config):
 def test_a_rate_that_is_left_open_is_that_of_the_model(kind, width, name, rate, what, make_model):
     recipe, notes = with_rate(load_recipe(name, FinetuneRecipe), make_model(kind, width))
     assert recipe.tuning.learning_rate == rate
-    tip = "; Muon gains more from them (--epochs 8 --set tuning.optimizer=muon)" * (rate == 1e-3)
+    tip = "; with more passes and Muon they learn more (--epochs 8 --set tuning.optimizer=muon)" * (
+        rate == 1e-3
+    )
     assert notes == [f"learning rate: {rate:g}, by the model ({what.format(width)}){tip}"]
     changed = {"tuning.learning_rate": rate}
     assert recipe == apply_overrides(load_recipe(name, FinetuneRecipe), changed)
