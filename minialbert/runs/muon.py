@@ -12,6 +12,11 @@ from minialbert.errors import UserError
 from minialbert.runs.noise import layer_matrices
 
 
+def has_muon() -> bool:
+    """Tell whether this PyTorch has Muon: it does from 2.10 on."""
+    return hasattr(torch.optim, "Muon")
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Moves matrices by the orthogonal part of their momentum (Muon), and what is no matrix of a layer by AdamW.
 
@@ -28,7 +33,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[dict[str, Any]], *, matrices: Sequence[Tensor], lr: float, **adamw: Any
     ) -> None:
-        if not hasattr(torch.optim, "Muon"):
+        if not has_muon():
             raise UserError(f"optimizer=muon needs PyTorch 2.10 or newer, this is {torch.__version__}")
         groups, own = [*params], {id(weight) for weight in matrices}
         rest = [

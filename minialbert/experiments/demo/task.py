@@ -18,6 +18,7 @@ from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.report.sections import ENGINE_NAMES
 from minialbert.runs.files import write_atomically
+from minialbert.runs.muon import has_muon
 from minialbert.runs.progress import size
 from minialbert.tasks.finetune import finetune
 from minialbert.tasks.predict import Predictor
@@ -51,7 +52,11 @@ def tune_on_packages(
     )
     recipe = apply_overrides(
         load_recipe("demo", FinetuneRecipe),
-        [f"model.name={json.dumps(str(student))}", f"task.data={json.dumps(str(data))}"],
+        {
+            "model.name": str(student),
+            "task.data": str(data),
+            "tuning.optimizer": "muon" if has_muon() else "adamw",
+        },
     )
     record = finetune(recipe=recipe, output=output / "tuned", overwrite=True).record
     answers = [package for _, package in test]
