@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from minialbert.data.corpora import DocumentSeparator
 from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
-from minialbert.errors import UserError, local_path, quoted
+from minialbert.errors import UserError, local_path, quoted, shown
 from minialbert.runs.files import sha256_of
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def record_from_plain(kind: type[Record], values: object) -> Record:
         record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if str(part).isprintable())
+        place = ".".join(map(shown, first["loc"]))
         raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
     if _without_empty(asdict(record)) != _without_empty(values):  # type: ignore[call-overload]
         raise ValueError("it has entries that no version of this program writes")

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from minialbert.errors import UserError, failing_as, quoted
+from minialbert.errors import UserError, failing_as, quoted, shown
 from minialbert.recipes.schema import SHARING_DEFAULTS, Mark, flat_settings, marked
 from minialbert.runs.files import check_folder, write_json
 from minialbert.runs.machine import environment
@@ -222,7 +222,7 @@ def typed_record(values: Mapping[str, Any], kind: type[AnyRecord], file: Path) -
         return kind.model_validate(values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        name, context = ".".join(map(str, fault["loc"])), fault.get("ctx", {})
+        name, context = ".".join(map(shown, fault["loc"])), fault.get("ctx", {})
         names = str(context.get("expected", fault["msg"])).replace("'", "")
         expected = _EXPECTED.get(fault["type"], f"one of {names}" if "," in names else names)
         found = json.dumps(fault["input"], default=repr)[:60]

@@ -143,6 +143,16 @@ def test_nested_values_are_no_records():
         record_from_plain(WindowsManifest, {"tokenizer": deep})
 
 
+@pytest.mark.parametrize("key", ["x" * 5000, "\x1b[31m" * 100])
+def test_a_key_of_any_length_makes_a_short_line(folder, key):
+    path = folder / "manifest.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"splits": {key: 1}}))
+    message = refusal(WindowDataset, folder)
+    path.write_text(before)
+    assert "splits." in message and len(message) < 400 and message.isprintable()
+
+
 def test_windows_longer_than_the_manifest_says_are_damaged(folder):
     values = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(changed(values, ("options", "window_length"), 5)))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from minialbert.errors import UserError
+from minialbert.errors import UserError, shown
 from minialbert.recipes.schema import Count, Section
 from minialbert.recipes.yaml import line_of, read_yaml
 
@@ -250,7 +250,7 @@ def load_suite(name_or_path: str) -> Suite:
         faults = []
         for detail in error.errors(include_url=False):
             line = line_of(node, detail["loc"])
-            where = ".".join(map(str, detail["loc"])) + (f" (line {line})" if line else "")
+            where = ".".join(map(shown, detail["loc"])) + (f" (line {line})" if line else "")
             message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
             faults.append(f"{where}: {message}" if where else message)
         raise UserError(f"{path}: {'; '.join(faults)}") from None
