@@ -28,6 +28,10 @@ class MissingExtraError(UserError):
         super().__init__(f"{purpose} needs {package}: {_installing(extra)}")
 
 
+class FinishedRunError(UserError):
+    """A run that was to be resumed has its record: there is nothing left to train."""
+
+
 def _installing(extra: str) -> str:
     """Return the command that brings an extra; a checkout that was installed, or is only run, brings it itself."""
     if (Path(__file__).resolve().parents[1] / "pyproject.toml").is_file():

@@ -34,6 +34,7 @@ from minialbert.cli.shared import (
     print_table,
     printed_json,
     say,
+    with_page,
 )
 from minialbert.errors import StandardError, UserError, printable
 from minialbert.runs import stopping
@@ -178,7 +179,10 @@ def distill(
         with interruptible():
             _show_plan(resolved, data, as_json=as_json)
         return
-    with interruptible("the same command with --resume goes on from the last checkpoint"):
+    with (
+        interruptible("the same command with --resume goes on from the last checkpoint"),
+        with_page(output, as_json),
+    ):
         record = run(
             teacher, data, student_arch=student_arch, recipe=recipe, objective=objective, settings=settings,
             output=output, start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json,

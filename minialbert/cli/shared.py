@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from minialbert.errors import UserError, printable
+from minialbert.errors import FinishedRunError, UserError, printable
 from minialbert.runs.files import to_json
 from minialbert.runs.stopping import handling, rank, world_size
 
@@ -151,6 +151,21 @@ def leave_page(output: Path) -> None:
     from minialbert.report import leave_page as leave
 
     say(leave(output))
+
+
+@contextmanager
+def with_page(output: Path, as_json: bool) -> Iterator[None]:
+    """Give a run that is to be resumed, but was killed between its record and its page, that page, and end well."""
+    try:
+        yield
+    except FinishedRunError:
+        if as_json or (output / "report.html").exists() or rank() != 0:
+            raise
+        say(
+            f"{output} holds a finished run, with its record in {output / 'result.json'}; only its page was missing"
+        )
+        leave_page(output)
+        raise typer.Exit from None
 
 
 def print_json(record: Any) -> None:  # noqa: ANN401

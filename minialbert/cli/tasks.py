@@ -31,6 +31,7 @@ from minialbert.cli.shared import (
     print_table,
     printed_json,
     say,
+    with_page,
 )
 from minialbert.errors import UserError, in_words, local_path, quoted
 from minialbert.runs.files import check_apart, check_file, writing
@@ -125,7 +126,10 @@ def finetune(
             _print_selected(record)
         return
     kept = keep_models is not KeepModels.none
-    with interruptible("the same command with --resume goes on from the last checkpoint"):
+    with (
+        interruptible("the same command with --resume goes on from the last checkpoint"),
+        with_page(output, as_json),
+    ):
         record = run(
             **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
             max_hours=patience(yes), time=time,

@@ -302,9 +302,7 @@ def _run(
     """Carry a plan out in a directory that is open, with its training if it has a price, and return the record."""
     trains = price is not None
     if trains and resume and run.result.is_file() and run.model.is_dir():
-        raise UserError(
-            f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
-        )
+        run.refuse_finished()
     if trains:
         documents = sum(m.splits["train"].documents for m in plan.windows.manifests)
         sources = listed((source.name for source in plan.windows.sources), 80)

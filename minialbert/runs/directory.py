@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from minialbert.errors import UserError, failing_as, listed, quoted, shown
+from minialbert.errors import FinishedRunError, UserError, failing_as, listed, quoted, shown
 from minialbert.recipes.load import AnyRecipe, apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import has_known_data
@@ -52,18 +52,19 @@ class RunDirectory:
         self.adapters = self.path / "adapters"
         self.attention = self.path / "attention.json"
         self.result = self.path / "result.json"
+        self.page = self.path / "report.html"
 
     @property
     def _own(self) -> tuple[Path, ...]:
         # In the order in which they are removed: as long as there is something to resume, what it belongs to is there.
         return (
-            self.checkpoints, self.result, *self._left_over(), self.attention, self.model, self.adapters,
+            self.checkpoints, self.page, self.result, *self._left_over(), self.attention, self.model, self.adapters,
             self.teacher_cache, self.teacher_labels, self.tracking, self.log, self.data, self.recipe,
         )  # fmt: skip
 
     def _left_over(self) -> list[Path]:
         """Return what was left half-written by a run that was killed."""
-        files = (self.log, self.data, self.recipe, self.attention, self.result)
+        files = (self.log, self.data, self.recipe, self.attention, self.result, self.page)
         folders = [path for name in ("model", "adapters") for path in self.path.glob(f".{name}.*")]
         return folders + [self.path / f".{file.name}.partial" for file in files]
 
@@ -133,6 +134,12 @@ class RunDirectory:
             check_own(*self._own, *(path for folder in folders for path in folder.glob("*")))
             for folder in (*folders, self.tracking, self.model, self.adapters):
                 check_folder(folder, "run", overwrite=True)
+
+    def refuse_finished(self) -> None:
+        """Say that nothing is left to resume."""
+        raise FinishedRunError(
+            f"{self.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+        )
 
     def as_begun(self, recipe: AnyRecipe, section: str, *keys: str) -> AnyRecipe | None:
         """Return a recipe with what the run in the directory has settled on this machine; None where there is none.

@@ -512,9 +512,7 @@ def _finetune(
     if rank() == 0:
         run.open(plan.recipe, data=tuning_identity(plan), resume=resume, overwrite=overwrite)
     if finished:
-        raise UserError(
-            f"{run.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
-        )
+        run.refuse_finished()
     if progress:
         for note in plan.notes:
             logger.info("%s", note)
