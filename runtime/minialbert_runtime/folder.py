@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from importlib.util import find_spec
@@ -93,11 +94,23 @@ def digest(path: str | Path) -> str:
     return whole.hexdigest()
 
 
+@contextmanager
+def _closed_files_named() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:  # as of a container's user, who is not the one that wrote the folder
+        raise UserError(
+            f"{error.filename} may not be read by this user: `chmod -R go+rX` on the folder lets everybody read it"
+        ) from error
+
+
+@_closed_files_named()
 def is_exported(path: str | Path) -> bool:
     """Tell whether a path, or the name of a model in minialbert-models, is that of an exported folder."""
     return (find_folder(path) / EXPORT_FILE).is_file()
 
 
+@_closed_files_named()
 def read_folder(path: str | Path) -> Folder:
     """Return what an exported folder, or a model of that name in minialbert-models, says of itself.
 
@@ -120,6 +133,7 @@ def read_folder(path: str | Path) -> Folder:
     for name in (MODEL_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise _missing(path / name)
+        (path / name).open("rb").close()  # here the system says who may not read it
     task = _read_task(path, head) if vectors is None else _vectors_as_task(path / EXPORT_FILE, vectors)
     config = _read_object(path / "config.json")
     pad = config.get("pad_token_id")
@@ -284,6 +298,8 @@ def _read_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
         raise _damaged(file, f"it has over {_MOST_BYTES // 2**20} MB")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, one_line(error)) from error
     if not isinstance(values, dict):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from itertools import count, islice
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import IDS, TAGS, VOCABULARY, counting_table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minialbert_runtime import Model, RuntimeUserError
+from minialbert_runtime.folder import read_folder
 
 
 def softmax(*logits):
@@ -273,6 +275,28 @@ def test_missing_and_damaged_files_are_named(classifier, name):
     with pytest.raises(RuntimeUserError, match=name.replace(".", r"\.")) as missing:
         Model(classifier)
     assert "\n" not in str(damaged.value) + str(missing.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs modes of files")
+@pytest.mark.parametrize("closed", ["", "export.json", "task.json", "model.onnx", "tokenizer.json"])
+def test_what_this_user_may_not_read_is_named_with_a_way_out(classifier, closed, monkeypatch):
+    is_root = os.geteuid() == 0
+    for path in (classifier, *classifier.iterdir()):
+        path.chmod(0o755)
+    monkeypatch.chdir(classifier.parent)  # another user may not enter the folders above
+    classifier.parent.chmod(0o755)
+    (classifier / closed).chmod(0)
+    if is_root:  # who may read all
+        os.seteuid(65532)
+    try:
+        with pytest.raises(
+            RuntimeUserError, match=rf"{closed or 'export.json'} may not be read .*chmod -R go\+rX"
+        ):
+            read_folder(classifier.name)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (classifier / closed).chmod(0o755)
 
 
 @pytest.mark.parametrize(
