@@ -78,4 +78,6 @@ def test_the_container_file_copies_what_is_there_and_runs_without_rights():
     assert all((ROOT / "runtime" / source).exists() for source in copied)
     (user,) = (step[1] for step in steps if step[0] == "USER")
     assert user.split(":")[0].isdigit() and int(user.split(":")[0]) > 0
+    # 10 s, which engines wait otherwise, would cut running requests; podman's own format has no health check.
+    assert "--stop-timeout 60" in text and "`--format docker`" in text
     assert steps[-1][0] == "ENTRYPOINT" and "/runtime/bin/minialbert-runtime" in text
