@@ -89,7 +89,17 @@ def test_finetune_adapters_says_how_much_is_trained(call, tiny_student_dir, tune
 
 def test_a_run_killed_before_its_page_gets_it_by_resume(call, refuse, tiny_student_dir, tuned, tmp_path):
     run = tmp_path / "run"
-    words = ("finetune", "--model", tiny_student_dir, "--task", "ner", "--data", tuned("ner").data, "--output", run)
+    words = (
+        "finetune",
+        "--model",
+        tiny_student_dir,
+        "--task",
+        "ner",
+        "--data",
+        tuned("ner").data,
+        "--output",
+        run,
+    )
     assert call(*words, *ONE_STEP)[0] == 0
     page, record = (run / "report.html").read_text(), (run / "result.json").read_bytes()
     assert "nothing is left to resume" in refuse(*words, *ONE_STEP, "--resume")
@@ -105,7 +115,17 @@ def test_a_run_killed_before_its_page_gets_it_by_resume(call, refuse, tiny_stude
 
 def test_a_run_in_place_of_another_does_not_keep_its_page(call, tiny_student_dir, tuned, tmp_path):
     run = tmp_path / "run"
-    words = ("finetune", "--model", tiny_student_dir, "--task", "ner", "--data", tuned("ner").data, "--output", run)
+    words = (
+        "finetune",
+        "--model",
+        tiny_student_dir,
+        "--task",
+        "ner",
+        "--data",
+        tuned("ner").data,
+        "--output",
+        run,
+    )
     assert call(*words, *ONE_STEP)[0] == 0
     assert (run / "report.html").exists()
     assert call(*words, *ONE_STEP, "--overwrite", "--json")[0] == 0
