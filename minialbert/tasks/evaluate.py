@@ -208,7 +208,7 @@ def evaluate(
             **_depth_record(tuned, num_iterations, exit_threshold, results),
             "decoding": decision.decoding if found.type.tagging else None,
             **({} if found.type.tagging else {"long_texts": reading["long_texts"], "cut": cut}),
-            "notes": [*dict.fromkeys(notes), *_notes(results, chosen), *remarks(found, results)],
+            "notes": [*dict.fromkeys(notes), *_notes(results, chosen, notes), *remarks(found, results)],
             "wall_seconds": round(time.perf_counter() - started, 2),
             "submission": [path.name for path in submitted.values()],
         }
@@ -413,11 +413,12 @@ def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Pa
                 os.replace(file, folder / file.name)
 
 
-def _notes(results: Mapping[str, Predictions], chosen: str | None) -> list[str]:
+def _notes(results: Mapping[str, Predictions], chosen: str | None, said: Sequence[str]) -> list[str]:
+    told = "no row has a label, so none is scored"
     notes = [
-        f"{name}: no labels, so there are predictions alone"
+        f"{name}: {told}"
         for name, result in results.items()
-        if not result.metrics
+        if not result.metrics and not any(note.startswith(f"{name}: {told}") for note in said)
     ]
     if chosen == "train":
         notes.append("train: the figures say nothing about other texts if the model was tuned on these rows")
