@@ -34,6 +34,7 @@ from minialbert.cli.shared import (
     print_table,
     printed_json,
     say,
+    way_on,
     with_page,
 )
 from minialbert.errors import StandardError, UserError, printable
@@ -115,7 +116,7 @@ def prepare(
     chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if max_windows_per_document is not None:
         chosen["max_windows_per_document"] = max_windows_per_document or None
-    with interruptible("the same command goes on where it stopped"):
+    with interruptible(way_on(output, overwrite=overwrite, then="goes on where it stopped")):
         manifest = run(
             find_sources(corpus) if corpus else None, tokenizer, output, recipe=recipe, num_workers=workers,
             max_document_bytes=int(max_document_mb * 1_000_000), overwrite=overwrite, progress=not as_json, **chosen,
@@ -180,7 +181,7 @@ def distill(
             _show_plan(resolved, data, as_json=as_json)
         return
     with (
-        interruptible("the same command with --resume goes on from the last checkpoint"),
+        interruptible(way_on(output, overwrite=overwrite)),
         with_page(output, as_json),
     ):
         record = run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,7 @@ _COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of labels
 out = PlainConsole()
 err = PlainConsole(stderr=True)
 _loading = err.status("loading ...")
+_AGAIN = "the same command starts it again"
 
 
 def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer has it
@@ -209,8 +210,32 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def way_on(output: Path, *, overwrite: bool, then: str | None = None) -> Callable[[], str]:
+    """Return what says how an interrupted run goes on, by what it has left in its folder.
+
+    It takes `--resume`, unless the same command goes on by itself, as in "goes on where it stopped" (`then`).
+    """
+    from minialbert.runs.checkpoints import has_known_data
+
+    def files() -> list[tuple[str, int]]:
+        return sorted((path.name, path.lstat().st_mtime_ns) for path in output.glob("*"))
+
+    before = files() if overwrite else []  # of a run that is to be replaced
+
+    def told() -> str:
+        if files() == before:
+            return _AGAIN
+        if then is not None:
+            return f"the same command {'without --overwrite ' * overwrite}{then}"
+        begun = has_known_data(output / "checkpoints") is not None
+        how = f"the same command with --resume{' in place of --overwrite' * overwrite}"
+        return f"{how} {'goes on from the last checkpoint' if begun else 'starts its training'}"
+
+    return told
+
+
 @contextmanager
-def interruptible(advice: str = "the same command starts it again") -> Iterator[None]:
+def interruptible(advice: str | Callable[[], str] = _AGAIN) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into one line that says how to go on, and exit status 130.
 
     Transformers' bars and loading reports are left out; what matters of them is in our own lines.
@@ -227,5 +252,6 @@ def interruptible(advice: str = "the same command starts it again") -> Iterator[
             yield
     except KeyboardInterrupt:
         if rank() == 0:
-            err.print(f"minialbert: interrupted; {advice}", markup=False, highlight=False, soft_wrap=True)
+            said = advice if isinstance(advice, str) else advice()
+            say(f"minialbert: interrupted; {said}", err)
         sys.exit(130)

@@ -31,6 +31,7 @@ from minialbert.cli.shared import (
     print_table,
     printed_json,
     say,
+    way_on,
     with_page,
 )
 from minialbert.errors import UserError, in_words, local_path, quoted
@@ -115,7 +116,8 @@ def finetune(
     if grid:
         from minialbert.experiments.grid import grid_rows, run_grid
 
-        with interruptible("the same command goes on; finished cells are not run again"):
+        then = "goes on; finished cells are not run again"
+        with interruptible(way_on(output, overwrite=overwrite, then=then)):
             record = run_grid(
                 tuning_recipe(**named), output=output, jobs=jobs, ray_address=ray, keep_models=keep_models.value,  # type: ignore[arg-type]
                 overwrite=overwrite, progress=not as_json,
@@ -127,7 +129,7 @@ def finetune(
         return
     kept = keep_models is not KeepModels.none
     with (
-        interruptible("the same command with --resume goes on from the last checkpoint"),
+        interruptible(way_on(output, overwrite=overwrite)),
         with_page(output, as_json),
     ):
         record = run(

@@ -16,6 +16,7 @@ from minialbert.cli.main import app
 from minialbert.cli.shared import _GROUPS
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.checkpoints import new_checkpoint
 from minialbert.runs.results import ModelResult
 
 
@@ -129,3 +130,45 @@ def test_a_terminal_sees_at_once_that_a_verb_is_loaded_and_a_pipe_nothing(monkey
                 time.sleep(0.2)
                 assert seen.getvalue() == before  # the spinner has stopped
         assert bool(seen.getvalue()) is terminal
+
+
+@pytest.mark.parametrize(
+    ("verb", "work", "goes_on"),
+    [
+        (["distill", "--data", "w"], "minialbert.method.distill.distill", None),
+        (["finetune", "--task", "ner"], "minialbert.tasks.finetune.finetune", None),
+        (["finetune", "--grid"], "minialbert.experiments.grid.run_grid", "goes on; finished cells are not run again"),
+        (["prepare"], "minialbert.data.prepare.prepare", "goes on where it stopped"),
+    ],
+)  # fmt: skip
+def test_an_interrupted_run_says_how_it_goes_on(verb, work, goes_on, call, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def interrupted(leaves, *more):
+        def stop(*args, **options):
+            leaves()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(work, stop)
+        status, _, err = call(*verb, "--output", run, *more)
+        assert status == 130
+        return err.removeprefix("minialbert: interrupted; the same command ").strip()
+
+    def begin():
+        run.mkdir(exist_ok=True)
+        (run / "recipe.yaml").unlink(missing_ok=True)
+        (run / "recipe.yaml").write_text("")
+
+    def save():
+        begin()
+        with new_checkpoint(run / "checkpoints", 3, keep=None):
+            pass
+
+    last = "goes on from the last checkpoint"
+    assert interrupted(lambda: None) == "starts it again"
+    assert interrupted(begin) == (goes_on or "with --resume starts its training")
+    assert interrupted(save) == (goes_on or f"with --resume {last}")
+    # What is to be replaced says nothing of the run in its place.
+    assert interrupted(lambda: None, "--overwrite") == "starts it again"
+    instead = f"with --resume in place of --overwrite {last}"
+    assert interrupted(save, "--overwrite") == (f"without --overwrite {goes_on}" if goes_on else instead)
