@@ -472,7 +472,12 @@ def _busy(status: int, message: str) -> HTTPException:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = error_body(error.detail, request_id=request.state.id)
+    allowed = " or ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+    told = {
+        "Not Found": "there is no such path: the page /docs shows all",
+        "Method Not Allowed": f"{request.scope['path']} takes {allowed}: the page /docs shows how",
+    }.get(error.detail, error.detail)
+    body = error_body(told, request_id=request.state.id)
     return Response(body, error.status_code, error.headers, "application/json")
 
 

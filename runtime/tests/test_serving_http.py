@@ -168,15 +168,18 @@ def test_what_is_refused_has_one_line_and_a_status_and_the_next_request_is_answe
             answer = at.ask("/predict", body)
             assert (answer.status, message in answer.said["error"]) == (status, True), (body[:50], answer)
             assert "\n" not in answer.said["error"] and answer.said["request_id"]
-        for path, method, status in (
-            ("/predict", "GET", 405),
-            ("/predict", "PUT", 405),
-            ("/healthz", "POST", 405),
-            ("/other?text=secret", "GET", 404),
-            ("/healthz/", "GET", 404),
-            ("/healthz?" + "a" * 33_000, "GET", 400),
+        lost = "there is no such path: the page /docs shows all"
+        for path, method, status, allowed, message in (
+            ("/predict", "GET", 405, "POST", "/predict takes POST: the page /docs shows how"),
+            ("/predict", "PUT", 405, "POST", "/predict takes POST: the page /docs shows how"),
+            ("/healthz", "POST", 405, "GET HEAD", "/healthz takes GET or HEAD: the page /docs shows how"),
+            ("/other?text=secret", "GET", 404, "", lost),
+            ("/healthz/", "GET", 404, "", lost),
+            ("/healthz?" + "a" * 33_000, "GET", 400, "", "the headers have over 32,768 bytes"),
         ):
-            assert at.ask(path, method=method).status == status
+            answer = at.ask(path, method=method)
+            assert (answer.status, answer.said["error"]) == (status, message) and answer.said["request_id"]
+            assert sorted(answer.headers.get("allow", "").split(", ")) == allowed.split(" ")
         assert at.ask("/embed", {"texts": ["a"]}).said["error"].startswith("a token model gives no vectors")
         assert at.ask("/predict", ["city"]).status == 200
 
