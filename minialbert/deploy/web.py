@@ -28,7 +28,7 @@ from minialbert_runtime.words import character_kind
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from minialbert.deploy.onnx.export import export_onnx
-from minialbert.errors import UserError, listed
+from minialbert.errors import UserError
 from minialbert.method.graph_weights import has_type_int4
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_apart, check_folder, sha256_of, whole_folder, write_json, writing
@@ -82,21 +82,22 @@ def export_to_web(
 
     The folder is that of an ONNX export, in int8 unless `options` of `export_onnx` say otherwise, with a page,
     an ES module, a service worker, and two packages of npm's, whose files `vendor` (`node_modules`) holds. A model
-    that was exported already is taken as it is. Raises UserError if a file of `vendor` is missing or another than the
-    pinned one, the model labels no text, or its tokenizer is of a kind that JavaScript cannot repeat.
+    that was exported already is taken as it is, or with `options` exported again. Raises UserError if a file of
+    `vendor` is missing or another than the pinned one, the model labels no text, or its tokenizer is of a kind that
+    JavaScript cannot repeat.
     """
     packages = _checked_packages(Path(vendor or "node_modules").expanduser())
     check_apart(Path(output), [model])
     check_folder(Path(output), "export", overwrite=overwrite, marker=EXPORT_FILE)
-    if is_exported(model):
-        _check_exported(Path(model), options)
+    source = Path(model) if is_exported(model) and not options else None
+    if source is not None:
+        _check_exported(source)
     with (
         writing(output, advice=None),
         tempfile.TemporaryDirectory() as scratch,
         whole_folder(output, replaces=(TASK_FILE,)) as staging,
     ):
-        source = Path(model)
-        if not is_exported(model):
+        if source is None:
             source = Path(scratch) / "exported"
             defaults: dict[str, Any] = {"precision": "int8", "opset": _MOST_OPSET}
             export_onnx(model, source, **(defaults | options))
@@ -119,23 +120,18 @@ def export_to_web(
     return record
 
 
-def _check_exported(folder: Path, options: dict[str, Any]) -> None:
+def _check_exported(folder: Path) -> None:
     """Refuse a folder that would have to be exported again."""
-    if options:
-        raise UserError(
-            f"{folder} is exported already: leave out {listed(options)}, or export the model itself"
-        )
     facts = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+    advice = "give --quantize int8 (or int4) to export it again"
     if facts.get("precision") == "int4" and has_type_int4(folder / MODEL_FILE):
         raise UserError(
-            f"{folder} was exported before, with matrices in a type that ONNX Runtime for the web does not know: "
-            "export the model itself again"
+            f"{folder} has matrices in a type that ONNX Runtime for the web does not know: {advice}"
         )
     opset = facts.get("opset", 0)
     if opset > _MOST_OPSET:
         raise UserError(
-            f"{folder} has opset {opset}, and ONNX Runtime for the web takes {_MOST_OPSET}: export the model itself "
-            f"--to web, or with --opset {_MOST_OPSET}"
+            f"{folder} has opset {opset}, and ONNX Runtime for the web takes {_MOST_OPSET}: {advice}"
         )
 
 

@@ -276,6 +276,23 @@ def test_missing_packages_are_told_before_anything_is_written(tmp_path):
     assert not (tmp_path / "site").exists()
 
 
+def test_an_exported_folder_is_taken_as_it_is_or_exported_again(tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "_checked_packages", lambda modules: {})
+    monkeypatch.setattr(web, "_facts", lambda model: {})  # which take long
+    folder = tmp_path / "exported"
+    minialbert.export(build("token", tmp_path / "model", tiny_tokenizer), folder, opset=23, progress=False)
+    with pytest.raises(UserError, match="has opset 23, .* give --quantize int8 .or int4. to export it again"):
+        minialbert.export(folder, tmp_path / "site", to="web", progress=False)
+    assert not (tmp_path / "site").exists()
+    options = {"to": "web", "tolerance": 1.0, "progress": False}
+    again = minialbert.export(folder, tmp_path / "site", quantize="int4", **options)
+    assert (again.record["precision"], again.record["opset"]) == ("int4", 22)
+    assert (again.path / "index.html").is_file()
+    minialbert.export(again, tmp_path / "as-it-is", to="web", progress=False)
+    files = [place / "model.onnx" for place in (again.path, tmp_path / "as-it-is")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 # With packages: whole folders, in Node and in Chromium
 
 
