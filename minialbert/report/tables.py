@@ -158,12 +158,9 @@ def ner_table(records: Iterable[Record]) -> Table:
 
 def other_table(records: Iterable[Record]) -> Table:
     """Return a user's own tasks, a column each."""
-    kept = [
-        record
-        for record in records
-        if record.row.teacher is None and record.task not in (_NER if is_tagging(record.problem) else _GLUE)
-    ]
-    return _task_table("Other tasks", kept)
+    plain = [record for record in records if record.row.teacher is None]
+    kept = [record for record in plain if record.task not in (_NER if is_tagging(record.problem) else _GLUE)]
+    return _task_table("Other tasks" if len(kept) < len(plain) else "Tasks", kept)
 
 
 def distillation_table(records: Iterable[Record]) -> Table:
