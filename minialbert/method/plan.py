@@ -26,6 +26,7 @@ from minialbert.method.sentence_vectors import Pooling, VectorObjective
 from minialbert.method.start import build_student
 from minialbert.recipes.load import apply_overrides
 from minialbert.recipes.schema import VECTOR_KEYS, Recipe, TrainingRecipe
+from minialbert.runs.muon import trained_matrices
 from minialbert.runs.stopping import share_of
 
 # Real text for `init: teacher`; more changes the fit of the projection little.
@@ -104,6 +105,8 @@ def plan_distillation(
         notes += started
     if training.gradient_checkpointing:
         checkpoint_activations(student)
+    if training.optimizer == "muon":
+        trained_matrices(student)  # refused before anything is written
     if objective is None:
         objective = _recipe_objective(recipe, student, notes)
     if objective.vectors is not None:

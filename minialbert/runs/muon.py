@@ -33,8 +33,6 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[dict[str, Any]], *, matrices: Sequence[Tensor], lr: float, **adamw: Any
     ) -> None:
-        if not has_muon():
-            raise UserError(f"optimizer=muon needs PyTorch 2.10 or newer, this is {torch.__version__}")
         groups, own = [*params], {id(weight) for weight in matrices}
         rest = [
             group | {"params": [one for one in group["params"] if id(one) not in own]} for group in groups
@@ -62,7 +60,14 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def trained_matrices(model: nn.Module) -> Sequence[Tensor]:
-    """Return the matrices of a model's layers that are trained; where the layers rest, those of its adapters."""
+    """Return the matrices of a model's layers that are trained; where the layers rest, those of its adapters.
+
+    Raises UserError where there are none, or this PyTorch has no Muon to move them.
+    """
+    if not has_muon():
+        raise UserError(
+            f"optimizer=muon needs PyTorch 2.10 or newer, this is {torch.__version__}: leave it out"
+        )
     of_layers = {id(weight) for weight in layer_matrices(model)}
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     found = [weight for weight in trained.values() if id(weight) in of_layers]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from minialbert.recipes.load import apply_overrides
 from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.muon import has_muon
 from minialbert.tasks.models import is_minialbert
 
 # Learning rates of full and of adapter-tuning: the paper's, whose models are 768 wide, and for narrower students and
@@ -33,7 +34,7 @@ def with_rate(recipe: FinetuneRecipe, model: PreTrainedModel) -> tuple[FinetuneR
     tip, muon = "", recipe.tuning.optimizer == "muon"
     if student and width < _NARROW and mode == "adapters":
         usual = _MUON if muon else usual
-        tip = "" if muon else _MORE
+        tip = "" if muon or not has_muon() else _MORE
     if rate is None:
         kind = "a recursive student" if student else "an encoder"
         how = "its adapters" if mode == "adapters" else "all of it"

@@ -55,6 +55,7 @@ from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
 from minialbert.runs.machine import peak_memory_mb, resolve_precision
+from minialbert.runs.muon import trained_matrices
 from minialbert.runs.progress import RunProgress, seconds_of, speaking
 from minialbert.runs.records import write_result
 from minialbert.runs.results import ModelResult, output_folder
@@ -172,6 +173,8 @@ def plan_finetuning(
     adapters = _prepare_adapters(recipe, model, notes)
     elastic = _plan_elastic(recipe, model, notes)
     parameters = freeze_all_but_adapters(model) if adapters else count_parameters(model)
+    if tuning.optimizer == "muon":
+        trained_matrices(model)  # refused before anything is written
     max_length = min(recipe.task.max_length, max_input_length(model))
     overlap = min(recipe.task.overlap, max_length - 8)
     lengths = {

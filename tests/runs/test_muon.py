@@ -7,12 +7,15 @@ import math
 
 import pytest
 import torch
+from conftest import write_tiny_task
 from torch import nn
 
 from minialbert import MiniAlbertConfig, MiniAlbertForTokenClassification
 from minialbert.errors import UserError
 from minialbert.method.adapters import freeze_all_but_adapters
-from minialbert.runs.muon import MuonAdamW, trained_matrices
+from minialbert.runs.muon import MuonAdamW, has_muon, trained_matrices
+
+needs_muon = pytest.mark.skipif(not has_muon(), reason="needs PyTorch 2.10 or newer, which has Muon")
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def optimizer_of(model, **settings):
     return groups, MuonAdamW(groups, matrices=[model[1].weight], lr=0.01, **settings)
 
 
+@needs_muon
 def test_a_step_is_the_orthogonal_part_of_the_gradient_and_adamw_elsewhere(model):
     _, optimizer = optimizer_of(model)
     ours = [model[0].weight, model[2].weight, model[1].bias, model[2].bias]
@@ -56,6 +60,7 @@ def test_a_step_is_the_orthogonal_part_of_the_gradient_and_adamw_elsewhere(model
     assert (inner - inner.diagonal().diag()).abs().max() < 0.05
 
 
+@needs_muon
 def test_a_state_that_is_saved_and_read_goes_on_alike(model):
     _, optimizer = optimizer_of(model)
     gradients = [[torch.randn_like(weight) for weight in model.parameters()] for _ in range(4)]
@@ -79,10 +84,20 @@ def test_a_state_that_is_saved_and_read_goes_on_alike(model):
         assert torch.equal(one, other)
 
 
-def test_a_torch_without_muon_is_named(model, monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UserError, match="optimizer=muon needs PyTorch 2.10"):
-        optimizer_of(model)
+@pytest.mark.parametrize("verb", ["distill", "finetune"])
+def test_a_torch_without_muon_is_named_before_anything_is_written(
+    verb, refuse, tiny_windows, tiny_teacher_dir, tiny_student_dir, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    given = {
+        "distill": ("--recipe", "tiny", "--teacher", tiny_teacher_dir, "--data", tiny_windows,
+                    "--set", "student.adapter_reduction_factor=8", "--set", "training.optimizer=muon"),
+        "finetune": ("--model", tiny_student_dir, "--task", "ner", "--data", write_tiny_task(tmp_path / "task", "ner"),
+                     "--set", "tuning.optimizer=muon"),
+    }  # fmt: skip
+    said = refuse(verb, *given[verb], "--output", tmp_path / "run")
+    assert "optimizer=muon needs PyTorch 2.10 or newer, this is " in said
+    assert not (tmp_path / "run").exists()
 
 
 def names(model):
@@ -90,6 +105,7 @@ def names(model):
     return [of[id(weight)] for weight in trained_matrices(model)]
 
 
+@needs_muon
 def test_it_moves_the_shared_block_or_the_adapters_of_a_block_that_rests():
     config = MiniAlbertConfig(
         vocab_size=20, embedding_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=2,

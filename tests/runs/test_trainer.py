@@ -27,9 +27,12 @@ from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe
 from minialbert.runs.checkpoints import MANIFEST, _seal, find_damage
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.muon import has_muon
 from minialbert.runs.progress import RunProgress
 from minialbert.runs.stopping import StopRequested
 from minialbert.runs.trainer import PROGRESS_FILE, LossMeter, _step_seed, training_arguments
+
+needs_muon = pytest.mark.skipif(not has_muon(), reason="needs PyTorch 2.10 or newer, which has Muon")
 
 ELASTIC = DistillationObjective(elastic=ElasticObjective((1,)))
 
@@ -146,7 +149,11 @@ def test_a_run_asked_to_stop_before_any_batch_goes_on_as_if_nothing_had_happened
     assert log_of(run) == whole[1]
 
 
-@pytest.mark.parametrize("way", [{"weight_noise": "int4"}, {"optimizer": "muon"}], ids=["noise", "muon"])
+@pytest.mark.parametrize(
+    "way",
+    [{"weight_noise": "int4"}, pytest.param({"optimizer": "muon"}, marks=needs_muon)],
+    ids=["noise", "muon"],
+)
 def test_a_run_with_noise_or_muon_goes_on_exactly(way, make, whole, monkeypatch):
     trainer, _ = make("other", **way)
     trainer.train()
@@ -378,6 +385,7 @@ class _Poison(TrainerCallback):
             next(p for p in self.trainer.model.parameters() if p.grad is not None).grad.view(-1)[0] = math.inf
 
 
+@needs_muon
 def test_a_checkpoint_of_another_optimiser_or_of_strange_momentum_is_passed_over(make, caplog):
     trainer, run = make(save_strategy="steps", save_steps=3, optimizer="muon")
     trainer.train()
@@ -400,7 +408,7 @@ def test_an_unknown_optimizer_is_named(make):
         make(optimizer="sgd")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=needs_muon)])
 def test_a_step_with_an_infinite_gradient_changes_neither_weights_nor_moments(optimizer, make):
     trainer, run = make(logging_steps=1, optimizer=optimizer)
     poison = _Poison(trainer, {3})

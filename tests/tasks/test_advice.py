@@ -14,6 +14,7 @@ from minialbert import MiniAlbertModel
 from minialbert.errors import UserError
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
+from minialbert.runs.muon import has_muon
 from minialbert.runs.trainer import ResumableTrainer
 from minialbert.tasks.advice import is_chance, remedy, with_rate
 from minialbert.tasks.finetune import finetune
@@ -59,9 +60,8 @@ def make_model(tiny_student_config):
 def test_a_rate_that_is_left_open_is_that_of_the_model(kind, width, name, rate, what, make_model):
     recipe, notes = with_rate(load_recipe(name, FinetuneRecipe), make_model(kind, width))
     assert recipe.tuning.learning_rate == rate
-    tip = "; with more passes and Muon they learn more (--epochs 8 --set tuning.optimizer=muon)" * (
-        rate == 1e-3
-    )
+    tip = "; with more passes and Muon they learn more (--epochs 8 --set tuning.optimizer=muon)"
+    tip *= rate == 1e-3 and has_muon()
     assert notes == [f"learning rate: {rate:g}, by the model ({what.format(width)}){tip}"]
     changed = {"tuning.learning_rate": rate}
     assert recipe == apply_overrides(load_recipe(name, FinetuneRecipe), changed)
@@ -75,6 +75,12 @@ def test_muon_for_the_adapters_of_a_narrow_student_has_a_rate_of_its_own(width, 
     recipe, (note,) = with_rate(muon, make_model("student", width))
     assert recipe.tuning.learning_rate == rate
     assert "Muon" not in note
+
+
+def test_no_tip_names_an_optimiser_that_this_torch_lacks(make_model, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    _, (note,) = with_rate(load_recipe("adapters", FinetuneRecipe), make_model("student", 384))
+    assert note.endswith("384 wide)")
 
 
 def test_a_rate_that_is_given_stays(make_model):

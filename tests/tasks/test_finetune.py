@@ -36,12 +36,15 @@ from minialbert.method.adapters import load_adapters
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.muon import has_muon
 from minialbert.runs.trainer import ResumableTrainer
 from minialbert.tasks import finetune as finetuning
 from minialbert.tasks.finetune import finetune, finetune_command, plan_finetuning, tuning_price
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import evaluate_split, make_collator
 from minialbert.tasks.trainer import TuningTrainer
+
+needs_muon = pytest.mark.skipif(not has_muon(), reason="needs PyTorch 2.10 or newer, which has Muon")
 
 _TEXT = "the sat on mat and a ran in sun it was big red small old new house tree to of is at"
 WORDS = _TEXT.split(" ")
@@ -496,7 +499,7 @@ def test_a_release_checkpoint_can_be_tuned(name, run, release_copy, tiny_tokeniz
 # Stopping and resuming
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=needs_muon)])
 @pytest.mark.parametrize("mode", ["full", "adapters"])
 def test_a_stopped_run_resumes_to_the_same_weights_and_log(mode, optimizer, run, tmp_path, monkeypatch):
     options = {"adapters": mode == "adapters"}
