@@ -22,7 +22,7 @@ _MUON = 2e-3  # of a student's adapters, by results/optimiser
 _MORE = "; with more passes and Muon they learn more (--epochs 8 --set tuning.optimizer=muon)"
 _ENCODER = 1e-4
 _FEW_STEPS, _ENOUGH_STEPS = 50, 200
-_NOTHING = 0.1  # of entities or classes found, or of the variance of scores
+_NOTHING = 0.1  # of entities, classes or answers found, or of the variance of scores
 _CHANCE = 1.05  # times the mean recall of an answer that is always the same
 
 
@@ -61,7 +61,10 @@ def few_steps(steps: int, max_steps: int) -> list[str]:
 
 def is_chance(figures: Mapping[str, Any]) -> bool:
     """Return whether figures are hardly better than those of one answer to everything; False where that is unknown."""
-    for name in ("entity_f1", "f1_micro", "r2"):
+    names = ["entity_f1", "f1_micro", "r2"]
+    if "exact_match" in figures:
+        names += ["answered_f1", "f1"]  # of questions that have an answer, else of all
+    for name in names:
         if name in figures:
             return bool(figures[name] <= _NOTHING)
     recalls = [one["recall"] for one in (figures.get("per_class") or {}).values() if one["support"]]

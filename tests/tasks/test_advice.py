@@ -171,7 +171,12 @@ def by_class(**recalls):
         ({"entity_f1": 0.3, "per_type": {}}, False),
         ({"r2": 0.02, "pearson": 0.2}, True),
         ({"r2": 0.4, "pearson": 0.7}, False),
-        ({"exact_match": 0.0}, False),  # what chance is of another kind is not known
+        ({"exact_match": 0.02, "f1": 0.06, "per_class": {}}, True),
+        ({"exact_match": 0.6, "f1": 0.7}, False),
+        # Every question said to have no answer, which half of them have not; and half of the answers found.
+        ({"exact_match": 0.5, "f1": 0.5, "unanswerable_accuracy": 1.0, "answered_f1": 0.0}, True),
+        ({"exact_match": 0.2, "f1": 0.25, "unanswerable_accuracy": 0.0, "answered_f1": 0.5}, False),
+        ({"rouge": 0.0}, False),  # what chance is of another kind is not known
     ],
 )
 def test_figures_at_chance_are_told(figures, chance):
