@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import re
 import signal
@@ -10,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -178,6 +180,8 @@ def serve(folders: Sequence[str], host: str, port: int, limits: Limits, **option
         if name in models:
             raise UserError(f"two models have the name {name}: give NAME=FOLDER")
         models[name] = ServedModel(name, folder, max_characters=limits.max_characters, **options)
+    with suppress(AttributeError, OSError, TypeError):  # of C libraries that have no such function
+        ctypes.CDLL(None).malloc_trim(0)  # glibc would keep what graphs took while they were opened
     server = Server(Service(models, limits), host, port)
     log = logging.getLogger(__package__)
     lines = logging.StreamHandler()

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import logging
 import re
 import signal
 import socket
@@ -24,7 +25,7 @@ pytest.importorskip("starlette")
 
 from minialbert_runtime.cli import main
 from minialbert_runtime.limits import Limits
-from minialbert_runtime.server import Server
+from minialbert_runtime.server import Server, serve
 from minialbert_runtime.serving import ServedModel, Service
 
 
@@ -488,3 +489,22 @@ def test_the_command_names_what_is_wrong(counted, tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "minialbert_runtime.server")
     assert "pip install 'minialbert-runtime[serve]'" in refused(counted)
+
+
+@pytest.mark.parametrize("library", ["glibc", "another"])
+def test_what_opening_took_is_given_back_before_the_first_request(library, counted, monkeypatch):
+    done = []
+
+    def run(server):
+        done.append(list(server.service.models))
+        server.service.close()
+        server._socket.close()
+
+    functions = {"malloc_trim": done.append} if library == "glibc" else {}
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(**functions))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(logging.Formatter, "converter", time.localtime)
+    monkeypatch.setattr(logging.getLogger("minialbert_runtime"), "handlers", [])
+    monkeypatch.setattr(Server, "run", run)
+    serve([f"one={counted}"], "127.0.0.1", 0, Limits())
+    assert done == ([0, ["one"]] if library == "glibc" else [["one"]])
