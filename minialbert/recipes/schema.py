@@ -578,7 +578,13 @@ class TaskTeacherRecipe(Section):
     text_field: str = key(
         "text", "Column with such texts in jsonl, csv, tsv, parquet and hub data", min_length=1
     )
+    altered: int = key(0, "How many altered copies of each gold text are such texts, too", ge=0)
     gold_weight: Count = key(1, "Weight of a gold row beside such a text: how often it stands in train")
+
+    @property
+    def labels_texts(self) -> bool:
+        """Whether there are texts for the teacher to label."""
+        return self.unlabelled is not None or self.altered > 0
 
 
 class GridRecipe(Section):
@@ -613,15 +619,16 @@ class FinetuneRecipe(RecipeBase):
                 f"give at most {task.max_length - 8}"
             )
         teacher = self.teacher
-        if teacher.unlabelled and not teacher.model:
+        if teacher.labels_texts and not teacher.model:
+            given = "unlabelled" if teacher.unlabelled else "altered"
             raise ValueError(
-                "teacher.unlabelled needs a teacher to label the texts: give --teacher (teacher.model)"
+                f"teacher.{given} needs a teacher to label the texts: give --teacher (teacher.model)"
             )
-        if teacher.unlabelled and teacher.hidden_weight:
+        if teacher.labels_texts and teacher.hidden_weight:
             raise ValueError(
                 "teacher.hidden_weight needs labelled rows: of unlabelled texts, labels alone are kept"
             )
-        if teacher.model and not (teacher.unlabelled or teacher.logit_weight or teacher.hidden_weight):
+        if teacher.model and not (teacher.labels_texts or teacher.logit_weight or teacher.hidden_weight):
             raise ValueError("teacher.logit_weight and teacher.hidden_weight are 0, so the teacher is unused")
         return self
 

@@ -147,9 +147,9 @@ def plan_finetuning(
     """
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
-    if recipe.teacher.unlabelled and taught is None:
+    if recipe.teacher.labels_texts and taught is None:
         raise UserError(
-            "teacher.unlabelled is for a single run: for several, label the texts once with minialbert predict "
+            "a teacher labels texts for a single run: for several, label them once with minialbert predict "
             "--format doccano, and give the file as --data"
         )
     task = load_task(recipe.task, data=data) if taught is None else taught.task
@@ -400,17 +400,17 @@ def finetune(
             recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,
             data=str(data) if is_place else None, unlabelled=named_texts or None,
         )  # fmt: skip
-        if called and resolved.teacher.unlabelled is None:
+        if called and not resolved.teacher.labels_texts:
             raise UserError(f"teacher {called} labels texts, and there are none: give them as unlabelled")
         check_trackers(resolved.tuning.report_to)
         run = RunDirectory(output_folder(output, "finetune"))
         taught, rows = None, None if is_place or data is None else kept(data)
-        if resolved.teacher.unlabelled is not None and resolved.model.name is not None:
+        if resolved.teacher.labels_texts and resolved.model.name is not None:
             load_encoder_config(resolved.model.name, revision=resolved.model.revision)
             with run.alone(resume=resume):
                 run.make_room(resume=resume, overwrite=overwrite)
                 taught = teach(
-                    resolved, teacher if called else resolved.teacher.model, texts or resolved.teacher.unlabelled,
+                    resolved, teacher if called else resolved.teacher.model, texts or resolved.teacher.unlabelled or (),
                     rows, run.teacher_labels, progress=progress, max_hours=max_hours if is_new else None,
                 )  # fmt: skip
             resolved, resume, overwrite = taught.recipe, True, False  # its labels are part of the run
@@ -656,7 +656,7 @@ def _load_task_teacher(
     if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(tokenizer):
         raise UserError(
             f"teacher {name} has another tokenizer than the model to tune: both see the same "
-            "tokens, so they need one vocabulary"
+            "tokens, so they need one vocabulary, but not if the teacher labels texts (--unlabelled, teacher.altered)"
         )
     if max_input_length(teacher) < max_length:
         raise UserError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -92,13 +94,14 @@ def teach(
         raise UserError(f"teacher {name} has one class, {quoted(names[0])}: it tells nothing apart")
     named = {"name": recipe.task.name or kind.option or kind.name}
     recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update=named)})
-    texts, note = _read_texts(unlabelled, recipe.teacher)
     gold = _gold_task(recipe, gold_rows, names, name)
+    texts, note = _read_texts(unlabelled, recipe.teacher, gold)
     labels = gold.labels if gold is not None else tuple(recipe.task.labels or names)
     order = label_order(names, labels, name).tolist() if names and labels else []
     gold_train = list(gold.splits.get("train", ())) if gold is not None else []
-    if gold is None and recipe.teacher.gold_weight > 1:
-        raise UserError("teacher.gold_weight weighs gold rows, and there are none: give them as --data")
+    for key, least in (("gold_weight", 1), ("altered", 0)):
+        if gold is None and getattr(recipe.teacher, key) > least:
+            raise UserError(f"teacher.{key} is about gold rows, and there are none: give them as --data")
     if gold is None and len(texts) < _FEWEST:
         raise UserError(
             f"{len(texts)} texts to label, of which a tenth is to be held out: expected {_FEWEST} at least; give more, "
@@ -174,22 +177,60 @@ def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, di
     return model, identity
 
 
-def _read_texts(unlabelled: Iterable[Any], settings: TaskTeacherRecipe) -> tuple[list[str], str]:
-    """Return the texts, each once, and what was read and left out."""
+def _read_texts(
+    unlabelled: Iterable[Any], settings: TaskTeacherRecipe, gold: Task | None
+) -> tuple[list[str], str]:
+    """Return the texts, each once, altered copies of gold ones behind them, and what was read and left out."""
     stats, field, separator = ReadStats(), settings.text_field, settings.documents
     found = [
         document.text
-        for source in find_sources(unlabelled, field)
+        for source in (find_sources(unlabelled, field) if unlabelled else ())
         for document in read_documents(source, separator=separator, text_field=field, stats=stats)
     ]
     short = [text for text in found if len(text) <= MAX_CHARACTERS]
     texts = list(dict.fromkeys(short))
-    if not texts:
-        raise UserError("there is no unlabelled text: all are empty, or too long")
     counts = (
         f"{stats.skipped:,} empty, {len(short) - len(texts):,} repeated, {len(found) - len(short):,} too long"
     )
-    return texts, f"{len(texts):,} texts (in .txt one a {separator}), left out {counts}"
+    note = f"{len(texts):,} texts (in .txt one a {separator}), left out {counts}"
+    if settings.altered and gold is not None:
+        by_split = {name: list(map(_text_of, rows)) for name, rows in gold.splits.items()}
+        copies = altered_texts(by_split.pop("train", []), settings.altered, chain(*by_split.values()))
+        note = f"{note}; " * bool(found) + f"{len(copies):,} altered gold texts"
+        texts = list(dict.fromkeys((*texts, *copies)))
+    if not texts:
+        raise UserError("there is no unlabelled text: all are empty, or too long")
+    return texts, note
+
+
+def altered_texts(texts: Sequence[str], copies: int, others: Iterable[str] = ()) -> list[str]:
+    """Return copies of texts in which a word is left out, put in, exchanged, or turned with the one before it.
+
+    It is neither the first nor the last word, so texts of two words have no copies; words that come in are drawn from
+    all texts. The same texts give the same copies. But for case and punctuation, none is one of the texts, of `others`
+    or of the copies before it.
+    """
+    draw, known = random.Random(0), {_letters(text) for text in (*texts, *others)}
+    cut = [text.split() for text in texts]
+    words, made = [word for own in cut for word in own[1:-1]], list[str]()
+    for own in (own for own in cut if len(own) > 2 for _ in range(copies)):
+        new, at, way = list(own), draw.randrange(1, len(own) - 1), draw.randrange(4)
+        if way == 0:
+            del new[at]
+        elif way == 1:
+            new.insert(at, draw.choice(words))
+        elif way == 2:
+            new[at] = draw.choice(words)
+        else:
+            new[at - 1 : at + 1] = new[at], new[at - 1]
+        if (letters := _letters(text := " ".join(new))) not in known:
+            known.add(letters)
+            made.append(text)
+    return made
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _gold_task(

@@ -27,7 +27,7 @@ from minialbert.recipes.schema import FinetuneRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.tasks import unlabelled
 from minialbert.tasks.finetune import finetune, plan_finetuning, tuning_recipe
-from minialbert.tasks.unlabelled import Taught, _plain, add_soft_labels, teach
+from minialbert.tasks.unlabelled import Taught, _plain, add_soft_labels, altered_texts, teach
 
 _TEXT = "the sat on mat and a ran in sun it was big red small old new house tree to of is at"
 WORDS = _TEXT.split(" ")
@@ -87,7 +87,13 @@ def ask(tmp_path) -> Callable[..., Taught]:
     """Ask a teacher for labels without tuning on them."""
 
     def call(
-        teacher: Any, texts: Any, data: Any = None, *settings: str, task: str | None = None, **more: Any
+        teacher: Any,
+        texts: Any,
+        data: Any = None,
+        *settings: str,
+        task: str | None = None,
+        labels: str = "labels",
+        **more: Any,
     ) -> Taught:
         place = str(teacher) if isinstance(teacher, str | Path) else teacher.__name__
         recipe = tuning_recipe(
@@ -95,7 +101,7 @@ def ask(tmp_path) -> Callable[..., Taught]:
         )
         options = {"progress": False, "max_hours": None} | more
         asked = place if isinstance(teacher, str | Path) else teacher
-        return teach(recipe, asked, [texts], data, tmp_path / "labels", **options)
+        return teach(recipe, asked, [texts] if texts else (), data, tmp_path / labels, **options)
 
     return call
 
@@ -219,6 +225,41 @@ def test_gold_rows_beside_the_teachers(ask, tiny_student_dir):
     plan = plan_finetuning(recipe, taught=taught)
     assert plan.encoded["train"].rows[0]["input_ids"] == plan.encoded["train"].rows[10]["input_ids"]
     assert all("teacher_logits" in row for row in plan.encoded["train"].rows)
+
+
+def test_altered_copies_of_gold_texts(ask):
+    gold = {
+        "train": [(text, "with" if "cat" in text.split() else "without") for text in sentences(20)],
+        "validation": [(text, "with" if "cat" in text.split() else "without") for text in sentences(12, 9)],
+    }
+    taught = ask(with_cat, (), gold, "teacher.altered=3", task="classification")
+    train = [row.text for row in taught.task.splits["train"]]
+    copies = altered_texts(train[:20], 3, [text for text, _ in gold["validation"]])
+    assert train[20:] == copies and 20 < len(copies) <= 60
+    assert f"{len(copies)} altered gold texts" in " ".join(taught.task.notes)
+    labels = [row.label for row in taught.task.splits["train"][20:]]
+    assert labels == ["with" if "cat" in text.split() else "without" for text in copies]
+    more = ask(
+        with_cat,
+        copies[:5] + sentences(30, 7),
+        gold,
+        "teacher.altered=3",
+        task="classification",
+        labels="more",
+    )
+    assert [row.text for row in more.task.splits["train"]].count(copies[0]) == 1
+
+
+def test_a_copy_differs_from_its_text_in_one_place_and_from_every_other_text():
+    text, others = "one two three four", ("one three two four", "ONE two, four!")
+    copies = altered_texts([text, "a b", "c", ""], 200, others)
+    assert copies == altered_texts([text, "a b", "c", ""], 200, others) and len({*copies}) == len(copies)
+    assert {*copies} == {
+        "one three four",  # "one two four" is one of the others
+        "one two two three four", "one three two three four", "one two three three four",
+        "one three three four", "one two two four",
+        "two one three four",  # and so is "one three two four"
+    }  # fmt: skip
 
 
 # Kept on disk
@@ -411,8 +452,11 @@ def test_answers_that_are_none(ask, tmp_path):
         ask(with_cat, sentences(9))
     with pytest.raises(UserError, match="2 texts to label, of which a tenth is to be held out: expected 5"):
         ask(with_cat, sentences(2), task="classification")
-    with pytest.raises(UserError, match="gold_weight weighs gold rows, and there are none"):
-        ask(with_cat, sentences(9), None, "teacher.gold_weight=5", task="classification")
+    for setting in ("teacher.gold_weight=5", "teacher.altered=1"):
+        with pytest.raises(UserError, match=f"{setting[:-2]} is about gold rows, and there are none"):
+            ask(with_cat, sentences(9), None, setting, task="classification")
+    with pytest.raises(UserError, match="teacher.altered needs a teacher to label the texts"):
+        finetune(tmp_path, task="classification", data=[("a", "b")], settings={"teacher.altered": 2})
 
 
 def test_a_refused_run_leaves_nothing_or_says_where_the_labels_are(tiny_student_dir, tmp_path, caplog):
