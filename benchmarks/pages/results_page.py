@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import task_distillation
+
 from minialbert.experiments.suite.cells import Result, expand, find_results
 from minialbert.experiments.suite.claims import compare, judge, kept
 from minialbert.experiments.suite.page import difference, measured, write_suite_report
@@ -91,7 +93,7 @@ def page(suite: Suite, results: Mapping[str, Result]) -> str:
         tunings=len(cells) - students,
         made=made,
         students=students,
-        headline=_headline(suite, results),
+        headline=_headline(suite, results).replace("](results/", "](../results/"),
         claims="\n".join(_claim(suite, claim, results) for claim in suite.claims),
         confidence=100 * suite.confidence,
     )
@@ -167,6 +169,7 @@ def _kept(suite: Suite, results: Mapping[str, Result]) -> str:
     return (
         f"- Over {len(keep.tasks)} tasks the student of 20 M tokens keeps {after} of its teacher's mean score. The "
         f"student that was not trained keeps {before}: most of what is kept comes from the teacher's weights.\n"
+        f"{task_distillation.headline()}"
     )
 
 

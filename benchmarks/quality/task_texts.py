@@ -1,0 +1,73 @@
+"""Texts that a tuned teacher labels: sentences of other abstracts for entities, and the rest of SST-2.
+
+    python benchmarks/quality/task_texts.py DATA TEXTS
+
+DATA holds ner, glue and corpus/biomedical; TEXTS is a folder that gets a file for each task, with a text on each line.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from pathlib import Path
+
+from minialbert.runs.files import write_atomically
+
+ABSTRACTS = {
+    "NCBI-disease": ("ner-text-bc5cdr-train", "pmc-ccby-abstracts", "medical-abstracts-tc"),
+    "BC5CDR-chem": ("ner-text-ncbi-disease-train", "pmc-ccby-abstracts", "ohsumed-abstracts-01"),
+    "BC5CDR-disease": ("ner-text-ncbi-disease-train", "pmc-ccby-abstracts", "ohsumed-abstracts-01"),
+    "BC2GM": ("genia-abstracts", "ner-text-bionlp11epi-train", "ner-text-bionlp13pc-train"),
+}
+SENTENCES = 10_000
+GOLD_ROWS = 20_000  # of SST-2; the others come without their labels
+_END = re.compile(r"(?<=[a-z0-9)]{2}[.?!]) (?=[A-Z])")
+
+
+def letters(text: str) -> str:
+    """Return what of a text is compared with texts that are scored."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def sentences_of_sets(folder: Path, splits: tuple[str, ...]) -> set[str]:
+    """Return the sentences of some splits of a set of entities, to be compared."""
+    blocks = (
+        block
+        for name in splits
+        for block in (folder / f"{name}.tsv").read_text(encoding="utf-8").split("\n\n")
+    )
+    return {letters("".join(line.partition("\t")[0] for line in block.splitlines())) for block in blocks}
+
+
+def entities(data: Path, name: str) -> list[str]:
+    """Return sentences of other abstracts, none of which is scored in any of the sets."""
+    scored = set().union(
+        *(sentences_of_sets(folder, ("devel", "test")) for folder in (data / "ner").iterdir())
+    )
+    texts: list[str] = []
+    for source in ABSTRACTS[name]:
+        lines = (data / "corpus" / "biomedical" / f"{source}.txt").read_text(encoding="utf-8").splitlines()
+        texts += [text for line in lines for text in _END.split(line) if 40 <= len(text) <= 400]
+    texts = [text for text in dict.fromkeys(texts) if letters(text) not in scored]
+    return random.Random(0).sample(texts, min(SENTENCES, len(texts)))
+
+
+def sentiments(data: Path) -> list[str]:
+    """Return the sentences of SST-2's train split behind those that keep their labels."""
+    lines = (data / "glue" / "SST-2" / "train.tsv").read_text(encoding="utf-8").splitlines()[1 + GOLD_ROWS :]
+    return [line.rpartition("\t")[0].strip() for line in lines]
+
+
+def main() -> None:
+    """Write the texts of all tasks into a folder, a line each."""
+    data, output = map(Path, sys.argv[1:])
+    output.mkdir(parents=True, exist_ok=True)
+    made = {**{name: entities(data, name) for name in ABSTRACTS}, "SST-2": sentiments(data)}
+    for name, texts in made.items():
+        write_atomically(output / f"{name}.txt", "".join(f"{text}\n" for text in texts))
+        sys.stdout.write(f"{name}: {len(texts):,} texts, {sum(map(len, texts)):,} characters\n")
+
+
+if __name__ == "__main__":
+    main()
