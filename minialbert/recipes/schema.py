@@ -578,7 +578,7 @@ class TaskTeacherRecipe(Section):
     text_field: str = key(
         "text", "Column with such texts in jsonl, csv, tsv, parquet and hub data", min_length=1
     )
-    altered: int = key(0, "How many altered copies of each gold text are such texts, too", ge=0)
+    altered: int = key(0, "How many altered copies of each gold text are such texts, too", ge=0, le=100)
     gold_weight: Count = key(1, "Weight of a gold row beside such a text: how often it stands in train")
 
     @property

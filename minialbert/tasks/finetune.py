@@ -148,10 +148,9 @@ def plan_finetuning(
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
     if recipe.teacher.labels_texts and taught is None:
-        raise UserError(
-            "a teacher labels texts for a single run: for several, label them once with minialbert predict "
-            "--format doccano, and give the file as --data"
-        )
+        once = "label them once with minialbert predict --format doccano, and give the file as --data"
+        once = "leave out teacher.altered" if recipe.teacher.altered else once
+        raise UserError(f"a teacher labels texts for a single run: for several, {once}")
     task = load_task(recipe.task, data=data) if taught is None else taught.task
     check_package(*task.type.package)
     task.type.focal(recipe.tuning.focal_gamma)  # refused here where the kind has none

@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 _SHARD = 128  # texts that are labelled, and written, together
 _LEAST = 1e-6  # probability
 _FEWEST = 5  # texts without gold rows
+_FEWEST_WORDS = 3  # of a text that is altered
 
 _Answer = dict[str, Any]
 _Soft = dict[str, tuple[Sequence[Sequence[int]], Logits]]
@@ -95,13 +96,13 @@ def teach(
     named = {"name": recipe.task.name or kind.option or kind.name}
     recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update=named)})
     gold = _gold_task(recipe, gold_rows, names, name)
+    for key, least in (("gold_weight", 1), ("altered", 0)):
+        if gold is None and getattr(recipe.teacher, key) > least:
+            raise UserError(f"teacher.{key} is about gold rows, and there are none: give them as --data")
     texts, note = _read_texts(unlabelled, recipe.teacher, gold)
     labels = gold.labels if gold is not None else tuple(recipe.task.labels or names)
     order = label_order(names, labels, name).tolist() if names and labels else []
     gold_train = list(gold.splits.get("train", ())) if gold is not None else []
-    for key, least in (("gold_weight", 1), ("altered", 0)):
-        if gold is None and getattr(recipe.teacher, key) > least:
-            raise UserError(f"teacher.{key} is about gold rows, and there are none: give them as --data")
     if gold is None and len(texts) < _FEWEST:
         raise UserError(
             f"{len(texts)} texts to label, of which a tenth is to be held out: expected {_FEWEST} at least; give more, "
@@ -149,7 +150,7 @@ def _kind(task: TaskRecipe, own: TextModel | None, name: str) -> TaskType:
     kind = task_type(own.problem if own is not None else asked or "")
     if kind.name == QUESTIONS or own is not None and own._pairs:
         raise UserError(
-            f"teacher {name} labels pairs of texts ({kind.name}), and unlabelled texts are single"
+            f"teacher {name} is for pairs of texts ({kind.name}), and single texts are to be labelled"
         )
     return kind
 
@@ -195,8 +196,13 @@ def _read_texts(
     note = f"{len(texts):,} texts (in .txt one a {separator}), left out {counts}"
     if settings.altered and gold is not None:
         by_split = {name: list(map(_text_of, rows)) for name, rows in gold.splits.items()}
-        copies = altered_texts(by_split.pop("train", []), settings.altered, chain(*by_split.values()))
+        own = by_split.pop("train", [])
+        copies = altered_texts(own, settings.altered, chain(*by_split.values()))
+        few = sum(len(text.split()) < _FEWEST_WORDS for text in own)
         note = f"{note}; " * bool(found) + f"{len(copies):,} altered gold texts"
+        note += f", none of {few:,} with fewer than three words between spaces" if few else ""
+        if not copies and not texts:
+            raise UserError(f"teacher.altered: {note}; leave it out, or give --unlabelled texts")
         texts = list(dict.fromkeys((*texts, *copies)))
     if not texts:
         raise UserError("there is no unlabelled text: all are empty, or too long")
@@ -206,14 +212,14 @@ def _read_texts(
 def altered_texts(texts: Sequence[str], copies: int, others: Iterable[str] = ()) -> list[str]:
     """Return copies of texts in which a word is left out, put in, exchanged, or turned with the one before it.
 
-    It is neither the first nor the last word, so texts of two words have no copies; words that come in are drawn from
-    all texts. The same texts give the same copies. But for case and punctuation, none is one of the texts, of `others`
-    or of the copies before it.
+    It is neither the first nor the last word, so texts of two words have no copies; words stand between white space,
+    which becomes one space, and those that come in are drawn from all texts. The same texts give the same copies. But
+    for case and punctuation, none is one of the texts, of `others` or of the copies before it.
     """
     draw, known = random.Random(0), {_letters(text) for text in (*texts, *others)}
     cut = [text.split() for text in texts]
     words, made = [word for own in cut for word in own[1:-1]], list[str]()
-    for own in (own for own in cut if len(own) > 2 for _ in range(copies)):
+    for own in (own for own in cut if len(own) >= _FEWEST_WORDS for _ in range(copies)):
         new, at, way = list(own), draw.randrange(1, len(own) - 1), draw.randrange(4)
         if way == 0:
             del new[at]

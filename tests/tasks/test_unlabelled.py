@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -442,7 +443,7 @@ def test_answers_that_are_none(ask, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             ask(lambda texts, given=given: given, sentences(9), task="classification")
-    with pytest.raises(UserError, match="labels pairs of texts"):
+    with pytest.raises(UserError, match="is for pairs of texts"):
         ask(lambda texts: texts, sentences(9), task="qa")
     with pytest.raises(UserError, match="unlabelled holds no text"):
         finetune(tmp_path, task="classification", teacher=with_cat, unlabelled=[])
@@ -452,9 +453,16 @@ def test_answers_that_are_none(ask, tmp_path):
         ask(with_cat, sentences(9))
     with pytest.raises(UserError, match="2 texts to label, of which a tenth is to be held out: expected 5"):
         ask(with_cat, sentences(2), task="classification")
-    for setting in ("teacher.gold_weight=5", "teacher.altered=1"):
+    for setting, texts in product(("teacher.gold_weight=5", "teacher.altered=1"), (sentences(9), ())):
         with pytest.raises(UserError, match=f"{setting[:-2]} is about gold rows, and there are none"):
-            ask(with_cat, sentences(9), None, setting, task="classification")
+            ask(with_cat, texts, None, setting, task="classification")
+    short = {"train": [("a cat", "with"), ("one dog", "without"), ("猫和狗在这里", "with")] * 4}
+    with pytest.raises(UserError, match="0 altered gold texts, none of 10 with fewer than three words"):
+        ask(with_cat, (), short, "teacher.altered=1", task="classification")
+    taught = ask(with_cat, sentences(9), short, "teacher.altered=1", task="classification", labels="short")
+    assert "0 altered gold texts, none of 10 with fewer" in " ".join(taught.task.notes)
+    with pytest.raises(UserError, match="less than or equal to 100"):
+        ask(with_cat, (), short, "teacher.altered=101", task="classification")
     with pytest.raises(UserError, match="teacher.altered needs a teacher to label the texts"):
         finetune(tmp_path, task="classification", data=[("a", "b")], settings={"teacher.altered": 2})
 
