@@ -100,7 +100,8 @@ def _closed_files_named() -> Iterator[None]:
         yield
     except PermissionError as error:  # as of a container's user, who is not the one that wrote the folder
         raise UserError(
-            f"{error.filename} may not be read by this user: `chmod -R go+rX` on the folder lets everybody read it"
+            f"{error.filename} may not be read by this user: `chmod -R go+rX` on the folder, and `chmod go+x` on those "
+            "above it, let everybody read it"
         ) from error
 
 
