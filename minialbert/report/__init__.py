@@ -205,7 +205,8 @@ def _provenance(records: Sequence[Record], runs: Sequence[contents.Run]) -> list
     commands += [command for run in runs if isinstance(command := run.record.get("command"), str)]
     if commands:
         listing = Listing("Commands", contents.command_lines(commands), folded=False, language="sh")
-        note = Text("Words in capitals stand for paths and seeds.")
+        told = "Words in capitals stand for paths and seeds; models and data have their names, without their folders."
+        note = Text(told)
         sections.append(Section("Commands", (note, listing)))
     if lines := contents.made_with([*map(vars, records), *(run.record for run in runs)]):
         sections.append(Section("Versions", (Listing("Versions", lines, folded=False),)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -18,11 +17,9 @@ MINIATURE = ROOT / "results" / "miniature"
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location(
-        "results_page", ROOT / "benchmarks" / "pages" / "results_page.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "pages")
+    module = importlib.import_module("results_page")
     shutil.copytree(
         MINIATURE, tmp_path / "miniature", ignore=shutil.ignore_patterns("*.html", "*.md", "*.csv")
     )
