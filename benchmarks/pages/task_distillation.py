@@ -91,8 +91,8 @@ def headline() -> str:
     scores = _nine_scores()
     kept, least = _kept(scores)
     return (
-        f"- `english-4mb`, tuned with teachers that label further texts, keeps {kept:.1f} % over the same "
-        f"{len(scores)} tasks, or {least:.1f} % if none counts as more than its teacher's score "
+        f"- `english-4mb` keeps {kept:.1f} % over the same {len(scores)} tasks, six of them learned from teachers that "
+        f"label further texts, or {least:.1f} % if none counts as more than its teacher's score "
         "([one seed for most](results/task-distillation/README.md#nine-tasks)).\n"
     )
 
