@@ -227,9 +227,12 @@ def way_on(output: Path, *, overwrite: bool, then: str | None = None) -> Callabl
             return _AGAIN
         if then is not None:
             return f"the same command {'without --overwrite ' * overwrite}{then}"
-        begun = has_known_data(output / "checkpoints") is not None
-        how = f"the same command with --resume{' in place of --overwrite' * overwrite}"
-        return f"{how} {'goes on from the last checkpoint' if begun else 'starts its training'}"
+        goes_on = "starts its training"
+        if has_known_data(output / "checkpoints") is not None:
+            goes_on = "goes on from the last checkpoint"
+        elif (output / "teacher-labels").is_dir():
+            goes_on = "goes on with the labels that the teacher has given"
+        return f"the same command with --resume{' in place of --overwrite' * overwrite} {goes_on}"
 
     return told
 

@@ -167,6 +167,9 @@ def test_an_interrupted_run_says_how_it_goes_on(verb, work, goes_on, call, tmp_p
     last = "goes on from the last checkpoint"
     assert interrupted(lambda: None) == "starts it again"
     assert interrupted(begin) == (goes_on or "with --resume starts its training")
+    (run / "teacher-labels").mkdir()
+    labelled = "with --resume goes on with the labels that the teacher has given"
+    assert interrupted(begin) == (goes_on or labelled)
     assert interrupted(save) == (goes_on or f"with --resume {last}")
     # What is to be replaced says nothing of the run in its place.
     assert interrupted(lambda: None, "--overwrite") == "starts it again"
