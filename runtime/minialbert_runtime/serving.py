@@ -175,6 +175,8 @@ class Service:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: number it, log and count it, and hear its body out where nobody has read it."""
         began, headers = time.monotonic(), Headers(scope=scope)
+        # A target may have scheme and host (RFC 9112, 3.2.2), which uvicorn leaves in the path.
+        scope["path"] = re.sub(r"(?i)^https?://[^/]*", "", scope["path"]) or "/"
         given = headers.get("x-request-id", "")
         state = scope["state"] = {"id": given if _ID.fullmatch(given) else uuid.uuid4().hex}
         unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"

@@ -181,6 +181,9 @@ def test_what_is_refused_has_one_line_and_a_status_and_the_next_request_is_answe
             answer = at.ask(path, method=method)
             assert (answer.status, answer.said["error"]) == (status, message) and answer.said["request_id"]
             assert sorted(answer.headers.get("allow", "").split(", ")) == allowed.split(" ")
+        assert at.ask(f"HTTP://127.0.0.1:{at.port}/healthz?a=b").said == {"status": "ok"}
+        assert at.ask("http://a.example").status == 200 and at.ask("http://a.example/x").said["error"] == lost
+        assert at.ask("/http://a.example/healthz").said["error"] == lost
         assert at.ask("/embed", {"texts": ["a"]}).said["error"].startswith("a token model gives no vectors")
         assert at.ask("/predict", ["city"]).status == 200
 
