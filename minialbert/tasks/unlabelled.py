@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import random
+import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -171,6 +172,7 @@ def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, di
             raise UserError(f"teacher.labels: {name} has {listed(model.labels)}; give a name for each")
         model = copy(model)  # a caller's own stays as it is
         model.keeps_logits = True
+        model.max_characters = sys.maxsize  # gold texts have no limit without a teacher, either
     if isinstance(model, Predictor):
         identity = dict(model_identity(model.model.name_or_path, model.model.config))
     elif exported := getattr(model, "folder", None):

@@ -263,6 +263,17 @@ def test_a_copy_differs_from_its_text_in_one_place_and_from_every_other_text():
     }  # fmt: skip
 
 
+def test_a_model_labels_gold_texts_of_any_length(ask, model_teacher, monkeypatch):
+    monkeypatch.setattr(unlabelled, "MAX_CHARACTERS", 60)
+    teacher = minialbert.load(str(model_teacher(("with", "without"))), max_characters=60)
+    teacher.__name__ = "teacher"
+    long = "the cat sat on the mat and it was big " * 3
+    gold = {"train": [(long, "with")] * 4 + [(text, "without") for text in sentences(5)]}
+    taught = ask(teacher, [*sentences(9), long + "red"], gold, task="classification")
+    assert long in taught.soft and "left out 0 empty, 0 repeated, 1 too long" in " ".join(taught.task.notes)
+    assert teacher.max_characters == 60
+
+
 # Kept on disk
 
 
