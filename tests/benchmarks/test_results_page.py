@@ -58,22 +58,6 @@ def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, fold
         assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("tuning_rate", "tuning-rate"),
-        ("regression_start", "regression-start"),
-        ("task_distillation", "task-distillation"),
-    ],
-)
-def test_the_pages_of_tuning_are_those_of_their_records(monkeypatch, name, folder):
-    for part in ("pages", "quality"):
-        monkeypatch.syspath_prepend(ROOT / "benchmarks" / part)
-    monkeypatch.chdir(ROOT)
-    made = importlib.import_module(name).page()
-    assert made == (ROOT / "results" / folder / "README.md").read_text(encoding="utf-8")
-
-
 def test_no_record_names_a_folder_of_a_machine():
     records = find_run_records(MINIATURE / "cells")
     assert len(records) > 300
