@@ -151,7 +151,8 @@ def leave_page(output: Path) -> None:
     """Write the page of a run beside its record, and say where it is, or why there is none."""
     from minialbert.report import leave_page as leave
 
-    say(leave(output))
+    with interruptible(f"all but the page is written; minialbert report {output} --output DIR writes one"):
+        say(leave(output))
 
 
 @contextmanager

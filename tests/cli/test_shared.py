@@ -114,6 +114,17 @@ def test_a_mistake_in_a_command_line_is_one_line(refuse):
     assert "'--precision'" in refuse("finetune", "--output", "x", "--precision", "fp8")
 
 
+def test_an_interrupted_page_says_that_the_rest_is_written(tmp_path, monkeypatch, capsys):
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minialbert.report.leave_page", stop)
+    with pytest.raises(SystemExit, match="130"):
+        shared.leave_page(tmp_path)
+    said = f"minialbert: interrupted; all but the page is written; minialbert report {tmp_path} --output DIR writes one"
+    assert capsys.readouterr().err.replace("\n", "") == said
+
+
 def test_a_terminal_sees_at_once_that_a_verb_is_loaded_and_a_pipe_nothing(monkeypatch):
     for terminal in (True, False):
         seen = io.StringIO()
