@@ -183,6 +183,8 @@ def distill(
         )
     if rank() == 0:
         run.check_room(resume=resume, overwrite=overwrite)  # before models are loaded and steps are timed
+    if resume and not start_only:
+        run.refuse_finished(run.model, run.page)  # one without a page gets it, if all is as before
     begun = run.as_begun(resolved, "training", *(LENGTHS if time else ())) if resume else None
     with speaking(progress):
         windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)
@@ -301,8 +303,8 @@ def _run(
 ) -> dict[str, Any]:
     """Carry a plan out in a directory that is open, with its training if it has a price, and return the record."""
     trains = price is not None
-    if trains and resume and run.result.is_file() and run.model.is_dir():
-        run.refuse_finished()
+    if trains and resume:
+        run.refuse_finished(run.model)  # by another process, for whose end this one has waited
     if trains:
         documents = sum(m.splits["train"].documents for m in plan.windows.manifests)
         sources = listed((source.name for source in plan.windows.sources), 80)

@@ -135,11 +135,12 @@ class RunDirectory:
             for folder in (*folders, self.tracking, self.model, self.adapters):
                 check_folder(folder, "run", overwrite=True)
 
-    def refuse_finished(self) -> None:
-        """Say that nothing is left to resume."""
-        raise FinishedRunError(
-            f"{self.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
-        )
+    def refuse_finished(self, *files: Path) -> None:
+        """Refuse to resume a run that has its record, and all of some other files."""
+        if all(path.exists() for path in (self.result, *files)):
+            raise FinishedRunError(
+                f"{self.path} holds a finished run: nothing is left to resume; --overwrite starts it anew"
+            )
 
     def as_begun(self, recipe: AnyRecipe, section: str, *keys: str) -> AnyRecipe | None:
         """Return a recipe with what the run in the directory has settled on this machine; None where there is none.

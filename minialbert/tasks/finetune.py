@@ -89,7 +89,7 @@ logger = logging.getLogger(__name__)
 
 
 def finetune_command(recipe: FinetuneRecipe) -> str:
-    """Return the command line that runs a recipe again, with placeholders for directories."""
+    """Return the command line of a recipe; models and data have their names there, without their folders."""
     model, task = str(display_name(recipe.model.name)), str(recipe.task.name)
     words = ["minialbert", "finetune", "--model", model, "--task", task]
     if recipe.task.data is not None:
@@ -403,6 +403,8 @@ def finetune(
             raise UserError(f"teacher {called} labels texts, and there are none: give them as unlabelled")
         check_trackers(resolved.tuning.report_to)
         run = RunDirectory(output_folder(output, "finetune"))
+        if resume and not overwrite:
+            run.refuse_finished(run.page)  # one without a page gets it, if all is as before
         taught, rows = None, None if is_place or data is None else kept(data)
         if resolved.teacher.labels_texts and resolved.model.name is not None:
             load_encoder_config(resolved.model.name, revision=resolved.model.revision)
@@ -510,11 +512,10 @@ def _finetune(
     progress: bool,
     keep_model: bool,
 ) -> dict[str, Any]:
-    finished = resume and run.result.is_file()
     if rank() == 0:
         run.open(plan.recipe, data=tuning_identity(plan), resume=resume, overwrite=overwrite)
-    if finished:
-        run.refuse_finished()
+    if resume:
+        run.refuse_finished()  # by another process, for whose end this one has waited
     if progress:
         for note in plan.notes:
             logger.info("%s", note)

@@ -87,48 +87,38 @@ def test_finetune_adapters_says_how_much_is_trained(call, tiny_student_dir, tune
     assert entries(tmp_path / "run" / "adapters")
 
 
-def test_a_run_killed_before_its_page_gets_it_by_resume(call, refuse, tiny_student_dir, tuned, tmp_path):
+@pytest.fixture
+def words(tiny_student_dir, tuned, tmp_path):
+    start = ("finetune", "--model", tiny_student_dir, "--task", "ner", "--data", tuned("ner").data)
+    return (*start, "--output", tmp_path / "run", *ONE_STEP)
+
+
+def test_a_run_killed_before_its_page_gets_it_by_resume(call, refuse, words, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    words = (
-        "finetune",
-        "--model",
-        tiny_student_dir,
-        "--task",
-        "ner",
-        "--data",
-        tuned("ner").data,
-        "--output",
-        run,
-    )
-    assert call(*words, *ONE_STEP)[0] == 0
+    assert call(*words)[0] == 0
     page, record = (run / "report.html").read_text(), (run / "result.json").read_bytes()
-    assert "nothing is left to resume" in refuse(*words, *ONE_STEP, "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "minialbert.tasks.finetune.plan_finetuning", None
+        )  # nothing is read, and nothing said of it
+        assert "nothing is left to resume" in refuse(*words, "--resume")
+        assert "--resume and --overwrite exclude each other" in refuse(*words, "--resume", "--overwrite")
     (run / "report.html").rename(run / ".report.html.partial")
-    assert "nothing is left to resume" in refuse(*words, *ONE_STEP, "--resume", "--json")  # it leaves no page
+    assert "nothing is left to resume" in refuse(*words, "--resume", "--json")  # it leaves no page
+    assert "another recipe; different: seed: 7" in refuse(*words, "--resume", "--seed", 7)
     (run / ".report.html.partial").write_text(page[:100])
-    status, out, _ = call(*words, *ONE_STEP, "--resume")
+    status, out, _ = call(*words, "--resume")
     assert status == 0
     assert "holds a finished run" in out and f"page: {run / 'report.html'}" in out
     assert (run / "report.html").read_text() == page and (run / "result.json").read_bytes() == record
     assert not (run / ".report.html.partial").exists()
 
 
-def test_a_run_in_place_of_another_does_not_keep_its_page(call, tiny_student_dir, tuned, tmp_path):
+def test_a_run_in_place_of_another_does_not_keep_its_page(call, words, tmp_path):
     run = tmp_path / "run"
-    words = (
-        "finetune",
-        "--model",
-        tiny_student_dir,
-        "--task",
-        "ner",
-        "--data",
-        tuned("ner").data,
-        "--output",
-        run,
-    )
-    assert call(*words, *ONE_STEP)[0] == 0
+    assert call(*words)[0] == 0
     assert (run / "report.html").exists()
-    assert call(*words, *ONE_STEP, "--overwrite", "--json")[0] == 0
+    assert call(*words, "--overwrite", "--json")[0] == 0
     assert (run / "result.json").exists() and not (run / "report.html").exists()
 
 

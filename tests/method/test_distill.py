@@ -141,13 +141,19 @@ def test_a_record_has_no_folders(tiny_teacher_dir, tiny_windows, tmp_path):
     assert "/home/me" not in (tmp_path / "run" / "result.json").read_text()
 
 
-def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_path):
+def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="is not empty: give --resume"):
         run()
     run(overwrite=True)
     assert (tmp_path / "run" / "mine.txt").read_text() == "precious"
+    with pytest.raises(UserError, match="nothing is left to resume"):
+        run(resume=True)
+    (tmp_path / "run" / "report.html").touch()
+    monkeypatch.setattr(
+        "minialbert.method.distill.plan_distillation", None
+    )  # nothing is read, and nothing said of it
     with pytest.raises(UserError, match="nothing is left to resume"):
         run(resume=True)
 
