@@ -72,7 +72,8 @@ def export(
     """
     from minialbert.deploy.export import export as run
 
-    with interruptible("nothing was written; the same command starts it again"):
+    again = "with --overwrite" if push else "nothing was written;"  # uploading comes after writing
+    with interruptible(f"{again} the same command starts it again"):
         record = run(
             model, output, to=to.value, quantize=quantize.value if quantize else None,
             engine=engine.value if engine else None, head=head, opset=opset, num_iterations=num_iterations,

@@ -245,8 +245,9 @@ def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) ->
         if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
             advice = "log in with `hf auth login`, or set HF_TOKEN to a token that may write there"
         else:
-            advice = "check the network, and push again"
+            advice = "check the network"
         raise UserError(
-            f"{folder} is complete, but was not uploaded to {repo_id} ({one_line(error)}): {advice}"
+            f"{folder} is complete, but was not uploaded to {repo_id} ({one_line(error)}): {advice}, then push again "
+            "with --overwrite"
         ) from error
     return str(created)

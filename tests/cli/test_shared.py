@@ -125,6 +125,16 @@ def test_an_interrupted_page_says_that_the_rest_is_written(tmp_path, monkeypatch
     assert capsys.readouterr().err.replace("\n", "") == said
 
 
+@pytest.mark.parametrize(("more", "said"), [("", "nothing was written;"), ("--push", "with --overwrite")])
+def test_an_interrupted_upload_does_not_say_that_nothing_was_written(more, said, call, tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minialbert.deploy.export.export", stop)
+    status, _, err = call("export", "--model", "m", "--to", "hub", "--output", tmp_path, *more.split())
+    assert (status, err.strip()) == (130, f"minialbert: interrupted; {said} the same command starts it again")
+
+
 def test_a_terminal_sees_at_once_that_a_verb_is_loaded_and_a_pipe_nothing(monkeypatch):
     for terminal in (True, False):
         seen = io.StringIO()
