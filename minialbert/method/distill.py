@@ -183,7 +183,7 @@ def distill(
         )
     if rank() == 0:
         run.check_room(resume=resume, overwrite=overwrite)  # before models are loaded and steps are timed
-    if resume and not start_only:
+    if resume:
         run.refuse_finished(run.model, run.page)  # one without a page gets it, if all is as before
     begun = run.as_begun(resolved, "training", *(LENGTHS if time else ())) if resume else None
     with speaking(progress):
@@ -303,7 +303,7 @@ def _run(
 ) -> dict[str, Any]:
     """Carry a plan out in a directory that is open, with its training if it has a price, and return the record."""
     trains = price is not None
-    if trains and resume:
+    if resume:
         run.refuse_finished(run.model)  # by another process, for whose end this one has waited
     if trains:
         documents = sum(m.splits["train"].documents for m in plan.windows.manifests)

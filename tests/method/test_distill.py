@@ -148,8 +148,9 @@ def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_p
         run()
     run(overwrite=True)
     assert (tmp_path / "run" / "mine.txt").read_text() == "precious"
-    with pytest.raises(UserError, match="nothing is left to resume"):
-        run(resume=True)
+    for start_only in (False, True):
+        with pytest.raises(UserError, match="nothing is left to resume"):
+            run(resume=True, start_only=start_only)
     (tmp_path / "run" / "report.html").touch()
     monkeypatch.setattr(
         "minialbert.method.distill.plan_distillation", None
@@ -541,6 +542,7 @@ def test_a_student_as_it_starts(earlier, tiny_teacher_dir, tiny_windows, tmp_pat
     assert "student_end" not in record["metrics"]
     with pytest.raises(UserError, match="is not empty"):
         initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output)
+    (output / "result.json").unlink()
     again = initialise(recipe(tiny_teacher_dir), data=tiny_windows, output=output, resume=True)
     assert again["metrics"] == record["metrics"]
 
