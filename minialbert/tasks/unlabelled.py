@@ -122,7 +122,8 @@ def teach(
     answers, column = dict(zip(asked, given, strict=True)), "spans" if kind.tagging else "label"
     rows = [{"text": text, column: said} for text in fresh if (said := answers[text][column]) is not None]
     if not rows:
-        raise UserError(f"teacher {name} gave none of the {len(fresh):,} texts a label")
+        beside = "beside the gold rows " * bool(known)
+        raise UserError(f"teacher {name} gave none of the {len(fresh):,} texts {beside}a label")
     plain = dict.fromkeys((*ROLES, "format", "data", "max_train_rows"))
     read = recipe.task.model_copy(update=plain | {"problem": kind.name, "labels": list(labels) or None})
     carve = gold is None or "validation" not in gold.splits
@@ -130,6 +131,8 @@ def teach(
     used = {text: answers[text] for text in (*known, *(row["text"] for row in rows))}
     soft = _soft(used, kind, names or task.labels, order, name)
     note += f"; {len(fresh) - len(rows):,} got no label; {'with' if soft else 'without'} probabilities"
+    if 0 < (bare := sum(not one.keys() & {"logits", "scores"} for one in used.values())) < len(used):
+        note += f", which {bare:,} of {len(used):,} answers lack"
     notes = [f"labels: those of the teacher {name}; {note}"]
     notes += ["validation: no gold labels; figures are agreement with the teacher"] if carve else []
     task = replace(task, notes=(*notes, *task.notes))
@@ -286,9 +289,9 @@ def _answers(
     answers, size = _kept(file, texts)
     first, begun, left = len(answers), time.monotonic(), len(texts) - len(answers)
     characters = sum(map(len, texts[first:]))
-    logger.info(f"teacher {name}: {left:,} of {len(texts):,} texts to label, {characters:,} characters")
     if left and world_size() > 1:
         raise UserError("texts are labelled in one process: begin without torchrun, then go on with --resume")
+    logger.info(f"teacher {name}: {left:,} of {len(texts):,} texts to label, {characters:,} characters")
     with progress_bar("labelling", shown=progress) as bar:
         shown = bar.add_task("labelling", total=len(texts), completed=first)
         for begin in range(first, len(texts), _SHARD):

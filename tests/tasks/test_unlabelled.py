@@ -263,6 +263,25 @@ def test_a_copy_differs_from_its_text_in_one_place_and_from_every_other_text():
     }  # fmt: skip
 
 
+def test_gold_texts_that_a_teacher_does_not_answer_are_said(ask):
+    texts = sentences(30)
+    rows = [
+        (text, "with" if "cat" in text.split() else "without") for text in (*texts[:10], *sentences(9, 9))
+    ]
+    gold = {"train": rows[:10], "validation": rows[10:]}
+
+    def teacher(asked: Sequence[str]) -> list[dict[str, float] | None]:
+        return [None if text == texts[0] else one for text, one in zip(asked, with_cat(asked), strict=True)]
+
+    with pytest.raises(UserError, match="gave none of the 0 texts beside the gold rows a label"):
+        ask(teacher, texts[1:5], gold, task="classification", labels="few")
+    taught = ask(teacher, texts, gold, task="classification")
+    (note,) = (one for one in taught.task.notes if one.startswith("labels: those of"))
+    assert not taught.soft and note.endswith(
+        "; 0 got no label; without probabilities, which 1 of 30 answers lack"
+    )
+
+
 def test_a_model_labels_gold_texts_of_any_length(ask, model_teacher, monkeypatch):
     monkeypatch.setattr(unlabelled, "MAX_CHARACTERS", 60)
     teacher = minialbert.load(str(model_teacher(("with", "without"))), max_characters=60)
