@@ -184,7 +184,7 @@ def make_windows(
     workers = _number_of_workers(num_workers, sources)
     folder = Path(output)
     plan = _Plan(record, chosen, _source_records(sources))
-    advice = "free some space, and run the same command again: it goes on where it stopped"
+    advice = "free some space; the same command (without --overwrite) then goes on where it stopped"
     with writing(folder, advice=advice), sole_user(folder, "prepare"):
         check_own(*own_files(folder))
         state = _open_folder(folder, plan, sources, overwrite)

@@ -274,7 +274,7 @@ class _Worker:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(
                 "a worker process of prepare died (was it out of memory?): run the same command again with "
-                "fewer, --workers 1, it goes on where it stopped"
+                "fewer, --workers 1 (and without --overwrite): it goes on where it stopped"
             ) from error
         ends = np.cumsum(lengths).tolist()
         return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]

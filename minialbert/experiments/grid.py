@@ -348,7 +348,7 @@ def _is_finished(output: Path, cell: GridCell, *, with_model: bool) -> bool:
 
 def _read_record(output: Path, cell: GridCell) -> dict[str, Any]:
     path = output / "cells" / cell.name / "result.json"
-    advice = f"remove {path.parent} and start the same command again"
+    advice = f"remove {path.parent} and start the same command again (without --overwrite)"
     with failing_as(
         f"{path} is not a record of a fine-tuning", (OSError, ValueError, KeyError, TypeError), advice
     ):

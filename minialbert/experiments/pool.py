@@ -36,7 +36,7 @@ GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.1
 # The module that a worker runs: the command line, which ends when nobody is left who started it.
 WORKER = "minialbert.cli.worker"
-ADVICE = "make room, then start the same command again"
+ADVICE = "make room, then start the same command again (without --overwrite)"
 _ATTEMPTS = 2
 
 
@@ -219,7 +219,7 @@ def run_jobs(
         told = "; ".join(f"{name} ({why})" for name, why in failed.items())
         raise UserError(
             f"{len(failed)} of {len(jobs)} cells failed twice, the others are finished: {told}. Logs are in {logs}; "
-            "the same command tries again what is missing"
+            "the same command (without --overwrite) tries again what is missing"
         )
 
 
