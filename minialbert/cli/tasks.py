@@ -101,6 +101,10 @@ def finetune(
         raise UserError("--jobs, --ray and --keep-models are for grids: give --grid too")
     if grid and time is not None:
         raise UserError("--time is for a single run: leave out --grid")
+    if grid and resume and overwrite:
+        raise UserError(
+            "a grid goes on without --resume, and --overwrite replaces it: give one of them at most"
+        )
     from minialbert.tasks.advice import remedy
     from minialbert.tasks.finetune import finetune as run
     from minialbert.tasks.finetune import tuning_recipe

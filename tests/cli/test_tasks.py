@@ -164,6 +164,14 @@ def test_options_of_grids_need_a_grid(option, refuse, tiny_student_dir, tuned, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_grid_is_not_both_resumed_and_replaced(refuse, tmp_path):
+    (tmp_path / "cells").mkdir()
+    assert "give one of them at most" in refuse(
+        "finetune", "--grid", "--resume", "--overwrite", "--output", tmp_path
+    )
+    assert (tmp_path / "cells").is_dir()
+
+
 def test_an_earlier_run_is_not_touched(refuse, tiny_student_dir, tuned, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
