@@ -135,6 +135,20 @@ def load_table(
     return Task(name or default_name, problem, names, kind.metrics[0], examples, tuple(notes), told)
 
 
+def read_pairs(rows: Any, columns: Columns) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - labelled data
+    """Yields the pairs of texts of labelled data, of all splits, or the one given; labels are left alone."""
+    if isinstance(rows, tuple) and len(rows) == 2 and all(isinstance(text, str) for text in rows):
+        yield rows
+        return
+    for table in Labelled(False, columns, False, None).splits(rows)[1].values():
+        text, pair = find_texts(table, columns)
+        if pair is None:
+            raise table.lacks("pairs of texts are to be labelled, and there is no column with a second text")
+        yield from (
+            (text_of(table, row, cells, text), text_of(table, row, cells, pair)) for row, cells in table.rows
+        )
+
+
 @dataclass
 class _Reader:
     """What a caller asked for, and the notes on what was read."""

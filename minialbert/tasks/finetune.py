@@ -353,7 +353,7 @@ def finetune(
         teacher: a model tuned for the task, to learn from while tuning; for unlabelled texts also an exported folder,
             or any callable that takes a list of texts and gives for each a label, probabilities by label, or spans.
         unlabelled: texts that the teacher labels, with gold rows (`data`) or without: files and folders, a list of
-            texts, a data set.
+            texts, a data set. If its task has pairs of texts: tables, or pairs as tuples or dictionaries.
         recipe: name of a fine-tuning recipe, a YAML file, or a `FinetuneRecipe`.
         epochs: passes over the training rows.
         learning_rate: the highest of the schedule. Default: by the model's width.
@@ -397,7 +397,7 @@ def finetune(
         named_texts = [str(one) if isinstance(one, str | Path) else "texts in memory" for one in texts or ()]
         resolved = tuning_recipe(
             recipe, settings, adapters=adapters, more=given, model=source, task=task, teacher=learned_from,
-            data=str(data) if is_place else None, unlabelled=named_texts or None,
+            data=str(data) if is_place else None, unlabelled=list(dict.fromkeys(named_texts)) or None,
         )  # fmt: skip
         if called and not resolved.teacher.labels_texts:
             raise UserError(f"teacher {called} labels texts, and there are none: give them as unlabelled")

@@ -50,7 +50,7 @@ class TaskTeacher:
     def view(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the teacher's logits in the task's label order, and its hidden states."""
         if self.model is None:
-            return batch["teacher_logits"], ()
+            return self.scale.to_standard(batch["teacher_logits"]), ()
         outputs = self.model(
             **forward_inputs(self.model, batch), output_hidden_states=bool(self.hidden_weight)
         )

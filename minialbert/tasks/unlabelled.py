@@ -22,6 +22,7 @@ import torch
 from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
 from minialbert_runtime.folder import digest, is_exported
 from minialbert_runtime.questions import QUESTIONS
+from minialbert_runtime.windows import Text
 from minialbert_runtime.words import WordRule
 
 from minialbert.data.columns import ROLES
@@ -29,6 +30,7 @@ from minialbert.data.corpora import find_sources, read_documents
 from minialbert.data.examples import Example, Task, TokenExample, counted_labels
 from minialbert.data.rows import LabelledData
 from minialbert.data.splits import shared_texts
+from minialbert.data.tables import read_pairs
 from minialbert.data.task_inputs import Encoded
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task
@@ -52,7 +54,7 @@ _FEWEST = 5  # texts without gold rows
 _FEWEST_WORDS = 3  # of a text that is altered
 
 _Answer = dict[str, Any]
-_Soft = dict[str, tuple[Sequence[Sequence[int]], Logits]]
+_Soft = dict[Text, tuple[Sequence[Sequence[int]], Logits]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,11 @@ def teach(
     for key, least in (("gold_weight", 1), ("altered", 0)):
         if gold is None and getattr(recipe.teacher, key) > least:
             raise UserError(f"teacher.{key} is about gold rows, and there are none: give them as --data")
-    texts, note = _read_texts(unlabelled, recipe.teacher, gold)
+    pairs = gold.pairs if gold is not None else own is not None and own._pairs
+    if pairs is not None and own is not None and own._pairs not in (None, pairs):
+        theirs, ours = ("single texts", "pairs of texts")[:: 1 if pairs else -1]
+        raise UserError(f"teacher {name} was tuned on {theirs}, and the gold rows are {ours}")
+    texts, note = _read_texts(unlabelled, recipe, gold, pairs=bool(pairs))
     labels = gold.labels if gold is not None else tuple(recipe.task.labels or names)
     order = label_order(names, labels, name).tolist() if names and labels else []
     gold_train = list(gold.splits.get("train", ())) if gold is not None else []
@@ -118,9 +124,10 @@ def teach(
     asked = [*known, *fresh]
     texts_hash = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     identity = {"name": name, **identity, "labels": list(names), "problem": kind.name, "texts": texts_hash}
-    given = _answers(asked, own.predict if own else model, kind, folder, identity, progress, max_hours)
-    answers, column = dict(zip(asked, given, strict=True)), "spans" if kind.tagging else "label"
-    rows = [{"text": text, column: said} for text in fresh if (said := answers[text][column]) is not None]
+    said = _answers(asked, own.predict if own else model, kind, folder, identity, progress, max_hours)
+    answers, column = dict(zip(asked, said, strict=True)), "spans" if kind.tagging else "label"
+    given = [text for text in fresh if answers[text][column] is not None]
+    rows = [_columns_of(text) | {column: answers[text][column]} for text in given]
     if not rows:
         beside = "beside the gold rows " * bool(known)
         raise UserError(f"teacher {name} gave none of the {len(fresh):,} texts {beside}a label")
@@ -128,7 +135,7 @@ def teach(
     read = recipe.task.model_copy(update=plain | {"problem": kind.name, "labels": list(labels) or None})
     carve = gold is None or "validation" not in gold.splits
     task = load_task(read, data={"train": rows}, carve=carve)
-    used = {text: answers[text] for text in (*known, *(row["text"] for row in rows))}
+    used = {text: answers[text] for text in (*known, *given)}
     soft = _soft(used, kind, names or task.labels, order, name)
     note += f"; {len(fresh) - len(rows):,} got no label; {'with' if soft else 'without'} probabilities"
     if 0 < (bare := sum(not one.keys() & {"logits", "scores"} for one in used.values())) < len(used):
@@ -152,9 +159,9 @@ def _kind(task: TaskRecipe, own: TextModel | None, name: str) -> TaskType:
     if own is None and asked is None:
         raise UserError(f"no task: give --task, one of {', '.join(task_options())}, or task.problem")
     kind = task_type(own.problem if own is not None else asked or "")
-    if kind.name == QUESTIONS or own is not None and own._pairs:
+    if kind.name == QUESTIONS:
         raise UserError(
-            f"teacher {name} is for pairs of texts ({kind.name}), and single texts are to be labelled"
+            f"teacher {name} answers questions, and only classes, scores and entities can be learned from it"
         )
     return kind
 
@@ -184,26 +191,32 @@ def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, di
 
 
 def _read_texts(
-    unlabelled: Iterable[Any], settings: TaskTeacherRecipe, gold: Task | None
-) -> tuple[list[str], str]:
+    unlabelled: Iterable[Any], recipe: FinetuneRecipe, gold: Task | None, *, pairs: bool
+) -> tuple[list[Text], str]:
     """Return the texts, each once, altered copies of gold ones behind them, and what was read and left out."""
-    stats, field, separator = ReadStats(), settings.text_field, settings.documents
-    found = [
-        document.text
-        for source in (find_sources(unlabelled, field) if unlabelled else ())
-        for document in read_documents(source, separator=separator, text_field=field, stats=stats)
-    ]
-    short = [text for text in found if len(text) <= MAX_CHARACTERS]
+    stats, settings, found = ReadStats(), recipe.teacher, list[Text]()
+    field, separator = settings.text_field, settings.documents
+    if pairs:
+        columns = {"text": recipe.task.text, "pair": recipe.task.pair}
+        found += (pair for place in unlabelled for pair in read_pairs(place, columns))
+    else:
+        found += (
+            document.text
+            for source in (find_sources(unlabelled, field) if unlabelled else ())
+            for document in read_documents(source, separator=separator, text_field=field, stats=stats)
+        )
+    short = [text for text in found if max(map(len, _parts(text))) <= MAX_CHARACTERS]
     texts = list(dict.fromkeys(short))
     counts = (
         f"{stats.skipped:,} empty, {len(short) - len(texts):,} repeated, {len(found) - len(short):,} too long"
     )
-    note = f"{len(texts):,} texts (in .txt one a {separator}), left out {counts}"
+    what = "pairs of texts" if pairs else f"texts (in .txt one a {separator})"
+    note = f"{len(texts):,} {what}, left out {counts}"
     if settings.altered and gold is not None:
         by_split = {name: list(map(_text_of, rows)) for name, rows in gold.splits.items()}
         own = by_split.pop("train", [])
         copies = altered_texts(own, settings.altered, chain(*by_split.values()))
-        few = sum(len(text.split()) < _FEWEST_WORDS for text in own)
+        few = sum(all(len(part.split()) < _FEWEST_WORDS for part in _parts(text)) for text in own)
         note = f"{note}; " * bool(found) + f"{len(copies):,} altered gold texts"
         note += f", none of {few:,} with fewer than three words between spaces" if few else ""
         if not copies and not texts:
@@ -214,18 +227,22 @@ def _read_texts(
     return texts, note
 
 
-def altered_texts(texts: Sequence[str], copies: int, others: Iterable[str] = ()) -> list[str]:
+def altered_texts(texts: Sequence[Text], copies: int, others: Iterable[Text] = ()) -> list[Text]:
     """Return copies of texts in which a word is left out, put in, exchanged, or turned with the one before it.
 
     It is neither the first nor the last word, so texts of two words have no copies; words stand between white space,
-    which becomes one space, and those that come in are drawn from all texts. The same texts give the same copies. But
-    for case and punctuation, none is one of the texts, of `others` or of the copies before it.
+    which becomes one space, and those that come in are drawn from all texts. Of a pair one text is altered, which is
+    drawn. The same texts give the same copies. But for case and punctuation, none is one of the texts, of `others` or
+    of the copies before it.
     """
     draw, known = random.Random(0), {_letters(text) for text in (*texts, *others)}
-    cut = [text.split() for text in texts]
-    words, made = [word for own in cut for word in own[1:-1]], list[str]()
-    for own in (own for own in cut if len(own) >= _FEWEST_WORDS for _ in range(copies)):
-        new, at, way = list(own), draw.randrange(1, len(own) - 1), draw.randrange(4)
+    cut = [[part.split() for part in _parts(text)] for text in texts]
+    words, made = [word for parts in cut for own in parts for word in own[1:-1]], list[Text]()
+    for text, parts in ((text, parts) for text, parts in zip(texts, cut, strict=True) for _ in range(copies)):
+        side = draw.randrange(len(parts)) if len(parts) > 1 else 0
+        if len(parts[side]) < _FEWEST_WORDS:
+            continue
+        new, at, way = list(parts[side]), draw.randrange(1, len(parts[side]) - 1), draw.randrange(4)
         if way == 0:
             del new[at]
         elif way == 1:
@@ -234,14 +251,26 @@ def altered_texts(texts: Sequence[str], copies: int, others: Iterable[str] = ())
             new[at] = draw.choice(words)
         else:
             new[at - 1 : at + 1] = new[at], new[at - 1]
-        if (letters := _letters(text := " ".join(new))) not in known:
+        both = [*_parts(text)[:side], " ".join(new), *_parts(text)[side + 1 :]]
+        copy_ = both[0] if isinstance(text, str) else (both[0], both[1])
+        if (letters := _letters(copy_)) not in known:
             known.add(letters)
-            made.append(text)
+            made.append(copy_)
     return made
 
 
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold()))
+def _parts(text: Text) -> Sequence[str]:
+    """Return the texts of a pair, or the one text."""
+    return (text,) if isinstance(text, str) else text
+
+
+def _columns_of(text: Text) -> dict[str, Any]:
+    """Return a text or pair as the cells of a row."""
+    return {"text": text} if isinstance(text, str) else {"sentence1": text[0], "sentence2": text[1]}
+
+
+def _letters(text: Text) -> tuple[str, ...]:
+    return tuple("".join(filter(str.isalnum, part.casefold())) for part in _parts(text))
 
 
 def _gold_task(
@@ -251,8 +280,6 @@ def _gold_task(
     if data is None and recipe.task.data is None:
         return None
     gold = load_task(recipe.task, data=data, model_labels=names or None)
-    if gold.pairs:
-        raise UserError(f"teacher {teacher} labels single texts, and the gold rows are pairs of texts")
     known = {label[2:] if gold.type.tagging else label for label in gold.labels} - {""}
     if unknown := sorted({one for rows in gold.splits.values() for one in _labels_of(rows)} - known):
         raise UserError(
@@ -269,13 +296,15 @@ def _mixed(gold: Task, gold_train: list[Example], task: Task) -> Task:
     notes = [f"train: {len(gold_train):,} gold rows and {len(train) - len(gold_train):,} of the teacher"]
     if gold_train and (only := sorted(_labels_of(train) - _labels_of(gold_train))):
         notes.append(f"train: the teacher gives {listed(map(quoted, only))}, which no gold row has")
-    notes += shared_texts({name: list(map(_text_of, rows)) for name, rows in splits.items()})
+    notes += shared_texts(
+        {name: ["\n".join(_parts(_text_of(row))) for row in rows] for name, rows in splits.items()}
+    )
     return replace(gold, splits=splits, notes=(*task.notes, *notes, *gold.notes))
 
 
 def _answers(
-    texts: Sequence[str],
-    answer: Callable[[Sequence[str]], Iterable[Any]],
+    texts: Sequence[Text],
+    answer: Callable[[Sequence[Text]], Iterable[Any]],
     kind: TaskType,
     folder: Path,
     identity: Mapping[str, Any],
@@ -288,7 +317,7 @@ def _answers(
         raise UserError(f"{folder} has labels of another teacher or other texts; --overwrite begins anew")
     answers, size = _kept(file, texts)
     first, begun, left = len(answers), time.monotonic(), len(texts) - len(answers)
-    characters = sum(map(len, texts[first:]))
+    characters = sum(len(part) for text in texts[first:] for part in _parts(text))
     if left and world_size() > 1:
         raise UserError("texts are labelled in one process: begin without torchrun, then go on with --resume")
     logger.info(f"teacher {name}: {left:,} of {len(texts):,} texts to label, {characters:,} characters")
@@ -317,7 +346,7 @@ def _answers(
     return _kept(file, texts)[0]
 
 
-def _lines(texts: Sequence[str], given: Any, kind: TaskType, teacher: str) -> list[str]:  # noqa: ANN401
+def _lines(texts: Sequence[Text], given: Any, kind: TaskType, teacher: str) -> list[str]:  # noqa: ANN401
     """Return a line for each text with the teacher's answer; refuse answers that are none, and name the first."""
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise UserError(
@@ -328,17 +357,17 @@ def _lines(texts: Sequence[str], given: Any, kind: TaskType, teacher: str) -> li
         raise UserError(f"teacher {teacher}: expected an answer a text, {len(texts)}, found {len(said)}")
     for text, one in zip(texts, said, strict=True):
         try:  # numbers may be numpy's
-            line = json.dumps({"text": text, **_plain(one, kind)}, default=lambda value: value.tolist())
+            line = json.dumps(_columns_of(text) | _plain(one, kind), default=lambda value: value.tolist())
         except (AttributeError, TypeError, ValueError) as error:
             expected = "spans" if kind.tagging else "a label, a number, or probabilities from 0 to 1 by label"
             raise UserError(
-                f"teacher {teacher}: expected {expected} of {quoted(text)}, found {quoted(one)}"
+                f"teacher {teacher}: expected {expected} of {listed(map(quoted, _parts(text)))}, found {quoted(one)}"
             ) from error
         lines.append(line + "\n")
     return lines
 
 
-def _kept(file: Path, texts: Sequence[str]) -> tuple[list[_Answer], int]:
+def _kept(file: Path, texts: Sequence[Text]) -> tuple[list[_Answer], int]:
     """Return the answers that a file holds, whole shards of them, and how many bytes these take."""
     lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
     whole = len(lines) - (bool(lines) and not lines[-1].endswith(b"\n"))  # killed while it was written
@@ -370,13 +399,15 @@ def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401
 
 
 def _soft(
-    answers: Mapping[str, _Answer], kind: TaskType, labels: Sequence[str], order: list[int], teacher: str
+    answers: Mapping[Text, _Answer], kind: TaskType, labels: Sequence[str], order: list[int], teacher: str
 ) -> _Soft:
     """Return logits by text, in the task's order of labels; nothing where an answer has no probabilities."""
     found: _Soft = {}
     for text, answer in answers.items():
         if "logits" in answer:
             logits = np.array(answer["logits"], np.float16).reshape(-1, len(labels))
+        elif not kind.has_classes and answer["label"] is not None:
+            logits = np.array([answer["label"]], np.float32)
         elif answer.get("scores"):
             if answer["scores"].keys() != {*labels}:
                 said = f"{listed(answer['scores'])}, expected {listed(labels)}"
@@ -422,5 +453,7 @@ def _labels_of(rows: Iterable[Example]) -> set[str]:
     return {label for row in rows for label in counted_labels(row)}
 
 
-def _text_of(row: Example) -> str:
-    return running_text(row)[0] if isinstance(row, TokenExample) else row.text
+def _text_of(row: Example) -> Text:
+    if isinstance(row, TokenExample):
+        return running_text(row)[0]
+    return row.text if row.pair is None else (row.text, row.pair)

@@ -433,6 +433,63 @@ def test_scores_are_learnt_as_they_are(tiny_student_dir, tmp_path):
     assert tuned.record["agreement"] == ["validation"]
 
 
+def test_pairs_of_texts(ask, model_teacher, tmp_path):
+    def alike(asked: Sequence[tuple[str, str]]) -> list[float]:
+        return [0.5 * len({*first.split()} & {*second.split()}) for first, second in asked]
+
+    made = sentences(60)
+    gold = {
+        split: [
+            {"sentence1": one, "sentence2": two, "label": 1.0} for one, two in zip(ones, twos, strict=True)
+        ]
+        for split, ones, twos in (("train", made[:10], made[10:20]), ("validation", made[20:30], made[30:40]))
+    }
+    more = tmp_path / "more.csv"
+    rows = [*zip(made[40:50], made[50:], strict=True), (made[0], made[10]), (made[40], made[50])]
+    more.write_text("premise,hypothesis,label\n" + "".join(f"{one},{two},?\n" for one, two in rows))
+    taught = ask(alike, str(more), gold, "teacher.altered=2", task="regression")
+    train = [(row.text, row.pair) for row in taught.task.splits["train"]]
+    own = list(zip(made[:10], made[10:20], strict=True))
+    copies = altered_texts(own, 2)
+    assert train == [*own, *rows[:10], *copies] and len(copies) > 15
+    assert all((one == a) != (two == b) for one, two in copies for a, b in own if one == a or two == b)
+    assert sum(one in made for one, _ in copies) not in (0, len(copies))  # either text is altered
+    scores = [row.label for row in taught.task.splits["train"]]
+    assert scores == [1.0] * 10 + alike(train[10:])  # gold rows keep theirs
+    assert taught.soft[own[0]][1] == pytest.approx([alike(own[:1])[0]])  # and learn the teacher's beside it
+    note = " ".join(taught.task.notes)
+    assert f"11 pairs of texts, left out 0 empty, 1 repeated, 0 too long; {len(copies)} altered" in note
+    line = json.loads((tmp_path / "labels" / "labels.jsonl").read_text().splitlines()[0])
+    assert line == {"sentence1": made[0], "sentence2": made[10], "label": alike(own[:1])[0]}
+    again = ask(
+        alike, [{"text1": one, "text2": two} for one, two in rows], gold, task="regression", labels="b"
+    )
+    assert [(row.text, row.pair) for row in again.task.splits["train"]] == train[:20]
+    alone = tmp_path / "alone.csv"
+    alone.write_text("text,label\nthe cat,1\n")
+    with pytest.raises(UserError, match="no column with a second text; found the columns 'text', 'label'"):
+        ask(alike, str(alone), gold, task="regression", labels="c")
+
+
+def test_a_student_of_pairs_learns_from_a_model(tiny_student_dir, tmp_path):
+    def sat(texts: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"sentence1": one, "sentence2": one, "label": "ab"["cat" in one]} for one in texts]
+
+    options: dict[str, Any] = {"task": "classification", "epochs": 1}
+    tune(tiny_student_dir, tmp_path / "teacher", data={"train": sat(sentences(40))}, **options)
+    folder, pairs = str(tmp_path / "teacher" / "model"), sat(sentences(30, 3))
+    tuples = [(one["sentence1"], one["sentence2"]) for one in pairs]
+    tuned = tune(tiny_student_dir, tmp_path / "run", teacher=folder, unlabelled=tuples, **options)
+    assert tuned.record["agreement"] == ["validation"] and "30 pairs of texts" in " ".join(
+        tuned.record["notes"]
+    )
+    with pytest.raises(UserError, match="was tuned on pairs of texts, and the gold rows are single texts"):
+        tune(
+            tiny_student_dir, tmp_path / "other", teacher=folder, unlabelled=pairs, **options,
+            data={"train": [(text, "ab"["cat" in text]) for text in sentences(40)]},
+        )  # fmt: skip
+
+
 def test_gold_rows_with_labels_that_the_teacher_lacks(ask, model_teacher):
     folder = model_teacher(("with", "without"))
     rows = [("the cat sat", "cat"), ("the dog sat", "without")] * 4
@@ -473,7 +530,7 @@ def test_answers_that_are_none(ask, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             ask(lambda texts, given=given: given, sentences(9), task="classification")
-    with pytest.raises(UserError, match="is for pairs of texts"):
+    with pytest.raises(UserError, match="answers questions, and only classes"):
         ask(lambda texts: texts, sentences(9), task="qa")
     with pytest.raises(UserError, match="unlabelled holds no text"):
         finetune(tmp_path, task="classification", teacher=with_cat, unlabelled=[])
