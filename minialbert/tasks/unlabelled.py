@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import random
 import sys
 import time
@@ -137,8 +138,10 @@ def teach(
     task = load_task(read, data={"train": rows}, carve=carve)
     used = {text: answers[text] for text in (*known, *given)}
     soft = _soft(used, kind, names or task.labels, order, name)
-    note += f"; {len(fresh) - len(rows):,} got no label; {'with' if soft else 'without'} probabilities"
-    if 0 < (bare := sum(not one.keys() & {"logits", "scores"} for one in used.values())) < len(used):
+    what, keys = ("probabilities", {"logits", "scores"}) if kind.has_classes else ("scores", {"label"})
+    note += f"; {len(fresh) - len(rows):,} got no label; {'with' if soft else 'without'} {what}"
+    bare = sum(not any(one.get(key) is not None for key in keys) for one in used.values())
+    if 0 < bare < len(used):
         note += f", which {bare:,} of {len(used):,} answers lack"
     notes = [f"labels: those of the teacher {name}; {note}"]
     notes += ["validation: no gold labels; figures are agreement with the teacher"] if carve else []
@@ -395,6 +398,8 @@ def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401
     if scores and not said.keys() & {"label", "labels"}:
         over = [one for one, chance in scores.items() if chance > 0.5]
         label = over if kind.label == "classes" else max(scores, key=lambda one: scores[one])
+    if not kind.has_classes and label is not None and not math.isfinite(label := float(label)):
+        raise ValueError("a score is finite")
     return {"label": label} | ({"scores": scores} if scores else {})
 
 
@@ -407,7 +412,7 @@ def _soft(
         if "logits" in answer:
             logits = np.array(answer["logits"], np.float16).reshape(-1, len(labels))
         elif not kind.has_classes and answer["label"] is not None:
-            logits = np.array([answer["label"]], np.float32)
+            logits = np.array([answer["label"]])
         elif answer.get("scores"):
             if answer["scores"].keys() != {*labels}:
                 said = f"{listed(answer['scores'])}, expected {listed(labels)}"
@@ -416,7 +421,8 @@ def _soft(
             logits = np.log(chances) - (np.log1p(-chances) if kind.label == "classes" else 0)
         else:
             return {}
-        found[text] = answer.get("words", ()), (logits[..., order] if order else logits).astype(np.float16)
+        kept = np.float16 if kind.has_classes else np.float32  # scores have any size
+        found[text] = answer.get("words", ()), (logits[..., order] if order else logits).astype(kept)
     return found
 
 

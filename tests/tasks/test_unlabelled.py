@@ -471,6 +471,42 @@ def test_pairs_of_texts(ask, model_teacher, tmp_path):
         ask(alike, str(alone), gold, task="regression", labels="c")
 
 
+def test_scores_of_any_size_are_learnt_in_the_units_of_training(ask, tiny_student_dir):
+    texts = sentences(40)
+    price = {text: 250_000.0 + 20_000 * text.split().count("cat") + 0.5 * len(text) for text in texts}
+    gold = {
+        "train": [(text, price[text] + 1000) for text in texts[:10]],
+        "validation": [(text, price[text]) for text in texts[10:20]],
+    }
+
+    def worth(asked: Sequence[str]) -> list[float]:
+        return [price[text] for text in asked]
+
+    taught = ask(worth, texts[20:], gold, task="regression")
+    recipe = taught.recipe.model_copy(
+        update={"model": taught.recipe.model.model_copy(update={"name": str(tiny_student_dir)})}
+    )
+    plan = plan_finetuning(recipe, taught=taught)
+    rows, train = plan.encoded["train"], taught.task.splits["train"]
+    gold_scores = np.array([row.label for row in train])
+    assert plan.teacher is not None
+    for row, owner in zip(rows.rows, rows.owners, strict=True):
+        batch = {"teacher_logits": torch.from_numpy(row["teacher_logits"])}
+        expected = (price[train[owner].text] - gold_scores.mean()) / gold_scores.std()
+        assert plan.teacher.view(batch)[0].item() == pytest.approx(expected, abs=1e-4)
+    for given in (math.nan, "high", math.inf):  # of a gold text, too
+        with pytest.raises(UserError, match="expected a label, a number, or probabilities"):
+            ask(
+                lambda asked, one=given: [one, *worth(asked[1:])],
+                texts[20:],
+                gold,
+                task="regression",
+                labels="x",
+            )
+    without = ask(lambda asked: [None, *worth(asked[1:])], texts[20:], gold, task="regression", labels="y")
+    assert "; without scores, which 1 of 30 answers lack" in " ".join(without.task.notes)
+
+
 def test_a_student_of_pairs_learns_from_a_model(tiny_student_dir, tmp_path):
     def sat(texts: Sequence[str]) -> list[dict[str, Any]]:
         return [{"sentence1": one, "sentence2": one, "label": "ab"["cat" in one]} for one in texts]
