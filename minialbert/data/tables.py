@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,18 +135,37 @@ def load_table(
     return Task(name or default_name, problem, names, kind.metrics[0], examples, tuple(notes), told)
 
 
-def read_pairs(rows: Any, columns: Columns) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - labelled data
-    """Yields the pairs of texts of labelled data, of all splits, or the one given; labels are left alone."""
-    if isinstance(rows, tuple) and len(rows) == 2 and all(isinstance(text, str) for text in rows):
-        yield rows
-        return
-    for table in Labelled(False, columns, False, None).splits(rows)[1].values():
-        text, pair = find_texts(table, columns)
-        if pair is None:
-            raise table.lacks("pairs of texts are to be labelled, and there is no column with a second text")
-        yield from (
-            (text_of(table, row, cells, text), text_of(table, row, cells, pair)) for row, cells in table.rows
-        )
+def is_pair(entry: object) -> bool:
+    """Returns whether something is two texts, of which one may be missing."""
+    if not isinstance(entry, tuple | list):
+        return False
+    return len(entry) == 2 and all(isinstance(text, str | None) for text in entry)
+
+
+def read_pairs(places: Iterable[Any], columns: Columns, notes: list[str]) -> Iterator[tuple[str, str] | None]:
+    """Yields the pairs that are among the places, and of labelled data those of all splits; labels are left alone.
+
+    Yields None for a row in which a text is empty. Where a table has no columns of the names given, the usual ones are
+    looked for.
+    """
+    tables, given = list[Any](), list[dict[str, Any]]()
+    for one in places:
+        if is_pair(one):
+            given.append({"text1": one[0], "text2": one[1]})
+        else:
+            tables.append(one)
+    for place in (*tables, given) if given else tables:
+        labelled = Labelled(False, columns, False, None)
+        found = labelled.splits(place)[1]
+        notes += labelled.notes
+        for table in found.values():
+            has_named = {name for name in columns.values() if name} <= {*table.columns}
+            text, pair = find_texts(table, columns if has_named else {})
+            if pair is None:
+                raise table.lacks("pairs are to be labelled, and there is no column with a second text")
+            for row, cells in table.rows:
+                empty = missing(cells.get(text)) or missing(cells.get(pair))
+                yield None if empty else (text_of(table, row, cells, text), text_of(table, row, cells, pair))
 
 
 @dataclass

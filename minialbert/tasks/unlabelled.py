@@ -31,7 +31,7 @@ from minialbert.data.corpora import find_sources, read_documents
 from minialbert.data.examples import Example, Task, TokenExample, counted_labels
 from minialbert.data.rows import LabelledData
 from minialbert.data.splits import shared_texts
-from minialbert.data.tables import read_pairs
+from minialbert.data.tables import is_pair, read_pairs
 from minialbert.data.task_inputs import Encoded
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task
@@ -103,11 +103,9 @@ def teach(
     for key, least in (("gold_weight", 1), ("altered", 0)):
         if gold is None and getattr(recipe.teacher, key) > least:
             raise UserError(f"teacher.{key} is about gold rows, and there are none: give them as --data")
-    pairs = gold.pairs if gold is not None else own is not None and own._pairs
-    if pairs is not None and own is not None and own._pairs not in (None, pairs):
-        theirs, ours = ("single texts", "pairs of texts")[:: 1 if pairs else -1]
-        raise UserError(f"teacher {name} was tuned on {theirs}, and the gold rows are {ours}")
-    texts, note = _read_texts(unlabelled, recipe, gold, pairs=bool(pairs))
+    theirs = False if kind.tagging else None if own is None else own._pairs
+    pairs = _in_pairs(unlabelled, recipe.task, gold, theirs, name)
+    texts, note = _read_texts(unlabelled, recipe, gold, pairs=pairs)
     labels = gold.labels if gold is not None else tuple(recipe.task.labels or names)
     order = label_order(names, labels, name).tolist() if names and labels else []
     gold_train = list(gold.splits.get("train", ())) if gold is not None else []
@@ -193,15 +191,33 @@ def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, di
     return model, identity
 
 
+def _in_pairs(
+    unlabelled: Iterable[Any], task: TaskRecipe, gold: Task | None, known: bool | None, teacher: str
+) -> bool:
+    """Return whether pairs of texts are labelled: gold rows tell, the teacher if it is known, tuples, `task.pair`."""
+    tuples = sum(isinstance(one, tuple) and is_pair(one) for one in unlabelled) > 1  # one may hold two texts
+    pairs = gold.pairs if gold is not None else known
+    if gold is not None and pairs is not None and known not in (None, pairs):
+        theirs, ours = ("single texts", "pairs of texts")[:: 1 if pairs else -1]
+        raise UserError(f"teacher {teacher} was tuned on {theirs}, and the gold rows are {ours}")
+    if gold is None and pairs is None:
+        pairs = tuples or task.pair is not None
+    if tuples and not pairs:
+        raise UserError(f"teacher {teacher} labels single texts here, and unlabelled has pairs of texts")
+    return bool(pairs)
+
+
 def _read_texts(
     unlabelled: Iterable[Any], recipe: FinetuneRecipe, gold: Task | None, *, pairs: bool
 ) -> tuple[list[Text], str]:
     """Return the texts, each once, altered copies of gold ones behind them, and what was read and left out."""
-    stats, settings, found = ReadStats(), recipe.teacher, list[Text]()
+    stats, settings, found, told = ReadStats(), recipe.teacher, list[Text](), list[str]()
     field, separator = settings.text_field, settings.documents
     if pairs:
         columns = {"text": recipe.task.text, "pair": recipe.task.pair}
-        found += (pair for place in unlabelled for pair in read_pairs(place, columns))
+        read = list(read_pairs(unlabelled, columns, told))
+        found += (pair for pair in read if pair is not None)
+        stats.skipped = len(read) - len(found)
     else:
         found += (
             document.text
@@ -214,7 +230,7 @@ def _read_texts(
         f"{stats.skipped:,} empty, {len(short) - len(texts):,} repeated, {len(found) - len(short):,} too long"
     )
     what = "pairs of texts" if pairs else f"texts (in .txt one a {separator})"
-    note = f"{len(texts):,} {what}, left out {counts}"
+    note = "; ".join((f"{len(texts):,} {what}, left out {counts}", *told))
     if settings.altered and gold is not None:
         by_split = {name: list(map(_text_of, rows)) for name, rows in gold.splits.items()}
         own = by_split.pop("train", [])

@@ -465,10 +465,49 @@ def test_pairs_of_texts(ask, model_teacher, tmp_path):
         alike, [{"text1": one, "text2": two} for one, two in rows], gold, task="regression", labels="b"
     )
     assert [(row.text, row.pair) for row in again.task.splits["train"]] == train[:20]
+    named = ask(alike, str(more), gold, "task.text=sentence1", task="regression", labels="n")
+    assert [(row.text, row.pair) for row in named.task.splits["train"]] == train[
+        :20
+    ]  # the usual names do, too
     alone = tmp_path / "alone.csv"
     alone.write_text("text,label\nthe cat,1\n")
     with pytest.raises(UserError, match="no column with a second text; found the columns 'text', 'label'"):
         ask(alike, str(alone), gold, task="regression", labels="c")
+
+
+def test_pairs_of_a_callable_without_gold_rows(ask, tmp_path, tiny_student_dir):
+    def same(asked: Sequence[tuple[str, str]]) -> list[str]:
+        return ["yes" if "cat" in first else "no" for first, _ in asked if isinstance(first, str)]
+
+    pairs = list(zip(sentences(20), sentences(20, 1), strict=True))
+    options = {"task": "classification", "teacher": same, "epochs": 1}
+    tuned = tune(
+        tiny_student_dir, tmp_path / "run", unlabelled=[*pairs, ("", "the dog"), (None, " ")], **options
+    )
+    assert "20 pairs of texts, left out 2 empty, 0 repeated, 0 too long" in " ".join(tuned.record["notes"])
+    (tmp_path / "more").mkdir()
+    for name in ("train", "dev", "other"):
+        rows = "".join(f"{one},{two} {name},accept\n" for one, two in pairs)
+        (tmp_path / "more" / f"{name}.csv").write_text(f"one,two,answer\n{rows}a cat,,accept\na,b,reject\n")
+    taught = ask(
+        same,
+        str(tmp_path / "more"),
+        None,
+        "task.text=one",
+        "task.pair=two",
+        task="classification",
+        labels="m",
+    )
+    note = " ".join(taught.task.notes)
+    assert "40 pairs of texts, left out 2 empty, 0 repeated, 0 too long; more: left out other.csv" in note
+    assert "train: 1 row left out that an annotator rejected" in note
+    half = [*pairs, ("the cat \ud800", "it")]
+    with pytest.raises(UserError, match="row 21: holds half of a surrogate pair"):
+        tune(tiny_student_dir, tmp_path / "half", unlabelled=half, **options)
+    assert not (tmp_path / "half" / "teacher-labels").exists()
+    gold = {"train": [(text, "yes" if "cat" in text else "no") for text in sentences(9)]}
+    with pytest.raises(UserError, match="labels single texts here, and unlabelled has pairs of texts"):
+        tune(tiny_student_dir, tmp_path / "single", unlabelled=pairs, data=gold, **options)
 
 
 def test_scores_of_any_size_are_learnt_in_the_units_of_training(ask, tiny_student_dir):
