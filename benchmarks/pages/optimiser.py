@@ -5,6 +5,7 @@ python benchmarks/pages/optimiser.py
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from minialbert.runs.packed import find_run_records
 from minialbert.runs.records import load_record, mean_and_sd
 
 RESULTS = Path("results") / "optimiser"
+LONGER = Path("results") / "task-distillation" / "two-million-tokens"
 HEAD = """# AdamW and Muon
 
 The student of `miniature/hidden-only` (3 iterations, 384 wide, rank 64), distilled on {windows:,} windows in {steps}
@@ -28,9 +30,15 @@ with the seeds in brackets, and the cosine of the last iteration to the teacher'
 | optimiser | learning rate | masked tokens | cosine |
 | --- | ---: | ---: | ---: |
 """
+LONG = """
+On {tokens:.1f} M tokens, with rank {rank} ([records](../task-distillation/README.md#two-million-tokens)):
+
+| optimiser | learning rate | masked tokens | cosine |
+| --- | ---: | ---: | ---: |
+"""
 TAIL = """
-One student, one teacher, and runs that are short: this says that the setting is worth a try at a higher rate than
-AdamW's, and not what it gives at the end of a long run. The rows were made by
+One teacher, and runs that are short: this says that the setting is worth a try at a higher rate than AdamW's, and not
+what it gives at the end of a run of 8 M tokens and more. The rows of the first table were made by
 
     minialbert distill --recipe miniature/hidden-only --teacher TEACHER --data windows/ --steps 250 --lr RATE \\
       --seed SEED --set training.optimizer=muon --set training.warmup_steps=25 --set training.eval_steps=250 \\
@@ -55,6 +63,22 @@ run without it too. Each row was made by the following, that of all weights with
 
     minialbert finetune --model english-4mb --task TASK --data DATA --adapters --lr RATE --epochs EPOCHS --seed SEED \\
       --precision bf16 --set task.decoding=alone --set tuning.optimizer=OPTIMISER --set tuning.dropout=DROPOUT
+"""
+
+
+AVERAGES = """
+## Averaged weights
+
+Exponential means of all weights, kept beside the distillation of seed {seed} above. Held-out masked tokens in per
+cent, their loss, and the divergence from the teacher's predictions: no mean is better than the last weights, as the
+learning rate ends at 0, so there is no such option.
+
+| weights | masked tokens | loss | divergence |
+| --- | ---: | ---: | ---: |
+"""
+TAIL_OF_AVERAGES = """
+Made by `benchmarks/quality/weight_averages.py`, with `student.embedding_size=84 training.optimizer=muon
+training.learning_rate=2e-3`.
 """
 
 
@@ -104,11 +128,21 @@ def adapters(records: Sequence[Mapping[str, Any]]) -> str:
     return ADAPTERS.format(share=share) + "".join(rows) + TAIL_OF_ADAPTERS.format(means=means)
 
 
-def page() -> str:
-    """Return the page, made from the records."""
-    every = [load_record(file) for file in find_run_records(RESULTS)]
+def averages() -> str:
+    """Return the table of averaged weights."""
+    measured = json.loads((RESULTS / "averages.json").read_text(encoding="utf-8"))
+    rows = [
+        f"| {'the last' if decay == 'last' else f'mean, decay {decay}'} | {100 * end['mlm_accuracy']:.2f} | "
+        f"{end['mlm_loss']:.3f} | {end['output_kl']:.4f} |\n"
+        for decay, end in measured["held_out"].items()
+    ]
+    return AVERAGES.format(seed=measured["seed"]) + "".join(rows) + TAIL_OF_AVERAGES
+
+
+def distilled(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows of distillations, by optimiser and rate."""
     found = defaultdict(list)
-    for record in (one for one in every if one["kind"] == "distillation"):
+    for record in records:
         training = record["recipe"]["training"]
         found[training["optimizer"], training["learning_rate"]].append(record)
     rows = []
@@ -119,12 +153,25 @@ def page() -> str:
         )
         seeds = ", ".join(str(record["seed"]) for record in records)
         rows.append(f"| {optimiser} | {rate:g} | {100 * accuracy:.1f} ({seeds}) | {cosine:.3f} |\n")
-    of = records[0]["training"]
-    teacher = 100 * records[0]["metrics"]["teacher"]["mlm_accuracy"]
+    return "".join(rows)
+
+
+def page() -> str:
+    """Return the page, made from the records."""
+    every = [load_record(file) for file in find_run_records(RESULTS)]
+    short, long = (
+        [one for one in records if one["kind"] == "distillation"]
+        for records in (every, map(load_record, find_run_records(LONGER)))
+    )
+    of, teacher = short[0]["training"], 100 * short[0]["metrics"]["teacher"]["mlm_accuracy"]
+    tokens = long[0]["training"]["windows"] * long[0]["recipe"]["data"]["window_length"] / 1e6
     return (
         HEAD.format(steps=of["steps"], windows=of["windows"], teacher=teacher)
-        + "".join(rows)
+        + distilled(short)
+        + LONG.format(tokens=tokens, rank=long[0]["recipe"]["student"]["embedding_size"])
+        + distilled(long)
         + TAIL
+        + averages()
         + adapters([one for one in every if one["kind"] == "finetune"])
     )
 

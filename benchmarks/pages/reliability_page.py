@@ -1,7 +1,8 @@
 """Write results/reliability.md from the JUnit file of the slow tests (`make test-slow`).
 
-    python benchmarks/pages/reliability_page.py results/reliability.xml results/reliability.md
+    python benchmarks/pages/reliability_page.py results/reliability.xml results/reliability.md [AGAIN.xml]
 
+AGAIN is that of failed tests that were run again, of the same commit; what passes then is told apart.
 A test tells what it counted or measured with pytest's `record_property("measured", "one line")`.
 """
 
@@ -16,13 +17,18 @@ from minialbert.runs.machine import environment
 from minialbert.runs.progress import duration
 
 
-def page(junit: Path) -> str:
+def page(junit: Path, again: Path | None = None) -> str:
     """Return the page as Markdown: a table per test file, with what each test measured."""
-    suite = next(ElementTree.parse(junit).getroot().iter("testsuite"))  # our own file, not one from elsewhere
+    suite = next(ElementTree.parse(junit).getroot().iter("testsuite"))  # our own files, none from elsewhere
+    second = () if again is None else ElementTree.parse(again).getroot().iter("testcase")
+    repeated = {(_file(case), case.get("name")): case for case in second}
     files: dict[str, list[ElementTree.Element]] = defaultdict(list)
+    outcome: dict[ElementTree.Element, str] = {}
     for case in suite.iter("testcase"):
-        files[_file(case)].append(case)
-    outcomes = Counter(_outcome(case) for cases in files.values() for case in cases)
+        last = repeated.get((_file(case), case.get("name")), case) if _outcome(case) == "failed" else case
+        files[_file(case)].append(last)
+        outcome[last] = _outcome(last) + (", run again alone" if last is not case else "")
+    outcomes = Counter(outcome.values())
     machine = environment()
     lines = [
         "# The slow tests, last run",
@@ -39,7 +45,7 @@ def page(junit: Path) -> str:
     for name in sorted(files):
         lines += ["", f"## {name}", "", "| test | outcome | seconds | measured |", "|---|---|---|---|"]
         lines += [
-            f"| {_cell(case.get('name', ''))} | {_outcome(case)} | {float(case.get('time', '0')):.0f} | "
+            f"| {_cell(case.get('name', ''))} | {outcome[case]} | {float(case.get('time', '0')):.0f} | "
             f"{_cell('; '.join(_measured(case)))} |"
             for case in files[name]
         ]
@@ -69,4 +75,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(page(Path(sys.argv[1])), encoding="utf-8")
+    junit, output, *more = map(Path, sys.argv[1:])
+    output.write_text(page(junit, *more), encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Texts that a tuned teacher labels: sentences of other abstracts for entities, and the rest of SST-2.
+"""Texts that a tuned teacher labels: sentences of other abstracts for entities, the rest of SST-2, pairs for STS-B.
 
     python benchmarks/quality/task_texts.py DATA TEXTS
 
-DATA holds ner, glue and corpus/biomedical; TEXTS is a folder that gets a file for each task, with a text on each line.
+DATA holds ner, glue and corpus/biomedical; TEXTS is a folder that gets a file for each task, with a text on each line,
+or the columns of a pair.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ABSTRACTS = {
     "BC2GM": ("genia-abstracts", "ner-text-bionlp11epi-train", "ner-text-bionlp13pc-train"),
 }
 SENTENCES = 10_000
+SIDES, PAIRS, LONGEST = ("sentence1", "sentence2"), 6_300, 200
 GOLD_ROWS = 20_000  # of SST-2; the others come without their labels
 _END = re.compile(r"(?<=[a-z0-9)]{2}[.?!]) (?=[A-Z])")
 
@@ -59,13 +61,29 @@ def sentiments(data: Path) -> list[str]:
     return [line.rpartition("\t")[0].strip() for line in lines]
 
 
+def alike(data: Path) -> list[str]:
+    """Return pairs of sentences of MNLI, short ones, as lines of a table; no sentence is scored in STS-B."""
+    rows = (data / "glue" / "STS-B" / "dev.tsv").read_text(encoding="utf-8").splitlines()
+    names = rows[0].split("\t")
+    at = [names.index(name) for name in SIDES]
+    scored = {letters(row.split("\t")[side]) for row in rows[1:] for side in at}
+    rows = (data / "glue" / "MNLI" / "dev_matched.tsv").read_text(encoding="utf-8").splitlines()
+    names = rows[0].split("\t")
+    at = [names.index(name) for name in SIDES]
+    pairs = [[row.split("\t")[side].strip() for side in at] for row in rows[1:]]
+    pairs = [pair for pair in pairs if len(pair[0]) < LONGEST and not scored & {*map(letters, pair)}]
+    return ["\t".join(pair) for pair in (SIDES, *random.Random(0).sample(pairs, PAIRS))]
+
+
 def main() -> None:
     """Write the texts of all tasks into a folder, a line each."""
     data, output = map(Path, sys.argv[1:])
     output.mkdir(parents=True, exist_ok=True)
     made = {**{name: entities(data, name) for name in ABSTRACTS}, "SST-2": sentiments(data)}
+    made["STS-B"] = alike(data)
     for name, texts in made.items():
-        write_atomically(output / f"{name}.txt", "".join(f"{text}\n" for text in texts))
+        suffix = "tsv" if name == "STS-B" else "txt"
+        write_atomically(output / f"{name}.{suffix}", "".join(f"{text}\n" for text in texts))
         sys.stdout.write(f"{name}: {len(texts):,} texts, {sum(map(len, texts)):,} characters\n")
 
 

@@ -148,7 +148,7 @@ def plan_finetuning(
     if recipe.model.name is None:
         raise UserError("no model: give --model, a directory or hub id")
     if recipe.teacher.labels_texts and taught is None:
-        once = "label them once with minialbert predict --format doccano, and give the file as --data"
+        once = "run one, and give its teacher-labels/labels.jsonl as --data"
         once = "leave out teacher.altered" if recipe.teacher.altered else once
         raise UserError(f"a teacher labels texts for a single run: for several, {once}")
     task = load_task(recipe.task, data=data) if taught is None else taught.task

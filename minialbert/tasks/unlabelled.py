@@ -270,11 +270,11 @@ def altered_texts(texts: Sequence[Text], copies: int, others: Iterable[Text] = (
             new[at] = draw.choice(words)
         else:
             new[at - 1 : at + 1] = new[at], new[at - 1]
-        both = [*_parts(text)[:side], " ".join(new), *_parts(text)[side + 1 :]]
-        copy_ = both[0] if isinstance(text, str) else (both[0], both[1])
-        if (letters := _letters(copy_)) not in known:
+        one, *other = (" ".join(new) if at == side else part for at, part in enumerate(_parts(text)))
+        altered = (one, other[0]) if other else one
+        if (letters := _letters(altered)) not in known:
             known.add(letters)
-            made.append(copy_)
+            made.append(altered)
     return made
 
 
