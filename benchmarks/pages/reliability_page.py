@@ -27,7 +27,7 @@ def page(junit: Path, again: Path | None = None) -> str:
     for case in suite.iter("testcase"):
         last = repeated.get((_file(case), case.get("name")), case) if _outcome(case) == "failed" else case
         files[_file(case)].append(last)
-        outcome[last] = _outcome(last) + (", run again alone" if last is not case else "")
+        outcome[last] = _outcome(last) + (" when run again alone" if last is not case else "")
     outcomes = Counter(outcome.values())
     machine = environment()
     lines = [

@@ -102,7 +102,8 @@ teacher is {half_way:.1f}, so {verdict}.
   labels with three seeds, as is the teacher. So what is between the rows is the rank, Muon, and above all the tuning.
 - Tuned as for nine tasks: the same teachers, of seed 1, label the same further texts, altered copies of CoLA's
   sentences, and for STS-B 6,300 pairs of MNLI and an altered copy of each of its own.
-- What labelled pairs are worth, STS-B of the first of these students: {ways}.
+- What labelled pairs are worth, STS-B of the first of these students:
+  {ways}.
 - With AdamW at {adamw_rate:g}, the recipe's own, the first of these students predicts {adamw:.1f} % of the masked
   tokens.
 
@@ -194,9 +195,7 @@ def _two_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     }
     for seed in sorted({one["seed"] for one in records if _optimiser(one) == "muon"}):
         own = scores_of(
-            one
-            for one in records
-            if one["kind"] == "finetune" and one["seed"] == seed and one["recipe"]["teacher"]["altered"]
+            one for one in records if one["kind"] == "finetune" and one["seed"] == seed and _labels_texts(one)
         )
         scores[f"distilled with seed {seed}"] = [own[name][1][0] for name in TWO_TASKS]
     return scores
@@ -239,17 +238,23 @@ def _two() -> str:
     )  # fmt: skip
 
 
+def _labels_texts(record: Mapping[str, Any]) -> bool:
+    """Whether a teacher labelled further texts for a tuning."""
+    teacher = record["recipe"]["teacher"]
+    return bool(teacher["unlabelled"] or teacher["altered"])
+
+
 def _ways(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the scores on STS-B of the first student, by what it learned from."""
     found = {}
     for one in records:
         teacher = one["recipe"].get("teacher", {})
         if one["kind"] == "finetune" and one["recipe"]["task"]["data"] == "STS-B" and one["seed"] == 1:
-            way = "labelled pairs" if teacher["altered"] else "rows" if teacher["model"] else "labels"
+            way = "labelled pairs" if _labels_texts(one) else "rows" if teacher["model"] else "labels"
             ((_, found[way]),) = scores_of([one]).values()
     return (
-        f"{found['labels'][0]:.1f} from the labels of its rows, {found['rows'][0]:.1f} with the teacher's answers to\n"
-        f"  these rows beside them, {found['labelled pairs'][0]:.1f} with the further pairs, too"
+        f"{found['labels'][0]:.1f} from the labels of its rows, {found['rows'][0]:.1f} with the teacher's answers to "
+        f"these rows beside them,\n  {found['labelled pairs'][0]:.1f} with the further pairs, too"
     )
 
 
