@@ -70,15 +70,16 @@ AVERAGES = """
 ## Averaged weights
 
 Exponential means of all weights, kept beside the distillation of seed {seed} above. Held-out masked tokens in per
-cent, their loss, and the divergence from the teacher's predictions: no mean is better than the last weights, as the
-learning rate ends at 0, so there is no such option.
+cent, their loss, and the divergence from the teacher's predictions: no mean is better than the last weights, so there
+is no such option. A decay is at most (1 + step) / (10 + step), which is 0.991 at the end. One run.
 
 | weights | masked tokens | loss | divergence |
 | --- | ---: | ---: | ---: |
 """
 TAIL_OF_AVERAGES = """
-Made by `benchmarks/quality/weight_averages.py`, with `student.embedding_size=84 training.optimizer=muon
-training.learning_rate=2e-3`.
+Made, on the windows of `benchmarks/quality/two_million_tokens.sh`, by
+
+    python benchmarks/quality/weight_averages.py TEACHER windows/ ROW {seed} {settings}
 """
 
 
@@ -136,7 +137,11 @@ def averages() -> str:
         f"{end['mlm_loss']:.3f} | {end['output_kl']:.4f} |\n"
         for decay, end in measured["held_out"].items()
     ]
-    return AVERAGES.format(seed=measured["seed"]) + "".join(rows) + TAIL_OF_AVERAGES
+    return (
+        AVERAGES.format(seed=measured["seed"])
+        + "".join(rows)
+        + TAIL_OF_AVERAGES.format(seed=measured["seed"], settings=" ".join(measured["settings"]))
+    )
 
 
 def distilled(records: Sequence[Mapping[str, Any]]) -> str:

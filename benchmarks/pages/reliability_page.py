@@ -33,7 +33,8 @@ def page(junit: Path, again: Path | None = None) -> str:
     lines = [
         "# The slow tests, last run",
         "",
-        "Made by `make test-slow`; what is promised is in [docs/reliability.md](../docs/reliability.md).",
+        "Made by `make test-slow`; what is promised is in [docs/reliability.md](../docs/reliability.md)."
+        + " What failed was run again by `pytest -m slow FILE -k TEST`." * bool(repeated),
         "",
         f"{', '.join(f'{count} {name}' for name, count in sorted(outcomes.items()))} in "
         f"{duration(float(suite.get('time', '0')))}, started {suite.get('timestamp', '')[:16].replace('T', ' ')}, on "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boxed_models import START, scores_of, tuned_from
-from scipy.stats import t
+from elastic_table import figures
 
 from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import find_run_records, read_run_file
@@ -73,8 +73,8 @@ as more than its teacher's score.
 
 - The teacher labels further texts: 10,000 sentences of other abstracts for each set of entities, the rows of SST-2
   behind the first 20,000, without their labels, four altered copies of each sentence of CoLA (`teacher.altered=4`), and
-  for STS-B 6,300 pairs of MNLI and an altered copy of each of its own. None of them is a sentence that is scored.
-  Neither the teachers nor the students "from labels" were tuned on these texts.
+  for STS-B 6,300 pairs of MNLI and an altered copy of each of its own. None of these texts and pairs is scored. Neither
+  the teachers nor the students "from labels" were tuned on these texts.
 - MRPC and RTE, which have pairs, are learned from labels, as a teacher could not label pairs when they were measured:
   MRPC by adapters with Muon ([records](../optimiser/README.md)), RTE in full.
 - One student, distilled once. The teacher that teaches is that of seed 1.
@@ -122,7 +122,7 @@ def headline() -> str:
     kept, least = _kept(scores)
     records = _two_records()
     teacher, _, *means = (statistics.mean(own) for own in _two_scores(records).values())
-    mean, half = _interval(means)
+    mean, half = figures(means).values()
     size = next(one["model"]["encoder_parameters"] for one in records if _optimiser(one) == "muon") / 1e6
     return (
         f"- `english-4mb` keeps {kept:.1f} % over the same {len(scores)} tasks, seven of them learned from teachers "
@@ -199,12 +199,6 @@ def _two_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return scores
 
 
-def _interval(means: Sequence[float]) -> tuple[float, float]:
-    """Return a mean, and half its interval of 95 %."""
-    half = float(t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
-    return statistics.mean(means), half
-
-
 def _two() -> str:
     """Return the section about two million tokens."""
     records = _two_records()
@@ -221,7 +215,7 @@ def _two() -> str:
         f"| {title} | {share} | " + " | ".join(f"{score:.1f}" for score in (*own, mean)) + " |\n"
         for (title, own), share, mean in zip(scores.items(), masked, means, strict=True)
     )
-    mean, half = _interval(means[2:])
+    mean, half = figures(means[2:]).values()
     half_way = (means[0] + means[1]) / 2
     how = "" if mean >= half_way else "not "
     whole = ", with the whole interval" if mean - half >= half_way else ""

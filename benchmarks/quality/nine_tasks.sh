@@ -27,7 +27,7 @@ taught() {
 }
 texts() { echo "--unlabelled $work/texts/$1"; }
 
-test -d "$work/texts" || python benchmarks/quality/task_texts.py "$data" "$work/texts"
+test -f "$work/texts/STS-B.tsv" || python benchmarks/quality/task_texts.py "$data" "$work/texts"
 rows="--set task.max_train_rows=20000" taught sst2 sst2 glue/SST-2 1e-4 $(texts SST-2.txt) --epochs 2 --lr 3e-4
 taught cola cola glue/CoLA 1e-4 --set teacher.altered=4 --epochs 4 --lr 3e-4
 taught stsb stsb glue/STS-B 1e-4 $(texts STS-B.tsv) --set teacher.altered=1 --lr 3e-4

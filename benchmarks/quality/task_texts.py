@@ -61,16 +61,17 @@ def sentiments(data: Path) -> list[str]:
     return [line.rpartition("\t")[0].strip() for line in lines]
 
 
+def pairs_of(file: Path) -> list[list[str]]:
+    """Return the pairs of sentences of a GLUE task's table."""
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+    at = [rows[0].index(name) for name in SIDES]
+    return [[row[side].strip() for side in at] for row in rows[1:]]
+
+
 def alike(data: Path) -> list[str]:
     """Return pairs of sentences of MNLI, short ones, as lines of a table; no sentence is scored in STS-B."""
-    rows = (data / "glue" / "STS-B" / "dev.tsv").read_text(encoding="utf-8").splitlines()
-    names = rows[0].split("\t")
-    at = [names.index(name) for name in SIDES]
-    scored = {letters(row.split("\t")[side]) for row in rows[1:] for side in at}
-    rows = (data / "glue" / "MNLI" / "dev_matched.tsv").read_text(encoding="utf-8").splitlines()
-    names = rows[0].split("\t")
-    at = [names.index(name) for name in SIDES]
-    pairs = [[row.split("\t")[side].strip() for side in at] for row in rows[1:]]
+    scored = {letters(text) for pair in pairs_of(data / "glue" / "STS-B" / "dev.tsv") for text in pair}
+    pairs = pairs_of(data / "glue" / "MNLI" / "dev_matched.tsv")
     pairs = [pair for pair in pairs if len(pair[0]) < LONGEST and not scored & {*map(letters, pair)}]
     return ["\t".join(pair) for pair in (SIDES, *random.Random(0).sample(pairs, PAIRS))]
 

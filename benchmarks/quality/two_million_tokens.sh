@@ -3,8 +3,8 @@
 #
 #     benchmarks/quality/two_million_tokens.sh DATA TEACHER WORK
 #
-# Arguments are those of nine_tasks.sh. Beside the table: the first distillation with AdamW, and its student tuned for
-# STS-B from labels, and from the teacher on the same rows.
+# Arguments are those of nine_tasks.sh. Beside the table: the first distillation with AdamW in place of Muon, and the first
+# student tuned for STS-B from labels, and from the teacher on the same rows. What is there is not made again.
 set -euo pipefail
 data=$1 teacher=$2 work=$3
 test -d "$work/windows" || minialbert prepare --recipe miniature/hidden-only-20m --max-windows-per-document 0 \
@@ -21,7 +21,11 @@ for seed in 1 2 3; do
   benchmarks/quality/nine_tasks.sh "$data" "$teacher" "$work" "$seed" "$work/two-million-$seed/model" two-million \
     cola ncbi-disease stsb
 done
-for teacher in "" "$work/teacher-stsb/model"; do
-  minialbert finetune --model "$work/two-million-1/model" --task stsb --data "$data/glue/STS-B" --precision bf16 --seed 1 \
-    --set task.decoding=alone --lr 3e-4 ${teacher:+--teacher "$teacher"} --output "$work/two-million-stsb${teacher:+-rows}"
+for way in labels rows; do
+  from=()
+  [ "$way" = labels ] || from=(--teacher "$work/teacher-stsb/model")
+  output=$work/two-million-stsb-$way
+  test -f "$output/result.json" || minialbert finetune --model "$work/two-million-1/model" --task stsb \
+    --data "$data/glue/STS-B" --precision bf16 --seed 1 --set task.decoding=alone --lr 3e-4 "${from[@]}" \
+    --output "$output" --resume
 done
