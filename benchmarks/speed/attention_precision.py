@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,32 @@ def make_step(kernel: str, batch: int, length: int) -> Callable[[], float]:
     return step
 
 
+def page(record: dict[str, Any]) -> str:
+    """Return the page of a record."""
+    metrics, fp32 = record["metrics"], []
+    lines = ["| B, heads, T, head size | kernel | values, ms | gradients, ms |", "|---|---|---:|---:|"]
+    for one in metrics["attention"]:
+        values, gradients = (1000 * statistics.median(part) for part in zip(*one["seconds"], strict=True))
+        shape = ", ".join(map(str, one["shape"]))
+        lines.append(f"| {shape} | {one['kernel']} | {values:.1f} | {gradients:.1f} |")
+    lines += ["", "| rows, tokens | a step of full tuning | ms | of fp32 |", "|---|---|---:|---:|"]
+    for one in metrics["tuning"]:
+        fp32 = one["seconds"] if one["kernel"] == "fp32" else fp32
+        part = statistics.median(b / a for a, b in zip(fp32, one["seconds"], strict=True))
+        milliseconds = 1000 * statistics.median(one["seconds"])
+        lines.append(
+            f"| {one['rows']}, {one['tokens']} | {one['kernel']} | {milliseconds:.0f} | {part:.2f} |"
+        )
+    return (
+        "# bf16 on a CPU, and attention in it\n\n"
+        f"`python benchmarks/speed/attention_precision.py --repeats {record['repeats']} --threads "
+        f"{record['threads']}`: medians, variants take turns. This CPU multiplies matrices at "
+        f"{metrics['gflops']['fp32']:.0f} GFLOP/s in fp32 and {metrics['gflops']['bf16']:.0f} in bf16; where the "
+        "second is not the larger one, bf16 gains nothing but memory. Full tuning of a student of 3 iterations, 384 "
+        "wide.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 def main() -> None:
     """Measure, and write record and page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -97,7 +124,6 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rates = {precision: measured_matmul_rate(precision) / 1e9 for precision in ("fp32", "bf16")}
-    lines = ["| B, heads, T, head size | kernel | values, ms | gradients, ms |", "|---|---|---:|---:|"]
     attention = []
     for shape in SHAPES:
         seconds: dict[str, list[tuple[float, float]]] = {kernel: [] for kernel in KERNELS}
@@ -105,10 +131,7 @@ def main() -> None:
             for kernel in KERNELS:
                 seconds[kernel].append(attend(shape, kernel))
         for kernel, pairs in seconds.items():
-            values, gradients = (1000 * statistics.median(part) for part in zip(*pairs, strict=True))
-            lines.append(f"| {', '.join(map(str, shape))} | {kernel} | {values:.1f} | {gradients:.1f} |")
             attention.append({"shape": shape, "kernel": kernel, "seconds": pairs})
-    lines += ["", "| rows, tokens | a step of full tuning | ms | of fp32 |", "|---|---|---:|---:|"]
     tuning = []
     for batch, length in ((32, 16), (32, 48), (16, 128)):
         steps = {kernel: make_step(kernel, batch, length) for kernel in KERNELS}
@@ -117,13 +140,9 @@ def main() -> None:
             for kernel, step in steps.items():
                 times[kernel].append(step())
         for kernel in KERNELS:
-            part = statistics.median(b / a for a, b in zip(times["fp32"], times[kernel], strict=True))
-            lines.append(
-                f"| {batch}, {length} | {kernel} | {1000 * statistics.median(times[kernel]):.0f} | {part:.2f} |"
-            )
             tuning.append({"rows": batch, "tokens": length, "kernel": kernel, "seconds": times[kernel]})
     options.output.mkdir(parents=True, exist_ok=True)
-    write_result(
+    record = write_result(
         options.output / "result.json",
         {
             "kind": "bf16-attention",
@@ -135,15 +154,8 @@ def main() -> None:
             "metrics": {"gflops": rates, "attention": attention, "tuning": tuning},
         },
     )
-    page = (
-        "# bf16 on a CPU, and attention in it\n\n"
-        f"`python benchmarks/speed/attention_precision.py --repeats {options.repeats} --threads {options.threads}`: "
-        f"medians, variants take turns. This CPU multiplies matrices at {rates['fp32']:.0f} GFLOP/s in fp32 and "
-        f"{rates['bf16']:.0f} in bf16; where the second is not the larger one, bf16 gains nothing but memory. Full "
-        "tuning of a student of 3 iterations, 384 wide.\n\n" + "\n".join(lines) + "\n"
-    )
-    write_atomically(options.output / "README.md", page)
-    sys.stdout.write(page)
+    write_atomically(options.output / "README.md", page(record))
+    sys.stdout.write(page(record))
 
 
 if __name__ == "__main__":

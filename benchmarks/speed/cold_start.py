@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from distillation_step import machine
 
@@ -50,6 +51,16 @@ def measure(tuned: str, exported: str, repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    size = f"model of {record['bytes'] / 1e6:.1f} MB"
+    lines = [f"| first answer of a new process, {size} | seconds | least | most |", "|---|---|---|---|"]
+    for name, seconds in record["seconds"].items():
+        figures = " | ".join(f"{seconds[one]:.2f}" for one in ("median", "min", "max"))
+        lines.append(f"| {name} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, write the record and its table, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,17 +87,10 @@ def main() -> None:
         "repeats": arguments.repeats,
         "machine": machine(),
     }
-    lines = [
-        f"| first answer of a new process, model of {size / 1e6:.1f} MB | seconds | least | most |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {v['median']:.2f} | {v['min']:.2f} | {v['max']:.2f} |" for name, v in metrics.items()
-    ]
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_result(arguments.output / "result.json", record)
-    write_atomically(arguments.output / "table.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_atomically(arguments.output / "table.md", table(record))
+    print(table(record))
 
 
 if __name__ == "__main__":

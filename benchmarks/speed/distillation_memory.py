@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from distillation_step import GEOMETRIES, machine, peak_in_process
 
@@ -21,6 +22,14 @@ MODES = ("fp32", "open-rows")
 CASES = ((32, 256), (16, 128), (8, 256), (4, 512), (2, 1024))
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    lines = ["| batch × length | rows compared as they are made | rows kept |", "|---|---|---|"]
+    for name, peaks in record["metrics"]["peak_bytes"].items():
+        lines.append(f"| {name} | {' | '.join(f'{peaks[mode] / 1e6:,.0f} MB' for mode in MODES)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -29,14 +38,11 @@ def main() -> None:
     options = parser.parse_args()
     options.geometry = "paper"
     peaks: dict[str, dict[str, int]] = {}
-    lines = ["| batch × length | rows compared as they are made | rows kept |", "|---|---|---|"]
     for options.batch, options.length in CASES:
         case = peaks[f"{options.batch} × {options.length}"] = {
             mode: peak_in_process(mode, options) for mode in MODES
         }
-        cells = (f"{case[mode] / 1e6:,.0f} MB" for mode in MODES)
-        lines.append(f"| {options.batch} × {options.length} | {' | '.join(cells)} |")
-        sys.stderr.write(lines[-1] + "\n")
+        sys.stderr.write(f"{options.batch} × {options.length}: {case}\n")
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
         "kind": "distillation-memory",
@@ -47,7 +53,7 @@ def main() -> None:
         "metrics": {"peak_bytes": peaks},
     }
     write_result(options.output / "result.json", record)
-    write_atomically(options.output / "table.md", "\n".join(lines) + "\n")
+    write_atomically(options.output / "table.md", table(record))
 
 
 if __name__ == "__main__":

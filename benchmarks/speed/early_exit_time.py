@@ -24,7 +24,7 @@ from minialbert.runs.files import write_atomically
 from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model
 from minialbert.tasks.models import load_tuned
-from minialbert.tasks.predictions import encode, evaluate_split, make_collator
+from minialbert.tasks.predictions import evaluate_split, make_collator
 
 
 def measure(name: str, recipe: TaskRecipe, split: str, repeats: int, batch_size: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def measure(name: str, recipe: TaskRecipe, split: str, repeats: int, batch_size:
     task = task_of_model(recipe, inputs, model, name, split)
     max_length, overlap = input_lengths(recipe, inputs, model)
     rows = task.splits[split]
-    encoded = encode(rows, tokenizer, task, max_length=max_length, overlap=overlap)
+    encoded = task.type.encode(rows, tokenizer, task, max_length=max_length, overlap=overlap)
     collator, order = make_collator(task, tokenizer), label_ids(model, task, name)
     ways: dict[str, dict[str, Any]] = {f"{depth} iterations": {}}
     ways |= {f"{k} iterations": {"num_iterations": k} for k in range(depth - 1, 0, -1)}

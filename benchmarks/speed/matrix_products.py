@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from distillation_step import machine
@@ -68,6 +69,14 @@ def variants() -> dict[str, Variant]:
     return found
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    rates = record["metrics"]["gflops_per_second"]
+    lines = ["| product, 2,048 tokens | GFLOP/s |", "|---|---|"]
+    lines += [f"| {name} | {statistics.median(values):.0f} |" for name, values in rates.items()]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -82,8 +91,6 @@ def main() -> None:
             function()
             if turn:  # the first warms up
                 rates[name].append(operations / (time.perf_counter() - started) / 1e9)
-    lines = ["| product, 2,048 tokens | GFLOP/s |", "|---|---|"]
-    lines += [f"| {name} | {statistics.median(values):.0f} |" for name, values in rates.items()]
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
         "kind": "matrix-products",
@@ -94,8 +101,8 @@ def main() -> None:
         "metrics": {"gflops_per_second": rates},
     }
     write_result(options.output / "result.json", record)
-    write_atomically(options.output / "table.md", "\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+    write_atomically(options.output / "table.md", table(record))
+    sys.stdout.write(table(record))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from distillation_step import machine
@@ -55,6 +56,15 @@ def profile(graph: bytes, threads: int, runs: int) -> dict[str, float]:
     return {part: round(found[part], 3) for part in (*PARTS, "the rest")}
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    parts, head = record["milliseconds"], f"one int8 run of {TOKENS} tokens, {record['threads']} threads"
+    total = sum(parts.values())
+    lines = [f"| {head} | ms | share |", "|---|---|---|"]
+    lines += [f"| {part} | {value:.1f} | {value / total:.0%} |" for part, value in parts.items()]
+    return "\n".join([*lines, f"| together | {total:.1f} | |"]) + "\n"
+
+
 def main() -> None:
     """Measure, write the record and its table, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -75,17 +85,10 @@ def main() -> None:
         "runs": arguments.runs,
         "machine": machine(),
     }
-    total = sum(parts.values())
-    lines = [
-        f"| one int8 run of {TOKENS} tokens, {arguments.threads} threads | ms | share |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {part} | {value:.1f} | {value / total:.0%} |" for part, value in parts.items()]
-    lines.append(f"| together | {total:.1f} | |")
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_result(arguments.output / "result.json", record)
-    write_atomically(arguments.output / "table.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_atomically(arguments.output / "table.md", table(record))
+    print(table(record))
 
 
 if __name__ == "__main__":

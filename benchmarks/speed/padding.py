@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from minialbert.data.masking import MaskedLanguageModelCollator, ShuffledWindows
 from minialbert.data.packing import PackedCollator
@@ -20,6 +21,15 @@ from minialbert.runs.files import write_atomically
 from minialbert.runs.records import write_result
 
 BATCHES = (8, 16, 32)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    lines = ["| batch | tokens | padded | packed | packed of padded |", "|---|---|---|---|---|"]
+    for batch, counts in record["metrics"].items():
+        cells = " | ".join(f"{value:,}" for value in counts.values())
+        lines.append(f"| {batch} | {cells} | {counts['packed'] / counts['padded']:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -33,7 +43,6 @@ def main() -> None:
     padding = MaskedLanguageModelCollator(load_tokenizer(options.data / "tokenizer"))
     packing = PackedCollator(padding)
     samples = ShuffledWindows(windows, options.windows, seed=0)
-    lines = ["| batch | tokens | padded | packed | packed of padded |", "|---|---|---|---|---|"]
     metrics = {}
     for batch in BATCHES:
         counts = {"tokens": 0, "padded": 0, "packed": 0}
@@ -44,8 +53,6 @@ def main() -> None:
             counts["padded"] += padded["input_ids"].numel()
             counts["packed"] += packing(examples)["input_ids"].numel()
         metrics[str(batch)] = counts
-        cells = " | ".join(f"{value:,}" for value in counts.values())
-        lines.append(f"| {batch} | {cells} | {counts['packed'] / counts['padded']:.2f} |")
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
         "kind": "padding",
@@ -56,8 +63,8 @@ def main() -> None:
         "metrics": metrics,
     }
     write_result(options.output / "result.json", record)
-    write_atomically(options.output / "table.md", "\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+    write_atomically(options.output / "table.md", table(record))
+    sys.stdout.write(table(record))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from distillation_step import machine
@@ -61,16 +62,22 @@ def main() -> None:
         "kind": "service-costs", "texts": len(texts), "repeats": given.repeats, "company": company, "long": long,
         "fingerprints": fingerprints(), "machine": machine(),
     }  # fmt: skip
-    table = ["| texts, int8 | one at a time, of batches of 32 | scores differ by up to |", "|---|---|---|"]
-    table += [f"| {name} | {one['ratio']:.2f}x | {one['difference']:.2f} |" for name, one in company.items()]
-    table += ["", "| a million characters | seconds | more memory |", "|---|---|---|"]
-    table += [f"| {kind} | {one['seconds']:.1f} | {one['gigabytes']:.2f} GB |" for kind, one in long.items()]
-    table += ["", "| fingerprint | seconds |", "|---|---|"]
-    table += [f"| {name} | {seconds:.1f} |" for name, seconds in record["fingerprints"].items()]
     given.output.mkdir(parents=True, exist_ok=True)
     write_result(given.output / "result.json", record)
-    write_atomically(given.output / "table.md", "\n".join(table) + "\n")
-    print("\n".join(table))
+    write_atomically(given.output / "table.md", table(record))
+    print(table(record))
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    company, long = record["company"].items(), record["long"].items()
+    lines = ["| texts, int8 | one at a time, of batches of 32 | scores differ by up to |", "|---|---|---|"]
+    lines += [f"| {name} | {one['ratio']:.2f}x | {one['difference']:.2f} |" for name, one in company]
+    lines += ["", "| a million characters | seconds | more memory |", "|---|---|---|"]
+    lines += [f"| {kind} | {one['seconds']:.1f} | {one['gigabytes']:.2f} GB |" for kind, one in long]
+    lines += ["", "| fingerprint | seconds |", "|---|---|"]
+    lines += [f"| {name} | {seconds:.1f} |" for name, seconds in record["fingerprints"].items()]
+    return "\n".join(lines) + "\n"
 
 
 def in_company(folder: Path, texts: list[str], repeats: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -90,6 +91,31 @@ def peak_bytes(geometry: str, mode: str, batch: int, length: int) -> int:
     return round((peak_memory_mb() - before) * 1e6)
 
 
+def page(record: dict[str, Any]) -> str:
+    """Return the page of a record."""
+    lines = [
+        "| geometry | mode | trained parameters | ms per step (median) | ratio | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for geometry, timed in record["metrics"].items():
+        for mode in MODES:
+            ratio = f"{timed['median_ratio']:.2f}x" if mode == "adapters" else "1"
+            milliseconds, peak = (
+                1000 * statistics.median(timed[mode]["seconds"]),
+                timed[mode]["peak_bytes"] / 1e6,
+            )
+            counts = timed[mode]["trained_parameters"]
+            lines.append(f"| {geometry} | {mode} | {counts} | {milliseconds:.0f} | {ratio} | {peak:.0f} MB |")
+    batch, length, repeats = (record[name] for name in ("batch", "length", "repeats"))
+    return (
+        "# A step of adapter-tuning beside a step of full fine-tuning\n\n"
+        f"`python benchmarks/speed/tuning_step.py --batch {batch} --length {length} --repeats {repeats}`: batch "
+        f"{batch} × {length} tokens, fp32, {record['machine']['threads']} threads; the two modes take turns in one "
+        "process, the ratio is the median of the pairs. Peak memory: what a process needs above what it held before "
+        "the model was built.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 def main() -> None:
     """Measure, print a table and write record and page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -104,10 +130,6 @@ def main() -> None:
         return
     keep_freed_memory()
     metrics: dict[str, dict[str, object]] = {}
-    lines = [
-        "| geometry | mode | trained parameters | ms per step (median) | ratio | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
     for geometry in GEOMETRIES:
         timed = measure_times(geometry, options.batch, options.length, options.repeats)
         ratios = [f / a for f, a in zip(timed["full"]["seconds"], timed["adapters"]["seconds"], strict=True)]
@@ -124,13 +146,9 @@ def main() -> None:
                 [*command, "--peak-of", geometry, mode], capture_output=True, text=True, check=True
             )
             timed[mode]["peak_bytes"] = int(answer.stdout)
-            ratio = f"{statistics.median(ratios):.2f}x" if mode == "adapters" else "1"
-            milliseconds, peak = 1000 * statistics.median(timed[mode]["seconds"]), int(answer.stdout) / 1e6
-            counts = timed[mode]["trained_parameters"]
-            lines.append(f"| {geometry} | {mode} | {counts} | {milliseconds:.0f} | {ratio} | {peak:.0f} MB |")
         metrics[geometry] = {**timed, "median_ratio": statistics.median(ratios), "ratios": ratios}
     options.output.mkdir(parents=True, exist_ok=True)
-    write_result(
+    record = write_result(
         options.output / "result.json",
         {
             "kind": "tuning-step",
@@ -143,17 +161,9 @@ def main() -> None:
             "repeats": options.repeats,
         },
     )
-    page = (
-        "# A step of adapter-tuning beside a step of full fine-tuning\n\n"
-        f"`python benchmarks/speed/tuning_step.py --batch {options.batch} --length {options.length} --repeats "
-        f"{options.repeats}`: batch {options.batch} × {options.length} tokens, fp32, {torch.get_num_threads()} "
-        "threads; the two modes take turns in one process, the ratio is the median of the pairs. Peak memory: what a "
-        "process needs above what it held before the model was built.\n\n" + "\n".join(lines) + "\n"
-    )
-    write_atomically(options.output / "README.md", page)
-    sys.stdout.write(
-        json.dumps({name: values["median_ratio"] for name, values in metrics.items()}) + "\n" + page
-    )
+    write_atomically(options.output / "README.md", page(record))
+    ratios = {name: values["median_ratio"] for name, values in metrics.items()}
+    sys.stdout.write(json.dumps(ratios) + "\n" + page(record))
 
 
 if __name__ == "__main__":

@@ -165,6 +165,24 @@ def in_python(site: Path, text: str, count: int) -> list[float]:
     return times[5:]
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown."""
+    seconds = record["first_answer_seconds"]
+    lines = [
+        "| the server sends | MB fetched, all files | seconds to the first answer, new browser |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {size / 1e6:.2f} | {seconds[name]:.2f} |" for name, size in record["fetched"].items()
+    ]
+    head = f"a text of {record['tokens']} tokens, int8, one thread"
+    lines += ["", f"| {head} | ms, median | 95 of 100 within |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {one['p50']:.1f} | {one['p95']:.1f} |" for name, one in record["answers_ms"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, write the record and its table, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -206,21 +224,10 @@ def main() -> None:
         "fetched": fetched, "first_answer_seconds": seconds, "later_visit_seconds": again, "answers_ms": answers,
         "brotli_bytes": files, "packages": PACKAGES, "browser": browser_line.strip(), "machine": machine(),
     }  # fmt: skip
-    table = [
-        "| the server sends | MB fetched, all files | seconds to the first answer, new browser |",
-        "|---|---|---|",
-    ]
-    table += [f"| {name} | {fetched[name] / 1e6:.2f} | {seconds[name]:.2f} |" for name in ENCODINGS]
-    table += [
-        "",
-        f"| a text of {TOKENS} tokens, int8, one thread | ms, median | 95 of 100 within |",
-        "|---|---|---|",
-    ]
-    table += [f"| {name} | {one['p50']:.1f} | {one['p95']:.1f} |" for name, one in answers.items()]
     given.output.mkdir(parents=True, exist_ok=True)
     write_result(given.output / "result.json", result)
-    write_atomically(given.output / "table.md", "\n".join(table) + "\n")
-    print("\n".join(table))
+    write_atomically(given.output / "table.md", table(result))
+    print(table(result))
 
 
 if __name__ == "__main__":
