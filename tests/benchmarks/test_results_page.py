@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 from pathlib import Path
 
@@ -39,23 +38,6 @@ def test_pages_and_tables_are_those_of_the_records(script):
     assert {"report.md", "report.html", "claims.csv", "distillation.csv"} <= made
     for name in made:
         assert (script.RESULTS / name).read_bytes() == (MINIATURE / name).read_bytes(), name
-
-
-@pytest.mark.parametrize(
-    ("name", "folder", "record", "key", "table"),
-    [
-        ("low_rank_start", "low-rank-start", "result.json", "ranks", "table.md"),
-        ("word_matching", "block-start", "matching.json", "models", "matching.md"),
-    ],
-)
-def test_the_tables_of_starts_are_those_of_their_records(monkeypatch, name, folder, record, key, table):
-    for part in ("pages", "quality"):
-        monkeypatch.syspath_prepend(ROOT / "benchmarks" / part)
-    home = ROOT / "results" / folder
-    made = importlib.import_module(name).table(json.loads((home / record).read_text(encoding="utf-8"))[key])
-    assert made == (home / table).read_text(encoding="utf-8")
-    if name == "low_rank_start":
-        assert made in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 def test_no_record_names_a_folder_of_a_machine():
