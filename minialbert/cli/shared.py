@@ -89,7 +89,7 @@ class Verbs(_Plain, TyperGroup):
 # Groups of options in `--help`, and the parameters of any verb that stand in them.
 _GROUPS = {
     "Training": "steps epochs time batch_size lr seed precision set_",
-    "Texts": "column pair_column id_column documents max_characters text_field max_document_mb",
+    "Texts": "column pair pair_column id_column documents max_characters text_field max_document_mb",
     "Windows": "window_length overlap max_windows_per_document truncate held_out_fraction",
     "Grid": "grid jobs ray keep_models",
     "Depth": "num_iterations exit_threshold",
@@ -229,7 +229,9 @@ def way_on(output: Path, *, overwrite: bool, then: str | None = None) -> Callabl
         if then is not None:
             return f"the same command {'without --overwrite ' * overwrite}{then}"
         goes_on = "starts its training"
-        if has_known_data(output / "checkpoints") is not None:
+        if (output / "result.json").is_file():
+            goes_on = "writes its page, which alone is missing"
+        elif has_known_data(output / "checkpoints") is not None:
             goes_on = "goes on from the last checkpoint"
         elif (output / "teacher-labels").is_dir():
             goes_on = "goes on with the labels that the teacher has given"

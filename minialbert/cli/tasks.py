@@ -206,6 +206,7 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts (or --input).", show_default=False)] = None,
     input_: InputFiles = None,
     column: Annotated[str | None, option("Column of the text in tables.")] = None,
+    pair: Annotated[str | None, option("Second text of each pair of texts.")] = None,
     pair_column: Annotated[str | None, option("Column of the second text of a pair.")] = None,
     id_column: Annotated[str | None, option("Column of the result's id (default: id).")] = None,
     documents: Annotated[bool, option("Read each file as one text.", "--documents")] = False,
@@ -234,6 +235,8 @@ def predict(
     check_given(texts, input_)
     if texts and (documents or column or pair_column or id_column):
         raise UserError("--column, --pair-column, --id-column and --documents need --input")
+    if input_ and pair is not None:
+        raise UserError("--pair is for texts on the command line: --pair-column names a column of --input")
     on_screen = output is None and sys.stdout.isatty()
     shown = format_.value if format_ else format_of(output, "table" if on_screen else "jsonl")
     if output is None and shown in FILES:
@@ -242,11 +245,11 @@ def predict(
         check_apart(output, input_ or ())
         if shown != "brat":
             check_file(output, overwrite=overwrite)
-    inputs: Iterable[Input] = [Input(text, {}) for text in texts or ()]
+    inputs: Iterable[Input] = [Input(text if pair is None else (text, pair), {}) for text in texts or ()]
     if input_:
         inputs = read_inputs(
             input_, column=column, pair_column=pair_column, id_column=id_column, documents=documents,
-            max_characters=max_characters, fault=lambda given: predictor.fault(given),
+            max_characters=max_characters, model=lambda: predictor,
         )  # fmt: skip
     with interruptible():
         predictor = load_predictor(

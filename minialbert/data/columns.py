@@ -13,7 +13,7 @@ _PAIRS = (
     ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text", "textpair"),
     ("text1", "text2"), ("texta", "textb"), ("sentencea", "sentenceb"), ("text", "text2"), ("question", "context"),
     ("question", "passage"), ("question", "sentence"), ("question", "answer"), ("query", "passage"),
-    ("query", "document"), ("claim", "evidence"),
+    ("query", "document"), ("claim", "evidence"), ("#1string", "#2string"),
 )  # fmt: skip
 COMMON_NAMES = {
     "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
@@ -68,11 +68,11 @@ def find_texts(table: Table, columns: Columns) -> tuple[str, str | None]:
     """Returns the columns of the text and of the second one of a pair, if there is such."""
     if columns.get("pair") is not None:
         text = find_required(table, "text", columns)
+        if text == columns["pair"]:
+            raise table.lacks(f"task.text and task.pair are both {quoted(text)}")
         return text, find(table, "pair", columns, "text", required=True)
-    own = {re.sub("[ _-]", "", column.lower()): column for column in table.columns}
     named = columns.get("text")
-    pairs = [(own[first], own[second]) for first, second in _PAIRS if first in own and second in own]
-    pairs = [pair for pair in pairs if named in (None, pair[0])]
+    pairs = usual_pairs(table, named)
     if not pairs:
         return find_required(table, "text", columns), None
     others = [column for column in find_all(table, "text") if column not in pairs[0]]
@@ -82,6 +82,13 @@ def find_texts(table: Table, columns: Columns) -> tuple[str, str | None]:
             f"{table.name}: {texts} could each be the text or its pair; name them (task.text, task.pair)"
         )
     return pairs[0]
+
+
+def usual_pairs(table: Table, text: object = None) -> list[tuple[str, str]]:
+    """Returns the columns with usual names of two texts; those beside a text alone, where its column is named."""
+    own = {re.sub("[ _-]", "", column.lower()): column for column in table.columns}
+    pairs = [(own[first], own[second]) for first, second in _PAIRS if first in own and second in own]
+    return [pair for pair in pairs if text in (None, pair[0])]
 
 
 def find_spans(table: Table, columns: Columns, *, required: bool) -> str | None:

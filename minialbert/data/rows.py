@@ -12,7 +12,7 @@ from typing import Any
 
 from minialbert.data.hub import class_names, named_classes
 from minialbert.data.table_files import Table
-from minialbert.errors import UserError, one_line, quoted
+from minialbert.errors import UserError, listed, one_line, quoted
 
 # Labelled data: a path or `hub:` name; rows, a data set or a frame, which are then train; or those by split.
 LabelledData = str | Path | Iterable[Any] | Mapping[str, Any]
@@ -113,7 +113,10 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
         if isinstance(value, Mapping):
             cells = _plain({str(column): cell for column, cell in value.items()})
         elif isinstance(value, (tuple, list)) and len(value) in (2, 3):
-            cells = _plain(dict(zip(_columns_of(value, in_words=in_words), value, strict=True)))
+            names = _columns_of(value, in_words=in_words)
+            if table.rows and not columns.keys() >= {*names}:
+                raise table.error(row, f"{listed(names)}, but rows before it have {listed(columns)}")
+            cells = _plain(dict(zip(names, value, strict=True)))
         else:
             found = f"{type(value).__name__} {quoted(value)}"
             raise table.error(row, f"expected a dictionary, or a text and its label, found {found}")

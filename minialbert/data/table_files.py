@@ -121,6 +121,14 @@ def find_tables(
     return files, left_out
 
 
+def unsplit_tables(folder: Path) -> list[Path]:
+    """Returns the tables of a folder in which none is named as a split; of any other folder, and of files, none."""
+    tables = sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
+    of_library = any(path.name in ("dataset_info.json", "dataset_dict.json") for path in tables)
+    stems = {path.name: path.name.partition(".")[0].partition("-")[0] for path in tables}
+    return [] if of_library or assign_splits(stems, str(folder)) or _named_alike(stems) else tables
+
+
 def _named_alike(tables: Mapping[str, str]) -> dict[str, str]:
     """Returns the only file with train, dev or test in its name, for each split; {} without train."""
     parts = {"train": "train", "validation": "dev|valid", "test": "test"}

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from minialbert_runtime.questions import OPEN, SURE
@@ -55,9 +56,9 @@ from minialbert.data.formats.documents import DOCUMENT
 from minialbert.data.labelled import Labelled, annotated
 from minialbert.data.ner import DOCUMENT_START, LINES, Repair, TagReader
 from minialbert.data.rows import LabelledData
-from minialbert.data.table_files import Table
+from minialbert.data.table_files import Table, unsplit_tables
 from minialbert.data.task_types import TaskType, task_type
-from minialbert.errors import UserError, listed, quoted
+from minialbert.errors import UserError, listed, local_path, quoted
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -145,6 +146,7 @@ def is_pair(entry: object) -> bool:
 def read_pairs(places: Iterable[Any], columns: Columns, notes: list[str]) -> Iterator[tuple[str, str] | None]:
     """Yields the pairs that are among the places, and of labelled data those of all splits; labels are left alone.
 
+    Of a folder in which no file is named as a split all tables are read.
     Yields None for a row in which a text is empty. Where a table has no columns of the names given, the usual ones are
     looked for.
     """
@@ -152,6 +154,8 @@ def read_pairs(places: Iterable[Any], columns: Columns, notes: list[str]) -> Ite
     for one in places:
         if is_pair(one):
             given.append({"text1": one[0], "text2": one[1]})
+        elif isinstance(one, str | Path) and (several := unsplit_tables(local_path(one))):
+            tables += several
         else:
             tables.append(one)
     for place in (*tables, given) if given else tables:
@@ -162,7 +166,7 @@ def read_pairs(places: Iterable[Any], columns: Columns, notes: list[str]) -> Ite
             has_named = {name for name in columns.values() if name} <= {*table.columns}
             text, pair = find_texts(table, columns if has_named else {})
             if pair is None:
-                raise table.lacks("pairs are to be labelled, and there is no column with a second text")
+                raise table.lacks("pairs are to be labelled: set task.text and task.pair to their columns")
             for row, cells in table.rows:
                 empty = missing(cells.get(text)) or missing(cells.get(pair))
                 yield None if empty else (text_of(table, row, cells, text), text_of(table, row, cells, pair))

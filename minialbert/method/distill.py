@@ -39,7 +39,7 @@ from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teach
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
 from minialbert.recipes.schema import SHARING_DEFAULTS, DistillRecipe, Recipe, without_places
-from minialbert.runs.checkpoints import step_of
+from minialbert.runs.checkpoints import has_known_data, step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
 from minialbert.runs.machine import resolve_precision
@@ -323,6 +323,8 @@ def _run(
             if trainer.eval_dataset is not None:
                 end = {"student_end": _parts(trainer.measure(), "student")}
     else:
+        if has_known_data(run.checkpoints) is not None:
+            raise UserError(f"{run.path} holds a begun training: --start-only wants another --output")
         run.rewind_log(-1)
         start = _first_measurement(trainer, run, plan, resumed=False)
     if not trainer.args.should_save:

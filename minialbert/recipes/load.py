@@ -258,6 +258,8 @@ def _faults(error: ValidationError, kind: type[RecipeBase], node: yaml.Node | No
         else:
             wishes = dict.fromkeys(str(detail["msg"]).removeprefix("Input ") for detail in details)
             expected = f"{' or '.join(wishes)}, got {quoted(first['input'])}"
+            if first["type"] == "string_type" and isinstance(first["input"], bool | float):
+                expected += '; what is in quotes (") is text'
         line = line_of(node, path)
         where = shown(".".join(map(str, path)), 80) + (f" (line {line})" if line else "")
         yield f"{where}: {expected}" if where else expected

@@ -54,6 +54,14 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _as_name(value: object) -> object:
+    """Return a whole number as text: so it stands in a table, where names of labels and columns come from."""
+    return str(value) if type(value) is int else value
+
+
+Name = Annotated[str, BeforeValidator(_as_name)]
+
+
 def _as_trackers(value: object) -> object:
     """Return one name as a list; "none", as Transformers spells it, and null as an empty one."""
     return [] if value is None or value == "none" else _as_list(value)
@@ -217,7 +225,7 @@ class DataRecipe(Section):
     )
     tokenizer: Place = key(None, "Hub id or directory (null: the teacher's)")
     documents: Documents = key("blank-line", "What parts documents in .txt")
-    text_field: str = key(
+    text_field: Name = key(
         "text", "Column with the text in jsonl, csv, tsv, parquet and hub data", min_length=1
     )
     window_length: int = key(256, "Tokens per window, special tokens included", ge=8, le=65536)
@@ -460,18 +468,18 @@ class TaskRecipe(Section):
         "Kind of a task of your own: single-label, multi-label, regression, token (GLUE and ner know theirs)",
     )
     format: str | None = key(None, "Format of the files, as in pubtator (null: recognised)")
-    text: str | None = key(None, "Column of the text (null: found by its usual names)")
-    pair: str | None = key(None, "Column of the second text")
-    label: str | list[str] | None = key(
+    text: Name | None = key(None, "Column of the text (null: found by its usual names)")
+    pair: Name | None = key(None, "Column of the second text")
+    label: Name | list[Name] | None = key(
         None, "Column of the label; of several classes also the columns with a 0 or 1 for each"
     )
-    tokens: str | None = key(None, "Column of the words")
-    tags: str | None = key(None, "Column of the words' tags")
-    spans: str | None = key(None, "Column of character spans")
-    group: str | None = key(
+    tokens: Name | None = key(None, "Column of the words")
+    tags: Name | None = key(None, "Column of the words' tags")
+    spans: Name | None = key(None, "Column of character spans")
+    group: Name | None = key(
         None, "Column whose rows of one value are not parted (patient, document)", min_length=1
     )
-    labels: Annotated[list[str] | None, Once] = key(
+    labels: Annotated[list[Name] | None, Once] = key(
         None, "Label names in the order of their ids (null: sorted)", min_length=1
     )
     label_separator: str | None = key(
@@ -479,7 +487,7 @@ class TaskRecipe(Section):
         "Between labels of a multi-label cell (null: found, one of | ; , and others)",
         min_length=1,
     )
-    positive: str | None = key(
+    positive: Name | None = key(
         None, "Of two classes the one that f1 is about (null: by a rule)", min_length=1
     )
     metric: str | None = key(None, "What selects and is reported (null: the task's own)")
@@ -560,7 +568,7 @@ class TaskTeacherRecipe(Section):
 
     model: Annotated[Place, Mark.OPTION] = key(None, "Hub id or directory (null: none)")
     revision: str | None = key(None, "Commit, tag or branch on the hub", min_length=1)
-    labels: Annotated[list[str] | None, Once] = key(
+    labels: Annotated[list[Name] | None, Once] = key(
         None, "The teacher's label names by id, where its config has none", min_length=1
     )
     task_weight: Weight = key(0.5, "Weight of the loss on the gold labels")
@@ -575,7 +583,7 @@ class TaskTeacherRecipe(Section):
         min_length=1,
     )
     documents: Documents = key("line", "What parts such texts in .txt")
-    text_field: str = key(
+    text_field: Name = key(
         "text", "Column with such texts in jsonl, csv, tsv, parquet and hub data", min_length=1
     )
     altered: int = key(0, "How many altered copies of each gold text are such texts, too", ge=0, le=100)

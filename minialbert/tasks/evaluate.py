@@ -275,7 +275,7 @@ def task_of_model(
     if None not in (inputs.pairs, task.pairs) and inputs.pairs != task.pairs:
         own, other = ("pairs of texts", "single texts")[:: 1 if inputs.pairs else -1]
         advice = "name the columns (task.text, task.pair)"
-        raise UserError(f"{name} was tuned on {own}, {task.name} has {other} ({task.columns}): {advice}")
+        raise UserError(f"{name} was tuned on {own}, the data are {other} ({task.columns}): {advice}")
     for line in understood(task):
         logger.info("%s", line)
     return with_words(task, inputs.words or WordRule(), tuning=False) if task.type.tagging else task

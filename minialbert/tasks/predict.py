@@ -21,8 +21,9 @@ from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from minialbert.data.columns import usual_pairs
 from minialbert.data.examples import Task
-from minialbert.data.table_files import EXTENSIONS, read_table
+from minialbert.data.table_files import EXTENSIONS, Table, read_table
 from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.errors import UserError, needs_extra, quoted
 from minialbert.method.encoders import head_of, load_encoder_config
@@ -37,7 +38,6 @@ __all__ = ["Input", "Predictor", "answers", "load_predictor", "predict", "read_i
 
 logger = logging.getLogger(__name__)
 
-_Fault = Callable[[Any], str | None]
 _ROWS_TOLD = 10
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -255,15 +255,16 @@ def read_inputs(
     id_column: str | None = None,
     documents: bool | None = False,
     max_characters: int = MAX_CHARACTERS,
-    fault: _Fault = lambda _: None,
+    model: Callable[[], TextModel | None] = lambda: None,
     stdin: BinaryIO | None = None,
 ) -> Iterator[Input]:
     """Return the texts of files, in order: one per line of text files and stdin, one per row of tables.
 
     Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose `text` column is read unless
-    another is named; "-" for stdin, of bytes. With a `pair_column` pairs of texts are returned. With `documents` a
-    text file, or stdin, is one text, and a path may be a folder, of which all .txt files are read; None says
-    that there is no such option. `fault` tells what is wrong with a row's text or pair, as `TextModel.fault`. A row
+    another is named; "-" for stdin, of bytes. With a `pair_column`, or for a `model` of pairs, pairs of texts
+    are returned, of columns with usual names where none are named. With `documents` a text file, or stdin, is one text,
+    and a path may be a folder, of which all .txt files are read; None says that there is no such option. What is wrong
+    with a row for the model, asked for once the paths have been looked at, is told before the first text. A row
     keeps its `id`: what the table's `id` column holds, or the named one. Texts from several files, and documents, keep
     their `file`.
 
@@ -283,9 +284,9 @@ def read_inputs(
         logger.info("text files are read as one text a line%s", more)
 
     def read() -> Iterator[Input]:
-        columns = [column or "text", *([] if pair_column is None else [pair_column])]
+        named = column, pair_column
         tables = [
-            _table_inputs(Path(path), columns, id_column, max_characters, fault) if kind == "table" else []
+            _table_inputs(Path(path), named, id_column, max_characters, model()) if kind == "table" else []
             for path, kind in zip(files, kinds, strict=True)
         ]
         for path, kind, rows in zip(files, kinds, tables, strict=True):
@@ -326,20 +327,22 @@ def _kind(path: str) -> str:
 
 
 def _table_inputs(
-    path: Path, columns: Sequence[str], id_column: str | None, max_characters: int, fault: _Fault
+    path: Path, named: Sequence[str | None], id_column: str | None, most: int, model: TextModel | None
 ) -> list[Input]:
     table = read_table(path)
-    for name in [*columns, *([] if id_column is None else [id_column])]:
-        if name not in table.columns:
-            raise UserError(f"{path}: no column {quoted(name)}; --column names it; found {table.have()}")
+    columns = _text_columns(table, named, model is not None and model._pairs)
+    asked = {id_column: "--id-column", columns[-1]: "--pair-column", columns[0]: "--column"}
+    for name, option in asked.items():
+        if name is not None and name not in table.columns:
+            raise table.lacks(f"no column {quoted(name)}; {option} names it")
     usual = (name for name in table.columns if name.lower() == "id" and name not in columns)
     identity = next(usual, None) if id_column is None else id_column
     inputs, refused = [], {}
     for row, cells in table.rows:
         texts = [cells.get(name) for name in columns]
         given: Any = texts[0] if len(texts) == 1 else tuple(texts)
-        problems = (_problem(cells, name, max_characters) for name in columns)
-        if problem := next(filter(None, problems), None) or fault(given):
+        problems = (_problem(cells, name, most) for name in columns)
+        if problem := next(filter(None, problems), None) or (model and model.fault(given)):
             refused[row] = problem
             continue
         known = cells.get(identity) if identity is not None else None
@@ -351,6 +354,16 @@ def _table_inputs(
         told = f"; {len(rows):,} of {len(table.rows):,} rows are refused: {first}"
         raise table.error(rows[0], refused[rows[0]] + (told if len(rows) > 1 else ""))
     return inputs
+
+
+def _text_columns(table: Table, named: Sequence[str | None], pairs: bool | None) -> Sequence[str]:
+    text, pair = named
+    if pair is not None or not pairs:
+        return [text or "text", *([] if pair is None else [pair])]
+    usual = usual_pairs(table, text)
+    if len(usual) != 1:
+        raise table.lacks("the model takes pairs of texts: --column and --pair-column name them")
+    return usual[0]
 
 
 def _problem(cells: dict[str, Any], name: str, max_characters: int) -> str | None:

@@ -219,11 +219,15 @@ def _read_texts(
         found += (pair for pair in read if pair is not None)
         stats.skipped = len(read) - len(found)
     else:
-        found += (
-            document.text
-            for source in (find_sources(unlabelled, field) if unlabelled else ())
-            for document in read_documents(source, separator=separator, text_field=field, stats=stats)
-        )
+        try:
+            found += (
+                document.text
+                for source in (find_sources(unlabelled, field) if unlabelled else ())
+                for document in read_documents(source, separator=separator, text_field=field, stats=stats)
+            )
+        except UserError as error:  # which names the options of `prepare`
+            told_here = str(error).replace("--column", "teacher.text_field")
+            raise UserError(told_here.replace("--documents", "teacher.documents")) from error
     short = [text for text in found if max(map(len, _parts(text))) <= MAX_CHARACTERS]
     texts = list(dict.fromkeys(short))
     counts = (

@@ -259,8 +259,9 @@ class TextModel(ABC):
         if pair and self.tagging:
             return "found a pair, but entities are found in single texts"
         if self._pairs is not None and pair != self._pairs:
-            found, wanted = ("a pair", "single texts") if pair else ("a single text", "pairs of texts")
-            return f"found {found}, but the model was tuned on {wanted}"
+            if pair:
+                return "found a pair, but the model was tuned on single texts: leave the second text out"
+            return "found a single text, but the model was tuned on pairs of texts: give the second text, too"
         if self.problem == QUESTIONS and not given[0].strip():
             return "the question is empty"
         return None

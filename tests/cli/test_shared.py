@@ -192,6 +192,14 @@ def test_an_interrupted_run_says_how_it_goes_on(verb, work, goes_on, call, tmp_p
     labelled = "with --resume goes on with the labels that the teacher has given"
     assert interrupted(begin) == (goes_on or labelled)
     assert interrupted(save) == (goes_on or f"with --resume {last}")
+
+    def record():
+        begin()
+        (run / "result.json").write_text("{}")
+
+    only = "with --resume writes its page, which alone is missing"
+    assert interrupted(record) == (goes_on or only)
+    (run / "result.json").unlink()
     # What is to be replaced says nothing of the run in its place.
     assert interrupted(lambda: None, "--overwrite") == "starts it again"
     instead = f"with --resume in place of --overwrite {last}"

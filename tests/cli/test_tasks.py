@@ -449,7 +449,8 @@ def test_predict_pairs(call, refuse, tuned, tmp_path):
     single, of_pairs = tuned("classification").model, tmp_path / "model"
     told = refuse("predict", "--model", single, *columns)
     assert (
-        "pairs.tsv:2: found a pair, but the model was tuned on single texts; 2 of 2 rows are refused" in told
+        "pairs.tsv:2: found a pair, but the model was tuned on single texts: leave the second text out; 2 of 2 rows"
+        in told
     )
     shutil.copytree(single, of_pairs)
     task = json.loads((of_pairs / "task.json").read_text())
@@ -460,6 +461,23 @@ def test_predict_pairs(call, refuse, tuned, tmp_path):
     assert "text 1: found a single text, but the model was tuned on pairs" in refuse(
         "predict", "--model", of_pairs, "the king"
     )
+    status, one, _ = call("predict", "--model", of_pairs, "the king", "--pair", "to it")
+    assert (status, read_lines(one)) == (0, read_lines(out)[:1])
+    # Columns with usual names are found, and need no option.
+    (tmp_path / "usual.csv").write_text("id,Premise,hypothesis\n,the king,to it\n,the river,as it is\n")
+    status, usual, _ = call("predict", "--model", of_pairs, "--input", tmp_path / "usual.csv")
+    assert [{**line, "id": ""} for line in read_lines(out)] == read_lines(usual) and status == 0
+    for given, message in (
+        (
+            columns[:2],
+            "the model takes pairs of texts: --column and --pair-column name them; found the columns",
+        ),
+        (columns[:4], "--column and --pair-column name them; found the columns 'a', 'b'"),
+        ((*columns[:4], "--pair-column", "c"), "no column 'c'; --pair-column names it; found the columns"),
+        ((*columns, "--id-column", "c"), "no column 'c'; --id-column names it"),
+        ((*columns, "--pair", "x"), "--pair is for texts on the command line"),
+    ):
+        assert message in refuse("predict", "--model", of_pairs, *given)
 
 
 def test_predict_with_a_threshold(call, refuse, tuned):

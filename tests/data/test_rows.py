@@ -153,6 +153,7 @@ def test_columns_and_options_are_those_of_the_recipe():
         ([*ROWS, {"text": "x"}], "rows in memory (train), row 4: no label; every row of train needs one"),
         ([*ROWS, 3], "rows in memory (train), row 4: expected a dictionary, or a text and its label, found int 3"),
         (["a text"], "rows in memory (train), row 1: expected a dictionary, or a text and its label, found str"),
+        ([("a", "b", "x"), ("c", "y")], "row 2: text, label, but rows before it have sentence1, sentence2, label"),
         ([("half \ud83d", "x")], "rows in memory (train), row 1: holds half of a surrogate pair"),
         (pandas.DataFrame({"text": ["a", None], "label": [1, 2]}), "rows in memory (train), row 2: the text in"),
         (pandas.DataFrame({"text": ["a", "b"], "label": [1, None]}), "row 1: expected a class as text or integer"),

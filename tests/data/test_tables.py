@@ -670,6 +670,11 @@ def test_a_pair_under_its_usual_names_and_what_is_left_out(tmp_path):
     assert load_table(path, "single-label", columns={"text": "text"}).splits["train"][0] == TextExample(
         "a", None, "x"
     )
+    assert "task.text and task.pair are both 'text'; found" in error(
+        path, columns={"text": "text", "pair": "text"}
+    )
+    path = write(tmp_path / "t.csv", "#1 String,#2 String,label\na,b,x\nd,e,y\n")  # of MRPC
+    assert load_table(path, "single-label").splits["train"][0] == TextExample("a", "b", "x")
     path = write(tmp_path / "t.csv", "Sentence 1,Sentence-2,label\na,b,x\nd,e,y\n")
     assert load_table(path, "single-label").splits["train"][0] == TextExample("a", "b", "x")
 

@@ -159,6 +159,16 @@ def test_a_non_empty_directory_is_refused_without_resume_or_overwrite(run, tmp_p
         run(resume=True)
 
 
+def test_a_training_that_has_begun_is_not_measured_anew(run, earlier, tmp_path):
+    earlier()
+    (tmp_path / "run" / "result.json").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds a begun training: --start-only wants another --output"):
+        run(resume=True, start_only=True)
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_resume_wants_the_same_recipe(run, earlier, tmp_path):
     earlier()
     (tmp_path / "run" / "result.json").unlink()

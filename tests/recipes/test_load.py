@@ -392,6 +392,22 @@ def test_overrides_are_yaml_values() -> None:
     assert load_recipe("minialbert-128").training.learning_rate == 5e-4
 
 
+def test_numbers_are_names_of_labels_and_columns() -> None:
+    default = load_recipe("default", FinetuneRecipe)
+    overrides = ["task.labels=[0, 1]", "teacher.labels=[10]", "task.label=3", "task.positive=1"]
+    for given in (
+        overrides,
+        {"task.labels": [0, 1], "teacher.labels": ["10"], "task.label": "3", "task.positive": 1},
+    ):
+        recipe = apply_overrides(default, given)
+        assert (recipe.task.labels, recipe.teacher.labels) == (["0", "1"], ["10"])
+        assert (recipe.task.label, recipe.task.positive) == ("3", "1")
+    with pytest.raises(
+        UserError, match=r'task.labels.0: .* got True; what is in quotes \("\) is text; task.labels.1'
+    ):
+        apply_overrides(default, ["task.labels=[yes, no]"])
+
+
 def test_the_default_recipe_reads_a_small_corpus_a_few_times_and_a_large_one_in_part() -> None:
     default = load_recipe("default")
     assert (default.training.max_steps, default.training.epochs) == (20_000, 10.0)

@@ -444,7 +444,7 @@ def test_pairs_for_a_model_of_single_texts(tuned, tmp_path):
     ]
     path = write_rows(tmp_path / "pairs.jsonl", rows)
     with pytest.raises(
-        UserError, match="tuned on single texts, my-classification has pairs of texts .text, pair 'text_pair'"
+        UserError, match="tuned on single texts, the data are pairs of texts .text, pair 'text_pair'"
     ):
         score(made.model, path)
 

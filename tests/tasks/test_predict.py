@@ -499,7 +499,7 @@ def test_a_question_is_no_blank(tmp_path, monkeypatch):
     lines = (json.dumps({"question": question, "context": text}) for question, text in rows)
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     columns = {"column": "question", "pair_column": "context"}
-    inputs = read_inputs([str(tmp_path / "a.jsonl")], **columns, fault=model.fault)
+    inputs = read_inputs([str(tmp_path / "a.jsonl")], **columns, model=lambda: model)
     with pytest.raises(UserError, match=r"a\.jsonl:2: the question is empty; 2 of 4 rows are refused: 2, 4$"):
         next(inputs)
 

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertForToken
 
 import minialbert
 from minialbert.data.examples import Task, TokenExample, label_of
-from minialbert.data.tables import load_table
+from minialbert.data.tables import load_table, read_pairs
 from minialbert.data.task_inputs import encode_sentences
 from minialbert.data.task_types import task_type
 from minialbert.data.tasks import understood
@@ -471,7 +471,9 @@ def test_pairs_of_texts(ask, model_teacher, tmp_path):
     ]  # the usual names do, too
     alone = tmp_path / "alone.csv"
     alone.write_text("text,label\nthe cat,1\n")
-    with pytest.raises(UserError, match="no column with a second text; found the columns 'text', 'label'"):
+    with pytest.raises(
+        UserError, match="pairs are to be labelled: set task.text and task.pair to their columns; found"
+    ):
         ask(alike, str(alone), gold, task="regression", labels="c")
 
 
@@ -501,6 +503,19 @@ def test_pairs_of_a_callable_without_gold_rows(ask, tmp_path, tiny_student_dir):
     note = " ".join(taught.task.notes)
     assert "40 pairs of texts, left out 2 empty, 0 repeated, 0 too long; more: left out other.csv" in note
     assert "train: 1 row left out that an annotator rejected" in note
+    lost = tmp_path / "unsplit"
+    lost.mkdir()
+    for at in (0, 10):
+        rows = [{"premise": one, "hypothesis": two} for one, two in pairs[at : at + 10]]
+        (lost / f"part{at}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert list(read_pairs([lost], {}, [])) == [*pairs[:10], *pairs[10:20]]
+    (lost / "part0.jsonl").write_text('{"left": "a", "right": "b"}\n')
+    with pytest.raises(
+        UserError, match="part0.jsonl: .* set task.text and task.pair to their columns; found"
+    ):
+        list(read_pairs([lost], {"text": "left", "pair": None}, []))
+    with pytest.raises(UserError, match=r"the fields are: left, right \(teacher.text_field\)"):
+        ask(with_cat, lost / "part0.jsonl", task="classification")
     half = [*pairs, ("the cat \ud800", "it")]
     with pytest.raises(UserError, match="row 21: holds half of a surrogate pair"):
         tune(tiny_student_dir, tmp_path / "half", unlabelled=half, **options)
