@@ -159,6 +159,8 @@ def read_pairs(places: Iterable[Any], columns: Columns, notes: list[str]) -> Ite
         else:
             tables.append(one)
     for place in (*tables, given) if given else tables:
+        if isinstance(place, list) and isinstance(place[0], str):
+            raise UserError(f"pairs are to be labelled: give tuples of two texts, found {quoted(place[0])}")
         labelled = Labelled(False, columns, False, None)
         found = labelled.splits(place)[1]
         notes += labelled.notes

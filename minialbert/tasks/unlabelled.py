@@ -226,8 +226,10 @@ def _read_texts(
                 for document in read_documents(source, separator=separator, text_field=field, stats=stats)
             )
         except UserError as error:  # which names the options of `prepare`
-            told_here = str(error).replace("--column", "teacher.text_field")
-            raise UserError(told_here.replace("--documents", "teacher.documents")) from error
+            told_here = (
+                str(error).replace("--column", "text_field").replace("--documents", "teacher.documents")
+            )
+            raise UserError(told_here.replace("text_field", "teacher.text_field")) from error
     short = [text for text in found if max(map(len, _parts(text))) <= MAX_CHARACTERS]
     texts = list(dict.fromkeys(short))
     counts = (

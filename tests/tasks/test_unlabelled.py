@@ -514,8 +514,13 @@ def test_pairs_of_a_callable_without_gold_rows(ask, tmp_path, tiny_student_dir):
         UserError, match="part0.jsonl: .* set task.text and task.pair to their columns; found"
     ):
         list(read_pairs([lost], {"text": "left", "pair": None}, []))
-    with pytest.raises(UserError, match=r"the fields are: left, right \(teacher.text_field\)"):
-        ask(with_cat, lost / "part0.jsonl", task="classification")
+    for given in (lost / "part0.jsonl", [{"left": "a", "right": "b"}]):
+        with pytest.raises(UserError, match=r"the fields are: left, right \(teacher.text_field\)"):
+            ask(with_cat, given, task="classification")
+    with pytest.raises(
+        UserError, match="pairs are to be labelled: give tuples of two texts, found 'the cat'"
+    ):
+        list(read_pairs([["the cat", "a dog"]], {}, []))
     half = [*pairs, ("the cat \ud800", "it")]
     with pytest.raises(UserError, match="row 21: holds half of a surrogate pair"):
         tune(tiny_student_dir, tmp_path / "half", unlabelled=half, **options)
