@@ -37,9 +37,8 @@ class Quotes:
 
     compared: int = 0
     others: int = 0  # whose letters are other ones, too
-    elsewhere: list[str] = field(
-        default_factory=list
-    )  # what to tell, of each that differs by more than whitespace
+    # What to tell, of each that differs by more than whitespace.
+    elsewhere: list[str] = field(default_factory=list)
 
     def compare(self, place: str, what: str, quote: object, there: str) -> None:
         """Compares a quote, if it is a text, with what stands there; `what` names the span."""
@@ -300,8 +299,7 @@ def spans_of(table: Table, row: int, cell: object, text: str, quotes: Quotes) ->
             try:
                 cell = ast.literal_eval(str(cell).strip())  # what pandas writes of a list
             except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-                message = f"expected spans as a JSON list, found {quoted(cell)}"
-                raise table.error(row, message) from error
+                raise table.error(row, f"expected spans as a JSON list, found {quoted(cell)}") from error
     if isinstance(cell, Mapping) and cell and all(isinstance(part, list) for part in cell.values()):
         if len({len(part) for part in cell.values()}) > 1:
             raise table.error(row, f"expected lists of one length in {quoted(cell)}")

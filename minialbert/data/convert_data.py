@@ -201,10 +201,10 @@ def _parted(
         left, share = parts["train"], shares[at] / sum(shares[: at + 1])
         chosen = apart([kinds[one] for one in left], [groups[one] for one in left], share, seed)
         if not chosen:
-            few = (
+            told = (
                 f"{len(documents)} documents are too few for a {_PARTS[at]} split in which each class can be"
             )
-            raise UserError(few)
+            raise UserError(told)
         parts[_PARTS[at]] = [one for place, one in enumerate(left) if place in chosen]
         parts["train"] = [one for place, one in enumerate(left) if place not in chosen]
     together = f"; those of one {group} stay together" if group else ""

@@ -396,8 +396,7 @@ def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:
     if text_field not in record:
         option = "text_field" if source.kind == "memory" else "--column"
-        found = f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})"
-        raise source.error(row, found)
+        raise source.error(row, f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})")
     text = record[text_field]
     if not isinstance(text, str):
         raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")

@@ -68,8 +68,7 @@ class Task:
     @property
     def reported_split(self) -> str:
         """The split that a result is quoted on: test where it has labels, else validation."""
-        test = self.splits.get("test", ())
-        labelled = any(label_of(example) is not None for example in test[:1])
+        labelled = any(label_of(example) is not None for example in self.splits.get("test", ())[:1])
         return "test" if labelled else "validation"
 
     @property

@@ -32,11 +32,7 @@ _MNLI_FILES: dict[str, tuple[str, ...]] = {
     "test": ("test_matched.tsv",),
     "test_mismatched": ("test_mismatched.tsv",),
 }
-_HUB_SPLITS = {
-    **{split: split for split in _MNLI_FILES},
-    "validation_matched": "validation",
-    "test_matched": "test",
-}
+_HUB_SPLITS = {"validation_matched": "validation", "test_matched": "test"}
 _INDEX_COLUMNS = ("index", "id")
 
 
@@ -56,9 +52,8 @@ class GlueTask:
     header: tuple[str, ...] = ()  # of a train or dev file that has no header line
     # The names that each split may have, the first that is there being read.
     files: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _USUAL_FILES)
-    known_defects: bool = (
-        False  # the official files hold broken rows and empty texts, to be left out and counted
-    )
+    # Whether the official files hold broken rows and empty texts, to be left out and counted.
+    known_defects: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -187,8 +182,7 @@ class _Split:
             if value is None:
                 self.left_out["without an agreed label"] += 1
                 return
-        pair = texts[1] if len(texts) == 2 else None
-        self.examples.append(TextExample(texts[0], pair, value, row_id))
+        self.examples.append(TextExample(texts[0], texts[1] if len(texts) == 2 else None, value, row_id))
 
     def _accepts_empty(self, where: str, texts: Sequence[str]) -> bool:
         if not self.task.known_defects:
@@ -236,15 +230,8 @@ def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task
     splits = {split: part.examples for split, part in parts.items()}
     if task.name == "mnli" and "validation_mismatched" not in splits:
         notes.append("no mismatched validation split (dev_mismatched.tsv): MNLI-mm is not reported")
-    return Task(
-        name=task.name,
-        problem=task.problem,
-        labels=task.labels,
-        metric=task.metric,
-        splits=splits,
-        notes=tuple(notes),
-        positive=task.labels[1] if len(task.labels) == 2 else None,
-    )
+    positive = task.labels[1] if len(task.labels) == 2 else None
+    return Task(task.name, task.problem, task.labels, task.metric, splits, tuple(notes), positive=positive)
 
 
 # Files

@@ -12,13 +12,12 @@ from minialbert.data.cells import flag_of
 from minialbert.data.columns import COMMON_NAMES, Columns
 from minialbert.data.formats import brat
 from minialbert.data.formats.documents import DOCUMENT
+from minialbert.data.formats.rows import ANSWERS
 from minialbert.data.hub import PREFIX, SPLIT_NAMES, assign_splits, load_saved, load_splits
 from minialbert.data.ner import LINES
 from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, find_tables
 from minialbert.errors import UserError, listed, local_path, quoted, shown
-
-_ANSWERS = ("accept", "reject", "ignore")  # of Prodigy
 
 
 @dataclass
@@ -101,9 +100,9 @@ class Labelled:
     def _accepted(self, table: Table, split: str) -> Table:
         """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
         answers = [str(cells.get("answer") or "accept").strip().casefold() for _, cells in table.rows]
-        from_prodigy = table.format == "Prodigy" or all(answer in _ANSWERS for answer in answers)
+        from_prodigy = table.format == "Prodigy" or all(answer in ANSWERS for answer in answers)
         for answer, (row, _) in zip(answers, table.rows, strict=True):
-            if from_prodigy and answer not in _ANSWERS:
+            if from_prodigy and answer not in ANSWERS:
                 told = f"expected accept, reject or ignore as an answer of Prodigy, found {quoted(answer)}"
                 raise table.error(row, f"{told}; for other rows give --format table")
         kept = [

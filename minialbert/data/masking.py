@@ -155,10 +155,8 @@ class MaskedLanguageModelCollator:
             for index in indices:
                 window, example = windows[index], examples[index]
                 place = slice(begin, begin + len(window))
-                epoch, window_id = int(example.get("epoch", 0)), int(example["window_id"])
-                input_ids[row, place], labels[row, place] = self.mask(
-                    window, epoch=epoch, window_id=window_id
-                )
+                draw = {"epoch": int(example.get("epoch", 0)), "window_id": int(example["window_id"])}
+                input_ids[row, place], labels[row, place] = self.mask(window, **draw)
                 attention_mask[row, place] = 1
                 begin = place.stop
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -33,14 +33,13 @@ def single_label_metrics(
     scores = check_package("sklearn.metrics", "scikit-learn")
     true, claimed = (np.equal.outer(side, np.arange(num_labels)) for side in (gold, predicted))
     f1 = (true & claimed).sum(axis=0) / np.maximum((true.sum(axis=0) + claimed.sum(axis=0)) / 2, 0.5)
+    # Undefined where only one class occurs; scikit-learn returns 0 too, but warns.
+    matthews = float(scores.matthews_corrcoef(gold, predicted)) if len({*gold, *predicted}) > 1 else 0.0
     return {
         "accuracy": float(np.equal(gold, predicted).mean()),
         "f1": float(f1[positive] if num_labels == 2 else f1.mean()),
         "f1_macro": float(f1.mean()),
-        # Undefined where only one class occurs; scikit-learn returns 0 too, but warns.
-        "matthews_correlation": float(scores.matthews_corrcoef(gold, predicted))
-        if len({*gold, *predicted}) > 1
-        else 0.0,
+        "matthews_correlation": matthews,
     }
 
 
@@ -198,11 +197,7 @@ def subword_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     return _seqeval_f1(gold, predicted)
 
 
-def _seqeval_f1(
-    gold: Sequence[Sequence[str]],
-    predicted: Sequence[Sequence[str]],
-    **mode: Any,  # noqa: ANN401
-) -> float:
+def _seqeval_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], **mode: Any) -> float:
     seqeval = check_package("seqeval.metrics", "seqeval")
     if not gold:
         return 0.0
@@ -212,7 +207,7 @@ def _seqeval_f1(
         return float(seqeval.f1_score(rows, others, zero_division=0, **mode))
 
 
-def check_package(module: str, package: str) -> Any:  # noqa: ANN401
+def check_package(module: str, package: str) -> Any:
     """Return a module; refuse figures that cannot be computed here (MissingExtraError)."""
     with needs_extra("tasks", "scoring a task", package):
         return importlib.import_module(module)

@@ -21,9 +21,8 @@ LINES, DOCUMENT_START, GLUED = "lines", "document_start", "glued"
 _OTHER_SCHEME = re.compile(r"([SELUM])-(.+)", re.DOTALL)
 _IN_IOB2 = {"S": "B", "U": "B", "E": "I", "L": "I", "M": "I"}
 _ENDS = "SUEL"
-_NUMBER = re.compile(
-    r"[0-9]+([-.][0-9]+)?"
-)  # of a word, or in CoNLL-U of several as one ("3-4") and of one left out
+# Of a word, or in CoNLL-U of several as one ("3-4") and of one left out.
+_NUMBER = re.compile(r"[0-9]+([-.][0-9]+)?")
 _DOCUMENT_START = "-DOCSTART-"
 _NEW_DOCUMENT = re.compile(r"# ?newdoc(?: id)?(?: ?= ?(.*))?")
 _IN_MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne|entity)=([^|]+)")  # of CoNLL-U's last column
@@ -67,10 +66,8 @@ def read_tagged(path: Path) -> Table:
                 raise file_error(
                     path, line, f"the word in column {column + 1} is empty: mend or remove the row"
                 )
-        words, tags = (
-            [columns[column] for _, columns in block],
-            [columns[tag_in].strip() for _, columns in block],
-        )
+        words = [columns[column] for _, columns in block]
+        tags = [columns[tag_in].strip() for _, columns in block]
         cells: dict[str, Any] = {"tokens": words, "tags": tags, LINES: [line for line, _ in block]}
         if in_misc:
             cells["tags"] = [match[1] if (match := _IN_MISC.search(misc)) else "O" for misc in tags]

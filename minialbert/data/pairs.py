@@ -64,7 +64,7 @@ class PairedCollator(MaskedLanguageModelCollator):
         teacher: PreTrainedTokenizerFast,
         *,
         longest: int,
-        **masking: Any,  # noqa: ANN401 - of `MaskedLanguageModelCollator`
+        **masking: Any,  # of `MaskedLanguageModelCollator`
     ) -> None:
         super().__init__(tokenizer, **masking)
         of_teacher = MaskedLanguageModelCollator(teacher)  # which knows its special tokens

@@ -65,7 +65,7 @@ from minialbert.errors import UserError, one_line
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.files import check_own, sha256_of, sole_user, sync, write_json, writing
-from minialbert.runs.machine import installed_versions
+from minialbert.runs.machine import installed_versions, usable_cores
 from minialbert.runs.progress import progress_bar, size, speaking
 from minialbert.runs.results import Result, output_folder
 
@@ -100,7 +100,7 @@ def prepare(
     *,
     recipe: str | Path | Recipe = "default",
     progress: bool = True,
-    **options: Any,  # noqa: ANN401 - of `WindowOptions`, by name
+    **options: Any,  # of `WindowOptions`, by name
 ) -> Windows:
     """Cut a corpus into token windows on disk.
 
@@ -157,7 +157,7 @@ def make_windows(
     num_workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
-    **options: Any,  # noqa: ANN401 - of `WindowOptions`
+    **options: Any,  # of `WindowOptions`
 ) -> WindowsManifest:
     """Returns the manifest of a folder with the token windows of a corpus, which it writes.
 
@@ -229,10 +229,8 @@ class _Plan:
         before, now = asdict(other.options), asdict(self.options)
         found = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
         if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            old_one, new_one = (
-                f"{it.name} ({it.fingerprint[:12]})" for it in (other.tokenizer, self.tokenizer)
-            )
-            found.append(f"tokenizer {old_one}, now {new_one}")
+            told = [f"{it.name} ({it.fingerprint[:12]})" for it in (other.tokenizer, self.tokenizer)]
+            found.append(f"tokenizer {', now '.join(told)}")
         old, new = ({source.name: source for source in side.sources} for side in (other, self))
         changed = sorted(name for name in old | new if _differ(old.get(name), new.get(name)))
         if changed or [source.name for source in other.sources] != [source.name for source in self.sources]:
@@ -264,13 +262,9 @@ class _State:
 
 
 def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:
-    return TokenizerRecord(
-        tokenizer_name(tokenizer),
-        tokenizer_fingerprint(tokenizer),
-        max(tokenizer.get_vocab().values()) + 1,
-        special_ids(tokenizer),
-        *special_affixes(tokenizer),
-    )
+    name, size = tokenizer_name(tokenizer), max(tokenizer.get_vocab().values()) + 1
+    ids = special_ids(tokenizer), *special_affixes(tokenizer)
+    return TokenizerRecord(name, tokenizer_fingerprint(tokenizer), size, *ids)
 
 
 def _check_options(
@@ -301,11 +295,10 @@ def _check_options(
     if options.max_document_bytes < 1:
         raise UserError(f"max_document_bytes must be at least 1, found {options.max_document_bytes}")
     if options.window_length > tokenizer.model_max_length:
-        limits = options.window_length, tokenizer.model_max_length, record.name
-        told = (
-            "window_length %d is longer than the %d tokens that the tokenizer %s states as its model's limit"
+        limit = f"the {tokenizer.model_max_length} tokens that the tokenizer {record.name} states"
+        logger.warning(
+            "window_length %d is longer than %s as its model's limit", options.window_length, limit
         )
-        logger.warning(told, *limits)
 
 
 def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> int:
@@ -315,8 +308,7 @@ def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> in
         return num_workers
     if sum(source.num_bytes for source in sources) < _PARALLEL_FROM_BYTES:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAX_DEFAULT_WORKERS)
+    return min(usable_cores(), _MAX_DEFAULT_WORKERS)
 
 
 def _source_records(sources: Sequence[Source], before: Sequence[SourceRecord] = ()) -> list[SourceRecord]:
@@ -499,23 +491,16 @@ class _DocumentReader:
 
 
 def _documents(source: Source, options: WindowOptions, stats: ReadStats) -> Iterator[Document]:
-    return read_documents(
-        source,
-        separator=options.separator,
-        text_field=options.text_field,
-        max_document_bytes=options.max_document_bytes,
-        stats=stats,
-    )
+    how = {name: getattr(options, name) for name in ("separator", "text_field", "max_document_bytes")}
+    return read_documents(source, stats=stats, **how)
 
 
 def _left_out(share: float, plan: _Plan) -> str:
     """Returns a line on the share of the tokens that stand in no window, why, and what takes more of them."""
     options = plan.options
     lines = options.separator == "blank-line" and any(source.kind == "text" for source in plan.sources)
-    more = (
-        "--max-windows-per-document 0 takes all" + "; if each line is a text, give --documents line" * lines
-    )
-    most = f"at most {options.max_windows_per_document} ({more})"
+    more = "; if each line is a text, give --documents line" * lines
+    most = f"at most {options.max_windows_per_document} (--max-windows-per-document 0 takes all{more})"
     most = "only its first (--truncate)" if options.truncate else most
     return f"{share:.1%} of the tokens are in no window: a document gives {most}"
 
@@ -536,9 +521,7 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
     types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
     num_bytes = sum(size for split in SPLITS for _, size in data_sizes(folder, split, counts[split], types))
     manifest = WindowsManifest(
-        tokenizer=plan.tokenizer,
-        options=plan.options,
-        sources=plan.sources,
+        **vars(plan),
         splits=counts,
         skipped_documents=state.skipped_before + state.empty,
         bytes_per_token=round(num_bytes / sum(count.tokens for count in counts.values()), 4),
@@ -546,10 +529,8 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
         files=hash_data(folder),
     )
     read = ", ".join(f"{counts[split].documents:,} {split.replace('_', ' ')}" for split in SPLITS)
-    skipped = f"; {manifest.skipped_documents:,} skipped, empty or without a token" * (
-        manifest.skipped_documents > 0
-    )
-    logger.info("documents: %s%s", read, skipped)
+    skipped = f"; {manifest.skipped_documents:,} skipped, empty or without a token"
+    logger.info("documents: %s%s", read, skipped * (manifest.skipped_documents > 0))
     if state.left_out:
         stored = sum(count.tokens for count in counts.values())
         logger.info("%s", _left_out(state.left_out / (state.left_out + stored), plan))

@@ -36,10 +36,8 @@ class Gold(tuple[str, ...]):
 
     starts: tuple[int, ...]
 
-    def __new__(
-        cls, texts: Sequence[str], starts: Sequence[int] = ()
-    ) -> Gold:  # a copy gets its places later
-        """Return answers with their places."""
+    def __new__(cls, texts: Sequence[str], starts: Sequence[int] = ()) -> Gold:
+        """Return answers with their places, which a copy gets later."""
         gold = super().__new__(cls, texts)
         gold.starts = tuple(starts)
         return gold
@@ -89,7 +87,7 @@ class QuestionAnswering(TaskType):
         self,
         examples: Sequence[Any],
         tokenizer: PreTrainedTokenizerFast,
-        task: Task,  # noqa: ARG002
+        task: Task,
         *,
         max_length: int,
         overlap: int,
@@ -119,7 +117,7 @@ class QuestionAnswering(TaskType):
             encoded.unheld += not held
         return encoded
 
-    def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return the number of windows."""
         return (labels != IGNORED).any(-1).sum().float()
 
@@ -160,24 +158,15 @@ class QuestionAnswering(TaskType):
         for at, owner in enumerate(encoded.owners):
             windows[owner].append(at)
         over = 0.0 if task.labels == OPEN else None
-        said = [
-            answer_in(
-                one.pair,
-                [encoded.rows[at]["window"] for at in own],
-                [logits[at] for at in own],
-                over=over,
-                most=1,
-            )
-            for one, own in zip(examples, windows, strict=True)
-        ]
+        said = []
+        for one, own in zip(examples, windows, strict=True):
+            rows = [encoded.rows[at]["window"] for at in own]
+            said.append(answer_in(one.pair, rows, [logits[at] for at in own], over=over, most=1))
         if any(example.label is None for example in examples):
             return said, {}
-        scores = np.array(
-            [
-                [squad_scores(example.label, text or "") for text in (answer["answer"], _best(answer))]
-                for example, answer in zip(examples, said, strict=True)
-            ]
-        )
+        texts = [(answer["answer"], _best(answer)) for answer in said]
+        pairs = zip(examples, texts, strict=True)
+        scores = np.array([[squad_scores(one.label, text or "") for text in both] for one, both in pairs])
         has = np.array([bool(example.label) for example in examples])
         exact, f1 = scores[:, 0].mean(axis=0).tolist()
         figures = {"exact_match": exact, "f1": f1}
@@ -210,17 +199,13 @@ def _best_threshold(chances: Any, f1: Any, without: Any) -> dict[str, float]:
 
 def _labels(window: Row, gold: Gold) -> list[int]:
     """Return the label of each token of a window."""
-    size = len(window.offsets)
+    offsets, size = window.offsets, len(window.offsets)
     labels = [IGNORED] * len(window.input_ids)
     labels[window.first : window.first + size] = [0] * size
     for start, text in zip(gold.starts, gold, strict=True):
-        inside = [at for at, (a, b) in enumerate(window.offsets) if a < start + len(text) and b > start]
-        cut = (
-            not inside
-            or window.offsets[inside[0]][0] > start
-            or window.offsets[inside[-1]][1] < start + len(text)
-        )
-        if not cut:
+        end = start + len(text)
+        inside = [at for at, (a, b) in enumerate(offsets) if a < end and b > start]
+        if inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= end:
             labels[window.first + inside[0]] += _START
             labels[window.first + inside[-1]] += _END
             labels[0] = 0

@@ -92,10 +92,6 @@ def _alike(earlier: Sequence[tuple[int, ...]], later: Sequence[tuple[int, ...]])
     for sketch in later:
         # Runs that stand in many texts are of forms; a near copy shares rarer ones too.
         shared = Counter(place for one in sketch for place in holders.get(one, ())[:50])
-        found.append(
-            any(
-                count >= _ALIKE * max(len(sketch), len(earlier[place]))
-                for place, count in shared.most_common(3)
-            )
-        )
+        near = ((count, max(len(sketch), len(earlier[place]))) for place, count in shared.most_common(3))
+        found.append(any(count >= _ALIKE * most for count, most in near))
     return found

@@ -45,9 +45,8 @@ class Table:
     rows: list[tuple[int, dict[str, Any]]]
     is_file: bool = True
     notes: tuple[str, ...] = ()  # what was seen of the file that is not as usual, a line each
-    classes: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # that the `datasets` library names, by column
+    # That the `datasets` library names, by column.
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     format: str = ""  # of a tool that it was recognised as
     unused: tuple[str, ...] = ()  # what of documents is of no use to a task, a line each
     places: Mapping[int, str] = field(default_factory=dict)  # of rows that are not lines of the file
@@ -149,10 +148,8 @@ def _whole(folder: Path, names: list[str]) -> list[str]:
     for name in names:
         if not (folder / name).is_file():
             is_link = (folder / name).is_symlink() and not (folder / name).exists()
-            state = (
-                "a link to a file that is not there: fetch it, or remove the link" if is_link else "no file"
-            )
-            raise UserError(f"{folder / name} is {state}")
+            gone = "a link to a file that is not there: fetch it, or remove the link"
+            raise UserError(f"{folder / name} is {gone if is_link else 'no file'}")
     return names
 
 
@@ -229,13 +226,10 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
     for line, fields in records:
         if len(fields) != len(names):
             held = "a delimiter or line end" if quoted_cells else "a TAB or line end"
-            advice = f"; a field with {held} in it must be in quotes"
-            if len(names) == 1:
-                advice = (
-                    f"; the header {quoted(names[0])} is one column where {DELIMITERS[delimiter]} divide them"
-                )
+            alone = f"the header {quoted(names[0])} is one column where {DELIMITERS[delimiter]} divide them"
+            advice = alone if len(names) == 1 else f"a field with {held} in it must be in quotes"
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
-            raise file_error(path, line, counts + advice)
+            raise file_error(path, line, f"{counts}; {advice}")
         if len(names) > 1 and fields == header:
             raise file_error(path, line, "the header once more, as of files put together: remove the line")
         rows.append((line, dict(zip(names, fields, strict=True))))
@@ -247,10 +241,8 @@ def separated_records(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields the line where each record of csv or tsv begins, and its cells; the first line has the number `begin`."""
     before = begin - 1
-    if quoted_cells:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    else:
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    how: dict[str, Any] = {"strict": True} if quoted_cells else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines, delimiter=delimiter, **how)
     while True:
         try:
             with _long_fields():

@@ -35,9 +35,8 @@ class Encoded:
     owners: list[int]  # the example of each row
     windows: list[WordWindow] = field(default_factory=list)  # for token labels the window of each row
     cut: int = 0  # how many texts were longer than the model's input and lost their end
-    weights: list[int] = field(
-        default_factory=list
-    )  # of each window in its text's answer; none where texts are inputs
+    # Of each window in its text's answer; none where texts are inputs.
+    weights: list[int] = field(default_factory=list)
     unheld: int = 0  # how many questions have an answer, and no window that holds it
     tokens: tuple[int, int] = (0, 0)  # of all texts, and those of them that no input holds
     # Sentences whose words running text is not cut into: as `predict` cuts them, by number; and their inputs.

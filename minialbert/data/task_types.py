@@ -93,7 +93,7 @@ class TaskType:
         """Whether labels are names, rather than scores."""
         return self.label != "score"
 
-    def read_cell(self, cell: object) -> Any:  # noqa: ANN401
+    def read_cell(self, cell: object) -> Any:
         """Return the label of a table's cell that is not empty; NotImplemented: as any label of its sort is read.
 
         Raises ValueError with what was expected.
@@ -120,7 +120,7 @@ class TaskType:
             examples, tokenizer, task, max_length=max_length, overlap=overlap, long_texts=long_texts
         )
 
-    def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return what a batch's loss is divided by: its labels, each with the weight of its class."""
         return _count(labels)
 
@@ -138,16 +138,12 @@ class TaskType:
         """Return the summed loss between a student's and a teacher's logits of one shape, in fp32."""
         raise NotImplementedError
 
-    def shifted(self, logits: Logits, over: Any) -> Logits:  # noqa: ANN401
+    def shifted(self, logits: Logits, over: Any) -> Logits:
         """Return logits from which is taken what a decision's thresholds ask of each label, see `Decision.over`."""
         return np.asarray(logits - over, np.float32)
 
     def results(
-        self,
-        task: Task,
-        examples: Sequence[Any],  # noqa: ARG002 - of kinds whose examples are not rows
-        encoded: Encoded,
-        logits: Sequence[Logits],
+        self, task: Task, examples: Sequence[Any], encoded: Encoded, logits: Sequence[Logits]
     ) -> Answers:
         """Return the model's answer to each example, and the figures where all have gold labels (else none)."""
         gold = [row.get("labels") for row in encoded.rows]
@@ -158,7 +154,7 @@ class TaskType:
         """Return the answers to texts with logits (rows, L), and the figures against gold labels as encoded."""
         raise NotImplementedError
 
-    def is_sound(self, figures: Mapping[str, Any]) -> bool:  # noqa: ARG002
+    def is_sound(self, figures: Mapping[str, Any]) -> bool:
         """Return whether a state of such figures may be kept for its metric alone, rather than as a last resort."""
         return True
 
@@ -245,7 +241,7 @@ class Token(SingleLabel):
         tokenizer: PreTrainedTokenizerFast,
         task: Task,
         *,
-        long_texts: str = "windows",  # noqa: ARG002 - sentences always are
+        long_texts: str = "windows",  # sentences always are
         **options: Any,
     ) -> Encoded:
         """Return sentences as windows; options are those of `encode_sentences`."""
@@ -262,17 +258,14 @@ class MultiLabel(TaskType):
     focal_gamma = 0.0
 
     def loss(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,  # noqa: ARG002
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return binary cross-entropy over all classes, in nats."""
         losses = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
         loss = _focused(losses, losses, self.focal_gamma) if self.focal_gamma else losses.sum()
         return loss, self.weight(labels)
 
-    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
+    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
         """Return T^2 KL(teacher || student) of the softened Bernoulli variables."""
         targets = torch.sigmoid(teacher / temperature)
         cross, entropy = (
@@ -320,25 +313,16 @@ class Regression(TaskType):
     package = ("scipy.stats", "scipy")
 
     def loss(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None = None,  # noqa: ARG002
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return squared errors."""
-        loss = functional.mse_loss(logits.float().squeeze(-1), labels, reduction="sum")
-        return loss, self.weight(labels)
+        return functional.mse_loss(logits.float().squeeze(-1), labels, reduction="sum"), self.weight(labels)
 
-    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:  # noqa: ARG002
+    def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
         """Return squared differences."""
         return functional.mse_loss(student.float(), teacher, reduction="sum")
 
-    def answers(
-        self,
-        task: Task,
-        logits: Logits,
-        gold: list[Any] | None,  # noqa: ARG002
-    ) -> Answers:
+    def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> Answers:
         """Return the scores."""
         scores = logits[:, 0].tolist()
         return scores, regression_metrics(gold, scores) if gold is not None else {}

@@ -58,18 +58,10 @@ def load_task(
             )
         if data is None:
             raise UserError(f"task {name} has no data: give --data, a directory or file")
-        task = load_table(
-            data,
-            kind.name,
-            name=None if name in options else name,
-            columns=recipe.model_dump(include=set(ROLES)),
-            labels=recipe.labels,
-            model_labels=model_labels,
-            label_separator=recipe.label_separator,
-            repair=recipe.iob,
-            overlaps=recipe.overlaps,
-            format=recipe.format,
-        )
+        how = recipe.model_dump(include={"labels", "label_separator", "overlaps", "format"})
+        how |= {"columns": recipe.model_dump(include=set(ROLES)), "repair": recipe.iob}
+        own = None if name in options else name
+        task = load_table(data, kind.name, name=own, model_labels=model_labels, **how)
     if recipe.group is not None and all(row.group is None for rows in task.splits.values() for row in rows):
         raise UserError("task.group names a column of a table, and this data has none: leave it out")
     task = first_rows(task, recipe.max_train_rows)

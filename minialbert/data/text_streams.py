@@ -45,8 +45,9 @@ def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
     """Yields the decompressed bytes after a byte order mark; system errors become `UserError`."""
     suffix = path.suffix.lower()
     unreadable = f"{path}: not readable as {COMPRESSIONS.get(suffix, 'file')}"
-    with failing_as(unreadable, (OSError, EOFError, zlib.error)), path.open("rb") as file:
-        counted = io.BufferedReader(_CountingReader(file, stats), 1 << 18)
+    with failing_as(unreadable, (OSError, EOFError, zlib.error)), _CountedFile(path) as file:
+        file.stats = stats
+        counted = io.BufferedReader(file, 1 << 18)
         stream: IO[bytes]
         if suffix == ".gz":
             stream = io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=counted)), 1 << 18)
@@ -61,20 +62,15 @@ def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
         yield stream
 
 
-class _CountingReader(io.RawIOBase):
-    """A raw reader that counts what passes."""
+class _CountedFile(io.FileIO):
+    """A file that counts what is read of it."""
 
-    def __init__(self, file: IO[bytes], stats: ReadStats) -> None:
-        self._file, self._stats = file, stats
-
-    def readable(self) -> bool:
-        return True
+    stats: ReadStats
 
     def readinto(self, buffer: Any) -> int:
-        block = self._file.read(len(buffer))
-        buffer[: len(block)] = block
-        self._stats.bytes_read += len(block)
-        return len(block)
+        count = super().readinto(buffer) or 0
+        self.stats.bytes_read += count
+        return count
 
 
 class _ZstdReader(io.RawIOBase):

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,8 +46,7 @@ Tag = TypeVar("Tag")
 
 
 def load_tokenizer(
-    tokenizer: str | Path | PreTrainedTokenizerFast,
-    **settings: Any,  # noqa: ANN401
+    tokenizer: str | Path | PreTrainedTokenizerFast, **settings: Any
 ) -> PreTrainedTokenizerFast:
     """Returns the fast tokenizer of that directory or hub id, or the one that was given.
 
@@ -68,12 +68,10 @@ def load_tokenizer(
             if (folder / "tokenizer.json").is_file():
                 check_normalizer(folder / "tokenizer.json")
             with panics_as_errors():
-                loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False, **settings)
+                read = partial(AutoTokenizer.from_pretrained, str(tokenizer), trust_remote_code=False)
+                loaded = read(**settings)
                 if _lowers_upper_case(loaded) and not _says_lower_case(loaded):
-                    settings["do_lower_case"] = False
-                    loaded = AutoTokenizer.from_pretrained(
-                        str(tokenizer), trust_remote_code=False, **settings
-                    )
+                    loaded = read(**settings | {"do_lower_case": False})
                     told = "the tokenizer %s keeps upper case: its vocabulary has it, and no tokenizer_config.json says"
                     logger.warning(f"{told} do_lower_case", tokenizer)
             if getattr(loaded, "is_fast", False):
@@ -119,9 +117,8 @@ def _says_lower_case(tokenizer: PreTrainedTokenizerFast) -> bool:
     if not isinstance(vocabulary, str):  # tokenizer.json says it all
         return True
     # Beside a vocabulary, Transformers leaves out what tokenizer.json says of case.
-    settings, backend = (
-        Path(vocabulary).with_name(file) for file in (TOKENIZER_SETTINGS[0], "tokenizer.json")
-    )
+    beside = Path(vocabulary).with_name
+    settings, backend = beside(TOKENIZER_SETTINGS[0]), beside("tokenizer.json")
     try:
         if settings.is_file() and "do_lower_case" in json.loads(settings.read_text(encoding="utf-8")):
             return True
@@ -137,17 +134,9 @@ def _folder_of_settings(name: str, revision: str | None) -> Path:
 
     if Path(name).is_dir():
         return Path(name)
-    places = [
-        cached_file(
-            name,
-            file,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        for file in TOKENIZER_SETTINGS
-    ]
+    kinds = ("gated_repo", "missing_entries", "connection_errors")
+    silent: dict[str, Any] = {f"_raise_exceptions_for_{kind}": False for kind in kinds}
+    places = [cached_file(name, file, revision=revision, **silent) for file in TOKENIZER_SETTINGS]
     return next((Path(place).parent for place in places if place is not None), Path(name))
 
 

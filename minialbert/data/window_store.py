@@ -115,9 +115,8 @@ class WindowsManifest:
     skipped_documents: int  # empty or whitespace-only, or without a token
     bytes_per_token: float  # of all data files, per token stored
     versions: dict[str, str]  # of Python and the libraries that wrote the folder
-    files: dict[str, str] = field(
-        default_factory=dict
-    )  # SHA-256 of the data files; empty in earlier versions
+    # SHA-256 of the data files; empty in earlier versions.
+    files: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -227,7 +226,7 @@ def record_from_plain(kind: type[Record], values: object) -> Record:
     return record
 
 
-def _without_empty(values: Any) -> Any:  # noqa: ANN401 - JSON
+def _without_empty(values: Any) -> Any:
     """Returns a record's values as versions before the fingerprints had them, where there is none."""
     if isinstance(values, dict):
         fields = values.items()
@@ -236,7 +235,7 @@ def _without_empty(values: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a dataclass
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -472,9 +471,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         if folder not in self._files:
             directory, manifest = self.directories[folder], self.manifests[folder]
             files = data_sizes(directory, self.split, manifest.splits[self.split], manifest.types)
-            tokens, windows = (
-                np.memmap(path, kind, "r") for (path, _), kind in zip(files, manifest.types, strict=True)
-            )
+            pairs = zip(files, manifest.types, strict=True)
+            tokens, windows = (np.memmap(path, kind, "r") for (path, _), kind in pairs)
             self._files[folder] = tokens, windows
         return self._files[folder]
 

@@ -209,11 +209,8 @@ def _notes_on_spans(name: str, rows: Sequence[TokenExample], rule: WordRule, *, 
             example = f"{quoted(row.text[first.start : first.end])} in {quoted(' '.join(held))}"
     if not count:
         return []
-    then = (
-        "words are cut there to learn them"
-        if at_spans
-        else "no word border meets them, so they count as missed"
-    )
+    missed = "no word border meets them, so they count as missed"
+    then = "words are cut there to learn them" if at_spans else missed
     return [f"{name}: {count:,} of {total:,} entities start or end inside a word, such as {example}: {then}"]
 
 

@@ -26,6 +26,7 @@ from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
 from minialbert.errors import UserError
 from minialbert.runs.files import check_own, write_atomically, writing
+from minialbert.runs.machine import usable_cores
 from minialbert.runs.progress import progress_bar
 from minialbert.runs.stopping import GracefulStop
 
@@ -303,13 +304,6 @@ def end_processes(processes: list[subprocess.Popen[bytes]], grace: float = GRACE
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             _close(process)
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _visible_devices() -> list[str]:

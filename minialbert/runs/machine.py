@@ -75,6 +75,11 @@ def instruction_sets() -> list[str]:
     return sorted(flag for flag in flags if re.fullmatch(named, flag))
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _libc_function(name: str) -> Any:
     if sys.platform != "linux":
         return None

@@ -166,8 +166,7 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
         entities = tuple(replace(one, parts=((span.start, span.end),)) for one, span in kept)
     if entities is not None and "overlaps" not in holds:
         first = {span: one for one, span in reversed(kept)}
-        given = [span for _, span in kept]
-        chosen, doubles, overlapping = without_overlaps(document.text, given, overlaps)
+        chosen, doubles, overlapping = without_overlaps(document.text, [span for _, span in kept], overlaps)
         lost["repeated entities"] += doubles
         if overlapping and overlaps == "refuse":
             told = f"entities overlap, and {title} has one tag for a word"

@@ -13,9 +13,8 @@ from minialbert.data.formats.documents import Document, Entity, Reading, place_e
 from minialbert.data.table_files import file_error, read_text
 from minialbert.errors import UserError, one_line, quoted
 
-_LARGEST_GAP = (
-    1000  # characters between two passages that are filled, so that offsets stay; beyond, one line end
-)
+# Characters between two passages that are filled, so that offsets stay; beyond, one line end.
+_LARGEST_GAP = 1000
 _TYPES = ("type", "label", "semantic_type", "Type", "NE")
 
 
@@ -129,14 +128,10 @@ def _records(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
             at = max((n for n, (start, _, _) in enumerate(passages) if start <= entity.start), default=0)
             infons = {"type": entity.label, **entity.meta}
             infons |= {} if entity.score is None else {"score": entity.score}
-            found[at]["annotations"].append(
-                {
-                    "id": entity.id or str(place),
-                    "infons": infons,
-                    "text": " ".join(document.text[start:end] for start, end in entity.parts),
-                    "locations": [{"offset": start, "length": end - start} for start, end in entity.parts],
-                }
-            )
+            text = " ".join(document.text[start:end] for start, end in entity.parts)
+            locations = [{"offset": start, "length": end - start} for start, end in entity.parts]
+            said = {"id": entity.id or str(place), "infons": infons, "text": text, "locations": locations}
+            found[at]["annotations"].append(said)
         known = {} if document.annotator is None else {"annotator": document.annotator}
         infons = {
             key: value if isinstance(value, str) else json.dumps(value)

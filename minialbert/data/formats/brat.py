@@ -85,8 +85,7 @@ def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str
             ]
             where = ";".join(f"{start} {end}" for start, end in found)
             quote = " ".join(text[start:end] for start, end in found)
-            label = types[entity.label]
-            lines.append(f"{entity.id if own else f'T{place}'}\t{label} {where}\t{quote}")
+            lines.append(f"{entity.id if own else f'T{place}'}\t{types[entity.label]} {where}\t{quote}")
         lines += document.meta.get("brat", ()) if own else ()
         yield f"{name}.ann", "".join(f"{line}\n" for line in lines)
         yield f"{name}.txt", text

@@ -88,9 +88,8 @@ def _results(
             labels += _names(value["choices"])
         else:
             reading.left_out[f"results of type {kind}"] += 1
-    kinds = {one["type"] for one in results}
     # An annotation without any result says that there is no entity.
-    has_classes = bool(kinds.intersection(_CLASSES))
+    has_classes = any(one["type"] in _CLASSES for one in results)
     return (
         None if has_classes and not entities else tuple(entities),
         tuple(dict.fromkeys(labels)) if has_classes else None,

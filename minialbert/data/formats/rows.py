@@ -16,17 +16,14 @@ from minialbert.data.table_files import Table
 _OF_SPANS = {
     "start", "end", "label", "labels", "type", "text", "start_offset", "end_offset", "token_start", "token_end"
 }  # fmt: skip
+ANSWERS = ("accept", "reject", "ignore")  # of Prodigy
 _ANNOTATORS = ("annotator", "_annotator_id", "username", "user", "completed_by")
 
 
 def shape(columns: Iterable[str], record: Mapping[str, Any]) -> str | None:
     """Returns which tool wrote rows, from their columns and one of them; None of rows as any."""
     names = set(columns)
-    if names & {"_input_hash", "_task_hash", "_view_id"} or record.get("answer") in (
-        "accept",
-        "reject",
-        "ignore",
-    ):
+    if names & {"_input_hash", "_task_hash", "_view_id"} or record.get("answer") in ANSWERS:
         return "prodigy"
     if "annotation_id" in names and {"annotator", "lead_time", "updated_at", "created_at"} & names:
         return "label-studio-min"

@@ -26,7 +26,8 @@ def rows(table: Table) -> Table:
         with reading_as("SQuAD", table.place(row)):
             articles = list(record["data"])
         for number, article in enumerate(articles, start=1):
-            with reading_as("SQuAD", f"{table.name}: article {number}"):
+            place = f"{table.name}: article {number}"
+            with reading_as("SQuAD", place):
                 for at, paragraph in enumerate(article["paragraphs"], start=1):
                     for asked in paragraph["qas"]:
                         cells = {key: asked[key] for key in ("id", "question", "answers") if key in asked}
@@ -36,9 +37,7 @@ def rows(table: Table) -> Table:
                         cells |= {"context": paragraph["context"], "title": article.get("title")}
                         found.append((len(found) + 1, cells))
                         name = asked.get("id", asked["question"])
-                        places[len(found)] = (
-                            f"{table.name}: article {number}, paragraph {at}, question {name}"
-                        )
+                        places[len(found)] = f"{place}, paragraph {at}, question {name}"
                         if impossible and answers:
                             raise UserError(
                                 f"{places[len(found)]}: is_impossible is true, so expected no answers, found "
