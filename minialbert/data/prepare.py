@@ -295,9 +295,9 @@ def _check_options(
     if options.max_document_bytes < 1:
         raise UserError(f"max_document_bytes must be at least 1, found {options.max_document_bytes}")
     if options.window_length > tokenizer.model_max_length:
-        limit = f"the {tokenizer.model_max_length} tokens that the tokenizer {record.name} states"
+        stated = f"the {tokenizer.model_max_length} tokens that the tokenizer {record.name} states"
         logger.warning(
-            "window_length %d is longer than %s as its model's limit", options.window_length, limit
+            "window_length %d is longer than %s as its model's limit", options.window_length, stated
         )
 
 

@@ -116,9 +116,8 @@ def benchmark(
     with suppress(AttributeError, OSError):  # not on Windows
         load = os.getloadavg()[0]
     if load is not None and load > _BUSY * (os.cpu_count() or 1):
-        logger.warning(
-            "the load average of the last minute is %.1f: times are longer if other processes still run", load
-        )
+        told = "times are longer if other processes still run"
+        logger.warning("the load average of the last minute is %.1f: %s", load, told)
     count = torch.get_num_threads() if threads is None else threads
     settings = list(dict.fromkeys((batch, length) for batch in (1, batch_size) for length in lengths))
     about: dict[str, dict[str, Any]] = {}
@@ -145,9 +144,8 @@ def benchmark(
             own = tuple(model.ready or engines)
             pairs += [(choice.name, engine) for engine in own]
             for engine, worker in _started(model, own, request, notes, bar):
-                timed[choice.name, engine] = Timed(
-                    stack.enter_context(worker).time, model.max_length, worker.facts
-                )
+                run = stack.enter_context(worker).time
+                timed[choice.name, engine] = Timed(run, model.max_length, worker.facts)
         take_turns(timed, settings, repeats=repeats, seconds=seconds, bar=bar)
     notes += [f"{' '.join(pair)}: {one.failure}" for pair, one in timed.items() if one.failure]
     record = {
@@ -307,10 +305,7 @@ def _progress_bar(shown: bool) -> Progress:
 
 
 def _check_options(
-    engines: Sequence[str],
-    lengths: Sequence[int],
-    numbers: Mapping[str, int | None],
-    seconds: float,
+    engines: Sequence[str], lengths: Sequence[int], numbers: Mapping[str, int | None], seconds: float
 ) -> None:
     """Refuse now what would fail after an hour."""
     unknown = [engine for engine in engines if engine not in ENGINES]
@@ -326,13 +321,10 @@ def _check_options(
     for fault, holds in rules.items():
         if not holds:
             raise UserError(fault)
-    for package, extra, some in (
-        *(
-            (name, "export", ONNX_ENGINES + OPENVINO_ENGINES)
-            for name in ("onnx", "onnxruntime", "onnxscript")
-        ),
-        ("openvino", "openvino", OPENVINO_ENGINES),
-    ):
+    needed = {
+        name: ("export", ONNX_ENGINES + OPENVINO_ENGINES) for name in ("onnx", "onnxruntime", "onnxscript")
+    }
+    for package, (extra, some) in {**needed, "openvino": ("openvino", OPENVINO_ENGINES)}.items():
         if set(engines) & set(some) and find_spec(package) is None:
             raise MissingExtraError(package, extra, f"benchmarking {listed(some)}")
 
@@ -385,17 +377,12 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
         of = {(timing["batch_size"], timing["length"]): timing for timing in cell["timings"]}
         row: tuple[Value, ...] = model, engine
         megabytes = (_figure(cell[name], 1e-6) for name in ("bytes", "peak_memory_bytes"))
-        counted = None if parameters is None else f"{parameters / 1e6:.2f} M"
-        size.append((*row, counted, *megabytes))
+        size.append((*row, None if parameters is None else f"{parameters / 1e6:.2f} M", *megabytes))
         one, many = row, row
         for length in lengths:
             single, several = of.get((1, length), {}), of.get((batch, length), {})
-            taken = single.get("seconds", {})
-            one += (
-                _figure(taken.get("median"), 1e3),
-                _figure(taken.get("p95"), 1e3),
-                _figure(single.get("speed_ratio")),
-            )
+            times = (_figure(single.get("seconds", {}).get(name), 1e3) for name in ("median", "p95"))
+            one += *times, _figure(single.get("speed_ratio"))
             many += _figure(several.get("tokens_per_second")), _figure(several.get("speed_ratio"))
         latency.append(one)
         throughput.append(many)
@@ -405,8 +392,7 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
     scores: list[tuple[Value, ...]] = []
     for name, about in record["models"].items():
         if one := about.get("quality"):
-            share = in_percent(one["metric"])
-            shown = f"{100 * one['score']:.1f} %" if share else f"{one['score']:.3g}"
+            shown = f"{100 * one['score']:.1f} %" if in_percent(one["metric"]) else f"{one['score']:.3g}"
             scores.append((name, *(one[key] for key in ("of", "task", "split", "metric")), shown))
     scored = Table("Quality", ("model", "scored", "task", "split", "metric", "score"), tuple(scores))
     return [

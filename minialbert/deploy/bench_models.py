@@ -15,7 +15,7 @@ from minialbert_runtime.session import has_openvino
 from transformers import PreTrainedConfig
 
 from minialbert.deploy.bench_worker import STATIC
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, listed
 from minialbert.method import encoders
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.runs.records import RESULT_FILE, load_record, look_up
@@ -98,9 +98,7 @@ def parse_models(values: Sequence[str]) -> list[ModelChoice]:
     names = [choice.name for choice in choices]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(
-            f"two models are called {', '.join(twice)}: give --model NAME=PATH to tell them apart"
-        )
+        raise UserError(f"two models are called {listed(twice)}: give --model NAME=PATH to tell them apart")
     return choices
 
 
@@ -137,11 +135,10 @@ def build_model(choice: ModelChoice, seed: int = 0, *, read: bool = True) -> Ben
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = (
-                encoders.load_encoder(name, head, config=config).model
-                if has_weights
-                else encoders.HEADS[head].auto.from_config(config, trust_remote_code=False)
-            )
+            if has_weights:
+                model = encoders.load_encoder(name, head, config=config).model
+            else:
+                model = encoders.HEADS[head].auto.from_config(config, trust_remote_code=False)
         except UserError:
             raise
         except encoders.LOADING_ERRORS as error:

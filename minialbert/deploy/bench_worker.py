@@ -134,9 +134,8 @@ def product_rates(threads: int) -> dict[str, float]:
     for turn in range(3):
         for name, product in products.items():
             seconds[name] += timed_runs(product, new=not turn)
-    return {
-        name: 2e-9 * rows * inputs * outputs / statistics.median(taken) for name, taken in seconds.items()
-    }
+    work = 2e-9 * rows * inputs * outputs
+    return {name: work / statistics.median(taken) for name, taken in seconds.items()}
 
 
 def peak_bytes() -> int | None:
@@ -185,10 +184,8 @@ class _Session:
 
         rows, length = inputs[self._names[0]].shape
         step = rows if self._rows is None else self._rows(length)
-        parts = [
-            {name: inputs[name][begin : begin + step] for name in self._names}
-            for begin in range(0, rows, step)
-        ]
+        starts = range(0, rows, step)
+        parts = [{name: inputs[name][at : at + step] for name in self._names} for at in starts]
         if len(parts) == 1 or self._single in (None, self._session):
             return [self._session.run(None, part) for part in parts]
         return run_side_by_side(partial(self._single.run, None), parts, self._threads)
@@ -208,9 +205,8 @@ def _answers(request: Mapping[str, Any]) -> Iterator[Any]:
     if request["engine"] == PRODUCTS:
         yield product_rates(request["threads"])
         return
-    feed = cache(
-        partial(make_inputs, *(request[name] for name in ("inputs", "vocabulary", "padding", "seed")))
-    )
+    own = (request[name] for name in ("inputs", "vocabulary", "padding", "seed"))
+    feed = cache(partial(make_inputs, *own))
     run, size = _load(request)
     for _ in range(3):
         run(feed(1, request["length"]))
@@ -220,8 +216,7 @@ def _answers(request: Mapping[str, Any]) -> Iterator[Any]:
     yield facts
     seen = set()
     for line in sys.stdin:
-        inputs = feed(*json.loads(line))
-        yield timed_runs(partial(run, inputs), new=line not in seen)
+        yield timed_runs(partial(run, feed(*json.loads(line))), new=line not in seen)
         seen.add(line)
 
 

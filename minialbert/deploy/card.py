@@ -68,9 +68,8 @@ def model_card(
     distilled, tuning, results = _distilled(evidence.distillation), evidence.tuning, evidence.results
     tags = ["minialbert", *(["distillation"] if distilled else [])]
     tags += ["sentence-transformers", "feature-extraction"] if facts.sentence_embeddings else []
-    named = (
-        name.removeprefix("hub:").split(":")[0] for name in distilled.get("sources", []) if name[:4] == "hub:"
-    )
+    sources = [name for name in distilled.get("sources", []) if name[:4] == "hub:"]
+    named = (name.removeprefix("hub:").split(":")[0] for name in sources)
     data = ModelCardData(
         language=language,
         license=license,
@@ -125,13 +124,9 @@ def _eval_results(results: tuple[Result, ...]) -> list[EvalResult]:
         about += [f"mean of {result.value.n} seeds"] if result.value.n > 1 else []
         name = f"{name} ({'; '.join(about)})" if about else name
         head = TASK_TYPES[result.problem].head if result.problem in TASK_TYPES else result.problem
-        kind, value = "text-classification", round(result.value.mean, 6)
-        kind = HEADS[head].pipeline if head in HEADS else kind
-        found.append(
-            EvalResult(
-                task_type=kind, metric_type=metric, metric_value=value, metric_name=name, **_dataset(result)
-            )
-        )
+        kind = HEADS[head].pipeline if head in HEADS else "text-classification"
+        said = {"metric_type": metric, "metric_value": round(result.value.mean, 6), "metric_name": name}
+        found.append(EvalResult(task_type=kind, **said, **_dataset(result)))
     return found
 
 
@@ -149,11 +144,8 @@ def _dataset(result: Result) -> dict[str, Any]:
         name = f"GLUE {GLUE_TASKS[result.task].folder}"
         return {"dataset_type": "glue", "dataset_config": result.task, "dataset_name": name, **named}
     task = public_name(result.task)
-    return {
-        "dataset_type": re.sub(r"[^\w.-]+", "-", task).strip("-") or "task",
-        "dataset_name": task,
-        **named,
-    }
+    kind = re.sub(r"[^\w.-]+", "-", task).strip("-") or "task"
+    return {"dataset_type": kind, "dataset_name": task, **named}
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def export(
     repo_id: str | None = None,
     push: bool | None = None,
     private: bool | None = None,
-    tokenizer: Any = None,  # noqa: ANN401 - a name or a live one
+    tokenizer: Any = None,  # a name or a live one
     overwrite: bool = False,
     progress: bool = True,
 ) -> Result:
@@ -89,11 +89,8 @@ def export(
     Raises:
         UserError: if the model, an option or the target is wrong, or the graph fails its check; nothing is written.
     """
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name in (*_FOR_ONNX, *_FOR_WEB, *_FOR_HUB) and value is not None
-    }
+    known = {*_FOR_ONNX, *_FOR_WEB, *_FOR_HUB}
+    given = {name: value for name, value in locals().items() if name in known and value is not None}
     options = {"onnx": _FOR_ONNX, "web": _FOR_WEB, "hub": _FOR_HUB}
     if to not in options:
         raise UserError(f"to={to!r}: expected onnx, web or hub")

@@ -224,8 +224,7 @@ def _license_text() -> str:
 def _drop_local_keys(path: Path) -> None:
     if path.is_file():
         values = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in values.items() if key not in _LOCAL_KEYS}
-        write_json(path, kept)
+        write_json(path, {key: value for key, value in values.items() if key not in _LOCAL_KEYS})
 
 
 def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) -> str:
@@ -233,13 +232,8 @@ def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) ->
     api = HfApi()
     try:
         created = api.create_repo(repo_id, private=private, repo_type="model", exist_ok=True)
-        what = {
-            "repo_id": created.repo_id,
-            "repo_type": "model",
-            "folder_path": folder,
-            "allow_patterns": files,
-        }
-        api.upload_folder(**what, commit_message="Upload model")
+        what = {"repo_id": created.repo_id, "repo_type": "model", "commit_message": "Upload model"}
+        api.upload_folder(folder_path=folder, allow_patterns=files, **what)
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):

@@ -50,7 +50,7 @@ def trim(
     keep: int | None = None,
     min_count: int = 1,
     text_field: str = "text",
-    tokenizer: Any = None,  # noqa: ANN401 - of a live model
+    tokenizer: Any = None,  # of a live model
     overwrite: bool = False,
     progress: bool = True,
 ) -> Result:
@@ -98,7 +98,7 @@ def trim(
         loaded = load_encoder(source, head_of(load_encoder_config(source)) or "features", role="model").model
         check_vocabulary(loaded, whole, str(display_name(source)))
         counts, sample = _count(whole, corpus, text_field)
-        ids = _kept(whole, settings, counts, keep, min_count)
+        ids = _kept(whole.all_special_ids, settings, counts, keep, min_count)
         cut = _trimmed_tokenizer(whole, settings, ids)
         smaller = _trimmed_model(loaded, ids)
         proved = _prove(loaded, whole, smaller, cut, sample)
@@ -138,16 +138,12 @@ def _count(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, field: str) -> tu
 
 
 def _kept(
-    tokenizer: PreTrainedTokenizerFast,
-    settings: Mapping[str, Any],
-    counts: Counter[int],
-    keep: int | None,
-    min_count: int,
+    special: list[int], settings: Mapping[str, Any], counts: Counter[int], keep: int | None, min_count: int
 ) -> list[int]:
     """Return the ids that stay, in their order."""
     prefix = settings["model"]["continuing_subword_prefix"]
     vocabulary: Mapping[str, int] = settings["model"]["vocab"]
-    always = {one["id"] for one in settings["added_tokens"]} | set(tokenizer.all_special_ids)
+    always = {one["id"] for one in settings["added_tokens"]} | set(special)
     always |= {index for token, index in vocabulary.items() if len(token.removeprefix(prefix)) == 1}
     always |= {vocabulary[settings["model"]["unk_token"]]}
     frequent = [index for index, count in counts.most_common() if count >= min_count and index not in always]
@@ -155,8 +151,7 @@ def _kept(
         raise UserError(
             f"keep {keep:,}: special tokens and single characters stay always, and they are {len(always):,}: give more"
         )
-    room = None if keep is None else keep - len(always)
-    return sorted({*always, *frequent[:room]})
+    return sorted({*always, *frequent[: None if keep is None else keep - len(always)]})
 
 
 def _trimmed_tokenizer(

@@ -102,18 +102,15 @@ def export_to_web(
             defaults: dict[str, Any] = {"precision": "int8", "opset": _MOST_OPSET}
             export_onnx(model, source, **(defaults | options))
         shutil.copytree(source, staging, dirs_exist_ok=True)
-        facts = _facts(Model(staging, threads=1))
-        write_json(staging / FACTS_FILE, facts, indent=None)
+        write_json(staging / FACTS_FILE, _facts(Model(staging, threads=1)), indent=None)
         for name, file in packages.items():
             (staging / "vendor").mkdir(exist_ok=True)
             shutil.copyfile(file, staging / "vendor" / name)
         shutil.copytree(_ASSETS, staging, dirs_exist_ok=True)
         names = _write_service_worker(staging, [name for name in packages if "LICENSE" not in name])
         contents = [(staging / name).read_bytes() for name in names]
-        sizes = {
-            "bytes": sum(map(len, contents)),
-            "gzip": sum(len(gzip.compress(one, 9)) for one in contents),
-        }
+        packed = sum(len(gzip.compress(one, 9)) for one in contents)
+        sizes = {"bytes": sum(map(len, contents)), "gzip": packed}
         result = RunDirectory(staging).result
         record = {"kind": "export"} | (load_record(result) if result.is_file() else {}) | {"web": sizes}
         write_json(result, record)
@@ -124,15 +121,11 @@ def _check_exported(folder: Path) -> None:
     """Refuse a folder that would have to be exported again."""
     facts = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
     advice = "give --quantize int8 (or int4) to export it again"
+    web = "ONNX Runtime for the web"
     if facts.get("precision") == "int4" and has_type_int4(folder / MODEL_FILE):
-        raise UserError(
-            f"{folder} has matrices in a type that ONNX Runtime for the web does not know: {advice}"
-        )
-    opset = facts.get("opset", 0)
-    if opset > _MOST_OPSET:
-        raise UserError(
-            f"{folder} has opset {opset}, and ONNX Runtime for the web takes {_MOST_OPSET}: {advice}"
-        )
+        raise UserError(f"{folder} has matrices in a type that {web} does not know: {advice}")
+    if (opset := facts.get("opset", 0)) > _MOST_OPSET:
+        raise UserError(f"{folder} has opset {opset}, and {web} takes {_MOST_OPSET}: {advice}")
 
 
 def _checked_packages(modules: Path) -> dict[str, Path]:
@@ -173,8 +166,7 @@ def _tokenizer_tables(file: Path, tokenizer: dict[str, Any]) -> dict[str, Any]:
     steps = [tokenizer["normalizer"], tokenizer["pre_tokenizer"]]
     kinds = [str(step and step.get("type")) for step in steps]
     if tokenizer["model"]["type"] == "WordPiece" and kinds == ["BertNormalizer", "BertPreTokenizer"]:
-        backend = Tokenizer.from_file(str(file))
-        return {"normal": _normal_forms(backend.normalizer), "borders": _borders()}
+        return {"normal": _normal_forms(Tokenizer.from_file(str(file)).normalizer), "borders": _borders()}
     if tokenizer["model"]["type"] == "BPE" and kinds[0] in ("None", "NFC") and kinds[1] == "ByteLevel":
         return {}
     raise UserError(

@@ -291,8 +291,7 @@ def validation_score(record: dict[str, Any]) -> float:
 
 
 def _merit(*records: dict[str, Any]) -> float:
-    mean = statistics.fmean(map(validation_score, records))
-    return _signed(mean, records[0]["metric"])
+    return _signed(statistics.fmean(map(validation_score, records)), records[0]["metric"])
 
 
 def _signed(score: float, metric: str) -> float:

@@ -258,14 +258,10 @@ def start_process(job: Job, threads: int, device: str | None = None) -> subproce
         environment["CUDA_VISIBLE_DEVICES"] = device
     where = ["--recipe", str(job.recipe_file), "--output", job.output, "--resume"]
     with Path(job.log).open("ab") as log:
+        command = [sys.executable, "-P", "-m", WORKER, *job.words, *where]
+        streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", WORKER, *job.words, *where],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=job.directory,
-            env=environment,
-            start_new_session=True,
+            command, **streams, cwd=job.directory, env=environment, start_new_session=True
         )
 
 

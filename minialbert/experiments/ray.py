@@ -64,7 +64,7 @@ class RayWorkers(pool.Workers):
                 self._ray.shutdown()
 
 
-def import_ray() -> Any:  # noqa: ANN401 - a module
+def import_ray() -> Any:
     """Return the module ray, or raise a `MissingExtraError`."""
     with needs_extra("ray", "--ray"):
         import ray
@@ -89,10 +89,8 @@ def run_on_node(values: dict[str, Any], threads: int) -> dict[str, Any]:
     job = pool.Job(**values)
     for path in (job.recipe_file, job.directory):
         if not Path(path).exists():
-            mistake = (
-                f"{path} is not there on node {platform.node()}: with --ray, give an --output (and run from a "
-                "directory) on storage that all nodes share under the same path"
-            )
+            advice = "give an --output (and run from a directory) on storage that all nodes share under the same path"
+            mistake = f"{path} is not there on node {platform.node()}: with --ray, {advice}"
             return asdict(pool.Outcome("mistake", mistake))
     process = pool.start_process(job, threads)
     try:

@@ -149,10 +149,8 @@ def write_page(
     with writing(output, advice="name a directory"):
         (output / "figures" if figures else output).mkdir(parents=True, exist_ok=True)
         # What an earlier report left, and this one no longer shows.
-        for old in (
-            *output.glob(f"figures/{name}-*.svg"),
-            *(output / f"{stem}.csv" for stem in tables or ()),
-        ):
+        gone = [output / f"{stem}.csv" for stem in tables or ()]
+        for old in (*output.glob(f"figures/{name}-*.svg"), *gone):
             old.unlink(missing_ok=True)
         for file, content in files.items():
             write_atomically(output / file, content)
@@ -206,8 +204,7 @@ def _provenance(records: Sequence[Record], runs: Sequence[contents.Run]) -> list
     if commands:
         listing = Listing("Commands", contents.command_lines(commands), folded=False, language="sh")
         told = "Words in capitals stand for paths and seeds; models and data have their names, without their folders."
-        note = Text(told)
-        sections.append(Section("Commands", (note, listing)))
+        sections.append(Section("Commands", (Text(told), listing)))
     if lines := contents.made_with([*map(vars, records), *(run.record for run in runs)]):
         sections.append(Section("Versions", (Listing("Versions", lines, folded=False),)))
     return sections

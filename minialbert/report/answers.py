@@ -62,6 +62,10 @@ _SENTENCES = {
     ),
 }
 _STAGES = {"student": "student_end", "student, before its first step": "student_start", "teacher": "teacher"}
+_STAGED = {
+    name: {label: f"{stage}.{name}" for label, stage in _STAGES.items()}
+    for name in ("mlm_accuracy", "LAST", "vector_cosine", "similarity_correlation")
+}
 _BARS: dict[str, dict[str, tuple[str, Mapping[str, str]]]] = {
     "demo": {
         "Right package": ("%", {
@@ -73,20 +77,12 @@ _BARS: dict[str, dict[str, tuple[str, Mapping[str, str]]]] = {
         "Time for a text of 128 tokens": ("ms", {one: f"export.milliseconds.{one}.128" for one in _MODELS}),
     },
     "distillation": {
-        "Masked tokens of held-out text predicted": (
-            "%", {label: f"{stage}.mlm_accuracy" for label, stage in _STAGES.items()}
-        ),
-        "Cosine of the last hidden states with the teacher's": (
-            "cosine", {label: f"{stage}.LAST" for label, stage in _STAGES.items()}
-        ),
+        "Masked tokens of held-out text predicted": ("%", _STAGED["mlm_accuracy"]),
+        "Cosine of the last hidden states with the teacher's": ("cosine", _STAGED["LAST"]),
     },
     "embeddings": {
-        "Cosine of vectors with the teacher's": (
-            "cosine", {label: f"{stage}.vector_cosine" for label, stage in _STAGES.items()}
-        ),
-        "Correlation of similarities with the teacher's": (
-            "cosine", {label: f"{stage}.similarity_correlation" for label, stage in _STAGES.items()}
-        ),
+        "Cosine of vectors with the teacher's": ("cosine", _STAGED["vector_cosine"]),
+        "Correlation of similarities with the teacher's": ("cosine", _STAGED["similarity_correlation"]),
     },
 }  # fmt: skip
 

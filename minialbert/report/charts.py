@@ -116,9 +116,8 @@ def placeable(chart: Chart) -> Chart:
 
 def stem(title: str, without: str, taken: Container[str]) -> str:
     """Return a name of letters, digits and hyphens for a title; with a number where it is taken."""
-    return free_name(
-        re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-") or without, "-", taken
-    )
+    letters = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-")
+    return free_name(letters or without, "-", taken)
 
 
 def thinned(count: int, most: int) -> list[int]:

@@ -23,26 +23,10 @@ from minialbert.runs.packed import is_run_file
 from minialbert.runs.records import finite, load_record
 from minialbert.tasks.certificate import RESAMPLES, answers, ratios, resampled, units
 
-_KINDS = {
-    "distillation": "distillation",
-    "initialisation": "distillation",
-    "finetune": "fine-tuning",
-    "evaluation": "evaluation",
-}
-_COST = {
-    "steps": "training.steps",
-    "best step": "training.best_step",
-    "skipped steps": "training.skipped_steps",
-    "windows": "training.windows",
-    "seconds": "training.wall_seconds",
-    "seconds per step": "training.seconds_per_step",
-    "tokens per second": "training.tokens_per_second",
-    "parameters": "model.parameters",
-    "encoder parameters": "model.encoder_parameters",
-    "adapter parameters": "model.adapter_parameters",
-    "trainable parameters": "model.trainable_parameters",
-    "peak memory (MB)": "training.peak_memory_mb",
-}
+_KINDS = dict.fromkeys(("distillation", "initialisation"), "distillation")
+_KINDS |= {"finetune": "fine-tuning", "evaluation": "evaluation"}
+_COST = ("steps", "best_step", "skipped_steps", "windows", "seconds", "seconds_per_step", "tokens_per_second")
+_SIZES = ("parameters", "encoder_parameters", "adapter_parameters", "trainable_parameters")
 
 _MOST = 100  # texts that changed
 _Pair = tuple[Run, Run]
@@ -108,10 +92,8 @@ def _kind(run: Run) -> str:
 def _summary(runs: _Pair) -> Iterator[Block]:
     yield Text(_verdict(runs), strong=True)
     models = (shown(run.part("model").get("name") or "-") for run in runs)
-    rows = (
-        (a.name, a.record["kind"], name, _text(a.record.get("seed")))
-        for a, name in zip(runs, models, strict=True)
-    )
+    named = zip(runs, models, strict=True)
+    rows = ((a.name, a.record["kind"], name, _text(a.record.get("seed"))) for a, name in named)
     yield Table("Runs", ("", "kind", "model", "seed"), tuple(rows))
     if _identity(runs[0]) != _identity(runs[1]):
         yield Text("The runs were measured on different data, so their figures are of different texts.")
@@ -148,8 +130,7 @@ def _identity(run: Run) -> object:
     """Return what tells apart the data that a run was measured on, as far as its record has it."""
     data = run.part("data")
     if _kind(run) == "distillation":
-        folders = data.get("folders")
-        prints = [one.get("fingerprint") for one in folders or () if isinstance(one, dict)]
+        prints = [one.get("fingerprint") for one in data.get("folders") or () if isinstance(one, dict)]
         return prints, flat_settings(run.part("recipe")).get("training.eval_windows")
     rows = data.get("rows")
     measured = rows.get(str(run.record.get("split"))) if isinstance(rows, dict) else run.record.get("rows")
@@ -217,9 +198,8 @@ def _rows(
     rows, half = [], len(figures) // 2
     for name in dict.fromkeys([*(name for name in first if name in named), *named]):
         values = [column.get(name) for column in figures]
-        last = [
-            [value for value in part if value is not None][-1:] for part in (values[:half], values[half:])
-        ]
+        sides = (values[:half], values[half:])
+        last = [[value for value in side if value is not None][-1:] for side in sides]
         gap = _gap(last[0][0], last[1][0]) if all(last) else "-"
         rows.append((prefix + shown(name), *map(_text, values), gap))
     return tuple(rows)
@@ -292,7 +272,9 @@ def _told(line: Mapping[str, Any], side: int) -> str:
 
 
 def _cost(runs: _Pair) -> Table:
-    pairs = {name: [run.figure(path) for run in runs] for name, path in _COST.items()}
+    paths = {name: f"training.{name}" for name in _COST} | {name: f"model.{name}" for name in _SIZES}
+    paths |= {"seconds": "training.wall_seconds", "peak memory (MB)": "training.peak_memory_mb"}
+    pairs = {in_words(name): [run.figure(path) for run in runs] for name, path in paths.items()}
     pairs["rows per second"] = list(map(_rows_per_second, runs))
     if _kind(runs[0]) == "evaluation":
         pairs["seconds"] = [run.figure("wall_seconds") for run in runs]

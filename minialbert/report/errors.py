@@ -46,16 +46,10 @@ def _by_label(figures: Mapping[str, Any]) -> Iterator[Table]:
         found = list((figures.get(key) or {}).items())
         if key != "per_length":  # which is in order of length
             found.sort(key=lambda item: -item[1]["support"])
-        rows = [
-            (
-                name,
-                _bar(one["f1"], _share(one, "f1")),
-                _share(one, "precision"),
-                _share(one, "recall"),
-                f"{one['support']:,}",
-            )
-            for name, one in found[:_MOST_CLASSES]
-        ]
+        rows = []
+        for name, one in found[:_MOST_CLASSES]:
+            f1, *others = (_share(one, figure) for figure in ("f1", "precision", "recall"))
+            rows.append((name, _bar(one["f1"], f1), *others, f"{one['support']:,}"))
         if rows:
             told = "In brackets: 95 % intervals, from {resamples:,} bootstrap samples of {units:,} {drawn}."
             notes = [told.format(**figures)] if "intervals" in found[0][1] else []
@@ -77,11 +71,8 @@ def _count(count: int, total: int) -> Marked:
 
 
 def _left_out(count: int) -> tuple[str, ...]:
-    return (
-        (f"The {_MOST_CLASSES} most frequent of {count:,}; the record has all.",)
-        if count > _MOST_CLASSES
-        else ()
-    )
+    told = f"The {_MOST_CLASSES} most frequent of {count:,}; the record has all."
+    return (told,) if count > _MOST_CLASSES else ()
 
 
 def _confusion(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Table]:

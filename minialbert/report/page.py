@@ -76,8 +76,7 @@ def _template() -> Template:
 
 def _asset(name: str) -> str:
     """Return a file of the page with the line ends that a browser makes of it, so that its hash fits."""
-    text = resources.files(__package__).joinpath("assets", name).read_text("utf-8")
-    return text.replace("\r\n", "\n")
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8").replace("\r\n", "\n")
 
 
 def _hash(text: str) -> str:
@@ -201,25 +200,19 @@ def _grid(table: Table) -> dict[str, Any]:
     paper = [(0, "paper: "), *((index, "paper") for index, head in enumerate(heads) if head == "source")]
     kept = [at for at, column in enumerate(columns) if not rows or not all(one.missing for one in column)]
     kept = sorted({0, *kept} if heads else (), key=lambda index: (index > 0, index not in judged, index))
-    numeric = [
-        any(one.key is not None for one in column)
-        and all(one.key is not None or one.missing for one in column)
-        for column in columns
-    ]
-    return {
-        "columns": [
-            {"name": heads[index], "numeric": numeric[index], "folded": heads[index] == "by task"}
-            for index in kept
-        ],
-        "rows": [
-            {
-                # By its name, or by what its column "source" says.
-                "paper": any(row[index].text.startswith(start) for index, start in paper),
-                "cells": [_judged(row[index]) if index in judged else row[index] for index in kept],
-            }
-            for row in rows
-        ],
-    }
+    named = []
+    for at in kept:
+        known = [one.key is not None for one in columns[at] if one.key is not None or not one.missing]
+        named.append(
+            {"name": heads[at], "numeric": bool(known) and all(known), "folded": heads[at] == "by task"}
+        )
+    shown = []
+    for row in rows:
+        # By its name, or by what its column "source" says.
+        of_paper = any(row[index].text.startswith(start) for index, start in paper)
+        cells = [_judged(row[index]) if index in judged else row[index] for index in kept]
+        shown.append({"paper": of_paper, "cells": cells})
+    return {"columns": named, "rows": shown}
 
 
 def _judged(one: _Shown) -> _Shown:
@@ -240,9 +233,7 @@ def _column(values: Sequence[Value]) -> list[_Shown]:
 
 def _number(text: str) -> float | None:
     match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    return round(float(match[1].replace(",", "")) * _SIZES.get(match[2], 1), 9)
+    return None if match is None else round(float(match[1].replace(",", "")) * _SIZES.get(match[2], 1), 9)
 
 
 def _duration(text: str) -> float | None:
@@ -287,12 +278,9 @@ def _attention_data(block: AttentionMaps) -> dict[str, Any]:
             "layers": maps["layer_map"],
             "heads": [maps[f"{side}_heads"] for side in sides],
             "sentences": [
-                {
-                    "text": clean(sentence["text"]),
-                    "tokens": [clean(token) for token in sentence["tokens"]],
-                    **{side: [place(text) for text in sentence[side]] for side in sides},
-                }
-                for sentence in maps["sentences"]
+                {"text": clean(one["text"]), "tokens": list(map(clean, one["tokens"]))}
+                | {side: list(map(place, one[side])) for side in sides}
+                for one in maps["sentences"]
             ],
         }
         for name, maps in block.runs.items()

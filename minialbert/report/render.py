@@ -145,9 +145,8 @@ def _documents(answers: Answers) -> Iterator[Document]:
 def _of_tool(name: str, answers: Answers) -> Iterator[str]:
     """Yield answers as an annotation tool reads them."""
     holds = "classes" in formats.FORMATS[name].holds
-    lines = (
-        partial(label_studio.write, predicted=True) if name == "label-studio" else formats.FORMATS[name].lines
-    )
+    lines = formats.FORMATS[name].lines
+    lines = partial(label_studio.write, predicted=True) if name == "label-studio" else lines
     assert lines is not None
     documents = _checked(name, _documents(answers), classes=holds)
     return lines(chain(list(islice(documents, 1)), documents))  # refused before a piece is written

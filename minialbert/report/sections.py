@@ -51,14 +51,10 @@ _ALIGNED = {
     "attention_kl": ("KL of attention rows from the matched layer, held-out text", "nats"),
 }
 ENGINE_NAMES = {
-    "torch-fp32": "PyTorch fp32",
-    "torch-bf16": "PyTorch bf16",
-    "torch-int8": "PyTorch int8",
-    "onnx-fp32": "ONNX Runtime fp32",
-    "onnx-int8": "ONNX Runtime int8",
+    **{f"torch-{precision}": f"PyTorch {precision}" for precision in ("fp32", "bf16", "int8")},
+    **{f"onnx-{precision}": f"ONNX Runtime {precision}" for precision in ("fp32", "int8")},
     "onnx-int8-dynamic": "ONNX Runtime int8, dynamic",
-    "openvino-fp32": "OpenVINO fp32",
-    "openvino-int8": "OpenVINO int8",
+    **{f"openvino-{precision}": f"OpenVINO {precision}" for precision in ("fp32", "int8")},
 }
 _FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
 _HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path

@@ -175,9 +175,8 @@ def entity_table(records: Iterable[Record]) -> Table:
     rows: list[tuple[Value, ...]] = []
     names = ("precision", "recall", "f1")
     for (row, task), members in groups.items():
-        figures = [
-            cell(members, (f"entity_{one}",)) or cell(members, (one,)) for one in (*names, "f1_subword")
-        ]
+        every = (*names, "f1_subword")
+        figures = [cell(members, (f"entity_{one}",)) or cell(members, (one,)) for one in every]
         rows.append((row.label, _heading(task), "all", *figures))
         for holder, kind in sorted(_entity_types(members)):
             figures = [cell(members, (holder, kind, name)) for name in names]
@@ -199,16 +198,14 @@ def class_table(records: Iterable[Record]) -> Table:
             name for one in members for name in (one.metrics.get(one.split) or {}).get("per_class", ())
         )
         if len(classes) > _MOST_CLASSES:
-            notes.append(
-                f"{row.label}, {_heading(task)}: {len(classes)} classes, left out; its record has them."
-            )
+            what = f"{row.label}, {_heading(task)}"
+            notes.append(f"{what}: {len(classes)} classes, left out; its record has them.")
             continue
         for name in classes:
             figures = [cell(members, ("per_class", name, key)) for key in ("precision", "recall", "f1")]
             rows.append((row.label, _heading(task), name, *figures))
-    return Table(
-        "Classes", ("model", "task", "class", "precision", "recall", "F1"), tuple(rows), tuple(notes)
-    )
+    columns = ("model", "task", "class", "precision", "recall", "F1")
+    return Table("Classes", columns, tuple(rows), tuple(notes))
 
 
 # The tables of a report, by the names of their CSV files.
@@ -267,11 +264,9 @@ def _task_table(title: str, records: Sequence[Record]) -> Table:
     tasks = sorted({task for _, task in groups})
     known = [column for column in published.GLUE_COLUMNS + published.NER_COLUMNS if column.task in tasks]
     columns = known + [Column(task, task) for task in tasks if known_task(task) not in _GLUE | _NER]
-    rows = tuple(
-        (row.label, *_parameters(groups, row), *_cells(groups, row, columns)) for row in _rows(groups)
-    )
+    rows = [(row.label, *_parameters(groups, row), *_cells(groups, row, columns)) for row in _rows(groups)]
     headings = ("model", "#params", "trainable", *(column.label for column in columns))
-    return Table(title, headings, rows, tuple(_notes(groups, columns)))
+    return Table(title, headings, tuple(rows), tuple(_notes(groups, columns)))
 
 
 def _rows(groups: Groups) -> list[Row]:

@@ -43,11 +43,8 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         sync(root)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch and safetensors have their own for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # Torch and safetensors have their own for a full disk.
         shutil.rmtree(partial, ignore_errors=True)
         before = last_whole_checkpoint(root)
         left = f"{before.name} is whole" if before is not None else "there is none from before"

@@ -117,12 +117,8 @@ class RunDirectory:
             raise UserError(
                 "--resume and --overwrite exclude each other: resume keeps what overwrite removes"
             )
-        check_folder(
-            self.path,
-            "run",
-            overwrite=overwrite or resume,
-            advice="give --resume to go on with the run in it, --overwrite to replace it, or another --output",
-        )
+        advice = "give --resume to go on with the run in it, --overwrite to replace it, or another --output"
+        check_folder(self.path, "run", overwrite=overwrite or resume, advice=advice)
 
     def make_room(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a directory that may not be written to; remove what an earlier run left, if it is to be replaced."""
@@ -212,16 +208,14 @@ class RunDirectory:
 
 def tell_unchecked(folder: Path, names: Iterable[str]) -> None:
     """Say what of the data of a folder's runs could not be compared."""
-    told = (
-        "%s: no fingerprint of %s to compare: it could not be checked that nothing has changed since it began"
-    )
-    logger.warning(told, folder, listed(names))
+    unsure = "it could not be checked that nothing has changed since it began"
+    logger.warning("%s: no fingerprint of %s to compare: %s", folder, listed(names), unsure)
 
 
 def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return how what a run reads differs from what it was, in one line for a message; empty if it does not."""
-    of_windows = "folders" in now
-    folders = before.get("folders", None if of_windows else []) if isinstance(before, Mapping) else None
+    none = None if "folders" in now else []
+    folders = before.get("folders", none) if isinstance(before, Mapping) else None
     if not isinstance(folders, list) or not all(isinstance(folder, dict) for folder in folders):
         return "what the run says of its windows is damaged"
     now = {"folders": [], **now}
@@ -283,13 +277,9 @@ def check_same_recipe(
 
     The recipe there is read with its schema: keys that are newer than it have their defaults.
     """
-    old, new = (
-        {
-            key: resolve_precision(value) if key.endswith(".precision") else value
-            for key, value in side.items()
-        }
-        for side in (learned_settings(before), learned_settings(now))
-    )
+    old, new = learned_settings(before), learned_settings(now)
+    for side in (old, new):
+        side |= {key: resolve_precision(value) for key, value in side.items() if key.endswith(".precision")}
     different = {key.rpartition(".")[2]: new[key] for key in new if new[key] != old[key]}
     if different:
         lines = [" ".join(yaml.safe_dump({key: value}).split()) for key, value in different.items()]

@@ -45,9 +45,8 @@ def check_apart(path: Path, inputs: Iterable[str | Path]) -> None:
         if path.is_dir():
             same = path.resolve() in (read.resolve(), *read.resolve().parents)
         else:
-            same = path.exists() and any(
-                path.samefile(one) for one in (read, *read.rglob("*")) if one.exists()
-            )
+            others = (one for one in (read, *read.rglob("*")) if one.exists())
+            same = path.exists() and any(map(path.samefile, others))
         if same:
             raise UserError(f"{path} would replace what is read ({read}): give another output")
 
@@ -95,8 +94,7 @@ def writing(
         reason = disk_error(error)
         if reason is None:
             raise
-        told = f": {advice}" if advice else ""
-        raise UserError(f"{path} cannot be written ({reason}){told}") from error
+        raise UserError(f"{path} cannot be written ({reason})" + (f": {advice}" if advice else "")) from error
 
 
 def disk_error(error: Exception) -> str | None:
@@ -164,9 +162,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def free_name(base: str, joint: str, taken: Container[str]) -> str:
     """Return a name, with a number where it is taken."""
-    return next(
-        name for name in chain([base], (f"{base}{joint}{at}" for at in count(2))) if name not in taken
-    )
+    names = chain([base], (f"{base}{joint}{at}" for at in count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def write_json(path: Path, values: object, *, indent: int | None = 2) -> None:

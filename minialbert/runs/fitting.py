@@ -34,16 +34,7 @@ if TYPE_CHECKING:
     from minialbert.runs.trainer import ResumableTrainer
 
 PROGRESS_FILE = "progress.json"
-_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    SafetensorError,
-)
+_MISBUILT = (ValueError, LookupError, TypeError, AttributeError)
 
 
 class _Plain(BaseModel):
@@ -118,7 +109,7 @@ def find_misfit(checkpoint: Path, step: int, trainer: ResumableTrainer) -> str |
         return f"{name} is missing"
     except Misfit as misfit:
         return f"{name}: {misfit}"
-    except _ERRORS as error:
+    except (OSError, RuntimeError, EOFError, SafetensorError, *_MISBUILT) as error:
         return f"{name} does not fit: {one_line(error, 120)}"
     return None
 
@@ -182,7 +173,7 @@ def _check_optimizer(fresh: torch.optim.Optimizer, found: dict[str, Any], *, mov
                 raise Misfit(f"{name} holds negative numbers")
 
 
-def _check_scheduler(fresh: Any, found: dict[str, Any], step: int) -> None:  # noqa: ANN401 - any schedule
+def _check_scheduler(fresh: Any, found: dict[str, Any], step: int) -> None:
     own = fresh.state_dict()
     _check_plain(own, found, free=("last_epoch", "_step_count", "_last_lr"))
     if strange := sorted(str(key) for key in found.keys() - own.keys() if hasattr(fresh, str(key))):

@@ -29,9 +29,7 @@ def keep_freed_memory() -> bool:
     A step allocates the same large tensors as the one before. By default each of them is mapped anew, and
     every page faults once, which can cost an element-wise operation more than its arithmetic.
     """
-    mallopt = _libc_function("mallopt")
-    if mallopt is None:
-        return False
+    mallopt = _libc_function("mallopt") or (lambda *_: 0)
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
@@ -81,12 +79,9 @@ def usable_cores() -> int:
 
 
 def _libc_function(name: str) -> Any:
-    if sys.platform != "linux":
-        return None
-    try:
-        return getattr(ctypes.CDLL(None), name)
-    except (OSError, AttributeError):  # another libc
-        return None
+    with suppress(OSError, AttributeError):  # another libc
+        return getattr(ctypes.CDLL(None), name) if sys.platform == "linux" else None
+    return None
 
 
 def resolve_precision(precision: str) -> str:
@@ -115,7 +110,7 @@ def bf16_speed(width: int, inner: int, tokens: int) -> float:
     return statistics.median(seconds["fp32"][1:]) / statistics.median(seconds["bf16"][1:])
 
 
-def autocast(device_type: str, precision: str) -> Any:  # noqa: ANN401 - a context manager
+def autocast(device_type: str, precision: str) -> Any:
     """Return the context in which forward passes of a precision ("fp32", "bf16", "fp16") run on "cpu" or "cuda"."""
     if precision == "fp32":
         return nullcontext()

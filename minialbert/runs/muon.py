@@ -34,16 +34,11 @@ class MuonAdamW(torch.optim.Optimizer):
         self, params: Iterable[dict[str, Any]], *, matrices: Sequence[Tensor], lr: float, **adamw: Any
     ) -> None:
         groups, own = [*params], {id(weight) for weight in matrices}
-        rest = [
-            group | {"params": [one for one in group["params"] if id(one) not in own]} for group in groups
-        ]
-        self._parts: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.AdamW(rest, lr=lr, **adamw),
-            torch.optim.Muon(
-                [weight for group in groups for weight in group["params"] if id(weight) in own],
-                lr=lr, weight_decay=groups[0]["weight_decay"], adjust_lr_fn="match_rms_adamw",
-            ),
-        )  # fmt: skip
+        rest = [group | {"params": [it for it in group["params"] if id(it) not in own]} for group in groups]
+        muons = [weight for group in groups for weight in group["params"] if id(weight) in own]
+        settings = {"lr": lr, "weight_decay": groups[0]["weight_decay"], "adjust_lr_fn": "match_rms_adamw"}
+        of_adamw, of_muon = torch.optim.AdamW(rest, lr=lr, **adamw), torch.optim.Muon(muons, **settings)
+        self._parts: tuple[torch.optim.Optimizer, ...] = of_adamw, of_muon
         super().__init__([group for part in self._parts for group in part.param_groups], {})
 
     def is_matrix(self, weight: Tensor) -> bool:

@@ -177,14 +177,11 @@ class BenchRecord(RunRecord):
 
 
 _TYPES: dict[str, type[RunRecord]] = {
-    "distillation": DistillationRecord,
-    "initialisation": DistillationRecord,
-    "demo": DistillationRecord,
+    **dict.fromkeys(("distillation", "initialisation", "demo"), DistillationRecord),
     "finetune": FinetuneRecord,
     "grid": GridRecord,
-    "evaluation": MeasuredRecord,
+    **dict.fromkeys(("evaluation", "answer-calibration"), MeasuredRecord),
     "exit-calibration": CalibrationRecord,
-    "answer-calibration": MeasuredRecord,
     "export": ExportRecord,
     "bench": BenchRecord,
 }
@@ -239,7 +236,7 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[type, ...]) -> Any:  # noqa: ANN401
+def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[type, ...]) -> Any:
     """Return a field of a record, or None where it is missing or of another kind; a number must be finite."""
     found: Any = record
     for key in keys:
@@ -404,8 +401,7 @@ def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: boo
     reported split (MNLI).
     """
     first = records[0]
-    metric = keys[-1] if keys else first.metric
-    percent = in_percent(metric)
+    percent = in_percent(keys[-1] if keys else first.metric)
     if first.n > 1:
         if not keys and not mismatched:
             return Cell(first.score, first.sd, first.n, (), percent)
@@ -424,11 +420,9 @@ def cell(records: Sequence[Record], keys: Sequence[str] = (), *, mismatched: boo
 
 
 def _check_same_model(earlier: Record, later: Record) -> None:
-    for what, one, other in (
-        ("model.encoder_parameters", earlier.parameters, later.parameters),
-        ("model.name of the recipe", earlier.settings.get("model.name"), later.settings.get("model.name")),
-        ("model.revision", earlier.settings.get("model.revision"), later.settings.get("model.revision")),
-    ):
+    known = {"model.name": "model.name of the recipe", "model.revision": "model.revision"}
+    said = [(what, earlier.settings.get(key), later.settings.get(key)) for key, what in known.items()]
+    for what, one, other in (("model.encoder_parameters", earlier.parameters, later.parameters), *said):
         if one != other:
             raise UserError(
                 f"{earlier.file} and {later.file} both tune a model called {later.row.model}, but {what} is {one} "
@@ -506,13 +500,9 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
 
 
 def _settings(recipe: Mapping[str, Any], training: TrainingPart | None = None) -> dict[str, Any]:
-    later = (
-        f"{section}.{name}"
-        for section in ("student", "model")
-        if section in recipe
-        for name in SHARING_DEFAULTS
-    )
-    flat = {name: SHARING_DEFAULTS[name.rpartition(".")[2]] for name in later} | flat_settings(recipe)
+    sections = [section for section in ("student", "model") if section in recipe]
+    later = {f"{section}.{name}": value for section in sections for name, value in SHARING_DEFAULTS.items()}
+    flat = later | flat_settings(recipe)
     if training is not None and flat.get("tuning.precision") == "auto":  # as in recipes of earlier versions
         flat["tuning.precision"] = training.precision
     # Paths of the same files differ between machines; a run's name and what it holds ("distilled/model") do not.

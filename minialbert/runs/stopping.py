@@ -72,7 +72,7 @@ def refuse_several_processes(words: Sequence[str]) -> None:
 def leave_talking_to_the_first() -> None:
     """Silence standard output and log of all processes but the first; an error is still told."""
     if rank() != 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
         logging.disable(logging.ERROR)
 
 

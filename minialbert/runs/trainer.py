@@ -191,15 +191,9 @@ class ResumableTrainer(Trainer):
         if optimizer not in ("adamw", "muon"):
             raise UserError(f"unknown optimizer {quoted(optimizer)}: expected adamw or muon")
         if optimizer == "muon":
-            settings = {
-                "lr": args.learning_rate,
-                "betas": (args.adam_beta1, args.adam_beta2),
-                "eps": args.adam_epsilon,
-            }
-            kwargs["optimizer_cls_and_kwargs"] = (
-                MuonAdamW,
-                settings | {"matrices": trained_matrices(kwargs["model"])},
-            )
+            settings = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
+            settings |= {"eps": args.adam_epsilon, "matrices": trained_matrices(kwargs["model"])}
+            kwargs["optimizer_cls_and_kwargs"] = (MuonAdamW, settings)
         refuse_data_parallel(args, verb)
         args.ddp_find_unused_parameters = some_weights_rest
         if args.device.type == "cpu":
@@ -369,9 +363,8 @@ class ResumableTrainer(Trainer):
         return optimizer
 
     def _drop_non_finite(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        gradients = [
-            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
+        weights = (weight for group in optimizer.param_groups for weight in group["params"])
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         self._gradient_was_finite = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
         if not self._gradient_was_finite:
             optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is not updated, nor decayed
@@ -394,10 +387,8 @@ class ResumableTrainer(Trainer):
         self.control.should_log = log_is_due
         self._non_finite = terms
         if self._skipped_in_a_row > self._max_skipped_steps:
-            raise self._never_finite(
-                f"{self._skipped_in_a_row} steps in a row, and {self._section}.max_skipped_steps is "
-                f"{self._max_skipped_steps}"
-            )
+            limit = f"{self._section}.max_skipped_steps is {self._max_skipped_steps}"
+            raise self._never_finite(f"{self._skipped_in_a_row} steps in a row, and {limit}")
 
     def _never_finite(self, when: str) -> UserError:
         return UserError(
@@ -476,7 +467,7 @@ class ResumableTrainer(Trainer):
         self._evaluated_at = int(progress["evaluated_at"])
         self._seconds_before = float(progress["seconds"])
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         root, progress, step = Path(self.args.output_dir), self.progress(), self.state.global_step
         if self.args.should_save and step != self._saved_step:
             with new_checkpoint(root, step, keep=self.args.save_total_limit) as folder:
@@ -490,7 +481,7 @@ class ResumableTrainer(Trainer):
         self._saved_step = step
         self.accelerator.wait_for_everyone()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # The Trainer would pickle its arguments beside the weights, and cannot store tied weights of a module.
         folder = Path(output_dir or self.args.output_dir)
         safetensors.torch.save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))

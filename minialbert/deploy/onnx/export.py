@@ -32,7 +32,7 @@ from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, pa
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
 from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed, needs_extra
 from minialbert.method import encoders
-from minialbert.method.sentence_vectors import SENTENCE_FILES, STAND_IN_FILE, Pooling, write_pooling
+from minialbert.method.sentence_vectors import SENTENCE_FILES, STAND_IN_FILE, write_pooling
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_apart, check_folder, whole_folder, write_json, writing
@@ -109,7 +109,10 @@ def export_onnx(
         )
     pooling = encoders.find_pooling(model_name) if head == "features" else None
     longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
-    graph = _trace(model, head, opset, num_iterations, pooling)
+    # The exporter's own errors are of many kinds.
+    untraced = f"torch's exporter could not trace this {model.config.model_type} model"
+    with failing_as(untraced, Exception), needs_extra("export", "export to ONNX"):
+        graph = trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
     ranges, exact, rounded = None, ModelProto(), dict[str, Any]()
     if precision == "fp32":
         keep_biases_apart(graph)
@@ -130,20 +133,14 @@ def export_onnx(
         if tolerance is None:
             tolerance = TOLERANCES[precision if ranges is None else "int8, fixed ranges"]
         batches = parity_batches(model, tokenizer, max_length=longest)
-        parities = {
-            one: measure_parity(
-                model,
-                OnnxEncoder(staging / MODEL_FILE, model.config, engine=one),
-                batches,
-                outputs_of(head) if pooling is None else ("sentence_embedding",),
-                pooling=pooling,
-                tolerance=tolerance,
-                **depth,
+        compared = outputs_of(head) if pooling is None else ("sentence_embedding",)
+        parities = {}
+        for one in engines:
+            exported = OnnxEncoder(staging / MODEL_FILE, model.config, engine=one)
+            parities[one] = measure_parity(
+                model, exported, batches, compared, pooling=pooling, tolerance=tolerance, **depth
             )
-            for one in engines
-        }
-        for one, parity in parities.items():
-            _check_parity(parity, f"{precision} graph in {one}")
+            _check_parity(parities[one], f"{precision} graph in {one}")
         record = {
             "kind": "export", "task": None if inputs is None else inputs.task, "seed": None,
             "model": {
@@ -162,11 +159,8 @@ def export_onnx(
             width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
             stand_in = _stand_in(model.config) if is_minialbert(model) else None
             write_pooling(staging, pooling, width=width, max_tokens=most, stand_in=stand_in)
-            vectors = {
-                "size": pooling.width(width, model_name),
-                "max_length": most,
-                "prompts": dict(pooling.prompts),
-            }
+            vectors = {"size": pooling.width(width, model_name), "max_length": most}
+            vectors |= {"prompts": dict(pooling.prompts)}
             contract = json.loads((staging / EXPORT_FILE).read_text(encoding="utf-8"))
             write_json(staging / EXPORT_FILE, contract | {"vectors": vectors})
         if task is not None:
@@ -223,9 +217,8 @@ def calibration_batches(
             continue
         encoded = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
         batch = {"token_type_ids": torch.zeros_like(encoded["input_ids"]), **encoded}
-        batches.append(
-            {name: tensor.numpy() for name, tensor in encoders.forward_inputs(model, batch).items()}
-        )
+        inputs = encoders.forward_inputs(model, batch)
+        batches.append({name: tensor.numpy() for name, tensor in inputs.items()})
         if len(batches) == limit:
             break
     if not batches:
@@ -235,11 +228,10 @@ def calibration_batches(
 
 def _check_options(precision: str, engine: str, opset: int, max_drop: float, tolerance: float | None) -> None:
     precisions = PRECISIONS.get(engine, ())
+    known = precision in precisions
     rules = {
         f"unknown engine {engine!r}: expected {' or '.join(PRECISIONS)}": engine in PRECISIONS,
-        f"unknown precision {precision!r} for {engine}: expected one of {', '.join(precisions)}": (
-            precision in precisions
-        ),
+        f"unknown precision {precision!r} for {engine}: expected one of {listed(precisions)}": known,
         f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
         f"max_drop is in points, from 0 to 100; got {max_drop}": 0 <= max_drop <= 100,
         f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}": (
@@ -279,19 +271,6 @@ def _load(
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
     return loaded.model, tokenizer, chosen, inputs
-
-
-def _trace(
-    model: PreTrainedModel,
-    head: str,
-    opset: int,
-    num_iterations: int | None,
-    pooling: Pooling | None = None,
-) -> ModelProto:
-    # The exporter's own errors are of many kinds.
-    untraced = f"torch's exporter could not trace this {model.config.model_type} model"
-    with failing_as(untraced, Exception), needs_extra("export", "export to ONNX"):
-        return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
 
 
 def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) -> None:
@@ -372,9 +351,8 @@ def _evaluated(
             f"{after['score']:.4f}, and at most {max_drop} were allowed (--max-drop): nothing was written"
         )
     sure = [record.get("certificate") or {} for record in (before, after)]
-    recalls = [
-        (sure[0].get(part) or {}, sure[1][part]) for part in ("per_type", "per_class") if part in sure[0]
-    ]
+    parts = [part for part in ("per_type", "per_class") if part in sure[0]]
+    recalls = [(sure[0].get(part) or {}, sure[1][part]) for part in parts]
     if lost := [
         f"{name} by {drop:.2f} points, from {one['recall']:.4f} to {found:.4f} of {one['support']:,}"
         for own, other in recalls

@@ -148,11 +148,8 @@ def _untie_transposed(graph: GraphProto) -> None:
     """Read a matrix that is the transpose of a looked-up table from that table."""
     tensors = initializers(graph)
     tables = {node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tensors}
-    by_identity = {
-        _identity(numpy_helper.to_array(tensors[name]).T): name
-        for name in tables
-        if len(tensors[name].dims) == 2
-    }
+    flat = (name for name in tables if len(tensors[name].dims) == 2)
+    by_identity = {_identity(numpy_helper.to_array(tensors[name]).T): name for name in flat}
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in tensors:

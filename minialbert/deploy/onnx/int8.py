@@ -76,8 +76,7 @@ def quantize_int8(
     if ranges is not None:
         _FixedQuantizer(model, ranges).run()
         return
-    kind = _Quantizer if by_call else _TokenQuantizer
-    kind(model, four_bits).run()
+    (_Quantizer if by_call else _TokenQuantizer)(model, four_bits).run()
     if not by_call:
         keep_biases_apart(model)
 
@@ -171,13 +170,9 @@ class _Quantizer:
     def __init__(self, model: ModelProto, four_bits: bool = False) -> None:
         self.model, self.graph, self.four_bits = model, model.graph, four_bits
         self.matrices = _Matrices(model)
-        self.tables = {
-            node.input[0]
-            for node in self.graph.node
-            if node.op_type == "Gather"
-            and node.input[0] in self.matrices.tensors
-            and _is_large_matrix(self.matrices.tensors[node.input[0]])
-        }
+        read = {node.input[0] for node in self.graph.node if node.op_type == "Gather"}
+        large = (name for name, tensor in self.matrices.tensors.items() if _is_large_matrix(tensor))
+        self.tables = read.intersection(large)
         self.decoders = {self.matrices.of(node) for node in self.graph.node} & self.tables
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, tuple[str, str]] = {}
@@ -208,9 +203,8 @@ class _Quantizer:
         if name not in self.weights:
             values = numpy_helper.to_array(self.matrices.tensors[name]).astype(np.float32)
             axis = 1 if name in self.tables else 0
-            scales = (np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12) / LEVELS).astype(
-                np.float32
-            )
+            largest = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12)
+            scales = (largest / LEVELS).astype(np.float32)
             levels, stored = values / scales, f"{name}.int8"
             if self.four_bits and axis == 0 and len(values) % _BLOCK == 0:
                 self._four_bits(stored, levels)
@@ -276,13 +270,8 @@ class _Quantizer:
 
     def _gather(self, node: NodeProto) -> None:
         table = self.matrices.tensors[node.input[0]]
-        values, columns = int(np.prod(table.dims)), table.dims[1]
-        if (
-            self.four_bits
-            and node.input[0] not in self.decoders
-            and values >= _LARGE_TABLE
-            and not columns % 2
-        ):
+        is_large = int(np.prod(table.dims)) >= _LARGE_TABLE and not table.dims[1] % 2
+        if self.four_bits and is_large and node.input[0] not in self.decoders:
             self._gather_four_bits(node)
             return
         integers, scales = self._weight(node.input[0])
@@ -437,8 +426,5 @@ def four_bit_rows(table: Array) -> tuple[NDArray[np.int8], Array]:
 
 
 def _is_large_matrix(tensor: TensorProto) -> bool:
-    return (
-        len(tensor.dims) == 2
-        and tensor.data_type == TensorProto.FLOAT
-        and int(np.prod(tensor.dims)) >= _SMALLEST
-    )
+    is_matrix = len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT
+    return is_matrix and int(np.prod(tensor.dims)) >= _SMALLEST

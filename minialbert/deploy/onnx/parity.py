@@ -74,9 +74,8 @@ def parity_batches(
     from pydoc_data.topics import topics
 
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics)[:12])
-    pieces: list[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)[
-        "input_ids"
-    ]
+    whole = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+    pieces: list[int] = whole["input_ids"]
     before, after = special_affixes(tokenizer)
     special = len(before) + len(after)
     batches, start = [], 0
@@ -104,7 +103,7 @@ def measure_parity(
     *,
     tolerance: float,
     pooling: Pooling | None = None,
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> Parity:
     """Return how far a graph's outputs are from its model's (in eval mode and fp32), where there is no padding.
 

@@ -121,14 +121,14 @@ class _Positional(nn.Module):
 
 
 def _attention(
-    module: nn.Module,  # noqa: ARG001 - the registry's signature
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,  # noqa: ARG001 - exported models do not train
-    **kwargs: Any,  # noqa: ANN401, ARG001
+    dropout: float = 0.0,  # exported models do not train
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return attended values (B, T, H, D/H) by ONNX's own Attention operator, which takes (B, T, D)."""
     batch, heads, length, size = query.shape
@@ -136,15 +136,9 @@ def _attention(
     def joined(states: Tensor) -> Tensor:
         return states.transpose(1, 2).reshape(batch, -1, heads * size)
 
-    attended = torch.onnx.ops.attention(
-        joined(query),
-        joined(key),
-        joined(value),
-        attention_mask,
-        q_num_heads=heads,
-        kv_num_heads=heads,
-        scale=float(size**-0.5 if scaling is None else scaling),
-    )[0]
+    states, scale = map(joined, (query, key, value)), float(size**-0.5 if scaling is None else scaling)
+    counts = {"q_num_heads": heads, "kv_num_heads": heads}
+    attended = torch.onnx.ops.attention(*states, attention_mask, scale=scale, **counts)[0]
     return attended.reshape(batch, length, heads, size), None
 
 

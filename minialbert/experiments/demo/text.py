@@ -8,7 +8,7 @@ import sysconfig
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 # Parts of the standard library without documentation of their own, or that are tests.
@@ -86,9 +86,8 @@ def package_texts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
             is_test = taken + len(texts) <= 1.2 * wanted
             taken += len(texts) if is_test else 0
             (test if is_test else training).extend((text, package) for text in texts)
-    return sorted(training, key=lambda example: _hashed(example[0])), sorted(
-        test, key=lambda example: _hashed(example[0])
-    )
+    shuffled = partial(sorted, key=lambda example: _hashed(example[0]))
+    return shuffled(training), shuffled(test)
 
 
 @cache  # the demo's two tasks both read the whole library

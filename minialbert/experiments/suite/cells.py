@@ -81,13 +81,12 @@ def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cel
     for one in wanted:
         named = {cell for cell in cells if one in (cell.group, cell.row) or fnmatchcase(cell.name, one)}
         if not named:
-            groups, rows = (
-                ", ".join(dict.fromkeys(getattr(cell, of) for cell in cells)) for of in ("group", "row")
+            known = (
+                f"{of}s: {', '.join(dict.fromkeys(getattr(cell, of) for cell in cells))}"
+                for of in ("group", "row")
             )
-            raise UserError(
-                f"--only {one}: names no cell; groups: {groups}; rows: {rows}; or a glob over cells as `suite run "
-                "--dry-run` lists them"
-            )
+            advice = "or a glob over cells as `suite run --dry-run` lists them"
+            raise UserError(f"--only {one}: names no cell; {'; '.join(known)}; {advice}")
         chosen |= named
     return [cell for cell in cells if cell in chosen or not wanted]
 
@@ -97,14 +96,9 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
     if cell.task is None:
         return distillation_recipe(suite, cell.row, places)
     row, mode, task = suite.rows[cell.row], suite.modes[cell.mode], suite.tasks[cell.task]
-    own = {f"task.{key}": value for key, value in task.settings.items()}
-    settings: dict[str, Any] = {
-        "task.decoding": "alone",  # as in the paper, and in records from before there was another
-        **mode.settings,
-        **mode.tasks.get(cell.task, {}),
-        "task.name": task.name,
-        **own,
-    }
+    # Decoding as in the paper, and in records from before there was another.
+    settings: dict[str, Any] = {"task.decoding": "alone"} | mode.settings | mode.tasks.get(cell.task, {})
+    settings |= {"task.name": task.name, **{f"task.{key}": value for key, value in task.settings.items()}}
     settings |= {"tuning.seed": cell.seed, "model.name": row.model}
     if places is not None:
         if row.recipe is not None:
@@ -119,10 +113,9 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
 
 def settled(recipe: Recipe | FinetuneRecipe) -> Recipe | FinetuneRecipe:
     """Return a recipe with the precision of this device for "auto": each cell of a suite would measure for itself."""
-    section, values = (
-        ("training", recipe.training) if isinstance(recipe, Recipe) else ("tuning", recipe.tuning)
-    )
-    return apply_overrides(recipe, {f"{section}.precision": resolve_precision(values.precision)})
+    section = "training" if isinstance(recipe, Recipe) else "tuning"
+    precision = resolve_precision(getattr(recipe, section).precision)
+    return apply_overrides(recipe, {f"{section}.precision": precision})
 
 
 def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recipe:

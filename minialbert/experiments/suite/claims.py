@@ -61,9 +61,8 @@ def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple
     variance = sum(parts)
     if variance == 0:
         return mean, mean
-    freedom = variance**2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, groups, strict=True)
-    )
+    pairs = zip(parts, groups, strict=True)
+    freedom = variance**2 / sum(part**2 / (len(values) - 1) for part, values in pairs)
     half = float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance) / len(groups)
     return mean - half, mean + half
 
@@ -71,9 +70,7 @@ def mean_interval(groups: Sequence[Sequence[float]], confidence: float) -> tuple
 def verdict_of(interval: tuple[float, float], exceeds: float) -> Verdict:
     """Return whether a difference exceeds a bound: by its whole interval, by none of it, or undecided."""
     low, high = interval
-    if low > exceeds:
-        return "held"
-    return "reversed" if high < exceeds else "undecided at this size"
+    return "held" if low > exceeds else "reversed" if high < exceeds else "undecided at this size"
 
 
 def compare(

@@ -35,6 +35,8 @@ from minialbert.runs.progress import duration
 from minialbert.runs.records import Cell as Measured
 from minialbert.runs.records import known_task, mean_and_sd
 
+_BENCHES = "bench*/result.json"  # the benchmarks beside a suite's records
+
 
 def write_suite_report(
     suite: Suite, records: Path, output: Path | None = None, *, with_records: bool = False
@@ -70,7 +72,7 @@ class _Page:
         self._cells = expand(suite)
         self._students = [cell for cell in self._cells if cell.is_distillation]
         self._marks = chance_marks(suite, results)  # tasks that tell little, with the reason
-        self._benches = [contents.read_bench(file) for file in _bench_records(records)]
+        self._benches = [contents.read_bench(file) for file in sorted(records.glob(_BENCHES))]
         self._compared = {
             claim.name: [compare(suite, one, results) for one in claim.comparisons] for claim in suite.claims
         }
@@ -122,17 +124,9 @@ class _Page:
 
     def sections(self) -> list[Section]:
         """Return the sections of the page."""
-        sections = [
-            self._claims(),
-            self._reach(),
-            *(Section(table.title, (self.tables[table.name],)) for table in self._suite.tables),
-            self._charts(),
-            self._distillation(),
-            self._settings(),
-            self._commands(),
-            self._missing(),
-            self._made_with(),
-        ]
+        tables = [Section(table.title, (self.tables[table.name],)) for table in self._suite.tables]
+        runs = [self._charts(), self._distillation(), self._settings(), self._commands()]
+        sections = [self._claims(), self._reach(), *tables, *runs, self._missing(), self._made_with()]
         return [section for section in sections if section.blocks or section.sections]
 
     def _comparisons(self) -> Table:
@@ -172,9 +166,7 @@ class _Page:
         return Section("Claims", (Text(rule), *told), tuple(map(self._claim, suite.claims)))
 
     def _claim(self, claim: Claim) -> Section:
-        columns = (
-            "A", "B", "bound", "A − B, points", "pairs", "by task", "without those marked ‡", "verdict",
-        )  # fmt: skip
+        columns = "A|B|bound|A − B, points|pairs|by task|without those marked ‡|verdict"
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             a = said.a + (f", {said.label}" if said.label else "")
@@ -190,7 +182,7 @@ class _Page:
             rows.append((a, said.b, bound, difference(one), pairs, means or None, others, verdict))
         head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
         judged = Text(f"Verdict: {self._verdict(claim)}. {claim.caveat}".strip(), strong=True)
-        return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
+        return Section(claim.text, (*head, Table(claim.text, tuple(columns.split("|")), tuple(rows)), judged))
 
     def _verdict(self, claim: Claim) -> str:
         verdict = judge(claim, self._compared[claim.name])
@@ -208,12 +200,9 @@ class _Page:
             share = None if one.share is None else f"{one.share:.1f} %{spread}"
             reached = "unfinished" if one.reached is None else "yes" if one.reached else "no"
             rows.append((side, share, f"{one.n} of {one.planned}", reached))
-        what = (
-            f"Share of the mean of {keep.against} over {self._labels(keep.tasks)}, by seed. Target for {keep.of}: "
-            f"{keep.share:g} %."
-        )
+        what = f"Share of the mean of {keep.against} over {self._labels(keep.tasks)}, by seed."
         table = Table("What is kept", ("row", "kept", "seeds", "reached"), tuple(rows))
-        return Section("What is kept", (Text(what), table))
+        return Section("What is kept", (Text(f"{what} Target for {keep.of}: {keep.share:g} %."), table))
 
     # Tables
 
@@ -231,9 +220,8 @@ class _Page:
             if row.paper is not None:
                 found.append(_paper_row(self._suite, table, row))
         rows = tuple(tuple(one.get(column) for column in columns) for one in found)
-        notes = [
-            "Mean ± sample standard deviation (number of seeds), in percent; the mean over tasks needs all of them."
-        ]
+        told = "Mean ± sample standard deviation (number of seeds), in percent; the mean over tasks needs all of them."
+        notes = [told]
         if table.reference is not None:
             notes.append(
                 f"Against {table.reference}: mean difference over pairs of one task and seed, "
@@ -272,11 +260,8 @@ class _Page:
                 row, size, str(result.steps), accuracy, *losses, " / ".join(cosines) or None,
                 None if speed is None else f"{speed:,.0f}", duration(result.seconds),
             ))  # fmt: skip
-        columns = (
-            "row", "#params", "steps", "masked tokens, %", "MLM loss", "output KL", "cosine by iteration",
-            "tokens/s", "time",
-        )  # fmt: skip
-        return Table("Distillation, on held-out text", columns, tuple(rows))
+        columns = "row|#params|steps|masked tokens, %|MLM loss|output KL|cosine by iteration|tokens/s|time"
+        return Table("Distillation, on held-out text", tuple(columns.split("|")), tuple(rows))
 
     def _tunings(self, side: str) -> list[Result]:
         start = "/".join(split_side(side)) + "/"
@@ -322,9 +307,8 @@ class _Page:
     def _distillation(self) -> Section:
         table = self.tables["distillation"]
         runs = [Run(row, result.file, result.record) for row, result in self._distilled()]
-        return Section(
-            "Distillation", (table,) if table.rows else (), tuple(contents.training_sections(runs))
-        )
+        sections = tuple(contents.training_sections(runs))
+        return Section("Distillation", (table,) if table.rows else (), sections)
 
     def _settings(self) -> Section:
         """Return the resolved recipes: of every student, and of one tuning of each kind."""
@@ -341,11 +325,9 @@ class _Page:
         teachers = " ".join(f"--teacher {shlex.quote(name)}=TEACHER" for name in suite.teachers)
         name = suite.name if suite.name in list_suites() else f"{shlex.quote(suite.name)}.yaml"
         run = f"minialbert suite run {name} {teachers} --data DATA --output RUNS"
-        lines = (
-            " ".join(run.split()),
-            f"minialbert suite run {name} --only GROUP --records RECORDS ...  # what RECORDS lacks",
-            f"minialbert suite report {name} --records RUNS --output REPORT --with-records",
-        )
+        more = f"minialbert suite run {name} --only GROUP --records RECORDS ...  # what RECORDS lacks"
+        report = f"minialbert suite report {name} --records RUNS --output REPORT --with-records"
+        lines = (" ".join(run.split()), more, report)
         return Section("Commands", (Listing("Commands", lines, folded=False, language="sh"),))
 
     def _missing(self) -> Section:
@@ -418,17 +400,12 @@ def _tasks_and_seeds(cells: Iterable[Cell]) -> str | None:
     return "; ".join(f"{', '.join(names)}: {of}" for of, names in tasks.items()) or None
 
 
-def _bench_records(folder: Path) -> list[Path]:
-    """Return the benchmarks beside a suite's records."""
-    return sorted(folder.glob("bench*/result.json"))
-
-
 def _copy_records(results: Mapping[str, Result], records: Path, output: Path) -> None:
     """Copy what a suite goes on from: records, curves and maps behind them, and checksums of the teachers.
 
     Cells are packed, but for files that `output` has already, as a suite's own directory does.
     """
-    files = [records / "teachers.json", records / "tasks.json", *_bench_records(records)]
+    files = [records / "teachers.json", records / "tasks.json", *sorted(records.glob(_BENCHES))]
     names = ("log.jsonl", "attention.json", "result.json")
     cells = {result.file.parent / name: None for result in results.values() for name in names}
     texts: dict[str, str] = {}

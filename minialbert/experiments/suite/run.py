@@ -73,8 +73,7 @@ def plan_work(
     The output need not exist, and `records` is another folder with records of finished cells. Teachers are by name;
     None is as if all were there.
     """
-    folders = [output] if records is None else [output, records]
-    results = find_results(suite, folders)
+    results = find_results(suite, [output] if records is None else [output, records])
     chosen = select(expand(suite), list(only))
     missing = set() if teachers is None else {*suite.teachers} - {*teachers}
     left_out = [one for one in chosen if suite.rows[one.row].teacher in missing and one.name not in results]
@@ -329,9 +328,8 @@ def check_tasks(suite: Suite, file: Path, records: Path | None, work: Work, data
                 f"--data {data}: other data than the finished cells of {file.parent} were made with ({differences}); "
                 "give the same data, or another --output"
             )
-        if name not in known and any(
-            cell.task == name and cell.name in work.results for cell in expand(suite)
-        ):
+        done = (cell.task for cell in expand(suite) if cell.name in work.results)
+        if name not in known and name in done:
             unknown.append(name)
         known |= found
     if unknown:

@@ -235,9 +235,8 @@ def load_suite(name_or_path: str) -> Suite:
     elif name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path).expanduser()
     else:
-        raise UserError(
-            f"no suite is called {name_or_path!r}; there are: {', '.join(list_suites())}; or name a YAML file"
-        )
+        known = ", ".join(list_suites())
+        raise UserError(f"no suite is called {name_or_path!r}; there are: {known}; or name a YAML file")
     values, node = read_yaml(path)
     sections = (found for name in ("rows", "modes") if isinstance(found := values.get(name), dict))
     for entry in (entry for section in sections for entry in section.values() if isinstance(entry, dict)):
