@@ -137,17 +137,12 @@ class ClassCells:
         if self.vector is not None and parts:
             return tuple(name for name, part in zip(self.vector, parts, strict=True) if flag_of(part))
         if len(parts) == 1 and _looks_like_a_list(parts[0]):
-            raise table.error(
-                row,
-                f"{quoted(cell)} looks like a list and cannot be read as one: write it as JSON, or names divided by "
-                f"{quoted(self.separator)}",
-            )
+            advice = f"write it as JSON, or names divided by {quoted(self.separator)}"
+            raise table.error(row, f"{quoted(cell)} looks like a list and cannot be read as one: {advice}")
         names = tuple(class_name(table, row, part) for part in parts)
         if len(set(names)) < len(names):
-            raise table.error(
-                row,
-                f"a class occurs twice in {quoted(cell)}; expected the name of each class that applies, once",
-            )
+            advice = "expected the name of each class that applies, once"
+            raise table.error(row, f"a class occurs twice in {quoted(cell)}; {advice}")
         return names
 
 

@@ -296,10 +296,8 @@ def _hub_source(name: str) -> Source:
 
 def _memory_source(rows: Any, text_field: str) -> Source:
     if isinstance(rows, Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
-        raise UserError(
-            f"an entry of the corpus is a {type(rows).__name__}: expected a path, a hub id, a list or iterator of "
-            "texts, or one split of a data set"
-        )
+        advice = "expected a path, a hub id, a list or iterator of texts, or one split of a data set"
+        raise UserError(f"an entry of the corpus is a {type(rows).__name__}: {advice}")
     texts = TextsInMemory(rows, text_field)
     source = Source(Path(_IN_MEMORY), "memory", 0, texts)
     if texts.once:

@@ -236,10 +236,8 @@ def _checked_seed(seed: int) -> int:
 def _required_id(tokenizer: PreTrainedTokenizerBase, role: str) -> int:
     token_id = getattr(tokenizer, f"{role}_token_id", None)
     if token_id is None:
-        raise UserError(
-            f"the tokenizer {tokenizer_name(tokenizer)} has no {role} token: masked language modelling needs "
-            "the tokenizer of a BERT-like encoder"
-        )
+        advice = "masked language modelling needs the tokenizer of a BERT-like encoder"
+        raise UserError(f"the tokenizer {tokenizer_name(tokenizer)} has no {role} token: {advice}")
     return int(token_id)
 
 

@@ -370,20 +370,16 @@ def _open_folder(
     elif overwrite:
         remove_own_files(folder)
     elif foreign := sorted(p.name for p in folder.iterdir() if p.name not in HALF_WRITTEN):
-        raise UserError(
-            f"{folder} is not empty ({foreign[0]}, ...) and was not written by prepare: choose a new folder "
-            "(or --overwrite, which leaves foreign files alone)"
-        )
+        advice = "choose a new folder (or --overwrite, which leaves foreign files alone)"
+        raise UserError(f"{folder} is not empty ({foreign[0]}, ...) and was not written by prepare: {advice}")
     _save_progress(folder, plan, _State())
     return _State()
 
 
 def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
     if differences := plan.differences(other):
-        raise UserError(
-            f"{folder} was prepared with other settings ({differences}): choose another folder, or start anew "
-            "with --overwrite"
-        )
+        advice = "choose another folder, or start anew with --overwrite"
+        raise UserError(f"{folder} was prepared with other settings ({differences}): {advice}")
     if any(source.sha256 and not old.sha256 for source, old in zip(plan.sources, other.sources, strict=True)):
         logger.warning(
             "%s was begun by a version that kept no fingerprint of the corpus: names and sizes are the same, whether "

@@ -148,10 +148,8 @@ def _distillation(
     called = [file for file, data in fitting.items() if wanted in (file.parent.name, _name_of(data))]
     called = called or list(fitting)
     if len(called) > 1:
-        raise UserError(
-            f"{len(called)} distillation records could be that of {wanted}: {', '.join(map(str, called[:4]))}; name "
-            "the one that is"
-        )
+        advice = f"{', '.join(map(str, called[:4]))}; name the one that is"
+        raise UserError(f"{len(called)} distillation records could be that of {wanted}: {advice}")
     return called[0] if called else None
 
 
@@ -176,10 +174,8 @@ def _siblings(facts: ModelFacts, tuned: Sequence[Record], tuning: Record | None)
         return [record for record in fitting if (record.row, record.task) == (tuning.row, tuning.task)]
     kinds = sorted({f"{record.row.label} ({record.task})" for record in fitting})
     if len(kinds) > 1:
-        raise UserError(
-            f"records of {len(kinds)} ways of tuning could be about {facts.name}: {'; '.join(kinds[:4])}; name those "
-            "of this model"
-        )
+        advice = f"{'; '.join(kinds[:4])}; name those of this model"
+        raise UserError(f"records of {len(kinds)} ways of tuning could be about {facts.name}: {advice}")
     return fitting
 
 

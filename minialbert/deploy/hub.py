@@ -141,10 +141,8 @@ def _model_folder(path: Path) -> Path:
             raise UserError(f"{folder} has no weights: expected {_WEIGHTS[0]} beside its config.json")
         return folder.resolve()  # "." has no name
     if (path / ADAPTER_CONFIG_NAME).is_file():
-        raise UserError(
-            f"{path} holds adapters without their model: export the model beside them, the run's model/, which has "
-            "them in it"
-        )
+        advice = "export the model beside them, the run's model/, which has them in it"
+        raise UserError(f"{path} holds adapters without their model: {advice}")
     raise UserError(f"{path} has no config.json: {expected}")
 
 

@@ -158,10 +158,8 @@ class RunDirectory:
         known = has_known_data(self.checkpoints)
         for file in () if known is None else (self.recipe, self.data) if known else (self.recipe,):
             if not file.is_file():
-                raise UserError(
-                    f"{file} is missing; it identifies the checkpoints: put it back, or start the run anew "
-                    "with --overwrite"
-                )
+                advice = "put it back, or start the run anew with --overwrite"
+                raise UserError(f"{file} is missing; it identifies the checkpoints: {advice}")
 
     def check_same_data(
         self, data: Mapping[str, Any], *, advice: str = "give the same --data and models, or another --output"
@@ -214,8 +212,7 @@ def tell_unchecked(folder: Path, names: Iterable[str]) -> None:
 
 def data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return how what a run reads differs from what it was, in one line for a message; empty if it does not."""
-    none = None if "folders" in now else []
-    folders = before.get("folders", none) if isinstance(before, Mapping) else None
+    folders = before.get("folders", None if "folders" in now else []) if isinstance(before, Mapping) else None
     if not isinstance(folders, list) or not all(isinstance(folder, dict) for folder in folders):
         return "what the run says of its windows is damaged"
     now = {"folders": [], **now}

@@ -58,10 +58,8 @@ def refuse_several_processes(words: Sequence[str]) -> None:
         return
     verb = next((word for word in words if not word.startswith("-")), "")
     if verb == "finetune" and "--grid" in words:
-        raise UserError(
-            "--grid starts runs of its own and takes one process: start it without torchrun or accelerate launch, "
-            "and give --jobs for several runs at a time"
-        )
+        advice = "start it without torchrun or accelerate launch, and give --jobs for several runs at a time"
+        raise UserError(f"--grid starts runs of its own and takes one process: {advice}")
     if verb not in ("distill", "finetune"):
         raise UserError(
             f"minialbert {verb} takes one process, and this job has {world_size()}: start it without torchrun or "

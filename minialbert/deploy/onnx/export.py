@@ -182,10 +182,8 @@ def _quantize(
         return {}
     share = four_bit_share(graph)
     if not share:
-        raise UserError(
-            f"{name} has nothing that int4 stores in 4 bits: a matrix needs a multiple of 16 inputs, and a lookup "
-            "table at least 65,536 values; take int8"
-        )
+        told = "a matrix needs a multiple of 16 inputs, and a lookup table at least 65,536 values; take int8"
+        raise UserError(f"{name} has nothing that int4 stores in 4 bits: {told}")
     logger.info("int4: %.0f %% of the quantised weights have 4 bits", 100 * share)
     return {"four_bits": round(share, 4)}
 
@@ -256,10 +254,8 @@ def _load(
             f"{name}: its config names no known architecture ({architecture or 'none'}): give --head"
         )
     if head not in (None, own, "features"):
-        raise UserError(
-            f"{name} has no head for {head}: it is a {architecture or 'bare encoder'}; leave --head out to export "
-            f"it as {own}, or tune it first (minialbert finetune)"
-        )
+        advice = f"leave --head out to export it as {own}, or tune it first (minialbert finetune)"
+        raise UserError(f"{name} has no head for {head}: it is a {architecture or 'bare encoder'}; {advice}")
     chosen = str(head or own)
     loaded = encoders.load_encoder(name, chosen, config=config)
     missing = [key for key in loaded.missing if "pooler" not in key]

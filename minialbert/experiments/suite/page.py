@@ -50,10 +50,8 @@ def write_suite_report(
     """
     results = find_results(suite, [records])
     if not results:
-        raise UserError(
-            f"{records} has no record of the suite {suite.name}: name the --output of minialbert suite run, or a "
-            "folder with its cells/"
-        )
+        advice = "name the --output of minialbert suite run, or a folder with its cells/"
+        raise UserError(f"{records} has no record of the suite {suite.name}: {advice}")
     page = _Page(suite, results, records)
     title = f"Suite {suite.name}"
     text = write_page(

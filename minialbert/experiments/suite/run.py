@@ -120,10 +120,8 @@ def run_suite(
         raise UserError(f"jobs is {jobs}: expected at least one cell at a time")
     for name in teachers:
         if name not in suite.teachers:
-            raise UserError(
-                f"--teacher {name}=…: the suite {suite.name} has no teacher of that name; it has "
-                f"{', '.join(suite.teachers) or 'none, its recipes name their own'}"
-            )
+            told = f"it has {', '.join(suite.teachers) or 'none, its recipes name their own'}"
+            raise UserError(f"--teacher {name}=…: the suite {suite.name} has no teacher of that name; {told}")
     output, data = Path(output).absolute(), Path(data).expanduser().absolute()
     extra = None if records is None else Path(records).expanduser().absolute()
     if extra is not None and not (extra / "cells").is_dir():
@@ -243,10 +241,8 @@ def _check_data(suite: Suite, cells: Sequence[Cell], data: Path) -> None:
     wanted |= {suite.corpora[corpus] for corpus in corpora if corpus is not None}
     absent = sorted(name for name in wanted if name is not None and not (data / name).exists())
     if absent:
-        raise UserError(
-            f"--data {data}: has no {', '.join(absent)}, which the cells asked for need; add it, or choose others "
-            "with --only"
-        )
+        told = "add it, or choose others with --only"
+        raise UserError(f"--data {data}: has no {', '.join(absent)}, which the cells asked for need; {told}")
 
 
 def _model(output: Path, row: str) -> Path:
