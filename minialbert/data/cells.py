@@ -312,10 +312,8 @@ def spans_of(table: Table, row: int, cell: object, text: str, quotes: Quotes) ->
 def _span(table: Table, row: int, item: object) -> Span:
     parts: tuple[object, ...] = ()
     if isinstance(item, Mapping):
-        parts = tuple(
-            next((item[key] for key in keys if item.get(key) is not None), None)
-            for keys in (_START, _END, _TYPE)
-        )
+        names = (_START, _END, _TYPE)
+        parts = tuple(next((item[key] for key in keys if item.get(key) is not None), None) for keys in names)
     elif isinstance(item, (list, tuple)):
         parts = tuple(item)
     if len(parts) == 3:

@@ -78,9 +78,8 @@ def find_texts(table: Table, columns: Columns) -> tuple[str, str | None]:
     others = [column for column in find_all(table, "text") if column not in pairs[0]]
     if named is None and (others or len(pairs) > 1):
         texts = listed(map(quoted, dict.fromkeys([*pairs[0], *others, *pairs[-1]])))
-        raise UserError(
-            f"{table.name}: {texts} could each be the text or its pair; name them (task.text, task.pair)"
-        )
+        advice = "name them (task.text, task.pair)"
+        raise UserError(f"{table.name}: {texts} could each be the text or its pair; {advice}")
     return pairs[0]
 
 
@@ -109,14 +108,11 @@ def find_all(table: Table, role: str) -> list[str]:
 
 def is_in_words(table: Table, columns: Columns) -> bool:
     """Whether the table has words and tags, rather than a text and spans."""
-    in_words, in_text = (
-        any(columns.get(role) is not None for role in roles)
-        for roles in (("tokens", "tags"), ("text", "spans"))
-    )
+    named = {role for role, column in columns.items() if column is not None}
+    in_words, in_text = bool(named & {"tokens", "tags"}), bool(named & {"text", "spans"})
     if in_words and in_text:
-        raise UserError(
-            "a token task has tokens and tags, or text and spans; name the columns of one of them"
-        )
+        advice = "name the columns of one of them"
+        raise UserError(f"a token task has tokens and tags, or text and spans; {advice}")
     if in_words or in_text:
         return in_words
     tokens, spans = find(table, "tokens", {}, required=False), find_spans(table, {}, required=False)
@@ -132,10 +128,7 @@ def used_columns(**columns: str | None) -> Used:
 
 def columns_told(table: Table, used: Used) -> str:
     """Returns which columns were used for what, and which were left out."""
-    told = [
-        role if columns == (role,) else f"{role} {listed(map(quoted, columns))}"
-        for role, columns in used.items()
-    ]
+    told = [role if own == (role,) else f"{role} {listed(map(quoted, own))}" for role, own in used.items()]
     taken = {column for columns in used.values() for column in columns}
     others = [quoted(column) for column in table.columns if column not in taken]
     read_as = f"read as {table.format}: " if table.format else ""

@@ -78,9 +78,8 @@ def convert_data(
         UserError: if the data cannot be read, or hold what cannot be written; the message names file and row.
     """
     if format not in formats.FORMATS:
-        raise UserError(
-            f"no format {quoted(format)} is written: expected one of {', '.join(formats.FORMATS)}"
-        )
+        advice = f"expected one of {', '.join(formats.FORMATS)}"
+        raise UserError(f"no format {quoted(format)} is written: {advice}")
     notes: list[str] = []
     splits = read_documents(data, notes, read_as=read_as, columns=columns)
     if split is not None:
@@ -126,10 +125,8 @@ def _in_layers(
         counts = dict.fromkeys(parted, 0)
         for name, documents in parted.items():
             emptied = (replace(one, entities=one.entities and ()) for one in splits[name])
-            own = [
-                layers[layer] if layer < len(layers) else empty
-                for layers, empty in zip(documents, emptied, strict=True)
-            ]
+            pairs = zip(documents, emptied, strict=True)
+            own = [layers[layer] if layer < len(layers) else empty for layers, empty in pairs]
             found[f"layer-{layer + 1}/{name}"] = own
             counts[name] = sum(len(one.entities or ()) for one in own)
         notes.append(
@@ -186,11 +183,8 @@ def _parted(
     """Returns documents in parts of these shares; those of one group, id or text stay together."""
     if len(splits) > 1:
         raise UserError(f"the data have splits already, {listed(splits)}: leave split out")
-    if (
-        len(shares) not in (2, 3)
-        or not all(0 <= one < math.inf for one in shares)
-        or not (shares[0] and sum(shares[1:]))
-    ):
+    are_shares = len(shares) in (2, 3) and all(0 <= one < math.inf for one in shares)
+    if not are_shares or not (shares[0] and sum(shares[1:])):
         told = "expected the shares of train, validation and test, as 80,10,10"
         raise UserError(f"split {listed(shares)}: {told}")
     (documents,) = splits.values()

@@ -62,14 +62,10 @@ def register_reader(suffix: str, read: Callable[[Path], Iterable[str]]) -> None:
     is how an interrupted `prepare` goes on. What it raises as `UserError` is told as it is.
     """
     suffix = suffix.lower()
-    if (
-        not re.fullmatch(r"\.\w+", suffix)
-        or suffix in COMPRESSIONS
-        or _KIND_OF_SUFFIX.get(suffix, "other") not in ("other", "csv", "xml")
-    ):
-        raise UserError(
-            f"a reader cannot be registered for {quoted(suffix)}: give a new suffix, as in '.srt'"
-        )
+    is_ours = _KIND_OF_SUFFIX.get(suffix, "other") not in ("other", "csv", "xml")
+    if is_ours or suffix in COMPRESSIONS or not re.fullmatch(r"\.\w+", suffix):
+        advice = "give a new suffix, as in '.srt'"
+        raise UserError(f"a reader cannot be registered for {quoted(suffix)}: {advice}")
     _KIND_OF_SUFFIX[suffix], _REGISTERED[suffix] = "other", read
 
 
@@ -161,9 +157,8 @@ def corpus_entries(corpus: Corpus) -> list[Any]:
     if isinstance(corpus, (str, Path, Source)) or is_frame(corpus) or is_dataset(corpus):
         return [corpus]
     if isinstance(corpus, Mapping) or not isinstance(corpus, Iterable):
-        raise UserError(
-            f"a corpus cannot be a {type(corpus).__name__}: give files, texts, or one split of a data set"
-        )
+        advice = "give files, texts, or one split of a data set"
+        raise UserError(f"a corpus cannot be a {type(corpus).__name__}: {advice}")
     iterator = iter(corpus)
     first = [entry for _, entry in islice(numbered_rows(iterator, _IN_MEMORY), 20)]
     rows = chain(first, iterator) if iterator is corpus else corpus
@@ -288,9 +283,8 @@ def _file_source(path: Path) -> Source:
 def _hub_source(name: str) -> Source:
     parts = name.removeprefix(PREFIX).split(":")
     if not parts[0] or len(parts) > 3:
-        raise UserError(
-            f"{quoted(name)} is not a hub data set: expected hub:owner/name or hub:owner/name:config:split"
-        )
+        advice = "expected hub:owner/name or hub:owner/name:config:split"
+        raise UserError(f"{quoted(name)} is not a hub data set: {advice}")
     return Source(Path(name), "hub", 0)
 
 
@@ -328,12 +322,10 @@ def read_documents(
         documents = _READERS[source.kind](source, text_field, max_document_bytes, stats)
     for document in documents:
         # A character takes at most four bytes, so most documents need no encoding to be found short enough.
-        if (
-            4 * len(document.text) > max_document_bytes
-            and len(document.text.encode("utf-8", "replace")) > max_document_bytes
-        ):
-            raise source.too_long(document.row, max_document_bytes)
-        if not document.text or document.text.isspace():
+        text, most = document.text, max_document_bytes
+        if 4 * len(text) > most and len(text.encode("utf-8", "replace")) > most:
+            raise source.too_long(document.row, most)
+        if not text or text.isspace():
             stats.skipped += 1
         else:
             yield document

@@ -201,10 +201,8 @@ class _Split:
         return self.spellings[spelled]
 
     def notes(self) -> list[str]:
-        return [
-            f"{self.source}: left out {count:,} row{'s' if count > 1 else ''} {reason}"
-            for reason, count in sorted(self.left_out.items())
-        ]
+        counts = sorted(self.left_out.items())
+        return [f"{self.source}: left out {n:,} row{'s' if n > 1 else ''} {reason}" for reason, n in counts]
 
 
 def _score(where: str, spelled: str) -> float:
@@ -240,9 +238,8 @@ def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task
 def _find_folder(task: GlueTask, data: Path) -> Path:
     if not data.is_dir():
         state = "is a file" if data.is_file() else "does not exist"
-        raise UserError(
-            f"{data} {state}: expected the directory {task.folder}, or the one that holds it, for {task.name}"
-        )
+        advice = f"expected the directory {task.folder}, or the one that holds it, for {task.name}"
+        raise UserError(f"{data} {state}: {advice}")
     known = {name for names in task.files.values() for name in names}
     if any((data / name).is_file() for name in known):
         return data
@@ -383,9 +380,8 @@ def write_submission(
     glue, path = glue_task(task), submission_file(task, split, Path(folder))
     name, official_rows = _FILES[glue.name, split]
     if len(ids) != len(predictions) or not predictions:
-        raise UserError(
-            f"{name}.tsv: {len(predictions)} predictions for {len(ids)} rows; expected one for each row"
-        )
+        advice = "expected one for each row"
+        raise UserError(f"{name}.tsv: {len(predictions)} predictions for {len(ids)} rows; {advice}")
     lines = [
         f"{index}\t{_spell(glue, prediction, f'{name}.tsv, index {shown(index)}')}\n"
         for index, prediction in zip(_indexes(ids, name), predictions, strict=True)

@@ -72,9 +72,8 @@ def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
     """Returns the name, without its owner, and the splits of a labelled data set, `hub:OWNER/NAME[:CONFIG]`."""
     match = _LABELLED.fullmatch(data)
     if match is None:
-        raise UserError(
-            f"{quoted(data)} is not a hub data set: expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
-        )
+        told = "expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG"
+        raise UserError(f"{quoted(data)} is not a hub data set: {told}")
     advice = "give a local directory, or check the name, the configuration and the network"
     return match[2], load_hub(match[1], match[3], f"could not load {data}: {advice}")
 
@@ -112,10 +111,7 @@ def class_names(feature: Any) -> tuple[str, ...]:
 
 def named_classes(row: dict[str, Any], classes: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Returns a row with names in place of the numbers of its classes, given those of each column that has classes."""
-    return {
-        **row,
-        **{column: _name(row[column], names) for column, names in classes.items() if column in row},
-    }
+    return row | {column: _name(row[column], names) for column, names in classes.items() if column in row}
 
 
 def _name(cell: Any, names: tuple[str, ...]) -> Any:

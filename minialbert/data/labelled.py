@@ -105,11 +105,8 @@ class Labelled:
             if from_prodigy and answer not in ANSWERS:
                 told = f"expected accept, reject or ignore as an answer of Prodigy, found {quoted(answer)}"
                 raise table.error(row, f"{told}; for other rows give --format table")
-        kept = [
-            (row, cells)
-            for answer, (row, cells) in zip(answers, table.rows, strict=True)
-            if not (flag_of(cells.get("was_cancelled")) or (from_prodigy and answer != "accept"))
-        ]
+        pairs = zip(table.rows, (from_prodigy and answer != "accept" for answer in answers), strict=True)
+        kept = [one for one, is_out in pairs if not (is_out or flag_of(one[1].get("was_cancelled")))]
         if left_out := len(table.rows) - len(kept):
             rows = f"{left_out:,} row{'s' if left_out > 1 else ''}"
             self.notes.append(f"{split}: {rows} left out that an annotator rejected, ignored or cancelled")

@@ -59,10 +59,8 @@ def _network(count: int, seed: int, epoch: int) -> tuple[int, int, tuple[tuple[i
     width = isqrt(count - 1) + 1
     height = -(-count // width)
     words = b"".join(number.to_bytes(8, "little") for number in (seed, epoch, count))
-    material = b"".join(
-        hashlib.blake2b(words, digest_size=16, salt=pair.to_bytes(16, "little")).digest()
-        for pair in range(_ROUNDS // 2)
-    )
+    salts = (pair.to_bytes(16, "little") for pair in range(_ROUNDS // 2))
+    material = b"".join(hashlib.blake2b(words, digest_size=16, salt=salt).digest() for salt in salts)
     keys = [int.from_bytes(material[i : i + 8], "little") for i in range(0, len(material), 8)]
     return width, height, tuple(zip(keys[::2], keys[1::2], strict=True))
 

@@ -61,15 +61,11 @@ def class_metrics(
     support, claimed = gold.sum(axis=0), predicted.sum(axis=0)
     of = (claimed, support, (support + claimed) / 2)
     columns = [right / np.maximum(whole, 0.5) for whole in of]
-    per_class = {
-        label: {
-            **{name: float(column[index]) for name, column in zip(_BY_CLASS, columns, strict=True)},
-            "support": int(support[index]),
-            "predicted": int(claimed[index]),
-        }
-        for index, label in enumerate(labels)
-    }
     found: dict[str, Any] = {}
+    per_class: dict[str, Any] = {}
+    for index, label in enumerate(labels):
+        figures = {name: float(column[index]) for name, column in zip(_BY_CLASS, columns, strict=True)}
+        per_class[label] = {**figures, "support": int(support[index]), "predicted": int(claimed[index])}
     for name, column in zip(_BY_CLASS, columns, strict=True):
         found[f"{name}_macro"] = float(column.mean())
         found[f"{name}_weighted"] = float(column @ support / max(support.sum(), 1))
@@ -98,11 +94,8 @@ def never_predicted(figures: Mapping[str, Any]) -> list[str]:
         ("per_class", "predicted", "never predicted", ("row", "rows")),
         ("per_type", "recall", "none found", ("entity", "entities")),
     ):
-        missed = [
-            f"{quoted(name)} ({one['support']:,} {units[one['support'] > 1]})"
-            for name, one in (figures.get(part) or {}).items()
-            if one["support"] and not one[figure]
-        ]
+        counts = {name: one["support"] for name, one in (figures.get(part) or {}).items() if not one[figure]}
+        missed = [f"{quoted(name)} ({n:,} {units[n > 1]})" for name, n in counts.items() if n]
         lines += [f"{told}: {listed(missed)}"] if missed else []
     return lines
 
@@ -129,13 +122,8 @@ def regression_metrics(gold: Sequence[float], predicted: Sequence[float]) -> dic
     error, variance = float(np.mean((np.asarray(gold) - np.asarray(predicted)) ** 2)), float(np.var(gold))
     pearson = float(stats.pearsonr(gold, predicted).statistic) if defined else 0.0
     spearman = float(stats.spearmanr(gold, predicted).statistic) if defined else 0.0
-    return {
-        "pearson": pearson,
-        "spearmanr": spearman,
-        "pearson_spearman": (pearson + spearman) / 2,
-        "mean_squared_error": error,
-        **({"r2": 1 - error / variance} if variance > 0 else {}),
-    }
+    both = {"pearson": pearson, "spearmanr": spearman, "pearson_spearman": (pearson + spearman) / 2}
+    return both | {"mean_squared_error": error} | ({"r2": 1 - error / variance} if variance > 0 else {})
 
 
 def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -154,11 +142,8 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
         [tags_to_spans(tags, [(at, at + 1) for at in range(len(tags))]) for tags in side]
         for side in (gold, predicted)
     ]
-    return {
-        **span_metrics(*by_word),
-        "entity_f1_strict": strict,
-        "token_accuracy": right / words if words else 0.0,
-    }
+    accuracy = right / words if words else 0.0
+    return {**span_metrics(*by_word), "entity_f1_strict": strict, "token_accuracy": accuracy}
 
 
 def span_metrics(gold: Sequence[Sequence[Span]], found: Sequence[Sequence[Span]]) -> dict[str, Any]:
@@ -172,12 +157,9 @@ def span_metrics(gold: Sequence[Sequence[Span]], found: Sequence[Sequence[Span]]
             for span in spans:
                 counts[span.label][place] += 1
     total = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0, 0]
-    return {
-        **{f"entity_{name}": value for name, value in _ratios(*total).items()},
-        "per_type": {
-            name: {**_ratios(*counted), "support": counted[2]} for name, counted in sorted(counts.items())
-        },
-    }
+    whole = {f"entity_{name}": value for name, value in _ratios(*total).items()}
+    by_type = {name: {**_ratios(*of), "support": of[2]} for name, of in sorted(counts.items())}
+    return {**whole, "per_type": by_type}
 
 
 def _ratios(right: int, found: int, gold: int) -> dict[str, float]:

@@ -74,9 +74,8 @@ def read_tagged(path: Path) -> Table:
             cells[GLUED] = ["SpaceAfter=No" in misc for misc in tags]
         rows.append((numbered[0][0], cells if document is None else cells | {DOCUMENT_START: document}))
     if not rows:
-        raise UserError(
-            f"{path} has 0 sentences: expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"
-        )
+        advice = "expected lines of a word, TAB and a tag (O, B-TYPE, I-TYPE)"
+        raise UserError(f"{path} has 0 sentences: {advice}")
     notes = ["the first column has numbers, so the words are read from the second"] if column else []
     notes += ["tags are read from the last column, where it says NER="] if in_misc else []
     notes += [f"tags are read from column {tag_in + 1}, since the last has none"] if tag_in >= 0 else []

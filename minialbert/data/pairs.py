@@ -87,10 +87,8 @@ class PairedCollator(MaskedLanguageModelCollator):
         """
         batch = super().__call__(examples)
         shape = batch["input_ids"].shape
-        read = [
-            self._beside(np.asarray(example["input_ids"], dtype=np.int64), masked)
-            for example, masked in zip(examples, batch["input_ids"].numpy(), strict=True)
-        ]
+        pairs = zip(examples, batch["input_ids"].numpy(), strict=True)
+        read = [self._beside(np.asarray(one["input_ids"], dtype=np.int64), masked) for one, masked in pairs]
         length = self.padded_length(max(len(ids) for ids, _ in read))
         input_ids = np.full((len(read), length), self._pad, dtype=np.int64)
         attention_mask, spans = np.zeros_like(input_ids), np.zeros((*shape, 2), dtype=np.int64)

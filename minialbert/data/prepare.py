@@ -207,13 +207,9 @@ def recipe_options(recipe: Recipe) -> dict[str, Any]:
     """Returns the arguments of `prepare` that a recipe has: "corpus" and "tokenizer", perhaps None, and all others."""
     data = recipe.data
     same = {field.name for field in fields(WindowOptions)}  # what is called as the recipe calls it
-    return {
-        "corpus": data.corpus,
-        "tokenizer": data.tokenizer or recipe.teacher.model,
-        **data.model_dump(include=same),
-        "separator": data.documents,
-        "seed": recipe.training.seed,
-    }
+    places = {"corpus": data.corpus, "tokenizer": data.tokenizer or recipe.teacher.model}
+    others = {"separator": data.documents, "seed": recipe.training.seed}
+    return {**places, **data.model_dump(include=same), **others}
 
 
 @dataclass(frozen=True)
@@ -422,10 +418,8 @@ def _write_windows(
     types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
     columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with contextlib.ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(SplitWriter(folder, split, state.splits[split], types))
-            for split in SPLITS
-        }
+        new = ((split, SplitWriter(folder, split, state.splits[split], types)) for split in SPLITS)
+        writers = {split: stack.enter_context(writer) for split, writer in new}
         bar = stack.enter_context(progress_bar("prepare", *columns, shown=progress, in_files=True))
         task = bar.add_task("prepare", total=sum(source.num_bytes for source in sources) or None)
         batches = stack.enter_context(contextlib.closing(encode_batches(reader.batches(), backend, workers)))

@@ -191,10 +191,8 @@ def _best_threshold(chances: Any, f1: Any, without: Any) -> dict[str, float]:
     allowed = np.concatenate([[True], ends])
     best = int(np.argmax(np.where(allowed, total, -1)))
     around = np.concatenate([[1.0], chances[order], [0.0]])
-    return {
-        "best_f1": float(total[best] / len(f1)),
-        "best_threshold": float((around[best] + around[best + 1]) / 2),
-    }
+    threshold = float((around[best] + around[best + 1]) / 2)
+    return {"best_f1": float(total[best] / len(f1)), "best_threshold": threshold}
 
 
 def _labels(window: Row, gold: Gold) -> list[int]:

@@ -98,11 +98,8 @@ def find_tables(
             groups.setdefault(f"{shard[1]}{shard[3]}" if shard else name, []).append(name)
     plain = {key.partition(".")[0].lower() for key in groups if key.count(".") == 1}
     tables = {key: key.partition(".")[0] for key in groups}
-    found = assign_splits(
-        {key: stem for key, stem in tables.items() if key.count(".") == 1 or stem.lower() not in plain},
-        str(data),
-    )
-    found = found or _named_alike(tables)
+    usual = {key: stem for key, stem in tables.items() if key.count(".") == 1 or stem.lower() not in plain}
+    found = assign_splits(usual, str(data)) or _named_alike(tables)
     missing = {name for split, names in SPLIT_NAMES.items() if split not in found for name in names}
     # A table beside train.xlsx is meant; train.xlsx alone would be a split that silently goes missing.
     for name, stem in stems.items():

@@ -101,10 +101,8 @@ def one_for_each(encoded: Encoded, logits: Sequence[Logits]) -> tuple[Encoded, l
     if not encoded.weights:
         return encoded, list(logits)
     starts = [at for at, owner in enumerate(encoded.owners) if at == 0 or owner != encoded.owners[at - 1]]
-    means = [
-        pooled(logits[begin:end], encoded.weights[begin:end]).astype(np.float32)
-        for begin, end in pairwise([*starts, len(encoded)])
-    ]
+    edges = pairwise([*starts, len(encoded)])
+    means = [pooled(logits[a:b], encoded.weights[a:b]).astype(np.float32) for a, b in edges]
     return Encoded([encoded[at] for at in starts], [encoded.owners[at] for at in starts]), means
 
 
@@ -205,10 +203,8 @@ class PaddingCollator:
             return torch.tensor([list(row[name]) + [value] * (longest - len(row[name])) for row in rows])
 
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        batch = {
-            "input_ids": padded("input_ids", self.pad_token_id),
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-        }
+        mask = (torch.arange(longest) < lengths[:, None]).long()
+        batch = {"input_ids": padded("input_ids", self.pad_token_id), "attention_mask": mask}
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = padded("token_type_ids", 0)
         if all("teacher_logits" in row for row in rows):

@@ -204,10 +204,8 @@ class SingleLabel(TaskType):
         As Hinton et al., 2015, and Eq. 10.
         """
         kept = labels.flatten() != IGNORED
-        ours, theirs = (
-            torch.log_softmax(logits.float().flatten(0, -2)[kept] / temperature, dim=-1)
-            for logits in (student, teacher)
-        )
+        flat = (logits.float().flatten(0, -2)[kept] / temperature for logits in (student, teacher))
+        ours, theirs = (torch.log_softmax(logits, dim=-1) for logits in flat)
         return temperature**2 * functional.kl_div(ours, theirs, reduction="sum", log_target=True)
 
     def answers(self, task: Task, logits: Logits, gold: list[Any] | None) -> Answers:
@@ -281,10 +279,8 @@ class MultiLabel(TaskType):
         if gold is None:
             return named, {}
         true = np.array(gold, dtype=bool)
-        return named, {
-            **class_metrics(true, chosen, logits, task.labels),
-            **multi_label_metrics(true, chosen),
-        }
+        by_class = class_metrics(true, chosen, logits, task.labels)
+        return named, {**by_class, **multi_label_metrics(true, chosen)}
 
     def results(
         self, task: Task, examples: Sequence[Any], encoded: Encoded, logits: Sequence[Logits]

@@ -91,9 +91,8 @@ def _with_positive(task: Task, named: str | None) -> Task:
         named not in task.labels or len(task.labels) != 2 or not task.type.class_weights
     ):
         known = listed(map(quoted, task.labels))
-        raise UserError(
-            f"task.positive {quoted(named)}: expected one of two classes, and {task.name} has {known}"
-        )
+        advice = f"expected one of two classes, and {task.name} has {known}"
+        raise UserError(f"task.positive {quoted(named)}: {advice}")
     if len(task.labels) != 2 or task.type.label != "class" or (task.positive is not None and named is None):
         return task
     found = [label for label in task.labels if label.strip().lower() in _POSITIVE]
@@ -105,11 +104,8 @@ def _with_positive(task: Task, named: str | None) -> Task:
 def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
     """Part the training rows, so that each class (or type of entity) has its share in both parts, see `apart`."""
     train = task.splits["train"]
-    chosen = apart(
-        [counted_labels(row) for row in train],
-        [index if row.group is None else row.group for index, row in enumerate(train)],
-        fraction,
-    )
+    groups = [index if row.group is None else row.group for index, row in enumerate(train)]
+    chosen = apart([counted_labels(row) for row in train], groups, fraction)
     if not chosen:
         raise UserError(
             f"{task.name}: {len(train)} training rows are too few to set some apart for validation, with rows of each "

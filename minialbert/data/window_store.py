@@ -514,27 +514,21 @@ def data_identity(windows: WindowDataset) -> dict[str, Any]:
     "fingerprint" of everything its manifest says but the versions, and one of what its data files hold, which are read
     for it. Raises UserError for a file that has changed since `prepare` wrote it.
     """
-    return {
-        "folders": [
-            {
-                "name": directory.resolve().name,
-                "windows": manifest.splits["train"].windows,
-                "held_out_windows": manifest.splits["held_out"].windows,
-                "fingerprint": _fingerprint(manifest),
-                "content": _content(directory, manifest),
-            }
-            for directory, manifest in zip(windows.directories, windows.manifests, strict=True)
-        ]
-    }
+    folders = []
+    for folder, manifest in zip(windows.directories, windows.manifests, strict=True):
+        train, held_out = (manifest.splits[split].windows for split in SPLITS)
+        known = {"name": folder.resolve().name, "windows": train, "held_out_windows": held_out}
+        said = {"fingerprint": _fingerprint(manifest), "content": _content(folder, manifest)}
+        folders.append({**known, **said})
+    return {"folders": folders}
 
 
 def _content(folder: Path, manifest: WindowsManifest) -> str:
     found = hash_data(folder)
     for name, digest in manifest.files.items():
         if found.get(name) != digest:
-            raise UserError(
-                f"{folder}: {quoted(name)} does not hold what prepare wrote: prepare again (--overwrite)"
-            )
+            advice = "prepare again (--overwrite)"
+            raise UserError(f"{folder}: {quoted(name)} does not hold what prepare wrote: {advice}")
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 

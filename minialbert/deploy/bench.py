@@ -414,10 +414,8 @@ def _figure(value: float | None, factor: float = 1) -> Decimal | None:
 def machine_line(record: Mapping[str, Any]) -> str:
     """Return what the processor can do, which bounds every figure."""
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in record["ceilings"].items())
-    return (
-        f"{record['settings']['threads']} threads, instructions {listed(record['instructions'])}; matrix products "
-        f"reach {rates}, in 10^9 operations a second"
-    )
+    reach = f"matrix products reach {rates}, in 10^9 operations a second"
+    return f"{record['settings']['threads']} threads, instructions {listed(record['instructions'])}; {reach}"
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:

@@ -149,18 +149,16 @@ def _model_folder(path: Path) -> Path:
 def _load(folder: Path) -> MiniAlbertPreTrainedModel:
     with failing_as(f"{folder / 'config.json'} cannot be read", (OSError, ValueError, AttributeError)):
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind == "albert":
+        advice = "if it is of the paper's release, write it anew with minialbert convert, and export that"
+        raise UserError(f"{folder} holds an ALBERT, not a MiniALBERT of this package: {advice}")
     if kind != MiniAlbertConfig.model_type:
-        raise UserError(
-            f"{folder} holds an ALBERT, not a MiniALBERT of this package: if it is of the paper's release, write it "
-            "anew with minialbert convert, and export that"
-            if kind == "albert"
-            else f"{folder} holds a model of type {kind!r}: expected a MiniALBERT, as minialbert writes it"
-        )
+        advice = "expected a MiniALBERT, as minialbert writes it"
+        raise UserError(f"{folder} holds a model of type {kind!r}: {advice}")
     config = load_encoder_config(folder)
     if (head := head_of(config)) is None:
-        raise UserError(
-            f"{folder}: config.json names no architecture; expected one of {', '.join(ARCHITECTURES)}"
-        )
+        advice = f"expected one of {', '.join(ARCHITECTURES)}"
+        raise UserError(f"{folder}: config.json names no architecture; {advice}")
     loaded = load_encoder(folder, head, config=config, dtype="auto")
     faults = {"missing": loaded.missing, "unknown": loaded.unknown}
     if told := [f"{what}: {', '.join(keys[:4])}" for what, keys in faults.items() if keys]:

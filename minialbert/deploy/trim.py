@@ -216,10 +216,8 @@ def _prove(
         if before.tokens() != after.tokens():
             continue
         proved += 1
-        states = [
-            one.base_model(**forward_inputs(one, batch)).last_hidden_state
-            for one, batch in ((model, before), (smaller, after))
-        ]
+        pairs = ((model, before), (smaller, after))
+        states = [one.base_model(**forward_inputs(one, batch)).last_hidden_state for one, batch in pairs]
         if not torch.equal(*states):
             raise UserError(
                 f"the trimmed model gives other hidden states for {text[:60]!r}: nothing is written"

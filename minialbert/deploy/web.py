@@ -37,28 +37,20 @@ from minialbert.tasks.models import TASK_FILE
 
 PACKAGES = ("onnxruntime-web@1.22.0", "@huggingface/tokenizers@0.2.0")
 INSTALL = f"npm install --no-save --ignore-scripts {' '.join(PACKAGES)}"
-# Names here, places in node_modules, and SHA-256. Servers know the type of .js, not all know that of .mjs.
+# Names here, and places in node_modules. Servers know the type of .js, not all know that of .mjs.
 _VENDOR = {
-    "ort.js": (
-        "onnxruntime-web/dist/ort.wasm.min.mjs",
-        "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
-    ),
-    "ort-wasm.js": (
-        "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs",
-        "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
-    ),
-    "ort-wasm.wasm": (
-        "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
-        "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
-    ),
-    "tokenizers.LICENSE": (
-        "@huggingface/tokenizers/LICENSE",
-        "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
-    ),
-    "tokenizers.js": (
-        "@huggingface/tokenizers/dist/tokenizers.min.mjs",
-        "258e46332101335ce8d95aed7745b19ac3b46d37f3e159a89cf894c2ea9b1d3a",
-    ),
+    "ort.js": "onnxruntime-web/dist/ort.wasm.min.mjs",
+    "ort-wasm.js": "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs",
+    "ort-wasm.wasm": "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
+    "tokenizers.LICENSE": "@huggingface/tokenizers/LICENSE",
+    "tokenizers.js": "@huggingface/tokenizers/dist/tokenizers.min.mjs",
+}
+_SHA256 = {
+    "ort.js": "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
+    "ort-wasm.js": "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
+    "ort-wasm.wasm": "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
+    "tokenizers.LICENSE": "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
+    "tokenizers.js": "258e46332101335ce8d95aed7745b19ac3b46d37f3e159a89cf894c2ea9b1d3a",
 }
 _ASSETS = Path(__file__).parent / "assets"
 _SERVICE_WORKER = "service-worker.js"
@@ -130,9 +122,9 @@ def _check_exported(folder: Path) -> None:
 
 def _checked_packages(modules: Path) -> dict[str, Path]:
     """Return the files of the packages by their names in the folder, if they are the pinned ones."""
-    found = {name: modules / place for name, (place, _) in _VENDOR.items()}
+    found = {name: modules / place for name, place in _VENDOR.items()}
     for name, file in found.items():
-        if not file.is_file() or sha256_of(file) != _VENDOR[name][1]:
+        if not file.is_file() or sha256_of(file) != _SHA256[name]:
             fault = "is another version" if file.is_file() else "is missing"
             raise UserError(f"{file} {fault}: run {INSTALL}, and give that node_modules as --vendor")
     return found
@@ -177,16 +169,11 @@ def _tokenizer_tables(file: Path, tokenizer: dict[str, Any]) -> dict[str, Any]:
 
 def _table(values: Sequence[str]) -> dict[str, Any]:
     """Return the values of `_CHARACTERS` as runs of code points: steps from start to start, and values by name."""
-    runs = [
-        (value, ord(next(same)[1]))
-        for value, same in groupby(zip(values, _CHARACTERS, strict=True), itemgetter(0))
-    ]
+    alike = groupby(zip(values, _CHARACTERS, strict=True), itemgetter(0))
+    runs = [(value, ord(next(same)[1])) for value, same in alike]
     names = {value: index for index, value in enumerate(dict.fromkeys(values))}
-    return {
-        "steps": [0, *(after - before for (_, before), (_, after) in pairwise(runs))],
-        "values": [names[value] for value, _ in runs],
-        "names": list(names),
-    }
+    steps = [0, *(after - before for (_, before), (_, after) in pairwise(runs))]
+    return {"steps": steps, "values": [names[value] for value, _ in runs], "names": list(names)}
 
 
 @cache

@@ -248,12 +248,10 @@ def start_process(job: Job, threads: int, device: str | None = None) -> subproce
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     count = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
-    environment = {
-        **os.environ,
-        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), count),
-        # The same modules as here, whatever put them on the path.
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-    }
+    threaded = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), count)
+    # The same modules as here, whatever put them on the path.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    environment = {**os.environ, **threaded, "PYTHONPATH": path}
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
     where = ["--recipe", str(job.recipe_file), "--output", job.output, "--resume"]

@@ -66,9 +66,8 @@ def report(
 def _place(given: str | Path | Result) -> Path:
     path = given.path if isinstance(given, Result) else given
     if path is None:
-        raise UserError(
-            "the result was not written, so that there is no record of it: give its verb output=DIR"
-        )
+        advice = "give its verb output=DIR"
+        raise UserError(f"the result was not written, so that there is no record of it: {advice}")
     return Path(path)
 
 
@@ -94,9 +93,9 @@ def leave_page(folder: Path) -> str:
 def _report(paths: Sequence[Path]) -> tuple[str, list[Block], list[Section], dict[str, Table]]:
     """Return title, summary, sections and tables of a page with all records below some paths."""
     records, found = find_records(paths), _runs(paths)
+    sorts = (_STUDENTS, ("finetune",), ("evaluation",), ("bench",))
     students, tuned, evaluated, timed = (
-        [run for run in found if run.record["kind"] in kinds]
-        for kinds in (_STUDENTS, ("finetune",), ("evaluation",), ("bench",))
+        [one for one in found if one.record["kind"] in sort] for sort in sorts
     )
     if not records and not found:
         raise UserError(

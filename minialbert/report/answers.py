@@ -161,10 +161,9 @@ def _scored(run: Run) -> tuple[list[str], list[BarChart]]:
 
 def _timed(run: Run) -> tuple[list[str], list[BarChart]]:
     bench = read_bench(run.file)
-    found = {
-        (f"Time for a text of {bench.length} tokens", "ms"): {row[:2]: row[3] for row in bench.rows},
-        ("Size", "size"): {row[:2]: row[2] for row in bench.rows},
-    }
+    title = f"Time for a text of {bench.length} tokens"
+    found = {(title, "ms"): {row[:2]: row[3] for row in bench.rows}}
+    found |= {("Size", "size"): {row[:2]: row[2] for row in bench.rows}}
     charts, best = [], []
     for (title, form), values in found.items():
         known = {", ".join(names): value for names, value in values.items() if value is not None}

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
@@ -175,13 +175,9 @@ def _settings() -> dict[str, Any]:
 def _style(key: int, *, line: bool) -> dict[str, Any]:
     """Return the look of a series or group: after every round of the colours, dash and mark move on by one."""
     moved = (key + key // len(_DASHES)) % len(_DASHES)
-    return {
-        "color": _palette()[f"c{key % len(_DASHES)}"],
-        "linestyle": "" if not line else (0, _DASHES[moved]) if moved else "-",
-        "marker": _MARKS[moved],
-        "markeredgecolor": _palette()["page"],
-        "clip_on": False,
-    }
+    dashes = "" if not line else (0, _DASHES[moved]) if moved else "-"
+    look = {"color": _palette()[f"c{key % len(_DASHES)}"], "linestyle": dashes, "marker": _MARKS[moved]}
+    return {**look, "markeredgecolor": _palette()["page"], "clip_on": False}
 
 
 def _draw_lines(axes: Any, chart: LineChart, keys: Sequence[int]) -> tuple[str, ...]:
@@ -212,10 +208,8 @@ def _draw_points(axes: Any, chart: ScatterChart, keys: Sequence[int]) -> tuple[s
     _frame(axes, chart, reach, "log" * chart.log_x, "")
     low, high = axes.transData.transform(reach[::2]), axes.transData.transform(reach[1::2])
     spots = [(x, (y + top) / 2) for (x, y), (_, top) in zip(low, high, strict=True)]
-    taken = [
-        (x - 5, min(below, y - 5), x + 5, max(above, y + 5))
-        for (x, y), (_, below), (_, above) in zip(spots, low, high, strict=True)
-    ]
+    bars = zip(spots, low, high, strict=True)
+    taken = [(x - 5, min(one, y - 5), x + 5, max(other, y + 5)) for (x, y), (_, one), (_, other) in bars]
     inside = (axes.bbox.x0, axes.bbox.y0 + 2, axes.bbox.x1 + 16, axes.bbox.y1 + 8)
     labels = [_line(one.label, LONGEST) for one in chart.points]
     places = _places(labels, spots, taken, inside, 64)
@@ -296,10 +290,8 @@ def _frame(axes: Any, chart: Chart, values: Sequence[tuple[float, float]], *scal
             axes.set(**{f"{name}lim": _limits(low, high, held, most if name == "y" else math.inf)})
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
-    x_label, y_label = (
-        _line(label) + ", logarithmic" * bool(scale)
-        for label, scale in zip((chart.x_label, chart.y_label), scales, strict=True)
-    )
+    pairs = zip((chart.x_label, chart.y_label), scales, strict=True)
+    x_label, y_label = (_line(label) + ", logarithmic" * bool(scale) for label, scale in pairs)
     axes.set_xlabel(x_label)
     axes.set_title(y_label, x=-50 / axes.bbox.width)
 
@@ -359,11 +351,9 @@ def _inlined(svg: str, chart: Chart, prefix: str) -> tuple[Markup, dict[int, Mar
         old = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
         rules = (rule.partition(":") for rule in old.pop("style", "").split(";"))
         old |= {name.strip(): value.strip() for name, _, value in rules}
-        element.attrib = {
-            name: _DECIMALS.sub(lambda found: f"{float(found[0]):.1f}", variables.get(value, value))
-            for name, value in old.items()
-            if name in _KEPT
-        }
+        kept = {name: variables.get(value, value) for name, value in old.items() if name in _KEPT}
+        rounded = partial(_DECIMALS.sub, lambda found: f"{float(found[0]):.1f}")
+        element.attrib = {name: rounded(value) for name, value in kept.items()}
         if "href" in old:
             element.set("href", f"#{prefix}-{old['href'][1:]}")
         elif drawn := _DRAWN.fullmatch(old.get("id", "")):

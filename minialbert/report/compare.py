@@ -41,9 +41,8 @@ def compare_runs(a: Path, b: Path) -> list[Section]:
     runs = _read("A", a), _read("B", b)
     one, other = map(_kind, runs)
     if one != other:
-        raise UserError(
-            f"{runs[0].file} is a record of {one}, {runs[1].file} one of {other}: compare two runs of one kind"
-        )
+        advice = "compare two runs of one kind"
+        raise UserError(f"{runs[0].file} is a record of {one}, {runs[1].file} one of {other}: {advice}")
     sections = [
         Section("Summary", tuple(_summary(runs))),
         _differences("Settings that differ", "setting", runs, _settings),
@@ -73,9 +72,8 @@ def _read(letter: str, path: Path) -> Run:
     record = load_record(file)
     kind = record.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise UserError(
-            f"{file} is of kind {quoted(kind)}: expected a record of distill, finetune or evaluate"
-        )
+        advice = "expected a record of distill, finetune or evaluate"
+        raise UserError(f"{file} is of kind {quoted(kind)}: {advice}")
     run = Run(f"{letter}: {shown(file.resolve().parent.name)}", file, record)
     if not run.part("metrics"):
         raise UserError(f"{file} has no metrics: name the record of a run that measured something")
@@ -241,11 +239,10 @@ def _paired(runs: _Pair) -> Iterator[Block]:
         of_a, of_b = right.count((True, False)), right.count((False, True))
         p = f"p = {mcnemar(of_a, of_b):.3g} by McNemar's test"
         yield Text(f"A alone is right in {of_a:,} texts, B alone in {of_b:,}: {p}.")
-    changed = [
-        ("better" if is_right[1] else "worse" if is_right[0] else "as wrong", *words)
-        for is_right, mine, theirs, *words in zip(right, one, other, texts, *told, strict=True)
-        if mine != theirs
-    ]
+    changed = []
+    for is_right, mine, theirs, *words in zip(right, one, other, texts, *told, strict=True):
+        if mine != theirs:
+            changed.append(("better" if is_right[1] else "worse" if is_right[0] else "as wrong", *words))
     if changed:
         changed.sort(key=lambda row: row[0], reverse=True)
         most = min(len(changed), _MOST)

@@ -88,14 +88,12 @@ def _records(log: Path) -> Iterator[dict[str, Any]]:
         if log.exists() and not log.is_file():  # a pipe would never end
             raise UserError(f"{log} is not a file: expected the log.jsonl of a run")
         if content is None and log.stat().st_size > _MOST_BYTES:
-            raise UserError(
-                f"{log} has more than {_MOST_BYTES // 2**20} MiB: expected the log.jsonl of a run, a record a line"
-            )
+            advice = "expected the log.jsonl of a run, a record a line"
+            raise UserError(f"{log} has more than {_MOST_BYTES // 2**20} MiB: {advice}")
         lines = (log.read_bytes() if content is None else content).splitlines()
     except OSError as error:
-        raise UserError(
-            f"{log} cannot be read ({error.strerror or error}): expected the log of a run"
-        ) from error
+        advice = "expected the log of a run"
+        raise UserError(f"{log} cannot be read ({error.strerror or error}): {advice}") from error
     expected = "expected a run's log, a record a line"
     for number, line in enumerate(lines, 1):
         try:

@@ -271,18 +271,16 @@ def _attention_data(block: AttentionMaps) -> dict[str, Any]:
         return pool[text]
 
     sides = ("teacher", "student")
-    runs = [
-        {
+    runs = []
+    for name, maps in block.runs.items():
+        sentences = []
+        for one in maps["sentences"]:
+            said = {"text": clean(one["text"]), "tokens": list(map(clean, one["tokens"]))}
+            sentences.append(said | {side: list(map(place, one[side])) for side in sides})
+        run = {
             "name": clean(name),
             **{side: clean(maps[side]) for side in sides},
             "layers": maps["layer_map"],
-            "heads": [maps[f"{side}_heads"] for side in sides],
-            "sentences": [
-                {"text": clean(one["text"]), "tokens": list(map(clean, one["tokens"]))}
-                | {side: list(map(place, one[side])) for side in sides}
-                for one in maps["sentences"]
-            ],
         }
-        for name, maps in block.runs.items()
-    ]
+        runs.append({**run, "heads": [maps[f"{side}_heads"] for side in sides], "sentences": sentences})
     return {"runs": runs, "maps": base64.b64encode(zlib.compress(content, 9)).decode()}

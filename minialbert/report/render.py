@@ -69,9 +69,8 @@ def render(
     """
     format = format or format_of(output, "html")
     if format not in (FORMATS if output is None else (*FORMATS, *FILES)):
-        raise UserError(
-            f"{quoted(format)}: expected {listed(FORMATS)}, or brat with a folder or spacy with a file as output"
-        )
+        advice = f"expected {listed(FORMATS)}, or brat with a folder or spacy with a file as output"
+        raise UserError(f"{quoted(format)}: {advice}")
     if output is None:
         return Rendered("".join(FORMATS[format](answers)))
     if format in FILES:

@@ -63,11 +63,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return the table and its notes; markup in names and notes is shown as text."""
-        rows = [
-            [escape(column) for column in self.columns],
-            ["---" if words else "---:" for words in self._any(str)],
-            *([escape(show(value)) for value in row] for row in self.rows),
-        ]
+        rows = [list(map(escape, self.columns)), ["---" if words else "---:" for words in self._any(str)]]
+        rows += ([escape(show(value)) for value in row] for row in self.rows)
         lines = [f"| {' | '.join(row)} |" for row in rows]
         if self.notes:
             lines += ["", *(f"- {escape(note)}" for note in self.notes)]
@@ -274,10 +271,8 @@ def _rows(groups: Groups) -> list[Row]:
 
 
 def _cells(groups: Groups, row: Row, columns: Sequence[Column]) -> list[Cell | None]:
-    return [
-        cell(groups[row, column.task], mismatched=column.mismatched) if (row, column.task) in groups else None
-        for column in columns
-    ]
+    found = [(groups.get((row, column.task)), column.mismatched) for column in columns]
+    return [cell(records, mismatched=mismatched) if records else None for records, mismatched in found]
 
 
 def _parameters(groups: Groups, row: Row) -> tuple[Value, Value]:
@@ -351,10 +346,8 @@ def _by_value(groups: Groups, attribute: str) -> list[str]:
 
 def _hyper(record: Record) -> str:
     names = {"epochs": "epochs", "learning_rate": "learning rate", "batch_size": "batch"}
-    found = (
-        (label, record.settings.get(f"tuning.{name}", record.settings.get(name)))
-        for name, label in names.items()
-    )
+    settings = record.settings
+    found = ((label, settings.get(f"tuning.{name}", settings.get(name))) for name, label in names.items())
     return ", ".join(f"{label} {value}" for label, value in found if value is not None)
 
 

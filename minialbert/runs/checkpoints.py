@@ -48,9 +48,8 @@ def new_checkpoint(root: Path, step: int, *, keep: int | None) -> Iterator[Path]
         shutil.rmtree(partial, ignore_errors=True)
         before = last_whole_checkpoint(root)
         left = f"{before.name} is whole" if before is not None else "there is none from before"
-        raise UserError(
-            f"{final} could not be written ({_reason(error, root)}); {left}: make room, then go on with --resume"
-        ) from error
+        advice = "make room, then go on with --resume"
+        raise UserError(f"{final} could not be written ({_reason(error, root)}); {left}: {advice}") from error
     others = [path for number, path in _found(root) if number < step]
     stale = [path for number, path in _found(root) if number > step]
     surplus = others[: max(0, len(others) - (keep - 1))] if keep else []

@@ -76,9 +76,8 @@ def check_own(*paths: Path) -> None:
             kind = path.lstat().st_mode
             if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
                 what = "link" if stat.S_ISLNK(kind) else "pipe or device"
-                raise UserError(
-                    f"{path} is a {what}, which this program never writes: remove it, or take another folder"
-                )
+                advice = "remove it, or take another folder"
+                raise UserError(f"{path} is a {what}, which this program never writes: {advice}")
 
 
 @contextmanager
@@ -281,9 +280,8 @@ def _lock(handle: int, directory: Path, what: str, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise UserError(
-                    f"another {what} is running in {directory}: wait for it, or stop it first"
-                ) from None
+                advice = "wait for it, or stop it first"
+                raise UserError(f"another {what} is running in {directory}: {advice}") from None
         except OSError:  # a file system without locks
             logger.debug("%s has no locks", directory)
             return

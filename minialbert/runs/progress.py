@@ -115,11 +115,9 @@ class RunProgress(TrainerCallback):
     def _training_line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         terms = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in self._terms)
         terms = f" ({terms})" if terms else ""
-        return (
-            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}{terms}  "
-            f"lr {logs.get('learning_rate', 0):.2e}  {logs['tokens_per_second']:,.0f} tokens/s  "
-            f"left {self._left(state)}"
-        )
+        step = f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}{terms}"
+        pace = f"{logs['tokens_per_second']:,.0f} tokens/s  left {self._left(state)}"
+        return f"{step}  lr {logs.get('learning_rate', 0):.2e}  {pace}"
 
 
 def progress_bar(

@@ -379,10 +379,8 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
         for later, record in enumerate(members):
             for earlier in members[:later]:
                 _check_averageable(earlier, record, f"{row.label}, {task}")
-    return {
-        key: tuple(sorted(groups[key], key=lambda record: record.seed or 0))
-        for key in sorted(groups, key=lambda key: (key[0].order, key[1]))
-    }
+    order = sorted(groups, key=lambda key: (key[0].order, key[1]))
+    return {key: tuple(sorted(groups[key], key=lambda record: record.seed or 0)) for key in order}
 
 
 # Parts of names of figures that are not shares; kinds of task that are registered add theirs.
@@ -451,9 +449,8 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         found = find_run_records(path)
         if not found and not path.is_dir():
-            raise UserError(
-                f"{path} does not exist: expected a result.json, a run directory or a tree of them"
-            )
+            advice = "expected a result.json, a run directory or a tree of them"
+            raise UserError(f"{path} does not exist: {advice}")
         if not found:
             raise UserError(f"{path} has no result.json below it: name the directory of a finished run")
         files.update(file.resolve() for file in found)

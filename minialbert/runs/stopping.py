@@ -36,9 +36,8 @@ def share_of(batch_size: int, name: str) -> int:
     """Return how many rows of an optimiser step fall to each process; `name` is the setting, for the message."""
     share, rest = divmod(batch_size, world_size())
     if rest or share == 0:
-        raise UserError(
-            f"{name} {batch_size} cannot be split over {world_size()} processes: set it to a multiple of that"
-        )
+        advice = "set it to a multiple of that"
+        raise UserError(f"{name} {batch_size} cannot be split over {world_size()} processes: {advice}")
     return share
 
 
@@ -110,9 +109,8 @@ def _number(name: str, default: int) -> int:
     try:
         return int(value)
     except ValueError:
-        raise UserError(
-            f"the environment variable {name} is {value!r}: expected a number, as launchers set it; unset it"
-        ) from None
+        advice = "expected a number, as launchers set it; unset it"
+        raise UserError(f"the environment variable {name} is {value!r}: {advice}") from None
 
 
 @contextmanager

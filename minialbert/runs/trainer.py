@@ -237,9 +237,8 @@ class ResumableTrainer(Trainer):
             )
         name = checkpoint.name if checkpoint is not None else None
         if len(set(gather_object([name]))) > 1:
-            raise UserError(
-                f"{run.path} is not the same for all processes: give an --output on storage that all machines share"
-            )
+            advice = "give an --output on storage that all machines share"
+            raise UserError(f"{run.path} is not the same for all processes: {advice}")
         if self.args.should_save:
             run.rewind_log(step_of(checkpoint) if checkpoint is not None else -1)
             if name is not None:
@@ -391,11 +390,10 @@ class ResumableTrainer(Trainer):
             raise self._never_finite(f"{self._skipped_in_a_row} steps in a row, and {limit}")
 
     def _never_finite(self, when: str) -> UserError:
-        return UserError(
-            f"step {self.state.global_step}: loss or gradient was not finite ({', '.join(self._non_finite)}) in "
-            f"{when}: lower {self._section}.learning_rate, or train in bf16 or fp32 rather than fp16; log.jsonl "
-            "names the windows of these steps"
-        )
+        what = f"loss or gradient was not finite ({', '.join(self._non_finite)}) in {when}"
+        advice = f"lower {self._section}.learning_rate, or train in bf16 or fp32 rather than fp16"
+        windows = "log.jsonl names the windows of these steps"
+        return UserError(f"step {self.state.global_step}: {what}: {advice}; {windows}")
 
     # Evaluation, once per step at which it is due
 

@@ -42,9 +42,8 @@ def check_model_folder(name: str | Path) -> None:
         weight_map = _values(file).get("weight_map")
         for shard in sorted(map(str, weight_map.values())) if isinstance(weight_map, dict) else ():
             if not is_plain_name(shard):
-                raise UserError(
-                    f"{file} names weights outside of its folder ({quoted(shard)}): expected names of files beside it"
-                )
+                advice = "expected names of files beside it"
+                raise UserError(f"{file} names weights outside of its folder ({quoted(shard)}): {advice}")
     for file in (folder / settings for settings in (*TOKENIZER_SETTINGS, "config.json")):
         for key, text in _texts(_values(file)):
             is_name = _NAMES_FILES.search(key) is not None
@@ -54,9 +53,8 @@ def check_model_folder(name: str | Path) -> None:
                 )
     # With peft installed, Transformers would load the base model in its place.
     if (base := _values(folder / _PEFT_FILE).get(_PEFT_BASE)) is not None:
-        raise UserError(
-            f"{folder} holds a PEFT adapter of {quoted(base)}: merge it into its model, and give the folder of that"
-        )
+        advice = "merge it into its model, and give the folder of that"
+        raise UserError(f"{folder} holds a PEFT adapter of {quoted(base)}: {advice}")
 
 
 def _check_file(folder: Path, file: Path) -> None:

@@ -62,12 +62,8 @@ FORMATS = {
 # What the name of a type cannot have there, since it ends a cell or a line.
 _UNFIT = dict.fromkeys(("pubtator", *_TAGS), r"[\t\r\n]+") | {"conllu": r"[\t\r\n|]+", "conll2003": r"\s+"}
 _TITLES = {name: form.title for name, form in FORMATS.items()}
-_TITLES |= {
-    "label-studio-min": "Label Studio's JSON-MIN",
-    "spacy-json": "spaCy's JSON",
-    "squad": "SQuAD",
-    TABLE: "",
-}
+_TITLES |= {"label-studio-min": "Label Studio's JSON-MIN", "spacy-json": "spaCy's JSON"}
+_TITLES |= {"squad": "SQuAD", TABLE: ""}
 NAMES = tuple(_TITLES)
 _FILES = {"pubtator": pubtator.read, "bioc": bioc.read_xml, "spacy": spacy.read, "brat": brat.read}
 _RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterator[Document]]]] = {
@@ -103,11 +99,8 @@ def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: I
     table = read_tables(list(paths)) if forced in (None, TABLE) else read_json(path)
     record = table.rows[0][1]
     found = (one for one, (is_one, _) in _RECORDS.items() if is_one(record))
-    name = (
-        name
-        or ("squad" if squad.is_record(record) else next(found, None))
-        or rows.shape(table.columns, record)
-    )
+    name = name or ("squad" if squad.is_record(record) else next(found, None))
+    name = name or rows.shape(table.columns, record)
     if name in _RECORDS:
         records = ((table.place(row), cells) for row, cells in table.rows)
         table = table_of(str(path), list(_RECORDS[name][1](records, reading)), reading)

@@ -36,10 +36,8 @@ def read_xml(path: Path, reading: Reading) -> Iterator[Document]:
 
 def _plain(element: ElementTree.Element) -> dict[str, Any]:
     """Returns what BioC's JSON has in place of an element."""
-    plain: dict[str, Any] = {
-        "infons": {one.get("key", ""): one.text or "" for one in element.findall("infon")},
-        **dict(element.items()),
-    }
+    infons = {one.get("key", ""): one.text or "" for one in element.findall("infon")}
+    plain: dict[str, Any] = {"infons": infons, **dict(element.items())}
     for name in ("id", "offset", "text"):
         if (child := element.find(name)) is not None:
             plain[name] = child.text or ""
@@ -133,10 +131,8 @@ def _records(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:
             said = {"id": entity.id or str(place), "infons": infons, "text": text, "locations": locations}
             found[at]["annotations"].append(said)
         known = {} if document.annotator is None else {"annotator": document.annotator}
-        infons = {
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in document.meta.items()
-        }
+        meta = document.meta.items()
+        infons = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta}
         yield {"id": document.id or str(number), "infons": infons | known, "passages": found, "relations": []}
 
 

@@ -78,11 +78,8 @@ def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str
         lines = []
         for place, entity in enumerate(entities, start=1):
             # A part over the end of a line is one on each.
-            found = [
-                (start + one.start(), start + one.end())
-                for start, end in entity.parts
-                for one in re.finditer(r"[^\r\n]+", text[start:end])
-            ]
+            pieces = [(start, re.finditer(r"[^\r\n]+", text[start:end])) for start, end in entity.parts]
+            found = [(start + one.start(), start + one.end()) for start, each in pieces for one in each]
             where = ";".join(f"{start} {end}" for start, end in found)
             quote = " ".join(text[start:end] for start, end in found)
             lines.append(f"{entity.id if own else f'T{place}'}\t{types[entity.label]} {where}\t{quote}")

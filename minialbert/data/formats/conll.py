@@ -48,10 +48,8 @@ def documents_of(table: Table, reader: TagReader, columns: Columns) -> Iterator[
                         row, f"{len(words)} words and {len(given)} tags; expected one tag for each word"
                     )
                 tags = reader.read(given, cells.get(LINES) or [row] * len(offsets))
-                found = (
-                    Entity(one.label, ((one.start, one.end),), place=place)
-                    for one in tags_to_spans(tags, offsets)
-                )
+                spans = tags_to_spans(tags, offsets)
+                found = (Entity(one.label, ((one.start, one.end),), place=place) for one in spans)
                 entities = [*(entities or ()), *found]
             sentences.append(tuple(offsets))
         known = (name[1] if isinstance(name, tuple) else None) or None

@@ -140,10 +140,8 @@ def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Tabl
     if parted:
         what = f"entities in several parts, since a word has one tag (the first: {parted[0]})"
         reading.kept[what] = len(parted)
-    counts = [
-        ", ".join(f"{what} ({count:,})" for what, count in things.items())
-        for things in (reading.left_out, reading.kept)
-    ]
+    things = (reading.left_out, reading.kept)
+    counts = [", ".join(f"{what} ({count:,})" for what, count in one.items()) for one in things]
     notes, unused = ([f"left out: {many}"] if many else [] for many in counts)
     columns = dict.fromkeys(chain.from_iterable(cells for _, cells in rows))
     columns.pop(DOCUMENT)
@@ -158,10 +156,8 @@ def of_answer(answer: Mapping[str, Any], number: int) -> Document:
     entities = labels = None
     meta = {key: answer[key] for key in ("file", "pair", "score", "scores") if key in answer}
     if "entities" in answer:
-        entities = tuple(
-            Entity(one["label"], ((one["start"], one["end"]),), score=one.get("score"))
-            for one in answer["entities"]
-        )
+        found = [(one, ((one["start"], one["end"]),)) for one in answer["entities"]]
+        entities = tuple(Entity(one["label"], parts, score=one.get("score")) for one, parts in found)
     elif {"label", "labels"} & answer.keys():
         labels = tuple(
             answer["labels"] if "labels" in answer else [answer["label"]] if answer["label"] else []

@@ -90,10 +90,8 @@ def _results(
             reading.left_out[f"results of type {kind}"] += 1
     # An annotation without any result says that there is no entity.
     has_classes = any(one["type"] in _CLASSES for one in results)
-    return (
-        None if has_classes and not entities else tuple(entities),
-        tuple(dict.fromkeys(labels)) if has_classes else None,
-    )
+    found = None if has_classes and not entities else tuple(entities)
+    return found, tuple(dict.fromkeys(labels)) if has_classes else None
 
 
 def _names(given: object) -> list[str]:
@@ -116,10 +114,8 @@ def write(documents: Iterable[Document], *, predicted: bool = False) -> Iterator
             task["meta"] = meta["task_meta"]
         answers = [_answer(one, number) for number, one in enumerate(several) if _is_annotated(one)]
         if predicted:  # Label Studio gives imported tasks ids of its own
-            task = {
-                "data": task["data"],
-                "predictions": [{"model_version": "minialbert", **one} for one in answers],
-            }
+            own = [{"model_version": "minialbert", **one} for one in answers]
+            task = {"data": task["data"], "predictions": own}
         else:
             for document, answer in zip(several, answers, strict=False):
                 by = document.annotator
@@ -136,12 +132,8 @@ def _is_annotated(document: Document) -> bool:
 def _answer(document: Document, number: int) -> dict[str, Any]:
     results = []
     for place, one in enumerate(document.entities or ()):
-        value = {
-            "start": one.start,
-            "end": one.end,
-            "text": document.text[one.start : one.end],
-            "labels": [one.label],
-        }
+        quote = document.text[one.start : one.end]
+        value = {"start": one.start, "end": one.end, "text": quote, "labels": [one.label]}
         known = {"score": one.score, "meta": dict(one.meta) or None}
         kept = {key: what for key, what in known.items() if what is not None}
         results.append({**_result("label", "labels", one.id or f"{number}-{place}", value), **kept})

@@ -29,10 +29,8 @@ def read(path: Path, reading: Reading) -> Iterator[Document]:
         found = list(doc.ents) or groups
         if groups and doc.ents:
             reading.left_out["spans in groups beside the entities"] += len(groups)
-        entities = tuple(
-            Entity(span.label_, ((span.start_char, span.end_char),), span.id_ or None, place=place)
-            for span in found
-        )
+        parted = [(span, ((span.start_char, span.end_char),)) for span in found]
+        entities = tuple(Entity(span.label_, parts, span.id_ or None, place=place) for span, parts in parted)
         is_annotated = found or doc.has_annotation("ENT_IOB")
         labels = tuple(name for name, value in doc.cats.items() if value >= 0.5) if doc.cats else None
         known = {key: value for key, value in doc.user_data.items() if isinstance(key, str)}

@@ -159,8 +159,8 @@ def export_onnx(
             width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
             stand_in = _stand_in(model.config) if is_minialbert(model) else None
             write_pooling(staging, pooling, width=width, max_tokens=most, stand_in=stand_in)
-            vectors = {"size": pooling.width(width, model_name), "max_length": most}
-            vectors |= {"prompts": dict(pooling.prompts)}
+            size, prompts = pooling.width(width, model_name), dict(pooling.prompts)
+            vectors = {"size": size, "max_length": most, "prompts": prompts}
             contract = json.loads((staging / EXPORT_FILE).read_text(encoding="utf-8"))
             write_json(staging / EXPORT_FILE, contract | {"vectors": vectors})
         if task is not None:

@@ -151,11 +151,8 @@ class _Matrices:
 
     def __init__(self, model: ModelProto) -> None:
         self.tensors = initializers(model.graph)
-        self.transposed = {
-            node.output[0]: node.input[0]
-            for node in model.graph.node
-            if node.op_type == "Transpose" and node.input[0] in self.tensors
-        }
+        turned = (node for node in model.graph.node if node.op_type == "Transpose")
+        self.transposed = {one.output[0]: one.input[0] for one in turned if one.input[0] in self.tensors}
 
     def of(self, node: NodeProto) -> str | None:
         """Return the stored matrix that a MatMul reads, if it is worth quantising."""

@@ -136,9 +136,11 @@ def _attention(
     def joined(states: Tensor) -> Tensor:
         return states.transpose(1, 2).reshape(batch, -1, heads * size)
 
-    states, scale = map(joined, (query, key, value)), float(size**-0.5 if scaling is None else scaling)
-    counts = {"q_num_heads": heads, "kv_num_heads": heads}
-    attended = torch.onnx.ops.attention(*states, attention_mask, scale=scale, **counts)[0]
+    q, k, v = map(joined, (query, key, value))
+    scale = float(size**-0.5 if scaling is None else scaling)
+    attended = torch.onnx.ops.attention(
+        q, k, v, attention_mask, q_num_heads=heads, kv_num_heads=heads, scale=scale
+    )[0]
     return attended.reshape(batch, length, heads, size), None
 
 

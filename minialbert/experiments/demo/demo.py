@@ -80,10 +80,8 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
     read = partial(embed, encoder, plan.tokenizer)
     teacher_vectors = read(texts)
     boxed = _boxed(read, texts, teacher_vectors, tell)
-    tell(
-        f"Student: {iterations} iterations of one shared block, adapters, rank {rank}. "
-        f"Distilling for {plan.max_steps} steps; minutes on two cores."
-    )
+    long = f"Distilling for {plan.max_steps} steps; minutes on two cores."
+    tell(f"Student: {iterations} iterations of one shared block, adapters, rank {rank}. {long}")
     before = similarity_correlation(embed(plan.student.base_model, plan.tokenizer, texts), teacher_vectors)
     distilled = distill(None, output / "windows", recipe=recipe, output=output, overwrite=True).record
     student = MiniAlbertForMaskedLM.from_pretrained(output / "model").eval()
@@ -92,11 +90,9 @@ def run_demo(output: Path, *, say: Callable[[Any], None] | None = None) -> dict[
 
     alike = {"student_start": before, "student_end": after, "documents": len(texts)}
     sides = {"teacher": encoder, "student": student.base_model}
-    metrics = {
-        **distilled["metrics"],
-        "similarity_rank_correlation": alike | ({} if boxed is None else {"boxed": boxed}),
-        "bytes": {name: 4 * one.num_parameters() for name, one in sides.items()},
-    }
+    alike |= {} if boxed is None else {"boxed": boxed}
+    sizes = {name: 4 * one.num_parameters() for name, one in sides.items()}
+    metrics = {**distilled["metrics"], "similarity_rank_correlation": alike, "bytes": sizes}
     model = {**distilled["model"], "teacher": TEACHER_NAME}
     record = {**distilled, "kind": "demo", "metrics": metrics, "model": model}
     tell(_neighbours(held_out, teacher_vectors, student_vectors))

@@ -56,11 +56,8 @@ def tune_on_packages(
     record = finetune(recipe=recipe, output=output / "tuned", overwrite=True).record
     answers = [package for _, package in test]
     frequent = Counter(package for _, package in training).most_common(1)[0][0]
-    accuracy = {
-        "student": record["score"],
-        "majority": answers.count(frequent) / len(answers),
-        "teacher_features": _logistic_regression(training, test, embed),
-    }
+    accuracy = {"student": record["score"], "majority": answers.count(frequent) / len(answers)}
+    accuracy["teacher_features"] = _logistic_regression(training, test, embed)
     trainable, total = record["model"]["trainable_parameters"], record["model"]["parameters"]
     told = {
         f"most frequent class ({frequent})": "majority",
@@ -120,10 +117,9 @@ def _logistic_regression(
 def _examples(model: Path, test: list[tuple[str, str]]) -> Table:
     shown = [example for example in test if len(example[0].split()) > 3][:_SHOWN]  # some are a mere sign
     results = Predictor.load(str(model)).predict(text for text, _ in shown)
-    rows = [
-        (text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}")
-        for (text, package), result in zip(shown, results, strict=True)
-    ]
+    rows = []
+    for (text, package), result in zip(shown, results, strict=True):
+        rows.append((text.splitlines()[0][:60], package, result["label"], f"{result['score']:.2f}"))
     heads = ("docstring of a module it has not seen", "package", "predicted", "score")
     return table_of("What it says", heads, rows)
 

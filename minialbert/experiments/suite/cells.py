@@ -81,10 +81,8 @@ def select(cells: list[Cell], patterns: tuple[str, ...] | list[str]) -> list[Cel
     for one in wanted:
         named = {cell for cell in cells if one in (cell.group, cell.row) or fnmatchcase(cell.name, one)}
         if not named:
-            known = (
-                f"{of}s: {', '.join(dict.fromkeys(getattr(cell, of) for cell in cells))}"
-                for of in ("group", "row")
-            )
+            kinds = {of: dict.fromkeys(getattr(cell, of) for cell in cells) for of in ("group", "row")}
+            known = (f"{of}s: {', '.join(names)}" for of, names in kinds.items())
             advice = "or a glob over cells as `suite run --dry-run` lists them"
             raise UserError(f"--only {one}: names no cell; {'; '.join(known)}; {advice}")
         chosen |= named

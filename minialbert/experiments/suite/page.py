@@ -89,10 +89,8 @@ class _Page:
         found = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
         told = [self._kept(), f"Of {len(claims)} claims: {found}." if claims else ""]
         ran = [[bool(one.differences) for one in self._compared[claim.name]] for claim in claims]
-        rows = tuple(
-            (claim.text, self._verdict(claim), f"{sum(one)} of {len(one)}", claim.caveat or None)
-            for claim, one in zip(claims, ran, strict=True)
-        )
+        counts = zip(claims, (f"{sum(one)} of {len(one)}" for one in ran), strict=True)
+        rows = tuple((one.text, self._verdict(one), count, one.caveat or None) for one, count in counts)
         head: list[Block] = [Text(" ".join(told).strip(), strong=True)] if any(told) else []
         if rows:
             head.append(Table("Claims", ("claim", "verdict", "comparisons that ran", "caveat"), rows))
@@ -221,9 +219,9 @@ class _Page:
         told = "Mean ± sample standard deviation (number of seeds), in percent; the mean over tasks needs all of them."
         notes = [told]
         if table.reference is not None:
+            interval = f"{100 * self._suite.confidence:g} % interval in brackets"
             notes.append(
-                f"Against {table.reference}: mean difference over pairs of one task and seed, "
-                f"{100 * self._suite.confidence:g} % interval in brackets."
+                f"Against {table.reference}: mean difference over pairs of one task and seed, {interval}."
             )
         marked = [task for task in table.tasks if task in self._marks]
         notes += [f"‡ {self._suite.tasks[task].label}: {self._marks[task]}." for task in marked]

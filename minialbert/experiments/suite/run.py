@@ -125,9 +125,8 @@ def run_suite(
     output, data = Path(output).absolute(), Path(data).expanduser().absolute()
     extra = None if records is None else Path(records).expanduser().absolute()
     if extra is not None and not (extra / "cells").is_dir():
-        raise UserError(
-            f"--records {extra}: has no folder cells; name the directory of a suite, or of its records"
-        )
+        advice = "name the directory of a suite, or of its records"
+        raise UserError(f"--records {extra}: has no folder cells; {advice}")
     check_folder(output, "suite", overwrite=True, marker="cells", advice="give another --output")
     # Absolute where it is local: workers and later commands may start elsewhere.
     local = {name: Path(where).expanduser().absolute() for name, where in teachers.items()}
@@ -275,9 +274,8 @@ def prepare_windows(
         recipe = distillation_recipe(suite, cell.row, places)
         options, where = recipe_options(recipe), f"suite {suite.name}, row {cell.row}"
         if not options["corpus"]:
-            raise UserError(
-                f"{where}: has no corpus; give it one of the suite's corpora, or one in its recipe"
-            )
+            advice = "give it one of the suite's corpora, or one in its recipe"
+            raise UserError(f"{where}: has no corpus; {advice}")
         if options["tokenizer"] is None:
             raise UserError(f"{where}: has no tokenizer; give it a teacher, or a tokenizer in its recipe")
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
