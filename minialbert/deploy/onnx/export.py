@@ -32,7 +32,7 @@ from minialbert.deploy.onnx.parity import TOLERANCES, Parity, measure_parity, pa
 from minialbert.deploy.onnx.trace import DEFAULT_OPSET, OPSETS, outputs_of, trace_onnx
 from minialbert.errors import MissingExtraError, UserError, display_name, failing_as, listed, needs_extra
 from minialbert.method import encoders
-from minialbert.method.sentence_vectors import SENTENCE_FILES, STAND_IN_FILE, write_pooling
+from minialbert.method.sentence_vectors import SENTENCE_FILES, STAND_IN_FILE, Pooling, write_pooling
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_apart, check_folder, whole_folder, write_json, writing
@@ -109,10 +109,7 @@ def export_onnx(
         )
     pooling = encoders.find_pooling(model_name) if head == "features" else None
     longest = min(encoders.max_input_length(model), 512 if inputs is None else max(inputs.max_length, 16))
-    # The exporter's own errors are of many kinds.
-    untraced = f"torch's exporter could not trace this {model.config.model_type} model"
-    with failing_as(untraced, Exception), needs_extra("export", "export to ONNX"):
-        graph = trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
+    graph = _trace(model, head, opset, num_iterations, pooling)
     ranges, exact, rounded = None, ModelProto(), dict[str, Any]()
     if precision == "fp32":
         keep_biases_apart(graph)
@@ -267,6 +264,15 @@ def _load(
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {name} has no padding token: add one, as pad_token in its config")
     return loaded.model, tokenizer, chosen, inputs
+
+
+def _trace(
+    model: PreTrainedModel, head: str, opset: int, num_iterations: int | None, pooling: Pooling | None = None
+) -> ModelProto:
+    # The exporter's own errors are of many kinds.
+    untraced = f"torch's exporter could not trace this {model.config.model_type} model"
+    with failing_as(untraced, Exception), needs_extra("export", "export to ONNX"):
+        return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
 
 
 def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) -> None:
