@@ -15,7 +15,7 @@ from minialbert_runtime.session import has_openvino
 from transformers import PreTrainedConfig
 
 from minialbert.deploy.bench_worker import STATIC
-from minialbert.errors import UserError, display_name, listed
+from minialbert.errors import UserError, display_name
 from minialbert.method import encoders
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.runs.records import RESULT_FILE, load_record, look_up
@@ -98,7 +98,8 @@ def parse_models(values: Sequence[str]) -> list[ModelChoice]:
     names = [choice.name for choice in choices]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"two models are called {listed(twice)}: give --model NAME=PATH to tell them apart")
+        called = ", ".join(twice)
+        raise UserError(f"two models are called {called}: give --model NAME=PATH to tell them apart")
     return choices
 
 
