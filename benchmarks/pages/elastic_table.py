@@ -1,9 +1,9 @@
 """Tables of elastic_runs.sh: the price of elastic training at full depth, and of fewer iterations after it.
 
-    python benchmarks/pages/elastic_table.py RUNS results/elastic
-    python benchmarks/pages/elastic_table.py RUNS results/elastic-0.1 --fixed results/elastic
+    python benchmarks/pages/elastic_table.py RUNS results/elastic --fixed results/task-distillation/two-million-tokens
 
-Copies the records, and writes result.json and table.md. Differences are paired by seed, with a 95 % interval by
+RUNS has elastic/TASK-SEED, and fixed/TASK-SEED unless another folder has them. Copies the records of RUNS, and writes
+result.json and table.md. Differences are paired by seed, with a 95 % interval by
 Student's t. A task on which the fixed student is at chance (its interval holds the chance score) is shown but not
 averaged.
 """
@@ -33,8 +33,7 @@ def read(runs: Path, fixed: Path | None = None) -> dict[str, dict[int, dict[str,
     """Return records by task, seed and kind, of seeds that have both; `fixed` may hold the fixed ones instead."""
     found: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
     for kind in KINDS:
-        folder = fixed if fixed is not None and kind == "fixed" else runs
-        for file in find_run_records(folder / kind):
+        for file in find_run_records(fixed if fixed is not None and kind == "fixed" else runs / kind):
             task, _, seed = file.parent.name.rpartition("-")
             record = json.loads(read_run_file(file))
             found.setdefault(task, {}).setdefault(int(seed), {})[kind] = record
@@ -157,7 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder that elastic_runs.sh wrote")
     parser.add_argument("output", type=Path, help="folder for records and table")
-    parser.add_argument("--fixed", type=Path, help="folder whose fixed/ counts instead, and is not copied")
+    parser.add_argument(
+        "--fixed", type=Path, help="folder with the fixed ones (TASK-SEED); they are not copied"
+    )
     arguments = parser.parse_args()
     found = {task: pairs for task, pairs in read(arguments.runs, arguments.fixed).items() if pairs}
     copied = KINDS if arguments.fixed is None else ("elastic",)

@@ -5,7 +5,8 @@
 #
 # DATA is as in task_texts.py, TEACHER the encoder that english-4mb was distilled from. The teachers are tuned once, with
 # seed 1, as the suite `miniature` tunes them. MRPC is tuned as results/optimiser says. What is there is not made again.
-# Another STUDENT is tuned for the tasks that are named, into folders that begin with its NAME.
+# Another STUDENT is tuned for the tasks that are named, into folders that begin with its NAME. MORE may hold further options
+# for all students.
 set -euo pipefail
 data=$1 teacher=$2 work=$3 seed=$4 student=${5:-english-4mb} prefix=${6:-student}
 shift $(($# < 6 ? $# : 6))
@@ -23,7 +24,7 @@ taught() {
   wanted "$name" || return 0
   tune "teacher-$name" "$teacher" "$task" "$folder" --seed 1 --lr "$rate" ${rows:-}
   tune "$prefix-$name-$seed" "$student" "$task" "$folder" --seed "$seed" --teacher "$work/teacher-$name/model" \
-    ${rows:-} "$@"
+    ${rows:-} ${MORE:-} "$@"
 }
 texts() { echo "--unlabelled $work/texts/$1"; }
 

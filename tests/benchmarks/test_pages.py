@@ -39,9 +39,9 @@ def of_emulation(home, maker):
     return maker.table(record["rows"], record["processors"])
 
 
-def of_elastic_runs(home, maker, fixed=None):
+def of_elastic_runs(home, maker):
     """The table of its record, and the record of its runs."""
-    found = maker.read(home, None if fixed is None else RESULTS / fixed)
+    found = maker.read(home, RESULTS / "task-distillation" / "two-million-tokens")
     tasks = {name: maker.summarise(pairs) for name, pairs in sorted(found.items()) if pairs}
     made, record = {"tasks": tasks, "mean": maker.mean_of_tasks(tasks)}, read(home / "result.json")
     assert json.loads(json.dumps(made)) == {name: record[name] for name in made}
@@ -101,7 +101,6 @@ PAGES = {
     "decoding/table.md": ("decoding", partial(of_record, key="models")),
     "distillation-step/memory/table.md": ("distillation_memory", of_record),
     "elastic/table.md": ("elastic_table", of_elastic_runs),
-    "elastic-0.1/table.md": ("elastic_table", partial(of_elastic_runs, fixed="elastic")),
     "emulation/table.md": ("emulated", of_emulation),
     "low-rank-start/compare.md": ("minialbert", of_comparison),
     "low-rank-start/table.md": ("low_rank_start", partial(of_record, key="ranks")),
@@ -115,7 +114,7 @@ PAGES = {
 OTHERS = {
     **dict.fromkeys(
         (
-            "boxed", "decoding", "early-exit", "elastic", "elastic-0.1", "embeddings", "export", "low-rank-start",
+            "boxed", "decoding", "early-exit", "elastic", "embeddings", "export", "low-rank-start",
             "tasks",
         ),
         "says how the records were made",
