@@ -13,10 +13,11 @@ import torch
 from minialbert_runtime import Model, RuntimeUserError
 from minialbert_runtime.folder import boxed_models, read_folder
 from onnxruntime import InferenceSession
+from transformers import AutoModelForMaskedLM
 
 import minialbert
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.method.encoders import load_encoder
+from minialbert.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "models" / "minialbert_models"
@@ -70,13 +71,23 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
         read_folder("minilm-5mb")
 
 
-def test_the_encoder_to_tune_is_the_graph_that_lies_there_and_says_that_it_has_no_task():
-    tokens = load_tokenizer(page.START)(["A mutation was found.", "It rained all day, again."], padding=True)
-    graph = InferenceSession(HOME / page.START / "model.onnx")
-    (expected,) = graph.run(None, {name: np.array(values, np.int64) for name, values in tokens.items()})
-    encoder = load_encoder(page.START, "features").model.eval()
+@pytest.mark.parametrize("name", page.MASKED)
+def test_a_masked_lm_predicts_what_its_graph_predicts_and_has_no_task(name, tmp_path):
+    text, words = page.MASKED[name]
+    model = minialbert.load(name)
+    found = model(text, top_k=3)
+    assert [guess["token_str"] for guess in found] == words
+    model.model.save_pretrained(tmp_path)
+    tokens = load_tokenizer(name)(text)
+    inputs = {key: torch.tensor([values]) for key, values in tokens.items()}
     with torch.no_grad():
-        states = encoder(**{name: torch.tensor(values) for name, values in tokens.items()}).last_hidden_state
-    assert torch.cosine_similarity(states, torch.tensor(expected), dim=-1).min() > 0.99
-    with pytest.raises(RuntimeUserError, match=f"has no task, .*`minialbert finetune --model {page.START}"):
-        minialbert.load(page.START)
+        again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()(**inputs).logits
+    graph = InferenceSession(HOME / name / "model.onnx")
+    (logits,) = graph.run(None, {key: values.numpy() for key, values in inputs.items()})
+    masked = tokens["input_ids"].index(model.tokenizer.mask_token_id)
+    assert torch.cosine_similarity(again, torch.tensor(logits), dim=-1)[0, masked] > 0.99
+    assert model.tokenizer.convert_ids_to_tokens(logits[0, masked].argmax().item()) == words[0]
+    with pytest.raises(UserError, match="takes no options: give them with the text"):
+        minialbert.load(name, top_k=3)
+    with pytest.raises(RuntimeUserError, match=f"has no task, .*`minialbert finetune --model {name}"):
+        Model(name)

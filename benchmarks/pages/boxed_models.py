@@ -42,8 +42,13 @@ SETS = {
 TASKS = {
     ENCODER: "vectors of sentences",
     TAGGER: "diseases and chemicals in biomedical text",
-    START: "none yet: to be tuned on your labels, without a teacher",
+    START: "masked words; to be tuned on your labels, without a teacher",
     MEDICAL: "the same, from biomedical text",
+}
+# What each masked LM is asked on its card, and its answers; a test asks again.
+MASKED = {
+    START: ("Water boils at a high [MASK].", ["temperature", "level", "price"]),
+    MEDICAL: ("Mutations in this [MASK] cause cystic fibrosis.", ["gene", "mutation", "disease"]),
 }
 
 
@@ -142,6 +147,7 @@ def encoder_facts() -> dict[str, Any]:
     return {
         "run": run,
         "first": first,
+        "trimmed": read(folder / "trim.json"),
         "packages": packages,
         "scores": scores(),
         "latencies": latencies(),
@@ -222,6 +228,9 @@ def start_facts(name: str = START) -> dict[str, Any]:
         "precision": read(HOME / name / "export.json")["precision"],
         "run": read(folder / "distillation.json"),
         "trimmed": read(folder / "trim.json"),
+        "masked": read(folder / "masked-words.json"),
+        "sentence": MASKED[name][0],
+        "guesses": MASKED[name][1],
         "parameters": records[0]["model"]["encoder_parameters"],
         "scores": table(("", *others, name, "seeds"), rows),
         "ner": next(row for row in rows if row[0].startswith("NCBI")),

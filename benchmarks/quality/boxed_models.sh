@@ -30,7 +30,11 @@ minialbert distill --recipe embeddings --teacher "$teacher" --data "$work/second
   --set student.embedding_size=112 --set student.init=checkpoint --set student.init_from="$work/first/model" \
   --set student.init_layer=null --set data.window_length=256 --set training.save_steps=250 --output "$work/second"
 python $here/mixed_weights.py "$work/first/model" "$work/second/model" 0.8 "$work/minilm"
-minialbert export --model "$work/minilm" --head features --quantize int8 --opset 22 --output "$work/minilm-5mb"
+# What no text has, of those it learnt from and those it is scored on, leaves the vocabulary.
+python $here/boxed_texts.py scored "$work/sets" "$work/scored.txt"
+cat "$work/texts.txt" "$work/second.txt" "$work/scored.txt" | awk '!seen[$0]++' | sed G >"$work/vocabulary.txt"
+minialbert trim --model "$work/minilm" --corpus "$work/vocabulary.txt" --output "$work/minilm-trimmed" --json >"$work/minilm-trim.json"
+minialbert export --model "$work/minilm-trimmed" --head features --quantize int8 --opset 22 --output "$work/minilm-5mb"
 
 minialbert prepare --recipe miniature/hidden-only-20m --corpus "$data/corpus/biomedical/*.txt" --tokenizer "$biomedical" \
   --output "$work/biomedical-windows"
@@ -54,8 +58,10 @@ start() {
     "$@" --output "$work/$name-student"
   minialbert trim --model "$work/$name-student/model" --corpus "$data/corpus/*/*.txt" --min-count "$least" \
     --output "$work/$name-trimmed" --json >"$work/$name-trim.json"
-  minialbert export --model "$work/$name-trimmed" --head features --quantize "$precision" --opset 22 --tolerance 1 \
+  minialbert export --model "$work/$name-trimmed" --head masked-lm --quantize "$precision" --opset 22 --tolerance 1 \
     --output "$work/$name"
+  python $here/masked_words.py "$work/$name-student" "$work/$name-windows" "$work/$name-trimmed" "$work/$name" \
+    "$work/$name-masked-words.json"
 }
 start english-4mb general "$english" 4200 5 int8 --set training.warmup_steps=200 --set training.eval_steps=700 \
   --set training.save_steps=350
@@ -77,12 +83,14 @@ for task in ner=ner/NCBI-disease ner=ner/BC5CDR-chem; do tune biomedical-2mb $ta
 for name in minilm-5mb biomedical-ner-2mb english-4mb biomedical-2mb; do mkdir -p results/boxed/$name; done
 cp "$work/first/result.json" results/boxed/minilm-5mb/first-pass.json
 cp "$work/second/result.json" "$work/code/packages.tsv" results/boxed/minilm-5mb/
+cp "$work/minilm-trim.json" results/boxed/minilm-5mb/trim.json
 cp "$work/tagger/result.json" results/boxed/biomedical-ner-2mb/
 cp "$work/tagger-trim.json" results/boxed/biomedical-ner-2mb/trim.json
 cp "$work/biomedical/result.json" results/boxed/biomedical-ner-2mb/distillation.json
 for name in english-4mb biomedical-2mb; do
   cp "$work/$name-student/result.json" results/boxed/$name/distillation.json
   cp "$work/$name-trim.json" results/boxed/$name/trim.json
+  cp "$work/$name-masked-words.json" results/boxed/$name/masked-words.json
   cp -r "$work/$name-tuned" results/boxed/$name/tuned
   python benchmarks/pages/pack_records.py results/boxed/$name
 done

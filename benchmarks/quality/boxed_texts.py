@@ -2,6 +2,7 @@
 
     python benchmarks/quality/boxed_texts.py sentences DATA texts.txt     for the sentence encoder, a text a line
     python benchmarks/quality/boxed_texts.py code WHEELS SETS texts.txt   the same, from the docstrings of packages
+    python benchmarks/quality/boxed_texts.py scored SETS texts.txt        what SETS has, a text a line
     python benchmarks/quality/boxed_texts.py tags DATA bc5cdr/            diseases and chemicals as one set of tags
 
 WHEELS has packages as `pip download` leaves them; SETS is what `embeddings.py sets` wrote: a docstring that shares ten
@@ -161,6 +162,13 @@ def scored(sets: Path) -> Iterator[str]:
             yield from (json.loads(line)["text"] for line in lines)
 
 
+def write_scored(sets: Path, output: Path) -> None:
+    """Write every text of the sets, those in tables too."""
+    tables = (file.read_text(encoding="utf-8").splitlines() for file in sorted(sets.rglob("*.tsv")))
+    texts = [*scored(sets), *(line for table in tables for line in table)]
+    output.write_text("".join(f"{' '.join(text.split())}\n" for text in texts), encoding="utf-8")
+
+
 def rows_of_words(text: str) -> Iterator[str]:
     """Yield each ten words in a row, or a shorter text whole."""
     words = re.findall(r"\w+", text.lower())
@@ -182,4 +190,6 @@ def write_tags(data: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     step, *paths = sys.argv[1:]
-    {"sentences": write_sentences, "code": write_code, "tags": write_tags}[step](*map(Path, paths))
+    {"sentences": write_sentences, "code": write_code, "scored": write_scored, "tags": write_tags}[step](
+        *map(Path, paths)
+    )

@@ -56,7 +56,8 @@ def trim(
 ) -> Result:
     """Write a model with only the tokens of its vocabulary that a corpus needs.
 
-    Special tokens and single characters stay, so that every word can still be spelled. A text whose tokens all stay has
+    Special tokens and single characters stay, so that every word can still be spelled; not those that would go on a
+    word that no text has, as "##!", for signs are words of their own. A text whose tokens all stay has
     the same tokens and the same hidden states to the bit; this is checked on texts of the corpus before anything is
     written. A word that needs a dropped token is cut into smaller pieces.
 
@@ -98,7 +99,7 @@ def trim(
         loaded = load_encoder(source, head_of(load_encoder_config(source)) or "features", role="model").model
         check_vocabulary(loaded, whole, str(display_name(source)))
         counts, sample = _count(whole, corpus, text_field)
-        ids = _kept(whole.all_special_ids, settings, counts, keep, min_count)
+        ids = _kept(whole, settings, counts, keep, min_count)
         cut = _trimmed_tokenizer(whole, settings, ids)
         smaller = _trimmed_model(loaded, ids)
         proved = _prove(loaded, whole, smaller, cut, sample)
@@ -138,13 +139,20 @@ def _count(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, field: str) -> tu
 
 
 def _kept(
-    special: list[int], settings: Mapping[str, Any], counts: Counter[int], keep: int | None, min_count: int
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Mapping[str, Any],
+    counts: Counter[int],
+    keep: int | None,
+    min_count: int,
 ) -> list[int]:
     """Return the ids that stay, in their order."""
     prefix = settings["model"]["continuing_subword_prefix"]
     vocabulary: Mapping[str, int] = settings["model"]["vocab"]
-    always = {one["id"] for one in settings["added_tokens"]} | set(special)
-    always |= {index for token, index in vocabulary.items() if len(token.removeprefix(prefix)) == 1}
+    always = {one["id"] for one in settings["added_tokens"]} | set(tokenizer.all_special_ids)
+    always |= {
+        index for token, index in vocabulary.items()
+        if len(token.removeprefix(prefix)) == 1 and (len(token) == 1 or not _is_word(tokenizer, token[-1]))
+    }  # fmt: skip
     always |= {vocabulary[settings["model"]["unk_token"]]}
     frequent = [index for index, count in counts.most_common() if count >= min_count and index not in always]
     if keep is not None and keep < len(always):
@@ -152,6 +160,11 @@ def _kept(
             f"keep {keep:,}: special tokens and single characters stay always, and they are {len(always):,}: give more"
         )
     return sorted({*always, *frequent[: None if keep is None else keep - len(always)]})
+
+
+def _is_word(tokenizer: PreTrainedTokenizerFast, character: str) -> bool:
+    """Tell whether a character is always a word of its own, as signs and Chinese ones: no text continues by it."""
+    return len({*tokenizer.backend_tokenizer.encode(f"a{character}", add_special_tokens=False).word_ids}) > 1
 
 
 def _trimmed_tokenizer(

@@ -19,14 +19,15 @@ from minialbert_runtime.folder import is_exported, read_folder
 from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text, to_json_line
 from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
 from minialbert.data.columns import usual_pairs
 from minialbert.data.examples import Task
 from minialbert.data.table_files import EXTENSIONS, Table, read_table
 from minialbert.data.task_inputs import Encoded, make_cutter
-from minialbert.errors import UserError, needs_extra, quoted
-from minialbert.method.encoders import head_of, load_encoder_config
+from minialbert.data.tokenizers import load_tokenizer
+from minialbert.errors import UserError, display_name, needs_extra, quoted
+from minialbert.method.encoders import head_of, load_encoder, load_encoder_config
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import quiet_transformers
@@ -165,7 +166,7 @@ def predict(
         return list(predictor.predict([texts] if isinstance(texts, str) else texts))
 
 
-def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel:  # noqa: ANN401
+def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel | Any:  # noqa: ANN401
     """Return a model that takes texts and stays loaded: `model(text)` for labels, `model.embed(texts)` for vectors.
 
     Examples:
@@ -180,12 +181,20 @@ def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel
         **options: those of `predict`, as `batch_size`, `threshold` and `precision`.
 
     Returns:
-        A `Model` of the runtime for an exported folder, else one in PyTorch with the same methods.
+        A `Model` of the runtime for an exported folder, else one in PyTorch with the same methods. Of an exported
+        masked LM, as "english-4mb", the pipeline "fill-mask" of Transformers, with its weights in PyTorch.
 
     Raises:
         UserError: if the model cannot be loaded, or an option is out of range.
     """
     with quiet_transformers(), on_disk(model, tokenizer) as source:
+        if is_exported(source) and head_of(load_encoder_config(source)) == "masked-lm":
+            if options:
+                raise UserError(
+                    f"{display_name(source)} predicts masked words, and takes no options: give them with the text, "
+                    "as in model(TEXT, top_k=3)"
+                )
+            return pipeline("fill-mask", model=load_encoder(source).model, tokenizer=load_tokenizer(source))
         is_encoder = (
             read_folder(source).problem == "embedding"
             if is_exported(source)

@@ -55,6 +55,14 @@ def test_texts_of_its_tokens_give_the_same_numbers(trimmed):
         torch.testing.assert_close(smaller(**cut).logits, model(**ids).logits[..., kept])
 
 
+def test_characters_stay_but_for_continuations_that_no_text_has(trimmed):
+    (old, _, _), (new, _, _) = both(trimmed[:2], OTHER)
+    single = {token for token in old.get_vocab() if len(token.removeprefix("##")) == 1}
+    gone = single - new.get_vocab().keys()
+    assert gone == {f"##{sign}" for sign in ".,!?" if f"##{sign}" in single}
+    assert all(old.tokenize(f"a{token[-1]}")[-1] == token[-1] for token in gone)
+
+
 def test_other_words_are_spelled_in_smaller_pieces(trimmed):
     whole, small, _ = trimmed
     (_, ids, _), (new, cut, _) = both((whole, small), OTHER)

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from minialbert.data.task_types import lower_is_better
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.deploy.onnx.graph import keep_biases_apart, weight_bytes
+from minialbert.deploy.onnx.graph import keep_biases_apart, slim, weight_bytes
 from minialbert.deploy.onnx.int8 import (
     ActivationRange,
     activation_ranges,
@@ -123,7 +123,7 @@ def export_onnx(
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}  # each once
     state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     with writing(output, advice=None), whole_folder(output, replaces=_OPTIONAL_FILES) as staging:
-        onnx.save(graph, staging / MODEL_FILE)
+        onnx.save(slim(graph), staging / MODEL_FILE)
         size = (staging / MODEL_FILE).stat().st_size
         _check_size(graph, size, state_bytes, precision)
         engines = ("openvino", "onnx") if engine == "openvino" else ("onnx",)

@@ -96,6 +96,25 @@ def drop_unused(model: ModelProto) -> None:
     _apply(model, RemoveUnusedNodesPass())
 
 
+def slim(model: ModelProto) -> ModelProto:
+    """Return a copy without what engines do not need: shapes of values within, names of nodes, long names of values.
+
+    Stored tensors keep their names, by which weights are read back; integers the end by which the runtime knows them.
+    """
+    smaller = ModelProto()
+    smaller.CopyFrom(model)
+    graph, names = smaller.graph, dict[str, str]()
+    del graph.value_info[:]
+    kept = {output.name for output in graph.output}
+    for node in graph.node:
+        node.ClearField("name")
+        for name in (one for one in node.output if one and one not in kept):
+            names[name] = f"{len(names)}.int8" if name.endswith("int8") else str(len(names))
+        for places in (node.input, node.output):
+            places[:] = [names.get(one, one) for one in places]
+    return smaller
+
+
 def _apply(model: ModelProto, *passes: InPlacePass) -> None:
     graph = onnx_ir.from_proto(model)
     modified = [one(graph).modified for one in passes]  # all of them run

@@ -38,6 +38,7 @@ _LEAST_GELU = 0.17  # GELU gives nothing below its negative
 _CONTRIB = "com.microsoft"
 _SMALLEST = 1024  # values; a smaller tensor is not worth a scale
 _LARGE_TABLE = 1 << 16  # values; a smaller lookup table is not worth the rounding of 4 bits
+_WIDE_BIAS = 1 << 14  # values; only one over a vocabulary has so many
 _ZERO, _CLIPS = 8, 11  # which of 0 … 15 stands for zero; how many scales are tried for a row
 Array = NDArray[np.float32]
 
@@ -70,8 +71,9 @@ def quantize_int8(
     """Quantise the weights of a graph, seen by `graph.store_weights_once`, and the activations they meet, in place.
 
     Activations are quantised by token. `ranges`, those of `activation_ranges`, fix their ranges instead; `by_call`
-    takes the range of a whole run. With `four_bits` matrices and large lookup tables are stored in 4 bits; a table that
-    a decoder reads too, and small ones, in 8.
+    takes the range of a whole run. With `four_bits` matrices and large lookup tables are stored in 4 bits, small ones
+    in 8. A decoder tied to a table reads it as it is stored, so an encoder is the same under any head; its bias
+    over the vocabulary is stored as int8 with one scale.
     """
     if ranges is not None:
         _FixedQuantizer(model, ranges).run()
@@ -170,7 +172,6 @@ class _Quantizer:
         read = {node.input[0] for node in self.graph.node if node.op_type == "Gather"}
         large = (name for name, tensor in self.matrices.tensors.items() if _is_large_matrix(tensor))
         self.tables = read.intersection(large)
-        self.decoders = {self.matrices.of(node) for node in self.graph.node} & self.tables
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, tuple[str, str]] = {}
         self.activations: dict[str, tuple[str, str, str]] = {}
@@ -184,6 +185,8 @@ class _Quantizer:
             elif node.op_type == "Gather" and node.input[0] in self.tables:
                 self._gather(node)
             else:
+                if node.op_type == "Add":
+                    self._shrink_wide_bias(node)
                 self.nodes.append(node)
         replace_nodes(self.graph, self.nodes)
         drop_unused(self.model)
@@ -197,18 +200,34 @@ class _Quantizer:
 
     def _weight(self, name: str) -> tuple[str, str]:
         """Store a matrix as int8 with one scale per output channel; of a table that is per row."""
-        if name not in self.weights:
+        if name not in self.weights and self._is_table_of_four_bits(name):
+            packed, scales = self._table(name)
+            self._unpack(packed, name, f"{name}.levels", axis=1)
+            self._add("Cast", [f"{name}.levels"], [f"{name}.int8"], to=TensorProto.INT8)
+            self._add("Squeeze", [scales], [f"{name}.row_scales"])
+            self.weights[name] = f"{name}.int8", f"{name}.row_scales"
+        elif name not in self.weights:
             values = numpy_helper.to_array(self.matrices.tensors[name]).astype(np.float32)
             axis = 1 if name in self.tables else 0
             largest = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12)
             scales = (largest / LEVELS).astype(np.float32)
             levels, stored = values / scales, f"{name}.int8"
-            if self.four_bits and axis == 0 and len(values) % _BLOCK == 0:
+            if self.four_bits and axis == 0 and values.ndim == 2 and len(values) % _BLOCK == 0:
                 self._four_bits(stored, levels)
             else:
                 self._store(stored, np.clip(np.rint(levels), -LEVELS, LEVELS).astype(np.int8))
             self.weights[name] = stored, self._store(f"{name}.scales", scales.reshape(-1))
         return self.weights[name]
+
+    def _shrink_wide_bias(self, node: NodeProto) -> None:
+        """Store a bias over the vocabulary, which is added to what rounding moves much further, as int8."""
+        for at, name in enumerate(node.input):
+            tensor = self.matrices.tensors.get(name)
+            if tensor is not None and len(tensor.dims) == 1 and tensor.dims[0] >= _WIDE_BIAS:
+                integers, scale = self._weight(name)
+                self._add("Cast", [integers], [f"{name}.levels"], to=TensorProto.FLOAT)
+                self._add("Mul", [f"{name}.levels", scale], [f"{name}.rounded"])
+                node.input[at] = f"{name}.rounded"
 
     def _four_bits(self, name: str, levels: Array) -> None:
         """Store levels, at most 127, as multipliers of 4-bit numbers, and the nodes that give their product as int8."""
@@ -266,13 +285,15 @@ class _Quantizer:
         self._add("Mul", [f"{result}.product", f"{result}.product_scale"], [result])
 
     def _gather(self, node: NodeProto) -> None:
-        table = self.matrices.tensors[node.input[0]]
-        is_large = int(np.prod(table.dims)) >= _LARGE_TABLE and not table.dims[1] % 2
-        if self.four_bits and is_large and node.input[0] not in self.decoders:
-            self._gather_four_bits(node)
+        (name, ids), result = node.input, node.output[0]
+        if self._is_table_of_four_bits(name):
+            packed, scales = self._table(name)
+            self._add("Gather", [packed, ids], [f"{result}.bytes"], axis=0)
+            self._unpack(f"{result}.bytes", result, f"{result}.rows", axis=-1)
+            self._add("Gather", [scales, ids], [f"{result}.row_scale"], axis=0)
+            self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
             return
-        integers, scales = self._weight(node.input[0])
-        ids, result = node.input[1], node.output[0]
+        integers, scales = self._weight(name)
         self._add("Gather", [integers, ids], [f"{result}.int8"], axis=0)
         self._add("Cast", [f"{result}.int8"], [f"{result}.rows"], to=TensorProto.FLOAT)
         self._add("Gather", [scales, ids], [f"{result}.row_scales"], axis=0)
@@ -280,18 +301,18 @@ class _Quantizer:
         self._add("Unsqueeze", [f"{result}.row_scales", f"{result}.last_axis"], [f"{result}.row_scale"])
         self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
 
-    def _gather_four_bits(self, node: NodeProto) -> None:
-        """Look rows up in a table of 4 bits."""
-        (name, ids), result = node.input, node.output[0]
-        if name not in self.weights:
-            levels, scales = four_bit_rows(numpy_helper.to_array(self.matrices.tensors[name]))
-            self._pack(f"{name}.4", levels, axis=1)
-            self.weights[name] = f"{name}.4", self._store(f"{name}.scales", scales)
-        integers, scales_ = self.weights[name]
-        self._add("Gather", [integers, ids], [f"{result}.bytes"], axis=0)
-        self._unpack(f"{result}.bytes", result, f"{result}.rows", axis=-1)
-        self._add("Gather", [scales_, ids], [f"{result}.row_scale"], axis=0)
-        self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
+    def _is_table_of_four_bits(self, name: str) -> bool:
+        dims = self.matrices.tensors[name].dims
+        return self.four_bits and name in self.tables and np.prod(dims) >= _LARGE_TABLE and not dims[1] % 2
+
+    def _table(self, name: str) -> tuple[str, str]:
+        """Store a table in 4 bits, with one scale per row (V, 1)."""
+        packed, scales = f"{name}.4", f"{name}.scales"
+        if packed not in self.constants:
+            levels, values = four_bit_rows(numpy_helper.to_array(self.matrices.tensors[name]))
+            self._pack(packed, levels, axis=1)
+            self.constants[packed] = self._store(scales, values)
+        return packed, scales
 
 
 class _TokenQuantizer(_Quantizer):

@@ -126,16 +126,36 @@ def test_every_head_gives_what_the_model_gives(head, cls, opset, tiny_tokenizer,
             torch.testing.assert_close(found[seen], wanted[seen], rtol=1e-4, atol=1e-4)
 
 
-def test_a_tied_decoder_and_its_embedding_share_one_int8_table(tiny_tokenizer, tmp_path):
+@pytest.mark.parametrize(("precision", "error"), [("int8", 0.02), ("int4", 0.12)])
+def test_the_encoder_is_the_same_with_a_masked_lm_head_and_without(
+    precision, error, tiny_tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("minialbert.deploy.onnx.int8._LARGE_TABLE", 1)
+    monkeypatch.setattr("minialbert.deploy.onnx.int8._WIDE_BIAS", len(tiny_tokenizer))
     torch.manual_seed(0)
-    config = _config(tiny_tokenizer, tie_word_embeddings=True)
-    MiniAlbertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    model = MiniAlbertForMaskedLM(_config(tiny_tokenizer, tie_word_embeddings=True))
+    torch.nn.init.normal_(model.mlm_head.decoder.bias)  # zeros would be folded away
+    model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    export_onnx(str(tmp_path / "model"), tmp_path / "out", precision="int8", tolerance=0.5)
-    stored = initializers(onnx.load(tmp_path / "out" / "model.onnx").graph)
-    vocabulary = len(tiny_tokenizer)
-    tables = [name for name, tensor in stored.items() if vocabulary in tensor.dims and len(tensor.dims) == 2]
-    assert len(tables) == 1 and stored[tables[0]].data_type == onnx.TensorProto.INT8
+    for head in ("features", "masked-lm"):
+        export_onnx(str(tmp_path / "model"), tmp_path / head, head=head, precision=precision, tolerance=1.0)
+    tuned = []
+    for head in ("features", "masked-lm"):  # as `finetune` loads them, with a head that is drawn
+        torch.manual_seed(2)
+        tuned.append(load_encoder(tmp_path / head, "token-classification").model.state_dict())
+    assert tuned[0].keys() == tuned[1].keys()
+    assert all(torch.equal(it, tuned[1][key]) for key, it in tuned[0].items())
+    wanted, found = (load_encoder(tmp_path / one).model.state_dict() for one in ("model", "masked-lm"))
+    for key, it in wanted.items():
+        assert (found[key] - it).norm() <= error * it.norm()
+    stored = initializers(onnx.load(tmp_path / "masked-lm" / "model.onnx").graph)
+    size = len(tiny_tokenizer)
+    over = {tuple(one.dims): one.data_type for one in stored.values() if size in one.dims}
+    kind, width = (onnx.TensorProto.INT8, 16) if precision == "int8" else (onnx.TensorProto.UINT8, 8)
+    assert {dims for dims in over if len(dims) == 2 and 1 not in dims} == {
+        (size, width)
+    }  # one table for both
+    assert over[size, width] == kind
 
 
 def test_the_exporters_own_package_is_named_if_it_is_missing(classifier, monkeypatch):
@@ -196,8 +216,9 @@ def test_int4_of_before_is_read_and_runs_alike_and_is_refused_for_the_web(classi
         stored[name].CopyFrom(
             onnx.helper.make_tensor(name, onnx.TensorProto.INT4, numbers.shape, data, raw=True)
         )
-        wide = f"{name.removesuffix('.4')}.wide"
-        last = next(node for node in model.graph.node if wide in node.output)
+        nodes = iter(model.graph.node)
+        assert any(name in node.input for node in nodes)
+        last = next(node for node in nodes if node.op_type == "Sub")  # of those that unpack it
         del last.attribute[:], last.input[:]
         last.op_type = "Cast"
         last.input.append(name)
