@@ -175,6 +175,7 @@ def tagger_facts() -> dict[str, Any]:
         "int8": int8,
         "int4": int4,
         "trimmed": read(RESULTS / "boxed" / TAGGER / "trim.json"),
+        "tokens": read(HOME / TAGGER / "config.json")["vocab_size"],
         "decoding": read(RESULTS / "decoding" / "result.json")["models"]["biomedical-ner-4mb as a model"][
             "f1"
         ],
