@@ -100,7 +100,7 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the module has
+def __getattr__(name: str) -> Any:
     if name == "report":  # the room is the verb too
         return import_module("minialbert.report")
     if name not in _PLACES:

@@ -40,7 +40,7 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
     assert len(code) == 5
     names = {"teacher": str(tiny_teacher_dir), "folder": tmp_path, "rows": ROWS, "__name__": "example"}
     for block in code:
-        exec(compile(block, PAGE.name, "exec", dont_inherit=True), names)  # noqa: S102
+        exec(compile(block, PAGE.name, "exec", dont_inherit=True), names)
     record = names["distilled"].record
     assert record["training"]["steps"] == 3
     assert "cosine 2" in card._weights(record["objective"])

@@ -56,7 +56,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def _existing(nav: Any, made: set[str]) -> Any:  # noqa: ANN401 - as YAML has it
+def _existing(nav: Any, made: set[str]) -> Any:
     if isinstance(nav, str):
         return nav if nav in made or (ROOT / "docs" / nav).exists() else None
     if isinstance(nav, dict):
@@ -153,14 +153,14 @@ def command_line() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verbs(words: str, command: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - typer's own click
+def _verbs(words: str, command: Any) -> Iterator[tuple[str, Any]]:
     if not hasattr(command, "commands"):
         yield words, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from _verbs(f"{words} {name}", inner)
 
 
-def _verb(words: str, command: Any) -> Iterator[str]:  # noqa: ANN401
+def _verb(words: str, command: Any) -> Iterator[str]:
     import typer
 
     context = typer.Context(command, info_name=words)

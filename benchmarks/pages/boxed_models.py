@@ -259,7 +259,7 @@ def filled(template: str, **values: object) -> str:
         jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         .from_string(text)
         .render(values)
-    )  # noqa: S701 - Markdown
+    )
 
 
 def overview() -> str:

@@ -55,7 +55,7 @@ def read(
 
 
 @contextmanager
-def embeddings_of(student: Any, teacher: Any) -> Iterator[None]:  # noqa: ANN401 - encoders
+def embeddings_of(student: Any, teacher: Any) -> Iterator[None]:
     """Let the teacher's layers read the student's embeddings."""
     ours = student.minialbert.embeddings
     handle = teacher.base_model.embeddings.register_forward_hook(

@@ -41,7 +41,7 @@ def command(*parts: object, limit: float, **options: Any) -> subprocess.Complete
     return subprocess.run(line, capture_output=True, text=True, timeout=limit, **options)
 
 
-def kernels(small: bool, limit: float) -> dict[str, Any]:  # noqa: ARG001 - the same tests run everywhere
+def kernels(small: bool, limit: float) -> dict[str, Any]:
     """Return what the tests of the kernels said last."""
     ran = command(
         "-m", "pytest", "-q", HERE.parents[1] / "tests/method/fast/test_rows_triton.py", limit=limit
@@ -137,7 +137,7 @@ def write_inputs(folder: Path, small: bool) -> None:
     prepare(texts, str(folder / "teacher"), str(folder / "windows"), recipe="small")
 
 
-def inference(small: bool, limit: float) -> dict[str, Any]:  # noqa: ARG001 - it takes seconds
+def inference(small: bool, limit: float) -> dict[str, Any]:
     """Return texts per second by model and precision."""
     from transformers import BertConfig, BertModel
 

@@ -47,7 +47,7 @@ _loading = err.status("loading ...")
 _AGAIN = "the same command starts it again"
 
 
-def option(help: str, *names: str, **limits: Any) -> Any:  # noqa: ANN401 - as typer has it
+def option(help: str, *names: str, **limits: Any) -> Any:
     """Return an option with what `--help` says of it."""
     return typer.Option(*names, help=help, **limits)
 
@@ -65,7 +65,7 @@ class _Plain:
             if param.metavar is None and hasattr(param, "display_type"):
                 kind = re.sub(r"list\[(.*)\]| range.*", r"\1", param.display_type(ctx).strip("<>"))
                 word = _WORDS.get(kind.lower(), kind)
-                param.display_type_rich = lambda ctx, word=word: word  # noqa: ARG005
+                param.display_type_rich = lambda ctx, word=word: word
         return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -170,7 +170,7 @@ def with_page(output: Path, as_json: bool) -> Iterator[None]:
         raise typer.Exit from None
 
 
-def print_json(record: Any) -> None:  # noqa: ANN401
+def print_json(record: Any) -> None:
     """Write a record to standard output."""
     sys.stdout.write(to_json(record) + "\n")
 

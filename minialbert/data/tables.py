@@ -351,7 +351,7 @@ def _document(cells: _Cells) -> str | int | None:
     return cells[DOCUMENT].id if DOCUMENT in cells else name or row
 
 
-def _at(table: Table, row: int, read: Callable[[Any], Any], given: object) -> Any:  # noqa: ANN401
+def _at(table: Table, row: int, read: Callable[[Any], Any], given: object) -> Any:
     """Returns what a kind of task makes of a part of a row, or raises the error that names the row."""
     try:
         return read(given)

@@ -305,7 +305,7 @@ def best_cell(chosen: Sequence[GridCell], records: dict[str, dict[str, Any]]) ->
     return max(chosen, key=lambda cell: _merit(records[cell.name]))
 
 
-def _mean(values: Sequence[Any]) -> Any:  # noqa: ANN401 - figures, nested
+def _mean(values: Sequence[Any]) -> Any:
     """Return the mean of figures nested in dictionaries, of those that all have."""
     first = values[0]
     if isinstance(first, dict):

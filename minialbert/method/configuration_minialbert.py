@@ -149,7 +149,7 @@ class MiniAlbertConfig(PreTrainedConfig):
     lora_rank: int = 8
     lora_layers: list[str] | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the base class accepts
+    def __post_init__(self, **kwargs: Any) -> None:
         """Fill in the base class's fields, then refuse a shape that cannot be built."""
         super().__post_init__(**kwargs)
         self._check_values()
@@ -299,7 +299,7 @@ class MiniAlbertConfig(PreTrainedConfig):
     def get_config_dict(
         cls,
         pretrained_model_name_or_path: str | os.PathLike,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return `config.json` of a directory or hub id; one of the paper's release is translated."""
         try:
@@ -317,7 +317,7 @@ class MiniAlbertConfig(PreTrainedConfig):
         return config_dict, unused
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> MiniAlbertConfig:  # noqa: ANN401
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> MiniAlbertConfig:
         """Build a configuration from a dictionary of ours or of the paper's release; arguments as in Transformers.
 
         Raises ValueError if the dictionary describes an ordinary ALBERT or another architecture.

@@ -70,7 +70,7 @@ class Price:
         """Return the price of what is left after some steps."""
         left = 1 - first_step / self.steps
         time_left = "under a minute"
-        if self.seconds * left > 60:  # noqa: PLR2004
+        if self.seconds * left > 60:
             time_left = f"about {duration(self.seconds * left)} at {self.tokens / self.seconds:,.0f} tokens/s"
         return (
             f"training: {self.steps - first_step:,} of {self.steps:,} steps, {self.batch:,} {self.units} each; "

@@ -80,7 +80,7 @@ def initialise(
 
 def distill(
     teacher: str | Path | PreTrainedModel | Teacher | None,
-    data: Any,  # noqa: ANN401 - all that `prepare` takes, too
+    data: Any,
     *,
     student: str | Path | PreTrainedModel | None = None,
     student_arch: str | None = None,
@@ -93,7 +93,7 @@ def distill(
     seed: int | None = None,
     time: str | None = None,
     settings: Settings = (),
-    tokenizer: Any = None,  # noqa: ANN401 - a name or a live one
+    tokenizer: Any = None,
     output: str | Path | None = None,
     start_only: bool = False,
     resume: bool = False,

@@ -487,7 +487,7 @@ class _SelectRows:
     def __init__(self, positions: Tensor) -> None:
         self.positions = positions
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ANN401 - torch's signature
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         output["last_hidden_state"] = output["last_hidden_state"][self.positions].unsqueeze(0)
         return output
 
@@ -705,7 +705,7 @@ def max_input_length(model: PreTrainedModel) -> int:
     return config_value(model.config, "max_position_embeddings", default=512) - position_offset(model)
 
 
-def config_value(config: PreTrainedConfig, *names: str, default: Any = None) -> Any:  # noqa: ANN401
+def config_value(config: PreTrainedConfig, *names: str, default: Any = None) -> Any:
     """Return the first of some fields that a configuration has a value for; families name them differently."""
     return next((value for name in names if (value := getattr(config, name, None)) is not None), default)
 

@@ -31,7 +31,7 @@ def note_weights(model: ModelProto, state: Mapping[str, Tensor]) -> None:
     """Write into an fp32 graph which stored tensor has each weight's values, perhaps transposed, in place."""
     from onnx import numpy_helper
 
-    def identity(values: Any) -> tuple[tuple[int, ...], bytes]:  # noqa: ANN401 - an array of any kind
+    def identity(values: Any) -> tuple[tuple[int, ...], bytes]:
         return values.shape, np.ascontiguousarray(values).tobytes()
 
     stored = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]

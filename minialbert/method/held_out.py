@@ -61,11 +61,11 @@ class _Sums:
         self.counts: dict[Any, float] = {}
         self.vectors: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, name: Any, mean: Tensor, count: float) -> None:  # noqa: ANN401 - any hashable
+    def add(self, name: Any, mean: Tensor, count: float) -> None:
         self.totals[name] = self.totals.get(name, 0.0) + float(mean) * count
         self.counts[name] = self.counts.get(name, 0.0) + count
 
-    def mean(self, name: Any) -> float | None:  # noqa: ANN401
+    def mean(self, name: Any) -> float | None:
         return self.totals[name] / self.counts[name] if self.counts.get(name) else None
 
 

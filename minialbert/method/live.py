@@ -42,7 +42,7 @@ def lasting_name(place: str | None) -> str | None:
 
 
 @contextmanager
-def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:  # noqa: ANN401
+def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:
     """Yield a directory or hub id that holds a model; a live one is written to a temporary folder meanwhile.
 
     Without a tokenizer a live model has that of the directory it was loaded from. Raises UserError if the model is

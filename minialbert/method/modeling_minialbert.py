@@ -333,14 +333,14 @@ class IterationAdapter:
         return self.adapter(hidden_states)
 
 
-def adapted(layer: nn.Linear, name: str, inputs: Tensor, adapter: Any) -> Tensor:  # noqa: ANN401
+def adapted(layer: nn.Linear, name: str, inputs: Tensor, adapter: Any) -> Tensor:
     """Return what a linear layer gives, changed where the kind of the iteration's adapter does so."""
     change = getattr(adapter, "change", None)
     added = None if change is None else change(name, inputs)
     return finished(name, layer(inputs) if added is None else layer(inputs) + added, adapter)
 
 
-def finished(name: str, output: Tensor, adapter: Any) -> Tensor:  # noqa: ANN401
+def finished(name: str, output: Tensor, adapter: Any) -> Tensor:
     """Return what the iteration's adapter makes of the output of a layer."""
     finish = getattr(adapter, "finish", None)
     return output if finish is None else finish(name, output)
@@ -354,7 +354,7 @@ def eager_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs: Any,  # noqa: ANN401 - the registry's signature
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return attended values (B, T, H, D/H) and attention rows before dropout (B, H, T, T), softmax in fp32."""
     scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
@@ -489,9 +489,9 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401 - a model, or (model, loading info) as in Transformers
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Load a student from a directory or hub id: one of ours, or one of the paper's release.
 
         Arguments and what is returned are those of Transformers. Keys of the release are renamed on the way in.
@@ -511,14 +511,14 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
             _check_release_keys(model, info, str(pretrained_model_name_or_path), keep_mismatched)
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # noqa: ANN401
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write weights (safetensors), config and the two files that define the model to a directory."""
         kwargs.setdefault("save_original_format", False)  # never write the release's key names back
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             _write_code(save_directory)
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         # Within Transformers' `save_pretrained`, where it is told to push.
         _write_code(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)

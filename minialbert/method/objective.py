@@ -269,7 +269,7 @@ class DistillationObjective:
         return any(field_of_view in _REGISTERED[name][1] for name in self.extra)
 
     @classmethod
-    def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:  # noqa: ANN401
+    def preset(cls, name: Preset = "default", **overrides: Any) -> DistillationObjective:
         """Return one of four objectives, with overrides; None keeps the preset's value.
 
         "default" has KL(teacher || student), attention averaged per row, means over tokens, and the teacher in eval

@@ -303,7 +303,7 @@ def _collator(
     tokenizer: PreTrainedTokenizerBase,
     teacher: Teacher | None,
     notes: list[str],
-    **masking: Any,  # noqa: ANN401 - of `MaskedLanguageModelCollator`
+    **masking: Any,
 ) -> tuple[MaskedLanguageModelCollator, float]:
     """Return what makes batches that the teacher can read, and how many tokens it reads for one of the student's.
 

@@ -264,7 +264,7 @@ def _found(find: Callable[[str], Path | None], file: str, name: str) -> Path:
     return path
 
 
-def _read(file: Path, kind: type) -> Any:  # noqa: ANN401 - as it stands there
+def _read(file: Path, kind: type) -> Any:
     with failing_as(
         f"{file} cannot be read as JSON", (OSError, ValueError, RecursionError), "get the model anew"
     ):

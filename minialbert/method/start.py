@@ -396,7 +396,7 @@ def _start_adapters(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
     )
 
 
-def _follow(adapter: nn.Module, name: str, ours: Any, theirs: Any) -> bool:  # noqa: ANN401 - Linear or LayerNorm
+def _follow(adapter: nn.Module, name: str, ours: Any, theirs: Any) -> bool:
     """Let a part of an adapter make our layer of that name as theirs, and return whether it can."""
     if isinstance(adapter, LowRankAdapter) and name in adapter.up:
         left, sizes, right = torch.linalg.svd(theirs.weight - ours.weight, full_matrices=False)
@@ -464,7 +464,7 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
     return f"masked-LM head: random (the head of {teacher.model.config.model_type} has another structure)"
 
 
-def _part(module: nn.Module, path: str) -> Any:  # noqa: ANN401 - Linear, LayerNorm or a list of layers
+def _part(module: nn.Module, path: str) -> Any:
     """Return a part of a module by its path, or None."""
     try:
         return module.get_submodule(path)
@@ -472,11 +472,11 @@ def _part(module: nn.Module, path: str) -> Any:  # noqa: ANN401 - Linear, LayerN
         return None
 
 
-def _fits(source: Any, target: Any) -> bool:  # noqa: ANN401 - Linear or LayerNorm
+def _fits(source: Any, target: Any) -> bool:
     return bool(source.weight.shape == target.weight.shape)
 
 
-def _copy(source: Any, target: Any) -> bool:  # noqa: ANN401 - Linear or LayerNorm
+def _copy(source: Any, target: Any) -> bool:
     """Copy weight and bias, which starts at zero where the source has none; return whether they fit."""
     if not _fits(source, target):
         return False

@@ -118,11 +118,11 @@ class DistillationTrainer(ResumableTrainer):
         *,
         args: TrainingArguments,
         train_dataset: Dataset | None = None,
-        data_collator: Any = None,  # noqa: ANN401 - any callable
-        held_out_collator: Any = None,  # noqa: ANN401
+        data_collator: Any = None,
+        held_out_collator: Any = None,
         held_out: WindowDataset | None = None,
         held_out_windows: int | None = None,
-        teacher_view: Any = None,  # noqa: ANN401 - any callable with Teacher.view's signature
+        teacher_view: Any = None,
         max_skipped_steps: int = 10,
         weight_noise: str | None = None,
         optimizer: str = "adamw",
@@ -168,7 +168,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def get_batch_samples(
         self,
-        epoch_iterator: Any,  # noqa: ANN401 - Trainer's signature
+        epoch_iterator: Any,
         num_batches: int,
         device: torch.device,
     ) -> tuple[list, Any]:
@@ -192,8 +192,8 @@ class DistillationTrainer(ResumableTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ANN401 - Trainer's name; here TokenCounts
-    ) -> Any:  # noqa: ANN401
+        num_items_in_batch: Any = None,
+    ) -> Any:
         """Return this micro-batch's share of the step's loss."""
         labels, mask = inputs["labels"], compared(inputs)
         objective, compares = self.objective, self._compares_as_it_attends
@@ -253,7 +253,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def _measure(
         self,
-        view: Any,  # noqa: ANN401 - a module or a bound method
+        view: Any,
         *,
         with_teacher: bool,
         depths: Sequence[int] = (),

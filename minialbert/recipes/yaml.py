@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
     _depth = 0
     close = yaml.SafeLoader.dispose
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         # A few lines of aliases to aliases stand for more values than any memory holds.
         if self.check_event(yaml.AliasEvent):
             event = self.get_event()
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if isinstance(node, yaml.ScalarNode):
             # A tag that is written out must be what the value has anyway: `!!bool x` is not a truth value.
             if node.tag not in (_TEXT, self.resolve(yaml.ScalarNode, node.value, (True, False))):

@@ -55,7 +55,7 @@ class Embedder(TextModel):
         self._cuts = make_cutter(tokenizer, max_length=most, overlap=0)
 
     @classmethod
-    def load(cls, name: str, **options: Any) -> Embedder:  # noqa: ANN401
+    def load(cls, name: str, **options: Any) -> Embedder:
         """Return the sentence encoder at a directory or hub id, on the GPU where there is one.
 
         One without modules of sentence-transformers takes the mean of its tokens. Raises UserError if it cannot be
@@ -99,7 +99,7 @@ def embed(
     prompt: str | None = None,
     batch_size: int | None = None,
     precision: str = "auto",
-    tokenizer: Any = None,  # noqa: ANN401 - of a live model
+    tokenizer: Any = None,
 ) -> NDArray[np.float32]:
     """Return the vectors of texts, (texts, V), by a sentence encoder.
 

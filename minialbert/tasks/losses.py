@@ -18,7 +18,7 @@ from minialbert.method.losses import hidden_loss, layer_map
 from minialbert.tasks.models import Scale
 
 
-def logits_of(outputs: Any) -> Tensor:  # noqa: ANN401
+def logits_of(outputs: Any) -> Tensor:
     """Return a head's logits; those of a head for answers in a text, of first and last token, as (B, T, 2)."""
     if "logits" in outputs:
         return outputs.logits

@@ -226,7 +226,7 @@ class Scale:
     mean: float = 0.0
     deviation: float = 1.0
 
-    def to_standard(self, score: Any) -> Any:  # noqa: ANN401 - a number or a tensor
+    def to_standard(self, score: Any) -> Any:
         """Return a score, or a tensor of them, in standard units."""
         return (score - self.mean) / self.deviation
 
@@ -358,6 +358,6 @@ def _is_sound(inputs: TaskInputs) -> bool:
     return 8 <= inputs.max_length <= 65536 and inputs.overlap >= 0
 
 
-def _some(labels: Any) -> str:  # noqa: ANN401
+def _some(labels: Any) -> str:
     names = [str(label) for label in labels]
     return ", ".join(names[:6]) + (f" … ({len(names)})" if len(names) > 6 else "") if names else "no labels"

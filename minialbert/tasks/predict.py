@@ -83,7 +83,7 @@ class Predictor(TextModel):
             check_tags(self.labels)
 
     @classmethod
-    def load(cls, name: str, **options: Any) -> Predictor:  # noqa: ANN401
+    def load(cls, name: str, **options: Any) -> Predictor:
         """Return the predictor of a model that was tuned before, on the GPU where there is one.
 
         Raises UserError if the model cannot be loaded or has no task head, or an option is out of range.
@@ -166,7 +166,7 @@ def predict(
         return list(predictor.predict([texts] if isinstance(texts, str) else texts))
 
 
-def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel | Any:  # noqa: ANN401
+def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel | Any:
     """Return a model that takes texts and stays loaded: `model(text)` for labels, `model.embed(texts)` for vectors.
 
     Examples:

@@ -101,7 +101,7 @@ def run_model(
     model: PreTrainedModel,
     encoded: Encoded,
     collator: PaddingCollator,
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> list[Logits]:
     """Return the logits of every input, in order: (labels,), or (tokens, labels) for token labels.
 
@@ -239,7 +239,7 @@ def evaluate_split(
     order: Sequence[int] | None = None,
     name: str = "the model",
     decision: Decision | None = None,
-    **options: Any,  # noqa: ANN401
+    **options: Any,
 ) -> Predictions:
     """Return predictions and, where there are examples and all have gold labels, the task's figures.
 

@@ -122,7 +122,7 @@ class TuningTrainer(ResumableTrainer):
 
     def get_batch_samples(
         self,
-        epoch_iterator: Any,  # noqa: ANN401 - Trainer's signature
+        epoch_iterator: Any,
         num_batches: int,
         device: torch.device,
     ) -> tuple[list, Any]:
@@ -153,8 +153,8 @@ class TuningTrainer(ResumableTrainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ANN401 - Trainer's name; here the counts of get_batch_samples
-    ) -> Any:  # noqa: ANN401
+        num_items_in_batch: Any = None,
+    ) -> Any:
         """Return this micro-batch's share of the step's loss."""
         labels = inputs["labels"]
         weight, count, tokens = num_items_in_batch
@@ -243,7 +243,7 @@ class TuningTrainer(ResumableTrainer):
         if stopped_early or self.state.global_step >= self.state.max_steps:
             raise _AtItsEnd
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Trainer's signature
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as Transformers' Trainer does."""
         try:
             return super().train(*args, **kwargs)

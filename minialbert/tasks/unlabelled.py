@@ -77,7 +77,7 @@ class Taught:
 
 def teach(
     recipe: FinetuneRecipe,
-    teacher: Any,  # noqa: ANN401
+    teacher: Any,
     unlabelled: Iterable[Any],
     gold_rows: LabelledData | None,
     folder: Path,
@@ -167,7 +167,7 @@ def _kind(task: TaskRecipe, own: TextModel | None, name: str) -> TaskType:
     return kind
 
 
-def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
+def _load(teacher: Any, settings: TaskTeacherRecipe, name: str) -> tuple[Any, dict[str, Any]]:
     """Return what labels texts, and what tells it from others."""
     model, identity = teacher, dict[str, Any]()
     if isinstance(teacher, str) and is_exported(teacher):
@@ -371,7 +371,7 @@ def _answers(
     return _kept(file, texts)[0]
 
 
-def _lines(texts: Sequence[Text], given: Any, kind: TaskType, teacher: str) -> list[str]:  # noqa: ANN401
+def _lines(texts: Sequence[Text], given: Any, kind: TaskType, teacher: str) -> list[str]:
     """Return a line for each text with the teacher's answer; refuse answers that are none, and name the first."""
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise UserError(
@@ -401,7 +401,7 @@ def _kept(file: Path, texts: Sequence[Text]) -> tuple[list[_Answer], int]:
         return [json.loads(line) for line in lines[:whole]], sum(map(len, lines[:whole]))
 
 
-def _plain(given: Any, kind: TaskType) -> _Answer:  # noqa: ANN401
+def _plain(given: Any, kind: TaskType) -> _Answer:
     """Return an answer as `spans`, or `label` with `scores`; None instead of them for a text that gets no label.
 
     It is what `predict` gives, or the spans, label, labels or score alone, or probabilities by label.

@@ -78,7 +78,7 @@ def evaluate_vectors(
     output: str | Path | None = None,
     overwrite: bool = False,
     batch_size: int = 64,
-    tokenizer: Any = None,  # noqa: ANN401
+    tokenizer: Any = None,
     progress: bool = True,
 ) -> Result:
     """Score a sentence encoder, see `evaluate`; `columns` are named sts, retrieval or clustering."""
@@ -150,7 +150,7 @@ def _embedder(
     stack: ExitStack,
     model: AnyModel,
     batch_size: int,
-    tokenizer: Any,  # noqa: ANN401
+    tokenizer: Any,
 ) -> tuple[str, Callable[[VectorTask], _Sides], dict[str, Any]]:
     """Return a model's name, what gives the vectors of a task's both sides, and what a record says of the model.
 
@@ -247,7 +247,7 @@ class _Given:
     encode_query = encode_document = encode
 
     @staticmethod
-    def similarity(first: Any, second: Any) -> torch.Tensor:  # noqa: ANN401
+    def similarity(first: Any, second: Any) -> torch.Tensor:
         from sentence_transformers.util import cos_sim
 
         return cos_sim(first, second)
@@ -407,7 +407,7 @@ def _titled(cells: Mapping[str, Any], text: str) -> str:
     return f"{cells.get('title') or ''} {text}".strip()
 
 
-def _texts_in_memory(given: Any, side: str) -> dict[str, str]:  # noqa: ANN401
+def _texts_in_memory(given: Any, side: str) -> dict[str, str]:
     """Return texts by id; those of BEIR's loader have a title beside the text."""
     texts = {}
     for key, said in given.items() if isinstance(given, Mapping) else [("", None)]:
@@ -418,7 +418,7 @@ def _texts_in_memory(given: Any, side: str) -> dict[str, str]:  # noqa: ANN401
     return texts
 
 
-def _judged_in_memory(query: object, given: Any) -> dict[str, float]:  # noqa: ANN401
+def _judged_in_memory(query: object, given: Any) -> dict[str, float]:
     """Return how relevant documents are, by id; those of a list all are."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UserError(

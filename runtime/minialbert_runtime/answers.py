@@ -378,8 +378,8 @@ def classes_over(logits: NDArray[np.float64], labels: Sequence[str], logit_thres
 
 def score_of(
     logits: NDArray[np.float64],
-    labels: Sequence[str],  # noqa: ARG001 - of classes
-    logit_threshold: Over,  # noqa: ARG001
+    labels: Sequence[str],
+    logit_threshold: Over,
 ) -> dict[str, Any]:
     """Return the score of a text, from its logits (1,)."""
     return {"score": float(logits[0])}
@@ -387,8 +387,8 @@ def score_of(
 
 def vector_of(
     logits: NDArray[np.float64],
-    labels: Sequence[str],  # noqa: ARG001 - of classes
-    logit_threshold: Over,  # noqa: ARG001
+    labels: Sequence[str],
+    logit_threshold: Over,
 ) -> dict[str, Any]:
     """Return the vector of a text, (V,)."""
     return {"vector": logits.tolist()}

@@ -10,7 +10,7 @@ from .errors import UserError
 ENGINES = ("onnx", "openvino")  # that run a graph; here, where no library is imported
 
 
-def _limit(value: float, meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.field
+def _limit(value: float, meaning: str) -> Any:
     return field(default=value, metadata={"help": meaning})
 
 

@@ -25,7 +25,7 @@ def to_json_line(result: dict[str, Any]) -> str:
     return json.dumps(six_digits(result), ensure_ascii=False, allow_nan=False).translate(_SPELLED_OUT)
 
 
-def six_digits(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+def six_digits(value: Any) -> Any:
     """Return a value with its numbers, wherever in it, at six digits; large ones are whole."""
     if isinstance(value, float):
         return float(f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}")

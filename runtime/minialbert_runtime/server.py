@@ -167,7 +167,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(folders: Sequence[str], host: str, port: int, limits: Limits, **options: Any) -> None:  # noqa: ANN401
+def serve(folders: Sequence[str], host: str, port: int, limits: Limits, **options: Any) -> None:
     """Serve models until SIGTERM or Ctrl-C; what is running then is finished.
 
     They are exported folders as NAME=FOLDER, of which the first is used where a request names none.

@@ -75,7 +75,7 @@ class ServedModel(Model):
     The version is of the folder's files, the options and the runtime; two models of one version give the same answers.
     """
 
-    def __init__(self, name: str, folder: str | Path, **options: Any) -> None:  # noqa: ANN401 - those of Model
+    def __init__(self, name: str, folder: str | Path, **options: Any) -> None:
         super().__init__(folder, **options)
         self.name = name
         self.facts = {
@@ -87,7 +87,7 @@ class ServedModel(Model):
         }
         self.version = sha256(json.dumps(self.facts).encode()).hexdigest()[:16]
 
-    def _run(self, rows: Sequence[Row], session: Any) -> Logits:  # noqa: ANN401 - of an engine
+    def _run(self, rows: Sequence[Row], session: Any) -> Logits:
         if time.monotonic() > _until.get():
             raise OutOfTimeError
         try:
@@ -359,7 +359,7 @@ class Service:
         self._counts.texts[model.name] += request.state.texts
         return Response(body, media_type="application/json", headers={"x-model-version": model.version})
 
-    def leaves(self, scope: Any, *, whole: bool) -> None:  # noqa: ANN401 - uvicorn has a type of its own
+    def leaves(self, scope: Any, *, whole: bool) -> None:
         """Take note that a client sends no more: it has left (`whole`), or may still listen and waits for a moment."""
         scope["left"] = "whole" if whole else "half"
         clock: asyncio.Timeout | None = scope.pop("clock", None)

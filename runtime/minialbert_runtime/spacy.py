@@ -58,8 +58,8 @@ def _with(doc: Doc, result: dict[str, Any]) -> Doc:
     assigns=["doc.ents", "doc.cats"],
 )
 def make(
-    nlp: Language,  # noqa: ARG001 - spaCy gives it
-    name: str,  # noqa: ARG001
+    nlp: Language,
+    name: str,
     model: str,
     threshold: float | None,
     batch_size: int | None,

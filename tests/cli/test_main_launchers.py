@@ -66,7 +66,7 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in records]
 
 
-def assert_said_once(running: Any) -> None:  # noqa: ANN401
+def assert_said_once(running: Any) -> None:
     """Check that no line came from two processes, and none is a warning."""
     lines = [line.strip() for line in (running.out + running.err).splitlines() if "step " in line]
     assert lines and len(lines) == len(set(lines)), running.err

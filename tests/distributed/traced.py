@@ -51,10 +51,10 @@ def listen(event: str, arguments: tuple[Any, ...]) -> None:
             note(argument)
 
 
-def noting(function: Any, place: int) -> Any:  # noqa: ANN401
+def noting(function: Any, place: int) -> Any:
     """Return a function that writes from outside of Python, and takes note of the path."""
 
-    def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+    def call(*arguments: Any, **named: Any) -> Any:
         note(arguments[place] if len(arguments) > place else named.get("filename"))
         return function(*arguments, **named)
 

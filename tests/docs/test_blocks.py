@@ -98,7 +98,7 @@ def test_the_blocks_of_a_page_run(page, world):
             began = time.monotonic()
             try:
                 run(block, world, folder, python)
-            except Exception as error:  # noqa: BLE001 - all that fails on a page at once
+            except Exception as error:
                 failures.append(f"{block.place}: {error}")
             print(f"{block.place} {time.monotonic() - began:.1f} s")  # noqa: T201
     world.end_blocks()

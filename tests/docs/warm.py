@@ -154,7 +154,7 @@ def _run_blocks(link: socket.socket, lines: Any) -> None:
     while line := lines.readline():
         request, error = json.loads(line), None
         try:
-            exec(compile(request["code"], request["where"], "exec", dont_inherit=True), names)  # noqa: S102
+            exec(compile(request["code"], request["where"], "exec", dont_inherit=True), names)
         except BaseException:  # whatever it is, the page is told
             error = traceback.format_exc()
         sys.stdout.flush()

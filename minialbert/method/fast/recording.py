@@ -93,7 +93,7 @@ def recording_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **kwargs: Any,  # noqa: ANN401 - the registry's signature
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return attended values; under `record_attention`, keep what is asked for of this layer.
 
@@ -143,7 +143,7 @@ def _fused_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
-    **kwargs: Any,  # noqa: ANN401
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return what SDPA does; half precision on a CPU attends in fp32."""
     half = query.dtype in (torch.bfloat16, torch.float16)

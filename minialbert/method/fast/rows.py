@@ -109,7 +109,7 @@ def compare_rows(
 class _Compare(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor | None,
@@ -133,7 +133,7 @@ class _Compare(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_attended: Tensor | None, d_divergence: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, d_attended: Tensor | None, d_divergence: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, attended, divergence, normaliser, other, reference_query, reference_key = (
             ctx.saved_tensors
         )

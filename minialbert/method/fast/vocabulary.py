@@ -61,7 +61,7 @@ def vocabulary_losses(
 class _VocabularyLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         student_logits: Tensor,
         labels: Tensor,
         teacher_logits: Tensor | None,
@@ -102,7 +102,7 @@ class _VocabularyLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         d_cross_entropy: Tensor | None,
         d_divergence: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
