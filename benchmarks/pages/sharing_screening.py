@@ -17,16 +17,17 @@ RESULTS = Path("results") / "sharing"
 PLAIN = "one-none"
 HEAD = """# What iterations share, and what tells them apart: a screening
 
-Rows of the suite `sharing` (`minialbert suite`), {iterations} iterations each, distilled once for {steps} steps
-in {precision}, at most {tokens:,.0f} tokens, instead of the suite's 2 M. **One seed, one teacher, one short run, no
-task: this page says which rows deserve a longer look, and no more.** Made by
+Rows of the suite `sharing` (`minialbert suite`), {iterations} iterations each, distilled for {steps} steps in
+{precision}, at most {tokens:,.0f} tokens, instead of the suite's 2 M, with the seeds {seeds}. **One teacher, short
+runs, no task: this page says which rows deserve a longer look, and no more.** Made by
 `python benchmarks/pages/sharing_screening.py` from the records here.
 
-Masked tokens are the share of {masked:,} held-out masked tokens that a student predicts. They are the same tokens for
-all rows, so a difference between two rows is surer than the standard error of one row, {error:.1f} points. Cosine (of
-hidden states) and divergence (of attention rows) compare with the teacher, as means over iterations. MB are those of
-the encoder's int8 graph, which was exported for its size alone: some lose more than an export allows.
-The last column is the difference to `{plain}`, in points, for each MB that a row takes more.
+Masked tokens are the share of held-out masked tokens that a student predicts, as a mean over seeds: {masked}
+tokens, the same for all rows of one seed. So a difference between two rows of one seed is surer than the standard
+error of a row, {error:.1f} points; "ahead" is the difference to `{plain}` with the same seed. Cosine (of hidden
+states) and divergence (of attention rows) compare with the teacher, as means over iterations and seeds. MB are those
+of the encoder's int8 graph, which was exported for its size alone: some lose more than an export allows. The last
+column is the mean difference to `{plain}`, in points, for each MB that a row takes more.
 
 """
 TAIL = """
@@ -36,50 +37,63 @@ The teacher predicts {teacher:.1f} %. Each row was made by these commands, with 
     minialbert prepare --recipe miniature/student-64 --corpus CORPUS --tokenizer TEACHER --output windows/
     minialbert distill --recipe miniature/student-64 --set student.num_hidden_layers=6 \\
       --set training.max_steps={steps} --set training.warmup_steps={warmup} --set training.eval_windows={windows} \\
-      --teacher TEACHER --data windows/ --output ROW
+      --teacher TEACHER --data windows/ --seed SEED --output ROW
     minialbert export --model ROW/model --head features --quantize int8 --tolerance 1 --output ROW-int8
 """
 TITLES = (
-    "row", "parameters", "MB, int8", "masked tokens, start", "masked tokens", "cosine", "divergence",
+    "row", "parameters", "MB, int8", "masked tokens, start", "masked tokens", "ahead, by seed", "cosine", "divergence",
     "points per MB",
 )  # fmt: skip
 
 
 def page() -> str:
     """Return the page, made from the records."""
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
     sizes: dict[str, float] = {}
     for file in sorted(find_run_records(RESULTS)):
         record, row = json.loads(read_run_file(file)), file.relative_to(RESULTS).parts[0]
         if record["kind"] == "export":
             sizes[row] = record["bytes"] / 1e6
         else:
-            runs[row] = record
-    points = {row: 100 * run["metrics"]["student_end"]["mlm_accuracy"] for row, run in runs.items()}
+            runs.setdefault(row, {})[record["seed"]] = record
+    seeds = sorted(runs[PLAIN])
+    points = {
+        row: [100 * of_seed[seed]["metrics"]["student_end"]["mlm_accuracy"] for seed in seeds]
+        for row, of_seed in runs.items()
+    }
     lines = [f"| {' | '.join(TITLES)} |", "| --- |" + " ---: |" * (len(TITLES) - 1)]
-    for row in sorted(runs, key=lambda one: -points[one]):
-        end, start = (runs[row]["metrics"][f"student_{when}"] for when in ("end", "start"))
+    for row in sorted(runs, key=lambda one: -statistics.fmean(points[one])):
+        ends = [runs[row][seed]["metrics"]["student_end"] for seed in seeds]
+        start = statistics.fmean(
+            runs[row][seed]["metrics"]["student_start"]["mlm_accuracy"] for seed in seeds
+        )
         cosine, divergence = (
-            statistics.fmean(value for name, value in end.items() if name.startswith(what))
+            statistics.fmean(value for end in ends for name, value in end.items() if name.startswith(what))
             for what in ("cosine_", "attention_kl_")
         )
+        ahead = [one - plain for one, plain in zip(points[row], points[PLAIN], strict=True)]
         more = sizes[row] - sizes[PLAIN]
         cells = (
-            f"`{row}`", f"{runs[row]['model']['encoder_parameters'] / 1e6:.2f} M", f"{sizes[row]:.2f}",
-            f"{100 * start['mlm_accuracy']:.1f}", f"{points[row]:.1f}", f"{cosine:.3f}", f"{divergence:.3f}",
-            f"{(points[row] - points[PLAIN]) / more:+.2f}" if more > 0 else "-",
+            f"`{row}`", f"{runs[row][seeds[0]]['model']['encoder_parameters'] / 1e6:.2f} M", f"{sizes[row]:.2f}",
+            f"{100 * start:.1f}", f"{statistics.fmean(points[row]):.1f}",
+            "-" if row == PLAIN else ", ".join(f"{one:+.1f}" for one in ahead), f"{cosine:.3f}", f"{divergence:.3f}",
+            f"{statistics.fmean(ahead) / more:+.2f}" if more > 0 else "-",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    plain = runs[PLAIN]
+    plain = runs[PLAIN][seeds[0]]
     training, metrics = plain["recipe"]["training"], plain["metrics"]
-    masked, share = metrics["student_end"]["masked_tokens"], metrics["student_end"]["mlm_accuracy"]
+    masked = [runs[PLAIN][seed]["metrics"]["student_end"]["masked_tokens"] for seed in seeds]
+    share = metrics["student_end"]["mlm_accuracy"]
     steps = training["max_steps"]
     head = HEAD.format(
-        iterations=plain["model"]["iterations"], steps=steps, precision=plain["training"]["precision"], masked=masked,
+        iterations=plain["model"]["iterations"], steps=steps, precision=plain["training"]["precision"],
         tokens=steps * training["batch_size"] * plain["recipe"]["data"]["window_length"], plain=PLAIN,
-        error=100 * (share * (1 - share) / masked) ** 0.5,
+        masked=" and ".join(f"{one:,}" for one in masked), seeds=" and ".join(map(str, seeds)),
+        error=100 * (share * (1 - share) / masked[0]) ** 0.5,
     )  # fmt: skip
-    teacher = 100 * metrics["teacher"]["mlm_accuracy"]
+    teacher = 100 * statistics.fmean(
+        run["metrics"]["teacher"]["mlm_accuracy"] for run in runs[PLAIN].values()
+    )
     tail = TAIL.format(
         teacher=teacher, steps=steps, warmup=training["warmup_steps"], windows=training["eval_windows"]
     )
