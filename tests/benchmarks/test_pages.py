@@ -83,7 +83,7 @@ PAGES = {
     },
     **{
         f"distillation-step/{name}/table.md": ("distillation_step", of_record)
-        for name in ("paper-8x256", "small-16x128", "small-16x128-amd")
+        for name in ("paper-8x256", "paper-8x256-amd", "small-16x128", "small-16x128-amd")
     },
     **{f"{name}/table.md": ("early_exit_time", of_record) for name in ("early-exit", "early-exit-0.25")},
     **{f"{name}/table.md": (None, of_bench) for name in ("bench", "bench-512", "bench-busy", "miniature/bench")},
@@ -121,7 +121,9 @@ OTHERS = {
     ),
     **dict.fromkeys(("block-start", "miniature", "soak"), "test_quoted_figures.py has its figures"),
 }  # fmt: skip
-WITHOUT_RECORD = {"distillation-step/profile-fp32/table.md": "a profile is printed alone"}
+WITHOUT_RECORD = dict.fromkeys(
+    (f"distillation-step/profile-{name}/table.md" for name in ("fp32", "bf16")), "a profile is printed alone"
+)
 
 
 @pytest.fixture
