@@ -19,7 +19,7 @@ from minialbert_runtime.folder import is_exported, read_folder
 from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text, to_json_line
 from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, pipeline
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.columns import usual_pairs
 from minialbert.data.examples import Task
@@ -194,6 +194,8 @@ def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel
                     f"{display_name(source)} predicts masked words, and takes no options: give them with the text, "
                     "as in model(TEXT, top_k=3)"
                 )
+            from transformers import pipeline  # loads all of them: a third of a second
+
             return pipeline("fill-mask", model=load_encoder(source).model, tokenizer=load_tokenizer(source))
         is_encoder = (
             read_folder(source).problem == "embedding"
