@@ -520,7 +520,7 @@ def test_pairs_of_a_callable_without_gold_rows(ask, tmp_path, tiny_student_dir):
     with pytest.raises(
         UserError, match="pairs are to be labelled: give tuples of two texts, found 'the cat'"
     ):
-        list(read_pairs([["the cat", "a dog"]], {}, []))
+        list(read_pairs([["the cat", "a dog", "it"]], {}, []))  # two would be a pair
     half = [*pairs, ("the cat \ud800", "it")]
     with pytest.raises(UserError, match="row 21: holds half of a surrogate pair"):
         tune(tiny_student_dir, tmp_path / "half", unlabelled=half, **options)
