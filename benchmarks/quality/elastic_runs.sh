@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What elastic depth costs and gives: the students of two_million_tokens.sh, tuned for their second iteration too. About three
+# What elastic depth costs and gives: the students of two_million_tokens.sh, tuned for their second iteration too. About two
 # hours of one core.
 #
 #     benchmarks/quality/elastic_runs.sh DATA TEACHER WORK

@@ -162,7 +162,9 @@ class _Page:
         return Section("Claims", (Text(rule), *told), tuple(map(self._claim, suite.claims)))
 
     def _claim(self, claim: Claim) -> Section:
-        columns = "A|B|bound|A − B, points|pairs|by task|without those marked ‡|verdict"
+        columns = (
+            "A", "B", "bound", "A − B, points", "pairs", "by task", "without those marked ‡", "verdict",
+        )  # fmt: skip
         rows: list[tuple[Value, ...]] = []
         for said, one in self._pairs(claim):
             a = said.a + (f", {said.label}" if said.label else "")
@@ -178,7 +180,7 @@ class _Page:
             rows.append((a, said.b, bound, difference(one), pairs, means or None, others, verdict))
         head = [Text(f"Paper: {claim.paper}")] if claim.paper else []
         judged = Text(f"Verdict: {self._verdict(claim)}. {claim.caveat}".strip(), strong=True)
-        return Section(claim.text, (*head, Table(claim.text, tuple(columns.split("|")), tuple(rows)), judged))
+        return Section(claim.text, (*head, Table(claim.text, columns, tuple(rows)), judged))
 
     def _verdict(self, claim: Claim) -> str:
         verdict = judge(claim, self._compared[claim.name])
@@ -256,8 +258,11 @@ class _Page:
                 row, size, str(result.steps), accuracy, *losses, " / ".join(cosines) or None,
                 None if speed is None else f"{speed:,.0f}", duration(result.seconds),
             ))  # fmt: skip
-        columns = "row|#params|steps|masked tokens, %|MLM loss|output KL|cosine by iteration|tokens/s|time"
-        return Table("Distillation, on held-out text", tuple(columns.split("|")), tuple(rows))
+        columns = (
+            "row", "#params", "steps", "masked tokens, %", "MLM loss", "output KL", "cosine by iteration",
+            "tokens/s", "time",
+        )  # fmt: skip
+        return Table("Distillation, on held-out text", columns, tuple(rows))
 
     def _tunings(self, side: str) -> list[Result]:
         start = "/".join(split_side(side)) + "/"
