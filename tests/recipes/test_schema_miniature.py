@@ -30,7 +30,7 @@ def changes(name: str, base: str = "miniature/student-64") -> dict[str, object]:
 
 
 def test_every_row_has_the_same_text_and_the_same_budget():
-    assert len(NAMES) == 24
+    assert len(NAMES) == 25
     for name in NAMES:
         recipe = load_recipe(name)
         training = recipe.training
@@ -38,7 +38,8 @@ def test_every_row_has_the_same_text_and_the_same_budget():
         tokens = training.max_steps * training.batch_size * recipe.data.window_length
         assert tokens == (19_998_720 if name.endswith("-20m") else 2_000_896), name
         assert training.warmup_steps == round(training.max_steps / 10)
-        assert (training.learning_rate, training.seed, training.precision) == (7e-4, 42, "bf16")
+        rate = 2e-3 if name.endswith("/muon") else 7e-4
+        assert (training.learning_rate, training.seed, training.precision) == (rate, 42, "bf16")
         assert recipe.data == load_recipe("miniature/student-64").data
         assert recipe.teacher.model is None
 
@@ -106,6 +107,10 @@ MASKED_LM = {"distill.attention_weight": 0.0, "distill.hidden_weight": 0.0, "dis
         ("noise-start", {"student.init": "random", "student.init_layer": None}),
         ("elastic", {"distill.elastic": True}),
         ("relations", {"distill.attention_weight": 0.0, "distill.relation_weight": 3.0}),
+        (
+            "muon",
+            {"distill.attention_weight": 0.0, "training.optimizer": "muon", "training.learning_rate": 2e-3},
+        ),
         ("masked-lm-64", MASKED_LM),
         ("albert-3", MASKED_LM | {"student.adapter_reduction_factor": None}),
         ("albert-6", MASKED_LM | {"student.adapter_reduction_factor": None, "student.num_hidden_layers": 6}),
