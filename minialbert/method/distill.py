@@ -242,7 +242,7 @@ def distillation_recipe(
     if teacher is not None:
         given["teacher.model"] = teacher
     elif loaded.teacher.model is None and loaded.student.init == "teacher" and "student.init" not in given:
-        given |= {"student.init": "random", "student.init_layer": None}
+        given["student.init"] = "random"
     return with_settings(loaded, given, settings)
 
 

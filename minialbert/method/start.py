@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ def initialize_from_teacher(
     teacher: Teacher,
     batches: Iterable[dict[str, Tensor]],
     *,
-    layer: int | None = None,
+    layer: int | Literal["matched"] | None = None,
     adapters: bool = False,
 ) -> list[str]:
     """Write a starting point taken from the teacher into a student; return per part what it starts from, or why not.
@@ -94,8 +94,9 @@ def initialize_from_teacher(
             f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
             "that starts from its teacher needs the same vocabulary"
         )
-    if layer is not None and not 1 <= layer <= teacher.num_layers:
-        raise UserError(f"student.init_layer is {layer}, but the teacher has layers 1-{teacher.num_layers}")
+    if isinstance(layer, int) and not 1 <= layer <= teacher.num_layers:
+        has = f"the teacher has layers 1-{teacher.num_layers}; matched takes one of them"
+        raise UserError(f"student.init_layer is {layer}, but {has}")
     samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
     encoder.embeddings.token_type_embeddings.weight.zero_()  # where the teacher has none
@@ -331,7 +332,9 @@ def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tenso
     return torch.linalg.solve(gram, weighted.T @ y)
 
 
-def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None) -> str:
+def _start_block(
+    student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | Literal["matched"] | None
+) -> str:
     layers = _teacher_layers(teacher.model)
     if layers is None:
         return (
@@ -345,8 +348,9 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
             return "shared block: random (width or inner width differ from the teacher's)"
     if config.num_attention_heads != teacher.num_heads:
         return "shared block: random (head counts differ)"
-    starts = [layer] * config.num_hidden_groups
-    if layer is None and len(starts) > 1:
+    if isinstance(layer, int) or (layer is None and config.num_hidden_groups == 1):
+        starts = [layer] * config.num_hidden_groups
+    else:
         starts = _group_layers(config, teacher.num_layers)
     for block, start in zip(student.minialbert.blocks, starts, strict=True):
         # A teacher of one shared block (ALBERT) has one module for all of its layers.
@@ -361,7 +365,7 @@ def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | 
     if len(starts) > 1:
         return f"{len(starts)} groups: the teacher's layers {', '.join(map(str, starts))}"
     if layer is not None:
-        return f"shared block: the teacher's layer {layer}"
+        return f"shared block: the teacher's layer {starts[0]}"
     return f"shared block: mean of the teacher's {len(modules)} layers"
 
 

@@ -73,16 +73,13 @@ def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
 
     Overrides are values by key, as in `{"distill.output_weight": 4}`, or entries like `distill.output_weight=4`, whose
     values are YAML scalars or lists; `None` and `null` clear a value. Overriding only one of `training.max_steps` and
-    `training.epochs` clears the other.
+    `training.epochs` clears the other; another `student.init` clears `student.init_layer`.
     """
     values: dict[str, Any] = recipe.model_dump()
     sections = recipe.sections()
     label = "settings:" if isinstance(overrides, Mapping) else "--set"
     changed = dict(overrides) if isinstance(overrides, Mapping) else _parsed(overrides)
-    if "training" in sections:
-        _clear_other_length(
-            {key.removeprefix("training."): value for key, value in changed.items()}, values["training"]
-        )
+    _clear_others(changed, values)
     for key, value in changed.items():
         section, dot, field = key.partition(".")
         if section in sections and not dot:
@@ -214,8 +211,13 @@ def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return a base's values with those of a file in their place, section by section."""
     # What names the base says nothing of what is based on it.
     merged: dict[Any, Any] = base.model_dump(exclude=set(marked(Mark.NAME)))
-    if isinstance(training := values.get("training"), dict):
-        _clear_other_length(training, merged["training"])
+    given = {
+        f"{name}.{key}": value
+        for name, section in values.items()
+        if isinstance(section, dict)
+        for key, value in section.items()
+    }
+    _clear_others(given, merged)
     for key, value in values.items():
         section = merged.get(key)
         if isinstance(section, dict) and isinstance(value, dict | None):
@@ -224,11 +226,15 @@ def _merge(base: RecipeBase, values: Mapping[Any, Any]) -> dict[Any, Any]:
     return merged
 
 
-def _clear_other_length(given: Mapping[Any, Any], training: dict[str, Any]) -> None:
-    """Clear the length that is not given where only one of steps and epochs is."""
+def _clear_others(given: Mapping[str, Any], values: dict[Any, Any]) -> None:
+    """Clear what a base has where something given, by dotted key, takes its place: a length, or the start's layer."""
+    if "training" not in values:  # which a recipe of a tuning has not
+        return
     for one, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
-        if given.get(one) is not None and other not in given:
-            training[other] = None
+        if given.get(f"training.{one}") is not None and f"training.{other}" not in given:
+            values["training"][other] = None
+    if given.get("student.init", "teacher") != "teacher" and "student.init_layer" not in given:
+        values["student"]["init_layer"] = None
 
 
 def _validate(

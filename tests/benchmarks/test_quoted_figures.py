@@ -254,6 +254,29 @@ def method():
     yield "layer 2 reaches # without any distillation", start["STS-B"]
 
 
+def recipes():
+    start = [
+        100 * record(f"block-start/{name}-distilled/{task}")["score"]
+        for name in ("layer-2", "mean")
+        for task in ("stsb", "ncbi-disease")
+    ]
+    yield (
+        "from layer 2, after 0.5 M tokens: STS-B #, NCBI-disease #; from the mean, after 2 M: # and #",
+        *start,
+    )
+    held = {row["row"]: row for row in rows("miniature/distillation")}
+    one, other = held["hidden-only"], held["student-64"]
+    speed = [float(row["tokens/s"].replace(",", "")) for row in (one, other)]
+    yield (
+        "# % of masked tokens against #, and # times the tokens a second",
+        *(float(row["masked tokens, %"]) for row in (one, other)),
+        speed[0] / speed[1],
+    )
+    optimisers = (RESULTS / "optimiser" / "README.md").read_text(encoding="utf-8")
+    long = dict(re.findall(r"\| (adamw|muon) \| \S+ \| (\S+) \(1(?:, 2, 3)?\)", optimisers))
+    yield "# % of masked tokens (three seeds) against # (one)", float(long["muon"]), float(long["adamw"])
+
+
 def tasks():
     (found,) = record("decoding")["models"].values()
     path, broken = found["differences"]["viterbi"], found["differences"]["without_broken"]
@@ -285,7 +308,7 @@ PAGES = {
     "results/soak/README.md": soak,
     **{
         f"docs/{of.__name__}.md": of
-        for of in (deployment, performance, method, tasks, data, reliability, scaling)
+        for of in (deployment, performance, method, tasks, data, recipes, reliability, scaling)
     },
 }
 

@@ -110,6 +110,20 @@ def test_a_recipe_names_the_layer(tiny_tokenizer, batches):
             StudentRecipe(init=init, arch="bert", init_layer=2)
 
 
+@pytest.mark.parametrize(("iterations", "layer"), [(1, 4), (2, 2), (4, 1), (8, 1)])
+def test_a_matched_block_starts_as_the_layer_of_its_first_iteration(
+    iterations, layer, tiny_tokenizer, batches
+):
+    teacher = make_teacher()  # of four layers
+    recipe = StudentRecipe(
+        num_hidden_layers=iterations, embedding_size=None, adapter_reduction_factor=None, init_layer="matched"
+    )
+    student, report = build_student(recipe, teacher, tiny_tokenizer, batches, seed=0)
+    assert f"shared block: the teacher's layer {layer}" in report
+    expected = teacher.model.bert.encoder.layer[layer - 1].intermediate.dense.weight
+    assert torch.equal(student.minialbert.block.ffn.weight, expected)
+
+
 @pytest.mark.parametrize("family", BLOCKS)
 def test_one_layer_becomes_the_block_itself(family, tiny_tokenizer, batches):
     # With one layer the mean is that layer, so that every part must have found its place.

@@ -42,7 +42,7 @@ def test_one_recipe_per_model_of_the_paper() -> None:
         *(f"{prefix}albert-{layers}" for prefix in ("", "bio-") for layers in (6, 12)),
         *(f"table3-{row}" for row in ("full", "hidden-only", "attention-only", "no-alignment")),
         *(f"table4-{rank}{loss}" for rank in ("full-rank", "factorised") for loss in ("", "-embedding-loss")),
-        *("distilbert-base", "default", "small", "demo", "tiny", "embeddings"),
+        *("distilbert-base", "default", "paper-like", "small", "demo", "tiny", "embeddings"),
     }
 
 
@@ -415,7 +415,7 @@ def test_the_default_recipe_reads_a_small_corpus_a_few_times_and_a_large_one_in_
     assert (training.max_steps, training.epochs) == (300, None)
 
 
-@pytest.mark.parametrize("name", ["default", "small", "embeddings", "demo"])
+@pytest.mark.parametrize("name", ["default", "paper-like", "small", "embeddings", "demo"])
 def test_a_recipe_for_any_machine_leaves_the_precision_to_it(name: str) -> None:
     assert load_recipe(name).training.precision == "auto"
 
@@ -427,6 +427,26 @@ def test_overriding_one_length_clears_the_other() -> None:
     training = apply_overrides(load_recipe("tiny"), ["training.epochs=2"]).training
     assert (training.max_steps, training.epochs) == (None, 2.0)
     assert apply_overrides(recipe, []) == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "layer"),
+    [
+        (["student.init=random"], None),
+        (["student.init=donor", "student.init_from=bert-base-uncased"], None),
+        (["student.init=random", "student.init_layer=null"], None),
+        (["student.num_hidden_groups=2"], "matched"),
+        (["student.init_layer=3"], 3),
+        (["student.init=teacher"], "matched"),
+    ],
+)
+def test_another_start_clears_the_layer_that_a_recipe_starts_from(overrides, layer) -> None:
+    assert apply_overrides(load_recipe("small"), overrides).student.init_layer == layer
+
+
+def test_a_file_with_another_start_clears_the_layer_of_its_base(tmp_path: Path) -> None:
+    text = "base: small\nstudent:\n  init: random\n"
+    assert load_recipe(write(tmp_path, text)).student.init_layer is None
 
 
 def test_values_that_belong_together_can_change_together() -> None:
