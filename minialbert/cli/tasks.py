@@ -296,7 +296,7 @@ def convert_data(
         shares = tuple(float(share) for share in split.split(",")) if split else None
     except ValueError as error:
         raise UserError(f"--split {quoted(split)}: expected shares, as in 80,10,10") from error
-    columns = dict(entry.partition("=")[::2] for entry in set_ or ())
+    columns = dict(entry.removeprefix("task.").partition("=")[::2] for entry in set_ or ())
     with interruptible():
         made = run(
             data, output, format=format_, read_as=read_as, columns=columns, split=shares, group=group, seed=seed,

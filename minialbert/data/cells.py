@@ -53,8 +53,8 @@ class Quotes:
         """Returns a line where some differ; UserError where most of three or more do: their offsets count otherwise."""
         rule = "offsets count characters from 0, the end exclusive"
         if self.others > 2 and 2 * self.others > self.compared:
-            many = f"so do {self.others:,} of {self.compared:,}: {rule}, and neither bytes, UTF-16 units nor a mark"
-            raise UserError(f"{self.elsewhere[0]}; {many} of byte order")
+            many = f"so do {self.others:,} of {self.compared:,}: {rule}, CR LF as two, and neither bytes, UTF-16 units"
+            raise UserError(f"{self.elsewhere[0]}; {many} nor a mark of byte order")
         return [f"{first}: {rule} ({len(self.elsewhere):,} such entities)" for first in self.elsewhere[:1]]
 
 
@@ -263,6 +263,8 @@ def words_of(table: Table, row: int, cell: object, column: str) -> tuple[str, ..
     if isinstance(cell, str) and (found is None or not all(isinstance(word, str) for word in found)):
         found = [word for word in cell.split(" ") if word]
     if found is not None and all(isinstance(word, str) for word in found):
+        if empty := [at for at, word in enumerate(found, start=1) if not word.strip()]:
+            raise table.error(row, f"word {empty[0]} is empty in column {quoted(column)}")
         return tuple(found)
     raise table.error(row, f"expected a list of strings in column {quoted(column)}, found {quoted(cell)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from minialbert.data.cells import list_in
 from minialbert.data.table_files import Table
 from minialbert.errors import UserError, listed, quoted
 
@@ -95,8 +96,8 @@ def find_spans(table: Table, columns: Columns, *, required: bool) -> str | None:
     found = find(table, "spans", columns, required=False)
     if found is None and columns.get("spans") is None:
         for column in find_all(table, "label"):
-            first = next((cells[column] for _, cells in table.rows if cells.get(column)), None)
-            if isinstance(first, list) and isinstance(first[0], list | Mapping):
+            first = next(filter(None, (list_in(cells.get(column)) for _, cells in table.rows)), None)
+            if first and isinstance(first[0], list | Mapping):
                 return column
     return found or find(table, "spans", columns, required=required)
 

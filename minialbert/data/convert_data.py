@@ -189,6 +189,9 @@ def _parted(
         raise UserError(f"split {listed(shares)}: {told}")
     (documents,) = splits.values()
     groups = [_group(one, group) for one in documents]
+    if group is None:  # a text stays in one part, whatever ids it has
+        first: dict[str, object] = {}
+        groups = [first.setdefault(one.text, own) for one, own in zip(documents, groups, strict=True)]
     kinds = [{*(entity.label for entity in one.entities or ()), *(one.labels or ())} for one in documents]
     parts: dict[str, list[int]] = {"train": list(range(len(documents)))}
     for at in [at for at in (2, 1) if at < len(shares) and shares[at]]:

@@ -68,7 +68,14 @@ class Labelled:
         names = [*(name for role in roles for name in COMMON_NAMES[role]), *map(str, self.columns.values())]
         tables = {}
         for split, paths in files.items():
-            tables[split] = formats.read(paths, self.format, tagging=self.tagging, columns=names)
+            text = self.columns.get("text")
+            tables[split] = formats.read(
+                paths,
+                self.format,
+                tagging=self.tagging,
+                columns=names,
+                text=text if text is None else str(text),
+            )
             unused = () if self.whole else tables[split].unused
             self.notes += (f"{split}: {note}" for note in (*tables[split].notes, *unused))
             own = paths[0].name.partition(".")[0].partition("-")[0].lower() in SPLIT_NAMES[split]

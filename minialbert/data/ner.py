@@ -15,7 +15,8 @@ from minialbert.errors import UserError, quoted, shown
 
 Repair = Literal["repair", "refuse"]
 # In the rows of tagged files: the line of each word, the document of a sentence, and which words touch the next one.
-LINES, DOCUMENT_START, GLUED = "lines", "document_start", "glued"
+# NUL begins them, so that no column of a table has such a name.
+LINES, DOCUMENT_START, GLUED = "\0lines", "\0document_start", "\0glued"
 
 # Prefixes of BIOES, BILOU and BMES, and what they are in IOB2; behind those of `_ENDS` an entity is over.
 _OTHER_SCHEME = re.compile(r"([SELUM])-(.+)", re.DOTALL)

@@ -13,7 +13,8 @@ _ANY = ""  # a class that every row is of
 _FEWEST = 5  # words of a text that is compared: shorter ones recur by chance
 _SKETCH, _ALIKE = 24, 0.8  # hashes kept of a text, and the share of them that near-same texts have in common
 _MOST = 50_000  # texts that are compared for near-sameness
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, kana, ideographs: each a word
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 def apart(

@@ -104,7 +104,7 @@ def find_tables(
     # A table beside train.xlsx is meant; train.xlsx alone would be a split that silently goes missing.
     for name, stem in stems.items():
         if Path(name).suffix.lower() not in extensions and stem.lower() in missing:
-            raise _unknown_extension(data / name, extensions)
+            raise unknown_extension(data / name, extensions)
     if not found and (data / "data").is_dir():
         return find_tables(data / "data", also=also, needs_train=needs_train)
     if "train" not in found and (needs_train or not found):
@@ -150,7 +150,8 @@ def _whole(folder: Path, names: list[str]) -> list[str]:
     return names
 
 
-def _unknown_extension(path: Path, extensions: tuple[str, ...] = EXTENSIONS) -> UserError:
+def unknown_extension(path: Path, extensions: tuple[str, ...] = EXTENSIONS) -> UserError:
+    """Returns the error that names a file, and the extensions of those that are read."""
     return UserError(f"{path}: unknown extension; expected one of {' '.join(extensions)}")
 
 
@@ -182,7 +183,7 @@ def read_table(path: Path) -> Table:
     """
     suffix = path.suffix.lower()
     if suffix not in EXTENSIONS:
-        raise _unknown_extension(path)
+        raise unknown_extension(path)
     with failing_as(f"{path}: cannot be read", OSError):
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty")

@@ -265,8 +265,6 @@ class _Reader:
                     row, f"there are no words in column {quoted(tokens)}; fill it or remove the row"
                 )
             words = words_of(table, row, cells[tokens], tokens)
-            if not all(word.strip() for word in words):
-                raise table.error(row, f"word {[bool(w.strip()) for w in words].index(False) + 1} is empty")
             if column is None or missing(cells.get(column)):
                 return TokenExample(words)
             tags = tags_of(table, row, cells[column], column, self.labels)

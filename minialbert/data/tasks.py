@@ -102,10 +102,15 @@ def _with_positive(task: Task, named: str | None) -> Task:
 
 
 def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
-    """Part the training rows, so that each class (or type of entity) has its share in both parts, see `apart`."""
+    """Part the training rows, so that each class (or type of entity) has its share in both parts, see `apart`.
+
+    Rows of one group stay together, and rows of one text too, unless these are too few to part.
+    """
     train = task.splits["train"]
-    groups = [index if row.group is None else row.group for index, row in enumerate(train)]
-    chosen = apart([counted_labels(row) for row in train], groups, fraction)
+    found = [counted_labels(row) for row in train]
+    texts = [row.group or _text_of(row) for row in train]
+    rows = [row.group or index for index, row in enumerate(train)]
+    chosen = apart(found, texts, fraction) or apart(found, rows, fraction)
     if not chosen:
         raise UserError(
             f"{task.name}: {len(train)} training rows are too few to set some apart for validation, with rows of each "

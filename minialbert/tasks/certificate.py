@@ -112,21 +112,26 @@ def ratios(counts: Floats) -> dict[str, Floats]:
         return {"precision": right / found, "recall": right / gold, "f1": 2 * right / (found + gold)}
 
 
-def _figures(counts: Floats, holders: int) -> dict[str, Any]:
+def _figures(counts: Floats, gold: set[Any], found: set[Any]) -> dict[str, Any]:
     """Return precision, recall and F1 with their intervals, from counts as `resampled` gives them.
 
-    Of a figure that is 0 or 1 all samples are alike. Its interval then reaches to where as many units as have the name
-    (`holders`) would show no other in 2.5 % of cases (Clopper and Pearson).
+    Of a figure that is 0 or 1 all samples are alike. Its interval then reaches to where as many units as it is counted
+    over would show no other in 2.5 % of cases (Clopper and Pearson): those in which the name is annotated (`gold`) for
+    recall, those in which it is `found` for precision, and all of them for F1. Any other figure over a single unit has
+    no interval, since nothing shows how units differ.
     """
     shown: dict[str, Any] = {"support": int(counts[0, 2]), "predicted": int(counts[0, 1])}
     intervals: dict[str, list[float] | None] = {}
-    tail = (1 - LEVEL) / 2
+    tail, over = (1 - LEVEL) / 2, {"precision": found, "recall": gold, "f1": gold | found}
     for name, (value, *samples) in ratios(counts).items():
         shown[name] = float(np.nan_to_num(value))
         known = np.array(samples)[np.isfinite(samples)]
         ends = np.quantile(known, [tail, 1 - tail]).tolist() if len(known) else None
         if value in (0, 1):
-            ends = [tail ** (1 / holders), 1.0] if value else [0.0, 1 - tail ** (1 / holders)]
+            edge = tail ** (1 / len(over[name]))
+            ends = [edge, 1.0] if value else [0.0, 1 - edge]
+        elif len(over[name]) < 2:
+            ends = None
         intervals[name] = None if np.isnan(value) else ends
     return {**shown, "intervals": intervals}
 
@@ -160,13 +165,14 @@ def certificate(lines: Sequence[Line]) -> dict[str, Any]:
 
 def _part(gold: Sequence[set[Item]], found: Sequence[set[Item]], drawn_with: Sequence[Any]) -> dict[str, Any]:
     """Return the figures of each name; "" has those of all."""
-    holders: dict[str, set[Any]] = defaultdict(set)
-    for unit, one, other in zip(drawn_with, gold, found, strict=True):
-        for item in one | other:
-            holders[item[0]].add(unit)
-            holders[""].add(unit)
+    holders: dict[str, tuple[set[Any], set[Any]]] = defaultdict(lambda: (set(), set()))
+    for unit, *sides in zip(drawn_with, gold, found, strict=True):
+        for place, side in enumerate(sides):
+            for item in side:
+                holders[item[0]][place].add(unit)
+                holders[""][place].add(unit)
     counts = resampled(gold, found, drawn_with)
-    return {name: _figures(counts[name], len(units)) for name, units in sorted(holders.items())}
+    return {name: _figures(counts[name], *units) for name, units in sorted(holders.items())}
 
 
 def _length(line: Line, item: Item) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from minialbert.data.convert_data import convert_data, read_documents
 from minialbert.data.formats import FORMATS
+from minialbert.data.tables import load_table
 from minialbert.errors import UserError
 
 TEXT = "Ebola causes fever\nand heart failure in \U0001f600 men ."
@@ -231,3 +232,54 @@ def test_what_is_read_is_never_replaced(tmp_path):
         convert_data(brat, brat, format="brat", overwrite=True)
     convert_data(train, tmp_path, format="conll", overwrite=True)  # beside what is read
     assert (tmp_path / "train.conll").exists()
+
+
+def test_what_is_said_of_an_entity_is_held_or_counted(tmp_path):
+    span = {"start": 0, "end": 5, "label": "V", "identifier": "D1", "negated": True, "score": 0.5}
+    rows = [{"id": "a", "text": "Ebola spreads.", "spans": [span]}]
+    assert (
+        "'negated' of entities (1), 'score' of entities (1)" in formats_notes(rows, tmp_path, "pubtator")[0]
+    )
+    counted = "'identifier' of entities (1), 'negated' of entities (1), 'score' of entities (1)"
+    for name in ("conll", "brat", "doccano"):
+        assert counted in formats_notes(rows, tmp_path, name)[0]
+    for name in ("bioc", "label-studio", "prodigy", "jsonl"):
+        assert not formats_notes(rows, tmp_path, name)
+    # Readers of PubTator take a line of five columns for a relation.
+    rows[0]["spans"][0].pop("identifier")
+    made = convert_data(rows, tmp_path / "b.pubtator", format="pubtator")
+    assert "a\t0\t5\tEbola\tV\t-\n" in made.output.read_text()
+    assert not read(made.output)[0][0].entities[0].meta
+
+
+def formats_notes(rows, folder, name):
+    return convert_data(rows, folder / name, format=name).notes
+
+
+@pytest.mark.parametrize("column", ["document", "lines", "glued", "document_start"])
+def test_a_column_of_any_name_is_a_column(column):
+    rows = [{"tokens": ["a", "b"], "tags": ["B-X", "O"], column: 3}]
+    assert entities(read(rows)[0][0]) == [("X", ((0, 1),))]
+    assert load_table({"train": rows}, "token").splits["train"][0].tags == ("B-X", "O")
+    texts = [{"text": "a b", "spans": [[0, 1, "X"]], column: "d1"}]
+    assert read(texts)[0][0].meta == {column: "d1"}
+    assert load_table({"train": texts}, "token").splits["train"][0].tags == ("B-X", "O")
+
+
+def test_words_that_are_empty_are_refused():
+    with pytest.raises(UserError, match="row 1: word 2 is empty in column 'tokens'"):
+        read([{"tokens": ["a", " "], "tags": ["B-X", "B-X"]}])
+
+
+def test_a_text_with_two_ids_stays_in_one_part(tmp_path):
+    rows = [
+        {"id": f"d{at}", "text": f"text {at // 2}", "spans": [[0, 4, "AB"[at // 2 % 2]]]} for at in range(40)
+    ]
+    made = convert_data(rows, tmp_path / "parts", format="jsonl", split=(60, 20, 20))
+    parts = [{one.text for one in part} for part in read_documents(made.output, []).values()]
+    assert [len(part) for part in parts] == [12, 4, 4] and len(set.union(*parts)) == 20
+
+
+def test_an_extension_that_is_not_known_is_told_all_that_are(tmp_path):
+    with pytest.raises(UserError, match=r"eng.train: unknown extension; .* \.conll .* \.pubtator .* \.spacy"):
+        read(write_rows(tmp_path / "eng.train", []))

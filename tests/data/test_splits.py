@@ -32,3 +32,9 @@ def test_forms_do_not_cost_hours():
     start = time.perf_counter()
     list(shared_texts({"train": train, "validation": train[:1000]}))
     assert time.perf_counter() - start < 20
+
+
+def test_texts_without_spaces_are_compared_by_their_letters():
+    report = "\u60a3\u8005\u8bc9\u54b3\u55fd\u4e09\u5929\uff0c\u65e0\u53d1\u70ed\u3002"
+    (said,) = shared_texts({"train": [report], "test": [report[:-1], report[:4]]})
+    assert said.startswith("test: 1 of 2 texts stand in train too")

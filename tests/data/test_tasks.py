@@ -414,3 +414,11 @@ def test_a_hub_data_set_of_every_kind(problem, monkeypatch):
     task = load_task(TaskRecipe(name=problem, data="hub:me/Reviews"), carve=False)
     expected = {"classification": ["no", "yes"], "multi-label": [("no", "yes"), ()], "regression": [0.5, 2.0]}
     assert task.name == "reviews" and [row.label for row in task.splits["test"]] == expected[problem]
+
+
+def test_rows_of_one_text_are_set_apart_together_if_they_can_be(tmp_path):
+    rows = [{"text": f"row {row // 3}", "label": "ab"[row // 3 % 2]} for row in range(120)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_task(TaskRecipe(name="classification", data=str(tmp_path / "mine.jsonl")))
+    parts = [{row.text for row in task.splits[split]} for split in ("train", "validation")]
+    assert not parts[0] & parts[1] and len(task.splits["validation"]) == 12

@@ -119,3 +119,17 @@ def test_a_record_has_it_and_the_screen_shows_it(tuned, tmp_path, call):
     assert (scored.record["certificate"]["drawn"], scored.record["certificate"]["units"]) == ("groups", 2)
     with pytest.raises(UserError, match="task.group names a column of a table, and this data has none"):
         evaluate(tuned("classification").model, tmp_path, settings={"task.group": "doctor"}, progress=False)
+
+
+def test_each_figure_has_the_interval_of_the_texts_that_it_is_counted_over():
+    a = entity(0, 4, "A")
+    once = certificate([tagged([a], []), *(tagged([], [a]) for _ in range(100))])["per_type"]["A"][
+        "intervals"
+    ]
+    assert once["recall"] == pytest.approx([0, 1 - 0.025])  # one text has an A
+    assert once["precision"] == pytest.approx([0, 1 - 0.025**0.01])
+    careful = certificate([tagged([a], [a]) for _ in range(2)] + [tagged([a], []) for _ in range(98)])
+    assert careful["per_type"]["A"]["intervals"]["precision"] == pytest.approx([0.025**0.5, 1])
+    b = entity(10, 14, "A")
+    alone = certificate([tagged([a, b], [a]), tagged([], [])])["per_type"]["A"]  # nobody knows of other texts
+    assert alone["recall"] == 0.5 and alone["intervals"]["recall"] is None

@@ -18,7 +18,14 @@ from minialbert.data.cells import Overlaps, without_overlaps
 from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy, squad
 from minialbert.data.formats.documents import RAW, Document, Reading, flat, place_error, table_of
 from minialbert.data.ner import is_tagged, read_tagged
-from minialbert.data.table_files import TAGGED, Table, read_json, read_tables
+from minialbert.data.table_files import (
+    EXTENSIONS,
+    TAGGED,
+    Table,
+    read_json,
+    read_tables,
+    unknown_extension,
+)
 from minialbert.errors import UserError, quoted
 from minialbert.runs.files import whole_file
 
@@ -32,8 +39,8 @@ class Format:
 
     title: str  # in messages
     suffix: str  # of its files; "" for a folder of them
-    # Of parts (entities in several), overlaps, details (of entities), classes, passages, id, annotator, meta, and
-    # absence (that a text is not annotated).
+    # Of parts (entities in several), overlaps, details (all that is said of an entity, or keys of it), classes,
+    # passages, id, annotator, meta, and absence (that a text is not annotated).
     holds: str
     lines: _Lines | None = None  # writes documents; None where they are not lines
 
@@ -45,13 +52,13 @@ _TAGS = {"conll": "CoNLL", "conllu": "CoNLL-U"} | {
 }
 FORMATS = {
     "brat": Format("brat", "", "parts overlaps id"),
-    "pubtator": Format("PubTator", ".pubtator", "overlaps details passages id", pubtator.write),
+    "pubtator": Format("PubTator", ".pubtator", "overlaps identifier passages id", pubtator.write),
     "bioc": Format("BioC's XML", ".xml", _BIOC, bioc.write_xml),
     "bioc-json": Format("BioC's JSON", ".json", _BIOC, bioc.write_json),
     "doccano": Format("doccano", ".jsonl", "overlaps classes id annotator meta", rows.write_doccano),
     "label-studio": Format("Label Studio", ".json", _ALL, label_studio.write),
     "prodigy": Format("Prodigy", ".jsonl", _ALL, rows.write_prodigy),
-    "spacy": Format("spaCy's DocBin", ".spacy", _ALL),
+    "spacy": Format("spaCy's DocBin", ".spacy", _ALL.replace("details ", "")),
     "jsonl": Format("JSON lines", ".jsonl", _ALL, rows.write_rows),
     "conll2003": Format("CoNLL-2003", ".conll", "", partial(conll.write, scheme="conll2003")),
     **{
@@ -81,13 +88,21 @@ def check_format(name: str | None) -> None:
         raise UserError(f"no format is called {quoted(name)}: expected one of {', '.join(NAMES)}")
 
 
-def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: Iterable[str]) -> Table:
+def read(
+    paths: Sequence[Path],
+    forced: str | None,
+    *,
+    tagging: bool,
+    columns: Iterable[str],
+    text: str | None = None,
+) -> Table:
     """Returns the rows of a file, of the shards of one, or of brat's folder.
 
     The format is the forced one, or what the file shows: its suffix, its first line, the keys of its first object.
-    `columns` are the names that show a tsv to be a table, where words have tags.
+    `columns` are the names that show a tsv to be a table, where words have tags; `text` is that of a text, where the
+    caller named it.
     """
-    path, reading = paths[0], Reading()
+    path, reading = paths[0], Reading(text)
     name = forced or _of_file(path, tagging=tagging)
     if name in _FILES:
         table = table_of(str(path), list(_FILES[name](path, reading)), reading)
@@ -96,6 +111,9 @@ def read(paths: Sequence[Path], forced: str | None, *, tagging: bool, columns: I
         name is None and tagging and len(paths) == 1 and is_tagged(path, columns)
     ):
         return read_tagged(path)
+    suffixes = (*EXTENSIONS, *(TAGGED_SUFFIXES if tagging else SUFFIXES))
+    if forced is None and path.suffix.lower() not in suffixes:
+        raise unknown_extension(path, suffixes)
     table = read_tables(list(paths)) if forced in (None, TABLE) else read_json(path)
     record = table.rows[0][1]
     found = (one for one, (is_one, _) in _RECORDS.items() if is_one(record))
@@ -115,7 +133,7 @@ def _of_file(path: Path, *, tagging: bool) -> str | None:
     suffix = path.suffix.lower()
     if tagging and (suffix == ".pubtator" or (suffix in (*TAGGED, ".tsv") and pubtator.is_file(path))):
         return "pubtator"
-    return {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc"}.get(suffix)
+    return {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc", ".ann": "brat"}.get(suffix)
 
 
 def fit(documents: Iterable[Document], name: str, overlaps: Overlaps, notes: list[str]) -> list[Document]:
@@ -176,7 +194,8 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
         lost[f"{what}s"] += getattr(document, what) is not None and what not in holds
     lost["passages of texts"] += len(document.passages) > 1 and "passages" not in holds
     if "details" not in holds:
-        lost.update(f"{quoted(key)} of entities" for one in entities or () for key in one.meta)
+        said = ({**one.meta, **({} if one.score is None else {"score": 0})} for one in entities or ())
+        lost.update(f"{quoted(key)} of entities" for one in said for key in one if key not in holds)
     lost["line ends and TABs of texts"] += name == "pubtator" and document.text != flat(document.text)
     lost["control characters of texts"] += name == "bioc" and document.text != bioc.in_xml(document.text)
     lost["texts without a word"] += name in conll.SCHEMES and not document.text.strip()

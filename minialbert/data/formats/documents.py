@@ -17,7 +17,9 @@ from minialbert.data.cells import Quotes
 from minialbert.data.table_files import Table
 from minialbert.errors import UserError, one_line, shown
 
-DOCUMENT = "document"  # in the rows of tools' files: the document that the row was made of
+DOCUMENT = (
+    "\0document"  # in the rows of tools' files, where no column has such a name: what the row was made of
+)
 RAW = ("brat", "pubtator")  # in `meta`: lines that only the format of this name can have
 
 Part = tuple[int, int]  # first and last character (exclusive)
@@ -75,8 +77,9 @@ class Document:
 
 @dataclass
 class Reading:
-    """What a reader says of a file beside its documents, by what that is called in the plural, and in lines."""
+    """What a reader is to know of a file, and what it says of it beside its documents, by its plural and in lines."""
 
+    text: str | None = None  # the name of the text, if the caller gave it
     left_out: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)  # as lines, which are of use to the same format alone
     notes: list[str] = field(default_factory=list)
@@ -122,11 +125,12 @@ def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Tabl
     """Returns documents as rows with the columns text, spans, label, id and annotator, and what else is known."""
     check(documents, reading)
     if not documents:
-        raise UserError(f"{name}: 0 documents; expected at least one")
+        lost = "".join(f"; {note}" for note in _left_out(reading.left_out))
+        raise UserError(f"{name}: 0 documents; expected at least one{lost}")
     rows = []
     parted: list[str] = []
     for number, document in enumerate(documents, start=1):
-        cells: dict[str, Any] = {"text": document.text}
+        cells: dict[str, Any] = {reading.text or "text": document.text}
         if document.entities is not None:
             cells["spans"] = [[one.start, one.end, one.label] for one in document.spans]
             apart = (one for one in document.entities if document.whole(one) is None)
@@ -140,15 +144,19 @@ def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Tabl
     if parted:
         what = f"entities in several parts, since a word has one tag (the first: {parted[0]})"
         reading.kept[what] = len(parted)
-    things = (reading.left_out, reading.kept)
-    counts = [", ".join(f"{what} ({count:,})" for what, count in one.items()) for one in things]
-    notes, unused = ([f"left out: {many}"] if many else [] for many in counts)
+    notes, unused = _left_out(reading.left_out), _left_out(reading.kept)
     columns = dict.fromkeys(chain.from_iterable(cells for _, cells in rows))
     columns.pop(DOCUMENT)
     places = {row: document.place for (row, _), document in zip(rows, documents, strict=True)}
     return Table(
         name, tuple(columns), rows, notes=(*reading.notes, *notes), unused=tuple(unused), places=places
     )
+
+
+def _left_out(things: Counter[str]) -> list[str]:
+    """Returns the line that counts things, if there are any."""
+    many = ", ".join(f"{what} ({count:,})" for what, count in things.items() if count)
+    return [f"left out: {many}"] if many else []
 
 
 def of_answer(answer: Mapping[str, Any], number: int) -> Document:

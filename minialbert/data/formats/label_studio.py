@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
@@ -24,13 +26,15 @@ def is_record(record: Mapping[str, Any]) -> bool:
 def read(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Iterator[Document]:
     """Yields a document for each annotation of each task, given with their places; one for a task without any.
 
-    Annotations that were cancelled are counted and left out; predictions are not read. Of regions those of texts are
-    read, and of choices those of whole texts.
+    Annotations that were cancelled, and predictions, are counted and left out. Of regions those of texts are read, and
+    of choices those of whole texts. Of several texts in a task the one is read that was named, or that regions are of.
     """
     documents: list[Document] = []
-    for place, record in records:
+    tasks = list(records)
+    names = [reading.text] if reading.text else [*_shown(record for _, record in tasks), *_TEXTS]
+    for place, record in tasks:
         with reading_as("a task of Label Studio", place):
-            documents += _documents(place, record, reading)
+            documents += _documents(place, record, names, reading)
     # Where texts have regions as well as choices, one with choices alone has no region.
     regions = any(document.entities for document in documents)
     for one in documents:
@@ -39,29 +43,47 @@ def read(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> 
         )
 
 
-def _documents(place: str, record: Mapping[str, Any], reading: Reading) -> Iterator[Document]:
+def _shown(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the text that most regions are of, by the name that tasks give it, if a control has the same name."""
+    names = Counter[str]()
+    for record in records:
+        with suppress(LookupError, TypeError, AttributeError):  # which is told where the task is read
+            results = chain.from_iterable(one["result"] for one in _annotations(record))
+            of = (one["to_name"] for one in results if one["type"] in _ENTITIES)
+            names.update(name for name in of if isinstance(record["data"].get(name), str))
+    return [name for name, _ in names.most_common(1)]
+
+
+def _annotations(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return record.get("annotations", record.get("completions")) or []
+
+
+def _documents(
+    place: str, record: Mapping[str, Any], names: Sequence[str], reading: Reading
+) -> Iterator[Document]:
     data = record["data"]
     texts = [key for key, value in data.items() if isinstance(value, str)]
-    usual = [key for key in _TEXTS if key in texts]
-    if not usual and len(texts) != 1:
-        raise place_error(
-            place, f"expected a text in `data`, under one of {', '.join(_TEXTS)}; found {listed(data)}"
-        )
+    usual = [key for key in names if key in texts]
+    if not usual and (reading.text or len(texts) != 1):
+        told = f"expected a text in `data`, under one of {', '.join(names)}; found {listed(data)}"
+        raise place_error(place, f"{told}: set task.text to its name")
     key = (usual or texts)[0]
     text, meta = data[key], {one: value for one, value in data.items() if one != key}
     name = str(meta.pop("document", record.get("id", place.rpartition(":")[2])))
     meta |= {"task_meta": record["meta"]} if record.get("meta") else {}
-    given = record.get("annotations", record.get("completions")) or []
+    given = _annotations(record)
     annotations = [one for one in given if not one.get("was_cancelled")]
-    reading.left_out["annotations that were cancelled"] += len(given) - len(annotations)
-    reading.left_out += type(reading.left_out)()  # without those that are 0
     for annotation in annotations:
-        entities, labels = _results(place, annotation["result"], reading)
+        own = [one for one in annotation["result"] if one.get("to_name", key) not in {*texts} - {key}]
+        entities, labels = _results(place, own, reading)
         by = annotation.get("completed_by")
         by = by.get("email", by.get("id")) if isinstance(by, Mapping) else by
         yield Document(text, entities, labels, name, None if by is None else str(by), meta, place=place)
+        reading.left_out["results of other texts"] += len(annotation["result"]) - len(own)
     if not annotations:
         yield Document(text, id=name, meta=meta, place=place)
+    reading.left_out["annotations that were cancelled"] += len(given) - len(annotations)
+    reading.left_out["predictions"] += len(record.get("predictions") or ())
 
 
 def _results(
@@ -105,7 +127,8 @@ def write(documents: Iterable[Document], *, predicted: bool = False) -> Iterator
     tasks = groupby(enumerate(documents, start=1), key=lambda pair: (pair[1].id or pair[0], pair[1].text))
     for place, ((name, text), group) in enumerate(tasks, start=1):
         several = [document for _, document in group]
-        meta = {key: value for key, value in several[0].meta.items() if key not in ("score", "scores")}
+        own = ("score", "scores") if predicted else ()
+        meta = {key: value for key, value in several[0].meta.items() if key not in own}
         data = {"text": text, **{key: value for key, value in meta.items() if key != "task_meta"}}
         task: dict[str, Any] = {"id": place, "data": {**data, "document": name}}
         if str(name).isdecimal() and not predicted:

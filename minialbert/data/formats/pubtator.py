@@ -13,6 +13,7 @@ from minialbert.errors import quoted
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_NONE = "-"  # no identifier: other readers take a line without one for a relation
 _EXPECTED = "ID|t|TITLE, ID|a|ABSTRACT, or ID, START, END, TEXT and TYPE divided by TABs"
 
 
@@ -55,7 +56,8 @@ def _document(path: Path, block: list[tuple[int, str]], reading: Reading) -> Doc
                 path, row, f"expected {_EXPECTED}, of document {quoted(name)}; found {quoted(line)}"
             )
         elif len(cells) > 4 and _NUMBER.fullmatch(cells[1]) and _NUMBER.fullmatch(cells[2]):
-            meta = {"identifier": "\t".join(cells[5:]).rstrip("\t")} if any(cells[5:]) else {}
+            known = "\t".join(cells[5:]).rstrip("\t")
+            meta = {} if known in ("", _NONE) else {"identifier": known}
             parts = ((int(cells[1]), int(cells[2])),)
             entities.append(Entity(cells[4].strip(), parts, meta=meta, quote=cells[3], place=f"{path}:{row}"))
         elif len(cells) > 3 and not re.match(r"\s*[-+]?\s*[0-9]", cells[1]):
@@ -86,7 +88,6 @@ def write(documents: Iterable[Document]) -> Iterator[str]:
         for entity in document.entities or ():
             start, end = entity.start, entity.end
             cells = [name, str(start), str(end), text[start:end], flat(entity.label)]
-            identifier = str(entity.meta.get("identifier", ""))
-            lines.append("\t".join([*cells, identifier] if identifier else cells))
+            lines.append("\t".join([*cells, flat(str(entity.meta.get("identifier", _NONE)))]))
         lines += (f"{name}\t{relation}" for relation in document.meta.get("pubtator", ()))
         yield "\n".join([*lines, "", ""])

@@ -62,3 +62,13 @@ def test_a_text_that_is_not_there(tmp_path):
     (tmp_path / "a.txt").unlink()
     with pytest.raises(UserError, match=r"a.ann: there is no a.txt beside it"):
         read_documents(tmp_path, [])
+
+
+def test_texts_or_lines_alone_are_told(tmp_path):
+    put(tmp_path / "train", "a", "a b c", "T1\tA 0 1\ta")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "b.txt").write_text("nobody annotated this")
+    with pytest.raises(UserError, match=r"0 documents; .*; left out: texts without an .ann file \(1\)"):
+        read_documents(tmp_path, [])
+    with pytest.raises(UserError, match=r"a.ann: brat's files are read as a folder"):
+        read_documents(tmp_path / "train" / "a.ann", [])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 import minialbert
 from minialbert.data.convert_data import convert_data, read_documents
 from minialbert.data.tables import load_table
+from minialbert.errors import UserError
 
 
 def region(start, end, label, kind="labels"):
@@ -52,7 +55,7 @@ def test_each_annotation_is_a_document_and_returns_to_its_task(tmp_path):
     assert [(one.id, one.annotator, one.entities and one.entities[0].parts) for one in documents] == [
         ("1", "a@b", ((0, 5),)), ("1", "4", ((10, 14),)), ("2", "4", ((3, 7),)), ("3", None, None), ("4", "4", ())
     ]  # fmt: skip
-    assert notes[0] == "train: left out: results of type relation (1), annotations that were cancelled (1)"
+    assert notes[0] == "train: left out: annotations that were cancelled (1), results of type relation (1)"
     made = convert_data(path, tmp_path / "b.json", format="label-studio")
     again = json.loads(made.output.read_text())
     assert [(one["id"], len(one["annotations"])) for one in again] == [(1, 2), (2, 1), (3, 0), (4, 1)]
@@ -102,3 +105,44 @@ def test_predictions_to_start_from():
     assert json.loads(minialbert.render(answers[:1], format="doccano")) == {
         "id": "n1", "text": text, "label": [[0, 5, "Sign"]]
     }  # fmt: skip
+
+
+def test_of_several_texts_the_one_that_regions_are_of_is_read(tmp_path):
+    def of(control, start, end):
+        return region(start, end, "X") | {"to_name": control}
+
+    data = {"title": "Fever", "abstract": "No pain.", "patient": "P1"}
+    tasks = [
+        {"id": 1, "data": data, "annotations": [by(1, of("title", 0, 5), of("abstract", 3, 7), of("abstract", 0, 2))]},
+        {"id": 2, "data": data, "annotations": [], "predictions": [{"result": [of("title", 0, 5)]}]},
+    ]  # fmt: skip
+    notes: list[str] = []
+    documents = read_documents(put(tmp_path / "a.json", tasks), notes)["train"]
+    assert [(one.text, [e.parts for e in one.entities or ()]) for one in documents] == [
+        ("No pain.", [((3, 7),), ((0, 2),)]), ("No pain.", [])
+    ]  # fmt: skip
+    assert notes[0] == "train: left out: results of other texts (1), predictions (1)"
+    named = load_table(tmp_path / "a.json", "token", columns={"text": "title"}).splits["train"]
+    assert [(row.text, row.tags) for row in named] == [("Fever", ("B-X",))]
+    with pytest.raises(
+        UserError, match="under one of ward; found title, abstract, patient: set task.text to its name"
+    ):
+        read_documents(tmp_path / "a.json", [], columns={"text": "ward"})
+    unknown = [{**tasks[0], "annotations": [by(1, region(0, 2, "X"))]}]
+    with pytest.raises(UserError, match="note; found title, abstract, patient: set task.text to its name"):
+        read_documents(put(tmp_path / "b.json", unknown), [])
+
+
+def test_regions_in_csv_are_entities(tmp_path):
+    cell = json.dumps([{"start": 0, "end": 5, "text": "Fever", "labels": ["Sign"]}]).replace('"', '""')
+    path = tmp_path / "a.csv"
+    path.write_text(
+        f'annotation_id,annotator,id,label,lead_time,text\n1,2,3,[],1,None\n4,2,5,"{cell}",1,Fever now\n'
+    )
+    none, one = read_documents(path, [])["train"]
+    assert (none.entities, one.entities[0].label, one.entities[0].parts, one.labels) == (
+        (),
+        "Sign",
+        ((0, 5),),
+        None,
+    )
