@@ -83,7 +83,10 @@ def class_name(table: Table, row: int, cell: object) -> str:
         cell = cell[0]
     if isinstance(cell, (str, int)) and not missing(cell):
         return str(cell).strip()
-    raise table.error(row, f"expected a class as text or integer, found {quoted(cell)}")
+    several = isinstance(cell, list) and len(cell) > 1 and all(isinstance(one, str) for one in cell)
+    advice = ": several classes are a multi-label task, or answer several questions (set task.label to one)"
+    advice = advice if several else ""
+    raise table.error(row, f"expected a class as text or integer, found {quoted(cell)}{advice}")
 
 
 def score_of(table: Table, row: int, cell: object) -> float:

@@ -124,10 +124,21 @@ class Labelled:
         return replace(table, rows=kept)
 
 
-def annotated(table: Table, split: str, column: str, notes: list[str]) -> Table:
-    """Returns a tool's documents without those that nobody annotated, unless nobody annotated any; others as given."""
+def annotated(table: Table, split: str, column: str, notes: list[str], *, one_class: bool) -> Table:
+    """Returns a tool's texts without empty ones and those that nobody annotated, unless nobody annotated any.
+
+    Where a text has `one_class` that also leaves out those with none. Rows of no tool are as given.
+    """
+    full = [pair for pair in table.rows if DOCUMENT not in pair[1] or pair[1][DOCUMENT].text.strip()]
+    if full and (empty := len(table.rows) - len(full)):
+        notes.append(f"{split}: empty texts left out: {empty:,}")
+        table = replace(table, rows=full)
+    lacks: tuple[Any, ...] = (None, "", []) if one_class else (None,)
     kept = [
-        (row, cells) for row, cells in table.rows if DOCUMENT not in cells or cells.get(column) is not None
+        (row, cells)
+        for row, cells in table.rows
+        if cells.get(column) not in lacks
+        or not (DOCUMENT in cells or (table.format and column in table.columns and column != "spans"))
     ]
     if kept and (left_out := len(table.rows) - len(kept)):
         texts = "1 text left out that has" if left_out == 1 else f"{left_out:,} texts left out that have"

@@ -107,7 +107,9 @@ def load_table(
     if kind.label == "classes":
         classes = _class_cells(tables, columns, labels or model_labels, label_separator, notes)
     for split, table in tables.items():
-        tables[split] = table = annotated(table, split, "spans" if kind.tagging else "label", notes)
+        label = columns.get("label") or "label"
+        column = "spans" if kind.tagging else str(label)
+        tables[split] = table = annotated(table, split, column, notes, one_class=kind.label == "class")
         if not kind.tagging:
             rows[split], used[split] = reader.texts(table, split, classes)
         else:
@@ -317,7 +319,7 @@ def _class_cells(
     column = None if flag_names(columns) else find(main, "label", columns, required=False)
     if column is not None:
         return understand_classes(column, list(tables.values()), labels, separator, notes)
-    if not flag_names(columns) and (flags := flag_columns(main)):
+    if not flag_names(columns) and not main.format and (flags := flag_columns(main)):
         raise UserError(
             f"{main.name}: no label column; of one column with 0 and 1 for each class name them all, as in "
             f"task.label=[{', '.join(flags)}]"

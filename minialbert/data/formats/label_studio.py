@@ -15,6 +15,7 @@ from minialbert.errors import listed, quoted
 
 _TEXTS = ("text", "sentence", "document", "body", "content", "note")
 _ENTITIES, _CLASSES = ("labels", "hypertextlabels"), ("choices",)
+_Choices = Mapping[str, Sequence[str]]  # of a text, by control
 
 
 def is_record(record: Mapping[str, Any]) -> bool:
@@ -29,18 +30,21 @@ def read(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> 
     Annotations that were cancelled, and predictions, are counted and left out. Of regions those of texts are read, and
     of choices those of whole texts. Of several texts in a task the one is read that was named, or that regions are of.
     """
-    documents: list[Document] = []
+    found: list[tuple[Document, _Choices]] = []
     tasks = list(records)
     names = [reading.text] if reading.text else [*_shown(record for _, record in tasks), *_TEXTS]
     for place, record in tasks:
         with reading_as("a task of Label Studio", place):
-            documents += _documents(place, record, names, reading)
+            found += _documents(place, record, names, reading)
+    controls = sorted({control for _, choices in found for control in choices})
+    if len(controls) > 1:
+        reading.notes.append(f"label has the choices of {listed(controls)}: name one of them as task.label")
     # Where texts have regions as well as choices, one with choices alone has no region.
-    regions = any(document.entities for document in documents)
-    for one in documents:
-        yield (
-            replace(one, entities=()) if regions and one.labels is not None and one.entities is None else one
-        )
+    regions = any(document.entities for document, _ in found)
+    for one, choices in found:
+        meta = {**one.meta, **choices} if len(controls) > 1 else one.meta
+        none = regions and one.labels is not None and one.entities is None
+        yield replace(one, meta=meta, entities=() if none else one.entities)
 
 
 def _shown(records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -60,7 +64,7 @@ def _annotations(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def _documents(
     place: str, record: Mapping[str, Any], names: Sequence[str], reading: Reading
-) -> Iterator[Document]:
+) -> Iterator[tuple[Document, _Choices]]:
     data = record["data"]
     texts = [key for key, value in data.items() if isinstance(value, str)]
     usual = [key for key in names if key in texts]
@@ -75,22 +79,24 @@ def _documents(
     annotations = [one for one in given if not one.get("was_cancelled")]
     for annotation in annotations:
         own = [one for one in annotation["result"] if one.get("to_name", key) not in {*texts} - {key}]
-        entities, labels = _results(place, own, reading)
+        entities, choices = _results(place, own, reading)
+        labels = tuple(dict.fromkeys(chain.from_iterable(choices.values()))) if choices else None
         by = annotation.get("completed_by")
         by = by.get("email", by.get("id")) if isinstance(by, Mapping) else by
-        yield Document(text, entities, labels, name, None if by is None else str(by), meta, place=place)
+        by = None if by is None else str(by)
+        yield Document(text, entities, labels, name, by, meta, place=place), choices
         reading.left_out["results of other texts"] += len(annotation["result"]) - len(own)
     if not annotations:
-        yield Document(text, id=name, meta=meta, place=place)
+        yield Document(text, id=name, meta=meta, place=place), {}
     reading.left_out["annotations that were cancelled"] += len(given) - len(annotations)
     reading.left_out["predictions"] += len(record.get("predictions") or ())
 
 
 def _results(
     place: str, results: Sequence[Mapping[str, Any]], reading: Reading
-) -> tuple[tuple[Entity, ...] | None, tuple[str, ...] | None]:
+) -> tuple[tuple[Entity, ...] | None, _Choices]:
     entities: list[Entity] = []
-    labels: list[str] = []
+    choices: dict[str, list[str]] = {}
     for one in results:
         kind, value = one["type"], one.get("value") or {}
         if kind in _ENTITIES:
@@ -107,13 +113,11 @@ def _results(
                 Entity(name, parts, one.get("id"), one.get("score"), meta, quote, place) for name in names
             )
         elif kind in _CLASSES and "start" not in value:
-            labels += _names(value["choices"])
+            choices.setdefault(str(one.get("from_name")), []).extend(_names(value["choices"]))
         else:
             reading.left_out[f"results of type {kind}"] += 1
     # An annotation without any result says that there is no entity.
-    has_classes = any(one["type"] in _CLASSES for one in results)
-    found = None if has_classes and not entities else tuple(entities)
-    return found, tuple(dict.fromkeys(labels)) if has_classes else None
+    return None if choices and not entities else tuple(entities), choices
 
 
 def _names(given: object) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from minialbert_runtime.words import Span
 
@@ -44,7 +45,7 @@ def usual(table: Table) -> Table:
     regions = regions if len(regions) == 1 else set()  # of several one is to be named, as task.spans
     rows = []
     for row, cells in table.rows:
-        named = {key: cell["choices"] if _is_choice(cell) else cell for key, cell in cells.items()}
+        named = {key: _choices(cell) or cell for key, cell in cells.items()}
         for key in regions:  # which is not there where a text has none
             named["spans"] = cells.get(key) or []
             if key in ("label", "labels"):
@@ -61,15 +62,21 @@ def _are_regions(cell: object) -> bool:
     return isinstance(first, Mapping) and {"start", "end", "labels"} <= first.keys()
 
 
-def _is_choice(cell: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(cell, Mapping) and isinstance(cell.get("choices"), list)
+def _choices(cell: object) -> list[Any]:
+    """Returns several choices of one control, which csv spells as JSON; else none."""
+    if isinstance(cell, str) and cell.startswith('{"choices"'):
+        with suppress(ValueError, RecursionError):
+            cell = json.loads(cell)
+    found = cell.get("choices") if isinstance(cell, Mapping) else None
+    return found if isinstance(found, list) else []
 
 
 def document_of(
     table: Table, row: int, cells: Mapping[str, Any], columns: Mapping[str, str | None], quotes: Quotes
 ) -> Document:
     """Returns a row as a document, given its columns by what they hold: text, spans, label and id."""
-    text, place = text_of(table, row, cells, str(columns["text"])), table.place(row)
+    text, place = cells.get(str(columns["text"])), table.place(row)
+    text = text if isinstance(text, str) else text_of(table, row, cells, str(columns["text"]))
     entities = labels = None
     spans_in, label_in = columns.get("spans") or "", columns.get("label") or ""
     if not missing(raw := cells.get(spans_in)):

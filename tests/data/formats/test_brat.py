@@ -72,3 +72,14 @@ def test_texts_or_lines_alone_are_told(tmp_path):
         read_documents(tmp_path, [])
     with pytest.raises(UserError, match=r"a.ann: brat's files are read as a folder"):
         read_documents(tmp_path / "train" / "a.ann", [])
+
+
+def test_an_empty_text_is_kept_by_files_and_left_out_by_tasks(tmp_path):
+    put(tmp_path / "in", "a", "a b c", "T1\tA 0 1\ta")
+    put(tmp_path / "in", "b", "")
+    task = load_table(tmp_path / "in", "token")
+    assert [row.text for row in task.splits["train"]] == ["a b c"] and task.notes == (
+        "train: empty texts left out: 1",
+    )
+    made = convert_data(tmp_path / "in", tmp_path / "out.jsonl", format="doccano")
+    assert [one.text for one in read_documents(made.output, [])["train"]] == ["a b c", ""]

@@ -146,3 +146,39 @@ def test_regions_in_csv_are_entities(tmp_path):
         ((0, 5),),
         None,
     )
+
+
+def test_choices_of_several_controls_are_columns_of_their_own(tmp_path):
+    def chosen(control, *names):
+        return {"type": "choices", "from_name": control, "value": {"choices": list(names)}}
+
+    tasks = [
+        task(1, "one", by(1, chosen("topic", "x"), chosen("mood", "sad"))),
+        task(2, "two", by(1, chosen("topic", "y"))),
+        task(3, "three", by(1, chosen("mood", "glad"))),
+    ]
+    path = put(tmp_path / "a.json", tasks)
+    topic = load_table(path, "single-label", columns={"label": "topic"})
+    assert [(row.text, row.label) for row in topic.splits["train"]] == [("one", "x"), ("two", "y")]
+    assert "train: 1 text left out that has no annotation of topic" in topic.notes
+    assert "train: label has the choices of mood, topic: name one of them as task.label" in topic.notes
+    both = load_table(path, "multi-label").splits["train"]
+    assert [row.label for row in both] == [("x", "sad"), ("y",), ("glad",)]
+    with pytest.raises(
+        UserError, match=r"a class .* found \['x', 'sad'\]: several classes .* \(set task.label to one\)"
+    ):
+        load_table(path, "single-label")
+
+
+def test_several_choices_in_csv_and_texts_that_nobody_chose_for(tmp_path):
+    path = tmp_path / "a.csv"
+    cell = '"{""choices"": [""x"", ""y""]}"'
+    path.write_text(
+        f"annotation_id,annotator,id,topic,lead_time,text\n1,1,1,x,1,a\n2,1,2,{cell},1,b\n3,1,3,,1,c\n"
+    )
+    rows = load_table(path, "multi-label", columns={"label": "topic"}).splits["train"]
+    assert [row.label for row in rows] == [("x",), ("x", "y"), ()]
+    short = [{"annotation_id": 1, "lead_time": 1, "id": at, "text": text} for at, text in enumerate("abc")]
+    short = [short[0] | {"topic": "x"}, short[1] | {"topic": {"choices": ["x", "y"]}}, short[2]]
+    rows = load_table(put(tmp_path / "b.json", short), "multi-label", columns={"label": "topic"})
+    assert [row.label for row in rows.splits["train"]] == [("x",), ("x", "y")]

@@ -71,3 +71,15 @@ def test_json_min_with_its_own_names(tmp_path):
     path.write_text(json.dumps(rows))
     found, _ = labels(path, "multi-label", columns={"label": "topic"})
     assert found == [("x", "y"), ("y",)]
+
+
+def test_a_text_of_which_nobody_chose_a_class_is_left_out(tmp_path):
+    rows = [{"text": text, "options": [], "accept": chosen, "answer": "accept"} for text, chosen in [
+        ("a", ["x"]), ("b", []), ("c", ["y"])
+    ]]  # fmt: skip
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load_table(path, "single-label")
+    assert [row.label for row in task.splits["train"]] == ["x", "y"]
+    assert "train: 1 text left out that has no annotation of label" in task.notes
+    assert [row.label for row in load_table(path, "multi-label").splits["train"]] == [("x",), (), ("y",)]
