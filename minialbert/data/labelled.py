@@ -91,6 +91,11 @@ class Labelled:
         found = {} if any(path.glob("*.ann")) else assign_splits(folders, str(path))
         if found and "train" not in found and self.needs_train:
             raise UserError(f"{path}: no train split; expected a folder train, found {listed(folders)}")
+        others = [
+            f"{name}/" for name in folders if name not in found.values() and brat.is_folder(path / name)
+        ]
+        if found and others:
+            self.notes.append(f"{shown(path.name)}: left out {listed(others)}")
         return {split: [path / name] for split, name in found.items()} or {"train": [path]}
 
     def _tables_of(self, splits: Mapping[str, Any], title: str) -> dict[str, Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -91,9 +92,10 @@ def _sentences(document: Document) -> Iterator[tuple[list[str], list[bool], list
     starts, ends = {start for start, _ in own}, {end for _, end in own}
     if own and all(span.start in starts and span.end in ends for span in spans):
         groups: Sequence[Sequence[Part]] = document.words or ()
-        tags = {start: "O" for start in starts}
+        order = sorted(starts)
+        tags = dict.fromkeys(order, "O")
         for span in spans:
-            inside = (start for start, _ in own if span.start <= start < span.end)
+            inside = order[bisect_left(order, span.start) : bisect_left(order, span.end)]
             tags |= {start: f"{'B' if start == span.start else 'I'}-{span.label}" for start in inside}
     else:
         _, offsets, found = spans_to_tags(text, spans)

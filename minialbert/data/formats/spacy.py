@@ -44,7 +44,7 @@ def read(path: Path, reading: Reading) -> Iterator[Document]:
 def write(documents: Iterable[Document]) -> bytes:
     """Returns a DocBin; spans that overlap are in the group "sc"."""
     with needs_extra("spacy", "writing .spacy files", "spaCy"):
-        from spacy.tokens import Doc, DocBin
+        from spacy.tokens import Doc, DocBin, Span
         from spacy.util import get_words_and_spaces
         from spacy.vocab import Vocab
     vocab, packed = Vocab(), DocBin(store_user_data=True)
@@ -59,11 +59,13 @@ def write(documents: Iterable[Document]) -> bytes:
         known = {"id": document.id, "annotator": document.annotator}
         data = {**document.meta, **{key: value for key, value in known.items() if value is not None}}
         doc = Doc(vocab, words=words, spaces=spaces, user_data=data)
-        spans = [doc.char_span(one.start, one.end, label=one.label) for one in document.entities or ()]
-        if any(span is None for span in spans):
+        starts, ends = {one.idx: one.i for one in doc}, {one.idx + len(one): one.i + 1 for one in doc}
+        entities = document.entities or ()
+        if any(one.start not in starts or one.end not in ends for one in entities):
             raise UserError(
                 f"document {quoted(document.id)}: spaCy cannot hold a span that begins or ends in whitespace"
             )
+        spans = [Span(doc, starts[one.start], ends[one.end], one.label) for one in entities]
         taken = sorted((one.start, one.end) for one in document.entities or ())
         if any(after[0] < before[1] for before, after in zip(taken, taken[1:], strict=False)):
             doc.spans[_GROUP] = spans

@@ -22,12 +22,14 @@ def test_folders_are_splits_and_what_tags_cannot_say_is_counted(tmp_path):
     put(tmp_path / "train" / "more", "y", "a b c\nd", *lines)
     put(tmp_path / "dev", "z", "a b c\nd", "T1\tA 4 5\tc", "T2\tB 2 3\tb")
     (tmp_path / "dev" / "w.txt").write_text("nobody annotated this")
+    put(tmp_path / "old", "v", "a b c\nd", "T1\tA 4 5\tc")
     task = load_table(tmp_path, "token")
     assert [row.tags for row in task.splits["train"]] == [("O", "B-B", "O", "O"), ("O", "B-B", "B-A", "I-A")]
     assert task.columns == "read as brat: text, spans; left out 'id'"
     place = tmp_path / "train" / "more" / "y.ann"
     parts = f"entities in several parts, since a word has one tag (the first: {place}:1) (1)"
-    assert task.notes[:2] == (
+    assert task.notes[:3] == (
+        f"{tmp_path.name}: left out old/",
         f"train: left out: relations (1), comments (1), {parts}",
         "validation: left out: texts without an .ann file (1)",
     )
