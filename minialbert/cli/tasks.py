@@ -296,6 +296,10 @@ def convert_data(
         shares = tuple(float(share) for share in split.split(",")) if split else None
     except ValueError as error:
         raise UserError(f"--split {quoted(split)}: expected shares, as in 80,10,10") from error
+    if wrong := [entry for entry in set_ or () if "=" not in entry]:
+        raise UserError(
+            f"--set {quoted(wrong[0])}: expected what a column holds and its name, as in text=note"
+        )
     columns = dict(entry.removeprefix("task.").partition("=")[::2] for entry in set_ or ())
     with interruptible():
         made = run(

@@ -706,6 +706,11 @@ def test_data_are_converted_split_and_forced_to_be_what_they_are_not(call, tiny_
         "convert-data", source, tmp_path / "a.conll", "--format", "conll", "--overlaps", "first", "--json"
     )
     assert status == 0 and json.loads(out)["documents"] == {"train": 20}
+    usual = ("convert-data", source, tmp_path / "b.jsonl", "--format", "jsonl", "--set")
+    assert call(*usual, "task.text=text")[0] == 0
+    assert (
+        "--set 'text': expected what a column holds and its name, as in text=note" in call(*usual, "text")[2]
+    )
     status, _, err = call(
         "finetune", "--model", tiny_student_dir, "--task", "ner", "--data", source, "--format", "pubtator",
         "--output", tmp_path / "r",

@@ -131,8 +131,8 @@ def write(documents: Iterable[Document], *, predicted: bool = False) -> Iterator
     tasks = groupby(enumerate(documents, start=1), key=lambda pair: (pair[1].id or pair[0], pair[1].text))
     for place, ((name, text), group) in enumerate(tasks, start=1):
         several = [document for _, document in group]
-        own = ("score", "scores") if predicted else ()
-        meta = {key: value for key, value in several[0].meta.items() if key not in own}
+        scores = ("score", "scores") if predicted else ()
+        meta = {key: value for key, value in several[0].meta.items() if key not in scores}
         data = {"text": text, **{key: value for key, value in meta.items() if key != "task_meta"}}
         task: dict[str, Any] = {"id": place, "data": {**data, "document": name}}
         if str(name).isdecimal() and not predicted:

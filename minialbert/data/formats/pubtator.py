@@ -56,8 +56,8 @@ def _document(path: Path, block: list[tuple[int, str]], reading: Reading) -> Doc
                 path, row, f"expected {_EXPECTED}, of document {quoted(name)}; found {quoted(line)}"
             )
         elif len(cells) > 4 and _NUMBER.fullmatch(cells[1]) and _NUMBER.fullmatch(cells[2]):
-            known = "\t".join(cells[5:]).rstrip("\t")
-            meta = {} if known in ("", _NONE) else {"identifier": known}
+            identifier = "\t".join(cells[5:]).rstrip("\t")
+            meta = {} if identifier in ("", _NONE) else {"identifier": identifier}
             parts = ((int(cells[1]), int(cells[2])),)
             entities.append(Entity(cells[4].strip(), parts, meta=meta, quote=cells[3], place=f"{path}:{row}"))
         elif len(cells) > 3 and not re.match(r"\s*[-+]?\s*[0-9]", cells[1]):
