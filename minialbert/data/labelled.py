@@ -33,7 +33,9 @@ class Labelled:
 
     def splits(self, data: LabelledData) -> tuple[str, dict[str, Table]]:
         """Returns a name for the data, and the table of each split, without the rows that an annotator rejected."""
-        formats.check_format(self.format)
+        if self.format is not None and self.format not in formats.NAMES:
+            known = ", ".join(formats.NAMES)
+            raise UserError(f"no format is called {quoted(self.format)}: expected one of {known}")
         splits: Mapping[str, Any] | None = None
         name = title = "rows in memory"
         if isinstance(data, str) and data.startswith(PREFIX):

@@ -61,7 +61,7 @@ from minialbert.data.window_store import (
     record_from_plain,
     remove_own_files,
 )
-from minialbert.errors import UserError, one_line
+from minialbert.errors import UserError, failing_as
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.files import check_own, sha256_of, sole_user, sync, write_json, writing
@@ -321,18 +321,12 @@ def _source_records(sources: Sequence[Source], before: Sequence[SourceRecord] = 
                 name, num_bytes = f"{source.path} ({digest[:16]})", source.texts.num_bytes
         elif source.kind != "hub":
             name = source.path.resolve().relative_to(root).as_posix()
-            sha256 = before[index].sha256 if before else _hash_file(source)
+            with failing_as(f"{source.path}: cannot be read", OSError):
+                # A second reading of the corpus, of 1.4 GB a second: tokenising takes a hundred times as long.
+                sha256 = before[index].sha256 if before else sha256_of(source.path)
         return SourceRecord(name, source.kind, num_bytes, sha256)
 
     return [record(index, source) for index, source in enumerate(sources)]
-
-
-def _hash_file(source: Source) -> str:
-    # A second reading of the corpus, at about 1.4 GB a second from memory: tokenising takes a hundred times as long.
-    try:
-        return sha256_of(source.path)
-    except OSError as error:
-        raise UserError(f"{source.path}: cannot be read ({one_line(error)})") from error
 
 
 def _open_folder(
@@ -387,15 +381,13 @@ def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
 def _read_progress(path: Path) -> tuple[_Plan, _State]:
     """Returns what decides the bytes of an unfinished folder, and how far they are written."""
     saved = read_json(path)
-    try:
+    with failing_as(f"{path} is damaged", (ValueError, KeyError), "start anew with --overwrite"):
         plan = record_from_plain(_Plan, saved.get("plan"))
         state = record_from_plain(_State, saved.get("state"))
         numbers = [value for value in asdict(state).values() if isinstance(value, int)]
         counts = [number for split in SPLITS for number in asdict(state.splits[split]).values()]
         if min(numbers + counts) < 0 or state.source > len(plan.sources):
             raise ValueError("a count is out of range")
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}): start anew with --overwrite") from error
     return plan, state
 
 

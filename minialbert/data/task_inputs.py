@@ -43,11 +43,9 @@ class Encoded:
     running: tuple[dict[int, TokenExample], Encoded] | None = None
 
     def __len__(self) -> int:
-        """Return the number of inputs."""
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one input."""
         return self.rows[index]
 
     @property
@@ -237,11 +235,9 @@ class LengthGroupedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the length of the order."""
         return len(self.lengths) + self.missing
 
     def __iter__(self) -> Iterator[int]:
-        """Yield row numbers."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         size = self.batch_size

@@ -218,7 +218,8 @@ class SingleLabel(TaskType):
         positive = None if task.positive is None else task.labels.index(task.positive)
         # A gold label of a class that the model does not have is none of its own.
         true, chosen = (np.equal.outer(rows, np.arange(count)) for rows in (gold, ids))
-        by_class = class_metrics(true, chosen, _softmax(logits), task.labels, positive)
+        chances = torch.from_numpy(logits).softmax(-1).numpy()
+        by_class = class_metrics(true, chosen, chances, task.labels, positive)
         one = single_label_metrics(gold, ids, count, 1 if positive is None else positive)
         return named, {**by_class, **one, "confusion": confusion(gold, ids, task.labels)}
 
@@ -387,10 +388,6 @@ def _focused(losses: Tensor, own: Tensor, gamma: float) -> Tensor:
     """Return the sum of losses, each times (1 - p)^gamma, where `own` is -log p."""
     # The clamp keeps the gradient finite where p is 1 and gamma below 1.
     return (losses * (-torch.expm1(-own)).clamp_min(1e-6) ** gamma).sum()
-
-
-def _softmax(logits: Logits) -> Logits:
-    return np.asarray(torch.from_numpy(logits).softmax(-1))
 
 
 def _count(tensor: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ def separated_texts(
         elif len(names) > 1 and [name.strip() for name in fields] == names:
             raise source.error(begin, "the header once more, as of files put together: remove the line")
         else:
-            yield begin, _unquoted(fields[column]) if tabs else fields[column]
+            cell = fields[column]
+            yield begin, cell[1:-1].replace('""', '"') if tabs and _QUOTED.fullmatch(cell) else cell
 
 
 def _column(source: Source, row: int, names: list[str], text_field: str) -> int:
@@ -117,10 +118,6 @@ def _column(source: Source, row: int, names: list[str], text_field: str) -> int:
         told = "%s: the text is the column %s of %s"
         logger.info(told, source.path, quoted(names[found[0]]), listed(names))
     return found[0]
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
 def pubmed_texts(source: Source, stream: IO[bytes], limit: int) -> Iterator[tuple[int, str]]:

@@ -56,7 +56,12 @@ def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
         else:
             stream = counted
         block = cast("io.BufferedReader", stream).peek(_FIRST_BLOCK)[:_FIRST_BLOCK]
-        _check_text(block, path)
+        if magic := next(filter(block.startswith, _MAGIC), None):
+            raise UserError(f"{path}: expected UTF-8 text, found {_MAGIC[magic]}")
+        if b"\0" in block:
+            raise UserError(
+                f"{path}: a binary file (NUL byte at offset {block.index(0)}), expected UTF-8 text"
+            )
         if block.startswith(_BOM):
             stream.read(len(_BOM))
         yield stream
@@ -110,11 +115,3 @@ class _ZstdReader(io.RawIOBase):
         self._input = self._frame.unused_data if self._frame.eof else b""
         if self._frame.eof:
             self._frame = None
-
-
-def _check_text(block: bytes, path: Path) -> None:
-    for magic, name in _MAGIC.items():
-        if block.startswith(magic):
-            raise UserError(f"{path}: expected UTF-8 text, found {name}")
-    if b"\0" in block:
-        raise UserError(f"{path}: a binary file (NUL byte at offset {block.index(0)}), expected UTF-8 text")

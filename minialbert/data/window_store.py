@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import accumulate, combinations
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from minialbert.data.corpora import DocumentSeparator
 from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
-from minialbert.errors import UserError, local_path, quoted, shown
+from minialbert.errors import UserError, failing_as, local_path, quoted, shown
 from minialbert.runs.files import sha256_of
 
 if TYPE_CHECKING:
@@ -139,11 +139,9 @@ class WindowsManifest:
                 f"{MANIFEST} has format_version {quoted(values.get('format_version'), 20)}, this program "
                 f"reads {FORMAT_VERSION}: prepare the corpus again"
             )
-        try:
+        with failing_as(f"{MANIFEST} is damaged", ValueError, "prepare the corpus again"):
             manifest = record_from_plain(cls, values)
             _check_manifest(manifest)
-        except ValueError as error:
-            raise UserError(f"{MANIFEST} is damaged ({error}): prepare the corpus again") from error
         return manifest
 
     @classmethod
@@ -210,13 +208,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
 def record_from_plain(kind: type[Record], values: object) -> Record:
     """Returns a dataclass from what `asdict` gave and JSON kept; nothing is converted, left out or passed over.
 
     A ValueError says in one line which of the values is not that of such a record.
     """
     try:
-        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)  # type: ignore[arg-type]
+        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(shown, first["loc"]))
@@ -232,11 +233,6 @@ def _without_empty(values: Any) -> Any:
         fields = values.items()
         return {key: _without_empty(one) for key, one in fields if one or key not in ("files", "sha256")}
     return [_without_empty(one) for one in values] if isinstance(values, list) else values
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _check_manifest(manifest: WindowsManifest) -> None:

@@ -76,8 +76,8 @@ def _touch(sentence: TokenExample, index: int) -> bool:
         return sentence.offsets[index - 1][1] == sentence.offsets[index][0]
     left, right = sentence.words[index - 1], sentence.words[index]
     return (
-        (_is_mark(right) and not _opens(right))
-        or (_is_mark(left) and not _closes(left))
+        (_is_mark(right) and right not in _OPENING and unicodedata.category(right) not in ("Ps", "Pi"))
+        or (_is_mark(left) and left not in _CLOSING and unicodedata.category(left) not in ("Pe", "Pf"))
         or (right[0] in "'\u2019" and len(right) > 1)
         or (left[-1] in "'\u2019" and len(left) > 1)
     )
@@ -85,14 +85,6 @@ def _touch(sentence: TokenExample, index: int) -> bool:
 
 def _is_mark(word: str) -> bool:
     return len(word) == 1 and not word.isalnum()
-
-
-def _opens(mark: str) -> bool:
-    return mark in _OPENING or unicodedata.category(mark) in ("Ps", "Pi")
-
-
-def _closes(mark: str) -> bool:
-    return mark in _CLOSING or unicodedata.category(mark) in ("Pe", "Pf")
 
 
 def _borders_of(chunk: _Chunk) -> Iterator[tuple[tuple[str, ...], bool]]:

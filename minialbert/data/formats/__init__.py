@@ -16,7 +16,7 @@ from typing import Any
 
 from minialbert.data.cells import Overlaps, without_overlaps
 from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy, squad
-from minialbert.data.formats.documents import RAW, Document, Reading, flat, place_error, table_of
+from minialbert.data.formats.documents import RAW, Document, Reading, flat, table_of
 from minialbert.data.ner import is_tagged, read_tagged
 from minialbert.data.table_files import (
     EXTENSIONS,
@@ -80,12 +80,6 @@ _RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterat
 }
 SUFFIXES = (".spacy",)
 TAGGED_SUFFIXES = (*TAGGED, ".pubtator", ".xml", ".bioc", ".spacy")
-
-
-def check_format(name: str | None) -> None:
-    """Refuses the name of a format that there is not."""
-    if name is not None and name not in NAMES:
-        raise UserError(f"no format is called {quoted(name)}: expected one of {', '.join(NAMES)}")
 
 
 def read(
@@ -165,8 +159,9 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
     entities, labels = document.entities, document.labels
     if labels is not None and "classes" not in holds:
         if entities is None:
-            told = f"{title} has no classes of texts, and this one has nothing else"
-            raise place_error(document.place, told)
+            raise UserError(
+                f"{document.place}: {title} has no classes of texts, and this one has nothing else"
+            )
         lost["classes of texts"] += 1
         labels = None
     if entities is None and "absence" not in holds and labels is None:
@@ -182,7 +177,7 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
         if overlapping and overlaps == "refuse":
             told = f"entities overlap, and {title} has one tag for a word"
             advice = "overlaps=longest (or first) keeps one of them, layers writes them apart"
-            raise place_error(document.place, f"{told}: {advice}")
+            raise UserError(f"{document.place}: {told}: {advice}")
         lost[f"entities that overlap a kept one ({overlaps})"] += overlapping
         entities = tuple(first[span] for span in chosen)
     if (unfit := _UNFIT.get(name)) and entities is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
+from minialbert.data.formats.documents import Document, Entity, Reading, reading_as
 from minialbert.data.table_files import file_error, read_text
 from minialbert.errors import UserError, one_line, quoted
 
@@ -99,7 +99,7 @@ def _entity(annotation: Mapping[str, Any], shift: int, place: str) -> Entity:
     name = None if annotation.get("id") is None else str(annotation["id"])
     place += f", annotation {name}"
     if key is None:
-        raise place_error(place, f"the annotation has no infon 'type'; found {quoted(infons)}")
+        raise UserError(f"{place}: the annotation has no infon 'type'; found {quoted(infons)}")
     parts = []
     for location in annotation["locations"]:
         start = _whole_number(location["offset"], place) + shift
@@ -111,7 +111,7 @@ def _entity(annotation: Mapping[str, Any], shift: int, place: str) -> Entity:
 def _whole_number(value: object, place: str) -> int:
     if (isinstance(value, str) and value.strip().isdecimal() and len(value) < 12) or type(value) is int:
         return int(value)
-    raise place_error(place, f"expected an offset or a length as a whole number, found {quoted(value)}")
+    raise UserError(f"{place}: expected an offset or a length as a whole number, found {quoted(value)}")
 
 
 def _records(documents: Iterable[Document]) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from minialbert_runtime.words import Span
 
 from minialbert.data.cells import Quotes
 from minialbert.data.table_files import Table
-from minialbert.errors import UserError, one_line, shown
+from minialbert.errors import UserError, failing_as, shown
 
 DOCUMENT = (
     "\0document"  # in the rows of tools' files, where no column has such a name: what the row was made of
@@ -85,20 +85,10 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
 
-def place_error(place: str, message: str) -> UserError:
-    """Returns the error that names a place, which is a file and a row, and what is wrong there."""
-    return UserError(f"{place}: {message}")
-
-
-@contextmanager
-def reading_as(what: str, place: str) -> Iterator[None]:
+def reading_as(what: str, place: str) -> AbstractContextManager[None]:
     """Tells of a record that is not built as it should be what it is not."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise place_error(place, f"not {what} ({type(error).__name__}: {one_line(error)})") from error
+    kinds = (LookupError, TypeError, ValueError, AttributeError)
+    return failing_as(f"{place}: not {what}", kinds, named=True)
 
 
 def check(documents: Iterable[Document], reading: Reading) -> None:
@@ -110,13 +100,13 @@ def check(documents: Iterable[Document], reading: Reading) -> None:
             where = ";".join(f"{start}-{end}" for start, end in entity.parts)
             place = entity.place or document.place
             if not entity.label.strip():
-                raise place_error(place, f"the entity {where} has no type")
+                raise UserError(f"{place}: the entity {where} has no type")
             if not entity.parts or not all(0 <= start < end <= size for start, end in entity.parts):
                 wrong = f"is empty or outside the text, which has {size} characters"
-                raise place_error(place, f"the entity {where} ({shown(entity.label)}) {wrong}")
+                raise UserError(f"{place}: the entity {where} ({shown(entity.label)}) {wrong}")
             there = " ".join(document.text[start:end] for start, end in entity.parts)
             if not there.strip():
-                raise place_error(place, f"the entity {where} ({shown(entity.label)}) holds only whitespace")
+                raise UserError(f"{place}: the entity {where} ({shown(entity.label)}) holds only whitespace")
             quotes.compare(place, f"the entity {where}", entity.quote, there)
     reading.notes += quotes.notes()
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from itertools import chain, groupby
 from typing import Any
 
-from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
-from minialbert.errors import listed, quoted
+from minialbert.data.formats.documents import Document, Entity, Reading, reading_as
+from minialbert.errors import UserError, listed, quoted
 
 _TEXTS = ("text", "sentence", "document", "body", "content", "note")
 _ENTITIES, _CLASSES = ("labels", "hypertextlabels"), ("choices",)
@@ -70,7 +70,7 @@ def _documents(
     usual = [key for key in names if key in texts]
     if not usual and (reading.text or len(texts) != 1):
         told = f"expected a text in `data`, under one of {', '.join(names)}; found {listed(data)}"
-        raise place_error(place, f"{told}: set task.text to its name")
+        raise UserError(f"{place}: {told}: set task.text to its name")
     key = (usual or texts)[0]
     text, meta = data[key], {one: value for one, value in data.items() if one != key}
     name = str(meta.pop("document", record.get("id", place.rpartition(":")[2])))
@@ -102,9 +102,8 @@ def _results(
         if kind in _ENTITIES:
             value = {**value, **(value.get("globalOffsets") or {})}
             if type(value.get("start")) is not int or type(value.get("end")) is not int:
-                raise place_error(
-                    place, f"expected a region with start and end (integers), found {quoted(value)}"
-                )
+                expected = "expected a region with start and end (integers)"
+                raise UserError(f"{place}: {expected}, found {quoted(value)}")
             names = _names(value.get(kind) or value.get("labels"))
             if not names:
                 reading.left_out["regions without a label"] += 1

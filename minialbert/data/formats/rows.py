@@ -11,8 +11,9 @@ from typing import Any
 from minialbert_runtime.words import Span
 
 from minialbert.data.cells import Quotes, list_in, missing, spans_of, text_of
-from minialbert.data.formats.documents import Document, Entity, place_error
+from minialbert.data.formats.documents import Document, Entity
 from minialbert.data.table_files import Table
+from minialbert.errors import UserError
 
 _OF_SPANS = {
     "start", "end", "label", "labels", "type", "text", "start_offset", "end_offset", "token_start", "token_end"
@@ -127,7 +128,7 @@ def write_doccano(documents: Iterable[Document]) -> Iterator[str]:
     for number, document in enumerate(documents, start=1):
         if document.entities and document.labels:
             told = "doccano has entities or classes, and this text has both: take label-studio or jsonl"
-            raise place_error(document.place, told)
+            raise UserError(f"{document.place}: {told}")
         spans = [[one.start, one.end, one.label] for one in document.entities or ()]
         record = {**document.meta, **_common(document, number), "text": document.text}
         yield from _lines([{**record, "label": spans or list(document.labels or ())}])

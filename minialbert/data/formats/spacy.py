@@ -8,7 +8,7 @@ from typing import Any
 
 from minialbert_runtime.words import WordRule, tags_to_spans
 
-from minialbert.data.formats.documents import Document, Entity, Reading, place_error, reading_as
+from minialbert.data.formats.documents import Document, Entity, Reading, reading_as
 from minialbert.data.ner import TagReader
 from minialbert.errors import UserError, failing_as, needs_extra, quoted
 
@@ -103,13 +103,12 @@ def _paragraph(place: str, name: str, paragraph: Mapping[str, Any]) -> Document:
     for token in tokens:
         start = text.find(token["orth"], at)
         if start < 0:
-            raise place_error(
-                place, f"the token {quoted(token['orth'])} does not stand in the text after character {at}"
-            )
+            told = f"the token {quoted(token['orth'])} does not stand in the text after character {at}"
+            raise UserError(f"{place}: {told}")
         at = start + len(token["orth"])
         offsets.append((start, at))
     given = [str(token.get("ner") or "O") for token in tokens]
-    reader = TagReader(lambda row, message: place_error(place, f"token {row}: {message}"), "repair")
+    reader = TagReader(lambda row, message: UserError(f"{place}: token {row}: {message}"), "repair")
     tags = reader.read(["O" if tag == "-" else tag for tag in given], range(1, len(tokens) + 1))
     entities = [
         Entity(one.label, ((one.start, one.end),), place=place) for one in tags_to_spans(tags, offsets)
