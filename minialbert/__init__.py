@@ -16,60 +16,38 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from minialbert.data.convert_data import convert_data
-    from minialbert.data.prepare import prepare
-    from minialbert.deploy.export import export
-    from minialbert.deploy.trim import trim
-    from minialbert.method.configuration_minialbert import MiniAlbertConfig
-    from minialbert.method.distill import distill
-    from minialbert.method.losses import layer_map
+    from minialbert.data.convert_data import convert_data as convert_data
+    from minialbert.data.prepare import prepare as prepare
+    from minialbert.deploy.export import export as export
+    from minialbert.deploy.trim import trim as trim
+    from minialbert.method.configuration_minialbert import MiniAlbertConfig as MiniAlbertConfig
+    from minialbert.method.distill import distill as distill
+    from minialbert.method.losses import layer_map as layer_map
+    from minialbert.method.modeling_minialbert import MiniAlbertForMaskedLM as MiniAlbertForMaskedLM
     from minialbert.method.modeling_minialbert import (
-        MiniAlbertForMaskedLM,
-        MiniAlbertForQuestionAnswering,
-        MiniAlbertForSequenceClassification,
-        MiniAlbertForTokenClassification,
-        MiniAlbertModel,
+        MiniAlbertForQuestionAnswering as MiniAlbertForQuestionAnswering,
     )
-    from minialbert.method.objective import DistillationObjective
-    from minialbert.method.trainer import DistillationTrainer
-    from minialbert.report import report
-    from minialbert.report.render import render
-    from minialbert.runs.results import ModelResult, Result
-    from minialbert.tasks.calibrate import calibrate
-    from minialbert.tasks.embed import embed
-    from minialbert.tasks.evaluate import evaluate
-    from minialbert.tasks.finetune import finetune
-    from minialbert.tasks.predict import load, predict
+    from minialbert.method.modeling_minialbert import (
+        MiniAlbertForSequenceClassification as MiniAlbertForSequenceClassification,
+    )
+    from minialbert.method.modeling_minialbert import (
+        MiniAlbertForTokenClassification as MiniAlbertForTokenClassification,
+    )
+    from minialbert.method.modeling_minialbert import MiniAlbertModel as MiniAlbertModel
+    from minialbert.method.objective import DistillationObjective as DistillationObjective
+    from minialbert.method.trainer import DistillationTrainer as DistillationTrainer
+    from minialbert.report import report as report
+    from minialbert.report.render import render as render
+    from minialbert.runs.results import ModelResult as ModelResult
+    from minialbert.runs.results import Result as Result
+    from minialbert.tasks.calibrate import calibrate as calibrate
+    from minialbert.tasks.embed import embed as embed
+    from minialbert.tasks.evaluate import evaluate as evaluate
+    from minialbert.tasks.finetune import finetune as finetune
+    from minialbert.tasks.predict import load as load
+    from minialbert.tasks.predict import predict as predict
 
 __version__ = "0.2.0"
-
-__all__ = [
-    "ModelResult",
-    "Result",
-    "DistillationObjective",
-    "DistillationTrainer",
-    "MiniAlbertConfig",
-    "MiniAlbertForMaskedLM",
-    "MiniAlbertForQuestionAnswering",
-    "MiniAlbertForSequenceClassification",
-    "MiniAlbertForTokenClassification",
-    "MiniAlbertModel",
-    "__version__",
-    "calibrate",
-    "convert_data",
-    "distill",
-    "embed",
-    "evaluate",
-    "export",
-    "finetune",
-    "layer_map",
-    "load",
-    "predict",
-    "prepare",
-    "render",
-    "report",
-    "trim",
-]
 
 _MODELING = "minialbert.method.modeling_minialbert"
 # Where each public name lives.
@@ -98,6 +76,8 @@ _PLACES = {
     "render": "minialbert.report.render",
     "trim": "minialbert.deploy.trim",
 }
+
+__all__ = ["__version__", "report", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
@@ -141,7 +121,6 @@ class _Registration:
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Create the module as its own loader does."""
         created: ModuleType | None = self._loaders[spec.name].create_module(spec)
         return created
 
@@ -157,7 +136,6 @@ class _Registration:
         self.register()
 
     def register(self) -> None:
-        """Register the student with the Auto classes that are there."""
         if self._running:
             return
         if auto := sys.modules.get(self._CONFIG_AUTO):
