@@ -22,7 +22,7 @@ from minialbert.errors import display_name
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.files import write_atomically
 from minialbert.runs.records import write_result
-from minialbert.tasks.evaluate import input_lengths, label_ids, task_of_model
+from minialbert.tasks.evaluate import input_reading, label_ids, task_of_model
 from minialbert.tasks.models import load_tuned
 from minialbert.tasks.predictions import evaluate_split, make_collator
 
@@ -35,9 +35,10 @@ def measure(name: str, recipe: TaskRecipe, split: str, repeats: int, batch_size:
         sys.exit(f"{name} has no exit_threshold: run minialbert calibrate first")
     model.config.exit_threshold = None
     task = task_of_model(recipe, inputs, model, name, split)
-    max_length, overlap = input_lengths(recipe, inputs, model)
+    reading, _ = input_reading(recipe, inputs, model, task, name)
     rows = task.splits[split]
-    encoded = task.type.encode(rows, tokenizer, task, max_length=max_length, overlap=overlap)
+    lengths = {key: reading[key] for key in ("max_length", "overlap")}
+    encoded = task.type.encode(rows, tokenizer, task, **lengths)
     collator, order = make_collator(task, tokenizer), label_ids(model, task, name)
     ways: dict[str, dict[str, Any]] = {f"{depth} iterations": {}}
     ways |= {f"{k} iterations": {"num_iterations": k} for k in range(depth - 1, 0, -1)}

@@ -44,7 +44,6 @@ from minialbert.tasks.decisions import (
 )
 from minialbert.tasks.evaluate import (
     decision_for,
-    input_lengths,
     input_reading,
     label_ids,
     load_any,
@@ -248,13 +247,10 @@ def calibrate(
         if of_answers and found.problem not in ("single-label", "multi-label", "token", QUESTIONS):
             raise UserError(f"a {found.problem} task has no confidences to calibrate")
         examples = _drawn(found, split, fraction, rows, seed)
-        max_length, overlap = input_lengths(recipe, inputs, tuned)
         earlier = decision_for(recipe, inputs)
         started = time.perf_counter()
-        reading, reading_notes = input_reading(recipe, inputs, found, name)
-        encoded = found.type.encode(
-            examples, tokenizer, found, max_length=max_length, overlap=overlap, **reading
-        )
+        reading, reading_notes = input_reading(recipe, inputs, tuned, found, name)
+        encoded = found.type.encode(examples, tokenizer, found, **reading)
         run: dict[str, Any] = {
             "batch_size": batch_size, "precision": resolve_precision(precision),
             "progress": split if progress else None,

@@ -142,21 +142,18 @@ def evaluate(
         if submission is not None:
             submitted = _submission_files(found, Path(submission), overwrite=overwrite)
         order = label_ids(tuned, found, shown_name)
-        max_length, overlap = input_lengths(recipe, inputs, tuned)
         decision = decision_for(recipe, inputs)
         started = time.perf_counter()
         notes = [*found.notes, *depth_notes(tuned, num_iterations), *_decision_notes(decision)]
         cut: dict[str, dict[str, float]] = {}
-        reading, more = input_reading(recipe, inputs, found, shown_name)
+        reading, more = input_reading(recipe, inputs, tuned, found, shown_name)
         notes += more
 
         @functools.cache
         def run(name: str) -> Predictions:
             examples = found.splits[name]
-            encoded = found.type.encode(
-                examples, tokenizer, found, max_length=max_length, overlap=overlap, **reading
-            )
-            notes.extend(input_notes(name, examples, encoded, max_length))
+            encoded = found.type.encode(examples, tokenizer, found, **reading)
+            notes.extend(input_notes(name, examples, encoded, reading["max_length"]))
             if encoded.weights and not (recipe.long_texts or inputs.long_texts):
                 notes.append(
                     f"{shown_name} does not say how long texts are read: in windows, as predict reads them"
@@ -332,13 +329,6 @@ def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None
     return list(label_order(model_labels(model), task.labels, name).tolist())
 
 
-def input_lengths(recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel) -> tuple[int, int]:
-    """Return tokens per input and those that windows share: as in tuning, unless the recipe sets them."""
-    given = recipe.model_fields_set
-    max_length = recipe.max_length if "max_length" in given else inputs.max_length
-    return min(max_length, max_input_length(model)), recipe.overlap if "overlap" in given else inputs.overlap
-
-
 def decision_for(recipe: TaskRecipe, inputs: TaskInputs) -> Decision:
     """Return how answers are chosen: as the model says, but for a decoding of tags that the recipe sets."""
     if not inputs.type.tagging or "decoding" not in recipe.model_fields_set:
@@ -347,15 +337,18 @@ def decision_for(recipe: TaskRecipe, inputs: TaskInputs) -> Decision:
 
 
 def input_reading(
-    recipe: TaskRecipe, inputs: TaskInputs, task: Task, name: str
+    recipe: TaskRecipe, inputs: TaskInputs, model: PreTrainedModel, task: Task, name: str
 ) -> tuple[dict[str, Any], list[str]]:
     """Return how inputs are read, as `predict` does unless the recipe says otherwise, and notes on what is assumed."""
-    notes = []
-    if task.type.tagging:
-        if inputs.words is None:
-            notes.append(f"{name} has no rule of words: running text is cut at every punctuation mark")
-        return {"rule": inputs.words or WordRule()}, notes
-    return {"long_texts": recipe.long_texts or inputs.long_texts or "windows"}, notes
+    given = recipe.model_fields_set
+    reading: dict[str, Any] = {
+        key: getattr(recipe if key in given else inputs, key) for key in ("max_length", "overlap")
+    }
+    reading["max_length"] = min(reading["max_length"], max_input_length(model))
+    if not task.type.tagging:
+        return reading | {"long_texts": recipe.long_texts or inputs.long_texts or "windows"}, []
+    notes = [f"{name} has no rule of words: running text is cut at every punctuation mark"]
+    return reading | {"rule": inputs.words or WordRule()}, notes if inputs.words is None else []
 
 
 def _depth_record(

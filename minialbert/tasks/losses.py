@@ -42,7 +42,6 @@ class TaskTeacher:
     scale: Scale = Scale()
 
     def __post_init__(self) -> None:
-        """Freeze the teacher."""
         if self.model is not None:
             self.model.eval().requires_grad_(False)
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from minialbert.data.examples import Task, TextExample
 from minialbert.data.task_types import TASK_TYPES, TaskType, task_type
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, one_line, quoted
+from minialbert.errors import UserError, failing_as, quoted
 from minialbert.method.encoders import (
     check_vocabulary,
     head_of,
@@ -331,14 +331,13 @@ def read_task_file(name: str | Path, *, revision: str | None = None) -> TaskInpu
                 name, TASK_FILE,
             )  # fmt: skip
         return None
-    try:
+    kinds = (OSError, ValueError, TypeError, AttributeError, RecursionError)
+    with failing_as(f"{path} is damaged", kinds, "write the model again"):
         values = json.loads(path.read_text(encoding="utf-8"))
         read = {"words": word_rule(values.get("words")), "decision": decision_of(values.get("decision"))}
         inputs = TaskInputs(**{**values, **read})
         if not _is_sound(inputs):
             raise ValueError("a value is out of range, or of another type")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}): write the model again") from error
     if inputs.problem not in TASK_TYPES:
         known = ", ".join(TASK_TYPES)
         raise UserError(
