@@ -125,7 +125,7 @@ def output_loss(
     which `tests/method/fast/test_vocabulary.py` compares with this
     (`test_values_and_gradients_are_those_of_the_plain_formulas`); `held_out` calls this.
     """
-    _check_same_shape("logits", student_logits, teacher_logits)
+    check_same_shape("logits", student_logits, teacher_logits)
     if mask is not None:
         if mask.shape != student_logits.shape[:-1]:
             raise ValueError(
@@ -176,7 +176,7 @@ def attention_loss(
     as with an epsilon, averaged heads, the teacher's dropout (the preset "as-published") or a cached teacher.
     So does `held_out`.
     """
-    _check_same_shape("attention maps", student_attentions, teacher_attentions)
+    check_same_shape("attention maps", student_attentions, teacher_attentions)
     student, teacher = _full_precision(student_attentions), _full_precision(teacher_attentions)
     if epsilon or not log_rows:
         student = _log(student.exp() if log_rows else student, epsilon)
@@ -192,7 +192,7 @@ def mean_divergence(
     reduction: AttentionReduction = "rows",
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Return divergences of attention rows, (B, H, T), averaged over heads and valid queries, as Eq. 7 does.
+    """Return divergences, (B, H, T), averaged over heads and valid tokens, as Eqs. 7 and 8 do.
 
     The rest is as for `attention_loss`.
     """
@@ -220,15 +220,10 @@ def hidden_loss(
     Both are (B, T, D), of one iteration and the matched layer; ValueError if they differ in shape. The mask
     is (B, T), 1 for tokens and 0 for padding.
     """
-    _check_same_shape("hidden states", student_hidden, teacher_hidden)
+    check_same_shape("hidden states", student_hidden, teacher_hidden)
     student, teacher = _full_precision(student_hidden), _full_precision(teacher_hidden)
     distance = 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)  # (B, T)
-    if attention_mask is not None:
-        distance = distance * attention_mask.to(distance.dtype)
-        default_count: Tensor | float = attention_mask.sum()
-    else:
-        default_count = distance.numel()
-    return distance.sum() / at_least_one(default_count if count is None else count)
+    return mean_divergence(distance[:, None], attention_mask, count=count)
 
 
 def embedding_loss(
@@ -271,7 +266,8 @@ def at_least_one(count: Tensor | float) -> Tensor | float:
     return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
-def _check_same_shape(what: str, student: Tensor, teacher: Tensor) -> None:
+def check_same_shape(what: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuse tensors of student and teacher that differ in shape."""
     if student.shape != teacher.shape:
         raise ValueError(
             f"{what} of the student have shape {tuple(student.shape)}, "

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from minialbert.data.masking import IGNORED_LABEL
 from minialbert.method.fast.rows import softmax
-from minialbert.method.losses import KLDirection
+from minialbert.method.losses import KLDirection, check_same_shape
 
 # Bytes of one block of logits: small enough for a core's cache, and many rows at a time on a GPU.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 128 << 20}
@@ -46,12 +46,9 @@ def vocabulary_losses(
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} do not fit logits of {tuple(student_logits.shape)}"
         )
-    if teacher_logits is not None and teacher_logits.shape != student_logits.shape:
-        raise ValueError(
-            f"logits of the student have shape {tuple(student_logits.shape)}, those of the teacher "
-            f"{tuple(teacher_logits.shape)}"
-        )
-    teacher_logits = None if teacher_logits is None else teacher_logits.detach()
+    if teacher_logits is not None:
+        check_same_shape("logits", student_logits, teacher_logits)
+        teacher_logits = teacher_logits.detach()
     losses: tuple[Tensor, Tensor] = _VocabularyLosses.apply(
         student_logits, labels, teacher_logits, direction, temperature
     )
