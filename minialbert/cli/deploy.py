@@ -13,8 +13,8 @@ from minialbert.cli.shared import (
     interruptible,
     leave_page,
     option,
-    print_json,
     print_table,
+    printed_json,
     say,
 )
 from minialbert.cli.tasks import TASK_HELP
@@ -81,9 +81,9 @@ def export(
             records=records, license=license_, language=language, vendor=vendor, repo_id=repo_id, push=push or None,
             private=private or None, overwrite=overwrite, progress=not as_json,
         ).record  # fmt: skip
-    if as_json:
-        print_json(record)
-    elif to is Target.hub:
+    if printed_json(record, as_json):
+        return
+    if to is Target.hub:
         _print_hub(record, output)
     else:
         _print_export(record, output)
@@ -164,8 +164,7 @@ def bench(
             repeats=repeats, seconds=seconds, threads=threads, seed=seed, output=output, overwrite=overwrite,
             progress=not as_json,
         )  # fmt: skip
-    if as_json:
-        print_json(record)
+    if printed_json(record, as_json):
         return
     say(machine_line(record))
     for part in tables(record):
@@ -219,8 +218,7 @@ def trim(
             model, corpus, output, keep=keep, min_count=min_count, text_field=text_field, overwrite=overwrite,
             progress=not as_json,
         ).record  # fmt: skip
-    if as_json:
-        print_json(record)
+    if printed_json(record, as_json):
         return
     before, after = record["parameters_before"], record["parameters"]
     say(f"{after:,} of {before:,} parameters ({after / before:.0%}); model and tokenizer in {output}")

@@ -122,8 +122,7 @@ def prepare(
             max_document_bytes=int(max_document_mb * 1_000_000), overwrite=overwrite, progress=not as_json, **chosen,
         ).manifest  # fmt: skip
     assert manifest is not None
-    if as_json:
-        print_json(manifest.to_dict())
+    if printed_json(manifest.to_dict(), as_json):
         return
     rows = (
         (name, *(f"{count:,}" for count in (counts.documents, counts.windows, counts.tokens)))
@@ -292,8 +291,7 @@ def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
 
     plan = plan_distillation(resolved, data)
     figures = estimate(plan)
-    if as_json:
-        print_json({"recipe": plan.recipe.model_dump(), "estimate": figures})
+    if printed_json({"recipe": plan.recipe.model_dump(), "estimate": figures}, as_json):
         return
     out.print(dump_recipe(plan.recipe), markup=False, highlight=False)
     for note in plan.notes:

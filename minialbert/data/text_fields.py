@@ -48,7 +48,6 @@ class _RecordLines(Iterator[str]):
         self._begin = 1
 
     def end_record(self) -> None:
-        """Begin the next record."""
         self._begin, self._size = self.row + 1, 0
 
     def __next__(self) -> str:

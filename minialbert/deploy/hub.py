@@ -86,15 +86,16 @@ def export_to_hub_folder(
     with writing(output, advice=None), whole_folder(target, replaces=_OPTIONAL_FILES) as staging:
         loaded.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        _drop_local_keys(staging / "tokenizer_config.json")
+        settings = staging / "tokenizer_config.json"
+        said = json.loads(settings.read_text(encoding="utf-8")).items()
+        write_json(settings, {key: value for key, value in said if key not in _LOCAL_KEYS})
         if facts.task is not None:
             shutil.copyfile(source / TASK_FILE, staging / TASK_FILE)
         if facts.sentence_embeddings:
             pooling = read_pooling(
                 str(source), lambda file: path if (path := source / file).is_file() else None
             )
-            longest = min(pooling.max_tokens or facts.max_tokens, facts.max_tokens)
-            write_pooling(staging, pooling, width=loaded.config.hidden_size, max_tokens=longest)
+            write_pooling(staging, pooling, width=loaded.config.hidden_size, max_tokens=facts.max_tokens)
         if license_text is not None:
             (staging / _LICENSE).write_text(license_text, encoding="utf-8")
         (staging / _CARD).write_text(card, encoding="utf-8")
@@ -215,12 +216,6 @@ def _license_text() -> str:
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise UserError("the text of the licence is missing from this installation: install minialbert again")
-
-
-def _drop_local_keys(path: Path) -> None:
-    if path.is_file():
-        values = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, {key: value for key, value in values.items() if key not in _LOCAL_KEYS})
 
 
 def _push(folder: Path, files: list[str], repo_id: str, private: bool | None) -> str:

@@ -116,8 +116,8 @@ def trim(
             if (task := repository_file(source, TASK_FILE)) is not None:
                 (staging / TASK_FILE).write_bytes(task.read_bytes())
             if (pooling := find_pooling(source)) is not None:
-                longest = min(pooling.max_tokens or max_input_length(loaded), max_input_length(loaded))
-                write_pooling(staging, pooling, width=loaded.config.hidden_size, max_tokens=longest)
+                width, longest = loaded.config.hidden_size, max_input_length(loaded)
+                write_pooling(staging, pooling, width=width, max_tokens=longest)
         logger.info(
             "%s of %s tokens stay; %s of the corpus keep their tokens; %s texts give the same hidden states to the bit",
             f"{len(ids):,}", f"{record['tokens_before']:,}", f"{record['occurrences_kept']:.2%}", proved,

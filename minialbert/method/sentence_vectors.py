@@ -309,8 +309,8 @@ def write_pooling(
     """Write what makes an encoder's folder a model for sentence-transformers, and return the names of the files.
 
     They are in the layout of sentence-transformers 2, which every later version reads. `width` is that of the encoder's
-    states; texts are cut after `max_tokens`. `stand_in` is the config that it reads in place of the folder's, whose
-    architecture Transformers may not know: who runs a graph needs no more of it than sizes.
+    states; texts are cut after `max_tokens`, or sooner where the pooling says so. `stand_in` is the config that it
+    reads in place of the folder's, whose architecture Transformers may not know: who runs a graph needs its sizes.
     """
     kinds = ["Transformer", "Pooling", *["Dense"] * len(pooling.dense), *[_NORMALIZE] * pooling.normalize]
     places = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], 1))]
@@ -319,7 +319,7 @@ def write_pooling(
             {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{kind}"}
             for index, (kind, place) in enumerate(zip(kinds, places, strict=True))
         ],
-        LENGTH_FILE: {"max_seq_length": max_tokens, "do_lower_case": False},
+        LENGTH_FILE: {"max_seq_length": min(pooling.max_tokens or max_tokens, max_tokens), "do_lower_case": False},
         PROMPTS_FILE: {
             "prompts": dict(pooling.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine",
         },

@@ -76,19 +76,15 @@ def trace_onnx(
     assert program is not None
     graph: ModelProto = program.model_proto
     graph.producer_name, graph.producer_version = "minialbert", ""
-    _forget_machine(graph)
+    body = graph.graph
+    for part in (graph, body, *body.node, *body.initializer, *body.input, *body.output, *body.value_info):
+        # Where each operator came from: lines of source, with paths of this machine.
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     store_weights_once(graph)
     note_weights(graph, model.state_dict())
     keep_layer_norms_apart(graph)
     return graph
-
-
-def _forget_machine(graph: ModelProto) -> None:
-    """Remove what the exporter notes of where each operator came from: lines of source, with paths of this machine."""
-    body = graph.graph
-    for part in (graph, body, *body.node, *body.initializer, *body.input, *body.output, *body.value_info):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
 
 
 def outputs_of(head: str, pooling: Pooling | None = None) -> tuple[str, ...]:
