@@ -58,7 +58,7 @@ FORMATS = {
     "doccano": Format("doccano", ".jsonl", "overlaps classes id annotator meta", rows.write_doccano),
     "label-studio": Format("Label Studio", ".json", _ALL, label_studio.write),
     "prodigy": Format("Prodigy", ".jsonl", _ALL, rows.write_prodigy),
-    "spacy": Format("spaCy's DocBin", ".spacy", _ALL.replace("details ", "")),
+    "spacy": Format("spaCy's DocBin", ".spacy", _ALL.replace("details", "identifier")),
     "jsonl": Format("JSON lines", ".jsonl", _ALL, rows.write_rows),
     "conll2003": Format("CoNLL-2003", ".conll", "", partial(conll.write, scheme="conll2003")),
     **{

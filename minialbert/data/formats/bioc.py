@@ -85,6 +85,7 @@ def _document(document: Mapping[str, Any], place: str, reading: Reading) -> Docu
             text, waiting = text + given, []
         if begin is not None:
             passages.append((begin, len(text), dict(passage.get("infons") or {})))
+    entities += (_entity(one, 0, place) for one in document.get("annotations") or ())
     if relations:
         reading.left_out["relations"] += relations
     name = None if document.get("id") is None else str(document["id"])

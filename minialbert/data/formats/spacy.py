@@ -29,8 +29,7 @@ def read(path: Path, reading: Reading) -> Iterator[Document]:
         found = list(doc.ents) or groups
         if groups and doc.ents:
             reading.left_out["spans in groups beside the entities"] += len(groups)
-        parted = [(span, ((span.start_char, span.end_char),)) for span in found]
-        entities = tuple(Entity(span.label_, parts, span.id_ or None, place=place) for span, parts in parted)
+        entities = tuple(_entity(span, place) for span in found)
         is_annotated = found or doc.has_annotation("ENT_IOB")
         labels = tuple(name for name, value in doc.cats.items() if value >= 0.5) if doc.cats else None
         known = {key: value for key, value in doc.user_data.items() if isinstance(key, str)}
@@ -39,6 +38,11 @@ def read(path: Path, reading: Reading) -> Iterator[Document]:
             doc.text, entities if is_annotated else None, labels, None if name is None else str(name), annotator,
             known, place=place,
         )  # fmt: skip
+
+
+def _entity(span: Any, place: str) -> Entity:
+    meta = {"identifier": span.kb_id_} if span.kb_id_ else {}
+    return Entity(span.label_, ((span.start_char, span.end_char),), span.id_ or None, meta=meta, place=place)
 
 
 def write(documents: Iterable[Document]) -> bytes:
@@ -65,7 +69,10 @@ def write(documents: Iterable[Document]) -> bytes:
             raise UserError(
                 f"document {quoted(document.id)}: spaCy cannot hold a span that begins or ends in whitespace"
             )
-        spans = [Span(doc, starts[one.start], ends[one.end], one.label) for one in entities]
+        spans = [
+            Span(doc, starts[one.start], ends[one.end], one.label, kb_id=str(one.meta.get("identifier", "")))
+            for one in entities
+        ]
         taken = sorted((one.start, one.end) for one in document.entities or ())
         if any(after[0] < before[1] for before, after in zip(taken, taken[1:], strict=False)):
             doc.spans[_GROUP] = spans

@@ -228,3 +228,15 @@ def test_quotes_that_stand_elsewhere_are_noted(tmp_path):
 def test_spacy_is_an_extra():
     with pytest.raises(UserError, match=r"reading .spacy files needs spaCy: pip install .*\[spacy\]"):
         read(SAMPLES / "sample.spacy")
+
+
+def test_annotations_of_a_document_are_those_of_its_text(tmp_path):
+    one = {"id": "1", "infons": {"type": "A"}, "text": "b", "locations": [{"offset": 2, "length": 1}]}
+    document = {
+        "id": "d",
+        "passages": [{"offset": 0, "text": "a"}, {"offset": 2, "text": "b"}],
+        "annotations": [one],
+    }
+    (tmp_path / "a.json").write_text(json.dumps({"documents": [document]}))
+    (read,) = read_documents(tmp_path / "a.json", [])["train"]
+    assert [(read.text, entity.label, entity.parts) for entity in read.entities] == [("a\nb", "A", ((2, 3),))]

@@ -35,6 +35,7 @@ def test_a_doc_bin_is_read_and_written(tmp_path):
             "annotator": "7",
         },
         {"id": "b", "text": "a b", "spans": [[0, 3, "N"], [2, 3, "U"]], "ward": "A", "annotator": "8"},
+        {"id": "e", "text": "a b", "spans": [{"start": 2, "end": 3, "label": "U", "identifier": "Q1"}]},
         {"id": "c", "text": "two", "label": ["x"]},
     ]
     source = tmp_path / "rows.jsonl"
