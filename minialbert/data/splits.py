@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ def shared_texts(splits: Mapping[str, Sequence[str]]) -> Iterator[str]:
     four fifths of their runs of three words, by a sketch of them. Texts of fewer than five words are not compared.
     """
     near = sum(map(len, splits.values())) <= _MOST
-    words = {name: [_WORD.findall(text.casefold()) for text in texts] for name, texts in splits.items()}
+    words = {name: [_WORD.findall(plain(text)) for text in texts] for name, texts in splits.items()}
     whole = {
         name: [" ".join(one) if len(one) >= _FEWEST else "" for one in texts] for name, texts in words.items()
     }
@@ -73,6 +74,11 @@ def shared_texts(splits: Mapping[str, Sequence[str]]) -> Iterator[str]:
                 f"{later}: {sum(same):,} of {len(same):,} texts stand in {earlier} too, and {nearly:,} more nearly so; "
                 "scores on them say little about new texts"
             )
+
+
+def plain(text: str) -> str:
+    """Returns a text without what tells two spellings of the same words apart: case and the form of its accents."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _sketch(words: Sequence[str]) -> tuple[int, ...]:

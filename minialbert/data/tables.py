@@ -56,6 +56,7 @@ from minialbert.data.formats.documents import DOCUMENT
 from minialbert.data.labelled import Labelled, annotated
 from minialbert.data.ner import DOCUMENT_START, LINES, Repair, TagReader
 from minialbert.data.rows import LabelledData
+from minialbert.data.splits import plain
 from minialbert.data.table_files import Table, unsplit_tables
 from minialbert.data.task_types import TaskType, task_type
 from minialbert.errors import UserError, listed, local_path, quoted
@@ -398,7 +399,7 @@ def _notes_on_names(table: Table, used: Used, names: Sequence[str]) -> Iterator[
     """Yields notes on names that may be one, and on classes that a data set names and no row has."""
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(name.strip().casefold().removesuffix(".0"), []).append(name)
+        alike.setdefault(plain(name).strip().removesuffix(".0"), []).append(name)
     for several in (several for several in alike.values() if len(several) > 1):
         yield f"the labels {listed(map(quoted, several))} are apart: if they are one, spell them alike in the data"
     declared = (

@@ -132,9 +132,18 @@ def test_classes_without_rows_and_names_that_may_be_one_are_told():
     told = "rows in memory (train): no row has 'b', so they are not labels; task.labels keeps them"
     assert task.notes == (told,)
     assert load_table(data, "single-label", labels=["a", "b", "c"]).notes == ()
-    rows = [("x", "Yes"), ("y", "yes"), ("z", "no"), ("u", 1), ("v", "1.0"), ("w", "no")]
+    rows = [
+        ("x", "Yes"),
+        ("y", "yes"),
+        ("z", "no"),
+        ("u", 1),
+        ("v", "1.0"),
+        ("w", "no"),
+        ("s", "\u00e9"),
+        ("t", "e\u0301"),
+    ]
     told = "the labels {} are apart: if they are one, spell them alike in the data"
-    notes = (told.format("'1', '1.0'"), told.format("'Yes', 'yes'"))
+    notes = (told.format("'1', '1.0'"), told.format("'Yes', 'yes'"), told.format("'e\u0301', '\u00e9'"))
     assert load_table(rows, "single-label").notes == notes
 
 

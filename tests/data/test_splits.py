@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import unicodedata
 
 from minialbert.data.splits import shared_texts
 
@@ -38,3 +39,6 @@ def test_texts_without_spaces_are_compared_by_their_letters():
     report = "\u60a3\u8005\u8bc9\u54b3\u55fd\u4e09\u5929\uff0c\u65e0\u53d1\u70ed\u3002"
     (said,) = shared_texts({"train": [report], "test": [report[:-1], report[:4]]})
     assert said.startswith("test: 1 of 2 texts stand in train too")
+    accents = "Na\u00efve caf\u00e9s serve cr\u00e8me br\u00fbl\u00e9e daily"
+    (said,) = shared_texts({"train": [accents], "test": [unicodedata.normalize("NFD", accents).upper()]})
+    assert said.startswith("test: 1 of 1 texts stand in train too")

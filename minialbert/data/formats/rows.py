@@ -40,9 +40,8 @@ def shape(columns: Iterable[str], record: Mapping[str, Any]) -> str | None:
 
 def usual(table: Table) -> Table:
     """Returns rows of Prodigy and of JSON-MIN with their spans and classes under the usual names too."""
-    regions = {
-        key for _, cells in table.rows for key, cell in cells.items() if key != "spans" and _are_regions(cell)
-    }
+    regions = {"spans"} & {*table.columns}
+    regions = regions or {key for _, cells in table.rows for key, cell in cells.items() if _are_regions(cell)}
     regions = regions if len(regions) == 1 else set()  # of several one is to be named, as task.spans
     rows = []
     for row, cells in table.rows:

@@ -83,3 +83,14 @@ def test_a_text_of_which_nobody_chose_a_class_is_left_out(tmp_path):
     assert [row.label for row in task.splits["train"]] == ["x", "y"]
     assert "train: 1 text left out that has no annotation of label" in task.notes
     assert [row.label for row in load_table(path, "multi-label").splits["train"]] == [("x",), (), ("y",)]
+
+
+def test_an_accepted_text_without_spans_has_no_entity_if_others_have(tmp_path):
+    rows = [
+        {"text": "a b", "spans": [{"start": 0, "end": 1, "label": "X"}], "answer": "accept"},
+        {"text": "c d", "answer": "accept"},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row.tags for row in load_table(path, "token").splits["train"]] == [("B-X", "O"), ("O", "O")]
+    assert [one.entities == () for one in read_documents(path, [])["train"]] == [False, True]
