@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
+import numpy
 import pytest
 import torch
+import transformers
 
 import minialbert
 
@@ -29,6 +32,53 @@ def test_live_models_go_in_everywhere(tiny_teacher, tiny_tokenizer, tmp_path):
         tuned.model.classifier.bias += torch.tensor([100.0, 0.0])  # what is alive counts, not what was saved
     labels = {one["label"] for one in minialbert.predict(tuned.model, texts)}
     assert labels == {tuned.model.config.id2label[0]}
+
+
+def test_a_model_that_came_of_a_verb_is_free(tiny_teacher, tiny_tokenizer):
+    data = {"train": ROWS, "validation": ROWS[:8]}
+    tuned = minialbert.finetune(tiny_teacher, "classification", data, tokenizer=tiny_tokenizer, epochs=1)
+    assert not tuned.model._forward_pre_hooks
+    copied = copy.deepcopy(tuned.model)
+    assert minialbert.predict(copied, ["the king"]) == minialbert.predict(tuned, ["the king"])
+
+
+def test_what_of_a_live_model_is_not_read_is_said(tiny_teacher_dir, caplog):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir)
+    model(torch.tensor([[5, 6]]), output_hidden_states=True)  # after which Transformers has hooks of its own
+    caplog.clear()
+    expected = minialbert.predict(model, ["the king"])
+    assert not caplog.messages
+    model.classifier.register_forward_hook(lambda module, inputs, logits: -logits)
+    model.dropout.__class__ = type("Louder", (torch.nn.Dropout,), {"__module__": "mine"})
+    assert minialbert.predict(model, ["the king"]) == expected
+    told = "is read by weights and configuration, without code of its own: Louder, <lambda>"
+    assert [told in line for line in caplog.messages] == [True]
+    model.bert.encoder.layer[1].output.dense.lora_A = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(
+        minialbert.errors.UserError, match=r"not describe \(bert\.encoder\.layer\.1\.output\.dense\.lora_A\)"
+    ):
+        minialbert.predict(model, ["the king"])
+
+
+def test_a_message_names_a_live_model_as_its_caller_does(tiny_teacher_dir):
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tiny_teacher_dir)
+    with pytest.raises(minialbert.errors.UserError, match=f"^{tiny_teacher_dir} has no task head"):
+        minialbert.predict(model, ["the king"])
+
+
+def test_results_live_models_and_numbers_of_numpy_go_into_distil(tiny_teacher_dir, tmp_path):
+    live = transformers.AutoModelForMaskedLM.from_pretrained(tiny_teacher_dir)
+    texts = [" ".join(WORDS * 20)] * 12  # of more letters than the name of a file may have
+    settings = {"student.adapter_reduction_factor": 8, "training.eval_windows": numpy.int64(2)}
+    options = {"recipe": "tiny", "max_steps": numpy.int64(1), "settings": settings}
+    first = minialbert.distill(live, texts, output=tmp_path / "first", **options)
+    windows = tmp_path / "first-windows"
+    assert minialbert.distill(first, windows, **options).record["model"]["teacher"] == "first"
+    again = minialbert.distill(live, windows, student=first, **options)
+    assert again.record["recipe"]["student"]["init_from"] == "first"
+    for student, message in ((live, "the teacher itself"), (live.bert, "a BertModel, has no masked-LM head")):
+        with pytest.raises(minialbert.errors.UserError, match=message):
+            minialbert.distill(live, windows, student=student, **options)
 
 
 def test_texts_alone_are_cut_into_windows_on_the_way(tiny_teacher, tiny_tokenizer, tmp_path):

@@ -196,6 +196,10 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     sources that were found before, lists and iterators of texts, data sets and frames. At least one is not empty.
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
+    if sum(isinstance(entry, tuple) and len(entry) < 4 for entry in entries) > 1:  # of a text and its label
+        raise UserError(
+            "the corpus is a list of tuples: give the texts alone, as in [row[0] for row in rows]"
+        )
     sources: dict[str, Source] = {}
     for entry in entries:
         for source in _sources_of_entry(entry, text_field):

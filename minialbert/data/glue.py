@@ -327,7 +327,11 @@ def _convert_rows(task: GlueTask, title: str, split: str, rows: Any) -> _Split:
     columns = task.hub_columns or task.columns
     part = _Split(task, split, columns, names, labelled)
     needed = [*columns, "label"] if labelled else columns
-    for number, row in table_in_memory(rows, f"{title}, {split}", in_words=False).rows:
+    table = table_in_memory(rows, f"{title}, {split}", in_words=False)
+    bare = ("text", "label") if len(columns) == 1 else ("sentence1", "sentence2", "label")  # of tuples
+    names_of = dict(zip(bare, (*columns, "label"), strict=True)) if table.columns == bare else {}
+    for number, cells in table.rows:
+        row = {names_of.get(column, column): cell for column, cell in cells.items()}
         where = f"{title}, {split}, row {number}"
         missing = [column for column in needed if column not in row]
         if missing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -61,7 +62,7 @@ from minialbert.data.window_store import (
     record_from_plain,
     remove_own_files,
 )
-from minialbert.errors import UserError, failing_as
+from minialbert.errors import UserError, failing_as, quoted
 from minialbert.recipes.load import load_recipe
 from minialbert.recipes.schema import Recipe
 from minialbert.runs.files import check_own, sha256_of, sole_user, sync, write_json, writing
@@ -175,8 +176,7 @@ def make_windows(
         The paper says "stride 128"; its code passes 128 as the tokenizer's `stride`, which is the OVERLAP.
         With two special tokens the windows of the defaults are therefore 254 - 128 = 126 tokens apart.
     """
-    chosen = WindowOptions(**options)
-    chosen = replace(chosen, held_out_fraction=float(chosen.held_out_fraction))
+    chosen = WindowOptions(**{name: _number(name, value) for name, value in options.items()})
     loaded = load_tokenizer(tokenizer)
     record = _tokenizer_record(loaded)
     _check_options(chosen, record, loaded)
@@ -255,6 +255,16 @@ class _State:
     empty: int = 0
     left_out: int = 0
     splits: dict[str, SplitCounts] = field(default_factory=lambda: {split: SplitCounts() for split in SPLITS})
+
+
+def _number(name: str, value: Any) -> Any:
+    """Returns an option, as Python's own number where it is one."""
+    kind = {field.name: str(field.type) for field in fields(WindowOptions)}[name]
+    convert = {"int": operator.index, "float": float}.get(kind.partition(" ")[0])
+    if convert is None or (value is None and "None" in kind):
+        return value
+    with failing_as(f"{name} is {quoted(value)}", (TypeError, ValueError), "give a number"):
+        return convert(value)
 
 
 def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:

@@ -32,7 +32,7 @@ def is_frame(rows: object) -> bool:
 
 def is_dataset(rows: object) -> bool:
     """Returns whether something is one split of the `datasets` library."""
-    return hasattr(rows, "features") and hasattr(rows, "__iter__") and not isinstance(rows, Mapping)
+    return hasattr(rows, "features") and hasattr(rows, "column_names") and not isinstance(rows, Mapping)
 
 
 def numbered_rows(
@@ -60,16 +60,20 @@ def numbered_rows(
 
 
 def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
+    if is_frame(rows) and column in rows.columns:
+        rows = rows[[column]]
+    if hasattr(rows, "notna"):  # a frame, or one of its columns
+        rows = rows.astype(object).where(rows.notna(), None)
+    if names := getattr(getattr(rows, "dtype", None), "names", None):  # numpy's records
+        return (dict(zip(names, row.tolist(), strict=True)) for row in rows)
     if is_frame(rows):
-        kept = rows[[column]] if column in rows.columns else rows
-        kept = kept.astype(object).where(kept.notna(), None)
-        names = [str(name) for name in kept.columns]
+        names = [str(name) for name in rows.columns]
         if len(set(names)) < len(names):
             raise UserError(
                 f"the frame names the column {quoted(max(names, key=names.count))} more than once"
             )
         return (
-            _plain(dict(zip(names, cells, strict=True))) for cells in kept.itertuples(index=False, name=None)
+            _plain(dict(zip(names, cells, strict=True))) for cells in rows.itertuples(index=False, name=None)
         )
     if is_dataset(rows):
         if column in (rows.column_names or ()):
@@ -102,14 +106,16 @@ def _plain_cell(cell: Any) -> Any:
 def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
     """Returns rows in memory, at least one, as a table, as `read_table` returns a file.
 
-    They are dictionaries, a data set or a frame; or pairs of text and label; or a text, a second one and their label;
-    or, `in_words`, pairs of words and tags, or of a text and its spans.
+    They are dictionaries (or named tuples, or rows of a frame), a data set or a frame; or pairs of text and label; or a
+    text, a second one and their label; or, `in_words`, pairs of words and tags, or of a text and its spans.
     """
     if isinstance(rows, str | Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
         raise UserError(f"{name}: expected rows, a data set or a frame, found {type(rows).__name__}")
     table = Table(name, (), [], is_file=False)
     columns = dict[str, None]()
-    for row, value in numbered_rows(rows, name):
+    for row, given in numbered_rows(rows, name):
+        plain = next((way for way in ("_asdict", "to_dict", "tolist") if hasattr(given, way)), None)
+        value = given if plain is None else getattr(given, plain)()
         if isinstance(value, Mapping):
             cells = _plain({str(column): cell for column, cell in value.items()})
         elif isinstance(value, (tuple, list)) and len(value) in (2, 3):

@@ -31,7 +31,7 @@ from minialbert.method.attention_maps import attention_maps, write_attention_map
 from minialbert.method.costs import Price, distillation_price, fitted_length
 from minialbert.method.encoders import Teacher, load_encoder_config, max_input_length
 from minialbert.method.fast.compilation import compile_layers
-from minialbert.method.live import model_identity
+from minialbert.method.live import AnyModel, model_identity, of_result
 from minialbert.method.objective import PRESETS, DistillationObjective
 from minialbert.method.plan import LENGTHS, DistillationPlan, Folders, plan_distillation, with_passes
 from minialbert.method.sentence_vectors import write_pooling
@@ -79,10 +79,10 @@ def initialise(
 
 
 def distill(
-    teacher: str | Path | PreTrainedModel | Teacher | None,
+    teacher: AnyModel | None,
     data: Any,
     *,
-    student: str | Path | PreTrainedModel | None = None,
+    student: AnyModel | None = None,
     student_arch: str | None = None,
     recipe: str | Path | Recipe | None = None,
     objective: DistillationObjective | str | None = None,
@@ -116,10 +116,11 @@ def distill(
         2
 
     Args:
-        teacher: a model, or its directory or hub id; None for masked-LM alone.
+        teacher: a model, its directory or hub id, or the result of a verb; None for masked-LM alone.
         data: the result of `prepare`, its folder, several folders with one tokenizer, or a `WindowDataset`; or texts in
             memory as `prepare` takes them, which are first cut into windows in `OUTPUT-windows`.
-        student: a masked-LM model to train on, or its directory or hub id; None for one that the recipe builds.
+        student: a masked-LM model to train on, its directory or hub id, or the result of a verb; None for one that the
+            recipe builds.
         student_arch: "minialbert" (recursive) or "bert" (full), of a student that the recipe builds.
         recipe: a name, a YAML file, or a `Recipe`, with all settings that are not arguments here. Default: "default",
             or "embeddings" for that objective.
@@ -132,8 +133,8 @@ def distill(
         seed: random seed of order, masks and dropout.
         time: how long the run may take, as in "2h" or "45m"; the number of steps follows.
         settings: any other key of the recipe, as in `{"student.num_hidden_layers": 3, "distill.output_weight": 4}`.
-        tokenizer: where `data` is a corpus, and the teacher in memory or the student's vocabulary its own: a directory,
-            hub id, or tokenizer.
+        tokenizer: where `data` is a corpus, and the teacher was not loaded from anywhere or the student's vocabulary is
+            its own: a directory, hub id, or tokenizer.
         output: the run directory. Default: a temporary one, which the log names.
         start_only: measure the student before its first step, without training.
         resume: continue from the last checkpoint of the same run.
@@ -152,6 +153,7 @@ def distill(
     started, allowed = monotonic(), None if time is None else seconds_of(time)
     if output is None and (resume or world_size() > 1):
         raise UserError("a run that is resumed, or has several processes, needs a directory: give output")
+    teacher, student = of_result(teacher), of_result(student)
     if isinstance(teacher, PreTrainedModel):
         has_head = teacher.get_output_embeddings() is not None
         teacher = Teacher(teacher, has_head, name=teacher.config.name_or_path)
@@ -258,11 +260,11 @@ def _as_windows(
         return data
     if isinstance(data, list | tuple) and data and all(_is_place(one) for one in data):
         return list(data)
-    if tokenizer is None and teacher is not None:
-        raise UserError("these texts are not windows yet, and the teacher is in memory: give tokenizer too")
     name, revision = recipe.teacher.model, recipe.teacher.revision
-    if tokenizer is None and name is None:
-        raise UserError("these texts are not windows yet: give tokenizer too")
+    if tokenizer is None and name in (None, _IN_MEMORY):
+        raise UserError(
+            "these texts are not windows yet, and no teacher was loaded from a place: give tokenizer too"
+        )
     source = tokenizer if tokenizer is not None else load_tokenizer(str(name), revision=revision)
     config = teacher.model.config if teacher is not None else None
     if config is None and name is not None:
@@ -276,7 +278,7 @@ def _as_windows(
 
 
 def _is_place(one: Any) -> bool:
-    return isinstance(one, Path) or (isinstance(one, str) and Path(one).is_dir())
+    return isinstance(one, Path) or (isinstance(one, str) and os.path.isdir(one))  # a text may be any length
 
 
 def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
@@ -315,7 +317,7 @@ def _run(
     trainer = make_trainer(plan, run, progress=progress)
     end: dict[str, Any] = {}
     if price is not None:
-        with trainer.stop.listening():
+        with trainer.listening():
             checkpoint = trainer.resume_point(run, resume=resume)
             logger.info("%s", price.line(step_of(Path(checkpoint)) if checkpoint else 0))
             start = _first_measurement(trainer, run, plan, resumed=checkpoint is not None)

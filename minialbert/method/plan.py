@@ -103,6 +103,13 @@ def plan_distillation(
         samples = _sample_batches(windows, collator)
         student, started = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
         notes += started
+    if not whole and student.get_output_embeddings() is None:
+        raise UserError(f"the student, a {type(student).__name__}, has no masked-LM head: give one that has")
+    if not any(weight.requires_grad for weight in student.parameters()):
+        told = "it is the teacher itself, or was one before"
+        raise UserError(
+            f"no weight of the student is trained, since {told}: give a copy with requires_grad_(True)"
+        )
     if training.gradient_checkpointing:
         checkpoint_activations(student)
     if training.optimizer == "muon":

@@ -64,7 +64,7 @@ def with_settings(recipe: AnyRecipe, given: Mapping[str, Any], settings: Setting
     """Return a recipe with values by key, and with settings as `apply_overrides` takes them, which count more."""
     if isinstance(settings, Mapping):
         return apply_overrides(recipe, {**given, **settings})
-    named = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    named = [f"{key}={json.dumps(_plain(value), ensure_ascii=False)}" for key, value in given.items()]
     return apply_overrides(recipe, [*named, *settings])
 
 
@@ -79,6 +79,7 @@ def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
     sections = recipe.sections()
     label = "settings:" if isinstance(overrides, Mapping) else "--set"
     changed = dict(overrides) if isinstance(overrides, Mapping) else _parsed(overrides)
+    changed = {key: _plain(value) for key, value in changed.items()}
     _clear_others(changed, values)
     for key, value in changed.items():
         section, dot, field = key.partition(".")
@@ -91,6 +92,10 @@ def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
             raise UserError(f"{label} {shown(key)}: unknown section{_did_you_mean(section, list(sections))}")
         (values[section] if dot else values)[field or section] = value
     return _validate(values, label.removesuffix(":"), type(recipe))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value  # numbers and arrays of a library's own
 
 
 def keys_of(settings: Settings) -> set[str]:

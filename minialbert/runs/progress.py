@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from minialbert.runs.machine import peak_memory_mb
 
 logger = logging.getLogger(__name__)
 
+# How many blocks of all threads are quiet, and how Transformers spoke before the first of them.
+_quiet, _spoken, _counting = 0, (0, False), threading.Lock()
 # Seconds of a training without a line, after which one is said between two logs: the first wait, and the longest.
 _PATIENCE, _LONGEST_PATIENCE = 30.0, 600.0
 
@@ -176,17 +179,27 @@ def silence_transformers() -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep Transformers' bars and loading reports off the screen inside the block; what matters is in our lines."""
+    """Keep Transformers' bars and loading reports off the screen inside the block; what matters is in our lines.
+
+    They are for all threads together, so the last one that leaves such a block restores them.
+    """
     from transformers.utils import logging as theirs
 
-    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    silence_transformers()
+    global _quiet, _spoken
+    with _counting:
+        _quiet += 1
+        if _quiet == 1:
+            _spoken = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+            silence_transformers()
     try:
         yield
     finally:
-        theirs.set_verbosity(verbosity)
-        if bars:
-            theirs.enable_progress_bar()
+        with _counting:
+            _quiet -= 1
+            if not _quiet:
+                theirs.set_verbosity(_spoken[0])
+                if _spoken[1]:
+                    theirs.enable_progress_bar()
 
 
 def duration(seconds: float) -> str:

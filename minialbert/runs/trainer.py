@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -219,9 +220,18 @@ class ResumableTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # losses are normalised over the whole optimiser step
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.model.register_forward_pre_hook(self._before_batch)
         # While signals still end a process at once: it may wait here for one that has failed before.
         self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take signals as requests to stop inside the block, before each batch; the model is left without a trace."""
+        hook = self.model.register_forward_pre_hook(self._before_batch)
+        try:
+            with self.stop.listening():
+                yield
+        finally:
+            hook.remove()
 
     def resume_point(self, run: RunDirectory, *, resume: bool) -> str | None:
         """Return the checkpoint to go on from, for `train`, after dropping what the log holds beyond it.
@@ -260,9 +270,12 @@ class ResumableTrainer(Trainer):
             if self.stops_here() and self.state.global_step < self.state.max_steps:
                 raise StopRequested
             return result
-        except StopRequested:
-            self.save_for_resume()
-            self.callback_handler.on_train_end(self.args, self.state, self.control)
+        except BaseException as error:
+            try:
+                if isinstance(error, StopRequested):
+                    self.save_for_resume()
+            finally:  # a bar that is not put away would keep the screen
+                self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise
         finally:
             now = time.perf_counter()

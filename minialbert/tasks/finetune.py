@@ -521,7 +521,7 @@ def _finetune(
             logger.info("%s", note)
         logger.info("%s", plan.parameters)
     trainer = make_tuning_trainer(plan, run, progress=progress)
-    with trainer.stop.listening():
+    with trainer.listening():
         checkpoint = trainer.resume_point(run, resume=resume)
         if progress:
             logger.info("%s", price.line(step_of(Path(checkpoint)) if checkpoint else 0))

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -109,10 +110,10 @@ class TextModel(ABC):
     ) -> None:
         numbers = {"a batch size": batch_size, "top_k": top_k, "max_characters": max_characters}
         for name, value in numbers.items():
-            if value is not None and value < 1:
-                raise UserError(f"expected {name} of at least 1, found {value}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UserError(f"expected a threshold from 0 to 1, found {threshold}")
+            if value is not None and not (hasattr(value, "__index__") and value >= 1):
+                raise UserError(f"expected {name} of at least 1, found {quoted(value)}")
+        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise UserError(f"expected a threshold from 0 to 1, found {quoted(threshold)}")
         for option, given, without in (
             ("threshold", threshold, ("regression", "embedding")),
             ("top_k", top_k, ("regression", "embedding", "token")),
@@ -210,7 +211,7 @@ class TextModel(ABC):
         """
         if self.problem != "embedding":
             raise UserError(f"a {self.problem} model gives no vectors: give a sentence encoder")
-        if dim is not None and not 1 <= dim <= len(self.labels):
+        if dim is not None and not (hasattr(dim, "__index__") and 1 <= dim <= len(self.labels)):
             raise UserError(f"expected from 1 to {len(self.labels)} dimensions, found {dim}")
         given = [texts] if isinstance(texts, str) else _listed(texts)
         results = self.predict(prompt + text if isinstance(text, str) else text for text in given)

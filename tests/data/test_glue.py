@@ -445,6 +445,22 @@ def test_rows_in_memory():
     ]
 
 
+def test_tuples_in_memory_have_the_columns_of_the_task():
+    rows = {"train": [("a", 1), ("b", 0)], "dev": [("c", "acceptable")], "test": [("d", None)]}
+    task = load_glue("cola", rows)
+    assert [(row.text, row.label) for row in task.splits["train"]] == [
+        ("a", "acceptable"),
+        ("b", "unacceptable"),
+    ]
+    assert [row.label for split in ("validation", "test") for row in task.splits[split]] == [
+        "acceptable",
+        None,
+    ]
+    pair = [("a", "b", "neutral")]
+    (row,) = load_glue("mnli", {"train": pair, "validation_matched": pair}).splits["train"]
+    assert (row.text, row.pair, row.label) == ("a", "b", "neutral")
+
+
 def test_rows_in_memory_without_an_agreed_label():
     label = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
     row = {"premise": "a", "hypothesis": "b"}

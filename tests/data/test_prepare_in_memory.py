@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy
 import pandas
 import pytest
 
@@ -55,7 +56,9 @@ KINDS = {
     "data set": lambda: datasets.Dataset.from_list(rows()),
     "stream": lambda: datasets.Dataset.from_list(rows()).to_iterable_dataset(),
     "frame": lambda: pandas.DataFrame(rows()),
+    "column": lambda: datasets.Dataset.from_list(rows())["text"],
     "series": lambda: pandas.Series(TEXTS),
+    "series with gaps": lambda: pandas.Series([float("nan"), *TEXTS[:30], None, *TEXTS[30:]]),
     "frame with gaps": lambda: pandas.DataFrame([{"text": None}, *rows()]),
 }
 
@@ -81,6 +84,10 @@ def test_a_list_and_an_iterator_of_the_same_texts_give_the_same_folder(tmp_path,
     for corpus in (TEXTS[1:], iter(TEXTS[1:])):
         message = refused(corpus, tmp_path / "iterator")
         assert "was prepared with other settings (corpus files (texts in memory (" in message
+
+
+def test_several_frames_are_one_corpus(of_a_file, tmp_path):
+    assert windows([pandas.DataFrame(rows()[:30]), pandas.DataFrame(rows()[30:])], tmp_path) == of_a_file
 
 
 def test_the_field_of_the_text(of_a_file, tmp_path):
@@ -202,6 +209,10 @@ def test_places_in_a_recipe_are_never_texts(tmp_path):
         (3, "a corpus cannot be a int: give files, texts, or one split of a data set"),
         ({"train": TEXTS}, "a corpus cannot be a dict"),
         (datasets.DatasetDict(train=datasets.Dataset.from_list([{"text": "x"}])), "cannot be a DatasetDict"),
+        (
+            [(text, "label") for text in TEXTS],
+            "is a list of tuples: give the texts alone, as in [row[0] for row",
+        ),
         ([3], "an entry of the corpus is a int: expected a path, a hub id, a list or iterator"),
         ([Path("x.txt"), 3], "no such file or directory: x.txt"),
         ([[""], [" "]], "the corpus has no document: texts in memory ("),
@@ -211,6 +222,23 @@ def test_places_in_a_recipe_are_never_texts(tmp_path):
 )
 def test_what_is_no_corpus(corpus, message, tmp_path):
     assert message in refused(corpus, tmp_path)
+
+
+def test_options_are_numbers(of_a_file, tmp_path):
+    options = {
+        "window_length": numpy.int64(12),
+        "seed": numpy.int8(42),
+        "held_out_fraction": numpy.float64(0.1),
+    }
+    assert windows(TEXTS, tmp_path / "w", **options) == of_a_file
+    for name, value in (
+        ("window_length", "12"),
+        ("overlap", 4.0),
+        ("seed", None),
+        ("held_out_fraction", "a"),
+    ):
+        assert f"{name} is {value!r} (" in refused(TEXTS, tmp_path / "none", **{name: value})
+    assert not (tmp_path / "none").exists()
 
 
 def test_surrogates_are_replaced_as_in_json(tmp_path):

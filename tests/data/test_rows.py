@@ -22,6 +22,7 @@ ROWS = [
     {"text": "a mat", "label": "yes"},
 ]
 NAMED = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"]))
+LABEL_FIRST = pandas.DataFrame(ROWS)[["label", "text"]]
 KINDS = {
     "list": ROWS,
     "pairs": [(row["text"], row["label"]) for row in ROWS],
@@ -32,6 +33,10 @@ KINDS = {
     "stream": datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
     "frame": pandas.DataFrame(ROWS, index=["x", "y", "z"]),
     "numpy": [(numpy.str_(row["text"]), numpy.array(row["label"])) for row in ROWS],
+    "array": numpy.array([[row["text"], row["label"]] for row in ROWS]),
+    "records": LABEL_FIRST.to_records(index=False),
+    "named tuples": LABEL_FIRST.itertuples(),
+    "rows of a frame": [row for _, row in LABEL_FIRST.iterrows()],
     "categories": pandas.DataFrame(ROWS).astype({"label": "category"}),
 }
 

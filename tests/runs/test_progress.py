@@ -14,7 +14,15 @@ from rich.console import Console
 from minialbert.errors import UserError
 from minialbert.runs import progress
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.progress import RunProgress, duration, progress_bar, seconds_of, size, speaking
+from minialbert.runs.progress import (
+    RunProgress,
+    duration,
+    progress_bar,
+    quiet_transformers,
+    seconds_of,
+    size,
+    speaking,
+)
 
 
 def draw(monkeypatch, console, **options):
@@ -140,6 +148,23 @@ def test_time_spans_are_read_as_people_write_them():
     for wrong in ("", "2", "h", "2 days", "30m1h", "0s", "-1h"):
         with pytest.raises(UserError, match="expected a span such as 2h"):
             seconds_of(wrong)
+
+
+def test_transformers_speaks_again_after_quiet_blocks_that_overlap():
+    from transformers.utils import logging as theirs
+
+    before = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_info()
+    theirs.enable_progress_bar()
+    one, other = quiet_transformers(), quiet_transformers()  # as of two threads
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert (theirs.get_verbosity(), theirs.is_progress_bar_enabled()) == (logging.ERROR, False)
+    other.__exit__(None, None, None)
+    assert (theirs.get_verbosity(), theirs.is_progress_bar_enabled()) == (logging.INFO, True)
+    theirs.set_verbosity(before[0])
+    (theirs.enable_progress_bar if before[1] else theirs.disable_progress_bar)()
 
 
 def test_lines_are_shown_where_nobody_has_set_up_logging(monkeypatch, capsys):

@@ -138,7 +138,7 @@ def test_a_run_asked_to_stop_before_any_batch_goes_on_as_if_nothing_had_happened
 ):
     trainer, run = make()
     _Calls(monkeypatch, trainer, "training_step", micro_batch, ask)
-    with trainer.stop.listening(), pytest.raises(StopRequested):
+    with trainer.listening(), pytest.raises(StopRequested):
         trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
     done = (micro_batch - 1) // 2  # whole steps
     checkpoints = sorted(path.name for path in run.checkpoints.glob("*"))
@@ -161,7 +161,7 @@ def test_a_run_with_noise_or_muon_goes_on_exactly(way, make, whole, monkeypatch)
     assert any(not torch.equal(value, whole[0][name]) for name, value in expected.items())
     trainer, run = make(**way)
     _Calls(monkeypatch, trainer, "compute_loss", 8, ask)  # in the middle of a step, with noise on the weights
-    with trainer.stop.listening(), pytest.raises(StopRequested):
+    with trainer.listening(), pytest.raises(StopRequested):
         trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
     again, run = make(**way)
     again.train(resume_from_checkpoint=again.resume_point(run, resume=True))
@@ -172,7 +172,7 @@ def test_a_run_with_noise_or_muon_goes_on_exactly(way, make, whole, monkeypatch)
 def test_a_stop_in_the_middle_of_an_evaluation_makes_up_for_it_later(batch, make, whole, monkeypatch):
     trainer, run = make()
     _Calls(monkeypatch, trainer, "_prepare_inputs", _inputs_before(batch), ask)
-    with trainer.stop.listening(), pytest.raises(StopRequested):
+    with trainer.listening(), pytest.raises(StopRequested):
         trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=False))
     step = 2 * ((batch - 1) // 4 + 1)
     assert [path.name for path in run.checkpoints.iterdir()] == [f"checkpoint-{step}"]
@@ -197,7 +197,7 @@ def test_twice_stopped_and_with_a_damaged_checkpoint(make, whole, monkeypatch, c
         trainer, run = make(save_strategy="steps", save_steps=1, save_total_limit=2)
         with monkeypatch.context() as patch:
             _Calls(patch, trainer, "training_step", stop_at, ask)
-            with trainer.stop.listening(), pytest.raises(StopRequested):
+            with trainer.listening(), pytest.raises(StopRequested):
                 trainer.train(resume_from_checkpoint=trainer.resume_point(run, resume=True))
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-3", "checkpoint-4"]
     os.truncate(run.checkpoints / "checkpoint-4" / "optimizer.pt", 1000)
@@ -337,7 +337,7 @@ def test_a_checkpoint_holds_what_is_needed_and_no_state_of_generators(make):
 def test_the_time_of_a_run_is_that_of_all_its_parts(make, monkeypatch):
     trainer, run = make()
     _Calls(monkeypatch, trainer, "training_step", 7, ask)
-    with trainer.stop.listening(), pytest.raises(StopRequested):
+    with trainer.listening(), pytest.raises(StopRequested):
         trainer.train()
     first = trainer.training_seconds
     again, run = make()
@@ -358,13 +358,16 @@ def test_a_second_ctrl_c_ends_at_once(make, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
     _Calls(monkeypatch, trainer, "training_step", 6, twice)
+    ended = []
+    monkeypatch.setattr(RunProgress, "on_train_end", lambda *_, **__: ended.append("the bar is put away"))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with trainer.stop.listening(), pytest.raises(KeyboardInterrupt) as caught:
+        with trainer.listening(), pytest.raises(KeyboardInterrupt) as caught:
             trainer.train()
     finally:
         signal.signal(signal.SIGINT, before)
     assert type(caught.value) is KeyboardInterrupt
+    assert ended and not trainer.model._forward_pre_hooks
     assert not list(run.checkpoints.glob("*"))
 
 

@@ -404,7 +404,10 @@ def test_one_string_is_no_list_of_texts(classifier, tiny_tokenizer):
     [
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"batch_size": 0}, "batch size of at least 1, found 0"),
+        ({"batch_size": 2.0}, "batch size of at least 1, found 2.0"),
+        ({"top_k": "2"}, "top_k of at least 1, found '2'"),
         ({"threshold": 50}, "threshold from 0 to 1, found 50"),
+        ({"threshold": "0.5"}, "threshold from 0 to 1, found '0.5'"),
         ({"num_iterations": 0}, "num_iterations: expected at least 1, found 0"),
         ({"exit_threshold": 2.0}, "exit_threshold: expected a number above 0 and up to 1, found 2.0"),
     ],
