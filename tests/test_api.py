@@ -111,6 +111,8 @@ def test_named_entities_in_memory(tiny_teacher_dir, tmp_path):
         (lambda: minialbert.predict(3, ["a"]), "expected a model .* found 'int'"),
         (lambda: minialbert.finetune("nowhere", task="classification", data=ROWS), "nowhere"),
         (lambda: minialbert.export("nowhere", "out", to="tflite"), "expected onnx, web or hub"),
+        (lambda: minialbert.export("x", "out", evaluate="ner", data=ROWS), "rows in memory cannot be scored here"),
+        (lambda: minialbert.finetune("x", "ner", ROWS, settings={3: 1}), "settings: 3: unknown"),
         (lambda: minialbert.report("nowhere"), "nowhere"),
         (lambda: minialbert.report(minialbert.Result({})), "give its verb output=DIR"),
         (lambda: minialbert.distill(None, ["a text.", "another one."], recipe="tiny"), "give tokenizer too"),

@@ -260,11 +260,10 @@ class _State:
 def _number(name: str, value: Any) -> Any:
     """Returns an option, as Python's own number where it is one."""
     kind = {field.name: str(field.type) for field in fields(WindowOptions)}[name]
-    convert = {"int": operator.index, "float": float}.get(kind.partition(" ")[0])
-    if convert is None or (value is None and "None" in kind):
+    if not kind.startswith(("int", "float")) or (value is None and "None" in kind):
         return value
     with failing_as(f"{name} is {quoted(value)}", (TypeError, ValueError), "give a number"):
-        return convert(value)
+        return float(value) if kind == "float" else operator.index(value)
 
 
 def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:

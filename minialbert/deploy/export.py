@@ -122,7 +122,11 @@ def _to_onnx(
     if lost and task is None:
         raise UserError(f"{', '.join(lost)}: only with --task TASK")
     if task is not None:
-        given["task"], _, _ = task_recipe(task, given.pop("data", None), ())
+        given["task"], _, rows = task_recipe(task, given.pop("data", None), ())
+        if rows is not None:
+            raise UserError(
+                "data: rows in memory cannot be scored here: give a directory, a file or hub:OWNER/NAME"
+            )
     if precision is not None:
         given["precision"] = precision
     return (export_to_web if web else export_onnx)(model, output, overwrite=overwrite, **given)

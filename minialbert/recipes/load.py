@@ -79,7 +79,7 @@ def apply_overrides(recipe: AnyRecipe, overrides: Settings) -> AnyRecipe:
     sections = recipe.sections()
     label = "settings:" if isinstance(overrides, Mapping) else "--set"
     changed = dict(overrides) if isinstance(overrides, Mapping) else _parsed(overrides)
-    changed = {key: _plain(value) for key, value in changed.items()}
+    changed = {str(key): _plain(value) for key, value in changed.items()}
     _clear_others(changed, values)
     for key, value in changed.items():
         section, dot, field = key.partition(".")

@@ -40,7 +40,7 @@ class Rendered(str):
 
 
 def render(
-    answers: Answers,
+    answers: Answers | Mapping[str, Any],
     output: str | Path | None = None,
     *,
     format: str | None = None,
@@ -54,7 +54,7 @@ def render(
         [large 0.98] A large house.
 
     Args:
-        answers: what `predict` returns; `id` and `file` are shown where a dictionary has them.
+        answers: what `predict` returns, or one of them; `id` and `file` are shown where a dictionary has them.
         output: a file, or for brat a folder, to write instead.
         format: "html", "table" (a line of text each), "jsonl", "json", "csv" (a row per entity or text), "label-studio"
             (tasks with predictions), "doccano", "conll" (a word and its tag a line), "spacy" (a DocBin), or "brat" (a
@@ -67,6 +67,7 @@ def render(
     Raises:
         UserError: if the format is unknown or not for such answers, or the output cannot be written.
     """
+    answers = [answers] if isinstance(answers, Mapping) else answers  # that of one text
     format = format or format_of(output, "html")
     if format not in (FORMATS if output is None else (*FORMATS, *FILES)):
         advice = f"expected {listed(FORMATS)}, or brat with a folder or spacy with a file as output"

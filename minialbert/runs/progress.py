@@ -211,7 +211,7 @@ def duration(seconds: float) -> str:
 
 def seconds_of(text: str) -> float:
     """Return the seconds of a time span such as "2h", "90m", "45s" or "1h30m"."""
-    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+)m)?(?:(\d+)s)?", str(text).strip())
     hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
     if not (total := 3600 * hours + 60 * minutes + seconds):
         raise UserError(f"time: expected a span such as 2h, 90m, 45s or 1h30m, found {quoted(text)}")

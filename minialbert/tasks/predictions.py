@@ -174,8 +174,8 @@ def input_batches(
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield which inputs and what to call the model with, on its device, longest first for little padding."""
-    if batch_size < 1:
-        raise UserError(f"expected a batch size of at least 1, found {batch_size}")
+    if not (hasattr(batch_size, "__index__") and batch_size >= 1):
+        raise UserError(f"expected a batch size of at least 1, found {quoted(batch_size)}")
     lengths = encoded.lengths
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]

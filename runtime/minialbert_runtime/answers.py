@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -112,7 +111,7 @@ class TextModel(ABC):
         for name, value in numbers.items():
             if value is not None and not (hasattr(value, "__index__") and value >= 1):
                 raise UserError(f"expected {name} of at least 1, found {quoted(value)}")
-        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+        if threshold is not None and not (hasattr(threshold, "__float__") and 0 <= threshold <= 1):
             raise UserError(f"expected a threshold from 0 to 1, found {quoted(threshold)}")
         for option, given, without in (
             ("threshold", threshold, ("regression", "embedding")),

@@ -78,6 +78,15 @@ def test_a_row_per_text_with_its_classes():
     assert (row["label"], row["score"], row["pair"]) == ("", "4.25", "u")
 
 
+def test_the_answer_of_one_text():
+    answer = {"text": "a", "label": "x", "score": 0.5, "scores": {"x": 0.5}}
+    assert (
+        minialbert.render(answer, format="csv")
+        == minialbert.render([answer], format="csv")
+        != minialbert.render([], format="csv")
+    )
+
+
 def test_json_is_one_array():
     assert json.loads(minialbert.render(ANSWERS, format="json"))[0]["entities"][0]["score"] == 0.123457
     assert json.loads(minialbert.render([], format="json")) == []

@@ -145,7 +145,7 @@ def test_an_evaluation_without_a_finite_loss_is_told(tmp_path, caplog):
 def test_time_spans_are_read_as_people_write_them():
     spans = {"2h": 7200, "90m": 5400, "45s": 45, "1h30m": 5400, "1.5h": 5400, "1h0m5s": 3605}
     assert {span: seconds_of(span) for span in spans} == spans
-    for wrong in ("", "2", "h", "2 days", "30m1h", "0s", "-1h"):
+    for wrong in (60, "", "2", "h", "2 days", "30m1h", "0s", "-1h"):
         with pytest.raises(UserError, match="expected a span such as 2h"):
             seconds_of(wrong)
 

@@ -227,7 +227,7 @@ def _check_options(precision: str, engine: str, opset: int, max_drop: float, tol
     rules = {
         f"unknown engine {engine!r}: expected {' or '.join(PRECISIONS)}": engine in PRECISIONS,
         f"unknown precision {precision!r} for {engine}: expected one of {listed(precisions)}": known,
-        f"opset {opset} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
+        f"opset {opset!r} is not supported: expected {OPSETS[0]} to {OPSETS[-1]}": opset in OPSETS,
         f"max_drop is in points, from 0 to 100; got {max_drop}": 0 <= max_drop <= 100,
         f"tolerance is a share of the largest output, above 0 and up to 1; got {tolerance}": (
             tolerance is None or 0 < tolerance <= 1
