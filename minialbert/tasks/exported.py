@@ -46,7 +46,8 @@ class OnnxEncoder(nn.Module):
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
         }
-        results = self.session.run(None, {name: given[name].long().numpy() for name in self._inputs})
+        with failing_as("the graph cannot be run", Exception):
+            results = self.session.run(None, {name: given[name].long().numpy() for name in self._inputs})
         return ModelOutput(
             {name: torch.from_numpy(values) for name, values in zip(self._outputs, results, strict=True)}
         )

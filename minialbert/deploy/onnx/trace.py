@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from onnx import ModelProto
+from onnxscript import optimizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
@@ -64,16 +65,18 @@ def trace_onnx(
                 tuple(example.values()),
                 dynamo=True,
                 verbose=False,
-                optimize=True,
+                optimize=False,
                 external_data=False,
                 opset_version=opset,
                 input_names=list(example),
                 output_names=list(names),
                 dynamic_shapes=(tuple(free for _ in example),),
             )
+            assert program is not None
+            # The exporter's own way also fuses rotary positions into an operator that takes one text alone.
+            optimizer.optimize(program.model)
     finally:
         model.set_attn_implementation(implementation)
-    assert program is not None
     graph: ModelProto = program.model_proto
     graph.producer_name, graph.producer_version = "minialbert", ""
     body = graph.graph
@@ -126,16 +129,19 @@ def _attention(
     dropout: float = 0.0,  # exported models do not train
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return attended values (B, T, H, D/H) by ONNX's own Attention operator, which takes (B, T, D)."""
+    """Return attended values (B, T, H, D/H) by ONNX's own Attention operator, which takes (B, T, D).
+
+    Keys and values may have fewer heads, which those of the queries share.
+    """
     batch, heads, length, size = query.shape
 
     def joined(states: Tensor) -> Tensor:
-        return states.transpose(1, 2).reshape(batch, -1, heads * size)
+        return states.transpose(1, 2).reshape(batch, -1, states.shape[1] * size)
 
     q, k, v = map(joined, (query, key, value))
     scale = float(size**-0.5 if scaling is None else scaling)
     attended = torch.onnx.ops.attention(
-        q, k, v, attention_mask, q_num_heads=heads, kv_num_heads=heads, scale=scale
+        q, k, v, attention_mask, q_num_heads=heads, kv_num_heads=key.shape[1], scale=scale
     )[0]
     return attended.reshape(batch, length, heads, size), None
 

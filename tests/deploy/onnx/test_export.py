@@ -17,6 +17,7 @@ from minialbert_runtime import Model
 from minialbert_runtime.folder import ENGINES
 from minialbert_runtime.session import has_openvino
 from small_graphs import count_operators
+from transformers import AutoConfig, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 import minialbert
@@ -305,6 +306,41 @@ def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
     assert record["model"]["model_type"] == "bert" and record["head"] == "masked-lm"
     wanted, found = (load_encoder(one).model.state_dict() for one in (tiny_teacher_dir, tmp_path / "out"))
     assert all(torch.equal(found[key], it) for key, it in wanted.items())
+
+
+ROTARY = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "settings"),
+    [
+        ("modernbert", "int8", ROTARY | {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 8}),
+        ("eurobert", "fp32", ROTARY | {"num_key_value_heads": 2, "mask_token_id": 4}),
+    ],
+)
+def test_encoders_with_rotary_positions_local_layers_and_shared_keys(
+    family, precision, settings, tiny_tokenizer, tmp_path
+):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tiny_tokenizer), max_position_embeddings=64, **sizes, **settings
+    )
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    for place in (model, tiny_tokenizer):
+        place.save_pretrained(tmp_path / "model")
+    export_onnx(str(tmp_path / "model"), tmp_path / "out", precision=precision)
+    batch = tiny_tokenizer(
+        ["the cat sat on the mat and a dog ran in the sun", "a dog"], padding=True, return_tensors="pt"
+    )
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    found = OnnxEncoder(tmp_path / "out" / "model.onnx", config)(**inputs).logits
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+    inside = inputs["attention_mask"].bool()
+    torch.testing.assert_close(
+        found[inside], wanted[inside], rtol=0, atol=2e-5 if precision == "fp32" else 0.05
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic"])
