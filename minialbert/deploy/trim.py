@@ -208,6 +208,10 @@ def _trimmed_model(model: PreTrainedModel, ids: list[int]) -> PreTrainedModel:
         if name.endswith("_token_id") and isinstance(old, int) and old in places:
             setattr(config, name, places[old])
     smaller = type(model)(config)
+    if other := [name for name, value in smaller.state_dict().items() if value.shape != state[name].shape]:
+        raise UserError(
+            f"a {config.model_type} model with this head cannot be trimmed: {other[0]} is not cut by tokens"
+        )
     smaller.load_state_dict(state)
     return smaller.to(model.dtype).eval()
 

@@ -286,9 +286,18 @@ def repository_file(
 
 
 def find_pooling(name: str | Path, revision: str | None = None) -> Pooling | None:
-    """Return how the sentence encoder at a directory or hub id pools, or None for a plain encoder."""
-    find = partial(repository_file, name, revision=revision, required=False)
+    """Return how the sentence encoder at a directory or hub id pools, or None for a plain encoder.
+
+    Of an encoder in a folder of its own inside of one of sentence-transformers it is what that one says.
+    """
+    inside = str(name).endswith("_Transformer") and Path(name, "..", MODULES_FILE).is_file()
+    find = partial(repository_file, Path(name).parent if inside else name, revision=revision, required=False)
     return read_pooling(str(name), find) if find(MODULES_FILE) is not None else None
+
+
+def longest_text(model: PreTrainedModel, pooling: Pooling) -> int:
+    """Return after how many tokens a sentence encoder's texts are cut, or read in windows."""
+    return min(pooling.max_tokens or max_input_length(model), max_input_length(model))
 
 
 def word_rows(model: PreTrainedModel) -> int:

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -21,12 +23,20 @@ from minialbert.errors import UserError, failing_as, listed, quoted
 from minialbert.method.losses import at_least_one
 from minialbert.runs.files import write_json
 
+logger = logging.getLogger(__name__)
+
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens"]
 MODULES_FILE, PROMPTS_FILE, LENGTH_FILE = (
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
 )  # fmt: skip
 _POOLING, _NORMALIZE = "1_Pooling", "Normalize"
-_DENSE_FILES = ("config.json", "model.safetensors")
+_ORDER = re.compile(r"Transformer Pooling( Dense)*( Normalize)*")
+# Settings of a module that make it another one, and what they are where they do not.
+_PLAIN = {
+    "module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding", "use_residual": False,
+    "include_prompt": True,
+}  # fmt: skip
+_ENDLESS = 10**9  # a tokenizer's length from which on it has none
 STAND_IN_FILE = "config_onnx.json"
 SENTENCE_FILES = (MODULES_FILE, LENGTH_FILE, PROMPTS_FILE, f"{_POOLING}/config.json")
 _FLAGS: dict[str, PoolingMode] = {
@@ -221,47 +231,65 @@ def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
     `find` gives a file of the model by its name, or None where there is none. Raises UserError for modules that have no
     place here, and files that cannot be read.
     """
-    if (modules := find(MODULES_FILE)) is None:
+    if (file := find(MODULES_FILE)) is None:
         return Pooling(normalize=False)
-    mode: PoolingMode = "mean"
-    dense: list[Dense] = []
-    normalize = False
-    for module in _read(modules, list):
-        if not isinstance(module, dict):
-            raise UserError(f"{modules} should list its modules as objects, found {quoted(module)}")
-        kind, place = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path", ""))
-        if Path(place).is_absolute() or ".." in Path(place).parts:
-            raise UserError(f"{modules} names a folder outside of the model: {quoted(place)}")
-        if kind == "Pooling":
-            mode = _mode(_found(find, f"{place}/config.json", name))
-        elif kind == "Dense":
-            dense.append(_read_dense(*(_found(find, f"{place}/{file}", name) for file in _DENSE_FILES)))
-        elif kind == _NORMALIZE:
-            normalize = True
-        elif kind != "Transformer":
-            raise UserError(
-                f"{name} has a module {quoted(kind)}, and a sentence encoder is read with Transformer, Pooling, Dense "
-                "and Normalize alone: give another teacher"
+    modules = _read(file, list)
+    if not all(isinstance(module, dict) for module in modules):
+        raise UserError(f"{file} should list its modules as objects, found {quoted(modules)}")
+    places = [str(module.get("path", "")) for module in modules]
+    if outside := [place for place in places if Path(place).is_absolute() or ".." in Path(place).parts]:
+        raise UserError(f"{file} names a folder outside of the model: {quoted(outside[0])}")
+    types = [str(module.get("type", "")) for module in modules]
+    # Others are code of the model's own, which is never run.
+    kinds = [one.rsplit(".", 1)[-1] if one.startswith("sentence_transformers.") else one for one in types]
+    if not _ORDER.fullmatch(" ".join(kinds)):
+        raise UserError(
+            f"{name} has the modules {listed(kinds)}, and a sentence encoder is read with Transformer, "
+            "Pooling, Dense and Normalize alone, in this order: give another teacher"
+        )
+    settings = [
+        _settings(find, f"{place}/config.json", name, required=kind != _NORMALIZE)
+        for kind, place in zip(kinds[1:], places[1:], strict=True)
+    ]
+    dense = [at for at, kind in enumerate(kinds) if kind == "Dense"]
+    said, length, tokenizer = (
+        {} if (found := find(named)) is None else _read(found, dict)
+        for named in (
+            PROMPTS_FILE,
+            *(str(Path(places[0], one)) for one in (LENGTH_FILE, "tokenizer_config.json")),
+        )
+    )
+    known, longest = said.get("prompts"), length.get("max_seq_length") or tokenizer.get("model_max_length")
+    prompts = {str(key): str(text) for key, text in known.items() if text} if isinstance(known, dict) else {}
+    for key, option in (("default_prompt_name", "--prompt"), ("truncate_dim", "--dim")):
+        if (value := said.get(key)) is not None and (key == "truncate_dim" or value in prompts):
+            logger.warning(
+                "%s: its %s %s is not applied by itself: `embed %s %s` does", name, key, value, option, value
             )
-    prompts, length = (
-        {} if (file := find(named)) is None else _read(file, dict) for named in (PROMPTS_FILE, LENGTH_FILE)
-    )
-    longest, known = length.get("max_seq_length"), prompts.get("prompts")
     return Pooling(
-        mode=mode,
-        dense=tuple(dense),
-        normalize=normalize,
-        prompts={str(key): str(text) for key, text in known.items() if text}
-        if isinstance(known, dict)
-        else {},
-        max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
+        mode=_mode(f"{name}/{places[1]}/config.json", settings[0]),
+        dense=tuple(_read_dense(find, places[at], name, settings[at - 1]) for at in dense),
+        normalize=kinds[-1] == _NORMALIZE,
+        prompts=prompts,
+        max_tokens=longest if isinstance(longest, int) and 0 < longest < _ENDLESS else None,
     )
 
 
-def _found(find: Callable[[str], Path | None], file: str, name: str) -> Path:
-    if (path := find(file)) is None:
-        raise UserError(f"{name} has no {file}, which its {MODULES_FILE} names: get the model anew")
-    return path
+def _settings(find: Callable[[str], Path | None], place: str, name: str, *, required: bool) -> dict[str, Any]:
+    """Return what a module's file says; refuse what is not done here."""
+    if (file := find(place)) is None and required:
+        raise _lacking(name, place)
+    settings: dict[str, Any] = {} if file is None else _read(file, dict)
+    for key, plain in _PLAIN.items():
+        if settings.get(key) not in (None, plain):
+            raise UserError(
+                f"{file}: {key} is {quoted(settings[key])}, and only {quoted(plain)} is read: give another teacher"
+            )
+    return settings
+
+
+def _lacking(name: str, file: str) -> UserError:
+    return UserError(f"{name} has no {file}, which its {MODULES_FILE} names: get the model anew")
 
 
 def _read(file: Path, kind: type) -> Any:
@@ -274,27 +302,33 @@ def _read(file: Path, kind: type) -> Any:
     return values
 
 
-def _mode(file: Path) -> PoolingMode:
+def _mode(file: str, values: Mapping[str, Any]) -> PoolingMode:
     """Return the mode that a pooling's config names: by a word, or in older files by flags."""
-    values = _read(file, dict)
     named = values.get("pooling_mode")
-    modes = [named] if isinstance(named, str) else [mode for flag, mode in _FLAGS.items() if values.get(flag)]
+    flags = [_FLAGS.get(key, key) for key, flag in values.items() if key.startswith("pooling_mode_") and flag]
+    modes = flags or ["mean"] if named is None else named if isinstance(named, list) else [named]
     if len(modes) != 1 or modes[0] not in get_args(PoolingMode):
         raise UserError(
             f"{file}: expected one pooling mode of {listed(get_args(PoolingMode))}, found {listed(modes)}"
         )
-    mode: PoolingMode = modes[0]  # type: ignore[assignment]
+    mode: PoolingMode = modes[0]
     return mode
 
 
-def _read_dense(config: Path, weights: Path) -> Dense:
-    activation = str(_read(config, dict).get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+def _read_dense(
+    find: Callable[[str], Path | None], place: str, name: str, settings: Mapping[str, Any]
+) -> Dense:
+    activation = str(settings.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS:
-        raise UserError(f"{config}: the activation {quoted(activation)} is not one of {listed(_ACTIVATIONS)}")
-    with failing_as(
-        f"{weights} has no readable weights of a linear map", (OSError, SafetensorError, KeyError)
-    ):
-        tensors = load_file(weights)
+        raise UserError(
+            f"{name}/{place}: the activation {quoted(activation)} is not one of {listed(_ACTIVATIONS)}"
+        )
+    weights = find(f"{place}/model.safetensors") or find(f"{place}/pytorch_model.bin")
+    if weights is None:
+        raise _lacking(name, f"{place}/model.safetensors")
+    of_pickle = partial(torch.load, map_location="cpu", weights_only=True)
+    with failing_as(f"{weights} has no readable weights of a linear map", Exception):
+        tensors = (load_file if weights.suffix == ".safetensors" else of_pickle)(weights)
         return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
 
 

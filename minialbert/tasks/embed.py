@@ -15,7 +15,7 @@ from minialbert_runtime.windows import Cutter, Row
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.task_inputs import make_cutter
+from minialbert.data.task_inputs import PaddingCollator, make_cutter
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, listed, needs_extra
 from minialbert.method.encoders import (
@@ -23,7 +23,7 @@ from minialbert.method.encoders import (
     find_pooling,
     forward_inputs,
     load_encoder,
-    max_input_length,
+    longest_text,
 )
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.method.sentence_vectors import Pooling
@@ -51,8 +51,8 @@ class Embedder(TextModel):
         self.model, self.tokenizer, self.pooling = model, tokenizer, pooling
         self.prompts = pooling.prompts
         self._precision = resolve_precision(precision)
-        most = min(pooling.max_tokens or max_input_length(model), max_input_length(model))
-        self._cuts = make_cutter(tokenizer, max_length=most, overlap=0)
+        self._cuts = make_cutter(tokenizer, max_length=longest_text(model, pooling), overlap=0)
+        self._pad = PaddingCollator(int(tokenizer.pad_token_id or 0), "class")
 
     @classmethod
     def load(cls, name: str, **options: Any) -> Embedder:
@@ -75,9 +75,8 @@ class Embedder(TextModel):
         with evaluating(self.model):
             for begin in range(0, len(order), self.batch_size):
                 batch = order[begin : begin + self.batch_size]
-                padded = self.tokenizer.pad(
-                    [{"input_ids": rows[row].input_ids} for row in batch], return_tensors="pt"
-                ).to(self.model.device)
+                padded = self._pad([{"input_ids": rows[row].input_ids} for row in batch])
+                padded = {name: tensor.to(self.model.device) for name, tensor in padded.items()}
                 inputs = forward_inputs(self.model, padded)
                 with autocast(self.model.device.type, self._precision):
                     states = self.model(**inputs).last_hidden_state

@@ -217,7 +217,8 @@ class TextModel(ABC):
         vectors = np.array([result["vector"][:dim] for result in results], np.float32).reshape(
             -1, dim or len(self.labels)
         )
-        return vectors if dim is None else vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors if dim is None else vectors / np.maximum(lengths, 1e-12)
 
     def _results(self, texts: Iterable[Text | list[str]]) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(texts):

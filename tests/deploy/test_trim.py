@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, MobileBertConfig, MobileBertForMaskedLM
 
 import minialbert
 from minialbert.errors import UserError
@@ -98,6 +98,19 @@ def test_a_tagger_keeps_its_task_and_answers(tiny_student_dir, tmp_path):
 def test_what_cannot_be_trimmed_is_refused(tiny_student_dir, tmp_path, options, said):
     with pytest.raises(UserError, match=said):
         minialbert.trim(tiny_student_dir, output=tmp_path / "small", **options)
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_head_with_further_tables_is_refused(tiny_tokenizer, tmp_path):
+    sizes = {"hidden_size": 32, "embedding_size": 16, "intra_bottleneck_size": 16, "intermediate_size": 48}
+    config = MobileBertConfig(
+        vocab_size=len(tiny_tokenizer), num_hidden_layers=1, num_attention_heads=4, **sizes
+    )
+    MobileBertForMaskedLM(config).save_pretrained(tmp_path / "whole")
+    tiny_tokenizer.save_pretrained(tmp_path / "whole")
+    said = "a mobilebert model with this head cannot be trimmed: cls.predictions.dense.weight is not cut by tokens"
+    with pytest.raises(UserError, match=said):
+        minialbert.trim(tmp_path / "whole", TEXTS, tmp_path / "small")
     assert not (tmp_path / "small").exists()
 
 

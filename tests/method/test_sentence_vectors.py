@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch.nn import functional
 from transformers import AutoModel, BertModel
@@ -14,6 +16,7 @@ from transformers import AutoModel, BertModel
 import minialbert
 from minialbert import MiniAlbertModel, distill
 from minialbert.errors import UserError
+from minialbert.method.encoders import find_pooling
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.sentence_vectors import (
     Dense,
@@ -89,14 +92,22 @@ def test_a_folder_without_modules_is_the_mean(tmp_path):
     assert (read.mode, read.normalize, read.dense) == ("mean", False, ())
 
 
+_KINDS = "sentence_transformers.models"
+FIRST, POOLING = (
+    {"type": f"{_KINDS}.{kind}", "path": at}
+    for kind, at in {"Transformer": "", "Pooling": "1_Pooling"}.items()
+)
+
+
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([{"type": "x.Transformer", "path": ""}, {"type": "x.LSTM", "path": "1"}], "has a module 'LSTM'"),
-        ([{"type": "x.Pooling", "path": "../other"}], "names a folder outside of the model"),
-        ([{"type": "x.Pooling", "path": "1_Pooling"}], "has no 1_Pooling/config.json"),
-        ({"type": "x.Pooling"}, "should hold a JSON list, found dict"),
-        (["Pooling"], "should list its modules as objects, found 'Pooling'"),
+        ([FIRST, {"type": f"{_KINDS}.LSTM", "path": "1"}], "has the modules Transformer, LSTM"),
+        ([{"type": "their.Transformer", "path": ""}, POOLING], "has the modules their.Transformer, Pooling"),
+        ([FIRST, POOLING | {"path": "../other"}], "names a folder outside of the model"),
+        ([FIRST, POOLING], "has no 1_Pooling/config.json"),
+        (POOLING, "should hold a JSON list, found dict"),
+        (["Pooling"], r"should list its modules as objects, found \['Pooling'\]"),
     ],
 )
 def test_modules_that_cannot_be_read_are_refused(modules, message, tmp_path):
@@ -111,12 +122,106 @@ def test_a_map_of_another_model_is_refused():
         Pooling(dense=(Dense(torch.randn(5, 3)),)).width(2, "here")
 
 
-def test_two_modes_at_once_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls, mean"),
+        (
+            {"pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": True},
+            "mean, pooling_mode_lasttoken",
+        ),
+        ({"pooling_mode": ["cls", "mean"]}, "cls, mean"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+    ],
+)
+def test_modes_that_are_not_read_are_refused(config, found, tmp_path):
     write_pooling(tmp_path, Pooling(), width=2, max_tokens=8)
-    config = tmp_path / "1_Pooling/config.json"
-    config.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}))
-    with pytest.raises(UserError, match="expected one pooling mode of .*, found cls, mean"):
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"expected one pooling mode of .*, found {found}$"):
         read_pooling("here", finder(tmp_path))
+
+
+def modules_of(folder, build):
+    """A folder that sentence-transformers saves, of its own modules; texts are cut after 24 tokens."""
+    library = pytest.importorskip("sentence_transformers")
+    kinds = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    transformer = kinds.Transformer(str(folder), max_seq_length=24)
+    encoder = library.SentenceTransformer(modules=[transformer, *build(kinds)], device="cpu")
+    encoder.save(str(folder.parent / "saved"), create_model_card=False)
+    return encoder, folder.parent / "saved"
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda kinds: [kinds.Pooling(32, "cls"), kinds.Normalize()],
+        lambda kinds: [kinds.Pooling(32, "mean_sqrt_len_tokens")],
+        lambda kinds: [
+            kinds.Pooling(32, "max"),
+            kinds.Dense(32, 8),
+            kinds.Dense(8, 6, False, torch.nn.GELU()),
+        ],
+    ],
+)
+@pytest.mark.parametrize("layout", ["new", "old"])
+def test_folders_of_sentence_transformers_give_its_vectors(build, layout, tiny_teacher_dir):
+    encoder, folder = modules_of(tiny_teacher_dir, build)
+    place = folder
+    if layout == "old":  # the encoder in a folder of its own, and maps as pickles
+        place = folder / "0_Transformer"
+        place.mkdir()
+        for file in [
+            one
+            for one in folder.iterdir()
+            if one.is_file() and one.name not in ("modules.json", "config_sentence_transformers.json")
+        ]:
+            file.rename(place / file.name)
+        for file in folder.glob("*_Dense/model.safetensors"):
+            torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+            file.unlink()
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0]["path"] = "0_Transformer"
+        (folder / "modules.json").write_text(json.dumps(modules))
+    vectors = minialbert.embed(place, TEXTS, precision="fp32")
+    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), atol=1e-5)
+    assert find_pooling(place).max_tokens == encoder.max_seq_length == 24
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda kinds: [kinds.Pooling(32), kinds.Normalize(), kinds.Dense(32, 8)],
+            "Pooling, Normalize, Dense",
+        ),
+        (lambda kinds: [kinds.Pooling(32), kinds.Dense(32, 8, use_residual=True)], "use_residual is True"),
+        (
+            lambda kinds: [kinds.Dense(32, 8, module_input_name="token_embeddings"), kinds.Pooling(8)],
+            "Transformer, Dense, Pooling",
+        ),
+        (lambda kinds: [kinds.Pooling(32, include_prompt=False)], "include_prompt is False"),
+        (lambda kinds: [kinds.Pooling(32, "weightedmean")], "found weightedmean"),
+        (lambda kinds: [kinds.Pooling(32), kinds.LayerNorm(32)], "Pooling, LayerNorm"),
+    ],
+)
+def test_folders_of_sentence_transformers_that_are_read_otherwise_are_refused(
+    build, message, tiny_teacher_dir
+):
+    _, folder = modules_of(tiny_teacher_dir, build)
+    with pytest.raises(UserError, match=message):
+        minialbert.embed(folder, TEXTS)
+
+
+def test_a_default_prompt_and_a_size_are_told(tmp_path, caplog):
+    write_pooling(tmp_path, Pooling(prompts={"query": "q: "}), width=2, max_tokens=8)
+    said = {"prompts": {"query": "q: "}, "default_prompt_name": "query", "truncate_dim": 1}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(said))
+    read_pooling("here", finder(tmp_path))
+    assert (
+        "here: its default_prompt_name query is not applied by itself: `embed --prompt query` does"
+        in caplog.text
+    )
+    assert "here: its truncate_dim 1 is not applied by itself: `embed --dim 1` does" in caplog.text
 
 
 def test_the_terms_by_hand():

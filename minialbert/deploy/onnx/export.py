@@ -153,7 +153,7 @@ def export_onnx(
             record["errors_by_iteration"] = errors_by_iteration(model, exact, graph, batches, **depth)
         _write_rest(staging, model, tokenizer, inputs, record)
         if pooling is not None:
-            width, most = model.config.hidden_size, min(pooling.max_tokens or longest, longest)
+            width, most = model.config.hidden_size, encoders.longest_text(model, pooling)
             stand_in = _stand_in(model.config) if is_minialbert(model) else None
             write_pooling(staging, pooling, width=width, max_tokens=most, stand_in=stand_in)
             size, prompts = pooling.width(width, model_name), dict(pooling.prompts)
