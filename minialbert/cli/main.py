@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -37,7 +38,7 @@ from minialbert.cli.shared import (
     way_on,
     with_page,
 )
-from minialbert.errors import StandardError, UserError, printable
+from minialbert.errors import StandardError, UserError, printable, shown
 from minialbert.runs import stopping
 
 if TYPE_CHECKING:
@@ -353,6 +354,14 @@ def main() -> None:
         message = str(error) if isinstance(error, UserError) else _said_by_typer(error)
         if message:  # else the help was asked for
             say(f"minialbert: {message}{more}", err)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # as of a text in the place of a path
+            raise
+        say(
+            f"minialbert: {shown(error.filename, 120)} is not a path that can be opened ({error.strerror})",
+            err,
+        )
         sys.exit(2)
     except RuntimeError as error:
         if not stopping.lost_the_others(error):

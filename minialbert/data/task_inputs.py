@@ -161,7 +161,7 @@ def make_cutter(
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    pad, unknown = tokenizer.pad_token_id, tokenizer.unk_token_id
+    pad, unknown = int(tokenizer.pad_token_id or 0), tokenizer.unk_token_id
     return Cutter(
         backend,
         max_length=max_length,

@@ -306,7 +306,7 @@ def _mode(file: str, values: Mapping[str, Any]) -> PoolingMode:
     """Return the mode that a pooling's config names: by a word, or in older files by flags."""
     named = values.get("pooling_mode")
     flags = [_FLAGS.get(key, key) for key, flag in values.items() if key.startswith("pooling_mode_") and flag]
-    modes = flags or ["mean"] if named is None else named if isinstance(named, list) else [named]
+    modes: list[Any] = flags or ["mean"] if named is None else named if isinstance(named, list) else [named]
     if len(modes) != 1 or modes[0] not in get_args(PoolingMode):
         raise UserError(
             f"{file}: expected one pooling mode of {listed(get_args(PoolingMode))}, found {listed(modes)}"

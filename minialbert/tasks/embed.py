@@ -52,7 +52,7 @@ class Embedder(TextModel):
         self.prompts = pooling.prompts
         self._precision = resolve_precision(precision)
         self._cuts = make_cutter(tokenizer, max_length=longest_text(model, pooling), overlap=0)
-        self._pad = PaddingCollator(int(tokenizer.pad_token_id or 0), "class")
+        self._pad = PaddingCollator(self._cuts.pad_token_id, "class")
 
     @classmethod
     def load(cls, name: str, **options: Any) -> Embedder:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from .answers import ANSWERS, Decision, decision_of, is_tagging
-from .errors import UserError, one_line
+from .errors import UserError, one_line, shown
 from .limits import ENGINES
 from .questions import QUESTIONS
 from .words import WordRule, check_tags, word_rule
@@ -103,6 +103,9 @@ def _closed_files_named() -> Iterator[None]:
             f"{error.filename} may not be read by this user: `chmod -R go+rX` on the folder, and `chmod go+x` on those "
             "above it, let everybody read it"
         ) from error
+    except OSError as error:  # as of a text in the place of a name, which is too long for one
+        told = f"{shown(str(error.filename), 120)} cannot be opened ({error.strerror})"
+        raise UserError(f"{told}: expected the folder or the name of a model") from error
 
 
 @_closed_files_named()

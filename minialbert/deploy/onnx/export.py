@@ -271,8 +271,12 @@ def _trace(
 ) -> ModelProto:
     # The exporter's own errors are of many kinds.
     untraced = f"torch's exporter could not trace this {model.config.model_type} model"
-    with failing_as(untraced, Exception), needs_extra("export", "export to ONNX"):
-        return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
+    advice = "" if is_minialbert(model) else "distil it, and export the student"
+    with failing_as(untraced, Exception, advice), needs_extra("export", "export to ONNX"):
+        try:
+            return trace_onnx(model, head, opset=opset, num_iterations=num_iterations, pooling=pooling)
+        except RuntimeError as error:  # of which it says how to report it, and its cause what it is
+            raise error.__cause__ or error from None
 
 
 def _check_size(graph: ModelProto, size: int, state_bytes: int, precision: str) -> None:
