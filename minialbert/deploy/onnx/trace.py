@@ -152,13 +152,15 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(_ATTENTION, eager_mask)
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Leave out the exporter's progress and its warnings about packages that are not needed here."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Leave out the exporter's progress, its warnings about packages that are not needed here, and its dumps."""
+    names = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        said = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     finally:
