@@ -145,6 +145,7 @@ def modules_of(folder, build):
     """A folder that sentence-transformers saves, of its own modules; texts are cut after 24 tokens."""
     library = pytest.importorskip("sentence_transformers")
     kinds = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    torch.manual_seed(0)
     transformer = kinds.Transformer(str(folder), max_seq_length=24)
     encoder = library.SentenceTransformer(modules=[transformer, *build(kinds)], device="cpu")
     encoder.save(str(folder.parent / "saved"), create_model_card=False)
@@ -183,7 +184,7 @@ def test_folders_of_sentence_transformers_give_its_vectors(build, layout, tiny_t
         modules[0]["path"] = "0_Transformer"
         (folder / "modules.json").write_text(json.dumps(modules))
     vectors = minialbert.embed(place, TEXTS, precision="fp32")
-    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(vectors, encoder.encode(TEXTS), rtol=1e-4, atol=1e-5)
     assert find_pooling(place).max_tokens == encoder.max_seq_length == 24
 
 
