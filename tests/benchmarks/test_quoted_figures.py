@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from minialbert.runs.packed import read_run_file
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 NUMBER = r"([-+]?[\d,]*\.?\d+)"
@@ -254,6 +256,24 @@ def method():
     yield "layer 2 reaches # without any distillation", start["STS-B"]
 
 
+def choosing_a_size():
+    folder = RESULTS / "sharing" / "two-million-tokens"
+    scores = {
+        row: [
+            100 * json.loads(read_run_file(folder / row / "full" / cell / "result.json"))["score"]
+            for cell in ("ncbi-disease-1", "stsb-1")
+        ]
+        for row in ("one-bottleneck", "one-none", "one-rank-120", "turns-bottleneck")
+    }
+    (ours, ours_stsb), (plain, plain_stsb), rank, turns = scores.values()
+    yield (
+        "# against # on NCBI-disease without any, and the same on STS-B (# and #)",
+        *(ours, plain, ours_stsb, plain_stsb),
+    )
+    yield "Rank 120 in place of 64 reached # and #", *rank
+    yield "two blocks in turn reached # and #", *turns
+
+
 def recipes():
     start = [
         100 * record(f"block-start/{name}-distilled/{task}")["score"]
@@ -307,8 +327,18 @@ PAGES = {
     "results/block-start/README.md": block_start,
     "results/soak/README.md": soak,
     **{
-        f"docs/{of.__name__}.md": of
-        for of in (deployment, performance, method, tasks, data, recipes, reliability, scaling)
+        f"docs/{of.__name__.replace('choosing_a_size', 'choosing-a-size')}.md": of
+        for of in (
+            choosing_a_size,
+            deployment,
+            performance,
+            method,
+            tasks,
+            data,
+            recipes,
+            reliability,
+            scaling,
+        )
     },
 }
 
