@@ -6,6 +6,7 @@ again afterwards. (The released code hands donor embeddings to a constructor tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,7 +72,7 @@ def initialize_from_teacher(
     teacher: Teacher,
     batches: Iterable[dict[str, Tensor]],
     *,
-    layer: int | Literal["matched"] | None = None,
+    layer: int | Literal["third"] | None = None,
     adapters: bool = False,
 ) -> list[str]:
     """Write a starting point taken from the teacher into a student; return per part what it starts from, or why not.
@@ -94,8 +95,10 @@ def initialize_from_teacher(
             f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
             "that starts from its teacher needs the same vocabulary"
         )
-    if isinstance(layer, int) and not 1 <= layer <= teacher.num_layers:
-        has = f"the teacher has layers 1-{teacher.num_layers}; matched takes one of them"
+    if layer == "third":
+        layer = math.ceil(teacher.num_layers / 3)
+    if layer is not None and not 1 <= layer <= teacher.num_layers:
+        has = f"the teacher has layers 1-{teacher.num_layers}; third is always one of them"
         raise UserError(f"student.init_layer is {layer}, but {has}")
     samples = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     low_rank = _fit_low_rank(teacher, tables, samples, config.embedding_size)
@@ -332,9 +335,7 @@ def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tenso
     return torch.linalg.solve(gram, weighted.T @ y)
 
 
-def _start_block(
-    student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | Literal["matched"] | None
-) -> str:
+def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None) -> str:
     layers = _teacher_layers(teacher.model)
     if layers is None:
         return (
@@ -348,9 +349,8 @@ def _start_block(
             return "shared block: random (width or inner width differ from the teacher's)"
     if config.num_attention_heads != teacher.num_heads:
         return "shared block: random (head counts differ)"
-    if isinstance(layer, int) or (layer is None and config.num_hidden_groups == 1):
-        starts = [layer] * config.num_hidden_groups
-    else:
+    starts = [layer] * config.num_hidden_groups
+    if layer is None and len(starts) > 1:
         starts = _group_layers(config, teacher.num_layers)
     for block, start in zip(student.minialbert.blocks, starts, strict=True):
         # A teacher of one shared block (ALBERT) has one module for all of its layers.
@@ -365,7 +365,7 @@ def _start_block(
     if len(starts) > 1:
         return f"{len(starts)} groups: the teacher's layers {', '.join(map(str, starts))}"
     if layer is not None:
-        return f"shared block: the teacher's layer {starts[0]}"
+        return f"shared block: the teacher's layer {layer}"
     return f"shared block: mean of the teacher's {len(modules)} layers"
 
 

@@ -173,10 +173,10 @@ class StudentRecipe(Section):
         "teacher", "Where the first weights come from"
     )
     init_from: Place = key(None, "Hub id or directory of the donor or checkpoint")
-    init_layer: Count | Literal["matched"] | None = key(
+    init_layer: Count | Literal["third"] | None = key(
         None,
-        "With init teacher: its layer, from 1, that each block starts as; matched: the layer that the block's first "
-        "iteration stands for (null: mean of all, with several groups matched)",
+        "With init teacher: its layer, from 1, that each block starts as; third: the one a third of the way up (null: "
+        "mean of all; with several groups the layer that a group's first iteration stands for)",
     )
 
     @model_validator(mode="after")

@@ -110,17 +110,15 @@ def test_a_recipe_names_the_layer(tiny_tokenizer, batches):
             StudentRecipe(init=init, arch="bert", init_layer=2)
 
 
-@pytest.mark.parametrize(("iterations", "layer"), [(1, 4), (2, 2), (4, 1), (8, 1)])
-def test_a_matched_block_starts_as_the_layer_of_its_first_iteration(
-    iterations, layer, tiny_tokenizer, batches
-):
-    teacher = make_teacher()  # of four layers
+@pytest.mark.parametrize(("layers", "third"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (12, 4)])
+def test_a_third_of_the_way_up_is_a_layer_of_any_teacher(layers, third, tiny_tokenizer, batches):
+    teacher = make_teacher(num_hidden_layers=layers)
     recipe = StudentRecipe(
-        num_hidden_layers=iterations, embedding_size=None, adapter_reduction_factor=None, init_layer="matched"
+        num_hidden_layers=2, embedding_size=None, adapter_reduction_factor=None, init_layer="third"
     )
     student, report = build_student(recipe, teacher, tiny_tokenizer, batches, seed=0)
-    assert f"shared block: the teacher's layer {layer}" in report
-    expected = teacher.model.bert.encoder.layer[layer - 1].intermediate.dense.weight
+    assert f"shared block: the teacher's layer {third}" in report
+    expected = teacher.model.bert.encoder.layer[third - 1].intermediate.dense.weight
     assert torch.equal(student.minialbert.block.ffn.weight, expected)
 
 

@@ -435,9 +435,9 @@ def test_overriding_one_length_clears_the_other() -> None:
         (["student.init=random"], None),
         (["student.init=donor", "student.init_from=bert-base-uncased"], None),
         (["student.init=random", "student.init_layer=null"], None),
-        (["student.num_hidden_groups=2"], "matched"),
+        (["student.num_hidden_groups=2"], "third"),
         (["student.init_layer=3"], 3),
-        (["student.init=teacher"], "matched"),
+        (["student.init=teacher"], "third"),
     ],
 )
 def test_another_start_clears_the_layer_that_a_recipe_starts_from(overrides, layer) -> None:
