@@ -6,7 +6,6 @@ again afterwards. (The released code hands donor embeddings to a constructor tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,8 +94,8 @@ def initialize_from_teacher(
             f"the student has {config.vocab_size} word embeddings and the teacher {word.shape[0]}: a student "
             "that starts from its teacher needs the same vocabulary"
         )
-    if layer == "third":
-        layer = math.ceil(teacher.num_layers / 3)
+    if isinstance(layer, str):  # "third"
+        layer = int(teacher.num_layers + 2) // 3
     if layer is not None and not 1 <= layer <= teacher.num_layers:
         has = f"the teacher has layers 1-{teacher.num_layers}; third is always one of them"
         raise UserError(f"student.init_layer is {layer}, but {has}")
