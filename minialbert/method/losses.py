@@ -192,7 +192,7 @@ def mean_divergence(
     reduction: AttentionReduction = "rows",
     count: Tensor | float | None = None,
 ) -> Tensor:
-    """Return divergences, (B, H, T), averaged over heads and valid tokens, as Eqs. 7 and 8 do.
+    """Return divergences of attention rows, (B, H, T), averaged over heads and valid queries, as Eq. 7 does.
 
     The rest is as for `attention_loss`.
     """
@@ -223,7 +223,12 @@ def hidden_loss(
     check_same_shape("hidden states", student_hidden, teacher_hidden)
     student, teacher = _full_precision(student_hidden), _full_precision(teacher_hidden)
     distance = 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)  # (B, T)
-    return mean_divergence(distance[:, None], attention_mask, count=count)
+    if attention_mask is not None:
+        distance = distance * attention_mask.to(distance.dtype)
+        default_count: Tensor | float = attention_mask.sum()
+    else:
+        default_count = distance.numel()
+    return distance.sum() / at_least_one(default_count if count is None else count)
 
 
 def embedding_loss(

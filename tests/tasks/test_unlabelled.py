@@ -639,10 +639,10 @@ def test_answers_that_are_none(ask, tmp_path):
         with pytest.raises(UserError, match=f"{setting[:-2]} is about gold rows, and there are none"):
             ask(with_cat, texts, None, setting, task="classification")
     short = {"train": [("a cat", "with"), ("one dog", "without"), ("猫和狗在这里", "with")] * 4}
-    with pytest.raises(UserError, match="0 altered gold texts, none of 10 with fewer than three words"):
+    with pytest.raises(UserError, match="0 altered gold texts, none of 8 with fewer than three words"):
         ask(with_cat, (), short, "teacher.altered=1", task="classification")
     taught = ask(with_cat, sentences(9), short, "teacher.altered=1", task="classification", labels="short")
-    assert "0 altered gold texts, none of 10 with fewer" in " ".join(taught.task.notes)
+    assert "0 altered gold texts, none of 8 with fewer" in " ".join(taught.task.notes)
     with pytest.raises(UserError, match="less than or equal to 100"):
         ask(with_cat, (), short, "teacher.altered=101", task="classification")
     with pytest.raises(UserError, match="teacher.altered needs a teacher to label the texts"):
