@@ -272,6 +272,16 @@ def choosing_a_size():
     )
     yield "Rank 120 in place of 64 reached # and #", *rank
     yield "two blocks in turn reached # and #", *turns
+    yield (
+        "one block reaches # from layer 1 and # from layer 2",
+        *(
+            100
+            * json.loads(read_run_file(RESULTS / "sharing" / "start" / f"layer-{layer}" / "result.json"))[
+                "score"
+            ]
+            for layer in (1, 2)
+        ),
+    )
 
 
 def recipes():
@@ -295,6 +305,16 @@ def recipes():
     optimisers = (RESULTS / "optimiser" / "README.md").read_text(encoding="utf-8")
     long = dict(re.findall(r"\| (adamw|muon) \| \S+ \| (\S+) \(1(?:, 2, 3)?\)", optimisers))
     yield "# % of masked tokens (three seeds) against # (one)", float(long["muon"]), float(long["adamw"])
+    before = record("main-job/distilled")
+    own = json.loads(
+        read_run_file(
+            RESULTS / "sharing" / "two-million-tokens" / "one-bottleneck" / "distill" / "result.json"
+        )
+    )
+    ends = [one["metrics"]["student_end"] for one in (before, own)]
+    assert ends[0]["masked_tokens"] == ends[1]["masked_tokens"]
+    yield "predicted # % after 3.3 M tokens", 100 * ends[0]["mlm_accuracy"]
+    yield "with these settings # % after 2 M, six iterations", 100 * ends[1]["mlm_accuracy"]
 
 
 def tasks():
