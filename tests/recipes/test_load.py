@@ -64,7 +64,8 @@ def shipped(name: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_is_a_subset_of_the_schema(name: str) -> None:
     values = yaml.safe_load(shipped(name))
-    assert values.pop("base", "minialbert-128") in PUBLISHED
+    bases = ["default"] if name == "paper-like" else PUBLISHED
+    assert values.pop("base", bases[0]) in bases
     assert list(values) == [key for key in Recipe.model_fields if key in values]
     for section, model in Recipe.sections().items():
         assert set(values.get(section, {})) <= set(model.model_fields)
@@ -413,6 +414,22 @@ def test_the_default_recipe_reads_a_small_corpus_a_few_times_and_a_large_one_in_
     assert (default.training.max_steps, default.training.epochs) == (20_000, 10.0)
     training = apply_overrides(default, {"training.max_steps": 300}).training
     assert (training.max_steps, training.epochs) == (300, None)
+
+
+def test_paper_like_has_the_papers_losses_and_optimiser_and_the_rest_of_default() -> None:
+    one, other = load_recipe("paper-like"), load_recipe("default")
+    differs = {
+        f"{section}.{key}": (value, getattr(getattr(other, section), key))
+        for section in Recipe.sections()
+        for key, value in getattr(one, section)
+        if value != getattr(getattr(other, section), key)
+    }
+    assert differs == {
+        "student.init_layer": (None, "third"),
+        "distill.attention_weight": (None, 0.0),  # None: that of the preset
+        "training.optimizer": ("adamw", "muon"),
+        "training.learning_rate": (5e-4, 1e-3),
+    }
 
 
 @pytest.mark.parametrize("name", ["default", "paper-like", "small", "embeddings", "demo"])
