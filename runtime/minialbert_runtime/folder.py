@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from .answers import ANSWERS, Decision, decision_of, is_tagging
 from .errors import UserError, one_line, shown
-from .limits import ENGINES
+from .limits import PROVED_ENGINES
 from .questions import QUESTIONS
 from .words import WordRule, check_tags, word_rule
 
@@ -200,8 +200,8 @@ def _read_export(path: Path) -> tuple[str, str, bool, tuple[str, ...], dict[str,
         raise UserError(f"{path} was exported with the head {head!r}: expected {', '.join(_PROBLEMS)}")
     precision, one_length = str(export.get("precision", "")), export.get("batches") == ONE_LENGTH
     engines = export.get("engines", ["onnx"])
-    if not isinstance(engines, list) or not engines or not set(map(str, engines)) <= set(ENGINES):
-        raise _damaged(file, f"engines are {engines!r}, expected some of {', '.join(ENGINES)}")
+    if not isinstance(engines, list) or not engines or not set(map(str, engines)) <= set(PROVED_ENGINES):
+        raise _damaged(file, f"engines are {engines!r}, expected some of {', '.join(PROVED_ENGINES)}")
     return head, precision, one_length, tuple(engines), vectors if head == "features" else None
 
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Numbers of fields in onnx.proto: of a model, a graph, a node, an attribute, a sparse tensor, a tensor.
 _GRAPH, _FUNCTIONS = 7, 25
@@ -21,8 +26,94 @@ _INPUT, _OUTPUT, _OPERATOR = 1, 2, 4
 # Products of integers, with the place of the weights' zero among their inputs.
 _PRODUCTS = {b"MatMulInteger": 3, b"MatMulIntegerToFloat": 5}
 _TO_UINT8 = b"\n\x02to\x18\x02\xa0\x01\x02"  # Cast's attribute
+# What else is read where a whole graph is: inputs and outputs; of an attribute its values; of a tensor its parts.
+_INPUTS, _OUTPUTS, _NAME = 11, 12, 1
+_FLOAT, _INT, _TEXT, _INTS = 2, 3, 4, 8
+_DIMS, _TYPE, _TENSOR_NAME, _RAW = 1, 2, 8, 9
+DTYPES: dict[int, Any] = {
+    1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64,
+}  # fmt: skip
 _MIDDLE = b"weights.middle"
 _MIDDLE_TENSOR = b"\x10\x02\x42" + bytes([len(_MIDDLE)]) + _MIDDLE + b"\x4a\x01\x80"  # uint8, 128
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator with the names of what it reads and gives; attributes are numbers, lists of whole ones, or text."""
+
+    operator: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph: names of its inputs and outputs, operators in their order, and stored tensors by name."""
+
+    inputs: list[str]
+    outputs: list[str]
+    nodes: list[Node]
+    tensors: dict[str, NDArray[Any]]
+
+
+def read_graph(model: bytes) -> Graph:
+    """Return the graph in an ONNX file; ValueError where it is cut off, or stores tensors as no export does."""
+    graph = Graph([], [], [], {})
+    for number, whole, _ in _fields(memoryview(model)):
+        for kind, part, _ in _fields(whole) if number == _GRAPH else ():
+            if kind == _NODE:
+                graph.nodes.append(_read_node(part))
+            elif kind == _INITIALIZER:
+                name, values = _read_tensor(part)
+                graph.tensors[name] = values
+            elif kind in (_INPUTS, _OUTPUTS):
+                names = graph.inputs if kind == _INPUTS else graph.outputs
+                names += _texts(part, _NAME)
+    return graph
+
+
+def _texts(message: memoryview, number: int) -> list[str]:
+    return [bytes(value).decode() for kind, value, _ in _fields(message) if kind == number]
+
+
+def _read_node(node: memoryview) -> Node:
+    attributes = {}
+    for kind, attribute, _ in _fields(node):
+        if kind == _ATTRIBUTE:
+            name = "".join(_texts(attribute, _NAME))
+            values = [_attribute_value(kind, value) for kind, value, _ in _fields(attribute)]
+            whole = [
+                number for one in values if isinstance(one, list) for number in one
+            ]  # in one field, or several
+            attributes[name] = whole or next((value for value in values if value is not None), [])
+    return Node("".join(_texts(node, _OPERATOR)), _texts(node, _INPUT), _texts(node, _OUTPUT), attributes)
+
+
+def _attribute_value(kind: int, value: memoryview) -> Any:
+    if kind == _FLOAT:
+        return float(np.frombuffer(value, np.float32)[0])
+    if kind == _TEXT:
+        return bytes(value).decode(errors="replace")
+    return _numbers(value)[0] if kind == _INT else _numbers(value) if kind == _INTS else None
+
+
+def _numbers(packed: memoryview) -> list[int]:
+    found, position = [], 0
+    while position < len(packed):
+        value, position = _number(packed, position)
+        found.append(value - (1 << 64) if value >> 63 else value)
+    return found
+
+
+def _read_tensor(tensor: memoryview) -> tuple[str, NDArray[Any]]:
+    fields = [(kind, value) for kind, value, _ in _fields(tensor)]
+    dims = [number for kind, value in fields if kind == _DIMS for number in _numbers(value)]
+    (dtype,) = [DTYPES.get(_numbers(value)[0]) for kind, value in fields if kind == _TYPE]
+    raw = [value for kind, value in fields if kind == _RAW]
+    if dtype is None or len(raw) != 1:
+        raise ValueError("it stores a tensor as no exported model does")
+    return "".join(_texts(tensor, _TENSOR_NAME)), np.frombuffer(raw[0], dtype).reshape(dims)
 
 
 def check_graph(path: Path) -> None:

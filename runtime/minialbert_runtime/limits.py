@@ -7,7 +7,10 @@ from typing import Any
 
 from .errors import UserError
 
-ENGINES = ("onnx", "openvino")  # that run a graph; here, where no library is imported
+# What runs a graph; here, where no library is imported. Exports are compared with their model in the first two; the
+# third runs the graphs of the first.
+PROVED_ENGINES = ("onnx", "openvino")
+ENGINES = (*PROVED_ENGINES, "native")
 
 
 def _limit(value: float, meaning: str) -> Any:

@@ -1,10 +1,11 @@
-"""A model in an exported folder, run by ONNX Runtime or OpenVINO."""
+"""A model in an exported folder, run by one of the engines."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
@@ -20,6 +21,7 @@ from .encoding import check_normalizer
 from .errors import UserError, one_line, panics_as_errors, shown
 from .folder import MODEL_FILE, TOKENIZER_FILE, Folder, read_folder
 from .limits import ENGINES
+from .native import has_native
 from .questions import QUESTIONS
 from .session import has_openvino, open_session, rows_per_run, run_side_by_side
 from .windows import Cutter, Row
@@ -46,13 +48,14 @@ class Model(TextModel):
             range at each call (int8-dynamic, and int8 of older folders), because more would give a text another answer
             beside other texts. Where they are quantised by token (int8, int4) a run has inputs of one length only.
             Where there are many texts, a run has 256 tokens (OpenVINO: 1,024), and ONNX Runtime makes one on each
-            thread at a time, in a second session, which holds the weights once more.
+            thread at a time, in a second session, which holds the weights once more. The engine native takes texts of
+            any length together, and 4,096 tokens.
         threshold: probability over which a label of a multi-label task applies (0.5 without), one label of several is
             given, or an entity is kept (always without).
         threads: threads of one run, or runs at a time; None for one on each physical core that the process may use.
-        engine: "onnx" or "openvino"; "auto" measures for about a second which of the engines that the graph was proved
-            in and that are installed is the fastest, and `engine` of the model is the one chosen. None for the engine
-            that the folder was exported for.
+        engine: "onnx", "openvino" or "native"; "auto" measures for about a second which of the engines that can run
+            the graph and are installed is the fastest. None for "native" where that is installed and can run the graph,
+            else for the engine that the folder was exported for. `engine` of the model is the one chosen.
         top_k: of how many labels, the most probable ones, results have scores; all without.
         max_characters: of a text, or of each text of a pair; a longer one is refused.
 
@@ -103,10 +106,7 @@ class Model(TextModel):
         self._graph = (self.folder.path / MODEL_FILE).absolute()
         self._file = _identity(self._graph)
         self._threads = threads or _physical_cores()
-        self.engine = engine or self.folder.engines[0]
-        if engine == "auto":
-            self.engine = _fastest(self._graph, self._threads, self.folder)
-        self._session: Any = _load_session(self._graph, self._threads, self.engine)
+        self.engine, self._session = self._chosen(engine)
         self._single: Any = None  # of one thread, where there are many runs
         self._again = partial(
             Model,
@@ -125,6 +125,20 @@ class Model(TextModel):
         if lost := [name for name in self.outputs if name not in outputs]:
             raise UserError(f"{self._graph} gives no {lost[0]}: export the model again")
         _models.add(self)
+
+    def _chosen(self, engine: str | None) -> tuple[str, Any]:
+        """Return the name of the engine that is asked for, and its session."""
+        if engine not in (None, "auto"):
+            return engine, _load_session(self._graph, self._threads, engine)
+        native = None
+        if self.folder.one_length and has_native():
+            with suppress(UserError):  # a graph that it does not know
+                native = _load_session(self._graph, self._threads, "native")
+        if engine == "auto":
+            chosen = _fastest(self._graph, self._threads, self.folder, native)
+        else:
+            chosen = self.folder.engines[0] if native is None else "native"
+        return chosen, native if chosen == "native" else _load_session(self._graph, self._threads, chosen)
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
         """Return what makes the model again from its folder."""
@@ -156,7 +170,8 @@ class Model(TextModel):
             longest = lengths[batches[-1][0]] if batches else 0
             most = min(self.batch_size, rows_per_run(longest, self.engine))
             fits = batches and len(batches[-1]) < most
-            if fits and not (self.folder.one_length and lengths[row] != longest):
+            together = self.engine == "native" or not self.folder.one_length or lengths[row] == longest
+            if fits and together:
                 batches[-1].append(row)
             else:
                 batches.append([row])
@@ -245,16 +260,17 @@ def _token_id(tokenizer: Tokenizer, token: str | None, otherwise: int) -> int:
     return otherwise if found is None else int(found)
 
 
-def _fastest(path: Path, threads: int, folder: Folder) -> str:
-    """Return the engine that takes the least time for a text of 128 tokens."""
+def _fastest(path: Path, threads: int, folder: Folder, native: Any) -> str:
+    """Return the engine that takes the least time for a text of 128 tokens; `native` is its session, or None."""
     engines = [engine for engine in folder.engines if engine == "onnx" or has_openvino()]
+    engines += ["native"] if native else []
     if len(engines) == 1:
         return engines[0]
     ones = np.ones((1, min(_MEASURED_TOKENS, folder.max_length)), dtype=np.int64)
     medians = {}
     # OpenVINO, which folders name first, before ONNX Runtime, whose threads go on spinning after a run.
     for engine in engines:
-        session = _load_session(path, threads, engine)
+        session = native if engine == "native" else _load_session(path, threads, engine)
         inputs = {node.name: ones for node in session.get_inputs()}
         seconds: list[float] = []
         while sum(seconds) < _MEASURED_SECONDS:

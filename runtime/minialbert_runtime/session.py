@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime and OpenVINO, with the same options wherever a graph is run."""
+"""Sessions of each engine, with the same options wherever a graph is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextvars import copy_context
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from .errors import UserError
 from .graph import check_graph, with_uint8_weights
+from .native import NativeSession, Port
 
 _FATAL = 4  # ONNX Runtime's log level: its errors come as exceptions, and need not be printed too
 # Of one run among many. A core that takes few texts through all iterations finds weights and activations in its cache.
-_TOKENS = {"onnx": 256, "openvino": 1024}
+_TOKENS = {"onnx": 256, "openvino": 1024, "native": 4096}
 _TYPES = {"i64": "tensor(int64)", "f32": "tensor(float)"}  # OpenVINO's names and ONNX Runtime's
 # An ONNX file: y = MatMulInteger(x, w), where x are uint8 (2, 4), and w four times 127 as int8.
 _PRODUCT = b64decode(
@@ -37,7 +38,7 @@ _Result = TypeVar("_Result")
 
 def open_session(
     graph: str | Path | bytes, threads: int = 0, *, engine: str = "onnx"
-) -> onnxruntime.InferenceSession | OpenVinoSession:
+) -> onnxruntime.InferenceSession | OpenVinoSession | NativeSession:
     """Return a session on the CPU of a file or a serialised graph; `threads` of one run, 0 for its own choice.
 
     A file may come from anywhere: ValueError where it holds what no export has, `graph.check_graph`. Where the
@@ -46,8 +47,8 @@ def open_session(
     if not isinstance(graph, bytes):
         check_graph(Path(graph))
     source = graph if isinstance(graph, bytes) else str(graph)
-    if engine == "openvino":
-        return OpenVinoSession(source, threads)
+    if engine != "onnx":
+        return (OpenVinoSession if engine == "openvino" else NativeSession)(source, threads)
     if cuts_sums():
         source = with_uint8_weights(graph if isinstance(graph, bytes) else Path(graph).read_bytes())
     return _onnx_session(source, threads)
@@ -110,11 +111,6 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-class _Port(NamedTuple):
-    name: str
-    type: str
-
-
 class OpenVinoSession:
     """A graph in OpenVINO, with those methods of ONNX Runtime's session that are used here.
 
@@ -134,11 +130,11 @@ class OpenVinoSession:
         self._compiled = core.compile_model(core.read_model(graph), "CPU", settings | threading_)
         self._of_thread = threading.local()
 
-    def get_inputs(self) -> list[_Port]:
+    def get_inputs(self) -> list[Port]:
         """Return names and types of the inputs."""
         return [_port(one) for one in self._compiled.inputs]
 
-    def get_outputs(self) -> list[_Port]:
+    def get_outputs(self) -> list[Port]:
         """Return names and types of the outputs."""
         return [_port(one) for one in self._compiled.outputs]
 
@@ -150,6 +146,6 @@ class OpenVinoSession:
         return [np.asarray(found[name]) for name in names or [one.name for one in self.get_outputs()]]
 
 
-def _port(node: Any) -> _Port:
+def _port(node: Any) -> Port:
     kind = node.element_type.get_type_name()
-    return _Port(node.get_any_name(), _TYPES.get(kind, kind))
+    return Port(node.get_any_name(), _TYPES.get(kind, kind))

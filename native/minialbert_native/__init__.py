@@ -1,0 +1,49 @@
+"""The compiled kernel of minialbert-runtime's engine "native": a library that is called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("kernel.so")
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int
+
+
+class Instruction(ctypes.Structure):
+    """An instruction of a program; what the numbers mean by operation, kernel.cpp says."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in ("op", "to", "a", "b", "c", "d", "e")] + [
+        ("value", ctypes.c_float)
+    ]
+
+
+class Weight(ctypes.Structure):
+    """A matrix, table or vector, contiguous, by address: its kind, shape, values, and scales or none."""
+
+    _fields_ = [
+        ("kind", ctypes.c_int32), ("rows", ctypes.c_int32), ("columns", ctypes.c_int32), ("values", _POINTER),
+        ("scales", _POINTER),
+    ]  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the library, with the types of its functions."""
+    kernel = ctypes.CDLL(str(LIBRARY))
+    kernel.minialbert_open.restype = _POINTER
+    kernel.minialbert_open.argtypes = [
+        _POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, _NUMBER,
+    ]  # fmt: skip
+    kernel.minialbert_run.argtypes = [
+        _POINTER, _NUMBER, _POINTER, ctypes.c_int64, _POINTER, _POINTER, _POINTER, _NUMBER,
+    ]  # fmt: skip
+    kernel.minialbert_close.argtypes = [_POINTER]
+    kernel.minialbert_close.restype = None
+    return kernel
+
+
+@cache
+def is_supported() -> bool:
+    """Tell whether this processor has the instructions that the kernel needs: AVX-512 with VNNI."""
+    return bool(library().minialbert_supported())
