@@ -3,7 +3,7 @@
 Each model runs in each engine in a process of its own, all with the same number of threads, and the processes take
 turns, in an order that changes, so that what else the machine does falls on all alike. In one process the thread pools
 of several engines would take each other's cores. Inputs have no padding. A batch runs as the runtime runs many texts:
-in parts, side by side on the threads in ONNX Runtime. Only `onnx-int8-dynamic` takes it whole, with one range for all
+in parts, side by side on the threads in ONNX Runtime; the engine native takes it whole. Only `onnx-int8-dynamic` takes it whole, with one range for all
 inputs of a matrix, which is the arithmetic of ONNX Runtime's own quantiser. All models go through our own ONNX exporter
 and quantiser, which store a shared weight once and undo fusions that cost time: that favours the ones compared with as
 well.
@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from minialbert_runtime.native import NATIVE, has_native
+from minialbert_runtime.session import has_openvino
 from rich.progress import Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minialbert.deploy import bench_worker
@@ -51,9 +53,10 @@ DEFAULT_LENGTHS = (16, 128, 512)
 TORCH_ENGINES = ("torch-fp32", "torch-bf16", "torch-int8")
 ONNX_ENGINES = ("onnx-fp32", "onnx-int8", "onnx-int8-dynamic")
 OPENVINO_ENGINES = ("openvino-fp32", "openvino-int8")
-ENGINES = TORCH_ENGINES + ONNX_ENGINES + OPENVINO_ENGINES
-_DEFAULTS = TORCH_ENGINES + ONNX_ENGINES[:2]
-DEFAULT_ENGINES = _DEFAULTS + (OPENVINO_ENGINES if find_spec("openvino") else ())
+NATIVE_ENGINES = ("native-int8",)
+ENGINES = TORCH_ENGINES + ONNX_ENGINES + OPENVINO_ENGINES + NATIVE_ENGINES
+_INSTALLED = (OPENVINO_ENGINES if has_openvino() else ()) + (NATIVE_ENGINES if has_native() else ())
+DEFAULT_ENGINES = TORCH_ENGINES + ONNX_ENGINES[:2] + _INSTALLED
 _LEAST_TURNS = 3
 _REST = 0.05  # seconds until the threads of an engine have stopped waiting for more
 _BUSY = 0.5  # processes per core, of others
@@ -284,7 +287,7 @@ def _saved(model: BenchModel, graph: ModelProto | Exception | None, engine: str,
     own.CopyFrom(graph)
     if engine.endswith("fp32"):
         keep_biases_apart(own)
-    elif engine in ONNX_ENGINES:
+    elif engine in ONNX_ENGINES + NATIVE_ENGINES:
         quantize_int8(own, by_call=engine == "onnx-int8-dynamic")
     else:
         request = model.request
@@ -321,12 +324,13 @@ def _check_options(
     for fault, holds in rules.items():
         if not holds:
             raise UserError(fault)
-    needed = {
-        name: ("export", ONNX_ENGINES + OPENVINO_ENGINES) for name in ("onnx", "onnxruntime", "onnxscript")
-    }
+    graphs = ONNX_ENGINES + OPENVINO_ENGINES + NATIVE_ENGINES
+    needed = {name: ("export", graphs) for name in ("onnx", "onnxruntime", "onnxscript")}
     for package, (extra, some) in {**needed, "openvino": ("openvino", OPENVINO_ENGINES)}.items():
         if set(engines) & set(some) and find_spec(package) is None:
             raise MissingExtraError(package, extra, f"benchmarking {listed(some)}")
+    if set(engines) & set(NATIVE_ENGINES) and not has_native():
+        raise UserError(f"{listed(NATIVE_ENGINES)} needs {NATIVE}")
 
 
 def _fitting(limits: Mapping[str, int], asked: Sequence[int]) -> tuple[list[int], list[str]]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from minialbert_runtime.folder import MODEL_FILE, find_folder, is_exported, read_folder
+from minialbert_runtime.native import has_native
 from minialbert_runtime.session import has_openvino
 from transformers import PreTrainedConfig
 
@@ -171,6 +172,7 @@ def _as_it_is(choice: ModelChoice) -> BenchModel | None:
     folder, config = read_folder(name), encoders.load_encoder_config(find_folder(name))
     parameters = look_up(_record_of(name), "model", "parameters", kind=int)
     engines = [engine for engine in folder.engines if engine == "onnx" or has_openvino()]
+    engines += ["native"] if folder.one_length and has_native() else []
     ready = {f"{engine}-{folder.precision}": str(folder.path / MODEL_FILE) for engine in engines}
     sizes = parameters, config.vocab_size, folder.pad_token_id, folder.max_length
     return BenchModel(choice, f"{config.model_type}, exported", *sizes, ready=ready)

@@ -55,6 +55,7 @@ ENGINE_NAMES = {
     **{f"onnx-{precision}": f"ONNX Runtime {precision}" for precision in ("fp32", "int8")},
     "onnx-int8-dynamic": "ONNX Runtime int8, dynamic",
     **{f"openvino-{precision}": f"OpenVINO {precision}" for precision in ("fp32", "int8")},
+    "native-int8": "native int8",
 }
 _FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")
 _HUB_OPTIONS = ("--model", "--teacher")  # take OWNER/NAME, which looks like a relative path

@@ -159,16 +159,9 @@ class Session {
     Space space = take_space();
     model_->make_room(texts, space);
     std::vector<int> parts;
-    for (size_t phase = 0; phase < model_->phases(); phase++) {
-      const int rows = model_->rows(phase, texts), turns = (rows + threads * CHUNK - 1) / (threads * CHUNK);
-      parts.push_back(std::min(rows, threads * turns));
-    }
+    for (size_t phase = 0; phase < model_->phases(); phase++) parts.push_back(model_->parts(phase, texts, threads));
     share(
-        parts,
-        [&](size_t phase, int part, Scratch& own) {
-          const int64_t rows = model_->rows(phase, texts), count = parts[phase];
-          model_->run(phase, texts, int(rows * part / count), int(rows * (part + 1) / count), space, own);
-        },
+        parts, [&](size_t phase, int part, Scratch& own) { model_->run(phase, part, parts[phase], texts, space, own); },
         scratch);
     write(batch, units[0], texts, space);
     give_space(std::move(space));
@@ -226,11 +219,9 @@ class Session {
     const Texts texts = read(batch, unit);
     Space space = take_space();
     model_->make_room(texts, space);
-    for (size_t phase = 0; phase < model_->phases(); phase++) {
-      const int rows = model_->rows(phase, texts), count = (rows + CHUNK - 1) / CHUNK;
-      for (int i = 0; i < count; i++)
-        model_->run(phase, texts, rows * i / count, rows * (i + 1) / count, space, scratch);
-    }
+    for (size_t phase = 0; phase < model_->phases(); phase++)
+      for (int part = 0, parts = model_->parts(phase, texts, 1); part < parts; part++)
+        model_->run(phase, part, parts, texts, space, scratch);
     write(batch, unit, texts, space);
     give_space(std::move(space));
   }

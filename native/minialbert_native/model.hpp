@@ -12,7 +12,7 @@ namespace {
 
 constexpr int CHUNK = 32;  // rows that a thread takes through a phase at once
 
-enum Op { GATHER, ADD, AFFINE, NORM, LINEAR, GELU, TANH, ATTEND, FIRST, MEAN, UNIT_LENGTH };
+enum Op { GATHER, ADD, AFFINE, NORM, LINEAR, GELU, TANH, RELU, ATTEND, FIRST, MEAN, UNIT_LENGTH };
 enum Index { IDS, POSITIONS, TYPES };
 enum Kind { INT8_MATRIX, FP32_MATRIX, VECTOR, INT8_TABLE, FP32_TABLE };
 
@@ -21,10 +21,10 @@ enum Kind { INT8_MATRIX, FP32_MATRIX, VECTOR, INT8_TABLE, FP32_TABLE };
 //   ADD          a, b
 //   AFFINE       a, factors or -1, shifts or -1            x * factors + shifts
 //   NORM         a, gain, bias; value: epsilon             LayerNorm
-//   LINEAR       a, matrix, bias or -1, activation (0, GELU or TANH), residual or -1
+//   LINEAR       a, matrix, bias or -1, activation (0 or its operation), residual or -1
 //   ATTEND       queries, keys, values, heads; value: scale
 //   FIRST, MEAN  a                                         of each text, of its tokens
-//   GELU, TANH   a
+//   GELU, TANH, RELU  a
 //   UNIT_LENGTH  a; value: the least length
 struct Instruction {
   int32_t op, to, a, b, c, d, e;
@@ -162,14 +162,30 @@ class Model {
   }
 
   size_t phases() const { return phases_.size(); }
-  int rows(size_t phase, const Texts& texts) const {
-    return phases_[phase].of_texts ? int(texts.lengths.size()) : texts.rows;
-  }
   const Register& result() const { return registers_[code_.back().to]; }
   int result_index() const { return code_.back().to; }
 
-  // Take rows first ... last of a phase through its instructions, at most CHUNK of them.
-  void run(size_t phase, const Texts& texts, int first, int last, Space& space, Scratch& scratch) const {
+  // In how many parts several threads take a phase: by rows, at most CHUNK of them; few rows, those of texts, by
+  // columns.
+  int parts(size_t phase, const Texts& texts, int threads) const {
+    if (phases_[phase].of_texts) return code_[phases_[phase].first].op == LINEAR ? threads : 1;
+    return std::min(texts.rows, threads * ((texts.rows + threads * CHUNK - 1) / (threads * CHUNK)));
+  }
+
+  void run(size_t phase, int64_t part, int64_t parts, const Texts& texts, Space& space, Scratch& scratch) const {
+    if (!phases_[phase].of_texts)
+      return run(phase, texts, int(texts.rows * part / parts), int(texts.rows * (part + 1) / parts), 0, 1, space,
+                 scratch);
+    const int rows = int(texts.lengths.size());
+    for (int first = 0; first < rows; first += CHUNK)
+      run(phase, texts, first, std::min(rows, first + CHUNK), int(part), int(parts), space, scratch);
+  }
+
+ private:
+  // Take rows first ... last of a phase through its instructions, at most CHUNK of them; of a product a part of
+  // columns.
+  void run(size_t phase, const Texts& texts, int first, int last, int part, int parts, Space& space,
+           Scratch& scratch) const {
     const int rows = last - first;
     float* local = scratch.local.at_least(local_size_);
     int8_t* quantized = scratch.quantized.at_least(size_t(CHUNK) * rounded_up(widest_, 64));
@@ -208,11 +224,17 @@ class Model {
         case TANH:
           each(place(it.a), out, count, tangent);
           break;
+        case RELU:
+          each(place(it.a), out, count, positive);
+          break;
         case LINEAR: {
           const Register& from = registers_[it.a];
           const Weight& weight = weights_[it.b];
           const float* bias = it.c < 0 ? nullptr : weights_[it.c].values.data;
           const float* a = place(it.a);
+          const int panels = (width + PANEL * LANES - 1) / (PANEL * LANES);
+          const int begin = panels * part / parts * PANEL * LANES;
+          const int end = std::min(width, panels * (part + 1) / parts * PANEL * LANES);
           if (weight.kind == INT8_MATRIX) {
             const int padded = rounded_up(from.width, LANES);
             if (quantized_from != it.a)
@@ -220,13 +242,17 @@ class Model {
                 scratch.sums[r] = quantize(a + size_t(r) * from.padded, from.width, padded,
                                            quantized + size_t(r) * padded, scratch.scales + r);
             quantized_from = it.a;
-            multiply_int8(weight, bias, quantized, padded, scratch, rows, out, width);
+            multiply_int8(weight, bias, quantized, padded, scratch, rows, begin, end, out, width);
           } else {
-            multiply_fp32(weight, bias, a, from.padded, rows, out, width);
+            multiply_fp32(weight, bias, a, from.padded, rows, begin, end, out, width);
           }
-          if (it.d == GELU) each(out, out, count, gelu);
-          if (it.d == TANH) each(out, out, count, tangent);
-          if (it.e >= 0) add(out, place(it.e), count, out);
+          for (int r = 0; r < rows; r++) {
+            float* row = out + size_t(r) * width + begin;
+            if (it.d == GELU) each(row, row, end - begin, gelu);
+            if (it.d == TANH) each(row, row, end - begin, tangent);
+            if (it.d == RELU) each(row, row, end - begin, positive);
+            if (it.e >= 0) add(row, place(it.e) + size_t(r) * width + begin, end - begin, row);
+          }
           break;
         }
         case ATTEND:
@@ -250,7 +276,6 @@ class Model {
     }
   }
 
- private:
   static void pack(const Given& given, Weight& weight) {
     weight.kind = given.kind;
     weight.rows = given.rows;
@@ -303,7 +328,7 @@ class Model {
       const Instruction& it = code_[i];
       const bool of_texts = registers_[it.to].of_texts;
       const int now = int(phases_.size()) - 1;
-      bool cut = phases_.empty() || phases_.back().of_texts != of_texts;
+      bool cut = phases_.empty() || of_texts || phases_.back().of_texts;  // what is of texts is parted by columns
       if (it.op == ATTEND) {
         cut = cut || written[it.b] == now || written[it.c] == now;
         registers_[it.b].keys = registers_[it.b].shared = registers_[it.c].shared = true;
@@ -366,12 +391,13 @@ class Model {
     }
   }
 
+  // Columns begin ... end, of which begin is that of a panel.
   static void multiply_int8(const Weight& weight, const float* bias, const int8_t* a, int stride,
-                            const Scratch& scratch, int rows, float* out, int width) {
+                            const Scratch& scratch, int rows, int begin, int end, float* out, int width) {
     const int groups = rounded_up(weight.rows, LANES) / 4;
-    const uint8_t* panel = weight.levels.data;
-    for (int column = 0; column < width; column += PANEL * LANES) {
-      const int vectors = std::min(PANEL, (width - column) / LANES);
+    const uint8_t* panel = weight.levels.data + size_t(groups) * begin * 4;
+    for (int column = begin; column < end; column += PANEL * LANES) {
+      const int vectors = std::min(PANEL, (end - column) / LANES);
       tiles(rows, vectors, [&]<int R, int Z>(int first) {
         product_int8<R, Z>(a + size_t(first) * stride, stride, panel, groups, scratch.sums + first,
                            scratch.scales + first, weight.values.data + column, bias ? bias + column : nullptr,
@@ -381,11 +407,11 @@ class Model {
     }
   }
 
-  static void multiply_fp32(const Weight& weight, const float* bias, const float* a, int stride, int rows, float* out,
-                            int width) {
-    const float* panel = weight.values.data;
-    for (int column = 0; column < width; column += PANEL * LANES) {
-      const int vectors = std::min(PANEL, (width - column) / LANES);
+  static void multiply_fp32(const Weight& weight, const float* bias, const float* a, int stride, int rows, int begin,
+                            int end, float* out, int width) {
+    const float* panel = weight.values.data + size_t(weight.rows) * begin;
+    for (int column = begin; column < end; column += PANEL * LANES) {
+      const int vectors = std::min(PANEL, (end - column) / LANES);
       tiles(rows, vectors, [&]<int R, int Z>(int first) {
         product_fp32<R, Z>(a + size_t(first) * stride, stride, panel, Z * LANES, weight.rows, 1.0f,
                            bias ? bias + column : nullptr, out + size_t(first) * width + column, width);
@@ -394,13 +420,19 @@ class Model {
     }
   }
 
-  // Store keys (rows, width) as (width, tokens of the text, padded).
+  // Store keys (rows, width) as (width, tokens of the text, padded), up to 16 rows at once.
   static void turn(const Texts& texts, int first, int rows, const float* from, int width, float* to) {
-    for (int r = 0; r < rows; r++) {
-      const int text = texts.text_of[first + r], tokens = rounded_up(texts.lengths[text], LANES);
-      float* place = to + size_t(texts.key_starts[text]) * width + texts.position_of[first + r];
-      const float* row = from + size_t(r) * width;
-      for (int k = 0; k < width; k++, place += tokens) *place = row[k];
+    const __m512i steps = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                             _mm512_set1_epi32(width));
+    for (int r = 0; r < rows;) {
+      const int text = texts.text_of[first + r], length = texts.lengths[text], tokens = rounded_up(length, LANES);
+      const int position = texts.position_of[first + r], many = std::min({LANES, rows - r, length - position});
+      const __mmask16 kept = many == LANES ? 0xffff : (1u << many) - 1;
+      const float* column = from + size_t(r) * width;
+      float* place = to + size_t(texts.key_starts[text]) * width + position;
+      for (int k = 0; k < width; k++, column++, place += tokens)
+        _mm512_mask_storeu_ps(place, kept, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), kept, steps, column, 4));
+      r += many;
     }
   }
 

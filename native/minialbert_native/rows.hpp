@@ -169,6 +169,8 @@ inline __m512 tangent(__m512 x) {  // tanh, by e^(-2|x|)
   return _mm512_mask_sub_ps(positive, negative, _mm512_setzero_ps(), positive);
 }
 
+inline __m512 positive(__m512 x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
+
 template <typename F>
 inline void each(const float* a, float* out, size_t count, F f) {  // of buffers that are padded to whole vectors
   for (size_t i = 0; i < count; i += LANES) _mm512_storeu_ps(out + i, f(_mm512_loadu_ps(a + i)));

@@ -19,6 +19,7 @@ from .errors import UserError
 from .graph import read_graph
 from .program import Program, UnknownGraphError, compile_graph
 
+NATIVE = "minialbert-native (pip install ./native in the repository), and a processor with AVX-512 VNNI"
 # Outputs that are asked for; of other graphs the first.
 _NAMED = (("sentence_embedding",), ("start_logits", "end_logits"))
 
@@ -48,10 +49,7 @@ class NativeSession:
 
     def __init__(self, graph: str | Path | bytes, threads: int = 0) -> None:
         if not has_native():
-            raise UserError(
-                "the engine native is missing: pip install minialbert-native, on x86-64 with AVX-512 VNNI, or choose "
-                "the engine onnx"
-            )
+            raise UserError(f"the engine native needs {NATIVE}; or choose the engine onnx")
         from minialbert_native import Instruction, Weight, library
 
         read = read_graph(graph if isinstance(graph, bytes) else Path(graph).read_bytes())

@@ -20,7 +20,7 @@ from .graph import DTYPES, Graph, Node
 
 Array = NDArray[Any]
 # Operations, indices and kinds of weights, with the numbers that kernel.cpp gives them.
-GATHER, ADD, AFFINE, NORM, LINEAR, GELU, TANH, ATTEND, FIRST, MEAN, UNIT_LENGTH = range(11)
+GATHER, ADD, AFFINE, NORM, LINEAR, GELU, TANH, RELU, ATTEND, FIRST, MEAN, UNIT_LENGTH = range(12)
 _IDS, _POSITIONS, _TYPES = range(3)
 _INT8_MATRIX, _FP32_MATRIX, _VECTOR, _INT8_TABLE, _FP32_TABLE = range(5)
 _READ = {GATHER: (), ADD: (2, 3), LINEAR: (2, 6), ATTEND: (2, 3, 4)}  # places of registers in an instruction
@@ -336,6 +336,9 @@ class _Compiler:
 
     def _on_tanh(self, node: Node, values: list[_Value]) -> _Value:
         return self._activate(TANH, node, values)
+
+    def _on_relu(self, node: Node, values: list[_Value]) -> _Value:
+        return self._activate(RELU, node, values)
 
     def _activate(self, operation: int, node: Node, values: list[_Value]) -> Rows:
         rows = self.rows(values[0])

@@ -27,7 +27,7 @@ _SHOWN = 4
 _LENGTHS = (16, 128)
 _TURNS = 9
 _SECONDS = 10.0  # of a model, engine and length
-_ENGINES = ("torch-fp32", "onnx-int8", "openvino-int8")
+_ENGINES = ("torch-fp32", "onnx-int8", "openvino-int8", "native-int8")
 
 
 def tune_on_packages(

@@ -1,0 +1,333 @@
+"""The engine native against ONNX Runtime on the same graphs, and against the model in fp32."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from minialbert_runtime import Model, native, session
+from minialbert_runtime.errors import UserError
+from minialbert_runtime.graph import read_graph
+from minialbert_runtime.program import UnknownGraphError, compile_graph
+from onnx import numpy_helper
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForTokenClassification,
+)
+
+import minialbert
+from minialbert import (
+    MiniAlbertConfig,
+    MiniAlbertForMaskedLM,
+    MiniAlbertForQuestionAnswering,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+)
+from minialbert.deploy.onnx.int8 import quantize_int8
+from minialbert.deploy.onnx.trace import trace_onnx
+
+pytestmark = pytest.mark.skipif(
+    not native.has_native(), reason="minialbert-native is not installed, or no AVX-512"
+)
+VOCABULARY, LONGEST = 120, 64
+BASE = {
+    "vocab_size": VOCABULARY, "embedding_size": 40, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3,
+    "intermediate_size": 200, "max_position_embeddings": LONGEST, "adapter_reduction_factor": 4, "num_labels": 3,
+}  # fmt: skip
+BERT = {
+    "vocab_size": VOCABULARY, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "intermediate_size": 200, "max_position_embeddings": LONGEST, "num_labels": 3,
+}  # fmt: skip
+DISTILBERT = {
+    "vocab_size": VOCABULARY, "dim": 96, "n_layers": 2, "n_heads": 3, "hidden_dim": 200,
+    "max_position_embeddings": LONGEST,
+}  # fmt: skip
+
+
+def student(kind=MiniAlbertForSequenceClassification, **changed):
+    return lambda: kind(MiniAlbertConfig(**{**BASE, **changed}))
+
+
+MODELS = {
+    "classes": ("sequence-classification", student()),
+    "tags": ("token-classification", student(MiniAlbertForTokenClassification)),
+    "questions": ("question-answering", student(MiniAlbertForQuestionAnswering, num_labels=2)),
+    "masked": ("masked-lm", student(MiniAlbertForMaskedLM)),
+    "no adapters": ("sequence-classification", student(adapter_reduction_factor=None)),
+    "full rank": ("sequence-classification", student(embedding_size=96)),
+    "two blocks": ("sequence-classification", student(num_hidden_groups=2)),
+    "as released": ("sequence-classification", student(adapter_layer_norm=True)),
+    "lora": ("sequence-classification", student(adapter_kind="lora", lora_rank=8)),
+    "norms": ("token-classification", student(MiniAlbertForTokenClassification, adapter_kind="layer-norm")),
+    "scales": ("sequence-classification", student(adapter_kind="scale")),
+    "embedded": ("sequence-classification", student(adapter_kind="bottleneck+iteration-embedding")),
+    "bert": ("sequence-classification", lambda: BertForSequenceClassification(BertConfig(**BERT))),
+    "distilbert": (
+        "token-classification",
+        lambda: DistilBertForTokenClassification(DistilBertConfig(**DISTILBERT)),
+    ),
+}
+
+
+def moved(model):
+    """The model with vectors and adapters that are not where they start, so that each of them counts."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for values in model.parameters():
+            if values.ndim == 1 or not values.any():
+                values += 0.1 * torch.randn(values.shape, generator=generator)
+    return model.eval()
+
+
+@cache
+def _traced(name):
+    head, build = MODELS[name]
+    torch.manual_seed(0)
+    return trace_onnx(moved(build()), head).SerializeToString()
+
+
+def traced(name):
+    return onnx.load_from_string(_traced(name))
+
+
+def saved(graph, folder: Path, *, four_bits=False) -> Path:
+    quantize_int8(graph, four_bits=four_bits)
+    onnx.save(graph, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def inputs(lengths, seed=0):
+    random, longest = np.random.default_rng(seed), max(lengths)
+    mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = random.integers(1, VOCABULARY, mask.shape) * mask
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (np.arange(longest) % 2)}
+
+
+def taken(names, columns):
+    return {one.name: columns[one.name] for one in names}
+
+
+def whole(engine, columns):
+    names = [one.name for one in engine.get_outputs()]
+    return np.stack(engine.run(names, taken(engine.get_inputs(), columns)), axis=-1)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    return saved(traced("classes"), tmp_path_factory.mktemp("native"))
+
+
+@pytest.mark.parametrize(
+    ("name", "four_bits"), [*((name, False) for name in MODELS), ("classes", True), ("masked", True)]
+)
+def test_results_are_those_of_onnx_runtime(name, four_bits, tmp_path):
+    graph = traced(name)
+    exact = session.open_session(graph.SerializeToString())
+    path = saved(graph, tmp_path, four_bits=four_bits)
+    ours, theirs = native.NativeSession(path, 2), session.open_session(path)
+    apart, errors = [], []
+    for length in (1, 2, 3, 5, 8, 13, 16, 17, 31, 32, 33, 40, 47, 48, 63, 64):
+        columns = inputs([length], seed=length)
+        wanted, found, plain = whole(theirs, columns), whole(ours, columns), whole(exact, columns)
+        assert found.shape == wanted.shape
+        apart.append(np.abs(found - wanted).max() / np.abs(wanted).max())
+        errors.append([np.linalg.norm(one - plain) / np.linalg.norm(plain) for one in (found, wanted)])
+    # A value that lies between two integers may go either way by its last digit, and what follows with it.
+    assert np.median(apart) < 3e-6
+    assert max(apart) < 0.1
+    mine, other = np.mean(errors, axis=0)
+    assert mine < 1.2 * other + 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=24), seed=st.integers(0, 99),
+    threads=st.sampled_from([1, 2, 3]),
+)  # fmt: skip
+def test_a_text_has_the_same_bits_alone_and_beside_others(classes, lengths, seed, threads):
+    columns = inputs(lengths, seed)
+    alone = native.NativeSession(classes, 1)
+    (found,) = native.NativeSession(classes, threads).run(None, columns)
+    for row, length in enumerate(lengths):
+        (one,) = alone.run(None, {name: values[row : row + 1, :length] for name, values in columns.items()})
+        np.testing.assert_array_equal(one[0], found[row])
+
+
+def test_tokens_have_the_same_bits_too_and_padding_is_zero(tmp_path):
+    path = saved(traced("tags"), tmp_path)
+    lengths = [64, 3, 17, 40, 1]
+    columns = inputs(lengths)
+    (found,) = native.NativeSession(path, 2).run(None, columns)
+    for row, length in enumerate(lengths):
+        part = {name: values[row : row + 1, :length] for name, values in columns.items()}
+        np.testing.assert_array_equal(
+            native.NativeSession(path, 1).run(None, part)[0][0], found[row, :length]
+        )
+        assert not found[row, length:].any()
+
+
+def test_threads_may_run_a_session_at_the_same_time(classes):
+    shared = native.NativeSession(classes, 2)
+    columns = [inputs([40, 9, 33], seed) for seed in range(4)]
+    wanted = [shared.run(None, one)[0] for one in columns]
+    wrong = []
+
+    def work(seed):
+        for _ in range(30):
+            if not np.array_equal(shared.run(None, columns[seed])[0], wanted[seed]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_ids", VOCABULARY),
+        ("input_ids", -1),
+        ("input_ids", 2**40),
+        ("token_type_ids", 2),
+        ("token_type_ids", -1),
+    ],
+)
+def test_a_token_that_the_model_does_not_have_is_refused(classes, name, value):
+    columns = inputs([9])
+    columns[name][0, 4] = value
+    with pytest.raises(ValueError, match="not among those of the model"):
+        native.NativeSession(classes, 2).run(None, columns)
+
+
+def test_a_text_of_more_tokens_than_positions_is_refused(classes):
+    with pytest.raises(ValueError, match="its position is not among"):
+        native.NativeSession(classes, 2).run(None, inputs([LONGEST + 1]))
+
+
+def test_the_number_of_registers_does_not_grow_with_iterations():
+    counts = []
+    for iterations in (3, 6):
+        graph = trace_onnx(student(num_hidden_layers=iterations)().eval(), "sequence-classification")
+        quantize_int8(graph)
+        program = compile_graph(read_graph(graph.SerializeToString()), ["logits"])
+        counts.append((len(program.widths), len(program.code)))
+    assert counts[0][0] == counts[1][0]
+    assert counts[0][1] < counts[1][1]
+
+
+def _other_width(graph):
+    tensor = next(one for one in graph.initializer if one.name.endswith(".bias"))
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros(7, np.float32), tensor.name))
+
+
+def _fewer_scales(graph):
+    tensor = next(one for one in graph.initializer if one.name.endswith("ffn.weight.transposed.scales"))
+    tensor.CopyFrom(numpy_helper.from_array(np.ones(3, np.float32), tensor.name))
+
+
+def _another_operator(graph):
+    next(node for node in graph.node if node.op_type == "Attention").op_type = "Hardmax"
+
+
+def _matrix_of_another_shape(graph):
+    tensor = next(one for one in graph.initializer if one.name.endswith("ffn_output.weight.transposed.int8"))
+    tensor.CopyFrom(numpy_helper.from_array(np.ones((3, 5), np.int8), tensor.name))
+
+
+def _causal(graph):
+    node = next(node for node in graph.node if node.op_type == "Attention")
+    node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
+
+
+@pytest.mark.parametrize(
+    "change", [_other_width, _fewer_scales, _another_operator, _matrix_of_another_shape, _causal]
+)
+def test_a_graph_that_is_not_understood_is_refused(change, classes, tmp_path):
+    model = onnx.load(classes)
+    change(model.graph)
+    with pytest.raises(UnknownGraphError):
+        compile_graph(read_graph(model.SerializeToString()), ["logits"])
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(
+        UserError, match=r"the engine native cannot run this graph \(.+\): choose the engine onnx"
+    ):
+        native.NativeSession(tmp_path / "changed.onnx", 1)
+
+
+@pytest.mark.parametrize("by_call", [None, True])
+def test_a_graph_without_products_by_token_is_refused(by_call, tmp_path):
+    graph = traced("classes")
+    if by_call:
+        quantize_int8(graph, by_call=True)
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(UserError, match="the engine native cannot run this graph"):
+        native.NativeSession(tmp_path / "model.onnx", 1)
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_tokenizer, tmp_path_factory):
+    torch.manual_seed(0)
+    config = MiniAlbertConfig(**{**BASE, "vocab_size": len(tiny_tokenizer)})
+    model = moved(MiniAlbertForSequenceClassification(config))
+    place = tmp_path_factory.mktemp("folders")
+    for precision in ("int8", None):
+        folder = place / str(precision)
+        minialbert.export(model, folder, tokenizer=tiny_tokenizer, quantize=precision, tolerance=1)
+        task = {
+            "task": "test",
+            "problem": "single-label",
+            "metric": "accuracy",
+            "max_length": LONGEST,
+            "overlap": 8,
+        }
+        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    return place
+
+
+TEXTS = ["the cat sat on the mat", "a dog", "it was a big red house in the sun", "new"] * 9
+
+
+def test_a_model_uses_it_where_it_can(folders, monkeypatch):
+    model = Model(folders / "int8", threads=2)
+    other = Model(folders / "int8", engine="onnx")
+    assert (model.engine, other.engine) == ("native", "onnx")
+    mine, theirs = ([one["scores"] for one in engine.predict(TEXTS)] for engine in (model, other))
+    apart = [max(abs(a[name] - b[name]) for name in a) for a, b in zip(mine, theirs, strict=True)]
+    assert np.median(apart) < 1e-5
+    assert max(apart) < 0.02
+    assert model(TEXTS[2])["scores"] == mine[2]
+    assert Model(folders / "None").engine == "onnx"
+    assert Model(folders / "int8", engine="auto").engine in ("native", "onnx")
+    with pytest.raises(UserError, match="the engine native cannot run this graph"):
+        Model(folders / "None", engine="native")
+    monkeypatch.setattr("minialbert_runtime.model.has_native", lambda: False)
+    monkeypatch.setattr(native, "has_native", lambda: False)
+    assert Model(folders / "int8").engine == "onnx"
+    with pytest.raises(UserError, match=r"the engine native needs minialbert-native \(pip install"):
+        Model(folders / "int8", engine="native")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_forked_process_opens_the_graph_anew(folders):
+    model = Model(folders / "int8", threads=2)
+    wanted = list(model.predict(TEXTS))
+    child = os.fork()
+    if not child:
+        os._exit(0 if list(model.predict(TEXTS)) == wanted else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert list(model.predict(TEXTS)) == wanted
