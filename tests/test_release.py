@@ -29,7 +29,7 @@ def test_the_version_is_the_same_everywhere():
 
     projects = [
         tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        for folder in (".", "runtime")
+        for folder in (".", "runtime", "models", "native")
     ]
     version = minialbert.__version__
     assert {minialbert_runtime.__version__, *(one["version"] for one in projects)} == {version}

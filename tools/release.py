@@ -25,10 +25,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # By the name of a distribution: its project, the folders in its wheel, and the extras that its components include.
+# What is compiled into the wheel of one platform Git does not know.
+COMPILED = {"minialbert_native": "minialbert_native/kernel.so"}
 DISTRIBUTIONS = {
     "minialbert": (ROOT, ("minialbert", "runtime/minialbert_runtime"), ("tasks", "export", "report", "zstd")),
     "minialbert_runtime": (ROOT / "runtime", ("runtime/minialbert_runtime",), ()),
     "minialbert_models": (ROOT / "models", ("models/minialbert_models",), ()),
+    "minialbert_native": (ROOT / "native", ("native/minialbert_native",), ()),
 }
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 
@@ -41,10 +44,12 @@ def main() -> int:
         faults.append(f"versions differ: {versions}")
     listed = installed()
     for name, version in versions.items():
-        wheel, source = folder / f"{name}-{version}-py3-none-any.whl", folder / f"{name}-{version}.tar.gz"
-        if not wheel.is_file() or not source.is_file():
-            faults.append(f"{name}: expected {wheel.name} and {source.name}")
+        pattern = f"{name}-{version}-py3-none-{'*' if name in COMPILED else 'any'}.whl"
+        wheels, source = list(folder.glob(pattern)), folder / f"{name}-{version}.tar.gz"
+        if len(wheels) != 1 or not source.is_file():
+            faults.append(f"{name}: expected one {pattern} and {source.name}")
             continue
+        (wheel,) = wheels
         with zipfile.ZipFile(wheel) as archive:
             faults += odd_names(name, version, archive.namelist())
         components = components_of(name, listed)
@@ -63,6 +68,7 @@ def odd_names(name: str, version: str, names: list[str]) -> list[str]:
     """Return a line for each file that a wheel lacks or has too many."""
     metadata_files = METADATA - (set() if "scripts" in _project(name) else {"entry_points.txt"})
     expected = {f"{name}-{version}.dist-info/{file}" for file in metadata_files}
+    expected |= {COMPILED[name]} if name in COMPILED else set()
     for folder in DISTRIBUTIONS[name][1]:
         parent = (ROOT / folder).parent
         listed = subprocess.run(

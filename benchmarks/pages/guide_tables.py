@@ -83,7 +83,11 @@ def mean_of(suite: Suite, results: Mapping[str, Result], side: str) -> float:
 
 
 # By the engine's name: what its column says.
-SPEED = {"onnx-int8": "ms in ONNX Runtime", "openvino-int8": "ms in OpenVINO"}
+SPEED = {
+    "onnx-int8": "ms in ONNX Runtime",
+    "openvino-int8": "ms in OpenVINO",
+    "native-int8": "ms in the native engine",
+}
 
 
 def miniature(results: Path) -> tuple[Suite, Mapping[str, Result]]:
@@ -131,8 +135,8 @@ def speed(results: Path) -> str:
         parameters = metrics["models"][name]["parameters"]
         cells = [f"{engines[engine]['bytes'] / 1e6:.1f}" for engine in ("onnx-fp32", "onnx-int8")]
         for engine in SPEED:
-            times = latencies(engines[engine]["timings"])
-            cells += [f"{times[length]:.1f}" for length in (16, 128)]
+            times = latencies(engines[engine]["timings"]) if engines.get(engine, {}).get("timings") else {}
+            cells += [f"{times[length]:.1f}" if times else "-" for length in (16, 128)]
         rows.append([name, f"{parameters / 1e6:.1f} M", *cells])
     times_of = [f"{name}, {length} tokens" for name in SPEED.values() for length in (16, 128)]
     header = ["model", "parameters", "MB, fp32", "MB, int8", *times_of]

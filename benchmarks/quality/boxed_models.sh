@@ -101,10 +101,14 @@ for precision in 8 4; do
 done
 
 minialbert export --model "$teacher" --head features --quantize int8-dynamic --output "$work/teacher-int8"
+minialbert export --model "$teacher" --head features --quantize int8 --output "$work/teacher-by-token"
+minialbert export --model "$teacher" --head features --engine openvino --quantize int8 --output "$work/teacher-openvino"
 python $here/embeddings.py static --teacher "$teacher" --dim 190 --output "$work/static"
 python $here/embeddings.py score --teacher "$teacher" --sets "$work/sets" --model minilm-5mb="$work/minilm-5mb" \
   --model static="$work/static" --output results/embeddings
-python $here/embeddings.py time --model minilm-5mb="$work/minilm-5mb" --model "teacher, int8=$work/teacher-int8" \
+python $here/embeddings.py time --model "minilm-5mb, native=$work/minilm-5mb@native" \
+  --model "minilm-5mb, ONNX Runtime=$work/minilm-5mb@onnx" --model "teacher, ONNX Runtime=$work/teacher-int8" \
+  --model "teacher, OpenVINO=$work/teacher-openvino" --model "teacher, native=$work/teacher-by-token@native" \
   --model model2vec="$work/static" --output results/embeddings
 python benchmarks/pages/boxed_models.py minilm-5mb="$work/minilm-5mb" biomedical-ner-2mb="$work/biomedical-ner-2mb" \
   english-4mb="$work/english-4mb" biomedical-2mb="$work/biomedical-2mb"

@@ -191,12 +191,13 @@ def score_model(name: str, folder: str, teacher: str, sets: Path, output: Path) 
 TIMED = """
 import sys, statistics, time
 folder, words = sys.argv[1:]
+folder, _, engine = folder.partition("@")
 if "static" in folder:
     from model2vec import StaticModel
     run = StaticModel.from_pretrained(folder).encode
 else:
     from minialbert_runtime import Model
-    run = Model(folder, threads=2).embed
+    run = Model(folder, threads=2, engine=engine or None).embed
 texts, seconds = ["the house " * (int(words) // 2)], []
 for _ in range(20):
     run(texts)

@@ -136,12 +136,14 @@ class Session {
  public:
   Session(std::unique_ptr<Model> model, int threads) : model_(std::move(model)), threads_(threads) {}
 
-  // Return whether the model has a row for every token.
+  // Return whether every text has tokens, and the model a row for each of them.
   bool run(const Batch& batch) {
-    for (int i = 0; i < batch.count; i++)
-      if (!model_->knows(batch.lengths[i], batch.ids + i * batch.stride,
-                         batch.types ? batch.types + i * batch.stride : nullptr))
-        return false;
+    for (int i = 0; i < batch.count; i++) {
+      const int length = batch.lengths[i];
+      const int64_t start = i * batch.stride;
+      if (length < 1 || length > batch.stride) return false;
+      if (!model_->knows(length, batch.ids + start, batch.types ? batch.types + start : nullptr)) return false;
+    }
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);  // whoever comes second works alone
     const int threads = lock.owns_lock() ? threads_ : 1;
     const std::vector<std::vector<int>> units = divide(batch, threads);
@@ -276,7 +278,8 @@ API void* minialbert_open(const Instruction* code, int count, const int32_t* wid
 }
 
 // Texts are rows of `stride` ids. Results are rows of floats: one for each text, or `out_rows` for each, of its tokens.
-// Returns 0; 1 where memory or threads are short; 2 where a text has a token that the model does not have.
+// Returns 0; 1 where memory or threads are short; 2 where a text is empty, or has a token that the model
+// does not have.
 API int minialbert_run(void* session, int count, const int32_t* lengths, int64_t stride, const int64_t* ids,
                        const int64_t* types, float* out, int out_rows) {
   try {

@@ -96,7 +96,7 @@ class NativeSession:
         """Return the outputs of these names, or all that are computed; of padding, zeros.
 
         Raises:
-            ValueError: a token, its type or its position is not among those of the model.
+            ValueError: a text has no token, padding before one, or a token, type or position that the model does not have.
         """
         ids, types = (
             None if values is None else np.ascontiguousarray(values, np.int64)
@@ -106,6 +106,8 @@ class NativeSession:
         count, longest = ids.shape
         mask = inputs.get("attention_mask")
         lengths = np.full(count, longest, np.int32) if mask is None else mask.sum(axis=1, dtype=np.int32)
+        if mask is not None and (mask[:, 1:] > mask[:, :-1]).any():
+            raise ValueError("padding stands before a token")
         shape = (count, self._width) if self._of_texts else (count, longest, self._width)
         found = np.zeros(shape, np.float32)
         failed = self._kernel.minialbert_run(
@@ -115,7 +117,7 @@ class NativeSession:
         if failed == 1:
             raise MemoryError("the engine native has no memory for the inputs, or no threads")
         if failed:
-            raise ValueError("a token, its type or its position is not among those of the model")
+            raise ValueError("a text has no token, or one whose id, type or position is not among those of the model")
         columns = (self._columns[name] for name in names or self._columns)
         return [found if column is None else found[..., column] for column in columns]
 

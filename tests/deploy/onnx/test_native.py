@@ -214,8 +214,15 @@ def test_a_token_that_the_model_does_not_have_is_refused(classes, name, value):
 
 
 def test_a_text_of_more_tokens_than_positions_is_refused(classes):
-    with pytest.raises(ValueError, match="its position is not among"):
+    with pytest.raises(ValueError, match="position is not among"):
         native.NativeSession(classes, 2).run(None, inputs([LONGEST + 1]))
+
+
+@pytest.mark.parametrize(("mask", "told"), [([0, 0, 0], "no token"), ([0, 1, 1], "before"), ([9, 0, 0], "no token")])
+def test_a_mask_that_is_not_that_of_a_padded_text_is_refused(classes, mask, told):
+    columns = inputs([3]) | {"attention_mask": np.array([mask])}
+    with pytest.raises(ValueError, match=told):
+        native.NativeSession(classes, 2).run(None, columns)
 
 
 def test_the_number_of_registers_does_not_grow_with_iterations():
