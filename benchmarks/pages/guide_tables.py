@@ -185,8 +185,8 @@ def advice(results: Path) -> str:
     small, large = (bench[row]["onnx-int8"]["bytes"] / 1e6 for row in ("student-64", "student-384"))
     times: dict[str, dict[int, float]] = {}  # of each model in its fastest engine
     for name, engines in read(results / "bench" / "result.json")["metrics"].items():
-        found_times = [latencies(engines[one]["timings"]) for one in SPEED if engines.get(one, {}).get("timings")]
-        times[name] = {length: min(one[length] for one in found_times) for length in (16, 128) if found_times}
+        ran = [latencies(engines[one]["timings"]) for one in SPEED if engines.get(one, {}).get("timings")]
+        times[name] = {length: min(one[length] for one in ran) for length in (16, 128) if ran}
     faster = times["minialbert-128"][128] / times["minialbert-128@4"][128]
     lost = read(results / "elastic" / "result.json")["mean"]["depth_minus_full"]["2"]
     rivals = times["distilbert"], times["minialbert-128"]
@@ -206,8 +206,8 @@ def advice(results: Path) -> str:
         f"{faster:.1f} times as fast in int8. An elastic student scored {-lost['mean']:.1f} points "
         f"(± {lost['interval']:.1f}, mean of three tasks) lower after two of its three iterations than after all.",
         "**Sharing weights saves bytes; it saves little time.** Six iterations against DistilBERT's six layers, both "
-        f"int8 in the fastest engine: {gain[0]:.2f} times as fast for 16 tokens, {gain[1]:.2f} times for 128. If latency is "
-        "all that counts, take a narrower encoder: TinyBERT's shape is the fastest of the second table.",
+        f"int8 in the fastest engine: {gain[0]:.2f} times as fast for 16 tokens, {gain[1]:.2f} times for 128. If "
+        "latency is all that counts, take a narrower encoder: TinyBERT's shape is the fastest of the second table.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -3,10 +3,10 @@
 Each model runs in each engine in a process of its own, all with the same number of threads, and the processes take
 turns, in an order that changes, so that what else the machine does falls on all alike. In one process the thread pools
 of several engines would take each other's cores. Inputs have no padding. A batch runs as the runtime runs many texts:
-in parts, side by side on the threads in ONNX Runtime; the engine native takes it whole. Only `onnx-int8-dynamic` takes it whole, with one range for all
-inputs of a matrix, which is the arithmetic of ONNX Runtime's own quantiser. All models go through our own ONNX exporter
-and quantiser, which store a shared weight once and undo fusions that cost time: that favours the ones compared with as
-well.
+in parts, side by side on the threads in ONNX Runtime; the engine native takes it as it comes. So does
+`onnx-int8-dynamic`, with one range for all inputs of a matrix, which is the arithmetic of ONNX Runtime's own quantiser.
+All models go through our own ONNX exporter and quantiser, which store a shared weight once and undo fusions that cost
+time: that favours the ones compared with as well.
 """
 
 from __future__ import annotations

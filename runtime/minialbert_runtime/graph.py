@@ -33,6 +33,7 @@ _DIMS, _TYPE, _TENSOR_NAME, _RAW = 1, 2, 8, 9
 DTYPES: dict[int, Any] = {
     1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64,
 }  # fmt: skip
+_INT4 = 22
 _MIDDLE = b"weights.middle"
 _MIDDLE_TENSOR = b"\x10\x02\x42" + bytes([len(_MIDDLE)]) + _MIDDLE + b"\x4a\x01\x80"  # uint8, 128
 
@@ -108,12 +109,17 @@ def _numbers(packed: memoryview) -> list[int]:
 
 def _read_tensor(tensor: memoryview) -> tuple[str, NDArray[Any]]:
     fields = [(kind, value) for kind, value, _ in _fields(tensor)]
-    dims = [number for kind, value in fields if kind == _DIMS for number in _numbers(value)]
-    (dtype,) = [DTYPES.get(_numbers(value)[0]) for kind, value in fields if kind == _TYPE]
-    raw = [value for kind, value in fields if kind == _RAW]
-    if dtype is None or len(raw) != 1:
+    dims = [size for number, value in fields if number == _DIMS for size in _numbers(value)]
+    (kind,) = [_numbers(value)[0] for number, value in fields if number == _TYPE]
+    raw = [value for number, value in fields if number == _RAW]
+    if len(raw) != 1 or (kind not in DTYPES and kind != _INT4):
         raise ValueError("it stores a tensor as no exported model does")
-    return "".join(_texts(tensor, _TENSOR_NAME)), np.frombuffer(raw[0], dtype).reshape(dims)
+    name = "".join(_texts(tensor, _TENSOR_NAME))
+    if kind != _INT4:
+        return name, np.frombuffer(raw[0], DTYPES[kind]).reshape(dims)
+    pairs = np.frombuffer(raw[0], np.uint8)  # of neighbours, the first in the low bits
+    values = np.stack([pairs << 4, pairs & 240], axis=-1).view(np.int8) >> 4
+    return name, values.reshape(-1)[: int(np.prod(dims))].reshape(dims)
 
 
 def check_graph(path: Path) -> None:

@@ -77,7 +77,7 @@ class Model(TextModel):
         if threads is not None and threads < 1:
             raise UserError(f"expected at least 1 thread, found {threads}")
         if engine not in (None, "auto", *ENGINES):
-            raise UserError(f"engine: expected auto, {' or '.join(ENGINES)}, found {engine}")
+            raise UserError(f"engine: expected auto, {', '.join(ENGINES)}, found {engine}")
         self.folder = read_folder(folder)
         super().__init__(
             self.folder.problem,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .errors import UserError
 from .graph import read_graph
-from .program import Program, UnknownGraphError, compile_graph
+from .program import Program, compile_graph
 
 NATIVE = "minialbert-native (pip install ./native in the repository), and a processor with AVX-512 VNNI"
 # Outputs that are asked for; of other graphs the first.
@@ -52,11 +52,12 @@ class NativeSession:
             raise UserError(f"the engine native needs {NATIVE}; or choose the engine onnx")
         from minialbert_native import Instruction, Weight, library
 
-        read = read_graph(graph if isinstance(graph, bytes) else Path(graph).read_bytes())
-        named = next((names for names in _NAMED if {*names} <= {*read.outputs}), read.outputs[:1])
+        content = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
         try:
+            read = read_graph(content)
+            named = next((names for names in _NAMED if {*names} <= {*read.outputs}), read.outputs[:1])
             program = compile_graph(read, named)
-        except UnknownGraphError as error:
+        except ValueError as error:
             told = f"the engine native cannot run this graph ({error})"
             raise UserError(f"{told}: choose the engine onnx") from error
         outputs = dict.fromkeys([*named, *read.outputs])
@@ -95,8 +96,8 @@ class NativeSession:
     ) -> list[NDArray[np.float32]]:
         """Return the outputs of these names, or all that are computed; of padding, zeros.
 
-        Raises:
-            ValueError: a text has no token, padding before one, or a token, type or position that the model does not have.
+        A ValueError tells of a text without a token, with padding before one, or with one whose id, type or position the
+        model does not have.
         """
         ids, types = (
             None if values is None else np.ascontiguousarray(values, np.int64)
@@ -117,7 +118,8 @@ class NativeSession:
         if failed == 1:
             raise MemoryError("the engine native has no memory for the inputs, or no threads")
         if failed:
-            raise ValueError("a text has no token, or one whose id, type or position is not among those of the model")
+            told = "a text has no token, or one whose id, type or position is not among those of the model"
+            raise ValueError(told)
         columns = (self._columns[name] for name in names or self._columns)
         return [found if column is None else found[..., column] for column in columns]
 

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from minialbert_runtime import Model
-from minialbert_runtime.folder import ENGINES
+from minialbert_runtime.limits import PROVED_ENGINES
 from minialbert_runtime.session import has_openvino
 from small_graphs import count_operators
 from transformers import AutoConfig, AutoModelForMaskedLM
@@ -445,7 +445,7 @@ def test_a_folder_for_openvino_runs_in_both_engines(classifier, traced, tmp_path
     assert other.engine == "onnx"
     for text in TEXTS:
         assert other(text)["scores"] == pytest.approx(alone[text]["scores"], abs=0.05)
-    assert Model(tmp_path / "out", engine="auto").engine in ENGINES
+    assert Model(tmp_path / "out", engine="auto").engine in PROVED_ENGINES
     assert load_exported(tmp_path / "out")[0].runtime.engine == "openvino"
     assert sys.modules["openvino_telemetry"] is None  # nothing is sent, and no consent is kept
 
@@ -496,7 +496,7 @@ def test_without_openvino_its_folder_names_what_is_missing(classifier, traced, t
     contract = tmp_path / "out" / "export.json"
     contract.write_text(json.dumps(json.loads(contract.read_text()) | {"engines": ["openvino", "onnx"]}))
     assert Model(tmp_path / "out", engine="auto").engine == "onnx"
-    with pytest.raises(UserError, match="engine: expected auto, onnx or openvino, found tflite"):
+    with pytest.raises(UserError, match="engine: expected auto, onnx, openvino, native, found tflite"):
         Model(tmp_path / "out", engine="tflite")
     contract.write_text(json.dumps(json.loads(contract.read_text()) | {"engines": ["tflite"]}))
     with pytest.raises(UserError, match="is damaged .*expected some of onnx, openvino"):

@@ -218,7 +218,9 @@ def test_a_text_of_more_tokens_than_positions_is_refused(classes):
         native.NativeSession(classes, 2).run(None, inputs([LONGEST + 1]))
 
 
-@pytest.mark.parametrize(("mask", "told"), [([0, 0, 0], "no token"), ([0, 1, 1], "before"), ([9, 0, 0], "no token")])
+@pytest.mark.parametrize(
+    ("mask", "told"), [([0, 0, 0], "no token"), ([0, 1, 1], "before"), ([9, 0, 0], "no token")]
+)
 def test_a_mask_that_is_not_that_of_a_padded_text_is_refused(classes, mask, told):
     columns = inputs([3]) | {"attention_mask": np.array([mask])}
     with pytest.raises(ValueError, match=told):
