@@ -96,8 +96,8 @@ class NativeSession:
     ) -> list[NDArray[np.float32]]:
         """Return the outputs of these names, or all that are computed; of padding, zeros.
 
-        A ValueError tells of a text without a token, with padding before one, or with one whose id, type or position the
-        model does not have.
+        A ValueError tells of a text without a token, with padding before one, or with one whose id, type or position
+        the model does not have.
         """
         ids, types = (
             None if values is None else np.ascontiguousarray(values, np.int64)
