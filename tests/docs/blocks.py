@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 EXECUTED = ("bash", "python")
 # Output, rows of data, files: nothing that anybody would run.
-SHOWN = ("js", "text", "json", "yaml", "mermaid", "nginx")
+SHOWN = ("js", "text", "json", "yaml", "mermaid", "nginx", "dockerfile")
 _FENCE = re.compile(
     r"(?:^[ ]*<!-- not run: (?P<reason>[^>]+?) -->\n+)?"
     r"^(?P<indent>[ ]*)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$",
