@@ -70,8 +70,12 @@ class Job {
 
 class Pool {
  public:
+  // Where the system gives fewer threads, with those.
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this] { serve(); });
+    try {
+      for (int i = 1; i < threads; i++) workers_.emplace_back([this] { serve(); });
+    } catch (const std::exception&) {
+    }
   }
   ~Pool() {
     {

@@ -21,7 +21,8 @@ enum Kind { INT8_MATRIX, FP32_MATRIX, VECTOR, INT8_TABLE, FP32_TABLE };
 //   ADD          a, b
 //   AFFINE       a, factors or -1, shifts or -1            x * factors + shifts
 //   NORM         a, gain, bias; value: epsilon             LayerNorm
-//   LINEAR       a, matrix, bias or -1, activation (0 or its operation), residual or -1
+//   LINEAR       a, matrix, bias or -1, activation (0 or its operation), residual or -1; value: of int8, the least
+//                value that stands for a row's largest
 //   ATTEND       queries, keys, values, heads; value: scale
 //   FIRST, MEAN  a                                         of each text, of its tokens
 //   GELU, TANH, RELU  a
@@ -190,6 +191,7 @@ class Model {
     float* local = scratch.local.at_least(local_size_);
     int8_t* quantized = scratch.quantized.at_least(size_t(CHUNK) * rounded_up(widest_, 64));
     int quantized_from = -1;
+    float quantized_least = 0.0f;
     auto place = [&](int index) -> float* {
       const Register& r = registers_[index];
       return r.shared ? space.registers[index].data + size_t(first) * r.padded : local + offsets_[index];
@@ -237,11 +239,11 @@ class Model {
           const int end = std::min(width, panels * (part + 1) / parts * PANEL * LANES);
           if (weight.kind == INT8_MATRIX) {
             const int padded = rounded_up(from.width, LANES);
-            if (quantized_from != it.a)
+            if (quantized_from != it.a || quantized_least != it.value)
               for (int r = 0; r < rows; r++)
-                scratch.sums[r] = quantize(a + size_t(r) * from.padded, from.width, padded,
+                scratch.sums[r] = quantize(a + size_t(r) * from.padded, from.width, padded, it.value,
                                            quantized + size_t(r) * padded, scratch.scales + r);
-            quantized_from = it.a;
+            quantized_from = it.a, quantized_least = it.value;
             multiply_int8(weight, bias, quantized, padded, scratch, rows, begin, end, out, width);
           } else {
             multiply_fp32(weight, bias, a, from.padded, rows, begin, end, out, width);

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -130,8 +131,9 @@ inline void tiles(int rows, int vectors, F f) {
     tiles<3>(rows, f);
 }
 
+// Of two values, of which one is no number, the processor's largest and least are the second: here x, so that it shows.
 inline __m512 exponential(__m512 x) {  // relative error below 2e-7, for x of at most 0
-  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -148,7 +150,7 @@ inline __m512 exponential(__m512 x) {  // relative error below 2e-7, for x of at
 // x (1 + erf(x / sqrt 2)) / 2, as max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, of which erfc is the exponential of a
 // polynomial that was fitted to its logarithm between 0 and 5.5: within 3e-7.
 inline __m512 gelu(__m512 x) {
-  const __m512 size = _mm512_abs_ps(x), z = _mm512_min_ps(size, _mm512_set1_ps(5.5f));
+  const __m512 size = _mm512_abs_ps(x), z = _mm512_min_ps(_mm512_set1_ps(5.5f), size);
   __m512 p = _mm512_set1_ps(-2.965802650578553e-06f);
   p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(8.871083991834894e-06f));
   p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.000399104377720505f));
@@ -157,8 +159,8 @@ inline __m512 gelu(__m512 x) {
   p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.3181850016117096f));
   p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0.797900378704071f));
   const __m512 tail = exponential(_mm512_fnmadd_ps(p, z, _mm512_setzero_ps()));
-  const __m512 half = _mm512_mul_ps(size, _mm512_set1_ps(-0.5f));
-  return _mm512_fmadd_ps(half, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
+  const __m512 half = _mm512_mul_ps(z, _mm512_set1_ps(-0.5f));  // beyond 5.5 nothing counts
+  return _mm512_fmadd_ps(half, tail, _mm512_max_ps(_mm512_setzero_ps(), x));
 }
 
 inline __m512 tangent(__m512 x) {  // tanh, by e^(-2|x|)
@@ -169,28 +171,32 @@ inline __m512 tangent(__m512 x) {  // tanh, by e^(-2|x|)
   return _mm512_mask_sub_ps(positive, negative, _mm512_setzero_ps(), positive);
 }
 
-inline __m512 positive(__m512 x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
+inline __m512 positive(__m512 x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
 
 template <typename F>
 inline void each(const float* a, float* out, size_t count, F f) {  // of buffers that are padded to whole vectors
   for (size_t i = 0; i < count; i += LANES) _mm512_storeu_ps(out + i, f(_mm512_loadu_ps(a + i)));
 }
 
-// Round a row to int8 by its largest value; return its sum, and its scale by `scale`.
-inline int32_t quantize(const float* a, int width, int padded, int8_t* out, float* scale) {
-  __m512 most = _mm512_setzero_ps();
+// Round a row to int8 by its largest value, which is at least `least`; return its sum, and its scale by `scale`.
+inline int32_t quantize(const float* a, int width, int padded, float least, int8_t* out, float* scale) {
+  __m512i most = _mm512_setzero_si512();  // by bits, which are in order, and of what is no number the largest
   for (int i = 0; i < width; i += LANES) {
     const __mmask16 kept = width - i >= LANES ? 0xffff : (1u << (width - i)) - 1;
-    most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(kept, a + i)));
+    most = _mm512_max_epu32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_maskz_loadu_ps(kept, a + i))));
   }
-  const float largest = _mm512_reduce_max_ps(most) + 1.17549435e-38f;
+  const uint32_t bits = _mm512_reduce_max_epu32(most);
+  float largest;
+  std::memcpy(&largest, &bits, sizeof largest);
+  largest = std::max(largest + 1.17549435e-38f, least);
   *scale = largest;
   const __m512 factor = _mm512_set1_ps(127.0f / largest);
   __m512i sum = _mm512_setzero_si512();
   for (int i = 0; i < padded; i += LANES) {
     const int left = width - i;
     const __mmask16 kept = left >= LANES ? 0xffff : left <= 0 ? 0 : (1u << left) - 1;
-    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(kept, a + i), factor));
+    const __m512 shares = _mm512_mul_ps(_mm512_maskz_loadu_ps(kept, a + i), factor);
+    const __m512i q = _mm512_max_epi32(_mm512_cvtps_epi32(shares), _mm512_set1_epi32(-128));  // of no number
     sum = _mm512_add_epi32(sum, q);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtsepi32_epi8(q));
   }

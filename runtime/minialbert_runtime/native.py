@@ -57,7 +57,7 @@ class NativeSession:
             read = read_graph(content)
             named = next((names for names in _NAMED if {*names} <= {*read.outputs}), read.outputs[:1])
             program = compile_graph(read, named)
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             told = f"the engine native cannot run this graph ({error})"
             raise UserError(f"{told}: choose the engine onnx") from error
         outputs = dict.fromkeys([*named, *read.outputs])
@@ -106,6 +106,8 @@ class NativeSession:
         assert ids is not None
         count, longest = ids.shape
         mask = inputs.get("attention_mask")
+        if any(one is not None and one.shape != ids.shape for one in (types, mask)):
+            raise ValueError("inputs differ in shape")
         lengths = np.full(count, longest, np.int32) if mask is None else mask.sum(axis=1, dtype=np.int32)
         if mask is not None and (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("padding stands before a token")

@@ -7,43 +7,37 @@ is left out; every other operator must be one that is known here, with the shape
 
 from __future__ import annotations
 
-import operator
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .graph import DTYPES, Graph, Node
+from . import registers as ops
+from .folding import ASIDE, FOLDS, Array, UnknownGraphError, folded, reshaped
+from .graph import Graph, Node
+from .registers import Program, Weights, join, reads, share_registers
 
-Array = NDArray[Any]
-# Operations, indices and kinds of weights, with the numbers that kernel.cpp gives them.
-GATHER, ADD, AFFINE, NORM, LINEAR, GELU, TANH, RELU, ATTEND, FIRST, MEAN, UNIT_LENGTH = range(12)
-_IDS, _POSITIONS, _TYPES = range(3)
-_INT8_MATRIX, _FP32_MATRIX, _VECTOR, _INT8_TABLE, _FP32_TABLE = range(5)
-_READ = {GATHER: (), ADD: (2, 3), LINEAR: (2, 6), ATTEND: (2, 3, 4)}  # places of registers in an instruction
-_CROSSING = {ATTEND: (3, 4), FIRST: (2,), MEAN: (2,)}  # of those whose other rows are read too
-_BIAS, _ACTIVATION, _RESIDUAL = 4, 5, 6  # places in a LINEAR
-_LANES = 16
-_INDICES = {"input_ids": _IDS, "token_type_ids": _TYPES}
-# What makes masks of attention masks, and shapes. A mask by distance (a window) needs others, and is not known.
-_ASIDE = {
-    "And", "Cast", "Concat", "ConstantOfShape", "Equal", "Expand", "Gather", "GatherND", "GreaterOrEqual", "Max", "Mul",
-    "Range", "ReduceSum", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where",
-}  # fmt: skip
-
-
-class UnknownGraphError(ValueError):
-    """A graph holds what the engine "native" does not know; the message says what."""
+__all__ = ["Program", "UnknownGraphError", "compile_graph"]
+_INDICES = {"input_ids": ops.IDS, "token_type_ids": ops.TYPES}
+_ERRORS = AttributeError, IndexError, KeyError, MemoryError, OverflowError, TypeError, ValueError
+_INPUTS = {"attention_mask", *_INDICES}
+_TEXTS = 5  # of the batch on which that is computed
+_MOST_TOKENS = 131
+_WIDEST = 1 << 22  # columns; and inputs of a product of int8, whose sums would leave 32 bits
+_MOST_INPUTS = 1 << 16
+_MASKED = -1e4  # a score to which this or less is added counts nothing
+_STEP = 1 / 127
+_NO_NEGATIVE = 0.1699  # ops.GELU gives nothing below -0.16997
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A register: a row of numbers for each token, or for each text."""
+    """A register: a row of numbers for each token, or for each text; and the shape of it for the batch of asides."""
 
     index: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,9 @@ class _Lookup:
 
 @dataclass(frozen=True)
 class _Aside:
-    """What lengths and masks alone decide; of a shape the parts that are known."""
+    """What lengths and masks alone decide: its values for a batch of texts of several lengths."""
 
-    parts: tuple[int | None, ...] = ()
+    values: Array
 
 
 @dataclass(frozen=True)
@@ -74,44 +68,31 @@ class _Stage:
 _Value = Any  # Array (known now), Rows, _Lookup, _Aside, _Stage, or None for an input that is left out
 
 
-@dataclass(eq=False)
-class Weights:
-    """A matrix, table or vector of the program."""
-
-    kind: int
-    values: Array
-    scales: Array | None
-    source: Array  # as it came: two uses of it are one weight
-
-
-@dataclass
-class Program:
-    """Instructions [operation, to, a, b, c, d, e, value], registers by width and kind, and weights.
-
-    The last instruction gives the result, of whose columns `columns` names those of each output; None for all.
-    """
-
-    code: list[list[Any]] = field(default_factory=list)
-    widths: list[int] = field(default_factory=list)
-    of_texts: list[bool] = field(default_factory=list)
-    weights: list[Weights] = field(default_factory=list)
-    columns: dict[str, int | None] = field(default_factory=dict)
-
-
 def compile_graph(graph: Graph, outputs: Sequence[str]) -> Program:
     """Return the program that gives these outputs of a graph, or raise UnknownGraphError."""
     compiler = _Compiler(graph, outputs)
     compiler.run()
-    results = [compiler.values[name] for name in outputs]
+    results = [compiler.values.get(name) for name in outputs]
     program = compiler.program
-    found = [value.rows if isinstance(value, _Stage) else compiler.rows(value) for value in results]
-    if len(set(found)) > 1 or not any(one.kind == _INT8_MATRIX for one in program.weights):
+    found = {
+        value.rows if isinstance(value, _Stage) and value.name == "single" else compiler.rows(value)
+        for value in results
+    }
+    if len(found) != 1 or not any(one.kind == ops.INT8_MATRIX for one in program.weights):
         raise UnknownGraphError("it has outputs that are computed apart, or no product of int8 by token")
-    if program.code[-1][1] != found[0].index:
-        raise UnknownGraphError("its output is not computed last")
+    (result,) = found
+    if result.shape[:-1] not in ((_TEXTS, compiler.tokens), (_TEXTS,)):
+        raise UnknownGraphError("its output has another shape than texts or tokens")
     for name, value in zip(outputs, results, strict=True):
-        program.columns[name] = value.detail if isinstance(value, _Stage) and value.name == "column" else None
-    _share_registers(program)
+        program.columns[name] = value.detail if isinstance(value, _Stage) else None
+    join(program, result.index)
+    if program.code[-1][1] != result.index:
+        raise UnknownGraphError("its output is not computed last")
+    keys = {it[3] for it in program.code if it[0] == ops.ATTEND}
+    others = [[*it[:3], -1, *it[4:]] if it[0] == ops.ATTEND else it for it in program.code]
+    if keys & {register for it in others for register in reads(it)}:
+        raise UnknownGraphError("keys are read elsewhere too")
+    share_registers(program)
     return program
 
 
@@ -123,47 +104,73 @@ class _Compiler:
             if needed & {*node.outputs}:
                 self.nodes.insert(0, node)
                 needed |= {*node.inputs}
-        self.uses = Counter([*outputs, *(name for node in self.nodes for name in node.inputs)])
+        made = [
+            *graph.inputs,
+            *graph.tensors,
+            *(name for node in graph.nodes for name in node.outputs if name),
+        ]
+        if (
+            len(made) > len({*made})
+            or "input_ids" not in graph.inputs
+            or not _INPUTS.issuperset(graph.inputs)
+        ):
+            raise UnknownGraphError("it has other inputs than a text's, or two values of one name")
+        sliced = [graph.tensors.get(node.inputs[0]) for node in self.nodes if node.operator == "Slice"]
+        stored = [one.shape[1] for one in sliced if one is not None and one.ndim == 2]  # positions
+        self.tokens = min([_MOST_TOKENS, *(size - 1 for size in stored)])
+        if self.tokens < 4:
+            raise UnknownGraphError("it has too few positions")
+        self.lengths = np.array([self.tokens, 1, self.tokens // 2, 3, self.tokens - 1])
+        self.mask = np.arange(self.tokens) < self.lengths[:, None]
         self.makers: dict[int, list[Any]] = {}  # of registers
-        self.known: dict[tuple[int, int], int] = {}  # weights by kind and array
-        self.values: dict[str, _Value] = {**graph.tensors, "": None, "attention_mask": _Aside()}
-        self.values |= {name: _Stage("index", Rows(-1), which) for name, which in _INDICES.items()}
+        self.known: dict[tuple[int, int, int], int] = {}  # weights by kind and arrays
+        inputs: dict[str, _Value] = {"attention_mask": _Aside(self.mask.astype(np.int64))}
+        inputs |= {
+            name: _Stage("index", Rows(-1, self.mask.shape), which) for name, which in _INDICES.items()
+        }
+        self.values: dict[str, _Value] = {**graph.tensors, "": None}
+        self.values |= {name: inputs[name] for name in graph.inputs}
 
     def run(self) -> None:
         for node in self.nodes:
-            values = [self.values.get(name) for name in node.inputs]
             try:
-                found = self._value(node, values)
+                found = self._value(node, [self.values[name] for name in node.inputs])
+                parts = found if isinstance(found, list) else [found]
+                self.values.update(
+                    {name: part for name, part in zip(node.outputs, parts, strict=True) if name}
+                )
             except UnknownGraphError:
                 raise
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            except _ERRORS as error:
                 raise UnknownGraphError(f"{node.operator} is used in a way that is not known") from error
-            if found is None:
+            if any(part is None for part in parts):
                 raise UnknownGraphError(f"{node.operator} is used in a way that is not known")
-            parts = found if isinstance(found, list) else [found, *[_Aside()] * (len(node.outputs) - 1)]
-            self.values.update(zip(node.outputs, parts, strict=True))
 
     def rows(self, value: _Value) -> Rows:
         """Return the register of a value."""
         if isinstance(value, Rows):
             return value
-        if isinstance(value, _Stage) and value.name in ("heads", "attended"):  # put as before
-            return value.rows
         if isinstance(value, _Lookup):
             table, scales = value.table, value.scales
-            if table.ndim != 2 or (scales is not None and len(scales) != len(table)):
+            if table.ndim != 2 or (scales is not None and scales.size != len(table)):
                 raise UnknownGraphError("a table has another shape than its scales")
-            weight = self._weight(_FP32_TABLE if scales is None else _INT8_TABLE, table, scales)
-            return self._emit(GATHER, table.shape[1], False, b=value.which, c=weight)
+            weight = self._weight(ops.FP32_TABLE if scales is None else ops.INT8_TABLE, table, scales)
+            return self._emit(ops.GATHER, (*self.mask.shape, table.shape[1]), b=value.which, c=weight)
         raise UnknownGraphError("a value is used in a way that is not known")
 
     def _value(self, node: Node, values: list[_Value]) -> _Value:
         """Return what an operator makes of its inputs; None if that is not known."""
         given = [value for value in values if value is not None]
+        if node.operator == "Shape":
+            shape = given[0].values.shape if isinstance(given[0], _Aside) else _shape(given[0])
+            return _Aside(FOLDS["Shape"](node, np.broadcast_to(0, shape)))
         if all(isinstance(value, np.ndarray) for value in given):
-            return _folded(node, given)
+            return folded(node, values)
         if all(isinstance(value, np.ndarray | _Aside) for value in given) and not _is_lookup(node, given):
-            return _aside(node, given)
+            if node.operator not in ASIDE:
+                return None
+            made = folded(node, [one.values if isinstance(one, _Aside) else one for one in values])
+            return None if made is None else _Aside(made)
         if any(isinstance(value, _Lookup) for value in given) and (found := _lookup(node, given)) is not None:
             return found
         handler = getattr(self, f"_on_{node.operator.lower()}", None)
@@ -172,269 +179,326 @@ class _Compiler:
     # ------------------------------------------------------------------------------------------- instructions
 
     def _weight(self, kind: int, array: Array, scales: Array | None = None) -> int:
-        key = kind, id(array)
+        key = kind, id(array), id(scales)
         if key not in self.known:
             self.known[key] = len(self.program.weights)
-            values = array.astype(np.int8 if kind in (_INT8_MATRIX, _INT8_TABLE) else np.float32)
-            if kind in (_INT8_MATRIX, _INT8_TABLE) and not np.array_equal(values, array):
+            values = array.astype(np.int8 if kind in (ops.INT8_MATRIX, ops.INT8_TABLE) else np.float32)
+            if kind in (ops.INT8_MATRIX, ops.INT8_TABLE) and not np.array_equal(values, array):
                 raise UnknownGraphError("a matrix or table of int8 holds other numbers")
-            kept = None if scales is None else np.ascontiguousarray(scales, np.float32).reshape(-1)
-            self.program.weights.append(Weights(kind, np.ascontiguousarray(values), kept, array))
+            kept = None if scales is None else np.ascontiguousarray(scales).reshape(-1)
+            real = array if kept is None else kept
+            if real.dtype != np.float32 or not np.isfinite(real).all():
+                raise UnknownGraphError("its weights are not finite numbers of fp32")
+            self.program.weights.append(Weights(kind, np.ascontiguousarray(values), kept, (array, scales)))
         return self.known[key]
 
     def _vector(self, array: Array, rows: Rows) -> int:
-        if array.shape != (self._width(rows),):
+        if array.shape != rows.shape[-1:]:
             raise UnknownGraphError("a vector has another width than its rows")
-        return self._weight(_VECTOR, array)
+        return self._weight(ops.VECTOR, array)
 
-    def _emit(self, operation: int, width: int, of_texts: bool, **places: Any) -> Rows:
-        rows = Rows(len(self.program.widths))
-        self.program.widths.append(width)
-        self.program.of_texts.append(of_texts)
+    def _emit(self, operation: int, shape: tuple[int, ...], **places: Any) -> Rows:
+        rows, count = Rows(len(self.program.widths), shape), math.prod(shape[:-1])
+        if count not in (_TEXTS, self.mask.size) or not 0 < shape[-1] <= _WIDEST:
+            raise UnknownGraphError("its rows are neither of tokens nor of texts, or too wide")
+        self.program.widths.append(shape[-1])
+        self.program.of_texts.append(count == _TEXTS)
         given = {"a": -1, "b": -1, "c": -1, "d": 0, "e": -1, "value": 0.0, **places}
         self.makers[rows.index] = [operation, rows.index, *given.values()]
         self.program.code.append(self.makers[rows.index])
         return rows
 
-    def _width(self, rows: Rows) -> int:
-        return self.program.widths[rows.index]
-
-    def _of_texts(self, rows: Rows) -> bool:
-        return self.program.of_texts[rows.index]
-
     def _like(self, operation: int, rows: Rows, **places: Any) -> Rows:
-        return self._emit(operation, self._width(rows), self._of_texts(rows), a=rows.index, **places)
+        return self._emit(operation, rows.shape, a=rows.index, **places)
 
-    def _product(self, rows: Rows, name: str, place: int) -> list[Any] | None:
-        """Return the product that gives these rows, if nobody else reads them and nothing was added from a place on."""
-        made = self.makers[rows.index]
-        untouched = [-1, 0, -1][place - _BIAS :]
-        return (
-            made
-            if made[0] == LINEAR and self.uses[name] == 1 and made[place : _RESIDUAL + 1] == untouched
-            else None
+    def _multiply(
+        self, rows: Rows, matrix: Array, kind: int, scales: Array | None = None, **places: Any
+    ) -> Rows:
+        fits = (
+            matrix.ndim == 2
+            and len(matrix) == rows.shape[-1]
+            and (kind == ops.FP32_MATRIX or len(matrix) < _MOST_INPUTS)
         )
-
-    def _multiply(self, rows: Rows, matrix: Array, kind: int, scales: Array | None = None) -> Rows:
-        scaled = scales is None or scales.size == matrix.shape[-1]
-        if matrix.ndim != 2 or len(matrix) != self._width(rows) or not scaled:
+        if not fits or (scales is not None and scales.shape != matrix.shape[1:]):
             raise UnknownGraphError("a matrix has another shape than its rows or scales")
-        return self._emit(
-            LINEAR, matrix.shape[1], self._of_texts(rows), a=rows.index, b=self._weight(kind, matrix, scales)
-        )
+        shape = (*rows.shape[:-1], matrix.shape[1])
+        return self._emit(ops.LINEAR, shape, a=rows.index, b=self._weight(kind, matrix, scales), **places)
 
     # ------------------------------------------------------------------------------------------- operators
 
     def _on_gather(self, node: Node, values: list[_Value]) -> _Value:
-        source, index = values[:2]
+        source, index = values
+        axis = node.attributes.get("axis", 0)
         if isinstance(source, np.ndarray) and isinstance(index, _Aside | _Stage):
-            which = index.detail if isinstance(index, _Stage) and index.name == "index" else _POSITIONS
-            return _Lookup(source, which) if source.ndim <= 2 and not node.attributes.get("axis") else None
-        first = (
-            node.attributes.get("axis") == 1
-            and isinstance(index, np.ndarray)
-            and index.size == 1
-            and not index.any()
-        )
-        return self._first(self.rows(source)) if first else None
+            if isinstance(index, _Stage):
+                which = _parts(index, "index")[1]
+            elif self._counts(index.values):
+                which = ops.POSITIONS
+            else:
+                raise UnknownGraphError("its positions do not count from 0")
+            return None if source.ndim > 2 or axis else _Lookup(source, which)
+        first = axis == 1 and isinstance(index, np.ndarray) and index.size == 1 and not index.any()
+        return self._first(self.rows(source), (1,) * index.ndim) if first else None
 
-    def _on_shape(self, node: Node, values: list[_Value]) -> _Value:
-        return _Aside()
+    def _counts(self, values: Array) -> bool:
+        counted = np.arange(self.tokens)
+        fits = values.shape in (counted.shape, (1, self.tokens), self.mask.shape)
+        return fits and bool((values == counted).all())
 
     def _on_slice(self, node: Node, values: list[_Value]) -> _Value:
-        first, end, axis = (int(value.item()) for value in values[1:4])
-        if (first, end, axis) == (0, 1, 1):
-            return self._first(self.rows(values[0]))
-        return _Stage("column", self.rows(values[0]), first) if axis in (-1, 2) and end == first + 1 else None
+        rows = self.rows(values[0])
+        first, end, axis, step = (int(value.item()) for value in [*values[1:], np.array(1)][:4])
+        if (first, end, axis, step) == (0, 1, 1, 1):
+            return self._first(rows, (1,))
+        if axis not in (-1, len(rows.shape) - 1) or (end, step) != (first + 1, 1):
+            return None
+        return _Stage("column", rows, range(rows.shape[-1])[first]) if first >= 0 else None
 
-    def _first(self, rows: Rows) -> Rows:
-        return rows if self._of_texts(rows) else self._emit(FIRST, self._width(rows), True, a=rows.index)
+    def _first(self, rows: Rows, between: tuple[int, ...]) -> Rows | None:
+        shape = (_TEXTS, *between, rows.shape[-1])
+        if rows.shape[:-1] == (_TEXTS, 1):
+            return Rows(rows.index, shape)
+        return self._emit(ops.FIRST, shape, a=rows.index) if rows.shape[:-1] == self.mask.shape else None
 
     def _on_abs(self, node: Node, values: list[_Value]) -> _Value:
         return _Stage("size", self.rows(values[0]))
 
     def _on_reducemax(self, node: Node, values: list[_Value]) -> _Value:
+        if not _over_columns(node, values):
+            return None
         sizes = isinstance(values[0], _Stage) and values[0].name == "size"
-        return _Stage("most", values[0].rows if sizes else self.rows(values[0]))
+        rows = values[0].rows if sizes else self.rows(values[0])
+        return _Stage("most", rows, sizes)
 
     def _on_max(self, node: Node, values: list[_Value]) -> _Value:
-        return _Stage("largest", values[0].rows) if values[0].name == "most" else None
+        stage, least = values[0], float(values[1].item())
+        enough = stage.detail or (self.makers[stage.rows.index][0] == ops.GELU and least > _NO_NEGATIVE)
+        return _Stage("largest", stage.rows, least) if stage.name == "most" and enough else None
 
     def _on_reciprocal(self, node: Node, values: list[_Value]) -> _Value:
-        return _Stage("factor", values[0].rows) if values[0].name == "largest" else None
+        return _Stage("factor", *_parts(values[0], "largest"))
 
     def _on_quantizelinear(self, node: Node, values: list[_Value]) -> _Value:
-        return _Stage("int8", values[0].rows) if values[0].name == "shares" else None
+        stage, step, middle = values
+        return _Stage("int8", *_parts(stage, "shares")) if _is_step(step, middle) else None
 
     def _on_matmulintegertofloat(self, node: Node, values: list[_Value]) -> _Value:
-        stage, matrix, _, scales = values[:4]
-        if stage.name != "int8":
+        stage, matrix, step, scales, middle = values
+        rows, least = _parts(stage, "int8")
+        if not _is_step(step, middle) or matrix.dtype != np.int8:
             return None
-        return _Stage("product", self._multiply(stage.rows, matrix, _INT8_MATRIX, scales))
+        return _Stage(
+            "product", self._multiply(rows, matrix, ops.INT8_MATRIX, scales, value=least), (rows, least)
+        )
 
     def _on_mul(self, node: Node, values: list[_Value]) -> _Value:
         left, right = values
         if isinstance(left, _Stage) and left.name == "scores":
-            queries, keys, heads, scale = left.detail
-            return _Stage("scores", left.rows, (queries, keys, heads, scale * float(right)))
+            queries, keys, heads, scale, masked = left.detail
+            detail = queries, keys, heads, scale * float(right.item()), masked
+            return None if masked else _Stage("scores", left.rows, detail)
         if isinstance(right, _Stage) and right.name == "factor":
-            return _Stage("shares", right.rows) if self.rows(left) == right.rows else None
+            return _Stage("shares", right.rows, right.detail) if self.rows(left) == right.rows else None
         if isinstance(left, _Stage) and left.name == "product":
-            return left.rows if right.name == "largest" else None
+            return left.rows if _parts(right, "largest") == left.detail else None
         if isinstance(left, np.ndarray):
             left, right = right, left
         rows = self.rows(left)
-        return self._like(AFFINE, rows, b=self._vector(right, rows))
+        return self._like(ops.AFFINE, rows, b=self._vector(right, rows))
 
     def _on_matmul(self, node: Node, values: list[_Value]) -> _Value:
         left, right = values
         if isinstance(left, _Aside):
-            return _Stage("sum", self.rows(right))
-        if isinstance(left, _Stage) and left.name == "scores":
-            queries, keys, heads, scale = left.detail
-            return self._attend(queries, keys, self.rows(right), heads, scale)
-        if isinstance(left, _Stage) and isinstance(right, _Stage):
-            return _Stage("scores", left.rows, (left.rows, right.rows, left.detail, 1.0))
-        return self._multiply(self.rows(left), right, _FP32_MATRIX)
+            rows = self.rows(right)
+            fits = rows.shape[:-1] == self.mask.shape and np.array_equal(left.values, self.mask[:, None])
+            return _Stage("sum", rows, 1) if fits else None
+        if isinstance(left, _Stage) and left.name == "weights":
+            queries, keys, heads, scale, _ = left.detail
+            rows, (given, axes) = _parts(right, "heads")
+            attended = self._attend(queries, keys, rows, heads, scale)
+            return (
+                _Stage("heads", attended, (heads, axes)) if (given, axes) == (heads, (0, 2, 1, 3)) else None
+            )
+        if isinstance(left, _Stage):
+            (queries, (heads, axes)), (keys, turned) = _parts(left, "heads"), _parts(right, "heads")
+            fits = axes == (0, 2, 1, 3) and turned == (heads, (0, 2, 3, 1))
+            return _Stage("scores", queries, (queries, keys, heads, 1.0, False)) if fits else None
+        return self._multiply(self.rows(left), right, ops.FP32_MATRIX)
 
     def _on_gemm(self, node: Node, values: list[_Value]) -> _Value:
         one = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-        if any(node.attributes.get(name, value) != value for name, value in one.items()):
+        rows = self.rows(values[0])
+        if len(rows.shape) != 2 or any(
+            node.attributes.get(name, value) != value for name, value in one.items()
+        ):
             return None
         matrix = values[1].T if node.attributes.get("transB") else values[1]
-        rows = self._multiply(self.rows(values[0]), matrix, _FP32_MATRIX)
-        if len(values) > 2:
-            self.makers[rows.index][_BIAS] = self._vector(values[2], rows)
-        return rows
+        made = self._multiply(rows, matrix, ops.FP32_MATRIX)
+        if values[2:] and values[2] is not None:
+            self.makers[made.index][ops.BIAS] = self._vector(values[2], made)
+        return made
 
     def _on_add(self, node: Node, values: list[_Value]) -> _Value:
-        if len(values) != 2:
-            return None
-        for value, name, other in _both_ways(values, node.inputs):
-            if isinstance(value, _Stage) and value.name in ("scores", "most") and not isinstance(other, Rows):
-                return _Stage("largest", value.rows) if value.name == "most" else value
-            if isinstance(other, np.ndarray):
-                rows = self.rows(value)
-                if (made := self._product(rows, name, _BIAS)) is None:
-                    return self._like(AFFINE, rows, c=self._vector(other, rows))
-                made[_BIAS] = self._vector(other, rows)
-                return rows
-        left, right = map(self.rows, values)
-        if self._width(left) != self._width(right) or self._of_texts(left) != self._of_texts(right):
+        left, right = values
+        if isinstance(left, np.ndarray | _Aside):
+            left, right = right, left
+        if isinstance(left, _Stage) and left.name == "scores":
+            queries, keys, heads, scale, masked = left.detail
+            fits = not masked and self._hides_padding(right, left.rows, heads)
+            return _Stage("scores", left.rows, (queries, keys, heads, scale, True)) if fits else None
+        if isinstance(left, _Stage) and left.name == "most":
+            tiny = left.detail and 0 <= float(right.item()) < 1e-30
+            return _Stage("largest", left.rows, 0.0) if tiny else None
+        if isinstance(right, np.ndarray):
+            rows = self.rows(left)
+            return self._like(ops.AFFINE, rows, c=self._vector(right, rows))
+        rows, others = self.rows(left), self.rows(right)
+        if rows.shape != others.shape:
             raise UnknownGraphError("rows of two kinds are added")
-        for rows, name, other in _both_ways([left, right], node.inputs):
-            made = self._product(rows, name, _RESIDUAL)
-            if made is not None and other.index < rows.index:
-                made[_RESIDUAL] = other.index
-                return rows
-        return self._like(ADD, left, b=right.index)
+        return self._like(ops.ADD, rows, b=others.index)
 
     _on_sum = _on_add
 
     def _on_gelu(self, node: Node, values: list[_Value]) -> _Value:
-        return None if node.attributes.get("approximate") == "tanh" else self._activate(GELU, node, values)
+        return (
+            None
+            if node.attributes.get("approximate") == "tanh"
+            else self._like(ops.GELU, self.rows(values[0]))
+        )
 
     def _on_tanh(self, node: Node, values: list[_Value]) -> _Value:
-        return self._activate(TANH, node, values)
+        return self._like(ops.TANH, self.rows(values[0]))
 
     def _on_relu(self, node: Node, values: list[_Value]) -> _Value:
-        return self._activate(RELU, node, values)
-
-    def _activate(self, operation: int, node: Node, values: list[_Value]) -> Rows:
-        rows = self.rows(values[0])
-        if (made := self._product(rows, node.inputs[0], _ACTIVATION)) is None:
-            return self._like(operation, rows)
-        made[_ACTIVATION] = operation
-        return rows
+        return self._like(ops.RELU, self.rows(values[0]))
 
     def _on_layernormalization(self, node: Node, values: list[_Value]) -> _Value:
         rows = self.rows(values[0])
         gain, bias = (self._vector(value, rows) for value in values[1:3])
-        return self._like(NORM, rows, b=gain, c=bias, value=node.attributes.get("epsilon", 1e-5))
+        last = node.attributes.get("axis", -1) in (-1, len(rows.shape) - 1)
+        return (
+            self._like(ops.NORM, rows, b=gain, c=bias, value=node.attributes.get("epsilon", 1e-5))
+            if last
+            else None
+        )
 
     # ------------------------------------------------------------------------------------------- attention, pooling
 
     def _on_reshape(self, node: Node, values: list[_Value]) -> _Value:
         """Columns put as heads, or back: rows stay as they are."""
-        value, shape = values
-        parts = shape.parts if isinstance(shape, _Aside) else tuple(shape.tolist())
-        rows = self.rows(value)
-        return _Stage("heads", rows, parts[2]) if len(parts) == 4 else rows
+        value, parts = values[0], values[1].values if isinstance(values[1], _Aside) else values[1]
+        rows, order = _parts(value, "heads") if isinstance(value, _Stage) else (self.rows(value), None)
+        if order and order[1] != (0, 1, 2, 3):
+            return None
+        before = (*rows.shape[:-1], order[0], rows.shape[-1] // order[0]) if order else rows.shape
+        shape = reshaped(before, parts, node.attributes.get("allowzero"))
+        if shape[-1] == rows.shape[-1]:
+            return Rows(rows.index, shape)
+        heads = shape[2]
+        fits = len(shape) == 4 and shape[:2] == rows.shape[:-1] and heads > 0
+        return _Stage("heads", rows, (heads, (0, 1, 2, 3))) if fits else None
 
     def _on_transpose(self, node: Node, values: list[_Value]) -> _Value:
-        return values[0] if isinstance(values[0], _Stage) else None
+        rows, (heads, axes) = _parts(values[0], "heads")
+        return _Stage("heads", rows, (heads, tuple(axes[axis] for axis in node.attributes["perm"])))
 
     def _on_softmax(self, node: Node, values: list[_Value]) -> _Value:
-        over_keys = node.attributes.get("axis", -1) in (-1, 3)
-        return values[0] if values[0].name == "scores" and over_keys else None
+        rows, detail = _parts(values[0], "scores")
+        return _Stage("weights", rows, detail) if node.attributes.get("axis", -1) in (-1, 3) else None
 
     def _on_attention(self, node: Node, values: list[_Value]) -> _Value:
         queries, keys, mass = map(self.rows, values[:3])
         heads, scale = node.attributes.get("q_num_heads"), node.attributes.get("scale")
         plain = not node.attributes.get("is_causal") and not node.attributes.get("softcap")
         one = plain and len(node.outputs) == 1 and not any(value is not None for value in values[4:])
-        same = heads == node.attributes.get("kv_num_heads") and isinstance(values[3], _Aside | None)
-        if heads is None or scale is None or not (one and same):
+        if not (one and heads and scale and heads == node.attributes.get("kv_num_heads")):
             return None
-        return self._attend(queries, keys, mass, heads, scale)
+        mask = values[3] if values[3:] else None
+        fits = mask is None or self._hides_padding(mask, queries, heads)
+        return self._attend(queries, keys, mass, heads, scale) if fits else None
 
-    def _attend(self, queries: Rows, keys: Rows, values: Rows, heads: int, scale: float) -> _Stage:
-        width = self._width(queries)
-        if {self._width(keys), self._width(values)} != {width} or not heads or width % (heads * _LANES):
-            raise UnknownGraphError(f"its heads are not of a multiple of {_LANES} columns")
-        if self._of_texts(keys) or self._of_texts(values):
+    def _hides_padding(self, aside: _Aside, queries: Rows, heads: int) -> bool:
+        """Tell whether a mask lets every token of a text see just the tokens of that text."""
+        shape = _TEXTS, heads, queries.shape[1], self.tokens
+        values = np.broadcast_to(aside.values, shape)
+        asking = self.mask[:, None, : shape[2], None]
+        hidden = ~values if values.dtype == np.bool_ else values <= _MASKED
+        exact = hidden if values.dtype == np.bool_ else values != 0
+        wanted = ~self.mask[:, None, None]
+        return not (((hidden != wanted) | (exact != wanted)) & asking).any()
+
+    def _attend(self, queries: Rows, keys: Rows, values: Rows, heads: int, scale: float) -> Rows:
+        width = queries.shape[-1]
+        if heads < 1 or width % (heads * ops.LANES) or not math.isfinite(scale):
+            raise UnknownGraphError(f"its heads are not of a multiple of {ops.LANES} columns")
+        tokens = (*self.mask.shape, width)
+        if {keys.shape, values.shape} != {tokens} or queries.shape not in (tokens, (_TEXTS, 1, width)):
             raise UnknownGraphError("an attention reads texts, not tokens")
-        places = {"b": keys.index, "c": values.index, "d": int(heads), "value": scale}
-        return _Stage("attended", self._like(ATTEND, queries, **places))
+        return self._like(ops.ATTEND, queries, b=keys.index, c=values.index, d=int(heads), value=scale)
 
     def _on_squeeze(self, node: Node, values: list[_Value]) -> _Value:
-        value = values[0]
-        return value if isinstance(value, _Stage) or self._of_texts(value) else None
+        value, axes = values
+        if isinstance(value, _Stage) and value.name == "column":
+            last = axes.tolist() in ([-1], [len(value.rows.shape) - 1])
+            return _Stage("single", value.rows, value.detail) if last else None
+        if axes.tolist() not in ([1], [-2]):
+            return None
+        if isinstance(value, _Stage):
+            return _Stage("sum", _parts(value, "sum")[0], 0)
+        return Rows(value.index, (_TEXTS, value.shape[-1])) if value.shape[:-1] == (_TEXTS, 1) else None
 
     def _on_div(self, node: Node, values: list[_Value]) -> _Value:
         left, right = values
-        if isinstance(left, _Stage) and left.name == "sum" and isinstance(right, _Aside):
-            return self._emit(MEAN, self._width(left.rows), True, a=left.rows.index)
-        if isinstance(right, _Stage) and right.name == "length" and right.rows == left:
-            return self._like(UNIT_LENGTH, left, value=right.detail)
-        return None
+        if isinstance(right, _Aside):
+            rows, between = _parts(left, "sum")
+            shape = (_TEXTS, *(1,) * between)
+            fits = np.array_equal(right.values, self.lengths.reshape(*shape, 1))
+            return self._emit(ops.MEAN, (*shape, rows.shape[-1]), a=rows.index) if fits else None
+        rows, least = _parts(right, "length")
+        return self._like(ops.UNIT_LENGTH, left, value=least) if rows == left else None
 
     def _on_reducel2(self, node: Node, values: list[_Value]) -> _Value:
-        return _Stage("length", self.rows(values[0]), 0.0)
+        return _Stage("length", self.rows(values[0]), 0.0) if _over_columns(node, values) else None
 
     def _on_clip(self, node: Node, values: list[_Value]) -> _Value:
         stage, least = values
-        return _Stage("length", stage.rows, float(least)) if stage.name == "length" else None
+        return _Stage("length", _parts(stage, "length")[0], float(least.item()))
 
     def _on_expand(self, node: Node, values: list[_Value]) -> _Value:
-        return values[0] if values[0].name == "length" else None
+        rows, _ = _parts(values[0], "length")
+        return values[0] if tuple(values[1].values.tolist()) == rows.shape else None
 
     def _on_split(self, node: Node, values: list[_Value]) -> _Value:
         rows = self.rows(values[0])
-        width = self._width(rows)
-        return [_Stage("column", rows, at) for at in range(width)] if len(node.outputs) == width else None
+        width = rows.shape[-1]
+        each = len(node.outputs) == width and node.attributes.get("axis", 0) in (-1, len(rows.shape) - 1)
+        return [_Stage("column", rows, at) for at in range(width)] if each else None
 
 
-def _both_ways(values: Sequence[_Value], names: Sequence[str]) -> list[tuple[_Value, str, _Value]]:
-    return [(values[0], names[0], values[1]), (values[1], names[1], values[0])]
+def _parts(value: _Value, name: str) -> tuple[Rows, Any]:
+    """Return rows and detail of a stage, which must be the one of this name."""
+    if not isinstance(value, _Stage) or value.name != name:
+        raise UnknownGraphError("operators follow each other in an order that is not known")
+    return value.rows, value.detail
+
+
+def _shape(value: _Value) -> tuple[int, ...]:
+    if isinstance(value, _Stage):
+        return _parts(value, "index")[0].shape
+    shape: tuple[int, ...] = value.shape
+    return shape
+
+
+def _over_columns(node: Node, values: Sequence[_Value]) -> bool:
+    return node.attributes.get("keepdims", 1) == 1 and values[1].tolist() == [-1]
+
+
+def _is_step(step: _Value, middle: _Value) -> bool:
+    return abs(float(step.item()) / _STEP - 1) < 1e-6 and middle.dtype == np.uint8 and middle.item() == 128
 
 
 def _is_lookup(node: Node, given: Sequence[_Value]) -> bool:
     return node.operator == "Gather" and isinstance(given[0], np.ndarray) and given[0].size > 1
-
-
-def _aside(node: Node, given: Sequence[_Value]) -> _Aside | None:
-    if node.operator not in _ASIDE:
-        return None
-    if node.operator != "Concat":
-        return _Aside()
-    return _Aside(tuple(int(v.item()) if isinstance(v, np.ndarray) and v.size == 1 else None for v in given))
-
-
-def _folded(node: Node, given: Sequence[Array]) -> Array | None:
-    """Return what an operator makes of stored tensors; None for one that exports do not use on them."""
-    fold = _FOLDS.get(node.operator)
-    return None if fold is None else np.asarray(fold(node, *given))
 
 
 def _lookup(node: Node, given: Sequence[_Value]) -> _Lookup | None:
@@ -442,68 +506,19 @@ def _lookup(node: Node, given: Sequence[_Value]) -> _Lookup | None:
     lookups = [value for value in given if isinstance(value, _Lookup)]
     if len({one.which for one in lookups}) > 1 or any(one.scales is not None for one in lookups):
         return None
-    which = lookups[0].which
+    first, which = lookups[0].table, lookups[0].which
     if node.operator == "Unsqueeze":  # of scales
-        return lookups[0] if lookups[0].table.ndim == 1 else None
+        return (
+            _Lookup(first[:, None], which) if first.ndim == 1 and given[1].tolist() in ([-1], [2]) else None
+        )
     if node.operator == "Mul" and len(lookups) == 2:
-        return _Lookup(lookups[0].table, which, lookups[1].table)
-    if node.operator in ("Cast", "BitwiseAnd", "BitShift", "Concat", "Sub"):
+        scales = lookups[1].table
+        return _Lookup(first, which, scales) if scales.shape == (len(first), 1) else None
+    plain = all(isinstance(value, _Lookup) or value.size == 1 for value in given)
+    joined = node.operator == "Concat" and len(lookups) == len(given) and node.attributes["axis"] in (-1, 2)
+    if joined or (plain and node.operator in ("Cast", "BitwiseAnd", "BitShift", "Sub")):
         tables = [value.table if isinstance(value, _Lookup) else value for value in given]
-        found = _folded(node, tables)
-        return None if found is None else _Lookup(found, which)
+        return _Lookup(
+            np.concatenate(tables, -1) if joined else np.asarray(FOLDS[node.operator](node, *tables)), which
+        )
     return None
-
-
-_FOLDS: dict[str, Callable[..., Array]] = {
-    "Cast": lambda node, x: x.astype(DTYPES[node.attributes["to"]]),
-    "Add": lambda node, *x: operator.add(*x),
-    "Sub": lambda node, *x: operator.sub(*x),
-    "Mul": lambda node, *x: operator.mul(*x),
-    "BitwiseAnd": lambda node, *x: operator.and_(*x),
-    "BitShift": lambda node, *x: operator.rshift(*x),
-    "Concat": lambda node, *x: np.concatenate(x, axis=node.attributes["axis"]),
-    "Reshape": lambda node, x, shape: x.reshape(shape),
-    "Squeeze": lambda node, x, *axes: x.squeeze(*map(tuple, axes)),
-    "Unsqueeze": lambda node, x, axes: np.expand_dims(x, tuple(axes)),
-    "Transpose": lambda node, x: x.transpose(node.attributes.get("perm")),
-}
-
-
-def _reads(instruction: Sequence[Any]) -> list[int]:
-    return [instruction[place] for place in _READ.get(instruction[0], (2,)) if instruction[place] >= 0]
-
-
-def _share_registers(program: Program) -> None:
-    """Let values whose time is over give their registers to others of their kind, so that few are in use at a time.
-
-    One whose other rows are read keeps its register until the next such reading: a thread may be ahead of another.
-    """
-    last = {register: at for at, it in enumerate(program.code) for register in _reads(it)}
-    keys = {it[3] for it in program.code if it[0] == ATTEND}
-    crossing = {it[place] for it in program.code for place in _CROSSING.get(it[0], ())}
-    kinds = [
-        (width, of_texts, register in keys, register in crossing)
-        for register, (width, of_texts) in enumerate(zip(program.widths, program.of_texts, strict=True))
-    ]
-    free: dict[Any, list[int]] = {}
-    waiting: list[tuple[Any, int]] = []
-    new: dict[int, int] = {}
-    shared: list[Any] = []
-    for at, it in enumerate(program.code):
-        if it[0] in _CROSSING:
-            for kind, register in waiting:
-                free.setdefault(kind, []).append(register)
-            waiting = []
-        kind = kinds[it[1]]
-        if not free.get(kind):
-            free[kind] = [len(shared)]
-            shared.append(kind)
-        new[it[1]] = free[kind].pop()
-        for register in {*_reads(it)}:
-            if last[register] == at:
-                waiting.append((kinds[register], new[register]))
-    for it in program.code:
-        for place in (1, *_READ.get(it[0], (2,))):
-            if it[place] >= 0:
-                it[place] = new[it[place]]
-    program.widths, program.of_texts = [kind[0] for kind in shared], [kind[1] for kind in shared]

@@ -257,24 +257,154 @@ def _matrix_of_another_shape(graph):
     tensor.CopyFrom(numpy_helper.from_array(np.ones((3, 5), np.int8), tensor.name))
 
 
+def _node(graph, operator):
+    return next(node for node in graph.node if node.op_type == operator)
+
+
 def _causal(graph):
-    node = next(node for node in graph.node if node.op_type == "Attention")
-    node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
+    _node(graph, "Attention").attribute.append(onnx.helper.make_attribute("is_causal", 1))
 
 
-@pytest.mark.parametrize(
-    "change", [_other_width, _fewer_scales, _another_operator, _matrix_of_another_shape, _causal]
-)
+def _set(graph, operator, name, value):
+    node = _node(graph, operator)
+    kept = [one for one in node.attribute if one.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def _store(graph, name, value):
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def _insert(graph, before, operator, *others, **attributes):
+    """What a kind of node reads first goes through another operator."""
+    node = _node(graph, before)
+    graph.node.insert(
+        [*graph.node].index(node),
+        onnx.helper.make_node(operator, [node.input[0], *others], ["inserted"], **attributes),
+    )
+    node.input[0] = "inserted"
+
+
+def _keys_that_are_values(graph):
+    node = _node(graph, "Attention")
+    node.input[2] = node.input[1]
+
+
+def _queries_that_are_keys(graph):
+    node = _node(graph, "Attention")
+    node.input[1] = node.input[0]
+
+
+def _biased_by_distance(graph):
+    _node(graph, "Attention").input[3] = _store(graph, "bias", np.linspace(0, 1, 64, dtype=np.float32))
+
+
+def _causal_by_mask(graph):
+    node = _node(graph, "Attention")
+    counted = _node(graph, "Range").output[0]
+    for name, axis in (("down", 1), ("along", 0)):
+        made = onnx.helper.make_node("Unsqueeze", [counted, _store(graph, f"{name}.axis", [axis])], [name])
+        graph.node.insert([*graph.node].index(node), made)
+    made = onnx.helper.make_node("GreaterOrEqual", ["down", "along"], ["causal"])
+    graph.node.insert([*graph.node].index(node), made)
+    node.input[3] = "causal"
+
+
+def _positions_from_two(graph):
+    _store(graph, "two", np.int64(2))
+    _node(graph, "Range").input[0] = "two"
+
+
+def _not_a_number(graph):
+    tensor = next(one for one in graph.initializer if one.name.endswith("LayerNorm.weight"))
+    values = numpy_helper.to_array(tensor).copy()
+    values[3] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _another_least(graph):
+    tensor = next(one for one in graph.initializer if one.name == "rows.least")
+    tensor.CopyFrom(numpy_helper.from_array(np.array(0.5, np.float32), tensor.name))
+
+
+def _another_step(graph):
+    tensor = next(one for one in graph.initializer if one.name == "rows.step")
+    tensor.CopyFrom(numpy_helper.from_array(np.array(1 / 64, np.float32), tensor.name))
+
+
+def _heads_below_none(graph):
+    _set(graph, "Attention", "q_num_heads", -3)
+    _set(graph, "Attention", "kv_num_heads", -3)
+
+
+def _an_output_on_its_way(graph):
+    graph.output[0].name = _node(graph, "Abs").output[0]
+
+
+def _a_mask_made_too_late(graph):
+    node = next(one for one in graph.node if _node(graph, "Attention").input[3] in one.output)
+    graph.node.remove(node)
+    graph.node.append(node)
+
+
+def _an_input_that_is_stored(graph):
+    graph.input.remove(next(one for one in graph.input if one.name == "attention_mask"))
+    _store(graph, "attention_mask", np.ones((1, 1), np.int64))
+
+
+WRONG = [
+    _other_width, _fewer_scales, _another_operator, _matrix_of_another_shape, _causal, _keys_that_are_values,
+    _queries_that_are_keys, _biased_by_distance, _causal_by_mask, _not_a_number, _another_least,
+    _another_step, _heads_below_none, _an_output_on_its_way, _a_mask_made_too_late, _an_input_that_is_stored,
+    lambda graph: _set(graph, "LayerNormalization", "axis", 1), lambda graph: _set(graph, "ReduceMax", "keepdims", 0),
+    lambda graph: _insert(graph, "QuantizeLinear", "Relu"), lambda graph: _insert(graph, "LayerNormalization", "Abs"),
+    lambda graph: _insert(graph, "LayerNormalization", "Transpose", perm=[0, 2, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG)
 def test_a_graph_that_is_not_understood_is_refused(change, classes, tmp_path):
     model = onnx.load(classes)
     change(model.graph)
-    with pytest.raises(UnknownGraphError):
-        compile_graph(read_graph(model.SerializeToString()), ["logits"])
     onnx.save(model, tmp_path / "changed.onnx")
     with pytest.raises(
         UserError, match=r"the engine native cannot run this graph \(.+\): choose the engine onnx"
-    ):
+    ) as found:
         native.NativeSession(tmp_path / "changed.onnx", 1)
+    assert isinstance(found.value.__cause__, UnknownGraphError)
+
+
+def test_a_product_that_is_read_twice_keeps_its_own_value(classes, tmp_path):
+    model = onnx.load(classes)
+    graph = model.graph
+    first = next(node for node in graph.node if node.op_type == "Gelu")
+    product, gelu, at = first.input[0], first.output[0], [*graph.node].index(first)
+    for node in graph.node:
+        node.input[:] = ["both" if name == gelu else name for name in node.input]
+    graph.node.insert(at + 1, onnx.helper.make_node("Add", [gelu, "beside"], ["both"]))
+    graph.node.insert(at, onnx.helper.make_node("Tanh", [product], ["beside"]))
+    onnx.save(model, tmp_path / "model.onnx")
+    engines = native.NativeSession(tmp_path / "model.onnx", 1), session.open_session(tmp_path / "model.onnx")
+    mine, theirs, plain = (whole(one, inputs([31])) for one in (*engines, session.open_session(classes)))
+    assert np.abs(mine - theirs).max() < 1e-3
+    assert np.abs(theirs - plain).max() > 1e-2
+
+
+def test_values_that_overflow_are_no_numbers(classes, tmp_path):
+    model = onnx.load(classes)
+    tensor = next(one for one in model.graph.initializer if one.name.endswith("LayerNorm.weight"))
+    tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, 3e38, np.float32), tensor.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert not np.isfinite(whole(native.NativeSession(tmp_path / "model.onnx", 1), inputs([9]))).any()
+
+
+def test_inputs_of_several_shapes_are_refused(classes):
+    with pytest.raises(ValueError, match="differ in shape"):
+        native.NativeSession(classes, 1).run(
+            None, inputs([9]) | {"token_type_ids": np.zeros((1, 3), np.int64)}
+        )
 
 
 @pytest.mark.parametrize("by_call", [None, True])
