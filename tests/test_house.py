@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import platform
 import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from minialbert_runtime.native import has_native
 from transformers.modeling_outputs import MaskedLMOutput
 
 import minialbert
@@ -144,6 +147,15 @@ def test_the_tree_in_the_readme_is_the_real_one():
 def test_the_top_of_the_package_has_twelve_entries_at_most():
     entries = {path.name for path in (ROOT / "minialbert").iterdir()} - {"__pycache__", "py.typed"}
     assert len(entries) <= 12, sorted(entries)
+
+
+def test_the_compiled_engine_is_installed_where_it_can_be():
+    """Its tests are skipped without it: a fault of the installation would hide them all."""
+    facts = Path("/proc/cpuinfo")
+    able = facts.is_file() and "avx512_vnni" in facts.read_text(encoding="utf-8")
+    if not able or platform.machine() != "x86_64" or shutil.which("c++") is None:
+        pytest.skip("no AVX-512 VNNI or no compiler")
+    assert has_native(), "make install, or pip install ./native"
 
 
 def test_tests_mirror_the_package():

@@ -14,7 +14,7 @@ from minialbert.runs.files import write_atomically
 from minialbert.runs.packed import find_run_records, read_run_file
 
 RESULTS = Path("results") / "sharing"
-SUITE, START = "two-million-tokens", "start"
+SUITE, START, AGAIN = "two-million-tokens", "start", "-2"
 TASKS = {"NCBI-disease": "ncbi-disease-1", "STS-B": "stsb-1"}
 PLAIN = "one-none"
 LONG = """# What iterations share, and what tells them apart
@@ -34,6 +34,9 @@ with other losses, with AdamW, and for a seventh of the tokens.
 
 """
 LONG_TAIL = """
+With another seed of the distillation (`--only second`):
+
+{again}
 Without any distillation, `one-bottleneck` reaches {first:.1f} on STS-B where its block starts as layer 1, and
 {second:.1f} from layer 2.
 
@@ -87,17 +90,24 @@ def _long(sizes: dict[str, float]) -> str:
         row, *cell = file.relative_to(folder).parent.parts
         rows.setdefault(row, {})[cell[-1]] = json.loads(read_run_file(file))
     scores = {row: [100 * cells[cell]["score"] for cell in TASKS.values()] for row, cells in rows.items()}
-    titles = ("row", "parameters", "MB, int8", "masked tokens", *TASKS, "ahead")
-    lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
-    for row in sorted(rows, key=lambda one: -statistics.fmean(scores[one])):
-        record = rows[row]["distill"]
-        ahead = statistics.fmean(scores[row]) - statistics.fmean(scores[PLAIN])
-        cells = (
-            f"`{row}`", f"{record['model']['encoder_parameters'] / 1e6:.2f} M", f"{sizes[row]:.2f}",
-            f"{100 * record['metrics']['student_end']['mlm_accuracy']:.1f}", *(f"{one:.1f}" for one in scores[row]),
-            "-" if row == PLAIN else f"{ahead:+.1f}",
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+
+    def table(end: str) -> str:
+        """Return the rows whose names have this end."""
+        titles = ("row", "parameters", "MB, int8", "masked tokens", *TASKS, "ahead")
+        lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
+        named = [row for row in rows if row.endswith(AGAIN) == bool(end)]
+        for row in sorted(named, key=lambda one: -statistics.fmean(scores[one])):
+            record = rows[row]["distill"]
+            ahead = statistics.fmean(scores[row]) - statistics.fmean(scores[PLAIN + end])
+            cells = (
+                f"`{row}`", f"{record['model']['encoder_parameters'] / 1e6:.2f} M",
+                f"{sizes[row.removesuffix(AGAIN)]:.2f}",
+                f"{100 * record['metrics']['student_end']['mlm_accuracy']:.1f}",
+                *(f"{one:.1f}" for one in scores[row]), "-" if row == PLAIN + end else f"{ahead:+.1f}",
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
     plain = rows[PLAIN]["distill"]
     head = LONG.format(
         iterations=plain["model"]["iterations"], plain=PLAIN,
@@ -107,7 +117,7 @@ def _long(sizes: dict[str, float]) -> str:
     first, second = (
         100 * json.loads(read_run_file(RESULTS / START / f"layer-{layer}" / "result.json"))["score"] for layer in (1, 2)
     )  # fmt: skip
-    return head + "\n".join(lines) + "\n" + LONG_TAIL.format(first=first, second=second)
+    return head + table("") + LONG_TAIL.format(first=first, second=second, again=table(AGAIN))
 
 
 def _screening() -> tuple[str, dict[str, float]]:
