@@ -34,7 +34,8 @@ with other losses, with AdamW, and for a seventh of the tokens.
 
 """
 LONG_TAIL = """
-With another seed of the distillation (`--only second`):
+With another seed of the distillation (`--only second`) the order of these two turns round, so two seeds do not
+show that bottlenecks pay, nor that they do not:
 
 {again}
 Without any distillation, `one-bottleneck` reaches {first:.1f} on STS-B where its block starts as layer 1, and
