@@ -317,9 +317,11 @@ def _read_task(
 
 
 def model_entry(model: PreTrainedModel, name: str) -> dict[str, Any]:
-    """Return what a record says of a tuned model."""
+    """Return what a record says of a tuned model, and of an exported one the engine that it was scored in."""
     total = count_parameters(model).total
-    return {"name": name, "model_type": model.config.model_type, "parameters": total}
+    entry = {"name": name, "model_type": model.config.model_type, "parameters": total}
+    runtime = getattr(model, "runtime", None)
+    return entry if runtime is None else {**entry, "engine": runtime.engine}
 
 
 def label_ids(model: PreTrainedModel, task: Task, name: str) -> list[int] | None:

@@ -190,7 +190,8 @@ def serve(folders: Sequence[str], host: str, port: int, limits: Limits, **option
     log.addHandler(lines)
     log.setLevel(logging.INFO)
     for model in models.values():
-        log.info("model %s: %s, version %s", model.name, model.folder.task or model.problem, model.version)
+        task = model.folder.task or model.problem
+        log.info("model %s: %s, version %s, engine %s", model.name, task, model.version, model.engine)
     log.info("listening at %s", server.url)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # also after uvicorn, which raises the signal again
     server.run()

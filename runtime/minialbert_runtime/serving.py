@@ -81,9 +81,10 @@ class ServedModel(Model):
         self.facts = {
             "files": digest(self.folder.path),
             "labels": list(self.labels),
-            "options": {key: value for key, value in sorted(options.items()) if key != "threads"},
+            "options": {key: options[key] for key in sorted({*options} - {"threads", "engine"})},
             "runtime": __version__,
             "onnxruntime": onnxruntime.__version__,
+            "engine": self.engine,
         }
         self.version = sha256(json.dumps(self.facts).encode()).hexdigest()[:16]
 

@@ -177,6 +177,7 @@ def test_a_sequence_that_starts_inside_is_scored_as_delivered(hyphened, tmp_path
     for place, load in ((model, Predictor.load), (tmp_path / "exported", Model)):
         record = scored(place, folder / "data")
         figures = record["metrics"]["test"]
+        assert record["model"].get("engine") == (None if place == model else Model(place).engine)
         assert record["decoding"] == decoding and not any("calibrated" in note for note in record["notes"])
         assert figures["entity_f1"] == figures["span_f1"] == delivered_f1(str(place), texts, gold, load) > 0.2
         assert figures["entity_f1_strict"] < 0.1 if decoding == "alone" else figures["entity_f1_strict"] > 0.2

@@ -18,6 +18,7 @@ from minialbert_runtime import Model, native, session
 from minialbert_runtime.errors import UserError
 from minialbert_runtime.graph import read_graph
 from minialbert_runtime.program import UnknownGraphError, compile_graph
+from minialbert_runtime.serving import ServedModel
 from onnx import numpy_helper
 from transformers import (
     BertConfig,
@@ -460,7 +461,12 @@ def test_a_model_uses_it_where_it_can(folders, monkeypatch):
     assert Model(folders / "int8", engine="auto").engine in ("native", "onnx")
     with pytest.raises(UserError, match="the engine native cannot run this graph"):
         Model(folders / "None", engine="native")
+    served = [
+        ServedModel("m", folders / "int8", engine=engine).version for engine in (None, "native", "onnx")
+    ]
+    assert served[0] == served[1] != served[2]
     monkeypatch.setattr("minialbert_runtime.model.has_native", lambda: False)
+    assert ServedModel("m", folders / "int8").version == served[2]
     monkeypatch.setattr(native, "has_native", lambda: False)
     assert Model(folders / "int8").engine == "onnx"
     with pytest.raises(UserError, match=r"the engine native needs minialbert-native \(pip install"):
