@@ -8,7 +8,7 @@ from functools import partial
 
 from minialbert.errors import in_words
 from minialbert.report.blocks import Bar, BarChart, Block, Text
-from minialbert.report.sections import Run, read_bench
+from minialbert.report.sections import ENGINE_NAMES, Run, read_bench
 from minialbert.runs.progress import duration, size
 from minialbert.runs.records import in_percent, look_up
 
@@ -24,10 +24,7 @@ _FORMS: dict[str, Callable[[float], str]] = {
     "size": size,
     "duration": duration,
 }
-_MODELS = (
-    "student, OpenVINO int8", "student, ONNX Runtime int8", "student, PyTorch fp32", "teacher, OpenVINO int8",
-    "teacher, ONNX Runtime int8", "teacher, PyTorch fp32",
-)  # fmt: skip
+_MODELS = [f"{who}, {engine}" for who in ("student", "teacher") for engine in reversed(ENGINE_NAMES.values())]
 # By kind: sentences with figures of the metrics, or of the whole record, as <name|form>; then bars by title. What
 # lacks a figure is left out. LAST is the cosine of the last layer.
 _SENTENCES = {

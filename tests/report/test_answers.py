@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 
 from minialbert.report import leave_page
 from minialbert.report import report as write_report
 from minialbert.report.answers import answer
-from minialbert.report.sections import Run
+from minialbert.report.sections import ENGINE_NAMES, Run
 
 DEMO = {
     "kind": "demo",
@@ -55,6 +56,12 @@ def test_the_demo_says_what_its_student_can_and_costs(tmp_path):
     ]  # fmt: skip
     assert [text for _, text in bars["Time for a text of 128 tokens"]] == ["15.1 ms", "59.4 ms", "144 ms"]
     assert "went from 0.225 to 0.289" in more
+    timed = copy.deepcopy(DEMO)  # in every engine that a bench can name
+    times = timed["metrics"]["export"]["milliseconds"]
+    times |= {
+        f"{who}, {engine}": {"128": 2} for who in ("student", "teacher") for engine in ENGINE_NAMES.values()
+    }
+    assert len(told(answer(run(timed, tmp_path, "demo")))[1]["Time for a text of 128 tokens"]) == len(times)
     looks = [bar.group for chart in answer(run(DEMO, tmp_path, "demo"))[1:4] for bar in chart.bars]
     assert looks == ["demo", "teacher", "always the commonest package", *["demo", "demo", "teacher"] * 2]
 
