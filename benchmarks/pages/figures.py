@@ -354,7 +354,7 @@ def caption(shown: dict[str, Any]) -> str:
     return f"""
 Quality is the GLUE average that the paper reports, of fp32 models. Sizes and times were measured here, on
 {shown["machine"]}, each model in its fastest int8 of ONNX Runtime (`int8`, `int8-dynamic`), OpenVINO and our
-[native engine](docs/deployment.md#2-run-it), which does not run MobileBERT, ALBERT or TinyBERT. The weights were
+[native engine](docs/deployment.md#2-run-it), which does not run MobileBERT, ALBERT or TinyBERT-4L. The weights were
 random: we have not trained the 12 M student ([record](results/bench/table.md)). The paper has no row for MiniLM; its
 shape with 6 layers, 384 wide, takes {mb[mini]} MB and {ms[mini]} ms in int8.
 
