@@ -32,15 +32,16 @@ class Weight(ctypes.Structure):
 def library() -> ctypes.CDLL:
     """Return the library, with the types of its functions."""
     kernel = ctypes.CDLL(str(LIBRARY))
-    kernel.minialbert_open.restype = _POINTER
+    kernel.minialbert_pack.restype = kernel.minialbert_open.restype = _POINTER
+    kernel.minialbert_pack.argtypes = [ctypes.POINTER(Weight)]
     kernel.minialbert_open.argtypes = [
         _POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, _NUMBER,
     ]  # fmt: skip
     kernel.minialbert_run.argtypes = [
         _POINTER, _NUMBER, _POINTER, ctypes.c_int64, _POINTER, _POINTER, _POINTER, _NUMBER,
     ]  # fmt: skip
-    kernel.minialbert_close.argtypes = [_POINTER]
-    kernel.minialbert_close.restype = None
+    kernel.minialbert_release.argtypes = kernel.minialbert_close.argtypes = [_POINTER]
+    kernel.minialbert_release.restype = kernel.minialbert_close.restype = None
     return kernel
 
 

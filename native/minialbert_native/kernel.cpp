@@ -271,9 +271,21 @@ API int minialbert_supported() {
 #endif
 }
 
-// A session of a program, whose last instruction gives the result; weights are copied. Null where memory is short.
+// A weight as products read it, for any number of sessions. Null where memory is short.
+API void* minialbert_pack(const Given* weight) {
+  try {
+    return new Shared(std::make_shared<const Weight>(*weight));
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+// Give a weight back; sessions that were opened with it keep it.
+API void minialbert_release(void* weight) { delete static_cast<Shared*>(weight); }
+
+// A session of a program, whose last instruction gives the result. Null where memory is short.
 API void* minialbert_open(const Instruction* code, int count, const int32_t* widths, const int32_t* of_texts,
-                          int registers, const Given* weights, int given, int threads) {
+                          int registers, const Shared* const* weights, int given, int threads) {
   try {
     return new Session(std::make_unique<Model>(code, count, widths, of_texts, registers, weights, given), threads);
   } catch (const std::exception&) {

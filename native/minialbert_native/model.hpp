@@ -68,12 +68,54 @@ struct Aligned {
 
 // A matrix as panels of PANEL vectors of columns: within a panel, inputs in groups (of 4 as int8, of 1 as fp32), and
 // for each group the columns side by side. int8 values are stored with 128 added: the processor multiplies unsigned
-// with signed.
+// with signed. Sessions share weights.
 struct Weight {
-  int kind = 0, rows = 0, columns = 0;
+  const int kind, rows, columns;
   Aligned<uint8_t> levels;  // of a matrix or table of int8
   Aligned<float> values;    // of one of fp32, or the scales of one of int8
+
+  explicit Weight(const Given& given) : kind(given.kind), rows(given.rows), columns(given.columns) {
+    const int padded = rounded_up(given.columns, LANES), vectors = padded / LANES;
+    if (given.kind == VECTOR) {
+      std::memcpy(values.at_least(padded), given.values, given.columns * sizeof(float));
+    } else if (given.kind == INT8_TABLE) {
+      const size_t size = size_t(given.rows) * given.columns;
+      std::memcpy(levels.at_least(size + LANES), given.values, size);
+      std::memcpy(values.at_least(given.rows), given.scales, given.rows * sizeof(float));
+    } else if (given.kind == FP32_TABLE) {
+      const size_t size = size_t(given.rows) * given.columns;
+      std::memcpy(values.at_least(size + LANES), given.values, size * sizeof(float));
+    } else if (given.kind == FP32_MATRIX) {
+      const float* from = static_cast<const float*>(given.values);
+      float* to = values.at_least(size_t(given.rows) * padded);
+      for (int panel = 0; panel < vectors; panel += PANEL) {
+        const int wide = std::min(PANEL, vectors - panel) * LANES;
+        for (int k = 0; k < given.rows; k++, to += wide)
+          for (int c = 0; c < wide; c++) {
+            const int column = panel * LANES + c;
+            to[c] = column < given.columns ? from[size_t(k) * given.columns + column] : 0.0f;
+          }
+      }
+    } else {
+      const int8_t* from = static_cast<const int8_t*>(given.values);
+      const int inputs = rounded_up(given.rows, LANES);
+      uint8_t* to = levels.at_least(size_t(inputs) * padded);
+      for (int panel = 0; panel < vectors; panel += PANEL) {
+        const int wide = std::min(PANEL, vectors - panel) * LANES;
+        for (int k = 0; k < inputs; k += 4)
+          for (int c = 0; c < wide; c++)
+            for (int j = 0; j < 4; j++) {
+              const int column = panel * LANES + c;
+              const bool there = column < given.columns && k + j < given.rows;
+              *to++ = uint8_t(128 + (there ? from[size_t(k + j) * given.columns + column] : 0));
+            }
+      }
+      float* scales = values.at_least(padded);
+      for (int c = 0; c < given.columns; c++) scales[c] = given.scales[c] / 127.0f;
+    }
+  }
 };
+using Shared = std::shared_ptr<const Weight>;
 
 struct Register {
   int width = 0, padded = 0;
@@ -109,15 +151,15 @@ struct Space {  // of texts on their way
 class Model {
  public:
   Model(const Instruction* code, int count, const int32_t* widths, const int32_t* of_texts, int registers,
-        const Given* weights, int given)
-      : code_(code, code + count), registers_(registers), weights_(given) {
+        const Shared* const* weights, int given)
+      : code_(code, code + count), registers_(registers) {
     for (int i = 0; i < registers; i++) {
       registers_[i].width = widths[i];
       registers_[i].padded = rounded_up(widths[i], LANES);
       registers_[i].of_texts = of_texts[i];
       widest_ = std::max(widest_, registers_[i].padded);
     }
-    for (int i = 0; i < given; i++) pack(weights[i], weights_[i]);
+    for (int i = 0; i < given; i++) weights_.push_back(*weights[i]);
     divide();
   }
 
@@ -143,7 +185,7 @@ class Model {
   bool knows(int length, const int64_t* tokens, const int64_t* kinds) const {
     for (const Instruction& it : code_) {
       if (it.op != GATHER) continue;
-      const int64_t rows = weights_[it.c].rows;
+      const int64_t rows = weights_[it.c]->rows;
       if (it.b == POSITIONS && length > rows) return false;
       const int64_t* indices = it.b == IDS ? tokens : it.b == TYPES ? kinds : nullptr;
       for (int i = 0; indices && i < length; i++)
@@ -212,13 +254,13 @@ class Model {
           break;
         case AFFINE:
           for (int r = 0; r < rows; r++)
-            shift(place(it.a) + size_t(r) * width, it.b < 0 ? nullptr : weights_[it.b].values.data,
-                  it.c < 0 ? nullptr : weights_[it.c].values.data, width, out + size_t(r) * width);
+            shift(place(it.a) + size_t(r) * width, it.b < 0 ? nullptr : weights_[it.b]->values.data,
+                  it.c < 0 ? nullptr : weights_[it.c]->values.data, width, out + size_t(r) * width);
           break;
         case NORM:
           for (int r = 0; r < rows; r++)
-            normalize(place(it.a) + size_t(r) * width, weights_[it.b].values.data, weights_[it.c].values.data, it.value,
-                      to.width, out + size_t(r) * width);
+            normalize(place(it.a) + size_t(r) * width, weights_[it.b]->values.data, weights_[it.c]->values.data,
+                      it.value, to.width, out + size_t(r) * width);
           break;
         case GELU:
           each(place(it.a), out, count, gelu);
@@ -231,8 +273,8 @@ class Model {
           break;
         case LINEAR: {
           const Register& from = registers_[it.a];
-          const Weight& weight = weights_[it.b];
-          const float* bias = it.c < 0 ? nullptr : weights_[it.c].values.data;
+          const Weight& weight = *weights_[it.b];
+          const float* bias = it.c < 0 ? nullptr : weights_[it.c]->values.data;
           const float* a = place(it.a);
           const int panels = (width + PANEL * LANES - 1) / (PANEL * LANES);
           const int begin = panels * part / parts * PANEL * LANES;
@@ -275,50 +317,6 @@ class Model {
           break;
       }
       if (to.keys) turn(texts, first, rows, out, width, space.registers[it.to].data);
-    }
-  }
-
-  static void pack(const Given& given, Weight& weight) {
-    weight.kind = given.kind;
-    weight.rows = given.rows;
-    weight.columns = given.columns;
-    const int columns = rounded_up(given.columns, LANES), vectors = columns / LANES;
-    if (given.kind == VECTOR) {
-      std::memcpy(weight.values.at_least(columns), given.values, given.columns * sizeof(float));
-    } else if (given.kind == INT8_TABLE) {
-      const size_t size = size_t(given.rows) * given.columns;
-      std::memcpy(weight.levels.at_least(size + LANES), given.values, size);
-      std::memcpy(weight.values.at_least(given.rows), given.scales, given.rows * sizeof(float));
-    } else if (given.kind == FP32_TABLE) {
-      const size_t size = size_t(given.rows) * given.columns;
-      std::memcpy(weight.values.at_least(size + LANES), given.values, size * sizeof(float));
-    } else if (given.kind == FP32_MATRIX) {
-      const float* from = static_cast<const float*>(given.values);
-      float* to = weight.values.at_least(size_t(given.rows) * columns);
-      for (int panel = 0; panel < vectors; panel += PANEL) {
-        const int wide = std::min(PANEL, vectors - panel) * LANES;
-        for (int k = 0; k < given.rows; k++, to += wide)
-          for (int c = 0; c < wide; c++) {
-            const int column = panel * LANES + c;
-            to[c] = column < given.columns ? from[size_t(k) * given.columns + column] : 0.0f;
-          }
-      }
-    } else {
-      const int8_t* from = static_cast<const int8_t*>(given.values);
-      const int inputs = rounded_up(given.rows, LANES);
-      uint8_t* to = weight.levels.at_least(size_t(inputs) * columns);
-      for (int panel = 0; panel < vectors; panel += PANEL) {
-        const int wide = std::min(PANEL, vectors - panel) * LANES;
-        for (int k = 0; k < inputs; k += 4)
-          for (int c = 0; c < wide; c++)
-            for (int j = 0; j < 4; j++) {
-              const int column = panel * LANES + c;
-              const bool there = column < given.columns && k + j < given.rows;
-              *to++ = uint8_t(128 + (there ? from[size_t(k + j) * given.columns + column] : 0));
-            }
-      }
-      float* scales = weight.values.at_least(columns);
-      for (int c = 0; c < given.columns; c++) scales[c] = given.scales[c] / 127.0f;
     }
   }
 
@@ -371,7 +369,7 @@ class Model {
   }
 
   void gather(const Instruction& it, const Texts& texts, int first, int rows, float* out) const {
-    const Weight& table = weights_[it.c];
+    const Weight& table = *weights_[it.c];
     const int width = table.columns, padded = registers_[it.to].padded;
     for (int r = 0; r < rows; r++, out += padded) {
       const int text = texts.text_of[first + r], position = texts.position_of[first + r];
@@ -497,7 +495,7 @@ class Model {
 
   std::vector<Instruction> code_;
   std::vector<Register> registers_;
-  std::vector<Weight> weights_;
+  std::vector<Shared> weights_;
   std::vector<Phase> phases_;
   std::vector<size_t> offsets_;
   size_t local_size_ = 0;

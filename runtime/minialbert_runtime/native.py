@@ -6,6 +6,8 @@ multiplied. A text alone and beside others has the same bits, and padding is nev
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from .errors import UserError
 from .graph import read_graph
 from .program import Program, compile_graph
+from .registers import Weights
 
 NATIVE = "minialbert-native (pip install ./native in the repository), and a processor with AVX-512 VNNI"
 # Outputs that are asked for; of other graphs the first.
@@ -40,6 +43,33 @@ def has_native() -> bool:
     return minialbert_native.LIBRARY.is_file() and minialbert_native.is_supported()
 
 
+class PackedWeight:
+    """A weight in the kernel's order, until no session that was opened with it is left."""
+
+    def __init__(self, weight: Weights) -> None:
+        from minialbert_native import Weight, library
+
+        scales = None if weight.scales is None else weight.scales.ctypes.data
+        shape = np.atleast_2d(weight.values).shape
+        given, kernel = Weight(weight.kind, *shape, weight.values.ctypes.data, scales), library()
+        self.address = kernel.minialbert_pack(given)
+        if not self.address:
+            raise MemoryError("the engine native has no memory for the weights")
+        weakref.finalize(self, kernel.minialbert_release, self.address).atexit = False
+
+
+_PACKED: weakref.WeakValueDictionary[bytes, PackedWeight] = weakref.WeakValueDictionary()
+
+
+def packed_weight(weight: Weights) -> PackedWeight:
+    """Return a weight, the same for all that hold the same numbers: models on one backbone have it in memory once."""
+    digest = hashlib.blake2b(repr((weight.kind, weight.values.shape)).encode())
+    for part in (weight.values, weight.scales):
+        digest.update(b"" if part is None else part.data)
+    # Two threads at once may pack one twice, which costs memory alone; a lock could be held in the moment of a fork.
+    return _PACKED.get(digest.digest()) or _PACKED.setdefault(digest.digest(), PackedWeight(weight))
+
+
 class NativeSession:
     """A graph in the compiled kernel, with those methods of ONNX Runtime's session that are used here.
 
@@ -50,7 +80,7 @@ class NativeSession:
     def __init__(self, graph: str | Path | bytes, threads: int = 0) -> None:
         if not has_native():
             raise UserError(f"the engine native needs {NATIVE}; or choose the engine onnx")
-        from minialbert_native import Instruction, Weight, library
+        from minialbert_native import Instruction, library
 
         content = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
         try:
@@ -67,20 +97,16 @@ class NativeSession:
         self._width, self._of_texts = _result(program)
         self._kernel = library()
         code = (Instruction * len(program.code))(*(Instruction(*one) for one in program.code))
-        weights = (Weight * len(program.weights))(
-            *(
-                Weight(one.kind, *np.atleast_2d(one.values).shape, one.values.ctypes.data,
-                       None if one.scales is None else one.scales.ctypes.data)
-                for one in program.weights
-            )
-        )  # fmt: skip
+        packed = [packed_weight(one) for one in program.weights]
+        weights = (ctypes.c_void_p * len(packed))(*(one.address for one in packed))
         widths, of_texts = (np.array(values, np.int32) for values in (program.widths, program.of_texts))
         self._session = self._kernel.minialbert_open(
             code, len(code), widths.ctypes.data, of_texts.ctypes.data, len(widths), weights, len(weights),
             max(1, threads),
         )  # fmt: skip
         if not self._session:
-            raise MemoryError("the engine native has no memory for the weights")
+            raise MemoryError("the engine native has no memory for a session")
+        self._weights = packed
         weakref.finalize(self, self._kernel.minialbert_close, self._session).atexit = False
 
     def get_inputs(self) -> list[Port]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -14,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minialbert_runtime import Model, native, session
+from minialbert_runtime import Model, native, registers, session
 from minialbert_runtime.errors import UserError
 from minialbert_runtime.graph import read_graph
 from minialbert_runtime.program import UnknownGraphError, compile_graph
@@ -115,6 +116,11 @@ def inputs(lengths, seed=0):
     mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
     ids = random.integers(1, VOCABULARY, mask.shape) * mask
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (np.arange(longest) % 2)}
+
+
+def read_weights(path):
+    graph = read_graph(path.read_bytes())
+    return compile_graph(graph, graph.outputs[:1]).weights
 
 
 def taken(names, columns):
@@ -483,6 +489,39 @@ def test_a_forked_process_opens_the_graph_anew(folders):
         os._exit(0 if list(model.predict(TEXTS)) == wanted else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert list(model.predict(TEXTS)) == wanted
+
+
+def test_models_on_one_backbone_have_its_weights_in_memory_once(tmp_path):
+    torch.manual_seed(1)
+    model = moved(student()())
+    paths = [saved(trace_onnx(model, "sequence-classification"), tmp_path)]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "adapter" in name or "classifier" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    (tmp_path / "other").mkdir()
+    paths.append(saved(trace_onnx(model, "sequence-classification"), tmp_path / "other"))
+    columns = inputs([5, 9], seed=3)
+    alone = [whole(native.NativeSession(path, 1), columns) for path in paths]
+    assert not np.array_equal(*alone)
+    gc.collect()
+    before = len(native._PACKED)
+    first = native.NativeSession(paths[0], 1)
+    own = len(native._PACKED) - before
+    second = native.NativeSession(paths[1], 1)
+    shared = {one.address for one in first._weights} & {one.address for one in second._weights}
+    large = [one for one in read_weights(paths[0]) if one.kind == registers.INT8_MATRIX]
+    # The matrices of the block, the projection from the table and the table; not the adapters', nor the classifier's.
+    assert len(large) >= 6
+    assert {native.packed_weight(one).address for one in large} <= shared
+    assert len(native._PACKED) - before - own < own
+    assert np.array_equal(whole(first, columns), alone[0])
+    del first
+    gc.collect()
+    assert np.array_equal(whole(second, columns), alone[1])
+    del second
+    gc.collect()
+    assert len(native._PACKED) == before
 
 
 def test_a_library_that_cannot_be_loaded_is_a_warning(folders, tmp_path, monkeypatch):
