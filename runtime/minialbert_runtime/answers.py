@@ -90,9 +90,8 @@ class TextModel(ABC):
     """
 
     prompts: Mapping[str, str] = MappingProxyType({})  # of a sentence encoder, by name
-    keeps_logits = (
-        False  # whether results of a tagger have its words' offsets too (`words`), and their `logits`
-    )
+    # Whether results of a tagger have its words' offsets too (`words`), and their `logits`.
+    keeps_logits = False
 
     def __init__(
         self,
@@ -222,8 +221,7 @@ class TextModel(ABC):
 
     def _results(self, texts: Iterable[Text | list[str]]) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(texts):
-            spans = self._found if self.problem == QUESTIONS else self._classes
-            yield from self._entities(chunk) if self.tagging else spans(chunk)
+            yield from self._entities(chunk) if self.tagging else self._answered(chunk)
 
     def _chunks(self, texts: Iterable[Text | list[str]]) -> Iterator[list[Text]]:
         chunk: list[Text] = []
@@ -267,43 +265,34 @@ class TextModel(ABC):
             return "the question is empty"
         return None
 
-    def _classes(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
-        windows = list(self._cutter().texts(texts))
-        logits = self._logits([row for part in windows for row in part.rows])
-        begin = 0
+    def _answered(self, texts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        asks = self.problem == QUESTIONS
+        windows = list(self._cutter().contexts(texts) if asks else self._cutter().texts(texts))
+        logits = iter(self._logits([row for part in windows for row in part.rows]))
         for text, part in zip(texts, windows, strict=True):
-            end = begin + len(part.rows)
-            mean = pooled(logits[begin:end], part.weights) / self.decision.temperature
-            if self.problem == "embedding" and abs(np.linalg.norm(logits[begin]) - 1) < _UNIT:
-                mean /= np.linalg.norm(mean)
-            begin = end
-            pair = isinstance(text, tuple)
-            result: dict[str, Any] = {"text": text[0], "pair": text[1]} if pair else {"text": text}
-            result |= self._answer(mean)
+            own = [next(logits) for _ in part.rows]
+            result = {"text": text[0], "pair": text[1]} if isinstance(text, tuple) else {"text": text}
+            result |= self._span(text[1], part.rows, own) if asks else self._answer(own, part.weights)
             if len(part.rows) > 1:
                 result["windows"] = len(part.rows)
             if part.cut:
                 result["cut"] = part.cut
             yield result
 
-    def _found(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
-        pairs = [text for text in texts if isinstance(text, tuple)]
+    def _span(self, text: str, rows: Sequence[Row], logits: Sequence[Logits]) -> dict[str, Any]:
         over = None if self._over is None else float(self._over[0])
         if self._threshold is not None or (over is None and self.labels == OPEN):
             over = _logit(0.5 if self._threshold is None else self._threshold)
-        windows = list(self._cutter().contexts(pairs))
-        logits = iter(self._logits([row for part in windows for row in part.rows]))
-        for (question, text), part in zip(pairs, windows, strict=True):
-            own = [next(logits) / np.float32(self.decision.temperature) for _ in part.rows]
-            result: dict[str, Any] = {"text": question, "pair": text}
-            result |= answer_in(text, part.rows, own, over=over, most=self._top_k)
-            result |= {"windows": len(own)} if len(own) > 1 else {}
-            yield result | ({"cut": part.cut} if part.cut else {})
+        scaled = [values / np.float32(self.decision.temperature) for values in logits]
+        return answer_in(text, rows, scaled, over=over, most=self._top_k)
 
-    def _answer(self, logits: NDArray[np.float64]) -> dict[str, Any]:
+    def _answer(self, logits: Sequence[Logits], weights: Sequence[int]) -> dict[str, Any]:
+        mean = pooled(logits, weights) / self.decision.temperature
+        if self.problem == "embedding" and abs(np.linalg.norm(logits[0]) - 1) < _UNIT:
+            mean /= np.linalg.norm(mean)
         one = _logit(0.5 if self._threshold is None else self._threshold)
         over: Over = one if self._over is None else self._over
-        answer = ANSWERS[self.problem](logits, self.labels, over)
+        answer = ANSWERS[self.problem](mean, self.labels, over)
         if self._threshold is not None and "label" in answer and answer.get("score", 1.0) <= self._threshold:
             answer["label"] = None
         if self._top_k is not None and "scores" in answer:
@@ -356,11 +345,7 @@ def prompt_of(model: TextModel, prompt: str | None) -> str:
     return prompt
 
 
-def class_of(
-    logits: NDArray[np.float64],
-    labels: Sequence[str],
-    logit_threshold: Over,
-) -> dict[str, Any]:
+def class_of(logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: Over) -> dict[str, Any]:
     """Return the likeliest class of a text and all probabilities, from its logits (labels,)."""
     scores = dict(zip(labels, _softmax(logits).tolist(), strict=True))
     of_each = isinstance(logit_threshold, np.ndarray)  # one for all changes nothing here
@@ -377,22 +362,9 @@ def classes_over(logits: NDArray[np.float64], labels: Sequence[str], logit_thres
     return {"labels": names, "scores": dict(zip(labels, values.tolist(), strict=True))}
 
 
-def score_of(
-    logits: NDArray[np.float64],
-    labels: Sequence[str],
-    logit_threshold: Over,
-) -> dict[str, Any]:
+def score_of(logits: NDArray[np.float64], labels: Sequence[str], logit_threshold: Over) -> dict[str, Any]:
     """Return the score of a text, from its logits (1,)."""
     return {"score": float(logits[0])}
-
-
-def vector_of(
-    logits: NDArray[np.float64],
-    labels: Sequence[str],
-    logit_threshold: Over,
-) -> dict[str, Any]:
-    """Return the vector of a text, (V,)."""
-    return {"vector": logits.tolist()}
 
 
 # What the logits of a text say, by kind of task.
@@ -400,7 +372,7 @@ ANSWERS: dict[str, Callable[[NDArray[np.float64], Sequence[str], Any], dict[str,
     "single-label": class_of,
     "multi-label": classes_over,
     "regression": score_of,
-    "embedding": vector_of,
+    "embedding": lambda logits, labels, logit_threshold: {"vector": logits.tolist()},  # (V,)
 }
 
 
@@ -435,10 +407,7 @@ def word_logits(
 
 
 def tags_of(
-    logits: Logits,
-    labels: Sequence[str],
-    over: NDArray[np.float64] | None = None,
-    decoding: str = "alone",
+    logits: Logits, labels: Sequence[str], over: NDArray[np.float64] | None = None, decoding: str = "alone"
 ) -> tuple[list[str], list[float]]:
     """Return the tag of each word of a text, and its probability, from logits (words, labels).
 
@@ -459,15 +428,8 @@ def entities_at(
     for span in spans:
         # An entity that somebody annotated may begin inside a word.
         inside = chances[max(0, bisect_right(starts, span.start) - 1) : bisect_left(starts, span.end)]
-        entities.append(
-            {
-                "start": span.start,
-                "end": span.end,
-                "text": text[span.start : span.end],
-                "label": span.label,
-                "score": sum(inside) / max(1, len(inside)),
-            }
-        )
+        entity = {"start": span.start, "end": span.end, "text": text[span.start : span.end]}
+        entities.append(entity | {"label": span.label, "score": sum(inside) / max(1, len(inside))})
     return entities
 
 

@@ -121,11 +121,9 @@ def _run(arguments: Sequence[str]) -> None:
 def _serve(arguments: Sequence[str]) -> None:
     """Serve models until a signal comes."""
     options = vars(_serve_parser().parse_args(arguments))
-    named = ("=" in one and not Path(one).is_dir() for one in options["folders"])
-    given = [
-        one if is_named else f"default={one}" for one, is_named in zip(options["folders"], named, strict=True)
-    ]
-    folders = [*given, *options["model"]]
+    given = options["folders"]
+    folders = [one if "=" in one and not Path(one).is_dir() else f"default={one}" for one in given]
+    folders += options["model"]
     if not folders:
         raise UserError("give a folder that `minialbert export` wrote, or several as NAME=FOLDER")
     limits = Limits(**{one.name: options[one.name] for one in fields(Limits)})
@@ -182,11 +180,7 @@ def _serve_parser() -> argparse.ArgumentParser:
         help="a folder that `minialbert export` wrote; its name in requests is default, unless one is given",
     )
     parser.add_argument(
-        "--model",
-        metavar="NAME=FOLDER",
-        action="append",
-        default=[],
-        help="the same as NAME=FOLDER alone",
+        "--model", metavar="NAME=FOLDER", action="append", default=[], help="the same as NAME=FOLDER alone"
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)"
@@ -212,9 +206,7 @@ def _add_model_options(parser: argparse.ArgumentParser, *, threads: int | None) 
     )
     parser.add_argument("--top-k", type=int, help="show only this many scores, the highest first (all)")
     parser.add_argument(
-        "--batch-size",
-        type=int,
-        help="most inputs per run of the model (32; dynamic int8: 1)",
+        "--batch-size", type=int, help="most inputs per run of the model (32; dynamic int8: 1)"
     )
     parser.add_argument(
         "--threads",

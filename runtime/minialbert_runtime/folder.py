@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,26 +48,21 @@ class Folder:
     has_token_types: bool  # whether the tokenizer tells the texts of a pair apart by them
     split_special_tokens: bool  # whether special tokens that are spelled out in a text are plain text
     precision: str  # of the weights, as in "int8"
-    one_length: bool = False  # whether a run of the model has only inputs of one length, without padding
-    engines: tuple[str, ...] = ("onnx",)  # in which the graph was compared with its model, the best one first
-    words: WordRule | None = None  # how a tagger cuts texts; None for a folder from before there was a rule
-    pairs: bool | None = None  # whether the model was tuned on pairs of texts; None where that is not said
-    long_texts: str = "windows"  # or "cut", where the end of a long text is not read
-    prompts: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of a sentence encoder, to put before texts, by name
-    decision: Decision = Decision()  # how a calibrated model chooses its answers
+    one_length: bool  # whether a run of the model has only inputs of one length, without padding
+    engines: tuple[str, ...]  # in which the graph was compared with its model, the best one first
+    words: WordRule | None  # how a tagger cuts texts; None for a folder from before there was a rule
+    pairs: bool | None  # whether the model was tuned on pairs of texts; None where that is not said
+    long_texts: str  # "windows", or "cut", where the end of a long text is not read
+    prompts: Mapping[str, str]  # of a sentence encoder, to put before texts, by name
+    decision: Decision  # how a calibrated model chooses its answers
 
 
 def boxed_models() -> dict[str, Path]:
     """Return the folders of the models in minialbert-models, by name; none where that is not installed."""
     spec = find_spec(_BOX)
     places = [] if spec is None else spec.submodule_search_locations or []
-    return {
-        file.parent.name: file.parent
-        for place in places
-        for file in sorted(Path(place).glob(f"*/{EXPORT_FILE}"))
-    }
+    files = (file for place in places for file in sorted(Path(place).glob(f"*/{EXPORT_FILE}")))
+    return {file.parent.name: file.parent for file in files}
 
 
 def version_of(decision: Decision) -> int:
@@ -83,12 +78,9 @@ def find_folder(name: str | Path) -> Path:
 
 def digest(path: str | Path) -> str:
     """Return a hash of the files that decide a model's answers; records beside them do not count."""
-    names = [
-        *sorted(file.name for file in Path(path).glob("*.json") if file.name != "result.json"),
-        MODEL_FILE,
-    ]
+    facts = sorted(file.name for file in Path(path).glob("*.json") if file.name != "result.json")
     whole = sha256()
-    for name in names:
+    for name in (*facts, MODEL_FILE):
         with (Path(path) / name).open("rb") as file:
             whole.update(f"{name} {file_digest(file, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()
@@ -122,18 +114,14 @@ def read_folder(path: str | Path) -> Folder:
     """
     path = find_folder(path)
     if not path.is_dir():
+        if path.exists():
+            raise UserError(f"{path} is not a folder: expected one that `minialbert export` wrote")
         boxed = ", ".join(boxed_models())
-        raise UserError(
-            f"no such folder: {path}; expected one that `minialbert export` wrote"
-            + (
-                f", or one of {boxed}"
-                if boxed
-                else ", or `pip install ./models` in the repository for some with names"
-            )
-            if not path.exists()
-            else f"{path} is not a folder: expected one that `minialbert export` wrote"
+        others = (
+            f"one of {boxed}" if boxed else "`pip install ./models` in the repository for some with names"
         )
-    head, precision, one_length, engines, vectors = _read_export(path)
+        raise UserError(f"no such folder: {path}; expected one that `minialbert export` wrote, or {others}")
+    head, vectors, export = _read_export(path)
     for name in (MODEL_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():
             raise _missing(path / name)
@@ -141,41 +129,32 @@ def read_folder(path: str | Path) -> Folder:
     task = _read_task(path, head) if vectors is None else _vectors_as_task(path / EXPORT_FILE, vectors)
     config = _read_object(path / "config.json")
     pad = config.get("pad_token_id")
-    labels = task["labels"] if vectors is not None else _labels(path / "config.json", config)
+    if vectors is None:
+        task["labels"] = _labels(path / "config.json", config)
+    labels = task["labels"]
     special = _read_object(path / "special_tokens_map.json", optional=True)
     special |= _read_object(path / "tokenizer_config.json", optional=True)
     if is_tagging(task["problem"]):
         check_tags(labels, f"{path / 'config.json'}: ")
-    decision = task.get("decision", Decision())
     names = [label[2:] for label in labels] if is_tagging(task["problem"]) else labels
-    if unknown := decision.thresholds.keys() - set(names):
+    if unknown := task["decision"].thresholds.keys() - set(names):
         raise _damaged(
             path / "task.json", f"it has a threshold for {sorted(unknown)[0]!r}, which is no label"
         )
     return Folder(
         path=path,
-        task=task["task"],
-        problem=task["problem"],
-        labels=labels,
-        max_length=task["max_length"],
-        overlap=task["overlap"],
         pad_token=_token(special.get("pad_token")),
         unknown_token=_token(special.get("unk_token")),
         pad_token_id=pad if _is_count(pad) and pad < 2**31 else 0,
         has_token_types=_has_token_types(special),
         split_special_tokens=special.get("split_special_tokens") is True,
-        precision=precision,
-        one_length=one_length,
-        engines=engines,
-        words=task["words"],
-        pairs=task["pairs"],
-        long_texts=task["long_texts"],
-        prompts=task.get("prompts", {}),
-        decision=decision,
+        **export,
+        **task,
     )
 
 
-def _read_export(path: Path) -> tuple[str, str, bool, tuple[str, ...], dict[str, Any] | None]:
+def _read_export(path: Path) -> tuple[str, object, dict[str, Any]]:
+    """Return the head, what is said of vectors, and what a folder's facts have of its export."""
     file = path / EXPORT_FILE
     if not file.is_file():
         raise UserError(
@@ -198,25 +177,22 @@ def _read_export(path: Path) -> tuple[str, str, bool, tuple[str, ...], dict[str,
         )
     if head not in _PROBLEMS:
         raise UserError(f"{path} was exported with the head {head!r}: expected {', '.join(_PROBLEMS)}")
-    precision, one_length = str(export.get("precision", "")), export.get("batches") == ONE_LENGTH
     engines = export.get("engines", ["onnx"])
     if not isinstance(engines, list) or not engines or not set(map(str, engines)) <= set(PROVED_ENGINES):
         raise _damaged(file, f"engines are {engines!r}, expected some of {', '.join(PROVED_ENGINES)}")
-    return head, precision, one_length, tuple(engines), vectors if head == "features" else None
+    facts = {"precision": str(export.get("precision", "")), "one_length": export.get("batches") == ONE_LENGTH}
+    return head, vectors if head == "features" else None, facts | {"engines": tuple(engines)}
 
 
 def _vectors_as_task(file: Path, vectors: object) -> dict[str, Any]:
     """Return what the export of a sentence encoder says, in the places of a task."""
-    size, most, prompts = (
-        (vectors.get(key) for key in ("size", "max_length", "prompts"))
-        if isinstance(vectors, dict)
-        else [None] * 3
-    )
+    said = vectors if isinstance(vectors, dict) else {}
+    size, most, prompts = (said.get(key) for key in ("size", "max_length", "prompts"))
     if not _is_count(size) or not 1 <= size <= _MOST_LABELS or not _is_count(most) or not 8 <= most <= 65536:
         raise _damaged(file, f"vectors are {size!r} wide and texts {most!r} tokens long, expected numbers")
     return {
         "task": "embedding", "problem": "embedding", "labels": tuple(map(str, range(size))), "max_length": most,
-        "overlap": 0, "words": None, "pairs": False, "long_texts": "windows",
+        "overlap": 0, "words": None, "pairs": False, "long_texts": "windows", "decision": Decision(),
         "prompts": {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {},
     }  # fmt: skip
 
@@ -243,15 +219,9 @@ def _read_task(path: Path, head: str) -> dict[str, Any]:
     if long_texts not in ("cut", "windows"):
         raise _damaged(file, f"long_texts is {long_texts!r}, expected cut or windows")
     return {
-        "words": words,
-        "decision": decision,
-        "long_texts": long_texts,
-        "task": str(task.get("task", "")),
-        "problem": problem,
-        "max_length": max_length,
-        "overlap": overlap,
-        "pairs": pairs,
-    }
+        "task": str(task.get("task", "")), "problem": problem, "max_length": max_length, "overlap": overlap,
+        "words": words, "pairs": pairs, "long_texts": long_texts, "prompts": {}, "decision": decision,
+    }  # fmt: skip
 
 
 def _labels(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ class Guard:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []  # what was asked for: the event and its object
         self._before = _open_sockets()
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime is imported after this
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:

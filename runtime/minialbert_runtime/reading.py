@@ -33,6 +33,10 @@ def _cut(text: str, first: int, last: int) -> str:
     return text if len(text) <= first + last else f"{text[:first]} … {text[len(text) - last :]}"
 
 
+def _start(text: str) -> str:
+    return text if len(text) <= _LONG else _cut(text, _AROUND, 0)
+
+
 def digits(score: float) -> str:
     """Return a score with three digits, and a large one whole."""
     return f"{score:.3g}" if abs(score) < 1000 else f"{score:,.0f}"
@@ -47,11 +51,7 @@ def parts(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
         return
     if "vector" in result:
         yield "", "", f"{len(result['vector'])} dimensions"
-        yield (
-            f" {_cut(result['text'], _AROUND if len(result['text']) > _LONG else len(result['text']), 0)}",
-            None,
-            "",
-        )
+        yield f" {_start(result['text'])}", None, ""
         return
     one = result.get("label") or result.get("answer")
     labels = [one] if one else result.get("labels", [])
@@ -61,7 +61,7 @@ def parts(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
     if not labels:
         yield "", "", "none" if {"label", "labels", "answer"} & result.keys() else digits(result["score"])
     text = "  |  ".join(result[key] for key in ("text", "pair") if key in result)
-    yield f" {_cut(text, _AROUND if len(text) > _LONG else len(text), 0)}", None, ""
+    yield f" {_start(text)}", None, ""
     if "cut" in result:
         yield f" ({result['cut']:,} tokens not read)", None, ""
 

@@ -45,14 +45,11 @@ from .openapi import document
 from .windows import Row
 
 _log = logging.getLogger(__name__)
-_until: ContextVar[float] = ContextVar(
-    "until", default=math.inf
-)  # when the request of this thread has to be done
+# When the request of this thread has to be done.
+_until: ContextVar[float] = ContextVar("until", default=math.inf)
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_HELD, _DRAINED = (
-    64,
-    100,
-)  # bodies of the largest size that are in memory together; that a refused client may still send
+# Bodies of the largest size that are in memory together; that a refused client may still send.
+_HELD, _DRAINED = 64, 100
 # Seconds for which a request waits whose client sends no more: it has left, or has closed its half and still listens.
 _PATIENCE = 1.0
 _SILENCE = 1.0  # seconds without a byte after which a refused client has sent all that it will
@@ -415,9 +412,9 @@ class Service:
     async def _show(self, request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
         policy = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        policy += "; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         page = self._page.replace("{nonce}", nonce)
         return HTMLResponse(page, headers={"content-security-policy": policy})
 

@@ -58,12 +58,7 @@ def _with(doc: Doc, result: dict[str, Any]) -> Doc:
     assigns=["doc.ents", "doc.cats"],
 )
 def make(
-    nlp: Language,
-    name: str,
-    model: str,
-    threshold: float | None,
-    batch_size: int | None,
-    threads: int | None,
+    nlp: Language, name: str, model: str, threshold: float | None, batch_size: int | None, threads: int | None
 ) -> Component:
     """Return the component of an exported folder; the options are those of `Model`."""
     return Component(Model(model, threshold=threshold, batch_size=batch_size, threads=threads))

@@ -34,9 +34,8 @@ class TextWindows:
     """The windows of one text or pair."""
 
     rows: list[Row]
-    weights: list[
-        int
-    ]  # tokens of the text that each window is the first to hold; its share of the prediction
+    # Tokens of the text that each window is the first to hold; its share of the prediction.
+    weights: list[int]
     cut: int = 0  # tokens that no window holds: at the end of a pair's shorter text, or of all that is cut
     tokens: int = 0  # of the text or pair, without special ones
 

@@ -171,18 +171,13 @@ def character_kind(character: str) -> str:
 def borders(parts: Sequence[Part]) -> list[tuple[str, ...] | None]:
     """Return the keys of the border before each part of a text, None where whitespace stands before it."""
     kinds = [kind for _, _, kind in parts]
-    touches = [False] + [start == end for (_, end, _), (start, _, _) in pairwise(parts)] + [False] * 2
-    return [
-        border_keys(
-            kinds[at - 2] if at > 1 and touches[at - 1] else "",
-            kinds[at - 1],
-            kinds[at],
-            kinds[at + 1] if touches[at + 1] else "",
-        )
-        if touches[at]
-        else None
-        for at in range(len(parts))
-    ]
+    touches = [False] + [start == end for (_, end, _), (start, _, _) in pairwise(parts)] + [False]
+    found: list[tuple[str, ...] | None] = []
+    for at, kind in enumerate(kinds):
+        before = kinds[at - 2] if touches[at - 1] else ""
+        after = kinds[at + 1] if touches[at + 1] else ""
+        found.append(border_keys(before, kinds[at - 1], kind, after) if touches[at] else None)
+    return found
 
 
 @lru_cache(maxsize=1 << 14)
