@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minialbert.cli.shared import (
-    JsonFlag,
-    Verb,
-    Verbs,
-    interruptible,
-    option,
-    print_json,
-    print_table,
-    say,
-)
+from minialbert.cli.shared import JsonFlag, Verb, Verbs, interruptible, option, print_json, print_table, say
 from minialbert.errors import UserError
 
 if TYPE_CHECKING:

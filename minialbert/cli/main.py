@@ -180,10 +180,7 @@ def distill(
         with interruptible():
             _show_plan(resolved, data, as_json=as_json)
         return
-    with (
-        interruptible(way_on(output, overwrite=overwrite)),
-        with_page(output, as_json),
-    ):
+    with interruptible(way_on(output, overwrite=overwrite)), with_page(output, as_json):
         record = run(
             teacher, data, student_arch=student_arch, recipe=recipe, objective=objective, settings=settings,
             output=output, start_only=start_only, resume=resume, overwrite=overwrite, progress=not as_json,

@@ -132,10 +132,7 @@ def finetune(
             _print_selected(record)
         return
     kept = keep_models is not KeepModels.none
-    with (
-        interruptible(way_on(output, overwrite=overwrite)),
-        with_page(output, as_json),
-    ):
+    with interruptible(way_on(output, overwrite=overwrite)), with_page(output, as_json):
         record = run(
             **named, output=output, resume=resume, overwrite=overwrite, progress=not as_json, keep_model=kept,
             max_hours=patience(yes), time=time,

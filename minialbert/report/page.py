@@ -202,10 +202,9 @@ def _grid(table: Table) -> dict[str, Any]:
     kept = sorted({0, *kept} if heads else (), key=lambda index: (index > 0, index not in judged, index))
     named = []
     for at in kept:
-        known = [one.key is not None for one in columns[at] if one.key is not None or not one.missing]
-        named.append(
-            {"name": heads[at], "numeric": bool(known) and all(known), "folded": heads[at] == "by task"}
-        )
+        known = [one.key is not None for one in columns[at] if not one.missing]
+        numeric = bool(known) and all(known)
+        named.append({"name": heads[at], "numeric": numeric, "folded": heads[at] == "by task"})
     shown = []
     for row in rows:
         # By its name, or by what its column "source" says.

@@ -138,22 +138,20 @@ def _json_lines(answers: Answers) -> Iterator[str]:
     return (f"{to_json_line(dict(answer))}\n" for answer in answers)
 
 
-def _documents(answers: Answers) -> Iterator[Document]:
-    return (of_answer(answer, number) for number, answer in enumerate(answers, start=1))
-
-
 def _of_tool(name: str, answers: Answers) -> Iterator[str]:
     """Yield answers as an annotation tool reads them."""
-    holds = "classes" in formats.FORMATS[name].holds
     lines = formats.FORMATS[name].lines
     lines = partial(label_studio.write, predicted=True) if name == "label-studio" else lines
     assert lines is not None
-    documents = _checked(name, _documents(answers), classes=holds)
+    documents = _documents(name, answers)
     return lines(chain(list(islice(documents, 1)), documents))  # refused before a piece is written
 
 
-def _checked(name: str, documents: Iterable[Document], *, classes: bool) -> Iterator[Document]:
-    for document in documents:
+def _documents(name: str, answers: Answers) -> Iterator[Document]:
+    """Yield answers as a format's documents; one of which it holds nothing is refused."""
+    classes = "classes" in formats.FORMATS[name].holds
+    for number, answer in enumerate(answers, start=1):
+        document = of_answer(answer, number)
         if document.entities is None and not (classes and document.labels is not None):
             wanted = "entities or classes" if classes else "entities"
             raise UserError(f"{name} takes {wanted}, and this model gives none: take csv or jsonl")
@@ -183,7 +181,7 @@ def format_of(output: str | Path | None, usual: str) -> str:
 def _write_files(answers: Answers, output: Path, name: str, *, overwrite: bool) -> None:
     """Write a DocBin, or for brat a text and its entities as two files each in a folder."""
     notes: list[str] = []
-    documents = _checked(name, _documents(answers), classes="classes" in formats.FORMATS[name].holds)
+    documents = _documents(name, answers)
     if name == "brat":
         check_folder(output, "brat files", overwrite=overwrite)
         with writing(output, advice=None), whole_folder(output) as staging:

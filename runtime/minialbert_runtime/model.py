@@ -79,45 +79,28 @@ class Model(TextModel):
         if engine not in (None, "auto", *ENGINES):
             raise UserError(f"engine: expected auto, {', '.join(ENGINES)}, found {engine}")
         self.folder = read_folder(folder)
+        options: dict[str, Any] = {"threshold": threshold, "top_k": top_k, "max_characters": max_characters}
         super().__init__(
-            self.folder.problem,
-            self.folder.labels,
+            self.folder.problem, self.folder.labels, pairs=self.folder.pairs, words=self.folder.words,
             batch_size=1 if batch_size is None and _by_range(self.folder) else batch_size,
-            threshold=threshold,
-            top_k=top_k,
-            max_characters=max_characters,
-            pairs=self.folder.pairs,
-            words=self.folder.words,
-            decision=self.folder.decision,
-        )
+            decision=self.folder.decision, **options,
+        )  # fmt: skip
         self.prompts = self.folder.prompts
         tokenizer, key = _load_tokenizer(self.folder)
         self._pad = _token_id(tokenizer, self.folder.pad_token, self.folder.pad_token_id)
         self._cuts = Cutter(
-            tokenizer,
-            max_length=self.folder.max_length,
-            overlap=self.folder.overlap,
-            pad_token_id=self._pad,
+            tokenizer, max_length=self.folder.max_length, overlap=self.folder.overlap, pad_token_id=self._pad,
             unknown_token_id=_token_id(tokenizer, self.folder.unknown_token, self._pad),
-            token_types=self.folder.has_token_types,
-            long_texts=self.folder.long_texts,
-        )
+            token_types=self.folder.has_token_types, long_texts=self.folder.long_texts,
+        )  # fmt: skip
         _cutters[key] = self._cuts
         self._graph = (self.folder.path / MODEL_FILE).absolute()
         self._file = _identity(self._graph)
         self._threads = threads or _physical_cores()
         self.engine, self._session = self._chosen(engine)
         self._single: Any = None  # of one thread, where there are many runs
-        self._again = partial(
-            Model,
-            self.folder.path.absolute(),
-            batch_size=batch_size,
-            threshold=threshold,
-            threads=threads,
-            engine=self.engine,
-            top_k=top_k,
-            max_characters=max_characters,
-        )
+        options |= {"batch_size": batch_size, "threads": threads, "engine": self.engine}
+        self._again = partial(Model, self.folder.path.absolute(), **options)
         self._inputs = [node.name for node in self._session.get_inputs()]
         outputs = [node.name for node in self._session.get_outputs()]
         named = {"embedding": ["sentence_embedding"], QUESTIONS: ["start_logits", "end_logits"]}

@@ -39,9 +39,10 @@ def store_weights_once(model: ModelProto) -> None:
     tensors = initializers(graph)
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     renamed: dict[str, str] = {}
-    folded: list[NodeProto] = []
+    kept: list[NodeProto] = []
     for node in graph.node:
         if not _is_matrix_transpose(node, tensors) or node.input[0] in looked_up:
+            kept.append(node)
             continue
         source = node.input[0]
         target = f"{source}.transposed"
@@ -50,9 +51,7 @@ def store_weights_once(model: ModelProto) -> None:
             tensors[target] = numpy_helper.from_array(values, target)
             graph.initializer.append(tensors[target])
         renamed[node.output[0]] = target
-        folded.append(node)
-    for node in folded:
-        graph.node.remove(node)
+    replace_nodes(graph, kept)
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
@@ -141,19 +140,14 @@ def _split_large_gemms(graph: GraphProto) -> None:
     tensors = initializers(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
-        settings = {attribute.name: attribute for attribute in node.attribute}
-        plain = all(settings[name].f == 1 for name in ("alpha", "beta") if name in settings)
-        if (
-            node.op_type != "Gemm"
-            or not plain
-            or ("transA" in settings and settings["transA"].i)
-            or node.input[1] not in tensors
-            or np.prod(tensors[node.input[1]].dims) < _LARGE
-        ):
+        settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        plain = settings.get("alpha", 1) == settings.get("beta", 1) == 1 and not settings.get("transA")
+        stored = tensors.get(node.input[1]) if node.op_type == "Gemm" and plain else None
+        if stored is None or np.prod(stored.dims) < _LARGE:
             nodes.append(node)
             continue
         values, matrix, result = node.input[0], node.input[1], node.output[0]
-        if "transB" in settings and settings["transB"].i:
+        if settings.get("transB"):
             matrix = f"{result}.matrix"
             nodes.append(helper.make_node("Transpose", [node.input[1]], [matrix], perm=[1, 0]))
         product = f"{result}.product" if len(node.input) > 2 else result

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from minialbert_runtime.session import open_session
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from minialbert.deploy.onnx.graph import drop_unused, initializers, keep_biases_apart, replace_nodes
@@ -85,8 +85,8 @@ def quantize_int8(
 
 def quantized_inputs(model: ModelProto) -> list[str]:
     """Return the names of the activations that `quantize_int8` quantises: what MatMuls with stored weights read."""
-    matrices = _Matrices(model)
-    return list(dict.fromkeys(node.input[0] for node in model.graph.node if matrices.of(node) is not None))
+    matrices = _matrices(model.graph)
+    return list(dict.fromkeys(node.input[0] for node in model.graph.node if node.output[0] in matrices))
 
 
 def activation_ranges(
@@ -148,30 +148,21 @@ def errors_by_iteration(
     return [round(float(error), 6) for error in np.sqrt(squares[0] / squares[1])]
 
 
-class _Matrices:
-    """Which MatMuls read a stored matrix, directly or as the transpose of a table."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.tensors = initializers(model.graph)
-        turned = (node for node in model.graph.node if node.op_type == "Transpose")
-        self.transposed = {one.output[0]: one.input[0] for one in turned if one.input[0] in self.tensors}
-
-    def of(self, node: NodeProto) -> str | None:
-        """Return the stored matrix that a MatMul reads, if it is worth quantising."""
-        if node.op_type != "MatMul":
-            return None
-        name = self.transposed.get(node.input[1], node.input[1])
-        tensor = self.tensors.get(name)
-        return name if tensor is not None and _is_large_matrix(tensor) else None
+def _matrices(graph: GraphProto) -> dict[str, str]:
+    """Return the stored matrices that MatMuls read, directly or as a table's transpose, by the MatMuls' results."""
+    large = {tensor.name for tensor in graph.initializer if _is_large_matrix(tensor)}
+    turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    read = {result: turned.get(name, name) for result, name in products.items()}
+    return {result: name for result, name in read.items() if name in large}
 
 
 class _Quantizer:
     def __init__(self, model: ModelProto, four_bits: bool = False) -> None:
         self.model, self.graph, self.four_bits = model, model.graph, four_bits
-        self.matrices = _Matrices(model)
-        read = {node.input[0] for node in self.graph.node if node.op_type == "Gather"}
-        large = (name for name, tensor in self.matrices.tensors.items() if _is_large_matrix(tensor))
-        self.tables = read.intersection(large)
+        self.tensors, self.matrices = initializers(model.graph), _matrices(model.graph)
+        large = {name for name, tensor in self.tensors.items() if _is_large_matrix(tensor)}
+        self.tables = {node.input[0] for node in self.graph.node if node.op_type == "Gather"} & large
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, tuple[str, str]] = {}
         self.activations: dict[str, tuple[str, str, str]] = {}
@@ -179,8 +170,7 @@ class _Quantizer:
 
     def run(self) -> None:
         for node in self.graph.node:
-            matrix = self.matrices.of(node)
-            if matrix is not None:
+            if (matrix := self.matrices.get(node.output[0])) is not None:
                 self._matmul(node, matrix)
             elif node.op_type == "Gather" and node.input[0] in self.tables:
                 self._gather(node)
@@ -207,7 +197,7 @@ class _Quantizer:
             self._add("Squeeze", [scales], [f"{name}.row_scales"])
             self.weights[name] = f"{name}.int8", f"{name}.row_scales"
         elif name not in self.weights:
-            values = numpy_helper.to_array(self.matrices.tensors[name]).astype(np.float32)
+            values = numpy_helper.to_array(self.tensors[name]).astype(np.float32)
             axis = 1 if name in self.tables else 0
             largest = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12)
             scales = (largest / LEVELS).astype(np.float32)
@@ -222,7 +212,7 @@ class _Quantizer:
     def _shrink_wide_bias(self, node: NodeProto) -> None:
         """Store a bias over the vocabulary, which is added to what rounding moves much further, as int8."""
         for at, name in enumerate(node.input):
-            tensor = self.matrices.tensors.get(name)
+            tensor = self.tensors.get(name)
             if tensor is not None and len(tensor.dims) == 1 and tensor.dims[0] >= _WIDE_BIAS:
                 integers, scale = self._weight(name)
                 self._add("Cast", [integers], [f"{name}.levels"], to=TensorProto.FLOAT)
@@ -302,14 +292,14 @@ class _Quantizer:
         self._add("Mul", [f"{result}.rows", f"{result}.row_scale"], [result])
 
     def _is_table_of_four_bits(self, name: str) -> bool:
-        dims = self.matrices.tensors[name].dims
+        dims = self.tensors[name].dims
         return self.four_bits and name in self.tables and np.prod(dims) >= _LARGE_TABLE and not dims[1] % 2
 
     def _table(self, name: str) -> tuple[str, str]:
         """Store a table in 4 bits, with one scale per row (V, 1)."""
         packed, scales = f"{name}.4", f"{name}.scales"
         if packed not in self.constants:
-            levels, values = four_bit_rows(numpy_helper.to_array(self.matrices.tensors[name]))
+            levels, values = four_bit_rows(numpy_helper.to_array(self.tensors[name]))
             self._pack(packed, levels, axis=1)
             self.constants[packed] = self._store(scales, values)
         return packed, scales
@@ -355,7 +345,7 @@ class _TokenQuantizer(_Quantizer):
         result = node.output[0]
         integers, scales = self._weight(matrix)
         is_table = node.input[1] != matrix
-        if min(self.matrices.tensors[matrix].dims) < _NARROW and not is_table:
+        if min(self.tensors[matrix].dims) < _NARROW and not is_table:
             self._add("Cast", [integers], [f"{result}.levels"], to=TensorProto.FLOAT)
             self._add("Mul", [f"{result}.levels", scales], [f"{result}.weight"])
             self._add("MatMul", [node.input[0], f"{result}.weight"], [result])

@@ -32,9 +32,7 @@ class Parity:
     argmax_agreement: float | None
     rows: int
     shapes: tuple[tuple[int, int], ...]  # batch and length of every batch
-    tolerance: (
-        float  # share of the largest output that may differ; of vectors, what their cosine may lack of 1
-    )
+    tolerance: float  # share of the largest output that may differ; of vectors, what a cosine may lack of 1
     lowest_cosine: float | None = None  # of two vectors of one text
 
     @property
