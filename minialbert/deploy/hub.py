@@ -54,14 +54,13 @@ def export_to_hub_folder(
     push: bool = False,
     private: bool | None = None,
     overwrite: bool = False,
-    sentence_embeddings: bool | None = None,
 ) -> dict[str, Any]:
     """Write a student as a folder for the model hub, and upload it where asked to.
 
     The folder appears complete or not at all. It holds weights, config, the two files that define the model,
     tokenizer, `task.json` where there is one, licence and model card, and for an encoder or a masked LM what
-    sentence-transformers needs, unless `sentence_embeddings` says otherwise. Files of an earlier export are replaced
-    with `overwrite`; those that no export writes stay, and are not uploaded.
+    sentence-transformers needs. Files of an earlier export are replaced with `overwrite`; those that no export writes
+    stay, and are not uploaded.
 
     The model is a directory, or that of the run that made it, whose record the card is made from too. Options are those
     of `minialbert.export`; `private` is None for the account's default. Returns a record of what was written: its
@@ -76,7 +75,7 @@ def export_to_hub_folder(
 
     loaded = _load(source)
     tokenizer = load_tokenizer(source)
-    facts = _facts(loaded, tokenizer, source, sentence_embeddings)
+    facts = _facts(loaded, tokenizer, source)
     tokenizer.model_max_length = facts.max_tokens
     own = RunDirectory(source.parent).result if source.name == "model" else None
     evidence = gather_evidence(facts, own if own is not None and own.is_file() else None, records)
@@ -167,22 +166,12 @@ def _load(folder: Path) -> MiniAlbertPreTrainedModel:
     return cast("MiniAlbertPreTrainedModel", loaded.model)
 
 
-def _facts(
-    model: MiniAlbertPreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    sentence_embeddings: bool | None,
-) -> ModelFacts:
+def _facts(model: MiniAlbertPreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> ModelFacts:
     architecture, config = type(model).__name__, model.config
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer has {len(tokenizer)} entries, its model {config.vocab_size} word embeddings; "
             "expected the tokenizer that it was trained with"
-        )
-    encodes = architecture in ENCODERS
-    if sentence_embeddings and not encodes:
-        raise UserError(
-            f"{folder} has the head of a task ({architecture}): sentence embeddings need an encoder or a masked LM"
         )
     classifies = "Classification" in architecture and config.problem_type != "regression"
     return ModelFacts(
@@ -198,7 +187,7 @@ def _facts(
         mask_token=tokenizer.mask_token,
         labels=tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if classifies else (),
         task=read_task_file(folder),
-        sentence_embeddings=encodes if sentence_embeddings is None else sentence_embeddings,
+        sentence_embeddings=architecture in ENCODERS,
     )
 
 

@@ -56,11 +56,11 @@ def report(
     if not compare:
         title, summary, sections, tables = _report(places)
         return write_page(title, sections, target, name="report", summary=summary, tables=tables)
-    from minialbert.report.compare import write_comparison
+    from minialbert.report.compare import compare_runs
 
     if len(places) != 2:
         raise UserError(f"two runs can be compared, not {len(places)}")
-    return write_comparison(places[0], places[1], target)
+    return write_page("Comparison of two runs", compare_runs(*places), target, name="compare")
 
 
 def _place(given: str | Path | Result) -> Path:

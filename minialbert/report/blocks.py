@@ -59,14 +59,13 @@ class Point:
 
 @dataclass(frozen=True)
 class ScatterChart:
-    """Models by size or latency and by score, of which `y_most` is the largest that can be: in percent unless told."""
+    """Models by size or latency and by score, in percent."""
 
     title: str
     x_label: str
     y_label: str
     points: tuple[Point, ...]
     log_x: bool = False
-    y_most: float = 100.0
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ def _frame(axes: Any, chart: Chart, values: Sequence[tuple[float, float]], *scal
     """Set scales, limits, ticks and labels for what is drawn; a scale that is not linear is told."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    most = chart.y_most if isinstance(chart, ScatterChart) else math.inf
+    most = 100.0 if isinstance(chart, ScatterChart) else math.inf
     for name, scale, held in zip("xy", scales, zip(*values, strict=True), strict=True):
         axis = axes.xaxis if name == "x" else axes.yaxis
         if scale == "symlog":

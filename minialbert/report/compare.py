@@ -13,7 +13,6 @@ import numpy as np
 from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError, in_words, quoted, shown
 from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
-from minialbert.report import write_page
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
 from minialbert.report.curves import Points, held_out_curves, read_curves
 from minialbert.report.errors import labelled_lines, readable
@@ -54,14 +53,6 @@ def compare_runs(a: Path, b: Path) -> list[Section]:
         Section("Commands", tuple(_commands(runs))),
     ]
     return [section for section in sections if section.blocks]
-
-
-def write_comparison(a: Path, b: Path, output: Path | None = None) -> str:
-    """Return what `compare_runs` finds as Markdown, with the first and last values of the charts in a table.
-
-    A directory as output gets `compare.md` and `compare.html`.
-    """
-    return write_page("Comparison of two runs", compare_runs(a, b), output, name="compare")
 
 
 def _read(letter: str, path: Path) -> Run:

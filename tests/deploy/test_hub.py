@@ -106,13 +106,6 @@ def test_a_task_head_comes_with_its_task_and_without_sentence_embeddings(save, t
     assert json.loads((tmp_path / "hub" / "task.json").read_text()) == inputs
     assert record["license"] == "mit"
     assert "license: mit\n" in (tmp_path / "hub" / "README.md").read_text()
-    with pytest.raises(UserError, match="sentence embeddings need an encoder or a masked LM"):
-        export_to_hub_folder(folder, tmp_path / "other", sentence_embeddings=True)
-
-
-def test_sentence_embeddings_can_be_left_out(tiny_student_dir, tmp_path):
-    export_to_hub_folder(tiny_student_dir, tmp_path / "hub", sentence_embeddings=False)
-    assert names(tmp_path / "hub") == ALWAYS
     assert "sentence" not in (tmp_path / "hub" / "README.md").read_text()
 
 

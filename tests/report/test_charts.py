@@ -97,7 +97,7 @@ def test_a_line_is_where_its_values_are(log):
 @pytest.mark.parametrize("log", [False, True])
 def test_a_point_is_where_its_values_are(log):
     points = (Point("small", 4.0, 61.0, 1.5), Point("middle", 17.0, 63.5), Point("teacher", 110.0, 84.0))
-    figure = Figure(scatter(*points, log_x=log, y_most=100.0))
+    figure = Figure(scatter(*points, log_x=log))
     for at, one in enumerate(points):
         assert figure.values(f"point-0-{at}", log_x=log) == [pytest.approx((one.x, one.y), rel=1e-3)]
     bar = figure.values("bar-0-0", log_x=log)
@@ -150,7 +150,7 @@ def test_whole_numbers_get_whole_ticks():
 @pytest.mark.parametrize("values", [[80], [100], [60, 80], [60, 99], [90, 101], [73.4, 73.8]])
 def test_an_axis_of_percents_ends_at_100_and_spans_five_points(values):
     points = [Point(f"m{at}", float(at), float(value)) for at, value in enumerate(values)]
-    figure = Figure(scatter(*points, y_most=100.0))
+    figure = Figure(scatter(*points))
     low, high = figure.ends_of_y()
     assert 0 <= low <= min(values) and max(values) <= high + 1e-3 <= max(100, *values) + 2e-3
     assert high - low >= 4.99 or high == pytest.approx(max(100, *values))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from minialbert.errors import UserError
+from minialbert.report import report
 from minialbert.report.blocks import LineChart, Listing, Section, Series, Text
-from minialbert.report.compare import compare_runs, write_comparison
+from minialbert.report.compare import compare_runs
 from minialbert.report.tables import Table
 
 
@@ -256,7 +257,7 @@ def test_figures_of_other_kinds_have_no_verdict(tmp_path):
 def test_markdown_shows_names_as_text(tmp_path, tunings):
     odd = finetune(0.5)
     odd["recipe"]["tuning"]["<b>*x*"] = "[link](http://example.org)"
-    page = write_comparison(tunings[0], write_run(tmp_path / "odd | name", odd))
+    page = report([tunings[0], write_run(tmp_path / "odd | name", odd)], compare=True)
     assert "&lt;b&gt;\\*x\\*" in page
     assert "B: odd \\| name" in page
     assert r"\[link\](http:\//example.org)" in page
@@ -309,20 +310,20 @@ def test_missing_records_and_other_kinds(tmp_path, tunings):
 
 
 def test_pages(tmp_path, tunings):
-    write_comparison(*tunings, tmp_path / "out")
-    assert (tmp_path / "out" / "compare.md").read_text() == write_comparison(*tunings)
+    report(tunings, tmp_path / "out", compare=True)
+    assert (tmp_path / "out" / "compare.md").read_text() == report(tunings, compare=True)
     html = (tmp_path / "out" / "compare.html").read_text()
     assert "<svg" in html
     assert "B (two) is better: accuracy of sst2 on validation" in html
     assert "someone" not in html
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_comparison(*tunings, tmp_path / "file")
+        report(tunings, tmp_path / "file", compare=True)
 
 
 def test_command_line(call, refuse, tmp_path, tunings):
     status, out, _ = call("report", "--compare", *tunings)
-    assert (status, out) == (0, write_comparison(*tunings))
+    assert (status, out) == (0, report(tunings, compare=True))
     status, out, _ = call("report", "--compare", *tunings, "--output", tmp_path / "out")
     assert status == 0
     assert out.startswith("comparison in ") and out.count("\n") == 1
