@@ -31,16 +31,9 @@ DocumentSeparator = Literal["blank-line", "line", "file"]
 SourceKind = Literal["text", "jsonl", "csv", "parquet", "xml", "hub", "memory", "other"]
 
 _KIND_OF_SUFFIX: dict[str, SourceKind] = {
-    ".txt": "text",
-    ".text": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".xml": "xml",
-}
+    ".txt": "text", ".text": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".xml": "xml",
+}  # fmt: skip
 # Kinds whose documents are one field of several.
 _OF_FIELDS = ("jsonl", "csv", "parquet", "hub", "memory")
 _KIND_NAMES = {
@@ -364,27 +357,19 @@ def _read_text(
 def _read_jsonl(
     source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
 ) -> Iterator[Document]:
-    row = position = 0
-    with open_text(source.path, stats) as stream:
-        while line := stream.readline(max_document_bytes + 2):
-            row += 1
-            if len(line.rstrip(b"\r\n")) > max_document_bytes:
-                raise source.too_long(row, max_document_bytes)
-            text = source.decode(line, row, position)
-            position += len(line)
-            if text.strip():
-                text = _text_of_json(text, source, row, text_field)
-            yield Document(text, row)
+    for line in _read_text(source, "line", max_document_bytes, stats):
+        text = _text_of_json(line, source, text_field) if line.text.strip() else ""
+        yield Document(text, line.row)
 
 
-def _text_of_json(line: str, source: Source, row: int, text_field: str) -> str:
+def _text_of_json(line: Document, source: Source, text_field: str) -> str:
     try:
-        record = json.loads(line)
+        record = json.loads(line.text)
     except (ValueError, RecursionError) as error:
-        raise source.error(row, f"not a row of JSON ({one_line(error)})") from error
+        raise source.error(line.row, f"not a row of JSON ({one_line(error)})") from error
     if not isinstance(record, dict):
-        raise source.error(row, f"expected a JSON object, found {type(record).__name__}")
-    return _text_of_record(record, source, row, text_field)
+        raise source.error(line.row, f"expected a JSON object, found {type(record).__name__}")
+    return _text_of_record(record, source, line.row, text_field)
 
 
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:

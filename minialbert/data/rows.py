@@ -45,18 +45,14 @@ def numbered_rows(
     no row could be read after the one of this number, or what `failure` makes of it.
     """
     iterator, row = _iterate(rows, column), 0
-    while True:
-        try:
-            value = next(iterator)
-        except StopIteration:
-            return
-        except UserError:
-            raise
-        except Exception as error:  # of an iterator that somebody else has written, or of the hub's transport
-            what = failure(row) if failure is not None else f"{name}: no row could be read after row {row}"
-            raise UserError(f"{what} ({type(error).__name__}: {one_line(error)})") from error
-        row += 1
-        yield row, value
+    try:
+        for row, value in enumerate(iterator, start=1):  # the row of the last that could be read
+            yield row, value
+    except UserError:
+        raise
+    except Exception as error:  # of an iterator that somebody else has written, or of the hub's transport
+        what = failure(row) if failure is not None else f"{name}: no row could be read after row {row}"
+        raise UserError(f"{what} ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
@@ -88,18 +84,12 @@ def _classes_of(rows: Any) -> dict[str, tuple[str, ...]]:
     return {name: names for name, feature in features.items() if (names := class_names(feature))}
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row without arrays, tensors and numbers of a library's own, wherever in it."""
-    return {name: _plain_cell(cell) for name, cell in row.items()}
-
-
-def _plain_cell(cell: Any) -> Any:
-    if isinstance(cell, str):
-        return cell
+def _plain(cell: Any) -> Any:
+    """Returns a row or a cell without arrays, tensors and numbers of a library's own, wherever in it."""
     if isinstance(cell, Mapping):
-        return _plain(cell)
+        return {name: _plain(one) for name, one in cell.items()}
     if isinstance(cell, list | tuple | set | frozenset):
-        return [_plain_cell(one) for one in cell]
+        return [_plain(one) for one in cell]
     return cell.tolist() if hasattr(cell, "tolist") else cell
 
 

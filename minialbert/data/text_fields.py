@@ -17,16 +17,8 @@ if TYPE_CHECKING:
 
 # Names of the column with the text, where none was given.
 USUAL_COLUMNS = (
-    "text",
-    "sentence",
-    "document",
-    "body",
-    "content",
-    "abstract",
-    "note",
-    "note_text",
-    "article",
-)
+    "text", "sentence", "document", "body", "content", "abstract", "note", "note_text", "article",
+)  # fmt: skip
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _BLOCK = 1 << 16
 _ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
@@ -78,15 +70,13 @@ def separated_texts(
     which is said. A row of more than `limit` bytes is refused.
     """
     lines = _RecordLines(source, stream, limit)
-    first = next(
-        (line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), None
-    )
+    said = (line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip()))
+    first = next(said, None)
     if first is None:
         return
     delimiter = "\t" if tabs else max(DELIMITERS, key=_QUOTED.sub("", first).count)
-    records = separated_records(
-        source.path, chain([first], lines), delimiter, quoted_cells=not tabs, begin=lines.row
-    )
+    rows = chain([first], lines)
+    records = separated_records(source.path, rows, delimiter, quoted_cells=not tabs, begin=lines.row)
     names: list[str] | None = None
     column = 0
     for begin, fields in records:
