@@ -19,7 +19,7 @@ from minialbert_runtime.windows import Row
 from torch import Tensor
 
 from minialbert.data.task_inputs import IGNORED, Encoded, make_cutter
-from minialbert.data.task_types import Answers, TaskType, register_task_type
+from minialbert.data.task_types import Answers, Loss, TaskType, register_task_type
 from minialbert.errors import quoted
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ class QuestionAnswering(TaskType):
         except (LookupError, OverflowError, TypeError, ValueError):
             pass
         shape = "{'text': [...], 'answer_start': [...]}, or a list of such pairs"
-        raise ValueError(
-            f"expected answers as {shape}, each a text and where it starts; found {quoted(cell)}"
-        )
+        expected = f"expected answers as {shape}, each a text and where it starts"
+        raise ValueError(f"{expected}; found {quoted(cell)}")
 
     def checked(self, example: TextExample) -> TextExample:
         """Return a question whose answers stand where they should; those of one text are a group."""
@@ -78,9 +77,8 @@ class QuestionAnswering(TaskType):
             for start, answer in zip(example.label.starts, example.label, strict=True):
                 if start < 0 or text[start : start + len(answer)] != answer:
                     there = quoted(text[max(0, start) : max(0, start) + len(answer)])
-                    raise ValueError(
-                        f"the answer {quoted(answer)} does not stand at character {start}, but {there}"
-                    )
+                    told = f"does not stand at character {start}, but {there}"
+                    raise ValueError(f"the answer {quoted(answer)} {told}")
         return replace(example, group=f"{zlib.crc32(text.encode()):08x}")
 
     def encode(
@@ -102,18 +100,12 @@ class QuestionAnswering(TaskType):
         cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap)
         parts = cutter.contexts([(example.text, example.pair) for example in examples])
         for owner, (example, part) in enumerate(zip(examples, parts, strict=True)):
-            encoded.cut += bool(part.cut)
-            encoded.tokens = encoded.tokens[0] + part.tokens, encoded.tokens[1] + part.cut
             held = not example.label
-            for window in part.rows:
-                row: dict[str, Any] = {"input_ids": window.input_ids, "window": window}
-                if window.token_type_ids is not None:
-                    row["token_type_ids"] = window.token_type_ids
+            for row, window in zip(encoded.add(owner, part), part.rows, strict=True):
+                row["window"] = window
                 if example.label is not None:
                     row["labels"] = _labels(window, example.label)
                     held = held or row["labels"][0] == 0
-                encoded.rows.append(row)
-                encoded.owners.append(owner)
             encoded.unheld += not held
         return encoded
 
@@ -121,9 +113,7 @@ class QuestionAnswering(TaskType):
         """Return the number of windows."""
         return (labels != IGNORED).any(-1).sum().float()
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return the mean of the cross-entropies of first and last token over those of the text, in nats."""
         likely = self._likely(logits, labels)
         sides = [((labels >= 0) & (labels & one > 0)) for one in (_START, _END)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from minialbert_runtime.answers import Logits, pooled
-from minialbert_runtime.windows import Cutter, WordWindow
+from minialbert_runtime.windows import Cutter, TextWindows, WordWindow
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
@@ -48,6 +48,18 @@ class Encoded:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
 
+    def add(self, owner: int, part: TextWindows) -> list[dict[str, Any]]:
+        """Take the windows of a text or pair as inputs, and return their rows, which have no labels yet."""
+        rows: list[dict[str, Any]] = [{"input_ids": window.input_ids} for window in part.rows]
+        for row, window in zip(rows, part.rows, strict=True):
+            if window.token_type_ids is not None:
+                row["token_type_ids"] = window.token_type_ids
+        self.rows += rows
+        self.owners += [owner] * len(rows)
+        self.cut += bool(part.cut)
+        self.tokens = self.tokens[0] + part.tokens, self.tokens[1] + part.cut
+        return rows
+
     @property
     def lengths(self) -> list[int]:
         """Number of tokens of each input."""
@@ -76,19 +88,12 @@ def encode_texts(
     texts = [(example.text, example.pair or "") if paired else example.text for example in examples]
     ids = {name: index for index, name in enumerate(task.labels)}
     cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap, long_texts=long_texts)
-    weights, tokens, lost = [], 0, 0
+    weights = []
     for owner, (example, part) in enumerate(zip(examples, cutter.texts(texts), strict=True)):
-        tokens, lost, encoded.cut = tokens + part.tokens, lost + part.cut, encoded.cut + bool(part.cut)
         weights += part.weights
-        for window in part.rows:
-            row: dict[str, Any] = {"input_ids": window.input_ids}
-            if window.token_type_ids is not None:
-                row["token_type_ids"] = window.token_type_ids
+        for row in encoded.add(owner, part):
             if example.label is not None:
                 row["labels"] = label_value(example.label, ids)
-            encoded.rows.append(row)
-            encoded.owners.append(owner)
-    encoded.tokens = tokens, lost
     if len(encoded) > len(examples):
         encoded.weights = weights
     return encoded
@@ -130,21 +135,19 @@ def encode_sentences(
     """
     ids = {name: index for index, name in enumerate(task.labels)}
     cutter = make_cutter(tokenizer, max_length=max_length, overlap=overlap)
-    rows, owners, windows = [], [], []
+    encoded = Encoded([], [])
     cut = cutter.words([example.words for example in examples])
-    for owner, (example, its_windows) in enumerate(zip(examples, cut, strict=True)):
-        for window in its_windows:
+    for owner, (example, windows) in enumerate(zip(examples, cut, strict=True)):
+        for window in windows:
             row: dict[str, Any] = {"input_ids": list(window.input_ids)}
             if example.tags is not None:
                 row["labels"] = _tag_ids(example.tags, window, ids, all_pieces=all_pieces)
-            rows.append(row)
-            owners.append(owner)
-            windows.append(window)
-    encoded = Encoded(rows, owners, windows)
+            encoded.rows.append(row)
+        encoded.owners += [owner] * len(windows)
+        encoded.windows += windows
     if rule is not None and (other := split_differently(examples, rule)):
-        as_text = encode_sentences(
-            list(other.values()), tokenizer, task, max_length=max_length, overlap=overlap
-        )
+        texts = list(other.values())
+        as_text = encode_sentences(texts, tokenizer, task, max_length=max_length, overlap=overlap)
         encoded.running = other, as_text
     return encoded
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # The answer to each example, and the figures where all have gold labels (else none).
 Answers = tuple[list[Any], dict[str, Any]]
+# Summed over labels, and the weight that it sums over.
+Loss = tuple[Tensor, Tensor]
 _OF_CLASSES = (
     "f1_weighted", "precision_macro", "precision_weighted", "recall_macro", "recall_weighted", "auroc",
     "average_precision",
@@ -116,17 +119,14 @@ class TaskType:
         **_: Any,  # of words
     ) -> Encoded:
         """Return examples as model inputs, with `labels` as the loss wants them; long texts "cut" or in "windows"."""
-        return encode_texts(
-            examples, tokenizer, task, max_length=max_length, overlap=overlap, long_texts=long_texts
-        )
+        how: dict[str, Any] = {"max_length": max_length, "overlap": overlap, "long_texts": long_texts}
+        return encode_texts(examples, tokenizer, task, **how)
 
     def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return what a batch's loss is divided by: its labels, each with the weight of its class."""
         return _count(labels)
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return the summed loss on gold labels, and the weight it sums over, as scalars in fp32.
 
         Their quotient, taken over a whole optimiser step, is the mean that torch's losses take over a batch. Logits
@@ -181,21 +181,15 @@ class SingleLabel(TaskType):
         targets = targets[targets != IGNORED]
         return _count(targets) if class_weights is None else class_weights.to(targets.device)[targets].sum()
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return cross-entropy in nats, weighted by class, (L,), where weights are given."""
         flat, targets = logits.float().flatten(0, -2), labels.flatten()
-
-        def nats(weights: Tensor | None, reduction: str) -> Tensor:
-            return functional.cross_entropy(
-                flat, targets, weight=weights, reduction=reduction, ignore_index=IGNORED
-            )
-
+        each = partial(functional.cross_entropy, flat, targets, ignore_index=IGNORED)
         if self.focal_gamma:
-            loss = _focused(nats(class_weights, "none"), nats(None, "none"), self.focal_gamma)
+            weighted, nats = each(weight=class_weights, reduction="none"), each(reduction="none")
+            loss = _focused(weighted, nats, self.focal_gamma)
         else:
-            loss = nats(class_weights, "sum")
+            loss = each(weight=class_weights, reduction="sum")
         return loss, self.weight(labels, class_weights)
 
     def logit_loss(self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -256,9 +250,7 @@ class MultiLabel(TaskType):
     problem_type = "multi_label_classification"
     focal_gamma = 0.0
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return binary cross-entropy over all classes, in nats."""
         losses = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
         loss = _focused(losses, losses, self.focal_gamma) if self.focal_gamma else losses.sum()
@@ -291,9 +283,8 @@ class MultiLabel(TaskType):
         unknown = [bool(set(example.label or ()) - set(task.labels)) for example in examples]
         if metrics and any(unknown):
             gold = np.column_stack([[row["labels"] for row in encoded.rows], unknown]).astype(bool)
-            metrics |= multi_label_metrics(
-                gold, np.column_stack([np.stack(logits) > 0, np.zeros_like(unknown)])
-            )
+            named = np.column_stack([np.stack(logits) > 0, np.zeros_like(unknown)])
+            metrics |= multi_label_metrics(gold, named)
         return answers, metrics
 
     answer = staticmethod(classes_over)
@@ -309,9 +300,7 @@ class Regression(TaskType):
     problem_type = "regression"
     package = ("scipy.stats", "scipy")
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return squared errors."""
         return functional.mse_loss(logits.float().squeeze(-1), labels, reduction="sum"), self.weight(labels)
 
@@ -344,9 +333,8 @@ class Regression(TaskType):
     answer = staticmethod(score_of)
 
 
-TASK_TYPES: dict[str, TaskType] = {
-    kind.name: kind for kind in (SingleLabel(), MultiLabel(), Regression(), Token())
-}
+_KINDS: tuple[TaskType, ...] = (SingleLabel(), MultiLabel(), Regression(), Token())
+TASK_TYPES = {kind.name: kind for kind in _KINDS}
 
 
 def register_task_type(kind: TaskType) -> None:
