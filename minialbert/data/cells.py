@@ -273,21 +273,25 @@ def words_of(table: Table, row: int, cell: object, column: str) -> tuple[str, ..
 
 
 def tags_of(
-    table: Table, row: int, cell: object, column: str, labels: Sequence[str] | None
+    table: Table, row: int, cell: object, column: str, words: Sequence[str], labels: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Returns the tags in a cell; whole numbers are the places of `labels`."""
+    """Returns the tags in a cell, one for each of the words; whole numbers are the places of `labels`."""
     numbers = list_in(cell)
     if not numbers or not all(type(tag) is int for tag in numbers):
-        return words_of(table, row, cell, column)
-    if labels is None:
+        tags = words_of(table, row, cell, column)
+    elif labels is None:
         raise table.error(
             row,
             f"the tags in column {quoted(column)} are numbers, and their names are not known: name them in the order "
             "of the numbers, as in task.labels=[O, B-X, I-X]",
         )
-    if not all(0 <= tag < len(labels) for tag in numbers):
+    elif not all(0 <= tag < len(labels) for tag in numbers):
         raise table.error(row, f"expected tags from 0 to {len(labels) - 1} (`labels`), found {quoted(cell)}")
-    return tuple(labels[tag] for tag in numbers)
+    else:
+        tags = tuple(labels[tag] for tag in numbers)
+    if len(tags) != len(words):
+        raise table.error(row, f"{len(words)} words and {len(tags)} tags; expected one tag for each word")
+    return tags
 
 
 def spans_of(table: Table, row: int, cell: object, text: str, quotes: Quotes) -> list[Span]:

@@ -122,9 +122,10 @@ def is_in_words(table: Table, columns: Columns) -> bool:
     return spans is None or (tokens is not None and find(table, "tags", {}, required=False) is not None)
 
 
-def used_columns(**columns: str | None) -> Used:
-    """Returns the columns that were used, by role."""
-    return {role: (column,) for role, column in columns.items() if column is not None}
+def used_columns(**columns: str | tuple[str, ...] | None) -> Used:
+    """Returns the columns that were used, by role, in which there may be several."""
+    used = {role: own for role, own in columns.items() if own is not None}
+    return {role: (own,) if isinstance(own, str) else own for role, own in used.items()}
 
 
 def columns_told(table: Table, used: Used) -> str:

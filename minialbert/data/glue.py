@@ -20,7 +20,6 @@ from minialbert.runs.files import write_atomically, writing
 
 logger = logging.getLogger(__name__)
 
-
 HUB_DATASET = "nyu-mll/glue"
 
 _USUAL_FILES = {"train": ("train.tsv",), "validation": ("dev.tsv",), "test": ("test.tsv",)}
@@ -150,9 +149,8 @@ def _of_rows(task: GlueTask, title: str, data: Any) -> Task:
     for split in ("train", "validation"):
         if split not in known:
             raise UserError(f"{title} has no split {split}; the splits are: {listed(splits)}")
-    return _task(
-        task, {split: _convert_rows(task, title, key, splits[key]) for split, key in known.items()}, []
-    )
+    parts = {split: _convert_rows(task, title, key, splits[key]) for split, key in known.items()}
+    return _task(task, parts, [])
 
 
 @dataclass
@@ -174,23 +172,18 @@ class _Split:
 
     def add(self, where: str, texts: Sequence[str], label: str | None, row_id: str | None) -> None:
         texts = [text.strip() for text in texts]
-        if not all(texts) and not self._accepts_empty(where, texts):
-            return
-        value: str | float | None = None
-        if self.labelled:
-            value = self._label(where, (label or "").strip())
-            if value is None:
-                self.left_out["without an agreed label"] += 1
-                return
-        self.examples.append(TextExample(texts[0], texts[1] if len(texts) == 2 else None, value, row_id))
-
-    def _accepts_empty(self, where: str, texts: Sequence[str]) -> bool:
-        if not self.task.known_defects:
-            column = next(column for column, text in zip(self.columns, texts, strict=True) if not text)
+        if not all(texts) and not self.task.known_defects:
+            column = self.columns[texts.index("")]
             raise UserError(f"{where}: {column!r} is empty; expected a text in every row")
-        if self.may_leave_out:
+        if not all(texts) and self.may_leave_out:
             self.left_out["with an empty question"] += 1
-        return not self.may_leave_out
+            return
+        value = self._label(where, (label or "").strip()) if self.labelled else None
+        if self.labelled and value is None:
+            self.left_out["without an agreed label"] += 1
+        else:
+            pair = texts[1] if len(texts) == 2 else None
+            self.examples.append(TextExample(texts[0], pair, value, row_id))
 
     def _label(self, where: str, spelled: str) -> str | float | None:
         if not self.spellings:
@@ -240,15 +233,12 @@ def _find_folder(task: GlueTask, data: Path) -> Path:
         state = "is a file" if data.is_file() else "does not exist"
         advice = f"expected the directory {task.folder}, or the one that holds it, for {task.name}"
         raise UserError(f"{data} {state}: {advice}")
-    known = {name for names in task.files.values() for name in names}
-    if any((data / name).is_file() for name in known):
+    if any((data / name).is_file() for names in task.files.values() for name in names):
         return data
     folders = sorted(entry for entry in data.iterdir() if entry.is_dir())
-    for entry in folders:
+    for entry in (*folders, data):
         if glue_task_name(entry.name) == task.name:
             return entry
-    if glue_task_name(data.name) == task.name:
-        return data
     raise UserError(
         f"{data} has neither a directory {task.folder} nor the files of {task.name} "
         f"({_alternatives(task, 'train')}, {_alternatives(task, 'validation')}); there is: {_listing(data)}"
@@ -266,10 +256,9 @@ def _find_files(task: GlueTask, folder: Path) -> dict[str, Path]:
                 f"{folder} has no {_alternatives(task, split)}, which {task.name} needs; there is: {_listing(folder)}"
             )
     if task.name == "mnli":
-        for parent in (folder, folder.absolute().parent / "diagnostic"):
-            if (parent / "diagnostic.tsv").is_file():
-                found["diagnostic"] = parent / "diagnostic.tsv"
-                break
+        places = (folder, folder.absolute().parent / "diagnostic")
+        there = [place / "diagnostic.tsv" for place in places if (place / "diagnostic.tsv").is_file()]
+        found |= {"diagnostic": there[0]} if there else {}
     return found
 
 
@@ -404,9 +393,8 @@ def _indexes(ids: Sequence[str | None], name: str) -> list[str]:
     if not given:
         return [str(row) for row in range(len(ids))]
     if len(given) != len(ids):
-        raise UserError(
-            f"{name}.tsv: {len(ids) - len(given)} of {len(ids)} rows have no index: expected all or none"
-        )
+        without = len(ids) - len(given)
+        raise UserError(f"{name}.tsv: {without} of {len(ids)} rows have no index: expected all or none")
     seen: set[str] = set()
     for index in given:
         if not index or not index.isprintable():  # a TAB or line end would be read as another row

@@ -76,12 +76,9 @@ class PackedCollator:
             return batch
         positions, sequences = torch.zeros_like(batch["labels"]), torch.full_like(batch["labels"], -1)
         for row, windows in enumerate(rows):
-            begin = 0
-            for sequence, window in enumerate(windows):
-                place = slice(begin, begin + lengths[window])
-                positions[row, place] = torch.arange(lengths[window])
-                sequences[row, place] = sequence
-                begin = place.stop
+            own = [lengths[window] for window in windows]
+            positions[row, : sum(own)] = torch.cat([torch.arange(length) for length in own])
+            sequences[row, : sum(own)] = torch.arange(len(own)).repeat_interleave(torch.tensor(own))
         return {**batch, "position_ids": positions, "sequence_ids": sequences}
 
 

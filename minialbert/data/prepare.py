@@ -343,6 +343,7 @@ def _open_folder(
 ) -> _State | WindowsManifest:
     """Returns where to go on in the folder, or its manifest when nothing is left to do."""
     once = [source for source in sources if source.reads_once]
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in HALF_WRITTEN)
     if (folder / MANIFEST).exists():
         # Read even with `overwrite`: a manifest that is not ours is nobody's to remove.
         manifest = WindowsManifest.from_dict(read_json(folder / MANIFEST))
@@ -354,23 +355,19 @@ def _open_folder(
             _refuse_differences(folder, plan, _Plan(manifest.tokenizer, manifest.options, manifest.sources))
             (folder / PROGRESS).unlink(missing_ok=True)
             return WindowsManifest.load(folder)
-        remove_own_files(folder)
     elif (folder / PROGRESS).exists() and not overwrite:
         plan_before, state = _read_progress(folder / PROGRESS)
         # An earlier call that kept nothing is nothing to protect, whatever its options were.
         if state.documents:
             _refuse_differences(folder, plan, plan_before)
-        if state.documents and not once:
-            logger.info("%s: going on after %d documents", folder, state.documents)
-            return state
-        if state.documents:
+            if not once:
+                logger.info("%s: going on after %d documents", folder, state.documents)
+                return state
             logger.info("%s: texts that are read once begin anew; those in a list would go on", folder)
-        remove_own_files(folder)
-    elif overwrite:
-        remove_own_files(folder)
-    elif foreign := sorted(p.name for p in folder.iterdir() if p.name not in HALF_WRITTEN):
+    elif foreign and not overwrite:
         advice = "choose a new folder (or --overwrite, which leaves foreign files alone)"
         raise UserError(f"{folder} is not empty ({foreign[0]}, ...) and was not written by prepare: {advice}")
+    remove_own_files(folder)
     _save_progress(folder, plan, _State())
     return _State()
 

@@ -44,14 +44,7 @@ from minialbert.data.columns import (
     is_in_words,
     used_columns,
 )
-from minialbert.data.examples import (
-    Example,
-    Task,
-    TextExample,
-    TokenExample,
-    counted_labels,
-    label_of,
-)
+from minialbert.data.examples import Example, Task, TextExample, TokenExample, counted_labels, label_of
 from minialbert.data.formats.documents import DOCUMENT
 from minialbert.data.labelled import Labelled, annotated
 from minialbert.data.ner import DOCUMENT_START, LINES, Repair, TagReader
@@ -225,9 +218,7 @@ class _Reader:
             return _at(table, row, kind.checked, found)
 
         rows: _Rows = [(row, example(row, cells)) for row, cells in table.rows]
-        return rows, used_columns(text=text, pair=pair) | (
-            {"label": labels} if labels else {}
-        ) | used_columns(id=id_column)
+        return rows, used_columns(text=text, pair=pair, label=labels or None, id=id_column)
 
     def spans(self, table: Table, split: str) -> tuple[_Rows, Used]:
         """Returns the rows of texts with spans, and which columns they were made of."""
@@ -264,17 +255,12 @@ class _Reader:
 
         def example(row: int, cells: _Cells) -> TokenExample:
             if missing(cells.get(tokens)) or cells[tokens] == []:
-                raise table.error(
-                    row, f"there are no words in column {quoted(tokens)}; fill it or remove the row"
-                )
+                told = f"there are no words in column {quoted(tokens)}"
+                raise table.error(row, f"{told}; fill it or remove the row")
             words = words_of(table, row, cells[tokens], tokens)
             if column is None or missing(cells.get(column)):
                 return TokenExample(words)
-            tags = tags_of(table, row, cells[column], column, self.labels)
-            if len(tags) != len(words):
-                raise table.error(
-                    row, f"{len(words)} words and {len(tags)} tags; expected one tag for each word"
-                )
+            tags = tags_of(table, row, cells[column], column, words, self.labels)
             return TokenExample(words, reader.read(tags, cells.get(LINES) or [row] * len(tags)))
 
         # Published data sets have empty sentences, which nobody can remove from there.
@@ -368,10 +354,8 @@ def _check_labelled(table: Table, rows: _Rows, split: str) -> None:
     if without and split != "test":
         raise table.error(without[0], f"no label; every row of {split} needs one")
     if without and len(without) < len(rows):
-        raise table.error(
-            without[0],
-            f"no label, but {len(rows) - len(without)} rows of test have one; label all rows or none",
-        )
+        others = f"{len(rows) - len(without)} rows of test have one"
+        raise table.error(without[0], f"no label, but {others}; label all rows or none")
 
 
 def _check_pairs(tables: Mapping[str, Table], used: Mapping[str, Used]) -> None:
@@ -402,9 +386,8 @@ def _notes_on_names(table: Table, used: Used, names: Sequence[str]) -> Iterator[
         alike.setdefault(plain(name).strip().removesuffix(".0"), []).append(name)
     for several in (several for several in alike.values() if len(several) > 1):
         yield f"the labels {listed(map(quoted, several))} are apart: if they are one, spell them alike in the data"
-    declared = (
-        name for column in used.get("label", used.get("tags", ())) for name in table.classes.get(column, ())
-    )
+    columns = used.get("label", used.get("tags", ()))
+    declared = (name for column in columns for name in table.classes.get(column, ()))
     if lost := [name for name in declared if name not in names]:
         yield f"{table.name}: no row has {listed(map(quoted, lost))}, so they are not labels; task.labels keeps them"
 

@@ -79,22 +79,19 @@ def load_tokenizer(
                     loaded.backend_tokenizer.encode("the end")
     else:
         loaded = tokenizer
+    name = tokenizer_name(loaded)
     if not getattr(loaded, "is_fast", False):
-        raise UserError(
-            f"the tokenizer {tokenizer_name(loaded)} ({type(loaded).__name__}) has no fast backend: use one "
-            "that has a tokenizer.json"
-        )
+        kind = f"{name} ({type(loaded).__name__})"
+        raise UserError(f"the tokenizer {kind} has no fast backend: use one that has a tokenizer.json")
     # A folder with a config.json and no tokenizer files gives a tokenizer that knows no word.
     if len(loaded) <= len(loaded.all_special_ids):
-        raise UserError(
-            f"the tokenizer {tokenizer_name(loaded)} has no vocabulary: the folder needs tokenizer.json"
-        )
-    check_tokenizer_files(loaded, tokenizer_name(loaded))
+        raise UserError(f"the tokenizer {name} has no vocabulary: the folder needs tokenizer.json")
+    check_tokenizer_files(loaded, name)
     if share := _lowers_upper_case(loaded):
         logger.warning(
             "the tokenizer %s is set to lower-case every text, but %.0f %% of its vocabulary have upper case: if the "
             "model is a cased one, set do_lower_case to false in its tokenizer_config.json",
-            tokenizer_name(loaded),
+            name,
             100 * share,
         )
     return loaded

@@ -325,11 +325,9 @@ class SplitWriter:
         self, folder: Path, split: Split, counts: SplitCounts, types: tuple[np.dtype[Any], np.dtype[Any]]
     ) -> None:
         self._counts, self._types = counts, types
-        self._ids: list[Ids] = []
-        self._starts: list[NDArray[np.int64]] = []
-        self._lengths: list[NDArray[np.int64]] = []
+        # The ids of each document, the starts and the lengths of its windows.
+        self._waiting: list[tuple[Ids, NDArray[np.int64], NDArray[np.int64]]] = []
         self._end = counts.tokens
-        self._documents = 0
         self._files: list[IO[bytes]] = []
         for path, size in data_sizes(folder, split, counts, types):
             # Unbuffered, so that a write that fails leaves nothing behind that fails again on closing.
@@ -351,29 +349,25 @@ class SplitWriter:
 
     def add(self, ids: Ids, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         """Takes the windows of one document, as from `choose_windows`, for the next `write`."""
-        self._ids.append(ids)
-        self._starts.append(starts + self._end)
-        self._lengths.append(lengths)
+        self._waiting.append((ids, starts + self._end, lengths))
         self._end += len(ids)
-        self._documents += 1
 
     def write(self) -> None:
         """Appends what was added since the last call."""
-        if not self._ids:
+        if not self._waiting:
             return
-        tokens = np.concatenate(self._ids).astype(self._types[0])
-        lengths = np.concatenate(self._lengths)
-        table = np.empty(len(lengths), dtype=self._types[1])
-        table["start"], table["length"] = np.concatenate(self._starts), lengths
+        ids, starts, lengths = map(np.concatenate, zip(*self._waiting, strict=True))
+        tokens, table = ids.astype(self._types[0]), np.empty(len(lengths), dtype=self._types[1])
+        table["start"], table["length"] = starts, lengths
         for file, array in zip(self._files, (tokens, table), strict=True):
             block = memoryview(array.tobytes())
             while block:
                 block = block[file.write(block) :]
-        self._counts.documents += self._documents
+        self._counts.documents += len(self._waiting)
         self._counts.windows += len(table)
         self._counts.tokens += len(tokens)
         self._counts.token_slots += int(lengths.sum())
-        self._ids, self._starts, self._lengths, self._documents = [], [], [], 0
+        self._waiting = []
 
     def sync(self) -> None:
         """Waits until what was written is on the disk."""
@@ -458,9 +452,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         longest = self.manifests[folder].options.window_length - len(self._prefix) - len(self._suffix)
         whole = len(content) == length and 0 < length <= longest
         if not whole or content.max() >= self.tokenizer.vocab_size:
-            raise UserError(
-                f"{self.directories[folder]}: window {row} of {self.split} is damaged: prepare it again"
-            )
+            place = f"{self.directories[folder]}: window {row} of {self.split}"
+            raise UserError(f"{place} is damaged: prepare it again")
         return {"input_ids": np.concatenate([self._prefix, content, self._suffix]), "window_id": int(index)}
 
     def _map_files(self, folder: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -514,8 +507,7 @@ def data_identity(windows: WindowDataset) -> dict[str, Any]:
     for folder, manifest in zip(windows.directories, windows.manifests, strict=True):
         train, held_out = (manifest.splits[split].windows for split in SPLITS)
         known = {"name": folder.resolve().name, "windows": train, "held_out_windows": held_out}
-        said = {"fingerprint": _fingerprint(manifest), "content": _content(folder, manifest)}
-        folders.append({**known, **said})
+        folders.append(known | {"fingerprint": _fingerprint(manifest), "content": _content(folder, manifest)})
     return {"folders": folders}
 
 

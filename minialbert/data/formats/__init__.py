@@ -18,14 +18,7 @@ from minialbert.data.cells import Overlaps, without_overlaps
 from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy, squad
 from minialbert.data.formats.documents import RAW, Document, Reading, flat, table_of
 from minialbert.data.ner import is_tagged, read_tagged
-from minialbert.data.table_files import (
-    EXTENSIONS,
-    TAGGED,
-    Table,
-    read_json,
-    read_tables,
-    unknown_extension,
-)
+from minialbert.data.table_files import EXTENSIONS, TAGGED, Table, read_json, read_tables, unknown_extension
 from minialbert.errors import UserError, quoted
 from minialbert.runs.files import whole_file
 

@@ -43,11 +43,7 @@ def documents_of(table: Table, reader: TagReader, columns: Columns) -> Iterator[
                 text += word + ("" if glued else " ")
             text = text.rstrip(" ")
             if tags_in is not None and not missing(cells.get(tags_in)):
-                given = tags_of(table, row, cells[tags_in], tags_in, None)
-                if len(given) != len(words):
-                    raise table.error(
-                        row, f"{len(words)} words and {len(given)} tags; expected one tag for each word"
-                    )
+                given = tags_of(table, row, cells[tags_in], tags_in, words, None)
                 tags = reader.read(given, cells.get(LINES) or [row] * len(offsets))
                 spans = tags_to_spans(tags, offsets)
                 found = (Entity(one.label, ((one.start, one.end),), place=place) for one in spans)
