@@ -179,10 +179,9 @@ def understand_classes(
     are_flags = all(parts and all(flag_of(part) is not None for part in parts) for _, _, parts in lists)
     if not are_flags or are_numbers or widths <= {1} or len(widths) > 1:
         if lists and widths <= {0, 1}:
-            told = (
-                f"no cell in column {quoted(column)} names two classes or is divided by {quoted(separator)}"
-            )
-            notes.append(f"{told}: if one should be, name what divides it as task.label_separator")
+            told = f"no cell in column {quoted(column)} names two classes or is divided by"
+            advice = "if one should be, name what divides it as task.label_separator"
+            notes.append(f"{told} {quoted(separator)}: {advice}")
         return ClassCells(separator)
     width, (table, row, _) = widths.pop(), lists[0]
     if labels is None or len(labels) != width:

@@ -129,9 +129,8 @@ def _in_layers(
             own = [layers[layer] if layer < len(layers) else empty for layers, empty in pairs]
             found[f"layer-{layer + 1}/{name}"] = own
             counts[name] = sum(len(one.entities or ()) for one in own)
-        notes.append(
-            f"layer-{layer + 1}: {listed(f'{count:,} {name}' for name, count in counts.items())} entities"
-        )
+        told = listed(f"{count:,} {name}" for name, count in counts.items())
+        notes.append(f"layer-{layer + 1}: {told} entities")
     return found
 
 
@@ -198,10 +197,8 @@ def _parted(
         left, share = parts["train"], shares[at] / sum(shares[: at + 1])
         chosen = apart([kinds[one] for one in left], [groups[one] for one in left], share, seed)
         if not chosen:
-            told = (
-                f"{len(documents)} documents are too few for a {_PARTS[at]} split in which each class can be"
-            )
-            raise UserError(told)
+            wanted = f"a {_PARTS[at]} split in which each class can be"
+            raise UserError(f"{len(documents)} documents are too few for {wanted}")
         parts[_PARTS[at]] = [one for place, one in enumerate(left) if place in chosen]
         parts["train"] = [one for place, one in enumerate(left) if place not in chosen]
     together = f"; those of one {group} stay together" if group else ""

@@ -155,14 +155,12 @@ def corpus_entries(corpus: Corpus) -> list[Any]:
     iterator = iter(corpus)
     first = [entry for _, entry in islice(numbered_rows(iterator, _IN_MEMORY), 20)]
     rows = chain(first, iterator) if iterator is corpus else corpus
-    of_rows = any(
-        isinstance(entry, Mapping) or (isinstance(entry, str) and _is_text(entry)) for entry in first
-    )
+    of_rows = any(isinstance(entry, Mapping) or _is_text(entry) for entry in first)
     return [rows] if of_rows and not any(map(_is_place, first)) else list(rows)
 
 
-def _is_text(entry: str) -> bool:
-    return len(entry.split(maxsplit=2)) > 1
+def _is_text(entry: object) -> bool:
+    return isinstance(entry, str) and len(entry.split(maxsplit=2)) > 1
 
 
 def _is_place(entry: object) -> bool:
@@ -190,9 +188,8 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     if sum(isinstance(entry, tuple) and len(entry) < 4 for entry in entries) > 1:  # of a text and its label
-        raise UserError(
-            "the corpus is a list of tuples: give the texts alone, as in [row[0] for row in rows]"
-        )
+        advice = "give the texts alone, as in [row[0] for row in rows]"
+        raise UserError(f"the corpus is a list of tuples: {advice}")
     sources: dict[str, Source] = {}
     for entry in entries:
         for source in _sources_of_entry(entry, text_field):
@@ -354,10 +351,8 @@ def _read_text(
             yield Document(source.decode(b"".join(lines), first_row, offset), first_row)
 
 
-def _read_jsonl(
-    source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
-) -> Iterator[Document]:
-    for line in _read_text(source, "line", max_document_bytes, stats):
+def _read_jsonl(source: Source, text_field: str, limit: int, stats: ReadStats) -> Iterator[Document]:
+    for line in _read_text(source, "line", limit, stats):
         text = _text_of_json(line, source, text_field) if line.text.strip() else ""
         yield Document(text, line.row)
 
@@ -383,15 +378,13 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _read_csv_or_xml(
-    source: Source, text_field: str, max_document_bytes: int, stats: ReadStats
-) -> Iterator[Document]:
+def _read_csv_or_xml(source: Source, text_field: str, limit: int, stats: ReadStats) -> Iterator[Document]:
     with open_text(source.path, stats) as stream:
         if source.kind == "xml":
-            found = pubmed_texts(source, stream, max_document_bytes)
+            found = pubmed_texts(source, stream, limit)
         else:
             tabs = _suffix(source.path) == ".tsv"
-            found = separated_texts(source, stream, text_field, max_document_bytes, tabs=tabs)
+            found = separated_texts(source, stream, text_field, limit, tabs=tabs)
         yield from (Document(text, row) for row, text in found)
 
 

@@ -120,8 +120,7 @@ def repeats(examples: Sequence[Example], power: float) -> tuple[list[int], dict[
     classes = [set(counted_labels(example)) for example in examples]
     counts = Counter(name for row in classes for name in row or {""})
     most = max(counts.values(), default=1)
-    times = {
-        name: round((most / counts[name]) ** power) for name in sorted(counts, key=lambda one: counts[one])
-    }
+    rarest_first = sorted(counts, key=counts.__getitem__)
+    times = {name: round((most / counts[name]) ** power) for name in rarest_first}
     times.pop("", None)
     return [max((times[name] for name in row), default=1) for row in classes], times

@@ -70,14 +70,8 @@ class Labelled:
         names = [*(name for role in roles for name in COMMON_NAMES[role]), *map(str, self.columns.values())]
         tables = {}
         for split, paths in files.items():
-            text = self.columns.get("text")
-            tables[split] = formats.read(
-                paths,
-                self.format,
-                tagging=self.tagging,
-                columns=names,
-                text=text if text is None else str(text),
-            )
+            text = None if self.columns.get("text") is None else str(self.columns["text"])
+            tables[split] = formats.read(paths, self.format, tagging=self.tagging, columns=names, text=text)
             unused = () if self.whole else tables[split].unused
             self.notes += (f"{split}: {note}" for note in (*tables[split].notes, *unused))
             own = paths[0].name.partition(".")[0].partition("-")[0].lower() in SPLIT_NAMES[split]
@@ -93,11 +87,9 @@ class Labelled:
         found = {} if any(path.glob("*.ann")) else assign_splits(folders, str(path))
         if found and "train" not in found and self.needs_train:
             raise UserError(f"{path}: no train split; expected a folder train, found {listed(folders)}")
-        others = [
-            f"{name}/" for name in folders if name not in found.values() and brat.is_folder(path / name)
-        ]
+        others = [name for name in folders if name not in found.values() and brat.is_folder(path / name)]
         if found and others:
-            self.notes.append(f"{shown(path.name)}: left out {listed(others)}")
+            self.notes.append(f"{shown(path.name)}: left out {listed(f'{name}/' for name in others)}")
         return {split: [path / name] for split, name in found.items()} or {"train": [path]}
 
     def _tables_of(self, splits: Mapping[str, Any], title: str) -> dict[str, Table]:
@@ -115,19 +107,19 @@ class Labelled:
         """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""
         answers = [str(cells.get("answer") or "accept").strip().casefold() for _, cells in table.rows]
         from_prodigy = table.format == "Prodigy" or all(answer in ANSWERS for answer in answers)
-        for answer, (row, _) in zip(answers, table.rows, strict=True):
+        kept = []
+        for answer, (row, cells) in zip(answers, table.rows, strict=True):
             if from_prodigy and answer not in ANSWERS:
                 told = f"expected accept, reject or ignore as an answer of Prodigy, found {quoted(answer)}"
                 raise table.error(row, f"{told}; for other rows give --format table")
-        pairs = zip(table.rows, (from_prodigy and answer != "accept" for answer in answers), strict=True)
-        kept = [one for one, is_out in pairs if not (is_out or flag_of(one[1].get("was_cancelled")))]
+            if (answer == "accept" or not from_prodigy) and not flag_of(cells.get("was_cancelled")):
+                kept.append((row, cells))
         if left_out := len(table.rows) - len(kept):
             rows = f"{left_out:,} row{'s' if left_out > 1 else ''}"
             self.notes.append(f"{split}: {rows} left out that an annotator rejected, ignored or cancelled")
         if not kept:
-            raise UserError(
-                f"{table.name}: an annotator rejected, ignored or cancelled every row; 0 rows are left"
-            )
+            told = "an annotator rejected, ignored or cancelled every row; 0 rows are left"
+            raise UserError(f"{table.name}: {told}")
         return replace(table, rows=kept)
 
 

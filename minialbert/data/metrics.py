@@ -10,6 +10,8 @@ import importlib
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -135,9 +137,7 @@ def entity_metrics(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     scheme = check_package("seqeval.scheme", "seqeval").IOB2
     strict = _seqeval_f1(gold, predicted, mode="strict", scheme=scheme)
     words = sum(map(len, gold))
-    right = sum(
-        g == p for row, other in zip(gold, predicted, strict=True) for g, p in zip(row, other, strict=True)
-    )
+    right = sum(map(eq, chain(*gold), chain(*predicted)))
     by_word = [
         [tags_to_spans(tags, [(at, at + 1) for at in range(len(tags))]) for tags in side]
         for side in (gold, predicted)

@@ -54,19 +54,17 @@ def read_tagged(path: Path) -> Table:
     so is any row without a word or a tag.
     """
     blocks = list(_blocks(path))
-    column = int(_is_numbered([block for _, block in blocks]))
-    tag_in, in_misc = _tag_column(
-        [columns for _, block in blocks for _, columns in block], numbered=bool(column)
-    )
+    lines = [columns for _, block in blocks for _, columns in block]
+    column = int(_is_numbered(lines))
+    tag_in, in_misc = _tag_column(lines, numbered=bool(column))
     rows, doubles = [], 0
     for document, numbered in blocks:
         block = [entry for entry in numbered if not column or entry[1][0].isdecimal()]
         doubles += len(numbered) - len(block)
         for line, columns in block:
             if not columns[column].strip():
-                raise file_error(
-                    path, line, f"the word in column {column + 1} is empty: mend or remove the row"
-                )
+                told = f"the word in column {column + 1} is empty"
+                raise file_error(path, line, f"{told}: mend or remove the row")
         words = [columns[column] for _, columns in block]
         tags = [columns[tag_in].strip() for _, columns in block]
         cells: dict[str, Any] = {"tokens": words, "tags": tags, LINES: [line for line, _ in block]}
@@ -175,9 +173,8 @@ def _blocks(path: Path) -> Iterator[tuple[tuple[int, str] | None, _Block]]:
         block.append((row, columns))
 
 
-def _is_numbered(blocks: Sequence[_Block]) -> bool:
+def _is_numbered(rows: Sequence[list[str]]) -> bool:
     """Tell whether the first of three columns or more is a number in every row: of the word, not the word."""
-    rows = [columns for block in blocks for _, columns in block]
     return len(rows) > 1 and all(len(columns) > 2 and _NUMBER.fullmatch(columns[0]) for columns in rows)
 
 

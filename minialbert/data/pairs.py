@@ -157,9 +157,8 @@ def translate(student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast
             pieces[token_id] = [same_role[token_id]]
         elif spelling:
             one = same if theirs.get(same) == spelling else known.get(spelling, known.get(normal(spelling)))
-            pieces[token_id] = (
-                [one] if one is not None else backend.encode(spelling, add_special_tokens=False).ids
-            )
+            spelt = [one] if one is not None else backend.encode(spelling, add_special_tokens=False).ids
+            pieces[token_id] = spelt
     return pieces
 
 
@@ -170,9 +169,8 @@ def translated(rows: Tensor, translation: list[list[int]]) -> Tensor:
     cannot spell the mean of all.
     """
     table, lengths = rows.detach().reshape(len(rows), -1), torch.tensor([0, *map(len, translation)])
-    found = means(
-        table, torch.tensor([*chain(*translation)]).to(rows.device), lengths.cumsum(0).to(rows.device)
-    )
+    pieces, offsets = torch.tensor([*chain(*translation)]), lengths.cumsum(0)
+    found = means(table, pieces.to(rows.device), offsets.to(rows.device))
     found[(lengths[1:] == 0).to(rows.device)] = table.float().mean(0)
     return found.reshape(-1, *rows.shape[1:]).to(rows.dtype)
 

@@ -139,14 +139,12 @@ def prepare(
     entries = places if corpus is None else corpus_entries(corpus)
     if entries is None or entries == []:
         raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
-    if tokenizer is None and named is None:
+    if (read_with := named if tokenizer is None else tokenizer) is None:
         raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
     folder = output_folder(output, "prepare")
     with speaking(progress):
         found = find_sources(entries, chosen["text_field"])
-        manifest = make_windows(
-            found, named if tokenizer is None else tokenizer, folder, progress=progress, **chosen
-        )
+        manifest = make_windows(found, read_with, folder, progress=progress, **chosen)
     return Windows(manifest.to_dict(), folder, manifest)
 
 
@@ -300,10 +298,10 @@ def _check_options(
     if options.max_document_bytes < 1:
         raise UserError(f"max_document_bytes must be at least 1, found {options.max_document_bytes}")
     if options.window_length > tokenizer.model_max_length:
-        stated = f"the {tokenizer.model_max_length} tokens that the tokenizer {record.name} states"
-        logger.warning(
-            "window_length %d is longer than %s as its model's limit", options.window_length, stated
+        told = (
+            "window_length %d is longer than the %s tokens that the tokenizer %s states as its model's limit"
         )
+        logger.warning(told, options.window_length, tokenizer.model_max_length, record.name)
 
 
 def _number_of_workers(num_workers: int | None, sources: Sequence[Source]) -> int:
@@ -377,11 +375,8 @@ def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
         advice = "choose another folder, or start anew with --overwrite"
         raise UserError(f"{folder} was prepared with other settings ({differences}): {advice}")
     if any(source.sha256 and not old.sha256 for source, old in zip(plan.sources, other.sources, strict=True)):
-        logger.warning(
-            "%s was begun by a version that kept no fingerprint of the corpus: names and sizes are the same, whether "
-            "the text is could not be checked",
-            folder,
-        )
+        told = "names and sizes are the same, whether the text is could not be checked"
+        logger.warning("%s was begun by a version that kept no fingerprint of the corpus: %s", folder, told)
 
 
 def _read_progress(path: Path) -> tuple[_Plan, _State]:

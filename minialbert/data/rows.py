@@ -65,12 +65,10 @@ def _iterate(rows: Any, column: str | None) -> Iterator[Any]:
     if is_frame(rows):
         names = [str(name) for name in rows.columns]
         if len(set(names)) < len(names):
-            raise UserError(
-                f"the frame names the column {quoted(max(names, key=names.count))} more than once"
-            )
-        return (
-            _plain(dict(zip(names, cells, strict=True))) for cells in rows.itertuples(index=False, name=None)
-        )
+            twice = quoted(max(names, key=names.count))
+            raise UserError(f"the frame names the column {twice} more than once")
+        cells = rows.itertuples(index=False, name=None)
+        return (_plain(dict(zip(names, row, strict=True))) for row in cells)
     if is_dataset(rows):
         if column in (rows.column_names or ()):
             rows = rows.select_columns([column])

@@ -59,10 +59,9 @@ def shared_texts(splits: Mapping[str, Sequence[str]]) -> Iterator[str]:
     four fifths of their runs of three words, by a sketch of them. Texts of fewer than five words are not compared.
     """
     near = sum(map(len, splits.values())) <= _MOST
-    words = {name: [_WORD.findall(plain(text)) for text in texts] for name, texts in splits.items()}
-    whole = {
-        name: [" ".join(one) if len(one) >= _FEWEST else "" for one in texts] for name, texts in words.items()
-    }
+    cut = {name: [_WORD.findall(plain(text)) for text in texts] for name, texts in splits.items()}
+    words = {name: [one if len(one) >= _FEWEST else [] for one in texts] for name, texts in cut.items()}
+    whole = {name: [" ".join(one) for one in texts] for name, texts in words.items()}
     sketches = {name: [_sketch(one) if near else () for one in texts] for name, texts in words.items()}
     for earlier, later in combinations(splits, 2):
         known = set(whole[earlier]) - {""}
@@ -82,9 +81,7 @@ def plain(text: str) -> str:
 
 
 def _sketch(words: Sequence[str]) -> tuple[int, ...]:
-    """Returns the smallest hashes of a text's runs of three words, () for a short text."""
-    if len(words) < _FEWEST:
-        return ()
+    """Returns the smallest hashes of a text's runs of three words."""
     runs = {zlib.crc32(" ".join(words[at : at + 3]).encode()) for at in range(len(words) - 2)}
     return tuple(sorted(runs)[:_SKETCH])
 

@@ -87,9 +87,8 @@ def _with_positive(task: Task, named: str | None) -> Task:
     That is the one named; else, but for GLUE, where it is class 1, the one of a name in `_POSITIVE` where the other has
     none of them; else the rarer one of train; else the last.
     """
-    if named is not None and (
-        named not in task.labels or len(task.labels) != 2 or not task.type.class_weights
-    ):
+    is_one_of_two = named in task.labels and len(task.labels) == 2
+    if named is not None and not (is_one_of_two and task.type.class_weights):
         known = listed(map(quoted, task.labels))
         advice = f"expected one of two classes, and {task.name} has {known}"
         raise UserError(f"task.positive {quoted(named)}: {advice}")
@@ -146,9 +145,9 @@ def understood(task: Task) -> list[str]:
 
     They are the rows of each split, the columns, the longest text, and the labels with their counts in each split.
     """
-    rows = ", ".join(f"{len(split):,} {name}" for name, split in task.splits.items())
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in task.splits.items())
     length, unit = _longest(task)
-    read = f"{shown(task.name)}: {rows} rows; longest {length:,} {unit}"
+    read = f"{shown(task.name)}: {sizes} rows; longest {length:,} {unit}"
     lines = [f"{read}; {task.columns}" if task.columns else read]
     if not task.type.has_classes:
         for name, split in task.splits.items():
@@ -156,9 +155,7 @@ def understood(task: Task) -> list[str]:
             lines += [f"{name}: scores from {min(scores):g} to {max(scores):g}"] if scores else []
         return lines
     counts = _label_counts(task)
-    labelled = [
-        name for name, split in task.splits.items() if any(label_of(row) is not None for row in split)
-    ]
+    labelled = [name for name, rows in task.splits.items() if any(label_of(row) is not None for row in rows)]
     order = sorted(counts, key=lambda label: -sum(counts[label].values()))
     told = (f"{name} {'/'.join(f'{counts[name].get(split, 0):,}' for split in labelled)}" for name in order)
     more = f" and {len(order) - _SHOWN:,} more" if len(order) > _SHOWN else ""

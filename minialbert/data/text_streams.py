@@ -59,9 +59,8 @@ def open_text(path: Path, stats: ReadStats) -> Iterator[IO[bytes]]:
         if magic := next(filter(block.startswith, _MAGIC), None):
             raise UserError(f"{path}: expected UTF-8 text, found {_MAGIC[magic]}")
         if b"\0" in block:
-            raise UserError(
-                f"{path}: a binary file (NUL byte at offset {block.index(0)}), expected UTF-8 text"
-            )
+            found = f"a binary file (NUL byte at offset {block.index(0)})"
+            raise UserError(f"{path}: {found}, expected UTF-8 text")
         if block.startswith(_BOM):
             stream.read(len(_BOM))
         yield stream

@@ -40,9 +40,9 @@ class Format:
 
 _ALL = "overlaps details classes id annotator meta absence"
 _BIOC = "parts overlaps details passages id annotator meta"
-_TAGS = {"conll": "CoNLL", "conllu": "CoNLL-U"} | {
-    one: one.upper() for one in ("iob1", "iob2", "bioes", "bilou")
-}
+_TAGS = {
+    "conll": "CoNLL", "conllu": "CoNLL-U", "iob1": "IOB1", "iob2": "IOB2", "bioes": "BIOES", "bilou": "BILOU"
+}  # fmt: skip
 FORMATS = {
     "brat": Format("brat", "", "parts overlaps id"),
     "pubtator": Format("PubTator", ".pubtator", "overlaps identifier passages id", pubtator.write),
@@ -94,9 +94,7 @@ def read(
     if name in _FILES:
         table = table_of(str(path), list(_FILES[name](path, reading)), reading)
         return replace(table, format=_TITLES[name])
-    if (name in conll.SCHEMES and forced) or (
-        name is None and tagging and len(paths) == 1 and is_tagged(path, columns)
-    ):
+    if name in conll.SCHEMES or (name is None and tagging and len(paths) == 1 and is_tagged(path, columns)):
         return read_tagged(path)
     suffixes = (*EXTENSIONS, *(TAGGED_SUFFIXES if tagging else SUFFIXES))
     if forced is None and path.suffix.lower() not in suffixes:
@@ -152,9 +150,8 @@ def _fitting(document: Document, name: str, overlaps: Overlaps, lost: Counter[st
     entities, labels = document.entities, document.labels
     if labels is not None and "classes" not in holds:
         if entities is None:
-            raise UserError(
-                f"{document.place}: {title} has no classes of texts, and this one has nothing else"
-            )
+            told = f"{title} has no classes of texts, and this one has nothing else"
+            raise UserError(f"{document.place}: {told}")
         lost["classes of texts"] += 1
         labels = None
     if entities is None and "absence" not in holds and labels is None:

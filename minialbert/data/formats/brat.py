@@ -88,8 +88,7 @@ def write(documents: Iterable[Document], notes: list[str]) -> Iterator[tuple[str
         yield f"{name}.txt", text
     changed = [f"{quoted(raw)} is {name}" for raw, name in [*types.items(), *files.items()] if raw != name]
     if marks:
-        notes.append(
-            f"byte order marks at the beginning of {marks:,} texts became spaces, so that offsets stay"
-        )
+        told = f"byte order marks at the beginning of {marks:,} texts became spaces"
+        notes.append(f"{told}, so that offsets stay")
     if changed:
         notes.append(f"names that files or brat cannot hold are changed: {', '.join(changed[:5])}")

@@ -68,9 +68,8 @@ def write(documents: Iterable[Document], scheme: str) -> Iterator[str]:
         else:
             yield f"# newdoc id = {name}\n"
         for words, touching, tags in _sentences(document):
-            for place, (word, glued, tag) in enumerate(
-                zip(words, touching, _tags(tags, scheme), strict=True), start=1
-            ):
+            tagged = zip(words, touching, _tags(tags, scheme), strict=True)
+            for place, (word, glued, tag) in enumerate(tagged, start=1):
                 if scheme == "conll2003":
                     yield f"{word.replace(' ', chr(160))} -X- -X- {tag}\n"
                 elif scheme == "conllu":

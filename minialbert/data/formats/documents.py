@@ -17,9 +17,8 @@ from minialbert.data.cells import Quotes
 from minialbert.data.table_files import Table
 from minialbert.errors import UserError, failing_as, shown
 
-DOCUMENT = (
-    "\0document"  # in the rows of tools' files, where no column has such a name: what the row was made of
-)
+# In the rows of tools' files, where no column has such a name: what the row was made of.
+DOCUMENT = "\0document"
 RAW = ("brat", "pubtator")  # in `meta`: lines that only the format of this name can have
 
 Part = tuple[int, int]  # first and last character (exclusive)
@@ -134,13 +133,11 @@ def table_of(name: str, documents: Sequence[Document], reading: Reading) -> Tabl
     if parted:
         what = f"entities in several parts, since a word has one tag (the first: {parted[0]})"
         reading.kept[what] = len(parted)
-    notes, unused = _left_out(reading.left_out), _left_out(reading.kept)
+    notes, unused = (*reading.notes, *_left_out(reading.left_out)), tuple(_left_out(reading.kept))
     columns = dict.fromkeys(chain.from_iterable(cells for _, cells in rows))
     columns.pop(DOCUMENT)
     places = {row: document.place for (row, _), document in zip(rows, documents, strict=True)}
-    return Table(
-        name, tuple(columns), rows, notes=(*reading.notes, *notes), unused=tuple(unused), places=places
-    )
+    return Table(name, tuple(columns), rows, notes=notes, unused=unused, places=places)
 
 
 def _left_out(things: Counter[str]) -> list[str]:
@@ -156,10 +153,10 @@ def of_answer(answer: Mapping[str, Any], number: int) -> Document:
     if "entities" in answer:
         found = [(one, ((one["start"], one["end"]),)) for one in answer["entities"]]
         entities = tuple(Entity(one["label"], parts, score=one.get("score")) for one, parts in found)
-    elif {"label", "labels"} & answer.keys():
-        labels = tuple(
-            answer["labels"] if "labels" in answer else [answer["label"]] if answer["label"] else []
-        )
+    elif "labels" in answer:
+        labels = tuple(answer["labels"])
+    elif "label" in answer:
+        labels = (answer["label"],) if answer["label"] else ()
     known = (Path(answer["file"]).stem if "file" in answer else None, answer.get("id"))
     name = "-".join(str(one) for one in known if one is not None) or f"text-{number}"
     return Document(answer["text"], entities, labels, name, meta=meta)

@@ -107,10 +107,9 @@ def _results(
             names = _names(value.get(kind) or value.get("labels"))
             if not names:
                 reading.left_out["regions without a label"] += 1
-            parts, meta, quote = ((value["start"], value["end"]),), one.get("meta") or {}, value.get("text")
-            entities += (
-                Entity(name, parts, one.get("id"), one.get("score"), meta, quote, place) for name in names
-            )
+            parts = ((value["start"], value["end"]),)
+            said = (one.get("id"), one.get("score"), one.get("meta") or {}, value.get("text"), place)
+            entities += (Entity(name, parts, *said) for name in names)
         elif kind in _CLASSES and "start" not in value:
             choices.setdefault(str(one.get("from_name")), []).extend(_names(value["choices"]))
         else:

@@ -47,14 +47,12 @@ def _document(path: Path, block: list[tuple[int, str]], reading: Reading) -> Doc
         cells = line.split("\t")
         if match := _TEXT.fullmatch(line):
             if match[1] != name or match[2] in texts:
-                raise file_error(
-                    path, row, f"a second text within document {quoted(name)}: an empty line is missing"
-                )
+                told = f"a second text within document {quoted(name)}: an empty line is missing"
+                raise file_error(path, row, told)
             texts[match[2]] = match[3]
         elif cells[0] != name:
-            raise file_error(
-                path, row, f"expected {_EXPECTED}, of document {quoted(name)}; found {quoted(line)}"
-            )
+            expected = f"expected {_EXPECTED}, of document {quoted(name)}"
+            raise file_error(path, row, f"{expected}; found {quoted(line)}")
         elif len(cells) > 4 and _NUMBER.fullmatch(cells[1]) and _NUMBER.fullmatch(cells[2]):
             identifier = "\t".join(cells[5:]).rstrip("\t")
             meta = {} if identifier in ("", _NONE) else {"identifier": identifier}

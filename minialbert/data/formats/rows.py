@@ -88,9 +88,8 @@ def document_of(
         labels = tuple(str(part) for part in (parts if parts is not None else [cell]))
     annotator = next((str(cells[key]) for key in _ANNOTATORS if not missing(cells.get(key))), None)
     taken = {*filter(None, columns.values()), *_ANNOTATORS, "answer"}
-    meta = {
-        key: value for key, value in cells.items() if key not in taken and value not in (None, [], {}, "")
-    }
+    others = {key: cell for key, cell in cells.items() if key not in taken}
+    meta = {key: cell for key, cell in others.items() if cell not in (None, [], {}, "")}
     if isinstance(meta.get("meta"), Mapping):  # of Prodigy
         meta |= meta.pop("meta")
     name = cells.get(columns.get("id") or "", meta.pop("id", None))
@@ -142,11 +141,8 @@ def write_prodigy(documents: Iterable[Document]) -> Iterator[str]:
         if document.entities is not None:
             record["spans"] = [_span(one) for one in document.entities]
         if document.labels is not None:
-            options = list(document.meta.get("options", ())) or [
-                {"id": n, "text": n} for n in document.labels
-            ]
-            record |= {"options": options, "accept": list(document.labels)}
-            meta.pop("options", None)
+            choices = [{"id": name, "text": name} for name in document.labels]
+            record |= {"options": list(meta.pop("options", ())) or choices, "accept": list(document.labels)}
         known = {} if document.annotator is None else {"_annotator_id": document.annotator}
         meta = {**meta, "id": document.id or str(number)}
         yield from _lines([{**record, "meta": meta, "answer": "accept", **known}])

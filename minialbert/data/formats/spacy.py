@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,26 +56,25 @@ def write(documents: Iterable[Document]) -> bytes:
     kept = list(documents)
     classes = sorted({label for document in kept for label in document.labels or ()})
     for document in kept:
-        borders = {border for one in document.entities or () for border in (one.start, one.end)}
+        entities = document.entities or ()
+        borders = {border for one in entities for border in (one.start, one.end)}
         borders |= {border for word in WordRule().split(document.text) for border in word}
         cuts = sorted(borders | {0, len(document.text)})
-        pieces = [document.text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+        pieces = [document.text[start:end] for start, end in pairwise(cuts)]
         words, spaces = get_words_and_spaces([one for one in pieces if one.strip()], document.text)
         known = {"id": document.id, "annotator": document.annotator}
         data = {**document.meta, **{key: value for key, value in known.items() if value is not None}}
         doc = Doc(vocab, words=words, spaces=spaces, user_data=data)
         starts, ends = {one.idx: one.i for one in doc}, {one.idx + len(one): one.i + 1 for one in doc}
-        entities = document.entities or ()
         if any(one.start not in starts or one.end not in ends for one in entities):
-            raise UserError(
-                f"document {quoted(document.id)}: spaCy cannot hold a span that begins or ends in whitespace"
-            )
+            told = "spaCy cannot hold a span that begins or ends in whitespace"
+            raise UserError(f"document {quoted(document.id)}: {told}")
         spans = [
             Span(doc, starts[one.start], ends[one.end], one.label, kb_id=str(one.meta.get("identifier", "")))
             for one in entities
         ]
-        taken = sorted((one.start, one.end) for one in document.entities or ())
-        if any(after[0] < before[1] for before, after in zip(taken, taken[1:], strict=False)):
+        taken = sorted((one.start, one.end) for one in entities)
+        if any(after[0] < before[1] for before, after in pairwise(taken)):
             doc.spans[_GROUP] = spans
         elif document.entities is not None:
             doc.set_ents(spans)
@@ -87,9 +87,8 @@ def write(documents: Iterable[Document]) -> bytes:
 def is_record(record: Mapping[str, Any]) -> bool:
     """Tells whether an object of JSON is a document of spaCy's second version."""
     inner = record.get("paragraphs")
-    return (
-        isinstance(inner, list) and bool(inner) and isinstance(inner[0], Mapping) and "sentences" in inner[0]
-    )
+    first = inner[0] if isinstance(inner, list) and inner else None
+    return isinstance(first, Mapping) and "sentences" in first
 
 
 def from_json(records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Document]:
@@ -117,9 +116,8 @@ def _paragraph(place: str, name: str, paragraph: Mapping[str, Any]) -> Document:
     given = [str(token.get("ner") or "O") for token in tokens]
     reader = TagReader(lambda row, message: UserError(f"{place}: token {row}: {message}"), "repair")
     tags = reader.read(["O" if tag == "-" else tag for tag in given], range(1, len(tokens) + 1))
-    entities = [
-        Entity(one.label, ((one.start, one.end),), place=place) for one in tags_to_spans(tags, offsets)
-    ]
+    spans = tags_to_spans(tags, offsets)
+    entities = [Entity(one.label, ((one.start, one.end),), place=place) for one in spans]
     cats = paragraph.get("cats") or ()
     labels = tuple(one["label"] for one in cats if one["value"] >= 0.5) if cats else None
     has_tags = any("ner" in token for token in tokens)
