@@ -122,9 +122,6 @@ def list_in(cell: object) -> list[Any] | None:
     return value if isinstance(value, list) else [] if value == {} else None
 
 
-# Several classes
-
-
 @dataclass(frozen=True)
 class ClassCells:
     """How the cells of a multi-label column name their classes, found from all of them."""
@@ -254,9 +251,6 @@ def flag_of(cell: object) -> bool | None:
         return bool(cell) if cell in (0, 1) else None
     spelled = cell.strip() if isinstance(cell, str) else None
     return True if spelled in _ONES else False if spelled in _ZEROS else None
-
-
-# Words, tags and spans
 
 
 def words_of(table: Table, row: int, cell: object, column: str) -> tuple[str, ...]:

@@ -225,9 +225,6 @@ def _task(task: GlueTask, parts: Mapping[str, _Split], notes: list[str]) -> Task
     return Task(task.name, task.problem, task.labels, task.metric, splits, tuple(notes), positive=positive)
 
 
-# Files
-
-
 def _find_folder(task: GlueTask, data: Path) -> Path:
     if not data.is_dir():
         state = "is a file" if data.is_file() else "does not exist"
@@ -302,9 +299,6 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
         spelled = None if label is None else fields[label]
         part.add(f"{path}:{line}", [fields[position] for position in texts], spelled, row_id)
     return part
-
-
-# Rows in memory
 
 
 def _convert_rows(task: GlueTask, title: str, split: str, rows: Any) -> _Split:

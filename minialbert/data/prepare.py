@@ -45,6 +45,7 @@ from minialbert.data.window_store import (
     PROGRESS,
     SPLITS,
     TOKENIZER,
+    Plan,
     SourceRecord,
     Split,
     SplitCounts,
@@ -54,7 +55,6 @@ from minialbert.data.window_store import (
     WindowsManifest,
     choose_windows,
     data_sizes,
-    data_types,
     hash_data,
     is_held_out,
     own_files,
@@ -181,7 +181,7 @@ def make_windows(
     sources = find_sources(corpus_entries(corpus), chosen.text_field)
     workers = _number_of_workers(num_workers, sources)
     folder = Path(output)
-    plan = _Plan(record, chosen, _source_records(sources))
+    plan = Plan(record, chosen, _source_records(sources))
     advice = "free some space; the same command (without --overwrite) then goes on where it stopped"
     with writing(folder, advice=advice), sole_user(folder, "prepare"):
         check_own(*own_files(folder))
@@ -210,26 +210,18 @@ def recipe_options(recipe: Recipe) -> dict[str, Any]:
     return {**places, **data.model_dump(include=same), **others}
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What decides the bytes of a folder; two calls with the same plan continue each other."""
-
-    tokenizer: TokenizerRecord
-    options: WindowOptions
-    sources: list[SourceRecord]
-
-    def differences(self, other: _Plan) -> str:
-        """Names what another plan has otherwise; empty when nothing."""
-        before, now = asdict(other.options), asdict(self.options)
-        found = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
-        if other.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            told = [f"{it.name} ({it.fingerprint[:12]})" for it in (other.tokenizer, self.tokenizer)]
-            found.append(f"tokenizer {', now '.join(told)}")
-        old, new = ({source.name: source for source in side.sources} for side in (other, self))
-        changed = sorted(name for name in old | new if _differ(old.get(name), new.get(name)))
-        if changed or [source.name for source in other.sources] != [source.name for source in self.sources]:
-            found.append(f"corpus files ({', '.join(changed[:3]) or 'their order'})")
-        return "; ".join(found)
+def _differences(plan: Plan, other: Plan) -> str:
+    """Names what another plan has otherwise; empty when nothing."""
+    before, now = asdict(other.options), asdict(plan.options)
+    found = [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]
+    if other.tokenizer.fingerprint != plan.tokenizer.fingerprint:
+        told = [f"{it.name} ({it.fingerprint[:12]})" for it in (other.tokenizer, plan.tokenizer)]
+        found.append(f"tokenizer {', now '.join(told)}")
+    old, new = ({source.name: source for source in side.sources} for side in (other, plan))
+    changed = sorted(name for name in old | new if _differ(old.get(name), new.get(name)))
+    if changed or [source.name for source in other.sources] != [source.name for source in plan.sources]:
+        found.append(f"corpus files ({', '.join(changed[:3]) or 'their order'})")
+    return "; ".join(found)
 
 
 def _differ(one: SourceRecord | None, other: SourceRecord | None) -> bool:
@@ -337,7 +329,7 @@ def _source_records(sources: Sequence[Source], before: Sequence[SourceRecord] = 
 
 
 def _open_folder(
-    folder: Path, plan: _Plan, sources: Sequence[Source], overwrite: bool
+    folder: Path, plan: Plan, sources: Sequence[Source], overwrite: bool
 ) -> _State | WindowsManifest:
     """Returns where to go on in the folder, or its manifest when nothing is left to do."""
     once = [source for source in sources if source.reads_once]
@@ -350,7 +342,7 @@ def _open_folder(
                 for _ in _documents(source, plan.options, ReadStats()):
                     pass
             plan = replace(plan, sources=_source_records(sources, plan.sources))
-            _refuse_differences(folder, plan, _Plan(manifest.tokenizer, manifest.options, manifest.sources))
+            _refuse_differences(folder, plan, manifest)
             (folder / PROGRESS).unlink(missing_ok=True)
             return WindowsManifest.load(folder)
     elif (folder / PROGRESS).exists() and not overwrite:
@@ -370,8 +362,8 @@ def _open_folder(
     return _State()
 
 
-def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
-    if differences := plan.differences(other):
+def _refuse_differences(folder: Path, plan: Plan, other: Plan) -> None:
+    if differences := _differences(plan, other):
         advice = "choose another folder, or start anew with --overwrite"
         raise UserError(f"{folder} was prepared with other settings ({differences}): {advice}")
     if any(source.sha256 and not old.sha256 for source, old in zip(plan.sources, other.sources, strict=True)):
@@ -379,11 +371,11 @@ def _refuse_differences(folder: Path, plan: _Plan, other: _Plan) -> None:
         logger.warning("%s was begun by a version that kept no fingerprint of the corpus: %s", folder, told)
 
 
-def _read_progress(path: Path) -> tuple[_Plan, _State]:
+def _read_progress(path: Path) -> tuple[Plan, _State]:
     """Returns what decides the bytes of an unfinished folder, and how far they are written."""
     saved = read_json(path)
     with failing_as(f"{path} is damaged", (ValueError, KeyError), "start anew with --overwrite"):
-        plan = record_from_plain(_Plan, saved.get("plan"))
+        plan = record_from_plain(Plan, saved.get("plan"))
         state = record_from_plain(_State, saved.get("state"))
         numbers = [value for value in asdict(state).values() if isinstance(value, int)]
         counts = [number for split in SPLITS for number in asdict(state.splits[split]).values()]
@@ -392,14 +384,14 @@ def _read_progress(path: Path) -> tuple[_Plan, _State]:
     return plan, state
 
 
-def _save_progress(folder: Path, plan: _Plan, state: _State) -> None:
+def _save_progress(folder: Path, plan: Plan, state: _State) -> None:
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     write_json(folder / PROGRESS, head | {"plan": asdict(plan), "state": asdict(state)})
 
 
 def _write_windows(
     folder: Path,
-    plan: _Plan,
+    plan: Plan,
     state: _State,
     sources: Sequence[Source],
     backend: str,
@@ -408,10 +400,9 @@ def _write_windows(
 ) -> None:
     """Reads, tokenises and stores what the state does not cover yet; the state is complete afterwards."""
     reader = _DocumentReader(sources, plan.options, state)
-    types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
     columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with contextlib.ExitStack() as stack:
-        new = ((split, SplitWriter(folder, split, state.splits[split], types)) for split in SPLITS)
+        new = ((split, SplitWriter(folder, split, state.splits[split], plan.types)) for split in SPLITS)
         writers = {split: stack.enter_context(writer) for split, writer in new}
         bar = stack.enter_context(progress_bar("prepare", *columns, shown=progress, in_files=True))
         task = bar.add_task("prepare", total=sum(source.num_bytes for source in sources) or None)
@@ -478,7 +469,7 @@ def _documents(source: Source, options: WindowOptions, stats: ReadStats) -> Iter
     return read_documents(source, stats=stats, **how)
 
 
-def _left_out(share: float, plan: _Plan) -> str:
+def _left_out(share: float, plan: Plan) -> str:
     """Returns a line on the share of the tokens that stand in no window, why, and what takes more of them."""
     options = plan.options
     lines = options.separator == "blank-line" and any(source.kind == "text" for source in plan.sources)
@@ -488,7 +479,7 @@ def _left_out(share: float, plan: _Plan) -> str:
     return f"{share:.1%} of the tokens are in no window: a document gives {most}"
 
 
-def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
+def _finish(folder: Path, plan: Plan, state: _State) -> WindowsManifest:
     counts, fraction = state.splits, plan.options.held_out_fraction
     expected: list[Split] = ["train", "held_out"] if fraction > 0 else ["train"]
     if any(counts[split].windows == 0 for split in expected):
@@ -501,8 +492,8 @@ def _finish(folder: Path, plan: _Plan, state: _State) -> WindowsManifest:
             f"the corpus has {found} document(s), too few for a training and a held-out split: cut it into more "
             "(--documents line, if each line is a text), or hold out nothing (--held-out-fraction 0)"
         )
-    types = data_types(plan.tokenizer.vocab_size, plan.options.window_length)
-    num_bytes = sum(size for split in SPLITS for _, size in data_sizes(folder, split, counts[split], types))
+    sizes = (data_sizes(folder, split, counts[split], plan.types) for split in SPLITS)
+    num_bytes = sum(size for files in sizes for _, size in files)
     manifest = WindowsManifest(
         **vars(plan),
         splits=counts,

@@ -291,9 +291,6 @@ def _check_options(
         )
 
 
-# Columns
-
-
 def _class_cells(
     tables: Mapping[str, Table],
     columns: Columns,
@@ -344,9 +341,6 @@ def _at(table: Table, row: int, read: Callable[[Any], Any], given: object) -> An
         return read(given)
     except ValueError as error:
         raise table.error(row, str(error)) from error
-
-
-# What must hold of all rows
 
 
 def _check_labelled(table: Table, rows: _Rows, split: str) -> None:

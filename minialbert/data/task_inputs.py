@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,8 +82,6 @@ def encode_texts(
     class.
     """
     encoded = Encoded([], [])
-    if not examples:
-        return encoded
     paired = any(example.pair is not None for example in examples)
     texts = [(example.text, example.pair or "") if paired else example.text for example in examples]
     ids = {name: index for index, name in enumerate(task.labels)}
@@ -251,9 +249,5 @@ class LengthGroupedSampler(Sampler[int]):
         # Only full batches change places, so that the short one stays last.
         full = [batch for batch in batches if len(batch) == size]
         rest = [batch for batch in batches if len(batch) < size]
-        for index in torch.randperm(len(full), generator=generator).tolist():
-            yield from full[index]
-        for batch in rest:
-            yield from batch
-        for _ in range(self.missing):
-            yield len(self.lengths)
+        shuffled = (full[index] for index in torch.randperm(len(full), generator=generator).tolist())
+        yield from chain(*shuffled, *rest, [len(self.lengths)] * self.missing)

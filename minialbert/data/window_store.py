@@ -105,12 +105,23 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
-class WindowsManifest:
-    """What a folder of windows says of itself (`manifest.json`)."""
+class Plan:
+    """What decides the bytes of a folder; two calls of `prepare` with the same plan continue each other."""
 
     tokenizer: TokenizerRecord
     options: WindowOptions
     sources: list[SourceRecord]
+
+    @property
+    def types(self) -> tuple[np.dtype[Any], np.dtype[Any]]:
+        """Types of the stored ids, and of the rows of the window table."""
+        return data_types(self.tokenizer.vocab_size, self.options.window_length)
+
+
+@dataclass(frozen=True)
+class WindowsManifest(Plan):
+    """What a folder of windows says of itself (`manifest.json`)."""
+
     splits: dict[str, SplitCounts]
     skipped_documents: int  # empty or whitespace-only, or without a token
     bytes_per_token: float  # of all data files, per token stored
@@ -119,11 +130,6 @@ class WindowsManifest:
     files: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
-
-    @property
-    def types(self) -> tuple[np.dtype[Any], np.dtype[Any]]:
-        """Types of the stored ids, and of the rows of the window table."""
-        return data_types(self.tokenizer.vocab_size, self.options.window_length)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON, which `from_dict` takes."""
