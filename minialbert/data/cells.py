@@ -162,12 +162,10 @@ def understand_classes(
     cells = [(table, row, cell) for table, row, cell in cells if not missing(cell)]
     are_numbers = bool(labels and set(labels) <= {*_ZEROS, *_ONES})
     if cells and not are_numbers and all(flag_of(cell) is not None for _, _, cell in cells):
-        table = cells[0][0]
-        raise table.error(
-            cells[0][1],
-            f"the column {quoted(column)} holds 0 and 1 alone; of one column for each class name them all, as in "
-            f"task.label=[{', '.join(flag_columns(table)) or column}]",
-        )
+        table, row, _ = cells[0]
+        advice = f"name them all, as in task.label=[{', '.join(flag_columns(table)) or column}]"
+        told = f"the column {quoted(column)} holds 0 and 1 alone; of one column for each class"
+        raise table.error(row, f"{told} {advice}")
     if separator is None:
         texts = {cell for _, _, cell in cells if isinstance(cell, str) and list_in(cell) is None}
         separator = _separator(cells[0][0] if cells else None, column, texts, notes)
@@ -183,11 +181,9 @@ def understand_classes(
     width, (table, row, _) = widths.pop(), lists[0]
     if labels is None or len(labels) != width:
         named = f"`labels` names {len(labels)}" if labels else "their names are not known"
-        raise table.error(
-            row,
-            f"{quoted(column)} has a 0 or 1 for each of {width} classes, and {named}: name them in the order of the "
-            "columns, as in task.labels=[A, B, C]",
-        )
+        told = f"{quoted(column)} has a 0 or 1 for each of {width} classes, and {named}"
+        advice = "name them in the order of the columns, as in task.labels=[A, B, C]"
+        raise table.error(row, f"{told}: {advice}")
     notes.append(f"the 0 and 1 in column {quoted(column)} are those of {listed(labels)}, in this order")
     return ClassCells(separator, tuple(labels))
 
@@ -206,10 +202,9 @@ def _separator(table: Table | None, column: str, texts: set[str], notes: list[st
     mark = next(iter(there), _SEPARATORS[0])
     if table is not None and mark != _SEPARATORS[0] and mark not in _DOUBTFUL:
         example = next(text for text in texts if mark in text)
-        raise UserError(
-            f"{table.name}: {quoted(example)} in column {quoted(column)} may be one class or several: set "
-            f"task.label_separator to {quoted(mark)} to divide such cells, or to '|' to leave them whole"
-        )
+        told = f"{quoted(example)} in column {quoted(column)} may be one class or several"
+        advice = f"to {quoted(mark)} to divide such cells, or to '|' to leave them whole"
+        raise UserError(f"{table.name}: {told}: set task.label_separator {advice}")
     return _SEPARATORS[0]
 
 
@@ -273,11 +268,9 @@ def tags_of(
     if not numbers or not all(type(tag) is int for tag in numbers):
         tags = words_of(table, row, cell, column)
     elif labels is None:
-        raise table.error(
-            row,
-            f"the tags in column {quoted(column)} are numbers, and their names are not known: name them in the order "
-            "of the numbers, as in task.labels=[O, B-X, I-X]",
-        )
+        told = f"the tags in column {quoted(column)} are numbers, and their names are not known"
+        advice = "name them in the order of the numbers, as in task.labels=[O, B-X, I-X]"
+        raise table.error(row, f"{told}: {advice}")
     elif not all(0 <= tag < len(labels) for tag in numbers):
         raise table.error(row, f"expected tags from 0 to {len(labels) - 1} (`labels`), found {quoted(cell)}")
     else:

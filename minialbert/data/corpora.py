@@ -204,10 +204,9 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
         raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} {what} have 0 bytes")
     found = list(sources.values())
     if text_field != "text" and not any(source.kind in _OF_FIELDS for source in found):
-        raise UserError(
-            f"--column {quoted(text_field)}: no file of the corpus ({listed(one.path.name for one in found)}) has "
-            "fields, as jsonl, csv, tsv and parquet do: leave it out"
-        )
+        told = f"no file of the corpus ({listed(one.path.name for one in found)}) has fields"
+        advice = "as jsonl, csv, tsv and parquet do: leave it out"
+        raise UserError(f"--column {quoted(text_field)}: {told}, {advice}")
     return found
 
 

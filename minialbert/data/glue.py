@@ -236,10 +236,9 @@ def _find_folder(task: GlueTask, data: Path) -> Path:
     for entry in (*folders, data):
         if glue_task_name(entry.name) == task.name:
             return entry
-    raise UserError(
-        f"{data} has neither a directory {task.folder} nor the files of {task.name} "
-        f"({_alternatives(task, 'train')}, {_alternatives(task, 'validation')}); there is: {_listing(data)}"
-    )
+    files = f"{_alternatives(task, 'train')}, {_alternatives(task, 'validation')}"
+    lacks = f"neither a directory {task.folder} nor the files of {task.name} ({files})"
+    raise UserError(f"{data} has {lacks}; there is: {_listing(data)}")
 
 
 def _find_files(task: GlueTask, folder: Path) -> dict[str, Path]:
@@ -249,9 +248,8 @@ def _find_files(task: GlueTask, folder: Path) -> dict[str, Path]:
         if path is not None:
             found[split] = path
         elif split in ("train", "validation"):
-            raise UserError(
-                f"{folder} has no {_alternatives(task, split)}, which {task.name} needs; there is: {_listing(folder)}"
-            )
+            lacks = f"no {_alternatives(task, split)}, which {task.name} needs"
+            raise UserError(f"{folder} has {lacks}; there is: {_listing(folder)}")
     if task.name == "mnli":
         places = (folder, folder.absolute().parent / "diagnostic")
         there = [place / "diagnostic.tsv" for place in places if (place / "diagnostic.tsv").is_file()]
@@ -279,14 +277,12 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
         _, header = next(rows, (0, []))
         if not header:
             raise UserError(f"{path} is empty: expected a header line and rows")
-    positions = {column.strip(): position for position, column in enumerate(header)}
+    names = [column.strip() for column in header]
     wanted = [*task.columns, task.label_column] if labelled else list(task.columns)
-    missing = [column for column in wanted if column not in positions]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; the columns are: {listed(positions)}")
-    texts = [positions[column] for column in task.columns]
-    label = positions[task.label_column] if labelled else None
-    index = next((positions[column] for column in _INDEX_COLUMNS if column in positions), None)
+    if missing := [column for column in wanted if column not in names]:
+        known = listed(dict.fromkeys(names))
+        raise UserError(f"{path} has no column {', '.join(missing)}; the columns are: {known}")
+    index = next((column for column in _INDEX_COLUMNS if column in names), None)
     for line, fields in rows:
         # A stray TAB in a text moves the fields after it; the label column could then hold another valid label.
         if len(fields) < len(header) or any(extra.strip() for extra in fields[len(header) :]):
@@ -295,9 +291,10 @@ def _read_file(task: GlueTask, path: Path, *, labelled: bool) -> _Split:
                 raise file_error(path, line, f"{expected}, found {len(fields)}")
             part.left_out["with too few or too many columns"] += 1
             continue
-        row_id = None if index is None else fields[index].strip() or None
-        spelled = None if label is None else fields[label]
-        part.add(f"{path}:{line}", [fields[position] for position in texts], spelled, row_id)
+        cells = dict(zip(names, fields, strict=False))  # what is behind the last column is blank
+        row_id = None if index is None else cells[index].strip() or None
+        label = cells[task.label_column] if labelled else None
+        part.add(f"{path}:{line}", [cells[column] for column in task.columns], label, row_id)
     return part
 
 

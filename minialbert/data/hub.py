@@ -87,9 +87,8 @@ def assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
     for split, names in SPLIT_NAMES.items():
         candidates = [key for key, stem in stems.items() if stem.lower() in names]
         if len(candidates) > 1:
-            raise UserError(
-                f"{title}: both {shown(' and '.join(candidates), 200)} could be the {split} split: keep one of them"
-            )
+            both = shown(" and ".join(candidates), 200)
+            raise UserError(f"{title}: both {both} could be the {split} split: keep one of them")
         if candidates:
             found[split] = candidates[0]
     return found

@@ -246,10 +246,8 @@ def _continuations(
     prefixes = {prefix: sum(t.startswith(prefix) for t in tokens.values()) for prefix in ("##", "Ġ", "▁")}
     prefix = max(prefixes, key=lambda p: prefixes[p])
     if prefixes[prefix] == 0:
-        raise UserError(
-            f"whole_word: the vocabulary of {tokenizer_name(tokenizer)} marks no words with ##, Ġ or ▁; "
-            "mask single tokens instead"
-        )
+        told = f"the vocabulary of {tokenizer_name(tokenizer)} marks no words with ##, Ġ or ▁"
+        raise UserError(f"whole_word: {told}; mask single tokens instead")
     continues = np.zeros(size, dtype=bool)
     for token_id, token in tokens.items():
         continues[token_id] = token.startswith(prefix) == (prefix == "##")

@@ -120,11 +120,9 @@ class TagReader:
             if prefix == "I" and type_ != previous:
                 if self.repair == "refuse":
                     before = f"an entity {shown(previous)}" if previous else "no entity"
-                    raise self.error(
-                        row,
-                        f"{quoted(given.strip())} follows {before}: expected {quoted(f'B-{type_}')} at the start of an "
-                        "entity; mend the file, or have it repaired",
-                    )
+                    expected = f"expected {quoted(f'B-{type_}')} at the start of an entity"
+                    told = f"{quoted(given.strip())} follows {before}: {expected}"
+                    raise self.error(row, f"{told}; mend the file, or have it repaired")
                 self.repaired += 1
                 tag = f"B-{type_}"
             read.append(tag)

@@ -31,10 +31,8 @@ def pack_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """
     for index, length in enumerate(lengths):
         if length > row_length:
-            raise UserError(
-                f"window {index} of {len(lengths)} has {length} tokens but a packed row holds {row_length}: "
-                "set the row length to that of the longest window, or more"
-            )
+            told = f"window {index} of {len(lengths)} has {length} tokens but a packed row holds {row_length}"
+            raise UserError(f"{told}: set the row length to that of the longest window, or more")
     free = np.full(len(lengths), row_length, dtype=np.int64)
     rows: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

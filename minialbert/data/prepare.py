@@ -269,15 +269,12 @@ def _check_options(
     content = options.window_length - specials
     limit = options.max_windows_per_document
     if content < 1:
-        raise UserError(
-            f"window_length {options.window_length} has no room beside {specials} special tokens: "
-            f"give at least {specials + 1}"
-        )
+        told = f"window_length {options.window_length} has no room beside {specials} special tokens"
+        raise UserError(f"{told}: give at least {specials + 1}")
     if not options.truncate and not 0 <= options.overlap < content:
-        raise UserError(
-            f"overlap must lie in [0, {content}) (window_length {options.window_length} less {specials} "
-            f"special tokens), found {options.overlap}: give --overlap {content // 2}"
-        )
+        room = f"[0, {content}) (window_length {options.window_length} less {specials} special tokens)"
+        found = f"found {options.overlap}: give --overlap {content // 2}"
+        raise UserError(f"overlap must lie in {room}, {found}")
     if limit is not None and limit < 1:
         raise UserError(f"max_windows_per_document must be at least 1 or None, found {limit}")
     if not 0 <= options.held_out_fraction < 1:
@@ -488,10 +485,9 @@ def _finish(folder: Path, plan: Plan, state: _State) -> WindowsManifest:
         found = sum(count.documents for count in counts.values())
         if found == 0:
             raise UserError(f"the corpus has no document: {plan.sources[0].name} ... hold only whitespace")
-        raise UserError(
-            f"the corpus has {found} document(s), too few for a training and a held-out split: cut it into more "
-            "(--documents line, if each line is a text), or hold out nothing (--held-out-fraction 0)"
-        )
+        told = f"the corpus has {found} document(s), too few for a training and a held-out split"
+        advice = "cut it into more (--documents line, if each line is a text)"
+        raise UserError(f"{told}: {advice}, or hold out nothing (--held-out-fraction 0)")
     sizes = (data_sizes(folder, split, counts[split], plan.types) for split in SPLITS)
     num_bytes = sum(size for files in sizes for _, size in files)
     manifest = WindowsManifest(

@@ -286,9 +286,8 @@ def _check_options(
     if label_separator is not None and not label_separator.strip():
         raise UserError(f"expected a label separator that is not a blank, found {quoted(label_separator)}")
     if (flags := flag_names(columns)) and (kind.label != "classes" or len(set(flags)) < len(flags)):
-        raise UserError(
-            f"the label columns {listed(flags)}: several are for multi-label tasks, a 0 or 1 in each, each named once"
-        )
+        expected = "several are for multi-label tasks, a 0 or 1 in each, each named once"
+        raise UserError(f"the label columns {listed(flags)}: {expected}")
 
 
 def _class_cells(
@@ -304,10 +303,9 @@ def _class_cells(
     if column is not None:
         return understand_classes(column, list(tables.values()), labels, separator, notes)
     if not flag_names(columns) and not main.format and (flags := flag_columns(main)):
-        raise UserError(
-            f"{main.name}: no label column; of one column with 0 and 1 for each class name them all, as in "
-            f"task.label=[{', '.join(flags)}]"
-        )
+        advice = f"name them all, as in task.label=[{', '.join(flags)}]"
+        told = "no label column; of one column with 0 and 1 for each class"
+        raise UserError(f"{main.name}: {told} {advice}")
     return ClassCells("|")
 
 
@@ -395,10 +393,9 @@ def _check_number_of_labels(train: Table, kind: TaskType, names: Sequence[str], 
         found = quoted(names[0]) if names else "none"
         raise UserError(f"{train.name}: expected at least two labels, found only {found}")
     elif kind.label == "class" and len(names) == rows > 4:  # as where columns were swapped
-        raise UserError(
-            f"{train.name}: each of its {rows:,} rows has a label of its own, as {quoted(names[0])}: set task.label to "
-            "the column of the classes, and task.text to that of the texts"
-        )
+        told = f"each of its {rows:,} rows has a label of its own, as {quoted(names[0])}"
+        advice = "set task.label to the column of the classes, and task.text to that of the texts"
+        raise UserError(f"{train.name}: {told}: {advice}")
 
 
 def _unknown_labels(

@@ -52,16 +52,14 @@ def load_task(
     else:
         kind = task_type(recipe.problem) if recipe.problem else options.get(name)
         if kind is None:
-            raise UserError(
-                f"no task is called {quoted(name)}: expected one of {known}, or a name of your own with task.problem "
-                f"({', '.join(TASK_TYPES)})"
-            )
+            own = f"a name of your own with task.problem ({', '.join(TASK_TYPES)})"
+            raise UserError(f"no task is called {quoted(name)}: expected one of {known}, or {own}")
         if data is None:
             raise UserError(f"task {name} has no data: give --data, a directory or file")
         how = recipe.model_dump(include={"labels", "label_separator", "overlaps", "format"})
         how |= {"columns": recipe.model_dump(include=set(ROLES)), "repair": recipe.iob}
-        own = None if name in options else name
-        task = load_table(data, kind.name, name=own, model_labels=model_labels, **how)
+        title = None if name in options else name
+        task = load_table(data, kind.name, name=title, model_labels=model_labels, **how)
     if recipe.group is not None and all(row.group is None for rows in task.splits.values() for row in rows):
         raise UserError("task.group names a column of a table, and this data has none: leave it out")
     task = first_rows(task, recipe.max_train_rows)
@@ -111,10 +109,9 @@ def _carve_validation(task: Task, fraction: float, group: str | None) -> Task:
     rows = [row.group or index for index, row in enumerate(train)]
     chosen = apart(found, texts, fraction) or apart(found, rows, fraction)
     if not chosen:
-        raise UserError(
-            f"{task.name}: {len(train)} training rows are too few to set some apart for validation, with rows of each "
-            "class left to train on; give a validation file"
-        )
+        few = f"{len(train)} training rows are too few to set some apart for validation"
+        advice = "with rows of each class left to train on; give a validation file"
+        raise UserError(f"{task.name}: {few}, {advice}")
     parts: dict[str, Sequence[Example]] = {
         **task.splits,
         "train": [row for index, row in enumerate(train) if index not in chosen],

@@ -152,11 +152,9 @@ class _PubMed:
     def _start(self, name: str, _: dict[str, str]) -> None:
         line = self._parser.CurrentLineNumber
         if not self._open and name not in _ROOTS:
-            raise self._source.error(
-                line,
-                f"an XML file of {quoted(name)}: of XML, PubMed's articles alone are read (PubmedArticleSet); write "
-                "the texts into a .txt, .jsonl or .csv file",
-            )
+            known = "of XML, PubMed's articles alone are read (PubmedArticleSet)"
+            advice = "write the texts into a .txt, .jsonl or .csv file"
+            raise self._source.error(line, f"an XML file of {quoted(name)}: {known}; {advice}")
         if len(self._open) > 100:
             raise self._source.error(line, "elements within elements, more than a hundred deep")
         if name in _ARTICLES and not self._article:
@@ -185,7 +183,5 @@ class _PubMed:
             self._paragraphs[-1].append(text)
 
     def _entity(self, name: str, *_: object) -> None:
-        raise self._source.error(
-            self._parser.CurrentLineNumber,
-            f"the entity {quoted(name)} is declared or used: a file with entities of its own is not read",
-        )
+        told = f"the entity {quoted(name)} is declared or used: a file with entities of its own is not read"
+        raise self._source.error(self._parser.CurrentLineNumber, told)

@@ -88,12 +88,9 @@ def load_tokenizer(
         raise UserError(f"the tokenizer {name} has no vocabulary: the folder needs tokenizer.json")
     check_tokenizer_files(loaded, name)
     if share := _lowers_upper_case(loaded):
-        logger.warning(
-            "the tokenizer %s is set to lower-case every text, but %.0f %% of its vocabulary have upper case: if the "
-            "model is a cased one, set do_lower_case to false in its tokenizer_config.json",
-            name,
-            100 * share,
-        )
+        cased = f"{100 * share:.0f} % of its vocabulary have upper case"
+        advice = "if the model is a cased one, set do_lower_case to false in its tokenizer_config.json"
+        logger.warning("the tokenizer %s is set to lower-case every text, but %s: %s", name, cased, advice)
     return loaded
 
 
@@ -258,10 +255,9 @@ class _Worker:
             requests.flush()
             flat, lengths = pickle.load(answers)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                "a worker process of prepare died (was it out of memory?): run the same command again with "
-                "fewer, --workers 1 (and without --overwrite): it goes on where it stopped"
-            ) from error
+            told = "a worker process of prepare died (was it out of memory?)"
+            advice = "run the same command again with fewer, --workers 1 (and without --overwrite)"
+            raise UserError(f"{told}: {advice}: it goes on where it stopped") from error
         ends = np.cumsum(lengths).tolist()
         return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 

@@ -140,11 +140,9 @@ class WindowsManifest(Plan):
         """Returns the manifest that `to_dict` wrote; raises UserError if it is of no or another version."""
         if values.get("format") != FORMAT:
             raise UserError(f"{MANIFEST} was not written by prepare (no format {FORMAT!r})")
-        if values.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"{MANIFEST} has format_version {quoted(values.get('format_version'), 20)}, this program "
-                f"reads {FORMAT_VERSION}: prepare the corpus again"
-            )
+        if (found := values.get("format_version")) != FORMAT_VERSION:
+            told = f"{MANIFEST} has format_version {quoted(found, 20)}, this program reads {FORMAT_VERSION}"
+            raise UserError(f"{told}: prepare the corpus again")
         with failing_as(f"{MANIFEST} is damaged", ValueError, "prepare the corpus again"):
             manifest = record_from_plain(cls, values)
             _check_manifest(manifest)
@@ -479,10 +477,9 @@ class WindowDataset(Dataset[dict[str, Any]]):
         for directory, manifest in zip(self.directories, self.manifests, strict=True):
             found = manifest.tokenizer
             if _reading_of(found) != _reading_of(recorded):
-                raise UserError(
-                    f"{first} and {directory} were made with different tokenizers ({_described(recorded)}; "
-                    f"{_described(found)}): prepare both with the teacher's"
-                )
+                told = f"{first} and {directory} were made with different tokenizers"
+                both = f"{_described(recorded)}; {_described(found)}"
+                raise UserError(f"{told} ({both}): prepare both with the teacher's")
             if self.split == "train" and not manifest.splits["train"].windows:
                 raise UserError(f"{directory} has no windows to train on: leave it out, or prepare more text")
 
@@ -495,11 +492,10 @@ def check_tokenizer(recorded: TokenizerRecord, tokenizer: PreTrainedTokenizerBas
     """Raises UserError if a model's tokenizer does not give the ids that are stored."""
     fingerprint = tokenizer_fingerprint(tokenizer)
     if fingerprint != recorded.fingerprint:
-        raise UserError(
-            f"the windows were made with the tokenizer {_described(recorded)}, not with "
-            f"{tokenizer_name(tokenizer)} ({len(tokenizer)} tokens, {fingerprint[:12]}): prepare the corpus with "
-            "this model's, or keep both with student.own_vocabulary=true"
-        )
+        told = f"the windows were made with the tokenizer {_described(recorded)}"
+        other = f"{tokenizer_name(tokenizer)} ({len(tokenizer)} tokens, {fingerprint[:12]})"
+        advice = "prepare the corpus with this model's, or keep both with student.own_vocabulary=true"
+        raise UserError(f"{told}, not with {other}: {advice}")
 
 
 def data_identity(windows: WindowDataset) -> dict[str, Any]:

@@ -39,10 +39,9 @@ def rows(table: Table) -> Table:
                         name = asked.get("id", asked["question"])
                         places[len(found)] = f"{place}, paragraph {at}, question {name}"
                         if impossible and answers:
-                            raise UserError(
-                                f"{places[len(found)]}: is_impossible is true, so expected no answers, found "
-                                f"{quoted(answers)}; remove one of the two"
-                            )
+                            told = "is_impossible is true, so expected no answers"
+                            advice = f"found {quoted(answers)}; remove one of the two"
+                            raise UserError(f"{places[len(found)]}: {told}, {advice}")
     if not found:
         raise UserError(f"{table.name}: 0 questions; expected at least one")
     columns = dict.fromkeys(key for _, cells in found for key in cells)
