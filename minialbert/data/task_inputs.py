@@ -123,6 +123,7 @@ def encode_sentences(
     overlap: int,
     all_pieces: bool = False,
     rule: WordRule | None = None,
+    **_: Any,  # of texts
 ) -> Encoded:
     """Return sentences of words, tagged or not, as windows, with the tag of each word on its first piece.
 

@@ -227,18 +227,7 @@ class Token(SingleLabel):
     )  # fmt: skip
     head, problem_type = "token-classification", None
     package = ("seqeval.metrics", "seqeval")
-
-    def encode(
-        self,
-        examples: Sequence[Any],
-        tokenizer: PreTrainedTokenizerFast,
-        task: Task,
-        *,
-        long_texts: str = "windows",  # sentences always are
-        **options: Any,
-    ) -> Encoded:
-        """Return sentences as windows; options are those of `encode_sentences`."""
-        return encode_sentences(examples, tokenizer, task, **options)
+    encode = staticmethod(encode_sentences)
 
 
 class MultiLabel(TaskType):
