@@ -84,6 +84,8 @@ def _classes_of(rows: Any) -> dict[str, tuple[str, ...]]:
 
 def _plain(cell: Any) -> Any:
     """Returns a row or a cell without arrays, tensors and numbers of a library's own, wherever in it."""
+    if isinstance(cell, str):
+        return cell
     if isinstance(cell, Mapping):
         return {name: _plain(one) for name, one in cell.items()}
     if isinstance(cell, list | tuple | set | frozenset):
