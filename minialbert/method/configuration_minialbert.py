@@ -38,8 +38,9 @@ _warn_once = cache(logging.getLogger(__name__).warning)  # a configuration is bu
 _FRACTIONS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: object, kinds: Any = int | float) -> bool:
+    """Return whether a value is a number of these kinds, as True and False are not."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 # Keys that came later, with what they were before: files that do not need them stay as they were.
@@ -174,7 +175,7 @@ class MiniAlbertConfig(PreTrainedConfig):
     def _check_values(self) -> None:
         for name in _SIZES:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not _is_number(value, int):
                 raise ValueError(f"{name} must be an integer, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -203,7 +204,7 @@ class MiniAlbertConfig(PreTrainedConfig):
 
     def _check_adapters(self) -> None:
         factor = self.adapter_reduction_factor
-        if factor is not None and (not isinstance(factor, int) or isinstance(factor, bool)):
+        if factor is not None and not _is_number(factor, int):
             raise ValueError(f"adapter_reduction_factor must be an integer or None, got {factor!r}")
         if factor is not None and not 1 <= factor <= self.hidden_size:
             raise ValueError(
@@ -217,11 +218,8 @@ class MiniAlbertConfig(PreTrainedConfig):
                 "adapter_init='identity' needs adapter_layer_norm=False: an adapter that ends in a LayerNorm "
                 "is not the identity; use adapter_init='as-published' to keep the LayerNorm"
             )
-        if (
-            factor is not None
-            and "lora" in self.adapter_kind.split("+")
-            and self.lora_rank > self.hidden_size
-        ):
+        has_lora = factor is not None and "lora" in self.adapter_kind.split("+")
+        if has_lora and self.lora_rank > self.hidden_size:
             raise ValueError(
                 f"lora_rank must be at most hidden_size ({self.hidden_size}), got {self.lora_rank}"
             )
@@ -235,7 +233,7 @@ class MiniAlbertConfig(PreTrainedConfig):
     def _check_depths(self) -> None:
         depths, threshold = self.elastic_depths, self.exit_threshold
         if depths is not None:
-            whole = all(isinstance(depth, int) and not isinstance(depth, bool) for depth in depths)
+            whole = all(_is_number(depth, int) for depth in depths)
             if not depths or not whole or min(depths) < 1 or sorted(set(depths)) != list(depths):
                 raise ValueError(
                     "elastic_depths must be numbers of iterations from 1, ascending and each once, or None, "
@@ -297,18 +295,12 @@ class MiniAlbertConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike,
-        **kwargs: Any,
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return `config.json` of a directory or hub id; one of the paper's release is translated."""
         try:
             config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except (
-            RecursionError,
-            TypeError,
-            AttributeError,
-        ) as error:  # JSON, but no object or nested too deeply
+        except (RecursionError, TypeError, AttributeError) as error:  # no object, or nested too deeply
             raise OSError(f"{pretrained_model_name_or_path}: config.json is not a configuration") from error
         if not isinstance(config_dict, dict):
             raise OSError(f"{pretrained_model_name_or_path}: its config.json holds no JSON object")
@@ -353,31 +345,19 @@ def config_from_release(release: dict[str, Any]) -> dict[str, Any]:
     for key in ("num_hidden_groups", "inner_group_num"):
         if release.get(key, 1) != 1:
             raise ValueError(f"a MiniALBERT student has one shared block, but {key} is {release[key]}")
-    given = {**_ALBERT_DEFAULTS, **release}
-    kept: dict[str, Any] = {
-        key: given[key]
-        for key in (
-            "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob",
-            "max_position_embeddings", "type_vocab_size", "initializer_range", "layer_norm_eps",
-            "pad_token_id", "id2label", "label2id", "architectures", "problem_type",
-        )
-        if key in given
-    }  # fmt: skip
+    carried = (*_ALBERT_DEFAULTS, "id2label", "label2id", "architectures", "problem_type")
     dropout = release.get("classifier_dropout")
-    kept["classifier_dropout"] = (
-        dropout if dropout is not None else release.get("classifier_dropout_prob", 0.1)
-    )
-    has_adapters = bool(release.get("use_adapter", False))
     try:
-        kept["adapter_reduction_factor"] = int(release.get("reduction_factor", 16)) if has_adapters else None
+        factor = int(release.get("reduction_factor", 16)) if release.get("use_adapter") else None
     except (TypeError, OverflowError) as error:
         raise ValueError("reduction_factor must be an integer") from error
-    kept["adapter_layer_norm"] = True
-    kept["adapter_init"] = "as-published"
-    kept["tie_word_embeddings"] = False
-    kept["model_type"] = MiniAlbertConfig.model_type
+    kept = {
+        **{key: value for key, value in {**_ALBERT_DEFAULTS, **release}.items() if key in carried},
+        "classifier_dropout": release.get("classifier_dropout_prob", 0.1) if dropout is None else dropout,
+        "adapter_reduction_factor": factor,
+        "adapter_layer_norm": True,
+        "adapter_init": "as-published",
+        "tie_word_embeddings": False,
+        "model_type": MiniAlbertConfig.model_type,
+    }
     return json.loads(json.dumps(kept))
-
-
-__all__ = ["AUTO_MAP", "MiniAlbertConfig", "config_from_release"]

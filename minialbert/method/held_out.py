@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from minialbert.method.objective import EncoderView, Request, comparable_rows, m
 from minialbert.method.sentence_vectors import Pooling, similarity_correlation
 
 Batch = Mapping[str, Tensor]
+Key = TypeVar("Key")
 
 
 @dataclass
@@ -54,19 +56,22 @@ class HeldOutMetrics:
 
 
 class _Sums:
-    """Sums and counts by name, kept on the CPU in double precision."""
+    """Sums and counts by name, kept on the CPU in double precision, and pairs of vectors."""
 
     def __init__(self) -> None:
-        self.totals: dict[Any, float] = {}
-        self.counts: dict[Any, float] = {}
+        self.totals: defaultdict[Any, float] = defaultdict(float)
+        self.counts: defaultdict[Any, float] = defaultdict(float)
         self.vectors: list[tuple[Tensor, Tensor]] = []
 
     def add(self, name: Any, mean: Tensor, count: float) -> None:
-        self.totals[name] = self.totals.get(name, 0.0) + float(mean) * count
-        self.counts[name] = self.counts.get(name, 0.0) + count
+        self.totals[name] += float(mean) * count
+        self.counts[name] += count
 
-    def mean(self, name: Any) -> float | None:
-        return self.totals[name] / self.counts[name] if self.counts.get(name) else None
+    def means(self, names: Mapping[Key, Any]) -> dict[Key, float]:
+        """Return the means of some names by other keys; what was never counted is left out."""
+        return {
+            key: self.totals[name] / self.counts[name] for key, name in names.items() if self.counts[name]
+        }
 
 
 @torch.no_grad()
@@ -106,8 +111,8 @@ def measure_held_out(
     whole = _Sums()
     for part in parts:
         for name, total in part.totals.items():
-            whole.totals[name] = whole.totals.get(name, 0.0) + total
-            whole.counts[name] = whole.counts.get(name, 0.0) + part.counts[name]
+            whole.totals[name] += total
+            whole.counts[name] += part.counts[name]
         whole.vectors += part.vectors
     first, second = (_metrics(part, pairs, depths) for part in parts)
     return _metrics(whole, pairs, depths), first, second
@@ -151,27 +156,19 @@ def _add_batch(
 
 
 def _metrics(sums: _Sums, pairs: list[tuple[int, int]], depths: Sequence[int]) -> HeldOutMetrics:
-    def by_iteration(name: str) -> dict[int, float]:
-        values = {iteration: sums.mean((name, iteration)) for iteration, _ in pairs}
-        return {iteration: value for iteration, value in values.items() if value is not None}
+    def at(depth: int | None) -> dict[str, float]:
+        return sums.means({name: (name, depth) for name in ("mlm_loss", "mlm_accuracy")})
 
-    def at(depth: int) -> dict[str, float]:
-        values = {name: sums.mean((name, depth)) for name in ("mlm_loss", "mlm_accuracy")}
-        return {name: value for name, value in values.items() if value is not None}
-
-    cosine = correlation = None
+    figures = at(None) | sums.means({"output_kl": "output_kl"})
     if sums.vectors:
         ours, theirs = (torch.cat(side) for side in zip(*sums.vectors, strict=True))
-        cosine = float(functional.cosine_similarity(ours, theirs).mean())
-        correlation = similarity_correlation(ours, theirs) if len(ours) > 2 else None
+        figures["vector_cosine"] = float(functional.cosine_similarity(ours, theirs).mean())
+        if len(ours) > 2:
+            figures["similarity_correlation"] = similarity_correlation(ours, theirs)
     return HeldOutMetrics(
-        vector_cosine=cosine,
-        similarity_correlation=correlation,
-        mlm_loss=sums.mean(("mlm_loss", None)),
-        mlm_accuracy=sums.mean(("mlm_accuracy", None)),
-        output_kl=sums.mean("output_kl"),
-        cosine=by_iteration("cosine"),
-        attention_kl=by_iteration("attention_kl"),
-        masked_tokens=int(sums.counts.get(("mlm_loss", None), 0)),
+        **figures,
+        cosine=sums.means({iteration: ("cosine", iteration) for iteration, _ in pairs}),
+        attention_kl=sums.means({iteration: ("attention_kl", iteration) for iteration, _ in pairs}),
+        masked_tokens=int(sums.counts["mlm_loss", None]),
         depths={depth: at(depth) for depth in depths},
     )

@@ -132,20 +132,12 @@ def output_loss(
                 f"mask of shape {tuple(mask.shape)} does not fit logits of {tuple(student_logits.shape)}"
             )
         student_logits, teacher_logits = student_logits[mask.bool()], teacher_logits[mask.bool()]
-    divergence = softened_divergence(student_logits, teacher_logits, temperature, direction).sum(-1)
+    student, teacher = (
+        nn.functional.log_softmax(_full_precision(logits) / temperature, dim=-1)
+        for logits in (student_logits, teacher_logits)
+    )
+    divergence = _kl(student, teacher, direction).sum(-1)
     return temperature**2 * divergence.sum() / at_least_one(divergence.numel() if count is None else count)
-
-
-def softened_divergence(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    temperature: float = 1.0,
-    direction: KLDirection = "teacher-student",
-) -> Tensor:
-    """Return the summands of the KL divergence between two softened distributions, in the shape of the logits."""
-    student = nn.functional.log_softmax(_full_precision(student_logits) / temperature, dim=-1)
-    teacher = nn.functional.log_softmax(_full_precision(teacher_logits) / temperature, dim=-1)
-    return _kl(student, teacher, direction)
 
 
 def attention_loss(
@@ -196,14 +188,9 @@ def mean_divergence(
 
     The rest is as for `attention_loss`.
     """
-    batch, heads, length = divergence.shape
-    if attention_mask is not None:
-        divergence = divergence * attention_mask[:, None, :].to(divergence.dtype)
-        default_count: Tensor | float = attention_mask.sum()
-    else:
-        default_count = batch * length
-    keys = length if reduction == "elements" else 1
-    return divergence.sum() / (heads * keys * at_least_one(default_count if count is None else count))
+    _, heads, length = divergence.shape
+    mask = None if attention_mask is None else attention_mask[:, None, :]
+    return _mean(divergence, mask, count, heads=heads, keys=length if reduction == "elements" else 1)
 
 
 def hidden_loss(
@@ -223,12 +210,7 @@ def hidden_loss(
     check_same_shape("hidden states", student_hidden, teacher_hidden)
     student, teacher = _full_precision(student_hidden), _full_precision(teacher_hidden)
     distance = 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)  # (B, T)
-    if attention_mask is not None:
-        distance = distance * attention_mask.to(distance.dtype)
-        default_count: Tensor | float = attention_mask.sum()
-    else:
-        default_count = distance.numel()
-    return distance.sum() / at_least_one(default_count if count is None else count)
+    return _mean(distance, attention_mask, count)
 
 
 def embedding_loss(
@@ -260,6 +242,17 @@ def _log(probabilities: Tensor, epsilon: float) -> Tensor:
     if epsilon:
         return (probabilities + epsilon).log()
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def _mean(
+    values: Tensor, mask: Tensor | None, count: Tensor | float | None, *, heads: int = 1, keys: int = 1
+) -> Tensor:
+    """Return the sum of values over valid tokens, divided by heads, keys and `count`, their number when absent."""
+    if count is None:
+        count = values.numel() // heads if mask is None else mask.sum()
+    if mask is not None:
+        values = values * mask.to(values.dtype)
+    return values.sum() / (heads * keys * at_least_one(count))
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

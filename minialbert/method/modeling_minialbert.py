@@ -263,10 +263,7 @@ Build = Callable[[MiniAlbertConfig], nn.Module]
 # What builds an adapter before the attention, and one before the feed-forward network.
 ADAPTER_KINDS: dict[str, tuple[Build, Build]] = {
     "bottleneck": (BottleneckAdapter, BottleneckAdapter),
-    "lora": (
-        partial(LowRankAdapter, layers=ATTENTION_LAYERS),
-        partial(LowRankAdapter, layers=FFN_LAYERS),
-    ),
+    "lora": (partial(LowRankAdapter, layers=ATTENTION_LAYERS), partial(LowRankAdapter, layers=FFN_LAYERS)),
     "layer-norm": (
         partial(VectorAdapter, scales=("LayerNorm",), shifts=("LayerNorm", *ATTENTION_LAYERS)),
         partial(VectorAdapter, scales=("LayerNorm",), shifts=("LayerNorm", *FFN_LAYERS)),
@@ -487,10 +484,7 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args: Any,
-        **kwargs: Any,
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
     ) -> Any:
         """Load a student from a directory or hub id: one of ours, or one of the paper's release.
 
@@ -558,11 +552,8 @@ def _check_release_keys(
         for key, found, expected in sorted(info["mismatched_keys"])
         if of_encoder(key) or not keep_mismatched
     ]
-    problems = [
-        f"{what}: {', '.join(keys)}"
-        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", mismatched))
-        if keys
-    ]
+    found = {"missing": missing, "unknown": unknown, "of another shape": mismatched}
+    problems = [f"{what}: {', '.join(keys)}" for what, keys in found.items() if keys]
     if problems:
         raise ValueError(
             f"{name} is not a complete checkpoint of the MiniALBERT release; {'; '.join(problems)}"
@@ -659,10 +650,9 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         block = self.blocks[self.config.group_of(iteration)]
         # Not the module itself: see `IterationAdapter`.
         attention = None if hasattr(block, "attention") else self.block.attention.__call__
-        hidden_states, rows = block(
+        return block(
             hidden_states, attention_adapter, ffn_adapter, mask, output_attentions, num_queries, attention
         )
-        return hidden_states, rows
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -974,9 +964,8 @@ class _MiniAlbertClassifier(_MiniAlbertWithHead):
             if len(needed) == len(leaving):
                 continue
             length = max(needed)
-            rows = leaves.to(ends.dtype).argsort(stable=True)[
-                : len(needed)
-            ]  # those that stay, in their order
+            # Those that stay, in their order.
+            rows = leaves.to(ends.dtype).argsort(stable=True)[: len(needed)]
             samples, ends = samples[rows], ends[rows]
             hidden_states = hidden_states[rows, :length]
             attended = None if attended is None else attended[rows, :length]
@@ -1019,20 +1008,10 @@ class MiniAlbertForSequenceClassification(_MiniAlbertClassifier):
         several classes at once.
         """
         problem = self.config.problem_type
-        if problem is None:
-            if self.num_labels == 1:
-                problem = "regression"
-            else:
-                problem = (
-                    "multi_label_classification"
-                    if labels.is_floating_point()
-                    else "single_label_classification"
-                )
-        if problem == "regression":
-            return nn.functional.mse_loss(
-                logits.float().squeeze(-1), labels.float().view(logits.squeeze(-1).shape)
-            )
-        if problem == "multi_label_classification":
+        if problem == "regression" or (problem is None and self.num_labels == 1):
+            scores = logits.float().squeeze(-1)
+            return nn.functional.mse_loss(scores, labels.float().view(scores.shape))
+        if problem == "multi_label_classification" or (problem is None and labels.is_floating_point()):
             return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
         return nn.functional.cross_entropy(logits.float(), labels.view(-1))
 
