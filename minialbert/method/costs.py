@@ -195,17 +195,11 @@ def distillation_price(plan: DistillationPlan) -> Price:
     length, steps, batch = plan.windows.window_length, plan.max_steps, plan.recipe.training.batch_size
     masked = plan.collator.mask_probability
     asked = teacher if plan.objective.needs_teacher else None
-    predicts = (masked if plan.objective.output_positions == "masked" else 1.0) * bool(
-        plan.objective.output_weight
-    )
+    predicts = masked if plan.objective.output_positions == "masked" else 1.0
     flops = step_flops_per_token(
-        student,
-        asked.model.config if asked is not None else None,
-        length,
-        masked=masked,
-        teacher_predicts=predicts,
-        teacher_share=plan.teacher_share,
-    )
+        student, asked.model.config if asked is not None else None, length, masked=masked,
+        teacher_predicts=predicts if plan.objective.output_weight else 0.0, teacher_share=plan.teacher_share,
+    )  # fmt: skip
     passes = steps * batch / max(len(plan.windows), 1)
     precision = resolve_precision(plan.recipe.training.precision)
     memory = _memory_bytes(plan, length)

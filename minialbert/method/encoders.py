@@ -225,12 +225,10 @@ def quiet_loading() -> Iterator[None]:
             reporter.removeFilter(is_other)
 
 
-def tell_misfit(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], limit: int = 400
-) -> str:
+def tell_misfit(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
     """Return how the shapes of a file's tensors differ from a model's, by name: nothing where they do not.
 
-    What is missing, unknown, or of another shape is told in about `limit` letters.
+    What is missing, unknown, or of another shape is told in about 400 letters.
     """
     problems = {
         "missing": sorted(expected.keys() - found.keys()),
@@ -241,7 +239,7 @@ def tell_misfit(
             if found[key] != expected[key]
         ],
     }
-    room = limit // max(1, sum(map(bool, problems.values())))
+    room = 400 // max(1, sum(map(bool, problems.values())))
     return "; ".join(f"{what}: {listed(keys, room)}" for what, keys in problems.items() if keys)
 
 
@@ -335,23 +333,17 @@ def load_encoder_config(name: str | Path, *, revision: str | None = None) -> Pre
     be read, or it is not that of an encoder.
     """
     name = find_folder(name) if is_exported(name) else name
-    path = Path(name)
+    path, expected = Path(name), "expected the directory of a Transformers model"
     check_model_folder(path)
     if path.is_dir() and not (path / "config.json").is_file():
         # A run's model, or the encoder of sentence-transformers.
-        inner = [
-            file.parent for part in ("model", "*_Transformer") for file in path.glob(f"{part}/config.json")
-        ]
-        told = (
-            f"give {inner[0]}, where its model is"
-            if inner
-            else "expected the directory of a Transformers model"
-        )
+        inner = [*path.glob("model/config.json"), *path.glob("*_Transformer/config.json")]
+        told = f"give {inner[0].parent}, where its model is" if inner else expected
         raise UserError(f"{name} has no config.json: {told}")
     # The folder of a hub id's owner may exist too; that of a run is no owner's.
     is_local = str(name).startswith((".", "/", "~")) or RunDirectory(path.parent).recipe.is_file()
     if not path.exists() and is_local:
-        raise UserError(f"{name} does not exist: expected the directory of a Transformers model, or a hub id")
+        raise UserError(f"{name} does not exist: {expected}, or a hub id")
     _check_counts(path / "config.json")
     try:
         with sparing_attempts(name):
@@ -461,7 +453,7 @@ def view_encoder(
         if asked.positions is None:
             outputs, logits = encoder(**inputs, output_hidden_states=True), None
         else:
-            handle = encoder.register_forward_hook(_SelectRows(asked.positions))
+            handle = encoder.register_forward_hook(partial(_select_rows, asked.positions))
             try:
                 outputs = model(**inputs, output_hidden_states=True)
             finally:
@@ -490,23 +482,21 @@ def view_encoder(
     return view
 
 
-class _SelectRows:
-    """Forward hook of the bare encoder: its head sees the chosen positions, as one sequence (1, M, D)."""
-
-    def __init__(self, positions: Tensor) -> None:
-        self.positions = positions
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        output["last_hidden_state"] = output["last_hidden_state"][self.positions].unsqueeze(0)
-        return output
+def _select_rows(positions: Tensor, module: nn.Module, args: Any, output: Any) -> Any:
+    """Let the head see the chosen positions of a bare encoder's output alone, as one sequence (1, M, D)."""
+    output["last_hidden_state"] = output["last_hidden_state"][positions].unsqueeze(0)
+    return output
 
 
 def forward_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the entries of a batch that a model's forward takes (DistilBERT has no token types, …)."""
     if "sequence_ids" in batch:
         return packed_inputs(model, batch)
+    return _accepted(model, batch, "input_ids", "attention_mask", "token_type_ids")
+
+
+def _accepted(model: PreTrainedModel, batch: Mapping[str, Tensor], *names: str) -> dict[str, Any]:
     accepted = inspect.signature(model.forward).parameters
-    names = ("input_ids", "attention_mask", "token_type_ids")
     return {name: batch[name] for name in names if name in batch and name in accepted}
 
 
@@ -530,21 +520,15 @@ def packed_inputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[s
     The mask (R, 1, T, T) is bool, or additive in the model's precision for eager attention, which would add True as 1.
     Position ids are counted from where the model's own positions start (padding id + 1 in RoBERTa's kin).
     """
-    accepted = inspect.signature(model.forward).parameters
-    inputs: dict[str, Tensor] = {
-        name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch and name in accepted
-    }
     mask = block_mask(batch["sequence_ids"])
     if model.config._attn_implementation not in _BOOL_MASKS:
         lowest = torch.finfo(model.dtype).min
         mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, lowest)
-    inputs["attention_mask"] = mask
     offset = position_offset(model)
     # Padding keeps the row that such models reserve for it.
-    inputs["position_ids"] = (batch["position_ids"] + offset).masked_fill(
-        batch["sequence_ids"] < 0, max(offset - 1, 0)
-    )
-    return inputs
+    positions = (batch["position_ids"] + offset).masked_fill(batch["sequence_ids"] < 0, max(offset - 1, 0))
+    inputs = _accepted(model, batch, "input_ids", "token_type_ids")
+    return {**inputs, "attention_mask": mask, "position_ids": positions}
 
 
 def enable_recording(model: PreTrainedModel) -> bool:

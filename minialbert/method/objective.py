@@ -476,33 +476,31 @@ class DistillationObjective:
             terms |= self._alignment(student, teacher, attention_mask, counts, num_teacher_layers)
         output_count = masked_count if self.output_positions == "masked" else valid_count
         terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
-        total = sum((getattr(self, f"{name}_weight") * value for name, value in terms.items()), zero)
-        extra = {}
+        weights = {name: getattr(self, f"{name}_weight") for name in terms}
+        extra: dict[str, Tensor] = {}
         if teacher is not None and self.vectors is not None:
             if student.vectors is None or teacher.vectors is None:
                 raise ValueError(
                     "the vector terms need views of student and teacher with vectors: ask with `pooling`"
                 )
-            vectors = self.vectors(student.vectors, teacher.vectors, count=counts.windows)
-            total = sum((weight * vectors[name] for name, weight in self.vectors.weights.items()), total)
-            extra = vectors
+            extra |= self.vectors(student.vectors, teacher.vectors, count=counts.windows)
+            weights |= self.vectors.weights
         if teacher is not None and self.extra:
             layers = self.resolve_layers(
                 max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
             )
             batch = LossBatch(matched_pairs(layers), attention_mask, labels, positions, counts)
             extra |= {name: _REGISTERED[name][0](student, teacher, batch) for name in self.extra}
-            total = sum((weight * extra[name] for name, weight in self.extra.items()), total)
-        if self.elastic is None:
-            return DistillationTerms(**terms, total=total, extra=extra)
-        elastic = self.elastic(
-            student.depth_logits,
-            student.logits,
-            labels[positions],
-            count=masked_count,
-            temperature=self.temperature,
-        )
-        return DistillationTerms(**terms, total=total + elastic, elastic=elastic, extra=extra)
+            weights |= self.extra
+        values = terms | extra
+        total, elastic = sum((weight * values[name] for name, weight in weights.items()), zero), None
+        if self.elastic is not None:
+            elastic = self.elastic(
+                student.depth_logits, student.logits, labels[positions],
+                count=masked_count, temperature=self.temperature,
+            )  # fmt: skip
+            total = total + elastic
+        return DistillationTerms(**terms, total=total, elastic=elastic, extra=extra)
 
     def _vocabulary(
         self,
@@ -523,11 +521,7 @@ class DistillationObjective:
         if student.logits is None:
             return {}
         cross_entropy, divergence = vocabulary_losses(
-            student.logits,
-            labels,
-            teacher_logits,
-            direction=self.kl_direction,
-            temperature=self.temperature,
+            student.logits, labels, teacher_logits, direction=self.kl_direction, temperature=self.temperature
         )
         mlm = cross_entropy.sum() / at_least_one(masked_count)
         output = self.temperature**2 * divergence.sum() / at_least_one(output_count)

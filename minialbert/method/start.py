@@ -23,13 +23,7 @@ from transformers import (
 from minialbert.data.pairs import compared
 from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import (
-    Teacher,
-    config_value,
-    evaluating,
-    load_encoder,
-    position_offset,
-)
+from minialbert.method.encoders import Teacher, config_value, evaluating, load_encoder, position_offset
 from minialbert.method.losses import layer_map
 from minialbert.method.modeling_minialbert import (
     LowRankAdapter,
@@ -180,18 +174,13 @@ def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher)
     depth, teacher_depth = student.config.num_hidden_layers, teacher.num_layers
     step = (teacher_depth - 1) / max(depth - 1, 1)
     kept = [round(index * step) for index in range(depth)]
-    weights = teacher.model.state_dict()
-    renamed = {}
-    for key, value in weights.items():
-        prefix, found, rest = key.partition("encoder.layer.")
-        if not found:
-            renamed[key] = teacher.words(value) if key.endswith(_ROWS_OF_WORDS) else value
-            continue
+    weights, own, renamed = teacher.model.state_dict(), student.state_dict(), {}
+    for key in own:
+        prefix, layer, rest = key.partition("encoder.layer.")
         number, _, part = rest.partition(".")
-        for target, source in enumerate(kept):
-            if source == int(number):
-                renamed[f"{prefix}encoder.layer.{target}.{part}"] = value
-    own = student.state_dict()
+        value = weights.get(f"{prefix}{layer}{kept[int(number)]}.{part}" if layer else key)
+        if value is not None:
+            renamed[key] = teacher.words(value) if key.endswith(_ROWS_OF_WORDS) else value
     different = [key for key in own if key not in renamed or renamed[key].shape != own[key].shape]
     different = [key for key in different if teacher.has_mlm_head or not key.startswith("cls.")]
     if different:
@@ -199,7 +188,7 @@ def initialize_from_alternate_layers(student: BertForMaskedLM, teacher: Teacher)
             "init alternate-layers needs a student of the teacher's width and vocabulary; "
             f"{different[0]} differs"
         )
-    student.load_state_dict({key: renamed[key] for key in own if key in renamed}, strict=False)
+    student.load_state_dict(renamed, strict=False)
     student.tie_weights()
     return [
         f"layers: the teacher's {', '.join(str(layer + 1) for layer in kept)} (from 1)",
@@ -288,11 +277,7 @@ def _token_rows(
 
 
 def _start_projection(
-    student: MiniAlbertForMaskedLM,
-    teacher: Teacher,
-    samples: Sequence[dict[str, Tensor]],
-    *,
-    full_rank: bool,
+    student: MiniAlbertForMaskedLM, teacher: Teacher, samples: Sequence[dict[str, Tensor]], *, full_rank: bool
 ) -> str:
     embeddings = student.minialbert.embeddings
     if isinstance(embeddings.projection, nn.Identity):
@@ -335,11 +320,9 @@ def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None) -> str:
-    layers = _teacher_layers(teacher.model)
+    layers, kind = _teacher_layers(teacher.model), teacher.model.config.model_type
     if layers is None:
-        return (
-            f"shared block: random (the layers of {teacher.model.config.model_type} have another structure)"
-        )
+        return f"shared block: random (the layers of {kind} have another structure)"
     parts, modules = layers
     block, config = student.minialbert.block, student.config
     sources: list[list[Any]] = [[module.get_submodule(name) for module in modules] for name in parts]
@@ -392,26 +375,20 @@ def _start_adapters(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
             target, source = _part(block, ours) or _part(encoder.block, ours), _part(layer, theirs)
             for adapter in (of_attention if in_attention else of_network).modules():
                 changed += _follow(adapter, name, target, source)
-    return (
-        f"adapters: {changed} parts from what the teacher's layers differ by"
-        if changed
-        else "adapters: identity"
-    )
+    told = f"{changed} parts from what the teacher's layers differ by" if changed else "identity"
+    return f"adapters: {told}"
 
 
 def _follow(adapter: nn.Module, name: str, ours: Any, theirs: Any) -> bool:
     """Let a part of an adapter make our layer of that name as theirs, and return whether it can."""
     if isinstance(adapter, LowRankAdapter) and name in adapter.up:
         left, sizes, right = torch.linalg.svd(theirs.weight - ours.weight, full_matrices=False)
-        up: Any = adapter.up[name]
-        down: Any = adapter.down[name]
+        up, down = _part(adapter.up, name), _part(adapter.down, name)
         root, rank = sizes.sqrt(), len(down.weight)
         up.weight.copy_((left * root)[:, :rank])
         down.weight.copy_((root[:, None] * right)[:rank])
         return True
-    vectors: Any = (
-        adapter.vectors[name] if isinstance(adapter, VectorAdapter) and name in adapter.vectors else None
-    )
+    vectors = _part(adapter, f"vectors.{name}") if isinstance(adapter, VectorAdapter) else None
     if vectors is None or vectors.shift is None:
         return False
     gain = torch.ones(())
@@ -450,11 +427,8 @@ def _start_head(student: MiniAlbertForMaskedLM, teacher: Teacher, low_rank: _Low
         source, source_norm, teacher_decoder = parts
         own_decoder = head.decoder if not student.config.tie_word_embeddings else None
         weight = teacher.words(teacher_decoder.weight)
-        if not (
-            _fits(source, head.dense)
-            and _fits(source_norm, head.LayerNorm)
-            and (own_decoder is None or weight.shape == own_decoder.weight.shape)
-        ):
+        has_room = own_decoder is None or weight.shape == own_decoder.weight.shape
+        if not (has_room and _fits(source, head.dense) and _fits(source_norm, head.LayerNorm)):
             return "masked-LM head: random (width differs from the teacher's)"
         _copy(source, head.dense)
         _copy(source_norm, head.LayerNorm)
@@ -525,9 +499,8 @@ def build_student(
             adapters=recipe.adapter_init == "teacher" and len(student.minialbert.attention_adapters) > 0,
         )
     elif recipe.init == "donor":
-        report = initialize_from_donor(
-            student, load_encoder(str(recipe.init_from), "features", role="donor").model
-        )
+        donor = load_encoder(str(recipe.init_from), "features", role="donor").model
+        report = initialize_from_donor(student, donor)
     else:
         report = ["all weights: random"]
     return student.train(), report

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 RECORDING = "minialbert_recording"
 
 
+@dataclass
 class AttentionRecorder:
     """Counts attention calls and keeps of some what a request asks for: rows, inputs, or divergences.
 
@@ -34,12 +36,11 @@ class AttentionRecorder:
     attention modules, and a recursive one has a single module.
     """
 
-    def __init__(self, request: Request, calls: int = 0) -> None:
-        self.request = request
-        self.calls = calls
-        self.rows: dict[int, Tensor] = {}
-        self.inputs: dict[int, AttentionInputs] = {}
-        self.divergences: dict[int, Tensor] = {}
+    request: Request
+    calls: int = 0
+    rows: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[int, AttentionInputs] = field(default_factory=dict)
+    divergences: dict[int, Tensor] = field(default_factory=dict)
 
 
 _ACTIVE: ContextVar[AttentionRecorder | None] = ContextVar("minialbert_attention_recorder", default=None)
@@ -70,9 +71,8 @@ def _checkpoint_contexts() -> tuple[AbstractContextManager, AbstractContextManag
     recorder = _ACTIVE.get()
     if recorder is None:
         return nullcontext(), nullcontext()
-    return nullcontext(), _active(
-        AttentionRecorder(recorder.request, recorder.calls)
-    )  # goes on, and does the same
+    again = AttentionRecorder(recorder.request, recorder.calls)  # goes on, and does the same
+    return nullcontext(), _active(again)
 
 
 @contextmanager

@@ -99,9 +99,7 @@ class _VocabularyLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any,
-        d_cross_entropy: Tensor | None,
-        d_divergence: Tensor | None,
+        ctx: Any, d_cross_entropy: Tensor | None, d_divergence: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         student_logits, labels, teacher_logits, divergence, label_lse, student_lse, teacher_lse = (
             ctx.saved_tensors
