@@ -176,15 +176,13 @@ def add_adapters(
     elif "lora" in own:  # its rank stays that of the adapters that are there
         values = {"adapter_kind": kind}
     config = _changed_config(encoder.config, values, "adapters")
-    for there, fresh in zip(
-        (encoder.attention_adapters, encoder.ffn_adapters), _started(config, seed), strict=True
-    ):
+    places = (encoder.attention_adapters, encoder.ffn_adapters)
+    for there, fresh in zip(places, _started(config, seed), strict=True):
         for adapter in fresh:
             adapter.to(device=encoder.device, dtype=encoder.dtype).train(encoder.training)
         if own:
-            fresh = [
-                CombinedAdapter([*_parts(one), *_parts(new)]) for one, new in zip(there, fresh, strict=True)
-            ]
+            pairs = zip(there, fresh, strict=True)
+            fresh = [CombinedAdapter([*_parts(one), *_parts(new)]) for one, new in pairs]
             del there[:]
         there.extend(fresh)
     values["adapter_kind"] = "+".join((*own, kind))

@@ -58,12 +58,7 @@ _IN_MEMORY = "(in memory)"
 
 
 def initialise(
-    recipe: Recipe,
-    *,
-    data: Folders,
-    output: str | Path,
-    resume: bool = False,
-    overwrite: bool = False,
+    recipe: Recipe, *, data: Folders, output: str | Path, resume: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Write a recipe's student with its first weights, which no step has changed, and return the record.
 
@@ -230,9 +225,9 @@ def distillation_recipe(
     recipe = recipe or ("embeddings" if named == "embeddings" else "default")
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
     if named is not None and named != loaded.distill.preset:
-        chosen = DistillRecipe.model_validate({"preset": named}) if named in PRESETS else None
-        if chosen is None:
+        if named not in PRESETS:
             raise UserError(f"no objective {quoted(named)}: give one of {listed(PRESETS)}")
+        chosen = DistillRecipe.model_validate({"preset": named})
         loaded = loaded.model_copy(update={"distill": chosen})
     given = dict(more or {})
     if student_arch is not None:
@@ -296,12 +291,7 @@ def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
 
 
 def _run(
-    plan: DistillationPlan,
-    run: RunDirectory,
-    price: Price | None,
-    *,
-    resume: bool,
-    progress: bool,
+    plan: DistillationPlan, run: RunDirectory, price: Price | None, *, resume: bool, progress: bool
 ) -> dict[str, Any]:
     """Carry a plan out in a directory that is open, with its training if it has a price, and return the record."""
     trains = price is not None

@@ -43,16 +43,11 @@ class HeldOutMetrics:
 
     def flat(self, prefix: str = "") -> dict[str, float]:
         """Return one level of named numbers, those of the last depth, for a log."""
-        values: dict[str, float] = {}
-        for name in ("mlm_loss", "mlm_accuracy", "output_kl", "vector_cosine", "similarity_correlation"):
-            value = getattr(self, name)
-            if value is not None:
-                values[prefix + name] = value
-        for name in ("cosine", "attention_kl"):
-            values |= {
-                f"{prefix}{name}_{iteration}": value for iteration, value in getattr(self, name).items()
-            }
-        return values
+        names = ("mlm_loss", "mlm_accuracy", "output_kl", "vector_cosine", "similarity_correlation")
+        values = {name: getattr(self, name) for name in names}
+        values |= {f"cosine_{iteration}": value for iteration, value in self.cosine.items()}
+        values |= {f"attention_kl_{iteration}": value for iteration, value in self.attention_kl.items()}
+        return {prefix + name: value for name, value in values.items() if value is not None}
 
 
 class _Sums:

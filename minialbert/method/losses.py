@@ -51,19 +51,18 @@ def layer_map(
     Raises:
         ValueError: if the map has the wrong length or names a layer that the teacher does not have.
     """
+    steps = range(1, num_iterations + 1)
+    named = {
+        "uniform": [-(-step * num_teacher_layers // num_iterations) for step in steps],
+        "last": [num_teacher_layers - num_iterations + step for step in steps],
+        "alternate": [2 * step for step in steps],
+    }
     if isinstance(strategy, str):
-        if strategy == "uniform":
-            layers = tuple(
-                -(-step * num_teacher_layers // num_iterations) for step in range(1, num_iterations + 1)
-            )
-        elif strategy == "last":
-            layers = tuple(range(num_teacher_layers - num_iterations + 1, num_teacher_layers + 1))
-        elif strategy == "alternate":
-            layers = tuple(2 * step for step in range(1, num_iterations + 1))
-        else:
+        if strategy not in named:
             raise ValueError(
-                f"layer_map {strategy!r} is not known: give uniform, last, alternate or a list of layers"
+                f"layer_map {strategy!r} is not known: give {', '.join(named)} or a list of layers"
             )
+        layers = tuple(named[strategy])
         if min(layers) < 1 or max(layers) > num_teacher_layers:
             raise ValueError(
                 f"layer_map {strategy!r} would match {num_iterations} iterations with teacher layers "

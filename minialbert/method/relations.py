@@ -41,23 +41,18 @@ def relation_loss(
     student), as in MiniLMv2. Raises ValueError if a width cannot be split into so many heads, or a relation
     is not known.
     """
-    heads = heads or teacher.query.shape[1]
-    total = None
+    heads, known = heads or teacher.query.shape[1], get_args(Relation)
+    if not relations:
+        raise ValueError(f"no relations: give one or more of {', '.join(known)}")
+    losses = []
     for relation in relations:
-        if relation not in get_args(Relation):
-            raise ValueError(
-                f"relation {relation!r} is not known: give one of {', '.join(get_args(Relation))}"
-            )
-        divergence = compare_rows(
-            _related(student, relation, heads, "student"),
-            _related(teacher, relation, heads, "teacher"),
-            direction=direction,
-        )
-        loss = mean_divergence(divergence, attention_mask, count=count)
-        total = loss if total is None else total + loss
-    if total is None:
-        raise ValueError(f"no relations: give one or more of {', '.join(get_args(Relation))}")
-    return total
+        if relation not in known:
+            raise ValueError(f"relation {relation!r} is not known: give one of {', '.join(known)}")
+        ours = _related(student, relation, heads, "student")
+        theirs = _related(teacher, relation, heads, "teacher")
+        divergence = compare_rows(ours, theirs, direction=direction)
+        losses.append(mean_divergence(divergence, attention_mask, count=count))
+    return sum(losses[1:], losses[0])
 
 
 def _related(inputs: AttentionInputs, relation: Relation, heads: int, whose: str) -> AttentionInputs:

@@ -85,11 +85,9 @@ def convert(source: str | Path, output: str | Path, *, overwrite: bool = False) 
     release_config = _read_config(source)
     try:
         config = MiniAlbertConfig.from_dict(release_config)
-        check_config(config, source)
-    except UserError:
-        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"{source}: {one_line(error)}") from error
+    check_config(config, source)
     architecture = _architecture(source, config)
     tensors = _read_weights(source)
     model, renamed, dropped = _build(source, ARCHITECTURES[architecture].ours, config, tensors)
@@ -205,14 +203,10 @@ def _build(
 ) -> tuple[MiniAlbertPreTrainedModel, dict[str, str], tuple[str, ...]]:
     # Returns the model with the tensors in it, the renamed keys and the dropped ones; keys of file and model
     # must correspond one to one.
-    renamed: dict[str, str] = {}
-    dropped: list[str] = []
-    for key in tensors:
-        ours = rename_release_key(key)
-        if ours is None:
-            dropped.append(key)
-        else:
-            renamed[key] = ours.removeprefix(_PREFIX) if model_class is MiniAlbertModel else ours
+    prefix = _PREFIX if model_class is MiniAlbertModel else ""
+    names = {key: rename_release_key(key) for key in tensors}
+    renamed = {key: ours.removeprefix(prefix) for key, ours in names.items() if ours is not None}
+    dropped = tuple(key for key, ours in names.items() if ours is None)
 
     iterations = config.num_hidden_layers
     if config.adapter_reduction_factor is not None and iterations > len(tensors):
@@ -235,4 +229,4 @@ def _build(
     if found:
         raise UserError(f"{source} is not a complete checkpoint of the MiniALBERT release; {found}")
     model.load_state_dict({ours: tensors[key] for key, ours in renamed.items()}, assign=True)
-    return model, renamed, tuple(dropped)
+    return model, renamed, dropped

@@ -304,13 +304,11 @@ def _read(file: Path, kind: type) -> Any:
 
 def _mode(file: str, values: Mapping[str, Any]) -> PoolingMode:
     """Return the mode that a pooling's config names: by a word, or in older files by flags."""
-    named = values.get("pooling_mode")
+    named, known = values.get("pooling_mode"), get_args(PoolingMode)
     flags = [_FLAGS.get(key, key) for key, flag in values.items() if key.startswith("pooling_mode_") and flag]
     modes: list[Any] = flags or ["mean"] if named is None else named if isinstance(named, list) else [named]
-    if len(modes) != 1 or modes[0] not in get_args(PoolingMode):
-        raise UserError(
-            f"{file}: expected one pooling mode of {listed(get_args(PoolingMode))}, found {listed(modes)}"
-        )
+    if len(modes) != 1 or modes[0] not in known:
+        raise UserError(f"{file}: expected one pooling mode of {listed(known)}, found {listed(modes)}")
     mode: PoolingMode = modes[0]
     return mode
 
@@ -333,12 +331,7 @@ def _read_dense(
 
 
 def write_pooling(
-    folder: Path,
-    pooling: Pooling,
-    *,
-    width: int,
-    max_tokens: int,
-    stand_in: Mapping[str, Any] | None = None,
+    folder: Path, pooling: Pooling, *, width: int, max_tokens: int, stand_in: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Write what makes an encoder's folder a model for sentence-transformers, and return the names of the files.
 

@@ -167,10 +167,7 @@ class DistillationTrainer(ResumableTrainer):
     # One optimiser step
 
     def get_batch_samples(
-        self,
-        epoch_iterator: Any,
-        num_batches: int,
-        device: torch.device,
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list, Any]:
         """Return the micro-batches of one optimiser step, and what they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -252,11 +249,7 @@ class DistillationTrainer(ResumableTrainer):
         return self._measure(self.teacher.view, with_teacher=False)
 
     def _measure(
-        self,
-        view: Any,
-        *,
-        with_teacher: bool,
-        depths: Sequence[int] = (),
+        self, view: Any, *, with_teacher: bool, depths: Sequence[int] = ()
     ) -> tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]:
         assert self._held_out is not None
         loader = DataLoader(
