@@ -15,7 +15,7 @@ from minialbert_runtime.folder import MODEL_FILE
 from minialbert_runtime.graph import check_graph
 from torch import Tensor
 
-from minialbert.errors import MissingExtraError, UserError, failing_as
+from minialbert.errors import UserError, failing_as, needs_extra
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -55,10 +55,8 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     Raises UserError if the folder was exported before graphs noted their weights, its file is damaged or refers to
     others, or `onnx` is not installed.
     """
-    try:
+    with needs_extra("export", "read the weights of an exported folder", "onnx"):
         import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", "export", "read the weights of an exported folder") from None
     file = Path(folder) / MODEL_FILE
     with failing_as(f"{file} is damaged or no graph of an export", Exception, "export the model again"):
         check_graph(file)  # it may come from anywhere: nothing is read from other files

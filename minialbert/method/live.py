@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # A directory or hub id, a live Transformers model, or what an earlier verb gave back.
 AnyModel: TypeAlias = "str | Path | Any"
 # What lies beside a model's weights and says how it wants its inputs.
-_SIDE_FILES = ("task.json",)
+_SIDE_FILE = "task.json"
 _PREFIX = "minialbert-live-"
 # Whose code is there again when weights and configuration are read.
 _KNOWN_CODE = ("torch", "transformers", "minialbert")
@@ -76,19 +76,18 @@ def on_disk(model: AnyModel, tokenizer: Any = None) -> Iterator[str]:
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
     source = str(getattr(alive, "name_or_path", "") or "")
-    name = (
-        Path(source).resolve() if source and Path(source).is_dir() else Path(source or type(alive).__name__)
-    )
+    name = Path(source or type(alive).__name__)
+    if source and name.is_dir():
+        name = name.resolve()
     shown = name.parent.name if name.name == "model" else name.name
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as root:
         folder = Path(root) / (shown or "model")
         _check_alive(alive, str(name))
         alive.save_pretrained(folder)
         revision = getattr(alive.config, "_commit_hash", None)
-        for side in _SIDE_FILES if source else ():
-            with suppress(UserError):  # it was loaded from where there is nothing now
-                if file := repository_file(source, side, revision, required=False):
-                    shutil.copy2(file, folder / side)
+        with suppress(UserError):  # it was loaded from where there is nothing now
+            if source and (file := repository_file(source, _SIDE_FILE, revision, required=False)):
+                shutil.copy2(file, folder / _SIDE_FILE)
         _tokenizer_of(tokenizer, source, revision).save_pretrained(folder)
         try:
             yield str(folder)

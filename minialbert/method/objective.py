@@ -472,8 +472,17 @@ class DistillationObjective:
         # The printed sums run over the sequence, and a batch holds several.
         masked_count = counts.masked if self.token_reduction == "mean" else counts.windows
         valid_count = counts.valid if self.token_reduction == "mean" else counts.windows
-        if teacher is not None:
-            terms |= self._alignment(student, teacher, attention_mask, counts, num_teacher_layers)
+        layers: tuple[int, ...] = ()
+        if teacher is not None and student.hidden_states and teacher.hidden_states:
+            layers = self.resolve_layers(
+                max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
+            )
+            terms |= self._alignment(student, teacher, layers, attention_mask, counts)
+        elif teacher is not None and not {"mlm", "output", "elastic"}.issuperset(self.weighted_terms):
+            raise ValueError(
+                "the alignment terms need hidden states of student and teacher: call both with "
+                "output_hidden_states=True"
+            )
         output_count = masked_count if self.output_positions == "masked" else valid_count
         terms |= self._vocabulary(student, teacher, labels[positions], masked_count, output_count)
         weights = {name: getattr(self, f"{name}_weight") for name in terms}
@@ -486,9 +495,6 @@ class DistillationObjective:
             extra |= self.vectors(student.vectors, teacher.vectors, count=counts.windows)
             weights |= self.vectors.weights
         if teacher is not None and self.extra:
-            layers = self.resolve_layers(
-                max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
-            )
             batch = LossBatch(matched_pairs(layers), attention_mask, labels, positions, counts)
             extra |= {name: _REGISTERED[name][0](student, teacher, batch) for name in self.extra}
             weights |= self.extra
@@ -534,29 +540,16 @@ class DistillationObjective:
         self,
         student: EncoderView,
         teacher: EncoderView,
+        layers: Sequence[int],
         attention_mask: Tensor,
         counts: TokenCounts,
-        num_teacher_layers: int | None,
     ) -> dict[str, Tensor]:
-        zero = torch.zeros((), device=attention_mask.device)
-        if not student.hidden_states or not teacher.hidden_states:
-            if any(name not in ("mlm", "output", "elastic") for name in self.weighted_terms):
-                raise ValueError(
-                    "the alignment terms need hidden states of student and teacher: call both with "
-                    "output_hidden_states=True"
-                )
-            return {}
-        layers = self.resolve_layers(
-            max(student.hidden_states), num_teacher_layers or max(teacher.hidden_states)
-        )
-        pairs = matched_pairs(layers)
+        zero, pairs = torch.zeros((), device=attention_mask.device), matched_pairs(layers)
+        compared = {
+            "attention": pairs, "hidden": pairs, "embedding": [(0, 0)], "relation": self.related_layers(layers),
+        }  # fmt: skip
         terms = {}
-        for name, matched in (
-            ("attention", pairs),
-            ("hidden", pairs),
-            ("embedding", [(0, 0)]),
-            ("relation", self.related_layers(layers)),
-        ):
+        for name, matched in compared.items():
             if not matched:
                 continue
             weight = getattr(self, f"{name}_weight")

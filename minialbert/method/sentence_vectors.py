@@ -252,13 +252,8 @@ def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
         for kind, place in zip(kinds[1:], places[1:], strict=True)
     ]
     dense = [at for at, kind in enumerate(kinds) if kind == "Dense"]
-    said, length, tokenizer = (
-        {} if (found := find(named)) is None else _read(found, dict)
-        for named in (
-            PROMPTS_FILE,
-            *(str(Path(places[0], one)) for one in (LENGTH_FILE, "tokenizer_config.json")),
-        )
-    )
+    files = (PROMPTS_FILE, *(str(Path(places[0], one)) for one in (LENGTH_FILE, "tokenizer_config.json")))
+    said, length, tokenizer = (_read(found, dict) if (found := find(one)) else {} for one in files)
     known, longest = said.get("prompts"), length.get("max_seq_length") or tokenizer.get("model_max_length")
     prompts = {str(key): str(text) for key, text in known.items() if text} if isinstance(known, dict) else {}
     for key, option in (("default_prompt_name", "--prompt"), ("truncate_dim", "--dim")):

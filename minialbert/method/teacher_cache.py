@@ -209,11 +209,8 @@ class CachedTeacherView:
         if num_logits is not None:
             shapes["logits"] = (num_logits, int(self.teacher.model.config.vocab_size))
         for name, shape in shapes.items():
-            found = [
-                tuple(entry[one].shape)
-                for one in dict.fromkeys((name, name.removeprefix("log_")))
-                if one in entry
-            ]
+            names = dict.fromkeys((name, name.removeprefix("log_")))
+            found = [tuple(entry[one].shape) for one in names if one in entry]
             if found != [shape]:
                 return f"{name} has shape {found[0] if found else None}, expected {shape}"
         return None

@@ -262,7 +262,7 @@ def _keep(rows: Tensor, dropout: float, seed: int) -> Tensor | None:
 
 def _part(values: Tensor, rows: slice, queries: slice) -> Tensor:
     """Return a block of what broadcasts to (B, H, T, T)."""
-    values = values[(None,) * (4 - values.dim())] if values.dim() < 4 else values
+    values = values[(None,) * (4 - values.dim())]
     values = values[rows] if values.shape[0] > 1 else values
     return values[:, :, queries] if values.shape[2] > 1 else values
 
