@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from minialbert.data.pairs import compared
@@ -148,6 +148,8 @@ class DistillationTrainer(ResumableTrainer):
         )
         self._held_out_collator = held_out_collator or data_collator
         self._held_out = _evenly_spread(held_out, held_out_windows)
+        # ShuffledWindows has its own order, a function of seed and position, so resuming needs no state.
+        args.train_sampling_strategy = "sequential"
         self._measured: tuple[int, tuple[HeldOutMetrics, HeldOutMetrics, HeldOutMetrics]] | None = None
         super().__init__(
             verb="distill",
@@ -224,11 +226,6 @@ class DistillationTrainer(ResumableTrainer):
     def _autocast(self) -> torch.autocast:
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
         return torch.autocast(self.args.device.type, dtype=dtype, enabled=self.args.bf16 or self.args.fp16)
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        # ShuffledWindows has its own order, a function of seed and position, so resuming needs no state.
-        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return SequentialSampler(dataset)
 
     # What is reported
 
