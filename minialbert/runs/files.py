@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import glob
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -24,12 +23,15 @@ from typing import IO, Any
 
 from minialbert.errors import UserError, listed, local_path
 
+with suppress(ImportError):  # Windows has none
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 REPLACE = "give --overwrite to replace it, or another --output"
 
 _PARTIAL, _FORMER = ".partial", ".former"
-_HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
+_HAS_LOCKS = "fcntl" in sys.modules
 _POLL_SECONDS = 0.5
 
 
@@ -259,36 +261,21 @@ def sole_user(directory: Path, what: str, *, patience: float = 0.0) -> Iterator[
         if handle is None:
             yield
             return
-        import fcntl
-
         try:
-            _lock(handle, directory, what, time.monotonic() + patience)
+            deadline, told = time.monotonic() + patience, False
+            while _lock(handle) is False:
+                if time.monotonic() >= deadline:
+                    advice = "wait for it, or stop it first"
+                    raise UserError(f"another {what} is running in {directory}: {advice}")
+                if not told:
+                    logger.info("another %s is still running in %s: waiting for its end", what, directory)
+                told = True
+                time.sleep(_POLL_SECONDS)
             yield
         finally:
             with suppress(OSError):  # of all copies, which processes forked since may hold
                 fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
-
-
-def _lock(handle: int, directory: Path, what: str, deadline: float) -> None:
-    import fcntl
-
-    told = False
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                advice = "wait for it, or stop it first"
-                raise UserError(f"another {what} is running in {directory}: {advice}") from None
-        except OSError:  # a file system without locks
-            logger.debug("%s has no locks", directory)
-            return
-        if not told:
-            logger.info("another %s is still running in %s: waiting for its end", what, directory)
-        told = True
-        time.sleep(_POLL_SECONDS)
 
 
 def _give_usual_modes(folder: Path) -> None:
@@ -348,19 +335,25 @@ def _exchange(one: Path, other: Path) -> bool:
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
     """Lock a folder inside the block, so that others see that it is in use; yield whether nobody else holds it."""
-    free, handle = False, None
-    with suppress(OSError):  # gone, another process's, or a file system without locks, where nobody knows
-        if _HAS_LOCKS:
-            import fcntl
-
-            handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-    try:
+    free = False  # also where nobody knows: on a file system without locks
+    with ExitStack() as stack:
+        with suppress(OSError):  # gone, or another process's
+            if _HAS_LOCKS:
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                free = _lock(handle) is True
         yield free
-    finally:
-        if handle is not None:
-            os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open folder; return whether nobody else holds it, None on a file system without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _clear_left_over(place: Path, target: Path) -> None:

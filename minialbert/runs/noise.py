@@ -40,12 +40,19 @@ def rounding_noise(weights: Sequence[Tensor], precision: str, seed: int) -> Iter
 
     Gradients computed within are those at the moved weights, for the weights as they are (straight-through).
     """
-    kept = [weight.detach().clone() for weight in weights]
     generators = {weight.device: torch.Generator(weight.device).manual_seed(seed) for weight in weights}
-    with torch.no_grad():
-        for weight, value in zip(weights, kept, strict=True):
-            noise = torch.empty_like(value).uniform_(-0.5, 0.5, generator=generators[value.device])
-            weight.add_(noise * rounding_steps(value, precision))
+    with restored(weights):
+        with torch.no_grad():
+            for weight in weights:
+                noise = torch.empty_like(weight).uniform_(-0.5, 0.5, generator=generators[weight.device])
+                weight.add_(noise * rounding_steps(weight, precision))
+        yield
+
+
+@contextmanager
+def restored(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Give weights the very numbers back after the block that they had before it."""
+    kept = [weight.detach().clone() for weight in weights]
     try:
         yield
     finally:

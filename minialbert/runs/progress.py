@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -154,19 +154,14 @@ def speaking(shown: bool = True) -> Iterator[None]:
     Transformers' bars and loading reports, which frighten people who did nothing wrong, reach nobody in the meantime.
     """
     ours = logging.getLogger("minialbert")
-    handler = None
-    with quiet_transformers():
+    with quiet_transformers(), ExitStack() as stack:
         if shown and not ours.hasHandlers():
             handler = StandardError()
-            level = ours.level
             ours.addHandler(handler)
+            stack.callback(ours.removeHandler, handler)
+            stack.callback(ours.setLevel, ours.level)
             ours.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            if handler is not None:
-                ours.removeHandler(handler)
-                ours.setLevel(level)
+        yield
 
 
 def silence_transformers() -> None:

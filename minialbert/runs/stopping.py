@@ -84,20 +84,16 @@ def let_the_first_fail_first() -> None:
 
 def end_process_group() -> None:
     """Take leave of the other processes, where there are any."""
-    if "torch.distributed" not in sys.modules:
-        return
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def lost_the_others(error: BaseException) -> bool:
     """Return whether an error of torch says that another process has gone."""
-    if world_size() == 1 or "torch.distributed" not in sys.modules:
+    distributed = sys.modules.get("torch.distributed")
+    if world_size() == 1 or distributed is None:
         return False
-    from torch import distributed
-
     if isinstance(error, distributed.DistError):
         return True
     message = str(error)  # gloo raises plain RuntimeErrors

@@ -33,12 +33,13 @@ from minialbert.method.encoders import (
     repository_file,
 )
 from minialbert.runs.files import whole_folder, write_json
+from minialbert.runs.noise import restored
 
 logger = logging.getLogger(__name__)
 
 TASK_FILE = "task.json"
-# Names under which architectures keep their dropout.
 _SMALLEST_SPREAD = 1e-30  # of scores: a weight of a hundredth of it is still exact in 32 bits
+# Names under which architectures keep their dropout.
 _DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
     "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "pooler_dropout",
@@ -249,14 +250,9 @@ class Scale:
         if head is None or self == Scale():
             yield
             return
-        kept = head.weight.detach().clone(), head.bias.detach().clone()
-        self.fold(model)
-        try:
+        with restored([head.weight, head.bias]):
+            self.fold(model)
             yield
-        finally:
-            with torch.no_grad():
-                head.weight.copy_(kept[0])
-                head.bias.copy_(kept[1])
 
 
 def scale_of(task: Task, model: PreTrainedModel) -> Scale:
