@@ -27,7 +27,7 @@ from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
 from minialbert.runs.directory import RunDirectory, check_same_recipe, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, writing
 from minialbert.runs.progress import duration
-from minialbert.runs.records import mean_and_sd, write_result
+from minialbert.runs.records import grouped, mean_and_sd, write_result
 from minialbert.tasks.finetune import FinetuningPlan, finetune_command, plan_finetuning, tuning_identity
 
 logger = logging.getLogger(__name__)
@@ -205,9 +205,7 @@ def expand(recipe: FinetuneRecipe) -> list[GridCell]:
 
 def select(cells: Sequence[GridCell], records: dict[str, dict[str, Any]]) -> list[GridCell]:
     """Return the cells of the combination with the best mean validation score over seeds, of equal ones the earlier."""
-    groups: dict[tuple[float | None, int, float], list[GridCell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.configuration, []).append(cell)
+    groups = grouped((cell.configuration, cell) for cell in cells)
     return max(groups.values(), key=lambda group: _merit(*(records[cell.name] for cell in group)))
 
 
@@ -257,9 +255,7 @@ def grid_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     one alone: figures of the test split are not for choosing.
     """
     chosen = record["selected"]
-    groups: dict[tuple[float, int, float], list[dict[str, Any]]] = {}
-    for cell in record["cells"]:
-        groups.setdefault((cell["learning_rate"], cell["batch_size"], cell["epochs"]), []).append(cell)
+    groups = grouped((tuple(cell[name] for name in _VALUES), cell) for cell in record["cells"])
     rows = []
     for values, cells in groups.items():
         mean, sd = mean_and_sd([cell["validation_score"] for cell in cells])

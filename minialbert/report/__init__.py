@@ -198,12 +198,14 @@ def _plots(records: Sequence[Record], benches: Sequence[contents.Bench]) -> Iter
 
 def _provenance(records: Sequence[Record], runs: Sequence[contents.Run]) -> list[Section]:
     sections = []
-    commands = [record.command for record in records if record.command is not None]
+    commands = [record.made.command for record in records if record.made.command is not None]
     commands += [command for run in runs if isinstance(command := run.record.get("command"), str)]
     if commands:
         listing = Listing("Commands", contents.command_lines(commands), folded=False, language="sh")
         told = "Words in capitals stand for paths and seeds; models and data have their names, without their folders."
         sections.append(Section("Commands", (Text(told), listing)))
-    if lines := contents.made_with([*map(vars, records), *(run.record for run in runs)]):
+    if lines := contents.made_with(
+        [*(vars(record.made) for record in records), *(run.record for run in runs)]
+    ):
         sections.append(Section("Versions", (Listing("Versions", lines, folded=False),)))
     return sections

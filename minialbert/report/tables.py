@@ -323,7 +323,7 @@ def _notes(groups: Groups, columns: Sequence[Column]) -> list[str]:
     notes += [f"Hyper-parameters: {line}." for line in _lines(groups, lambda record: [_hyper(record)])]
     grid = _lines(groups, lambda record: ["chosen by a grid"] if record.grid else [])
     notes += [f"Hyper-parameters {line}." for line in grid]
-    notes += [f"Note: {line}." for line in _lines(groups, lambda record: record.notes)]
+    notes += [f"Note: {line}." for line in _lines(groups, lambda record: record.made.notes or ())]
     return notes
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -197,6 +196,8 @@ _EXPECTED = {
 }
 
 AnyRecord = TypeVar("AnyRecord", bound=RunRecord)
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 
 
 def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -234,6 +235,14 @@ def typed_record(values: Mapping[str, Any], kind: type[AnyRecord], file: Path) -
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and sample standard deviation (ddof 1) over seeds; None for one."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def grouped(pairs: Iterable[tuple[_Key, _Item]]) -> dict[_Key, list[_Item]]:
+    """Return the items of each key, in their order."""
+    groups: dict[_Key, list[_Item]] = {}
+    for key, item in pairs:
+        groups.setdefault(key, []).append(item)
+    return groups
 
 
 def look_up(record: Mapping[str, Any] | None, *keys: str, kind: type | tuple[type, ...]) -> Any:
@@ -299,11 +308,7 @@ class Record:
     parameters: int  # without the head
     trainable_parameters: int
     settings: Mapping[str, Any]  # by dotted names, without what does not change a result
-    notes: tuple[str, ...] = ()
-    command: str | None = None
-    versions: Mapping[str, Any] = field(default_factory=dict)
-    commit: str | None = None
-    machine: Mapping[str, Any] = field(default_factory=dict)
+    made: TunedRecord  # as it is written, with notes, command and what it was made with
     grid: Path | None = None  # the grid's record that it belongs to
     selected: bool = True  # False for the runs of a grid that the grid did not choose
     n: int = 1
@@ -369,10 +374,7 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
 
     Refused are two of a group that have the same seed or differ in more than the seed: their mean would mean nothing.
     """
-    groups: dict[tuple[Row, str], list[Record]] = defaultdict(list)
-    for record in records:
-        if record.selected:
-            groups[record.row, record.task].append(record)
+    groups = grouped(((record.row, record.task), record) for record in records if record.selected)
     rows: dict[Row, Record] = {}
     for (row, task), members in groups.items():
         _check_same_model(rows.setdefault(row, members[0]), members[0])
@@ -482,7 +484,7 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
             raise UserError(f"{file} lacks the field {name} (a number): write it again")
         if not math.isclose(made.score, measured, rel_tol=1e-6, abs_tol=1e-9):
             raise UserError(f"{file}: score is {made.score}, but {name} is {measured}")
-    same = ("problem", "metric", "split", "metrics", "score", "command", "versions", "commit", "machine")
+    same = ("problem", "metric", "split", "metrics", "score")
     return Record(
         file=file,
         row=Row(made.model.name, made.mode, made.adapter_init if made.mode != "full" else None, made.teacher),
@@ -491,7 +493,7 @@ def _record(data: Mapping[str, Any], file: Path, *, summary: bool = False) -> Re
         parameters=made.model.encoder_parameters,
         trainable_parameters=made.model.trainable_parameters,
         settings=_settings(made.recipe, getattr(made, "training", None)),
-        notes=tuple(made.notes or ()),
+        made=made,
         **{name: getattr(made, name) for name in (*same, *(("n", "sd") if summary else ()))},
     )
 

@@ -11,7 +11,7 @@ from typing import Literal
 from minialbert.errors import needs_extra
 from minialbert.experiments.suite.cells import Cell, Result
 from minialbert.experiments.suite.schema import DISTILL, Claim, Comparison, Keep, Suite, split_side
-from minialbert.runs.records import mean_and_sd
+from minialbert.runs.records import grouped, mean_and_sd
 
 Verdict = Literal["held", "reversed", "undecided at this size", "unfinished"]
 
@@ -161,18 +161,15 @@ def means_by_seed(
 
 def seeds_of(suite: Suite, side: str, task: str) -> list[int]:
     """Return the seeds that a row is to be tuned with on a task: those of all groups that ask for it."""
-    wanted = split_side(side)
-    seeds: dict[int, None] = {}
-    for group in suite.groups:
-        if task in group.tasks and any(split_side(one) == wanted for one in group.cells):
-            seeds |= dict.fromkeys(group.seeds)
-    return list(seeds)
+    asking = [
+        one for one in suite.groups if task in one.tasks and split_side(side) in map(split_side, one.cells)
+    ]
+    return list(dict.fromkeys(seed for group in asking for seed in group.seeds))
 
 
 def result_of(results: Mapping[str, Result], side: str, task: str, seed: int) -> Result | None:
     """Return the record of one tuning, or None if it is not done."""
-    row, mode = split_side(side)
-    return results.get(Cell(row, mode, "", task, seed).name)
+    return results.get(Cell(*split_side(side), "", task, seed).name)
 
 
 def _difference(a: Result, b: Result, figure: str) -> float | None:
@@ -183,7 +180,4 @@ def _difference(a: Result, b: Result, figure: str) -> float | None:
 
 
 def _by_task(differences: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
-    by_task: dict[str, list[float]] = {}
-    for (task, _), value in differences.items():
-        by_task.setdefault(task, []).append(value)
-    return by_task
+    return grouped((task, value) for (task, _), value in differences.items())

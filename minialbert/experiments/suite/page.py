@@ -33,7 +33,7 @@ from minialbert.runs.files import to_json, write_atomically, writing
 from minialbert.runs.packed import is_run_file, pack_files, read_run_file
 from minialbert.runs.progress import duration
 from minialbert.runs.records import Cell as Measured
-from minialbert.runs.records import known_task, mean_and_sd
+from minialbert.runs.records import grouped, known_task, mean_and_sd
 
 _BENCHES = "bench*/result.json"  # the benchmarks beside a suite's records
 
@@ -332,16 +332,13 @@ class _Page:
         return Section("Commands", (Listing("Commands", lines, folded=False, language="sh"),))
 
     def _missing(self) -> Section:
-        missing: dict[str, list[Cell]] = {}
-        for cell in self._cells:
-            if cell.name not in self._results:
-                missing.setdefault(f"{cell.row}/{cell.mode}", []).append(cell)
-        if not missing:
+        absent = [cell for cell in self._cells if cell.name not in self._results]
+        if not absent:
             return Section("Unfinished cells", ())
-        count = len(self._cells) - len(self._results)
+        missing = grouped((f"{cell.row}/{cell.mode}", cell) for cell in absent)
         rows = tuple((side, str(len(cells)), _tasks_and_seeds(cells)) for side, cells in missing.items())
         table = Table("Unfinished cells", ("row", "cells", "tasks: seeds"), rows)
-        return Section("Unfinished cells", (Text(f"{count} cells have no record."), table))
+        return Section("Unfinished cells", (Text(f"{len(absent)} cells have no record."), table))
 
     def _made_with(self) -> Section:
         seconds = sum(result.seconds for result in self._results.values())
@@ -391,13 +388,8 @@ def difference(one: Compared) -> Difference | None:
 
 def _tasks_and_seeds(cells: Iterable[Cell]) -> str | None:
     """Return tasks with their seeds, those that have the same ones together; None for a distillation."""
-    seeds: dict[str, list[str]] = {}
-    for cell in cells:
-        if cell.task:
-            seeds.setdefault(cell.task, []).append(str(cell.seed))
-    tasks: dict[str, list[str]] = {}
-    for task, of in seeds.items():
-        tasks.setdefault(", ".join(of), []).append(task)
+    seeds = grouped((cell.task, str(cell.seed)) for cell in cells if cell.task)
+    tasks = grouped((", ".join(of), task) for task, of in seeds.items())
     return "; ".join(f"{', '.join(names)}: {of}" for of, names in tasks.items()) or None
 
 
