@@ -106,7 +106,7 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
         if task.data is not None:
             settings["task.data"] = str(places.data / task.data)
     with _naming(f"suite {suite.name}, cell {cell.name}"):
-        return apply_overrides(load_recipe(mode.recipe, FinetuneRecipe), _assignments(settings))
+        return apply_overrides(load_recipe(mode.recipe, FinetuneRecipe), settings)
 
 
 def settled(recipe: Recipe | FinetuneRecipe) -> Recipe | FinetuneRecipe:
@@ -127,11 +127,7 @@ def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recip
         if row.corpus is not None:
             settings["data.corpus"] = [str(places.data / suite.corpora[row.corpus])]
     with _naming(f"suite {suite.name}, row {name}"):
-        return apply_overrides(load_recipe(row.recipe, Recipe), _assignments(settings))
-
-
-def _assignments(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+        return apply_overrides(load_recipe(row.recipe, Recipe), settings)
 
 
 @contextmanager
@@ -140,7 +136,7 @@ def _naming(where: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('--set').lstrip(': ')}") from None
+        raise UserError(f"{where}: {str(error).removeprefix('settings').lstrip(': ')}") from None
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,20 @@ class TimeLeft:
 
     seconds: float  # of all cells that can be estimated, one after the other
     unknown: int  # cells that cannot, because none like them is done
-    distillation: bool  # whether distillations are among those
-    tasks: tuple[str, ...]  # tasks among those, by name
+    kinds: tuple[str, ...]  # of those: "distillation", and tasks by name
 
     def told(self, jobs: int = 1) -> str:
         """Return it as a line, for so many cells at a time. Those that are done are taken to have run as many."""
-        without = [*(["distillation"] if self.distillation else []), *self.tasks]
+        without = ", ".join(self.kinds)
         if self.unknown and not self.seconds:
-            return f"no estimate yet: the first of each kind is to be measured ({', '.join(without)})"
+            return f"no estimate yet: the first of each kind is to be measured ({without})"
         seconds = self.seconds / jobs
         told = duration(seconds) if seconds < 360 else f"{seconds / 3600:.1f} h"
         line = f"about {told} of compute left on this machine"
         if not self.unknown:
             return line
         unknown = "1 cell" if self.unknown == 1 else f"{self.unknown} cells"
-        return f"{line}, not counting {unknown} unlike any that is done ({', '.join(without)})"
+        return f"{line}, not counting {unknown} unlike any that is done ({without})"
 
 
 def time_left(
@@ -62,8 +61,8 @@ def time_left(
             continue
         steps = _steps(distillation_recipe(suite, cell.row, None), results) if cell.is_distillation else 1
         seconds += statistics.fmean(measured) * steps + overhead
-    tasks = dict.fromkeys(cell.task for cell in unknown if cell.task is not None)
-    return TimeLeft(seconds, len(unknown), any(cell.is_distillation for cell in unknown), tuple(tasks))
+    kinds = dict.fromkeys(cell.task or "distillation" for cell in unknown)
+    return TimeLeft(seconds, len(unknown), tuple(sorted(kinds, key=lambda kind: kind != "distillation")))
 
 
 def _keys(suite: Suite, cell: Cell) -> list[tuple[Any, ...]]:
