@@ -18,6 +18,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from minialbert_runtime.lines import to_json_line
 from onnx import TensorProto, helper
 from rich.table import Table as RichTable
 
@@ -37,7 +38,6 @@ from minialbert.runs.records import find_records
 from minialbert.runs.untrusted import check_model_folder, is_plain_name
 from minialbert.tasks.exported import OnnxEncoder, load_exported
 from minialbert.tasks.models import TaskInputs, load_tuned, read_task_file
-from minialbert.tasks.predict import to_json_line
 
 OUTSIDE = (
     "../outside.safetensors",

@@ -162,7 +162,7 @@ class DistillationTrainer(ResumableTrainer):
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=self._held_out,
-            callbacks=callbacks or (),
+            callbacks=callbacks,
             some_weights_rest=not _reaches_every_weight(objective, student, teacher),
         )
 

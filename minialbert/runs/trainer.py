@@ -182,7 +182,7 @@ class ResumableTrainer(Trainer):
         verb: str,
         section: str,
         max_skipped_steps: int = 10,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         some_weights_rest: bool = False,
         weight_noise: str | None = None,
         optimizer: str = "adamw",
@@ -216,7 +216,7 @@ class ResumableTrainer(Trainer):
         self._saved_step = 0  # of the checkpoint that this run has written, or goes on from
         self._seconds_before = 0.0
         self._started = self._clock = time.perf_counter()
-        super().__init__(callbacks=[*callbacks, _Bookkeeping(self)], **kwargs)
+        super().__init__(callbacks=[*(callbacks or ()), _Bookkeeping(self)], **kwargs)
         self.loss_is_scaled_for_ga = True  # losses are normalised over the whole optimiser step
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -226,12 +226,8 @@ class ResumableTrainer(Trainer):
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take signals as requests to stop inside the block, before each batch; the model is left without a trace."""
-        hook = self.model.register_forward_pre_hook(self._before_batch)
-        try:
-            with self.stop.listening():
-                yield
-        finally:
-            hook.remove()
+        with self.model.register_forward_pre_hook(self._before_batch), self.stop.listening():
+            yield
 
     def resume_point(self, run: RunDirectory, *, resume: bool) -> str | None:
         """Return the checkpoint to go on from, for `train`, after dropping what the log holds beyond it.

@@ -28,11 +28,10 @@ from minialbert.method.encoders import evaluating
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_json, writing
 from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
-from minialbert.runs.records import check_output, write_result
+from minialbert.runs.records import RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result
 from minialbert.tasks.decisions import (
     Held,
@@ -288,7 +287,7 @@ def calibrate(
         }  # fmt: skip
         if output is not None:
             with writing(output, advice=None):
-                record = write_result(RunDirectory(output).result, record)
+                record = write_result(Path(output) / RESULT_FILE, record)
     return Result(record, None if output is None else Path(output))
 
 

@@ -32,11 +32,10 @@ from minialbert.method.encoders import max_input_length
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings, keys_of
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_file, write_atomically, writing
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import speaking
-from minialbert.runs.records import PREDICTIONS_FILE, check_output, write_result
+from minialbert.runs.records import PREDICTIONS_FILE, RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result
 from minialbert.tasks.certificate import certificate
 from minialbert.tasks.finetune import tuning_recipe
@@ -179,14 +178,12 @@ def evaluate(
         for_benchmark = {name: run(name) for name in submitted}
         if submission is not None:
             _write_submission(found, for_benchmark, Path(submission))
-        lines = {
-            name: [
-                line_of(name, found, row)
-                for row in zip(found.splits[name], result.values, result.evidence, strict=True)
-            ]
+        lines = [
+            line_of(name, found, row)
             for name, result in results.items()
-        }
-        sure = certificate(lines[chosen]) if chosen is not None else {}
+            for row in zip(found.splits[name], result.values, result.evidence, strict=True)
+        ]
+        sure = certificate(lines)
         record: dict[str, Any] = {
             "kind": "evaluation",
             "name": shown_name,
@@ -211,7 +208,11 @@ def evaluate(
         }
         if output is None:
             return Result(record)
-        return Result(_write(Path(output), record, lines), Path(output))
+        folder = Path(output)
+        with writing(folder, advice=None):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / PREDICTIONS_FILE, "".join(f"{to_json_line(line)}\n" for line in lines))
+            return Result(write_result(folder / RESULT_FILE, record), folder)
 
 
 def task_recipe(
@@ -409,12 +410,10 @@ def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Pa
 
 
 def _notes(results: Mapping[str, Predictions], chosen: str | None, said: Sequence[str]) -> list[str]:
-    told = "no row has a label, so none is scored"
-    notes = [
-        f"{name}: {told}"
-        for name, result in results.items()
-        if not result.metrics and not any(note.startswith(f"{name}: {told}") for note in said)
+    told = [
+        f"{name}: no row has a label, so none is scored" for name, one in results.items() if not one.metrics
     ]
+    notes = [line for line in told if not any(note.startswith(line) for note in said)]
     if chosen == "train":
         notes.append("train: the figures say nothing about other texts if the model was tuned on these rows")
     return notes
@@ -425,16 +424,6 @@ def _decision_notes(decision: Decision) -> list[str]:
     figures = {**decision.thresholds, "temperature": decision.temperature}
     told = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
     return [f"calibrated: {told}"] if replace(decision, decoding="alone") != Decision() else []
-
-
-def _write(
-    folder: Path, record: dict[str, Any], lines: Mapping[str, Sequence[dict[str, Any]]]
-) -> dict[str, Any]:
-    with writing(folder, advice=None):
-        folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{to_json_line(line)}\n" for split in lines.values() for line in split)
-        write_atomically(folder / PREDICTIONS_FILE, text)
-        return write_result(RunDirectory(folder).result, record)
 
 
 def line_of(split: str, task: Task, row: tuple[Example, Any, Any]) -> dict[str, Any]:

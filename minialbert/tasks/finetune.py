@@ -246,24 +246,19 @@ def _encode(
     A model answers as it learnt: where texts that it is tuned on are cut, it reads beginnings alone; where all of them
     fit, each window of a longer text is like them. Tuning on windows is to be asked for.
     """
-    if task.type.tagging:
-        return {
-            split: task.type.encode(
-                rows, tokenizer, task, **lengths, rule=None if split == "train" else words
-            )
-            for split, rows in task.splits.items()
-        }, None
+
+    def encode(split: str, long_texts: str) -> Encoded:
+        how = (
+            {"rule": None if split == "train" else words} if task.type.tagging else {"long_texts": long_texts}
+        )
+        return task.type.encode(task.splits[split], tokenizer, task, **lengths, **how)
+
     long_texts = asked or "cut"
-    encoded = {
-        split: task.type.encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
-        for split, rows in task.splits.items()
-    }
+    encoded = {split: encode(split, long_texts) for split in task.splits}
     if asked is None and not (encoded["train"].cut or encoded["validation"].cut):
         long_texts = "windows"
-        for split, rows in task.splits.items():
-            if encoded[split].cut:
-                encoded[split] = task.type.encode(rows, tokenizer, task, **lengths, long_texts=long_texts)
-    return encoded, long_texts
+        encoded |= {split: encode(split, long_texts) for split, inputs in encoded.items() if inputs.cut}
+    return encoded, None if task.type.tagging else long_texts
 
 
 def _check_metric_exists(task: Task, encoded: Mapping[str, Encoded]) -> None:
@@ -587,9 +582,7 @@ def make_tuning_trainer(plan: FinetuningPlan, run: RunDirectory, *, progress: bo
         task_weight=plan.recipe.teacher.task_weight if plan.teacher is not None else 1.0,
         elastic=plan.elastic,
         patience=tuning.early_stopping_patience,
-        max_skipped_steps=tuning.max_skipped_steps,
-        weight_noise=tuning.weight_noise,
-        optimizer=tuning.optimizer,
+        **tuning.model_dump(include={"max_skipped_steps", "weight_noise", "optimizer"}),
     )
     title = f"tuning {plan.task.name}"
     trainer.add_callback(RunProgress(run, terms=trainer.terms, bar=progress, title=title, lines=progress))

@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
 from minialbert_runtime.folder import is_exported, read_folder
-from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text, to_json_line
+from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text
 from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.columns import usual_pairs
-from minialbert.data.examples import Task
 from minialbert.data.table_files import EXTENSIONS, Table, read_table
-from minialbert.data.task_inputs import Encoded, make_cutter
+from minialbert.data.task_inputs import Encoded, PaddingCollator, make_cutter
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, display_name, needs_extra, quoted
 from minialbert.method.encoders import head_of, load_encoder, load_encoder_config
@@ -33,9 +32,7 @@ from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import quiet_transformers
 from minialbert.tasks.embed import load_embedder
 from minialbert.tasks.models import TaskInputs, load_tuned, model_labels
-from minialbert.tasks.predictions import depth_arguments, depth_notes, make_collator, run_model
-
-__all__ = ["Input", "Predictor", "answers", "load_predictor", "predict", "read_inputs", "to_json_line"]
+from minialbert.tasks.predictions import depth_arguments, depth_notes, run_model
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +73,7 @@ class Predictor(TextModel):
             logger.warning(note)
         self.model, self.tokenizer, self.inputs = model, tokenizer, inputs
         self.precision = resolve_precision(precision)
-        self._collator = make_collator(
-            Task(inputs.task, inputs.problem, self.labels, inputs.metric, {}), tokenizer
-        )
+        self._collator = PaddingCollator(int(tokenizer.pad_token_id or 0), inputs.type.label)
         if inputs.type.tagging:
             check_tags(self.labels)
 
@@ -188,7 +183,8 @@ def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel
         UserError: if the model cannot be loaded, or an option is out of range.
     """
     with quiet_transformers(), on_disk(model, tokenizer) as source:
-        if is_exported(source) and head_of(load_encoder_config(source)) == "masked-lm":
+        exported, head = is_exported(source), head_of(load_encoder_config(source))
+        if exported and head == "masked-lm":
             if options:
                 raise UserError(
                     f"{display_name(source)} predicts masked words, and takes no options: give them with the text, "
@@ -197,11 +193,8 @@ def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel
             from transformers import pipeline  # loads all of them: a third of a second
 
             return pipeline("fill-mask", model=load_encoder(source).model, tokenizer=load_tokenizer(source))
-        is_encoder = (
-            read_folder(source).problem == "embedding"
-            if is_exported(source)
-            else head_of(load_encoder_config(source)) in (None, "features", "masked-lm")
-        )
+        of_words = head in (None, "features", "masked-lm")
+        is_encoder = read_folder(source).problem == "embedding" if exported else of_words
         return (load_embedder if is_encoder else load_predictor)(source, **options)
 
 

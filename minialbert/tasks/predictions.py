@@ -153,15 +153,11 @@ def run_with_exits(
 
 
 def _run_exported(model: TextModel, encoded: Encoded, progress: str | None) -> list[Logits]:
-    """Return the logits of every input of an exported folder, run as in `predict`, longest first."""
-    lengths = encoded.lengths
-    order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
-    parts = [order[begin : begin + _SIDE_BY_SIDE] for begin in range(0, len(order), _SIDE_BY_SIDE)]
+    """Return the logits of every input of an exported folder, run as in `predict`."""
     results: dict[int, Logits] = {}
-    with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:
-        for part in bar.track(parts):
-            inputs = [Row(encoded[row]["input_ids"], encoded[row].get("token_type_ids")) for row in part]
-            results |= zip(part, model._logits(inputs), strict=True)
+    for part in _longest_first(encoded, _SIDE_BY_SIDE, progress):
+        inputs = [Row(encoded[row]["input_ids"], encoded[row].get("token_type_ids")) for row in part]
+        results |= zip(part, model._logits(inputs), strict=True)
     return [results[row] for row in range(len(encoded))]
 
 
@@ -173,16 +169,21 @@ def input_batches(
     batch_size: int,
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Yield which inputs and what to call the model with, on its device, longest first for little padding."""
+    """Yield which inputs and what to call the model with, on its device, longest first."""
     if not (hasattr(batch_size, "__index__") and batch_size >= 1):
         raise UserError(f"expected a batch size of at least 1, found {quoted(batch_size)}")
+    for rows in _longest_first(encoded, batch_size, progress):
+        inputs = forward_inputs(model, collator([encoded[row] for row in rows]))
+        yield rows, {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def _longest_first(encoded: Encoded, size: int, progress: str | None) -> Iterator[list[int]]:
+    """Yield the inputs of each batch, by number; those of one are of like length, for little padding."""
     lengths = encoded.lengths
     order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
-    batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
     with progress_bar(progress or "", shown=progress is not None, transient=True) as bar:
-        for rows in bar.track(batches):
-            inputs = forward_inputs(model, collator([encoded[row] for row in rows]))
-            yield rows, {name: value.to(model.device) for name, value in inputs.items()}
+        yield from bar.track(batches)
 
 
 def depth_arguments(
@@ -306,7 +307,7 @@ def read_predictions(
             if any(sentence.spans is not None for sentence in sentences):
                 found = [_found_spans(*pair) for pair in zip(sentences, tags, strict=True)]
                 metrics |= span_metrics(list(map(gold_spans, sentences)), found)
-            metrics["entity_f1_subword"] = subword_f1(*_piece_tags(encoded, gold, tags))
+            metrics["entity_f1_subword"] = subword_f1(*(_piece_tags(encoded, one) for one in (gold, tags)))
         return Predictions(tags, metrics, exit_iterations, chances)
     if not logits:
         return Predictions([], {})
@@ -367,15 +368,9 @@ def word_tags(
     return [tags for tags, _ in answers], [chances for _, chances in answers]
 
 
-def _piece_tags(
-    encoded: Encoded, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Return gold and predicted tags with a copy of each word's tag for every one of its pieces."""
-    gold_pieces: list[list[str]] = [[] for _ in gold]
-    predicted_pieces: list[list[str]] = [[] for _ in gold]
+def _piece_tags(encoded: Encoded, tags: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return tags with a copy of each word's tag for every one of its pieces."""
+    of_pieces: list[list[str]] = [[] for _ in tags]
     for owner, window in zip(encoded.owners, encoded.windows, strict=True):
-        for word in window.words:
-            if word >= 0:
-                gold_pieces[owner].append(gold[owner][word])
-                predicted_pieces[owner].append(predicted[owner][word])
-    return gold_pieces, predicted_pieces
+        of_pieces[owner] += [tags[owner][word] for word in window.words if word >= 0]
+    return of_pieces

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from minialbert.data.task_inputs import Encoded, LengthGroupedSampler, PaddingCollator
 from minialbert.data.task_types import task_type
@@ -48,8 +48,7 @@ class TuningTrainer(ResumableTrainer):
     The loss of an optimiser step is a mean over its labels, whatever the micro-batches. After each
     evaluation, by `measure`, the trained tensors are kept when `metric` is better than before; `restore_best`
     puts them back. `batch_size` are the rows of an optimiser step. `patience` evaluations without a better
-    one end the training, and `max_skipped_steps` in a row that were not finite. `weight_noise` and `optimizer`: see
-    `ResumableTrainer`.
+    one end the training. Other options are those of `ResumableTrainer`.
     """
 
     progress_form = TuningProgress
@@ -71,10 +70,7 @@ class TuningTrainer(ResumableTrainer):
         task_weight: float = 1.0,
         elastic: ElasticObjective | None = None,
         patience: int | None = None,
-        max_skipped_steps: int = 10,
-        weight_noise: str | None = None,
-        optimizer: str = "adamw",
-        callbacks: list[TrainerCallback] | None = None,
+        **options: Any,
     ) -> None:
         self.kind, self.metric = task_type(problem).focal(focal_gamma), metric
         self.teacher, self.task_weight, self.elastic = teacher, task_weight, elastic
@@ -95,15 +91,12 @@ class TuningTrainer(ResumableTrainer):
         super().__init__(
             verb="finetune",
             section="tuning",
-            max_skipped_steps=max_skipped_steps,
-            weight_noise=weight_noise,
-            optimizer=optimizer,
             model=model,
             args=args,
             data_collator=_SharedCollator(collator, train),
             train_dataset=_SharedRows(train),
             eval_dataset=train,  # type: ignore[arg-type]  # Trainer wants one; `measure` knows the right one
-            callbacks=callbacks or (),
+            **options,
         )
 
     @property
@@ -121,10 +114,7 @@ class TuningTrainer(ResumableTrainer):
     # One optimiser step
 
     def get_batch_samples(
-        self,
-        epoch_iterator: Any,
-        num_batches: int,
-        device: torch.device,
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list, Any]:
         """Return the micro-batches of one optimiser step, and what its losses are divided by.
 
@@ -217,9 +207,7 @@ class TuningTrainer(ResumableTrainer):
 
     def measure_and_log(self) -> dict[str, float]:
         """Measure validation, log it, and keep the state when it is the best so far."""
-        (metrics,) = broadcast_object_list(
-            [self._measure()]
-        )  # all decide by the figures of the first process
+        (metrics,) = broadcast_object_list([self._measure()])  # all decide by those of the first process
         score = float(metrics[self.metric])
         sign = -1 if self.metric in self.kind.lower_is_better else 1
         sound = self.kind.is_sound(metrics)
@@ -266,12 +254,8 @@ class TuningTrainer(ResumableTrainer):
 
     def progress(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors."""
-        best = {
-            "score": self.best_score,
-            "step": self.best_step,
-            "stale": self._stale,
-            "sound": self.best_is_sound,
-        }
+        best = {"score": self.best_score, "step": self.best_step, "stale": self._stale}
+        best["sound"] = self.best_is_sound
         return {**super().progress(), "best": best, "step_seconds": self.step_seconds}
 
     def restore_progress(self, progress: Mapping[str, Any]) -> None:

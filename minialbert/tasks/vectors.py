@@ -27,10 +27,9 @@ from minialbert.errors import UserError, display_name, listed, needs_extra, quot
 from minialbert.method.adapters import count_parameters
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.schema import TaskRecipe
-from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
 from minialbert.runs.progress import speaking
-from minialbert.runs.records import PREDICTIONS_FILE, check_output, write_result
+from minialbert.runs.records import PREDICTIONS_FILE, RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result
 from minialbert.tasks.embed import Embedder, load_embedder
 
@@ -116,16 +115,11 @@ def evaluate_vectors(
         if output is None:
             return Result(record)
         with writing(Path(output), advice=None):
-            Path(output).mkdir(parents=True, exist_ok=True)
-            return Result(write_result(RunDirectory(Path(output)).result, record), Path(output))
+            return Result(write_result(Path(output) / RESULT_FILE, record), Path(output))
 
 
 def _beside(
-    found: VectorTask,
-    metrics: Mapping[str, float],
-    name: str,
-    own: _Sides,
-    theirs: _Sides,
+    found: VectorTask, metrics: Mapping[str, float], name: str, own: _Sides, theirs: _Sides
 ) -> dict[str, Any]:
     """Return a reference's figures, the share of them that the model has, and those of both together."""
     scored, main = found.score(*theirs), METRICS[found.task][0]
@@ -147,10 +141,7 @@ def _beside(
 
 
 def _embedder(
-    stack: ExitStack,
-    model: AnyModel,
-    batch_size: int,
-    tokenizer: Any,
+    stack: ExitStack, model: AnyModel, batch_size: int, tokenizer: Any
 ) -> tuple[str, Callable[[VectorTask], _Sides], dict[str, Any]]:
     """Return a model's name, what gives the vectors of a task's both sides, and what a record says of the model.
 

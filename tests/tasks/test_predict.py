@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from minialbert_runtime.answers import TextModel
-from minialbert_runtime.lines import six_digits
+from minialbert_runtime.lines import six_digits, to_json_line
 from minialbert_runtime.words import WordRule
 from transformers import pipeline
 from transformers.modeling_outputs import TokenClassifierOutput
@@ -23,7 +23,7 @@ from minialbert.data.examples import Task, TokenExample
 from minialbert.data.task_inputs import encode_sentences, make_cutter
 from minialbert.errors import UserError
 from minialbert.tasks.models import TaskInputs, save_tuned
-from minialbert.tasks.predict import Predictor, read_inputs, to_json_line
+from minialbert.tasks.predict import Predictor, read_inputs
 from minialbert.tasks.predictions import make_collator, run_model, word_tags
 
 TAGS = ("O", "B-City", "I-City", "B-King", "I-King")
