@@ -68,7 +68,15 @@ def input_notes(split: str, examples: Sequence[Example], encoded: Encoded, max_l
         notes.append(
             f"{split}: {rows:,} texts are read in {len(encoded):,} windows of {max_length} tokens; logits are averaged"
         )
-    return notes + _notes_on_words(split, examples, encoded)
+    if encoded.running is not None:
+        others, _ = encoded.running
+        first, cut = next((examples[index], other) for index, other in others.items())
+        words = [word for word in cast("TokenExample", first).words if word not in cut.words] or cut.words
+        notes.append(
+            f"{split}: {len(others):,} of {rows:,} sentences have words that running text is not cut into, such as "
+            f"{quoted(words[0])}: entity_f1 is of the words as given, span_f1 of what predict returns"
+        )
+    return notes
 
 
 def cut_record(encoded: Mapping[str, Encoded]) -> dict[str, dict[str, float]]:
@@ -78,18 +86,6 @@ def cut_record(encoded: Mapping[str, Encoded]) -> dict[str, dict[str, float]]:
         for split, inputs in encoded.items()
         if inputs.cut
     }
-
-
-def _notes_on_words(split: str, examples: Sequence[Example], encoded: Encoded) -> list[str]:
-    if encoded.running is None:
-        return []
-    others, _ = encoded.running
-    first, cut = next((examples[index], other) for index, other in others.items())
-    words = [word for word in cast("TokenExample", first).words if word not in cut.words] or cut.words
-    return [
-        f"{split}: {len(others):,} of {len(examples):,} sentences have words that running text is not cut into, such "
-        f"as {quoted(words[0])}: entity_f1 is of the words as given, span_f1 of what predict returns"
-    ]
 
 
 def make_collator(task: Task, tokenizer: PreTrainedTokenizerFast) -> PaddingCollator:
