@@ -1,16 +1,19 @@
 """What a GPU does with this project, in at most eight minutes: correctness, a distillation step, a run, inference.
 
-    benchmarks/speed/gpu.sh [results/gpu]        (needs PyTorch with CUDA, Triton and Transformers; no network)
+    benchmarks/speed/gpu.sh [results/gpu]        (PyTorch with CUDA, Triton and Transformers are there; no network)
+
+What else is missing is named before anything starts, with the command that fetches it elsewhere into `wheels/`.
 
 Four parts, each a process of its own with a limit, so that one that fails leaves the others:
 
-- kernels: the Triton kernels of attention against the plain formula in fp64.
+- kernels: the Triton kernels of attention against the plain formula in fp64, and the tests marked gpu.
 - step: one distillation step at the paper's geometry, batch 192 of 256 tokens: the release's way, ours in bf16, and
   compiled, with memory and the share of the bf16 rate that this card reaches in plain products.
 - run: a real distillation, once without a break and once killed and resumed; their weights must be equal.
-- inference: student and BERT-base, fp32 and bf16, 32 texts of 128 tokens.
+- inference: student and BERT-base, fp32, bf16 and int8 (the rest of it bf16), 32 texts of 128 tokens.
 
-`gpu.json` and `table.md` say from which card and versions each figure is. `--small` tries all parts on a CPU.
+`gpu.json` and `table.md` say from which card and versions each figure is. `--small` tries all parts on a CPU, in ten
+times the time.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,25 @@ from torch import nn
 
 HERE = Path(__file__).parent
 LIMITS = {"kernels": 90, "step": 150, "run": 170, "inference": 60}  # seconds; 470 in all
+# What this project and its tests import beside PyTorch and Transformers; the first is fetched with what it needs, which
+# only fits in one version.
+NEEDED = (
+    "pydantic", "accelerate", "datasets", "dill", "hypothesis", "jinja2", "multiprocess", "pandas", "pyarrow", "pytest",
+    "pytest_timeout", "requests", "rich", "triton", "typer", "xxhash", "yaml",
+)  # fmt: skip
+
+
+def check_packages(names: tuple[str, ...] = NEEDED) -> None:
+    """End with the commands that fetch what is missing, on a machine with a network."""
+    missing = [name.replace("_", "-") for name in names if find_spec(name) is None]
+    if missing:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        fetch = f"  pip download -c constraints.txt --only-binary=:all: --python-version {version} -d wheels"
+        alone = [name for name in missing if name != "pydantic"]
+        lines = [f"{fetch} pydantic"] * ("pydantic" in missing)
+        lines += [f"{fetch} --no-deps {' '.join(alone)}"] * bool(alone)
+        told = "run this where there is a network, and copy wheels/ here"
+        raise SystemExit("\n".join([f"missing here: {', '.join(missing)}; {told}:", *lines]))
 
 
 def command(*parts: object, limit: float, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -42,10 +65,10 @@ def command(*parts: object, limit: float, **options: Any) -> subprocess.Complete
 
 
 def kernels(small: bool, limit: float) -> dict[str, Any]:
-    """Return what the tests of the kernels said last."""
-    ran = command(
-        "-m", "pytest", "-q", HERE.parents[1] / "tests/method/fast/test_rows_triton.py", limit=limit
-    )
+    """Return what the tests of the kernels, and those marked gpu, said last."""
+    tests = HERE.parents[1] / "tests/method"
+    files = tests / "fast/test_rows_triton.py", tests / "test_gpu.py"
+    ran = command("-m", "pytest", "-q", "-m", "not slow and not docs", *files, limit=limit)
     return {
         "passed": ran.returncode == 0 and " passed" in ran.stdout,
         "said": ran.stdout.strip().splitlines()[-1:],
@@ -137,8 +160,37 @@ def write_inputs(folder: Path, small: bool) -> None:
     prepare(texts, str(folder / "teacher"), str(folder / "windows"), recipe="small")
 
 
+class Int8Linear(nn.Module):
+    """A linear layer in int8, a scale for each output of its weights and for each row of what comes in."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.scales = linear.weight.abs().amax(dim=1).float() / 127  # (N,)
+        self.weight = (linear.weight.float() / self.scales[:, None]).round().to(torch.int8)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the layer makes of (..., K), as (..., N)."""
+        rows = x.reshape(-1, x.shape[-1])
+        scales = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / 127
+        product = torch._int_mm((rows / scales).round().to(torch.int8), self.weight.T)
+        result = (product * scales * self.scales).to(x.dtype)
+        return (result if self.bias is None else result + self.bias).view(*x.shape[:-1], -1)
+
+
+def in_int8(model: nn.Module) -> nn.Module:
+    """Return a model with its linear layers in int8, in place; a shared one is converted once."""
+    made: dict[nn.Module, Int8Linear] = {}
+    for module in [*model.modules()]:
+        for name, child in [*module._modules.items()]:  # all, and not each child once
+            if isinstance(child, nn.Linear):
+                made.setdefault(child, Int8Linear(child))
+                setattr(module, name, made[child])
+    return model
+
+
 def inference(small: bool, limit: float) -> dict[str, Any]:
-    """Return texts per second by model and precision."""
+    """Return texts per second by model and precision, and how close hidden states are to those of fp32."""
     from transformers import BertConfig, BertModel
 
     from minialbert import MiniAlbertConfig, MiniAlbertModel
@@ -156,14 +208,20 @@ def inference(small: bool, limit: float) -> dict[str, Any]:
             BertConfig(**{key: value for key, value in shape.items() if key != "embedding_size"})
         ),
     }
-    found: dict[str, Any] = {}
+    ways: dict[str, Callable[[nn.Module], nn.Module]] = {
+        "fp32": lambda model: model.to(device), "bf16": lambda model: model.to(torch.bfloat16), "int8": in_int8,
+    }  # fmt: skip
+    speed, cosines = {}, {}
     for name, model in models.items():
-        for precision in (torch.float32, torch.bfloat16):
-            encoder = model.to(device, precision).eval()
-            with torch.inference_mode():
+        states: list[torch.Tensor] = []
+        with torch.inference_mode():
+            for way, convert in ways.items():
+                encoder = convert(model.eval())
+                states.append(encoder(ids).last_hidden_state.float().flatten(0, 1))
                 seconds = timed(lambda encoder=encoder: encoder(ids), 3 if small else 50, device)
-            found[f"{name}, {str(precision).partition('.')[2]}"] = round(len(ids) / seconds)
-    return {"texts_per_second": found}
+                speed[f"{name}, {way}"] = round(len(ids) / seconds)
+                cosines[f"{name}, {way}"] = float(torch.cosine_similarity(states[-1], states[0]).mean())
+    return {"texts_per_second": speed, "mean_cosine_to_fp32": cosines}
 
 
 def timed(function: Callable[[], Any], repeats: int, device: str) -> float:
@@ -191,9 +249,10 @@ def lines(record: dict[str, Any]) -> str:
             f"- run: {found['tokens_per_second'] or 0:,.0f} tokens/s; killed and resumed, weights differ by at most "
             f"{found['largest_difference_after_resume']:.1e}"
         )
+    found = parts["inference"]
     text += [
-        f"- inference, {name}: {value:,} texts/s"
-        for name, value in parts["inference"].get("texts_per_second", {}).items()
+        f"- inference, {name}: {value:,} texts/s, mean cosine to fp32 {found['mean_cosine_to_fp32'][name]:.4f}"
+        for name, value in found.get("texts_per_second", {}).items()
     ]
     return "\n".join([*text, "", parts["step"].get("table", "")])
 
@@ -207,10 +266,12 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=LIMITS, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    limits = {name: limit * (10 if given.small else 1) for name, limit in LIMITS.items()}
     if given.part:
         part = {"kernels": kernels, "step": step, "run": run, "inference": inference}[given.part]
-        sys.stdout.write(f"\n{json.dumps(part(given.small, LIMITS[given.part]))}\n")
+        sys.stdout.write(f"\n{json.dumps(part(given.small, limits[given.part]))}\n")
         return
+    check_packages(tuple(name for name in NEEDED if not (given.small and name == "triton")))
     if not torch.cuda.is_available() and not given.small:
         raise SystemExit("no GPU is found here; --small tries the script on a CPU")
     given.output.mkdir(parents=True, exist_ok=True)
@@ -227,7 +288,7 @@ def main() -> None:
         "parts": {},
     }
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    for name, limit in LIMITS.items():
+    for name, limit in limits.items():
         options = ["--small"] * given.small
         started = time.perf_counter()
         try:
