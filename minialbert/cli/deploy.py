@@ -135,9 +135,8 @@ def bench(
     engines: Annotated[
         list[str] | None,
         option(
-            "torch-fp32, torch-bf16, torch-int8, onnx-fp32, onnx-int8, openvino-fp32, openvino-int8, "
-            "native-int8 (default: these, "
-            "if installed), onnx-int8-dynamic; may be repeated or separated by commas."
+            "torch-fp32, torch-bf16, torch-int8, onnx-fp32, onnx-int8, openvino-fp32, openvino-bf16, openvino-int8, "
+            "native-int8 (default: these, if installed), onnx-int8-dynamic; may be repeated or separated by commas."
         ),
     ] = None,
     lengths: Annotated[list[str] | None, option("Tokens per input, as in 16,128.")] = None,

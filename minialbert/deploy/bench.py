@@ -52,7 +52,7 @@ TABLE_FILE = "table.md"
 DEFAULT_LENGTHS = (16, 128, 512)
 TORCH_ENGINES = ("torch-fp32", "torch-bf16", "torch-int8")
 ONNX_ENGINES = ("onnx-fp32", "onnx-int8", "onnx-int8-dynamic")
-OPENVINO_ENGINES = ("openvino-fp32", "openvino-int8")
+OPENVINO_ENGINES = ("openvino-fp32", "openvino-bf16", "openvino-int8")
 NATIVE_ENGINES = ("native-int8",)
 ENGINES = TORCH_ENGINES + ONNX_ENGINES + OPENVINO_ENGINES + NATIVE_ENGINES
 _INSTALLED = (OPENVINO_ENGINES if has_openvino() else ()) + (NATIVE_ENGINES if has_native() else ())
@@ -285,7 +285,7 @@ def _saved(model: BenchModel, graph: ModelProto | Exception | None, engine: str,
 
     own = onnx.ModelProto()
     own.CopyFrom(graph)
-    if engine.endswith("fp32"):
+    if engine.endswith(("fp32", "bf16")):
         keep_biases_apart(own)
     elif engine in ONNX_ENGINES + NATIVE_ENGINES:
         quantize_int8(own, by_call=engine == "onnx-int8-dynamic")

@@ -165,10 +165,12 @@ class _Session:
     """Runs a graph's inputs as the runtime does, and those of int8-dynamic as they come."""
 
     def __init__(self, path: str, engine: str, threads: int) -> None:
-        from minialbert_runtime.session import open_session, rows_per_run
+        from minialbert_runtime.session import OpenVinoSession, open_session, rows_per_run
 
         kind = engine.partition("-")[0]
         self._open, self._threads = partial(open_session, path, engine=kind), threads
+        if engine == "openvino-bf16":
+            self._open = partial(OpenVinoSession, path, precision="bf16")
         self._session = self._open(threads)
         self._names = [one.name for one in self._session.get_inputs()]
         self._rows = None if engine.endswith("dynamic") else partial(rows_per_run, engine=kind)

@@ -54,7 +54,7 @@ ENGINE_NAMES = {
     **{f"torch-{precision}": f"PyTorch {precision}" for precision in ("fp32", "bf16", "int8")},
     **{f"onnx-{precision}": f"ONNX Runtime {precision}" for precision in ("fp32", "int8")},
     "onnx-int8-dynamic": "ONNX Runtime int8, dynamic",
-    **{f"openvino-{precision}": f"OpenVINO {precision}" for precision in ("fp32", "int8")},
+    **{f"openvino-{precision}": f"OpenVINO {precision}" for precision in ("fp32", "bf16", "int8")},
     "native-int8": "native int8",
 }
 _FILE_ENDINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".gz", ".zst", ".parquet")

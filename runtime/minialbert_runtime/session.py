@@ -114,17 +114,18 @@ def has_openvino() -> bool:
 class OpenVinoSession:
     """A graph in OpenVINO, with those methods of ONNX Runtime's session that are used here.
 
-    Threads may run it at the same time. What is not quantised is computed in fp32, whatever the processor has.
+    Threads may run it at the same time. What is not quantised is computed in fp32, whatever the processor has, or in
+    the `precision` that is named.
     """
 
-    def __init__(self, graph: str | bytes, threads: int = 0) -> None:
+    def __init__(self, graph: str | bytes, threads: int = 0, precision: str = "f32") -> None:
         if not has_openvino():
             raise UserError("openvino is missing: pip install openvino, or choose the engine onnx")
         # The import would otherwise send an event over the network, and leave a file in the home directory.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
         core = openvino.Core()
         threading_ = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self._compiled = core.compile_model(core.read_model(graph), "CPU", settings | threading_)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from minialbert_runtime.session import has_openvino
 from typer.testing import CliRunner
 
 from minialbert import MiniAlbertConfig
@@ -23,9 +24,17 @@ from minialbert.deploy.bench import (
     take_turns,
 )
 from minialbert.deploy.bench_models import SHAPES, build_model, parse_models, recorded_quality
-from minialbert.deploy.bench_worker import make_inputs, quantized, static_classifier, timed_runs, torch_runner
+from minialbert.deploy.bench_worker import (
+    _Session,
+    make_inputs,
+    quantized,
+    static_classifier,
+    timed_runs,
+    torch_runner,
+)
 from minialbert.errors import MissingExtraError, UserError
 from minialbert.report.tables import show
+from minialbert.runs.machine import instruction_sets
 
 SHAPE = {
     "vocab_size": 400, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64,
@@ -233,6 +242,21 @@ def test_a_model_that_cannot_be_exported_has_dashes(configs, monkeypatch):
     assert size.rows[1][3:] == (None, None) and latency.rows[1][2:] == (None,) * 3
     assert latency.rows[0][4] == 1
     assert record["notes"][0] in as_markdown(record)
+
+
+@pytest.mark.skipif(not has_openvino(), reason="needs openvino")
+def test_openvino_computes_in_the_precision_that_is_asked_for(configs, tmp_path):
+    model = build_model(parse_models([f"config:{configs}/tiny-student.json"])[0])
+    graph, feed = benchmarks.trace(model), make_inputs(model.inputs, 99, 0, 0, 2, 16)
+    found = {}
+    for engine in ("onnx-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8"):
+        path = benchmarks._saved(model, graph, engine, tmp_path / engine)
+        found[engine] = _Session(str(path), engine, 1)(feed)[0][0]
+    apart = {name: np.abs(one - found["onnx-fp32"]).max() for name, one in found.items()}
+    assert apart["openvino-fp32"] < 1e-5 < apart["openvino-int8"] < 0.05
+    # On a processor without bf16 it computes fp32.
+    assert (apart["openvino-bf16"] > 1e-5) == ("avx512_bf16" in instruction_sets())
+    assert apart["openvino-bf16"] < 0.05
 
 
 def test_static_vectors_are_one_row_whatever_the_engines(configs, monkeypatch):
