@@ -157,7 +157,7 @@ def soak():
 
 
 def deployment():
-    metrics = record("bench-busy")["metrics"]
+    metrics = record("bench")["metrics"]
 
     def best(model, batch, length, engines):
         return max(
@@ -166,6 +166,28 @@ def deployment():
             for time in metrics[model][engine]["timings"]
             if (time["batch_size"], time["length"]) == (batch, length)
         )
+
+    def ratios(model, ones, others):
+        settings = ((1, 16), (1, 128), (32, 16), (32, 128))
+        return [best(model, *how, ones) / best(model, *how, others) for how in settings]
+
+    native, dynamic = ["native-int8"], ["onnx-int8-dynamic"]
+    others = [one for one in metrics["minialbert-128"] if one not in native]
+    yield (
+        "it is # times as fast for one text of 16 tokens, but # times for one of 128, # times for 32 of 16 and # times "
+        "for 32 of 128; for MiniLM's shape #, #, # and # times.",
+        *ratios("minialbert-128", native, others),
+        *ratios("minilm-l6-h384", native, others),
+    )
+    by_token = ratios("minialbert-128", dynamic, ["onnx-int8"])
+    yield "takes # and # times as long in ONNX Runtime", *by_token[:2]
+    assert round(by_token[3], 1) == 1
+    yield "engine it takes # and # times as long", *ratios("minialbert-128", dynamic, native)[:2]
+    ours, theirs = (
+        best(*of) for of in (("minialbert-128", 1, 128, native), ("distilbert", 1, 128, ["torch-fp32"]))
+    )
+    yield "in PyTorch (README: # here)", ours / theirs
+    metrics = record("bench-busy")["metrics"]
 
     yield (
         "is # times as fast as DistilBERT in ONNX Runtime's own int8 (`onnx-int8-dynamic`) for one text of 16 tokens, "

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -33,6 +35,8 @@ from minialbert.deploy.onnx import export
 from minialbert.deploy.onnx import parity as onnx_parity
 from minialbert.deploy.onnx.export import calibration_batches, export_onnx
 from minialbert.deploy.onnx.graph import drop_unused, initializers
+from minialbert.deploy.onnx.int8 import quantize_int8
+from minialbert.deploy.onnx.trace import trace_onnx
 from minialbert.deploy.web import _check_exported
 from minialbert.errors import UserError
 from minialbert.method.encoders import load_encoder
@@ -386,6 +390,33 @@ def test_groups_and_adapters_of_every_kind_are_stored_once(tiny_tokenizer, tmp_p
     # Matrices too small to be worth a scale stay fp32: those of rank 5.
     narrow = [sorted(tensor.dims) for tensor in stored.values() if len(tensor.dims) == 2 and 5 in tensor.dims]
     assert sorted(narrow) == [[5, 64]] * 9 + [[5, 128]] * 3
+
+
+SIZES = (
+    r"In 4 bits MiniALBERT-128 \((\S+) M parameters\) takes (\S+) MB, and a student of (\S+) M (\S+) MB; "
+    r"in int8 they take (\S+) and (\S+)\. "
+)
+
+
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_bytes_of_students_are_those_that_the_guide_says(small):
+    guide = " ".join((Path(__file__).parents[3] / "docs/deployment.md").read_text(encoding="utf-8").split())
+    said = [float(one) for one in re.search(SIZES, guide).groups()]
+    shape = {"embedding_size": 64, "hidden_size": 384, "num_hidden_layers": 3, "intermediate_size": 1536}
+    model = MiniAlbertForSequenceClassification(
+        MiniAlbertConfig(**(shape if small else {"embedding_size": 128}))
+    )
+    graph, found = trace_onnx(model.eval(), "sequence-classification"), []
+    for four_bits in (True, False):
+        quantised = onnx.ModelProto()
+        quantised.CopyFrom(graph)
+        quantize_int8(quantised, four_bits=four_bits)
+        found.append(round(export.slim(quantised).ByteSize() / 1e6, 1))
+    assert [round(model.num_parameters() / 1e6, 1), *found] == [
+        *said[2 * small : 2 * small + 2],
+        said[4 + small],
+    ]
+    assert found[0] <= (2.5 if small else 8)
 
 
 def _random_texts(count):
