@@ -47,9 +47,9 @@ Arrays = list[NDArray[np.float32]]
 def answers(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
     """Return answers without scores, outputs, and whether a text has the same bits alone and beside others."""
     contract = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
-    if contract["head"] == "features" and "vectors" not in contract:
-        return states(folder, texts)
-    model, seen = Model(folder, threads=1), []
+    if contract["head"] in ("features", "masked-lm") and "vectors" not in contract:
+        return outputs(folder, texts)
+    model, seen = Model(folder, threads=1, engine="onnx"), []  # the compiled one is for one kind of processor
     run = model._logits
     model._logits = lambda rows: seen.append(run(rows)) or seen[-1]  # type: ignore[method-assign]
     found = [model(text) for text in texts]
@@ -66,8 +66,8 @@ def answers(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
     return plain, alone, bool(np.array_equal(np.concatenate(alone), together))
 
 
-def states(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
-    """Return the same of an encoder that gives no vectors: no answers, hidden states of each text, and their bits."""
+def outputs(folder: str, texts: list[str]) -> tuple[list[Any], Arrays, bool]:
+    """Return the same of what gives neither answers nor vectors: no answers, the graph's outputs, and their bits."""
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     graph = session.open_session(Path(folder) / "model.onnx", 1)
 
