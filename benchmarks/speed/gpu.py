@@ -67,7 +67,7 @@ def command(*parts: object, limit: float, **options: Any) -> subprocess.Complete
 def kernels(small: bool, limit: float) -> dict[str, Any]:
     """Return what the tests of the kernels, and those marked gpu, said last."""
     tests = HERE.parents[1] / "tests/method"
-    files = tests / "fast/test_rows_triton.py", tests / "test_gpu.py"
+    files = tests / "fast/test_rows_triton.py", tests / "test_trainer_gpu.py"
     ran = command("-m", "pytest", "-q", "-m", "not slow and not docs", *files, limit=limit)
     return {
         "passed": ran.returncode == 0 and " passed" in ran.stdout,

@@ -168,9 +168,10 @@ class _Session:
         from minialbert_runtime.session import OpenVinoSession, open_session, rows_per_run
 
         kind = engine.partition("-")[0]
-        self._open, self._threads = partial(open_session, path, engine=kind), threads
+        self._open: Callable[[int], Any] = partial(open_session, path, engine=kind)
         if engine == "openvino-bf16":
             self._open = partial(OpenVinoSession, path, precision="bf16")
+        self._threads = threads
         self._session = self._open(threads)
         self._names = [one.name for one in self._session.get_inputs()]
         self._rows = None if engine.endswith("dynamic") else partial(rows_per_run, engine=kind)
