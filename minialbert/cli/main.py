@@ -200,19 +200,11 @@ def distill(
     leave_page(output)
 
 
-for _verb in (
-    tasks.finetune,
-    tasks.evaluate,
-    tasks.predict,
-    tasks.embed,
-    tasks.calibrate,
-    deploy.trim,
-    deploy.export,
-    deploy.bench,
-    tasks.report,
-    tasks.attention,
-    tasks.convert_data,
-):
+_VERBS = (
+    tasks.finetune, tasks.evaluate, tasks.predict, tasks.embed, tasks.calibrate, deploy.trim, deploy.export,
+    deploy.bench, tasks.report, tasks.attention, tasks.convert_data,
+)  # fmt: skip
+for _verb in _VERBS:
     app.command(cls=Verb)(_verb)
 
 

@@ -62,16 +62,10 @@ def trace_onnx(
         with _quietly():
             program = torch.onnx.export(
                 _Positional(model, tuple(example), names, depth, pooling).eval(),
-                tuple(example.values()),
-                dynamo=True,
-                verbose=False,
-                optimize=False,
+                tuple(example.values()), opset_version=opset, input_names=list(example), output_names=list(names),
+                dynamic_shapes=(tuple(free for _ in example),), dynamo=True, verbose=False, optimize=False,
                 external_data=False,
-                opset_version=opset,
-                input_names=list(example),
-                output_names=list(names),
-                dynamic_shapes=(tuple(free for _ in example),),
-            )
+            )  # fmt: skip
             assert program is not None
             # The exporter's own way also fuses rotary positions into an operator that takes one text alone.
             optimizer.optimize(program.model)
@@ -104,11 +98,11 @@ class _Positional(nn.Module):
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         options: dict[str, Any],
-        pooling: Pooling | None = None,
+        pooling: Pooling | None,
     ) -> None:
         super().__init__()
-        self.model, self.inputs, self.outputs, self.options = model, inputs, outputs, options
-        self.pooling = pooling
+        self.model, self.inputs, self.outputs = model, inputs, outputs
+        self.options, self.pooling = options, pooling
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.inputs, tensors, strict=True))
@@ -126,7 +120,6 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,  # exported models do not train
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return attended values (B, T, H, D/H) by ONNX's own Attention operator, which takes (B, T, D).
