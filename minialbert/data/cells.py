@@ -25,6 +25,9 @@ _ZEROS, _ONES = ("0", "0.0", "False", "false", "FALSE"), ("1", "1.0", "True", "t
 _LITERAL = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d+(?:\.\d*)?|True|False|None"""
 # Also numpy's, without commas: Python itself would join 'a' 'b' to one text.
 _LIST = re.compile(rf"\s*(?:(?:{_LITERAL})(?:[\s,]+(?:{_LITERAL}))*[\s,]*)?")
+# Around a list where Python's sets and numpy's arrays were written as they are shown.
+_WRAPPED = re.compile(r"(?:frozenset|set|array)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_LIKE_A_LIST = re.compile(r"[\[{].*[\]}]|\w+\([\[{(].*\)", re.DOTALL)
 _LARGEST_SCORE = 3.4e38  # that a model can answer
 _START = ("start", "begin", "start_offset", "start_char")
 _END = ("end", "end_offset", "end_char")
@@ -78,9 +81,10 @@ def text_of(table: Table, row: int, cells: Mapping[str, Any], column: str) -> st
 
 
 def class_name(table: Table, row: int, cell: object) -> str:
-    """Returns the name of the one class that a cell names."""
-    if isinstance(cell, list) and len(cell) == 1:  # as doccano and Label Studio write it
-        cell = cell[0]
+    """Returns the name of the one class that a cell names, also as the only one of a list."""
+    if not isinstance(cell, str) or cell.lstrip().startswith("["):
+        found = list_in(cell)
+        cell = cell if found is None else found[0] if len(found) == 1 else found
     if isinstance(cell, (str, int)) and not missing(cell):
         return str(cell).strip()
     several = isinstance(cell, list) and len(cell) > 1 and all(isinstance(one, str) for one in cell)
@@ -107,7 +111,9 @@ def list_in(cell: object) -> list[Any] | None:
     """Returns the list that a cell is or spells, as JSON, Python and numpy write texts and numbers; else None."""
     if not isinstance(cell, str):
         return cell if isinstance(cell, list) else None
-    cell = "[]" if cell.strip() == "set()" else cell.strip()
+    cell = cell.strip()
+    if wrapped := _WRAPPED.fullmatch(cell):
+        cell = wrapped[1] or "[]"
     if cell[:1] + cell[-1:] not in ("[]", "()", "{}"):
         return None
     try:
@@ -136,9 +142,6 @@ class ClassCells:
             raise table.error(row, f"expected a list of classes, found {quoted(cell)}")
         if self.vector is not None and parts:
             return tuple(name for name, part in zip(self.vector, parts, strict=True) if flag_of(part))
-        if len(parts) == 1 and _looks_like_a_list(parts[0]):
-            advice = f"write it as JSON, or names divided by {quoted(self.separator)}"
-            raise table.error(row, f"{quoted(cell)} looks like a list and cannot be read as one: {advice}")
         names = tuple(class_name(table, row, part) for part in parts)
         if len(set(names)) < len(names):
             advice = "expected the name of each class that applies, once"
@@ -166,6 +169,10 @@ def understand_classes(
         advice = f"name them all, as in task.label=[{', '.join(flag_columns(table)) or column}]"
         told = f"the column {quoted(column)} holds 0 and 1 alone; of one column for each class"
         raise table.error(row, f"{told} {advice}")
+    for table, row, cell in cells:
+        if isinstance(cell, str) and _LIKE_A_LIST.fullmatch(cell.strip()) and list_in(cell) is None:
+            advice = f"write it as JSON, or names divided by {quoted(separator or _SEPARATORS[0])}"
+            raise table.error(row, f"{quoted(cell)} looks like a list and cannot be read as one: {advice}")
     if separator is None:
         texts = {cell for _, _, cell in cells if isinstance(cell, str) and list_in(cell) is None}
         separator = _separator(cells[0][0] if cells else None, column, texts, notes)
@@ -214,10 +221,6 @@ def _parts(cell: object, separator: str) -> list[Any] | None:
         stripped = cell.strip().removesuffix(separator)
         parts = list(stripped.split(separator)) if stripped.strip() else []
     return parts
-
-
-def _looks_like_a_list(part: object) -> bool:
-    return isinstance(part, str) and part.strip()[:1] + part.strip()[-1:] in ("[]", "{}")
 
 
 def flag_columns(table: Table) -> list[str]:

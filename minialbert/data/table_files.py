@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _FIRST_LINE = re.compile(r"[\r\n]*([^\r\n]*)(?:\r\n|\r|\n)?")
 SEPARATOR_LINE = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # Excel's, for itself
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars (|)"}
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _QUOTED_CELL = re.compile(r'(?:(?<=[\t\r\n])|\A)"([^"]*(?:""[^"]*)*)"(?=[\t\r\n]|\Z)')
 _SHARD = re.compile(r"(.+?)-\d{3,9}-of-(\d{3,9})(\..+)?")
 _LARGEST_FIELD = 2**31 - 1  # a C long on every platform
@@ -237,10 +238,17 @@ def _read_separated(path: Path, *, tabs: bool) -> Table:
 def separated_records(
     path: Path, lines: Iterable[str], delimiter: str, *, quoted_cells: bool, begin: int = 1
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line where each record of csv or tsv begins, and its cells; the first line has the number `begin`."""
+    """Yields the line where each record of csv or tsv begins, and its cells; the first line has the number `begin`.
+
+    Where a space follows each delimiter of the header, spaces after a delimiter are no part of the cells.
+    """
     before = begin - 1
+    lines = iter(lines)
+    header = next(lines, "")
     how: dict[str, Any] = {"strict": True} if quoted_cells else {"quoting": csv.QUOTE_NONE}
-    reader = csv.reader(lines, delimiter=delimiter, **how)
+    names = QUOTED.sub("", header).split(delimiter)[1:]
+    how["skipinitialspace"] = quoted_cells and bool(names) and all(name.startswith(" ") for name in names)
+    reader = csv.reader(chain([header], lines), delimiter=delimiter, **how)
     while True:
         try:
             with _long_fields():

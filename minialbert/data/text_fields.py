@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 from xml.parsers import expat
 
-from minialbert.data.table_files import DELIMITERS, SEPARATOR_LINE, separated_records
+from minialbert.data.table_files import DELIMITERS, QUOTED, SEPARATOR_LINE, separated_records
 from minialbert.errors import listed, one_line, quoted
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 USUAL_COLUMNS = (
     "text", "sentence", "document", "body", "content", "abstract", "note", "note_text", "article",
 )  # fmt: skip
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _BLOCK = 1 << 16
 _ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
 _ARTICLES = ("MedlineCitation", "PubmedBookArticle")
@@ -74,7 +72,7 @@ def separated_texts(
     first = next(said, None)
     if first is None:
         return
-    delimiter = "\t" if tabs else max(DELIMITERS, key=_QUOTED.sub("", first).count)
+    delimiter = "\t" if tabs else max(DELIMITERS, key=QUOTED.sub("", first).count)
     rows = chain([first], lines)
     records = separated_records(source.path, rows, delimiter, quoted_cells=not tabs, begin=lines.row)
     names: list[str] | None = None
@@ -92,7 +90,7 @@ def separated_texts(
             raise source.error(begin, "the header once more, as of files put together: remove the line")
         else:
             cell = fields[column]
-            yield begin, cell[1:-1].replace('""', '"') if tabs and _QUOTED.fullmatch(cell) else cell
+            yield begin, cell[1:-1].replace('""', '"') if tabs and QUOTED.fullmatch(cell) else cell
 
 
 def _column(source: Source, row: int, names: list[str], text_field: str) -> int:

@@ -42,6 +42,8 @@ SPELLINGS = {
     "Python": str,
     "a tuple": lambda names: str(tuple(names)),
     "a set": lambda names: "{" + ", ".join(map(repr, names)) + "}" if names else "set()",
+    "a frozen set": lambda names: f"frozenset({{{', '.join(map(repr, names))}}})" if names else "frozenset()",
+    "an array": lambda names: f"array({names}, dtype=object)",
     "numpy": lambda names: "[" + " ".join(map(repr, names)) + "]",
     "bars": "|".join,
     "commas": ", ".join,
@@ -86,11 +88,23 @@ def test_the_mark_that_leaves_the_fewest_names_divides(tmp_path):
 
 
 def test_a_list_that_cannot_be_read_is_no_class(tmp_path):
-    path = table(tmp_path, ['a,"[x, y]"', "b,x"])
-    expected = f"{path}: '[x, y]' in column 'labels' may be one class or several: set task.label_separator"
-    assert error_of(path, "multi-label").startswith(expected)
-    path = table(tmp_path, ["a,[x y]", "b,x"])
-    assert error_of(path, "multi-label").startswith(f"{path}:2: '[x y]' looks like a list and cannot be read")
+    for cell in ("[x, y]", "[x y]", "[x|y]", "{x,y}", "['x', nan]", "Index(['x', 'y'])"):
+        path = table(tmp_path, ["b,x", f'a,"{cell}"'])
+        expected = f'{path}:3: "{cell}"' if "'" in cell else f"{path}:3: '{cell}'"
+        for separator in (None, ","):
+            error = error_of(path, "multi-label", label_separator=separator)
+            assert error.startswith(f"{expected} looks like a list and cannot be read")
+
+
+def test_one_class_in_a_list(tmp_path):
+    path = table(tmp_path, ["a,['x']", 'b,"[""y""]"', "c,x"], "text,label")
+    assert labels_of(load_table(path, "single-label")) == ["x", "y", "x"]
+    path = table(tmp_path, ["c,x", "a,\"['x', 'y']\""], "text,label")
+    assert "several classes are a multi-label task" in error_of(path, "single-label")
+    path = table(tmp_path, ["c,x", "a,[]"], "text,label")
+    assert error_of(path, "single-label").startswith(f"{path}:3: expected a class as text or integer, found []")
+    path = table(tmp_path, ["a,(1)", "b,[sic] x"], "text,label")
+    assert labels_of(load_table(path, "single-label")) == ["(1)", "[sic] x"]
 
 
 def test_a_column_for_each_class(tmp_path):

@@ -253,6 +253,9 @@ def test_other_delimiters_and_the_usual_columns(tmp_path):
         rows = f"id{delimiter}Note{delimiter}stars\n1{delimiter}good, I say{delimiter}5\n"
         content = rows if delimiter != "," else rows.replace("good, I say", '"good, I say"')
         assert read(write(tmp_path / "a.csv", content)) == [Document("good, I say", 2)]
+    spaced = 'id, text\n1, "one, two"\n2, three\n'
+    assert read(write(tmp_path / "s.csv", spaced)) == [Document("one, two", 2), Document("three", 3)]
+    assert read(write(tmp_path / "t.csv", "id,text\n1, one\n")) == [Document(" one", 2)]
     assert read(write(tmp_path / "b.csv", "sep=;\nid;text\n1;one\n")) == [Document("one", 3)]
     assert read(write(tmp_path / "c.csv", "text\none\ntwo\n")) == [Document("one", 2), Document("two", 3)]
     assert read(write(tmp_path / "d.csv", "\n\n")) == []

@@ -688,6 +688,7 @@ def test_a_pair_under_its_usual_names_and_what_is_left_out(tmp_path):
         ("t.csv", "text;label, main\na, b;x\nc;y\n", "train: columns are divided by semicolons"),
         ("t.csv", "sep=;\r\ntext;label\r\na, b;x\r\nc;y\r\n", "train: columns are divided by semicolons"),
         ("t.csv", 'sep=,\ntext,label\n"a, b",x\nc,y\n', None),
+        ("t.csv", '"label", "text"\n"x", "a, b"\ny,  c\n', None),
     ],
 )
 def test_csv_as_spreadsheets_write_it(tmp_path, name, content, note):
