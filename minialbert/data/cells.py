@@ -252,14 +252,14 @@ def flag_of(cell: object) -> bool | None:
 
 
 def words_of(table: Table, row: int, cell: object, column: str) -> tuple[str, ...]:
-    """Returns the words, or tags, in a cell: a list, or a text divided by spaces."""
+    """Returns the words, or tags, in a cell: a list, or a text divided by spaces. No whitespace is around them."""
     found = list_in(cell)
     if isinstance(cell, str) and (found is None or not all(isinstance(word, str) for word in found)):
         found = [word for word in cell.split(" ") if word]
     if found is not None and all(isinstance(word, str) for word in found):
         if empty := [at for at, word in enumerate(found, start=1) if not word.strip()]:
             raise table.error(row, f"word {empty[0]} is empty in column {quoted(column)}")
-        return tuple(found)
+        return tuple(map(str.strip, found))
     raise table.error(row, f"expected a list of strings in column {quoted(column)}, found {quoted(cell)}")
 
 
@@ -341,7 +341,10 @@ def without_overlaps(text: str, spans: Sequence[Span], keep: Overlaps) -> tuple[
             f"overlaps {quoted(keep)}: expected {', '.join(get_args(Overlaps))}; a word has one tag, so tune a tagger "
             "for each layer of nested entities: 'minialbert convert-data --overlaps layers' writes them apart"
         )
-    unique = list(dict.fromkeys(spans))
+    first: dict[tuple[int, int, str], Span] = {}
+    for span in spans:
+        first.setdefault((*_trimmed(text, span), span.label), span)
+    unique = list(first.values())
     trimmed = [(span, *_trimmed(text, span)) for span in unique]
     length = (lambda entry: entry[1] - entry[2]) if keep == "longest" else (lambda entry: entry[1])
     kept: list[tuple[int, int, Span]] = []  # sorted, none overlaps another
@@ -357,6 +360,6 @@ def without_overlaps(text: str, spans: Sequence[Span], keep: Overlaps) -> tuple[
 
 
 def _trimmed(text: str, span: Span) -> tuple[int, int]:
-    inner = text[span.start : span.end] if 0 <= span.start <= span.end else ""
+    inner = text[span.start : span.end] if 0 <= span.start <= span.end <= len(text) else ""
     start = span.start + len(inner) - len(inner.lstrip())
     return start, start + len(inner.strip()) if inner else span.end

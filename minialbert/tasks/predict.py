@@ -21,7 +21,7 @@ from minialbert_runtime.windows import Cutter, Row, Text
 from minialbert_runtime.words import check_tags
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.columns import usual_pairs
+from minialbert.data.columns import find_all, usual_pairs
 from minialbert.data.table_files import EXTENSIONS, Table, read_table
 from minialbert.data.task_inputs import Encoded, PaddingCollator, make_cutter
 from minialbert.data.tokenizers import load_tokenizer
@@ -264,13 +264,13 @@ def read_inputs(
 ) -> Iterator[Input]:
     """Return the texts of files, in order: one per line of text files and stdin, one per row of tables.
 
-    Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose `text` column is read unless
-    another is named; "-" for stdin, of bytes. With a `pair_column`, or for a `model` of pairs, pairs of texts
-    are returned, of columns with usual names where none are named. With `documents` a text file, or stdin, is one text,
-    and a path may be a folder, of which all .txt files are read; None says that there is no such option. What is wrong
-    with a row for the model, asked for once the paths have been looked at, is told before the first text. A row
-    keeps its `id`: what the table's `id` column holds, or the named one. Texts from several files, and documents, keep
-    their `file`.
+    Paths are .txt files; tables (.csv, .tsv, .jsonl, .ndjson, .parquet), whose column `text` (or that with another
+    usual name of a text) is read unless one is named; "-" for stdin, of bytes. With a `pair_column`, or for a `model`
+    of pairs, pairs of texts are returned, of columns with usual names where none are named. With `documents` a text
+    file, or stdin, is one text, and a path may be a folder, of which all .txt files are read; None says that there is
+    no such option. What is wrong with a row for the model, asked for once the paths have been looked at, is told before
+    the first text. A row keeps its `id`: what the table's `id` column holds, or the named one. Texts from several
+    files, and documents, keep their `file`.
 
     All paths are looked at before this returns, and all tables are read and checked before the first text. Blank lines
     are texts too, so that results can be put beside their lines; blank lines of tables are not rows. Raises UserError,
@@ -363,10 +363,19 @@ def _table_inputs(
 def _text_columns(table: Table, named: Sequence[str | None], pairs: bool | None) -> Sequence[str]:
     text, pair = named
     if pair is not None or not pairs:
-        return [text or "text", *([] if pair is None else [pair])]
+        return [text or _usual_text(table), *([] if pair is None else [pair])]
     usual = usual_pairs(table, text)
     if len(usual) != 1:
         raise table.lacks("the model takes pairs of texts: --column and --pair-column name them")
+    return usual[0]
+
+
+def _usual_text(table: Table) -> str:
+    """Returns the column of the text as labelled data have it, unless that is one of a pair; else "text"."""
+    usual = [] if "text" in table.columns or usual_pairs(table) else find_all(table, "text")
+    if len(usual) != 1:
+        return "text"
+    logger.info("%s: the text is the column %s", table.name, quoted(usual[0]))
     return usual[0]
 
 

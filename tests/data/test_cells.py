@@ -10,6 +10,7 @@ from minialbert_runtime.words import Span
 
 from minialbert.data.cells import list_in, without_overlaps
 from minialbert.data.tables import load_table
+from minialbert.data.words import gold_spans
 from minialbert.errors import UserError
 
 ROWS = [("a", ["x", "y"]), ("b", []), ("c", ["y"]), ("d", ["x", "y", "z"]), ("e", ["z"])]
@@ -102,7 +103,9 @@ def test_one_class_in_a_list(tmp_path):
     path = table(tmp_path, ["c,x", "a,\"['x', 'y']\""], "text,label")
     assert "several classes are a multi-label task" in error_of(path, "single-label")
     path = table(tmp_path, ["c,x", "a,[]"], "text,label")
-    assert error_of(path, "single-label").startswith(f"{path}:3: expected a class as text or integer, found []")
+    assert error_of(path, "single-label").startswith(
+        f"{path}:3: expected a class as text or integer, found []"
+    )
     path = table(tmp_path, ["a,(1)", "b,[sic] x"], "text,label")
     assert labels_of(load_table(path, "single-label")) == ["(1)", "[sic] x"]
 
@@ -176,6 +179,28 @@ def test_words_and_tags_as_pandas_writes_lists(tmp_path):
     rows = ["\"['a', 'b c']\",\"['B-X', 'O']\"", "[ 1 ],O O B-X"]
     task = load_table(table(tmp_path, rows, "tokens,tags"), "token")
     assert [row.words for row in task.splits["train"]] == [("a", "b c"), ("[", "1", "]")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train.jsonl", '{"tokens": ["Ebola ", "\\u00a0virus", "is "], "tags": ["B-X", "I-X ", "O"]}\n'),
+        ("train.tsv", "Ebola \tB-X\n virus\tI-X\nis\u00a0\tO \n"),
+    ],
+)
+def test_whitespace_around_words_belongs_to_no_entity(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    (row,) = load_table(tmp_path / name, "token").splits["train"]
+    assert (row.words, gold_spans(row)) == (("Ebola", "virus", "is"), [Span(0, 11, "X")])
+
+
+def test_doubles_are_found_without_the_whitespace_around_them():
+    text = "Ebola virus is"
+    spans = [Span(0, 5, "X"), Span(0, 6, "X"), Span(5, 11, "X"), Span(6, 12, "X"), Span(12, 14, "X")]
+    kept = [spans[0], spans[2], spans[4]]
+    assert without_overlaps(text, spans, "refuse") == (kept, 2, 0)
+    beyond = [Span(12, 14, "X"), Span(12, 20, "X")]
+    assert without_overlaps(text, beyond, "refuse")[:2] == (beyond, 0)
 
 
 def test_tags_that_are_numbers(tmp_path):

@@ -465,6 +465,23 @@ def test_rows_of_tables_are_texts(tmp_path):
         assert [one.about for one in named] == [{"id": "1"}, {"id": "2"}]
 
 
+@pytest.mark.parametrize("header", ["Text,kind", "SENTENCE,kind", "question,label", "premise,text"])
+def test_the_text_is_found_by_its_usual_names(tmp_path, header, caplog):
+    (tmp_path / "a.csv").write_text(f"{header}\nx,y\n")
+    with caplog.at_level("INFO", logger="minialbert"):
+        (read,) = read_inputs([str(tmp_path / "a.csv")])
+    exact = "text" in header
+    told = [] if exact else [f"{tmp_path / 'a.csv'}: the text is the column '{header.split(',')[0]}'"]
+    assert (read.text, caplog.messages) == ("y" if exact else "x", told)
+
+
+@pytest.mark.parametrize("header", ["premise,hypothesis", "question,sentence", "note,body", "Sentence,Text"])
+def test_columns_that_are_no_single_text_are_to_be_named(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\nx,y\n")
+    with pytest.raises(UserError, match=r"a\.csv: no column 'text'; --column names it"):
+        list(read_inputs([str(tmp_path / "a.csv")]))
+
+
 def test_a_row_keeps_its_id(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
