@@ -370,7 +370,7 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
     if text_field not in record:
         option = "text_field" if source.kind == "memory" else "--column"
         raise source.error(row, f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})")
-    text = record[text_field]
+    text = "" if record[text_field] is None else record[text_field]  # as an empty cell of csv and Parquet
     if not isinstance(text, str):
         raise source.error(row, f"the field {quoted(text_field)} is {type(text).__name__}, not a string")
     # JSON can spell half of a surrogate pair, which is not text and which no tokenizer takes.

@@ -198,6 +198,11 @@ def test_jsonl(tmp_path):
     documents = list(read_documents(find_sources([path])[0], stats=stats))
     assert documents == [Document("one\r\ntwo", 1), Document("half ?", 4)]
     assert stats.skipped == 2
+    stats = ReadStats()
+    assert read(write(tmp_path / "n.jsonl", '{"text": null}\n{"text": "x"}'), stats=stats) == [
+        Document("x", 2)
+    ]
+    assert stats.skipped == 1  # as an empty cell of csv or Parquet
     assert read(write(tmp_path / "b.jsonl", '{"body": "x"}'), text_field="body") == [Document("x", 1)]
 
 
@@ -209,7 +214,7 @@ def test_jsonl(tmp_path):
         ('["a list"]', "expected a JSON object, found list"),
         ('{"title": "x", "body": "y"}', "no field 'text'; the fields are: title, body"),
         ('{"text": 3}', "the field 'text' is int, not a string"),
-        ('{"text": null}', "the field 'text' is NoneType, not a string"),
+        ('{"text": ["x"]}', "the field 'text' is list, not a string"),
     ],
 )
 def test_bad_rows_of_jsonl(tmp_path, row, expected):
