@@ -49,9 +49,9 @@ def read_tagged(path: Path) -> Table:
     The word is in the first column and the tag in the last; the word in the second where the first is a number in every
     row, of which CoNLL-U's of several words as one ("3-4") are left out. The tag may then also be a NER= in the last
     column, or stand in another where the last has none. Columns are separated by TAB, or by spaces where the first row
-    has no TAB. A blank line ends a sentence. `-DOCSTART-` lines and `# newdoc` begin a document; other lines of one
-    column that start with "# " are left out. Quotes are ordinary characters. A file without a sentence is refused, and
-    so is any row without a word or a tag.
+    has no TAB. A blank line ends a sentence. `-DOCSTART-` lines and `# newdoc` begin a document; other lines that start
+    with "# " are left out where they have one column, or stand above a sentence and end in no tag. Quotes are ordinary
+    characters. A file without a sentence is refused, and so is any row without a word or a tag.
     """
     blocks = list(_blocks(path))
     lines = [columns for _, block in blocks for _, columns in block]
@@ -153,7 +153,7 @@ def _blocks(path: Path) -> Iterator[tuple[tuple[int, str] | None, _Block]]:
     block: _Block = []
     document: tuple[int, str] | None = None
     for row, line in [*lines, (0, "")]:
-        comment = separator == "TAB" and _is_comment(line)
+        comment = (separator == "TAB" and _is_comment(line)) or (not block and _is_remark(line))
         begins = _starts_document(line) or (comment and _NEW_DOCUMENT.fullmatch(line.strip()))
         if not line.strip() or begins:
             if block:
@@ -184,8 +184,14 @@ def _is_comment(line: str) -> bool:
     return line.startswith("# ") and "\t" not in line
 
 
+def _is_remark(line: str) -> bool:
+    """Tell whether a line is one that MultiCoNER and others have above a sentence, rather than the word "#"."""
+    parts = line.split()
+    return line.startswith("# ") and len(parts) > 2 and not _ANY_TAG.fullmatch(parts[-1])
+
+
 def _separator(lines: Iterable[tuple[int, str]]) -> Literal["TAB", "spaces"]:
     for _, line in lines:
-        if line.strip() and not _starts_document(line) and not _is_comment(line):
+        if line.strip() and not _starts_document(line) and not _is_comment(line) and not _is_remark(line):
             return "TAB" if "\t" in line else "spaces"
     return "spaces"

@@ -85,6 +85,8 @@ def test_words_tags_and_first_rows(tmp_path):
         b"\xef\xbb\xbfa\tO\nb\tB-X\n\nc\tO\n",
         "\n\na\tO\nb\tB-X\n \t \n\n\nc\tO\n\n\n",
         "-DOCSTART-\tO\n\na\tO\nb\tB-X\n-DOCSTART- (2)\nc\tO\n",
+        "# id 1\tdomain=en\na _ _ O\nb _ _ B-X\n\n# id 2\tdomain=en\nc _ _ O\n",
+        "# id 1 domain=en\n# by hand\na O\nb B-X\n\n\n# id 2 domain=en\nc O\n",
         "# text = a b\na\tO\n# within\nb\tB-X \n\n# id = 2\nc\tO\n",
         "a NN O\nb  NN I-NP B-X\n\nc . O\n",
     ],
@@ -122,6 +124,7 @@ def test_quotes_marks_and_odd_spaces_are_ordinary(tmp_path):
     file = read(tmp_path, "\"\tO\n#\tO\n# 1\tO\n''\tO\na\u00a0b\tO\n\u2028x\tO\nNA\tO\n")
     assert file.sentences[0].words == ('"', "#", "# 1", "''", "a\u00a0b", "\u2028x", "NA")
     assert read(tmp_path, "# O\nx B-Y\n").sentences[0].words == ("#", "x")
+    assert read(tmp_path, "# NN O\n# NN B-Y\nx NN O\n").sentences[0].words == ("#", "#", "x")
 
 
 def test_columns_between_word_and_tag(tmp_path):
