@@ -155,7 +155,8 @@ def read_documents(
 def _documents(table: Table, split: str, columns: Columns, notes: list[str]) -> list[Document]:
     if DOCUMENT in table.rows[0][1]:
         return [cells[DOCUMENT] for _, cells in table.rows]
-    names = [name for role in ("tokens", "tags", "spans", "entities") for name in COMMON_NAMES.get(role, ())]
+    names = {name for role in ("tokens", "tags", "spans") for name in COMMON_NAMES[role]}
+    names -= {*COMMON_NAMES["label"]}  # tags beside words alone
     if any(column.lower() in names for column in table.columns) and is_in_words(table, columns):
         reader = TagReader(table.error, "repair")
         found = list(conll.documents_of(table, reader, columns))

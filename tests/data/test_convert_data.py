@@ -266,6 +266,15 @@ def test_a_column_of_any_name_is_a_column(column):
     assert load_table({"train": texts}, "token").splits["train"][0].tags == ("B-X", "O")
 
 
+@pytest.mark.parametrize("column", ["label", "labels", "Class", "gold_label"])
+def test_classes_are_found_by_their_usual_names(tmp_path, column):
+    path = tmp_path / "a.csv"
+    path.write_text(f"text,{column}\na,\"['x', 'y']\"\nb,z\n")
+    assert [one.labels for one in read(path)[0]] == [("x", "y"), ("z",)]
+    path = write_rows(tmp_path / "b.jsonl", [{"words": ["a", "b"], "labels": ["B-X", "O"]}])
+    assert [entities(one) for one in read(path)[0]] == [[("X", ((0, 1),))]]
+
+
 def test_words_that_are_empty_are_refused():
     with pytest.raises(UserError, match="row 1: word 2 is empty in column 'tokens'"):
         read([{"tokens": ["a", " "], "tags": ["B-X", "B-X"]}])
