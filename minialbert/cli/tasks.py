@@ -411,6 +411,9 @@ def embed(
     column: Annotated[str | None, option("Column of the text in tables.")] = None,
     dim: Annotated[int | None, option("Leading dimensions to keep (Matryoshka).")] = None,
     prompt: Annotated[str | None, option("Name of a prompt of the model, or its text.")] = None,
+    normalize: Annotated[
+        bool, option("Bring vectors to length one, where the model does not.", "--normalize")
+    ] = False,
     batch_size: Annotated[int | None, option("Inputs per forward pass.", min=1)] = None,
     overwrite: OverwriteFlag = False,
 ) -> None:
@@ -431,7 +434,7 @@ def embed(
     with interruptible(), quiet_transformers():
         read = texts or [str(one.text) for one in read_inputs(input_ or [], column=column, documents=None)]
         embedder = load_embedder(model, batch_size=batch_size)
-        vectors = embedder.embed(read, dim=dim, prompt=prompt_of(embedder, prompt))
+        vectors = embedder.embed(read, dim=dim, prompt=prompt_of(embedder, prompt), normalize=normalize)
     write_vectors(output, read, vectors)
     say(f"{len(vectors):,} vectors of {vectors.shape[1]} dimensions in {output}")
 

@@ -16,8 +16,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from minialbert.errors import UserError, failing_as, listed, quoted
 from minialbert.method.losses import at_least_one
@@ -26,6 +27,7 @@ from minialbert.runs.files import write_json
 logger = logging.getLogger(__name__)
 
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens"]
+_Find = Callable[[str], Path | None]  # gives a file of a model by its name, or None where it has none
 MODULES_FILE, PROMPTS_FILE, LENGTH_FILE = (
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
 )  # fmt: skip
@@ -45,13 +47,7 @@ _FLAGS: dict[str, PoolingMode] = {
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
 }
-_ACTIVATIONS = {
-    "Identity": lambda vectors: vectors,
-    "Tanh": torch.tanh,
-    "ReLU": functional.relu,
-    "GELU": functional.gelu,
-    "Sigmoid": torch.sigmoid,
-}
+_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")  # of torch.nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +62,8 @@ class Dense:
         """Return the mapped vectors, (B, V)."""
         weight = self.weight.to(vectors)
         bias = None if self.bias is None else self.bias.to(vectors)
-        return _ACTIVATIONS[self.activation](functional.linear(vectors, weight, bias))
+        mapped: Tensor = getattr(nn, self.activation)()(functional.linear(vectors, weight, bias))
+        return mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +93,11 @@ class Pooling:
         texts = batch.get("sequence_ids")
         if texts is None:
             return self.of_rows(states.float(), batch["attention_mask"])
-        per_row = texts.max(dim=1).values + 1
-        owner = (texts + (per_row.cumsum(0) - per_row)[:, None])[texts >= 0]
+        apart = texts + texts.shape[1] * torch.arange(len(texts), device=texts.device)[:, None]
+        lengths = apart[texts >= 0].unique_consecutive(return_counts=True)[1].tolist()
         tokens = states[texts >= 0].float()
-        counts = torch.bincount(owner)[:, None]
-        shape = (len(counts), states.shape[-1])
-        if self.mode == "cls":
-            return self._mapped(tokens[counts[:, 0].cumsum(0) - counts[:, 0]])
-        if self.mode == "max":
-            index = owner[:, None].expand_as(tokens)
-            return self._mapped(tokens.new_full(shape, -torch.inf).scatter_reduce(0, index, tokens, "amax"))
-        sums = tokens.new_zeros(shape).index_add(0, owner, tokens)
-        return self._mapped(sums / (counts if self.mode == "mean" else counts.sqrt()))
+        parts, inside = (of.split(lengths) for of in (tokens, texts.new_ones(len(tokens))))
+        return self.of_rows(pad_sequence(parts, batch_first=True), pad_sequence(inside, batch_first=True))
 
     def of_rows(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the vector of each row, (R, V), which is one text; a graph can be traced through it."""
@@ -213,23 +203,19 @@ class VectorObjective:
 
 def similarity_correlation(vectors: Tensor, reference: Tensor) -> float:
     """Return Spearman's correlation between the pairwise cosines of two sets of vectors, (B, V) each; B >= 3."""
-    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    ranks = []
+    pairs, ranks = torch.triu_indices(len(vectors), len(vectors), offset=1), []
     for one in (vectors, reference):
         unit = functional.normalize(one.double(), dim=-1)
-        similarity = (unit @ unit.T)[rows, columns]
-        # Equal similarities share the mean of their ranks.
-        _, place, counts = similarity.unique(return_inverse=True, return_counts=True)
-        last = counts.cumsum(0).double()
-        ranks.append((last - (counts.double() - 1) / 2)[place])
+        _, place, counts = (unit @ unit.T)[*pairs].unique(return_inverse=True, return_counts=True)
+        # Equal similarities share the mean of their ranks; all are half a place too high, which no correlation sees.
+        ranks.append((counts.cumsum(0) - counts.double() / 2)[place])
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
-def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
+def read_pooling(name: str, find: _Find) -> Pooling:
     """Return how a sentence-transformers model pools; the mean of its tokens, as it is, where it has no modules.
 
-    `find` gives a file of the model by its name, or None where there is none. Raises UserError for modules that have no
-    place here, and files that cannot be read.
+    Raises UserError for modules that have no place here, and files that cannot be read.
     """
     if (file := find(MODULES_FILE)) is None:
         return Pooling(normalize=False)
@@ -247,13 +233,10 @@ def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
             f"{name} has the modules {listed(kinds)}, and a sentence encoder is read with Transformer, "
             "Pooling, Dense and Normalize alone, in this order: give another teacher"
         )
-    settings = [
-        _settings(find, f"{place}/config.json", name, required=kind != _NORMALIZE)
-        for kind, place in zip(kinds[1:], places[1:], strict=True)
-    ]
-    dense = [at for at, kind in enumerate(kinds) if kind == "Dense"]
-    files = (PROMPTS_FILE, *(str(Path(places[0], one)) for one in (LENGTH_FILE, "tokenizer_config.json")))
-    said, length, tokenizer = (_read(found, dict) if (found := find(one)) else {} for one in files)
+    steps = list(zip(kinds, places, strict=True))[1:]  # after the Transformer
+    settings = {place: _settings(find, kind, place, name) for kind, place in steps}
+    of_transformer = (str(Path(places[0], file)) for file in (LENGTH_FILE, "tokenizer_config.json"))
+    said, length, tokenizer = (_read(find(file), dict) for file in (PROMPTS_FILE, *of_transformer))
     known, longest = said.get("prompts"), length.get("max_seq_length") or tokenizer.get("model_max_length")
     prompts = {str(key): str(text) for key, text in known.items() if text} if isinstance(known, dict) else {}
     for key, option in (("default_prompt_name", "--prompt"), ("truncate_dim", "--dim")):
@@ -262,19 +245,21 @@ def read_pooling(name: str, find: Callable[[str], Path | None]) -> Pooling:
                 "%s: its %s %s is not applied by itself: `embed %s %s` does", name, key, value, option, value
             )
     return Pooling(
-        mode=_mode(f"{name}/{places[1]}/config.json", settings[0]),
-        dense=tuple(_read_dense(find, places[at], name, settings[at - 1]) for at in dense),
+        mode=_mode(f"{name}/{places[1]}/config.json", settings[places[1]]),
+        dense=tuple(
+            _read_dense(find, place, name, settings[place]) for kind, place in steps if kind == "Dense"
+        ),
         normalize=kinds[-1] == _NORMALIZE,
         prompts=prompts,
         max_tokens=longest if isinstance(longest, int) and 0 < longest < _ENDLESS else None,
     )
 
 
-def _settings(find: Callable[[str], Path | None], place: str, name: str, *, required: bool) -> dict[str, Any]:
-    """Return what a module's file says; refuse what is not done here."""
-    if (file := find(place)) is None and required:
-        raise _lacking(name, place)
-    settings: dict[str, Any] = {} if file is None else _read(file, dict)
+def _settings(find: _Find, kind: str, place: str, name: str) -> dict[str, Any]:
+    """Return what a module's file says, where it needs one; refuse what is not done here."""
+    place = f"{place}/config.json"
+    file = find(place) if kind == _NORMALIZE else _needed(find, name, place)
+    settings: dict[str, Any] = _read(file, dict)
     for key, plain in _PLAIN.items():
         if settings.get(key) not in (None, plain):
             raise UserError(
@@ -283,11 +268,17 @@ def _settings(find: Callable[[str], Path | None], place: str, name: str, *, requ
     return settings
 
 
-def _lacking(name: str, file: str) -> UserError:
-    return UserError(f"{name} has no {file}, which its {MODULES_FILE} names: get the model anew")
+def _needed(find: _Find, name: str, *places: str) -> Path:
+    """Return the first of a model's files that it has; one it must have."""
+    if (file := next(filter(None, map(find, places)), None)) is None:
+        raise UserError(f"{name} has no {places[0]}, which its {MODULES_FILE} names: get the model anew")
+    return file
 
 
-def _read(file: Path, kind: type) -> Any:
+def _read(file: Path | None, kind: type) -> Any:
+    """Return what a file says; nothing where there is none."""
+    if file is None:
+        return kind()
     with failing_as(
         f"{file} cannot be read as JSON", (OSError, ValueError, RecursionError), "get the model anew"
     ):
@@ -308,17 +299,13 @@ def _mode(file: str, values: Mapping[str, Any]) -> PoolingMode:
     return mode
 
 
-def _read_dense(
-    find: Callable[[str], Path | None], place: str, name: str, settings: Mapping[str, Any]
-) -> Dense:
+def _read_dense(find: _Find, place: str, name: str, settings: Mapping[str, Any]) -> Dense:
     activation = str(settings.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS:
         raise UserError(
             f"{name}/{place}: the activation {quoted(activation)} is not one of {listed(_ACTIVATIONS)}"
         )
-    weights = find(f"{place}/model.safetensors") or find(f"{place}/pytorch_model.bin")
-    if weights is None:
-        raise _lacking(name, f"{place}/model.safetensors")
+    weights = _needed(find, name, f"{place}/model.safetensors", f"{place}/pytorch_model.bin")
     of_pickle = partial(torch.load, map_location="cpu", weights_only=True)
     with failing_as(f"{weights} has no readable weights of a linear map", Exception):
         tensors = (load_file if weights.suffix == ".safetensors" else of_pickle)(weights)
@@ -353,20 +340,19 @@ def write_pooling(
     if stand_in is not None:
         contents[STAND_IN_FILE], named = dict(stand_in), {"_configuration_file": STAND_IN_FILE}
         contents[LENGTH_FILE] |= {"config_args": named, "tokenizer_args": named}
-    for dense, place in zip(pooling.dense, places[2:], strict=False):
+    places_of_maps = places[2 : 2 + len(pooling.dense)]
+    for dense, place in zip(pooling.dense, places_of_maps, strict=True):
         contents[f"{place}/config.json"] = {
             "in_features": dense.weight.shape[1], "out_features": dense.weight.shape[0],
             "bias": dense.bias is not None,
-            "activation_function": f"torch.nn.modules.{'linear' if dense.activation == 'Identity' else 'activation'}."
-            f"{dense.activation}",
+            "activation_function": f"{getattr(nn, dense.activation).__module__}.{dense.activation}",
         }  # fmt: skip
-    for name, content in contents.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_json(folder / name, content)
-    for dense, place in zip(pooling.dense, places[2:], strict=False):
         tensors = {"linear.weight": dense.weight.contiguous()}
         if dense.bias is not None:
             tensors["linear.bias"] = dense.bias
+        (folder / place).mkdir(exist_ok=True)
         save_file(tensors, folder / place / "model.safetensors")
-        contents[f"{place}/model.safetensors"] = None
-    return list(contents)
+    for file, content in contents.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        write_json(folder / file, content)
+    return [*contents, *(f"{place}/model.safetensors" for place in places_of_maps)]

@@ -18,13 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from minialbert.data.task_inputs import PaddingCollator, make_cutter
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, listed, needs_extra
-from minialbert.method.encoders import (
-    evaluating,
-    find_pooling,
-    forward_inputs,
-    load_encoder,
-    longest_text,
-)
+from minialbert.method.encoders import evaluating, find_pooling, forward_inputs, load_encoder, longest_text
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.method.sentence_vectors import Pooling
 from minialbert.runs.files import check_file, whole_file, writing
@@ -71,7 +65,7 @@ class Embedder(TextModel):
     @torch.inference_mode()
     def _logits(self, rows: Sequence[Row]) -> list[Logits]:
         order = sorted(range(len(rows)), key=lambda row: -len(rows[row].input_ids))
-        results: dict[int, Logits] = {}
+        vectors = np.empty((len(rows), len(self.labels)), np.float32)
         with evaluating(self.model):
             for begin in range(0, len(order), self.batch_size):
                 batch = order[begin : begin + self.batch_size]
@@ -80,14 +74,12 @@ class Embedder(TextModel):
                 inputs = forward_inputs(self.model, padded)
                 with autocast(self.model.device.type, self._precision):
                     states = self.model(**inputs).last_hidden_state
-                vectors = self.pooling.of_rows(states.float(), padded["attention_mask"]).cpu().numpy()
-                results |= dict(zip(batch, vectors, strict=True))
-        found = [results[row] for row in range(len(rows))]
-        if not all(np.isfinite(vector).all() for vector in found):
+                vectors[batch] = self.pooling.of_rows(states.float(), padded["attention_mask"]).cpu().numpy()
+        if not np.isfinite(vectors).all():
             raise UserError(
                 "the model's vectors are not finite: its weights are damaged, or it needs precision fp32"
             )
-        return found
+        return list(vectors)
 
 
 def embed(
@@ -96,6 +88,7 @@ def embed(
     *,
     dim: int | None = None,
     prompt: str | None = None,
+    normalize: bool = False,
     batch_size: int | None = None,
     precision: str = "auto",
     tokenizer: Any = None,
@@ -113,6 +106,7 @@ def embed(
         texts: a text, or texts. Longer ones than the model reads at once are read in windows, see `TextModel.embed`.
         dim: so many leading dimensions (Matryoshka), brought to length one; all without.
         prompt: the name of one of the model's prompts, or a text of your own, to put before each text.
+        normalize: bring vectors to length one where the model does not, which those with a module Normalize always do.
         batch_size: inputs per forward pass.
         precision: "auto", "fp32", "bf16" or "fp16", of a model in PyTorch.
         tokenizer: of a live model.
@@ -125,9 +119,8 @@ def embed(
     """
     with quiet_transformers(), on_disk(model, tokenizer) as source:
         embedder = load_embedder(source, batch_size=batch_size, precision=precision)
-        return embedder.embed(
-            [texts] if isinstance(texts, str) else texts, dim=dim, prompt=prompt_of(embedder, prompt)
-        )
+        given = [texts] if isinstance(texts, str) else texts
+        return embedder.embed(given, dim=dim, prompt=prompt_of(embedder, prompt), normalize=normalize)
 
 
 def load_embedder(name: str, *, precision: str = "auto", **options: Any) -> TextModel:

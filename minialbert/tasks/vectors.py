@@ -14,13 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from minialbert_runtime.answers import TextModel
 from minialbert_runtime.folder import is_exported
 from numpy.typing import NDArray
 
+from minialbert.data.cells import score_of
 from minialbert.data.examples import TextExample
-from minialbert.data.rows import LabelledData
+from minialbert.data.rows import LabelledData, table_in_memory
 from minialbert.data.table_files import Table, read_table
 from minialbert.data.tasks import load_task
 from minialbert.errors import UserError, display_name, listed, needs_extra, quoted
@@ -46,6 +46,7 @@ METRICS = {
     "retrieval": ("ndcg_at_10", "mrr_at_10", "recall_at_10", "map_at_100"),
     "clustering": ("v_measure",),
 }
+_SIDES = ("queries", "corpus", "relevant")  # of retrieval, in memory
 _K_MEANS = {"batch_size": 500, "n_init": "auto", "random_state": 42}
 
 
@@ -91,11 +92,11 @@ def evaluate_vectors(
             import sklearn.cluster  # noqa: F401
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # the figures come in a table
         found = read_vector_task(columns, data, split)
-        name, embed, entry = _embedder(stack, model, batch_size, tokenizer)
+        embed, entry = _embedder(stack, model, batch_size, tokenizer)
         own = embed(found)
         metrics = found.score(*own)
         record: dict[str, Any] = {
-            "kind": "evaluation", "name": name, "task": found.name, "problem": "embedding",
+            "kind": "evaluation", "name": entry["name"], "task": found.name, "problem": "embedding",
             "metric": METRICS[task][0], "split": found.split, "score": metrics[METRICS[task][0]],
             "metrics": {found.split: metrics}, "seed": None, "model": entry,
             "rows": {found.split: len(found.first)},
@@ -103,14 +104,15 @@ def evaluate_vectors(
             "notes": [*found.notes],
         }  # fmt: skip
         if reference is not None:
-            other, embed_too, _ = _embedder(stack, reference, batch_size, None)
+            embed_too, other = _embedder(stack, reference, batch_size, None)
             theirs = embed_too(found)
             if theirs[0].shape[1] != own[0].shape[1]:
+                sizes = f"{own[0].shape[1]} and {theirs[0].shape[1]} dimensions"
+                names = f"{entry['name']} and {other['name']}"
                 record["notes"].append(
-                    f"vectors of {name} have {own[0].shape[1]} dimensions, those of {other} {theirs[0].shape[1]}: "
-                    "they are not compared with each other"
+                    f"vectors of {names} have {sizes}: they are not compared with each other"
                 )
-            record["reference"] = _beside(found, metrics, other, own, theirs)
+            record["reference"] = _beside(found, metrics, other["name"], own, theirs)
         record["wall_seconds"] = round(time.perf_counter() - started, 2)
         if output is None:
             return Result(record)
@@ -123,11 +125,8 @@ def _beside(
 ) -> dict[str, Any]:
     """Return a reference's figures, the share of them that the model has, and those of both together."""
     scored, main = found.score(*theirs), METRICS[found.task][0]
-    values: dict[str, Any] = {
-        "name": name,
-        "metrics": scored,
-        "share": metrics[main] / scored[main] if scored[main] else None,
-    }
+    share = metrics[main] / scored[main] if scored[main] else None
+    values: dict[str, Any] = {"name": name, "metrics": scored, "share": share}
     if len(found.second) and theirs[0].shape[1] == own[0].shape[1]:
         halves = [found.score(own[0], theirs[1])]
         if found.task == "sts":  # the texts of a pair have no order
@@ -142,38 +141,38 @@ def _beside(
 
 def _embedder(
     stack: ExitStack, model: AnyModel, batch_size: int, tokenizer: Any
-) -> tuple[str, Callable[[VectorTask], _Sides], dict[str, Any]]:
-    """Return a model's name, what gives the vectors of a task's both sides, and what a record says of the model.
+) -> tuple[Callable[[VectorTask], _Sides], dict[str, Any]]:
+    """Return what gives the vectors of a task's both sides by a model, and what a record says of the model.
 
     Anything with a method `encode` that takes texts and gives vectors is a model too.
     """
+    known: Mapping[str, str] = {}
+    engine = None
     if not isinstance(model, str | Path | Result) and hasattr(model, "encode"):
         name, count = type(model).__name__, sum(one.numel() for one in getattr(model, "parameters", list)())
 
-        def encode(texts: Sequence[str], *_: str) -> Vectors:
+        def encode(texts: Sequence[str], prompt: str) -> Vectors:
             return np.asarray(model.encode(list(texts)), dtype=np.float32)
     else:
         source = stack.enter_context(on_disk(model, tokenizer))
         # An exported folder chooses its own: what is scored is then what it gives in use.
         embedder: TextModel = load_embedder(source, batch_size=None if is_exported(source) else batch_size)
-        name = str(display_name(source))
+        name, known, engine = str(display_name(source)), embedder.prompts, getattr(embedder, "engine", None)
         count = count_parameters(embedder.model).total if isinstance(embedder, Embedder) else 0
-        known = embedder.prompts
 
-        def encode(texts: Sequence[str], *names: str) -> Vectors:
-            prompt = next((known[one] for one in names if one in known), "")
+        def encode(texts: Sequence[str], prompt: str) -> Vectors:
             logger.info("%s: vectors of %s texts", name, f"{len(texts):,}")
             return embedder.embed(texts, prompt=prompt)
 
     def both(found: VectorTask) -> _Sides:
         # The names of prompts under which sentence-transformers looks for queries and documents.
-        sides = ("query",), ("document", "passage", "corpus")
-        first = encode(found.first, *(sides[0] if found.task == "retrieval" else ()))
-        if not found.second:
-            return first, first[:0]
-        return first, encode(found.second, *(sides[1] if found.task == "retrieval" else ()))
+        names = (("query",), ("document", "passage", "corpus")) if found.task == "retrieval" else ((), ())
+        prompts = [next((known[one] for one in side if one in known), "") for side in names]
+        first = encode(found.first, prompts[0])
+        return first, encode(found.second, prompts[1]) if found.second else first[:0]
 
-    return name, both, {"name": name, "parameters": count or None}
+    entry = {"name": name, "parameters": count or None}
+    return both, entry if engine is None else {**entry, "engine": engine}
 
 
 def read_vector_task(columns: TaskRecipe, data: LabelledData | None, split: str | None = None) -> VectorTask:
@@ -191,12 +190,10 @@ def read_vector_task(columns: TaskRecipe, data: LabelledData | None, split: str 
     is_glue = task == "sts" and place is not None and (place / "dev.tsv").is_file()
     kind = None if is_glue else "regression" if task == "sts" else "single-label"
     name = "stsb" if is_glue else place.stem if place else task
-    found = load_task(
-        columns.model_copy(update={"name": name, "problem": kind}), data=data, carve=False, model_labels=()
-    )
-    chosen = split or (
-        found.reported_split if found.reported_split in found.splits else next(iter(found.splits))
-    )
+    named = columns.model_copy(update={"name": name, "problem": kind})
+    found = load_task(named, data=data, carve=False, model_labels=())
+    default = found.reported_split if found.reported_split in found.splits else next(iter(found.splits))
+    chosen = split or default
     if chosen not in found.splits:
         raise UserError(f"{found.name} has no split {quoted(chosen)}: there are {listed(found.splits)}")
     rows = [row for row in found.splits[chosen] if isinstance(row, TextExample) and row.label is not None]
@@ -207,41 +204,24 @@ def read_vector_task(columns: TaskRecipe, data: LabelledData | None, split: str 
         raise UserError(
             f"{found.name}: every row of {chosen} has {quoted(labels[0])}, so nothing can be scored"
         )
+    shapes = ("single texts", "pairs of texts")[:: 1 if task == "clustering" else -1]
+    if any((row.pair is None) != (shapes[0] == "single texts") for row in rows):
+        raise UserError(f"{found.name}: {task} wants {shapes[0]}; found {shapes[1]} ({found.columns})")
     if task == "clustering":
-        if any(row.pair is not None for row in rows):
-            raise UserError(f"{found.name}: clustering wants single texts; found pairs ({found.columns})")
         return VectorTask(task, found.name, chosen, first, [], lambda vectors, _: _clusters(labels, vectors))
-    if any(row.pair is None for row in rows):
-        raise UserError(
-            f"{found.name}: sts wants pairs of texts and a score; found single texts ({found.columns})"
-        )
     second, gold = [str(row.pair) for row in rows], [float(str(label)) for label in labels]
-    return VectorTask(
-        task, found.name, chosen, first, second,
-        partial(_similarity, gold),
-        partial(_misjudged, first, second, gold),
-    )  # fmt: skip
+    judges = partial(_similarity, gold), partial(_misjudged, first, second, gold)
+    return VectorTask(task, found.name, chosen, first, second, *judges)
 
 
-class _Given:
-    """A model for sentence-transformers' evaluators, whose vectors of both sides are there already."""
+def _given(first: Vectors, second: Vectors) -> Any:
+    """Return a model for sentence-transformers' evaluators, whose vectors of both sides are there already."""
+    from sentence_transformers.util import cos_sim
 
-    similarity_fn_name = "cosine"
-    model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *_: None)
-
-    def __init__(self, first: Vectors, second: Vectors) -> None:
-        self._sides = iter((first, second))
-
-    def encode(self, *_: object, **__: object) -> Vectors:
-        return next(self._sides)
-
-    encode_query = encode_document = encode
-
-    @staticmethod
-    def similarity(first: Any, second: Any) -> torch.Tensor:
-        from sentence_transformers.util import cos_sim
-
-        return cos_sim(first, second)
+    sides = iter((first, second))
+    encoders = dict.fromkeys(("encode", "encode_query", "encode_document"), lambda *_, **__: next(sides))
+    card = SimpleNamespace(set_evaluation_metrics=lambda *_: None)
+    return SimpleNamespace(similarity_fn_name="cosine", similarity=cos_sim, model_card_data=card, **encoders)
 
 
 def _similarity(gold: Sequence[float], first: Vectors, second: Vectors) -> dict[str, float]:
@@ -256,7 +236,7 @@ def _similarity(gold: Sequence[float], first: Vectors, second: Vectors) -> dict[
     evaluator = EmbeddingSimilarityEvaluator(
         blank, blank, list(gold), main_similarity="cosine", show_progress_bar=False, write_csv=False
     )
-    found = evaluator(_Given(first, second))
+    found = evaluator(_given(first, second))
     return {name: float(found["_".join(reversed(name.split("_")))]) for name in METRICS["sts"]}
 
 
@@ -266,19 +246,21 @@ def _misjudged(
     """Return how much further from its gold place among all pairs each pair is than by the reference."""
     from scipy.stats import rankdata
 
-    places = [rankdata(values) / len(gold) for values in (_cosines(*ours), _cosines(*theirs), gold)]
-    lost = np.abs(places[0] - places[2]) - np.abs(places[1] - places[2])
-    return [
-        {"first": a, "second": b, "gold": score, "place": mine, "place_of_reference": other, "lost": less}
-        for a, b, score, mine, other, less in zip(
-            first, second, gold, *(side.tolist() for side in places[:2]), lost.tolist(), strict=True
-        )
-    ]
+    cosines = (_cosines(*ours), _cosines(*theirs))
+    place, other, right = (rankdata(values) / len(gold) for values in (*cosines, gold))
+    lost = np.abs(place - right) - np.abs(other - right)
+    names = ("first", "second", "gold", "place", "place_of_reference", "lost")
+    columns = (first, second, gold, place.tolist(), other.tolist(), lost.tolist())
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.einsum("ij,ij->i", first, second, dtype=np.float64) / np.maximum(lengths, 1e-12)
+    return np.einsum("ij,ij->i", _unit(first), _unit(second), dtype=np.float64)
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Return vectors of length one."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _clusters(labels: Sequence[object], vectors: Vectors) -> dict[str, float]:
@@ -292,49 +274,39 @@ def _clusters(labels: Sequence[object], vectors: Vectors) -> dict[str, float]:
 
 def _retrieval(data: LabelledData, split: str | None) -> VectorTask:
     """Return queries, documents, and which answers which, from a folder in the layout of BEIR or from memory."""
-    notes = []
-    if isinstance(data, str | Path):
-        folder = Path(data).expanduser()
-        name, (split, judged) = folder.name, _judged(folder, split)
-        queries, documents = (_texts(folder / f"{what}.jsonl") for what in ("queries", "corpus"))
-    elif isinstance(data, Mapping) and {"queries", "corpus", "relevant"} <= set(data):
-        name, split = "retrieval", split or "test"
-        queries, documents = (_texts_in_memory(data[side], side) for side in ("queries", "corpus"))
-        judged = {str(key): _judged_in_memory(key, found) for key, found in data["relevant"].items()}
-    else:
-        raise UserError(
-            "retrieval wants a folder with corpus.jsonl, queries.jsonl and qrels/, or a mapping with queries and "
-            "corpus (texts by id) and relevant (ids of documents by id of query)"
-        )
-    if any(score > 1 for found in judged.values() for score in found.values()):
-        notes.append(f"{name}: judgments above 1 count as 1")
-    positive = ((key, {one for one, score in found.items() if score > 0}) for key, found in judged.items())
-    relevant = {key: found for key, found in positive if found}
-    for missing, side in (
-        (set(relevant) - set(queries), "query"),
-        (set().union(*relevant.values()) - set(documents), "document"),
-    ):
+    name, split, (queries, documents, judged) = _tables(data, split)
+    asked, texts = _texts(queries), _texts(documents)
+    relevant, highest = dict[str, set[str]](), 0.0
+    for row, cells in judged.rows:
+        query, document = (_cell(judged, row, cells, column) for column in ("query-id", "corpus-id"))
+        score = score_of(judged, row, cells.get("score"))
+        highest = max(highest, score)
+        if score > 0:
+            relevant.setdefault(query, set()).add(document)
+    answers = set[str]().union(*relevant.values())
+    for missing, side in ((relevant.keys() - asked, "query"), (answers - texts.keys(), "document")):
         if missing:
             raise UserError(f"{name}: {len(missing):,} judged ids have no {side}, as {quoted(min(missing))}")
-    asked = {key: queries[key] for key in queries if key in relevant}
+    notes = [f"{name}: judgments above 1 count as 1"] if highest > 1 else []
+    if unanswered := asked.keys() - relevant:
+        none = f"{len(unanswered):,} of {len(asked):,} queries"
+        notes.append(f"{name}: {none} have no document in {split}, and are left out")
+        asked = {key: text for key, text in asked.items() if key in relevant}
     if not asked:
         raise UserError(f"{name}: no query has a document that answers it in {split}")
-    if len(asked) < len(queries):
-        none = f"{len(queries) - len(asked):,} of {len(queries):,} queries"
-        notes.append(f"{name}: {none} have no document in {split}, and are left out")
     for note in notes:
         logger.info(note)
-    keys, places = list(documents), {key: place for place, key in enumerate(documents)}
+    places = {key: place for place, key in enumerate(texts)}
     wanted = [[places[one] for one in sorted(relevant[key])] for key in asked]
 
-    def score(first: Vectors, second: Vectors) -> dict[str, float]:
+    def figures(first: Vectors, second: Vectors) -> dict[str, float]:
         from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
         evaluator = InformationRetrievalEvaluator(
-            asked, dict.fromkeys(keys, ""), relevant, show_progress_bar=False, write_csv=False,
-            corpus_chunk_size=len(keys), main_score_function="cosine",
+            asked, dict.fromkeys(texts, ""), relevant, show_progress_bar=False, write_csv=False,
+            corpus_chunk_size=len(texts), main_score_function="cosine",
         )  # fmt: skip
-        found = evaluator(_Given(first, second))
+        found = evaluator(_given(first, second))
         return {name: float(found[f"cosine_{name.replace('_at_', '@')}"]) for name in METRICS["retrieval"]}
 
     def lost(ours: _Sides, theirs: _Sides) -> list[dict[str, Any]]:
@@ -344,15 +316,13 @@ def _retrieval(data: LabelledData, split: str | None) -> VectorTask:
             for text, mine, other in zip(asked.values(), *found, strict=True)
         ]
 
-    texts = list(asked.values()), list(documents.values())
-    return VectorTask("retrieval", name, split, *texts, score, lost, notes)
+    sides = list(asked.values()), list(texts.values())
+    return VectorTask("retrieval", name, split, *sides, figures, lost, notes)
 
 
 def _ranks(first: Vectors, second: Vectors, wanted: Sequence[Sequence[int]]) -> list[int]:
     """Return the rank of the best of the wanted documents of each query, counted from 1."""
-    first, second = (
-        side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (first, second)
-    )
+    first, second = _unit(first), _unit(second)
     ranks: list[int] = []
     for begin in range(0, len(first), _BLOCK):
         near = first[begin : begin + _BLOCK] @ second.T
@@ -361,65 +331,52 @@ def _ranks(first: Vectors, second: Vectors, wanted: Sequence[Sequence[int]]) -> 
     return ranks
 
 
-def _judged(folder: Path, split: str | None) -> tuple[str, dict[str, dict[str, float]]]:
-    """Return the split that is scored, and for each query how relevant documents are, from qrels/SPLIT.tsv."""
-    there = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
-    if not there:
-        raise UserError(f"{folder}: expected qrels/test.tsv beside corpus.jsonl and queries.jsonl")
-    chosen = split or next((one for one in ("test", "dev") if one in there), min(there))
-    if chosen not in there:
-        raise UserError(f"{folder} has no split {quoted(chosen)}: there are {listed(there)}")
-    table, judged = read_table(there[chosen]), dict[str, dict[str, float]]()
-    for row, cells in table.rows:
-        query, document, score = (
-            _cell(table, row, cells, name) for name in ("query-id", "corpus-id", "score")
+def _tables(data: LabelledData, split: str | None) -> tuple[str, str, list[Table]]:
+    """Return a name, the split, and tables of queries, documents and judgments."""
+    if isinstance(data, str | Path):
+        folder = Path(data).expanduser()
+        sides = [folder / "queries.jsonl", folder / "corpus.jsonl"]
+        there = {file.stem: file for file in sorted((folder / "qrels").glob("*.tsv"))}
+        if not there or not all(file.is_file() for file in sides):
+            raise UserError(f"{folder}: expected qrels/test.tsv beside corpus.jsonl and queries.jsonl")
+        chosen = split or next((one for one in ("test", "dev") if one in there), min(there))
+        if chosen not in there:
+            raise UserError(f"{folder} has no split {quoted(chosen)}: there are {listed(there)}")
+        return folder.name, chosen, [read_table(file) for file in (*sides, there[chosen])]
+    if not isinstance(data, Mapping) or not all(isinstance(data.get(side), Mapping) for side in _SIDES):
+        raise UserError(
+            "retrieval wants a folder with corpus.jsonl, queries.jsonl and qrels/, or a mapping with queries and "
+            f"corpus (texts by id) and relevant (ids of documents by id of query), found {quoted(data)}"
         )
-        try:
-            judged.setdefault(query, {})[document] = float(score)
-        except ValueError:
-            raise table.error(row, f"the score {quoted(score)} is no number") from None
-    return chosen, judged
+    rows: dict[str, list[dict[str, Any]]] = {
+        side: [
+            {**(said if isinstance(said, Mapping) else {"text": said}), "_id": key}
+            for key, said in data[side].items()
+        ]
+        for side in ("queries", "corpus")
+    }
+    rows["relevant"] = [
+        {"query-id": key, "corpus-id": one, "score": ids[one] if isinstance(ids, Mapping) else 1}
+        for key, ids in data["relevant"].items()
+        for one in (ids if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids])
+    ]
+    tables = [table_in_memory(given, side, in_words=False) for side, given in rows.items()]
+    return "retrieval", split or "test", tables
 
 
-def _texts(file: Path) -> dict[str, str]:
+def _texts(table: Table) -> dict[str, str]:
     """Return texts by id: each with its title before it, as BEIR puts them together."""
-    if not file.is_file():
-        raise UserError(f"{file} is missing: expected corpus.jsonl, queries.jsonl and qrels/ in one folder")
-    table, texts = read_table(file), dict[str, str]()
+    texts: dict[str, str] = {}
     for row, cells in table.rows:
-        key, text = _cell(table, row, cells, "_id"), _cell(table, row, cells, "text")
+        key, text = (_cell(table, row, cells, name) for name in ("_id", "text"))
         if key in texts:
             raise table.error(row, f"the id {quoted(key)} stands on an earlier line too")
-        texts[key] = _titled(cells, text)
+        texts[key] = f"{cells.get('title') or ''} {text}".strip()
     return texts
-
-
-def _titled(cells: Mapping[str, Any], text: str) -> str:
-    return f"{cells.get('title') or ''} {text}".strip()
-
-
-def _texts_in_memory(given: Any, side: str) -> dict[str, str]:
-    """Return texts by id; those of BEIR's loader have a title beside the text."""
-    texts = {}
-    for key, said in given.items() if isinstance(given, Mapping) else [("", None)]:
-        text = _titled(said, said.get("text") or "") if isinstance(said, Mapping) else said
-        if not isinstance(text, str):
-            raise UserError(f"retrieval: {side} are texts by id, found {quoted(said if key else given)}")
-        texts[str(key)] = text
-    return texts
-
-
-def _judged_in_memory(query: object, given: Any) -> dict[str, float]:
-    """Return how relevant documents are, by id; those of a list all are."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise UserError(
-            f"retrieval: expected ids of documents for query {quoted(query)}, found {quoted(given)}"
-        )
-    return {str(one): given[one] if isinstance(given, Mapping) else 1 for one in given}
 
 
 def _cell(table: Table, row: int, cells: Mapping[str, Any], name: str) -> str:
     value = cells.get(name)
     if not isinstance(value, str | int | float):
-        raise table.error(row, f"expected {quoted(name)}, found {listed(map(quoted, cells))}")
+        raise table.error(row, f"expected {quoted(name)}, found {quoted(dict(cells))}")
     return str(value)

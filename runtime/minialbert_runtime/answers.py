@@ -189,7 +189,12 @@ class TextModel(ABC):
         return self._results(_listed(texts))
 
     def embed(
-        self, texts: str | Iterable[str], *, dim: int | None = None, prompt: str = ""
+        self,
+        texts: str | Iterable[str],
+        *,
+        dim: int | None = None,
+        prompt: str = "",
+        normalize: bool = False,
     ) -> NDArray[np.float32]:
         """Return one vector a text, (texts, V), of a sentence encoder.
 
@@ -200,6 +205,7 @@ class TextModel(ABC):
             texts: a text, or any number of them.
             dim: so many leading dimensions, as models trained for it (Matryoshka) allow; then of length one.
             prompt: put before each text.
+            normalize: bring vectors to length one where the model does not; models with a module Normalize always do.
 
         Returns:
             float32 vectors, in the order of the texts.
@@ -217,7 +223,7 @@ class TextModel(ABC):
             -1, dim or len(self.labels)
         )
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors if dim is None else vectors / np.maximum(lengths, 1e-12)
+        return vectors / np.maximum(lengths, 1e-12) if normalize or dim is not None else vectors
 
     def _results(self, texts: Iterable[Text | list[str]]) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(texts):

@@ -71,6 +71,10 @@ def document(limits: Limits, names: Sequence[str]) -> dict[str, Any]:
         "texts": some(text, "Texts."),
         "prompt": {"type": "string", "description": "The name of a prompt of the model, or its text."},
         "dim": {"type": "integer", "minimum": 1, "description": "So many leading dimensions."},
+        "normalize": {
+            "type": "boolean",
+            "description": "Vectors of length one, where the model gives others.",
+        },
     }
     vector = {"type": "array", "items": {"type": "number"}}
     return {

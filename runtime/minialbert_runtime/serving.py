@@ -239,17 +239,20 @@ class Service:
 
     async def _embed(self, request: Request) -> Response:
         async with self._body(request) as body:
-            given = _parsed(body, ("model", "texts", "prompt", "dim"))
+            given = _parsed(body, ("model", "texts", "prompt", "dim", "normalize"))
             model = self._model(request, given)
             if "texts" not in given:
                 raise HTTPException(422, 'expected a JSON object with "texts", a list of texts')
             texts, _ = self._texts(request, given)
-            dim, prompt = given.get("dim"), given.get("prompt")
+            dim, prompt, unit = given.get("dim"), given.get("prompt"), given.get("normalize", False)
             if not isinstance(dim, int | None) or isinstance(dim, bool) or not isinstance(prompt, str | None):
                 raise HTTPException(422, "expected dim as a whole number, and prompt as a text")
+            if not isinstance(unit, bool):
+                raise HTTPException(422, "expected normalize as true or false")
 
             def run() -> list[list[float]]:
-                return model.embed(texts, dim=dim, prompt=prompt_of(model, prompt)).tolist()
+                prefix = prompt_of(model, prompt)
+                return model.embed(texts, dim=dim, prompt=prefix, normalize=unit).tolist()
 
             return await self._run(request, model, "vectors", run)
 

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import logging
+import math
 import re
 import signal
 import socket
@@ -197,7 +198,10 @@ def test_vectors_of_a_sentence_encoder(encoder):
         cut = at.ask("/embed", {"texts": ["king"], "prompt": "query", "dim": 2})
         assert cut.said["vectors"] == model.embed(["king"], dim=2, prompt="new ").tolist()
         assert "no prompt 'other'" in at.ask("/embed", {"texts": ["a"], "prompt": "other"}).said["error"]
-        for wrong in ({"dim": "3"}, {"dim": True}, {"dim": 4}, {"prompt": 3}):
+        unit = at.ask("/embed", {"texts": ["king"], "normalize": True})
+        assert math.hypot(*unit.said["vectors"][0]) == pytest.approx(1)
+        assert unit.said["vectors"] == model.embed(["king"], normalize=True).tolist()
+        for wrong in ({"dim": "3"}, {"dim": True}, {"dim": 4}, {"prompt": 3}, {"normalize": "yes"}):
             assert at.ask("/embed", {"texts": ["a"], **wrong}).status == 422
         assert at.ask("/embed", {"pairs": [["a", "b"]]}).status == 422
         assert "vector" in at.ask("/predict", ["king"]).said["results"][0]

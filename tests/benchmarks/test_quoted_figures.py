@@ -354,6 +354,20 @@ def tasks():
     )
 
 
+def embeddings():
+    times = {
+        name: found["16"] for name, found in record("embeddings", "latency.json")["milliseconds"].items()
+    }
+    own, onnx = (times[f"minilm-5mb, {engine}"] for engine in ("native", "ONNX Runtime"))
+    common = min(times[f"teacher, {engine}"] for engine in ("ONNX Runtime", "OpenVINO"))
+    yield "takes # ms in the [native engine](deployment.md#2-run-it) and # in ONNX Runtime", own, onnx
+    yield "in int8 takes # ms in the faster of", common
+    same = times["teacher, native"]
+    yield "and # in the native engine: # times as long", same, same / own
+    card = text_of("models/minialbert_models/minilm-5mb/README.md")
+    yield "cannot be more than # times there", re.search(r"cannot be more than (\S+) times", card)[1]
+
+
 def data():
     yield "once more, at about # GB a second", 1 / record("service-costs")["fingerprints"]["1 GB of a file"]
 
@@ -381,6 +395,7 @@ PAGES = {
             performance,
             method,
             tasks,
+            embeddings,
             data,
             recipes,
             reliability,

@@ -171,6 +171,21 @@ def test_a_prompt_by_name_or_as_it_is(place, request):
         minialbert.embed(folder, TEXTS, prompt="passage")
 
 
+def test_vectors_have_length_one_where_it_is_asked_for(tiny_student_dir, exported, call, tmp_path):
+    plain = str(tiny_student_dir)  # no modules: the mean of its tokens, as it is
+    given, brought = (
+        minialbert.embed(plain, TEXTS, normalize=asked, precision="fp32") for asked in (False, True)
+    )
+    lengths = np.linalg.norm(given, axis=1, keepdims=True)
+    assert np.abs(lengths - 1).min() > 0.01
+    np.testing.assert_allclose(brought, given / lengths, atol=1e-6)
+    file = tmp_path / "v.npy"
+    assert call("embed", "--model", plain, "--output", file, "--normalize", *TEXTS)[0] == 0
+    np.testing.assert_allclose(np.linalg.norm(np.load(file), axis=1), 1, atol=1e-6)
+    assert np.array_equal(Model(exported).embed(TEXTS), Model(exported).embed(TEXTS, normalize=False))
+    np.testing.assert_allclose(np.linalg.norm(Model(exported).embed(TEXTS), axis=1), 1, atol=1e-6)
+
+
 def test_no_text_has_no_vector(encoder):
     assert minialbert.embed(str(encoder), []).shape == (0, 8)
 

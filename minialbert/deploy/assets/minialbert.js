@@ -337,8 +337,8 @@ export class Model {
     return this.#classes(given);
   }
 
-  /** Returns one vector a text, Float32Array each; of `dim` leading dimensions, which are brought to length one. */
-  async embed(texts, { dim, prompt = "" } = {}) {
+  /** Returns one vector a text, Float32Array each; of length one with `normalize`, and of `dim` leading dimensions. */
+  async embed(texts, { dim, prompt = "", normalize = false } = {}) {
     const width = this.labels.length;
     if (this.problem !== "embedding") throw new Error(`a ${this.problem} model gives no vectors`);
     if (dim !== undefined && !(dim >= 1 && dim <= width))
@@ -346,7 +346,7 @@ export class Model {
     const vectors = [];
     for (const text of texts) {
       const vector = (await this.predict(prompt + text)).vector.slice(0, dim ?? width);
-      const size = dim === undefined ? 1 : length(vector) || 1;
+      const size = normalize || dim !== undefined ? length(vector) || 1 : 1;
       vectors.push(Float32Array.from(vector, (value) => value / size));
     }
     return vectors;

@@ -49,12 +49,12 @@ const VIEWS = {
     for (const [count, line] of lines.entries()) {
       if (vectors.has(line)) continue;
       say(`Reading line ${count + 1} of ${lines.length} …`);
-      vectors.set(line, (await model.embed([line], { dim: model.labels.length, prompt: model.prompts.document }))[0]);
+      vectors.set(line, (await model.embed([line], { normalize: true, prompt: model.prompts.document }))[0]);
       await new Promise((resume) => setTimeout(resume)); // what is typed in between comes first
       if (!isCurrent()) return null;
     }
     if (!pair.value.trim()) return [element("p", `${lines.length} lines read. What are you looking for?`)];
-    const [query] = await model.embed([pair.value], { dim: model.labels.length, prompt: model.prompts.query });
+    const [query] = await model.embed([pair.value], { normalize: true, prompt: model.prompts.query });
     const near = (line) => vectors.get(line).reduce((sum, value, place) => sum + value * query[place], 0);
     const found = lines.map((line) => [near(line), line]).sort((one, other) => other[0] - one[0]);
     const row = ([score, line]) => [digits(score), element("span", line, { dir: "auto" })];
