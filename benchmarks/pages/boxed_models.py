@@ -140,7 +140,7 @@ def products() -> tuple[float, float]:
 
 
 def faster() -> dict[str, float]:
-    """Return how many times as fast as its teacher the sentence encoder is for 16 tokens, and can be by its products."""
+    """Return how many times as fast as its teacher the sentence encoder is for 16 tokens, and can be by products."""
     times = read(RESULTS / "embeddings" / "latency.json")["milliseconds"]
     own, its = (times[f"{model}, native"]["16"] for model in (ENCODER, "teacher"))
     common = min(times[f"teacher, {engine}"]["16"] for engine in ("ONNX Runtime", "OpenVINO"))

@@ -8,6 +8,7 @@
 set -euo pipefail
 data=$1 biomedical=$2 english=$3 work=$4
 here=benchmarks/quality
+mkdir -p "$work"
 teacher=$(python -c "from minialbert.experiments.demo.demo import find_teacher; print(find_teacher())")
 
 python $here/boxed_texts.py sentences "$data" "$work/texts.txt"
