@@ -73,7 +73,7 @@ def scores() -> str:
     rows = []
     for place, title in SETS.items():
         ours = read(RESULTS / "embeddings" / ENCODER / f"{place}.json")
-        static = RESULTS / "embeddings" / "static" / f"{place}.json"
+        statics = [RESULTS / "embeddings" / name / f"{place}.json" for name in ("static", "wordllama")]
         beside = ours["reference"]
         mixed = "" if beside.get("mixed_share") is None else f"{beside['mixed_share']:.1%}"
         rows.append(
@@ -83,10 +83,12 @@ def scores() -> str:
                 f"{ours['score']:.3f}",
                 f"{beside['share']:.1%}",
                 mixed,
-                f"{read(static)['score']:.3f}",
+                *(f"{read(static)['score']:.3f}" for static in statics),
             )
         )
-    held = read(RESULTS / "embeddings" / "static" / "stsb.json")["bytes"] / 1e6
+    held, larger = (
+        read(RESULTS / "embeddings" / name / "stsb.json")["bytes"] / 1e6 for name in ("static", "wordllama")
+    )
     return table(
         (
             "",
@@ -95,6 +97,7 @@ def scores() -> str:
             "kept",
             "queries by it, documents by the teacher",
             f"model2vec, {held:.1f} MB",
+            f"wordllama, {larger:.1f} MB",
         ),
         rows,
     )

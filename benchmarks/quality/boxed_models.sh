@@ -3,7 +3,7 @@
 #
 #     benchmarks/quality/boxed_models.sh DATA BIOMEDICAL_TEACHER ENGLISH_TEACHER WORK
 #
-# DATA is as in boxed_texts.py; the sentence encoder's teacher is the demo's. The baseline needs model2vec 0.10. Docstrings
+# DATA is as in boxed_texts.py; the sentence encoder's teacher is the demo's. The baselines need model2vec 0.10 and wordllama 0.4. Docstrings
 # come from the packages of results/boxed/minilm-5mb/packages.tsv, which are downloaded.
 set -euo pipefail
 data=$1 biomedical=$2 english=$3 work=$4
@@ -106,7 +106,7 @@ minialbert export --model "$teacher" --head features --quantize int8 --output "$
 minialbert export --model "$teacher" --head features --engine openvino --quantize int8 --output "$work/teacher-openvino"
 python $here/embeddings.py static --teacher "$teacher" --dim 190 --output "$work/static"
 python $here/embeddings.py score --teacher "$teacher" --sets "$work/sets" --model minilm-5mb="$work/minilm-5mb" \
-  --model static="$work/static" --output results/embeddings
+  --model static="$work/static" --model wordllama=wordllama --output results/embeddings
 python $here/embeddings.py time --model "minilm-5mb, native=$work/minilm-5mb@native" \
   --model "minilm-5mb, ONNX Runtime=$work/minilm-5mb@onnx" --model "teacher, ONNX Runtime=$work/teacher-int8" \
   --model "teacher, OpenVINO=$work/teacher-openvino" --model "teacher, native=$work/teacher-by-token@native" \

@@ -4,6 +4,8 @@
     python benchmarks/quality/embeddings.py static --teacher TEACHER --dim 190 --output static/     (needs model2vec)
     python benchmarks/quality/embeddings.py score --teacher TEACHER --sets sets/ --model NAME=FOLDER ... \
         --output results/embeddings
+    python benchmarks/quality/embeddings.py score --teacher TEACHER --sets sets/ --model wordllama=wordllama \
+        --output results/embeddings     (needs the package wordllama, which brings its weights)
     python benchmarks/quality/embeddings.py time --model NAME=FOLDER ... --output results/embeddings
 
 `sets` writes the sets in the shapes that `minialbert evaluate` reads, `score` one record for each set and model.
@@ -40,6 +42,7 @@ SETS = {
     "stsb": "sts", "python": "retrieval", "qnli": "retrieval", "medical": "retrieval", "packages": "clustering",
     "books": "clustering",
 }  # fmt: skip
+WORDLLAMA = "wordllama"
 MOST_QUERIES, MOST_TEXTS, CLASSES = 1500, 3000, 20
 
 
@@ -155,16 +158,23 @@ def write_lines(file: Path, rows: Iterable[dict[str, str]]) -> None:
 
 
 class Static:
-    """A static-embedding model of model2vec."""
+    """A static-embedding model: of model2vec, or the one that comes in the package wordllama."""
 
     def __init__(self, folder: str) -> None:
-        from model2vec import StaticModel
+        if folder == WORDLLAMA:
+            import wordllama
 
-        self.model = StaticModel.from_pretrained(folder)
+            home = Path(wordllama.__file__).parent
+            self.weights = home / "weights"
+            self.run = wordllama.WordLlama.load(cache_dir=home, disable_download=True).embed
+        else:
+            from model2vec import StaticModel
+
+            self.weights, self.run = Path(folder), StaticModel.from_pretrained(folder).encode
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Return a vector for each text."""
-        return np.asarray(self.model.encode(texts))
+        return np.asarray(self.run(texts))
 
 
 def score_model(name: str, folder: str, teacher: str, sets: Path, output: Path) -> None:
@@ -176,7 +186,8 @@ def score_model(name: str, folder: str, teacher: str, sets: Path, output: Path) 
             {} if is_static else {"reference": teacher}
         )  # the teacher's figures stand beside the encoder's
         record = evaluate(model, sets / place, task=task, progress=False, **given).record
-        weights = [*Path(folder).glob("*.onnx"), *Path(folder).glob("*.safetensors")]
+        place_of_weights = model.weights if isinstance(model, Static) else Path(folder)
+        weights = [*place_of_weights.glob("*.onnx"), *place_of_weights.glob("*.safetensors")]
         record |= {"name": name, "bytes": sum(file.stat().st_size for file in weights)}
         if beside := record.get("reference"):
             beside["name"] = "teacher"
