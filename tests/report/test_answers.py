@@ -56,6 +56,10 @@ def test_the_demo_says_what_its_student_can_and_costs(tmp_path):
     ]  # fmt: skip
     assert [text for _, text in bars["Time for a text of 128 tokens"]] == ["15.1 ms", "59.4 ms", "144 ms"]
     assert "went from 0.225 to 0.289" in more
+    assert "A finished student" not in more  # where the models in the box are not installed
+    boxed = copy.deepcopy(DEMO)
+    boxed["metrics"]["similarity_rank_correlation"]["boxed"] = 0.8712
+    assert "of the same teacher, minilm-5mb, has 0.871." in told(answer(run(boxed, tmp_path, "demo")))[2]
     timed = copy.deepcopy(DEMO)  # in every engine that a bench can name
     times = timed["metrics"]["export"]["milliseconds"]
     times |= {
