@@ -175,6 +175,7 @@ def tagger_facts() -> dict[str, Any]:
         read(RESULTS / "boxed" / TAGGER / f"{name}.json") for name in ("result", "int8", "int4")
     )
     found = int4["metrics"][int4["split"]]["per_type"]
+    elsewhere = read(RESULTS / "boxed" / TAGGER / "ncbi-disease.json")
     rows = [
         (
             name,
@@ -185,6 +186,8 @@ def tagger_facts() -> dict[str, Any]:
     ]
     return {
         "tuned": tuned,
+        "ncbi": elsewhere["metrics"][elsewhere["split"]]["per_type"]["Disease"],
+        "tuned_on_ncbi": start_facts(MEDICAL)["ner"][3],
         "int8": int8,
         "int4": int4,
         "trimmed": read(RESULTS / "boxed" / TAGGER / "trim.json"),

@@ -100,6 +100,8 @@ for precision in 8 4; do
   minialbert evaluate --model "$work/$folder" --data "$work/bc5cdr" --split test --json \
     >results/boxed/biomedical-ner-2mb/int$precision.json
 done
+minialbert evaluate --model "$work/biomedical-ner-2mb" --data "$data/ner/NCBI-disease" --split test --json \
+  >results/boxed/biomedical-ner-2mb/ncbi-disease.json
 
 minialbert export --model "$teacher" --head features --quantize int8-dynamic --output "$work/teacher-int8"
 minialbert export --model "$teacher" --head features --quantize int8 --output "$work/teacher-by-token"
