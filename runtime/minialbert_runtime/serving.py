@@ -122,7 +122,7 @@ class Counts:
         lines.append(f"# TYPE {took} histogram")
         for path, count in sorted(self.total.items()):
             lines += [
-                f'{took}_bucket{{path="{path}",le="{bucket:g}"}} {self.seconds[path, bucket]:g}'
+                f'{took}_bucket{{path="{path}",le="{bucket:g}"}} {self.seconds[path, bucket]:.0f}'
                 for bucket in _BUCKETS
             ]
             lines.append(f'{took}_bucket{{path="{path}",le="+Inf"}} {count}')

@@ -27,7 +27,7 @@ pytest.importorskip("starlette")
 from minialbert_runtime.cli import main
 from minialbert_runtime.limits import Limits
 from minialbert_runtime.server import Server, serve
-from minialbert_runtime.serving import ServedModel, Service
+from minialbert_runtime.serving import Counts, ServedModel, Service
 
 
 @contextlib.contextmanager
@@ -435,6 +435,14 @@ def test_the_document_names_every_path_and_the_page_asks_nobody_else(counted):
         assert 'minialbert_texts_total{model="default"} 1' in metrics
         assert re.search(r'seconds_bucket{path="/predict",le="\+Inf"} 1\n', metrics)
         assert f'version="{model["version"]}"' in metrics
+
+
+def test_the_histogram_counts_on_after_a_million():
+    counts = Counts()
+    counts.add("/predict", 200, 0.02)
+    counts.seconds["/predict", 0.05] = counts.total["/predict"] = 1_234_567
+    lines = [line for line in counts.lines() if 'le="0.05"' in line or 'le="+Inf"' in line]
+    assert [line.split()[-1] for line in lines] == ["1234567", "1234567"]
 
 
 def test_the_version_changes_with_the_graph_the_labels_and_the_options(counted, monkeypatch):
