@@ -280,7 +280,7 @@ def _saved(model: BenchModel, graph: ModelProto | Exception | None, engine: str,
         raise graph
     import onnx
 
-    from minialbert.deploy.onnx.graph import keep_biases_apart
+    from minialbert.deploy.onnx.graph import keep_biases_apart, slim
     from minialbert.deploy.onnx.int8 import activation_ranges, quantize_int8
 
     own = onnx.ModelProto()
@@ -294,7 +294,7 @@ def _saved(model: BenchModel, graph: ModelProto | Exception | None, engine: str,
         names, vocabulary, padding = (request[name] for name in ("inputs", "vocabulary", "padding"))
         inputs = bench_worker.make_inputs(names, vocabulary, padding, 0, 1, request["length"])
         quantize_int8(own, activation_ranges(own, [inputs]))
-    onnx.save(own, path)
+    onnx.save(slim(own), path)
     return path
 
 
