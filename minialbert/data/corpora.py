@@ -226,16 +226,16 @@ def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
         return [_hub_source(name)]
     path = local_path(name)
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if _is_shown(file, path)]
+        files = _files_below(path)
         if left_out := [file.name for file in files if _kind(file) is None]:
             told = "%s: %d files left out, since their suffix says nothing of how to read them: %s"
             logger.info(told, path, len(left_out), listed(left_out))
         return [_file_source(file) for file in files if _kind(file) is not None]
-    if path.exists():
+    if path.exists() or path.is_symlink():
         return _named_sources([path])
     if glob.has_magic(name):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        files = [match for match in matches if match.is_file()]
+        files = [match for match in matches if not match.is_dir()]
         if not files:
             raise UserError(f"no file matches {quoted(name)}")
         return _named_sources(files)
@@ -245,8 +245,17 @@ def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
     raise UserError(f"no such file or directory: {shown(name, 200)}{hint}")
 
 
-def _is_shown(path: Path, root: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Returns the files in a folder and all below it, but for hidden ones; links to folders are left out and told."""
+    paths = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+    if linked := [path.name for path in paths if path.is_symlink() and path.is_dir()]:
+        told = "%s: links to folders are not followed; give what they lead to as well: %s"
+        logger.info(told, folder, listed(linked))
+    return [path for path in paths if path.is_file() or (path.is_symlink() and not path.exists())]
 
 
 def _suffix(path: Path) -> str:
@@ -265,6 +274,8 @@ def _named_sources(files: list[Path]) -> list[Source]:
 
 
 def _file_source(path: Path) -> Source:
+    if path.is_symlink() and not path.exists():  # of DVC or git-annex, or an incomplete cache
+        raise UserError(f"{path} is a link to a file that is not there: fetch it, or remove the link")
     kind = _kind(path) or "text"
     if kind == "parquet" and path.suffix.lower() in COMPRESSIONS:
         raise UserError(f"{path}: a Parquet file compressed as a whole cannot be read; decompress it first")

@@ -76,6 +76,36 @@ def test_missing_path_glob_and_empty_corpora(tmp_path):
         find_sources([tmp_path])
 
 
+def test_links_that_lead_nowhere_are_refused(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    write(folder / "a.txt", "one")
+    (folder / "notes").symlink_to(tmp_path / "gone")  # a suffix that is not read
+    assert len(find_sources([folder])) == 1
+    (folder / "b.txt").symlink_to(tmp_path / "gone")
+    for corpus in (folder, str(folder / "*.txt"), folder / "b.txt", str(folder / "b.txt")):
+        with pytest.raises(
+            UserError, match=r"b\.txt is a link to a file that is not there: fetch it, or remove"
+        ):
+            find_sources([corpus])
+    (folder / "b.txt").unlink()
+    (folder / "b.txt").symlink_to(write(tmp_path / "there", "two"))
+    assert [read(source.path)[0].text for source in find_sources([folder])] == ["one", "two"]
+
+
+def test_links_to_folders_are_told(tmp_path, caplog):
+    for name in ("corpus", "more"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.txt", name)
+    (tmp_path / "corpus" / ".hidden").symlink_to(tmp_path / "more")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "more")
+    with caplog.at_level(logging.INFO):
+        (source,) = find_sources([tmp_path / "corpus"])
+    assert source.path.parent.name == "corpus"
+    told = "links to folders are not followed; give what they lead to as well: linked"
+    assert caplog.messages == [f"{tmp_path / 'corpus'}: {told}"]
+
+
 # Text
 
 
