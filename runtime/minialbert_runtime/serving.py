@@ -430,7 +430,8 @@ def error_body(message: str, **more: str) -> bytes:
 def _parsed(body: bytes, names: Sequence[str]) -> dict[str, Any]:
     """Return the object of a body; a list alone is one of texts or pairs."""
     try:
-        given = json.loads(body.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        text = body.decode("utf-8-sig")
+        given = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
         if b"\\u" in body:  # which can spell half of a surrogate pair, and an answer repeats ids
             json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -461,6 +462,16 @@ def quoted_reason(error: ValueError) -> str:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; the last of two fields of one name would be all that json keeps of them."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the field {quoted(name)} is there twice")
+        found[name] = value
+    return found
 
 
 def _finite(spelled: str) -> float:

@@ -133,6 +133,7 @@ def test_answers_are_those_of_the_model(tagged, counted):
         # A list alone, as earlier examples had it.
         assert at.ask("/predict", ["a city", "b"]).said["results"] == [model("a city"), model("b")]
         assert at.ask("/predict", {"texts": []}).said["results"] == []
+        assert at.ask("/predict", b'\xef\xbb\xbf["a city"]').said["results"] == [model("a city")]
 
 
 REFUSED = [
@@ -142,6 +143,8 @@ REFUSED = [
     (b"[NaN]", 400, "NaN is not a number"),
     (b"[" * 100_000, 400, "nested too deeply"),
     (b"[" + b"9" * 5000 + b"]", 400, "not JSON in UTF-8"),
+    (b'{"texts": ["a"], "texts": ["b"]}', 400, "the field 'texts' is there twice"),
+    (b'{"documents": [{"text": "a", "text": "b"}]}', 400, "the field 'text' is there twice"),
     (b'"king"', 422, "found str"),
     (b'{"text": "king"}', 422, "unknown field 'text'; did you mean texts?"),
     (b'{"texts": "king"}', 422, "with a list"),
