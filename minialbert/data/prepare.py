@@ -28,15 +28,7 @@ from minialbert.data.corpora import (
     read_documents,
 )
 from minialbert.data.text_streams import ReadStats
-from minialbert.data.tokenizers import (
-    encode_batches,
-    load_tokenizer,
-    serialized_backend,
-    special_affixes,
-    special_ids,
-    tokenizer_fingerprint,
-    tokenizer_name,
-)
+from minialbert.data.tokenizers import encode_batches, load_tokenizer, serialized_backend
 from minialbert.data.window_store import (
     FORMAT,
     FORMAT_VERSION,
@@ -54,7 +46,6 @@ from minialbert.data.window_store import (
     WindowOptions,
     WindowsManifest,
     choose_windows,
-    data_sizes,
     hash_data,
     is_held_out,
     own_files,
@@ -176,7 +167,7 @@ def make_windows(
     """
     chosen = WindowOptions(**{name: _number(name, value) for name, value in options.items()})
     loaded = load_tokenizer(tokenizer)
-    record = _tokenizer_record(loaded)
+    record = TokenizerRecord.of(loaded)
     _check_options(chosen, record, loaded)
     sources = find_sources(corpus_entries(corpus), chosen.text_field)
     workers = _number_of_workers(num_workers, sources)
@@ -254,12 +245,6 @@ def _number(name: str, value: Any) -> Any:
         return value
     with failing_as(f"{name} is {quoted(value)}", (TypeError, ValueError), "give a number"):
         return float(value) if kind == "float" else operator.index(value)
-
-
-def _tokenizer_record(tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:
-    name, size = tokenizer_name(tokenizer), max(tokenizer.get_vocab().values()) + 1
-    ids = special_ids(tokenizer), *special_affixes(tokenizer)
-    return TokenizerRecord(name, tokenizer_fingerprint(tokenizer), size, *ids)
 
 
 def _check_options(
@@ -488,15 +473,15 @@ def _finish(folder: Path, plan: Plan, state: _State) -> WindowsManifest:
         told = f"the corpus has {found} document(s), too few for a training and a held-out split"
         advice = "cut it into more (--documents line, if each line is a text)"
         raise UserError(f"{told}: {advice}, or hold out nothing (--held-out-fraction 0)")
-    sizes = (data_sizes(folder, split, counts[split], plan.types) for split in SPLITS)
-    num_bytes = sum(size for files in sizes for _, size in files)
+    files = hash_data(folder)
+    num_bytes = sum((folder / name).stat().st_size for name in files)
     manifest = WindowsManifest(
         **vars(plan),
         splits=counts,
         skipped_documents=state.skipped_before + state.empty,
         bytes_per_token=round(num_bytes / sum(count.tokens for count in counts.values()), 4),
         versions=installed_versions("minialbert", "transformers", "tokenizers", "numpy"),
-        files=hash_data(folder),
+        files=files,
     )
     read = ", ".join(f"{counts[split].documents:,} {split.replace('_', ' ')}" for split in SPLITS)
     skipped = f"; {manifest.skipped_documents:,} skipped, empty or without a token"

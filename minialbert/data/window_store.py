@@ -25,11 +25,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Dataset
 
 from minialbert.data.corpora import DocumentSeparator
-from minialbert.data.tokenizers import tokenizer_fingerprint, tokenizer_name
+from minialbert.data.tokenizers import special_affixes, special_ids, tokenizer_fingerprint, tokenizer_name
 from minialbert.errors import UserError, failing_as, local_path, quoted, shown
 from minialbert.runs.files import sha256_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
@@ -82,6 +83,13 @@ class TokenizerRecord:
     special_ids: dict[str, int]
     prefix_ids: list[int]  # put before the content of each window
     suffix_ids: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> TokenizerRecord:
+        """Returns the record of a tokenizer."""
+        name, size = tokenizer_name(tokenizer), max(tokenizer.get_vocab().values()) + 1
+        ids = special_ids(tokenizer), *special_affixes(tokenizer)
+        return cls(name, tokenizer_fingerprint(tokenizer), size, *ids)
 
 
 @dataclass(frozen=True)
