@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from minialbert.errors import listed, needs_extra, quoted
 
 AREAS = ("auroc", "average_precision")
-_BY_CLASS = ("precision", "recall", "f1")
 _MOST_AREAS = 100  # classes; each sorts all rows
 
 
@@ -61,14 +60,13 @@ def class_metrics(
     sklearn = check_package("sklearn.metrics", "scikit-learn")
     right = (gold & predicted).sum(axis=0)
     support, claimed = gold.sum(axis=0), predicted.sum(axis=0)
-    of = (claimed, support, (support + claimed) / 2)
-    columns = [right / np.maximum(whole, 0.5) for whole in of]
-    found: dict[str, Any] = {}
-    per_class: dict[str, Any] = {}
+    wholes = {"precision": claimed, "recall": support, "f1": (support + claimed) / 2}
+    columns = {name: right / np.maximum(whole, 0.5) for name, whole in wholes.items()}
+    found, per_class = dict[str, Any](), dict[str, Any]()
     for index, label in enumerate(labels):
-        figures = {name: float(column[index]) for name, column in zip(_BY_CLASS, columns, strict=True)}
+        figures = {name: float(column[index]) for name, column in columns.items()}
         per_class[label] = {**figures, "support": int(support[index]), "predicted": int(claimed[index])}
-    for name, column in zip(_BY_CLASS, columns, strict=True):
+    for name, column in columns.items():
         found[f"{name}_macro"] = float(column.mean())
         found[f"{name}_weighted"] = float(column @ support / max(support.sum(), 1))
     chosen = [positive] if positive is not None else range(len(labels) if len(labels) <= _MOST_AREAS else 0)
