@@ -80,12 +80,18 @@ def render(
     file, written = Path(output), 0
     check_file(file, overwrite=overwrite)
     try:
-        with writing(file, advice=None), whole_file(file, keep=UserError) as stream:
+        with writing(file, advice=None), whole_file(file, keep=(UserError, OSError)) as stream:
             for written, piece in enumerate(FORMATS[format](answers), start=1):  # noqa: B007 - told below
                 stream.write(piece)
     except UserError as error:
-        left = f"; the {written:,} lines before are in {file.with_name(f'.{file.name}.partial')}"
-        raise UserError(f"{error}{left if written else ''}") from error
+        partial = file.with_name(f".{file.name}.partial")
+        # How much of it a full disk took nobody knows.
+        lines = (
+            "answers that had room" if isinstance(error.__cause__, OSError) else f"{written:,} lines before"
+        )
+        raise UserError(
+            f"{error}; the {lines} are in {partial}" if partial.is_file() else str(error)
+        ) from error
     return Rendered()
 
 

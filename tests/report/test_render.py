@@ -140,6 +140,23 @@ def test_answers_that_a_format_cannot_hold_leave_nothing(tmp_path, format):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_keeps_the_answers_that_had_room(tmp_path):
+    resource = pytest.importorskip("resource")
+    answers = [{"text": f"text {n}", "label": "x", "score": 0.5, "scores": {"x": 0.5}} for n in range(3000)]
+    limits, output = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "answers.jsonl"
+    partial = tmp_path / ".answers.jsonl.partial"
+    for size, told in ((100_000, f"; the answers that had room are in {partial}"), (0, "")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # no file grows beyond it
+        try:
+            with pytest.raises(UserError) as caught:
+                minialbert.render(answers, output)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert str(caught.value) == f"{output} cannot be written (File too large){told}"
+        assert [path.name for path in tmp_path.iterdir()] == ([partial.name] if told else [])
+    assert not output.exists()
+
+
 def test_the_name_of_an_output_tells_its_format(tmp_path):
     for name, format in (("a.CSV", "csv"), ("a.jsonl", "jsonl"), ("a.conll", "conll"), ("a.page", "html")):
         minialbert.render(ANSWERS, tmp_path / name)
