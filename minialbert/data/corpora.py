@@ -226,7 +226,7 @@ def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
         return [_hub_source(name)]
     path = local_path(name)
     if path.is_dir():
-        files = _files_below(path)
+        files = files_below(path)
         if left_out := [file.name for file in files if _kind(file) is None]:
             told = "%s: %d files left out, since their suffix says nothing of how to read them: %s"
             logger.info(told, path, len(left_out), listed(left_out))
@@ -249,7 +249,7 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """Returns the files in a folder and all below it, but for hidden ones; links to folders are left out and told."""
     paths = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
     if linked := [path.name for path in paths if path.is_symlink() and path.is_dir()]:

@@ -312,7 +312,9 @@ def _files(path: str, *, documents: bool | None) -> list[str]:
     if not documents:
         advice = "its files" if documents is None else "--documents, and each .txt file in it is one text"
         raise UserError(f"{path} is a folder: give {advice}")
-    found = sorted(str(file) for file in Path(path).rglob("*.txt"))
+    from minialbert.data.corpora import files_below
+
+    found = sorted(str(file) for file in files_below(Path(path)) if file.suffix.lower() == ".txt")
     if not found:
         raise UserError(f"{path} holds no .txt file")
     return found

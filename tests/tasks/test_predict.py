@@ -533,6 +533,21 @@ def test_what_a_caller_cannot_choose_is_not_offered(tmp_path, caplog):
         read_inputs([str(tmp_path)], documents=None)
 
 
+def test_the_documents_of_a_folder(tmp_path, caplog):
+    (tmp_path / "notes" / ".checkpoints").mkdir(parents=True)
+    (tmp_path / "notes" / "B.TXT").write_text("two")
+    (tmp_path / "notes" / "a.txt").write_text("one")
+    (tmp_path / "notes" / "._a.txt").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves them
+    (tmp_path / "notes" / ".checkpoints" / "a.txt").write_text("earlier")
+    (tmp_path / "notes" / "linked").symlink_to(tmp_path)
+    with caplog.at_level("INFO"):
+        read = list(read_inputs([str(tmp_path / "notes")], documents=True))
+    assert [one.text for one in read] == ["two", "one"]
+    assert caplog.messages[0].endswith(
+        "links to folders are not followed; give what they lead to as well: linked"
+    )
+
+
 def test_a_document_is_one_text(tmp_path):
     folder = tmp_path / "notes" / "b"
     folder.mkdir(parents=True)
