@@ -86,7 +86,10 @@ PAGES = {
         for name in ("paper-8x256", "paper-8x256-amd", "small-16x128", "small-16x128-amd")
     },
     **{f"{name}/table.md": ("early_exit_time", of_record) for name in ("early-exit", "early-exit-0.25")},
-    **{f"{name}/table.md": (None, of_bench) for name in ("bench", "bench-512", "bench-busy", "miniature/bench")},
+    **{
+        f"{name}/table.md": (None, of_bench)
+        for name in ("bench", "bench-512", "bench-bf16", "bench-busy", "miniature/bench")
+    },
     "rare-types/table.md": ("rare_types", lambda _, maker: maker.table()),
     "without-gold/table.md": ("without_gold", lambda _, maker: maker.table()),
     **{f"soak/{name}/table.md": ("soak", partial(of_record, name="soak.json")) for name in ("demo", "long")},
