@@ -293,6 +293,10 @@ def spans_of(table: Table, row: int, cell: object, text: str, quotes: Quotes) ->
                 cell = ast.literal_eval(str(cell).strip())  # what pandas writes of a list
             except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
                 raise table.error(row, f"expected spans as a JSON list, found {quoted(cell)}") from error
+    if isinstance(cell, Mapping) and isinstance(
+        own := cell.get("entities"), list
+    ):  # of spaCy's training data
+        cell = own
     if isinstance(cell, Mapping) and cell and all(isinstance(part, list) for part in cell.values()):
         if len({len(part) for part in cell.values()}) > 1:
             raise table.error(row, f"expected lists of one length in {quoted(cell)}")

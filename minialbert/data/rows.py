@@ -85,7 +85,7 @@ def _classes_of(rows: Any) -> dict[str, tuple[str, ...]]:
 def _plain(cell: Any) -> Any:
     """Returns a row or a cell without arrays, tensors and numbers of a library's own, wherever in it."""
     if isinstance(cell, str):
-        return cell
+        return str.__str__(cell)  # of a member of an enumeration its text, not its name
     if isinstance(cell, Mapping):
         return {name: _plain(one) for name, one in cell.items()}
     if isinstance(cell, list | tuple | set | frozenset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 
 import datasets
@@ -225,3 +226,17 @@ def test_a_classification_data_set_of_the_hub(monkeypatch):
     assert error_of(load_table, "hub:owner/name", "single-label", columns=columns).startswith(
         "hub:owner/name (train): no label column; expected 'kind'"
     )
+
+
+def test_members_of_an_enumeration_are_their_text():
+    class Answer(str, enum.Enum):  # noqa: UP042 - of which str() is the name
+        YES = "yes"
+        NO = "no"
+
+    task = load_table([("the cat", Answer.YES), ("a dog", Answer.NO)], "single-label")
+    assert task.labels == ("no", "yes")
+
+
+def test_training_data_of_spacy():
+    rows = [("Ebola kills", {"entities": [(0, 5, "Virus")]}), ("a dog", {"entities": []})]
+    assert [row.tags for row in load_table(rows, "token").splits["train"]] == [("B-Virus", "O"), ("O", "O")]
