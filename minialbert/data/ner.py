@@ -186,8 +186,8 @@ def _is_comment(line: str) -> bool:
 
 def _is_remark(line: str) -> bool:
     """Tell whether a line is one that MultiCoNER and others have above a sentence, rather than the word "#"."""
-    parts = line.split()
-    return line.startswith("# ") and len(parts) > 2 and not _ANY_TAG.fullmatch(parts[-1])
+    parts, last = line.split(), line.rpartition("\t")[2].strip()
+    return line.startswith("# ") and len(parts) > 2 and not any(map(_ANY_TAG.fullmatch, (parts[-1], last)))
 
 
 def _separator(lines: Iterable[tuple[int, str]]) -> Literal["TAB", "spaces"]:
