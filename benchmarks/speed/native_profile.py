@@ -129,7 +129,8 @@ def table(record: Mapping[str, Any]) -> str:
     ]
     for name in (*PARTS, REST, WHOLE):
         cells = [
-            f"{parts[name]:.2f} ms" + f", {parts[name] / parts[WHOLE]:.0%}" * (name != WHOLE)
+            f"{round(parts[name], 2) + 0.0:.2f} ms"
+            + f", {round(parts[name] / parts[WHOLE], 2) + 0.0:.0%}" * (name != WHOLE)
             for parts in found.values()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
