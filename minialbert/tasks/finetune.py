@@ -711,6 +711,10 @@ def _repeat_rare(task: Task, train: Encoded, how: str) -> str:
     return f"train: repeated because classes are rare: {done}; {before:,} inputs became {len(train):,}"
 
 
+def _is_labelled(encoded: Encoded) -> bool:
+    return bool(encoded.rows) and all("labels" in row for row in encoded.rows)
+
+
 def _measure(plan: FinetuningPlan, split: str, num_iterations: int | None = None) -> Predictions:
     with plan.scale.folded(plan.model):
         return evaluate_split(
@@ -732,9 +736,11 @@ def _measure_best(
 ) -> tuple[dict[str, Predictions], dict[str, Any]]:
     """Return predictions for every labelled split but train, and figures by depth, of the best state."""
     trainer.restore_best()
-    held_out = {split: inputs.rows for split, inputs in plan.encoded.items() if split != "train"}
-    labelled = [split for split, rows in held_out.items() if rows and all("labels" in row for row in rows)]
-    predictions = {split: _measure(plan, split) for split in labelled}
+    predictions = {
+        split: _measure(plan, split)
+        for split in plan.task.splits
+        if split != "train" and _is_labelled(plan.encoded[split])
+    }
     by_depth = {
         str(depth): {split: _measure(plan, split, num_iterations=depth).metrics for split in predictions}
         for depth in (plan.elastic.depths if plan.elastic is not None else ())
