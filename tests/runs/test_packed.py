@@ -19,7 +19,6 @@ from minialbert.experiments.suite.cells import find_results
 from minialbert.experiments.suite.page import write_suite_report
 from minialbert.experiments.suite.run import plan_work
 from minialbert.report import report as write_report
-from minialbert.report.compare import write_comparison
 from minialbert.report.curves import held_out_curves, read_curves
 from minialbert.runs import packed
 from minialbert.runs.packed import LOGS, RECORDS, find_run_records, is_run_file, pack_files, read_run_file
@@ -103,7 +102,7 @@ def test_curves_of_a_packed_log_are_those_of_the_log(suite, script):
         expected = read(suite / "cells" / "small" / "distill" / "log.jsonl")
         assert expected and read(copy / "cells" / "small" / "distill" / "log.jsonl") == expected
     pairs = [
-        write_comparison(folder / "cells" / "small" / "distill", folder / "cells" / "plain" / "distill")
+        write_report([folder / "cells" / name / "distill" for name in ("small", "plain")], compare=True)
         for folder in (suite, copy)
     ]
     assert pairs[0] == pairs[1] and "loss" in pairs[0]
