@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("kernel.so")
+FORMAT = (
+    2  # of what is called, as kernel.cpp has it: another number, or none, is a library of another version
+)
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int
 
 
@@ -30,8 +33,10 @@ class Weight(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """Return the library, with the types of its functions."""
+    """Return the library, with the types of its functions; an OSError where it is of another version than this file."""
     kernel = ctypes.CDLL(str(LIBRARY))
+    if not hasattr(kernel, "minialbert_format") or kernel.minialbert_format() != FORMAT:
+        raise OSError(f"{LIBRARY} is of another version")
     kernel.minialbert_pack.restype = kernel.minialbert_open.restype = _POINTER
     kernel.minialbert_pack.argtypes = [ctypes.POINTER(Weight)]
     kernel.minialbert_open.argtypes = [
@@ -49,10 +54,13 @@ def library() -> ctypes.CDLL:
 def is_supported() -> bool:
     """Tell whether this processor has the instructions that the kernel needs: AVX-512 with VNNI.
 
-    Where the library cannot be loaded, as one from a newer system, that is a warning, and the answer is no.
+    Where the library cannot be loaded, as one from a newer system or of another version, that is a warning, and the
+    answer is no.
     """
     try:
         return bool(library().minialbert_supported())
     except OSError as error:
-        warnings.warn(f"minialbert-native is not used, build it on this machine: {error}", stacklevel=2)
+        warnings.warn(
+            f"minialbert-native is not used, install it anew on this machine: {error}", stacklevel=2
+        )
         return False

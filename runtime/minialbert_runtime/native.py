@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from .program import Program, compile_graph
 from .registers import Weights
 
 NATIVE = "minialbert-native (pip install ./native in the repository), and a processor with AVX-512 VNNI"
+_FORMAT = 2  # of what the kernel is given, which both packages must know
 # Outputs that are asked for; of other graphs the first.
 _NAMED = (("sentence_embedding",), ("start_logits", "end_logits"))
 
@@ -40,6 +42,12 @@ def has_native() -> bool:
         return False
     import minialbert_native
 
+    if getattr(minialbert_native, "FORMAT", 1) != _FORMAT:
+        told = (
+            "minialbert-native is of another version than minialbert-runtime, and not used: install both anew"
+        )
+        warnings.warn(told, stacklevel=2)
+        return False
     return minialbert_native.LIBRARY.is_file() and minialbert_native.is_supported()
 
 

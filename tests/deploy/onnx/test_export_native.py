@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _ctypes
 import gc
 import json
 import os
+import shutil
 import threading
 from functools import cache
 from pathlib import Path
@@ -524,14 +526,24 @@ def test_models_on_one_backbone_have_its_weights_in_memory_once(tmp_path):
     assert len(native._PACKED) == before
 
 
-def test_a_library_that_cannot_be_loaded_is_a_warning(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize("made", ["on a newer system", "from another version"])
+def test_a_library_that_cannot_be_loaded_is_a_warning(made, folders, tmp_path, monkeypatch):
     package = pytest.importorskip("minialbert_native")
-    (tmp_path / "kernel.so").write_text("from a newer system")
+    if made == "on a newer system":
+        (tmp_path / "kernel.so").write_text(made)
+    else:  # any library that has none of its functions
+        shutil.copy(_ctypes.__file__, tmp_path / "kernel.so")
     monkeypatch.setattr(package, "LIBRARY", tmp_path / "kernel.so")
     # The functions without their caches, which hold the library that loaded.
     monkeypatch.setattr(package, "library", package.library.__wrapped__)
     monkeypatch.setattr(package, "is_supported", package.is_supported.__wrapped__)
     with pytest.warns(
-        UserWarning, match="minialbert-native is not used, build it on this machine: .+kernel.so"
+        UserWarning, match="minialbert-native is not used, install it anew on this machine: .+kernel.so"
     ):
+        assert Model(folders / "int8").engine == "onnx"
+
+
+def test_a_package_of_another_version_is_a_warning(folders, monkeypatch):
+    monkeypatch.setattr("minialbert_native.FORMAT", 1)
+    with pytest.warns(UserWarning, match="minialbert-native is of another version than minialbert-runtime"):
         assert Model(folders / "int8").engine == "onnx"
