@@ -28,6 +28,8 @@ class Guard:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []  # what was asked for: the event and its object
         self._before = _open_sockets()
+        # Said again: the environment may have been replaced since this package was imported.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
