@@ -17,6 +17,7 @@ RUNS = {
     "distilled": "started from the teacher, distilled",
     "masked-lm": "(a) the same start, masked-LM alone",
     "random-start": "(b) random start, distilled",
+    "today": "(c) today's recipe: from one layer of the teacher, hidden states alone, Muon",
 }
 TERMS = ("mlm", "attention", "hidden", "output", "embedding")
 
@@ -57,7 +58,10 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         "",
         "at commit "
         + ", ".join(f"{record['commit'][:7]} ({name})" for name, record in records.items())
-        + ". A later one may start students otherwise (CHANGELOG): to make a run again, check its commit out first.",
+        + (
+            ". A later one may start students otherwise (CHANGELOG): to make a run again, check its commit out first. "
+            "What `today` is, the script of its commit calls `distilled`."
+        ),
         "",
         f"Teacher: {first['model']['teacher']}, {first['model']['teacher_parameters']:,} parameters with its masked-LM "
         f"head. Student: {first['model']['iterations']} iterations, {first['model']['parameters']:,} parameters "
@@ -164,6 +168,7 @@ def comparisons(records: dict[str, dict[str, Any]]) -> list[str]:
                 "attention_kl_3",
             ),
         ),
+        ("today", ("mlm_accuracy", "mlm_loss", "cosine_3")),
     ):
         if distilled is None or other not in records:
             lines.append(f"- against {RUNS[other]}: not finished")
