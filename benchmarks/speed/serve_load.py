@@ -32,6 +32,7 @@ from typing import Any
 
 from distillation_step import machine
 from minialbert_runtime import Model
+from minialbert_runtime.native import has_native
 
 from minialbert.runs.files import write_atomically
 from minialbert.runs.records import write_result
@@ -180,8 +181,12 @@ def table(record: dict[str, Any]) -> str:
             f"{used['first_quarter']:.0f} MB", f"{used['last_quarter']:.0f} MB",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", f"| models of {record['model_mb']:.1f} MB in one server | memory |", "|---|---:|"]
-    lines += [f"| {count} | {used:.0f} MB |" for count, used in record["memory_mb_by_models"].items()]
+    by_engine = record["memory_mb_by_models"]
+    head = f"times the same model of {record['model_mb']:.1f} MB in one server"
+    lines += ["", f"| {head} | {' | '.join(f'memory, {engine}' for engine in by_engine)} |"]
+    lines += ["|---" + "|---:" * len(by_engine) + "|"]
+    for count in by_engine["onnx"]:
+        lines.append(f"| {count} | {' | '.join(f'{used[count]:.0f} MB' for used in by_engine.values())} |")
     return "\n".join(lines) + "\n"
 
 
@@ -194,9 +199,10 @@ def started(*command: str) -> tuple[subprocess.Popen[str], int]:
     return server, int(next(line for line in server.stderr if "listening" in line).rpartition(":")[2])
 
 
-def memory_of(model: Path, count: int, answers: list[dict[str, object]]) -> float:
-    """Return the memory of a server of so many models, after a text for each, in MB."""
-    server, port = started("serve", *(f"m{number}={model}" for number in range(count)), "--port", "0")
+def memory_of(model: Path, count: int, engine: str, answers: list[dict[str, object]]) -> float:
+    """Return the memory of a server of so many models of the same weights, after a text for each, in MB."""
+    models = (f"m{number}={model}" for number in range(count))
+    server, port = started("serve", *models, "--engine", engine, "--port", "0")
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as link:
         for number in range(count):
             link.request(
@@ -227,7 +233,11 @@ def main() -> None:
     answers = list(Model(given.model).predict(json.loads(line)["text"] for line in lines))
     command = ["serve", str(given.model), "--port", "0", "--runs", str(given.runs), "--client-seconds", "5"]
     size = (given.model / "model.onnx").stat().st_size
-    models = {count: memory_of(given.model, count, answers) for count in (1, 2, 4)}
+    engines = ["onnx", *(["native"] if has_native() else [])]
+    models = {
+        engine: {count: memory_of(given.model, count, engine, answers) for count in (1, 2, 4)}
+        for engine in engines
+    }
     server, port = started(*command)
     log: list[str] = []
     threading.Thread(target=lambda: log.extend(server.stderr or []), daemon=True).start()
