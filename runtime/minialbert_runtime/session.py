@@ -129,6 +129,9 @@ class OpenVinoSession:
         core = openvino.Core()
         threading_ = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self._compiled = core.compile_model(core.read_model(graph), "CPU", settings | threading_)
+        used = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if used != precision:
+            raise UserError(f"OpenVINO has no {precision} on this processor, and would compute in {used}")
         self._of_thread = threading.local()
 
     def get_inputs(self) -> list[Port]:
