@@ -78,6 +78,11 @@ def load_splits(data: str) -> tuple[str, Mapping[str, Any]]:
     return match[2], load_hub(match[1], match[3], f"could not load {data}: {advice}")
 
 
+def split_name(name: str | None) -> str | None:
+    """Returns what a split is called here: "validation" for "dev"."""
+    return next((split for split, names in SPLIT_NAMES.items() if str(name).lower() in names), name)
+
+
 def assign_splits(stems: Mapping[str, str], title: str) -> dict[str, str]:
     """Returns which of some files or splits is train, validation and test, no two the same; others are left out.
 

@@ -22,7 +22,7 @@ import numpy as np
 from minialbert_runtime.encoding import Ids, check_normalizer, encode_documents
 from minialbert_runtime.errors import panics_as_errors
 from minialbert_runtime.folder import find_folder, is_exported
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from minialbert.data.hub import sparing_attempts
 from minialbert.errors import UserError, failing_as
@@ -75,6 +75,7 @@ def load_tokenizer(
                     told = "the tokenizer %s keeps upper case: its vocabulary has it, and no tokenizer_config.json says"
                     logger.warning(f"{told} do_lower_case", tokenizer)
             if getattr(loaded, "is_fast", False):
+                _lower_case_first(loaded, folder)
                 with panics_as_errors(silent=True):  # a damaged normaliser says so at the first text
                     loaded.backend_tokenizer.encode("the end")
     else:
@@ -120,6 +121,15 @@ def _says_lower_case(tokenizer: PreTrainedTokenizerFast) -> bool:
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
     return any(mark in json.dumps(rules) for mark in ('"lowercase": true', '"Lowercase"'))
+
+
+def _lower_case_first(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Makes a tokenizer lower-case every text where sentence-transformers does so before it."""
+    settings = folder / "sentence_bert_config.json"
+    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case") is True:
+        backend = tokenizer.backend_tokenizer
+        before = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
 
 
 def _folder_of_settings(name: str, revision: str | None) -> Path:

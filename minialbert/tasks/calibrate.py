@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from minialbert.data.examples import Example, Task, label_of
+from minialbert.data.hub import split_name
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData
 from minialbert.data.task_inputs import Encoded, PaddingCollator
@@ -227,7 +228,7 @@ def calibrate(
         if of_answers and max_drop is not None:
             raise UserError("max_drop is for early exit: leave it out, or the wishes for answers")
         max_drop = 0.5 if max_drop is None else max_drop
-        split = split or ("validation" if of_answers else "train")
+        split = split_name(split) or ("validation" if of_answers else "train")
         _check_options(max_drop, split, fraction, rows)
         kind, file_of = (ANSWERS_KIND, _task_file) if of_answers else (KIND, _config_file)
         if output is not None:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.examples import Example, Task, TextExample, TokenExample, check_metric
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
+from minialbert.data.hub import split_name
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
 from minialbert.data.task_types import TaskType, task_options, task_type
@@ -134,6 +135,7 @@ def evaluate(
         depth_arguments(tuned, num_iterations, exit_threshold)
         tuned.to("cuda" if torch.cuda.is_available() else "cpu")
         shown_name = str(display_name(source))
+        split = split_name(split)
         found = task_of_model(recipe, inputs, tuned, shown_name, split, rows)
         check_package(*found.type.package)
         chosen = _chosen_split(found, split, has_submission=submission is not None)

@@ -103,6 +103,7 @@ def test_every_split_can_be_chosen(kind, tuned):
     assert record["metrics"] == {"validation": made.record["metrics"]["validation"]}
     assert record["rows"] == {"validation": 24}
     assert record["notes"] == []
+    assert score(made.model, made.data, "Dev")["metrics"] == record["metrics"]
     record = score(made.model, made.data, "train")
     assert record["rows"] == {"train": 160}
     assert list(record["metrics"]) == ["train"]

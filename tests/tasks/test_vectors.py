@@ -86,6 +86,22 @@ def test_similarity_is_what_sentence_transformers_finds(encoder, tmp_path):
     assert json.loads((tmp_path / "scores" / "result.json").read_text())["problem"] == "embedding"
 
 
+def test_a_sentence_encoder_that_lower_cases_its_texts_does_so_here(encoder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    backend = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(backend | {"normalizer": None}))
+    told = json.loads((folder / "sentence_bert_config.json").read_text())
+    (folder / "sentence_bert_config.json").write_text(json.dumps(told | {"do_lower_case": True}))
+    texts = ["The Cat sat on the MAT", "a dog"]
+    vectors = minialbert.embed(folder, texts, precision="fp32")
+    np.testing.assert_allclose(vectors, SentenceTransformer(str(folder)).encode(texts), atol=1e-6)
+    assert np.array_equal(
+        vectors, minialbert.embed(folder, [text.lower() for text in texts], precision="fp32")
+    )
+
+
 def test_columns_of_other_names_are_named(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("a,b,c\n0,10,5.0\n0,90,2.0\n0,60,3.0\n")
