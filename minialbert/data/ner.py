@@ -18,16 +18,16 @@ Repair = Literal["repair", "refuse"]
 # NUL begins them, so that no column of a table has such a name.
 LINES, DOCUMENT_START, GLUED = "\0lines", "\0document_start", "\0glued"
 
-# Prefixes of BIOES, BILOU and BMES, and what they are in IOB2; behind those of `_ENDS` an entity is over.
-_OTHER_SCHEME = re.compile(r"([SELUM])-(.+)", re.DOTALL)
-_IN_IOB2 = {"S": "B", "U": "B", "E": "I", "L": "I", "M": "I"}
-_ENDS = "SUEL"
+# Prefixes of BIOES, BILOU, BMES and BMEWO, and what they are in IOB2; behind those of `_ENDS` an entity is over.
+_OTHER_SCHEME = re.compile(r"([SELUMW])-(.+)", re.DOTALL)
+_IN_IOB2 = {"S": "B", "U": "B", "E": "I", "L": "I", "M": "I", "W": "B"}
+_ENDS = "SUELW"
 # Of a word, or in CoNLL-U of several as one ("3-4") and of one left out.
 _NUMBER = re.compile(r"[0-9]+([-.][0-9]+)?")
 _DOCUMENT_START = "-DOCSTART-"
 _NEW_DOCUMENT = re.compile(r"# ?newdoc(?: id)?(?: ?= ?(.*))?")
 _IN_MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne|entity)=([^|]+)")  # of CoNLL-U's last column
-_ANY_TAG = re.compile(r"O|[BIESLUM]-.+", re.DOTALL)
+_ANY_TAG = re.compile(r"O|[BIESLUMW]-.+", re.DOTALL)
 _Block = list[tuple[int, list[str]]]
 
 

@@ -181,6 +181,7 @@ def test_a_first_column_that_numbers_the_words(tmp_path):
         ("B-X I-X E-X S-Y O", "B-X I-X I-X B-Y O", "train: tags in BIOES were read as IOB2 (1 E-, 1 S-)"),
         ("B-X L-X U-X U-X O", "B-X I-X B-X B-X O", "train: tags in BILOU were read as IOB2 (1 L-, 2 U-)"),
         ("B-X M-X E-X", "B-X I-X I-X", "train: tags in BIOES were read as IOB2 (1 E-, 1 M-)"),
+        ("W-X W-X O", "B-X B-X O", "train: tags in BIOES were read as IOB2 (2 W-)"),
         ("B-X E-X I-X E-X", "B-X I-X B-X I-X", "train: tags in BIOES were read as IOB2 (2 E-)"),
     ],
 )

@@ -50,6 +50,17 @@ def error(path, problem="single-label", **options):
 # csv and tsv
 
 
+def test_pairs_of_a_text_and_its_entities_as_spacy_trains_on(tmp_path):
+    file = tmp_path / "train.json"
+    file.write_text('[["Aspirin helps.", {"entities": [[0, 7, "CHEM"]]}], ["No drug.", {"entities": []}]]')
+    (first, second) = (cells for _, cells in read_table(file).rows)
+    assert first == {"text": "Aspirin helps.", "spans": {"entities": [[0, 7, "CHEM"]]}}
+    assert second["spans"] == {"entities": []}
+    file.write_text('[["Aspirin helps.", "CHEM"]]')
+    with pytest.raises(UserError, match="expected a JSON object, found an array"):
+        read_table(file)
+
+
 def test_csv_with_quotes_line_ends_and_byte_order_mark(tmp_path):
     content = '\ufefftext,label\r\n"a, ""b""\r\nc",x\r\n\r\nplain,y\r\n"last",x'
     path = write(tmp_path / "t.csv", content)
