@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 
 from minialbert_runtime.errors import UserError as UserError
 from minialbert_runtime.errors import printable as printable
@@ -90,6 +91,8 @@ def in_words(name: str) -> str:
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return an exception's first line, cut to `limit` characters."""
+    if isinstance(error, UnpicklingError):  # PyTorch's own advice is to run the code
+        return "a .bin file is damaged or holds code, which is never run: get the weights as safetensors"
     lines = str(error).strip().splitlines()
     return shown(lines[0] if lines else type(error).__name__, limit)
 

@@ -18,7 +18,8 @@ from minialbert_runtime.questions import OPEN, QUESTIONS, answer_in
 from minialbert_runtime.windows import Row
 from torch import Tensor
 
-from minialbert.data.task_inputs import IGNORED, Encoded, make_cutter
+from minialbert.data.masking import IGNORED_LABEL
+from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.data.task_types import Answers, Loss, TaskType, register_task_type
 from minialbert.errors import quoted
 
@@ -111,7 +112,7 @@ class QuestionAnswering(TaskType):
 
     def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return the number of windows."""
-        return (labels != IGNORED).any(-1).sum().float()
+        return (labels != IGNORED_LABEL).any(-1).sum().float()
 
     def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return the mean of the cross-entropies of first and last token over those of the text, in nats."""
@@ -188,7 +189,7 @@ def _best_threshold(chances: Any, f1: Any, without: Any) -> dict[str, float]:
 def _labels(window: Row, gold: Gold) -> list[int]:
     """Return the label of each token of a window."""
     offsets, size = window.offsets, len(window.offsets)
-    labels = [IGNORED] * len(window.input_ids)
+    labels = [IGNORED_LABEL] * len(window.input_ids)
     labels[window.first : window.first + size] = [0] * size
     for start, text in zip(gold.starts, gold, strict=True):
         end = start + len(text)

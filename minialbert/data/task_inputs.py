@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
+from minialbert.data.masking import IGNORED_LABEL
 from minialbert.data.words import split_differently
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from minialbert.data.examples import Task, TextExample, TokenExample
 
-IGNORED = -100
 _BUCKET_BATCHES = 50  # batches whose rows are sorted by length together
 
 
@@ -108,10 +108,10 @@ def one_for_each(encoded: Encoded, logits: Sequence[Logits]) -> tuple[Encoded, l
 
 
 def label_value(label: str | float | tuple[str, ...], ids: Mapping[str, int]) -> int | float | list[float]:
-    """Return a label as the loss wants it: an id (`IGNORED` for an unknown class), a score, or one 0/1 per class."""
+    """Return a label as the loss wants it: an id (-100 for an unknown class), a score, or one 0/1 per class."""
     if isinstance(label, tuple):
         return [float(name in label) for name in ids]
-    return ids.get(label, IGNORED) if isinstance(label, str) else float(label)
+    return ids.get(label, IGNORED_LABEL) if isinstance(label, str) else float(label)
 
 
 def encode_sentences(
@@ -178,13 +178,15 @@ def make_cutter(
 def _tag_ids(
     tags: Sequence[str], window: WordWindow, ids: Mapping[str, int], *, all_pieces: bool
 ) -> list[int]:
-    """Return the id of its word's tag for each position that bears one, else `IGNORED`."""
-    found = [IGNORED] * len(window.words)
+    """Return the id of its word's tag for each position that bears one, else `IGNORED_LABEL`."""
+    found = [IGNORED_LABEL] * len(window.words)
     if all_pieces:
-        inside = [ids.get(tag.replace("B-", "I-", 1) if tag[:2] == "B-" else tag, IGNORED) for tag in tags]
-        found = [IGNORED if word < 0 else inside[word] for word in window.words]
+        inside = [
+            ids.get(tag.replace("B-", "I-", 1) if tag[:2] == "B-" else tag, IGNORED_LABEL) for tag in tags
+        ]
+        found = [IGNORED_LABEL if word < 0 else inside[word] for word in window.words]
     for position, word in zip(*window.first_pieces, strict=True):
-        found[position] = ids.get(tags[word], IGNORED)
+        found[position] = ids.get(tags[word], IGNORED_LABEL)
     return found
 
 
@@ -212,7 +214,7 @@ class PaddingCollator:
             batch["teacher_logits"] = pad_sequence(given, batch_first=True)
         if all("labels" in row for row in rows):
             if self.labels in ("token", "answer"):
-                batch["labels"] = padded("labels", IGNORED)
+                batch["labels"] = padded("labels", IGNORED_LABEL)
             else:
                 dtype = torch.long if self.labels == "class" else torch.float
                 batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=dtype)

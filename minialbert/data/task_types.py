@@ -17,6 +17,7 @@ from minialbert_runtime.answers import ANSWERS, Logits, class_of, classes_over, 
 from torch import Tensor
 from torch.nn import functional
 
+from minialbert.data.masking import IGNORED_LABEL
 from minialbert.data.metrics import (
     class_metrics,
     confusion,
@@ -25,7 +26,7 @@ from minialbert.data.metrics import (
     regression_metrics,
     single_label_metrics,
 )
-from minialbert.data.task_inputs import IGNORED, Encoded, encode_sentences, encode_texts
+from minialbert.data.task_inputs import Encoded, encode_sentences, encode_texts
 from minialbert.errors import UserError, quoted
 from minialbert.runs.records import NO_SHARES
 
@@ -178,13 +179,13 @@ class SingleLabel(TaskType):
     def weight(self, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Return the number of labels, each with the weight of its class."""
         targets = labels.flatten()
-        targets = targets[targets != IGNORED]
+        targets = targets[targets != IGNORED_LABEL]
         return _count(targets) if class_weights is None else class_weights.to(targets.device)[targets].sum()
 
     def loss(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Loss:
         """Return cross-entropy in nats, weighted by class, (L,), where weights are given."""
         flat, targets = logits.float().flatten(0, -2), labels.flatten()
-        each = partial(functional.cross_entropy, flat, targets, ignore_index=IGNORED)
+        each = partial(functional.cross_entropy, flat, targets, ignore_index=IGNORED_LABEL)
         if self.focal_gamma:
             weighted, nats = each(weight=class_weights, reduction="none"), each(reduction="none")
             loss = _focused(weighted, nats, self.focal_gamma)
@@ -197,7 +198,7 @@ class SingleLabel(TaskType):
 
         As Hinton et al., 2015, and Eq. 10.
         """
-        kept = labels.flatten() != IGNORED
+        kept = labels.flatten() != IGNORED_LABEL
         flat = (logits.float().flatten(0, -2)[kept] / temperature for logits in (student, teacher))
         ours, theirs = (torch.log_softmax(logits, dim=-1) for logits in flat)
         return temperature**2 * functional.kl_div(ours, theirs, reduction="sum", log_target=True)

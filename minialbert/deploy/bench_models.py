@@ -16,7 +16,7 @@ from minialbert_runtime.session import has_openvino
 from transformers import PreTrainedConfig
 
 from minialbert.deploy.bench_worker import STATIC
-from minialbert.errors import UserError, display_name
+from minialbert.errors import UserError, display_name, one_line
 from minialbert.method import encoders
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.runs.records import RESULT_FILE, load_record, look_up
@@ -144,9 +144,7 @@ def build_model(choice: ModelChoice, seed: int = 0, *, read: bool = True) -> Ben
         except UserError:
             raise
         except encoders.LOADING_ERRORS as error:
-            raise UserError(
-                f"a {config.model_type} cannot classify sequences ({encoders.one_line(error)})"
-            ) from error
+            raise UserError(f"a {config.model_type} cannot classify sequences ({one_line(error)})") from error
     if config.model_type == MiniAlbertConfig.model_type:
         model.config.exit_threshold = None  # times are those of a fixed depth
     elif depth is not None:

@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.card import model_card
 from minialbert.deploy.evidence import ENCODERS, ModelFacts, gather_evidence
-from minialbert.errors import UserError, display_name, failing_as
+from minialbert.errors import UserError, display_name, failing_as, one_line
 from minialbert.method.adapters import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import ARCHITECTURES, head_of, load_encoder, load_encoder_config, one_line
+from minialbert.method.encoders import ARCHITECTURES, head_of, load_encoder, load_encoder_config
 from minialbert.method.modeling_minialbert import MiniAlbertPreTrainedModel
 from minialbert.method.sentence_vectors import SENTENCE_FILES, read_pooling, write_pooling
 from minialbert.runs.directory import RunDirectory

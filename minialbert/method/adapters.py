@@ -20,9 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minialbert.errors import UserError, display_name, failing_as, listed, quoted, shown, spelled_as_path
+from minialbert.errors import (
+    UserError,
+    display_name,
+    failing_as,
+    listed,
+    one_line,
+    quoted,
+    shown,
+    spelled_as_path,
+)  # fmt: skip
 from minialbert.method.configuration_minialbert import LATER, MiniAlbertConfig
-from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, one_line, repository_file, tell_misfit
+from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, repository_file, tell_misfit
 from minialbert.method.modeling_minialbert import (
     CombinedAdapter,
     MiniAlbertForQuestionAnswering,

@@ -45,8 +45,7 @@ from minialbert.data.hub import sparing_attempts
 from minialbert.data.packing import block_mask
 from minialbert.data.pairs import means, translated
 from minialbert.data.tokenizers import load_tokenizer
-from minialbert.errors import UserError, listed, quoted
-from minialbert.errors import one_line as first_line
+from minialbert.errors import UserError, listed, one_line, quoted
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
 from minialbert.method.fast.recording import RECORDING, record_attention, records_attention, route_attention
 from minialbert.method.graph_weights import read_weights
@@ -396,13 +395,6 @@ def _check_size(folder: Path, head: str, config: PreTrainedConfig) -> None:
             f"{folder}: its weights do not fit its config.json, which describes {described:,} numbers; the files hold "
             f"{held:,} bytes"
         )
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return an exception's first line, cut to `limit` characters."""
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own advice is to run the code
-        return "a .bin file is damaged or holds code, which is never run: get the weights as safetensors"
-    return first_line(error, limit + 1)  # with the mark of what was cut
 
 
 def _not_loaded(name: str, error: BaseException) -> str:

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from minialbert.data.masking import ShuffledWindows
-from minialbert.errors import UserError
-from minialbert.method.encoders import Teacher, one_line
+from minialbert.errors import UserError, one_line
+from minialbert.method.encoders import Teacher
 from minialbert.method.objective import DistillationObjective, EncoderView, Request
 from minialbert.runs.files import whole_file, writing
 from minialbert.runs.progress import size

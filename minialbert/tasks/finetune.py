@@ -24,9 +24,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from minialbert.data.corpora import Corpus, corpus_entries
 from minialbert.data.examples import Task, repeats
+from minialbert.data.masking import IGNORED_LABEL
 from minialbert.data.metrics import check_package
 from minialbert.data.rows import LabelledData, kept
-from minialbert.data.task_inputs import IGNORED, Encoded
+from minialbert.data.task_inputs import Encoded
 from minialbert.data.tasks import load_task, task_identity, task_summary, understood
 from minialbert.data.tokenizers import tokenizer_fingerprint
 from minialbert.data.words import learn_words, with_words
@@ -690,7 +691,7 @@ def _class_weights(recipe: FinetuneRecipe, task: Task, train: Encoded) -> Tensor
         return torch.tensor(wanted)
     labels = (row["labels"] for row in train.rows)
     flat = (value for label in labels for value in (label if isinstance(label, list) else [label]))
-    counts = Counter(value for value in flat if value != IGNORED)
+    counts = Counter(value for value in flat if value != IGNORED_LABEL)
     total, present = sum(counts.values()), len(counts)
     return torch.tensor(
         [total / (present * counts[i]) if counts[i] else 1.0 for i in range(len(task.labels))]

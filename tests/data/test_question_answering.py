@@ -9,9 +9,10 @@ import torch
 from minialbert_runtime.questions import OPEN, SURE
 
 from minialbert.data.examples import Task, TextExample
+from minialbert.data.masking import IGNORED_LABEL
 from minialbert.data.question_answering import Gold, squad_scores
 from minialbert.data.tables import load_table
-from minialbert.data.task_inputs import IGNORED, PaddingCollator
+from minialbert.data.task_inputs import PaddingCollator
 from minialbert.data.task_types import task_type
 from minialbert.data.tasks import understood
 from minialbert.errors import UserError
@@ -135,7 +136,7 @@ def test_tokens_of_an_answer_are_marked_in_the_windows_that_hold_it(tiny_tokeniz
     for row in encoded.rows:
         tokens = tiny_tokenizer.convert_ids_to_tokens(row["input_ids"])
         marked.append([(token, mark) for token, mark in zip(tokens, row["labels"], strict=True) if mark > 0])
-        assert row["labels"][1] == IGNORED  # of the question
+        assert row["labels"][1] == IGNORED_LABEL  # of the question
     assert len(marked) > 1 and marked[-1] == [("the", 1), ("house", 2)]
     assert marked[0] == [("[CLS]", 3)]
     _, whole = encode(tiny_tokenizer, TextExample("king", text, Gold([text], [0])), max_length=12, overlap=2)
@@ -152,11 +153,13 @@ def test_tokens_of_an_answer_are_marked_in_the_windows_that_hold_it(tiny_tokeniz
 def test_the_loss_is_over_the_tokens_of_the_text_whatever_the_padding(tiny_tokenizer):
     logits = torch.zeros(2, 6, 2)
     logits[0, 3] = torch.tensor([1.0, 2.0])
-    labels = torch.tensor([[0, IGNORED, IGNORED, 3, 0, IGNORED], [3, IGNORED, 0, 0, 0, 0]])
+    labels = torch.tensor(
+        [[0, IGNORED_LABEL, IGNORED_LABEL, 3, 0, IGNORED_LABEL], [3, IGNORED_LABEL, 0, 0, 0, 0]]
+    )
     loss, weight = KIND.loss(logits, labels)
     first = -(1 - np.log(np.e + 2)) - (2 - np.log(np.e**2 + 2))
     assert loss.item() == pytest.approx((first + 2 * np.log(5)) / 2, rel=1e-5) and weight.item() == 2
-    padded = torch.nn.functional.pad(labels, (0, 3), value=IGNORED)
+    padded = torch.nn.functional.pad(labels, (0, 3), value=IGNORED_LABEL)
     wide = torch.nn.functional.pad(logits, (0, 0, 0, 3), value=50.0).requires_grad_()
     again, _ = KIND.loss(wide, padded)
     again.backward()
@@ -164,12 +167,12 @@ def test_the_loss_is_over_the_tokens_of_the_text_whatever_the_padding(tiny_token
     assert KIND.logit_loss(logits, logits, labels, 2.0).item() == pytest.approx(0)
     assert KIND.logit_loss(logits, logits + 1, labels, 1.0).item() == pytest.approx(0, abs=1e-6)
     assert KIND.logit_loss(logits, -logits, labels, 1.0).item() > 0.1
-    nobody = torch.full((1, 6), IGNORED)  # a row that only fills up a batch
+    nobody = torch.full((1, 6), IGNORED_LABEL)  # a row that only fills up a batch
     assert KIND.loss(logits[:1], nobody)[0].item() == KIND.weight(nobody).item() == 0
     batch = PaddingCollator(0, "answer")(
         [{"input_ids": [2, 4], "labels": [0, 3]}, {"input_ids": [2], "labels": [3]}]
     )
-    assert batch["labels"].tolist() == [[0, 3], [3, IGNORED]]
+    assert batch["labels"].tolist() == [[0, 3], [3, IGNORED_LABEL]]
 
 
 def test_figures_are_those_of_all_questions_and_of_both_kinds(tiny_tokenizer):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
-from minialbert.data.task_inputs import IGNORED
+from minialbert.data.masking import IGNORED_LABEL
 from minialbert.data.task_types import task_type
 from minialbert.errors import UserError
 from minialbert.tasks.losses import TaskTeacher, hidden_state_loss, label_order, logits_of
@@ -46,7 +46,7 @@ def some_labels(problem, rows, draw):
         labels = torch.randint(3, (rows,), generator=draw)
         return 3 * torch.randn(rows, 3, generator=draw), labels
     labels = torch.randint(3, (rows, 7), generator=draw)
-    labels[torch.rand(rows, 7, generator=draw) < 1 / 3] = IGNORED
+    labels[torch.rand(rows, 7, generator=draw) < 1 / 3] = IGNORED_LABEL
     return 3 * torch.randn(rows, 7, 3, generator=draw), labels
 
 
@@ -64,10 +64,10 @@ def test_one_class_is_torchs_mean(draw, weights):
 def test_tokens_are_torchs_mean_over_what_is_labelled(draw, weights):
     logits, labels = some_labels("token", 5, draw)
     total, weight = task_loss(logits, labels, "token", weights)
-    loss = nn.CrossEntropyLoss(weight=weights, ignore_index=IGNORED)(logits.transpose(1, 2), labels)
+    loss = nn.CrossEntropyLoss(weight=weights, ignore_index=IGNORED_LABEL)(logits.transpose(1, 2), labels)
     torch.testing.assert_close(total / weight, loss)
     if weights is None:
-        assert weight == (labels != IGNORED).sum()
+        assert weight == (labels != IGNORED_LABEL).sum()
 
 
 def test_several_classes_are_torchs_mean(draw):
@@ -95,7 +95,7 @@ def test_a_loss_by_hand():
 
 
 def test_nothing_labelled_is_zero_over_zero_labels():
-    labels = torch.full((2, 3), IGNORED)
+    labels = torch.full((2, 3), IGNORED_LABEL)
     logits = torch.randn(2, 3, 3, requires_grad=True)
     for weights in (None, WEIGHTS):
         total, weight = task_loss(logits, labels, "token", weights)
@@ -157,7 +157,7 @@ def test_several_classes_are_a_divergence_each(draw):
 
 def test_tokens_that_are_ignored_do_not_count(draw):
     (student, labels), (teacher, _) = (some_labels("token", 4, draw) for _ in range(2))
-    kept = labels != IGNORED
+    kept = labels != IGNORED_LABEL
     by_torch = kl_divergence(Categorical(logits=teacher / 2), Categorical(logits=student / 2))[kept].sum()
     torch.testing.assert_close(logit_loss(student, teacher, labels, "token", 2.0), 4 * by_torch)
     wild = teacher.clone()
