@@ -91,6 +91,7 @@ def prepare(
     recipe: Annotated[str, option("Recipe whose data settings are the defaults.")] = "default",
     documents: Annotated[Documents | None, option("What separates documents in text files.")] = None,
     text_field: Annotated[str | None, option("Column of the text in tables.", "--column")] = None,
+    pair_field: Annotated[str | None, option("Column of a text that belongs to it.", "--pair-column")] = None,
     max_document_mb: Annotated[float, option("Longest document accepted, in megabytes.")] = 16.0,
     window_length: Annotated[int | None, option("Tokens per window.")] = None,
     overlap: Annotated[int | None, option("Tokens that neighbouring windows share.")] = None,
@@ -106,6 +107,7 @@ def prepare(
 
     minialbert prepare --corpus texts/ --tokenizer bert-base-uncased --output windows/
     minialbert prepare --corpus notes.csv --column note --tokenizer bert-base-uncased
+    minialbert prepare --corpus qa.csv --column question --pair-column answer --recipe embeddings --tokenizer TEACHER
     """
     from minialbert.data.corpora import find_sources
     from minialbert.data.prepare import prepare as run
@@ -113,6 +115,7 @@ def prepare(
     options = {
         "window_length": window_length, "overlap": overlap, "truncate": truncate, "seed": seed,
         "held_out_fraction": held_out_fraction, "separator": documents and documents.value, "text_field": text_field,
+        "pair_field": pair_field,
     }  # fmt: skip
     chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if max_windows_per_document is not None:

@@ -89,7 +89,7 @@ class Verbs(_Plain, TyperGroup):
 # Groups of options in `--help`, and the parameters of any verb that stand in them.
 _GROUPS = {
     "Training": "steps epochs time batch_size lr seed precision set_",
-    "Texts": "column pair pair_column id_column documents max_characters text_field max_document_mb",
+    "Texts": "column pair pair_column id_column documents max_characters text_field pair_field max_document_mb",
     "Windows": "window_length overlap max_windows_per_document truncate held_out_fraction",
     "Grid": "grid jobs ray keep_models",
     "Depth": "num_iterations exit_threshold",

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from minialbert.data.hub import PREFIX, load_hub
 from minialbert.data.rows import is_dataset, is_frame, numbered_rows
-from minialbert.data.text_fields import pubmed_texts, separated_texts
+from minialbert.data.text_fields import FIELD_OPTIONS, pubmed_texts, separated_texts
 from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 
@@ -42,6 +42,8 @@ _KIND_NAMES = {
 }  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _IN_MEMORY = "texts in memory"
+_Item = TypeVar("_Item")
+_Fields = tuple[str, ...]  # of a row, with one text or two
 
 
 # Readers by suffix that `register_reader` added.
@@ -63,10 +65,10 @@ def register_reader(suffix: str, read: Callable[[Path], Iterable[str]]) -> None:
 
 
 class TextsInMemory:
-    """Texts that a caller has, in rows of any kind that `numbered_rows` reads."""
+    """Texts that a caller has, in rows of any kind that `numbered_rows` reads, of one or two of their fields."""
 
-    def __init__(self, rows: Any, text_field: str) -> None:
-        self._rows, self._text_field = rows, text_field
+    def __init__(self, rows: Any, *fields: str) -> None:
+        self._rows, self._fields = rows, fields
         # Whether they can be read a second time, as those of an iterator cannot.
         self.once = not hasattr(rows, "__len__")
         # Of all texts in UTF-8, once they have been read to their end: the same for a list as for an iterator.
@@ -74,17 +76,24 @@ class TextsInMemory:
 
     def read(self, source: Source) -> Iterator[tuple[int, str]]:
         """Yields row numbers and texts, the empty string for a row without one."""
-        digest, num_bytes = hashlib.sha256(), 0
-        for row, value in numbered_rows(self._rows, str(source.path), self._text_field):
-            if isinstance(value, Mapping) and value.get(self._text_field, "") is not None:
-                value = _text_of_record(value, source, row, self._text_field)
-            if not isinstance(value, str | Mapping | None):
-                expected = f"a text, or a dictionary with the field {quoted(self._text_field)}"
+        digest, num_bytes, fields = hashlib.sha256(), 0, self._fields
+        alone = fields[0] if len(fields) == 1 else None
+        for row, value in numbered_rows(self._rows, str(source.path), alone):
+            texts = [value] if alone and isinstance(value, str) else [""] * len(fields)
+            if not alone and isinstance(value, tuple) and len(value) == len(fields):
+                value = dict(zip(fields, value, strict=True))
+            if isinstance(value, Mapping):
+                texts = _texts_of_record(value, source, row, fields)
+            elif value is not None and not (alone and isinstance(value, str)):
+                expected = "a text" if alone else "two texts in a tuple"
+                expected += (
+                    f", or a dictionary with {'the field' if alone else 'the fields'} {listed(fields)}"
+                )
                 raise source.error(row, f"expected {expected}, found {type(value).__name__}")
-            text = value.encode("utf-8", "replace") if isinstance(value, str) else b""
-            digest.update(len(text).to_bytes(8, "little") + text)
-            num_bytes += len(text)
-            yield row, text.decode("utf-8")
+            for text in (text.encode("utf-8", "replace") for text in texts):
+                digest.update(len(text).to_bytes(8, "little") + text)
+                num_bytes += len(text)
+                yield row, text.decode("utf-8")
         self.digest, self.num_bytes = digest.hexdigest(), num_bytes
 
 
@@ -141,11 +150,17 @@ class Document:
 Corpus = str | Path | Source | Iterable[Any]
 
 
-def corpus_entries(corpus: Corpus) -> list[Any]:
+def by_row(items: Iterable[_Item], per_row: int) -> Iterator[tuple[_Item, ...]]:
+    """Returns what belongs to each row, of items that stand one after the other."""
+    return zip(*[iter(items)] * per_row, strict=True)
+
+
+def corpus_entries(corpus: Corpus, *, of_pairs: bool = False) -> list[Any]:
     """Returns what `find_sources` takes, of what a caller of `prepare` may give.
 
     Strings alone are ambiguous. A list or iterator is one of texts where, of the first twenty strings, one has several
-    words and none looks like a place: a file that is there, a name with a known suffix, `hub:`, `~` or `/`.
+    words and none looks like a place: a file that is there, a name with a known suffix, `hub:`, `~` or `/`. One
+    `of_pairs` may be of tuples.
     """
     if isinstance(corpus, (str, Path, Source)) or is_frame(corpus) or is_dataset(corpus):
         return [corpus]
@@ -155,6 +170,7 @@ def corpus_entries(corpus: Corpus) -> list[Any]:
     iterator = iter(corpus)
     first = [entry for _, entry in islice(numbered_rows(iterator, _IN_MEMORY), 20)]
     rows = chain(first, iterator) if iterator is corpus else corpus
+    first = [{} if of_pairs and isinstance(entry, tuple) else entry for entry in first]
     of_rows = any(isinstance(entry, Mapping) or _is_text(entry) for entry in first)
     return [rows] if of_rows and not any(map(_is_place, first)) else list(rows)
 
@@ -173,14 +189,14 @@ def _is_place(entry: object) -> bool:
     return short and (_kind(Path(entry)) is not None or os.path.exists(entry))
 
 
-def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
+def find_sources(corpus: Any, text_field: str = "text", pair_field: str | None = None) -> list[Source]:
     """Returns the files, hub data sets and texts that a corpus consists of, in a fixed order.
 
     Entries keep their order; the files of a directory or glob are sorted; a file named twice is read once.
     A directory gives its files with a known suffix, hidden ones left out; a file that is named itself may
     have any suffix and is read as text where the suffix says nothing. Both are said. A `text_field` is refused where
-    no source has fields. Nothing is fetched here. Texts in memory that can be read again are read once for their
-    fingerprint.
+    no source has fields, a `pair_field` where one has none. Nothing is fetched here. Texts in memory that can be read
+    again are read once for their fingerprint.
 
     A corpus is of files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name` or
     `hub:owner/name:config:split`; a string `owner/name` that is not a local path is a hub id, too. A list may also hold
@@ -188,11 +204,12 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     if sum(isinstance(entry, tuple) and len(entry) < 4 for entry in entries) > 1:  # of a text and its label
-        advice = "give the texts alone, as in [row[0] for row in rows]"
+        advice = "give the texts alone, as in [row[0] for row in rows], or both texts of a pair with pair_field='pair'"
         raise UserError(f"the corpus is a list of tuples: {advice}")
+    fields = (text_field,) if pair_field is None else (text_field, pair_field)
     sources: dict[str, Source] = {}
     for entry in entries:
-        for source in _sources_of_entry(entry, text_field):
+        for source in _sources_of_entry(entry, fields):
             key = str(source.path) if source.kind in ("hub", "memory") else str(source.path.resolve())
             sources.setdefault(f"{key} {len(sources)}" if source.kind == "memory" else key, source)
     names = listed(entry if isinstance(entry, (str, Path)) else type(entry).__name__ for entry in entries)
@@ -207,6 +224,9 @@ def find_sources(corpus: Any, text_field: str = "text") -> list[Source]:
         told = f"no file of the corpus ({listed(one.path.name for one in found)}) has fields"
         advice = "as jsonl, csv, tsv and parquet do: leave it out"
         raise UserError(f"--column {quoted(text_field)}: {told}, {advice}")
+    if pair_field is not None and (without := [one.path.name for one in found if one.kind not in _OF_FIELDS]):
+        advice = "pairs are read from jsonl, csv, tsv and parquet"
+        raise UserError(f"--pair-column {quoted(pair_field)}: {listed(without)} has no columns: {advice}")
     return found
 
 
@@ -216,11 +236,11 @@ def count_kinds(sources: Iterable[Source]) -> str:
     return ", ".join(f"{count:,} {_KIND_NAMES[kind]}" for kind, count in counts.items())
 
 
-def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
+def _sources_of_entry(entry: Any, fields: tuple[str, ...]) -> list[Source]:
     if isinstance(entry, Source):
         return [entry]
     if not isinstance(entry, (str, Path)):
-        return [_memory_source(entry, text_field)]
+        return [_memory_source(entry, fields)]
     name = str(entry)
     if isinstance(entry, str) and name.startswith(PREFIX):
         return [_hub_source(name)]
@@ -241,7 +261,7 @@ def _sources_of_entry(entry: Any, text_field: str) -> list[Source]:
         return _named_sources(files)
     if isinstance(entry, str) and _HUB_ID.fullmatch(name) and _kind(path) is None:
         return [_hub_source(PREFIX + name)]
-    hint = f'; a text is given as {{"{text_field}": ...}}' if _is_text(name) else ""
+    hint = f'; a text is given as {{"{fields[0]}": ...}}' if _is_text(name) else ""
     raise UserError(f"no such file or directory: {shown(name, 200)}{hint}")
 
 
@@ -292,11 +312,11 @@ def _hub_source(name: str) -> Source:
     return Source(Path(name), "hub", 0)
 
 
-def _memory_source(rows: Any, text_field: str) -> Source:
+def _memory_source(rows: Any, fields: tuple[str, ...]) -> Source:
     if isinstance(rows, Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
         advice = "expected a path, a hub id, a list or iterator of texts, or one split of a data set"
         raise UserError(f"an entry of the corpus is a {type(rows).__name__}: {advice}")
-    texts = TextsInMemory(rows, text_field)
+    texts = TextsInMemory(rows, *fields)
     source = Source(Path(_IN_MEMORY), "memory", 0, texts)
     if texts.once:
         return source
@@ -311,28 +331,31 @@ def read_documents(
     separator: DocumentSeparator = "blank-line",
     text_field: str = "text",
     max_document_bytes: int = 16_000_000,
+    pair_field: str | None = None,
     stats: ReadStats | None = None,
 ) -> Iterator[Document]:
     """Yields the documents of one source, one at a time; empty and whitespace-only ones are skipped and counted.
 
     The separator is what ends a document of a text file: a blank line, every line end, or the end of the file. JSON
     lines, csv, tsv, Parquet and hub data sets have one document per row, XML one per article. A longer document than
-    `max_document_bytes` of UTF-8 (JSON, csv: of the whole row) is refused. The counters are kept up to date.
+    `max_document_bytes` of UTF-8 (JSON, csv: of the whole row) is refused. With a `pair_field` a row has two documents,
+    or none where one of them is empty. The counters are kept up to date.
     """
     stats = ReadStats() if stats is None else stats
+    fields, most = (text_field,) if pair_field is None else (text_field, pair_field), max_document_bytes
     if source.kind == "text":
-        documents = _read_text(source, separator, max_document_bytes, stats)
+        documents = _read_text(source, separator, most, stats)
     else:
-        documents = _READERS[source.kind](source, text_field, max_document_bytes, stats)
-    for document in documents:
-        # A character takes at most four bytes, so most documents need no encoding to be found short enough.
-        text, most = document.text, max_document_bytes
-        if 4 * len(text) > most and len(text.encode("utf-8", "replace")) > most:
-            raise source.too_long(document.row, most)
-        if not text or text.isspace():
-            stats.skipped += 1
+        documents = _READERS[source.kind](source, fields, most, stats)
+    for row in by_row(documents, len(fields)):
+        for text in (document.text for document in row):
+            # A character takes at most four bytes, so most documents need no encoding to be found short enough.
+            if 4 * len(text) > most and len(text.encode("utf-8", "replace")) > most:
+                raise source.too_long(row[0].row, most)
+        if all(document.text.strip() for document in row):
+            yield from row
         else:
-            yield document
+            stats.skipped += len(row)
 
 
 def _read_text(
@@ -361,25 +384,29 @@ def _read_text(
             yield Document(source.decode(b"".join(lines), first_row, offset), first_row)
 
 
-def _read_jsonl(source: Source, text_field: str, limit: int, stats: ReadStats) -> Iterator[Document]:
+def _read_jsonl(source: Source, fields: _Fields, limit: int, stats: ReadStats) -> Iterator[Document]:
     for line in _read_text(source, "line", limit, stats):
-        text = _text_of_json(line, source, text_field) if line.text.strip() else ""
-        yield Document(text, line.row)
+        texts = _texts_of_json(line, source, fields) if line.text.strip() else [""] * len(fields)
+        yield from (Document(text, line.row) for text in texts)
 
 
-def _text_of_json(line: Document, source: Source, text_field: str) -> str:
+def _texts_of_json(line: Document, source: Source, fields: _Fields) -> list[str]:
     try:
         record = json.loads(line.text)
     except (ValueError, RecursionError) as error:
         raise source.error(line.row, f"not a row of JSON ({one_line(error)})") from error
     if not isinstance(record, dict):
         raise source.error(line.row, f"expected a JSON object, found {type(record).__name__}")
-    return _text_of_record(record, source, line.row, text_field)
+    return _texts_of_record(record, source, line.row, fields)
 
 
-def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str) -> str:
+def _texts_of_record(record: Mapping[str, Any], source: Source, row: int, fields: _Fields) -> list[str]:
+    options = ("text_field", "pair_field") if source.kind == "memory" else FIELD_OPTIONS
+    return [_text_of_record(record, source, row, *named) for named in zip(fields, options, strict=False)]
+
+
+def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str, option: str) -> str:
     if text_field not in record:
-        option = "text_field" if source.kind == "memory" else "--column"
         raise source.error(row, f"no field {quoted(text_field)}; the fields are: {listed(record)} ({option})")
     text = "" if record[text_field] is None else record[text_field]  # as an empty cell of csv and Parquet
     if not isinstance(text, str):
@@ -388,17 +415,17 @@ def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_fi
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _read_csv_or_xml(source: Source, text_field: str, limit: int, stats: ReadStats) -> Iterator[Document]:
+def _read_csv_or_xml(source: Source, fields: _Fields, limit: int, stats: ReadStats) -> Iterator[Document]:
     with open_text(source.path, stats) as stream:
         if source.kind == "xml":
             found = pubmed_texts(source, stream, limit)
         else:
             tabs = _suffix(source.path) == ".tsv"
-            found = separated_texts(source, stream, text_field, limit, tabs=tabs)
+            found = separated_texts(source, stream, fields, limit, tabs=tabs)
         yield from (Document(text, row) for row, text in found)
 
 
-def _read_parquet(source: Source, text_field: str, _: int, stats: ReadStats) -> Iterator[Document]:
+def _read_parquet(source: Source, fields: _Fields, _: int, stats: ReadStats) -> Iterator[Document]:
     # Late, as datasets below: most corpora are text, and these imports take seconds.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -408,25 +435,26 @@ def _read_parquet(source: Source, text_field: str, _: int, stats: ReadStats) -> 
         # Buffered columns are decoded page by page: a large row group is never in memory as a whole.
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = file.schema_arrow.names
-            if text_field not in columns:
-                found = f"no column {quoted(text_field)}; the columns are: {listed(columns)} (--column)"
-                raise UserError(f"{source.path}: {found}")
-            column_type = file.schema_arrow.field(text_field).type
-            if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
-                found = shown(column_type)
-                raise UserError(f"{source.path}: the column {quoted(text_field)} is {found}, not string")
-            for batch in file.iter_batches(batch_size=64, columns=[text_field]):
-                for value in batch.column(0):
+            for name, option in zip(fields, FIELD_OPTIONS, strict=False):
+                if name not in columns:
+                    found = f"no column {quoted(name)}; the columns are: {listed(columns)} ({option})"
+                    raise UserError(f"{source.path}: {found}")
+                column_type = file.schema_arrow.field(name).type
+                if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
+                    found = shown(column_type)
+                    raise UserError(f"{source.path}: the column {quoted(name)} is {found}, not string")
+            for batch in file.iter_batches(batch_size=64, columns=[*fields]):
+                for values in zip(*map(batch.column, fields), strict=True):
                     row += 1
                     stats.bytes_read = source.num_bytes * row // max(row, file.metadata.num_rows)
-                    yield Document(value.as_py() or "", row)
+                    yield from (Document(value.as_py() or "", row) for value in values)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Raised in here only by pyarrow: what the consumer of a generator raises does not pass through it.
         message = f"{source.path}: not readable as Parquet after row {row} ({one_line(error)})"
         raise UserError(message) from error
 
 
-def _read_hub(source: Source, text_field: str, _limit: int, _stats: ReadStats) -> Iterator[Document]:
+def _read_hub(source: Source, fields: _Fields, _limit: int, _stats: ReadStats) -> Iterator[Document]:
     name, config, split = (str(source.path).removeprefix(PREFIX).split(":") + ["", ""])[:3]
     failure = "could not reach the hub for {}: give a local path, or check the name and the network"
     rows = load_hub(name, config or None, failure.format(name), split=split or "train", streaming=True)
@@ -435,10 +463,10 @@ def _read_hub(source: Source, text_field: str, _limit: int, _stats: ReadStats) -
         return failure.format(f"{name} (after row {row})" if row else name)
 
     for row, record in numbered_rows(rows, name, failure=failed_after):
-        yield Document(_text_of_record(record, source, row, text_field), row)
+        yield from (Document(text, row) for text in _texts_of_record(record, source, row, fields))
 
 
-def _read_other(source: Source, _field: str, _limit: int, stats: ReadStats) -> Iterator[Document]:
+def _read_other(source: Source, _fields: _Fields, _limit: int, stats: ReadStats) -> Iterator[Document]:
     for row, text in enumerate(_REGISTERED[source.path.suffix.lower()](source.path), 1):
         if not isinstance(text, str):
             raise UserError(f"{source.path}:{row}: its reader gave {type(text).__name__}, not a string")
@@ -446,7 +474,7 @@ def _read_other(source: Source, _field: str, _limit: int, stats: ReadStats) -> I
         yield Document(text.encode("utf-8", "replace").decode("utf-8"), row)
 
 
-def _read_memory(source: Source, _field: str, _limit: int, stats: ReadStats) -> Iterator[Document]:
+def _read_memory(source: Source, _fields: _Fields, _limit: int, stats: ReadStats) -> Iterator[Document]:
     assert source.texts is not None
     for row, text in source.texts.read(source):
         stats.bytes_read += len(text.encode())

@@ -194,7 +194,8 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
 
     Sample i is window `permuted(i % n)` of epoch `i // n`: a function of (seed, i, n) that is computed on the spot,
     so a run that resumes at sample i, or a rank that reads every k-th batch, needs no state, and none of the
-    windows of the others. Read it in order (a sequential sampler): it is shuffled already.
+    windows of the others. Read it in order (a sequential sampler): it is shuffled already. Of pairs of windows
+    the order is one of pairs: an even number of samples, from an even one on, parts none.
     """
 
     def __init__(self, windows: WindowDataset, num_samples: int, seed: int) -> None:
@@ -214,7 +215,9 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         epoch, position = divmod(int(index), len(self.windows))
-        window = permuted(position, len(self.windows), seed=self.seed, epoch=epoch)
+        size = self.windows.texts_per_row
+        row, text = divmod(position, size)
+        window = permuted(row, len(self.windows) // size, seed=self.seed, epoch=epoch) * size + text
         return {**self.windows[window], "epoch": epoch}
 
 

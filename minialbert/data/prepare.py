@@ -22,6 +22,7 @@ from minialbert.data.corpora import (
     Document,
     DocumentSeparator,
     Source,
+    by_row,
     corpus_entries,
     count_kinds,
     find_sources,
@@ -127,14 +128,15 @@ def prepare(
     chosen = recipe_options(loaded) | options
     # An entry of the recipe's corpus is a place, never a text.
     places, named = chosen.pop("corpus"), chosen.pop("tokenizer")
-    entries = places if corpus is None else corpus_entries(corpus)
+    of_pairs = chosen["pair_field"] is not None
+    entries = places if corpus is None else corpus_entries(corpus, of_pairs=of_pairs)
     if entries is None or entries == []:
         raise UserError("no corpus: give --corpus FILES, a directory, a glob or a hub id")
     if (read_with := named if tokenizer is None else tokenizer) is None:
         raise UserError("no tokenizer: give --tokenizer, the directory or hub id of the teacher")
     folder = output_folder(output, "prepare")
     with speaking(progress):
-        found = find_sources(entries, chosen["text_field"])
+        found = find_sources(entries, chosen["text_field"], chosen["pair_field"])
         manifest = make_windows(found, read_with, folder, progress=progress, **chosen)
     return Windows(manifest.to_dict(), folder, manifest)
 
@@ -166,10 +168,12 @@ def make_windows(
         With two special tokens the windows of the defaults are therefore 254 - 128 = 126 tokens apart.
     """
     chosen = WindowOptions(**{name: _number(name, value) for name, value in options.items()})
+    of_pairs = chosen.pair_field is not None
+    chosen = replace(chosen, truncate=chosen.truncate or of_pairs)
     loaded = load_tokenizer(tokenizer)
     record = TokenizerRecord.of(loaded)
     _check_options(chosen, record, loaded)
-    sources = find_sources(corpus_entries(corpus), chosen.text_field)
+    sources = find_sources(corpus_entries(corpus, of_pairs=of_pairs), *chosen.fields)
     workers = _number_of_workers(num_workers, sources)
     folder = Path(output)
     plan = Plan(record, chosen, _source_records(sources))
@@ -269,6 +273,10 @@ def _check_options(
     if options.separator not in get_args(DocumentSeparator):
         expected = ", ".join(get_args(DocumentSeparator))
         raise UserError(f"no document separator {options.separator!r}: expected one of {expected}")
+    if options.pair_field == options.text_field:
+        raise UserError(
+            f"the column {quoted(options.pair_field)} cannot be both texts of a pair: name another"
+        )
     if options.max_document_bytes < 1:
         raise UserError(f"max_document_bytes must be at least 1, found {options.max_document_bytes}")
     if options.window_length > tokenizer.model_max_length:
@@ -381,7 +389,7 @@ def _write_windows(
     progress: bool,
 ) -> None:
     """Reads, tokenises and stores what the state does not cover yet; the state is complete afterwards."""
-    reader = _DocumentReader(sources, plan.options, state)
+    reader, per_row = _DocumentReader(sources, plan.options, state), len(plan.options.fields)
     columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with contextlib.ExitStack() as stack:
         new = ((split, SplitWriter(folder, split, state.splits[split], plan.types)) for split in SPLITS)
@@ -390,17 +398,18 @@ def _write_windows(
         task = bar.add_task("prepare", total=sum(source.num_bytes for source in sources) or None)
         batches = stack.enter_context(contextlib.closing(encode_batches(reader.batches(), backend, workers)))
         for number, (documents, position) in enumerate(batches, start=1):
-            for ids in documents:
-                state.documents += 1
-                if len(ids) == 0:
-                    state.empty += 1
+            for row in by_row(documents, per_row):
+                state.documents += per_row
+                if not all(map(len, row)):
+                    state.empty += per_row
                     continue
                 # Counted without the empty ones: the first two always go one to each split.
-                index = state.documents - state.empty - 1
+                index = (state.documents - state.empty) // per_row - 1
                 split: Split = "held_out" if is_held_out(index, plan.options) else "train"
-                covered, *windows = choose_windows(ids, index, plan.options, plan.tokenizer)
-                state.left_out += len(ids) - len(covered)
-                writers[split].add(covered, *windows)
+                for ids in row:
+                    covered, *windows = choose_windows(ids, index, plan.options, plan.tokenizer)
+                    state.left_out += len(ids) - len(covered)
+                    writers[split].add(covered, *windows)
             for writer in writers.values():
                 writer.write()
             state.source, state.documents_in_source, state.skipped_before = position
@@ -437,7 +446,8 @@ class _DocumentReader:
                 characters += len(document.text)
                 position = (index, count, skipped_before)
                 self.bytes_read = bytes_before + stats.bytes_read
-                if characters >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS:
+                is_full = characters >= BATCH_CHARACTERS or len(texts) >= BATCH_DOCUMENTS
+                if is_full and len(texts) % len(self._options.fields) == 0:
                     yield texts, position
                     texts, characters = [], 0
             self.skipped = skipped_before + stats.skipped
@@ -447,7 +457,8 @@ class _DocumentReader:
 
 
 def _documents(source: Source, options: WindowOptions, stats: ReadStats) -> Iterator[Document]:
-    how = {name: getattr(options, name) for name in ("separator", "text_field", "max_document_bytes")}
+    same = ("separator", "text_field", "max_document_bytes", "pair_field")
+    how = {name: getattr(options, name) for name in same}
     return read_documents(source, stats=stats, **how)
 
 
@@ -485,6 +496,7 @@ def _finish(folder: Path, plan: Plan, state: _State) -> WindowsManifest:
     )
     read = ", ".join(f"{counts[split].documents:,} {split.replace('_', ' ')}" for split in SPLITS)
     skipped = f"; {manifest.skipped_documents:,} skipped, empty or without a token"
+    skipped += " (with the text that they belong to)" * (plan.options.pair_field is not None)
     logger.info("documents: %s%s", read, skipped * (manifest.skipped_documents > 0))
     if state.left_out:
         stored = sum(count.tokens for count in counts.values())

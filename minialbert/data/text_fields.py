@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 USUAL_COLUMNS = (
     "text", "sentence", "document", "body", "content", "abstract", "note", "note_text", "article",
 )  # fmt: skip
+# What names the column of the text, and that of a second one.
+FIELD_OPTIONS = ("--column", "--pair-column")
 _BLOCK = 1 << 16
 _ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
 _ARTICLES = ("MedlineCitation", "PubmedBookArticle")
@@ -58,13 +60,13 @@ class _RecordLines(Iterator[str]):
 
 
 def separated_texts(
-    source: Source, stream: IO[bytes], text_field: str, limit: int, *, tabs: bool
+    source: Source, stream: IO[bytes], wanted: tuple[str, ...], limit: int, *, tabs: bool
 ) -> Iterator[tuple[int, str]]:
-    """Yield the line where each row of a csv or tsv file begins, and the text in one of its columns.
+    """Yield the line where each row of a csv or tsv file begins, and the text in each column that is `wanted`.
 
     A csv is divided by what parts its header: commas, semicolons, TABs or bars; its cells may be in quotes and hold
-    line ends. A tsv has one row a line; cells in quotes, as spreadsheets write them, are read without. The column is
-    `text_field`, in whatever case, or where that is "text" and there is none, the one of `USUAL_COLUMNS` that is there,
+    line ends. A tsv has one row a line; cells in quotes, as spreadsheets write them, are read without. Columns are
+    found in whatever case, or where the first is "text" and there is none, the one of `USUAL_COLUMNS` that is there,
     which is said. A row of more than `limit` bytes is refused.
     """
     lines = _RecordLines(source, stream, limit)
@@ -76,12 +78,13 @@ def separated_texts(
     rows = chain([first], lines)
     records = separated_records(source.path, rows, delimiter, quoted_cells=not tabs, begin=lines.row)
     names: list[str] | None = None
-    column = 0
+    columns: list[int] = []
     for begin, fields in records:
         lines.end_record()
         if names is None:
             names = [name.strip() for name in fields]
-            column = _column(source, begin, names, text_field)
+            named = zip(wanted, FIELD_OPTIONS, strict=False)
+            columns = [_column(source, begin, names, *one) for one in named]
         elif len(fields) != len(names):
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
             advice = "" if tabs else "; a cell with a delimiter, line end or quote in it must be in quotes"
@@ -89,18 +92,18 @@ def separated_texts(
         elif len(names) > 1 and [name.strip() for name in fields] == names:
             raise source.error(begin, "the header once more, as of files put together: remove the line")
         else:
-            cell = fields[column]
-            yield begin, cell[1:-1].replace('""', '"') if tabs and QUOTED.fullmatch(cell) else cell
+            for cell in (fields[column] for column in columns):
+                yield begin, cell[1:-1].replace('""', '"') if tabs and QUOTED.fullmatch(cell) else cell
 
 
-def _column(source: Source, row: int, names: list[str], text_field: str) -> int:
+def _column(source: Source, row: int, names: list[str], text_field: str, option: str) -> int:
     found = [index for index, name in enumerate(names) if name == text_field]
     found = found or [index for index, name in enumerate(names) if name.lower() == text_field.lower()]
-    if not found and text_field == "text":
+    if not found and text_field == "text" and option == FIELD_OPTIONS[0]:
         found = [index for index, name in enumerate(names) if name.lower() in USUAL_COLUMNS]
     if len(found) != 1:
         several = f"{len(found)} columns may be the text" if found else f"no column {quoted(text_field)}"
-        raise source.error(row, f"{several}; the columns are: {listed(names)} (--column)")
+        raise source.error(row, f"{several}; the columns are: {listed(names)} ({option})")
     if names[found[0]] != text_field:
         told = "%s: the text is the column %s of %s"
         logger.info(told, source.path, quoted(names[found[0]]), listed(names))

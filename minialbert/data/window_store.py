@@ -60,6 +60,8 @@ class WindowOptions:
         separator: what ends a document of a text file.
         text_field: field or column of JSON lines, csv, tsv, Parquet, hub data sets and rows in memory.
         max_document_bytes: a longer document is refused.
+        pair_field: field or column of a second text of each row; both are then documents cut to one window, the one
+            after the other, and are held out together. None: rows have one text.
     """
 
     window_length: int = 256
@@ -71,6 +73,12 @@ class WindowOptions:
     separator: DocumentSeparator = "blank-line"
     text_field: str = "text"
     max_document_bytes: int = 16_000_000
+    pair_field: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Those of a row's texts."""
+        return (self.text_field,) if self.pair_field is None else (self.text_field, self.pair_field)
 
 
 @dataclass(frozen=True)
@@ -240,10 +248,10 @@ def record_from_plain(kind: type[Record], values: object) -> Record:
 
 
 def _without_empty(values: Any) -> Any:
-    """Returns a record's values as versions before the fingerprints had them, where there is none."""
+    """Returns a record's values as versions before the fingerprints and pairs had them, where there is none."""
     if isinstance(values, dict):
-        fields = values.items()
-        return {key: _without_empty(one) for key, one in fields if one or key not in ("files", "sha256")}
+        fields, later = values.items(), ("files", "sha256", "pair_field")
+        return {key: _without_empty(one) for key, one in fields if one or key not in later}
     return [_without_empty(one) for one in values] if isinstance(values, list) else values
 
 
@@ -266,6 +274,8 @@ def _check_manifest(manifest: WindowsManifest) -> None:
         raise ValueError("tokenizer: a special token is not in the vocabulary")
     if any(manifest.splits[split].windows and not manifest.splits[split].tokens for split in SPLITS):
         raise ValueError("splits: windows without tokens")
+    if any(manifest.splits[split].windows % len(manifest.options.fields) for split in SPLITS):
+        raise ValueError("splits: half of a pair")
 
 
 _DATA_FILES = tuple(f"{split}.{part}.bin" for split in SPLITS for part in ("tokens", "windows"))
@@ -436,6 +446,11 @@ class WindowDataset(Dataset[dict[str, Any]]):
         return max(manifest.options.window_length for manifest in self.manifests)
 
     @property
+    def texts_per_row(self) -> int:
+        """2 where windows 2i and 2i + 1 are a pair of texts, or 1."""
+        return len(self.manifests[0].options.fields)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of all windows together, special tokens included."""
         content = sum(manifest.splits[self.split].token_slots for manifest in self.manifests)
@@ -488,6 +503,9 @@ class WindowDataset(Dataset[dict[str, Any]]):
                 told = f"{first} and {directory} were made with different tokenizers"
                 both = f"{_described(recorded)}; {_described(found)}"
                 raise UserError(f"{told} ({both}): prepare both with the teacher's")
+            if len(manifest.options.fields) != self.texts_per_row:
+                advice = "prepare both with pair_field (--pair-column), or both without"
+                raise UserError(f"of {first} and {directory} one alone holds pairs of texts: {advice}")
             if self.split == "train" and not manifest.splits["train"].windows:
                 raise UserError(f"{directory} has no windows to train on: leave it out, or prepare more text")
 
@@ -541,6 +559,7 @@ def _described(recorded: TokenizerRecord) -> str:
 def _fingerprint(manifest: WindowsManifest) -> str:
     said = manifest.to_dict()
     del said["versions"], said["files"]  # `_content` is of what the files hold
+    said["options"] = _without_empty(said["options"])
     for source in said["sources"]:
         del source["sha256"]  # as above: how an equal text was packed does not matter
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

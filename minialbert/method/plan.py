@@ -125,12 +125,7 @@ def plan_distillation(
     mark_depths(student.config, objective.elastic.depths if objective.elastic is not None else None)
     layers = objective.resolve_layers(student.config.num_hidden_layers, teacher.num_layers) if teacher else ()
     _check_size(windows, "student", student, int(student.config.max_position_embeddings))
-    per_process = share_of(training.batch_size, "training.batch_size")
-    micro = training.micro_batch_size or _micro_batch_size(per_process, windows.window_length)
-    if per_process % micro:
-        raise UserError(
-            f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
-        )
+    per_process, micro = _batch_sizes(training, windows, notes, whole=whole)
     recipe, max_steps = _with_one_length(recipe, len(windows), notes)
     plan = DistillationPlan(
         recipe=recipe,
@@ -416,8 +411,28 @@ def _check_relations(
         raise UserError("training.cache_teacher keeps no relations: set it, or distill.relation_weight, to 0")
 
 
-def _micro_batch_size(per_process: int, window_length: int) -> int:
-    """Return the largest divisor of a process's windows that fits a usual memory."""
+def _batch_sizes(
+    training: TrainingRecipe, windows: WindowDataset, notes: list[str], *, whole: bool
+) -> tuple[int, int]:
+    """Return the windows of a process and step, and of its micro-batch: what fits a usual memory, where none is given.
+
+    Where texts are read `whole`, no micro-batch parts those of a pair.
+    """
+    per_process = share_of(training.batch_size, "training.batch_size")
+    together = windows.texts_per_row if whole else 1
     budget = 32768 if torch.cuda.is_available() else 4096  # tokens
-    most = max(1, budget // window_length)
-    return max(size for size in range(1, per_process + 1) if per_process % size == 0 and size <= most)
+    most = min(per_process, max(together, budget // windows.window_length))
+    divisors = (size for size in range(together, most + 1, together) if per_process % size == 0)
+    micro = training.micro_batch_size or max(divisors, default=1)
+    if per_process % micro:
+        raise UserError(
+            f"training.micro_batch_size {micro} does not divide the {per_process} windows of each process and step"
+        )
+    if micro % together:
+        raise UserError(
+            f"micro-batches of {micro} of {per_process} windows part the texts of a pair: set training.batch_size and "
+            "training.micro_batch_size to even numbers for each process"
+        )
+    if windows.texts_per_row > 1:
+        notes.append(f"pairs: {'both texts in one pass' if whole else 'single texts to this objective'}")
+    return per_process, micro

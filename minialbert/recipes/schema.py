@@ -228,6 +228,11 @@ class DataRecipe(Section):
     text_field: Name = key(
         "text", "Column with the text in jsonl, csv, tsv, parquet and hub data", min_length=1
     )
+    pair_field: Name | None = key(
+        None,
+        "Column with a text that belongs to it; both are cut to a window, and one micro-batch has both",
+        min_length=1,
+    )
     window_length: int = key(256, "Tokens per window, special tokens included", ge=8, le=65536)
     overlap: int = key(128, "Tokens that a window shares with the one before", ge=0)
     max_windows_per_document: Count | None = key(10, "Windows drawn per document (null: all)")

@@ -166,8 +166,8 @@ def test_unfit_tokenizers_and_values(tokenizer):
 class Windows:
     """Stands for a `WindowDataset`."""
 
-    def __init__(self, count):
-        self.count = count
+    def __init__(self, count, texts_per_row=1):
+        self.count, self.texts_per_row = count, texts_per_row
 
     def __len__(self):
         return self.count

@@ -15,9 +15,12 @@ from transformers import AutoModel, BertModel
 
 import minialbert
 from minialbert import MiniAlbertModel, distill
+from minialbert.data.masking import MaskedLanguageModelCollator
 from minialbert.errors import UserError
+from minialbert.method.distill import distillation_recipe
 from minialbert.method.encoders import find_pooling
 from minialbert.method.objective import DistillationObjective
+from minialbert.method.plan import plan_distillation
 from minialbert.method.sentence_vectors import (
     Dense,
     Pooling,
@@ -347,6 +350,65 @@ def test_a_student_of_a_sentence_encoder_gives_vectors_of_its_space(width, teach
             vectors.append(pool(model.eval()(**batch).last_hidden_state, batch))
     assert vectors[0].shape == vectors[1].shape == (12, 16)
     assert functional.cosine_similarity(*vectors).mean() > end["vector_cosine"] - 0.5
+
+
+PAIRS = {
+    "data.pair_field": "pair",
+    "data.held_out_fraction": 0,
+    "training.warmup_steps": 1,
+    "training.epochs": None,
+}
+
+
+def test_both_texts_of_a_pair_are_in_one_pass(teacher, tmp_path, monkeypatch, caplog):
+    passes, lay_out = [], MaskedLanguageModelCollator.lay_out
+
+    def recorded(self, examples, rows):
+        passes.append([example["window_id"] for example in examples])
+        return lay_out(self, examples, rows)
+
+    texts = list(zip(TEXTS[::2], TEXTS[1::2], strict=True))
+    small = {"training.batch_size": 8, "training.micro_batch_size": 4, "student.init": "random"}
+    monkeypatch.setattr(MaskedLanguageModelCollator, "lay_out", recorded)
+    with caplog.at_level("INFO"):
+        settings = PAIRS | small | {"student.init_layer": None, "student.embedding_size": 16}
+        distill(
+            teacher, texts, recipe="embeddings", max_steps=6, settings=settings, output=tmp_path / "run",
+            progress=False,
+        )  # fmt: skip
+    assert "pairs: both texts in one pass" in caplog.text
+    training = [one for one in passes if len(one) == 4][-12:]
+    assert len(training) == 12 and all(window ^ 1 in one for one in training for window in one)
+    # Four epochs, where single texts would be in another order.
+    order = [window for one in training for window in one]
+    assert [sorted(order[start : start + 12]) for start in range(0, 48, 12)] == [[*range(12)]] * 4
+
+
+def test_batches_that_part_pairs_are_refused(teacher, tmp_path):
+    texts = list(zip(TEXTS[::2], TEXTS[1::2], strict=True))
+    plain = {"student.init": "random", "student.init_layer": None, "student.embedding_size": 16}
+    for sizes, told in (
+        ({"training.batch_size": 6, "training.micro_batch_size": 3}, "micro-batches of 3 of 6 windows"),
+        ({"training.batch_size": 9, "training.micro_batch_size": None}, "micro-batches of 1 of 9 windows"),
+    ):
+        with pytest.raises(UserError, match=f"{told} part the texts of a pair: set training.batch_size"):
+            distill(
+                teacher, texts, recipe="embeddings", max_steps=1, settings=PAIRS | plain | sizes,
+                output=tmp_path / "run", overwrite=True, progress=False,
+            )  # fmt: skip
+    windows = tmp_path / "run-windows"
+    # An objective that reads each text for itself takes any batch; the embeddings choose an even one.
+    assert plan(windows, teacher, PAIRS, "default", 9).micro_batch_size == 9
+    assert plan(windows, teacher, PAIRS, "embeddings", 14).micro_batch_size == 14
+
+
+def plan(windows, teacher, settings, objective, batch_size):
+    sizes = {"training.batch_size": batch_size, "training.micro_batch_size": None}
+    small = {"student.init": "random", "student.init_layer": None, "student.embedding_size": 16}
+    recipe = distillation_recipe(
+        "embeddings", settings | sizes | small, teacher=str(teacher), objective=objective
+    )
+    return plan_distillation(recipe, windows)
 
 
 def test_vectors_need_a_teacher(tiny_windows, tmp_path):
