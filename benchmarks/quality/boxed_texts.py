@@ -2,12 +2,13 @@
 
     python benchmarks/quality/boxed_texts.py sentences DATA texts.txt     for the sentence encoder, a text a line
     python benchmarks/quality/boxed_texts.py code WHEELS SETS texts.txt   the same, from the docstrings of packages
+    python benchmarks/quality/boxed_texts.py pairs DATA SETS FOLDER       pairs.jsonl, and their texts as single.jsonl
     python benchmarks/quality/boxed_texts.py scored SETS texts.txt        what SETS has, a text a line
     python benchmarks/quality/boxed_texts.py tags DATA bc5cdr/            diseases and chemicals as one set of tags
 
-WHEELS has packages as `pip download` leaves them; SETS is what `embeddings.py sets` wrote: a docstring that shares ten
-words in a row with a text of the sets is left out. Beside texts.txt, packages.tsv says which packages the texts came
-from, with version and licence; a package whose licence asks for more than naming it is left out.
+WHEELS has packages as `pip download` leaves them; SETS is what `embeddings.py sets` wrote: a docstring or a pair that
+shares ten words in a row with a text of the sets is left out. Beside texts.txt, packages.tsv says which packages the
+texts came from, with version and licence; a package whose licence asks for more than naming it is left out.
 
 DATA has the folders corpus/general and corpus/biomedical (documents divided by blank lines, a paragraph a line), glue
 and glue-sample (GLUE's files), and ner (BC5CDR-disease and BC5CDR-chem, a word and its tag a line).
@@ -40,6 +41,17 @@ COLUMNS = (
     "hypothesis",
 )
 FEWEST, MOST = 3, 110  # words
+# Pairs of GLUE: the file, the columns of its two texts, and the label of those that belong together.
+RELATED = (
+    ("glue-sample/QNLI/train.tsv", 1, 2, "entailment"),
+    ("glue-sample/QQP/train.tsv", 3, 4, "1"),
+    ("glue-sample/MNLI/train.tsv", 8, 9, "entailment"),
+    ("glue/MNLI/dev_matched.tsv", 8, 9, "entailment"),
+    ("glue/RTE/train.tsv", 1, 2, "entailment"),
+    ("glue/MRPC/train.tsv", 3, 4, "1"),
+)
+PROSE = ("wikipedia-vital-summaries", "wikitext", "masc")
+MOST_PAIRED_WORDS = 1_500_000  # two million tokens
 PERMISSIVE = re.compile(
     r"\b(BSD|MIT|Apache|ISC|PSF|Python Software|Public Domain|Unlicense|HPND|Zope|0BSD)\b", re.I
 )
@@ -125,6 +137,45 @@ def write_code(wheels: Path, sets: Path, output: Path) -> None:
     sys.stdout.write(f"{len(order):,} texts of {len(lines) - 1} packages\n")
 
 
+def write_pairs(data: Path, sets: Path, output: Path) -> None:
+    """Write pairs in a random order: all of GLUE's that belong together, then neighbouring sentences of prose."""
+    rng, seen = random.Random(1), {row for text in scored(sets) for row in rows_of_words(text)}
+    for row in rows(sets / "stsb" / "dev.tsv"):
+        seen.update(words for text in row[7:9] for words in rows_of_words(text))
+    kept: dict[tuple[str, ...], None] = {}
+    words = 0
+    for pair in (tuple(" ".join(text.split()) for text in both) for both in related(data, rng)):
+        lengths = [len(text.split()) for text in pair]
+        fits = min(lengths) >= FEWEST and max(lengths) <= MOST and words < MOST_PAIRED_WORDS
+        if fits and pair not in kept and not any(seen.intersection(rows_of_words(text)) for text in pair):
+            kept[pair] = None
+            words += sum(lengths)
+    order = list(kept)
+    rng.shuffle(order)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, lines in {
+        "pairs": [{"text": one, "pair": other} for one, other in order],
+        "single": [{"text": text} for pair in order for text in pair],
+    }.items():
+        written = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        (output / f"{name}.jsonl").write_text(written, encoding="utf-8")
+    sys.stdout.write(f"{len(order):,} pairs, {words:,} words\n")
+
+
+def related(data: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Yield pairs of texts that belong together."""
+    for file, one, other, label in RELATED:
+        of_label = 0 if "MRPC" in file else -1
+        yield from ((row[one], row[other]) for row in rows(data / file)[1:] if row[of_label] == label)
+    neighbours = []
+    for name in PROSE:
+        for paragraph in (data / "corpus/general" / f"{name}.txt").read_text(encoding="utf-8").split("\n"):
+            parts = SENTENCE_END.split(paragraph.strip())
+            neighbours += zip(parts[::2], parts[1::2], strict=False)
+    rng.shuffle(neighbours)
+    yield from neighbours
+
+
 def about(wheel: zipfile.ZipFile) -> tuple[str, str, str]:
     """Return a package's name, its version, and its licence in a few words."""
     file = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
@@ -190,6 +241,8 @@ def write_tags(data: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     step, *paths = sys.argv[1:]
-    {"sentences": write_sentences, "code": write_code, "scored": write_scored, "tags": write_tags}[step](
-        *map(Path, paths)
-    )
+    steps = {
+        "sentences": write_sentences, "code": write_code, "pairs": write_pairs, "scored": write_scored,
+        "tags": write_tags,
+    }  # fmt: skip
+    steps[step](*map(Path, paths))

@@ -86,9 +86,8 @@ class TextsInMemory:
                 texts = _texts_of_record(value, source, row, fields)
             elif value is not None and not (alone and isinstance(value, str)):
                 expected = "a text" if alone else "two texts in a tuple"
-                expected += (
-                    f", or a dictionary with {'the field' if alone else 'the fields'} {listed(fields)}"
-                )
+                named = f"field{'s' * (len(fields) > 1)} {' and '.join(map(quoted, fields))}"
+                expected += f", or a dictionary with the {named}"
                 raise source.error(row, f"expected {expected}, found {type(value).__name__}")
             for text in (text.encode("utf-8", "replace") for text in texts):
                 digest.update(len(text).to_bytes(8, "little") + text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def test_pairs_are_held_out_whole(fraction, tmp_path):
         assert lengths[::2] == lengths[1::2]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_one_of_the_first_two_pairs_is_held_out(seed, tmp_path):
+    stored(PAIRS, tmp_path, **FIELDS, held_out_fraction=1e-9, seed=seed)
+    assert WindowsManifest.load(tmp_path).splits["held_out"].windows == 2
+    tokenizer, held_out = AutoTokenizer.from_pretrained(TOKENIZER), WindowDataset(tmp_path, "held_out")
+    both = [tokenizer(list(pair), max_length=12, truncation=True)["input_ids"] for pair in PAIRS[:2]]
+    assert [held_out[index]["input_ids"].tolist() for index in range(2)] in both
+
+
 def test_a_row_without_one_of_its_texts_is_left_out_and_counted(single, tmp_path, caplog):
     caplog.set_level("INFO")
     gaps = [{"q": "a dog", "p": None}, {"q": " ", "p": "a cat"}, {"q": "\x00", "p": "a cat"}]
@@ -113,7 +123,7 @@ def test_pairs_that_cannot_be_read(tmp_path):
         message = refused(KINDS[kind](tmp_path), tmp_path / "w", pair_field="passage")
         assert " 'passage'; " in message and message.endswith(end)
     assert "cannot be both texts of a pair" in refused(ROWS, tmp_path / "w", pair_field="q")
-    assert "expected two texts in a tuple, or a dictionary with the fields q, p, found str" in refused(
+    assert "expected two texts in a tuple, or a dictionary with the fields 'q' and 'p', found str" in refused(
         FLAT, tmp_path / "w"
     )
     with pytest.raises(UserError, match="or both texts of a pair with pair_field='pair'"):
@@ -190,6 +200,11 @@ def test_folders_without_pairs_are_what_they_were(tmp_path):
     manifest.write_text(json.dumps(said))
     assert ids(loader(tmp_path / "w", 1)) == order
     assert data_identity(WindowDataset(tmp_path / "w")) == identity
+    for record, names in ((said, ("versions", "files")), (said["sources"][0], ("sha256",))):
+        for name in names:
+            del record[name]
+    known = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    assert identity["folders"][0]["fingerprint"] == known
 
 
 def test_folders_with_and_without_pairs_do_not_mix(tmp_path):
