@@ -4,7 +4,8 @@
 #     benchmarks/quality/embedding_pairs.sh DATA TEACHER WORK
 #
 # DATA is as in boxed_texts.py; no text that is scored is among the pairs. SETS are the sets that both are scored on
-# ("stsb python qnli medical"), more arguments are settings of both distillations (--steps 3).
+# ("stsb python qnli medical"), more arguments are settings of both distillations (--steps 3). The same command goes on
+# where it was stopped.
 set -euo pipefail
 data=$1 teacher=$2 work=$3
 shift 3
@@ -22,8 +23,8 @@ done
 cmp "$work/pairs-windows/train.tokens.bin" "$work/single-windows/train.tokens.bin"
 cmp "$work/pairs-windows/train.windows.bin" "$work/single-windows/train.windows.bin"
 for kind in pairs single; do
-  minialbert distill --recipe embeddings --teacher "$teacher" --data "$work/$kind-windows" --epochs 1 "$@" \
-    --output "$work/$kind"
+  [ -f "$work/$kind/result.json" ] || minialbert distill --recipe embeddings --teacher "$teacher" --epochs 1 "$@" \
+    --data "$work/$kind-windows" --output "$work/$kind" --resume
 done
 for kind in pairs single; do
   for set in ${SETS:-stsb python qnli medical}; do
