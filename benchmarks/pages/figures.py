@@ -1,9 +1,10 @@
-"""Draw the figures and badges of the README into docs/img, light and dark, and write the captions into it.
+"""Draw the figures and badges of README and docs into docs/img, light and dark; write the captions, and docs/study.md.
 
     python benchmarks/pages/figures.py
 
 Quality is that of the paper's Table 1 (minialbert/report/paper.py); sizes and times are those of results/bench;
-what students keep of their teacher is from results/miniature and results/embeddings. Each SVG carries a digest of this
+what students keep of their teacher is from results/miniature and results/embeddings; study.py has what docs/study.md
+shows. Each SVG carries a digest of this
 file and of the numbers that it shows, and a test holds it against both.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import tomllib
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import study
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -32,6 +35,7 @@ from minialbert.method.losses import layer_map
 from minialbert.report.paper import glue_rows
 
 RESULTS, IMAGES, README = Path("results"), Path("docs") / "img", Path("README.md")
+STUDY = Path("docs") / "study.md"
 STUDENT, LENGTH, SHORT = "minialbert-128", 128, 16
 SIZED, TODAY = "onnx-int8", "onnx-int8-dynamic"
 INT8 = (SIZED, TODAY, "openvino-int8", "native-int8")
@@ -119,7 +123,8 @@ def numbers() -> dict[str, Any]:
         "map": layer_map(student.num_hidden_layers, teacher.num_hidden_layers),
     }  # fmt: skip
     machine = f"{record['settings']['threads']} threads of an {record['machine']['processor']}"
-    return {"peers": peers, "spent": spent, "shape": shape, "machine": machine, "box": box}
+    shown = {"peers": peers, "spent": spent, "shape": shape, "machine": machine, "box": box}
+    return shown | {"study": study.numbers()}
 
 
 def _timing(found: dict[str, Any], length: int, many: bool) -> dict[str, float]:
@@ -303,6 +308,54 @@ def box(figure: Figure, colours: Colours, shown: dict[str, Any]) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, labelcolor=colours["text"])
 
 
+def sharing(figure: Figure, colours: Colours, shown: dict[str, Any]) -> None:
+    """Draw the score of the study's students against their bytes, each named where there is room."""
+    axes, found = _axes(figure, colours), shown["study"]
+    axes.set_position((0.06, 0.13, 0.91, 0.78))
+    markers = {
+        "sharing": ("o", "student", True),
+        "adamw": ("o", "muted", False),
+        "taught": ("*", "adapter", True),
+    }
+    low, high = (pick(one["score"] for one in found["students"]) for pick in (min, max))
+    axes.set_xscale("log")
+    axes.set(xlim=(3.4, 24), ylim=(low - 1, max(high, found["teacher"]) + 1))
+    axes.axhline(found["teacher"], color=colours["teacher"], lw=1.5)
+    axes.annotate("teacher", (23.5, found["teacher"]), (0, 5), textcoords="offset points", ha="right",
+                  color=colours["teacher"])  # fmt: skip
+    front = [one for name in found["front"] for one in found["students"] if one["name"] == name]
+    places, scores = (
+        [*(one["MB"] for one in front), 24],
+        [*(one["score"] for one in front), front[-1]["score"]],
+    )
+    axes.step(places, scores, where="post", color=colours["student"], lw=1, alpha=0.6)
+    taken = []
+    for one in found["students"]:
+        marker, colour, full = markers[one["kind"]]
+        face = colours[colour] if full else colours["page"]
+        axes.plot([one["MB"]] * 2, [one["low"], one["high"]], color=colours[colour], lw=1.2)
+        axes.plot(
+            [one["MB"]], [one["score"]], marker, mfc=face, mec=colours[colour], ms=13 if marker == "*" else 7
+        )
+        x, y = axes.transData.transform((one["MB"], one["score"]))
+        taken.append((x - 6, x + 6, y - 6, y + 6))
+    for one in sorted(found["students"], key=lambda one: -one["score"]):
+        x, y = axes.transData.transform((one["MB"], one["score"]))
+        wide, ups = 6.6 * len(one["name"]), (0, 9, -9, 16, -16, 24, -24, 32, -32, 42, -42)
+        for up, side in itertools.product(ups, (1, -1)):
+            ends = sorted((x + 8 * side, x + (8 + wide) * side))
+            box = (*ends, y + up - 6, y + up + 6)
+            if all(box[0] > o[1] or box[1] < o[0] or box[2] > o[3] or box[3] < o[2] for o in taken):
+                break
+        taken.append(box)
+        axes.annotate(one["name"], (one["MB"], one["score"]), (8 * side, up), textcoords="offset points", va="center",
+                      ha="left" if side > 0 else "right", size=11, color=colours[markers[one["kind"]][1]])  # fmt: skip
+    axes.set_xticks([4, 5, 6, 8, 10, 14, 20], ["4", "5", "6", "8", "10", "14", "20"])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("MB of the encoder in int8", color=colours["text"])
+    axes.set_title("Mean of NCBI-disease and STS-B", loc="left", color=colours["text"])
+
+
 def _axes(figure: Figure, colours: Colours) -> Axes:
     axes = figure.add_axes((0.1, 0.16, 0.87, 0.74))
     axes.patch.set_visible(False)
@@ -317,7 +370,7 @@ def _axes(figure: Figure, colours: Colours) -> Axes:
 
 FIGURES: dict[str, tuple[Callable[[Figure, Colours, dict[str, Any]], None], int, int]] = {
     "architecture": (architecture, 900, 430), "size": (size, 410, 330), "latency": (latency, 410, 330),
-    "tokens": (tokens, 410, 330), "box": (box, 760, 330),
+    "tokens": (tokens, 410, 330), "box": (box, 760, 330), "study": (sharing, 760, 430),
 }  # fmt: skip
 
 
@@ -418,12 +471,17 @@ def badges() -> dict[str, str]:
 
 def files() -> dict[Path, str]:
     """Return every file that this script makes, but for the figures, with its text."""
-    readme, shown = README.read_text(encoding="utf-8"), numbers()
-    for name, text in (("figures", caption(shown)), ("tokens", spent_caption(shown))):
+    pages, shown = {page: page.read_text(encoding="utf-8") for page in (README, STUDY)}, numbers()
+    for page, name, text in (
+        (README, "figures", caption(shown)),
+        (README, "tokens", spent_caption(shown)),
+        (STUDY, "answer", study.answer()),
+        (STUDY, "choices", study.table()),
+    ):
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, _, rest = readme.partition(begin)
-        readme = f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
-    return {README: readme} | {IMAGES / f"badge-{name}.svg": text for name, text in badges().items()}
+        before, _, rest = pages[page].partition(begin)
+        pages[page] = f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
+    return pages | {IMAGES / f"badge-{name}.svg": text for name, text in badges().items()}
 
 
 def main() -> None:

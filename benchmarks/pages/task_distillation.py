@@ -121,7 +121,7 @@ def headline() -> str:
     scores = _nine_scores()
     kept, least = _kept(scores)
     records = _two_records()
-    teacher, _, *means = (statistics.mean(own) for own in _two_scores(records).values())
+    teacher, _, *means = (statistics.mean(own) for own in two_scores(records).values())
     mean, half = figures(means).values()
     size = next(one["model"]["encoder_parameters"] for one in records if _optimiser(one) == "muon") / 1e6
     return (
@@ -184,8 +184,9 @@ def _two_records() -> list[Mapping[str, Any]]:
     return [load_record(file) for file in find_run_records(RESULTS / "two-million-tokens")]
 
 
-def _two_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def two_scores(records: Sequence[Mapping[str, Any]] | None = None) -> dict[str, list[float]]:
     """Return the scores of each row of the section, in the order of TWO_TASKS; those of distillations stand last."""
+    records = _two_records() if records is None else records
     before = scores_of(tuned_from(MINIATURE / "student-64" / "full"))
     scores = {
         "teacher": [_nine_scores()[name][0] for name in TWO_TASKS],
@@ -204,7 +205,7 @@ def _two() -> str:
     records = _two_records()
     runs = {one["seed"]: one for one in records if _optimiser(one) == "muon"}
     (adamw,) = (one for one in records if _optimiser(one) == "adamw")
-    scores, one = _two_scores(records), runs[min(runs)]
+    scores, one = two_scores(records), runs[min(runs)]
     means = [statistics.mean(own) for own in scores.values()]
     masked = [
         f"{_masked(adamw, 'teacher'):.1f}",
@@ -263,7 +264,7 @@ def _masked(record: Mapping[str, Any], who: str = "student_end") -> float:
 def _cola() -> str:
     """Return the first section, made from the records."""
     lines = ["| model, rate | mean | sd | seeds | ahead |", "| --- | ---: | ---: | --- | --- |"]
-    scores = {name: _scores(folder, pattern) for name, (folder, pattern) in ROWS.items()}
+    scores = {name: by_seed(folder, pattern) for name, (folder, pattern) in ROWS.items()}
     for name, own in scores.items():
         each = ", ".join(f"{seed}: {score:.1f}" for seed, score in own.items())
         gains = [own[seed] - score for seed, score in scores[STUDENT].items() if seed in own]
@@ -273,7 +274,7 @@ def _cola() -> str:
     return HEAD + "\n".join(lines) + "\n" + NOTES
 
 
-def _scores(folder: Path, pattern: str) -> dict[int, float]:
+def by_seed(folder: Path, pattern: str) -> dict[int, float]:
     """Return the score of every seed, in per cent."""
     files = [file for file in find_run_records(folder) if file.match(f"{pattern}/result.json")]
     records = [json.loads(read_run_file(file)) for file in files]

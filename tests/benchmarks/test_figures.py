@@ -16,7 +16,9 @@ def script():
     path = ROOT / "benchmarks" / "pages" / "figures.py"
     spec = importlib.util.spec_from_file_location("figures", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # study
+        spec.loader.exec_module(module)
     return module
 
 

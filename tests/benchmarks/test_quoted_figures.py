@@ -316,10 +316,11 @@ def method():
 
 def choosing_a_size():
     folder = RESULTS / "sharing" / "two-million-tokens"
+    cells = {"ncbi-disease-1": ("test", "entity_f1_strict"), "stsb-1": ("validation", "pearson_spearman")}
     scores = {
         row: [
-            100 * json.loads(read_run_file(folder / row / "full" / cell / "result.json"))["score"]
-            for cell in ("ncbi-disease-1", "stsb-1")
+            100 * json.loads(read_run_file(folder / row / "full" / cell / "result.json"))["metrics"][split][metric]
+            for cell, (split, metric) in cells.items()
         ]
         for row in (
             "one-bottleneck", "one-none", "one-bottleneck-2", "one-none-2", "one-rank-120", "turns-bottleneck",
