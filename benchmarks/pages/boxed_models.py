@@ -3,7 +3,7 @@
     python benchmarks/pages/boxed_models.py NAME=EXPORTED ...    copy exported folders, then write what follows
     python benchmarks/pages/boxed_models.py                      write cards, list and checksums anew
 
-Figures come from results/embeddings, results/boxed and results/decoding; a test holds the cards against these records.
+Figures come from results/embeddings and results/boxed; a test holds the cards against these records.
 """
 
 from __future__ import annotations
@@ -171,31 +171,30 @@ def encoder_facts() -> dict[str, Any]:
 
 def tagger_facts() -> dict[str, Any]:
     """Return what the tagger's card shows."""
-    tuned, int8, int4 = (
-        read(RESULTS / "boxed" / TAGGER / f"{name}.json") for name in ("result", "int8", "int4")
+    tuned, teacher, int8, int4, alone, elsewhere = (
+        read(RESULTS / "boxed" / TAGGER / f"{name}.json")
+        for name in ("result", "teacher", "int8", "int4", "alone", "ncbi-disease")
     )
-    found = int4["metrics"][int4["split"]]["per_type"]
-    elsewhere = read(RESULTS / "boxed" / TAGGER / "ncbi-disease.json")
     rows = [
         (
-            name,
-            *(f"{100 * values[one]:.1f}" for one in ("precision", "recall", "f1")),
-            f"{values['support']:,}",
+            f"{where}, {kind}",
+            *(f"{100 * found[one]:.1f}" for one in ("precision", "recall", "f1")),
+            f"{found['support']:,}",
         )
-        for name, values in found.items()
+        for where, record in (("BC5CDR", int4), ("NCBI-disease", elsewhere))
+        for kind, found in record["metrics"][record["split"]]["per_type"].items()
+        if found["support"]
     ]
     return {
         "tuned": tuned,
+        "teacher": teacher,
         "ncbi": elsewhere["metrics"][elsewhere["split"]]["per_type"]["Disease"],
-        "tuned_on_ncbi": start_facts(MEDICAL)["ner"][3],
         "int8": int8,
         "int4": int4,
+        "alone": alone,
         "trimmed": read(RESULTS / "boxed" / TAGGER / "trim.json"),
         "tokens": read(HOME / TAGGER / "config.json")["vocab_size"],
-        "decoding": read(RESULTS / "decoding" / "result.json")["models"]["biomedical-ner-4mb as a model"][
-            "f1"
-        ],
-        "types": table(("type", "precision", "recall", "F1", "entities"), rows),
+        "types": table(("test set and type", "precision", "recall", "F1", "entities"), rows),
     }
 
 

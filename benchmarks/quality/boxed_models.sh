@@ -37,17 +37,7 @@ cat "$work/texts.txt" "$work/second.txt" "$work/scored.txt" | awk '!seen[$0]++' 
 minialbert trim --model "$work/minilm" --corpus "$work/vocabulary.txt" --output "$work/minilm-trimmed" --json >"$work/minilm-trim.json"
 minialbert export --model "$work/minilm-trimmed" --head features --quantize int8 --opset 22 --output "$work/minilm-5mb"
 
-minialbert prepare --recipe miniature/hidden-only-20m --corpus "$data/corpus/biomedical/*.txt" --tokenizer "$biomedical" \
-  --output "$work/biomedical-windows"
-minialbert distill --recipe miniature/hidden-only-20m --teacher "$biomedical" --data "$work/biomedical-windows" --steps 1500 \
-  --set training.warmup_steps=100 --set training.eval_steps=500 --set training.save_steps=250 --output "$work/biomedical"
-python $here/boxed_texts.py tags "$data" "$work/bc5cdr"
-minialbert finetune --model "$work/biomedical/model" --task ner --data "$work/bc5cdr" --epochs 5 --lr 5e-4 --batch-size 32 \
-  --output "$work/tagger"
-minialbert export --model "$work/tagger/model" --quantize int8 --opset 22 --output "$work/tagger-int8"
-minialbert trim --model "$work/tagger-int8" --corpus "$data/corpus/*/*.txt" --min-count 11 --output "$work/tagger-trimmed" --json \
-  >"$work/tagger-trim.json"
-minialbert export --model "$work/tagger-trimmed" --quantize int4 --opset 22 --tolerance 1 --output "$work/biomedical-ner-2mb"
+benchmarks/quality/boxed_tagger.sh "$data" "$biomedical" "$work"
 
 # Two encoders to tune, each from its own texts and teacher.
 start() {
@@ -81,13 +71,10 @@ tune english-4mb cola=glue/CoLA 1 2
 tune english-4mb ner=ner/NCBI-disease 1 2 3 4 5
 for task in ner=ner/NCBI-disease ner=ner/BC5CDR-chem; do tune biomedical-2mb $task 1 2 3; done
 
-for name in minilm-5mb biomedical-ner-2mb english-4mb biomedical-2mb; do mkdir -p results/boxed/$name; done
+for name in minilm-5mb english-4mb biomedical-2mb; do mkdir -p results/boxed/$name; done
 cp "$work/first/result.json" results/boxed/minilm-5mb/first-pass.json
 cp "$work/second/result.json" "$work/code/packages.tsv" results/boxed/minilm-5mb/
 cp "$work/minilm-trim.json" results/boxed/minilm-5mb/trim.json
-cp "$work/tagger/result.json" results/boxed/biomedical-ner-2mb/
-cp "$work/tagger-trim.json" results/boxed/biomedical-ner-2mb/trim.json
-cp "$work/biomedical/result.json" results/boxed/biomedical-ner-2mb/distillation.json
 for name in english-4mb biomedical-2mb; do
   cp "$work/$name-student/result.json" results/boxed/$name/distillation.json
   cp "$work/$name-trim.json" results/boxed/$name/trim.json
@@ -95,14 +82,6 @@ for name in english-4mb biomedical-2mb; do
   cp -r "$work/$name-tuned" results/boxed/$name/tuned
   python benchmarks/pages/pack_records.py results/boxed/$name
 done
-for precision in 8 4; do
-  folder=$([ $precision = 8 ] && echo tagger-int8 || echo biomedical-ner-2mb)
-  minialbert evaluate --model "$work/$folder" --data "$work/bc5cdr" --split test --json \
-    >results/boxed/biomedical-ner-2mb/int$precision.json
-done
-minialbert evaluate --model "$work/biomedical-ner-2mb" --data "$data/ner/NCBI-disease" --split test --json \
-  >results/boxed/biomedical-ner-2mb/ncbi-disease.json
-
 minialbert export --model "$teacher" --head features --quantize int8-dynamic --output "$work/teacher-int8"
 minialbert export --model "$teacher" --head features --quantize int8 --output "$work/teacher-by-token"
 minialbert export --model "$teacher" --head features --engine openvino --quantize int8 --output "$work/teacher-openvino"

@@ -5,13 +5,16 @@
     python benchmarks/quality/boxed_texts.py pairs DATA SETS FOLDER       pairs.jsonl, and their texts as single.jsonl
     python benchmarks/quality/boxed_texts.py scored SETS texts.txt        what SETS has, a text a line
     python benchmarks/quality/boxed_texts.py tags DATA bc5cdr/            diseases and chemicals as one set of tags
+    python benchmarks/quality/boxed_texts.py lines DATA lines/            NCBI-disease, a sentence a line
+    python benchmarks/quality/boxed_texts.py both DATA FOUND both/        BC5CDR and NCBI-disease as one set of tags
 
 WHEELS has packages as `pip download` leaves them; SETS is what `embeddings.py sets` wrote: a docstring or a pair that
-shares ten words in a row with a text of the sets is left out. Beside texts.txt, packages.tsv says which packages the
-texts came from, with version and licence; a package whose licence asks for more than naming it is left out.
+shares ten words in a row with a text of the sets is left out. FOUND has what a tagger of BC5CDR found in `lines`, since
+NCBI-disease has no chemicals. Beside texts.txt, packages.tsv says which packages the texts came from, with version and
+licence; a package whose licence asks for more than naming it is left out.
 
 DATA has the folders corpus/general and corpus/biomedical (documents divided by blank lines, a paragraph a line), glue
-and glue-sample (GLUE's files), and ner (BC5CDR-disease and BC5CDR-chem, a word and its tag a line).
+and glue-sample (GLUE's files), and ner (BC5CDR-disease, BC5CDR-chem and NCBI-disease, a word and its tag a line).
 """
 
 from __future__ import annotations
@@ -239,10 +242,49 @@ def write_tags(data: Path, output: Path) -> None:
         (output / f"{split}.tsv").write_text("\n".join(merged), encoding="utf-8")
 
 
+def tagged(file: Path) -> list[tuple[list[str], list[str]]]:
+    """Return the words of each sentence, and their tags."""
+    blocks = file.read_text(encoding="utf-8").strip("\n").split("\n\n")
+    rows = [[line.split("\t") for line in block.split("\n")] for block in blocks]
+    return [([word for word, _ in words], [tag for _, tag in words]) for words in rows]
+
+
+def write_lines(data: Path, output: Path) -> None:
+    """Write the sentences of NCBI-disease's train and devel, words parted by spaces."""
+    output.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "devel"):
+        lines = (
+            " ".join(words) + "\n" for words, _ in tagged(data / "ner" / "NCBI-disease" / f"{split}.tsv")
+        )
+        (output / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def write_both(data: Path, found: Path, output: Path) -> None:
+    """Write BC5CDR with both types, and NCBI-disease with its own diseases and with the chemicals that were found."""
+    write_tags(data, output)
+    added = 0
+    for split in ("train", "devel"):
+        answers = (found / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        sentences = tagged(data / "ner" / "NCBI-disease" / f"{split}.tsv")
+        with (output / f"{split}.tsv").open("a", encoding="utf-8") as file:
+            for (words, tags), answer in zip(sentences, map(json.loads, answers), strict=True):
+                starts = [sum(map(len, words[:at])) + at for at in range(len(words))]
+                for entity in answer["entities"]:
+                    places = [
+                        at for at, start in enumerate(starts) if entity["start"] <= start < entity["end"]
+                    ]
+                    if entity["label"] == "Chemical" and {tags[at] for at in places} == {"O"}:
+                        tags[places[0] : places[-1] + 1] = ["B-Chemical", *["I-Chemical"] * (len(places) - 1)]
+                        added += 1
+                rows = (f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
+                file.write("".join(rows) + "\n")
+    sys.stdout.write(f"{added:,} chemicals found in NCBI-disease\n")
+
+
 if __name__ == "__main__":
     step, *paths = sys.argv[1:]
     steps = {
         "sentences": write_sentences, "code": write_code, "pairs": write_pairs, "scored": write_scored,
-        "tags": write_tags,
+        "tags": write_tags, "lines": write_lines, "both": write_both,
     }  # fmt: skip
     steps[step](*map(Path, paths))

@@ -19,6 +19,7 @@ ABSTRACTS = {
     "NCBI-disease": ("ner-text-bc5cdr-train", "pmc-ccby-abstracts", "medical-abstracts-tc"),
     "BC5CDR-chem": ("ner-text-ncbi-disease-train", "pmc-ccby-abstracts", "ohsumed-abstracts-01"),
     "BC5CDR-disease": ("ner-text-ncbi-disease-train", "pmc-ccby-abstracts", "ohsumed-abstracts-01"),
+    "diseases and chemicals": ("pmc-ccby-abstracts", "ohsumed-abstracts-01", "medical-abstracts-tc"),
     "BC2GM": ("genia-abstracts", "ner-text-bionlp11epi-train", "ner-text-bionlp13pc-train"),
 }
 SENTENCES = 10_000
