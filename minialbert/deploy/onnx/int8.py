@@ -90,23 +90,21 @@ def quantized_inputs(model: ModelProto) -> list[str]:
 
 
 def activation_ranges(
-    model: ModelProto, batches: Iterable[Mapping[str, NDArray[np.int64]]], *, coverage: float = 0.9999
+    model: ModelProto, batches: Iterable[Mapping[str, NDArray[np.int64]]]
 ) -> dict[str, ActivationRange]:
     """Return, by name, the range of every activation that static quantisation fixes, measured on an fp32 graph.
 
-    Padding counts as the rest does; give batches of equal length, or one text each. Of each batch the quantiles
-    (1 - coverage) / 2 and 1 - (1 - coverage) / 2 are taken, and of these the extremes over batches: single values
-    far out would cost all others resolution. Each range contains zero. A MatMul has its own input, so each iteration
-    has its own range.
+    It holds all values that were seen, and zero. The few far out are the same features of the same tokens in every
+    text, which later iterations build on: to leave out one value in 10,000 made the error of a trained tagger's logits
+    four times as large. Padding counts as the rest does; give batches of equal length, or one text each.
+    A MatMul has its own input, so each iteration has its own range.
     """
     names = quantized_inputs(model)
     session = open_probe(model, names)
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    tail = (1 - coverage) / 2
     for batch in batches:
         for name, values in zip(names, session.run(names, dict(batch)), strict=True):
-            least, most = np.quantile(values, [tail, 1 - tail])
-            low[name], high[name] = min(low[name], float(least)), max(high[name], float(most))
+            low[name], high[name] = min(low[name], float(values.min())), max(high[name], float(values.max()))
     return {name: ActivationRange(low[name], high[name]) for name in names}
 
 
