@@ -79,7 +79,7 @@ class Row(NamedTuple):
 
     def cells(self, luck: float) -> tuple[str, ...]:
         """Return the cells of the table."""
-        told = "-" if self.gain is None else f"{self.gain:+.1f}"
+        told = "-" if self.gain is None else f"{round(self.gain, 1) + 0:+.1f}"  # no -0.0
         told += " ({:+.1f}, {:+.1f})".format(*self.ends) if self.ends else ""
         choice = f"[{self.choice}](../results/{self.records})" if self.records else self.choice
         return choice, *self[1:6], told, self.verdict(luck), self.key
