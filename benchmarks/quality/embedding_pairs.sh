@@ -11,7 +11,7 @@ data=$1 teacher=$2 work=$3
 shift 3
 here=$(dirname "$0")
 mkdir -p "$work"
-[ -d "$work/sets/books" ] || python "$here/embeddings.py" sets --glue "$data/glue" \
+[ -f "$work/sets/books/test.jsonl" ] || python "$here/embeddings.py" sets --glue "$data/glue" \
   --medical "$data/corpus/biomedical/medical-abstracts-tc.txt" --books "$data/corpus/general" --output "$work/sets"
 python "$here/boxed_texts.py" pairs "$data" "$work/sets" "$work"
 for kind in pairs single; do
