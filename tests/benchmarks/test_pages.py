@@ -107,6 +107,7 @@ PAGES = {
     "emulation/table.md": ("emulated", of_emulation),
     "low-rank-start/compare.md": ("minialbert", of_comparison),
     "low-rank-start/table.md": ("low_rank_start", partial(of_record, key="ranks")),
+    "nncf/table.md": ("nncf_int8", of_record),
     "main-job/README.md": ("main_job_table", of_main_job),
     "serving/table.md": ("serve_load", of_record),
     "sharing/README.md": ("sharing_screening", lambda _, maker: maker.page()),
