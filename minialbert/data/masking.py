@@ -215,7 +215,7 @@ class ShuffledWindows(Dataset[dict[str, Any]]):
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         epoch, position = divmod(int(index), len(self.windows))
-        size = self.windows.texts_per_row
+        size = getattr(self.windows, "texts_per_row", 1)  # of any data set
         row, text = divmod(position, size)
         window = permuted(row, len(self.windows) // size, seed=self.seed, epoch=epoch) * size + text
         return {**self.windows[window], "epoch": epoch}

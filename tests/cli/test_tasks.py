@@ -359,8 +359,8 @@ def test_evaluating_what_does_not_fit(refuse, tuned, moods, people, tiny_student
     assert "was tuned for a single-label task, ner is a token one" in evaluate(
         made.model, people, "--task", "ner"
     )
-    assert "has no split 'dev': there are train, validation, test" in evaluate(
-        made.model, made.data, "--split", "dev"
+    assert "has no split 'tests': there are train, validation, test" in evaluate(
+        made.model, made.data, "--split", "tests"
     )
     assert "nowhere" in evaluate(made.model, tmp_path / "nowhere")
     assert "unknown key; did you mean max_length?" in evaluate(

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from minialbert.data.examples import Task, TextExample, TokenExample
+from minialbert.data.masking import IGNORED_LABEL
 from minialbert.data.task_inputs import (
-    IGNORED,
     LengthGroupedSampler,
     PaddingCollator,
     encode_sentences,
@@ -353,13 +353,22 @@ def test_window_without_room_is_refused(tiny_tokenizer):
 def test_tags_stand_on_first_pieces(tiny_tokenizer):
     sentence = TokenExample(("the", "xyz", "house", "city"), ("O", "B-A", "I-A", "B-B"))
     encoded = encode_sentences([sentence], tiny_tokenizer, TOKENS, max_length=16, overlap=4)
-    assert encoded.rows[0]["labels"] == [IGNORED, 0, 1, IGNORED, IGNORED, 2, 3, IGNORED]
+    assert encoded.rows[0]["labels"] == [
+        IGNORED_LABEL,
+        0,
+        1,
+        IGNORED_LABEL,
+        IGNORED_LABEL,
+        2,
+        3,
+        IGNORED_LABEL,
+    ]
 
 
 def test_tags_of_all_pieces_go_on_with_inner_tags(tiny_tokenizer):
     sentence = TokenExample(("to", "xyz", "mno", "abc"), ("O", "B-A", "I-A", "O"))
     encoded = encode_sentences([sentence], tiny_tokenizer, TOKENS, max_length=16, overlap=4, all_pieces=True)
-    assert encoded.rows[0]["labels"] == [IGNORED, 0, 1, 2, 2, 2, 2, 2, 0, 0, 0, IGNORED]
+    assert encoded.rows[0]["labels"] == [IGNORED_LABEL, 0, 1, 2, 2, 2, 2, 2, 0, 0, 0, IGNORED_LABEL]
 
 
 def test_pieces_whose_inner_tag_the_task_lacks_are_ignored(tiny_tokenizer):
@@ -367,7 +376,7 @@ def test_pieces_whose_inner_tag_the_task_lacks_are_ignored(tiny_tokenizer):
     encoded = encode_sentences(
         [sentence], tiny_tokenizer, token_task("O", "B-A"), max_length=8, overlap=2, all_pieces=True
     )
-    assert encoded.rows[0]["labels"] == [IGNORED, 1, IGNORED, IGNORED]
+    assert encoded.rows[0]["labels"] == [IGNORED_LABEL, 1, IGNORED_LABEL, IGNORED_LABEL]
 
 
 @pytest.mark.parametrize("all_pieces", [False, True])
@@ -384,7 +393,7 @@ def test_over_windows_each_word_is_labelled_once(tiny_tokenizer, all_pieces):
     assert encoded.owners[-1] == 3
     assert "labels" not in encoded.rows[-1]
     assert len(encoded) == len(encoded.windows) == len(encoded.owners) > 4
-    found = [label for row in encoded.rows[1:-1] for label in row["labels"] if label != IGNORED]
+    found = [label for row in encoded.rows[1:-1] for label in row["labels"] if label != IGNORED_LABEL]
     once = [TAGS.index(tag) for tag in tags]
     rest = {0: [2], 3: [4], 6: [4]}
     by_piece = [label for word, first in enumerate(once) for label in [first, *rest.get(word, [])]]
@@ -482,12 +491,12 @@ def test_a_batch_of_texts(kind, labels, dtype):
 
 def test_a_batch_of_sentences_without_token_types():
     rows = [
-        {"input_ids": [2, 3], "labels": [IGNORED, 1]},
-        {"input_ids": [2, 5, 3], "labels": [0, 4, IGNORED]},
+        {"input_ids": [2, 3], "labels": [IGNORED_LABEL, 1]},
+        {"input_ids": [2, 5, 3], "labels": [0, 4, IGNORED_LABEL]},
     ]
     batch = PaddingCollator(0, "token")(rows)
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    assert batch["labels"].tolist() == [[IGNORED, 1, IGNORED], [0, 4, IGNORED]]
+    assert batch["labels"].tolist() == [[IGNORED_LABEL, 1, IGNORED_LABEL], [0, 4, IGNORED_LABEL]]
     assert batch["labels"].dtype == torch.long
 
 
