@@ -4,8 +4,8 @@
 #     benchmarks/quality/embedding_pairs.sh DATA TEACHER WORK
 #
 # DATA is as in boxed_texts.py; no text that is scored is among the pairs. SETS are the sets that both are scored on
-# ("stsb python qnli medical"), more arguments are settings of both distillations (--steps 3). The same command goes on
-# where it was stopped.
+# ("stsb python qnli medical"; results/embedding-pairs has the first three). More arguments are settings of both
+# distillations (--steps 3). The same command goes on where it was stopped.
 set -euo pipefail
 data=$1 teacher=$2 work=$3
 shift 3

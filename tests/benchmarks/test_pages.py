@@ -78,7 +78,8 @@ PAGES = {
     **{
         f"{name}/table.md": (name.replace("-", "_"), of_record)
         for name in (
-            "cold-start", "matrix-products", "native-profile", "onnx-kernels", "padding", "service-costs", "web-page"
+            "cold-start", "matrix-products", "native-profile", "onnx-kernels", "padding", "service-costs",
+            "web-answers", "web-page",
         )
     },
     **{

@@ -411,6 +411,20 @@ def embeddings():
         first["total"],
         [*first["seconds"].values()][-1],
     )
+    folder = RESULTS / "embedding-pairs"
+    yield (
+        "in pairs # on STS-B, # on QNLI and # on docstrings; single #, # and # (Spearman",
+        *(
+            100 * json.loads(read_run_file(folder / kind / name / "result.json"))["score"]
+            for kind in ("pairs", "single")
+            for name in ("stsb", "qnli", "python")
+        ),
+    )
+    steps = {
+        json.loads(read_run_file(folder / kind / "distilled" / "result.json"))["training"]["steps"]
+        for kind in ("pairs", "single")
+    }
+    assert len(steps) == 1
     yield "cannot be more than # times there", re.search(r"cannot be more than (\S+) times", card)[1]
 
 
