@@ -357,13 +357,9 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Any]:
         raise file_error(path, line, "holds half of a surrogate pair, which is not a character") from error
     except (ValueError, RecursionError) as error:
         raise file_error(path, line, f"not JSON ({one_line(error)}); expected one object a line") from error
-    if (
-        isinstance(record, list)
-        and len(record) == 2
-        and isinstance(record[0], str)
-        and "entities" in record[1]
-    ):
-        return {"text": record[0], "spans": record[1]}  # what spaCy 2 trains on
+    match record:
+        case [str(text), {"entities": _} as spans]:  # what spaCy 2 trains on
+            return {"text": text, "spans": spans}
     if not isinstance(record, dict):
         found = "an array" if isinstance(record, list) else "a plain value"
         raise file_error(path, line, f"expected a JSON object, found {found}")

@@ -56,9 +56,10 @@ def test_pairs_of_a_text_and_its_entities_as_spacy_trains_on(tmp_path):
     (first, second) = (cells for _, cells in read_table(file).rows)
     assert first == {"text": "Aspirin helps.", "spans": {"entities": [[0, 7, "CHEM"]]}}
     assert second["spans"] == {"entities": []}
-    file.write_text('[["Aspirin helps.", "CHEM"]]')
-    with pytest.raises(UserError, match="expected a JSON object, found an array"):
-        read_table(file)
+    for other in ('"the entities"', "1", "null", '["entities"]', '{"cats": {}}'):
+        file.write_text(f'[["Aspirin helps.", {other}]]')
+        with pytest.raises(UserError, match="expected a JSON object, found an array"):
+            read_table(file)
 
 
 def test_csv_with_quotes_line_ends_and_byte_order_mark(tmp_path):
