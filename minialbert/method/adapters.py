@@ -29,7 +29,7 @@ from minialbert.errors import (
     quoted,
     shown,
     spelled_as_path,
-)  # fmt: skip
+)
 from minialbert.method.configuration_minialbert import LATER, MiniAlbertConfig
 from minialbert.method.encoders import ARCHITECTURES, LOADING_ERRORS, repository_file, tell_misfit
 from minialbert.method.modeling_minialbert import (
