@@ -225,7 +225,7 @@ def deployment():
         "is # times as fast as DistilBERT in ONNX Runtime's own int8 (`onnx-int8-dynamic`) for one text of 16 tokens, "
         "# times for one of 128 and # times for 32 texts of 128.",
         *(
-            best("minialbert-768", *how, metrics["minialbert-768"])
+            best("minialbert-128", *how, metrics["minialbert-128"])
             / best("distilbert", *how, ["onnx-int8-dynamic"])
             for how in ((1, 16), (1, 128), (32, 128))
         ),
