@@ -129,7 +129,8 @@ def _csv(answers: Answers) -> Iterator[str]:
         if "entities" not in answer:
             one = answer.get("label") or answer.get("answer")
             labels = answer.get("labels", [one] if one else [])
-            scores = (str(six_digits(answer["scores"][one])) for one in labels if "scores" in answer)
+            known = answer.get("scores", {})  # top_k may leave out that of a label
+            scores = (str(six_digits(known[one])) if one in known else "" for one in labels)
             rows = [{"score": "|".join(scores), **answer, "label": "|".join(labels)}]
         empty += not rows
         for row in rows:

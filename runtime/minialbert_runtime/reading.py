@@ -55,9 +55,10 @@ def parts(result: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
         return
     one = result.get("label") or result.get("answer")
     labels = [one] if one else result.get("labels", [])
-    scores = result.get("scores") or dict.fromkeys(labels, result.get("score", 0.0))
+    # Of several labels top_k may leave out the score of one that applies.
+    scores = dict.fromkeys(labels, result["score"]) if "score" in result else result.get("scores", {})
     for label in labels:
-        yield "", label, f"{label} {digits(scores[label])}"
+        yield "", label, f"{label} {digits(scores[label])}" if label in scores else label
     if not labels:
         yield "", "", "none" if {"label", "labels", "answer"} & result.keys() else digits(result["score"])
     text = "  |  ".join(result[key] for key in ("text", "pair") if key in result)

@@ -39,6 +39,9 @@ def test_classes_and_scores_stand_before_the_text():
     )
     assert told({"text": "t", "label": None, "score": 0.5, "scores": {"a": 0.5}}) == "[none] t"
     assert told({"text": "t", "labels": ["a", "b"], "scores": {"a": 1.0, "b": 0.6}}) == "[a 1][b 0.6] t"
+    # With top_k of 1, of several labels and of one that its threshold puts before a likelier one.
+    assert told({"text": "t", "labels": ["a", "b"], "scores": {"a": 1.0}}) == "[a 1][b] t"
+    assert told({"text": "t", "label": "b", "score": 0.4, "scores": {"a": 0.6}}) == "[b 0.4] t"
     assert (
         told({"text": "t", "pair": "u", "score": 1234567.8, "cut": 1000})
         == "[1,234,568] t  |  u (1,000 tokens not read)"

@@ -74,6 +74,8 @@ def test_a_row_per_text_with_its_classes():
         ("a|b", "0.75|0.5"),
         ("", ""),
     ]
+    fewer = two | {"scores": {"a": 0.75}}  # with top_k of 1
+    assert [(row["label"], row["score"]) for row in rows([fewer])] == [("a|b", "0.75|")]
     (row,) = rows([{"text": "t", "pair": "u", "score": 4.25}])
     assert (row["label"], row["score"], row["pair"]) == ("", "4.25", "u")
 
