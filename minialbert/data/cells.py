@@ -85,6 +85,8 @@ def class_name(table: Table, row: int, cell: object) -> str:
     if not isinstance(cell, str) or cell.lstrip().startswith("["):
         found = list_in(cell)
         cell = cell if found is None else found[0] if len(found) == 1 else found
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # as pandas has integers beside a missing one
     if isinstance(cell, (str, int)) and not missing(cell):
         return str(cell).strip()
     several = isinstance(cell, list) and len(cell) > 1 and all(isinstance(one, str) for one in cell)

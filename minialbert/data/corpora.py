@@ -255,6 +255,10 @@ def _sources_of_entry(entry: Any, fields: tuple[str, ...]) -> list[Source]:
     if glob.has_magic(name):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         files = [match for match in matches if not match.is_dir()]
+        within = {parent for file in files for parent in file.parents}
+        if left_out := [match.name for match in matches if match.is_dir() and match not in within]:
+            told = "%s: folders that match are left out; name them to have the files in them: %s"
+            logger.info(told, shown(name, 200), listed(left_out))
         if not files:
             raise UserError(f"no file matches {quoted(name)}")
         return _named_sources(files)

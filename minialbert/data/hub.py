@@ -20,7 +20,7 @@ _SECONDS = 5  # to reach the hub
 # How files and data sets call each split; of a directory with train.csv, dev.csv and test.csv all three are found.
 SPLIT_NAMES = {
     "train": ("train",),
-    "validation": ("validation", "valid", "dev", "devel", "testa"),
+    "validation": ("validation", "valid", "val", "dev", "devel", "testa"),
     "test": ("test", "testb"),
 }
 

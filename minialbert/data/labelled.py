@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class Labelled:
                 if any(LINES in table.rows[0][1] for table in tables.values()):
                     name = name.lower()
         else:
-            name, splits = "in-memory", data if isinstance(data, Mapping) else {"train": data}
+            names = {*chain(*COMMON_NAMES.values()), *map(str, self.columns.values())}
+            by_split = isinstance(data, Mapping) and names.isdisjoint(str(key).lower() for key in data)
+            name, splits = "in-memory", data if by_split else {"train": data}
         if splits is not None:
             if self.format not in (None, formats.TABLE):
                 told = f"these are rows, not a file in the format {self.format}: leave the format out"

@@ -88,7 +88,9 @@ def _plain(cell: Any) -> Any:
         return str.__str__(cell)  # of a member of an enumeration its text, not its name
     if isinstance(cell, Mapping):
         return {name: _plain(one) for name, one in cell.items()}
-    if isinstance(cell, list | tuple | set | frozenset):
+    if isinstance(cell, set | frozenset):
+        return _plain(sorted(cell, key=str))  # in an order that is that of the next process too
+    if isinstance(cell, list | tuple):
         return [_plain(one) for one in cell]
     return cell.tolist() if hasattr(cell, "tolist") else cell
 
@@ -96,10 +98,13 @@ def _plain(cell: Any) -> Any:
 def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
     """Returns rows in memory, at least one, as a table, as `read_table` returns a file.
 
-    They are dictionaries (or named tuples, or rows of a frame), a data set or a frame; or pairs of text and label; or a
-    text, a second one and their label; or, `in_words`, pairs of words and tags, or of a text and its spans.
+    They are dictionaries (or named tuples, or rows of a frame), a data set or a frame, or a list for each column by its
+    name; or pairs of text and label; or a text, a second one and their label; or, `in_words`, pairs of words and tags,
+    or of a text and its spans.
     """
-    if isinstance(rows, str | Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
+    if isinstance(rows, Mapping):
+        rows = _in_rows(rows, name)
+    if isinstance(rows, str) or not (isinstance(rows, Iterable) or is_frame(rows)):
         raise UserError(f"{name}: expected rows, a data set or a frame, found {type(rows).__name__}")
     table = Table(name, (), [], is_file=False)
     columns = dict[str, None]()
@@ -123,6 +128,18 @@ def table_in_memory(rows: Any, name: str, *, in_words: bool) -> Table:
     if not table.rows:
         raise UserError(f"{name}: 0 rows; expected at least one")
     return replace(table, columns=tuple(columns), classes=_classes_of(rows))
+
+
+def _in_rows(columns: Mapping[Any, Any], name: str) -> list[dict[Any, Any]]:
+    """Returns rows of what is given by column, as data sets and frames hand it out."""
+    lengths = {
+        str(key): "no list" if isinstance(cells, str) or not hasattr(cells, "__len__") else len(cells)
+        for key, cells in columns.items()
+    }
+    if len({*lengths.values()}) > 1 or "no list" in lengths.values():
+        found = listed(f"{key} ({length})" for key, length in lengths.items())
+        raise UserError(f"{name}: expected rows, or lists of one length for each column; found {found}")
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def _has_half_a_pair(cell: Any, depth: int = 4) -> bool:

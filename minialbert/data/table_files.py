@@ -78,8 +78,8 @@ def find_tables(
 ) -> tuple[dict[str, list[Path]], list[str]]:
     """Returns the files of each split, under "train", "validation", "test", in this order, and what was left out.
 
-    A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, dev, devel,
-    testa) and test.EXT (testb), one of each. Shards of one name (train-00000-of-00002.EXT) are one, in their order.
+    A file is the train split; a directory has train.EXT and, where there are such, validation.EXT (valid, val, dev,
+    devel, testa) and test.EXT (testb), one of each. Shards of one name (train-00000-of-00002.EXT) are one, in order.
     More may stand between name and extension (dev.final.csv) where there is no dev.csv. Where no file has one of these
     names, the only one with train, with dev or valid, and with test in its name is the split (CDR_TrainingSet.txt).
     Other data files and folders are left out, and named. `also` are extensions that are read beside those of tables.

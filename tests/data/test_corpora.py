@@ -47,6 +47,18 @@ def test_directory_is_searched_in_sorted_order(tmp_path, caplog):
     assert count_kinds(sources) == "2 text, 1 JSON lines, 1 Parquet, 1 csv or tsv, 1 PubMed XML"
 
 
+def test_folders_that_a_glob_matches_are_told_unless_it_matches_files_in_them(tmp_path, caplog):
+    for name in ("a.txt", "more/b.txt"):
+        write(tmp_path / name, "xyz")
+    caplog.set_level("INFO", "minialbert")
+    assert [s.path.name for s in find_sources(str(tmp_path / "*"))] == ["a.txt"]
+    told = "folders that match are left out; name them to have the files in them: more"
+    assert caplog.messages == [f"{tmp_path / '*'}: {told}"]
+    caplog.clear()
+    assert len(find_sources(str(tmp_path / "**"))) == 2
+    assert not caplog.messages
+
+
 def test_globs_and_named_files(tmp_path, caplog):
     for name in ("b.txt", "a.txt", "c.md"):
         write(tmp_path / name, "xyz")

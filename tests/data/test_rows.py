@@ -27,6 +27,8 @@ LABEL_FIRST = pandas.DataFrame(ROWS)[["label", "text"]]
 KINDS = {
     "list": ROWS,
     "pairs": [(row["text"], row["label"]) for row in ROWS],
+    "columns": {key: [row[key] for row in ROWS] for key in ("text", "label")},
+    "arrays by split": {"train": {key: numpy.array([row[key] for row in ROWS]) for key in ("text", "label")}},
     "tuple": tuple(ROWS),
     "data set": datasets.Dataset.from_list(ROWS),
     "data set with classes": datasets.Dataset.from_list(ROWS).cast(NAMED),
@@ -60,7 +62,7 @@ def test_every_kind_gives_the_task_of_the_file(kind, tmp_path):
 
 
 def test_splits_by_name():
-    label = {"train": ROWS, "dev": pandas.DataFrame(ROWS[:1]), "test": [("x", None)], "unsupervised": [1]}
+    label = {"train": ROWS, "val": pandas.DataFrame(ROWS[:1]), "test": [("x", None)], "unsupervised": [1]}
     task = load_table(label, "single-label")
     assert {split: len(rows) for split, rows in task.splits.items()} == {
         "train": 3,
@@ -171,7 +173,10 @@ def test_columns_and_options_are_those_of_the_recipe():
         ([("a", "b", "x"), ("c", "y")], "row 2: text, label, but rows before it have sentence1, sentence2, label"),
         ([("half \ud83d", "x")], "rows in memory (train), row 1: holds half of a surrogate pair"),
         (pandas.DataFrame({"text": ["a", None], "label": [1, 2]}), "rows in memory (train), row 2: the text in"),
-        (pandas.DataFrame({"text": ["a", "b"], "label": [1, None]}), "row 1: expected a class as text or integer"),
+        (pandas.DataFrame({"text": ["a", "b"], "label": [1, None]}), "row 2: no label; every row of train needs one"),
+        ({"text": ["a", "b"], "label": ["x"]}, "(train): expected rows, or lists of one length for each column; found "
+         "text (2), label (1)"),
+        ({"text": "a", "label": "x"}, "lists of one length for each column; found text (no list), label (no list)"),
         (pandas.DataFrame({"body": ["a"], "label": [1]}), "rows in memory (train): no text column; expected one of"),
         (pandas.DataFrame([["a", "b", "x"]], columns=["text", "text", "label"]), "names the column 'text'"),
         ([], "rows in memory (train): 0 rows; expected at least one"),
@@ -185,6 +190,18 @@ def test_columns_and_options_are_those_of_the_recipe():
 )  # fmt: skip
 def test_what_is_wrong_is_named(rows, message):
     assert message in error_of(load_table, rows, "single-label")
+
+
+def test_integers_that_pandas_made_floats_are_their_classes():
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [1, 0, None]})
+    task = load_table({"train": frame[:2], "test": frame[2:]}, "single-label")
+    assert (task.labels, task.splits["train"][0].label) == (("0", "1"), "1")
+
+
+def test_sets_of_classes_have_an_order_that_is_no_chance():
+    names = {f"class {at}" for at in range(9)}
+    (row, *_) = load_table([("a", names), ("b", {"class 1"})], "multi-label").splits["train"]
+    assert row.label == tuple(sorted(names))
 
 
 def test_a_backslash_is_no_surrogate():
