@@ -35,10 +35,11 @@ from minialbert.method.live import AnyModel, model_identity, of_result
 from minialbert.method.objective import PRESETS, DistillationObjective
 from minialbert.method.plan import LENGTHS, DistillationPlan, Folders, plan_distillation, with_passes
 from minialbert.method.sentence_vectors import write_pooling
+from minialbert.method.start import SHAPE, described
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teacher_fingerprint
 from minialbert.method.trainer import DistillationTrainer
 from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
-from minialbert.recipes.schema import SHARING_DEFAULTS, DistillRecipe, Recipe, without_places
+from minialbert.recipes.schema import DistillRecipe, Recipe, without_places
 from minialbert.runs.checkpoints import has_known_data, step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
@@ -277,17 +278,11 @@ def _is_place(one: Any) -> bool:
 
 
 def _student_settings(config: PreTrainedConfig, name: str) -> dict[str, Any]:
-    """Return what a recipe says of a student that is given as it is."""
+    """Return what a recipe says of a student that is given as it is; its shape, but for the depth, stays open."""
     recursive = config.model_type == "minialbert"
-    return {
-        "student.init": "checkpoint",
-        "student.init_from": name,
-        "student.arch": "minialbert" if recursive else "bert",
-        "student.num_hidden_layers": int(config.num_hidden_layers),
-        "student.embedding_size": config.embedding_size if recursive else None,
-        "student.adapter_reduction_factor": config.adapter_reduction_factor if recursive else None,
-        **{f"student.{name}": getattr(config, name) for name in SHARING_DEFAULTS if recursive},
-    }
+    says = {"embedding_size": None, "adapter_reduction_factor": None, **described(config)}
+    says |= {"init": "checkpoint", "init_from": name, "arch": "minialbert" if recursive else "bert"}
+    return {f"student.{key}": value for key, value in says.items() if key not in SHAPE[1:]}
 
 
 def _run(

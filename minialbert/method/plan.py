@@ -23,7 +23,7 @@ from minialbert.method.encoders import Teacher, find_pooling, load_teacher, supp
 from minialbert.method.fast.recording import checkpoint_activations, records_attention
 from minialbert.method.objective import DistillationObjective
 from minialbert.method.sentence_vectors import Pooling, VectorObjective
-from minialbert.method.start import build_student
+from minialbert.method.start import build_student, check_described
 from minialbert.recipes.load import apply_overrides
 from minialbert.recipes.schema import VECTOR_KEYS, Recipe, TrainingRecipe
 from minialbert.runs.muon import trained_matrices
@@ -103,6 +103,8 @@ def plan_distillation(
         samples = _sample_batches(windows, collator)
         student, started = build_student(recipe.student, teacher, tokenizer, samples, seed=training.seed)
         notes += started
+    else:
+        check_described(student.config, recipe.student, "the student")
     if not whole and student.get_output_embeddings() is None:
         raise UserError(f"the student, a {type(student).__name__}, has no masked-LM head: give one that has")
     if not any(weight.requires_grad for weight in student.parameters()):

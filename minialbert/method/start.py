@@ -6,6 +6,7 @@ again afterwards. (The released code hands donor embeddings to a constructor tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +24,14 @@ from transformers import (
 from minialbert.data.pairs import compared
 from minialbert.errors import UserError, display_name, one_line
 from minialbert.method.configuration_minialbert import MiniAlbertConfig
-from minialbert.method.encoders import Teacher, config_value, evaluating, load_encoder, position_offset
+from minialbert.method.encoders import (
+    Teacher,
+    config_value,
+    evaluating,
+    load_encoder,
+    load_encoder_config,
+    position_offset,
+)
 from minialbert.method.losses import layer_map
 from minialbert.method.modeling_minialbert import (
     LowRankAdapter,
@@ -55,6 +63,12 @@ _HEAD_PARTS = (
     ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder"),
     ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
 )
+# Of a student's shape, what a recipe may leave open; and what counts in training alone.
+SHAPE = (
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act",
+    "max_position_embeddings",
+)  # fmt: skip
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # How the weights of a BERT that have a row for each word end.
 _ROWS_OF_WORDS = ("word_embeddings.weight", "predictions.bias", "decoder.weight", "decoder.bias")
 
@@ -557,8 +571,12 @@ def _from_checkpoint(
 ) -> tuple[PreTrainedModel, list[str]]:
     assert recipe.init_from is not None
     called = f"student {recipe.init_from}"
-    loaded = load_encoder(recipe.init_from, role="student")
-    student, config = loaded.model, loaded.model.config
+    config = load_encoder_config(recipe.init_from)
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, getattr(recipe, name))
+    loaded = load_encoder(recipe.init_from, config=config, role="student")
+    student = loaded.model
     if config.model_type != recipe.arch:
         raise UserError(
             f"{called} is a {config.model_type} model, and the recipe asks for student.arch={recipe.arch}: give a "
@@ -569,21 +587,38 @@ def _from_checkpoint(
             f"{called} has {config.vocab_size} word embeddings, the tokenizer {len(tokenizer)} entries: take a "
             "checkpoint of the same tokenizer"
         )
-    if config.num_hidden_layers != recipe.num_hidden_layers:
-        raise UserError(
-            f"{called} has {config.num_hidden_layers} iterations, the recipe asks for {recipe.num_hidden_layers}: set "
-            f"student.num_hidden_layers={config.num_hidden_layers}"
-        )
-    for name in SHARING_DEFAULTS if recipe.arch == "minialbert" else ():
-        found, asked = getattr(config, name), getattr(recipe, name)
-        if found != asked:
-            raise UserError(
-                f"{called} has {name}={found}, the recipe asks for {asked}: set student.{name}={found}"
-            )
+    check_described(config, recipe, called)
     report = [f"all weights: checkpoint {display_name(recipe.init_from)}"]
     if not loaded.has_head:
         report.append("masked-LM head: random (the checkpoint has none)")
     return student.train(), report
+
+
+def described(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what a recipe says of a student that is there, by names of `StudentRecipe`."""
+    names = [*SHAPE, *_DROPOUTS]
+    if config.model_type != "minialbert":
+        return {name: getattr(config, name) for name in names if hasattr(config, name)}
+    names += ["embedding_size", "adapter_reduction_factor", *SHARING_DEFAULTS]
+    if config.adapter_reduction_factor is not None:
+        names += ["adapter_layer_norm", "adapter_init"]
+    head = "tied" if config.tie_word_embeddings else "untied"
+    return {**{name: getattr(config, name) for name in names}, "mlm_head": head}
+
+
+def check_described(config: PreTrainedConfig, recipe: StudentRecipe, called: str) -> None:
+    """Refuse a student that is there, and not the one that a recipe describes; a shape left open may be any."""
+    asked = recipe.model_dump() | {"embedding_size": recipe.embedding_size or config.hidden_size}
+    wrong = {
+        name: value
+        for name, value in described(config).items()
+        if value != asked[name] and not (name in SHAPE and asked[name] is None)
+    }
+    if wrong:
+        has = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        asks = ", ".join(str(asked[name]) for name in wrong)
+        advice = " ".join(f"student.{name}={json.dumps(value)}" for name, value in wrong.items())
+        raise UserError(f"{called} has {has}, the recipe asks for {asks}: set {advice}")
 
 
 def _required(teacher: Teacher | None, init: str) -> Teacher:

@@ -524,7 +524,8 @@ def test_groups_and_kinds_are_distilled_resumed_and_taken_up_again(
     # Taken up again, a student has to be the one that the recipe describes.
     taken = ["student.init=checkpoint", f"student.init_from={model}", "student.num_hidden_layers=3"]
     with pytest.raises(
-        UserError, match="has num_hidden_groups=2, the recipe asks for 1: set student.num_hidden"
+        UserError,
+        match="has num_hidden_groups=2, .*, the recipe asks for 1, .*: set student.num_hidden_groups=2",
     ):
         run(*taken, output="other")
     student = MiniAlbertForMaskedLM.from_pretrained(model)
@@ -533,6 +534,9 @@ def test_groups_and_kinds_are_distilled_resumed_and_taken_up_again(
     )
     written = more.record["recipe"]["student"]
     assert (written["num_hidden_groups"], written["adapter_kind"]) == (2, "layer-norm+lora")
+    assert written["adapter_layer_norm"] is False and written["hidden_size"] is None
+    with pytest.raises(UserError, match="the student has lora_rank=2, the recipe asks for 3"):
+        distill(None, tiny_windows, student=student, recipe="tiny", settings={"student.lora_rank": 3})
 
 
 def test_a_student_as_it_starts(earlier, tiny_teacher_dir, tiny_windows, tmp_path):

@@ -417,10 +417,17 @@ def test_checkpoints_go_on_where_they_were(tmp_path, tiny_tokenizer):
     assert report == [f"all weights: checkpoint {tmp_path.name}"] and loaded.training
     state = student.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    dry, _ = build_student(
+        StudentRecipe(**recipe, hidden_dropout_prob=0.25), None, tiny_tokenizer, [], seed=0
+    )
+    assert dry.minialbert.embeddings.dropout.p == dry.config.hidden_dropout_prob == 0.25
+    other = {**recipe, "num_hidden_layers": 3, "embedding_size": None, "mlm_head": "untied"}
     with pytest.raises(
-        UserError, match="has 2 iterations, the recipe asks for 3: set student.num_hidden_layers=2"
+        UserError,
+        match="has num_hidden_layers=2, embedding_size=8, mlm_head=tied, the recipe asks for 3, 32, untied: set "
+        'student.num_hidden_layers=2 student.embedding_size=8 student.mlm_head="tied"$',
     ):
-        build_student(StudentRecipe(**{**recipe, "num_hidden_layers": 3}), None, tiny_tokenizer, [], seed=0)
+        build_student(StudentRecipe(**other), None, tiny_tokenizer, [], seed=0)
     with pytest.raises(UserError, match="nowhere does not exist"):
         nowhere = {**recipe, "init_from": str(tmp_path / "nowhere")}
         build_student(StudentRecipe(**nowhere), None, tiny_tokenizer, [], seed=0)
