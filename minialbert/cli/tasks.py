@@ -234,6 +234,7 @@ def predict(
         raise UserError("--column, --pair-column, --id-column and --documents need --input")
     if input_ and pair is not None:
         raise UserError("--pair is for texts on the command line: --pair-column names a column of --input")
+    output = None if output == Path("-") else output  # standard output, as elsewhere
     on_screen = output is None and sys.stdout.isatty()
     shown = format_.value if format_ else format_of(output, "table" if on_screen else "jsonl")
     if output is None and shown in FILES:

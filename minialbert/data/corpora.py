@@ -24,6 +24,7 @@ from minialbert.data.rows import is_dataset, is_frame, numbered_rows
 from minialbert.data.text_fields import FIELD_OPTIONS, pubmed_texts, separated_texts
 from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
+from minialbert.runs.files import check_fetched
 
 logger = logging.getLogger(__name__)
 
@@ -297,8 +298,7 @@ def _named_sources(files: list[Path]) -> list[Source]:
 
 
 def _file_source(path: Path) -> Source:
-    if path.is_symlink() and not path.exists():  # of DVC or git-annex, or an incomplete cache
-        raise UserError(f"{path} is a link to a file that is not there: fetch it, or remove the link")
+    check_fetched(path)
     kind = _kind(path) or "text"
     if kind == "parquet" and path.suffix.lower() in COMPRESSIONS:
         raise UserError(f"{path}: a Parquet file compressed as a whole cannot be read; decompress it first")

@@ -17,6 +17,7 @@ from typing import Any
 
 from minialbert.data.hub import SPLIT_NAMES, assign_splits, class_names, named_classes
 from minialbert.errors import UserError, failing_as, listed, one_line, quoted
+from minialbert.runs.files import check_fetched
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # Files of a word and its tag a line; .tsv may be one too.
@@ -84,11 +85,11 @@ def find_tables(
     names, the only one with train, with dev or valid, and with test in its name is the split (CDR_TrainingSet.txt).
     Other data files and folders are left out, and named. `also` are extensions that are read beside those of tables.
     """
+    check_fetched(data)
     if data.is_file():
         return {"train": [data]}, []
     if not data.is_dir():
-        gone = f"{data} is a link to a file that is not there: fetch it" if data.is_symlink() else None
-        raise UserError(gone or f"no such file or directory: {data}")
+        raise UserError(f"no such file or directory: {data}")
     extensions = (*EXTENSIONS, *also)
     entries = sorted(data.iterdir())
     stems = {path.name: path.name.partition(".")[0] for path in entries if not path.is_dir()}
@@ -144,10 +145,9 @@ def _whole(folder: Path, names: list[str]) -> list[str]:
     if (shard or len(names) > 1) and len(names) != (wanted := int(shard[2]) if shard else 1):
         raise UserError(f"{folder}: {listed(names)}: expected {wanted:,} shards, found {len(names)}")
     for name in names:
+        check_fetched(folder / name)
         if not (folder / name).is_file():
-            is_link = (folder / name).is_symlink() and not (folder / name).exists()
-            gone = "a link to a file that is not there: fetch it, or remove the link"
-            raise UserError(f"{folder / name} is {gone if is_link else 'no file'}")
+            raise UserError(f"{folder / name} is no file")
     return names
 
 
@@ -433,7 +433,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _check_unique(path: Path, line: int | None, names: tuple[str, ...]) -> None:
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
     if twice:
         message = f"the header names {quoted(twice[0])} more than once"
         raise file_error(path, line, message) if line else UserError(f"{path}: {message}")

@@ -60,6 +60,7 @@ from minialbert.method.modeling_minialbert import (
 from minialbert.method.objective import EncoderView, Request
 from minialbert.method.sentence_vectors import MODULES_FILE, Pooling, read_pooling
 from minialbert.runs.directory import RunDirectory
+from minialbert.runs.files import check_fetched
 from minialbert.runs.untrusted import check_config, check_model_folder
 
 
@@ -188,6 +189,8 @@ def load_encoder(
     except UserError:
         raise
     except LOADING_ERRORS as error:
+        for file in _weights(Path(name)):
+            check_fetched(file)
         raise UserError(f"{called}: its weights could not be loaded ({one_line(error)})") from error
     missing = sorted(info["missing_keys"])
     misshapen = sorted(key for key, *_ in info["mismatched_keys"])
@@ -385,12 +388,18 @@ def _check_counts(file: Path) -> None:
             )
 
 
+def _weights(folder: Path) -> list[Path]:
+    return [file for end in ("*.safetensors", "*.bin") for file in sorted(folder.glob(end))]
+
+
 def _check_size(folder: Path, head: str, config: PreTrainedConfig) -> None:
     """Refuse a configuration of far more weights than are in the folder, before memory is taken for them."""
-    held = sum(file.stat().st_size for end in ("*.safetensors", "*.bin") for file in folder.glob(end))
+    held = sum(file.stat().st_size for file in _weights(folder))
     with torch.device("meta"):  # shapes alone
         described = HEADS[head].auto.from_config(config, trust_remote_code=False).num_parameters()
     if described > 2 * held + _MOST_DRAWN:  # weights of 4 bits, and a head that is drawn
+        for file in _weights(folder):
+            check_fetched(file)
         raise UserError(
             f"{folder}: its weights do not fit its config.json, which describes {described:,} numbers; the files hold "
             f"{held:,} bytes"

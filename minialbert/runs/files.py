@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 REPLACE = "give --overwrite to replace it, or another --output"
 
+_POINTER = b"version https://git-lfs"
 _PARTIAL, _FORMER = ".partial", ".former"
 _HAS_LOCKS = "fcntl" in sys.modules
 _POLL_SECONDS = 0.5
@@ -37,8 +38,22 @@ _POLL_SECONDS = 0.5
 
 def check_file(path: Path, *, overwrite: bool, advice: str = REPLACE) -> None:
     """Refuse to write over a file that is there; `advice` says what to do."""
+    if str(path) == "-":
+        raise UserError("- is no name of a file: give one")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: {advice}")
+
+
+def check_fetched(path: Path) -> None:
+    """Refuse what stands for a file that was not fetched: a link of DVC or git-annex, a pointer of Git LFS."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to a file that is not there: fetch it, or remove the link")
+    with suppress(OSError):  # told by whoever reads it
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    told = "is a pointer of Git LFS to a file that is not here: fetch it (git lfs pull)"
+                    raise UserError(f"{path} {told}")
 
 
 def check_apart(path: Path, inputs: Iterable[str | Path]) -> None:

@@ -28,6 +28,7 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, display_name, needs_extra, quoted
 from minialbert.method.encoders import head_of, load_encoder, load_encoder_config
 from minialbert.method.live import AnyModel, on_disk
+from minialbert.runs.files import check_fetched
 from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import quiet_transformers
 from minialbert.tasks.embed import load_embedder
@@ -327,6 +328,7 @@ def _kind(path: str) -> str:
     if suffix != ".txt" and suffix not in EXTENSIONS:
         expected = " ".join((".txt", *EXTENSIONS))
         raise UserError(f"{path}: unknown extension; expected one of {expected}, or - for stdin")
+    check_fetched(Path(path))
     if not Path(path).is_file():
         raise UserError(f"no such file: {path}")
     return "table" if suffix in EXTENSIONS else "lines"
@@ -336,6 +338,8 @@ def _table_inputs(
     path: Path, named: Sequence[str | None], id_column: str | None, most: int, model: TextModel | None
 ) -> list[Input]:
     table = read_table(path)
+    for note in table.notes:
+        logger.info("%s: %s", path, note)
     columns = _text_columns(table, named, model is not None and model._pairs)
     asked = {id_column: "--id-column", columns[-1]: "--pair-column", columns[0]: "--column"}
     for name, option in asked.items():

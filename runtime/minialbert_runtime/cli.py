@@ -73,6 +73,8 @@ def check_given(texts: Sequence[str] | None, files: object) -> None:
     if bool(texts) == bool(files):
         raise UserError("give either texts or --input (a file, or - for standard input)")
     for text in texts or ():
+        if text == STDIN:
+            raise UserError("- stands for standard input: give --input - to read it")
         if os.path.isfile(text):
             raise UserError(f"{text} is a file: give --input {text} to read it")
 

@@ -104,6 +104,7 @@ def test_mistakes_are_one_line(classifier, tmp_path):
     assert "give either texts or --input" in refuse(classifier)
     assert "give either texts or --input" in refuse(classifier, "x", "--input", "-")
     assert f"{tmp_path / 'a.txt'} is a file: give --input" in refuse(classifier, tmp_path / "a.txt")
+    assert "- stands for standard input: give --input -" in refuse(classifier, "-")
     assert "invalid float value" in refuse(classifier, "x", "--threshold", "much")
     assert "threshold from 0 to 1, found 2" in refuse(classifier, "x", "--threshold", 2)
     assert "required: MODEL_DIR" in refuse()

@@ -12,7 +12,9 @@ import pytest
 from conftest import write_tiny_task
 from minialbert_runtime.lines import six_digits
 
+import minialbert
 from minialbert.cli.main import main
+from minialbert.errors import UserError
 from minialbert.tasks.predict import Predictor
 
 QUICK = ("--set", "tuning.batch_size=8", "--set", "tuning.learning_rate=3e-3", "--set", "tuning.dropout=0")
@@ -512,6 +514,9 @@ def test_predict_to_a_file(call, refuse, said, tuned, tmp_path):
     assert entries(output.parent) == ["results.jsonl"]
     assert call(*usual[:-1], output.with_suffix(".csv"), "to")[0] == 0  # in the form that its name tells
     assert output.with_suffix(".csv").read_text().startswith('"id",')
+    assert read_lines(call(*usual[:-1], "-", "to")[1]) == said(["to"])
+    with pytest.raises(UserError, match="- is no name of a file: give one"):
+        minialbert.render(said(["to"]), "-", format="jsonl")
 
 
 def test_predict_never_replaces_what_it_reads(refuse, tuned, tmp_path):
@@ -623,6 +628,7 @@ def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path)
     assert "give either texts or --input" in refuse(*usual)
     assert "need --input" in refuse(*usual, "to", "--column", "text")
     assert f"is a file: give --input {tmp_path}" in refuse(*usual, tmp_path / "texts.txt")
+    assert "- stands for standard input: give --input -" in refuse(*usual, "-")
     assert "columns are for tables" in refuse(*usual, "--input", tmp_path / "texts.txt", "--column", "text")
     assert "no column 'text'; --column names it; found only one column, 'remark'" in refuse(
         *usual, "--input", tmp_path / "table.csv"

@@ -101,6 +101,12 @@ def test_links_that_lead_nowhere_are_refused(tmp_path):
         ):
             find_sources([corpus])
     (folder / "b.txt").unlink()
+    write(folder / "b.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        UserError, match=r"b\.txt is a pointer of Git LFS to a file that is not here: fetch it"
+    ):
+        find_sources([folder])
+    (folder / "b.txt").unlink()
     (folder / "b.txt").symlink_to(write(tmp_path / "there", "two"))
     assert [read(source.path)[0].text for source in find_sources([folder])] == ["one", "two"]
 

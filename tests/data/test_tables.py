@@ -801,6 +801,12 @@ def test_a_split_that_is_a_link_to_nothing(tmp_path):
     assert f"{tmp_path / 'dev.csv'} {gone}, or remove the link" in error(tmp_path)
     assert f"{tmp_path / 'dev.csv'} {gone}" in error(tmp_path / "dev.csv")
     (tmp_path / "dev.csv").unlink()
+    write(tmp_path / "dev.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for data in (tmp_path, tmp_path / "dev.csv"):
+        assert error(data).startswith(
+            f"{tmp_path / 'dev.csv'} is a pointer of Git LFS to a file that is not here"
+        )
+    (tmp_path / "dev.csv").unlink()
     (tmp_path / "dev").mkdir()
     assert load_table(tmp_path, "single-label").notes == (f"{tmp_path.name}: left out dev/",)
 

@@ -281,6 +281,16 @@ def test_truncated_weights_are_refused(tmp_path, size):
     refused(tmp_path, f"teacher {tmp_path}: its weights could not be loaded")
 
 
+def test_a_pointer_in_place_of_weights_is_named(tmp_path):
+    encoder().save_pretrained(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    told = "model.safetensors is a pointer of Git LFS to a file that is not here: fetch it"
+    refused(tmp_path, told)
+    BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)  # far more numbers than a pointer has bytes
+    refused(tmp_path, told)
+
+
 def test_decoders_are_refused(tmp_path):
     config = GPT2Config(
         vocab_size=61, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0

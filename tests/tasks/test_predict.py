@@ -475,6 +475,22 @@ def test_the_text_is_found_by_its_usual_names(tmp_path, header, caplog):
     assert (read.text, caplog.messages) == ("y" if exact else "x", told)
 
 
+def test_how_a_table_was_read_is_told(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("id;text;;\n1;x;;\n")
+    with caplog.at_level("INFO", logger="minialbert"):
+        (read,) = read_inputs([str(tmp_path / "a.csv")])
+    assert (read.text, read.about) == ("x", {"id": "1"})
+    assert caplog.messages == [f"{tmp_path / 'a.csv'}: columns are divided by semicolons"]
+
+
+def test_a_pointer_in_place_of_texts_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        UserError, match=r"a\.txt is a pointer of Git LFS to a file that is not here: fetch it"
+    ):
+        read_inputs([str(tmp_path / "a.txt")])
+
+
 @pytest.mark.parametrize("header", ["premise,hypothesis", "question,sentence", "note,body", "Sentence,Text"])
 def test_columns_that_are_no_single_text_are_to_be_named(tmp_path, header):
     (tmp_path / "a.csv").write_text(f"{header}\nx,y\n")
