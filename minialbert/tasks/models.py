@@ -134,7 +134,7 @@ def load_tuned(
     """
     config = load_encoder_config(name, revision=revision)
     inputs = read_task_file(name, revision=revision)
-    kind = inputs.type if inputs is not None else _saved_type(name, config)
+    kind = inputs.type if inputs is not None else _saved_type(name, config, head_of(config))
     loaded = load_encoder(name, kind.head, config=config, revision=revision, new_head=True)
     model = loaded.model
     if keys := sorted([*loaded.missing, *loaded.misshapen]):
@@ -142,12 +142,16 @@ def load_tuned(
             f"{name} has no trained head for {kind.head.replace('-', ' ')} (missing: "
             f"{', '.join(keys[:3])}): give a model that `minialbert finetune` wrote"
         )
-    inputs = inputs or TaskInputs(
-        "", kind.name, "", min(512, max_input_length(model)), min(64, max_input_length(model) // 4)
-    )
+    inputs = inputs or usual_inputs(name, model, kind.head)
     tokenizer = load_task_tokenizer(name, words=kind.tagging, revision=revision)
     check_vocabulary(model, tokenizer, name)
     return model.eval(), tokenizer, inputs
+
+
+def usual_inputs(name: str, model: PreTrainedModel, head: str) -> TaskInputs:
+    """Return how a model that others tuned wants its inputs, of which nothing is said."""
+    kind, longest = _saved_type(name, model.config, head), max_input_length(model)
+    return TaskInputs("", kind.name, "", min(512, longest), min(64, longest // 4))
 
 
 def save_tuned(
@@ -299,8 +303,7 @@ def _start_at_mean(model: PreTrainedModel, task: Task) -> list[str]:
     ]
 
 
-def _saved_type(name: str, config: PreTrainedConfig) -> TaskType:
-    head = head_of(config)
+def _saved_type(name: str, config: PreTrainedConfig, head: str | None) -> TaskType:
     kinds = [kind for kind in TASK_TYPES.values() if kind.head == head]
     if not kinds:
         named = " ".join(config.architectures or ())

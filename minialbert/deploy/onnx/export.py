@@ -39,7 +39,14 @@ from minialbert.runs.files import check_apart, check_folder, whole_folder, write
 from minialbert.runs.records import write_result
 from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
-from minialbert.tasks.models import TASK_FILE, TaskInputs, is_minialbert, load_task_tokenizer, read_task_file
+from minialbert.tasks.models import (
+    TASK_FILE,
+    TaskInputs,
+    is_minialbert,
+    load_task_tokenizer,
+    read_task_file,
+    usual_inputs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +146,7 @@ def export_onnx(
             )
             _check_parity(parities[one], f"{precision} graph in {one}")
         record = {
-            "kind": "export", "task": None if inputs is None else inputs.task, "seed": None,
+            "kind": "export", "task": inputs.task or None if inputs is not None else None, "seed": None,
             "model": {
                 "name": display_name(model_name), "model_type": model.config.model_type,
                 "parameters": model.num_parameters(), "bytes": state_bytes,
@@ -258,7 +265,8 @@ def _load(
     missing = [key for key in loaded.missing if "pooler" not in key]
     if missing:
         raise UserError(f"{name} lacks weights of its {chosen} model: {', '.join(missing[:4])}")
-    inputs = None if chosen in ("features", "masked-lm") else read_task_file(name)
+    has_task = chosen not in ("features", "masked-lm")
+    inputs = read_task_file(name) or usual_inputs(name, loaded.model, chosen) if has_task else None
     token = chosen == "token-classification"
     tokenizer = load_task_tokenizer(name, words=True) if token else load_tokenizer(name)
     if tokenizer.pad_token_id is None:

@@ -312,6 +312,19 @@ def test_another_encoder_is_exported_too(tiny_teacher_dir, tmp_path):
     assert all(torch.equal(found[key], it) for key, it in wanted.items())
 
 
+def test_a_model_that_others_tuned_is_run_as_it_is_in_pytorch(classifier, tiny_tokenizer, tmp_path):
+    model = MiniAlbertForSequenceClassification.from_pretrained(classifier)
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")  # as Transformers' Trainer leaves it: no task.json
+    assert export_onnx(str(tmp_path / "model"), tmp_path / "out")["task"] is None
+    texts = ["the cat sat on the mat", " ".join(["a dog ran in the sun"] * 30)]  # more than an input holds
+    wanted = minialbert.predict(tmp_path / "model", texts)
+    found = list(Model(tmp_path / "out").predict(texts))
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
+    assert [one["scores"] for one in found] == [pytest.approx(one["scores"], abs=1e-5) for one in wanted]
+    assert minialbert.predict(tmp_path / "out", texts) == found
+
+
 ROTARY = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 
