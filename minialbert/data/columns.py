@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, TypeGuard
 
 from minialbert.data.cells import list_in
 from minialbert.data.table_files import Table
@@ -32,6 +34,12 @@ COMMON_NAMES = {
 Columns = Mapping[str, str | Sequence[str] | None]
 Used = dict[str, tuple[str, ...]]  # columns by role
 ROLES = ("text", "pair", "label", "tokens", "tags", "spans", "id", "group")
+
+
+def is_by_split(data: object, columns: Columns) -> TypeGuard[Mapping[str, Any]]:
+    """Returns whether labelled data in memory are splits by their names, rather than columns, or rows alone."""
+    names = {*chain(*COMMON_NAMES.values()), *(str(name).lower() for name in columns.values())}
+    return isinstance(data, Mapping) and names.isdisjoint(str(key).lower() for key in data)
 
 
 def flag_names(columns: Columns) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from minialbert.data import formats
 from minialbert.data.cells import flag_of
-from minialbert.data.columns import COMMON_NAMES, Columns
+from minialbert.data.columns import COMMON_NAMES, Columns, is_by_split
 from minialbert.data.formats import brat
 from minialbert.data.formats.documents import DOCUMENT
 from minialbert.data.formats.rows import ANSWERS
@@ -51,9 +50,7 @@ class Labelled:
                 if any(LINES in table.rows[0][1] for table in tables.values()):
                     name = name.lower()
         else:
-            names = {*chain(*COMMON_NAMES.values()), *map(str, self.columns.values())}
-            by_split = isinstance(data, Mapping) and names.isdisjoint(str(key).lower() for key in data)
-            name, splits = "in-memory", data if by_split else {"train": data}
+            name, splits = "in-memory", data if is_by_split(data, self.columns) else {"train": data}
         if splits is not None:
             if self.format not in (None, formats.TABLE):
                 told = f"these are rows, not a file in the format {self.format}: leave the format out"

@@ -19,6 +19,7 @@ from minialbert_runtime.lines import to_json_line
 from minialbert_runtime.words import WordRule, tags_to_spans
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from minialbert.data.columns import ROLES, is_by_split
 from minialbert.data.examples import Example, Task, TextExample, TokenExample, check_metric
 from minialbert.data.glue import GLUE_TASKS, glue_task_name, submission_file, write_submission
 from minialbert.data.hub import split_name
@@ -311,7 +312,7 @@ def _read_task(
     without_splits = (
         recipe.data is not None and Path(recipe.data).expanduser().is_file()
         if data is None
-        else not isinstance(data, Mapping)
+        else not is_by_split(data, recipe.model_dump(include=set(ROLES)))
     )
     by_default = split is None and task.reported_split == "validation" and not without_splits
     if "validation" not in task.splits and (split == "validation" or by_default):
