@@ -416,6 +416,7 @@ def _unknown_labels(
     if unknown and (strict or (len(unknown) == len(found) and not is_rare)):
         row, name = next((row, name) for row, example in rows for name in labels(example) if name in unknown)
         have = listed(map(quoted, names))
+        have += "; give the classes' own names as id2label in its config.json" * (names[0] == "LABEL_0")
         raise table.error(row, f"the label {quoted(name)} is not among those of {source}: {have}")
     if unknown:
         lost = listed(f"{name} ({count:,})" for name, count in Counter(unknown).most_common())

@@ -830,7 +830,9 @@ def test_a_split_to_be_scored_needs_no_train_split(tmp_path):
     task = load_table(tmp_path, "single-label", model_labels=("y", "x"))
     assert (task.labels, list(task.splits)) == (("y", "x"), ["test"])
     assert task.notes == ("test: labels that are not among those of the model count as missed: q (1)",)
-    assert "is not among those of the model: 'y', 'z'" in error(tmp_path, model_labels=("y", "z"))
+    assert error(tmp_path, model_labels=("y", "z")).endswith("is not among those of the model: 'y', 'z'")
+    nameless = error(tmp_path, model_labels=("LABEL_0", "LABEL_1"))
+    assert nameless.endswith("'LABEL_1'; give the classes' own names as id2label in its config.json")
 
 
 def test_wide_headers_and_objects_are_read_in_little_time(tmp_path):
