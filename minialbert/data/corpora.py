@@ -42,6 +42,7 @@ _KIND_NAMES = {
     "hub": "from the hub", "memory": "list of texts in memory", "other": "read by a registered reader",
 }  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_A_LINE = "a corpus in JSON has one object on each line, rather than an array"
 _IN_MEMORY = "texts in memory"
 _Item = TypeVar("_Item")
 _Fields = tuple[str, ...]  # of a row, with one text or two
@@ -397,9 +398,9 @@ def _texts_of_json(line: Document, source: Source, fields: _Fields) -> list[str]
     try:
         record = json.loads(line.text)
     except (ValueError, RecursionError) as error:
-        raise source.error(line.row, f"not a row of JSON ({one_line(error)})") from error
+        raise source.error(line.row, f"not a row of JSON ({one_line(error)}); {_A_LINE}") from error
     if not isinstance(record, dict):
-        raise source.error(line.row, f"expected a JSON object, found {type(record).__name__}")
+        raise source.error(line.row, f"expected a JSON object, found {type(record).__name__}; {_A_LINE}")
     return _texts_of_record(record, source, line.row, fields)
 
 

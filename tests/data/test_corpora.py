@@ -258,8 +258,9 @@ def test_jsonl(tmp_path):
     ("row", "expected"),
     [
         ("{broken", "not a row of JSON"),
+        ("[", "a corpus in JSON has one object on each line, rather than an array"),
         ("[" * 100_000, "not a row of JSON"),
-        ('["a list"]', "expected a JSON object, found list"),
+        ('["a list"]', "expected a JSON object, found list; a corpus in JSON has one object on each line"),
         ('{"title": "x", "body": "y"}', "no field 'text'; the fields are: title, body"),
         ('{"text": 3}', "the field 'text' is int, not a string"),
         ('{"text": ["x"]}', "the field 'text' is list, not a string"),
