@@ -38,8 +38,15 @@ from minialbert.method.sentence_vectors import write_pooling
 from minialbert.method.start import SHAPE, described
 from minialbert.method.teacher_cache import CachedTeacherView, FixedMasks, teacher_fingerprint
 from minialbert.method.trainer import DistillationTrainer
-from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
-from minialbert.recipes.schema import DistillRecipe, Recipe, without_places
+from minialbert.recipes.load import (
+    Settings,
+    apply_overrides,
+    keys_of,
+    load_recipe,
+    with_settings,
+    without_effect,
+)
+from minialbert.recipes.schema import DataRecipe, DistillRecipe, Recipe, without_places
 from minialbert.runs.checkpoints import has_known_data, step_of
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
@@ -189,6 +196,9 @@ def distill(
         plan = plan_distillation(
             begun or resolved, windows, teacher=live, student=trained, objective=objective
         )
+        prepared = isinstance(data, str | Path | WindowDataset | Result) or isinstance(windows, list)
+        idle = without_effect(plan.recipe, settings, _idle(plan, prepared=prepared, objective=objective))
+        plan = replace(plan, notes=(*plan.notes, *idle))
         seconds = None
         if allowed is not None and begun is None:
             plan, seconds = _fitted(plan, started, allowed)
@@ -325,6 +335,25 @@ def _run(
         record["training"] |= {"steps": 0, "windows": 0}
     with writing(run.result):
         return write_result(run.result, record)
+
+
+def _idle(
+    plan: DistillationPlan, *, prepared: bool, objective: DistillationObjective | None
+) -> dict[str, bool]:
+    """Return by the beginning of settings' names whether nothing reads these."""
+    found, arch = plan.objective, plan.recipe.student.arch
+    of_masks = ("mask_probability", "whole_word_masking")
+    idle = {f"data.{key}": prepared for key in DataRecipe.model_fields if key not in of_masks}
+    idle |= {f"data.{key}": found.vectors is not None for key in of_masks}
+    own = ("embedding_size", "adapter_", "mlm_head")
+    return idle | {f"student.{key}": arch == "bert" for key in own} | {
+        "distill.": objective is not None,
+        "distill.elastic_": found.elastic is None,
+        "distill.relation": not found.relation_weight,
+        "distill.attention_reduction": not found.needs_attention,
+        "distill.output_positions": not found.output_weight,
+        "distill.temperature": not found.output_weight and found.elastic is None,
+    }  # fmt: skip
 
 
 def _identity(plan: DistillationPlan, *, live_teacher: bool, live_student: bool) -> dict[str, Any]:

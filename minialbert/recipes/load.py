@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from minialbert.errors import UserError, listed, local_path, quoted, shown
-from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, RecipeBase, marked
+from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, RecipeBase, flat_settings, marked
 from minialbert.recipes.yaml import line_of, read_yaml, read_yaml_value
 
 SHIPPED = Path(__file__).parent
@@ -101,6 +101,14 @@ def _plain(value: Any) -> Any:
 def keys_of(settings: Settings) -> set[str]:
     """Return the keys that settings name."""
     return set(settings if isinstance(settings, Mapping) else _parsed(settings))
+
+
+def without_effect(recipe: RecipeBase, settings: Settings, idle: Mapping[str, bool]) -> list[str]:
+    """Return a line on settings that change nothing: their names begin as a key of `idle` whose value holds."""
+    prefixes = tuple(name for name, is_idle in idle.items() if is_idle)
+    values = flat_settings(recipe.model_dump())
+    told = sorted(key for key in keys_of(settings) if key.startswith(prefixes) and values.get(key))
+    return [f"settings: without effect here: {', '.join(told)}"] if told else []
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:

@@ -50,7 +50,14 @@ from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elasti
 from minialbert.method.encoders import load_encoder_config, max_input_length
 from minialbert.method.fast.recording import route_attention
 from minialbert.method.live import AnyModel, lasting_name, model_identity, on_disk
-from minialbert.recipes.load import Settings, apply_overrides, keys_of, load_recipe, with_settings
+from minialbert.recipes.load import (
+    Settings,
+    apply_overrides,
+    keys_of,
+    load_recipe,
+    with_settings,
+    without_effect,
+)
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.checkpoints import step_of
 from minialbert.runs.directory import RunDirectory
@@ -415,6 +422,8 @@ def finetune(
             run.check_room(resume=resume, overwrite=overwrite)  # before data are read and models are loaded
         begun = run.as_begun(resolved, "tuning", *(["epochs"] if time else [])) if resume else None
         plan = plan_finetuning(begun or resolved, rows, taught)
+        told = without_effect(plan.recipe, settings, _idle(plan))
+        plan = replace(plan, notes=(*plan.notes, *told))
         seconds = None
         if allowed is not None and begun is None:
             plan, seconds = _fitted(plan, started, allowed)
@@ -469,6 +478,20 @@ def _fitted(plan: FinetuningPlan, started: float, allowed: float) -> tuple[Finet
     notes.append(f"length: {epochs:.2f} epochs, so {steps:,} steps")
     recipe = apply_overrides(plan.recipe, {"tuning.epochs": epochs})
     return replace(plan, recipe=recipe, max_steps=steps, notes=tuple(notes)), seconds
+
+
+def _idle(plan: FinetuningPlan) -> dict[str, bool]:
+    """Return by the beginning of settings' names whether nothing reads these."""
+    recipe, tagging = plan.recipe, plan.task.type.tagging
+    of_texts = {
+        f"teacher.{key}": not recipe.teacher.labels_texts for key in ("documents", "text_field", "gold_")
+    }
+    of_tags = {f"task.{key}": not tagging for key in ("iob", "overlaps", "decoding", "label_pieces")}
+    return of_texts | of_tags | {
+        "tuning.elastic_": not recipe.tuning.elastic,
+        "teacher.": recipe.teacher.model is None and plan.taught is None,
+        "task.long_texts": tagging,
+    }  # fmt: skip
 
 
 def tuning_identity(plan: FinetuningPlan) -> dict[str, Any]:

@@ -94,6 +94,25 @@ def test_a_student_goes_on_where_it_was(tiny_teacher, tiny_windows, tmp_path):
     assert again.record["layer_map"] == [] and "no teacher: masked-LM alone" in again.record["notes"]
 
 
+def test_settings_that_change_nothing_are_told(tiny_teacher, tiny_windows, tiny_student_config):
+    def idle(settings, **options):
+        settings = TUNED | settings
+        made = distill(
+            tiny_teacher, tiny_windows, recipe="tiny", settings=settings, start_only=True, **options
+        )
+        return [note.partition("here: ")[2] for note in made.record["notes"] if note.startswith("settings:")]
+
+    given = {"data.window_length": 64, "distill.elastic_depths": [1], "distill.relation_heads": 2}
+    assert idle(given) == ["data.window_length, distill.elastic_depths, distill.relation_heads"]
+    used = {"data.mask_probability": 0.3, "distill.relation_weight": 1.0, "distill.relation_heads": 2}
+    assert (
+        idle(used | {"distill.temperature": 2.0, "distill.elastic": True, "distill.elastic_depths": [1]})
+        == []
+    )
+    of_objective = {"distill.hidden_weight": 1.0, "distill.output_weight": 0}
+    assert idle(of_objective, objective=DistillationObjective()) == ["distill.hidden_weight"]
+
+
 def test_without_a_teacher_a_student_starts_from_noise(tiny_windows):
     distilled = distill(None, tiny_windows, max_steps=1, **SETTINGS)
     assert "all weights: random" in distilled.record["notes"]

@@ -859,6 +859,15 @@ def refuse(call, tmp_path):
     return command
 
 
+def test_settings_that_change_nothing_are_told(run):
+    given = {"task.long_texts": "windows", "teacher.temperature": 3.0, "tuning.elastic_depths": [1]}
+    record = run("token", "tuning.epochs=0.1", settings=given | {"task.label_pieces": "all"})
+    told = [note for note in record["notes"] if note.startswith("settings:")]
+    assert told == [
+        "settings: without effect here: task.long_texts, teacher.temperature, tuning.elastic_depths"
+    ]
+
+
 def test_finetune_from_the_command_line(call, student, tmp_path, caplog):
     data = write_task(tmp_path / "token", "token", test=4)
     arguments = ("--model", student(), "--task", "ner", "--data", data, "--set", "tuning.epochs=1")
