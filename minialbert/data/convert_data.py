@@ -91,7 +91,7 @@ def convert_data(
     form = formats.FORMATS[format]
     if overlaps == "layers":
         splits, overlaps = _in_layers(splits, form, notes), "refuse"
-    splits = {name: formats.fit(documents, format, overlaps, notes) for name, documents in splits.items()}
+    splits = formats.fit(splits, format, overlaps, notes)
     read = [data] if isinstance(data, str | Path) else []
     if len(splits) == 1 and form.suffix and target.suffix:
         check_apart(target, read)

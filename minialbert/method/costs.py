@@ -74,8 +74,8 @@ class Price:
             time_left = f"about {duration(self.seconds * left)} at {self.tokens / self.seconds:,.0f} tokens/s"
         return (
             f"training: {self.steps - first_step:,} of {self.steps:,} steps, {self.batch:,} {self.units} each; "
-            f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; {time_left} and "
-            f"{size(self.memory)} on this machine"
+            f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; {time_left} on this "
+            f"machine, and {size(self.memory)} beside the libraries"
         )
 
     def check(self, max_hours: float | None) -> None:
@@ -139,9 +139,10 @@ def faster_precision(
         return resolve_precision(asked), []
     times = bf16_speed(config.hidden_size, _inner_width(config), min(tokens, _MEASURED_TOKENS))
     chosen = "bf16" if times >= _WORTH_A_CHANGE else "fp32"
-    return chosen, [
-        f"precision: {chosen}; bf16 is {times:.1f} times as fast as fp32 in products of this size on this machine"
-    ]
+    told = f"bf16 is {times:.1f} times as fast as fp32 in products of this size on this machine"
+    if chosen == "fp32" and times > 1:  # else it reads as if the slower one were taken
+        told += f", and is taken from {_WORTH_A_CHANGE:g} times on"
+    return chosen, [f"precision: {chosen}; {told}"]
 
 
 def forward_flops_per_token(config: PreTrainedConfig, length: int) -> float:

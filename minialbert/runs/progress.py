@@ -78,7 +78,7 @@ class RunProgress(TrainerCallback):
         self._spoke, self._patience = now, min(2 * self._patience, _LONGEST_PATIENCE)
         part = self._parts / args.gradient_accumulation_steps
         step, memory = f"{state.global_step + part:.1f}/{state.max_steps}", size(1e6 * peak_memory_mb())
-        logger.info("step %s under way  left %s  %s of memory", step, self._left(state, part), memory)
+        logger.info("step %s under way  left %s  %s of memory in all", step, self._left(state, part), memory)
 
     def _left(self, state: TrainerState, part: float = 0.0) -> str:
         """Return the time left after some of a step, as steps took so far."""

@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     from .windows import Text
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".xml")  # whose lines are not texts
+_MODEL = "exported folder, or name of an installed model, as biomedical-ner-2mb"
+_EXAMPLES = """\
+minialbert-runtime exported/ "Aspirin relieves pain."
+minialbert-runtime exported/ --input notes.txt > answers.jsonl
+cat notes.txt | minialbert-runtime biomedical-ner-2mb --input - --format table
+
+For an HTTP server see `minialbert-runtime serve --help`."""
+_SERVED = """\
+minialbert-runtime serve exported/
+minialbert-runtime serve drugs=exported/ diseases=biomedical-ner-2mb --port 8081
+curl -d '{"texts": ["Aspirin relieves pain."]}' http://127.0.0.1:8080/predict"""
+
+
+class _Help(argparse.HelpFormatter):
+    """Leaves the lines of the examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,7 +150,8 @@ def _serve(arguments: Sequence[str]) -> None:
     try:
         from .server import serve
     except ImportError as error:
-        raise UserError(f"{error.name} is missing: pip install 'minialbert-runtime[serve]'") from error
+        advice = "pip install './runtime[serve]' in the checkout"
+        raise UserError(f"{error.name} is missing: {advice}") from error
     chosen = {name: options[name] for name in ("threshold", "top_k", "batch_size", "threads")}
     if options["engine"]:
         chosen["engine"] = options["engine"]
@@ -143,10 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minialbert-runtime",
         description="Label texts with an exported model: entities marked in the text, or one JSON object a line.",
-        epilog="For an HTTP server see `minialbert-runtime serve --help`.",
+        epilog=_EXAMPLES,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL_DIR", help="exported folder, or name of an installed model")
+    parser.add_argument("model", metavar="MODEL_DIR", help=_MODEL)
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts, or give --input")
     parser.add_argument(
         "--input", metavar="FILE", help="a file of one text per line, or - for standard input"
@@ -173,13 +193,15 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="minialbert-runtime serve",
         description="Answer over HTTP with exported models: JSON, an OpenAPI document, and a page to try them.",
+        epilog=_SERVED,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument(
         "folders",
         metavar="MODEL_DIR or NAME=FOLDER",
         nargs="*",
-        help="a folder that `minialbert export` wrote; its name in requests is default, unless one is given",
+        help=f"{_MODEL}; requests call it default, unless NAME is given",
     )
     parser.add_argument(
         "--model", metavar="NAME=FOLDER", action="append", default=[], help="the same as NAME=FOLDER alone"

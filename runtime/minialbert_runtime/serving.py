@@ -383,6 +383,7 @@ class Service:
     async def _list(self, request: Request) -> Response:
         models = [
             {"name": one.name, "version": one.version, "problem": one.problem, "pairs": one.folder.pairs, **one.facts}
+            | ({"labels": []} if one.problem == "embedding" else {})  # there they number the dimensions
             for one in self.models.values()
         ]  # fmt: skip
         return JSONResponse({"models": models})

@@ -77,6 +77,14 @@ def test_missing_library_is_named(tagger):
     assert "onnxruntime is missing: pip install onnxruntime" in refuse(tagger, "x", program=("-c", code))
 
 
+def test_help_has_examples_a_line_each():
+    for words in ((), ("serve",)):
+        status, out, err = run(*words, "--help")
+        assert (status, err) == (0, "")
+        assert f"\n{' '.join(('minialbert-runtime', *words))} exported/" in out
+        assert "or name of an installed model" in " ".join(out.split())
+
+
 def test_options_may_stand_between_texts(classifier):
     arguments = ("king", "--threads", 1, "--batch-size", 1, "ré\u2028", "--threshold", 0.2)
     status, out, err = run(classifier, *arguments)

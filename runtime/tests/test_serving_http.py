@@ -208,6 +208,7 @@ def test_vectors_of_a_sentence_encoder(encoder):
             assert at.ask("/embed", {"texts": ["a"], **wrong}).status == 422
         assert at.ask("/embed", {"pairs": [["a", "b"]]}).status == 422
         assert "vector" in at.ask("/predict", ["king"]).said["results"][0]
+        assert at.ask("/models").said["models"][0]["labels"] == []
 
 
 def blocked(monkeypatch):
@@ -506,7 +507,7 @@ def test_the_command_names_what_is_wrong(counted, tmp_path, monkeypatch, capsys)
         assert "cannot listen at 127.0.0.1" in refusal and "give another --port" in refusal
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "minialbert_runtime.server")
-    assert "pip install 'minialbert-runtime[serve]'" in refused(counted)
+    assert "pip install './runtime[serve]' in the checkout" in refused(counted)
 
 
 @pytest.mark.parametrize("library", ["glibc", "another"])

@@ -54,6 +54,12 @@ def test_tune_evaluate_and_predict_entities(call, tiny_student_dir, tmp_path):
     assert status == 0
     assert "history, test" in out
     assert f"{tuned['score']:.4f}" in out
+    figures = tuned["metrics"]["test"]
+    for name, shown, twin in (
+        ("entity_f1_strict", "F1 strict", "f1"),
+        ("span_recall", "span recall", "recall"),
+    ):
+        assert (shown in out) == (figures[name] != figures[f"entity_{twin}"])  # the same figure is shown once
     assert str(scores) in out
     assert json.loads((scores / "result.json").read_text())["metrics"]["test"] == tuned["metrics"]["test"]
     assert len(read_lines((scores / "predictions.jsonl").read_text())) == 32

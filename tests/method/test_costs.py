@@ -69,6 +69,7 @@ def test_auto_is_what_this_processor_multiplies_faster(times, chosen, monkeypatc
     assert why.startswith(
         f"precision: {chosen}; bf16 is {times} times as fast as fp32 in products of this size"
     )
+    assert why.endswith("this machine, and is taken from 1.5 times on") == (times == 1.4)
 
 
 def test_what_is_named_or_short_is_not_measured(monkeypatch):

@@ -116,11 +116,11 @@ def test_a_long_silence_ends_within_a_minute_and_leaves_the_log_alone(monkeypatc
         clock.now += 14
         shown.on_substep_end(args, state, control)
         (line,) = lines()
-        assert line == "step 40.2/76 under way  left 1:40:06  2.9 GB of memory"
+        assert line == "step 40.2/76 under way  left 1:40:06  2.9 GB of memory in all"
         clock.now += 126
         state.global_step += 1
         shown.on_step_end(args, state, control)
-        assert lines() == ["step 41.0/76 under way  left 1:38:00  2.9 GB of memory"]
+        assert lines() == ["step 41.0/76 under way  left 1:38:00  2.9 GB of memory in all"]
         clock.now += 14  # the waits grow
         shown.on_substep_end(args, state, control)
         clock.now += 28

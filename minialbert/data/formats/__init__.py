@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,10 +121,15 @@ def _of_file(path: Path, *, tagging: bool) -> str | None:
     return {".spacy": "spacy", ".xml": "bioc", ".bioc": "bioc", ".ann": "brat"}.get(suffix)
 
 
-def fit(documents: Iterable[Document], name: str, overlaps: Overlaps, notes: list[str]) -> list[Document]:
-    """Returns documents without what a format cannot hold, which is counted in a note."""
+def fit(
+    splits: Mapping[str, Iterable[Document]], name: str, overlaps: Overlaps, notes: list[str]
+) -> dict[str, list[Document]]:
+    """Returns the documents of splits without what a format cannot hold, which is counted in one note for all."""
     lost = Counter[str]()
-    fitting = [_fitting(document, name, overlaps, lost) for document in documents]
+    fitting = {
+        split: [_fitting(document, name, overlaps, lost) for document in documents]
+        for split, documents in splits.items()
+    }
     if lost:
         many = ", ".join(f"{what} ({count:,})" for what, count in lost.items())
         notes.append(f"left out, since {FORMATS[name].title} cannot hold them: {many}")

@@ -60,8 +60,9 @@ def test_sentences_of_a_document_stay_together(tmp_path):
 
 def test_a_text_without_a_word_is_counted():
     notes = []
-    fit([Document(" ", ()), Document("a", ())], "conll", "refuse", notes)
-    assert notes == ["left out, since CoNLL cannot hold them: texts without a word (1)"]
+    splits = {"train": [Document(" ", ()), Document("a", ())], "test": [Document("", ())]}
+    assert list(fit(splits, "conll", "refuse", notes)) == ["train", "test"]
+    assert notes == ["left out, since CoNLL cannot hold them: texts without a word (2)"]
 
 
 @pytest.mark.parametrize("scheme", ["iob2", "conllu", "bioes"])
