@@ -88,7 +88,7 @@ def confusion(
 
 
 def never_predicted(figures: Mapping[str, Any]) -> list[str]:
-    """Return lines about the classes of rows that were never predicted, and entity types of which none was found."""
+    """Return lines about classes and types of entities that were never found, and those that were not there to find."""
     lines = []
     for part, figure, told, units in (
         ("per_class", "predicted", "never predicted", ("row", "rows")),
@@ -97,6 +97,12 @@ def never_predicted(figures: Mapping[str, Any]) -> list[str]:
         counts = {name: one["support"] for name, one in (figures.get(part) or {}).items() if not one[figure]}
         missed = [f"{quoted(name)} ({n:,} {units[n > 1]})" for name, n in counts.items() if n]
         lines += [f"{told}: {listed(missed)}"] if missed else []
+    if absent := [name for name, one in (figures.get("per_class") or {}).items() if not one["support"]]:
+        lines.append(
+            f"no row has {listed(map(quoted, absent))}: 0 in means over classes, whatever was predicted"
+        )
+    if "per_type" in figures and not any(one["support"] for one in figures["per_type"].values()):
+        lines.append("no row has an entity: F1 is 0, whatever was found")
     return lines
 
 

@@ -311,8 +311,10 @@ class Regression(TaskType):
         return bool(figures.get("r2", 0.0) >= figures.get("pearson", 0.0) ** 2 / 2)
 
     def remarks(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return a line where the model says hardly more than the mean."""
-        if figures.get("r2", 1.0) > 0.1:
+        """Return a line where the model says hardly more than the mean, or where there is nothing to tell apart."""
+        if "r2" not in figures:
+            return ["all scores are the same, of which there is no correlation: it is 0 here"]
+        if figures["r2"] > 0.1:
             return []
         error = figures["mean_squared_error"]
         return [

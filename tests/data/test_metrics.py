@@ -156,10 +156,15 @@ def test_areas_over_classes_leave_out_what_has_no_curve():
         "support": 0,
         "predicted": 0,
     }
-    assert never_predicted(found) == ["never predicted: 'b' (3 rows)"]
+    absent = "no row has 'c': 0 in means over classes, whatever was predicted"
+    assert never_predicted(found) == ["never predicted: 'b' (3 rows)", absent]
+    assert found["f1_macro"] == pytest.approx((1 + 0 + 0) / 3)
     people, place = [Span(0, 1, "P"), Span(2, 3, "P")], [Span(4, 5, "L")]
     found = span_metrics([people, place], [[Span(0, 2, "P")], place])
     assert never_predicted(found) == ["none found: 'P' (2 entities)"]
+    for found in ([[]], [people]):
+        told = never_predicted(span_metrics([[]], found))
+        assert told == ["no row has an entity: F1 is 0, whatever was found"]
     assert "auroc" not in class_metrics(gold[:, 1:], gold[:, 1:], scores[:, 1:], ("b", "c"))
 
 

@@ -34,6 +34,10 @@ def test_a_score_that_only_has_the_right_order_is_no_sound_state():
         assert kind.is_sound(figures) is sound
         assert bool(kind.remarks(figures)) is not sound
     assert "2.05e+07" in kind.remarks(figures)[0]  # the mean of the squares of 5,000 and 4,000
+    _, figures = kind.answers(task, np.array([[1.0], [2.0]]), [5.0, 5.0])
+    assert kind.remarks(figures) == [
+        "all scores are the same, of which there is no correlation: it is 0 here"
+    ]
 
 
 def test_focal_loss_by_hand():
