@@ -514,9 +514,10 @@ def _lookup(node: Node, given: Sequence[_Value]) -> _Lookup | None:
     if node.operator == "Mul" and len(lookups) == 2:
         scales = lookups[1].table
         return _Lookup(first, which, scales) if scales.shape == (len(first), 1) else None
-    plain = all(isinstance(value, _Lookup) or value.size == 1 for value in given)
+    changed = node.operator in ("Cast", "BitwiseAnd", "BitShift", "Sub")
+    plain = changed and all(isinstance(value, _Lookup) or value.size == 1 for value in given)
     joined = node.operator == "Concat" and len(lookups) == len(given) and node.attributes["axis"] in (-1, 2)
-    if joined or (plain and node.operator in ("Cast", "BitwiseAnd", "BitShift", "Sub")):
+    if joined or plain:
         tables = [value.table if isinstance(value, _Lookup) else value for value in given]
         return _Lookup(
             np.concatenate(tables, -1) if joined else np.asarray(FOLDS[node.operator](node, *tables)), which

@@ -69,6 +69,7 @@ MODELS = {
     "questions": ("question-answering", student(MiniAlbertForQuestionAnswering, num_labels=2)),
     "masked": ("masked-lm", student(MiniAlbertForMaskedLM)),
     "no adapters": ("sequence-classification", student(adapter_reduction_factor=None)),
+    "small tables": ("sequence-classification", student(embedding_size=8)),
     "full rank": ("sequence-classification", student(embedding_size=96)),
     "two blocks": ("sequence-classification", student(num_hidden_groups=2)),
     "as released": ("sequence-classification", student(adapter_layer_norm=True)),
