@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -157,7 +158,9 @@ def distill(
     if output is None and (resume or world_size() > 1):
         raise UserError("a run that is resumed, or has several processes, needs a directory: give output")
     teacher, student = of_result(teacher), of_result(student)
+    afterwards = ExitStack()
     if isinstance(teacher, PreTrainedModel):
+        afterwards.callback(teacher.set_attn_implementation, teacher.config._attn_implementation)
         has_head = teacher.get_output_embeddings() is not None
         teacher = Teacher(teacher, has_head, name=teacher.config.name_or_path)
     live = teacher if isinstance(teacher, Teacher) else None
@@ -191,7 +194,7 @@ def distill(
     if resume:
         run.refuse_finished(run.model, run.page)  # one without a page gets it, if all is as before
     begun = run.as_begun(resolved, "training", *(LENGTHS if time else ())) if resume else None
-    with speaking(progress):
+    with speaking(progress), afterwards:
         windows = _as_windows(data, run, resolved, live, tokenizer, progress=progress)
         plan = plan_distillation(
             begun or resolved, windows, teacher=live, student=trained, objective=objective

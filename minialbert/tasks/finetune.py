@@ -422,6 +422,7 @@ def finetune(
             run.check_room(resume=resume, overwrite=overwrite)  # before data are read and models are loaded
         begun = run.as_begun(resolved, "tuning", *(["epochs"] if time else [])) if resume else None
         plan = plan_finetuning(begun or resolved, rows, taught)
+        attention = plan.model.config._attn_implementation
         told = without_effect(plan.recipe, settings, _idle(plan))
         plan = replace(plan, notes=(*plan.notes, *told))
         seconds = None
@@ -436,6 +437,7 @@ def finetune(
             record = _finetune(
                 plan, run, price, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
             )
+    plan.model.set_attn_implementation(attention)
     if keep_model and run.model.is_dir():
         plan.model.name_or_path = str(run.model)
     return ModelResult(record, run.path, plan.model.eval(), plan.tokenizer)

@@ -94,6 +94,13 @@ def test_a_student_goes_on_where_it_was(tiny_teacher, tiny_windows, tmp_path):
     assert again.record["layer_map"] == [] and "no teacher: masked-LM alone" in again.record["notes"]
 
 
+def test_a_live_teacher_keeps_its_kind_of_attention(tiny_teacher, tiny_windows):
+    tiny_teacher.set_attn_implementation("eager")
+    distill(tiny_teacher, tiny_windows, start_only=True, **SETTINGS)
+    outputs = tiny_teacher(torch.tensor([[5, 6, 7]]), output_attentions=True)
+    assert [rows.shape for rows in outputs.attentions] == [(1, 4, 3, 3)] * 4
+
+
 def test_settings_that_change_nothing_are_told(tiny_teacher, tiny_windows, tiny_student_config):
     def idle(settings, **options):
         settings = TUNED | settings
