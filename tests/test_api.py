@@ -37,7 +37,7 @@ def test_live_models_go_in_everywhere(tiny_teacher, tiny_tokenizer, tmp_path):
 def test_a_model_that_came_of_a_verb_is_free(tiny_teacher, tiny_tokenizer):
     data = {"train": ROWS, "validation": ROWS[:8]}
     tuned = minialbert.finetune(tiny_teacher, "classification", data, tokenizer=tiny_tokenizer, epochs=1)
-    assert not tuned.model._forward_pre_hooks
+    assert not tuned.model._forward_pre_hooks and tuned.model.config._attn_implementation == "sdpa"
     copied = copy.deepcopy(tuned.model)
     assert minialbert.predict(copied, ["the king"]) == minialbert.predict(tuned, ["the king"])
 
