@@ -329,9 +329,10 @@ class TextModel(ABC):
 
 
 def _listed(texts: Iterable[Text]) -> Iterable[Text]:
-    """Return texts as given; refuse what gives texts that are none: keys of a mapping, names of a frame's columns."""
+    """Return texts as given; refuse what gives no texts: keys of a mapping, a frame's columns, a data set's rows."""
     readable = hasattr(texts, "__iter__") or hasattr(texts, "__getitem__")
-    if not readable or isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns"):
+    is_table = hasattr(texts, "columns") or hasattr(texts, "column_names")
+    if not readable or is_table or isinstance(texts, str | bytes | Mapping):
         raise UserError(
             f"expected a list of texts, found {type(texts).__name__}: give [text] for one text, and of a table the "
             "column with the texts"

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from itertools import count, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -492,5 +493,11 @@ def test_options_out_of_range(classifier, options, message):
 def test_what_is_no_text_is_refused(tagger, text, message):
     with pytest.raises(RuntimeUserError, match=message):
         list(Model(tagger).predict(["fine", text]))
-    with pytest.raises(RuntimeUserError, match=r"give \[text\]"):
-        Model(tagger).predict("fine")
+    frame, dataset = (
+        SimpleNamespace(columns=["text"]),
+        SimpleNamespace(column_names=["text"]),
+    )  # which give rows
+    frame.__iter__ = dataset.__iter__ = lambda: iter([{"text": "fine"}])
+    for given in ("fine", frame, dataset):
+        with pytest.raises(RuntimeUserError, match=r"give \[text\] for one text, and of a table the column"):
+            Model(tagger).predict(given)
