@@ -226,9 +226,11 @@ def apart() -> list[Row]:
         *rows,
         of_miniature(f"{three}, three iterations, rank 384", "nothing", *sides, key),
         of_miniature("the same, biomedical text", "nothing", *(f"bio-{one}" for one in sides), key, SETS),
-        unmeasured("scale vectors", "nothing", "`student.adapter_kind: scale`"),
-        unmeasured("an embedding of the iteration", "nothing", "`student.adapter_kind: iteration-embedding`"),
-        unmeasured("LoRA from what the teacher's layers differ by", "from zero", "`student.adapter_init: teacher`"),
+        of_sharing("scale vectors", "nothing", [("one-scale", "one-none")], "`student.adapter_kind: scale`"),
+        of_sharing("an embedding of the iteration", "nothing", [("one-iteration", "one-none")],
+                   "`student.adapter_kind: iteration-embedding`"),
+        of_sharing("LoRA from what the teacher's layers differ by", "from zero", [("one-lora-teacher", "one-lora")],
+                   "`student.adapter_init: teacher`"),
     ]  # fmt: skip
 
 
@@ -288,7 +290,8 @@ def losses() -> list[Row]:
                      "`distill.embedding_weight: 1`"),
         Row("layers 2, 3 and 6 as targets", "2, 4 and 6", "STS-B", tokens, "1, 1", "1", one - other, None,
             "`distill.layer_map: [2, 3, 6]`", "block-start/README.md"),
-        unmeasured("MiniLMv2's relations", "hidden states", "`distill.relation_weight: 3`"),
+        of_sharing("MiniLMv2's relations", "hidden states", [("one-relations", "one-bottleneck")],
+                   "`distill.relation_weight: 3`"),
     ]  # fmt: skip
 
 
@@ -319,7 +322,8 @@ def training() -> list[Row]:
             _tokens(long[0]), "1", "-", ahead, None, "no key", f"{page}#averaged-weights", said="no gain (one run)"),
         Row("recipe `small` of today: start, losses, Muon", "`small` of before", "masked tokens", _tokens(today),
             "1, 1", "-", _masked(today) - _masked(before), None, "`--recipe small`", "main-job/README.md"),
-        unmeasured("constant rate, then to zero", "linear", "`training.lr_scheduler: warmup_stable_decay`"),
+        of_sharing("constant rate, then to zero", "linear", [("one-constant", "one-bottleneck")],
+                   "`training.lr_scheduler: warmup_stable_decay`"),
     ]  # fmt: skip
 
 
