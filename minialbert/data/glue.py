@@ -374,7 +374,6 @@ def write_submission(
         told = "%s.tsv: %d rows, but the official split has %d: the benchmark would refuse the file"
         logger.warning(told, name, len(lines), official_rows)
     with writing(path, advice=None):
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "index\tprediction\n" + "".join(lines))
     return path
 

@@ -146,9 +146,7 @@ def decode_map(encoded: str, heads: int, tokens: int) -> np.ndarray:
 
 def write_attention_maps(path: str | Path, maps: dict[str, Any]) -> None:
     """Write maps as JSON; a crash leaves either the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, maps, indent=None)
+    write_json(Path(path), maps, indent=None)
 
 
 def read_attention_maps(path: str | Path) -> dict[str, Any]:

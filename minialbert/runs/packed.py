@@ -73,7 +73,6 @@ def pack_files(folder: Path, texts: Mapping[str, str]) -> None:
             advice = "pack fewer runs into one folder"
             raise UserError(f"{folder / name} would have more than {_MOST_BYTES // 2**20} MiB: {advice}")
         with writing(folder / name, advice="make room, then start the same command again"):
-            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / name, gzip.compress(plain, mtime=0) if name == LOGS else plain)
 
 

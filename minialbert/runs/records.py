@@ -209,7 +209,6 @@ def write_result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             if any(fault["type"] != "finite_number" for fault in error.errors()):
                 raise  # a figure that is not finite is no reason to lose a run
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, complete)
     return complete
 

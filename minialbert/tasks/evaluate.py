@@ -213,7 +213,6 @@ def evaluate(
             return Result(record)
         folder = Path(output)
         with writing(folder, advice=None):
-            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / PREDICTIONS_FILE, "".join(f"{to_json_line(line)}\n" for line in lines))
             return Result(write_result(folder / RESULT_FILE, record), folder)
 

@@ -300,6 +300,11 @@ def test_a_file_is_replaced_whole(tmp_path, content):
     assert path.read_text() == "new" and _names(tmp_path) == ["file"]
 
 
+def test_folders_above_a_file_are_made(tmp_path):
+    write_atomically(tmp_path / "a" / "b" / "file", "new")
+    assert (tmp_path / "a" / "b" / "file").read_text() == "new"
+
+
 def test_a_link_in_the_place_of_a_new_file_is_not_followed(tmp_path):
     (tmp_path / "secret").write_text("mine")
     (tmp_path / ".file.partial").symlink_to(tmp_path / "secret")

@@ -411,7 +411,6 @@ def _copy_records(results: Mapping[str, Result], records: Path, output: Path) ->
             texts[target.relative_to(output / "cells").as_posix()] = text
             continue
         with writing(target, advice=ADVICE):
-            target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, text)
     pack_files(output / "cells", texts)
 
