@@ -338,7 +338,11 @@ def sharing(figure: Figure, colours: Colours, shown: dict[str, Any]) -> None:
             [one["MB"]], [one["score"]], marker, mfc=face, mec=colours[colour], ms=13 if marker == "*" else 7
         )
         x, y = axes.transData.transform((one["MB"], one["score"]))
-        taken.append((x - 6, x + 6, y - 6, y + 6))
+        bottom, top = axes.transData.transform([(one["MB"], one["low"]), (one["MB"], one["high"])])[:, 1]
+        taken += [(x - 6, x + 6, y - 6, y + 6), (x, x, bottom, top)]
+    for start, end, score in zip(places[:-1], places[1:], scores, strict=False):  # the front's own line
+        (left, y), (right, _) = axes.transData.transform([(start, score), (end, score)])
+        taken.append((left, right, y, y))
     for one in sorted(found["students"], key=lambda one: -one["score"]):
         x, y = axes.transData.transform((one["MB"], one["score"]))
         wide, ups = 6.6 * len(one["name"]), (0, 9, -9, 16, -16, 24, -24, 32, -32, 42, -42)

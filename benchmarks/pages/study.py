@@ -148,9 +148,10 @@ def of_sharing(choice: str, other: str, pairs: Sequence[tuple[str, str]], key: s
 
 
 def more(choice: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return a choice with the megabytes that it takes more in int8."""
+    """Return a choice with the megabytes that it takes more in int8, if it does."""
     sizes = bytes_of()
-    return f"{choice} ({statistics.fmean(sizes[a] - sizes[b] for a, b in pairs) / 1e6:+.1f} MB)"
+    extra = round(statistics.fmean(sizes[a] - sizes[b] for a, b in pairs) / 1e6, 1)
+    return f"{choice} ({extra:+.1f} MB)" if extra else choice
 
 
 def of_miniature(

@@ -148,9 +148,9 @@ def whole_file(
 ) -> Iterator[IO[Any]]:
     """Yield a new file beside another; when the block ends without an error it takes its place, synced or not.
 
-    Folders above it are made. A crash leaves either the old or the new contents. The mode is "x" for text, "xb" for bytes; `by` tells this
-    process's new file from those of others that write the same one. What an error of a kind in `keep` left unfinished
-    stays beside the file, unless it is empty.
+    Folders above it are made. A crash leaves either the old or the new contents. The mode is "x" for text, "xb" for
+    bytes; `by` tells this process's new file from those of others that write the same one. What an error of a kind in
+    `keep` left unfinished stays beside the file, unless it is empty.
     """
     partial = path.with_name(f".{path.name}{by}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)

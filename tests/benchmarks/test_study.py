@@ -58,14 +58,14 @@ def test_verdicts(study, gain, ends, bound, within, said):
 
 def test_new_rows_of_the_suite_and_their_second_seeds_get_into_table_and_figure(study, monkeypatch):
     rows = study.tuned()
-    new = {name: rows["one-none"]._replace(scores=[80.0, 70.0]) for name in ("ends-none", "ends-none-2")}
-    before = {row.choice: row for row in study.sharing()}
-    assert before["own blocks for first and last"].verdict(1) == "not measured"
+    new = {name: rows["one-none"]._replace(scores=[80.0, 70.0]) for name in ("runs-none", "runs-none-2")}
+    (before,) = (row for row in study.sharing() if row.choice.startswith("two blocks, in runs"))
+    assert (before.measure, before.within) == ("masked tokens", "first steps alone")
     monkeypatch.setattr(study, "tuned", lambda: rows | new)
-    (row,) = (row for row in study.sharing() if row.choice.startswith("own blocks for first"))
+    (row,) = (row for row in study.sharing() if row.choice.startswith("two blocks, in runs"))
     assert (row.measure, row.distilled) == ("2 tasks", "2, 2")
     assert row.gain == pytest.approx(75 - sum(study.sharing_values()["one-none"]) / 2)
-    (student,) = (one for one in study.numbers()["students"] if one["name"] == "ends-none")
+    (student,) = (one for one in study.numbers()["students"] if one["name"] == "runs-none")
     assert (student["score"], student["of"]) == (75, 2)
 
 
