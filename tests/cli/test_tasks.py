@@ -642,7 +642,7 @@ def test_predicting_what_does_not_fit(refuse, tuned, tiny_student_dir, tmp_path)
     assert "no such file" in refuse(*usual, "--input", tmp_path / "nothing.txt")
     assert "unknown extension" in refuse(*usual, "--input", tmp_path / "texts.doc")
     assert "expected a threshold from 0 to 1" in refuse(*usual, "--threshold", 2, "to")
-    assert "cannot be written" in refuse(*usual, "--output", tmp_path / "no" / "file.jsonl", "to")
+    assert "cannot be written" in refuse(*usual, "--output", tmp_path / "texts.txt" / "file.jsonl", "to")
     assert "has no task head" in refuse("predict", "--model", tiny_student_dir, "to")
     assert "nowhere" in refuse("predict", "--model", tmp_path / "nowhere", "to")
 

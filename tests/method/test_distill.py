@@ -393,7 +393,7 @@ def test_the_price_is_told_before_the_first_step(run, tmp_path, caplog):
     lines = [record.getMessage() for record in caplog.records]
     (price,) = (line for line in lines if line.startswith("training: "))
     assert re.search(
-        r"4 of 4 steps, 8 windows each; \d+ tokens, \d\.\d passes .*; under a minute and ", price
+        r"4 of 4 steps, 8 windows each; \d+ tokens, \d\.\d passes .*; under a minute on this ", price
     )
     assert lines.index(price) < next(place for place, line in enumerate(lines) if line.startswith("step 1/4"))
 
@@ -411,7 +411,8 @@ def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch,
     monkeypatch.setattr(costs, "_FEW_OPERATIONS", 0)
     monkeypatch.setattr(costs, "measured_matmul_rate", lambda precision: 1e3)
     with pytest.raises(
-        UserError, match=r"about \d+:\d\d:\d\d at \d+ tokens/s and .*more than 24 hours. Give --yes .*small"
+        UserError,
+        match=r"about \d+:\d\d:\d\d at \d+ tokens/s on this .*more than 24 hours. Give --yes .*small",
     ):
         run(max_hours=24)
     assert not (tmp_path / "run").exists()
@@ -431,7 +432,7 @@ def test_a_time_chooses_the_number_of_steps_and_a_resumed_run_keeps_it(run, tmp_
     assert steps == kept.max_steps > 4 and kept.epochs is None
     assert (kept.warmup_steps, kept.eval_steps) == (1, 2)
     (price,) = (line for line in caplog.messages if line.startswith("training: "))
-    assert f"{steps:,} of {steps:,} steps" in price and " at 1 tokens/s and " in price
+    assert f"{steps:,} of {steps:,} steps" in price and " at 1 tokens/s on this machine, and " in price
     assert any(line.startswith("length: ") and f"so max_steps {steps}" in line for line in caplog.messages)
     (tmp_path / "run" / "result.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints")

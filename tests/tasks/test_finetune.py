@@ -886,7 +886,7 @@ def test_finetune_from_the_command_line(call, student, tmp_path, caplog):
     assert "Animal" in out
     assert "parameters are trained (100.00 %)" in caplog.text
     assert re.search(
-        r"training: (\d+) of \1 steps, 32 rows each; [\d,]+ tokens, 1.0 passes over the data; under a minute and ",
+        r"training: (\d+) of \1 steps, 32 rows each; [\d,]+ tokens, 1.0 passes over the data; under a minute on this ",
         caplog.text,
     )
 
