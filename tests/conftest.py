@@ -211,9 +211,15 @@ def tiny_teacher_dir(
 ) -> Path:
     """`tiny_teacher` with its tokenizer, saved."""
     folder = tmp_path / "teacher"
-    tiny_teacher.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+    _save(tiny_teacher, tiny_tokenizer, folder)
     return folder
+
+
+def _save(teacher: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    teacher.save_pretrained(folder)
+    tokenizer.backend_tokenizer.no_truncation()  # as an earlier test may have set it, which the file would hold
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -225,8 +231,7 @@ def distilled(
     from minialbert.recipes.load import apply_overrides, load_recipe
 
     folder = tmp_path_factory.mktemp("distilled")
-    _teacher(tiny_tokenizer).save_pretrained(folder / "teacher")
-    tiny_tokenizer.save_pretrained(folder / "teacher")
+    _save(_teacher(tiny_tokenizer), tiny_tokenizer, folder / "teacher")
     settings = ["student.adapter_reduction_factor=8", "training.eval_windows=8"]
     recipe = apply_overrides(load_recipe("tiny"), [*settings, f"teacher.model='{folder / 'teacher'}'"])
     distill(None, tiny_windows, recipe=recipe, output=folder / "run", progress=False)
