@@ -47,7 +47,8 @@ same seed:
 Without any distillation, `one-bottleneck` reaches {first:.1f} on STS-B where its block starts as layer 1, and
 {second:.1f} from layer 2.
 
-    minialbert suite run sharing --teacher TEACHER --data DATA --output runs/sharing --only first
+    minialbert suite run sharing --teacher TEACHER --data DATA --output runs/sharing \\
+      --only first,ends-none
     minialbert distill --recipe miniature/muon --set student.num_hidden_layers=6 --set student.init_layer=1 \\
       --start-only --teacher TEACHER --data windows/ --output start
     minialbert finetune --model start/model --task stsb --data STS-B --epochs 3 --lr 3e-4 --precision bf16 \\
@@ -69,7 +70,7 @@ column is the mean difference to `{plain}`, in points, for each MB that a row ta
 """
 TAIL = """
 The teacher predicts {teacher:.1f} %. Each row was made by these commands, with its settings in the suite as further
-`--set`:
+`--set`, and `three-none` with three iterations:
 
     minialbert prepare --recipe miniature/student-64 --corpus CORPUS --tokenizer TEACHER --output windows/
     minialbert distill --recipe miniature/student-64 --set student.num_hidden_layers=6 \\
