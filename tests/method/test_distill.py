@@ -393,7 +393,9 @@ def test_the_price_is_told_before_the_first_step(run, tmp_path, caplog):
     lines = [record.getMessage() for record in caplog.records]
     (price,) = (line for line in lines if line.startswith("training: "))
     assert re.search(
-        r"4 of 4 steps, 8 windows each; \d+ tokens, \d\.\d passes .*; under a minute on this ", price
+        r"4 of 4 steps, 8 windows each; \d+ tokens, \d\.\d passes .*; under a minute on this "
+        r"machine, and [\d.]+ MB beside the libraries$",
+        price,
     )
     assert lines.index(price) < next(place for place, line in enumerate(lines) if line.startswith("step 1/4"))
 
