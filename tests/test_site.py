@@ -121,24 +121,6 @@ def test_links_lead_to_where_files_stand_in_the_site(site):
         "[a](results/soak/README.md) [b](gone.md) [c](#words)"
     )
     assert "pip install" in written("index.md", "<!-- README: Install -->")
-    start = written("index.md", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
-    for expected in (
-        "](#install)",
-        "(img/box-light.svg#only-light){width=",
-        "(img/box-dark.svg#only-dark){width=",
-    ):
-        assert expected in start
-    assert "<picture>" not in start and "](docs/" not in start
-
-
-def test_model_cards_are_pages_if_the_start_page_links_to_them(site):
-    structure = pytest.importorskip("mkdocs.structure.files")
-    plugins = SimpleNamespace(_current_plugin="site_pages")
-    config = SimpleNamespace(plugins=plugins, site_dir="site", use_directory_urls=False)
-    start = structure.File("index.md", str(ROOT / "docs"), "site", use_directory_urls=False)
-    pages = set(site.on_files(structure.Files([start]), config).src_uris)
-    for name in ("minilm-5mb", "biomedical-ner-2mb", "english-4mb", "biomedical-2mb"):
-        assert f"models/minialbert_models/{name}/README.md" in pages
 
 
 def test_a_page_that_loads_from_another_machine_fails_the_build(site, tmp_path):

@@ -1,7 +1,7 @@
 """Hooks of `mkdocs build`: pages that are generated, files from outside docs/, and a look at what was built.
 
 Called as a script, it writes the tables of docs/recipes.md again. Pages of their own: the command line, from its
-parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all records and model cards that a page links to, in turn. A
+parsers; CONTRIBUTING.md, CHANGELOG.md and SECURITY.md; and all records below results/ that a page links to, in turn. A
 link to any other file of the repository becomes plain text. The build fails if a built page would load anything from
 another machine.
 """
@@ -23,14 +23,8 @@ if TYPE_CHECKING:  # the test of links needs no mkdocs
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = "reference/cli.md"
-# Files beside docs/ that become pages. Below docs/ and these folders a file keeps its place.
+# Files beside docs/ that become pages. Below docs/ and results/ a file keeps its place.
 PLACES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md", "SECURITY.md": "security.md"}
-_LINKED = ("results/", "models/")
-# The README's picture for a light and a dark page; the site's theme has a switch, and tells them by their addresses.
-_PICTURE = re.compile(
-    r'<picture>\s*<source [^>]*srcset="(?P<dark>[^"]+)">\s*'
-    r'<img (?P<size>width="\d+" )?alt="(?P<alt>[^"]+)" src="(?P<light>[^"]+)">\s*</picture>'
-)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 _CODE = re.compile(r"^( *)(```|~~~).*?^\1\2|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _REFERENCE = (
@@ -82,13 +76,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = found.pop()
         if not page.endswith(".md"):
             continue
-        text = _with_sections((ROOT / page).read_text(encoding="utf-8"))
+        text = (ROOT / page).read_text(encoding="utf-8")
         if not page.startswith("docs/"):
             head = "---\nsearch:\n  exclude: true\n---\n" if page.startswith("results/") else ""
             files.append(File.generated(config, PLACES.get(page, page), content=head + text))
         for link in links(text):
             target = _as_page(target_of(link["target"], page)[0])
-            if target in seen or not target.startswith(_LINKED) or not (ROOT / target).is_file():
+            if target in seen or not target.startswith("results/") or not (ROOT / target).is_file():
                 continue
             seen.add(target)
             found.append(target)
@@ -107,8 +101,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links lead to where files of the repository stand in the site; those that do not stand there become text."""
     here = page.file.src_uri
     beside = {place: path for path, place in PLACES.items()}
-    source = beside.get(here, here if here.startswith(_LINKED) else f"docs/{here}")
-    markdown = _with_sections(markdown)
+    source = beside.get(here, here if here.startswith("results/") else f"docs/{here}")
+    markdown = re.sub(r"<!-- README: (.*) -->", lambda found: _section(found[1]), markdown)
     for link in reversed(list(links(markdown))):
         target, anchor = target_of(link["target"], source)
         place = PLACES.get(target, _as_page(target).removeprefix("docs/"))
@@ -123,24 +117,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
-def _with_sections(markdown: str) -> str:
-    """Return a page of docs/ with the sections of the README that it names."""
-    return re.sub(r"<!-- README: (.*) -->", lambda found: _section(found[1]), markdown)
-
-
 def _section(heading: str) -> str:
+    """Return a section of the README as a page of docs/ would have it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = re.split(r"^## .*\n", text.partition(f"\n## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    section = _PICTURE.sub(
-        lambda found: "\n".join(
-            f"![{found['alt']}]({found[theme]}#only-{theme}){{{found['size'] or ''}}}"
-            for theme in ("light", "dark")
-        ),
-        section,
-    )
     for link in reversed(list(links(section))):
-        target = link["target"]
-        target = target if target.startswith("#") else relpath(target, "docs")
+        target = relpath(link["target"], "docs")
         section = f"{section[: link.start('target')]}{target}{section[link.end('target') :]}"
     return section.strip()
 

@@ -565,7 +565,7 @@ def _record(
         "training": {
             "steps": plan.max_steps,
             "windows": plan.max_steps * plan.recipe.training.batch_size,
-            "wall_seconds": round(trainer.training_seconds, 1),
+            **trainer.times,
             "skipped_steps": trainer.skipped_steps,
             "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
             "last_logged_losses": {

@@ -89,10 +89,11 @@ def initialize_from_teacher(
     LayerNorm, which takes the mean of a row away, takes none of them. Embedding projection (Eq. 5): least
     squares from the student's rank-R vectors to the teacher's embedding output. Shared block: one of the
     teacher's layers, counted from 1, or the mean of all; several groups: the layers that their first iterations
-    stand for (`layer_map`). Masked-LM head: the teacher's; what leads to a factorised decoder is fitted to the
-    teacher's, or to its word table where it has no head. Adapters stay as they are, or with `adapters` follow the
-    teacher's layers (`_start_adapters`). Rows of words are those that `Teacher.words` gives. Raises UserError if
-    their number is not the student's, or the teacher has no such layer.
+    stand for (`layer_map`); a narrower feed-forward network: the units that move its output most. Masked-LM head:
+    the teacher's; what leads to a factorised decoder is fitted to the teacher's, or to its word table where it has
+    no head. Adapters stay as they are, or with `adapters` follow the teacher's layers (`_start_adapters`). Rows of
+    words are those that `Teacher.words` gives. Raises UserError if their number is not the student's, or the
+    teacher has no such layer.
     """
     encoder, config = student.minialbert, student.config
     tables = embedding_tables(teacher.model)
@@ -123,7 +124,7 @@ def initialize_from_teacher(
     report = [
         f"embedding tables ({', '.join(tables)}): the teacher's{directions}",
         _start_projection(student, teacher, samples, full_rank=low_rank is None),
-        _start_block(student, teacher, layer),
+        _start_block(student, teacher, layer, samples),
         _start_head(student, teacher, low_rank),
     ]
     if adapters and not report[2].startswith("shared block: random"):
@@ -333,36 +334,78 @@ def _least_squares(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tenso
     return torch.linalg.solve(gram, weighted.T @ y)
 
 
-def _start_block(student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None) -> str:
+def _start_block(
+    student: MiniAlbertForMaskedLM, teacher: Teacher, layer: int | None, samples: Sequence[dict[str, Tensor]]
+) -> str:
     layers, kind = _teacher_layers(teacher.model), teacher.model.config.model_type
     if layers is None:
         return f"shared block: random (the layers of {kind} have another structure)"
     parts, modules = layers
     block, config = student.minialbert.block, student.config
-    sources: list[list[Any]] = [[module.get_submodule(name) for module in modules] for name in parts]
-    for name, source in zip(_BLOCK_PARTS[0], sources, strict=True):
-        if any(not _fits(part, block.get_submodule(name)) for part in source):
-            return "shared block: random (width or inner width differ from the teacher's)"
-    if config.num_attention_heads != teacher.num_heads:
-        return "shared block: random (head counts differ)"
+    sources = {
+        ours: [module.get_submodule(name) for module in modules]
+        for ours, name in zip(_BLOCK_PARTS[0], parts, strict=True)
+    }
     starts = [layer] * config.num_hidden_groups
     if layer is None and len(starts) > 1:
         starts = _group_layers(config, teacher.num_layers)
+    network: list[list[Any]] = []  # of which a narrower one keeps some units
+    if config.intermediate_size < len(sources["ffn"][0].weight) and None not in starts and samples:
+        network = [sources.pop("ffn"), sources.pop("ffn_output")]
+    if any(not _fits(part, block.get_submodule(name)) for name, source in sources.items() for part in source):
+        return "shared block: random (width or inner width differ from the teacher's)"
+    if config.num_attention_heads != teacher.num_heads:
+        return "shared block: random (head counts differ)"
+    told = ""
     for block, start in zip(student.minialbert.blocks, starts, strict=True):
         # A teacher of one shared block (ALBERT) has one module for all of its layers.
         chosen = slice(None) if start is None or len(modules) == 1 else slice(start - 1, start)
-        for name, source in zip(_BLOCK_PARTS[0], sources, strict=True):
-            target: Any = _part(block, name)
-            if target is None:  # the attention of another group's block
-                continue
-            target.weight.copy_(torch.stack([module.weight for module in source[chosen]]).mean(0))
-            if source[0].bias is not None:
-                target.bias.copy_(torch.stack([module.bias for module in source[chosen]]).mean(0))
+        for name, source in sources.items():
+            _copy_mean(source[chosen], _part(block, name))
+        if network:
+            told = _start_narrower(block, [it[chosen][0] for it in network], start or 1, teacher, samples)
     if len(starts) > 1:
-        return f"{len(starts)} groups: the teacher's layers {', '.join(map(str, starts))}"
+        return f"{len(starts)} groups: the teacher's layers {', '.join(map(str, starts))}{told}"
     if layer is not None:
-        return f"shared block: the teacher's layer {layer}"
+        return f"shared block: the teacher's layer {layer}{told}"
     return f"shared block: mean of the teacher's {len(modules)} layers"
+
+
+def _copy_mean(sources: Sequence[Any], target: Any) -> None:
+    """Copy the mean of weights and biases; a target of None is the attention of another group's block."""
+    if target is not None:
+        target.weight.copy_(torch.stack([module.weight for module in sources]).mean(0))
+        if sources[0].bias is not None:
+            target.bias.copy_(torch.stack([module.bias for module in sources]).mean(0))
+
+
+def _start_narrower(
+    block: Any, network: Sequence[Any], layer: int, teacher: Teacher, samples: Sequence[dict[str, Tensor]]
+) -> str:
+    """Give a narrower feed-forward network the units of a teacher's that move its output most on text.
+
+    A unit's weight is its mean square times that of its way out. The way out of those that stay is fitted to the whole
+    network's output by least squares, so what the others did on average is not lost.
+    """
+    inner, outer = network
+    seen: list[Tensor] = []
+    handle = outer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    rows = []
+    for sample in samples:
+        teacher.view(sample)
+        states = seen[min(layer, len(seen)) - 1]  # one module may be applied in all layers
+        rows.append(states[sample.get("teacher_attention_mask", sample["attention_mask"]).bool()])
+        seen.clear()
+    handle.remove()
+    units, size = torch.cat(rows).double(), len(block.ffn.weight)
+    weight = units.square().mean(0) * outer.weight.double().square().sum(0)
+    kept = weight.topk(size).indices.sort().values
+    solution = _least_squares(units[:, kept], nn.functional.linear(units, outer.weight.double()))
+    block.ffn.weight.copy_(inner.weight[kept])
+    block.ffn.bias.copy_(0 if inner.bias is None else inner.bias[kept])
+    block.ffn_output.weight.copy_(solution[:-1].T)
+    block.ffn_output.bias.copy_(solution[-1] + (0 if outer.bias is None else outer.bias))
+    return f", {size} of the {len(weight):,} units of its feed-forward network"
 
 
 def _group_layers(config: MiniAlbertConfig, teacher_layers: int) -> list[int | None]:
@@ -395,7 +438,7 @@ def _start_adapters(student: MiniAlbertForMaskedLM, teacher: Teacher) -> str:
 
 def _follow(adapter: nn.Module, name: str, ours: Any, theirs: Any) -> bool:
     """Let a part of an adapter make our layer of that name as theirs, and return whether it can."""
-    if isinstance(adapter, LowRankAdapter) and name in adapter.up:
+    if isinstance(adapter, LowRankAdapter) and name in adapter.up and _fits(theirs, ours):
         left, sizes, right = torch.linalg.svd(theirs.weight - ours.weight, full_matrices=False)
         up, down = _part(adapter.up, name), _part(adapter.down, name)
         root, rank = sizes.sqrt(), len(down.weight)
@@ -403,7 +446,7 @@ def _follow(adapter: nn.Module, name: str, ours: Any, theirs: Any) -> bool:
         down.weight.copy_((root[:, None] * right)[:rank])
         return True
     vectors = _part(adapter, f"vectors.{name}") if isinstance(adapter, VectorAdapter) else None
-    if vectors is None or vectors.shift is None:
+    if vectors is None or vectors.shift is None or not _fits(theirs, ours):
         return False
     gain = torch.ones(())
     if vectors.scale is not None:  # of a LayerNorm

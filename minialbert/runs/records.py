@@ -59,6 +59,7 @@ class TrainingPart(_Part):
 
     steps: int
     wall_seconds: float
+    session_seconds: list[float] | None = None
     skipped_steps: int = 0
     precision: str | None = None
     tokens_per_second: float | None = None

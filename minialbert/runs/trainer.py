@@ -214,7 +214,7 @@ class ResumableTrainer(Trainer):
         self._evaluation_is_due = False
         self._evaluated_at = -1
         self._saved_step = 0  # of the checkpoint that this run has written, or goes on from
-        self._seconds_before = 0.0
+        self._seconds_before: list[float] = []  # of each session of this run
         self._started = self._clock = time.perf_counter()
         super().__init__(callbacks=[*(callbacks or ()), _Bookkeeping(self)], **kwargs)
         self.loss_is_scaled_for_ga = True  # losses are normalised over the whole optimiser step
@@ -275,7 +275,7 @@ class ResumableTrainer(Trainer):
             raise
         finally:
             now = time.perf_counter()
-            self._seconds_before, self._started = self._seconds_before + now - self._started, now
+            self._seconds_before, self._started = [*self._seconds_before, now - self._started], now
 
     def rehearse(self) -> Iterator[tuple[float, float]]:
         """Yield the seconds of a token in training and in a forward pass, after each batch; none changes anything.
@@ -302,9 +302,15 @@ class ResumableTrainer(Trainer):
             self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
     @property
-    def training_seconds(self) -> float:
-        """Seconds in `train`, those before the run was resumed among them."""
-        return self._seconds_before
+    def times(self) -> dict[str, Any]:
+        """Seconds in `train` for a record: the whole, and of each session where the run was resumed.
+
+        A session that was killed counts up to the checkpoint that the next one went on from.
+        """
+        seconds = [round(each, 1) for each in self._seconds_before]
+        return {"wall_seconds": round(sum(seconds), 1)} | (
+            {"session_seconds": seconds} if seconds[1:] else {}
+        )
 
     # One optimiser step
 
@@ -462,7 +468,7 @@ class ResumableTrainer(Trainer):
             "skipped_in_a_row": self._skipped_in_a_row,
             "evaluation_is_due": self._evaluation_is_due,
             "evaluated_at": self._evaluated_at,
-            "seconds": self._seconds_before + time.perf_counter() - self._started,
+            "session_seconds": [*self._seconds_before, time.perf_counter() - self._started],
         }
 
     def restore_progress(self, progress: Mapping[str, Any]) -> None:
@@ -472,7 +478,8 @@ class ResumableTrainer(Trainer):
         self._skipped_in_a_row = int(progress["skipped_in_a_row"])
         self._evaluation_is_due = bool(progress["evaluation_is_due"])
         self._evaluated_at = int(progress["evaluated_at"])
-        self._seconds_before = float(progress["seconds"])
+        seconds = progress.get("session_seconds") or [progress["seconds"]]  # one sum in older checkpoints
+        self._seconds_before = [float(each) for each in seconds]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         root, progress, step = Path(self.args.output_dir), self.progress(), self.state.global_step

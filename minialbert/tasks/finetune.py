@@ -811,7 +811,7 @@ def _record(
         "training": {
             "steps": trainer.state.global_step,
             "best_step": trainer.best_step,
-            "wall_seconds": round(trainer.training_seconds, 1),
+            **trainer.times,
             "skipped_steps": trainer.skipped_steps,
             "seconds_per_step": per_step,
             "peak_memory_mb": round(peak_memory_mb(), 1),

@@ -140,6 +140,60 @@ def test_one_layer_becomes_the_block_itself(family, tiny_tokenizer, batches):
     torch.testing.assert_close(states[valid], view.hidden_states[1][valid], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", BLOCKS)
+def test_a_narrower_block_keeps_the_units_that_count(family, tiny_tokenizer, batches):
+    teacher = make_teacher(family, num_hidden_layers=1)
+    if family == "mpnet":
+        nn.init.zeros_(teacher.model.mpnet.encoder.relative_attention_bias.weight)
+    inner, outer = (
+        ("ffn.lin1", "ffn.lin2") if family == "distilbert" else ("intermediate.dense", "output.dense")
+    )
+    inner, outer = ("ffn", "ffn_output") if family == "albert" else (inner, outer)
+    layer = teacher.model.base_model.get_submodule(BLOCKS[family][0])[0]
+    inner, outer = layer.get_submodule(inner), layer.get_submodule(outer)
+    few = torch.randperm(len(inner.weight))
+    kept, still, silent = few[:20].sort().values, few[20:30], few[30:]
+    with torch.no_grad():
+        outer.weight.mul_(10)  # so that the network counts
+        inner.weight[still], inner.bias[still] = 0, 0.5  # says the same of every token: part of the bias
+        outer.weight[:, still] = 0.01 * torch.randn(len(outer.weight), 10)
+        outer.weight[:, silent] = 0
+    student = make_student(
+        teacher, tiny_tokenizer, num_hidden_layers=1, adapter_reduction_factor=None, intermediate_size=20
+    )
+    report = initialize_from_teacher(student, teacher, batches, layer=1)
+    units = f"20 of the {len(few)} units of its feed-forward network"
+    assert f"shared block: the teacher's layer 1, {units}" in report
+    assert torch.equal(student.minialbert.block.ffn.weight, inner.weight[kept])
+    view, mask = teacher.view(batches[0]), batches[0]["attention_mask"]
+    bias = torch.zeros(4, 1, 1, 16).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        states, _ = student.minialbert.block(view.hidden_states[0], nn.Identity(), nn.Identity(), bias)
+    valid = mask.bool()
+    torch.testing.assert_close(states[valid], view.hidden_states[1][valid], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("family", "part"), [("bert", "output.dense"), ("albert", "ffn_output")])
+def test_a_narrower_block_reads_the_layer_that_is_asked_for(family, part, tiny_tokenizer, batches):
+    teacher = make_teacher(family)  # one module a layer, and one that all layers apply
+    layers, kept = teacher.model.base_model.get_submodule(BLOCKS[family][0]), []
+    for number in (1, 3):
+        outer, calls = layers[min(number, len(layers)) - 1].get_submodule(part), []
+        hook = outer.register_forward_pre_hook(lambda _, args, calls=calls: calls.append(args[0]))
+        for batch in batches:
+            teacher.view(batch)
+        hook.remove()
+        own = calls[number - 1 :: 4] if family == "albert" else calls
+        valid = [states[batch["attention_mask"].bool()] for states, batch in zip(own, batches, strict=True)]
+        weight = torch.cat(valid).square().mean(0) * outer.weight.square().sum(0)
+        kept.append(weight.argsort(descending=True)[:9].sort().values)
+        student = make_student(teacher, tiny_tokenizer, intermediate_size=9)
+        initialize_from_teacher(student, teacher, batches, layer=number)
+        inner = layers[min(number, len(layers)) - 1].get_submodule(BLOCKS[family][2])
+        assert torch.equal(student.minialbert.block.ffn.weight, inner.weight[kept[-1]])
+    assert not torch.equal(*kept)
+
+
 def test_other_structures_stay_random_and_say_so(tiny_tokenizer, batches):
     teacher = make_teacher("modernbert")
     student = make_student(teacher, tiny_tokenizer)
