@@ -150,7 +150,11 @@ class StudentRecipe(Section):
     embedding_size: Count | None = key(128, "The paper's rank r (null: full rank)")
     hidden_size: Count | None = key(None, "Width d (null: the teacher's)")
     num_attention_heads: Count | None = key(None, "Heads per iteration (null: the teacher's)")
-    intermediate_size: Count | None = key(None, "Width of the feed-forward block (null: the teacher's)")
+    intermediate_size: Count | None = key(
+        None,
+        "Width of the feed-forward block (null: the teacher's); narrower with init teacher and init_layer, or several "
+        "groups: the units of the teacher's that move its output most, fitted to the whole",
+    )
     hidden_act: str | None = key(None, "Feed-forward activation (null: the teacher's)", min_length=1)
     max_position_embeddings: Count | None = key(None, "Longest input in tokens (null: the teacher's)")
     own_vocabulary: bool = key(False, "Learn from a teacher whose tokenizer is another one")

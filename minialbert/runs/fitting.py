@@ -55,7 +55,8 @@ class Progress(_Plain):
     skipped_in_a_row: NonNegativeInt
     evaluation_is_due: bool
     evaluated_at: int
-    seconds: NonNegativeFloat
+    session_seconds: list[NonNegativeFloat] = []
+    seconds: NonNegativeFloat = 0.0  # one sum, in checkpoints of before
 
 
 class _State(_Plain):

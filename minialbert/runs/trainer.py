@@ -478,7 +478,9 @@ class ResumableTrainer(Trainer):
         self._skipped_in_a_row = int(progress["skipped_in_a_row"])
         self._evaluation_is_due = bool(progress["evaluation_is_due"])
         self._evaluated_at = int(progress["evaluated_at"])
-        seconds = progress.get("session_seconds") or [progress["seconds"]]  # one sum in older checkpoints
+        seconds = progress.get("session_seconds") or [
+            progress.get("seconds", 0.0)
+        ]  # one sum in checkpoints of before
         self._seconds_before = [float(each) for each in seconds]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -11,7 +11,8 @@ import torch
 
 # Depend on the clock or on what else the machine does.
 _CLOCK = {
-    "tokens_per_second", "wall_seconds", "session_seconds", "seconds_per_step", "peak_memory_mb", "seconds", "step_seconds",
+    "tokens_per_second", "wall_seconds", "session_seconds", "seconds_per_step", "peak_memory_mb", "seconds",
+    "step_seconds",
     "total_flos",  # an estimate of the Trainer's that it brings up to date when it logs
 }  # fmt: skip
 _ENVIRONMENT = {"versions", "commit", "machine"}

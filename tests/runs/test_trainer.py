@@ -334,15 +334,24 @@ def test_a_checkpoint_holds_what_is_needed_and_no_state_of_generators(make):
     }  # fmt: skip
 
 
-def test_the_time_of_a_run_is_that_of_all_its_parts(make, monkeypatch):
+def test_the_time_of_a_run_is_that_of_all_its_sessions(make, monkeypatch):
+    clock = itertools.count(step=60)
+    monkeypatch.setattr("minialbert.runs.trainer.time.perf_counter", lambda: float(next(clock)))
     trainer, run = make()
     _Calls(monkeypatch, trainer, "training_step", 7, ask)
     with trainer.listening(), pytest.raises(StopRequested):
         trainer.train()
-    first = trainer.training_seconds
+    first = trainer.times
+    assert set(first) == {"wall_seconds"}
     again, run = make()
     again._load_from_checkpoint(str(run.checkpoints / "checkpoint-3"))
-    assert 0 < again.training_seconds <= first
+    assert 60 <= again.times["wall_seconds"] < first["wall_seconds"]
+    assert again.progress()["session_seconds"][:-1] == [again.times["wall_seconds"]]
+    again.restore_progress({**again.progress(), "session_seconds": [1200.04, 600.0]})
+    assert again.times == {"wall_seconds": 1800.0, "session_seconds": [1200.0, 600.0]}
+    older = {key: value for key, value in again.progress().items() if key != "session_seconds"}
+    again.restore_progress({**older, "seconds": 300.0})  # as checkpoints of before have it
+    assert again.times == {"wall_seconds": 300.0}
 
 
 def test_every_step_and_process_draws_its_own_dropout():
