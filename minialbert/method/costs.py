@@ -37,11 +37,15 @@ _MEASURED_TOKENS = 1024
 _WARM_UP, _COMPILING = 3.0, 1000.0
 # Operations of a run of seconds: to measure the rate first would take as long.
 _FEW_OPERATIONS = 3e11
+_STEP_SECONDS = 0.03  # of a step of one short row on two cores, which has next to no operations
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a training costs: steps of `batch` windows or rows each, operations per token, bytes of memory."""
+    """What a training costs: steps of `batch` windows or rows each, operations per token, bytes of memory.
+
+    `evaluations` are the operations of all of them for one of the training's.
+    """
 
     steps: int
     batch: int
@@ -51,7 +55,8 @@ class Price:
     flops: float
     precision: str
     memory: float
-    measured: float | None = None  # seconds, where they are known better
+    evaluations: float
+    measured: float | None = None  # seconds of the steps, where they are known better
 
     @cached_property
     def rate(self) -> float:
@@ -60,18 +65,24 @@ class Price:
 
     @property
     def seconds(self) -> float:
-        """Time as measured, or of the operations at 60 % of that rate, on all processes; 0 for few of them."""
+        """Time with evaluations: as measured, or on all processes; of few operations that of the steps alone."""
         if self.measured is not None:
-            return self.measured
-        operations = self.tokens * self.flops / world_size()
-        return operations / (self.rate * _EFFICIENCY) if operations > _FEW_OPERATIONS else 0.0
+            return self.measured * (1 + self.evaluations)
+        few = self.tokens * self.flops * (1 + self.evaluations) / world_size() <= _FEW_OPERATIONS
+        return self.steps * _STEP_SECONDS if few else self.computed(world_size())
+
+    def computed(self, devices: int = 1) -> float:
+        """Return the time of the operations at 60 % of that rate, and of the steps, evaluations included."""
+        operations = self.tokens * self.flops * (1 + self.evaluations) / devices
+        return operations / (self.rate * _EFFICIENCY) + self.steps * _STEP_SECONDS
 
     def line(self, first_step: int = 0) -> str:
         """Return the price of what is left after some steps."""
         left = 1 - first_step / self.steps
         time_left = "under a minute"
         if self.seconds * left > 60:
-            time_left = f"about {duration(self.seconds * left)} at {self.tokens / self.seconds:,.0f} tokens/s"
+            speed = self.tokens / self.seconds * (1 + self.evaluations)
+            time_left = f"about {duration(self.seconds * left)} with evaluations, at {speed:,.0f} tokens/s"
         return (
             f"training: {self.steps - first_step:,} of {self.steps:,} steps, {self.batch:,} {self.units} each; "
             f"{self.tokens * left:,.0f} tokens, {self.passes * left:,.1f} passes over the data; {time_left} on this "
@@ -201,18 +212,30 @@ def distillation_price(plan: DistillationPlan) -> Price:
         student, asked.model.config if asked is not None else None, length, masked=masked,
         teacher_predicts=predicts if plan.objective.output_weight else 0.0, teacher_share=plan.teacher_share,
     )  # fmt: skip
+    alone = step_flops_per_token(student, None, length, masked=masked, teacher_predicts=0.0)
+    measured = evaluations(plan)
+    evaluated = measured["evaluation"] * steps / measured["every"] + measured["apart"]
     passes = steps * batch / max(len(plan.windows), 1)
     precision = resolve_precision(plan.recipe.training.precision)
     memory = _memory_bytes(plan, length)
     # A packed step computes no padding.
     tokens = round(passes * plan.windows.num_tokens) if plan.packs else steps * batch * length
-    return Price(steps, batch, "windows", passes, tokens, flops, precision, memory)
+    more = evaluated * (flops - alone * 2 / 3) / (tokens * flops)  # without the backward pass
+    return Price(steps, batch, "windows", passes, tokens, flops, precision, memory, more)
+
+
+def evaluations(plan: DistillationPlan) -> dict[str, float]:
+    """Return the tokens of one evaluation and of all before and after the steps, and the steps between two."""
+    training, held_out = plan.recipe.training, len(plan.held_out)
+    tokens = (
+        plan.windows.num_tokens / max(len(plan.windows), 1) * min(training.eval_windows or held_out, held_out)
+    )
+    return {"evaluation": tokens, "apart": 3 * tokens, "every": training.eval_steps}
 
 
 def estimate(plan: DistillationPlan) -> dict[str, int | str]:
     """Return named figures on a plan's size, time and memory on this machine: counts, or text with its unit."""
     price, teacher = distillation_price(plan), plan.teacher
-    seconds = price.tokens * price.flops / (price.rate * _EFFICIENCY)
     return {
         "student_parameters": plan.student.num_parameters(),
         "student_encoder_parameters": plan.student.base_model.num_parameters(),
@@ -225,7 +248,7 @@ def estimate(plan: DistillationPlan) -> dict[str, int | str]:
         "mflops_per_token": round(price.flops / 1e6),
         "precision": price.precision,
         "matmul_rate": f"{price.rate / 1e9:,.0f} GFLOP/s measured on this machine",
-        "time": f"{duration(seconds)} at {_EFFICIENCY:.0%} of that rate, on one device",
+        "time": f"{duration(price.computed())} at {_EFFICIENCY:.0%} of that rate, on one device, with evaluations",
         "memory": size(price.memory),
     }
 

@@ -29,7 +29,7 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, listed, one_line, quoted
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
-from minialbert.method.costs import Price, distillation_price, fitted_length
+from minialbert.method.costs import Price, distillation_price, evaluations, fitted_length
 from minialbert.method.encoders import Teacher, load_encoder_config, max_input_length
 from minialbert.method.fast.compilation import compile_layers
 from minialbert.method.live import AnyModel, model_identity, of_result
@@ -377,14 +377,13 @@ def _identity(plan: DistillationPlan, *, live_teacher: bool, live_student: bool)
 
 def _fitted(plan: DistillationPlan, started: float, allowed: float) -> tuple[DistillationPlan, float]:
     """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
-    training, held_out = plan.recipe.training, len(plan.held_out)
+    training = plan.recipe.training
     recipe = apply_overrides(plan.recipe, {"training.report_to": [], "training.cache_teacher": False})
     quiet = replace(plan, recipe=recipe)
-    mean = plan.windows.num_tokens / len(plan.windows)
-    evaluation = mean * min(training.eval_windows or held_out, held_out)
+    step = plan.windows.num_tokens / len(plan.windows) * training.batch_size
     steps, seconds = fitted_length(
-        lambda run: make_trainer(quiet, run, progress=False), started, allowed, step=mean * training.batch_size,
-        evaluation=evaluation, every=training.eval_steps, fewest=10, apart=3 * evaluation, compiles=training.compile,
+        lambda run: make_trainer(quiet, run, progress=False), started, allowed, step=step, fewest=10,
+        compiles=training.compile, **evaluations(plan),
     )  # fmt: skip
     return with_passes(plan, steps * training.batch_size / len(plan.windows)), seconds
 

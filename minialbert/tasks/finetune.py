@@ -467,19 +467,25 @@ def tuning_recipe(
 
 def _fitted(plan: FinetuningPlan, started: float, allowed: float) -> tuple[FinetuningPlan, float]:
     """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
-    tokens = {split: sum(inputs.lengths) for split, inputs in plan.encoded.items()}
-    last = (sum(tokens.values()) - tokens["train"]) * (1 + len(plan.elastic.depths if plan.elastic else ()))
+    step = sum(plan.encoded["train"].lengths) / plan.steps_per_epoch
     quiet = replace(plan, recipe=apply_overrides(plan.recipe, {"tuning.report_to": []}))
     steps, seconds = fitted_length(
-        lambda run: make_tuning_trainer(quiet, run, progress=False), started, allowed, fewest=1, apart=last,
-        step=tokens["train"] / plan.steps_per_epoch, evaluation=tokens["validation"],
-        every=max(1.0, plan.steps_per_epoch / plan.recipe.tuning.evaluations_per_epoch),
+        lambda run: make_tuning_trainer(quiet, run, progress=False), started, allowed, step=step, fewest=1,
+        compiles=False, **_evaluations(plan),
     )  # fmt: skip
     epochs = steps / plan.steps_per_epoch
     notes = [note for note in plan.notes if not note.startswith("training: ")]  # of another length
     notes.append(f"length: {epochs:.2f} epochs, so {steps:,} steps")
     recipe = apply_overrides(plan.recipe, {"tuning.epochs": epochs})
     return replace(plan, recipe=recipe, max_steps=steps, notes=tuple(notes)), seconds
+
+
+def _evaluations(plan: FinetuningPlan) -> dict[str, float]:
+    """Return the tokens of one evaluation and of all after the steps, and the steps between two."""
+    tokens = {split: sum(inputs.lengths) for split, inputs in plan.encoded.items()}
+    last = (sum(tokens.values()) - tokens["train"]) * (1 + len(plan.elastic.depths if plan.elastic else ()))
+    every = max(1.0, plan.steps_per_epoch / plan.recipe.tuning.evaluations_per_epoch)
+    return {"evaluation": tokens["validation"], "apart": last, "every": every}
 
 
 def _idle(plan: FinetuningPlan) -> dict[str, bool]:
@@ -512,7 +518,7 @@ def tuning_price(plan: FinetuningPlan) -> Price:
     """Return what a tuning costs: forward and backward passes over the tokens of its rows, a teacher's among them."""
     tuning, config, lengths = plan.recipe.tuning, plan.model.config, plan.encoded["train"].lengths
     passes, length = plan.max_steps / plan.steps_per_epoch, round(statistics.fmean(lengths))
-    flops = 3 * forward_flops_per_token(config, length)
+    flops = 3 * (forward := forward_flops_per_token(config, length))
     frozen = plan.parameters.total - plan.parameters.trainable
     if plan.teacher is not None and plan.teacher.model is not None:
         flops += forward_flops_per_token(plan.teacher.model.config, length)
@@ -520,7 +526,10 @@ def tuning_price(plan: FinetuningPlan) -> Price:
     tokens = (tuning.micro_batch_size or tuning.batch_size) * max(lengths)
     memory = training_bytes(config, plan.parameters.trainable, frozen, tokens)
     tokens, precision = round(passes * sum(lengths)), resolve_precision(tuning.precision)
-    return Price(plan.max_steps, tuning.batch_size, "rows", passes, tokens, flops, precision, memory)
+    one = _evaluations(plan)
+    evaluated = one["evaluation"] * max(1, plan.max_steps / one["every"]) + one["apart"]
+    more = evaluated * forward / (tokens * flops)
+    return Price(plan.max_steps, tuning.batch_size, "rows", passes, tokens, flops, precision, memory, more)
 
 
 def _finetune(

@@ -56,7 +56,22 @@ def test_a_full_student_has_a_full_head():
     assert forward_flops_per_token(full, LENGTH) == 6 * BLOCK
 
 
-LONG = Price(1, 1, "windows", 1.0, 10**9, 1e9, "fp32", 0.0)
+LONG = Price(1, 1, "windows", 1.0, 10**9, 1e9, "fp32", 0.0, 0.0)
+
+
+def test_the_time_has_evaluations_and_what_each_step_takes_beside_its_arithmetic(monkeypatch):
+    monkeypatch.setattr(costs, "measured_matmul_rate", lambda _: 1e10)
+    price = replace(LONG, steps=1000, tokens=600_000, evaluations=0.5)
+    assert price.seconds == pytest.approx(100_000 * 1.5 + 30) == price.computed()
+    assert "; about 41:40:30 with evaluations, at 6 tokens/s on this machine, and " in price.line()
+    assert replace(price, measured=80_000.0).seconds == 120_000
+    assert " at 8 tokens/s" in replace(price, measured=80_000.0).line()  # of the training
+    few = replace(price, tokens=200)  # 2e11 operations, 3e11 with evaluations
+    assert few.seconds == 30 and "under a minute" in few.line()
+    assert few.computed() == pytest.approx(50 + 30)
+    much = replace(few, evaluations=5.0)  # few rows to train on, many to validate on
+    assert much.seconds == pytest.approx(200 + 30) and "about 3:50 " in much.line()
+    assert "about 5:00 " in replace(few, steps=10_000).line()
 
 
 @pytest.mark.parametrize(("times", "chosen"), [(3.8, "bf16"), (1.5, "bf16"), (1.4, "fp32"), (0.6, "fp32")])

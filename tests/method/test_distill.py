@@ -19,7 +19,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
 from minialbert.method import costs
-from minialbert.method.costs import estimate, forward_flops_per_token
+from minialbert.method.costs import distillation_price, estimate, forward_flops_per_token
 from minialbert.method.distill import _first_measurement, _parts, distill, initialise
 from minialbert.method.held_out import HeldOutMetrics
 from minialbert.method.plan import plan_distillation
@@ -400,6 +400,17 @@ def test_the_price_is_told_before_the_first_step(run, tmp_path, caplog):
     assert lines.index(price) < next(place for place, line in enumerate(lines) if line.startswith("step 1/4"))
 
 
+def test_the_price_counts_held_out_windows_before_between_and_after_the_steps(tiny_teacher_dir, tiny_windows):
+    def share(*settings):
+        steps = ("training.max_steps=40", "training.eval_steps=10", "training.pack_windows=false")
+        plan = plan_distillation(recipe(tiny_teacher_dir, *steps, *settings), tiny_windows)
+        return distillation_price(plan).evaluations
+
+    one = share("training.eval_windows=1")
+    assert share("training.eval_windows=2") == pytest.approx(2 * one) and 0 < one < 1
+    assert share("training.eval_windows=1", "training.eval_steps=5") == pytest.approx(one * (8 + 3) / (4 + 3))
+
+
 def test_a_resumed_run_tells_the_price_of_what_is_left(run, earlier, tmp_path, caplog):
     earlier()
     (tmp_path / "run" / "result.json").unlink()
@@ -414,7 +425,7 @@ def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch,
     monkeypatch.setattr(costs, "measured_matmul_rate", lambda precision: 1e3)
     with pytest.raises(
         UserError,
-        match=r"about \d+:\d\d:\d\d at \d+ tokens/s on this .*more than 24 hours. Give --yes .*small",
+        match=r"about \d+:\d\d:\d\d with evaluations, at \d+ tokens/s on this .*more than 24 hours. Give --yes .*small",
     ):
         run(max_hours=24)
     assert not (tmp_path / "run").exists()

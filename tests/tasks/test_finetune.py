@@ -903,6 +903,18 @@ def test_a_tuning_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypat
     run(max_hours=price.seconds / 3600 + 1)
 
 
+def test_a_price_counts_validation_and_what_is_measured_at_the_end(student, tmp_path):
+    data = write_task(tmp_path / "single", "single", test=1)
+    for split, count in (("train", 8), ("dev", 24), ("test", 16)):
+        rows = [{"text": "the cat", "label": label} for label in ("with", "without")]
+        write_rows(data / f"{split}.jsonl", rows * (count // 2))
+    tuning = {"epochs": 3, "batch_size": 4, "evaluations_per_epoch": 2}
+    keys = [f"tuning.{key}={value}" for key, value in tuning.items()]
+    price = tuning_price(plan_finetuning(make_recipe(student(), "single", data, *keys)))
+    # Forward passes of rows of equal length: 6 times 24, then 24 and 16; a step has three of each row.
+    assert price.evaluations == pytest.approx((6 * 24 + 24 + 16) / (3 * 3 * 8))
+
+
 def test_a_time_chooses_the_number_of_epochs_and_a_resumed_run_keeps_it(run, tmp_path, monkeypatch):
     monkeypatch.setattr(ResumableTrainer, "rehearse", lambda _: repeat((1.0, 0.4)))  # seconds per token
     record = run(time="1h")
