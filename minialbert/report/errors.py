@@ -20,6 +20,14 @@ from minialbert.runs.records import PREDICTIONS_FILE
 _MOST_CLASSES, _MOST_WRONG, _MOST_RIGHT = 25, 150, 30  # of a page
 _MOST_RUNS, _MOST_PAIRS, _SURE = 6, 15, 0.9
 _LOOKS = {"missed": 1, "invented": 3, "wrong boundary": 4, "wrong type": 5, "right": 2}
+# What the numbers of a text mean.
+_OF_ENTITIES = (
+    "The number beside an entity, from 0 to 1, says how sure the model was of its answer there: of the entity that it "
+    "found, or that there is none. The confidence of a text is the highest number of its errors, or the lowest if all "
+    "is right."
+)
+_OF_CLASSES = "The confidence is the probability of the answer; of several labels that of the least sure one."
+_OF_SCORES = "The first number was annotated, the second predicted."
 Entities = Sequence[Mapping[str, Any]]
 
 
@@ -116,13 +124,18 @@ def _texts(run: Run) -> Iterator[Table]:
     right = sorted((one for one in judged if one[0] == "right"), key=lambda one: one[2])
     shown = [*wrong[:_MOST_WRONG], *right[:_MOST_RIGHT]]
     kept = min(len(wrong), _MOST_WRONG)
+    scored = isinstance(rows[0].get("label"), float | int) if rows else False
+    unit, first, last = (
+        ("difference", "largest", "smallest") if scored else ("confidence", "surest", "least sure")
+    )
     note = (
-        f"{len(wrong):,} of {len(judged):,} texts have an error. The table shows {kept:,} of them, the most confident "
-        f"first, then {len(shown) - kept:,} correct texts, the least confident first."
+        f"{len(wrong):,} of {len(judged):,} texts have an error. The table shows {kept:,} of them, the {first} first, "
+        f"then {len(shown) - kept:,} correct texts, the {last} first."
     )
     if shown:
         told = tuple((error, text, digits(sure)) for error, text, sure in shown)
-        yield Table("Texts and errors", ("error", "text", "confidence"), told, (note,), page_only=True)
+        meaning = _OF_ENTITIES if "gold" in rows[0] else _OF_SCORES if scored else _OF_CLASSES
+        yield Table("Texts and errors", ("error", "text", unit), told, (note, meaning), page_only=True)
 
 
 def _kinds_of_errors(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
@@ -183,11 +196,13 @@ def _entities(row: Mapping[str, Any]) -> tuple[str, Marked, float]:
         error, scores = _error(gold, found), [one["score"] for one in (*gold, *found)]
         key = "text" if error == "wrong boundary" else "label"
         tag = ", ".join(f"{one[key]} {digits(one['score'])}" for one in found or gold)
+        if gold and not found:
+            tag = f"{', '.join(one['label'] for one in gold)} (none found: {digits(max(scores))})"
         if error == "right":
             least = min(least, *scores)
         else:
             told = ", ".join(one[key] for one in gold)
-            tag = f"{error}: {tag}" + (f"; annotated: {told}" if found and gold else "")
+            tag = f"{error}: {tag}" if not (found and gold) else f"{error}: found {tag}; annotated: {told}"
             errors[error] = max(errors.get(error, 0.0), *scores)
         shown.append((text, _LOOKS[error], tag))
     return ", ".join(errors) or "right", Marked(tuple(shown)), max(errors.values(), default=least)

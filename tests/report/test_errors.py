@@ -42,11 +42,17 @@ WIDE, OTHER = entity(TEXT, 0, 5, "Pet", 0.7), entity(TEXT, 2, 5, "Beast", 0.8)
     ("gold", "found", "error", "shown", "sure"),
     [
         ([CAT], [CAT], "right", "a [cat Pet 0.9] and", "0.9"),
-        ([CAT], [], "missed", "a [cat missed: Pet 0.9] and", "0.9"),
+        ([CAT], [], "missed", "a [cat missed: Pet (none found: 0.9)] and", "0.9"),
         ([], [DOG], "invented", "[dog invented: Pet 0.6]", "0.6"),
-        ([CAT], [WIDE], "wrong boundary", "[a cat wrong boundary: a cat 0.7; annotated: cat] and", "0.9"),
-        ([CAT], [OTHER], "wrong type", "a [cat wrong type: Beast 0.8; annotated: Pet] and", "0.9"),
-        ([CAT, DOG], [CAT], "missed", "a [cat Pet 0.9] and a [dog missed: Pet 0.6]", "0.6"),
+        (
+            [CAT],
+            [WIDE],
+            "wrong boundary",
+            "[a cat wrong boundary: found a cat 0.7; annotated: cat] and",
+            "0.9",
+        ),
+        ([CAT], [OTHER], "wrong type", "a [cat wrong type: found Beast 0.8; annotated: Pet] and", "0.9"),
+        ([CAT, DOG], [CAT], "missed", "a [cat Pet 0.9] and a [dog missed: Pet (none found: 0.6)]", "0.6"),
         ([CAT, DOG], [WIDE], "wrong boundary, missed", "annotated: cat] and a [dog missed", "0.9"),
         ([], [], "right", TEXT, "1"),
     ],
@@ -55,6 +61,7 @@ def test_what_became_of_entities(tmp_path, gold, found, error, shown, sure):
     table = blocks(tmp_path, [{"text": TEXT, "gold": gold, "entities": found}])[-1]
     ((first, text, confidence),) = told(table)
     assert (first, confidence) == (error, sure) and shown in text
+    assert "how sure the model was" in table.notes[1] and "that there is none" in table.notes[1]
 
 
 def test_the_surest_errors_come_first_then_the_least_sure_right_ones_and_what_is_left_is_told(tmp_path):
@@ -64,7 +71,7 @@ def test_the_surest_errors_come_first_then_the_least_sure_right_ones_and_what_is
     assert told(table)[:3] == [("a → b", "x", "0.9"), ("a → b", "x", "0.5"), ("right", "y", "0")]
     assert len(table.rows) == 32
     assert "2 of 62 texts have an error. The table shows 2 of them" in table.notes[0]
-    assert "then 30 correct texts" in table.notes[0]
+    assert "then 30 correct texts, the least sure first" in table.notes[0]
 
 
 def test_what_became_of_entities_what_is_confused_and_what_to_check(tmp_path):
@@ -102,6 +109,10 @@ def test_labels_of_any_number_and_scores(tmp_path):
         {"text": "y", "label": 4.0, "predicted": 2.5},
         {"text": "z", "label": None, "predicted": "a"},
     ]
+    (table,) = blocks(tmp_path, lines[::2])
+    assert "of several labels that of the least sure one" in table.notes[1]
+    (table,) = blocks(tmp_path, lines[1:])
+    assert table.columns[-1] == "difference" and "the largest first" in table.notes[0]
     (table,) = blocks(tmp_path, lines)
     assert told(table) == [("4 → 2.5", "y", "1.5"), ("missed: a; invented: c", "x", "0.7")]
 
@@ -130,7 +141,7 @@ def test_a_page_escapes_texts_and_draws_shares(tmp_path):
     page = html_page(
         "t", [Section("Errors", blocks(tmp_path, lines, {"confusion": {"a": {"a": 1, "b": 1}}}))]
     )
-    assert '<mark class="look-1">cat<bdi>missed: Pet 0.9</bdi></mark>' in page
+    assert '<mark class="look-1">cat<bdi>missed: Pet (none found: 0.9)</bdi></mark>' in page
     assert "&lt;b&gt;x" in page and "<b>x" not in page
     assert '1 (50%)<meter value="0.5"></meter>' in page
 
