@@ -158,7 +158,7 @@ def distill(
     resume: ResumeFlag = False,
     overwrite: OverwriteFlag = False,
     yes: YesFlag = False,
-    dry_run: Annotated[bool, option("Show recipe, time and memory only.", "--dry-run")] = False,
+    dry_run: Annotated[bool, option("Show time, memory and changed settings only.", "--dry-run")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a teacher into a small student.
@@ -181,7 +181,8 @@ def distill(
             recipe, settings, teacher=teacher, student_arch=student_arch, objective=objective
         )
         with interruptible():
-            _show_plan(resolved, data, as_json=as_json)
+            named = distillation_recipe(recipe, teacher=teacher, objective=objective)
+            _show_plan(resolved, named, data, as_json=as_json)
         return
     with interruptible(way_on(output, overwrite=overwrite)), with_page(output, as_json):
         record = run(
@@ -277,16 +278,19 @@ def recipes_cp(name: str, destination: Path, overwrite: OverwriteFlag = False) -
     out.print(f"copied to {copy_recipe(name, destination, overwrite=overwrite)}")
 
 
-def _show_plan(resolved: Recipe, data: list[Path], *, as_json: bool) -> None:
+def _show_plan(resolved: Recipe, named: Recipe, data: list[Path], *, as_json: bool) -> None:
     from minialbert.method.costs import estimate
     from minialbert.method.plan import plan_distillation
-    from minialbert.recipes.load import dump_recipe
+    from minialbert.recipes.schema import flat_settings
 
     plan = plan_distillation(resolved, data)
     figures = estimate(plan)
     if printed_json({"recipe": plan.recipe.model_dump(), "estimate": figures}, as_json):
         return
-    out.print(dump_recipe(plan.recipe), markup=False, highlight=False)
+    before, after = (flat_settings(one.model_dump()) for one in (named, plan.recipe))
+    differ = [(key, before.get(key), value) for key, value in after.items() if value != before.get(key)]
+    shown = (tuple("-" if one is None else str(one) for one in row) for row in differ)
+    print_table(("setting", "recipe", "here"), shown)
     for note in plan.notes:
         out.print(note, markup=False)
     _print_layer_map(plan.layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -36,10 +37,11 @@ def test_prepare_and_distill_from_the_command_line(call, tiny_corpus, tiny_teach
     assert status == 0
     assert "held_out" in out
     arguments = ("--teacher", tiny_teacher_dir, "--data", windows, "--output", run, "--recipe", "tiny")
-    status, out, _ = call("distill", *arguments, "--dry-run")
+    status, out, _ = call("distill", *arguments, "--set", "distill.output_weight=4", "--dry-run")
     assert status == 0
     assert not run.exists()
-    for shown in ("output_weight", "student parameters", "teacher layer", "matmul rate", "memory"):
+    assert re.search(r"distill\.output_weight\W+(-|[\d.]+)\W+4", out) and "hidden_weight" not in out
+    for shown in ("student parameters", "teacher layer", "matmul rate", "memory"):
         assert shown in out
     status, out, _ = call("distill", *arguments, "--set", "training.max_steps=2", "--json")
     assert status == 0
