@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ _MEASURED_TOKENS = 1024
 _WARM_UP, _COMPILING = 3.0, 1000.0
 # Operations of a run of seconds: to measure the rate first would take as long.
 _FEW_OPERATIONS = 3e11
+# Seconds: a run of more is measured first, over so many, unless a batch alone takes so long.
+_WORTH_MEASURING, _REHEARSAL, _LONG_BATCH = 60.0, 3.0, 20.0
 _STEP_SECONDS = 0.03  # of a step of one short row on two cores, which has next to no operations
 
 
@@ -96,6 +98,32 @@ class Price:
                 f"{self.line()}: more than {max_hours:g} hours. Give --yes to start anyway, fewer steps or "
                 "data, or a smaller recipe, as --recipe small for distill"
             )
+
+
+def weighed(
+    price: Price,
+    max_hours: float | None,
+    make_trainer: Callable[[RunDirectory], ResumableTrainer],
+    step: float,
+    *,
+    compiles: bool = False,
+) -> Price:
+    """Return a price within the hours; one of more than a minute goes by the speed of a few batches.
+
+    Nothing is learnt from these. `step` are the tokens of one step. Layers that are compiled, for which the first batch
+    takes minutes, and several processes, which have to agree, go by the arithmetic. More hours are a UserError.
+    """
+    price.check(max_hours)
+    if price.measured is not None or price.seconds < _WORTH_MEASURING or compiles or world_size() > 1:
+        return price
+    with TemporaryDirectory() as folder:
+        begun = time.monotonic()
+        for number, (seconds, _) in enumerate(make_trainer(RunDirectory(folder)).rehearse()):
+            price = replace(price, measured=seconds * step * price.steps)
+            if time.monotonic() - begun > (_REHEARSAL if number else _LONG_BATCH):
+                break
+    price.check(max_hours)
+    return price
 
 
 def fitted_length(

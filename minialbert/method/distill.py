@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, listed, one_line, quoted
 from minialbert.method.attention_maps import attention_maps, write_attention_maps
-from minialbert.method.costs import Price, distillation_price, evaluations, fitted_length
+from minialbert.method.costs import Price, distillation_price, evaluations, fitted_length, weighed
 from minialbert.method.encoders import Teacher, load_encoder_config, max_input_length
 from minialbert.method.fast.compilation import compile_layers
 from minialbert.method.live import AnyModel, model_identity, of_result
@@ -207,7 +207,8 @@ def distill(
             plan, seconds = _fitted(plan, started, allowed)
         price = None if start_only else replace(distillation_price(plan), measured=seconds)
         if price is not None:
-            price.check(None if resume else max_hours)
+            hours, compiles = None if resume else max_hours, plan.recipe.training.compile
+            price = weighed(price, hours, *_rehearsal(plan), compiles=compiles)
         with run.alone(resume=resume):
             if rank() == 0:
                 identity = _identity(plan, live_teacher=live is not None, live_student=trained is not None)
@@ -377,15 +378,19 @@ def _identity(plan: DistillationPlan, *, live_teacher: bool, live_student: bool)
 
 def _fitted(plan: DistillationPlan, started: float, allowed: float) -> tuple[DistillationPlan, float]:
     """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
-    training = plan.recipe.training
-    recipe = apply_overrides(plan.recipe, {"training.report_to": [], "training.cache_teacher": False})
-    quiet = replace(plan, recipe=recipe)
-    step = plan.windows.num_tokens / len(plan.windows) * training.batch_size
+    training, (rehearsed, step) = plan.recipe.training, _rehearsal(plan)
     steps, seconds = fitted_length(
-        lambda run: make_trainer(quiet, run, progress=False), started, allowed, step=step, fewest=10,
-        compiles=training.compile, **evaluations(plan),
-    )  # fmt: skip
+        rehearsed, started, allowed, step=step, fewest=10, compiles=training.compile, **evaluations(plan)
+    )
     return with_passes(plan, steps * training.batch_size / len(plan.windows)), seconds
+
+
+def _rehearsal(plan: DistillationPlan) -> tuple[Callable[[RunDirectory], DistillationTrainer], float]:
+    """Return what makes a trainer whose steps are measured, and the tokens of one step."""
+    recipe = apply_overrides(plan.recipe, {"training.report_to": [], "training.cache_teacher": False})
+    quiet, training = replace(plan, recipe=recipe), plan.recipe.training
+    step = plan.windows.num_tokens / len(plan.windows) * training.batch_size
+    return (lambda run: make_trainer(quiet, run, progress=False)), step
 
 
 def make_trainer(plan: DistillationPlan, run: RunDirectory, *, progress: bool = True) -> DistillationTrainer:

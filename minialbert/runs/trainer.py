@@ -280,21 +280,30 @@ class ResumableTrainer(Trainer):
     def rehearse(self) -> Iterator[tuple[float, float]]:
         """Yield the seconds of a token in training and in a forward pass, after each batch; none changes anything.
 
-        Once there are others, the first does not count: it only warms up. All processes have to come here.
+        Once there are others, the first does not count: it only warms up. All processes have to come here. What the
+        optimiser moves is put back.
         """
         batches = itertools.chain.from_iterable(itertools.repeat(self.get_train_dataloader()))
         model = self.accelerator.prepare_model(self.model)
+        optimizer = self.create_optimizer()
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        before = [weight.detach().clone() for weight in weights]
         spent: list[tuple[float, float, float]] = []
         try:
             while True:
                 (batch,), counts = self.get_batch_samples(batches, 1, self.args.device)
                 started = _now()
                 self.training_step(model, batch, counts)
-                trained = _now()
-                with torch.no_grad():
-                    self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=counts)
+                learnt = _now()
+                optimizer.step()
+                stepped = _now()
                 model.zero_grad()
-                spent.append((self._step_tokens, trained - started, _now() - trained))
+                with torch.no_grad():
+                    torch._foreach_copy_(weights, before)
+                    trained = learnt - started + (stepped - learnt) / self.args.gradient_accumulation_steps
+                    started = _now()
+                    self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=counts)
+                spent.append((self._step_tokens, trained, _now() - started))
                 tokens, *times = (sum(part) for part in zip(*(spent[1:] or spent), strict=True))
                 training, forward = self.sum_over_processes(times)
                 yield training / tokens / self.args.world_size, forward / tokens / self.args.world_size

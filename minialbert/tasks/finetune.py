@@ -45,6 +45,7 @@ from minialbert.method.costs import (
     fitted_length,
     forward_flops_per_token,
     training_bytes,
+    weighed,
 )
 from minialbert.method.elastic import ElasticObjective, mark_depths, plan_elastic
 from minialbert.method.encoders import load_encoder_config, max_input_length
@@ -432,7 +433,7 @@ def finetune(
         lasting = {key: lasting_name(place) for key, place in places.items()}
         plan = replace(plan, recipe=apply_overrides(plan.recipe, lasting))
         price = replace(tuning_price(plan), measured=seconds)
-        price.check(max_hours if is_new else None)
+        price = weighed(price, max_hours if is_new else None, *_rehearsal(plan))
         with run.alone(resume=resume):
             record = _finetune(
                 plan, run, price, resume=resume, overwrite=overwrite, progress=progress, keep_model=keep_model
@@ -467,17 +468,20 @@ def tuning_recipe(
 
 def _fitted(plan: FinetuningPlan, started: float, allowed: float) -> tuple[FinetuningPlan, float]:
     """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
-    step = sum(plan.encoded["train"].lengths) / plan.steps_per_epoch
-    quiet = replace(plan, recipe=apply_overrides(plan.recipe, {"tuning.report_to": []}))
-    steps, seconds = fitted_length(
-        lambda run: make_tuning_trainer(quiet, run, progress=False), started, allowed, step=step, fewest=1,
-        compiles=False, **_evaluations(plan),
-    )  # fmt: skip
+    rehearsed, step = _rehearsal(plan)
+    steps, seconds = fitted_length(rehearsed, started, allowed, step=step, fewest=1, **_evaluations(plan))
     epochs = steps / plan.steps_per_epoch
     notes = [note for note in plan.notes if not note.startswith("training: ")]  # of another length
     notes.append(f"length: {epochs:.2f} epochs, so {steps:,} steps")
     recipe = apply_overrides(plan.recipe, {"tuning.epochs": epochs})
     return replace(plan, recipe=recipe, max_steps=steps, notes=tuple(notes)), seconds
+
+
+def _rehearsal(plan: FinetuningPlan) -> tuple[Callable[[RunDirectory], TuningTrainer], float]:
+    """Return what makes a trainer whose steps are measured, and the tokens of one step."""
+    quiet = replace(plan, recipe=apply_overrides(plan.recipe, {"tuning.report_to": []}))
+    step = sum(plan.encoded["train"].lengths) / plan.steps_per_epoch
+    return (lambda run: make_tuning_trainer(quiet, run, progress=False)), step
 
 
 def _evaluations(plan: FinetuningPlan) -> dict[str, float]:

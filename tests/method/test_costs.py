@@ -19,6 +19,7 @@ from minialbert.method.costs import (
     fitted_length,
     forward_flops_per_token,
     step_flops_per_token,
+    weighed,
 )
 
 WIDTH, VOCABULARY, LENGTH = 768, 30522, 256
@@ -140,3 +141,41 @@ def test_a_time_that_the_first_batch_shows_to_be_too_short_is_refused_at_once(mo
     with pytest.raises(UserError, match="give 5m or more"):  # what is compiled may get far faster
         fitted_length(lambda _: trainer, 0.0, 90.0, **tokens, compiles=True)
     assert now == 160.0
+
+
+@pytest.mark.parametrize(("first", "measured"), [(1.0, 4e-6), (30.0, 9e-6)])
+def test_a_long_run_goes_by_the_speed_of_a_few_batches(first, measured, monkeypatch):
+    # The first batch warms up, unless it takes so long that it is all there is.
+    clock = iter([0.0, first, first + 3.5])
+    monkeypatch.setattr(costs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(Price, "rate", 1e12)
+    rehearsed = SimpleNamespace(rehearse=lambda: iter([(9e-6, 1.0), (4e-6, 1.0)]))
+    price = replace(LONG, steps=1000, tokens=10**8, flops=1e9, evaluations=0.5)
+    found = weighed(price, None, lambda _: rehearsed, 10**5)
+    assert found.measured == pytest.approx(measured * 10**8)
+    assert found.seconds == pytest.approx(1.5 * measured * 10**8)  # with evaluations
+    speed = f"{1 / measured:,.0f} tokens/s"
+    assert speed in found.line()
+
+
+def test_what_is_short_or_known_or_compiled_is_not_measured_before_it_runs(monkeypatch):
+    monkeypatch.setattr(Price, "rate", 1e12)
+    long = replace(LONG, tokens=10**8, flops=1e9)
+    for price, compiles in (
+        (replace(LONG, tokens=1), False),
+        (replace(long, measured=90.0), False),
+        (long, True),
+    ):
+        assert weighed(price, None, None, 1.0, compiles=compiles) is price  # type: ignore[arg-type]
+    monkeypatch.setattr(costs, "world_size", lambda: 2)
+    assert weighed(long, None, None, 1.0) is long  # type: ignore[arg-type]
+
+
+def test_a_run_that_measuring_shows_to_be_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr(Price, "rate", 1e12)
+    slow = SimpleNamespace(rehearse=lambda: itertools.repeat((1.0, 1.0)))
+    monkeypatch.setattr(costs, "_REHEARSAL", 0.0)
+    price = replace(LONG, tokens=10**6, flops=1e9)
+    assert price.seconds < 3600
+    with pytest.raises(UserError, match="more than 1 hours"):
+        weighed(price, 1.0, lambda _: slow, 10**5)

@@ -431,6 +431,10 @@ def test_a_run_of_more_hours_than_allowed_is_refused(run, tmp_path, monkeypatch,
     assert not (tmp_path / "run").exists()
     with caplog.at_level("INFO", "minialbert"):
         run("training.max_steps=1", max_hours=1e9)
+    assert "; under a minute " in caplog.text  # a few batches have shown it
+    monkeypatch.setattr(costs, "_WORTH_MEASURING", math.inf)
+    with caplog.at_level("INFO", "minialbert"):
+        run("training.max_steps=1", max_hours=1e9, overwrite=True)
     assert "; about " in caplog.text
 
 
@@ -473,6 +477,26 @@ def test_a_rehearsal_teaches_nothing(run, tmp_path, monkeypatch):
     timed = run(time="1m", output="timed")
     assert len(measured) == 3 and all(speed > 0 for speeds in measured for speed in speeds)
     assert timed["metrics"] == plain["metrics"]
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "timed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_whose_speed_was_measured_first_learns_the_same(run, tmp_path, monkeypatch):
+    from minialbert.method.trainer import DistillationTrainer
+
+    plain = run("training.max_steps=3", output="plain")
+    calls, rehearse = [], DistillationTrainer.rehearse
+
+    def counted(trainer):
+        for seconds in rehearse(trainer):
+            calls.append(seconds)
+            yield seconds
+
+    monkeypatch.setattr(costs, "_WORTH_MEASURING", -1)
+    monkeypatch.setattr(costs, "_REHEARSAL", 0)
+    monkeypatch.setattr(DistillationTrainer, "rehearse", counted)
+    timed = run("training.max_steps=3", output="timed")
+    assert len(calls) == 2 and timed["metrics"] == plain["metrics"]
     weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "timed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
