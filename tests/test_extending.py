@@ -16,6 +16,7 @@ from minialbert.deploy import card
 from minialbert.errors import UserError
 from minialbert.method import modeling_minialbert, objective
 from minialbert.method.adapters import add_adapters, load_adapters, save_adapters
+from minialbert.runs import records
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 ROWS = [(f"the king was {word}", label) for word, label in [("small", "a"), ("large", "b")] * 8]
@@ -64,7 +65,7 @@ def test_the_examples_of_the_page_run(tiny_teacher_dir, tmp_path):
         record["metric"] == "mean_distance"
         and record["score"] == record["metrics"]["validation"]["mean_distance"]
     )
-    assert task_types.lower_is_better("mean_distance") and not task_types.is_tagging("grades")
+    assert records.lower_is_better("mean_distance") and not records.is_tagging("grades")
     with pytest.raises(UserError, match=r"train.* row 2: expected a grade, found 'bad'"):
         minialbert.finetune(str(tiny_teacher_dir), task="grades", data=[("a", "1"), ("b", "bad")])
     del task_types.TASK_TYPES["grades"]

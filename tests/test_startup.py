@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,10 @@ import minialbert
 from minialbert import errors
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pydantic", "onnxruntime", "matplotlib")
+HEAVY_LIBRARIES = (
+    "torch", "transformers", "datasets", "accelerate", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow",
+)  # fmt: skip
+ROOT = Path(__file__).parents[1]
 HEADS = ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 VERBS = (
     "demo", "prepare", "distill", "finetune", "evaluate", "predict", "export", "calibrate", "bench", "report",
@@ -70,6 +75,45 @@ def test_importing_the_package_or_the_command_line_brings_nothing_heavy():
     script = f"import minialbert, minialbert.cli.main, sys; print(*[m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# What runs on the smallest of machines, by the models in minialbert-models: command lines, and Python.
+WITHOUT_TORCH = {
+    "predict": "predict --model biomedical-ner-2mb Aspirin",
+    "predict a table": "predict --model biomedical-ner-2mb --input {0}/texts.csv --format csv",
+    "predict a page": "predict --model biomedical-ner-2mb --input {0}/texts.csv --output {0}/answers.html",
+    "predict for brat": "predict --model biomedical-ner-2mb --input {0}/texts.csv --format brat --output {0}/brat",
+    "embed": "embed --model minilm-5mb --input {0}/texts.csv --output {0}/vectors.npy",
+    "convert-data": "convert-data {0}/labelled.jsonl {0}/conll --format conll",
+    "report": f"report {ROOT / 'results' / 'embeddings'}",
+    "suite ls": "suite ls",
+    "recipes ls": "recipes ls",
+    "recipes show": "recipes show small",
+    "load a tagger": "minialbert.load('biomedical-ner-2mb')('Aspirin')",
+    "load an encoder": "minialbert.load('minilm-5mb').embed(['a text'])",
+    "predict()": "minialbert.render(minialbert.predict('biomedical-ner-2mb', 'Aspirin'))",
+    "embed()": "minialbert.embed('minilm-5mb', 'a text')",
+    "convert_data()": "minialbert.convert_data('{0}/labelled.jsonl', '{0}/again', format='conll')",
+    "report()": f"minialbert.report({str(ROOT / 'results' / 'embeddings')!r})",
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_what_needs_no_torch_does_not_import_it(name, tmp_path):
+    (tmp_path / "texts.csv").write_text("id,text\na,Aspirin relieves pain.\n")
+    spans = [{"start": 0, "end": 7, "label": "Chemical"}]
+    (tmp_path / "labelled.jsonl").write_text(json.dumps({"text": "Aspirin relieves pain.", "spans": spans}))
+    line = WITHOUT_TORCH[name].format(tmp_path)
+    is_python = line.startswith("minialbert.")
+    script = f"""
+import atexit, sys
+atexit.register(lambda: print("brought", *[m for m in {HEAVY_LIBRARIES} if m in sys.modules], file=sys.stderr))
+{"import minialbert" if is_python else "from minialbert.cli.main import main"}
+{line if is_python else f"sys.argv[1:] = {line.split()}; main()"}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].split() == ["brought"]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from minialbert import MiniAlbertConfig, MiniAlbertForSequenceClassification
 from minialbert.method.costs import measured_matmul_rate
 from minialbert.method.fast.recording import route_attention
+from minialbert.runs.device import autocast
 from minialbert.runs.files import write_atomically
-from minialbert.runs.machine import autocast
 from minialbert.runs.records import write_result
 
 SHAPES = ((32, 12, 16, 32), (32, 12, 48, 32), (16, 12, 128, 32), (16, 12, 128, 64))

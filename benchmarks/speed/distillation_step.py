@@ -40,8 +40,9 @@ from minialbert.method.fast.vocabulary import vocabulary_losses
 from minialbert.method.losses import attention_loss, hidden_loss, masked_lm_loss, output_loss
 from minialbert.method.objective import DistillationObjective, TokenCounts
 from minialbert.method.trainer import DistillationTrainer
+from minialbert.runs.device import peak_memory_mb
 from minialbert.runs.files import write_atomically
-from minialbert.runs.machine import _libc_function, keep_freed_memory, peak_memory_mb
+from minialbert.runs.machine import _libc_function, keep_freed_memory
 from minialbert.runs.records import write_result
 
 MODES = ("plain", "fp32", "bf16", "compiled", "compiled-bf16")

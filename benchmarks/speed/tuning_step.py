@@ -23,8 +23,9 @@ import torch
 
 from minialbert import MiniAlbertConfig, MiniAlbertForSequenceClassification
 from minialbert.method.adapters import count_parameters, freeze_all_but_adapters
+from minialbert.runs.device import peak_memory_mb
 from minialbert.runs.files import write_atomically
-from minialbert.runs.machine import keep_freed_memory, peak_memory_mb
+from minialbert.runs.machine import keep_freed_memory
 from minialbert.runs.records import write_result
 
 GEOMETRIES = {

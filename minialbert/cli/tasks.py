@@ -228,6 +228,7 @@ def predict(
     cat notes.txt | minialbert predict --model tuned/model --input -
     """
     from minialbert.report.render import FILES, FORMATS, format_of, render
+    from minialbert.runs.progress import quiet_transformers
     from minialbert.tasks.predict import Input, answers, load_predictor, read_inputs
 
     check_given(texts, input_)
@@ -250,7 +251,7 @@ def predict(
             input_, column=column, pair_column=pair_column, id_column=id_column, documents=documents,
             max_characters=max_characters, model=lambda: predictor,
         )  # fmt: skip
-    with interruptible():
+    with interruptible(), quiet_transformers():
         predictor = load_predictor(
             model, batch_size=batch_size, threshold=threshold, top_k=top_k, max_characters=max_characters,
             num_iterations=num_iterations, exit_threshold=exit_threshold,
@@ -568,7 +569,7 @@ def attention(
 
     minialbert attention --model run/model --teacher bert-base-uncased --output attention.json
     """
-    from minialbert.method import attention_maps
+    from minialbert.method import attention_files, attention_maps
 
     file = local_path(output)
     if file.is_dir():
@@ -579,8 +580,8 @@ def attention(
         texts = sentence or attention_maps.SENTENCES
         maps = attention_maps.compare_attention(model, teacher, layers=layers, sentences=texts)
         with writing(file, advice="make room, or give another --output"):
-            attention_maps.write_attention_maps(file, maps)
-    overlap = attention_maps.row_overlap(maps)
+            attention_files.write_attention_maps(file, maps)
+    overlap = attention_files.row_overlap(maps)
     if as_json:
         print_json(
             {name: value for name, value in maps.items() if name != "sentences"} | {"row_overlap": overlap}

@@ -7,6 +7,8 @@ seqeval compute them.
 from __future__ import annotations
 
 import importlib
+import re
+import string
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from minialbert.errors import listed, needs_extra, quoted
 
 AREAS = ("auroc", "average_precision")
 _MOST_AREAS = 100  # classes; each sorts all rows
+_ARTICLES, _PUNCTUATION = re.compile(r"\b(a|an|the)\b"), str.maketrans("", "", string.punctuation)
 
 
 def single_label_metrics(
@@ -191,6 +194,11 @@ def _seqeval_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
         warnings.simplefilter("ignore")  # about types that are never predicted: they score 0
         rows, others = ([list(tags) for tags in side] for side in (gold, predicted))  # it takes only lists
         return float(seqeval.f1_score(rows, others, zero_division=0, **mode))
+
+
+def normalised(text: str) -> str:
+    """Return a text in lower case without punctuation, articles and blanks that are more than one."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def check_package(module: str, package: str) -> Any:

@@ -51,7 +51,6 @@ from minialbert.data.window_store import (
     is_held_out,
     own_files,
     read_json,
-    record_from_plain,
     remove_own_files,
 )
 from minialbert.errors import UserError, failing_as, quoted
@@ -61,6 +60,7 @@ from minialbert.runs.files import check_own, sha256_of, sole_user, sync, write_j
 from minialbert.runs.machine import installed_versions, usable_cores
 from minialbert.runs.progress import progress_bar, size, speaking
 from minialbert.runs.results import Result, output_folder
+from minialbert.runs.untrusted import record_from_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import string
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from minialbert_runtime.windows import Row
 from torch import Tensor
 
 from minialbert.data.masking import IGNORED_LABEL
+from minialbert.data.metrics import normalised
 from minialbert.data.task_inputs import Encoded, make_cutter
 from minialbert.data.task_types import Answers, Loss, TaskType, register_task_type
 from minialbert.errors import quoted
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from minialbert.data.examples import Task, TextExample
 
-_ARTICLES, _PUNCTUATION = re.compile(r"\b(a|an|the)\b"), str.maketrans("", "", string.punctuation)
 _START, _END = 1, 2  # what is added at the first and at the last token of an answer
 
 
@@ -201,11 +199,6 @@ def _labels(window: Row, gold: Gold) -> list[int]:
             return labels
     labels[0] = _START + _END
     return labels
-
-
-def normalised(text: str) -> str:
-    """Return a text in lower case without punctuation, articles and blanks that are more than one."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def squad_scores(gold: Sequence[str], answer: str) -> tuple[float, float]:

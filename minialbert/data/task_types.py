@@ -28,7 +28,7 @@ from minialbert.data.metrics import (
 )
 from minialbert.data.task_inputs import Encoded, encode_sentences, encode_texts
 from minialbert.errors import UserError, quoted
-from minialbert.runs.records import NO_SHARES
+from minialbert.runs.records import ERRORS, NO_SHARES, TAGGING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -338,7 +338,10 @@ def register_task_type(kind: TaskType) -> None:
         raise UserError(f"there is a task type {quoted(kind.name)} already: give another name")
     TASK_TYPES[kind.name] = kind
     NO_SHARES.update(kind.lower_is_better)
-    if not kind.tagging:
+    ERRORS.update(kind.lower_is_better)
+    if kind.tagging:
+        TAGGING.add(kind.name)
+    else:
         ANSWERS[kind.name] = kind.answer
 
 
@@ -352,16 +355,6 @@ def task_type(name: str) -> TaskType:
 def task_options() -> dict[str, TaskType]:
     """Return kinds by what --task calls them."""
     return {kind.option: kind for kind in TASK_TYPES.values() if kind.option}
-
-
-def is_tagging(problem: str) -> bool:
-    """Return whether words are labelled in a record's kind of task; a kind that is not known here labels texts."""
-    return problem in TASK_TYPES and TASK_TYPES[problem].tagging
-
-
-def lower_is_better(metric: str | None) -> bool:
-    """Return whether a figure of any kind of task is an error."""
-    return any(metric in kind.lower_is_better for kind in TASK_TYPES.values())
 
 
 def _focused(losses: Tensor, own: Tensor, gamma: float) -> Tensor:

@@ -11,23 +11,22 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from itertools import accumulate, combinations
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from minialbert_runtime.encoding import Ids
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Dataset
 
 from minialbert.data.corpora import DocumentSeparator
 from minialbert.data.tokenizers import special_affixes, special_ids, tokenizer_fingerprint, tokenizer_name
-from minialbert.errors import UserError, failing_as, local_path, quoted, shown
+from minialbert.errors import UserError, failing_as, local_path, quoted
 from minialbert.runs.files import sha256_of
+from minialbert.runs.untrusted import record_from_plain, without_empty
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -42,8 +41,6 @@ FORMAT_VERSION = 1
 MANIFEST, PROGRESS, TOKENIZER = "manifest.json", "progress.json", "tokenizer"
 # Ids are stored in four bytes at most, and so are the lengths of windows.
 _MOST = 2**32
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -226,33 +223,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged or was not written by prepare: it is not a JSON object")
     return values
-
-
-_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-
-
-def record_from_plain(kind: type[Record], values: object) -> Record:
-    """Returns a dataclass from what `asdict` gave and JSON kept; nothing is converted, left out or passed over.
-
-    A ValueError says in one line which of the values is not that of such a record.
-    """
-    try:
-        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(shown, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
-    if _without_empty(asdict(record)) != _without_empty(values):  # type: ignore[call-overload]
-        raise ValueError("it has entries that no version of this program writes")
-    return record
-
-
-def _without_empty(values: Any) -> Any:
-    """Returns a record's values as versions before the fingerprints and pairs had them, where there is none."""
-    if isinstance(values, dict):
-        fields, later = values.items(), ("files", "sha256", "pair_field")
-        return {key: _without_empty(one) for key, one in fields if one or key not in later}
-    return [_without_empty(one) for one in values] if isinstance(values, list) else values
 
 
 def _check_manifest(manifest: WindowsManifest) -> None:
@@ -559,7 +529,7 @@ def _described(recorded: TokenizerRecord) -> str:
 def _fingerprint(manifest: WindowsManifest) -> str:
     said = manifest.to_dict()
     del said["versions"], said["files"]  # `_content` is of what the files hold
-    said["options"] = _without_empty(said["options"])
+    said["options"] = without_empty(said["options"])
     for source in said["sources"]:
         del source["sha256"]  # as above: how an equal text was packed does not matter
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -12,12 +12,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from minialbert.data.glue import GLUE_TASKS
-from minialbert.data.task_types import TASK_TYPES, is_tagging
+from minialbert.data.task_types import TASK_TYPES
 from minialbert.deploy.evidence import ITS_TEACHER, THIS_MODEL, Evidence, ModelFacts, Result
 from minialbert.errors import in_words
 from minialbert.method.encoders import ARCHITECTURES, HEADS
 from minialbert.report.tables import escape, show
-from minialbert.runs.records import look_up
+from minialbert.runs.records import is_tagging, look_up
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 

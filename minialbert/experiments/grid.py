@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError, failing_as, in_words
 from minialbert.experiments import pool
 from minialbert.experiments.pool import LocalWorkers
@@ -27,7 +26,7 @@ from minialbert.recipes.schema import FinetuneRecipe, GridRecipe
 from minialbert.runs.directory import RunDirectory, check_same_recipe, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, writing
 from minialbert.runs.progress import duration
-from minialbert.runs.records import grouped, mean_and_sd, write_result
+from minialbert.runs.records import grouped, lower_is_better, mean_and_sd, write_result
 from minialbert.tasks.finetune import FinetuningPlan, finetune_command, plan_finetuning, tuning_identity
 
 logger = logging.getLogger(__name__)

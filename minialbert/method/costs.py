@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig
 
 from minialbert.errors import UserError
 from minialbert.method.modeling_minialbert import build_adapters
+from minialbert.runs.device import bf16_speed, resolve_precision
 from minialbert.runs.directory import RunDirectory
-from minialbert.runs.machine import bf16_speed, resolve_precision
 from minialbert.runs.progress import duration, size
 from minialbert.runs.stopping import world_size
 

@@ -28,7 +28,8 @@ from minialbert.data.prepare import prepare
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.data.window_store import WindowDataset, data_identity
 from minialbert.errors import UserError, display_name, listed, one_line, quoted
-from minialbert.method.attention_maps import attention_maps, write_attention_maps
+from minialbert.method.attention_files import write_attention_maps
+from minialbert.method.attention_maps import attention_maps
 from minialbert.method.costs import Price, distillation_price, evaluations, fitted_length, weighed
 from minialbert.method.encoders import Teacher, load_encoder_config, max_input_length
 from minialbert.method.fast.compilation import compile_layers
@@ -49,12 +50,13 @@ from minialbert.recipes.load import (
 )
 from minialbert.recipes.schema import DataRecipe, DistillRecipe, Recipe, without_places
 from minialbert.runs.checkpoints import has_known_data, step_of
+from minialbert.runs.device import resolve_precision
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import whole_folder, writing
-from minialbert.runs.machine import resolve_precision
-from minialbert.runs.progress import RunProgress, seconds_of, speaking
+from minialbert.runs.progress import seconds_of, speaking
 from minialbert.runs.records import write_result
 from minialbert.runs.results import ModelResult, Result, output_folder
+from minialbert.runs.run_progress import RunProgress
 from minialbert.runs.stopping import rank, world_size
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from minialbert.data.task_types import is_tagging
 from minialbert.errors import UserError
 from minialbert.report import sections as contents
 from minialbert.report.answers import answer
@@ -20,7 +19,17 @@ from minialbert.report.markdown import markdown_page
 from minialbert.report.page import html_page
 from minialbert.report.tables import TABLES, Table
 from minialbert.runs.files import free_name, write_atomically, writing
-from minialbert.runs.records import Record, Row, cell, find_records, group, load_record, look_up, record_files
+from minialbert.runs.records import (
+    Record,
+    Row,
+    cell,
+    find_records,
+    group,
+    is_tagging,
+    load_record,
+    look_up,
+    record_files,
+)
 from minialbert.runs.results import Result
 
 

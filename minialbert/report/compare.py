@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from minialbert.data.task_types import lower_is_better
 from minialbert.errors import UserError, in_words, quoted, shown
 from minialbert.recipes.schema import Mark, flat_settings, marked, without_folders
 from minialbert.report.blocks import Block, LineChart, Listing, Section, Series, Text
@@ -19,7 +18,7 @@ from minialbert.report.errors import labelled_lines, readable
 from minialbert.report.sections import Run, figures_of, without_paths
 from minialbert.report.tables import Difference, Table, Value
 from minialbert.runs.packed import is_run_file
-from minialbert.runs.records import finite, load_record
+from minialbert.runs.records import finite, load_record, lower_is_better
 from minialbert.tasks.certificate import RESAMPLES, answers, ratios, resampled, units
 
 _KINDS = dict.fromkeys(("distillation", "initialisation"), "distillation")

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from minialbert.errors import UserError, failing_as, in_words, quoted, shown
-from minialbert.method.attention_maps import read_attention_maps
+from minialbert.method.attention_files import read_attention_maps
 from minialbert.recipes.schema import flat_settings, without_places
 from minialbert.report.blocks import (
     AttentionMaps,

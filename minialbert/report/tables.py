@@ -11,10 +11,9 @@ from decimal import Decimal
 from itertools import chain
 from typing import Literal
 
-from minialbert.data.task_types import is_tagging
 from minialbert.report import paper as published
 from minialbert.report.paper import Column, PaperRow
-from minialbert.runs.records import Cell, Record, Row, cell, group, known_task
+from minialbert.runs.records import Cell, Record, Row, cell, group, is_tagging, known_task
 
 
 @dataclass(frozen=True)

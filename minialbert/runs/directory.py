@@ -18,6 +18,7 @@ from minialbert.errors import FinishedRunError, UserError, failing_as, listed, q
 from minialbert.recipes.load import AnyRecipe, apply_overrides, dump_recipe, load_recipe
 from minialbert.recipes.schema import RecipeBase, learned_settings
 from minialbert.runs.checkpoints import has_known_data
+from minialbert.runs.device import resolve_precision
 from minialbert.runs.files import (
     check_folder,
     check_own,
@@ -27,7 +28,6 @@ from minialbert.runs.files import (
     write_json,
     writing,
 )
-from minialbert.runs.machine import resolve_precision
 from minialbert.runs.stopping import rank
 
 logger = logging.getLogger(__name__)

@@ -385,8 +385,20 @@ def group(records: Iterable[Record]) -> dict[tuple[Row, str], tuple[Record, ...]
     return {key: tuple(sorted(groups[key], key=lambda record: record.seed or 0)) for key in order}
 
 
-# Parts of names of figures that are not shares; kinds of task that are registered add theirs.
+# Parts of names of figures that are not shares, figures of which less is better, and kinds of task whose words are
+# labelled; a kind of task that is registered adds its own.
 NO_SHARES = {"mse", "mae", "loss", "error"}
+ERRORS, TAGGING = {"mean_squared_error"}, {"token"}
+
+
+def is_tagging(problem: str) -> bool:
+    """Return whether words are labelled in a record's kind of task; a kind that is not known here labels texts."""
+    return problem in TAGGING
+
+
+def lower_is_better(metric: str | None) -> bool:
+    """Return whether a figure of any kind of task is an error."""
+    return metric in ERRORS
 
 
 def in_percent(metric: str) -> bool:

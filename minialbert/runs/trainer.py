@@ -25,10 +25,11 @@ from transformers.trainer_callback import PrinterCallback
 from minialbert.errors import UserError, quoted
 from minialbert.recipes.schema import Optimisation
 from minialbert.runs.checkpoints import last_whole_checkpoint, new_checkpoint, step_of
+from minialbert.runs.device import resolve_precision
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import write_json
 from minialbert.runs.fitting import PROGRESS_FILE, Progress, find_misfit
-from minialbert.runs.machine import keep_freed_memory, release_freed_memory, resolve_precision
+from minialbert.runs.machine import keep_freed_memory, release_freed_memory
 from minialbert.runs.muon import MuonAdamW, trained_matrices
 from minialbert.runs.noise import layer_matrices, rounding_noise
 from minialbert.runs.stopping import GracefulStop, StopRequested, refuse_data_parallel

@@ -1,18 +1,24 @@
-"""What the files of a model from elsewhere may not say: names outside of their folder, and code to fetch."""
+"""What files from elsewhere may not say: names outside of a model's folder, code to fetch, fields of no record."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from minialbert.errors import UserError, quoted, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+Record = TypeVar("Record")
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TENSORS = (".safetensors", ".bin")
@@ -149,3 +155,30 @@ def _attentions(values: dict[Any, Any]) -> Iterator[str]:
             yield from map(str, value.values() if isinstance(value, dict) else [value])
         elif isinstance(value, dict):
             yield from _attentions(value)
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+def record_from_plain(kind: type[Record], values: object) -> Record:
+    """Returns a dataclass from what `asdict` gave and JSON kept; nothing is converted, left out or passed over.
+
+    A ValueError says in one line which of the values is not that of such a record.
+    """
+    try:
+        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(shown, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    if without_empty(asdict(record)) != without_empty(values):  # type: ignore[call-overload]
+        raise ValueError("it has entries that no version of this program writes")
+    return record
+
+
+def without_empty(values: Any) -> Any:
+    """Returns a record's values as versions before the fingerprints and pairs had them, where there is none."""
+    if isinstance(values, dict):
+        fields, later = values.items(), ("files", "sha256", "pair_field")
+        return {key: without_empty(one) for key, one in fields if one or key not in later}
+    return [without_empty(one) for one in values] if isinstance(values, list) else values

@@ -29,8 +29,8 @@ from minialbert.method.encoders import evaluating
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings
 from minialbert.recipes.schema import TaskRecipe
+from minialbert.runs.device import autocast, resolve_precision
 from minialbert.runs.files import write_json, writing
-from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result

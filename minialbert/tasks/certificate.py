@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minialbert.data.question_answering import normalised
+from minialbert.data.metrics import normalised
 
 RESAMPLES, LEVEL = 1000, 0.95
 _BINS, _LONGEST = 15, 5  # of confidences; words, longer entities are counted together

@@ -7,79 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from minialbert_runtime.answers import Logits, TextModel, prompt_of
+from minialbert_runtime.answers import TextModel, prompt_of
 from minialbert_runtime.folder import is_exported
 from minialbert_runtime.lines import to_json_line
-from minialbert_runtime.windows import Cutter, Row
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.task_inputs import PaddingCollator, make_cutter
-from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, listed, needs_extra
-from minialbert.method.encoders import evaluating, find_pooling, forward_inputs, load_encoder, longest_text
 from minialbert.method.live import AnyModel, on_disk
-from minialbert.method.sentence_vectors import Pooling
 from minialbert.runs.files import check_file, whole_file, writing
-from minialbert.runs.machine import autocast, resolve_precision
 from minialbert.runs.progress import quiet_transformers
 
 FORMATS = (".npy", ".parquet", ".jsonl")
-
-
-class Embedder(TextModel):
-    """A sentence encoder in PyTorch that takes texts and gives vectors; options are as for `embed`."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        pooling: Pooling,
-        *,
-        precision: str = "fp32",
-        **options: Any,
-    ) -> None:
-        width = pooling.width(model.config.hidden_size, model.name_or_path)
-        super().__init__("embedding", tuple(map(str, range(width))), pairs=False, **options)
-        self.model, self.tokenizer, self.pooling = model, tokenizer, pooling
-        self.prompts = pooling.prompts
-        self._precision = resolve_precision(precision)
-        self._cuts = make_cutter(tokenizer, max_length=longest_text(model, pooling), overlap=0)
-        self._pad = PaddingCollator(self._cuts.pad_token_id, "class")
-
-    @classmethod
-    def load(cls, name: str, **options: Any) -> Embedder:
-        """Return the sentence encoder at a directory or hub id, on the GPU where there is one.
-
-        One without modules of sentence-transformers takes the mean of its tokens. Raises UserError if it cannot be
-        loaded.
-        """
-        model = load_encoder(name, "features", role="encoder").model
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model, load_tokenizer(name), find_pooling(name) or Pooling(normalize=False), **options)
-
-    def _cutter(self) -> Cutter:
-        return self._cuts
-
-    @torch.inference_mode()
-    def _logits(self, rows: Sequence[Row]) -> list[Logits]:
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row].input_ids))
-        vectors = np.empty((len(rows), len(self.labels)), np.float32)
-        with evaluating(self.model):
-            for begin in range(0, len(order), self.batch_size):
-                batch = order[begin : begin + self.batch_size]
-                padded = self._pad([{"input_ids": rows[row].input_ids} for row in batch])
-                padded = {name: tensor.to(self.model.device) for name, tensor in padded.items()}
-                inputs = forward_inputs(self.model, padded)
-                with autocast(self.model.device.type, self._precision):
-                    states = self.model(**inputs).last_hidden_state
-                vectors[batch] = self.pooling.of_rows(states.float(), padded["attention_mask"]).cpu().numpy()
-        if not np.isfinite(vectors).all():
-            raise UserError(
-                "the model's vectors are not finite: its weights are damaged, or it needs precision fp32"
-            )
-        return list(vectors)
 
 
 def embed(
@@ -126,6 +64,8 @@ def embed(
 def load_embedder(name: str, *, precision: str = "auto", **options: Any) -> TextModel:
     """Return the sentence encoder of a directory, hub id, or exported folder."""
     if not is_exported(name):
+        from minialbert.tasks.text_models import Embedder  # PyTorch, which an exported folder runs without
+
         return Embedder.load(name, precision=precision, **options)
     with needs_extra("export", "vectors of an exported folder"):
         from minialbert_runtime.model import Model

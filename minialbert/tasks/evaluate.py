@@ -34,8 +34,8 @@ from minialbert.method.encoders import max_input_length
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings, keys_of
 from minialbert.recipes.schema import TaskRecipe
+from minialbert.runs.device import resolve_precision
 from minialbert.runs.files import check_file, write_atomically, writing
-from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import PREDICTIONS_FILE, RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result

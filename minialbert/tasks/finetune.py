@@ -61,13 +61,14 @@ from minialbert.recipes.load import (
 )
 from minialbert.recipes.schema import FinetuneRecipe, Mark, marked, without_places
 from minialbert.runs.checkpoints import step_of
+from minialbert.runs.device import peak_memory_mb, resolve_precision
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import writing
-from minialbert.runs.machine import peak_memory_mb, resolve_precision
 from minialbert.runs.muon import trained_matrices
-from minialbert.runs.progress import RunProgress, seconds_of, speaking
+from minialbert.runs.progress import seconds_of, speaking
 from minialbert.runs.records import write_result
 from minialbert.runs.results import ModelResult, output_folder
+from minialbert.runs.run_progress import RunProgress
 from minialbert.runs.stopping import StopRequested, rank, share_of
 from minialbert.runs.trackers import check_trackers, trackers
 from minialbert.runs.trainer import training_arguments

@@ -1,8 +1,4 @@
-"""Predictions of a tuned model for plain texts: classes, scores, or entities with their place in the text.
-
-What texts are cut into, and what follows from the logits, is `minialbert_runtime`'s business, of tuned models and of
-exported folders alike.
-"""
+"""Predictions for plain texts: classes, scores, or entities with their place in the text; and the texts of files."""
 
 from __future__ import annotations
 
@@ -12,106 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-import torch
-from minialbert_runtime.answers import MAX_CHARACTERS, Logits, TextModel
-from minialbert_runtime.folder import is_exported, read_folder
+from minialbert_runtime.answers import MAX_CHARACTERS, TextModel
+from minialbert_runtime.folder import exported_head, is_exported, read_folder
 from minialbert_runtime.lines import SHORTEN, STDIN, read_lines, read_text
-from minialbert_runtime.windows import Cutter, Row, Text
-from minialbert_runtime.words import check_tags
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from minialbert_runtime.windows import Text
 
 from minialbert.data.columns import find_all, usual_pairs
 from minialbert.data.table_files import EXTENSIONS, Table, read_table
-from minialbert.data.task_inputs import Encoded, PaddingCollator, make_cutter
-from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, display_name, needs_extra, quoted
-from minialbert.method.encoders import head_of, load_encoder, load_encoder_config
 from minialbert.method.live import AnyModel, on_disk
 from minialbert.runs.files import check_fetched
-from minialbert.runs.machine import resolve_precision
 from minialbert.runs.progress import quiet_transformers
 from minialbert.tasks.embed import load_embedder
-from minialbert.tasks.models import TaskInputs, load_tuned, model_labels
-from minialbert.tasks.predictions import depth_arguments, depth_notes, run_model
 
 logger = logging.getLogger(__name__)
 
 _ROWS_TOLD = 10
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-class Predictor(TextModel):
-    """A tuned model that takes texts and gives results as dictionaries; options are as for `predict`.
-
-    Raises UserError if one is out of range, or the labels of a token task are not IOB2 tags.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        inputs: TaskInputs,
-        *,
-        precision: str = "fp32",
-        num_iterations: int | None = None,
-        exit_threshold: float | None = None,
-        **options: Any,
-    ) -> None:
-        if precision not in _PRECISIONS:
-            raise UserError(f"unknown precision {precision!r}: expected one of {', '.join(_PRECISIONS)}")
-        labels = model_labels(model)
-        super().__init__(
-            inputs.problem,
-            labels,
-            pairs=inputs.pairs,
-            words=inputs.words,
-            decision=inputs.decision,
-            **options,
-        )
-        self._depth = depth_arguments(model, num_iterations, exit_threshold)
-        for note in depth_notes(model, num_iterations):
-            logger.warning(note)
-        self.model, self.tokenizer, self.inputs = model, tokenizer, inputs
-        self.precision = resolve_precision(precision)
-        self._collator = PaddingCollator(int(tokenizer.pad_token_id or 0), inputs.type.label)
-        if inputs.type.tagging:
-            check_tags(self.labels)
-
-    @classmethod
-    def load(cls, name: str, **options: Any) -> Predictor:
-        """Return the predictor of a model that was tuned before, on the GPU where there is one.
-
-        Raises UserError if the model cannot be loaded or has no task head, or an option is out of range.
-        """
-        model, tokenizer, inputs = load_tuned(name)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model, tokenizer, inputs, **options)
-
-    def _cutter(self) -> Cutter:
-        return make_cutter(
-            self.tokenizer, max_length=self.inputs.max_length, overlap=self.inputs.overlap,
-            long_texts=self.inputs.long_texts or "windows",
-        )  # fmt: skip
-
-    def _logits(self, rows: Sequence[Row]) -> list[Logits]:
-        columns = [{"input_ids": row.input_ids, "token_type_ids": row.token_type_ids} for row in rows]
-        given = [{name: ids for name, ids in row.items() if ids is not None} for row in columns]
-        encoded = Encoded(given, list(range(len(rows))))
-        results = run_model(
-            self.model,
-            encoded,
-            self._collator,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            **self._depth,
-        )
-        if not all(np.isfinite(values).all() for values in results):
-            raise UserError(
-                f"the model's outputs are not finite in {self.precision}: "
-                + ("its weights are damaged" if self.precision == "fp32" else "use the precision fp32")
-            )
-        return results
 
 
 def predict(
@@ -184,18 +96,17 @@ def load(model: AnyModel, *, tokenizer: Any = None, **options: Any) -> TextModel
         UserError: if the model cannot be loaded, or an option is out of range.
     """
     with quiet_transformers(), on_disk(model, tokenizer) as source:
-        exported, head = is_exported(source), head_of(load_encoder_config(source))
-        if exported and head == "masked-lm":
+        head = exported_head(source) if is_exported(source) else None
+        if head == "masked-lm":
             if options:
                 raise UserError(
                     f"{display_name(source)} predicts masked words, and takes no options: give them with the text, "
                     "as in model(TEXT, top_k=3)"
                 )
-            from transformers import pipeline  # loads all of them: a third of a second
-
-            return pipeline("fill-mask", model=load_encoder(source).model, tokenizer=load_tokenizer(source))
-        of_words = head in (None, "features", "masked-lm")
-        is_encoder = read_folder(source).problem == "embedding" if exported else of_words
+            return _in_torch().fill_mask(source)
+        is_encoder = (
+            _in_torch().gives_vectors(source) if head is None else read_folder(source).problem == "embedding"
+        )
         return (load_embedder if is_encoder else load_predictor)(source, **options)
 
 
@@ -215,7 +126,7 @@ def load_predictor(
     """
     depth = {"num_iterations": num_iterations, "exit_threshold": exit_threshold}
     if not is_exported(name):
-        return Predictor.load(name, precision=precision, **depth, **options)
+        return _in_torch().Predictor.load(name, precision=precision, **depth, **options)
     given = depth | {"precision": None if precision == "auto" else precision}
     settled = [option for option, value in given.items() if value is not None]
     if settled:
@@ -231,6 +142,19 @@ def load_predictor(
             f"{name} is a sentence encoder, which labels nothing: minialbert embed gives its vectors"
         )
     return model
+
+
+def _in_torch() -> Any:
+    """Return the module of models in PyTorch, which is imported with it: an exported folder does without."""
+    from minialbert.tasks import text_models
+
+    return text_models
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Predictor":  # by the name that it has in the documentation
+        return _in_torch().Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Input(NamedTuple):

@@ -21,7 +21,7 @@ from minialbert.data.task_inputs import Encoded, PaddingCollator, one_for_each
 from minialbert.data.words import gold_spans, running_text
 from minialbert.errors import UserError, quoted
 from minialbert.method.encoders import evaluating, forward_inputs
-from minialbert.runs.machine import autocast
+from minialbert.runs.device import autocast
 from minialbert.runs.progress import progress_bar
 from minialbert.tasks.losses import logits_of
 from minialbert.tasks.models import is_minialbert

@@ -31,7 +31,8 @@ from minialbert.runs.files import writing
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import PREDICTIONS_FILE, RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result
-from minialbert.tasks.embed import Embedder, load_embedder
+from minialbert.tasks.embed import load_embedder
+from minialbert.tasks.text_models import Embedder
 
 logger = logging.getLogger(__name__)
 

@@ -107,6 +107,12 @@ def is_exported(path: str | Path) -> bool:
 
 
 @_closed_files_named()
+def exported_head(path: str | Path) -> str:
+    """Return the head with which a folder was exported, as "features"; "" where that is not said."""
+    return str(_read_object(find_folder(path) / EXPORT_FILE).get("head", ""))
+
+
+@_closed_files_named()
 def read_folder(path: str | Path) -> Folder:
     """Return what an exported folder, or a model of that name in minialbert-models, says of itself.
 

@@ -26,16 +26,14 @@ from transformers import (
 
 from minialbert import MiniAlbertForMaskedLM
 from minialbert.errors import UserError
-from minialbert.method.attention_maps import (
+from minialbert.method.attention_files import (
     MAX_TOKENS,
-    SENTENCES,
-    attention_maps,
-    compare_attention,
     decode_map,
     read_attention_maps,
     row_overlap,
     write_attention_maps,
 )
+from minialbert.method.attention_maps import SENTENCES, attention_maps, compare_attention
 from minialbert.method.distill import distill, initialise
 from minialbert.method.encoders import Teacher
 from minialbert.recipes.load import apply_overrides, load_recipe
@@ -343,7 +341,7 @@ def test_what_is_no_file_is_refused(tmp_path, file, monkeypatch):
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "nowhere"):
         with pytest.raises(UserError, match="is not a file"):
             read_attention_maps(path)
-    monkeypatch.setattr("minialbert.method.attention_maps._MOST_BYTES", file.stat().st_size - 1)
+    monkeypatch.setattr("minialbert.method.attention_files._MOST_BYTES", file.stat().st_size - 1)
     with pytest.raises(UserError, match="is larger than"):
         read_attention_maps(file)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minialbert import MiniAlbertForMaskedLM
-from minialbert.runs.machine import resolve_precision
+from minialbert.runs.device import resolve_precision
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minialbert.method.attention_maps import row_overlap
+from minialbert.method.attention_files import row_overlap
 from minialbert.report.blocks import (
     AttentionMaps,
     LineChart,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from minialbert.errors import UserError
-from minialbert.method.attention_maps import write_attention_maps
+from minialbert.method.attention_files import write_attention_maps
 from minialbert.report import report as write_report
 from minialbert.report.blocks import AttentionMaps, LineChart, Series
 from minialbert.report.sections import Run, recipe_listing, training_sections, tuning_curves

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from minialbert.runs import machine
+from minialbert.runs import device
 
 # Frees and allocates the same two blocks of 64 MB again and again, and counts the page faults of the last eight rounds:
 # as glibc does it, with what is freed kept, and with that handed back. The heap grows for up to five rounds before.
@@ -44,5 +44,5 @@ def test_memory_that_is_freed_is_used_again_without_page_faults():
 
 def test_bf16_products_are_timed_against_fp32(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: float(next(clock)))
-    assert machine.bf16_speed(8, 16, 4) == 1.0  # by a clock that ticks once a look
+    monkeypatch.setattr(device.time, "perf_counter", lambda: float(next(clock)))
+    assert device.bf16_speed(8, 16, 4) == 1.0  # by a clock that ticks once a look

@@ -12,10 +12,9 @@ import pytest
 from rich.console import Console
 
 from minialbert.errors import UserError
-from minialbert.runs import progress
+from minialbert.runs import progress, run_progress
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.progress import (
-    RunProgress,
     duration,
     progress_bar,
     quiet_transformers,
@@ -23,6 +22,7 @@ from minialbert.runs.progress import (
     size,
     speaking,
 )
+from minialbert.runs.run_progress import RunProgress
 
 
 def draw(monkeypatch, console, **options):
@@ -95,8 +95,8 @@ def test_numbers_as_they_are_shown():
 
 def test_a_long_silence_ends_within_a_minute_and_leaves_the_log_alone(monkeypatch, tmp_path, caplog):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
-    monkeypatch.setattr(progress, "time", clock)
-    monkeypatch.setattr(progress, "peak_memory_mb", lambda: 2_900.0)
+    monkeypatch.setattr(run_progress, "time", clock)
+    monkeypatch.setattr(run_progress, "peak_memory_mb", lambda: 2_900.0)
     shown = RunProgress(RunDirectory(tmp_path), terms=(), bar=False)
     args = SimpleNamespace(gradient_accumulation_steps=12)
     state = SimpleNamespace(global_step=40, max_steps=76, is_world_process_zero=True)

@@ -28,7 +28,7 @@ from minialbert.recipes.schema import FinetuneRecipe, Recipe
 from minialbert.runs.checkpoints import MANIFEST, _seal, find_damage
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.muon import has_muon
-from minialbert.runs.progress import RunProgress
+from minialbert.runs.run_progress import RunProgress
 from minialbert.runs.stopping import StopRequested
 from minialbert.runs.trainer import PROGRESS_FILE, LossMeter, _step_seed, training_arguments
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from minialbert.data.task_types import lower_is_better
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.deploy.onnx.graph import keep_biases_apart, slim, weight_bytes
 from minialbert.deploy.onnx.int8 import (
@@ -36,7 +35,7 @@ from minialbert.method.sentence_vectors import SENTENCE_FILES, STAND_IN_FILE, Po
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.directory import RunDirectory
 from minialbert.runs.files import check_apart, check_folder, whole_folder, write_json, writing
-from minialbert.runs.records import write_result
+from minialbert.runs.records import lower_is_better, write_result
 from minialbert.tasks.evaluate import evaluate
 from minialbert.tasks.exported import OnnxEncoder
 from minialbert.tasks.models import (

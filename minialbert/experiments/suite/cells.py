@@ -17,7 +17,6 @@ from minialbert.errors import UserError
 from minialbert.experiments.suite.schema import DISTILL, Suite, split_side
 from minialbert.recipes.load import apply_overrides, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Mark, Recipe, flat_settings, marked
-from minialbert.runs.machine import resolve_precision
 from minialbert.runs.packed import RECORDS, is_run_file, read_run_file
 
 
@@ -107,13 +106,6 @@ def recipe_of(suite: Suite, cell: Cell, places: Places | None) -> Recipe | Finet
             settings["task.data"] = str(places.data / task.data)
     with _naming(f"suite {suite.name}, cell {cell.name}"):
         return apply_overrides(load_recipe(mode.recipe, FinetuneRecipe), settings)
-
-
-def settled(recipe: Recipe | FinetuneRecipe) -> Recipe | FinetuneRecipe:
-    """Return a recipe with the precision of this device for "auto": each cell of a suite would measure for itself."""
-    section = "training" if isinstance(recipe, Recipe) else "tuning"
-    precision = resolve_precision(getattr(recipe, section).precision)
-    return apply_overrides(recipe, {f"{section}.precision": precision})
 
 
 def distillation_recipe(suite: Suite, name: str, places: Places | None) -> Recipe:

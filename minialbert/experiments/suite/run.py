@@ -29,13 +29,13 @@ from minialbert.experiments.suite.cells import (
     find_results,
     recipe_of,
     select,
-    settled,
 )
 from minialbert.experiments.suite.schema import Suite
 from minialbert.experiments.suite.time_left import time_left
 from minialbert.method.live import MODEL_FILES, hash_files
-from minialbert.recipes.load import dump_recipe
-from minialbert.recipes.schema import TaskRecipe
+from minialbert.recipes.load import apply_overrides, dump_recipe
+from minialbert.recipes.schema import FinetuneRecipe, Recipe, TaskRecipe
+from minialbert.runs.device import resolve_precision
 from minialbert.runs.directory import RunDirectory, data_differences, tell_unchecked
 from minialbert.runs.files import check_folder, sole_user, write_json, writing
 from minialbert.runs.progress import duration
@@ -215,7 +215,7 @@ class _Run:
             folder = self._output / "again" / cell.row if cell.name in self.results else folder
         elif row.recipe is not None:
             needs = str(_model(self._output, cell.row))
-        recipe = dump_recipe(settled(recipe_of(self._suite, cell, self._places)))
+        recipe = dump_recipe(_settled(recipe_of(self._suite, cell, self._places)))
         log = self._output / "logs" / f"{cell.name}.log"
         return pool.Job(cell.name, words, recipe, str(folder), str(log), str(Path.cwd()), needs)
 
@@ -340,3 +340,10 @@ def _known(file: Path, records: Path | None) -> dict[str, Any]:
         with failing_as(f"{one} is damaged", kinds, "remove it, and run the suite again"):
             known |= json.loads(one.read_text("utf-8")) if one.is_file() else {}
     return known
+
+
+def _settled(recipe: Recipe | FinetuneRecipe) -> Recipe | FinetuneRecipe:
+    """Return a recipe with the precision of this device for "auto": each cell of a suite would measure for itself."""
+    section = "training" if isinstance(recipe, Recipe) else "tuning"
+    precision = resolve_precision(getattr(recipe, section).precision)
+    return apply_overrides(recipe, {f"{section}.precision": precision})

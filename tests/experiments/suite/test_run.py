@@ -24,8 +24,8 @@ from minialbert.experiments.suite.run import check_teachers, plan_work, run_suit
 from minialbert.experiments.suite.schema import load_suite
 from minialbert.recipes.load import dump_recipe, load_recipe
 from minialbert.recipes.schema import FinetuneRecipe, Recipe
+from minialbert.runs.device import resolve_precision
 from minialbert.runs.files import sole_user
-from minialbert.runs.machine import resolve_precision
 
 ROWS = ["small", "plain", "start"]
 
