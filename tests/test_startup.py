@@ -19,7 +19,7 @@ HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "pydantic",
 HEAVY_LIBRARIES = (
     "torch", "transformers", "datasets", "accelerate", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow",
 )  # fmt: skip
-ROOT = Path(__file__).parents[1]
+RECORD = Path(__file__).parents[1] / "results" / "main-job" / "distilled"
 HEADS = ("", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 VERBS = (
     "demo", "prepare", "distill", "finetune", "evaluate", "predict", "export", "calibrate", "bench", "report",
@@ -85,7 +85,7 @@ WITHOUT_TORCH = {
     "predict for brat": "predict --model biomedical-ner-2mb --input {0}/texts.csv --format brat --output {0}/brat",
     "embed": "embed --model minilm-5mb --input {0}/texts.csv --output {0}/vectors.npy",
     "convert-data": "convert-data {0}/labelled.jsonl {0}/conll --format conll",
-    "report": f"report {ROOT / 'results' / 'embeddings'}",
+    "report": f"report {RECORD}",
     "suite ls": "suite ls",
     "recipes ls": "recipes ls",
     "recipes show": "recipes show small",
@@ -94,7 +94,7 @@ WITHOUT_TORCH = {
     "predict()": "minialbert.render(minialbert.predict('biomedical-ner-2mb', 'Aspirin'))",
     "embed()": "minialbert.embed('minilm-5mb', 'a text')",
     "convert_data()": "minialbert.convert_data('{0}/labelled.jsonl', '{0}/again', format='conll')",
-    "report()": f"minialbert.report({str(ROOT / 'results' / 'embeddings')!r})",
+    "report()": f"minialbert.report({str(RECORD)!r})",
 }
 
 
