@@ -50,7 +50,7 @@ def single_label_metrics(
 def class_metrics(
     gold: NDArray[np.bool_],
     predicted: NDArray[np.bool_],
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating],
     labels: Sequence[str],
     positive: int | None = None,
 ) -> dict[str, Any]:

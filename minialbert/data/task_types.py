@@ -213,7 +213,8 @@ class SingleLabel(TaskType):
         positive = None if task.positive is None else task.labels.index(task.positive)
         # A gold label of a class that the model does not have is none of its own.
         true, chosen = (np.equal.outer(rows, np.arange(count)) for rows in (gold, ids))
-        chances = torch.from_numpy(logits).softmax(-1).numpy()
+        # In 64 bits, as `predict` says them: in 32 all that are surer than 1 - 3e-8 would be equal.
+        chances = torch.from_numpy(logits).double().softmax(-1).numpy()
         by_class = class_metrics(true, chosen, chances, task.labels, positive)
         one = single_label_metrics(gold, ids, count, 1 if positive is None else positive)
         return named, {**by_class, **one, "confusion": confusion(gold, ids, task.labels)}

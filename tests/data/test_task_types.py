@@ -24,6 +24,15 @@ def test_figures_name_classes_and_follow_the_positive_one():
     assert task.type.remarks(figures) == ["never predicted: 'case' (2 rows)"]
 
 
+def test_areas_rank_answers_that_are_all_sure():
+    task = Task("mine", "single-label", ("no", "yes"), "accuracy", {}, positive="yes")
+    margins = [17.0, 18.0, 20.0, 22.0, 25.0]  # in 32 bits each is a probability of 1
+    _, figures = task.type.answers(
+        task, np.array([[0.0, one] for one in margins], np.float32), [0, 0, 1, 1, 1]
+    )
+    assert figures["auroc"] == figures["average_precision"] == 1.0
+
+
 def test_a_score_that_only_has_the_right_order_is_no_sound_state():
     kind = task_type("regression")
     prices = [95_000.0, 105_000.0, 96_000.0, 104_000.0]
