@@ -342,7 +342,7 @@ def _start_block(
         return f"shared block: random (the layers of {kind} have another structure)"
     parts, modules = layers
     block, config = student.minialbert.block, student.config
-    sources = {
+    sources: dict[str, list[Any]] = {
         ours: [module.get_submodule(name) for module in modules]
         for ours, name in zip(_BLOCK_PARTS[0], parts, strict=True)
     }

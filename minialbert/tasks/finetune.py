@@ -470,7 +470,9 @@ def tuning_recipe(
 def _fitted(plan: FinetuningPlan, started: float, allowed: float) -> tuple[FinetuningPlan, float]:
     """Return a plan with as many steps as fit into the seconds allowed since a time, and their seconds."""
     rehearsed, step = _rehearsal(plan)
-    steps, seconds = fitted_length(rehearsed, started, allowed, step=step, fewest=1, **_evaluations(plan))
+    steps, seconds = fitted_length(
+        rehearsed, started, allowed, step=step, fewest=1, compiles=False, **_evaluations(plan)
+    )
     epochs = steps / plan.steps_per_epoch
     notes = [note for note in plan.notes if not note.startswith("training: ")]  # of another length
     notes.append(f"length: {epochs:.2f} epochs, so {steps:,} steps")
