@@ -135,7 +135,7 @@ def products() -> tuple[float, float]:
     )
     teacher = BertConfig(
         hidden_size=student.hidden_size,
-        intermediate_size=student.intermediate_size,
+        intermediate_size=4 * student.hidden_size,
         num_hidden_layers=max(run["layer_map"]),
     )
     ours, its = (forward_flops_per_token(config, 16) / 2e6 for config in (student, teacher))
@@ -154,11 +154,12 @@ def faster() -> dict[str, float]:
 def encoder_facts() -> dict[str, Any]:
     """Return what the sentence encoder's card shows."""
     folder = RESULTS / "boxed" / ENCODER
-    first, run = (read(folder / f"{name}.json") for name in ("first-pass", "result"))
+    passes = [read(folder / f"{name}.json") for name in ("first-pass", "second-pass", "third-pass", "result")]
     packages = len((folder / "packages.tsv").read_text(encoding="utf-8").splitlines()) - 1  # its header
     return {
-        "run": run,
-        "first": first,
+        "run": passes[-1],
+        "passes": passes,
+        "third": read(folder / "third-pass-docstrings.json"),
         "trimmed": read(folder / "trim.json"),
         "packages": packages,
         "scores": scores(),
