@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.nn.functional import linear
 from transformers import AutoTokenizer
 
 from minialbert import MiniAlbertConfig, MiniAlbertForMaskedLM
+from minialbert.method.start import fewer_units
 
 TEXTS, LENGTH = 2000, 128
 
@@ -34,28 +34,19 @@ def main(name: str, texts: str, units: str, output: str) -> None:
         rows += [states[0] for states in seen]
         seen.clear()
     block, active = model.minialbert.block, torch.cat(rows)
-    weight, target = block.ffn_output.weight, linear(active, block.ffn_output.weight)
-    kept = (active.square().mean(0) * weight.square().sum(0)).topk(int(units)).indices.sort().values
-    fitted = torch.linalg.lstsq(
-        torch.cat([active[:, kept], torch.ones(len(active), 1)], 1).double(), target.double()
-    ).solution
+    kept, fitted = fewer_units(active, block.ffn_output.weight, int(units))
+    fitted = fitted.float()
     config = MiniAlbertConfig.from_pretrained(name, intermediate_size=int(units))
     weights = model.state_dict()
     of_block = "minialbert.block."
     weights[of_block + "ffn.weight"] = block.ffn.weight[kept]
     weights[of_block + "ffn.bias"] = block.ffn.bias[kept]
-    weights[of_block + "ffn_output.weight"] = fitted[:-1].T.float().contiguous()
-    weights[of_block + "ffn_output.bias"] = block.ffn_output.bias + fitted[-1].float()
+    weights[of_block + "ffn_output.weight"] = fitted[:-1].T.contiguous()
+    weights[of_block + "ffn_output.bias"] = block.ffn_output.bias + fitted[-1]
     narrower = MiniAlbertForMaskedLM(config)
     narrower.load_state_dict(weights)
     narrower.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    error = (
-        linear(active[:, kept], fitted[:-1].T.float()) + fitted[-1].float() - target
-    ).square().sum() / target.square().sum()
-    print(
-        f"{units} of {len(block.ffn.weight)} units; {error:.3f} of the output's square is lost, on {len(active)} rows"
-    )
 
 
 if __name__ == "__main__":

@@ -382,11 +382,7 @@ def _copy_mean(sources: Sequence[Any], target: Any) -> None:
 def _start_narrower(
     block: Any, network: Sequence[Any], layer: int, teacher: Teacher, samples: Sequence[dict[str, Tensor]]
 ) -> str:
-    """Give a narrower feed-forward network the units of a teacher's that move its output most on text.
-
-    A unit's weight is its mean square times that of its way out. The way out of those that stay is fitted to the whole
-    network's output by least squares, so what the others did on average is not lost.
-    """
+    """Give a narrower feed-forward network the units of a teacher's that move its output most on text."""
     inner, outer = network
     seen: list[Tensor] = []
     handle = outer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -397,15 +393,26 @@ def _start_narrower(
         rows.append(states[sample.get("teacher_attention_mask", sample["attention_mask"]).bool()])
         seen.clear()
     handle.remove()
-    units, size = torch.cat(rows).double(), len(block.ffn.weight)
-    weight = units.square().mean(0) * outer.weight.double().square().sum(0)
-    kept = weight.topk(size).indices.sort().values
-    solution = _least_squares(units[:, kept], nn.functional.linear(units, outer.weight.double()))
+    size = len(block.ffn.weight)
+    kept, solution = fewer_units(torch.cat(rows), outer.weight, size)
     block.ffn.weight.copy_(inner.weight[kept])
     block.ffn.bias.copy_(0 if inner.bias is None else inner.bias[kept])
     block.ffn_output.weight.copy_(solution[:-1].T)
     block.ffn_output.bias.copy_(solution[-1] + (0 if outer.bias is None else outer.bias))
-    return f", {size} of the {len(weight):,} units of its feed-forward network"
+    return f", {size} of the {len(inner.weight):,} units of its feed-forward network"
+
+
+def fewer_units(units: Tensor, outer: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return which units of a feed-forward network move its output most, and the way out of these.
+
+    `units` (N, I) are their values on text, `outer` (H, I) is the weight of their way out; the result has indices
+    (size,) in order, and a matrix (size + 1, H), its last row for the bias, fitted to the whole by least squares.
+    A unit counts by its mean square times that of its way out.
+    """
+    units, outer = units.double(), outer.double()
+    weight = units.square().mean(0) * outer.square().sum(0)
+    kept = weight.topk(size).indices.sort().values
+    return kept, _least_squares(units[:, kept], nn.functional.linear(units, outer))
 
 
 def _group_layers(config: MiniAlbertConfig, teacher_layers: int) -> list[int | None]:
