@@ -24,7 +24,7 @@ from minialbert.data.rows import is_dataset, is_frame, numbered_rows
 from minialbert.data.text_fields import FIELD_OPTIONS, pubmed_texts, separated_texts
 from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
-from minialbert.runs.files import check_fetched
+from minialbert.runs.files import check_fetched, files_below
 
 logger = logging.getLogger(__name__)
 
@@ -268,19 +268,6 @@ def _sources_of_entry(entry: Any, fields: tuple[str, ...]) -> list[Source]:
         return [_hub_source(PREFIX + name)]
     hint = f'; a text is given as {{"{fields[0]}": ...}}' if _is_text(name) else ""
     raise UserError(f"no such file or directory: {shown(name, 200)}{hint}")
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Returns the files in a folder and all below it, but for hidden ones; links to folders are left out and told."""
-    paths = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
-    if linked := [path.name for path in paths if path.is_symlink() and path.is_dir()]:
-        told = "%s: links to folders are not followed; give what they lead to as well: %s"
-        logger.info(told, folder, listed(linked))
-    return [path for path in paths if path.is_file() or (path.is_symlink() and not path.exists())]
 
 
 def _suffix(path: Path) -> str:

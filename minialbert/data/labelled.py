@@ -16,7 +16,7 @@ from minialbert.data.formats.rows import ANSWERS
 from minialbert.data.hub import PREFIX, SPLIT_NAMES, assign_splits, load_saved, load_splits
 from minialbert.data.ner import LINES
 from minialbert.data.rows import LabelledData, table_in_memory
-from minialbert.data.table_files import Table, find_tables
+from minialbert.data.table_files import Table, find_tables, is_split_table
 from minialbert.errors import UserError, listed, local_path, quoted, shown
 
 
@@ -80,17 +80,29 @@ class Labelled:
         return tables
 
     def _brat_folders(self, path: Path) -> dict[str, list[Path]]:
-        """Returns the folders of brat's files for each split, none where there are no such files."""
-        if not path.is_dir() or self.format not in (None, "brat") or not brat.is_folder(path):
+        """Returns the folders of brat's files for each split, none where there are no such files.
+
+        The folders train, dev and test may lie in one below, if no other holds such files. Tables that are named as
+        splits are meant rather than files of brat in some folder beside them.
+        """
+        if not path.is_dir() or self.format not in (None, "brat"):
             return {}
-        folders = {one.name: one.name for one in sorted(path.iterdir()) if one.is_dir()}
-        found = {} if any(path.glob("*.ann")) else assign_splits(folders, str(path))
+        entries = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
+        folders = {one.name: one.name for one in entries if one.is_dir()}
+        own = any(map(brat.is_file, entries))
+        with_files = [name for name in folders if brat.is_folder(path / name)]
+        found = {} if own or not with_files else assign_splits(folders, str(path))
         if found and "train" not in found and self.needs_train:
             raise UserError(f"{path}: no train split; expected a folder train, found {listed(folders)}")
-        others = [name for name in folders if name not in found.values() and brat.is_folder(path / name)]
+        others = [name for name in with_files if name not in found.values()]
         if found and others:
             self.notes.append(f"{shown(path.name)}: left out {listed(f'{name}/' for name in others)}")
-        return {split: [path / name] for split, name in found.items()} or {"train": [path]}
+        if found:
+            return {split: [path / name] for split, name in found.items()}
+        if self.format is None and any(map(is_split_table, entries)):
+            return {}
+        within = self._brat_folders(path / with_files[0]) if len(with_files) == 1 and not own else {}
+        return within if len(within) > 1 else {"train": [path]} if own or with_files else {}
 
     def _tables_of(self, splits: Mapping[str, Any], title: str) -> dict[str, Table]:
         found = assign_splits({str(key): str(key) for key in splits}, title)

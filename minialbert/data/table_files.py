@@ -119,6 +119,12 @@ def find_tables(
     return files, left_out
 
 
+def is_split_table(path: Path) -> bool:
+    """Tells whether a file is a table that is named as a split, or the shard of one."""
+    stem = path.name.partition(".")[0].partition("-")[0].lower()
+    return path.suffix.lower() in EXTENSIONS and any(stem in names for names in SPLIT_NAMES.values())
+
+
 def unsplit_tables(folder: Path) -> list[Path]:
     """Returns the tables of a folder in which none is named as a split; of any other folder, and of files, none."""
     tables = sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)

@@ -157,8 +157,14 @@ def _of_tool(name: str, answers: Answers) -> Iterator[str]:
 def _documents(name: str, answers: Answers) -> Iterator[Document]:
     """Yield answers as a format's documents; one of which it holds nothing is refused."""
     classes = "classes" in formats.FORMATS[name].holds
+    names, taken = dict[str, str](), set[str]()
     for number, answer in enumerate(answers, start=1):
-        document = of_answer(answer, number)
+        if (file := answer.get("file")) is not None and file not in names:
+            parts = Path(file).with_suffix("").parts
+            ends = ("/".join(parts[at:]) for at in range(len(parts) - 1, -1, -1))
+            names[file] = next((end for end in ends if end not in taken), file)
+            taken.add(names[file])
+        document = of_answer(answer, number, names[file] if file is not None else None)
         if document.entities is None and not (classes and document.labels is not None):
             wanted = "entities or classes" if classes else "entities"
             raise UserError(f"{name} takes {wanted}, and this model gives none: take csv or jsonl")

@@ -56,6 +56,21 @@ def check_fetched(path: Path) -> None:
                     raise UserError(f"{path} {told}")
 
 
+def visible(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder and all below it, but for what is hidden: itself, or in a folder that is."""
+    paths = ((path, path.relative_to(folder).parts) for path in folder.rglob("*"))
+    return (path for path, names in paths if not any(name.startswith(".") for name in names))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and all below it, but for hidden ones; links to folders are left out and told."""
+    paths = sorted(visible(folder))
+    if linked := [path.name for path in paths if path.is_symlink() and path.is_dir()]:
+        told = "%s: links to folders are not followed; give what they lead to as well: %s"
+        logger.info(told, folder, listed(linked))
+    return [path for path in paths if path.is_file() or (path.is_symlink() and not path.exists())]
+
+
 def check_apart(path: Path, inputs: Iterable[str | Path]) -> None:
     """Refuse to write over what is read, by whatever name or link: an input, a file in it, a folder that holds it."""
     for read in filter(Path.exists, map(local_path, inputs)):

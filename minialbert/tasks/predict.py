@@ -17,7 +17,7 @@ from minialbert.data.columns import find_all, usual_pairs
 from minialbert.data.table_files import EXTENSIONS, Table, read_table
 from minialbert.errors import UserError, display_name, needs_extra, quoted
 from minialbert.method.live import AnyModel, on_disk
-from minialbert.runs.files import check_fetched
+from minialbert.runs.files import check_fetched, files_below
 from minialbert.runs.progress import quiet_transformers
 from minialbert.tasks.embed import load_embedder
 
@@ -237,8 +237,6 @@ def _files(path: str, *, documents: bool | None) -> list[str]:
     if not documents:
         advice = "its files" if documents is None else "--documents, and each .txt file in it is one text"
         raise UserError(f"{path} is a folder: give {advice}")
-    from minialbert.data.corpora import files_below
-
     found = sorted(str(file) for file in files_below(Path(path)) if file.suffix.lower() == ".txt")
     if not found:
         raise UserError(f"{path} holds no .txt file")

@@ -116,6 +116,16 @@ def test_brat_files_stay_in_the_folder_and_quote_the_text(tmp_path, caplog):
         minialbert.render(ANSWERS, folder, format="brat")
 
 
+def test_texts_of_one_name_from_several_folders_are_told_apart(tmp_path):
+    one = {"text": "Pain", "entities": []}
+    answers = [one | {"file": file} for file in ("in/1/note.txt", "in/2/note.txt", "in/2/note.txt", "x.txt")]
+    tasks = json.loads(minialbert.render(answers, format="label-studio"))
+    assert [task["data"]["document"] for task in tasks] == ["note", "2/note", "x"]
+    minialbert.render(answers[:2], tmp_path / "brat", format="brat")
+    names = sorted(path.name for path in (tmp_path / "brat").glob("*.txt"))
+    assert names == ["2_note.txt", "note.txt"]
+
+
 def test_a_doc_bin_has_the_entities_of_each_text(tmp_path):
     pytest.importorskip("spacy")
     from minialbert.data.convert_data import read_documents

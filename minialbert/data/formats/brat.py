@@ -9,7 +9,7 @@ from pathlib import Path
 from minialbert.data.formats.documents import Document, Entity, Reading
 from minialbert.data.table_files import file_error, numbered_lines, read_text
 from minialbert.errors import UserError, quoted
-from minialbert.runs.files import free_name
+from minialbert.runs.files import check_fetched, files_below, free_name, visible
 
 _ENTITY = re.compile(r"(T[^\t ]+)\t(\S+) ([0-9]{1,9} [0-9]{1,9}(?:;[0-9]{1,9} [0-9]{1,9})*)(?:\t(.*))?")
 _OTHERS = {
@@ -18,23 +18,31 @@ _OTHERS = {
 }  # fmt: skip
 
 
+def is_file(path: Path) -> bool:
+    """Tells whether a path is that of an .ann file which is not hidden."""
+    return path.suffix.lower() == ".ann" and not path.name.startswith(".")
+
+
 def is_folder(folder: Path) -> bool:
-    """Tells whether a folder holds .ann files, or folders of them."""
-    return any(next(folder.glob(pattern), None) for pattern in ("*.ann", "*/*.ann"))
+    """Tells whether a folder, or any folder below it, holds .ann files."""
+    return any(map(is_file, visible(folder)))
 
 
 def read(folder: Path, reading: Reading) -> Iterator[Document]:
-    """Yields the documents of a folder and of those in it, by their names; ids are names without `.txt`.
+    """Yields the documents of a folder and of all below it, by their names; ids are their paths in it, without `.txt`.
 
     Relations, events, attributes, normalisations and comments are counted, and kept as lines under `brat`.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: brat's files are read as a folder of .txt and .ann, and this is one file")
-    for path in sorted(path for path in folder.rglob("*.ann") if not path.name.startswith(".")):
-        texts = path.with_suffix(".txt")
-        if not texts.is_file():
-            raise UserError(f"{path}: there is no {texts.name} beside it, which should have the text")
-        text = read_text(texts, in_lines=True)
+    files = files_below(folder)
+    texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    for path in filter(is_file, files):
+        beside = texts.pop(path.with_suffix(""), None)
+        if beside is None:
+            raise UserError(f"{path}: there is no {path.stem}.txt beside it, which should have the text")
+        check_fetched(beside)
+        text = read_text(beside, in_lines=True)
         entities, others = [], []
         for row, line in numbered_lines(path):
             if match := _ENTITY.fullmatch(line):
@@ -49,9 +57,7 @@ def read(folder: Path, reading: Reading) -> Iterator[Document]:
         name = path.relative_to(folder).with_suffix("").as_posix()
         meta = {"brat": others} if others else {}
         yield Document(text, tuple(entities), id=name, meta=meta, place=str(path))
-    alone = sum(not path.with_suffix(".ann").is_file() for path in folder.rglob("*.txt"))
-    if alone:
-        reading.left_out["texts without an .ann file"] += alone
+    reading.left_out["texts without an .ann file"] += len(texts)
 
 
 class _Names(dict[str, str]):

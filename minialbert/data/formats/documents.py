@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any
 
 from minialbert_runtime.words import Span
@@ -146,8 +145,8 @@ def _left_out(things: Counter[str]) -> list[str]:
     return [f"left out: {many}"] if many else []
 
 
-def of_answer(answer: Mapping[str, Any], number: int) -> Document:
-    """Returns what a model answers to a text as a document."""
+def of_answer(answer: Mapping[str, Any], number: int, file: str | None = None) -> Document:
+    """Returns what a model answers to a text as a document; `file` names the one that it is from."""
     entities = labels = None
     meta = {key: answer[key] for key in ("file", "pair", "score", "scores") if key in answer}
     if "entities" in answer:
@@ -157,7 +156,7 @@ def of_answer(answer: Mapping[str, Any], number: int) -> Document:
         labels = tuple(answer["labels"])
     elif "label" in answer:
         labels = (answer["label"],) if answer["label"] else ()
-    known = (Path(answer["file"]).stem if "file" in answer else None, answer.get("id"))
+    known = (file, answer.get("id"))
     name = "-".join(str(one) for one in known if one is not None) or f"text-{number}"
     return Document(answer["text"], entities, labels, name, meta=meta)
 

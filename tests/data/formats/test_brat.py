@@ -85,3 +85,56 @@ def test_an_empty_text_is_kept_by_files_and_left_out_by_tasks(tmp_path):
     )
     made = convert_data(tmp_path / "in", tmp_path / "out.jsonl", format="doccano")
     assert [one.text for one in read_documents(made.output, [])["train"]] == ["a b c", ""]
+
+
+def test_folders_at_any_depth_are_one_rule(tmp_path):
+    for split in ("train", "dev"):
+        for patient in ("1", "2"):
+            put(
+                tmp_path / "corpus" / "v2" / split / f"patient-{patient}",
+                "note",
+                "a b c",
+                f"T1\tA{patient} 0 1\ta",
+            )
+    for given in (tmp_path / "corpus", tmp_path / "corpus" / "v2"):
+        found = read_documents(given, [])
+        assert {name: [one.id for one in documents] for name, documents in found.items()} == {
+            "train": ["patient-1/note", "patient-2/note"],
+            "validation": ["patient-1/note", "patient-2/note"],
+        }
+        assert [one.entities[0].label for one in found["train"]] == ["A1", "A2"]
+    made = convert_data(tmp_path / "corpus", tmp_path / "out", format="brat")
+    assert [one.id for one in read_documents(made.output, [])["train"]] == [
+        "patient-1_note",
+        "patient-2_note",
+    ]
+    put(tmp_path / "corpus" / "other" / "deep", "note", "a b c", "T1\tA 0 1\ta")
+    assert set(read_documents(tmp_path / "corpus", [])) == {"train"}  # two folders, neither a split
+
+
+def test_hidden_files_are_no_documents_and_suffixes_have_any_case(tmp_path):
+    put(tmp_path / "train" / ".ipynb_checkpoints", "a", "a b c", "T1\tB 0 1\ta")
+    put(tmp_path / "train", "._a", "Mac", "T1\tB 0 1\tM")
+    put(tmp_path / "train", "a", "a b c", "T1\tA 0 1\ta")
+    for suffix in ("txt", "ann"):
+        (tmp_path / "train" / f"a.{suffix}").rename(tmp_path / "train" / f"a.{suffix.upper()}")
+    notes = []
+    (document,) = read_documents(tmp_path, notes)["train"]
+    assert (document.id, document.spans[0].label) == ("a", "A")
+    assert notes == ["train: read as brat"]
+    assert [one.id for one in read_documents(tmp_path / "train", [])["train"]] == ["a"]
+
+
+def test_tables_named_as_splits_are_meant_rather_than_a_folder_beside_them(tmp_path):
+    put(tmp_path / "raw" / "deep", "a", "a b c", "T1\tA 0 1\ta")
+    (tmp_path / "train.jsonl").write_text('{"text": "d e", "spans": [[0, 1, "B"]]}\n')
+    (document,) = read_documents(tmp_path, [])["train"]
+    assert document.text == "d e"
+    (document,) = read_documents(tmp_path, [], read_as="brat")["train"]
+    assert (document.text, document.id) == ("a b c", "raw/deep/a")
+
+
+def test_a_text_that_was_not_fetched_is_told(tmp_path):
+    put(tmp_path, "a", "version https://git-lfs.github.com/spec/v1\n", "T1\tA 0 7\tversion")
+    with pytest.raises(UserError, match="a.txt is a pointer of Git LFS"):
+        read_documents(tmp_path, [])
