@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar
 
 from minialbert.data.hub import PREFIX, load_hub
 from minialbert.data.rows import is_dataset, is_frame, numbered_rows
-from minialbert.data.text_fields import FIELD_OPTIONS, pubmed_texts, separated_texts
-from minialbert.data.text_streams import COMPRESSIONS, ReadStats, open_text
+from minialbert.data.text_fields import pubmed_texts, separated_texts
+from minialbert.data.text_streams import COMPRESSIONS, IN_MEMORY, Asked, ReadStats, open_text
 from minialbert.errors import UserError, listed, local_path, one_line, quoted, shown
 from minialbert.runs.files import check_fetched, files_below
 
@@ -106,6 +106,7 @@ class Source:
     kind: SourceKind
     num_bytes: int  # on disk or in memory, 0 where unknown (hub, iterators)
     texts: TextsInMemory | None = field(default=None, compare=False)
+    asked: Asked = field(default=Asked(), compare=False)
 
     @property
     def reads_once(self) -> bool:
@@ -131,13 +132,13 @@ class Source:
 
     def too_long(self, row: int, limit: int, separator: DocumentSeparator | None = None) -> UserError:
         """Returns the error for a document of more than so many bytes, and how to cut it or raise the limit."""
-        advice = {
-            "file": "--documents blank-line or --documents line cuts the file into documents, ",
-            "blank-line": "--documents line makes every line a document, ",
-        }.get(separator or "", "")
-        option = "max_document_bytes" if self.kind == "memory" else "--max-document-mb"
-        found = f"the document that starts here is longer than {limit / 1e6:g} MB"
-        return self.error(row, f"{found}; {advice}{option} raises the limit")
+        option, raises = self.asked.documents, self.asked.limit and f"{self.asked.limit} raises the limit"
+        cuts = {
+            "file": f"{option}blank-line or {option}line cuts the file into documents",
+            "blank-line": f"{option}line makes every line a document",
+        }.get((option and separator) or "")
+        advice = ", ".join(filter(None, (cuts, raises))) or "cut it into several"
+        return self.error(row, f"the document that starts here is longer than {limit / 1e6:g} MB; {advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,9 @@ def _is_place(entry: object) -> bool:
     return short and (_kind(Path(entry)) is not None or os.path.exists(entry))
 
 
-def find_sources(corpus: Any, text_field: str = "text", pair_field: str | None = None) -> list[Source]:
+def find_sources(
+    corpus: Any, text_field: str = "text", pair_field: str | None = None, asked: Asked | None = None
+) -> list[Source]:
     """Returns the files, hub data sets and texts that a corpus consists of, in a fixed order.
 
     Entries keep their order; the files of a directory or glob are sorted; a file named twice is read once.
@@ -202,6 +205,7 @@ def find_sources(corpus: Any, text_field: str = "text", pair_field: str | None =
     A corpus is of files, directories (searched recursively), glob patterns, or hub data sets as `hub:owner/name` or
     `hub:owner/name:config:split`; a string `owner/name` that is not a local path is a hub id, too. A list may also hold
     sources that were found before, lists and iterators of texts, data sets and frames. At least one is not empty.
+    Messages name what was `asked` as the caller calls it, by default as `prepare` does.
     """
     entries = [corpus] if isinstance(corpus, (str, Path, Source)) else list(corpus)
     if sum(isinstance(entry, tuple) and len(entry) < 4 for entry in entries) > 1:  # of a text and its label
@@ -210,7 +214,7 @@ def find_sources(corpus: Any, text_field: str = "text", pair_field: str | None =
     fields = (text_field,) if pair_field is None else (text_field, pair_field)
     sources: dict[str, Source] = {}
     for entry in entries:
-        for source in _sources_of_entry(entry, fields):
+        for source in _sources_of_entry(entry, fields, asked):
             key = str(source.path) if source.kind in ("hub", "memory") else str(source.path.resolve())
             sources.setdefault(f"{key} {len(sources)}" if source.kind == "memory" else key, source)
     names = listed(entry if isinstance(entry, (str, Path)) else type(entry).__name__ for entry in entries)
@@ -220,14 +224,16 @@ def find_sources(corpus: Any, text_field: str = "text", pair_field: str | None =
     if not any(source.num_bytes or source.kind == "hub" or source.reads_once for source in sources.values()):
         what = "texts in memory" if all(s.kind == "memory" for s in sources.values()) else "file(s)"
         raise UserError(f"the corpus ({names}) is empty: all of its {len(sources)} {what} have 0 bytes")
-    found = list(sources.values())
+    found = [replace(source, asked=asked) if asked else source for source in sources.values()]
     if text_field != "text" and not any(source.kind in _OF_FIELDS for source in found):
         told = f"no file of the corpus ({listed(one.path.name for one in found)}) has fields"
         advice = "as jsonl, csv, tsv and parquet do: leave it out"
-        raise UserError(f"--column {quoted(text_field)}: {told}, {advice}")
+        raise UserError(f"{found[0].asked.text} {quoted(text_field)}: {told}, {advice}")
     if pair_field is not None and (without := [one.path.name for one in found if one.kind not in _OF_FIELDS]):
         advice = "pairs are read from jsonl, csv, tsv and parquet"
-        raise UserError(f"--pair-column {quoted(pair_field)}: {listed(without)} has no columns: {advice}")
+        raise UserError(
+            f"{found[0].asked.pair} {quoted(pair_field)}: {listed(without)} has no columns: {advice}"
+        )
     return found
 
 
@@ -237,11 +243,11 @@ def count_kinds(sources: Iterable[Source]) -> str:
     return ", ".join(f"{count:,} {_KIND_NAMES[kind]}" for kind, count in counts.items())
 
 
-def _sources_of_entry(entry: Any, fields: tuple[str, ...]) -> list[Source]:
+def _sources_of_entry(entry: Any, fields: tuple[str, ...], asked: Asked | None) -> list[Source]:
     if isinstance(entry, Source):
         return [entry]
     if not isinstance(entry, (str, Path)):
-        return [_memory_source(entry, fields)]
+        return [_memory_source(entry, fields, asked or IN_MEMORY)]
     name = str(entry)
     if isinstance(entry, str) and name.startswith(PREFIX):
         return [_hub_source(name)]
@@ -303,12 +309,12 @@ def _hub_source(name: str) -> Source:
     return Source(Path(name), "hub", 0)
 
 
-def _memory_source(rows: Any, fields: tuple[str, ...]) -> Source:
+def _memory_source(rows: Any, fields: tuple[str, ...], asked: Asked) -> Source:
     if isinstance(rows, Mapping) or not (isinstance(rows, Iterable) or is_frame(rows)):
         advice = "expected a path, a hub id, a list or iterator of texts, or one split of a data set"
         raise UserError(f"an entry of the corpus is a {type(rows).__name__}: {advice}")
     texts = TextsInMemory(rows, *fields)
-    source = Source(Path(_IN_MEMORY), "memory", 0, texts)
+    source = Source(Path(_IN_MEMORY), "memory", 0, texts, asked)
     if texts.once:
         return source
     for _ in texts.read(source):  # for the fingerprint
@@ -392,8 +398,8 @@ def _texts_of_json(line: Document, source: Source, fields: _Fields) -> list[str]
 
 
 def _texts_of_record(record: Mapping[str, Any], source: Source, row: int, fields: _Fields) -> list[str]:
-    options = ("text_field", "pair_field") if source.kind == "memory" else FIELD_OPTIONS
-    return [_text_of_record(record, source, row, *named) for named in zip(fields, options, strict=False)]
+    named = zip(fields, (source.asked.text, source.asked.pair), strict=False)
+    return [_text_of_record(record, source, row, *one) for one in named]
 
 
 def _text_of_record(record: Mapping[str, Any], source: Source, row: int, text_field: str, option: str) -> str:
@@ -426,7 +432,7 @@ def _read_parquet(source: Source, fields: _Fields, _: int, stats: ReadStats) -> 
         # Buffered columns are decoded page by page: a large row group is never in memory as a whole.
         with pq.ParquetFile(source.path, buffer_size=1 << 20, pre_buffer=False) as file:
             columns = file.schema_arrow.names
-            for name, option in zip(fields, FIELD_OPTIONS, strict=False):
+            for name, option in zip(fields, (source.asked.text, source.asked.pair), strict=False):
                 if name not in columns:
                     found = f"no column {quoted(name)}; the columns are: {listed(columns)} ({option})"
                     raise UserError(f"{source.path}: {found}")

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 USUAL_COLUMNS = (
     "text", "sentence", "document", "body", "content", "abstract", "note", "note_text", "article",
 )  # fmt: skip
-# What names the column of the text, and that of a second one.
-FIELD_OPTIONS = ("--column", "--pair-column")
 _BLOCK = 1 << 16
 _ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
 _ARTICLES = ("MedlineCitation", "PubmedBookArticle")
@@ -83,7 +81,7 @@ def separated_texts(
         lines.end_record()
         if names is None:
             names = [name.strip() for name in fields]
-            named = zip(wanted, FIELD_OPTIONS, strict=False)
+            named = zip(wanted, (source.asked.text, source.asked.pair), strict=False)
             columns = [_column(source, begin, names, *one) for one in named]
         elif len(fields) != len(names):
             counts = f"expected {len(names)} columns as in the header, found {len(fields)}"
@@ -99,7 +97,7 @@ def separated_texts(
 def _column(source: Source, row: int, names: list[str], text_field: str, option: str) -> int:
     found = [index for index, name in enumerate(names) if name == text_field]
     found = found or [index for index, name in enumerate(names) if name.lower() == text_field.lower()]
-    if not found and text_field == "text" and option == FIELD_OPTIONS[0]:
+    if not found and text_field == "text" and option == source.asked.text:
         found = [index for index, name in enumerate(names) if name.lower() in USUAL_COLUMNS]
     if len(found) != 1:
         several = f"{len(found)} columns may be the text" if found else f"no column {quoted(text_field)}"

@@ -32,6 +32,19 @@ _FIRST_BLOCK = 8192
 _BOM = b"\xef\xbb\xbf"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a caller says what it wants of a corpus, for messages; "" for what it cannot say."""
+
+    text: str = "--column"
+    pair: str = "--pair-column"
+    documents: str = "--documents "
+    limit: str = "--max-document-mb"
+
+
+IN_MEMORY = Asked("text_field", "pair_field", "separator=", "max_document_bytes")
+
+
 @dataclass
 class ReadStats:
     """Counters that `read_documents` keeps up to date while it is iterated."""

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from minialbert.data.corpora import Corpus, corpus_entries, find_sources, read_documents
+from minialbert.data.text_streams import Asked
 from minialbert.data.tokenizers import load_tokenizer
 from minialbert.errors import UserError, display_name
 from minialbert.method.adapters import count_parameters
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _PROVED_TEXTS, _PROVED_TOKENS = 64, 128
 _BATCH = 1000
+_ASKED = Asked(documents="", limit="")
 
 
 def trim(
@@ -127,7 +129,8 @@ def trim(
 
 def _count(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, field: str) -> tuple[Counter[int], list[str]]:
     """Return how often each token occurs in a corpus, and some of its texts, short enough to prove something on."""
-    counts, sample, sources = Counter[int](), list[str](), find_sources(corpus_entries(corpus), field)
+    counts, sample = Counter[int](), list[str]()
+    sources = find_sources(corpus_entries(corpus), field, asked=_ASKED)
     texts = (document.text for one in sources for document in read_documents(one, text_field=field))
     while batch := list(islice(texts, _BATCH)):
         for encoding in tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False):

@@ -35,7 +35,7 @@ from minialbert.data.tables import is_pair, read_pairs
 from minialbert.data.task_inputs import Encoded
 from minialbert.data.task_types import TaskType, task_options, task_type
 from minialbert.data.tasks import load_task
-from minialbert.data.text_streams import ReadStats
+from minialbert.data.text_streams import Asked, ReadStats
 from minialbert.data.words import learn_words, running_text
 from minialbert.errors import UserError, display_name, failing_as, listed, quoted
 from minialbert.method.live import model_identity
@@ -53,6 +53,7 @@ _SHARD = 128  # texts that are labelled, and written, together
 _LEAST = 1e-6  # probability
 _FEWEST = 5  # texts without gold rows
 _FEWEST_WORDS = 3  # of a text that is altered
+_ASKED = Asked(text="teacher.text_field", documents="teacher.documents=", limit="")
 
 _Answer = dict[str, Any]
 _Soft = dict[Text, tuple[Sequence[Sequence[int]], Logits]]
@@ -219,17 +220,11 @@ def _read_texts(
         found += (pair for pair in read if pair is not None)
         stats.skipped = len(read) - len(found)
     else:
-        try:
-            found += (
-                document.text
-                for source in (find_sources(unlabelled, field) if unlabelled else ())
-                for document in read_documents(source, separator=separator, text_field=field, stats=stats)
-            )
-        except UserError as error:  # which names the options of `prepare`
-            told_here = (
-                str(error).replace("--column", "text_field").replace("--documents", "teacher.documents")
-            )
-            raise UserError(told_here.replace("text_field", "teacher.text_field")) from error
+        found += (
+            document.text
+            for source in (find_sources(unlabelled, field, asked=_ASKED) if unlabelled else ())
+            for document in read_documents(source, separator=separator, text_field=field, stats=stats)
+        )
     short = [text for text in found if max(map(len, _parts(text))) <= MAX_CHARACTERS]
     texts = list(dict.fromkeys(short))
     counts = (

@@ -417,6 +417,24 @@ def test_unlabelled_texts_are_read_as_a_corpus_is(ask, tmp_path):
     assert sorted(row.text for row in rows) == sorted(texts)
 
 
+def test_what_was_asked_is_named_and_no_word_of_a_text_or_path_is_changed(ask, tmp_path):
+    odd = tmp_path / "--column text_field"
+    odd.mkdir()
+    file = odd / "--documents.jsonl"
+    file.write_text('{"--column": "a", "text_field": "b"}\n')
+    with pytest.raises(UserError) as caught:
+        ask(with_cat, file, task="classification")
+    told = "no field 'text'; the fields are: --column, text_field (teacher.text_field)"
+    assert str(caught.value) == f"{file}:1: {told}"
+    (odd / "a.txt").write_bytes(b"word " * 4_000_000)
+    with pytest.raises(UserError) as caught:
+        ask(with_cat, odd / "a.txt", None, "teacher.documents=file", task="classification")
+    cuts = "teacher.documents=blank-line or teacher.documents=line cuts the file into documents"
+    assert str(caught.value) == f"{odd}/a.txt:1: the document that starts here is longer than 16 MB; {cuts}"
+    with pytest.raises(UserError, match="^teacher.text_field 'b': no file of the corpus"):
+        ask(with_cat, odd / "a.txt", None, "teacher.text_field=b", task="classification")
+
+
 def test_scores_are_learnt_as_they_are(tiny_student_dir, tmp_path):
     def count(texts: Sequence[str]) -> list[float]:
         return [1.5 * text.split().count("cat") for text in texts]
