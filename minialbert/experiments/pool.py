@@ -67,7 +67,6 @@ class Job:
     def write_recipe(self) -> None:
         """Write what the command reads."""
         with writing(self.recipe_file, advice=ADVICE):
-            self.recipe_file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.recipe_file, self.recipe)
 
 

@@ -222,7 +222,6 @@ class CachedTeacherView:
             self._size_checked = True
         path = self._path(window_id)
         with writing(path, advice="make room, or set training.cache_teacher=false"):
-            path.parent.mkdir(exist_ok=True)
             _write_atomically(path, content)
 
     def _check_size(self, window_bytes: int) -> None:
@@ -247,7 +246,6 @@ class CachedTeacherView:
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **identity}
         try:
             if not path.exists():
-                self.directory.mkdir(parents=True, exist_ok=True)
                 if any(self.directory.glob("*/*.safetensors")):
                     raise UserError(
                         f"{self.directory} holds files but no {MANIFEST}: delete it, and start anew"

@@ -155,7 +155,6 @@ def write_page(
     files |= {f"figures/{name}-{stem}.svg": figure for stem, figure in figures.items()}
     files |= {f"{stem}.csv": table.to_csv() for stem, table in (tables or {}).items() if table.rows}
     with writing(output, advice="name a directory that can be written"):
-        (output / "figures" if figures else output).mkdir(parents=True, exist_ok=True)
         # What an earlier report left, and this one no longer shows.
         gone = [output / f"{stem}.csv" for stem in tables or ()]
         for old in (*output.glob(f"figures/{name}-*.svg"), *gone):

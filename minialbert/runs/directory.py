@@ -106,7 +106,6 @@ class RunDirectory:
                 elif self.data.is_file():
                     data = _with_known(self._read_data(), data or {})
                 _remove(self._left_over())
-            self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.recipe, dump_recipe(recipe))
             if data is not None:
                 write_json(self.data, data)

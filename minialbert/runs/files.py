@@ -163,27 +163,27 @@ def whole_file(
 ) -> Iterator[IO[Any]]:
     """Yield a new file beside another; when the block ends without an error it takes its place, synced or not.
 
-    Folders above it are made. A crash leaves either the old or the new contents. The mode is "x" for text, "xb" for
-    bytes; `by` tells this process's new file from those of others that write the same one. What an error of a kind in
-    `keep` left unfinished stays beside the file, unless it is empty.
+    Folders above it are made, and go again after an error if they stay empty. A crash leaves either the old or the new
+    contents. The mode is "x" for text, "xb" for bytes; `by` tells this process's new file from those of others that
+    write the same one. What an error of a kind in `keep` left unfinished stays beside the file, unless it is empty.
     """
     partial = path.with_name(f".{path.name}{by}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
-    try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
+    with new_folder(path.parent):
+        partial.unlink(missing_ok=True)  # left by a crash, or a link planted in a run from elsewhere
+        try:
+            with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
             if synced:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-        if synced:
-            sync(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            if not isinstance(error, keep) or not partial.stat().st_size:
-                partial.unlink(missing_ok=True)
-        raise
+                sync(path.parent)
+        except BaseException as error:
+            with suppress(OSError):
+                if not isinstance(error, keep) or not partial.stat().st_size:
+                    partial.unlink(missing_ok=True)
+            raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -35,7 +35,7 @@ from minialbert.method.live import AnyModel, on_disk
 from minialbert.recipes.load import Settings, keys_of
 from minialbert.recipes.schema import TaskRecipe
 from minialbert.runs.device import resolve_precision
-from minialbert.runs.files import check_file, write_atomically, writing
+from minialbert.runs.files import check_file, new_folder, write_atomically, writing
 from minialbert.runs.progress import speaking
 from minialbert.runs.records import PREDICTIONS_FILE, RESULT_FILE, check_output, write_result
 from minialbert.runs.results import Result
@@ -400,15 +400,17 @@ def _submission_files(task: Task, folder: Path, *, overwrite: bool) -> dict[str,
 
 def _write_submission(task: Task, results: Mapping[str, Predictions], folder: Path) -> None:
     """Write all files or none."""
-    with writing(folder, advice=None):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-            written = []
-            for split, result in results.items():
-                ids = [row.id for row in task.splits[split] if isinstance(row, TextExample)]
-                written.append(write_submission(task.name, split, ids, result.values, Path(partial)))
-            for file in written:
-                os.replace(file, folder / file.name)
+    with (
+        writing(folder, advice=None),
+        new_folder(folder),
+        tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial,
+    ):
+        written = []
+        for split, result in results.items():
+            ids = [row.id for row in task.splits[split] if isinstance(row, TextExample)]
+            written.append(write_submission(task.name, split, ids, result.values, Path(partial)))
+        for file in written:
+            os.replace(file, folder / file.name)
 
 
 def _notes(results: Mapping[str, Predictions], chosen: str | None, said: Sequence[str]) -> list[str]:

@@ -347,7 +347,6 @@ def _answers(
             shard = texts[begin : begin + _SHARD]
             said = "".join(_lines(shard, answer(shard), kind, name)).encode()
             with writing(file):
-                folder.mkdir(parents=True, exist_ok=True)
                 if not manifest.is_file():
                     write_json(manifest, identity)
                 with file.open("ab") as opened:

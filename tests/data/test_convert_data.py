@@ -280,6 +280,16 @@ def test_words_that_are_empty_are_refused():
         read([{"tokens": ["a", " "], "tags": ["B-X", "B-X"]}])
 
 
+def test_an_input_that_fails_late_leaves_no_folder_and_one_that_was_there(tmp_path):
+    good = [{"text": "a b", "spans": [[0, 1, "X"]]}] * 5
+    rows = [*good, {"text": "a b", "spans": [[0, 1, "X"]], "label": "y"}]
+    (tmp_path / "mine").mkdir()
+    for place in ("new/deep/out.jsonl", "new/deep", "mine/out.jsonl", "mine"):
+        with pytest.raises(UserError, match="row 6: doccano has entities or classes, and this text has both"):
+            convert_data(rows, tmp_path / place, format="doccano")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_a_text_with_two_ids_stays_in_one_part(tmp_path):
     rows = [
         {"id": f"d{at}", "text": f"text {at // 2}", "spans": [[0, 4, "AB"[at // 2 % 2]]]} for at in range(40)

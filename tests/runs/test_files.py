@@ -57,7 +57,11 @@ def test_an_error_leaves_what_was_there(tmp_path):
 def test_an_error_leaves_no_empty_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     for place in (tmp_path / "deep" / "folder", tmp_path / "mine"):
-        for open_ in (whole_folder, lambda folder: sole_user(folder, "run")):
+        for open_ in (
+            whole_folder,
+            lambda folder: sole_user(folder, "run"),
+            lambda folder: whole_file(folder / "x"),
+        ):
             with pytest.raises(KeyError), open_(place):
                 raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -41,7 +41,6 @@ def tune_on_packages(
     """
     training, test = package_texts()
     data = output / "data"
-    data.mkdir(parents=True, exist_ok=True)
     for name, examples in (("train", training), ("test", test)):
         lines = [json.dumps({"text": text, "label": package}) for text, package in examples]
         write_atomically(data / f"{name}.jsonl", "\n".join(lines) + "\n")
