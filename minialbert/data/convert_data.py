@@ -60,7 +60,7 @@ def convert_data(
             always a folder, with folders in it where there are several splits.
         format: what to write: brat, pubtator, bioc, bioc-json, doccano, label-studio, prodigy, spacy, jsonl, conll,
             conll2003, conllu, iob1, iob2, bioes or bilou.
-        read_as: what the files are, if they do not show it; also label-studio-min, spacy-json or table.
+        read_as: what the files are, if they do not show it; also bigbio, label-studio-min, spacy-json or table.
         columns: the columns of a table that do not have usual names, as {"text": "note"}.
         split: the shares of train, validation and test, as (80, 10, 10), for data without splits. Documents stay whole,
             and each class or type of entity has its share in each part.

@@ -192,7 +192,7 @@ def _is_place(entry: object) -> bool:
 
 
 def find_sources(
-    corpus: Any, text_field: str = "text", pair_field: str | None = None, asked: Asked | None = None
+    corpus: Any, text_field: str = "text", pair_field: str | None = None, *, asked: Asked | None = None
 ) -> list[Source]:
     """Returns the files, hub data sets and texts that a corpus consists of, in a fixed order.
 

@@ -11,7 +11,7 @@ from minialbert.data import formats
 from minialbert.data.cells import flag_of
 from minialbert.data.columns import COMMON_NAMES, Columns, is_by_split
 from minialbert.data.formats import brat
-from minialbert.data.formats.documents import DOCUMENT
+from minialbert.data.formats.documents import DOCUMENT, Reading
 from minialbert.data.formats.rows import ANSWERS
 from minialbert.data.hub import PREFIX, SPLIT_NAMES, assign_splits, load_saved, load_splits
 from minialbert.data.ner import LINES
@@ -70,14 +70,21 @@ class Labelled:
         names = [*(name for role in roles for name in COMMON_NAMES[role]), *map(str, self.columns.values())]
         tables = {}
         for split, paths in files.items():
-            text = None if self.columns.get("text") is None else str(self.columns["text"])
-            tables[split] = formats.read(paths, self.format, tagging=self.tagging, columns=names, text=text)
-            unused = () if self.whole else tables[split].unused
-            self.notes += (f"{split}: {note}" for note in (*tables[split].notes, *unused))
+            tables[split] = formats.read(
+                paths, self.format, tagging=self.tagging, columns=names, reading=self._reading()
+            )
+            self._note(split, tables[split])
             own = paths[0].name.partition(".")[0].partition("-")[0].lower() in SPLIT_NAMES[split]
             if path.is_dir() and not paths[0].is_dir() and (paths[0].name.count(".") > 1 or not own):
                 self.notes.append(f"{split}: read from {shown(paths[0].name)}")
         return tables
+
+    def _reading(self) -> Reading:
+        return Reading(None if self.columns.get("text") is None else str(self.columns["text"]))
+
+    def _note(self, split: str, table: Table) -> None:
+        unused = () if self.whole else table.unused
+        self.notes += (f"{split}: {note}" for note in (*table.notes, *unused))
 
     def _brat_folders(self, path: Path) -> dict[str, list[Path]]:
         """Returns the folders of brat's files for each split, none where there are no such files.
@@ -110,10 +117,12 @@ class Labelled:
             raise UserError(f"{title} has no train split: expected train, found {listed(splits)}")
         if others := [str(key) for key in splits if key not in found.values()]:
             self.notes.append(f"{title}: left out the split{'s' if len(others) > 1 else ''} {listed(others)}")
-        return {
-            split: table_in_memory(splits[key], f"{title} ({key})", in_words=self.tagging)
-            for split, key in found.items()
-        }
+        tables = {}
+        for split, key in found.items():
+            table = table_in_memory(splits[key], f"{title} ({key})", in_words=self.tagging)
+            tables[split] = table if self.format else formats.in_documents(table, self._reading())
+            self._note(split, tables[split])
+        return tables
 
     def _accepted(self, table: Table, split: str) -> Table:
         """Returns the rows that nobody rejected, ignored (Prodigy) or cancelled (Label Studio), and notes the rest."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minialbert.data.cells import Overlaps, without_overlaps
-from minialbert.data.formats import bioc, brat, conll, label_studio, pubtator, rows, spacy, squad
+from minialbert.data.formats import bigbio, bioc, brat, conll, label_studio, pubtator, rows, spacy, squad
 from minialbert.data.formats.documents import RAW, Document, Reading, flat, table_of
 from minialbert.data.ner import is_tagged, read_tagged
 from minialbert.data.table_files import EXTENSIONS, TAGGED, Table, read_json, read_tables, unknown_extension
@@ -63,10 +63,11 @@ FORMATS = {
 _UNFIT = dict.fromkeys(("pubtator", *_TAGS), r"[\t\r\n]+") | {"conllu": r"[\t\r\n|]+", "conll2003": r"\s+"}
 _TITLES = {name: form.title for name, form in FORMATS.items()}
 _TITLES |= {"label-studio-min": "Label Studio's JSON-MIN", "spacy-json": "spaCy's JSON"}
-_TITLES |= {"squad": "SQuAD", TABLE: ""}
+_TITLES |= {"bigbio": "BigBio's schema", "squad": "SQuAD", TABLE: ""}
 NAMES = tuple(_TITLES)
 _FILES = {"pubtator": pubtator.read, "bioc": bioc.read_xml, "spacy": spacy.read, "brat": brat.read}
 _RECORDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, Reading], Iterator[Document]]]] = {
+    "bigbio": (bigbio.is_record, bigbio.read),
     "bioc-json": (bioc.is_record, bioc.from_json),
     "label-studio": (label_studio.is_record, label_studio.read),
     "spacy-json": (spacy.is_record, lambda records, _: spacy.from_json(records)),
@@ -81,15 +82,14 @@ def read(
     *,
     tagging: bool,
     columns: Iterable[str],
-    text: str | None = None,
+    reading: Reading,
 ) -> Table:
     """Returns the rows of a file, of the shards of one, or of brat's folder.
 
     The format is the forced one, or what the file shows: its suffix, its first line, the keys of its first object.
-    `columns` are the names that show a tsv to be a table, where words have tags; `text` is that of a text, where the
-    caller named it.
+    `columns` are the names that show a tsv to be a table, where words have tags.
     """
-    path, reading = paths[0], Reading(text)
+    path = paths[0]
     name = forced or _of_file(path, tagging=tagging)
     if name in _FILES:
         table = table_of(str(path), list(_FILES[name](path, reading)), reading)
@@ -101,15 +101,27 @@ def read(
         raise unknown_extension(path, suffixes)
     table = read_tables(list(paths)) if forced in (None, TABLE) else read_json(path)
     record = table.rows[0][1]
-    found = (one for one, (is_one, _) in _RECORDS.items() if is_one(record))
-    name = name or ("squad" if squad.is_record(record) else next(found, None))
-    name = name or rows.shape(table.columns, record)
-    if name in _RECORDS:
-        records = ((table.place(row), cells) for row, cells in table.rows)
-        table = table_of(str(path), list(_RECORDS[name][1](records, reading)), reading)
-    elif name in ("prodigy", "label-studio-min", "squad"):
+    if name in _RECORDS or (name is None and not squad.is_record(record) and of_records(table)):
+        return in_documents(table, reading, name)
+    name = name or ("squad" if squad.is_record(record) else rows.shape(table.columns, record))
+    if name in ("prodigy", "label-studio-min", "squad"):
         table = squad.rows(table) if name == "squad" else rows.usual(table)
     return replace(table, format=_TITLES[name]) if name is not None else table
+
+
+def of_records(table: Table) -> str | None:
+    """Returns the format whose records the rows of a table are, each a document or several; None of other rows."""
+    return next((name for name, (is_one, _) in _RECORDS.items() if is_one(table.rows[0][1])), None)
+
+
+def in_documents(table: Table, reading: Reading, name: str | None = None) -> Table:
+    """Returns a row for each document of a tool's records, of the format of this name or the one that they show."""
+    name = name or of_records(table)
+    if name is None:
+        return table
+    records = ((table.place(row), cells) for row, cells in table.rows)
+    found = table_of(table.name, list(_RECORDS[name][1](records, reading)), reading)
+    return replace(found, is_file=table.is_file, format=_TITLES[name])
 
 
 def _of_file(path: Path, *, tagging: bool) -> str | None:

@@ -49,7 +49,8 @@ def is_record(record: Mapping[str, Any]) -> bool:
     """Tells whether an object of JSON is a collection, or a document of one."""
     inner = next((record[key] for key in ("documents", "PubTator3") if key in record), [record])
     first = inner[0] if isinstance(inner, list) and inner else None
-    return isinstance(first, Mapping) and isinstance(first.get("passages"), list)
+    passages = first.get("passages") if isinstance(first, Mapping) else None
+    return isinstance(passages, list) and all(isinstance(one, Mapping) for one in passages)
 
 
 def from_json(records: Iterable[tuple[str, Mapping[str, Any]]], reading: Reading) -> Iterator[Document]:
